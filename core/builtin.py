@@ -62,7 +62,7 @@ METADATA = Card(
 )
 
 
-def _of_training(name: str, title: str, about: str, job: type[TrainJob], run: Run, **more: Any) -> None:
+def _register_training(name: str, title: str, about: str, job: type[TrainJob], run: Run, **more: Any) -> None:
     register(Task(name, title, about, job, run, takes="dataset.folder", **more))
 
 
@@ -121,13 +121,13 @@ _hints_unused = later("core.control.hints", "unused_settings")
 
 
 _start, _probe = partial(later, "core.training.start"), later("core.training.probe", "run_probe")
-_of_training(
+_register_training(
     "train", "Training", "train a LoRA, a checkpoint or an embedding", TrainJob, _start("run_task"), pauses=True
 )
-_of_training(
+_register_training(
     "probe", "Memory and time probe", "measure the memory and time of a training", TrainJob, _probe, tab="Train"
 )
-_of_training(
+_register_training(
     "prepare",
     "Preparation",
     "check a dataset and fill the caches for training",

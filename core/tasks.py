@@ -84,19 +84,19 @@ class Task:
         """The dotted path of the setting that its positional argument sets, "" without one."""
         return f"{self.own}.{self.takes}" if self.own and self.takes else self.takes
 
-    def given(self, job: Settings) -> Any:
+    def settings_of(self, job: Settings) -> Any:
         """The part of a job that `run` and `check` get (`own`)."""
         return getattr(job, self.own) if self.own else job
 
     def start(self, job: Settings, context: JobContext) -> Outcome:
         """Run a job to its end in this thread."""
-        return self.run(self.given(job), context)
+        return self.run(self.settings_of(job), context)
 
-    def look(self, job: Settings, workspace: Workspace) -> str:
+    def check_job(self, job: Settings, workspace: Workspace) -> str:
         """Check a job, and describe in words what it would do. Raises ProblemsError with all problems."""
         if self.check is None:
             return "The settings are valid."
-        return self.check(self.given(job), workspace)
+        return self.check(self.settings_of(job), workspace)
 
     def title_of(self, job: Settings) -> str:
         """The title of a job in lists: that of its task, for tools with the file or folder that it works on."""
@@ -105,7 +105,7 @@ class Task:
         return f"{self.title}: {name}" if name else self.title
 
     def only_reads(self, job: Settings) -> bool:
-        return self.reads if isinstance(self.reads, bool) else self.reads(self.given(job))
+        return self.reads if isinstance(self.reads, bool) else self.reads(self.settings_of(job))
 
 
 def tool(name: str, settings: type[Settings], run: Run, *, title: str, **about: Any) -> Task:

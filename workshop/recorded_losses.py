@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from core.machine_check.item import Place
+from core.machine_check.item import CheckContext
 from core.machine_check.jobs import sample_tones
 from core.machine_check.trainings import RECORDED, SERIES, starter, train
 from core.record.workspace import PROJECT, Workspace
@@ -14,7 +14,7 @@ def record(folder: Path) -> None:
     import torch
 
     torch.set_num_threads(1)
-    place = Place("cpu", Workspace(folder / "outputs", PROJECT / "models", PROJECT / "presets"), folder)
+    place = CheckContext("cpu", Workspace(folder / "outputs", PROJECT / "models", PROJECT / "presets"), folder)
     losses = {name: train(starter(more), place).losses for name, more in SERIES.items()}
     rounded = {name: [round(loss, 6) for loss in each] for name, each in losses.items()}
     text = json.dumps({"losses": rounded, "sample": sample_tones(place)[1]}, indent=1)

@@ -96,7 +96,7 @@ def _paths(settings: Iterable[str]) -> str:
 # ---- programs whose importers read a table of keys
 
 
-def _of_table(table: Table) -> list[Row]:
+def _rows_of_table(table: Table) -> list[Row]:
     rows = []
     for written, cells in table.data["keys"].items():
         parts, _, keys = written.rpartition(":")
@@ -210,8 +210,8 @@ validation_negative_prompt validation_guidance report_to"""
 PROGRAMS = {
     "kohya_ss": Program("kohya_ss", kohya_ss, KOHYA_SS_USED),
     "sd_scripts": Program("sd-scripts", sd_scripts, SD_SCRIPTS_USED),
-    "onetrainer": Program("OneTrainer", lambda: _of_table(onetrainer_config.table()), ONETRAINER_USED),
-    "ai_toolkit": Program("AI Toolkit", lambda: _of_table(ai_toolkit.table()), AI_TOOLKIT_USED),
-    "simpletuner": Program("SimpleTuner", lambda: _of_table(simpletuner.table()), SIMPLETUNER_USED),
+    "onetrainer": Program("OneTrainer", lambda: _rows_of_table(onetrainer_config.table()), ONETRAINER_USED),
+    "ai_toolkit": Program("AI Toolkit", lambda: _rows_of_table(ai_toolkit.table()), AI_TOOLKIT_USED),
+    "simpletuner": Program("SimpleTuner", lambda: _rows_of_table(simpletuner.table()), SIMPLETUNER_USED),
 }
 PAGES = [PROJECT / "docs" / f"coming_from_{name}.md" for name in PROGRAMS]

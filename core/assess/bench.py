@@ -23,7 +23,7 @@ from core.generation.model.store import make_store
 from core.generation.plan.plan import plan_of
 from core.generation.plan.requests import Request
 from core.generation.prompt.states import Reading
-from core.generation.run import ready
+from core.generation.run import loaded_maker
 from core.generation.sample.canvas import fitted, images_at_once, pixels_of
 from core.generation.sample.guidance import POSITIVE
 from core.generation.sample.loop import Stage
@@ -75,7 +75,10 @@ class Bench:
     def opened(self, checkpoint: Checkpoint | None) -> Iterator[Subject]:
         """Context with the base model and a checkpoint loaded; None: the base model alone. Raises ProblemsError."""
         plan, device = plan_of(self._job(checkpoint), self.target.workspace), self.context.device
-        with ready(plan, self.target.workspace, store=self._store, device=device, reports=self.context) as (maker, _):
+        with loaded_maker(plan, self.target.workspace, store=self._store, device=device, reports=self.context) as (
+            maker,
+            _,
+        ):
             assert isinstance(maker, Maker)
             with torch.no_grad():
                 yield Subject(self, maker, plan.requests[0].job, checkpoint)

@@ -67,7 +67,7 @@ def with_warnings(sentence: str, labels: Mapping[str, str], cells: Cells, good: 
     if len(clear) > MOST_NAMED:
         but = f", all but {listed(worse)}, of higher or unknown loss" if 0 < len(worse) <= MOST_NAMED else ""
         what = f"{len(clear)} of {len(assessed)} assessed checkpoints{but}"
-    remarks = _of_all(labels, cells)
+    remarks = _remarks(labels, cells)
     last = f" Nothing{' else' * bool(remarks)} that was measured speaks against {what}." if clear else ""
     some = (
         f" Only {len(assessed)} of {count(len(labels), 'checkpoint')} assessed so far."
@@ -77,7 +77,7 @@ def with_warnings(sentence: str, labels: Mapping[str, str], cells: Cells, good: 
     return "; ".join([sentence.removesuffix("."), *parts]) + f".{remarks}{last}{some}"
 
 
-def _of_all(labels: Collection[str], cells: Cells) -> str:
+def _remarks(labels: Collection[str], cells: Cells) -> str:
     """Sentences on what holds for all checkpoints that were measured: `remark` of the measures."""
     remarks = []
     for name, measure in MEASURES.items():

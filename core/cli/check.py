@@ -19,7 +19,7 @@ def run(argv: list[str]) -> int:
         raise ProblemsError(options.problems)
     device = options.values.get("device", "")
     if device:
-        machine.check_device(device, look=False)  # the check itself finds out whether the device exists
+        machine.check_device(device, exists=False)  # the check itself finds out whether the device exists
     token = CancelToken()
     try:
         with StopOnSignal(token, quiet=True):

@@ -39,7 +39,7 @@ def renewed(argv: list[str]) -> list[str]:
     chooser, usual, tools = FORMER[command]
     if rest and rest[0] in tasks.tasks():
         rest = rest[1:]
-    name = chosen(argv) or _of_preset(rest, tools) or usual
+    name = chosen(argv) or _tool_of_preset(rest, tools) or usual
     if name not in tools and name not in tasks.tasks():
         fix = f"use one of {', '.join(tools)}"
         raise ProblemsError.one(f"There is no tool '{name}'", f"{command}.{chooser}", fix, "cli.unknown-tool")
@@ -58,7 +58,7 @@ def renewed(argv: list[str]) -> list[str]:
     return now
 
 
-def _of_preset(argv: list[str], tools: dict[str, set[str]]) -> str:
+def _tool_of_preset(argv: list[str], tools: dict[str, set[str]]) -> str:
     """The tool of the preset in a command line, "" for none. Errors in the preset are reported when it is used."""
     options = split_options(argv, JOB)
     if options.preset is None:

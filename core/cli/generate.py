@@ -29,7 +29,7 @@ def run(argv: list[str]) -> int:
     job = job_from("generate", options)
     assert isinstance(job, GenerateJob)
     get_models(job.model, options)
-    plan = tasks.named("generate").look(job, options.workspace())  # errors are reported before anything begins
+    plan = tasks.named("generate").check_job(job, options.workspace())  # errors are reported before anything begins
     if options.values.get("check"):
         print(plan)
         return DONE

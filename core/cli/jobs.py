@@ -244,7 +244,7 @@ PLAIN_SECONDS = 10.0  # between lines about steps where there is no bar
 LOG_FIRST_LINE = "# Messages of Atelier"
 
 
-def _opened(name: str) -> TextIO:
+def _open_log(name: str) -> TextIO:
     """Open a log file for appending. Raises ProblemsError for a file that does not begin as this program's logs do: a preset
     from elsewhere can name any file."""
     path = resolve_path(name)
@@ -293,7 +293,7 @@ class TerminalProgress:
         self._level, self._simple = LEVELS[settings.console_log_level], settings.console_log_simple
         self._file: TextIO | None = None
         if settings.console_log_file:
-            self._file = _opened(settings.console_log_file)
+            self._file = _open_log(settings.console_log_file)
         if settings.console_log_level == "DEBUG":  # with messages of libraries
             logging.basicConfig(level=logging.DEBUG, stream=self._file or sys.stderr)
         self._bar: Any = None

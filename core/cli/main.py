@@ -70,7 +70,7 @@ def _tools(command: str) -> dict[str, str]:
     return {name: task.about for name, task in tasks.tasks().items() if task.under == command}
 
 
-def _listed(about: dict[str, str]) -> str:
+def _aligned(about: dict[str, str]) -> str:
     width = max(map(len, about)) + 2
     return "\n".join(f"  {name.ljust(width)}{text}" for name, text in about.items())
 
@@ -106,7 +106,7 @@ Options:
 {options_help(PAGE)}
 
 Commands:
-{_listed(about)}
+{_aligned(about)}
 
 Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted (a training can be resumed)."""
 
@@ -125,7 +125,7 @@ def subcommand_help(name: str, every: bool = False) -> str:
     entry = argument_of(name)
     word = entry.name.upper() if entry else ""
     takes = "\n".join(help_of(entry, f"{word}, or --{entry.path} VALUE")) + "\n\n" if entry else ""
-    tools = f"Tools, as webui.py {name} TOOL or webui.py TOOL:\n{_listed(_tools(name))}\n\n" if _tools(name) else ""
+    tools = f"Tools, as webui.py {name} TOOL or webui.py TOOL:\n{_aligned(_tools(name))}\n\n" if _tools(name) else ""
     usage = f"python webui.py {name} {f'[{word}] ' if word else ''}[PRESET] [options]"
     return f"{usage}\n{task.about}\n\n{takes}{tools}{settings}\n\n{options}{more}"
 

@@ -304,7 +304,7 @@ def job_from(task: str, options: Options, defaults: dict[str, Any] | None = None
     problems = list(options.problems)
     below = defaults or {}
     if options.preset is not None:
-        below = collected(problems, _of_preset, task, options) or {}
+        below = collected(problems, _preset_values, task, options) or {}
     if options.argument is not None:
         path = tasks.named(task).argument
         below = merge(below, {path.partition(".")[0]: REPLACED.get(path, {})})
@@ -318,7 +318,7 @@ def job_from(task: str, options: Options, defaults: dict[str, Any] | None = None
     return job
 
 
-def _of_preset(task: str, options: Options) -> dict[str, Any]:
+def _preset_values(task: str, options: Options) -> dict[str, Any]:
     """The preset's values in the groups that the task has. Raises ProblemsError."""
     preset = read(preset_path(str(options.preset), options.workspace()))
     if not _fits(preset.task, task):

@@ -49,7 +49,7 @@ def run(argv: list[str]) -> int:
             fix = "write name or name:port, without http:// and without a path"
             problems.append(Problem(f"--host {name} is not a host name", "command line", fix, code="cli.bad-host"))
     if "device" in options.values:
-        collected(problems, partial(machine.check_device, look=False), options.values["device"])
+        collected(problems, partial(machine.check_device, exists=False), options.values["device"])
     if problems:
         raise ProblemsError(problems)
 

@@ -12,7 +12,7 @@ def run(name: str, argv: list[str]) -> int:
     task, job = tasks.named(name), job_from(name, options)
     if "model" in type(job).model_fields:
         get_models(job.model, options)  # type: ignore[attr-defined]
-    plan = task.look(job, options.workspace())  # errors are reported before anything begins
+    plan = task.check_job(job, options.workspace())  # errors are reported before anything begins
     if options.values.get("check"):
         print(plan)
         return DONE

@@ -17,7 +17,7 @@ from core.control.files import fill, write_tensors
 from core.control.kinds import CONTROLNET, check_control
 from core.control.shapes import HINT, Shapes, check_shapes, control_net_shapes, depths_of
 from core.formats.detect import ModelKind, identify, read_json
-from core.formats.models.checkpoint import Place, open_checkpoint, weight_files
+from core.formats.models.checkpoint import TensorLocation, open_checkpoint, weight_files
 from core.formats.models.sd_keys import unet_to_diffusers, unet_to_ldm
 from core.formats.tensors.header import read_header
 from core.formats.tensors.reading import TensorFile
@@ -45,7 +45,7 @@ OTHER = "a ControlNet", "control.other-tensors"
 class ControlNetFile:
     """A ControlNet on disk, described by its header.
 
-    places   diffusers' name of each tensor -> (its file, its key)
+    locations   diffusers' name of each tensor -> (its file, its key)
     shapes   of each, by diffusers' names
     relative whether the weights shared with the U-Net are stored as a difference to the base model
     config   of a diffusers folder; None: the config follows from the base model's U-Net
@@ -54,7 +54,7 @@ class ControlNetFile:
 
     path: Path
     kind: ModelKind
-    places: Mapping[str, tuple[Path, str]]
+    locations: Mapping[str, tuple[Path, str]]
     shapes: Mapping[str, tuple[int, ...]]
     relative: bool = False
     config: Mapping[str, Any] | None = None
@@ -62,7 +62,7 @@ class ControlNetFile:
     @property
     def has_sd_scripts_names(self) -> bool:
         """Whether it has the original's names without their prefix, as only sd-scripts writes them."""
-        return any(key.startswith("zero_convs.") for _, key in self.places.values())
+        return any(key.startswith("zero_convs.") for _, key in self.locations.values())
 
     @property
     def pooled(self) -> bool:
@@ -78,9 +78,9 @@ def open_control_net(path: Path) -> ControlNetFile:
     files = {file: read_header(file)[0] for file in (weight_files(path) if path.is_dir() else [path])}
     entries = {key: (file, entry) for file, tensors in files.items() for key, entry in tensors.items()}
     keys = dict(_tensor_names(list(entries)))
-    places = {name: (entries[key][0], key) for name, key in keys.items()}
+    locations = {name: (entries[key][0], key) for name, key in keys.items()}
     shapes = {name: entries[key][1].shape for name, key in keys.items()}
-    return ControlNetFile(path, kind, places, shapes, DIFFERENCE in entries, config)
+    return ControlNetFile(path, kind, locations, shapes, DIFFERENCE in entries, config)
 
 
 def _tensor_names(keys: list[str]) -> Iterator[tuple[str, str]]:
@@ -166,10 +166,10 @@ def load_control_net(path: Path, unet: Any, family: str, model: Path | None = No
     """
     file = open_control_net(path)
     net = fitting(file, unet.config, family).to_empty(device="cpu")
-    base: Mapping[str, Place] = {}
+    base: Mapping[str, TensorLocation] = {}
     if file.relative:
         assert model is not None, "a difference is one to a model"
-        base = open_checkpoint(model, family).parts["unet"].places
+        base = open_checkpoint(model, family).parts["unet"].locations
     with ExitStack() as opened:
         sources = {each: opened.enter_context(TensorFile(each)) for each in {tensor.file for tensor in base.values()}}
 
@@ -179,7 +179,7 @@ def load_control_net(path: Path, unet: Any, family: str, model: Path | None = No
             base_value = sources[base[name].file].read_entry(base[name].entry, torch.float32)
             return value + base_value.reshape(value.shape)
 
-        fill(net, file.path, file.places, absolute)
+        fill(net, file.path, file.locations, absolute)
     return net
 
 

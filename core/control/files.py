@@ -23,19 +23,19 @@ from core.record.workspace import display_path
 def fill(
     net: nn.Module,
     path: Path,
-    places: Mapping[str, tuple[Path, str]],
+    locations: Mapping[str, tuple[Path, str]],
     convert: Callable[[str, torch.Tensor], torch.Tensor],
 ) -> None:
     """Load a net's weights from a file or folder. Raises ProblemsError for NaN and infinite values.
 
-    places    name of each of the net's tensors -> (its file, its key)
+    locations    name of each of the net's tensors -> (its file, its key)
     convert   (name, tensor of the file) -> the tensor that is loaded
     """
     non_finite = []
     with ExitStack() as opened, torch.no_grad():
-        sources = {file: opened.enter_context(TensorFile(file)) for file in {file for file, _ in places.values()}}
+        sources = {file: opened.enter_context(TensorFile(file)) for file in {file for file, _ in locations.values()}}
         for name, weight in net.state_dict().items():
-            file, key = places[name]
+            file, key = locations[name]
             value = sources[file].read(key, torch.float32).reshape(weight.shape)
             non_finite += [] if largest(value) < float("inf") else [name]
             weight.copy_(convert(name, value))

@@ -29,7 +29,7 @@ READERS = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn2.to_q")
 def unet_shapes(model: Path, family: str) -> Shapes:
     """{diffusers' name: shape} of a model's U-Net, from its header; empty for a model without a U-Net."""
     part = open_checkpoint(model, family).parts.get("unet")
-    return {} if part is None else {name: tuple(place.entry.shape) for name, place in part.places.items()}
+    return {} if part is None else {name: tuple(location.entry.shape) for name, location in part.locations.items()}
 
 
 def check_shapes(path: Path, shapes: Shapes, expected: Shapes, problem: tuple[str, str], family: str) -> None:

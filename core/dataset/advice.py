@@ -91,7 +91,7 @@ def _other_caption_files(placed: Sequence[Placed]) -> list[Problem]:
     used = Counter(
         os.path.splitext(each.caption.path.name)[1].lower() for each in placed if each.caption.source == "file"
     )
-    counts = f"{_listed(endings)} next to them; {_listed(used)} used"
+    counts = f"{_counts_text(endings)} next to them; {_counts_text(used)} used"
     have = "has" if len(unread) == 1 else "have"
     what = f"{count(len(unread), 'image')} {have} caption files that are not used: {counts}"
     which, both = CaptionSettings.title_of("caption_extension"), CaptionSettings.title_of("sidecars")
@@ -99,7 +99,7 @@ def _other_caption_files(placed: Sequence[Placed]) -> list[Problem]:
     return [Problem(what, printable(unread[0].path.parent), fix, "advice", code="dataset.unused-captions")]
 
 
-def _listed(counts: Counter[str]) -> str:
+def _counts_text(counts: Counter[str]) -> str:
     return listed([f"{number} {ending}" for ending, number in sorted(counts.items())]) or "none"
 
 

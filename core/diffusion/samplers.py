@@ -62,10 +62,10 @@ class Sampler:
         assert self.scheduler is not None, "a sampler without a scheduler has levels"
         if not isinstance(self.scheduler, str):
             return self.scheduler(prediction, zero_terminal_snr)
-        return _of_diffusers(self.scheduler, self.config, prediction, zero_terminal_snr)
+        return _diffusers_scheduler(self.scheduler, self.config, prediction, zero_terminal_snr)
 
 
-def _of_diffusers(name: str, config: Mapping[str, Any], prediction: str, zero_terminal_snr: bool) -> Any:
+def _diffusers_scheduler(name: str, config: Mapping[str, Any], prediction: str, zero_terminal_snr: bool) -> Any:
     """diffusers' scheduler of this name with this config.
 
     "leading" never uses the last timestep, where a stretched schedule starts: it becomes "trailing" there (Lin et al.
@@ -78,10 +78,10 @@ def _of_diffusers(name: str, config: Mapping[str, Any], prediction: str, zero_te
     spacing = {"timestep_spacing": "trailing"} if leads else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # it recommends another scheduler; the user chose this one
-        return kind(**{**_of_model(kind, prediction, zero_terminal_snr), **config, **spacing})
+        return kind(**{**_model_config(kind, prediction, zero_terminal_snr), **config, **spacing})
 
 
-def _of_model(kind: Any, prediction: str, zero_terminal_snr: bool) -> dict[str, Any]:
+def _model_config(kind: Any, prediction: str, zero_terminal_snr: bool) -> dict[str, Any]:
     """The config that depends on the model. `steps_offset` affects the "leading" spacing, and sd-scripts' generator
     when it starts from an image."""
     parameters = inspect.signature(kind.__init__).parameters
@@ -105,14 +105,14 @@ def _lms(prediction: str, zero_terminal_snr: bool) -> Any:
             at = [float(self.sigmas[t - back]) for back in range(order)]
             return k.lms_coefficient(at, current_order, float(self.sigmas[t]), float(self.sigmas[t + 1]))
 
-    return Lms(**_of_model(LMSDiscreteScheduler, prediction, zero_terminal_snr), timestep_spacing="linspace")
+    return Lms(**_model_config(LMSDiscreteScheduler, prediction, zero_terminal_snr), timestep_spacing="linspace")
 
 
 def _distilled(name: str) -> Make:
     """Return a maker of diffusers' scheduler `name` with the timesteps of the distillation (50), or more for more steps."""
 
     def make(prediction: str, zero_terminal_snr: bool) -> Any:
-        scheduler = _of_diffusers(name, {}, prediction, zero_terminal_snr)
+        scheduler = _diffusers_scheduler(name, {}, prediction, zero_terminal_snr)
         usual = scheduler.set_timesteps
 
         def set_timesteps(num_inference_steps: int, device: Any = None) -> None:

@@ -42,11 +42,11 @@ def _parabola(x: float, weight: float, middle: float) -> float:
 CURVES: dict[str, Callable[[float, float, float], float]] = {"sigmoid_ramp": _sigmoid, "inverted_parabola": _parabola}
 
 
-def _of_beta(u: float, settings: NoiseSettings) -> float:
+def _beta_quantile(u: float, settings: NoiseSettings) -> float:
     return _quantile(u, *_beta_table(settings.timestep_alpha, settings.timestep_beta))
 
 
-def _of_curve(u: float, settings: NoiseSettings) -> float:
+def _curve_quantile(u: float, settings: NoiseSettings) -> float:
     curve = settings.timestep_sampling, settings.noising_weight, settings.noising_bias + 0.5
     return _quantile(u, *_curve_table(*curve))
 
@@ -58,11 +58,11 @@ DISTRIBUTIONS: dict[str, Callable[[float, NoiseSettings], float]] = {
     "logit_normal": _logit_normal,
     "mode": lambda u, settings: u - settings.mode_scale * (math.sin(math.pi * u / 2) ** 2 - u),
     "cosmap": lambda u, settings: 1 - 1 / (math.tan(math.pi * u / 2) + 1),
-    "beta": _of_beta,
+    "beta": _beta_quantile,
     # Mou et al. 2023, arXiv:2302.08453, section 3.4
     "high_noise": lambda u, settings: 1 - (1 - u) ** 3,
     "low_noise": lambda u, settings: u**3,
-    **dict.fromkeys(CURVES, _of_curve),
+    **dict.fromkeys(CURVES, _curve_quantile),
 }
 
 

@@ -156,7 +156,7 @@ class Engine:
         """Queue a job and return its id. preset: the name of its preset, stored in the run. Raises ProblemsError."""
         with self._queue.lock:
             self._admit_new(job)
-            entry = self._queue.add(task, title or _title(task, job), to_values(job), preset=preset)
+            entry = self._queue.add(task, title or title_of(task, job), to_values(job), preset=preset)
         self._begin_in_lane(entry)
         self._notify()
         return entry.id
@@ -265,7 +265,7 @@ class Engine:
                 raise ProblemsError.one(what, run_name, "wait for its turn", "runs.queued")
             job = extend(folder, changes, self.limits) if changes else job_to_resume(folder)
             self._admit_new(job)
-            entry = self._queue.add("train", _title("train", job), to_values(job), run=run_name)
+            entry = self._queue.add("train", title_of("train", job), to_values(job), run=run_name)
         self._queue.pause(False)
         self._notify()
         return entry.id
@@ -596,10 +596,3 @@ class Engine:
 
 def _with_fixes(error: ProblemsError) -> str:
     return "; ".join(f"{problem.what}: {problem.fix}" if problem.fix else problem.what for problem in error.problems)
-
-
-def _title(task: str, job: Settings) -> str:
-    if isinstance(job, TrainJob):
-        return job.saving.output_name
-    prompt = getattr(getattr(job, "generate", None), "prompt", "")
-    return (prompt or tasks.named(task).title_of(job))[:60]

@@ -15,6 +15,8 @@ from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError
 from core.record.regular import MissingFile
+from core.settings.base import Settings
+from core.settings.job import TrainJob
 from core.settings.presets.migrations import to_version_2
 
 MAX_ENDED = 50  # ended jobs in the list; older ones are dropped
@@ -60,6 +62,14 @@ def lane_of(entry: QueueEntry) -> str:
     """The lane of a job. Jobs of unregistered tasks go to the device's lane, where they fail."""
     task = tasks.tasks().get(entry.task)
     return entry.lane or (task.lane if task else "device")
+
+
+def title_of(task: str, job: Settings) -> str:
+    """The title of a job that has none of its own."""
+    if isinstance(job, TrainJob):
+        return job.saving.output_name
+    prompt = getattr(getattr(job, "generate", None), "prompt", "")
+    return (prompt or tasks.named(task).title_of(job))[:60]
 
 
 @contextmanager

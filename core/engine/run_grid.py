@@ -140,7 +140,8 @@ def grid_of_runs(
     """The grid of one checkpoint of each run, on the prompts of all, with the base model of the first. Raises ProblemsError without
     checkpoints or prompts, and for runs whose files are of several kinds.
 
-    runs   (the run's snapshot with this checkpoint alone in "files", its job)      instead   as of `run_grid_of`
+    runs      (the run's snapshot with this checkpoint alone in "files", its job)
+    instead   prompt to use for a run without sample prompts
     """
     prompts: dict[str, SamplePrompt] = {}
     for _, job in runs:
@@ -151,10 +152,10 @@ def grid_of_runs(
     if len(kinds) > 1:
         what = f"These runs trained files of several kinds: {', '.join(sorted(title_of(kind) for kind in kinds))}"
         raise ProblemsError.one(what, "", "compare runs of one training method", "run-grid.kinds")
-    values = [texts_of(each.job.grid.x_values) for each in grids]
+    values = [texts_of(each.job.grid.x_values) for each in grids]  # of each run: the base model, its checkpoint
     titles = [safe_name(str(facts["title"]))[:25] for facts, _ in runs]
     first = grids[0].job
-    changes = {"x_values": joined([values[0][0], *(value for _, *rest in values for value in rest)])}
+    changes = {"x_values": joined([values[0][0], *(value for each in values for value in each[1:])])}
     changes |= {"name": ", ".join(titles)}
     grid_job = first.model_copy(update={"grid": first.grid.model_copy(update=changes)})
     notes = [BASE_MODEL, *(note for each in grids for note in each.notes["x"][1:])]

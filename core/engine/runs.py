@@ -103,11 +103,11 @@ class Runs:
         return None
 
     def _summary(self, folder: RunFolder) -> RunSummary:
-        summary, whole = self._known(folder)
+        summary, whole = self._row_without_journal(folder)
         if not whole:
             self.read(folder)
-            summary, _ = self._known(folder)
-        return summary or self._of_view(folder)
+            summary, _ = self._row_without_journal(folder)
+        return summary or self._summary_from_view(folder)
 
     def at_hand(
         self, seconds: float, among: Sequence[RunFolder] | None = None
@@ -119,7 +119,7 @@ class Runs:
         end, folders = time.monotonic() + seconds, list_runs(self._workspace.runs) if among is None else among
         for folder in folders:
             with suppress(OSError):
-                summary, whole = self._known(folder, reads=time.monotonic() < end)
+                summary, whole = self._row_without_journal(folder, reads=time.monotonic() < end)
                 summaries |= {folder.name: summary} if summary else {}
                 left += [] if whole else [folder]
         if among is None:
@@ -153,17 +153,17 @@ class Runs:
         self._facts[folder.name] = facts
         self._row(folder, facts)
 
-    def _known(self, folder: RunFolder, reads: bool = True) -> tuple[RunSummary | None, bool]:
+    def _row_without_journal(self, folder: RunFolder, reads: bool = True) -> tuple[RunSummary | None, bool]:
         """(row of a run without reading its journal, None if unknown; whether it is current). reads: whether its summary.json may
         be read"""
         if self._running(folder.name):
-            return self._of_view(folder), True
+            return self._summary_from_view(folder), True
         facts, valid = self._facts_at_hand(folder, reads)
         if facts is None and not reads:
             return None, False
         if not (valid and facts and facts.state in ENDED) and folder.held:  # by another process
             if folder.name in self._views:
-                return self._of_view(folder), True
+                return self._summary_from_view(folder), True
             valid = False
         return (self._row(folder, facts) if facts else None), valid
 
@@ -177,7 +177,7 @@ class Runs:
             self._rows[folder.name] = (facts, row)
         return row
 
-    def _of_view(self, folder: RunFolder) -> RunSummary:
+    def _summary_from_view(self, folder: RunFolder) -> RunSummary:
         view = self.refresh(folder.name)
         held = self.is_held(view)
         return summary_of(folder, view.facts(held, stamps(folder)), held)

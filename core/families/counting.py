@@ -146,7 +146,7 @@ def _unet(name: str, config: tuple, dtype: torch.dtype, attention: str) -> Any:
 
 
 def conditioning_on_meta(name: str, config: tuple, rows: int, dtype: torch.dtype, tokens: int) -> Conditioning:
-    """What `predict` of the family reads, on the "meta" device. config: of the U-Net (`frozen`)"""
+    """Empty conditioning for the family's `predict` on the "meta" device: text [rows, tokens, C]. config: of the U-Net (`frozen`)"""
     kind, sizes = family(name), dict(config)
     text, pooled = torch.empty(rows, tokens, sizes["cross_attention_dim"], device="meta", dtype=dtype), None
     if kind.reads_sizes:

@@ -98,8 +98,8 @@ class Layout:
         if part.name not in self.text_encoders or part.config is not None:
             return part
         count = part.config_after(self.config(part.name)).get("num_hidden_layers", math.inf)
-        places = {name: place for name, place in part.places.items() if _layer(name) < count}
-        return replace(part, places=places)
+        locations = {name: location for name, location in part.locations.items() if _layer(name) < count}
+        return replace(part, locations=locations)
 
 
 def _layer(name: str) -> int:

@@ -29,14 +29,14 @@ def known_tensors(layout: Layout, part: Part) -> tuple[Part, list[Problem]]:
     """(the part without unknown tensors, problems of missing tensors and of wrong shapes and dtypes). Raises ProblemsError for
     an invalid config."""
     wanted = wanted_shapes(layout, part)
-    places = {name: place for name, place in part.places.items() if with_level(name, wanted) in wanted}
-    known = replace(part, places=places)
+    locations = {name: location for name, location in part.locations.items() if with_level(name, wanted) in wanted}
+    known = replace(part, locations=locations)
     return known, tensor_problems(wanted, known, FAMILY_NAMES[layout.family])
 
 
 def tensor_problems(wanted: Mapping[str, tuple[int, ...]], part: Part, title: str) -> list[Problem]:
     """Problems of a part whose names, shapes or dtypes differ from `wanted`, {name: shape}; reads its header only."""
-    entries = {with_level(name, wanted): place.entry for name, place in part.places.items()}
+    entries = {with_level(name, wanted): location.entry for name, location in part.locations.items()}
     shapes = {name: entry.shape for name, entry in entries.items()}
     packed = [name for name in wanted if name in entries and not entries[name].dtype.startswith(("F", "BF"))]
     return [*shape_problems(wanted, shapes, part, title), *not_weights(packed, part)]

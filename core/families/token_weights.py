@@ -30,7 +30,9 @@ def weighted_windows(
     """
     end = tokenizer.eos_token_id
     pad = end if filled_with_end else tokenizer.pad_token_id
-    ids, weights = zip(*(_one(tokenizer, runs(caption), max_token_length, pad) for caption in captions), strict=True)
+    ids, weights = zip(
+        *(_caption_windows(tokenizer, runs(caption), max_token_length, pad) for caption in captions), strict=True
+    )
     stacked_ids, stacked_weights = torch.stack(ids), torch.stack(weights)
     if stacked_ids.shape[1] > 1 and pad != end:
         end_windows(stacked_ids, end, pad)
@@ -95,7 +97,7 @@ def weigh(states: torch.Tensor, weights: Weights, encoder: int, normalize: str =
     return weighed * (before / after).to(states.dtype)
 
 
-def _one(tokenizer: Any, runs: list[Run], most: int, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _caption_windows(tokenizer: Any, runs: list[Run], most: int, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     """`weighted_windows` of one caption: [n, 77] each. most: tokens without BOS and EOS, the rest is cut off; pad: id"""
     content: list[int] = []
     weights: list[float] = []

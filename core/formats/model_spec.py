@@ -14,7 +14,7 @@ from core.settings.model import traits_of
 if TYPE_CHECKING:
     from core.settings.job import TrainJob
 
-Kind = Literal["lora", "embedding", "model", "folder", "controlnet", "lllite"]
+SpecKind = Literal["lora", "embedding", "model", "folder", "controlnet", "lllite"]
 ARCHITECTURES = {
     "sd1": "stable-diffusion-v1",
     "sd2": "stable-diffusion-v2-512",
@@ -78,13 +78,13 @@ class RunFacts:
     extra: Mapping[str, str] = field(default_factory=dict)
 
 
-def architecture(family: str, prediction: str, kind: Kind = "model") -> str:
+def architecture(family: str, prediction: str, kind: SpecKind = "model") -> str:
     """modelspec.architecture, which A1111's and ComfyUI's managers look up: `stable-diffusion-v2-768-v/lora`."""
     name = "stable-diffusion-v2-768-v" if (family, prediction) == ("sd2", "v") else ARCHITECTURES.get(family, family)
     return name + SUFFIXES[kind]
 
 
-def implementation(family: str, kind: Kind) -> str:
+def implementation(family: str, kind: SpecKind) -> str:
     """modelspec.implementation, the origin of the tensors' names: diffusers for folders, LoRAs of SD 1 and 2 and
     ControlNets of SDXL, else the original."""
     traits = traits_of(family)
@@ -96,7 +96,7 @@ def implementation(family: str, kind: Kind) -> str:
     return "diffusers" if diffusers.get(kind, False) else GENERATIVE_MODELS
 
 
-def model_spec(job: TrainJob, facts: RunFacts, kind: Kind, saved_at: float | None = None) -> dict[str, str]:
+def model_spec(job: TrainJob, facts: RunFacts, kind: SpecKind, saved_at: float | None = None) -> dict[str, str]:
     """The modelspec metadata as sd-scripts fills it, and the version of this program; `facts.extra` may add author,
     description, license, tags ... (but not hash).
 
@@ -124,7 +124,7 @@ def model_spec(job: TrainJob, facts: RunFacts, kind: Kind, saved_at: float | Non
 
 
 def model_spec_of(
-    before: Mapping[str, str], family: str, prediction: str | None, kind: Kind, title: str, side: int
+    before: Mapping[str, str], family: str, prediction: str | None, kind: SpecKind, title: str, side: int
 ) -> dict[str, str]:
     """The modelspec metadata of a model without a training: its previous metadata with missing values added, and with the
     current version, implementation and prediction type.

@@ -59,7 +59,7 @@ def run_generate(
     plan = plan_of(job, workspace)
     files: list[Path] = []
     try:
-        with ready(plan, workspace, store=store, device=device, reports=reports) as (maker, metadata):
+        with loaded_maker(plan, workspace, store=store, device=device, reports=reports) as (maker, metadata):
             _all_images(plan, maker, metadata, reports, files)
     except Cancelled:
         raise Cancelled(f"Cancelled after {len(files)} of {count(len(plan.requests), 'image')}") from None
@@ -67,11 +67,11 @@ def run_generate(
 
 
 @contextmanager
-def ready(
+def loaded_maker(
     plan: Plan, workspace: Workspace, *, store: ModelStore, device: str, reports: Reports
 ) -> Iterator[tuple[Maker | Enlarger, ImageMetadata]]:
-    """A context with the maker of a plan's images (model, LoRAs and embeddings loaded) and the metadata of their files.
-    Upscaling alone needs no model."""
+    """Context manager: load the model, LoRAs and embeddings of a plan, and yield (the maker of its images, the metadata of
+    their files). For upscaling alone no model is loaded."""
     job, sources = plan.requests[0].job, plan.sources
     hashes = file_hashes(sources, workspace, reports.cancel)
     upscalers = networks_of(store, workspace, device)

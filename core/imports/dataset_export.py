@@ -372,7 +372,7 @@ def not_representable(job: TrainJob, concepts: Sequence[Concept]) -> list[Proble
         fix = "set model.compatibility to compare with it"
         problems.append(_advice(what, "model.compatibility", fix, "regularization-balance"))
     for concept in concepts:
-        problems += _of_a_folder(concept)
+        problems += _folder_advice(concept)
     return list(dict.fromkeys(problems))
 
 
@@ -386,7 +386,7 @@ def _advice(what: str, where: str, fix: str, slug: str) -> Problem:
     return Problem(what, where, fix, "advice", code=f"dataset-config.{slug}")
 
 
-def _of_a_folder(concept: Concept) -> Iterator[Problem]:
+def _folder_advice(concept: Concept) -> Iterator[Problem]:
     """Advice for a folder's settings that the file cannot contain, also because its kind of dataset does not support them."""
     source, images, captions = concept.source, concept.images, concept.captions
     masks, metadata = images.conditioning_data_dir, source.metadata_file

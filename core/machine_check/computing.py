@@ -12,7 +12,7 @@ from typing import Any
 from core.families import compiling
 from core.families.precision import use_tf32
 from core.families.type_speed import EQUAL
-from core.machine_check.item import ABSENT, FAILED, OK, SLOWER, Finding, Place, absent
+from core.machine_check.item import ABSENT, FAILED, OK, SLOWER, CheckContext, Finding, absent
 from core.machine_check.system import REINSTALL, installed
 from core.optimization import trial
 from core.record import machine
@@ -32,7 +32,7 @@ TYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "floa
 NEW_CARD = 8  # compute capability of the first NVIDIA GPUs with TF32 and bf16
 
 
-def torch_build(place: Place) -> Finding:
+def torch_build(context: CheckContext) -> Finding:
     """The build of torch, and whether it can use the installed GPU."""
     facts = {
         "torch": torch.version.__version__,
@@ -54,20 +54,20 @@ def torch_build(place: Place) -> Finding:
     return finding.limited(reason, "run ./launch.sh update, which installs the build for the GPU")
 
 
-def device(place: Place) -> Finding:
+def device(context: CheckContext) -> Finding:
     """The device used by jobs, and a first product on it."""
-    ones = torch.ones(64, 64, device=place.device)
+    ones = torch.ones(64, 64, device=context.device)
     if float((ones @ ones).sum()) != 64.0**3:
-        reason = f"a product computed on '{place.device}' is wrong"
+        reason = f"a product computed on '{context.device}' is wrong"
         return Finding(FAILED, "", reason, "restart the machine, then install the newest driver")
-    name = machine.device_words(place.device)
-    facts: dict[str, Any] = {"device": place.device, "name": name}
-    if place.device == "mps":
+    name = machine.device_words(context.device)
+    facts: dict[str, Any] = {"device": context.device, "name": name}
+    if context.device == "mps":
         return Finding(OK, name, facts=facts)
-    if not place.cuda:
+    if not context.cuda:
         reason = "torch finds no usable GPU, so training runs on the CPU"
         return Finding(SLOWER, name, reason, "nothing to do; small models at small sizes train in minutes", facts)
-    about = torch.cuda.get_device_properties(place.device)
+    about = torch.cuda.get_device_properties(context.device)
     facts |= {
         "compute_capability": f"{about.major}.{about.minor}",
         "multiprocessors": about.multi_processor_count,
@@ -77,11 +77,11 @@ def device(place: Place) -> Finding:
     return Finding(OK, f"{name}, compute capability {about.major}.{about.minor}", facts=facts)
 
 
-def vram(place: Place) -> Finding:
+def vram(context: CheckContext) -> Finding:
     """Memory of the GPU, and how much other programs use."""
-    if not place.cuda:
+    if not context.cuda:
         return absent("no CUDA device")
-    free, total = torch.cuda.mem_get_info(place.device)
+    free, total = torch.cuda.mem_get_info(context.device)
     summary = f"{memory_words(total)} VRAM, {memory_words(free)} free"
     finding = Finding(OK, summary, facts={"free": free, "total": total})
     if free < total * 0.75:
@@ -92,17 +92,17 @@ def vram(place: Place) -> Finding:
 # -- dtypes
 
 
-def number_type(name: str, place: Place) -> Finding:
+def number_type(name: str, context: CheckContext) -> Finding:
     """Whether products in this dtype are correct on this device, and how fast they are compared with fp32."""
     if name == "fp8":
-        return narrow_type(place)
-    if name == "tf32" and (not place.cuda or torch.cuda.get_device_capability(place.device)[0] < NEW_CARD):
+        return narrow_type(context)
+    if name == "tf32" and (not context.cuda or torch.cuda.get_device_capability(context.device)[0] < NEW_CARD):
         return absent("TF32 needs an NVIDIA GPU from 2020 or later")
     torch.set_num_threads(machine.threads())
     use_tf32(name == "tf32")
     try:
-        error = product_error(getattr(torch, TYPES[name]), place.device)
-        rate = gemm_rate(TYPES[name], place.device, REPEATS)
+        error = product_error(getattr(torch, TYPES[name]), context.device)
+        rate = gemm_rate(TYPES[name], context.device, REPEATS)
     finally:
         use_tf32(False)
     facts = {"flops_per_second": rate, "error": error}
@@ -110,7 +110,7 @@ def number_type(name: str, place: Place) -> Finding:
     if not error <= ROUNDING[name]:  # NaN fails too
         reason = f"products in {name} are wrong: off by {error:.1e} of the largest entry"
         return finding.failed(reason, "choose another precision, and report this")
-    plain = place.earlier.get("fp32", {}).get("flops_per_second")
+    plain = context.earlier.get("fp32", {}).get("flops_per_second")
     if plain and rate * EQUAL < plain:
         reason = f"{plain / rate:.1f} times slower than fp32: this device has no fast {name}"
         return finding.limited(reason, "leave mixed precision on auto")
@@ -158,11 +158,11 @@ def product_error(dtype: torch.dtype, device: str) -> float:
     return float(torch.stack(errors).max())  # NaN if any is, unlike Python's max
 
 
-def narrow_type(place: Place) -> Finding:
+def narrow_type(context: CheckContext) -> Finding:
     """fp8 (float8_e4m3fn) as Atelier uses it: weights are stored in 8 bits and upcast at each use."""
-    if place.device == "mps":
+    if context.device == "mps":
         return absent("Apple GPUs do not support fp8", "leave the fp8 base model off")
-    wide = torch.linspace(-8, 8, 4096).to(place.device)
+    wide = torch.linspace(-8, 8, 4096).to(context.device)
     begun = time.perf_counter()
     back = wide.to(torch.float8_e4m3fn).to(torch.bfloat16).float()
     error = float(((back - wide).abs() / wide.abs().clamp(min=2**-6)).max())
@@ -176,19 +176,19 @@ def narrow_type(place: Place) -> Finding:
 # -- attention and optional packages
 
 
-def attention(place: Place) -> Finding:
+def attention(context: CheckContext) -> Finding:
     """Which kernels of torch's SDPA run here, at the size of SD 1.5's largest attention map at 512 px."""
     backends = nn.attention.SDPBackend
-    dtype = torch.float16 if place.cuda else torch.float32
-    tokens = 4096 if place.cuda else 256
+    dtype = torch.float16 if context.cuda else torch.float32
+    tokens = 4096 if context.cuda else 256
     draws = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(1, 8, tokens, 40, generator=draws).to(place.device, dtype) for _ in range(3))
+    q, k, v = (torch.randn(1, 8, tokens, 40, generator=draws).to(context.device, dtype) for _ in range(3))
     seconds: dict[str, float] = {}
     refused: dict[str, str] = {}
     for name in ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION", "MATH"):
         try:
             with nn.attention.sdpa_kernel(getattr(backends, name)):
-                seconds[name.lower()] = _attention_seconds(q, k, v, place)
+                seconds[name.lower()] = _attention_seconds(q, k, v, context)
         except RuntimeError as error:
             refused[name.lower()] = str(error).splitlines()[0][:200]
     summary = ", ".join(f"{name} {1000 * taken:.1f} ms" for name, taken in seconds.items())
@@ -201,7 +201,7 @@ def attention(place: Place) -> Finding:
     return finding
 
 
-def _attention_seconds(q: Any, k: Any, v: Any, place: Place) -> float:
+def _attention_seconds(q: Any, k: Any, v: Any, context: CheckContext) -> float:
     """Seconds of the fastest of a few runs, forward and backward."""
     q.requires_grad_()
 
@@ -211,21 +211,21 @@ def _attention_seconds(q: Any, k: Any, v: Any, place: Place) -> float:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch explains in several why a kernel is unsuitable
-        seconds = fastest(run, place.device, REPEATS)
+        seconds = fastest(run, context.device, REPEATS)
     if not bool(torch.isfinite(q.grad).all()):
         raise RuntimeError("the gradient is not finite")
     return seconds
 
 
-def xformers(place: Place) -> Finding:
+def xformers(context: CheckContext) -> Finding:
     """xFormers' attention compared with torch's."""
-    if not place.cuda:
+    if not context.cuda:
         return absent("xFormers has kernels for NVIDIA GPUs only")
     if find_spec("xformers") is None:
         return absent("xFormers is not installed", "nothing to do: SDPA is as fast")
     import xformers.ops
 
-    q, k, v = (torch.randn(1, 1024, 8, 40, device=place.device, dtype=torch.float16) for _ in range(3))
+    q, k, v = (torch.randn(1, 1024, 8, 40, device=context.device, dtype=torch.float16) for _ in range(3))
     ours = xformers.ops.memory_efficient_attention(q, k, v)
     plain = nn.functional.scaled_dot_product_attention(*(each.transpose(1, 2) for each in (q, k, v))).transpose(1, 2)
     error = float((ours - plain).abs().max())
@@ -236,7 +236,7 @@ def xformers(place: Place) -> Finding:
     return Finding(OK, f"xFormers {facts['version']}, equal to SDPA within {error:.0e}", facts=facts)
 
 
-def bitsandbytes(place: Place) -> Finding:
+def bitsandbytes(context: CheckContext) -> Finding:
     """8-bit AdamW: six steps, a saved state, resumed, compared bit for bit (core/optimization/trial.py)."""
     if find_spec("bitsandbytes") is None:
         return absent("bitsandbytes is not installed")
@@ -247,7 +247,7 @@ def bitsandbytes(place: Place) -> Finding:
     def make(groups: list[dict[str, Any]]) -> Any:
         return library.optim.AdamW8bit(groups, lr=1e-3)
 
-    result = trial.attempt(make, 1e-3, device=place.device)
+    result = trial.attempt(make, 1e-3, device=context.device)
     summary = f"bitsandbytes {facts['version']}"
     if result.reason:
         fix = "use AdamW; " + REINSTALL
@@ -255,7 +255,7 @@ def bitsandbytes(place: Place) -> Finding:
     return Finding(OK, f"{summary}: AdamW8bit trains and resumes", facts=facts)
 
 
-def onnxruntime(place: Place) -> Finding:
+def onnxruntime(context: CheckContext) -> Finding:
     """The runtime of the taggers."""
     names = [name for name in ("onnxruntime-gpu", "onnxruntime") if installed(name)]
     if find_spec("onnxruntime") is None:
@@ -268,24 +268,24 @@ def onnxruntime(place: Place) -> Finding:
     if len(names) > 1:
         fix = f"run pip uninstall {' '.join(names)}, then ./launch.sh update"
         return finding.failed(f"{listed(names)} are both installed and conflict", fix)
-    if place.cuda and "CUDAExecutionProvider" not in providers:
+    if context.cuda and "CUDAExecutionProvider" not in providers:
         return finding.limited("it uses the CPU although there is a GPU", REINSTALL)
     return finding
 
 
-def compiler(place: Place) -> Finding:
+def compiler(context: CheckContext) -> Finding:
     """torch.compile: a C++ compiler, triton on a GPU, and a small layer compiled with its gradient."""
     facts: dict[str, Any] = {"triton": installed("triton")}
-    if wrong := errors(compiling.compile_problems(MemorySettings(torch_compile=True), place.device)):
+    if wrong := errors(compiling.compile_problems(MemorySettings(torch_compile=True), context.device)):
         return Finding(ABSENT, "", wrong[0].what, f"{wrong[0].fix}; torch.compile is optional", facts)
     begun = time.perf_counter()
     try:
-        compiling.try_compiling("inductor", place.device)
+        compiling.try_compiling("inductor", context.device)
     except ProblemsError as error:
         return Finding(FAILED, "", error.problems[0].what, error.problems[0].fix, facts)
     facts["seconds"] = round(time.perf_counter() - begun, 2)
     summary = f"a small layer compiled in {facts['seconds']:.0f} s"
-    if place.device == "cpu":
+    if context.device == "cpu":
         reason = "on a CPU compiled code is slower than torch's kernels"
         return Finding(SLOWER, summary, reason, "leave torch.compile off", facts)
     return Finding(OK, summary + (f", triton {facts['triton']}" if facts["triton"] else ""), facts=facts)

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
-from core.machine_check.item import FAILED, OK, SLOWER, Finding, Place
+from core.machine_check.item import FAILED, OK, SLOWER, CheckContext, Finding
 from core.machine_check.random_model import make_model
 from core.machine_check.trainings import BF16, built, check_workspace, memory, starter, take_steps, train
 from core.record import machine
@@ -52,15 +52,15 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 # -- no step waits
 
 
-def no_waits(place: Place) -> Finding:
+def no_waits(context: CheckContext) -> Finding:
     """Steps after the first ones under torch's profiler: how often and where the host waited for the GPU."""
     profiler = torch.profiler
-    with built(starter(BF16), place) as run:
+    with built(starter(BF16), context) as run:
         take_steps(run, WARM)
-        machine.synchronize(place.device)
+        machine.synchronize(context.device)
         with waiting_lines() as places:
             take_steps(run, 1)
-        machine.synchronize(place.device)
+        machine.synchronize(context.device)
         with profiler.profile(activities=[profiler.ProfilerActivity.CPU, profiler.ProfilerActivity.CUDA]) as seen:
             for _ in range(WATCHED):
                 with profiler.record_function(MARK):
@@ -109,10 +109,10 @@ def waiting_lines() -> Iterator[list[str]]:
 # -- SD 1.5 at full size
 
 
-def real_values(place: Place, change: dict[str, Any]) -> dict[str, Any]:
+def real_values(context: CheckContext, change: dict[str, Any]) -> dict[str, Any]:
     """SD 1.5 LoRA of rank 16 at 512 px, batch 1, all weights in fp32 without memory savings, except for the change."""
     job = {
-        "model": {"base_model": str(make_model(place.folder))},
+        "model": {"base_model": str(make_model(context.folder))},
         "dataset": {"resolution": SIZE, "train_batch_size": 1},
         "network": {"rank": 16, "alpha": 16.0, "train_text_encoder": True},
         "optimizer": {"learning_rate": 1e-4},
@@ -121,33 +121,33 @@ def real_values(place: Place, change: dict[str, Any]) -> dict[str, Any]:
     return starter(job, change)
 
 
-def real_model(place: Place) -> Finding:
+def real_model(context: CheckContext) -> Finding:
     """Write the model: 2.1 GB."""
-    free = machine.free_disk(place.folder)
+    free = machine.free_disk(context.folder)
     if free < 4_000_000_000:
         fix = "free 4 GB temporarily, or start with --outputs DIR on another disk"
         return Finding(FAILED, "", "the disk has no space for this check's model", fix)
-    model = make_model(place.folder)
+    model = make_model(context.folder)
     size = sum(each.stat().st_size for each in model.rglob("*") if each.is_file())
     return Finding(OK, f"SD 1.5's architecture with random weights, {size / 1e9:.1f} GB", facts={"bytes": size})
 
 
-def real_training(option: str, place: Place) -> Finding:
+def real_training(option: str, context: CheckContext) -> Finding:
     """One option: time of a step with it, what it saves, and what the forecast says it saves."""
-    values = real_values(place, OPTIONS[option][1])
-    forecast = planned(place, values)
+    values = real_values(context, OPTIONS[option][1])
+    forecast = planned(context, values)
     try:
-        trained = train(values, place, warm_up=3)
+        trained = train(values, context, warm_up=3)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        return _too_large(place, forecast)
+        return _too_large(context, forecast)
     facts = asdict(trained) | {"forecast_bytes": forecast}
     if not all(map(isfinite, trained.losses)):
         fix = "avoid this option here, and report this"
         return Finding(FAILED, trained.words(), "losses are not finite", fix, facts)
     summary = f"{trained.words()} of tensors, {memory_words(trained.reserved_bytes)} in all"
-    plain = place.earlier.get("real_plain", {})
+    plain = context.earlier.get("real_plain", {})
     if "reserved_bytes" in plain:
         facts["saves_bytes"] = plain["reserved_bytes"] - trained.reserved_bytes
         facts["forecast_saves_bytes"] = plain["forecast_bytes"] - forecast
@@ -165,18 +165,18 @@ def real_training(option: str, place: Place) -> Finding:
     return Finding(OK, f"{summary} (forecast {memory_words(forecast)})", facts=facts)
 
 
-def _too_large(place: Place, forecast: int) -> Finding:
+def _too_large(context: CheckContext, forecast: int) -> Finding:
     """The finding for an option that does not fit: a small GPU is not a failure."""
-    vram = machine.memory(place.device)[1]
+    vram = machine.memory(context.device)[1]
     facts = {"forecast_bytes": forecast, "device_bytes": vram}
     reason = f"it does not fit: {memory_words(vram)} VRAM, forecast {memory_words(forecast)}"
     fix = "train with bf16, gradient checkpointing or fp8, which are measured too"
     return Finding(SLOWER, "", reason, fix, facts)
 
 
-def planned(place: Place, values: dict[str, Any]) -> int:
+def planned(context: CheckContext, values: dict[str, Any]) -> int:
     """Bytes that the forecast predicts."""
     from core.training.memory.plan import facts_of, memory_plan
 
     job = build(TrainJob, values)
-    return memory_plan(job, facts_of(job, check_workspace(place), place.device)).total
+    return memory_plan(job, facts_of(job, check_workspace(context), context.device)).total

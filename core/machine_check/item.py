@@ -44,8 +44,8 @@ def absent(reason: str, fix: str = "nothing to do: it is optional") -> Finding:
 
 
 @dataclass(frozen=True)
-class Place:
-    """What items work with. folder: for their files, removed afterwards; earlier: facts of earlier items, by name."""
+class CheckContext:
+    """The inputs of an item. folder: for its temporary files; earlier: {item: facts} of the items that ran before."""
 
     device: str
     workspace: Workspace
@@ -69,7 +69,7 @@ class Item:
     name: str
     title: str
     group: str
-    look: Callable[[Place], Finding]
+    run: Callable[[CheckContext], Finding]
     seconds: float = 30.0
     needs: tuple[str, ...] = ()
     gpu: bool = False

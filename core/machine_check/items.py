@@ -47,7 +47,9 @@ def all_items() -> list[Item]:
 def _twelve_steps(group: str, cases: dict[str, trainings.Case]) -> list[Item]:
     """A training of 12 steps for each case {name: case}."""
     return [
-        Item(name, case.title, group, partial(trainings.look, name), case.seconds, (*BASIS, *case.needs), case.gpu)
+        Item(
+            name, case.title, group, partial(trainings.train_case, name), case.seconds, (*BASIS, *case.needs), case.gpu
+        )
         for name, case in cases.items()
     ]
 
@@ -59,7 +61,7 @@ def _full_size_trainings() -> list[Item]:
             name=f"real_{name}",
             title=title,
             group=REAL,
-            look=partial(gpu.real_training, name),
+            run=partial(gpu.real_training, name),
             seconds=90.0 if name == "plain" else 60.0,
             needs=("real_model",),
             gpu=True,

@@ -4,8 +4,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from core.machine_check.item import FAILED, OK, Finding, Place
-from core.machine_check.trainings import TOLERANCE, check_workspace, context_of, recorded, starter
+from core.machine_check.item import FAILED, OK, CheckContext, Finding
+from core.machine_check.trainings import TOLERANCE, check_workspace, job_context, recorded, starter
 from core.record.lazy_torch import torch
 from core.record.workspace import STARTER
 from core.settings.check import build
@@ -17,7 +17,7 @@ SAMPLE_OFF = 12.0
 PROVED_STEPS = 4
 
 
-def generated(place: Place, **more: Any) -> Path:
+def generated(context: CheckContext, **more: Any) -> Path:
     """The path of one image from the starter, generated as in Generate. more: further settings of `generate`"""
     from core.generation.model.store import make_store
     from core.generation.run import run_generate
@@ -29,7 +29,7 @@ def generated(place: Place, **more: Any) -> Path:
     job = build(GenerateJob, values)
     store = make_store()
     try:
-        return run_generate(job, check_workspace(place), store=store, device=place.device)[0]
+        return run_generate(job, check_workspace(context), store=store, device=context.device)[0]
     finally:
         store.release()
 
@@ -43,10 +43,10 @@ def tones(path: Path) -> list[float]:
     return [float(gray) for gray in small.tobytes()]
 
 
-def sample_tones(place: Place) -> tuple[float, list[float]]:
+def sample_tones(context: CheckContext) -> tuple[float, list[float]]:
     """(seconds, tones) of the image to record."""
     begun = time.perf_counter()
-    path = generated(place)
+    path = generated(context)
     return time.perf_counter() - begun, tones(path)
 
 
@@ -54,9 +54,9 @@ def distance(one: list[float], other: list[float]) -> float:
     return max(abs(a - b) for a, b in zip(one, other, strict=True))
 
 
-def sample(place: Place) -> Finding:
+def sample(context: CheckContext) -> Finding:
     """One image compared with the recorded one."""
-    seconds, tones = sample_tones(place)
+    seconds, tones = sample_tones(context)
     off = distance(tones, recorded()["sample"])
     summary = f"a 128 px image in {seconds:.1f} s including loading, within {off:.1f} of 255 of the recorded one"
     finding = Finding(OK, summary, facts={"seconds": seconds, "difference": off, "tones": tones})
@@ -67,40 +67,40 @@ def sample(place: Place) -> Finding:
     return finding
 
 
-def save_and_load(place: Place) -> Finding:
+def save_and_load(context: CheckContext) -> Finding:
     """Train two steps like any job, then generate with the saved LoRA."""
     from core.engine.execute import execute
     from core.networks.adapter_file import load_lora
 
     job = build(TrainJob, starter({"schedule": {"max_train_steps": 2}, "optimizer": {"learning_rate": 0.05}}))
-    context = context_of(place, job)
+    training = job_context(context, job)
     begun = time.perf_counter()
-    state, explanation = execute("train", job, context.folder, context.workspace, place.device)
+    state, explanation = execute("train", job, training.folder, training.workspace, context.device)
     seconds = time.perf_counter() - begun
     if state != "done":
-        details = context.folder.logs / "error.txt"
+        details = training.folder.logs / "error.txt"
         trace = details.read_text("utf-8") if details.is_file() else ""
         what = explanation.what if explanation else f"the training ended with the state '{state}'"
         return Finding(FAILED, "", what, (explanation and explanation.fix) or "report this", traceback=trace)
-    file = next(context.folder.checkpoints.glob("*.safetensors"))
+    file = next(training.folder.checkpoints.glob("*.safetensors"))
     tensors = load_lora(file).tensors
     facts: dict[str, Any] = {"seconds": seconds, "tensors": len(tensors), "bytes": file.stat().st_size}
     if not all(bool(torch.isfinite(each).all()) for each in tensors.values()):
         reason = "the saved LoRA contains NaN or infinite values"
         return Finding(FAILED, "", reason, "choose fp32, and report this", facts)
-    facts["change"] = distance(tones(generated(place, loras=[{"file": str(file)}])), tones(generated(place)))
+    facts["change"] = distance(tones(generated(context, loras=[{"file": str(file)}])), tones(generated(context)))
     if facts["change"] < 1:
         return Finding(FAILED, "", "the saved LoRA has no effect on images", "report this", facts)
     return Finding(OK, f"a LoRA of {len(tensors)} tensors trained, saved and read back in {seconds:.1f} s", facts=facts)
 
 
-def resume(place: Place) -> Finding:
+def resume(context: CheckContext) -> Finding:
     """Four steps in one run, compared with two, a stop and two more."""
     from core.training.prove import prove
 
     job = build(TrainJob, starter())
     begun = time.perf_counter()
-    proof = prove(job, check_workspace(place), place.device, PROVED_STEPS)
+    proof = prove(job, check_workspace(context), context.device, PROVED_STEPS)
     facts: dict[str, Any] = {
         "seconds": time.perf_counter() - begun,
         "equal": proof.equal,
@@ -109,7 +109,7 @@ def resume(place: Place) -> Finding:
     facts["different"] = list(proof.different)[:20]
     if proof.equal:
         return Finding(OK, "a resumed run equals an uninterrupted one bit for bit", facts=facts)
-    if not place.device.startswith("cpu") and proof.losses_apart <= TOLERANCE["fp32"]:
+    if not context.device.startswith("cpu") and proof.losses_apart <= TOLERANCE["fp32"]:
         summary = f"the losses of a resumed run match an uninterrupted one within {proof.losses_apart:.0e}"
         reason = "some GPU kernels sum in varying order, so two runs differ in the last digits"
         return Finding(OK, summary, reason, facts=facts)

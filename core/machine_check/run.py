@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from core.engine.explain import explain
-from core.machine_check.item import ABSENT, FAILED, OK, SKIPPED, SLOWER, WORDS, Finding, Item, Place
+from core.machine_check.item import ABSENT, FAILED, OK, SKIPPED, SLOWER, WORDS, CheckContext, Finding, Item
 from core.machine_check.items import all_items
 from core.machine_check.report import Line, report_of
 from core.record import atomic, machine
@@ -113,7 +113,7 @@ class Examiner:
             total = sum(self.gpu or not each.gpu for each in items)
             tell([*self.lines, Line(item)], total)
             begun = time.monotonic()
-            finding = self._unmet(item) or self._look(item, end)
+            finding = self._unmet(item) or self._run_in_process(item, end)
             self.lines.append(Line(item, finding, time.monotonic() - begun))
             tell(self.lines, total)
 
@@ -128,7 +128,7 @@ class Examiner:
             )
         return None
 
-    def _look(self, item: Item, end: float) -> Finding:
+    def _run_in_process(self, item: Item, end: float) -> Finding:
         """The finding of an item, run in the worker within its time limit."""
         left = end - time.monotonic()
         if left <= 0:
@@ -186,16 +186,16 @@ def answer_items(words: Sequence[str], listed: Sequence[Item]) -> None:
         if not device and (item.needs or item.name == "torch"):
             with suppress(Exception):  # a torch that does not load is reported by its own item
                 device = machine.default_device()
-        finding = guarded(item, Place(device or "cpu", workspace, Path(folder), question["earlier"]))
+        finding = guarded(item, CheckContext(device or "cpu", workspace, Path(folder), question["earlier"]))
         return {"device": device, "finding": asdict(finding)}
 
     answer_questions(answer)
 
 
-def guarded(item: Item, place: Place) -> Finding:
+def guarded(item: Item, context: CheckContext) -> Finding:
     """The item's finding; of an error, its explanation if it has one, and its traceback."""
     try:
-        return item.look(place)
+        return item.run(context)
     except Exception as error:
         cause = explain(error)
         reason = cause.what if cause.known else f"{type(error).__name__}: {str(error)[:500]}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from core.machine_check.item import ABSENT, FAILED, OK, SLOWER, Finding, Place
+from core.machine_check.item import ABSENT, FAILED, OK, SLOWER, CheckContext, Finding
 from core.record import atomic, machine
 from core.record.lock import HeldElsewhere, Lock
 from core.record.space import RESERVE
@@ -26,7 +26,7 @@ DISK_BYTES = 64 << 20
 SLOW_DISK = 50e6  # bytes per second: a checkpoint of 2 GB takes 40 s
 
 
-def python(place: Place) -> Finding:
+def python(context: CheckContext) -> Finding:
     """Version, build and operating system."""
     facts = {"python": platform.python_version(), "system": platform.platform(), "machine": platform.machine()}
     finding = Finding(OK, f"Python {platform.python_version()}, {platform.platform()}", facts=facts)
@@ -35,7 +35,7 @@ def python(place: Place) -> Finding:
     return finding
 
 
-def packages(place: Place) -> Finding:
+def packages(context: CheckContext) -> Finding:
     """Versions of Atelier's dependencies, compared with the tested ones."""
     pinned = pinned_versions((PROJECT / "requirements.txt").read_text("utf-8"))
     versions = {name: number for name in PACKAGES if (number := installed(name))}
@@ -61,7 +61,7 @@ def installed(package: str) -> str | None:
         return None
 
 
-def memory(place: Place) -> Finding:
+def memory(context: CheckContext) -> Finding:
     """RAM and CPU cores."""
     ram = psutil.virtual_memory()
     facts = {"total": ram.total, "available": ram.available, "cores": machine.cores(), "threads": machine.threads()}
@@ -73,7 +73,7 @@ def memory(place: Place) -> Finding:
     return finding
 
 
-def driver(place: Place) -> Finding:
+def driver(context: CheckContext) -> Finding:
     """The GPU's driver as reported by the system, whether or not torch can use it."""
     facts = machine_facts()
     known = {"driver": facts.driver, "compute_capability": list(facts.compute), "nvidia": facts.nvidia_card}
@@ -91,12 +91,12 @@ def driver(place: Place) -> Finding:
     return Finding(ABSENT, "", "no GPU with a driver was found", "nothing to do: training runs on the CPU", known)
 
 
-def disk(place: Place) -> Finding:
+def disk(context: CheckContext) -> Finding:
     """Free space, and the write speed where runs are saved."""
-    outputs, models = place.workspace.outputs, place.workspace.models
+    outputs, models = context.workspace.outputs, context.workspace.models
     free = {"outputs": machine.free_disk(outputs), "models": machine.free_disk(models)}
     try:
-        pace = write_pace(place.folder / "disk.bin")
+        pace = write_pace(context.folder / "disk.bin")
     except OSError as error:
         reason = f"the outputs folder is not writable: {error.strerror or error}"
         return Finding(FAILED, "", reason, "check its permissions, or start with --outputs DIR", {"free": free})
@@ -128,10 +128,10 @@ def write_pace(path: Path) -> float:
         atomic.remove(path)
 
 
-def locks(place: Place) -> Finding:
+def locks(context: CheckContext) -> Finding:
     """Whether the drive of the outputs has file locks, which keep two programs from working on one run."""
-    place.folder.mkdir(parents=True, exist_ok=True)
-    lock = Lock(place.folder / "try.lock")
+    context.folder.mkdir(parents=True, exist_ok=True)
+    lock = Lock(context.folder / "try.lock")
     another = "start with --outputs DIR on another drive"
     try:
         warnings = lock.acquire()

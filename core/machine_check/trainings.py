@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.families.attention import memory_problems
-from core.machine_check.item import OK, Finding, Place, absent
+from core.machine_check.item import OK, CheckContext, Finding, absent
 from core.record import machine
 from core.record.commands import NoCommands
 from core.record.context import JobContext
@@ -149,27 +149,28 @@ class Trained:
         return f"{1000 * self.seconds_per_step:.0f} ms per step, {memory_words(self.peak_bytes)}"
 
 
-def check_workspace(place: Place) -> Workspace:
-    """Runs and caches of the check are in its own folder."""
-    workspace = Workspace(place.folder / "outputs", PROJECT / "models", PROJECT / "presets")
+def check_workspace(context: CheckContext) -> Workspace:
+    """A workspace with runs and caches in the check's temporary folder, and the project's models and presets."""
+    workspace = Workspace(context.folder / "outputs", PROJECT / "models", PROJECT / "presets")
     workspace.private.mkdir(parents=True, exist_ok=True)
     return workspace
 
 
-def context_of(place: Place, job: TrainJob) -> JobContext:
-    workspace = check_workspace(place)
+def job_context(context: CheckContext, job: TrainJob) -> JobContext:
+    """The context of a training in a new run folder of the check's workspace, without journal and commands."""
+    workspace = check_workspace(context)
     folder = RunFolder.create(workspace.runs, "check", dump(job))
-    return JobContext(workspace, folder, SilentJournal(), NoCommands(), place.device)
+    return JobContext(workspace, folder, SilentJournal(), NoCommands(), context.device)
 
 
 @contextmanager
-def built(values: dict[str, Any], place: Place) -> Iterator[Run]:
+def built(values: dict[str, Any], context: CheckContext) -> Iterator[Run]:
     """The run of this job, all images and captions encoded, ready for its first step; released afterwards. Raises
     ProblemsError."""
     from core.training.building.setup import build_training
 
     job = build(TrainJob, values)
-    training = build_training(job, context_of(place, job), at_once=True)  # its steps and their memory are measured
+    training = build_training(job, job_context(context, job), at_once=True)  # its steps and their memory are measured
     try:
         training.run.stepper.ready()
         yield training.run
@@ -186,33 +187,33 @@ def take_steps(run: Run, count: int) -> None:
         run.state.step += 1
 
 
-def train(values: dict[str, Any], place: Place, warm_up: int = WARM_UP) -> Trained:
+def train(values: dict[str, Any], context: CheckContext, warm_up: int = WARM_UP) -> Trained:
     """Run the steps of this job and read back the losses. Raises ProblemsError, also at a loss of NaN or infinity."""
     free_memory()
     before = machine.memory("cpu")[0]
-    with PeakMemory(place.device) as peak, built(values, place) as run:
+    with PeakMemory(context.device) as peak, built(values, context) as run:
         take_steps(run, warm_up)
-        machine.synchronize(place.device)
+        machine.synchronize(context.device)
         begun = time.perf_counter()
         take_steps(run, run.total - warm_up)
-        machine.synchronize(place.device)
+        machine.synchronize(context.device)
         seconds = (time.perf_counter() - begun) / (run.total - warm_up)
         read = run.reports.losses.read()
         assert read is not None, "steps were taken"
         if read.end is not None:
             raise read.end
-    if place.cuda:
-        return Trained(read.losses, seconds, torch.cuda.max_memory_allocated(place.device), peak.bytes)
+    if context.cuda:
+        return Trained(read.losses, seconds, torch.cuda.max_memory_allocated(context.device), peak.bytes)
     return Trained(read.losses, seconds, max(0, peak.bytes - before), 0)
 
 
-def look(name: str, place: Place) -> Finding:
+def train_case(name: str, context: CheckContext) -> Finding:
     """Train a case, and compare its losses with the recorded ones and its time with `against`'s."""
     case = CASES[name]
     job = build(TrainJob, case.values())
-    if cannot := errors(memory_problems(job.memory, place.device)):
+    if cannot := errors(memory_problems(job.memory, context.device)):
         return absent(cannot[0].what, cannot[0].fix)
-    trained = train(case.values(), place)
+    trained = train(case.values(), context)
     off = difference(trained.losses, recorded()["losses"][case.series])
     allowed = TOLERANCE[case.tolerance]
     facts = asdict(trained) | {"difference": off, "tolerance": allowed}
@@ -222,7 +223,7 @@ def look(name: str, place: Place) -> Finding:
             f"losses differ from the recorded ones by {off:.1e}, more than the {allowed:.0e} that rounding explains"
         )
         return finding.failed(reason, "avoid this mode here, and report this")
-    plain = place.earlier.get(case.against, {}).get("seconds_per_step")
+    plain = context.earlier.get(case.against, {}).get("seconds_per_step")
     if plain and trained.seconds_per_step > SLOWER_BY * plain:
         reason = f"a step takes {trained.seconds_per_step / plain:.1f} times as long as in fp32"
         return finding.limited(reason, "leave mixed precision on auto")

@@ -379,16 +379,16 @@ def _peft_alphas(
     return alphas
 
 
-def _peft_config(places: Iterable[str], metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+def _peft_config(names: Iterable[str], metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
     """PEFT's LoraConfig: from the metadata, else from adapter_config.json next to a file of PEFT; else {}. Raises
-    ProblemsError for other methods of PEFT. places: names of the tensors"""
+    ProblemsError for other methods of PEFT. names: names of the tensors"""
     if text := metadata.get(PEFT_METADATA):
         config = parse_json(text, f"{path}, {PEFT_METADATA}", AGAIN)
         if not isinstance(config, dict):
             what = f"The LoRA's metadata ({PEFT_METADATA}) is invalid"
             raise ProblemsError.one(what, str(path), AGAIN, "lora.bad-metadata")
         return config
-    if not any(name.startswith("base_model.model.") for name in places):
+    if not any(name.startswith("base_model.model.") for name in names):
         return {}
     config = read_json(path.with_name("adapter_config.json")) or {}
     if (kind := config.get("peft_type")) not in (None, "LORA", "LOHA"):

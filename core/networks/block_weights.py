@@ -17,14 +17,14 @@ BASE = "BASE"  # the text encoders
 SLOTS = (BASE, *(f"IN{n:02}" for n in range(12)), "MID", *(f"OUT{n:02}" for n in range(12)))
 
 
-def _named(ins: Sequence[int], outs: Sequence[int]) -> tuple[str, ...]:
+def _slot_names(ins: Sequence[int], outs: Sequence[int]) -> tuple[str, ...]:
     return (BASE, *(f"IN{n:02}" for n in ins), "MID", *(f"OUT{n:02}" for n in outs))
 
 
 LISTS = {  # by length: the slots of the numbers
-    12: _named((4, 5, 7, 8), range(6)),
-    17: _named((1, 2, 4, 5, 7, 8), range(3, 12)),
-    20: _named(range(9), range(9)),
+    12: _slot_names((4, 5, 7, 8), range(6)),
+    17: _slot_names((1, 2, 4, 5, 7, 8), range(3, 12)),
+    20: _slot_names(range(9), range(9)),
     26: SLOTS,
 }
 WITHOUT_BASE = {
@@ -61,7 +61,7 @@ def block_weights(text: str, sdxl: bool | None = None) -> tuple[float, ...]:
     """
     name = text.strip().upper()
     if name in PRESETS:
-        return _of_preset(name, bool(sdxl))
+        return _preset_weights(name, bool(sdxl))
     numbers = [_number(part) for part in text.split(",")]
     if len(numbers) not in LISTS:
         raise ValueError(f"{count(len(numbers), 'block weight')} given; lists have 12, 17, 20 or 26 numbers")
@@ -82,7 +82,7 @@ def _number(text: str) -> float:
     return value
 
 
-def _of_preset(name: str, sdxl: bool) -> tuple[float, ...]:
+def _preset_weights(name: str, sdxl: bool) -> tuple[float, ...]:
     """The strengths of a preset: 0 or 0.5 everywhere, or 1 in the blocks that it names and 0 in the others."""
     if name in (NONE, HALF):
         return (0.0 if name == NONE else 0.5,) * len(SLOTS)

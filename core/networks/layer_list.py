@@ -57,7 +57,7 @@ def layers_of(family: str, parts: Mapping[str, Part]) -> list[Listed]:
     """`listed_layers` of an opened model: only of the tensors that loading it uses."""
     used = {name: layout_of(family).used(part) for name, part in parts.items()}
     return listed_layers(
-        family, {name: {key: at.entry.shape for key, at in part.places.items()} for name, part in used.items()}
+        family, {name: {key: at.entry.shape for key, at in part.locations.items()} for name, part in used.items()}
     )
 
 

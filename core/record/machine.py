@@ -25,12 +25,12 @@ def default_device() -> str:
     return "cpu"
 
 
-def check_device(device: str, *, look: bool = True) -> None:
-    """Raise ProblemsError for an invalid device name; with `look` also for a missing device (loads torch)."""
+def check_device(device: str, *, exists: bool = True) -> None:
+    """Raise ProblemsError for an invalid device name; with `exists` also for a device that torch does not have."""
     if not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", device):
         what = f"'{device}' is not a device"
         raise ProblemsError.one(what, "--device", "use cpu, cuda, cuda:1 or mps, or leave it out", "device.unknown")
-    if not look or device == "cpu":
+    if not exists or device == "cpu":
         return
     kind, _, number = device.partition(":")
     count = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())

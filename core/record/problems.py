@@ -92,10 +92,10 @@ class ProblemsError(Exception):
         return [problem.code for problem in self.problems]
 
 
-def collected(problems: list[Problem], look: Callable[..., T], *arguments: Any) -> T | None:
-    """Return `look(*arguments)`; None if it raises ProblemsError, whose problems are added to `problems`."""
+def collected(problems: list[Problem], function: Callable[..., T], *arguments: Any) -> T | None:
+    """Return `function(*arguments)`; None if it raises ProblemsError, whose problems are added to `problems`."""
     try:
-        return look(*arguments)
+        return function(*arguments)
     except ProblemsError as error:
         problems.extend(error.problems)
         return None

@@ -168,11 +168,11 @@ def _problem(named: Named, limits: Limits) -> Problem | None:
         case "state":
             outside = not getattr(named.group, "resume_from_huggingface", False) and _leaves(text, limits)
         case _:
-            return _of_another_kind(named, limits)
+            return _non_path_problem(named, limits)
     return not_open(text, where, limits) if outside else None
 
 
-def _of_another_kind(named: Named, limits: Limits) -> Problem | None:
+def _non_path_problem(named: Named, limits: Limits) -> Problem | None:
     """`_problem` of names that are not local paths: parts of a path, downloads, uploads and trackers."""
     text, where = named.value, named.where
     if named.what == "part" and any(bad_name(part.strip(". ") or ".") for part in text.split("/")):

@@ -178,7 +178,7 @@ def _lines(entry: Declared, text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _listed(entry: Declared, text: str) -> list[Any]:
+def _parse_list(entry: Declared, text: str) -> list[Any]:
     """Parse a JSON list or comma-separated items."""
     value = _json_or(lambda text: [part.strip() for part in text.split(",")] if "," in text else text, text)
     return value if isinstance(value, list) else [text]
@@ -250,8 +250,8 @@ CODECS = {
     "span": Codec(_number_text, _filled(_same), _filled(_plain)),
     "pair": Codec(_joined, _filled(_numbers)),
     "text": Codec(lambda entry, value: str(value), _text, _same),
-    "list": Codec(lambda entry, value: "\n".join(map(str, value)), _lines, _listed),
-    "sources": Codec(lambda entry, value: "\n".join(map(source_text, value)), _lines, _listed),
+    "list": Codec(lambda entry, value: "\n".join(map(str, value)), _lines, _parse_list),
+    "sources": Codec(lambda entry, value: "\n".join(map(source_text, value)), _lines, _parse_list),
     "sizes": Codec(
         lambda entry, value: "\n".join(_joined(entry, size) for size in value),
         lambda entry, text: [_numbers(entry, line) for line in text.splitlines() if line.strip()],

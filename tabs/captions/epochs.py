@@ -92,8 +92,8 @@ def not_utf8(report: Report | None) -> list[Caption]:
     return list({each.path: each for each in old if each.source == "file"}.values())
 
 
-def encodings(report: Report | None) -> str:
-    """HTML of the number of such files and the button that converts them; "" if there are none."""
+def encoding_notice(report: Report | None) -> str:
+    """HTML of the number of caption files that are not UTF-8, with a button to rewrite them; "" without any."""
     old = not_utf8(report)
     if not old:
         return ""

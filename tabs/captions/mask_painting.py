@@ -78,7 +78,7 @@ class Masks:
         self._lock = threading.Lock()
         self._same_stems: tuple[Any, dict[str, set[Path]]] = (None, {})  # (report, {path without extension: images})
         self._acts: dict[str, Callable[[Placed, Spot, dict[str, Any]], dict[str, Any]]] = {
-            "look": lambda placed, spot, body: self.look(placed, spot),
+            "look": lambda placed, spot, body: self.mask_state(placed, spot),
             "open": lambda placed, spot, body: self.open(spot),
             "save": self.save,
             "use": lambda placed, spot, body: self.use(placed, spot),
@@ -95,7 +95,7 @@ class Masks:
 
     # -- the requests
 
-    def look(self, placed: Placed, spot: Spot) -> dict[str, Any]:
+    def mask_state(self, placed: Placed, spot: Spot) -> dict[str, Any]:
         """{"line": how training masks the image now, "offer": whether there are painted masks that it does not use}."""
         concept = self._in_force(placed)
         chosen = conditioning_folder(concept.images.conditioning_data_dir)
@@ -144,7 +144,7 @@ class Masks:
             if not spot.folder.exists():
                 painting.begin_folder(spot.folder, spot.images, self._existing_masks(spot))
             painting.write_mask(self._history, spot.folder, spot.stem, mask)
-        state = self.look(placed, spot)
+        state = self.mask_state(placed, spot)
         if not state["offer"]:
             self.page.reading.want(now=True)
         return state | {"said": f"Mask saved to {display_path(spot.path)}", "version": spot.version}
@@ -168,7 +168,7 @@ class Masks:
         change_folders(self.page.project, entries, "training with painted masks")
         self.page.reading.want(now=True)
         message = "Painted masks are used for training. Undo on Train turns this off."
-        return self.look(placed, spot) | {"said": message}
+        return self.mask_state(placed, spot) | {"said": message}
 
     # -- paths of masks
 

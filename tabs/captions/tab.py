@@ -25,7 +25,7 @@ from core.record.units import count
 from tabs.captions import view
 from tabs.captions.bulk import ORDERS, Bulk
 from tabs.captions.edits import NO_HISTORY, Edits, caption_text
-from tabs.captions.epochs import encodings, not_utf8, preview
+from tabs.captions.epochs import encoding_notice, not_utf8, preview
 from tabs.captions.mask_painting import Masks
 from tabs.captions.rewriting import Progress, Rewriting
 from tabs.captions.scores import Scores
@@ -47,7 +47,7 @@ MAX_COUNTED = 1 << 16  # characters of a text whose tokens are counted while it 
 
 def build(page: Page) -> None:
     """Build the tab's HTML, the routes of its script, and the forms of its tasks."""
-    handlers = Handlers(page)
+    handlers = CaptionHandlers(page)
     with gr.Row(elem_id="cap-desk"):
         gr.HTML(piece("captions"), elem_id="captions-holder", apply_default_css=False)
         with gr.Column(elem_id="cap-side"):
@@ -61,8 +61,8 @@ def build(page: Page) -> None:
     page.on_show(TAB, None, js="() => { atelier.showCaptions(); return []; }")
 
 
-class Handlers:
-    """Answers atelier/captions. The project stores the view, `reading` has the images, `edits` saves and undoes."""
+class CaptionHandlers:
+    """Handlers of the tab and of atelier/captions. The project stores the view, `reading` has the images, `edits` saves and undoes."""
 
     def __init__(self, page: Page):
         self.page = page
@@ -126,7 +126,7 @@ class Handlers:
         """Answer a request of the script. Raises ProblemsError, and nothing was changed then."""
         act, key, arg, value = (_text(body.get(name)) for name in ("act", "key", "arg", "value"))
         if act == "look":
-            return self.look(key, _text(body.get("text"))[:MAX_COUNTED])
+            return self.text_state(key, _text(body.get("text"))[:MAX_COUNTED])
         if act == "save":
             saves = body.get("saves")
             return {"answers": [self._saved(each) for each in saves[:MAX_SAVES]] if isinstance(saves, list) else []}
@@ -140,7 +140,7 @@ class Handlers:
         if act in self._handlers:
             return self._handlers[act](key, arg, value)
         opened, message = self._do(act, key, arg, value)
-        return self.shelf(opened, SEARCH_REACH if act == "find" else REACH) | {"said": message}
+        return self.list_state(opened, SEARCH_REACH if act == "find" else REACH) | {"said": message}
 
     def _saved(self, body: Any) -> dict[str, Any]:
         """`save` with problems in the response, so that the other saves of the message are still done."""
@@ -166,7 +166,7 @@ class Handlers:
         message = f"Saved to {saved.file} at {time.strftime('%H:%M:%S')}" if saved.file else "Saved"
         return {"disk": saved.disk, "wrote": bool(saved.file), "said": message, **self._steps()}
 
-    def look(self, key: str, text: str) -> dict[str, Any]:
+    def text_state(self, key: str, text: str) -> dict[str, Any]:
         """{"disk": the caption on disk, and `_about` of a text that is being typed}, or {"unknown": True} for an image that is
         gone."""
         placed = self.edits.image(key)
@@ -336,7 +336,7 @@ class Handlers:
 
     # -- the images around one
 
-    def shelf(self, key: str, reach: int = REACH) -> dict[str, Any]:
+    def list_state(self, key: str, reach: int = REACH) -> dict[str, Any]:
         """The list, the open image (that of `key`, else the last open one, else the first), and the captions around it.
 
         reach   number of captions on either side
@@ -378,7 +378,7 @@ class Handlers:
             "find": find,
             "wrong": wrong,
             "narrowed": len(rows) if self._narrowed() and not wrong else None,
-            "tally": view.lead(report) + encodings(report),
+            "tally": view.lead(report) + encoding_notice(report),
             **self._steps(),
         }
 

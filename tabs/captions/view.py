@@ -261,7 +261,7 @@ def _use_button(old: bytes | None) -> str:
 def changes(entries: Iterable[tuple[Entry, int, int]]) -> str:
     """HTML of the latest changes, each with an undo button. entries: (change, number of files, number of damaged lines)"""
     items = "".join(
-        f"<li><span><b>{esc(entry.title)}</b> {esc(_of_what(entry, files, damaged))} <small>{_when(entry.at)}</small></span>"
+        f"<li><span><b>{esc(entry.title)}</b> {esc(_changed_files(entry, files, damaged))} <small>{_when(entry.at)}</small></span>"
         f"{button('revert', 'Undo', entry.id, kind='quiet')}</li>"
         for entry, files, damaged in entries
     )
@@ -272,7 +272,7 @@ def _when(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
-def _of_what(entry: Entry, files: int, damaged: int) -> str:
+def _changed_files(entry: Entry, files: int, damaged: int) -> str:
     """The changed file, or the number of changed files."""
     what = str(entry.about.get("first", "")) if files == 1 and "first" in entry.about else count(files, "file")
     by = f", by {entry.about['person']}" if "person" in entry.about else ""

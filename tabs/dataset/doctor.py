@@ -30,7 +30,7 @@ MOST_AT_ONCE = 0.25  # of the images; more are moved only after a question
 
 
 class DoctorHandlers:
-    """Handlers of the doctor's buttons. reading: whose findings they treat"""
+    """Handlers of the doctor's buttons. reading: has the findings"""
 
     def __init__(self, page: Page, reading: Reading):
         self.page, self.reading = page, reading

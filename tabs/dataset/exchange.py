@@ -32,16 +32,16 @@ class Exchange:
             self.page.roots.admit(job)
         except ProblemsError as error:
             text = f"{name} was not imported; nothing changed."
-            self.page.say("error", title=text, problems=self._named(error.problems, file))
+            self.page.say("error", title=text, problems=self._with_file_name(error.problems, file))
             return
         finally:
             atomic.remove(file)  # the server's own copy of the upload
         self.page.project.change(job, did=f"importing {name}")
         folders = len(job.dataset.all_sources())
         text = f"{name}: {count(folders, 'folder')} with their settings. Undo in Train reverts it."
-        self.page.say("done", text, problems=self._named(report.problems, file), notes=report.notes)
+        self.page.say("done", text, problems=self._with_file_name(report.problems, file), notes=report.notes)
 
-    def _named(self, problems: list[Problem], file: str) -> list[Problem]:
+    def _with_file_name(self, problems: list[Problem], file: str) -> list[Problem]:
         """The problems with the file's name instead of its path in the upload folder."""
         folder = f"{Path(file).parent}"
         return [replace(each, where=each.where.replace(folder, "").lstrip("/\\")) for each in problems]

@@ -58,7 +58,7 @@ BROWSES = "() => {{ document.querySelector('#ds-browser [data-act={}] + button')
 
 def build(page: Page) -> None:
     """Build the tab's components and listeners."""
-    handlers = Handlers(page)
+    handlers = DatasetHandlers(page)
     with gr.Row(elem_id="ds-choose", equal_height=False):
         with gr.Column(scale=3, min_width=380):
             folder = gr.Textbox(
@@ -103,7 +103,7 @@ def build(page: Page) -> None:
     page.on_act(list(boards.values()), handlers.act, None, shown | {"tabs": page.tabs})
 
 
-class Handlers(BoardView):
+class DatasetHandlers(BoardView):
     """Handlers of the tab's events. The project stores the view, `reading` has the images."""
 
     def __init__(self, page: Page):

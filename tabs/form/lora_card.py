@@ -49,24 +49,24 @@ def card(
 def strip(lora: Lora, attributes: Callable[[Checkpoint], str], thumb_url: Callable[..., str]) -> str:
     """HTML of the step's name, which opens the other steps of its run; "" for a file without a run. attributes: see
     `step_buttons`"""
-    here = lora.here
-    if here is None:
+    checkpoint = lora.checkpoint
+    if checkpoint is None:
         return ""
-    group = esc(f"steps {here.path.parent.parent.name}")
-    buttons = step_buttons(lora.steps, here.path, attributes, thumb_url)
-    long = " long" if len(here.label) > LONG_LABEL else ""
+    group = esc(f"steps {checkpoint.path.parent.parent.name}")
+    buttons = step_buttons(lora.steps, checkpoint.path, attributes, thumb_url)
+    long = " long" if len(checkpoint.label) > LONG_LABEL else ""
     return (
         f'<details class="lora-steps" data-group="{group}"><summary class="btn quiet{long}" '
-        f'aria-label="Other steps, now {esc(here.label)}">{esc(here.label)}</summary><ul>{buttons}</ul></details>'
+        f'aria-label="Other steps, now {esc(checkpoint.label)}">{esc(checkpoint.label)}</summary><ul>{buttons}</ul></details>'
     )
 
 
 def strip_later(lora: Lora, form: str) -> str:
     """`strip` without its buttons, which assets/picker.js requests when it is opened; for a file without a run, the button that
     copies its path."""
-    marks = lora.here.marks if lora.here and form == RUNS else ()  # other lists show them next to the name
-    text = ", ".join((lora.here.label, *marks)) if lora.here else "path"
-    says = f"Other steps of {lora.name}, now {text}" if lora.here else f"Copy the path of {lora.name}"
+    marks = lora.checkpoint.marks if lora.checkpoint and form == RUNS else ()  # other lists show them next to the name
+    text = ", ".join((lora.checkpoint.label, *marks)) if lora.checkpoint else "path"
+    says = f"Other steps of {lora.name}, now {text}" if lora.checkpoint else f"Copy the path of {lora.name}"
     return (
         f'<details class="lora-steps" data-group="steps {esc(lora.path)}" data-steps="{esc(display_path(lora.path))}" '
         f'data-form="{esc(form)}"><summary class="btn quiet" aria-label="{esc(says)}">{esc(text)}</summary>'
@@ -76,11 +76,11 @@ def strip_later(lora: Lora, form: str) -> str:
 
 def step_buttons(
     steps: Sequence[Checkpoint],
-    here: Path,
+    chosen: Path,
     attributes: Callable[[Checkpoint], str],
     thumb_url: Callable[..., str],
 ) -> str:
-    """HTML of a button for each checkpoint of a run, with its own sample. here: the chosen one; attributes: returns those of a
+    """HTML of a button for each checkpoint of a run, with its own sample. chosen: the chosen one; attributes: returns those of a
     button"""
     buttons = ""
     for each in steps:
@@ -88,7 +88,7 @@ def step_buttons(
         loss = f"loss {each.loss:.3g}" if each.loss is not None else ""
         buttons += (
             f'<li><button type="button" class="btn" {attributes(each)} title="{esc(", ".join(filter(None, (words, loss))))}" '
-            f'aria-pressed="{str(each.path == here).lower()}" data-again>{thumb(each.sample, thumb_url)}'
+            f'aria-pressed="{str(each.path == chosen).lower()}" data-again>{thumb(each.sample, thumb_url)}'
             f'<span>{esc(words)}</span><span class="hint">{loss}</span></button></li>'
         )
     return buttons
@@ -115,6 +115,6 @@ def copy_button(path: Path, name: str = "") -> str:
 
 def face(lora: Lora, thumb_url: Callable[..., str]) -> str:
     """HTML of a thing in one line: what a field shows instead of the path."""
-    here = lora.here
-    words = ", ".join((here.label, *here.marks)) if here else ""
+    checkpoint = lora.checkpoint
+    words = ", ".join((checkpoint.label, *checkpoint.marks)) if checkpoint else ""
     return f"{thumb(lora.image, thumb_url)}<b>{middle(lora.name)}</b><span>{esc(words)}</span>"

@@ -38,13 +38,13 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Lora:
-    """A model file as lists and cards show it. name: title of its run, else of the file; image: sample or preview; here: its
+    """A model file as lists and cards show it. name: title of its run, else of the file; image: sample or preview; checkpoint: its
     checkpoint, None without a run; steps: all of its run, if they were read"""
 
     path: Path
     name: str
     image: Path | None = None
-    here: Checkpoint | None = None
+    checkpoint: Checkpoint | None = None
     steps: tuple[Checkpoint, ...] = ()
 
 
@@ -56,8 +56,8 @@ def brief(path: Path, workspace: Workspace) -> Lora:
     folder, best, kept = RunFolder(run), read_best(run), read_kept(run)
     file, output = path.relative_to(run).as_posix(), output_of(stem)
     title, image = title_of(folder), image or _compared(run, path.name, workspace)
-    here = Checkpoint(path, None, _label(path), _marks(file, best, kept), None, None)
-    return Lora(path, title if output in (title, initial_title(folder)) else f"{title} / {output}", image, here)
+    checkpoint = Checkpoint(path, None, _label(path), _marks(file, best, kept), None, None)
+    return Lora(path, title if output in (title, initial_title(folder)) else f"{title} / {output}", image, checkpoint)
 
 
 def _marks(file: str, best: tuple[str, str] | None, kept: Mapping[str, str]) -> tuple[str, ...]:
@@ -86,11 +86,11 @@ def output_of(stem: str) -> str:
 def lora_of(page: FormPage, path: Path) -> Lora:
     """The `Lora` of a file with the other steps of its run."""
     thing, steps = brief(path, page.workspace), checkpoints(page, path)
-    here = next((each for each in steps if each.path == path), None)
-    if here is None:
+    checkpoint = next((each for each in steps if each.path == path), None)
+    if checkpoint is None:
         return Lora(path, file_stem(path.name), thing.image)
-    image = here.sample or preview_of(path, page.workspace, here.step)
-    return replace(thing, image=image, here=here, steps=tuple(steps))
+    image = checkpoint.sample or preview_of(path, page.workspace, checkpoint.step)
+    return replace(thing, image=image, checkpoint=checkpoint, steps=tuple(steps))
 
 
 def checkpoints(page: FormPage, path: Path | None) -> list[Checkpoint]:

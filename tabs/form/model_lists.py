@@ -103,13 +103,13 @@ class ModelLists:
 
     def _read(self) -> None:
         scan = Scan(self.workspace)
-        files = {kind: [self._listed(*each) for each in listed(scan)] for kind, listed in LISTS.items()}
+        files = {kind: [self._read_facts(*each) for each in listed(scan)] for kind, listed in LISTS.items()}
         files[REFINER] = [each for each in files["checkpoint"] if is_refiner(each.facts.as_kind())]
         if files != self._files:
             self._files = files
             self.version += 1
 
-    def _listed(self, label: str, path: Path) -> Listed:
+    def _read_facts(self, label: str, path: Path) -> Listed:
         facts = facts_of_file(path)
         label = label.removesuffix(f" (unreadable: {facts.problem})")
         return Listed(label, *_names(path, os.path.realpath(path), self.workspace), path, facts)

@@ -1,6 +1,6 @@
 """The list of model files for a field: facts of each file, whether it fits the chosen model, and the check of a choice."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,28 +111,30 @@ def rows(
     return "".join(_row(*thing, page, attributes(thing[0].path), form, verb) for thing in shown) + more
 
 
-def _row(each: Listed, number: int, reason: str, page: FormPage, attributes: str, form: str, verb: str) -> str:
-    lora = brief(each.path, page.workspace)
-    marks = "".join(f'<span class="badge">{esc(mark)}</span>' for mark in lora.here.marks) if lora.here else ""
-    says = esc(", ".join((*badges(each.facts), *([reason] if reason else []))))
-    named = f'aria-label="{esc(verb)} {esc(lora.name)}" aria-description="{says}"'
-    head = f'<button type="button" class="choose" {attributes} {named}><b>{middle(lora.name)}</b></button>'
-    facts = "".join(f'<span class="badge">{esc(text)}</span>' for text in badges(each.facts))
-    words = ", ".join(each.facts.words)
-    below = (
-        f'<small class="why">{esc(reason)}</small>' if reason else f'<small title="{esc(words)}">{esc(words)}</small>'
-    )
+def _row(file: Listed, number: int, reason: str, page: FormPage, attributes: str, form: str, verb: str) -> str:
+    """HTML of a card. number: checkpoints of its run; reason: why it does not fit, or ""; others as of `rows`"""
+    lora, labels = brief(file.path, page.workspace), badges(file.facts)
+    about = esc(", ".join((*labels, *([reason] if reason else []))))
+    named = f'aria-label="{esc(verb)} {esc(lora.name)}" aria-description="{about}"'
+    choose = f'<button type="button" class="choose" {attributes} {named}><b>{middle(lora.name)}</b></button>'
+    triggers = esc(", ".join(file.facts.words))
     saved = count(number, "checkpoint") if number > 1 else ""
     return card(
         lora,
         page.thumb_url,
-        head=head + marks,
-        middle=f'<div class="strip badges">{facts}</div>',
-        words=below,
-        about=saved if lora.here else each.label.rpartition("/")[0].strip(),
+        head=choose + (_badges(lora.checkpoint.marks) if lora.checkpoint else ""),
+        middle=f'<div class="strip badges">{_badges(labels)}</div>',
+        words=f'<small class="why">{esc(reason)}</small>'
+        if reason
+        else f'<small title="{triggers}">{triggers}</small>',
+        about=saved if lora.checkpoint else file.label.rpartition("/")[0].strip(),
         steps=strip_later(lora, form),
         attributes=' class="misfit"' if reason else "",
     )
+
+
+def _badges(texts: Iterable[str]) -> str:
+    return "".join(f'<span class="badge">{esc(text)}</span>' for text in texts)
 
 
 def matching(files: Sequence[Listed], query: str) -> list[Listed]:

@@ -202,30 +202,32 @@ class PlainForm(PresetForm):
         preset   the loaded preset from now on      corrected   other fields whose invalid input is discarded      wrong
                  new invalid input
         """
-        name, before, bad = now = self._held()
+        name, before, bad = now = self._current()
         gone = {*corrected, *(each for each, value in values.items() if value != before.get(each))}
         left = {each: text for each, text in bad.items() if each not in gone}
         after = (name if preset is None else preset, values, left | dict(wrong))
         if after != now:
             self._steps.add("change", now)
-            self._take(after)
+            self._restore(after)
 
     def update(self, changes: Values) -> None:
         """Change these fields in one step of undo."""
         self.put(self.load() | changes, corrected=changes)
 
-    def _held(self) -> State:
+    def _current(self) -> State:
         return self.name, self.load(), self.bad
 
-    def _take(self, state: State) -> None:
+    def _restore(self, state: State) -> None:
+        """Store the preset, values and invalid input of a state."""
+        preset, values, bad = state
         self._deleting, self._wrong = "", set()
-        self.page.project.keep(self._state_key, {"preset": state[0]})
-        self.keep(state[1])
-        self.bad = dict(state[2])
+        self.page.project.keep(self._state_key, {"preset": preset})
+        self.keep(values)
+        self.bad = dict(bad)
 
     def undo(self, redo: bool = False) -> None:
-        if (before := self._steps.step(self._held(), redo)) is not None:
-            self._take(before)
+        if (before := self._steps.step(self._current(), redo)) is not None:
+            self._restore(before)
 
     def act(self, act: str, arg: str, value: str) -> bool:
         """Handle an event of the preset bar. Returns False for an act of another control. Raises ProblemsError."""
@@ -242,7 +244,7 @@ class PlainForm(PresetForm):
         return self.job(self.load())
 
     def set_preset(self, name: str) -> None:
-        self._take((name, self.load(), self.bad))
+        self._restore((name, self.load(), self.bad))
 
     def apply_preset(self, preset: preset_files.Preset | None, name: str | None = None, done: str = "") -> Done | None:
         now = self.load() if name is None else self.initial()

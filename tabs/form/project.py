@@ -304,13 +304,13 @@ class Project(PresetForm):
     def undo(self, redo: bool = False) -> None:
         with self.lock:
             self.check_stamp()
-            if (before := self.steps.step(self._held(), redo)) is not None:
+            if (before := self.steps.step(self._snapshot(), redo)) is not None:
                 self._take(**before)
 
     def redo(self) -> None:
         self.undo(redo=True)
 
-    def _held(self) -> dict[str, Any]:
+    def _snapshot(self) -> dict[str, Any]:
         return {"job": self.job, "preset": self.preset, "bad": self.bad, "imported": self.imported}
 
     def keep(self, tab: str, state: dict[str, Any]) -> None:
@@ -332,7 +332,7 @@ class Project(PresetForm):
 
     def _change(self, did: str, **state: Any) -> None:
         """Set the state as one step of undo. Arguments: see `_take`"""
-        self.steps.add(did, self._held())
+        self.steps.add(did, self._snapshot())
         self._take(**state)
 
     def _take(self, **state: Any) -> None:

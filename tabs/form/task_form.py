@@ -92,7 +92,7 @@ class TaskForm(PlainForm):
         if facts and not why and family and facts.family not in (None, family):
             why = f"is for {FAMILY_NAMES[str(facts.family)]}, another LoRA here for {FAMILY_NAMES[family]}"
         words = "".join(f'<span class="badge">{esc(word)}</span>' for word in facts.words[:WORDS]) if facts else ""
-        name = f"{lora.name}, {lora.here.label}" if lora.here else lora.name
+        name = f"{lora.name}, {lora.checkpoint.label}" if lora.checkpoint else lora.name
         return card(
             lora,
             self.page.thumb_url,
@@ -122,7 +122,7 @@ class TaskForm(PlainForm):
     def _default(self, entry: Declared) -> float:
         """Block weight while the field is empty."""
         try:
-            return float(getattr(self.task.given(self.job(self.load())), entry.empty_as))
+            return float(getattr(self.task.settings_of(self.job(self.load())), entry.empty_as))
         except ProblemsError:
             return 1.0
 

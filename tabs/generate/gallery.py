@@ -67,7 +67,7 @@ atelier.sendImage = (act, arg, value) => { atelier.turn = (atelier.turn || 0) + 
 """
 
 
-class Shelf:
+class GalleryHandlers:
     """Answers atelier/gallery, and provides its part of the tick."""
 
     def __init__(self, page: Page):
@@ -88,7 +88,7 @@ class Shelf:
 
     def follow(self) -> int:
         """Update the index: a few new images at once, many on the light lane. Returns its version."""
-        self.gallery.look()
+        self.gallery.refresh()
         if self.gallery.unread():
             self.gallery.read(READ_AT_ONCE)
             if self.gallery.unread() and (self._reading is None or self._reading.done):
@@ -102,7 +102,7 @@ class Shelf:
 
     def _read(self, whole: bool, task: Any) -> None:
         if whole:
-            self.gallery.look(full=True)
+            self.gallery.refresh(full=True)
         self.gallery.read(check=task.check)
 
     def newest(self) -> Shown | None:

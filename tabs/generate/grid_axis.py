@@ -27,8 +27,8 @@ ACTS = ("file_add", "file_none", "file_off", "file_step", "file_steps")
 
 
 @dataclass(frozen=True)
-class Kind:
-    """The model files of an axis.
+class FileAxis:
+    """A grid axis whose values are model files.
 
     name         setting of the axis                  holds    kinds of file
     none         title of the value without a file, "" if each value needs one; about_none: its help
@@ -65,14 +65,14 @@ class Kind:
         return words[0] if words else portable_name(path, page.workspace)
 
 
-KINDS: Mapping[str, Kind] = {  # by name
+FILE_AXES: Mapping[str, FileAxis] = {  # by name
     kind.name: kind
     for kind in (
-        Kind(LORA, "LoRA", ("lora",), "No LoRA", "the model alone"),
-        Kind(CONTROL, "ControlNet", ("controlnet", "controlnet_lllite"), "No ControlNet", "the prompt alone"),
-        Kind("model.base_model", "Model", ("checkpoint",), any_family=True),
-        Kind("model.vae", "VAE", ("vae",), "Model's VAE"),
-        Kind("generate.embeddings", "Embedding", ("embedding",), "No embedding", "the prompt alone", tokens=True),
+        FileAxis(LORA, "LoRA", ("lora",), "No LoRA", "the model alone"),
+        FileAxis(CONTROL, "ControlNet", ("controlnet", "controlnet_lllite"), "No ControlNet", "the prompt alone"),
+        FileAxis("model.base_model", "Model", ("checkpoint",), any_family=True),
+        FileAxis("model.vae", "VAE", ("vae",), "Model's VAE"),
+        FileAxis("generate.embeddings", "Embedding", ("embedding",), "No embedding", "the prompt alone", tokens=True),
     )
 }
 
@@ -90,13 +90,13 @@ class AxisForm:
         return {f"{letter}_values": kind.declared for letter, kind in kinds_in(self._axes()).items()}
 
     def family_for(self, name: str) -> str:
-        return KINDS[name].family(self._fields)
+        return FILE_AXES[name].family(self._fields)
 
 
-def kinds_in(axes: Mapping[str, str]) -> dict[str, Kind]:
-    """{letter: its kind of files} of the axes of model files. axes: {"x_axis": text, "x_values": text, ...}"""
+def kinds_in(axes: Mapping[str, str]) -> dict[str, FileAxis]:
+    """{letter: axis} of the axes of model files. axes: {"x_axis": text, "x_values": text, ...}"""
     named = {letter: setting_named(axes.get(f"{letter}_axis", "")) or "" for letter in LETTERS}
-    return {letter: KINDS[name] for letter, name in named.items() if name in KINDS}
+    return {letter: FILE_AXES[name] for letter, name in named.items() if name in FILE_AXES}
 
 
 def names_in(text: str) -> list[str]:
@@ -129,7 +129,7 @@ def file_axes(axes: Mapping[str, str], fields: PlainForm, page: Page) -> dict[st
 
 
 def _card(
-    number: int, name: str, title: str, kind: Kind, files: Sequence[tuple[Lora, FileFacts | None, str]], page: Page
+    number: int, name: str, title: str, kind: FileAxis, files: Sequence[tuple[Lora, FileFacts | None, str]], page: Page
 ) -> str:
     """HTML of a card. number: its index in `files_in`; title: distinguishes it from the others; files: see `file_named`"""
     (lora, facts, _), why = files[0], next((why for _, _, why in files if why), "")
@@ -143,8 +143,8 @@ def _card(
         title, about, why = kind.none, kind.about_none, ""
     elif not facts and not is_path(parts[0][1]):  # a bare name is searched for at the start, a Hub id downloaded
         why = ""
-    if lora.here:
-        title = title.replace(f", {lora.here.label}", "", 1)
+    if lora.checkpoint:
+        title = title.replace(f", {lora.checkpoint.label}", "", 1)
     if len(lora.steps) > 1:
         words = f"All {len(lora.steps)} steps"
         tools = button("file_steps", words, number, kind="quiet", label=f"{words} of {title}") + tools
@@ -166,7 +166,7 @@ def _card(
     )
 
 
-def add_buttons(letter: str, kind: Kind) -> str:
+def add_buttons(letter: str, kind: FileAxis) -> str:
     """HTML of the buttons that add a file, or the value without one, to an axis. The picker writes its choice into a hidden
     field."""
     field, words = f"{letter}_values", f"{kind.title} for {letter.upper()}"
@@ -195,7 +195,7 @@ def changed(act: str, arg: str, value: str, axes: Mapping[str, str], page: Page)
     """
     if act in ("file_add", "file_none"):
         name, values = axes.get(f"{arg}_axis", ""), axes.get(f"{arg}_values", "")
-        kind = KINDS[LORA] if arg in LETTERS and not name and not values else kinds_in(axes).get(arg)
+        kind = FILE_AXES[LORA] if arg in LETTERS and not name and not values else kinds_in(axes).get(arg)
         if kind is None or (act == "file_none" and not kind.none):
             return {}
         added = [_value(line.strip(), kind, page) for line in value.splitlines() if line.strip()]
@@ -212,12 +212,12 @@ def changed(act: str, arg: str, value: str, axes: Mapping[str, str], page: Page)
     return {f"{letter}_values": joined(list(dict.fromkeys(names)))}
 
 
-def _value(name: str, kind: Kind, page: Page) -> str:
+def _value(name: str, kind: FileAxis, page: Page) -> str:
     path = find_file(name, page.workspace)
     return kind.value(path, page) if path is not None else name
 
 
-def _instead(act: str, name: str, file: str, kind: Kind, page: Page) -> list[str]:
+def _instead(act: str, name: str, file: str, kind: FileAxis, page: Page) -> list[str]:
     """The values that replace one: none, another step of its run, or all steps."""
     if act == "file_off":
         return []

@@ -11,7 +11,7 @@ from core.generation.grids.folder import AxisTexts, GridContent, GridFolder
 from core.record.units import count
 from core.settings.job import GenerateJob
 from tabs.generate.cards import GRID, frame
-from tabs.generate.grid_axis import Kind, add_buttons, drop_field
+from tabs.generate.grid_axis import FileAxis, add_buttons, drop_field
 from tabs.markup import button, esc, link, middle, options, section, short
 
 WHERE = {"x": "columns", "y": "rows", "z": "tables"}
@@ -91,7 +91,7 @@ def panel(
     bad: bool,
     loras: Mapping[str, str],
     earlier: str,
-    kinds: Mapping[str, Kind] = {},
+    kinds: Mapping[str, FileAxis] = {},
     cards: Mapping[str, str] = {},
     shown: bool = True,
 ) -> str:
@@ -113,7 +113,7 @@ def panel(
 
 
 def _axis(
-    letter: str, axes: Mapping[str, str], wrong: set[str], kind: Kind | None, cards: str, loras: Mapping[str, str]
+    letter: str, axes: Mapping[str, str], wrong: set[str], kind: FileAxis | None, cards: str, loras: Mapping[str, str]
 ) -> str:
     """HTML of an axis. kind: of its model files, shown as cards instead of text; cards: their HTML; loras: {name: title} of those
     in use"""
@@ -145,7 +145,7 @@ def _axis(
     )
 
 
-def _replaces(kind: Kind | None, loras: Mapping[str, str]) -> str:
+def _replaces(kind: FileAxis | None, loras: Mapping[str, str]) -> str:
     """HTML that says which LoRA of the form an axis of LoRAs stands for; "" for other axes."""
     if kind is None or kind.name != LORA or not loras:
         return ""

@@ -51,7 +51,7 @@ from tabs.form.model_lists import ModelLists
 from tabs.form.plain_form import PlainForm
 from tabs.generate import cards, form
 from tabs.generate import grid_view as view
-from tabs.generate.grid_axis import ACTS, KINDS, AxisForm, changed, file_axes, files_in, kinds_in
+from tabs.generate.grid_axis import ACTS, FILE_AXES, AxisForm, changed, file_axes, files_in, kinds_in
 from tabs.markup import AWAITED, BoardView, arg_now, board, board_event, client_state
 from tabs.tools.copies import Copies
 
@@ -72,10 +72,10 @@ def table_board() -> gr.HTML:
     return board("gen-table")
 
 
-def listen(page: Page, fields: PlainForm, shelf: ModelLists, panel: gr.HTML, table: gr.HTML) -> Grids:
-    """Register the listeners of both boards, and return their handlers. fields: form of the cells' image settings; shelf: lists of
+def listen(page: Page, fields: PlainForm, model_lists: ModelLists, panel: gr.HTML, table: gr.HTML) -> Grids:
+    """Register the listeners of both boards, and return their handlers. fields: form of the cells' image settings; model_lists: lists of
     model files"""
-    grids = Grids(page, fields, shelf)
+    grids = Grids(page, fields, model_lists)
     client = client_state()
     shown = {"client": client, "panel": panel, "table": table}
     page.on_show(TAB, grids.show, None, shown)
@@ -88,8 +88,8 @@ def listen(page: Page, fields: PlainForm, shelf: ModelLists, panel: gr.HTML, tab
 class Grids(BoardView):
     """Handlers of the boards. The project stores the fields and the open grid; grids are folders, jobs are in the engine's queue."""
 
-    def __init__(self, page: Page, fields: PlainForm, shelf: ModelLists):
-        self.page, self.fields, self.shelf = page, fields, shelf
+    def __init__(self, page: Page, fields: PlainForm, model_lists: ModelLists):
+        self.page, self.fields, self.model_lists = page, fields, model_lists
         self.copies = Copies(page)
         AxisForm(page, fields, self._axes)
         self._lock = threading.RLock()
@@ -130,7 +130,9 @@ class Grids(BoardView):
         opened = self._open()
         checkpoints = self._checkpoints(opened) if opened else {}
         shown = cards.added(self.page)
-        return f"{self._state()} {times} {doing} {jobs} {checkpoints} {self._wrong()} {shown} {self.shelf.version}"
+        return (
+            f"{self._state()} {times} {doing} {jobs} {checkpoints} {self._wrong()} {shown} {self.model_lists.version}"
+        )
 
     def panel(self) -> str:
         """HTML of the panel with the axes, their summary and problems, and the list of earlier grids."""
@@ -282,18 +284,18 @@ class Grids(BoardView):
     def _fill(self, letter: str) -> None:
         """Fill in an axis with all known values. Raises ProblemsError if there is no list of values."""
         name = setting_named(self._axes()[f"{letter}_axis"])
-        known = self._known(name) if name else []
+        known = self._offered_values(name) if name else []
         if not known:
             what = "There is no list of values for this setting" if name else "No setting is chosen"
             fix = "write them, such as 1-10 [5]" if name else "choose one first"
             raise ProblemsError.one(what, f"{letter.upper()} axis", fix, "grid.no-list")
         self._set(f"{letter}_values", joined(known[:MAX_FILLED]))
 
-    def _known(self, name: str) -> list[str]:
+    def _offered_values(self, name: str) -> list[str]:
         """All values to offer for an axis of this setting, of files one for each run; [] if there is no such list."""
-        if kind := KINDS.get(name):
-            self.shelf.refresh()
-            files = [each for each, _ in one_for_each_run(self.shelf.of(kind.holds), self.page.workspace)]
+        if kind := FILE_AXES.get(name):
+            self.model_lists.refresh()
+            files = [each for each, _ in one_for_each_run(self.model_lists.of(kind.holds), self.page.workspace)]
             listed = [kind.value(each.path, self.page) for each in sorted(files, key=lambda each: each.name)]
             return [NONE, *listed] if kind.none else listed
         if name.partition(":")[0] in (STRENGTH, WEIGHT):
@@ -367,10 +369,10 @@ class Grids(BoardView):
         """{place, such as "x3": (folder of the run, file)} of the axis values that are checkpoints of runs."""
         files = {}
         for axis in content.axes if content else ():
-            for number, value in enumerate(axis.values) if axis.setting in KINDS else ():
+            for number, value in enumerate(axis.values) if axis.setting in FILE_AXES else ():
                 first = (value or [None])[0] if isinstance(value, list) else value
                 if isinstance(first, str):
-                    path = find_file(KINDS[axis.setting].parts(first)[0][1], self.page.workspace)
+                    path = find_file(FILE_AXES[axis.setting].parts(first)[0][1], self.page.workspace)
                     run = run_of(path, self.page.workspace.runs)
                     if run is not None and path is not None:
                         files[f"{axis.letter}{number}"] = run, path

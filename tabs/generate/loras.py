@@ -277,7 +277,7 @@ class Loras:
     """Handlers for LoRAs. fields: the form, which stores those in use"""
 
     def __init__(self, page: Page, fields: PlainForm):
-        self.page, self.fields, self.shelf = page, fields, model_lists(page.workspace)
+        self.page, self.fields, self.model_lists = page, fields, model_lists(page.workspace)
 
     def _family(self, values: dict[str, Any]) -> str:
         return model_of(values, self.page.project.job.model, self.page.workspace).family
@@ -285,7 +285,7 @@ class Loras:
     def rows(self) -> str:
         values = self.fields.load()
         marked = form.marked_for_zero_snr(
-            values, self.page.project.job, self.page.workspace, lambda name: self.shelf.find(name)[0]
+            values, self.page.project.job, self.page.workspace, lambda name: self.model_lists.find(name)[0]
         )
         used = "but it is off." if values["zero_terminal_snr"] == "off" else "and it is used."
         note = f'<p class="hint">Trained with zero terminal SNR: {esc(", ".join(marked))}, {used}</p>' if marked else ""
@@ -296,13 +296,13 @@ class Loras:
     def picker(self) -> str:
         """HTML of the list, with the query of the browser."""
         query = self.page.browser.lora_query
-        return picker(self.shelf, self._family(self.fields.load()), query, self.page)
+        return picker(self.model_lists, self._family(self.fields.load()), query, self.page)
 
     def embeddings(self) -> Any:
         """Update of the dropdown with the embeddings, those that fit the model first."""
         values = self.fields.load()
         chosen, family = values["embeddings"], self._family(values)
-        offered = self.shelf.of(["embedding"])
+        offered = self.model_lists.of(["embedding"])
         reasons = {each.name: misfit(each.facts, each.path, ["embedding"], family) for each in offered}
         listed = [(each.with_reason(reasons[each.name]), each.name) for each in offered]
         listed.sort(key=lambda item: bool(reasons[item[1]]))  # stable
@@ -320,7 +320,7 @@ class Loras:
 
     def _fitting(self, name: str, values: dict[str, Any]) -> Path:
         """The file of a LoRA of the list. Raises ProblemsError if it does not fit the model."""
-        path = self.shelf.named(name).path
+        path = self.model_lists.named(name).path
         check_choice(identify(path), path, ["lora"], self._family(values))
         return path
 
@@ -331,7 +331,7 @@ class Loras:
         if act in ("find", "refresh", "add"):
             self.page.browser.lora_query = value[:100] if act == "find" else ""
         if act == "refresh":
-            self.shelf.read()
+            self.model_lists.read()
         if act in ("find", "refresh"):
             return self.picker()
         with self.page.project.lock:

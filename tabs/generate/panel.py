@@ -206,7 +206,7 @@ def rows_of(
     """
     above = {*shown, cards.STRENGTH, *(name for card in cards.CARDS for name in card.fields)}
     left = [name for name in (BASE, *form.MODEL, *form.FIELDS) if name not in above]
-    left = [name for name in left if name in wrong or _of_use(name, values)]
+    left = [name for name in left if name in wrong or _has_effect(name, values)]
     row_of = {group: row for row, (_, members) in TOGETHER.items() for group in members}
     names: dict[str, dict[str, list[str]]] = {}
     for name in left:
@@ -240,7 +240,7 @@ def _value_text(name: str, value: Any) -> str:
     return Path(value).name if browses(form.ENTRIES[name]) else shown_value(form.ENTRIES[name], value)
 
 
-def _of_use(name: str, values: Mapping[str, Any]) -> bool:
+def _has_effect(name: str, values: Mapping[str, Any]) -> bool:
     """Whether a setting has an effect: not if its group belongs to a choice, such as a kind of guidance, that is not chosen."""
     group = form.ENTRIES[name].group
     chooser = chooser_of(GenerateJob.model_fields[group]) if group in GenerateJob.model_fields else ""

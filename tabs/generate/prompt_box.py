@@ -44,14 +44,14 @@ Pair = tuple[str, str]  # a prompt and its negative prompt
 
 
 class PromptBox:
-    """Server side of the two prompt fields. form: of the tab; shelf: lists of model files"""
+    """Server side of the two prompt fields. form: of the tab; model_lists: lists of model files"""
 
-    def __init__(self, page: Page, form: PlainForm, gallery: Gallery, shelf: ModelLists):
-        self.page, self._form, self._shelf = page, form, shelf
+    def __init__(self, page: Page, form: PlainForm, gallery: Gallery, model_lists: ModelLists):
+        self.page, self._form, self._model_lists = page, form, model_lists
         self.history = History(page, gallery)
         self._before: list[tuple[str, list[Style]]] = []  # undo of styles: (name of the change, styles before it)
         self._handlers: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-            "look": self._look,
+            "look": self._text_state,
             "complete": self._complete,
             "history": lambda request: {"entries": self.history.entries()},
             "import": self._import,
@@ -64,7 +64,7 @@ class PromptBox:
 
     # -- while typing
 
-    def _look(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _text_state(self, request: dict[str, Any]) -> dict[str, Any]:
         """{"meter": token counts, "marks": problems with their position in UTF-16, "settings": whether it is an image's text
         with settings} of a prompt {"name", "text"} that is being typed."""
         values, text = self._form.load(), _text(request.get("text"))
@@ -75,7 +75,7 @@ class PromptBox:
         chosen = [(word, each.path, each.token) for each in words for word in each.words]
         known = replace(
             prompt_names(self.page.workspace, chosen),
-            lora=lambda name: ambiguity_advice("lora", name, self._shelf.find(name)),
+            lora=lambda name: ambiguity_advice("lora", name, self._model_lists.find(name)),
         )
         analysis = analyze(text, known, mode)
         offsets = _utf16(text)
@@ -113,8 +113,10 @@ class PromptBox:
         return {"options": []}
 
     def _loras(self, value: str) -> list[dict[str, str]]:
-        names = Counter(each.path.stem for each in self._shelf.of(["lora"]))
-        labels = [each.label if names[each.path.stem] > 1 else each.path.stem for each in self._shelf.of(["lora"])]
+        names = Counter(each.path.stem for each in self._model_lists.of(["lora"]))
+        labels = [
+            each.label if names[each.path.stem] > 1 else each.path.stem for each in self._model_lists.of(["lora"])
+        ]
         return [_option(name, f"<lora:{name}:1>", "LoRA") for name in _like(labels, value)]
 
     def _wildcards(self, value: str) -> list[dict[str, str]]:
@@ -122,7 +124,7 @@ class PromptBox:
 
     def _words(self, value: str) -> list[dict[str, str]]:
         """Completions of a word: embeddings, then tags. LoRAs are not included, since their names may be trigger words."""
-        known = (Path(each.name) for each in self._shelf.of(["embedding"]))
+        known = (Path(each.name) for each in self._model_lists.of(["embedding"]))
         files = (path for path in known if path.parts[0] == "models")
         words = (token or path.stem for path in files for token in tokens_of_file(resolve_path(str(path))))
         embeddings = _like(list(words), value)
@@ -277,7 +279,7 @@ class History:
         atomic.write_json(_file(self.page.workspace), {"prompts": prompts})
 
     def entries(self) -> list[Pair]:
-        return list(dict.fromkeys([*self._stored(), *self._of_images()]))[:MAX_HISTORY]
+        return list(dict.fromkeys([*self._stored(), *self._image_prompts()]))[:MAX_HISTORY]
 
     def _stored(self) -> list[Pair]:
         path = _file(self.page.workspace)
@@ -287,7 +289,7 @@ class History:
         except (ProblemsError, AttributeError, TypeError, ValueError):  # a damaged file; prompts of images remain
             return []
 
-    def _of_images(self) -> Iterable[Pair]:
+    def _image_prompts(self) -> Iterable[Pair]:
         """(prompt, negative prompt) of the newest images."""
         for shot in self._gallery.newest()[:HISTORY_IMAGES]:
             facts = self._gallery.facts(shot.name)

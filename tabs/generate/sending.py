@@ -31,7 +31,7 @@ from tabs.form.model_lists import ModelLists
 from tabs.form.picker import misfit
 from tabs.form.plain_form import PlainForm, Values
 from tabs.generate import cards, form
-from tabs.generate.gallery import Shelf
+from tabs.generate.gallery import GalleryHandlers
 from tabs.generate.painting import Painting
 from tabs.generate.replaced import TAKE_BACK, replacing
 from tabs.markup import board_event, button, esc, options, short
@@ -63,13 +63,13 @@ class Sending:
         self,
         page: Page,
         fields: PlainForm,
-        shelf: Shelf,
+        gallery: GalleryHandlers,
         painting: Painting,
         lists: ModelLists,
         checked: Callable[[Values], Sequence[GenerateJob]],
         make: Callable[[Sequence[GenerateJob]], Any],
     ):
-        self.page, self._fields, self._shelf, self._painting = page, fields, shelf, painting
+        self.page, self._fields, self._gallery, self._painting = page, fields, gallery, painting
         self._lists, self._checked, self._make = lists, checked, make
 
     def act(self, event: gr.EventData) -> None:
@@ -91,7 +91,7 @@ class Sending:
     def _image(self, name: str) -> tuple[Shot, Facts]:
         """An image of the gallery or a grid's cell. Raises ProblemsError."""
         if not name.startswith(CELL):
-            return self._shelf.shot(name), self._shelf.gallery.facts(name)
+            return self._gallery.shot(name), self._gallery.gallery.facts(name)
         grid, _, cell = name.removeprefix(CELL).partition("/")
         folder, position = GridFolder.named(grid, self.page.workspace), position_of(cell.removesuffix(".png"))
         if position is None or not (path := folder.cell(position)).is_file():
@@ -244,9 +244,9 @@ class Sending:
 
     def line(self, values: Values) -> str:
         """HTML below the prompts: the prompt file and the initial image in use, with buttons to stop using them."""
-        return self._of_file(values) + self._of_image(values)
+        return self._file_html(values) + self._image_html(values)
 
-    def _of_file(self, values: Values) -> str:
+    def _file_html(self, values: Values) -> str:
         """HTML about the file or module whose prompts are used; "" without one."""
         file, module = (str(values[name] or "") for name in ("from_file", "from_module"))
         if not file and not module:
@@ -262,7 +262,7 @@ class Sending:
         words = f"Prompts from <b>{esc(short(name, 40))}</b>{count_of}"
         return f'<div class="gen-using"><span title="{esc(file or module)}">{words}</span>{stop}</div>'
 
-    def _of_image(self, values: Values) -> str:
+    def _image_html(self, values: Values) -> str:
         """HTML about the initial image, or about the undo after it was removed; "" without one."""
         path = str(values["image_path"] or "")
         if not path:

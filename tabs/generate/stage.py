@@ -246,13 +246,15 @@ def _running(now: dict[str, Any], stops: bool) -> str:
     done, total = now.get("counted") or (0, 0)
     step, steps = now.get("of_image") or (0, 0)
     if not total:
-        return progress(_begun(text), None)
-    words = [_begun(text.rpartition(" ")[0]).removeprefix("Generating ")]  # without the count of all steps at its end
+        return progress(_capitalized(text), None)
+    words = [
+        _capitalized(text.rpartition(" ")[0]).removeprefix("Generating ")
+    ]  # without the count of all steps at its end
     words += [f"step {step} of {steps}"] if steps else []
     left, rest = now.get("eta_seconds") or 0.0, total - done
     if left and rest:
         words += [f"{clock(left)} left ({_pace(left / rest)})"]
-    return progress(_begun(", ".join(words)), done / total)
+    return progress(_capitalized(", ".join(words)), done / total)
 
 
 def _pace(seconds: float) -> str:
@@ -260,14 +262,14 @@ def _pace(seconds: float) -> str:
     return f"{seconds:.1f} s/it" if seconds >= 1 else f"{1 / seconds:.1f} it/s"
 
 
-def _begun(text: str) -> str:
+def _capitalized(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
 def _waiting(entry: QueueEntry, wait: Wait | None) -> str:
     """HTML of a waiting job: what it waits for, and its title."""
     words = wait.words if wait else "about to start"
-    return f'<span class="gen-words">{esc(_begun(words))}: <q>{esc(short(entry.title, 40))}</q></span>'
+    return f'<span class="gen-words">{esc(_capitalized(words))}: <q>{esc(short(entry.title, 40))}</q></span>'
 
 
 def newest(shown: Shown | None, file_url: Callable[..., str], live: bytes = b"", title: str = "") -> str:

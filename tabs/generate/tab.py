@@ -25,7 +25,7 @@ from tabs.form.plain_form import PlainForm, plain
 from tabs.form.view import label
 from tabs.generate import cards, form, grids, panel, replaced, view
 from tabs.generate.controls import Controls
-from tabs.generate.gallery import SENDS, Shelf
+from tabs.generate.gallery import SENDS, GalleryHandlers
 from tabs.generate.loras import Loras, words_line
 from tabs.generate.memory import MemoryLine
 from tabs.generate.painting import Painting
@@ -90,7 +90,7 @@ element.addEventListener('click', ({target}) => {
 
 def build(page: Page) -> None:
     """Build the tab's components and listeners."""
-    handlers = Handlers(page)
+    handlers = GenerateHandlers(page)
     prompts = board("gen-prompts", AWAITED, script=DRAW_KEY + PRESSED)
     memory = board("gen-memory", AWAITED)
     with gr.Row(equal_height=False, elem_id="gen-main"):
@@ -152,11 +152,11 @@ def build(page: Page) -> None:
     page.on_act(line, handlers.stage_act, None, {"status": line, "settings": settings, "client": client})
     page.on_act(memory, handlers.memory_act, None, {"memory": memory, "client": client})
     page.on_act([newest, strip, gallery], handlers.send, None, shown)
-    page.links.answer("gallery", handlers.shelf.answer)
+    page.links.answer("gallery", handlers.gallery_handlers.answer)
     page.links.answer("upscale", handlers.sending.answer)
-    page.pulse_parts.append(handlers.shelf.parts)
-    handlers.shelf.warm()
-    handlers.grids = grids.listen(page, handlers.presets, handlers.loras.shelf, grid_panel, grid_table)
+    page.pulse_parts.append(handlers.gallery_handlers.parts)
+    handlers.gallery_handlers.warm()
+    handlers.grids = grids.listen(page, handlers.presets, handlers.loras.model_lists, grid_panel, grid_table)
 
 
 class Fields(PlainForm):
@@ -219,7 +219,7 @@ class Fields(PlainForm):
         return form.values_of(job, before, self.page.workspace, self.page.project.job.model, {})
 
 
-class Handlers(BoardView):
+class GenerateHandlers(BoardView):
     """Handlers of the tab's events. The project stores the fields."""
 
     def __init__(self, page: Page):
@@ -227,19 +227,19 @@ class Handlers(BoardView):
         page.commands |= replaced.commands(page)
         self._lock = threading.RLock()
         self.grids: grids.Grids | None = None
-        self.shelf = Shelf(page)
+        self.gallery_handlers = GalleryHandlers(page)
         self.presets = Fields(page)
         self.loras = Loras(page, self.presets)
         self.memory = MemoryLine(page, lambda: form.job_of(self._values(), page.project.job))
         self.painting = Painting(page, self._values)
         self.controls = Controls(page, self.presets, self.painting)
-        self.prompt_box = PromptBox(page, self.presets, self.shelf.gallery, self.loras.shelf)
-        self.stage = Stage(page, self.shelf.newest, self._jobs)
+        self.prompt_box = PromptBox(page, self.presets, self.gallery_handlers.gallery, self.loras.model_lists)
+        self.stage = Stage(page, self.gallery_handlers.newest, self._jobs)
         self._shown_after = ""  # id of the job after which the open grid closes
         page.engine.ended.append(self._ended)
         page.project.kept.append(self._kept)
         self.sending = Sending(
-            page, self.presets, self.shelf, self.painting, self.loras.shelf, self._checked, self._make
+            page, self.presets, self.gallery_handlers, self.painting, self.loras.model_lists, self._checked, self._make
         )
 
     # -- the form
@@ -320,7 +320,7 @@ class Handlers(BoardView):
         """The seed after a click on Lock: None if it was locked, else that of the newest image or a random one."""
         if now is not None:
             return None
-        newest = self.shelf.last_seed()
+        newest = self.gallery_handlers.last_seed()
         return form.new_seed() if newest is None else newest
 
     def choose_words(self, chosen: Any) -> dict[str, Any]:
@@ -441,7 +441,7 @@ class Handlers(BoardView):
     # -- display
 
     def show(self) -> dict[str, Any]:
-        self.loras.shelf.refresh()
+        self.loras.model_lists.refresh()
         return self._form() | {"embeddings": self.loras.embeddings()} | super().show()
 
     def tick(self, client: str) -> Any:
@@ -459,7 +459,7 @@ class Handlers(BoardView):
     def stamp(self) -> str:
         """A text that changes with `boards`."""
         closed = self._state().get("closed")
-        return f"{self.stage.stamp()} {self.shelf.follow()} {closed} {self.memory.html()} {self.loras.shelf.version}"
+        return f"{self.stage.stamp()} {self.gallery_handlers.follow()} {closed} {self.memory.html()} {self.loras.model_lists.version}"
 
     def _kept(self, tab: str) -> None:
         """Listener for stored states of tabs: other windows show the form as this one has changed it."""

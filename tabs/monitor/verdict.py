@@ -420,9 +420,12 @@ def _text(data: Mapping[str, Any], name: str) -> str:
 
 
 def start(page: Page, run: str, more: bool = False, strength: float = 1.0) -> bool:
-    """Queue the images of a run's comparison: begin or resume its grid, or begin an extended one that takes over the images.
-    more: with all prompts; strength: with one more strength. Returns whether it takes the place of one in the queue. Raises
-    ProblemsError."""
+    """Queue the grid of a run's comparison: resume it, or create one, which takes over the images of a smaller one. Raises
+    ProblemsError.
+
+    more      with all prompts        strength   an additional strength
+    returns   whether a queued grid was canceled for it
+    """
     with _STARTING:
         facts, job, folder = page.engine.snapshot(run), page.engine.run_job(run), page.engine.own_folder(run).path
         verdict = read_verdict(folder)
@@ -436,11 +439,11 @@ def start(page: Page, run: str, more: bool = False, strength: float = 1.0) -> bo
         entry = grids.entry_of(page, verdict.grid) if verdict else None
         if entry is not None:
             page.engine.cancel(entry.id)
-        grids.queue(page, _begun(page, folder, comparison))
+        grids.queue(page, _new_grid(page, folder, comparison))
         return entry is not None
 
 
-def _begun(page: Page, run: Path, comparison: Comparison) -> GridFolder:
+def _new_grid(page: Page, run: Path, comparison: Comparison) -> GridFolder:
     """The folder of a new grid, which takes over existing images, as the comparison of a run. Raises ProblemsError."""
     grid = grids.begun(page, comparison.grid, run.name)
     grid.change(minutes=_minutes(page))
@@ -481,7 +484,7 @@ def _leave_out(page: Page, data: dict[str, Any], browser: Browser) -> None:
         files = [file for file in facts["files"] if file in saved or file in of_steps]  # an embedding's other words too
         few = {**facts, "files": files}
         comparison = comparison_of(few, job, page.workspace, len(part.prompts), _prompt(page), part.strengths)
-        _begun(page, run.path, comparison).change(state="done")
+        _new_grid(page, run.path, comparison).change(state="done")
 
 
 def _keep_minutes(page: Page, data: dict[str, Any], browser: Browser) -> None:

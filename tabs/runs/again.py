@@ -122,7 +122,7 @@ class Agains:
         problems: list[Problem] = []
         for job in planned.jobs:
             report = checks.report(job, task.token, decode=True)
-            problems += errors(checks.problems(job, report, engine.find_device(), look=True))
+            problems += errors(checks.problems(job, report, engine.find_device(), find_copies=True))
         raise_if_errors(list(dict.fromkeys(problems)))
         queued: list[str] = []
         try:

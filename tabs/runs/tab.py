@@ -55,7 +55,7 @@ LEADS_TO = {  # the tab that an act opens
 
 def build(page: Page) -> None:
     """Build the tab's components and listeners."""
-    handlers = Handlers(page)
+    handlers = RunHandlers(page)
     copy = board("runs-copy", script=copies.KEYS)
     main = board("runs-main", AWAITED)
     gr.HTML(piece("compare"), elem_id="compare-holder", apply_default_css=False)
@@ -63,15 +63,15 @@ def build(page: Page) -> None:
     page.pulse_parts.append(Comparisons(page).parts)
     page.commands["look"] = lambda data, browser: None  # only requests the current parts
     client, state = client_state(), gr.State({})
-    shown = {"client": client, "place": state, "main": main, "copy": copy, "tabs": page.tabs}
+    shown = {"client": client, "state": state, "main": main, "copy": copy, "tabs": page.tabs}
     page.on_show(TAB, handlers.show, state, shown)
     page.on_tick(TAB, handlers.tick, [client, state], {"client": client, "main": main}, seconds=SECONDS)
     page.on_act(main, handlers.act, state, shown)
     page.on_act(copy, handlers.copy_act, state, shown)
 
 
-class Handlers:
-    """Handlers of the tab's events. A gr.State per browser, `place`, has its open run."""
+class RunHandlers:
+    """Handlers of the tab's events. The gr.State `state` of each browser has its open run."""
 
     def __init__(self, page: Page):
         self.page = page
@@ -90,7 +90,7 @@ class Handlers:
 
     def _at(self, state: dict[str, Any]) -> dict[str, Any]:
         """The outputs for a browser with this state."""
-        return {"place": state, "main": self._main(state), "copy": self.copies.panel(state)}
+        return {"state": state, "main": self._main(state), "copy": self.copies.panel(state)}
 
     def tick(self, client: str, state: dict[str, Any]):
         if self.page.engine.listing.locked():  # a browser has just opened the list: it comes first

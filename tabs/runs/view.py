@@ -241,13 +241,13 @@ def _shown(run: RunSummary, host: FormPage) -> Lora | None:
     if file is None:
         return None
     thing = brief(file, host.workspace)
-    here = thing.here
+    checkpoint = thing.checkpoint
     if (
-        here is not None and best and file == run.folder / best["file"]
+        checkpoint is not None and best and file == run.folder / best["file"]
     ):  # a run that continues may not have stored it yet
         mark = short_label(best["label"])
-        here = replace(here, marks=tuple(filter(None, dict.fromkeys((mark, *here.marks)))))
-    return replace(thing, image=thing.image or run.thumbnail, here=here)
+        checkpoint = replace(checkpoint, marks=tuple(filter(None, dict.fromkeys((mark, *checkpoint.marks)))))
+    return replace(thing, image=thing.image or run.thumbnail, checkpoint=checkpoint)
 
 
 def whose(run: RunSummary, host: FormPage) -> str:

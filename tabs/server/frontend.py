@@ -128,7 +128,7 @@ def needed(kinds: Iterable[str], folder: Path) -> list[str]:
     if entry is None or style is None:
         return []
     first = entry.group(1).decode()
-    files = {first: None} | dict.fromkeys(_listed(read(first)))
+    files = {first: None} | dict.fromkeys(_listed_files(read(first)))
     for name in [name for name in files if name.endswith(".js")]:
         for drawn, deps in re.findall(DYNAMIC, read(name)):
             if drawn.startswith("Blocks-"):
@@ -146,13 +146,13 @@ def needed(kinds: Iterable[str], folder: Path) -> list[str]:
     return [name for name in files if (folder / name).is_file()]
 
 
-def _listed(source: str) -> list[str]:
+def _listed_files(source: str) -> list[str]:
     listed = LISTED.search(source)
     return [name.removeprefix("./") for name in json.loads(listed.group(1))] if listed else []
 
 
 def _deps(source: str, numbers: str) -> list[str]:
-    listed = _listed(source)
+    listed = _listed_files(source)
     return [listed[int(number)] for number in numbers.split(",") if number]
 
 

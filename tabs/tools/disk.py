@@ -35,15 +35,15 @@ RUNS, IMAGES, GENERATED = "runs", "images", "generated"
 
 
 def build(page: Page) -> None:
-    handlers = Handlers(page)
+    handlers = DiskHandlers(page)
     state = gr.State({})
     card = board("tools-disk", AWAITED)
     page.on_show("Tools", handlers.html, state, card)
     page.on_act(card, handlers.act, state, [state, card])
 
 
-class Handlers:
-    """Handlers of the card's buttons. A gr.State per browser, `place`, has its open question."""
+class DiskHandlers:
+    """Handlers of the card's buttons. The gr.State `state` of each browser has its open question."""
 
     def __init__(self, page: Page):
         self.page = page

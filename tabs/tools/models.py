@@ -39,14 +39,14 @@ class Models:
         requests."""
         wants = body.get("wants")
         folder, kind = (wants.get("files"), wants.get("kind", MODEL)) if isinstance(wants, dict) else (None, "")
-        lists = {"catalog": self._catalog(), "models": self._listed()} if tab in LISTING else {}
+        lists = {"catalog": self._catalog(), "models": self._model_choices()} if tab in LISTING else {}
         return lists | ({"browse": self._browse(folder, str(kind))} if isinstance(folder, str) else {})
 
     def _catalog(self) -> list[dict[str, Any]]:
         facts = [catalog.state(entry, self._workspace.models) for entry in catalog.ENTRIES]
         return [each | {"found": display_path(each["found"]) if each["found"] else ""} for each in facts]
 
-    def _listed(self) -> list[Any]:
+    def _model_choices(self) -> list[Any]:
         """The entries of the lists of models, read again every few seconds. A browser updates its lists when they change."""
         when, choices = self._choices
         if time.monotonic() - when > RECHECK_SECONDS:
@@ -85,7 +85,7 @@ class Models:
             path = resolve(reference, models, self._workspace.outputs)
         except ProblemsError:
             return {}
-        known = (entry for entry in catalog.ENTRIES if entry.needs and catalog.here(entry, models) == path)
+        known = (entry for entry in catalog.ENTRIES if entry.needs and catalog.installed_path(entry, models) == path)
         return next((entry.needs for entry in known), {})
 
 

@@ -196,7 +196,7 @@ class Works:
     def start(self, task: Task, job: Settings) -> None:
         """Check a job and queue it. Raises ProblemsError, also if a job with the same input is active, other than its preview."""
         self._roots.admit(job)
-        task.look(job, self._workspace)
+        task.check_job(job, self._workspace)
         reference, about = self._about(task, job)
         work = Work("", task, about, task.only_reads(job), reference)
         with self._lock:
@@ -228,18 +228,18 @@ class Works:
 
     def cancel(self, data: dict[str, Any], browser: Browser) -> None:
         """Cancel a job. A download is paused: its next start resumes it."""
-        for work in self._named(data):
+        for work in self._works_named(data):
             self._engine.cancel(work.id)
 
     def start_on_cpu(self, data: dict[str, Any], browser: Browser) -> None:
         """Start a job that waits for the device on the CPU."""
-        for work in self._named(data):
+        for work in self._works_named(data):
             self._engine.start_on_cpu(work.id)
 
     def pause(self, data: dict[str, Any], browser: Browser) -> None:
         """Pause or resume a job: {"work", "command": "pause" or "resume"}."""
         command = str(data.get("command"))
-        for work in self._named(data):
+        for work in self._works_named(data):
             run = self._engine.progress(work.id)["run"]
             if run and command in ("pause", "resume"):
                 self._engine.command(run, command)
@@ -254,7 +254,7 @@ class Works:
         works = (work for work in self.works() if work.task.card == card and work.task.name != DOWNLOAD)
         self._hidden |= {work.id for work in works if work.failed is not None and work.failed <= noticed}
 
-    def _named(self, data: dict[str, Any]) -> list[Work]:
+    def _works_named(self, data: dict[str, Any]) -> list[Work]:
         return [work for work in self.works() if work.id == data.get("work") and self._runs(work)]
 
     def discard(self, data: dict[str, Any], browser: Browser) -> None:
@@ -300,14 +300,14 @@ class Works:
     def written(self, identity: str) -> Path | None:
         """The file that a job wrote; None if it is a folder, not allowed or gone."""
         work = next((each for each in self.works() if each.id == identity), None)
-        return self._written(work.facts(self._engine)["file"]) if work is not None else None
+        return self._readable_path(work.facts(self._engine)["file"]) if work is not None else None
 
-    def _written(self, path: Any) -> Path | None:
+    def _readable_path(self, path: Any) -> Path | None:
         return Path(path) if isinstance(path, str) and self._roots.holds(path) and Path(path).is_file() else None
 
     def _file(self, written: Any) -> dict[str, Any] | None:
         """Name and URL of the file that a job wrote, and whether it is a page to show or can be used in Generate; None without."""
-        if (path := self._written(written)) is None:
+        if (path := self._readable_path(written)) is None:
             return None
         shown = {"page": path.suffix == ".html", "uses": facts_of_file(path).kind in ("lora", "checkpoint")}
         return {"name": path.name, "url": self._file_url(str(path))} | shown

@@ -251,20 +251,22 @@ class Checks:
             job, self._workspace, count_tokens=count_tokens, cancel=token, progress=progress, decode=decode
         )
 
-    def problems(self, job: TrainJob, report: Report, device: str | None = None, look: bool = False) -> list[Problem]:
+    def problems(
+        self, job: TrainJob, report: Report, device: str | None = None, find_copies: bool = False
+    ) -> list[Problem]:
         """All problems of this job.
 
-        look   read the images to find copies in training and validation; else use the findings of the Dataset tab
+        find_copies   read the images to find copies in training and validation; else use the findings of the Dataset tab
         """
         if refused := self._roots.refused(job):
             return refused
-        problems = problems_before_start(job, self._workspace, report, device, copies=look)
+        problems = problems_before_start(job, self._workspace, report, device, copies=find_copies)
         family = family_found(job.model, self._workspace)
         problems = errors_first([*problems, *recipe_problems(self._recipe(), family)])
         alone = errors(model_problems(job.model.model_copy(update={"vae": None}), self._workspace))
         problems = [replace(each, where="model.base_model") if each in alone else each for each in problems]
         problems = [_at_its_field(each, job.dataset.folder) for each in problems]
-        return problems if look or not report.validation else errors_first([*problems, *self._copies(job)])
+        return problems if find_copies or not report.validation else errors_first([*problems, *self._copies(job)])
 
     def _copies(self, job: TrainJob) -> list[Problem]:
         read = self._reading.job

@@ -13,7 +13,7 @@ from core.imports.dataset_export import dataset_text
 from core.imports.projects.export import export_project
 from core.imports.projects.importers import fitted, import_project
 from core.imports.projects.kohya_export import export_preset
-from core.imports.projects.missing import SOURCES, around, missing_paths, nearby
+from core.imports.projects.missing import SOURCES, missing_paths, nearby, nearby_folders
 from core.imports.projects.report import FOLDED, IMPORTED, TITLES, ChoiceNeeded, Entry, Import
 from core.record.bounded_json import json_or_none
 from core.record.problems import Problem, ProblemsError, limited, whole_text
@@ -62,7 +62,7 @@ def _is_preset(text: str) -> bool:
 def _take(page: Page, name: str, text: str, choice: str, token: str) -> Done:
     """Fill in the form from another program's settings. A shared page reads no file that they name."""
     if name.lower().endswith(WEIGHTS):
-        imported = _of_header(text, name, page.workspace.private)
+        imported = _import_header(text, name, page.workspace.private)
     else:
         imported = import_project(text, name=name, folder=None if page.shared else PROJECT, choice=choice)
     imported = fitted(imported)
@@ -72,7 +72,7 @@ def _take(page: Page, name: str, text: str, choice: str, token: str) -> Done:
     )
 
 
-def _of_header(header: str, name: str, folder: Path) -> Import:
+def _import_header(header: str, name: str, folder: Path) -> Import:
     """The settings in the metadata of a weights file, of which the browser sent only the header: a sparse file stands in for its
     data."""
     data, stops = header.encode(), [int(stop) for stop in STOP.findall(header)]
@@ -127,7 +127,7 @@ def report_of(imported: Import, page: Page) -> dict[str, Any]:
     used = [resolve_path(each).parent for each in (folder, model) if each]
     missing, own_folders = (
         list(missing_paths(imported.job, exists)),
-        filter(page.roots.holds, around(imported.job, exists)),
+        filter(page.roots.holds, nearby_folders(imported.job, exists)),
     )
     folders = [*own_folders, page.workspace.models, *used, *([PROJECT, PROJECT.parent] if page.roots.local else ())]
     near = nearby(missing, folders)
@@ -169,8 +169,8 @@ def _missing(path: str, text: str, near: list[str]) -> dict[str, Any]:
     return {"field": path, "text": text, "looks": looks, "nearby": near}
 
 
-def found_folder(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Set another path for a folder of the dataset that was not on this machine: {"before", "now"}. Raises ProblemsError."""
+def replace_folder(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    """Replace the path of a dataset folder that is not on this machine. data: {"before": path, "now": path}. Raises ProblemsError."""
     before, now = str(data.get("before")), str(page.roots.check(str(data.get("now")), SOURCES))
     sources = map(to_values, page.project.job.dataset.sources)
     changed = [each | ({"folder": now} if each.get("folder") == before else {}) for each in sources]

@@ -26,7 +26,7 @@ def form_part(page: Page, browser: Browser) -> dict[str, Any]:
         model = page.checks.model(job.model.base_model, job.model.family)
         state = project.stamp, project.reference(), model
         if page.form_state[0] != state:  # most ticks find it as it was
-            page.form_state = state, _of_project(project, model)
+            page.form_state = state, _project_state(project, model)
         return page.form_state[1] | {
             "session": browser.session,
             "stamp": project.stamp,
@@ -43,7 +43,7 @@ def form_part(page: Page, browser: Browser) -> dict[str, Any]:
         }
 
 
-def _of_project(project: Project, model: dict[str, Any]) -> dict[str, Any]:
+def _project_state(project: Project, model: dict[str, Any]) -> dict[str, Any]:
     """The parts that follow from the project and its `model` alone."""
     job, bad, changed = project.job, project.bad, project.changed()
     errors = {path: {"what": item.problem.what, "fix": item.problem.fix} for path, item in bad.items()}

@@ -21,12 +21,12 @@ DEFAULTS = ""
 def choices(page: Page) -> list[tuple[str, list[tuple[str, str]]]]:
     """[(group, [(label, name)])]: complete presets, then recipes by family, those that need more VRAM than there is last."""
     members: dict[str, list[tuple[str, str]]] = {"": [("Defaults", DEFAULTS)]}
-    for group, words, name in _listed(page):
+    for group, words, name in _preset_rows(page):
         members.setdefault(group, []).append((words, name))
     return list(members.items())
 
 
-def _listed(page: Page) -> list[tuple[str, str, str]]:
+def _preset_rows(page: Page) -> list[tuple[str, str, str]]:
     """[(group, label, name)] of the training presets."""
     gpu, ordered = page.gpu(), []
     for number, name in enumerate(page.presets.names("train")):

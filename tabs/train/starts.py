@@ -61,7 +61,7 @@ def _check_and_submit(
     """Check the job and submit it, in a thread, so that the response does not wait and closing the browser does not stop it."""
     try:
         report = page.checks.report(job, decode=True)
-        problems = bad + errors(page.checks.problems(job, report, page.engine.find_device(), look=True))
+        problems = bad + errors(page.checks.problems(job, report, page.engine.find_device(), find_copies=True))
         uploads = [] if problems else problem_of_uploads(job)
         problems += errors(uploads)
         if problems:

@@ -239,7 +239,7 @@ ACTIONS: dict[str, Callable[[Page, dict[str, Any], Browser], Any]] = {name: part
     "json": _take_json,
     "edit": _edit,
     "file": imports.open_text,
-    "found_folder": imports.found_folder,
+    "found_folder": imports.replace_folder,
     "recipe": _follow,
     "level": lambda page, data, browser: page.forecast.set_level(data),
     "layers": lambda page, data, browser: page.layers.choose(data),

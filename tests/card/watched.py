@@ -122,8 +122,8 @@ class _AtOnce:
 
 def _without_content(part, dtype=None, device="cpu", cancel=None, wide=()):
     return {
-        name: torch.empty(place.entry.shape, dtype=torch.float32 if name.startswith(wide) else dtype, device=device)
-        for name, place in part.places.items()
+        name: torch.empty(location.entry.shape, dtype=torch.float32 if name.startswith(wide) else dtype, device=device)
+        for name, location in part.locations.items()
     }
 
 

@@ -117,7 +117,7 @@ def test_a_damaged_entry_is_read_anew(tmp_path, add, reads, monkeypatch):
     add("set/a.png")
     write(tmp_path / "set/a.txt", "a fox")
     memo = tmp_path / "memo.sqlite"
-    monkeypatch.setattr(caption_memo, "_written", lambda caption: '["too short"]')
+    monkeypatch.setattr(caption_memo, "_to_json", lambda caption: '["too short"]')
     captions(tmp_path / "set", memo)
     assert [each.text for each in captions(tmp_path / "set", memo).values()] == ["a fox"]
     assert reads == ["a.png", "a.png"]

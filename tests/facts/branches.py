@@ -27,7 +27,7 @@ from core.dataset.images.views import View
 from core.dataset.sources.metadata import Finder
 from core.dataset.sources.walk import walk
 from core.machine_check import report
-from core.machine_check.item import ABSENT, FAILED, OK, SKIPPED, SLOWER, Finding, Item, Place
+from core.machine_check.item import ABSENT, FAILED, OK, SKIPPED, SLOWER, CheckContext, Finding, Item
 from core.machine_check.run import Examiner, gone
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError
@@ -350,7 +350,7 @@ def checks() -> Facts:
         for hung in (False, True):
             lost = gone(Gone(hung, 3, "s"), 5)
             yield f"gone {hung}", [lost.state, lost.traceback]
-        yield "place", [Place(device, space, root).cuda for device in ("cpu", "cuda", "cuda:1", "mps")]
+        yield "place", [CheckContext(device, space, root).cuda for device in ("cpu", "cuda", "cuda:1", "mps")]
 
 
 WORDS = (
@@ -414,7 +414,7 @@ def small_parts() -> Facts:
         for width, height in ((7, 9), (9, 7), (8, 8), (17, 23)):
             write(root / "a.png", smooth(width, height))
             skipped: list[str] = []
-            found = [[image.size, target] for image, target in latent_upscaler._opened(plan, skipped)]
+            found = [[image.size, target] for image, target in latent_upscaler._cropped_images(plan, skipped)]
             yield f"upscaled {width} {height}", [found, len(skipped)]
         images = [
             (Image.new("RGB", (8 * each, 8)), Path(str(number))) for number, each in enumerate((1, 1, 1, 2, 1, 1))

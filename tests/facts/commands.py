@@ -205,7 +205,7 @@ def generated() -> Facts:
                     ("split_options", lambda *given, options=options, **named: options),
                     ("job_from", lambda task, options: build(GenerateJob, {"generate": {"prompt": "fox " * 30}})),
                     ("get_models", partial(noted, heard, "models", None)),
-                    ("tasks", SimpleNamespace(named=lambda task, plan=plan: SimpleNamespace(look=plan))),
+                    ("tasks", SimpleNamespace(named=lambda task, plan=plan: SimpleNamespace(check_job=plan))),
                     ("prompt_loop", partial(noted, heard, "loop", 4)),
                     ("run_job", partial(noted, heard, "run", 5)),
                 ):

@@ -94,12 +94,12 @@ def pictures() -> Facts:
             os.utime(space.images / name, (at(3), at(3)))
         shown = gallery.Gallery(space)
         yield "before", [shown.version, shown.newest(), shown.unread(), shown.matching()]
-        shown.look()
+        shown.refresh()
         told: list[Any] = []
         shown.read(3, progress=lambda done, total: told.append([done, total]))
         yield "three", [len(shown.unread()), told, shown.version, [each.name for each in shown.newest()]]
         shown.read(progress=lambda done, total: told.append([done, total]))
-        shown.look()
+        shown.refresh()
         yield "all", [len(shown.unread()), told, shown.version]
         shown.set_stars(["cat.png", "lora.png"], 2)
         shown.set_stars(["two.png"], 9)
@@ -142,7 +142,7 @@ def pictures() -> Facts:
             ],
         )
         again = gallery.Gallery(space)
-        again.look()
+        again.refresh()
         yield "again", [[each.name, again.stars(each.name)] for each in again.matching(gallery.Filter(stars=1))]
         beside(
             space.private / "stars.json", json.dumps({"stars": {"cat.png": 7, "lora.png": 0, "two.png": -1, "x": "3"}})
@@ -182,13 +182,13 @@ def listings() -> Facts:
         shown = gallery.Gallery(space)
         for back in (1000, 0):
             os.utime(space.images / "a", ns=(old, old + back * gallery.SETTLED_NS))
-            shown.look()
+            shown.refresh()
             before = [each.bytes for each in shown.newest()]
             path = space.images / "a" / "x.png"
             path.write_bytes(path.read_bytes() + b"\0")
             seen = []
             for full in (False, True):
-                shown.look(full)
+                shown.refresh(full)
                 seen.append(shown.newest()[0].bytes - before[0])
             yield f"changed {back}", [seen, shown.version]
 

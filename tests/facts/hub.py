@@ -227,7 +227,7 @@ def hub() -> Facts:
         beside(models / "x.ckpt", "x")
         for text in REFERENCES:
             source = refused(lambda text=text: str(references.parse_source(text)))
-            where = refused(lambda text=text: references.here(references.parse_source(text), models))
+            where = refused(lambda text=text: references.installed_path(references.parse_source(text), models))
             found = refused(lambda text=text: str(references.resolve(text, models, root / "outputs")))
             known = references.parse_hub_id(text)
             yield text, [source, where, found, known and [known.folder_name, known.repository, known.file]]
@@ -256,12 +256,17 @@ def hub() -> Facts:
         yield "state", {key: value for key, value in state.items() if key not in ("title", "purpose")}
         target = catalog.target(entry, models)
         beside(target.with_name(target.name + ".part"), "12345")
-        yield "partial", [catalog.state(entry, models)["have"], catalog.here(entry, models)]
+        yield "partial", [catalog.state(entry, models)["have"], catalog.installed_path(entry, models)]
         beside(target, "whole")
         catalog.record(target, models, "somewhere", entry.sha256, "q")
         yield (
             "recorded",
-            [catalog.recorded(models), catalog.here(entry, models), catalog.named("nope"), catalog.of_hub("o/n", None)],
+            [
+                catalog.recorded(models),
+                catalog.installed_path(entry, models),
+                catalog.named("nope"),
+                catalog.of_hub("o/n", None),
+            ],
         )
         references.forget(references.parse_source(entry.id), models)
         yield "forgotten", catalog.part_bytes(target) if hasattr(catalog, "part_bytes") else None

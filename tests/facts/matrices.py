@@ -120,9 +120,9 @@ def added() -> Facts:
     yield (
         "whole",
         [
-            isinstance(sums.whole([term(1, 1, 2)]), svd.Product),
-            sums.whole([term(1, 1, 2), other]),
-            sums.whole([other, other]),
+            isinstance(sums.total_change([term(1, 1, 2)]), svd.Product),
+            sums.total_change([term(1, 1, 2), other]),
+            sums.total_change([other, other]),
         ],
     )
     yield (

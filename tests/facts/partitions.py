@@ -18,7 +18,7 @@ from core.settings.job import TrainJob
 from core.settings.sharding import ShardingSettings
 from core.training.sharding import stepper as sharding
 from core.training.sharding.shards import Shards, SharedWeights
-from core.training.sharding.stepper import LossScale, ShardedStepper, config_of, suited
+from core.training.sharding.stepper import LossScale, ShardedStepper, config_of, cpu_adam_if_needed
 from tests.facts.store import Facts, folder, producer, refused
 
 
@@ -226,7 +226,7 @@ def partitions() -> Facts:
                 yield f"written {first} {error}", refused(one._write, root)
     for optimizer, values in product(("AdamW", "Adam"), ({}, {"offload_optimizer_device": "cpu"})):
         kind = getattr(torch.optim, optimizer)([nn.Parameter(torch.ones(1))])
-        yield f"suited {optimizer} {values}", suited(kind, ShardingSettings(**values), "cpu") is kind
+        yield f"suited {optimizer} {values}", cpu_adam_if_needed(kind, ShardingSettings(**values), "cpu") is kind
     for full, compute, fp16 in product((False, True), (torch.bfloat16, torch.float16, torch.float32), (False, True)):
         method = {"kind": "fine_tune"} if full else {}
         job = build(

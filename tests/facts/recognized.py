@@ -391,7 +391,7 @@ def downloads() -> Facts:
                 "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             } | facts
             with patch.object(references.catalog, "recorded", lambda models, known=known: {link.file: known}):
-                yield f"here {number}", refused(partial(references.here, link, root / "0"))
+                yield f"here {number}", refused(partial(references.installed_path, link, root / "0"))
 
 
 def _room(asked: list[Any], place: Path, size: int, name: str) -> None:

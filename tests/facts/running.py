@@ -21,7 +21,7 @@ def run(task: str, root: Path, groups: Mapping[str, Any], *, starts: bool = True
     found, context = tasks.named(task), surroundings(Workspace(root / "outputs", root / "models", root / "presets"))
 
     def looked() -> Any:
-        return figures(found.look(build(found.job, groups), context.workspace))
+        return figures(found.check_job(build(found.job, groups), context.workspace))
 
     result = {"check": refused(looked)}
     if not starts:

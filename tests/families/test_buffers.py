@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from core.families.loading import load_part, part_problems
-from core.formats.models.checkpoint import Part, Place
+from core.formats.models.checkpoint import Part, TensorLocation
 from core.formats.models.part_kinds import PartKind
 from core.formats.tensors.header import read_header
 
@@ -36,7 +36,9 @@ def test_a_position_table_that_is_computed_is_that_of_the_class(tmp_path):
     save_file(made.state_dict(), path)
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     entries, _ = read_header(path)
-    part = Part("transformer", path, {name: Place(path, name, entry) for name, entry in entries.items()}, CONFIG)
+    part = Part(
+        "transformer", path, {name: TensorLocation(path, name, entry) for name, entry in entries.items()}, CONFIG
+    )
     assert part_problems(part, KIND, "PixArt") == []
     loaded = load_part(part, CONFIG, KIND, "PixArt", "cpu")
     assert not any(each.is_meta for each in (*loaded.buffers(), *loaded.parameters()))

@@ -42,7 +42,7 @@ def test_a_file_and_a_folder_have_the_same_names(folder, file):
     one, other = open_checkpoint(folder), open_checkpoint(file)
     assert set(one.parts) == set(other.parts) == {"unet", "vae", "text_encoder"}
     for name, part in one.parts.items():
-        assert set(part.places) == set(other.parts[name].places)
+        assert set(part.locations) == set(other.parts[name].locations)
     assert one.kind.layout == "diffusers" and other.kind.layout == "single_file"
     assert one.parts["unet"].config["cross_attention_dim"] == 32 and other.parts["unet"].config is None
 
@@ -81,7 +81,7 @@ def test_position_ids_and_averages_are_left_out(tmp_path, states):
     }
     save_file(tensors, tmp_path / "m.safetensors")
     for name, part in open_checkpoint(tmp_path / "m.safetensors").parts.items():
-        assert set(part.places) == {key.removeprefix("text_model.") for key in states[name]}
+        assert set(part.locations) == {key.removeprefix("text_model.") for key in states[name]}
 
 
 def test_files_without_the_text_model_level_are_read_alike(tmp_path, states):
@@ -89,7 +89,9 @@ def test_files_without_the_text_model_level_are_read_alike(tmp_path, states):
         key.replace("transformer.text_model.", "transformer."): value for key, value in in_one_file(states).items()
     }
     save_file(tensors, tmp_path / "m.safetensors")
-    assert set(open_checkpoint(tmp_path / "m.safetensors").parts["text_encoder"].places) == set(states["text_encoder"])
+    assert set(open_checkpoint(tmp_path / "m.safetensors").parts["text_encoder"].locations) == set(
+        states["text_encoder"]
+    )
 
 
 def test_an_old_pickled_checkpoint_is_read_like_a_safetensors_file(tmp_path, states):
@@ -125,7 +127,7 @@ def test_full_precision_is_taken_before_a_16_bit_variant(tmp_path, folder, state
 
     def dtypes():
         part = open_checkpoint(tmp_path / "m").parts["text_encoder"]
-        return {place.entry.dtype for place in part.places.values()}
+        return {location.entry.dtype for location in part.locations.values()}
 
     assert dtypes() == {"F32"}
     (inside / "model.safetensors").unlink()
@@ -159,7 +161,7 @@ def test_a_vae_is_found_in_every_form(tmp_path, folder, states, form):
     else:
         path = folder / "vae" if form == "folder" else folder
     part = open_vae(path)
-    assert set(part.places) == set(state)
+    assert set(part.locations) == set(state)
     loaded = read_part(part)
     assert all(torch.equal(loaded[key].flatten(), value.flatten()) for key, value in state.items())
 
@@ -187,4 +189,4 @@ def test_weight_bytes_are_those_of_the_numbers(folder, states):
 
 def test_the_shipped_starter_has_every_part():
     parts = open_checkpoint(Path(__file__).parents[2] / "models" / "starter").parts
-    assert {name: len(part.places) for name, part in parts.items()} == {"unet": 688, "vae": 244, "text_encoder": 68}
+    assert {name: len(part.locations) for name, part in parts.items()} == {"unet": 688, "vae": 244, "text_encoder": 68}

@@ -332,9 +332,9 @@ def test_a_file_put_there_by_hand_is_noticed_once_it_is_whole(tmp_path, entry):
         path = tmp_path / place
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(DATA[:-5])
-        assert isinstance(resolve("sd15", tmp_path), HubId) and catalog.here(entry, tmp_path) is None
+        assert isinstance(resolve("sd15", tmp_path), HubId) and catalog.installed_path(entry, tmp_path) is None
         path.write_bytes(DATA)
-        assert catalog.here(entry, tmp_path) == path
+        assert catalog.installed_path(entry, tmp_path) == path
         path.unlink()
 
 

@@ -100,6 +100,6 @@ def test_a_run_that_waited_in_the_queue_says_it_as_it_begins(hub):
     said = []
     hub.who = 401
     uploads = Uploads(RUN, "hf_token", lambda *words: said.append(words))
-    uploads.look()
+    uploads.check_in_background()
     uploads.close()
     assert [level for _, level, _ in said] == ["warning"] and "token" in said[0][0]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from core.formats.models.checkpoint import Place
+from core.formats.models.checkpoint import TensorLocation
 from core.formats.tensors import chunks
 from core.formats.tensors.header import read_header
 from core.formats.tensors.lazy import LazyTensor, OpenFiles, in_memory, in_pieces, stacked
@@ -24,7 +24,7 @@ def values(seed=0, dtype=torch.float32):
 
 
 @pytest.fixture(params=["safetensors", "row-major", "transposed"])
-def place(request, tmp_path):
+def location(request, tmp_path):
     """A tensor in a file; pickles may hold one with other strides."""
     if request.param == "safetensors":
         path = tmp_path / "model.safetensors"
@@ -32,7 +32,7 @@ def place(request, tmp_path):
     else:
         path = tmp_path / "model.ckpt"
         torch.save({"w": values() if request.param == "row-major" else values().T.contiguous().T}, path)
-    return Place(path, "w", read_header(path)[0]["w"])
+    return TensorLocation(path, "w", read_header(path)[0]["w"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -47,27 +47,27 @@ def place(request, tmp_path):
     ],
     ids=["plain", "shaped", "transposed", "stacked", "seen"],
 )
-def test_the_pieces_of_a_tensor_are_the_whole_in_order(place, made, dtype):
+def test_the_pieces_of_a_tensor_are_the_whole_in_order(location, made, dtype):
     with OpenFiles() as files:
-        tensor = made(files.lazy(place)).cast(dtype)
+        tensor = made(files.lazy(location)).cast(dtype)
         pieces = [piece.clone() for piece in tensor.pieces(numbers=20)]
         whole = tensor.read()
     assert {piece.dtype for piece in pieces} == {dtype} and whole.shape == tensor.shape
     assert torch.equal(torch.cat(pieces), whole.flatten())
 
 
-def test_a_file_is_read_in_pieces_of_the_size_asked_for_by_many_threads_at_once(place):
+def test_a_file_is_read_in_pieces_of_the_size_asked_for_by_many_threads_at_once(location):
     with OpenFiles() as files, ThreadPoolExecutor(8) as workers:
-        tensor = files.lazy(place)
+        tensor = files.lazy(location)
         found = list(workers.map(lambda _: [piece.clone() for piece in tensor.pieces(numbers=25)], range(64)))
     assert [len(piece) for piece in found[0]] == [25, 25, 10]
     assert all(torch.equal(torch.cat(pieces), values().flatten()) for pieces in found)
 
 
-def test_what_looks_at_a_tensor_sees_each_piece_that_is_written(place, tmp_path):
+def test_what_looks_at_a_tensor_sees_each_piece_that_is_written(location, tmp_path):
     seen = []
     with OpenFiles() as files:
-        tensor = files.lazy(place).watched(lambda piece: seen.append(piece.clone()))
+        tensor = files.lazy(location).watched(lambda piece: seen.append(piece.clone()))
         write_safetensors(tmp_path / "copy.safetensors", {"w": tensor}, {})
     assert torch.equal(torch.cat(seen), values().flatten())
 
@@ -152,9 +152,9 @@ def test_an_error_in_one_tensor_ends_the_others_and_is_the_one_reported(tmp_path
         write_safetensors(tmp_path / "model.safetensors", tensors, {})
 
 
-def test_models_of_a_file_and_of_a_folder_are_cut_at_the_same_places(place):
+def test_models_of_a_file_and_of_a_folder_are_cut_at_the_same_places(location):
     with OpenFiles() as files:
-        one = files.lazy(place)
+        one = files.lazy(location)
         ways = [one, stacked([one.in_shape(60)]), one.in_shape(60, 1), one.in_shape(10, 6).transposed()]
         assert {tuple(map(len, tensor.pieces(numbers=25))) for tensor in ways} == {(25, 25, 10)}
     assert list(in_memory(torch.empty(0)).pieces()) == []

@@ -101,7 +101,7 @@ def test_weights_too_large_for_fp16_are_named_and_the_file_is_fp32(tmp_path, sd1
     assert (advice.level, advice.code) == ("advice", "weights.overflow")
     assert "fp16" in advice.what and "unet.conv_in.weight" in advice.what
     part = open_checkpoint(target).parts["unet"]
-    assert {place.entry.dtype for place in part.places.values()} == {"F32"}
+    assert {location.entry.dtype for location in part.locations.values()} == {"F32"}
     assert read_part(part)["conv_in.weight"][0, 0, 0, 0] == 70_000.0
     assert sd1.write(tmp_path / "b.safetensors", {**sd1.trained, "unet": unet}, dtype=torch.bfloat16) == []
 

@@ -16,7 +16,7 @@ from PIL import Image
 from core.diffusion.samplers import SAMPLERS
 from core.families import family
 from core.generation.plan.plan import plan_of
-from core.generation.run import ready
+from core.generation.run import loaded_maker
 from core.generation.sample.canvas import decode_pixels
 from core.record.context import NO_REPORTS, Reports
 from core.record.workspace import PROJECT, Workspace
@@ -155,7 +155,7 @@ def _made(job, workspace, store, reports=NO_REPORTS):
     """(float32 [H, W, 3] in 0..1 before anything is pasted, rows of each evaluation)"""
     workspace.runs.mkdir(parents=True, exist_ok=True)
     plan = plan_of(job, workspace)
-    with ready(plan, workspace, store=store, device="cpu", reports=reports) as (maker, _):
+    with loaded_maker(plan, workspace, store=store, device="cpu", reports=reports) as (maker, _):
         with counted(maker.components.denoiser) as rows:
             latents = maker.make(plan.requests, decoded=False).latents[-1]
         with torch.no_grad():

@@ -26,7 +26,7 @@ from core.generation.model import leases
 from core.generation.model.store import ModelStore, make_store
 from core.generation.plan.forecast import Needs, forecast, peak_of
 from core.generation.plan.plan import check_task, plan_of
-from core.generation.run import ready, run_generate
+from core.generation.run import loaded_maker, run_generate
 from core.generation.sample.loop import Denoiser, Sampling, Stage, denoise, noises_of, stage_evaluations, steps_of
 from core.machine_check.random_model import random_state
 from core.record.context import NO_REPORTS
@@ -75,7 +75,7 @@ def plain(workspace, store):
 def latents_of(job, workspace, store):
     """Of all images of a job, after each stage."""
     plan = plan_of(job, workspace)
-    with ready(plan, workspace, store=store, device="cpu", reports=NO_REPORTS) as (maker, _):
+    with loaded_maker(plan, workspace, store=store, device="cpu", reports=NO_REPORTS) as (maker, _):
         return maker.make(plan.requests, decoded=False).latents
 
 
@@ -297,7 +297,7 @@ def test_previews_and_masks_act_at_its_steps_and_nothing_else(workspace, store, 
 def test_the_store_lends_it_and_gives_its_memory_back(workspace):
     store = make_store()
     plan, alone = plan_of(job_of(), workspace), plan_of(job_of({"refiner_checkpoint": None}), workspace)
-    with ready(plan, workspace, store=store, device="cpu", reports=NO_REPORTS) as (maker, _):
+    with loaded_maker(plan, workspace, store=store, device="cpu", reports=NO_REPORTS) as (maker, _):
         image = maker.make(alone.requests, decoded=False).latents[0]
         before = {name: tensor.clone() for name, tensor in maker.components.denoiser.state_dict().items()}
         maker.make(plan.requests, decoded=False)
@@ -343,7 +343,7 @@ def test_where_parts_are_offloaded_each_model_waits_while_the_other_works(worksp
     monkeypatch.setattr("core.generation.run.offload_for", lambda *given: "parts")
     tight = make_store()
     plan = plan_of(job_of(), workspace)
-    with ready(plan, workspace, store=tight, device="cpu", reports=NO_REPORTS) as (maker, _):
+    with loaded_maker(plan, workspace, store=tight, device="cpu", reports=NO_REPORTS) as (maker, _):
         base = maker.components.denoiser
         monkeypatch.setattr(base, "to", lambda device: moved.append(str(device)))
         made = maker.make(plan.requests, decoded=False)

@@ -70,7 +70,7 @@ def test_the_gallery_reads_an_image_again(tmp_path):
     Image.new("RGB", (16, 8)).save(space.images / "a.png")
     for _ in range(2):
         gallery = Gallery(space)
-        gallery.look()
+        gallery.refresh()
         gallery.read()
         assert gallery.facts("a.png").width == 16
         damage(next(tmp_path.rglob("*.sqlite")), "")

@@ -6,7 +6,7 @@ import pytest
 
 from core.imports.projects import importers
 from core.imports.projects.importers import fitted, import_project
-from core.imports.projects.missing import SOURCES, around, missing_files, missing_paths, nearby
+from core.imports.projects.missing import SOURCES, missing_files, missing_paths, nearby, nearby_folders
 from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.job import TrainJob
@@ -81,7 +81,7 @@ def test_what_is_missing_is_searched_for_around_the_folders_of_the_job_that_are_
     for folder in ("project/img/10_fox", "project/log", "elsewhere/log"):
         (tmp_path / folder).mkdir(parents=True)
     job = build(TrainJob, {"dataset": {"folder": str(project / "img")}, "logging": {"logging_dir": "C:/x/log"}})
-    assert around(job)[0] == project
+    assert nearby_folders(job)[0] == project
     (problem,) = missing_files(job, [tmp_path / "elsewhere"])
     assert str(project / "log") in problem.fix
 

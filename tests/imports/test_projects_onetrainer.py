@@ -31,7 +31,7 @@ def flat(values):
 
 def test_recorded_configs_resolve_as_onetrainer_does():
     recorded, faults = cases("onetrainer"), []
-    compared = {key for key, row in rows().items() if row.here not in (IDLE, SECRET)} - {"concepts", "samples"}
+    compared = {key for key, row in rows().items() if row.target not in (IDLE, SECRET)} - {"concepts", "samples"}
     for case in recorded["cases"]:
         if "resolved" not in case:  # OneTrainer itself fails
             continue

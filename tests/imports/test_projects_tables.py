@@ -406,7 +406,7 @@ def test_each_key_ends_in_the_job_or_in_a_line(program):
     found = import_project(text)
     assert not {key for key in given if key not in kinds(found)}
     assert all(entry.settings or entry.sentence for entry in found.report if entry.kind != "taken")
-    assert all(kinds(found)[key] == "secret" for key in given if rows[key].here == SECRET)
+    assert all(kinds(found)[key] == "secret" for key in given if rows[key].target == SECRET)
 
 
 def _other(value):

@@ -20,7 +20,7 @@ if __name__ == "__main__":
 import torch
 
 from core.machine_check import gpu, trainings
-from core.machine_check.item import Place
+from core.machine_check.item import CheckContext
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.job import TrainJob
@@ -52,12 +52,12 @@ def main(folder: Path) -> None:
     gpu.SIZE = 64  # such tensors take time for each of their shapes
     gpu.WARM, gpu.STEPS, trainings.STEPS = 1, 4, 3  # the fewest that leave one to time: all after the first are alike
     workspace = Workspace(folder / "outputs", PROJECT / "models", PROJECT / "presets")
-    place = Place("cuda", workspace, folder)
+    place = CheckContext("cuda", workspace, folder)
     tiny_folder("sd1", folder / "sd1_random")
     looks = {"no_waits": lambda: gpu.no_waits(place), "real_plain": lambda: gpu.real_training("plain", place)}
     looks |= {f"real_{name}": lambda name=name: gpu.real_training(name, place) for name in SWITCHES}
     names = ("train_tf32", "latents_device")
-    looks |= {name: lambda name=name: trainings.look(name, place) for name in names}
+    looks |= {name: lambda name=name: trainings.train_case(name, place) for name in names}
     values = [trainings.CASES[name].values() for name in (*names, "train_bf16")] + [
         gpu.real_values(place, change) for change in [{}, *(gpu.OPTIONS[name][1] for name in SWITCHES)]
     ]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from core.machine_check import computing, gpu, jobs, system, trainings
-from core.machine_check.item import ABSENT, FAILED, OK, SLOWER, Place
+from core.machine_check.item import ABSENT, FAILED, OK, SLOWER, CheckContext
 from core.machine_check.items import all_items
 from core.machine_check.trainings import Trained
 from core.record.lock import HeldElsewhere
@@ -20,11 +20,11 @@ NO_GPU = MachineFacts("Linux", "x86_64")
 
 @pytest.fixture
 def place(tmp_path):
-    return Place("cpu", Workspace(tmp_path / "outputs", tmp_path / "models"), tmp_path)
+    return CheckContext("cpu", Workspace(tmp_path / "outputs", tmp_path / "models"), tmp_path)
 
 
 def on_cuda(place, **earlier):
-    return Place("cuda", place.workspace, place.folder, earlier)
+    return CheckContext("cuda", place.workspace, place.folder, earlier)
 
 
 def facts(monkeypatch, **more):
@@ -151,7 +151,7 @@ def test_products_in_each_type_are_right_here_and_wrong_ones_are_told(place, mon
         told = computing.number_type(name, place)
         assert told.state == OK, (name, told)
     assert computing.number_type("tf32", place).state == ABSENT
-    slow = Place("cpu", place.workspace, place.folder, {"fp32": {"flops_per_second": 3e12}})
+    slow = CheckContext("cpu", place.workspace, place.folder, {"fp32": {"flops_per_second": 3e12}})
     told = computing.number_type("bf16", slow)
     assert told.state == SLOWER and "3.0 times" in told.reason
     for wrong in (0.5, float("nan")):
@@ -246,18 +246,20 @@ def trained(monkeypatch, losses, seconds=0.1, peak=1 << 30):
 def test_losses_are_held_against_the_recorded_ones(place, monkeypatch):
     right = trainings.recorded()["losses"]["lora"]
     trained(monkeypatch, right)
-    assert trainings.look("train_fp32", place).state == OK
+    assert trainings.train_case("train_fp32", place).state == OK
     trained(monkeypatch, [*right[:-1], right[-1] * 1.01])
-    assert trainings.look("train_fp32", place).state == FAILED
-    assert trainings.look("train_bf16", place).state == OK  # its rounding is coarser
+    assert trainings.train_case("train_fp32", place).state == FAILED
+    assert trainings.train_case("train_bf16", place).state == OK  # its rounding is coarser
     trained(monkeypatch, [*right[:-1], float("nan")])
-    assert trainings.look("train_bf16", place).state == FAILED
+    assert trainings.train_case("train_bf16", place).state == FAILED
     trained(monkeypatch, right[:-1])
-    assert trainings.look("train_fp32", place).state == FAILED
+    assert trainings.train_case("train_fp32", place).state == FAILED
     trained(monkeypatch, right, seconds=0.3)
-    told = trainings.look("train_bf16", Place("cpu", *_rest(place), {"train_fp32": {"seconds_per_step": 0.1}}))
+    told = trainings.train_case(
+        "train_bf16", CheckContext("cpu", *_rest(place), {"train_fp32": {"seconds_per_step": 0.1}})
+    )
     assert told.state == SLOWER and "3.0 times" in told.reason
-    assert trainings.look("attention_xformers", place).state == ABSENT
+    assert trainings.train_case("attention_xformers", place).state == ABSENT
 
 
 def _rest(place):
@@ -310,7 +312,7 @@ def test_a_resumed_run_must_equal_an_unbroken_one_but_for_a_gpus_rounding(place,
     from core.training import prove
 
     monkeypatch.setattr(prove, "prove", lambda *_, **__: proof)
-    assert jobs.resume(Place(device, *_rest(place))).state == state
+    assert jobs.resume(CheckContext(device, *_rest(place))).state == state
 
 
 # -- the GPU
@@ -412,11 +414,11 @@ def test_losses_at_the_bounds_of_rounding_and_times_at_theirs(place, monkeypatch
     right = trainings.recorded()["losses"]["lora"]
     for off, state in ((0.99, OK), (1.01, FAILED)):
         trained(monkeypatch, [*right[:-1], right[-1] * (1 + off * bound)])
-        assert trainings.look(case, place).state == state
+        assert trainings.train_case(case, place).state == state
     for seconds, state in ((0.1249, OK), (0.1251, SLOWER)):
         trained(monkeypatch, right, seconds=seconds)
-        before = Place("cpu", *_rest(place), {"train_fp32": {"seconds_per_step": 0.1}})
-        assert trainings.look("train_bf16", before).state == state
+        before = CheckContext("cpu", *_rest(place), {"train_fp32": {"seconds_per_step": 0.1}})
+        assert trainings.train_case("train_bf16", before).state == state
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from core.generation.model.sources import Hashes
 from core.settings.check import build
 from core.settings.job import GenerateJob
 from tabs.generate import form
-from tabs.generate.tab import Handlers
+from tabs.generate.tab import GenerateHandlers
 
 LANE = LightLane()
 
@@ -78,9 +78,9 @@ class Engine:
         return {"fix": "lower the size"}
 
 
-def make_desk(folder: Path) -> Handlers:
+def make_desk(folder: Path) -> GenerateHandlers:
     """Generate over an empty outputs folder."""
-    return Handlers(make_page(folder, Engine(folder / "outputs" / "images")))
+    return GenerateHandlers(make_page(folder, Engine(folder / "outputs" / "images")))
 
 
 def made(**generate):

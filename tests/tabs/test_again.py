@@ -12,7 +12,7 @@ from work_parts import event, wait_until
 
 from core.record.problems import ProblemsError
 from tabs.runs.again import MOST_NAME, Agains, again
-from tabs.runs.tab import Handlers
+from tabs.runs.tab import RunHandlers
 from tests.refusals import refused
 
 A, B, C = "20260101-120000_one", "20260102-130000_two", "20260103-130000_three"
@@ -110,7 +110,7 @@ def test_all_wrong_values_are_named_at_once(planned):
 
 def test_either_all_runs_are_queued_or_none(page, monkeypatch):
     make_run(page.workspace.runs, A)
-    desk, bad = Handlers(page), []
+    desk, bad = RunHandlers(page), []
     monkeypatch.setattr(page.checks, "report", lambda *_, **__: None)
     monkeypatch.setattr(page.checks, "problems", lambda job, *_, **__: bad if job.network.rank == 8 else [])
     place = {"open": A, "setting": "network.rank", "values": "4 8"}
@@ -127,7 +127,7 @@ def test_either_all_runs_are_queued_or_none(page, monkeypatch):
 def test_stars_are_kept_with_the_run_and_runs_are_sorted(page):
     for name, steps, best in ((A, 60, 0.3), (B, 20, 0.1), (C, 40, None)):
         make_run(page.workspace.runs, name, steps=steps, validated=[(10, best)] if best else ())
-    desk, place = Handlers(page), {}
+    desk, place = RunHandlers(page), {}
 
     def order(**about):
         return re.findall(r'class="open"[^>]*data-arg="([^"]+)"', desk._main(place | about))
@@ -136,5 +136,5 @@ def test_stars_are_kept_with_the_run_and_runs_are_sorted(page):
     assert order(show="starred") == [A] and order(sort="starred") == [A, C, B]
     assert order() == [C, B, A] and order(sort="oldest") == [A, B, C] and order(sort="best") == [B, A, C]
     assert order(sort="steps") == [A, C, B] and order(sort="made up") == [C, B, A]
-    place = itemgetter("place")(desk.act(place, event("star", A)))
+    place = itemgetter("state")(desk.act(place, event("star", A)))
     assert order(show="starred") == [] and not (page.workspace.runs / A / "starred").exists()

@@ -10,7 +10,7 @@ from work_parts import HOSTILE, image, make_page, wait_until
 
 from core.dataset.buckets.plan import Plan
 from tabs.captions.epochs import preview
-from tabs.captions.tab import Handlers
+from tabs.captions.tab import CaptionHandlers
 from tests.dataset.training_captions import training_caption
 
 
@@ -20,15 +20,15 @@ def desk(tmp_path):
         image(tmp_path / "set" / f"{number}.png", caption=f"fox, red, snow, day{number}")
     page = make_page(tmp_path)
     page.project.edit("dataset.folder", str(tmp_path / "set"))
-    return Handlers(page)
+    return CaptionHandlers(page)
 
 
-def read(desk: Handlers) -> None:
+def read(desk: CaptionHandlers) -> None:
     desk.reading.want()
     wait_until(lambda: not desk.reading.busy)
 
 
-def shown(desk: Handlers, text: str, number: int = 1) -> list[str]:
+def shown(desk: CaptionHandlers, text: str, number: int = 1) -> list[str]:
     placed = next(each for each in desk.reading.report.placed if each.image.relative == f"{number}.png")
     drawn = preview(desk.reading.job, desk.reading.report, placed, text)
     return [html.unescape(each) for each in re.findall("<q>(.*?)</q>", drawn)]

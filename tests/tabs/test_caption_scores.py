@@ -5,7 +5,7 @@ from work_parts import answered, make_page, wait_until
 
 from core import tasks
 from core.settings.check import build
-from tabs.captions.tab import Handlers
+from tabs.captions.tab import CaptionHandlers
 from tabs.tools.forms import ToolForm
 from tests.captioning.tagger.models import COLORS, images, wd_folder
 from tests.tasks import surroundings
@@ -16,7 +16,7 @@ def desk(tmp_path):
     folder, model = images(tmp_path / "set", *COLORS), wd_folder(tmp_path / "tagger")
     page = make_page(tmp_path)
     page.project.edit("dataset.folder", str(folder))
-    desk = Handlers(page)
+    desk = CaptionHandlers(page)
     desk.scores.fill("model_dir", str(model))
     desk.tag = lambda: tasks.named("tag").start(
         build(tasks.named("tag").job, {"dataset": {"folder": str(folder)}, "tag": {"model_dir": str(model)}}),

@@ -22,7 +22,7 @@ from core.settings.captioning.edits import CaptionEditSettings
 from core.settings.dataset.source import Source
 from tabs.captions import bulk as caption_bulk
 from tabs.captions import view
-from tabs.captions.tab import Handlers
+from tabs.captions.tab import CaptionHandlers
 from tabs.dataset import reading
 from tabs.dataset.concepts import with_entries
 from tabs.dataset.reading import key_of, once_per_report
@@ -37,10 +37,10 @@ def folder(tmp_path):
     return tmp_path / "set"
 
 
-def open_desk(folder, shared=False) -> Handlers:
+def open_desk(folder, shared=False) -> CaptionHandlers:
     page = make_page(folder.parent, shared=shared)
     page.project.edit("dataset.folder", str(folder))
-    desk = Handlers(page)
+    desk = CaptionHandlers(page)
     desk.reading.want()
     wait_until(lambda: not desk.reading.busy)
     return desk
@@ -54,7 +54,7 @@ def desk(folder):
 class Window:
     """One browser as the server sees it: the open image, what is held of each, and saves that name what they were typed over."""
 
-    def __init__(self, desk: Handlers):
+    def __init__(self, desk: CaptionHandlers):
         self.desk, self.visit, self.said = desk, "one", ""
         self.ask("open", key="")
 
@@ -85,7 +85,7 @@ def text(folder, name: str) -> str:
     return (folder / f"{name}.txt").read_text(encoding="utf-8").strip()
 
 
-def chosen(desk: Handlers, folder) -> None:
+def chosen(desk: CaptionHandlers, folder) -> None:
     desk.page.project.edit("dataset.folder", str(folder))
     desk.reading.want()
     wait_until(lambda: not desk.reading.busy)
@@ -412,7 +412,7 @@ def test_a_folder_with_a_caption_ending_of_its_own_is_saved_to_the_file_that_is_
     page = make_page(folder.parent)
     own = Source(folder=str(folder), caption_extension=".caption")
     page.project.replace(with_entries(page.project.job, [own]))
-    desk = Handlers(page)
+    desk = CaptionHandlers(page)
     desk.reading.want()
     wait_until(lambda: not desk.reading.busy)
     window = Window(desk)
@@ -430,7 +430,7 @@ def test_a_caption_of_a_metadata_file_is_read_only_and_says_why(folder, entry):
     listed.write_text(json.dumps({"ant": entry, "bee": {"caption": "a listed bee"}}))
     page = make_page(folder.parent)
     page.project.replace(with_entries(page.project.job, [Source(folder=str(folder), metadata_file=str(listed))]))
-    desk = Handlers(page)
+    desk = CaptionHandlers(page)
     desk.reading.want()
     wait_until(lambda: not desk.reading.busy)
     before, window = {each.name: each.read_bytes() for each in folder.iterdir()}, Window(desk)
@@ -782,7 +782,7 @@ def test_the_first_images_are_listed_while_all_are_read(folder, monkeypatch):
     monkeypatch.setattr(reading, "FIRST_ROWS", 2)
     page = make_page(folder.parent)
     page.project.edit("dataset.folder", str(folder))
-    desk = Handlers(page)
+    desk = CaptionHandlers(page)
     shown = desk.answer({"act": "open"})
     assert (shown["list"].count('class="pick"'), shown["list"].count(" disabled")) == (2, 2)
     assert "a bee" in shown["list"] and shown["page"] == [] and not shown["open"]

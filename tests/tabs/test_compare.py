@@ -34,7 +34,7 @@ from tabs.runs.compared import (
     verdict,
     verdicts,
 )
-from tabs.runs.tab import Handlers
+from tabs.runs.tab import RunHandlers
 from tabs.runs.view import loss_words
 
 A, B = "20260101-120000_one", "20260102-130000_two"
@@ -385,7 +385,7 @@ def test_journals_are_read_beside_and_a_large_one_holds_up_no_answer(page, sides
     monkeypatch.setattr(runs_view, "PATIENCE", 0.1)
     real, read = Tail.lines, threading.Event()
     monkeypatch.setattr(Tail, "lines", lambda tail: read.wait(60) and real(tail))
-    found, desk = Comparisons(page), Handlers(page)
+    found, desk = Comparisons(page), RunHandlers(page)
     first = found.answer(A, B)
     assert first["reading"] and "html" not in first
     assert desk._main({}).startswith('<p class="hint" role="status">Loading runs')
@@ -414,38 +414,38 @@ def test_nothing_is_made_anew_while_neither_run_tells_anything_new(page, sides, 
 def test_the_table_tells_the_best_validation_and_ticks_two_runs(page, sides):
     sides(b={"validated": []})
     make_run(page.workspace.runs, "20260103-130000_three", validated=[(10, 0.5)])
-    desk = Handlers(page)
+    desk = RunHandlers(page)
     shown = desk._main({})
     assert '<td class="num lowest">0.1210 @ 20</td>' in shown and '<td class="num lowest"></td>' in shown
     assert "Select two to four runs" in shown and 'href="#Runs/' not in shown
-    place, shown = itemgetter("place", "main")(desk.act({}, event("pick", A, "true")))
+    place, shown = itemgetter("state", "main")(desk.act({}, event("pick", A, "true")))
     assert "Select another run" in shown and shown.count(" checked ") == 1
-    place, shown = itemgetter("place", "main")(desk.act(place, event("pick", B, "true")))
+    place, shown = itemgetter("state", "main")(desk.act(place, event("pick", B, "true")))
     assert f'href="#Runs/{A}/{B}"' in shown and shown.count(" checked ") == 2
-    place, shown = itemgetter("place", "main")(desk.act(place, event("pick", "20260103-130000_three", "true")))
+    place, shown = itemgetter("state", "main")(desk.act(place, event("pick", "20260103-130000_three", "true")))
     assert shown.count(" checked ") == 3 and f'href="#Runs/{A}/{B}/20260103-130000_three"' in shown
-    place, shown = itemgetter("place", "main")(desk.act(place, event("pick", A, "false")))
+    place, shown = itemgetter("state", "main")(desk.act(place, event("pick", A, "false")))
     assert f'href="#Runs/{B}/20260103-130000_three"' in shown
-    place, shown = itemgetter("place", "main")(desk.act(place, event("unpick")))
+    place, shown = itemgetter("state", "main")(desk.act(place, event("unpick")))
     assert place["picked"] == [] and " checked " not in shown
 
 
 def test_several_runs_are_deleted_by_one_question_and_one_that_trains_stays(page, sides):
     sides()
     make_run(page.workspace.runs, "20260103-130000_three")
-    desk, place = Handlers(page), {}
+    desk, place = RunHandlers(page), {}
     for name in (A, B, "20260103-130000_three"):
-        place, shown = itemgetter("place", "main")(desk.act(place, event("pick", name, "true")))
-    place, shown = itemgetter("place", "main")(desk.act(place, event("delete-picked")))
+        place, shown = itemgetter("state", "main")(desk.act(place, event("pick", name, "true")))
+    place, shown = itemgetter("state", "main")(desk.act(place, event("delete-picked")))
     assert (page.workspace.runs / A).is_dir(), "nothing is deleted before the question"
-    place, shown = itemgetter("place", "main")(desk.act(place, event("ask")))
+    place, shown = itemgetter("state", "main")(desk.act(place, event("ask")))
     assert 'role="alertdialog"' in shown and "3 selected runs" in shown
-    kept, shown = itemgetter("place", "main")(desk.act(place, event("keep")))
+    kept, shown = itemgetter("state", "main")(desk.act(place, event("keep")))
     assert 'role="alertdialog"' not in shown and len(kept["picked"]) == 3
     held = RunFolder(page.workspace.runs / "20260103-130000_three")
     held.lock()
     try:
-        place, shown = itemgetter("place", "main")(desk.act(place, event("delete-picked")))
+        place, shown = itemgetter("state", "main")(desk.act(place, event("delete-picked")))
     finally:
         held.unlock()
     assert place["picked"] == ["20260103-130000_three"] and not place["asking"]
@@ -455,7 +455,7 @@ def test_several_runs_are_deleted_by_one_question_and_one_that_trains_stays(page
 
 def test_one_run_alone_is_not_offered_for_comparison(page):
     make_run(page.workspace.runs, A)
-    assert "to compare" not in Handlers(page)._main({})
+    assert "to compare" not in RunHandlers(page)._main({})
 
 
 def test_facts_that_stand_for_both_fill_one_row(sides):

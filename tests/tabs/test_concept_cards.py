@@ -21,7 +21,7 @@ from tabs.dataset import grid as dataset_grid
 from tabs.dataset import view as dataset_view
 from tabs.dataset.concepts import FolderContents, changed, entries_of, with_entries
 from tabs.dataset.reading import key_of
-from tabs.dataset.tab import TAB, Handlers
+from tabs.dataset.tab import TAB, DatasetHandlers
 from tabs.form.form_values import SHARED_NAMES, SOURCE
 from tabs.markup import row_of
 from tests.selection import slow_unless
@@ -29,22 +29,22 @@ from tests.selection import slow_unless
 
 @pytest.fixture
 def desk(tmp_path):
-    return Handlers(make_page(tmp_path))
+    return DatasetHandlers(make_page(tmp_path))
 
 
-def choose(desk: Handlers, folder) -> None:
+def choose(desk: DatasetHandlers, folder) -> None:
     desk.choose(str(folder))
     wait_until(lambda: not desk.reading.busy)
 
 
-def card(desk: Handlers) -> str:
+def card(desk: DatasetHandlers) -> str:
     job = desk.page.project.job
     return concept_cards.cards(
         job, entries_of(job), [FolderContents()] * len(entries_of(job)), [0], desk.page.thumb_url
     )
 
 
-def own(desk: Handlers, name: str, text: str, number: int = 0) -> Source:
+def own(desk: DatasetHandlers, name: str, text: str, number: int = 0) -> Source:
     desk.act(event("own", f"{number}:{name}", text))
     return entries_of(desk.page.project.job)[number]
 
@@ -198,7 +198,7 @@ def test_a_path_of_a_card_outside_the_open_folders_is_refused_when_shared(tmp_pa
 
 
 def test_a_mask_folder_from_a_preset_is_not_read_by_a_shared_page(tmp_path):
-    desk = Handlers(make_page(tmp_path, shared=True))
+    desk = DatasetHandlers(make_page(tmp_path, shared=True))
     desk.reading.want()
     wait_until(lambda: not desk.reading.busy)
     assert "24 images" in desk.boards()["doctor"] and "24 images" in desk.boards()["sources"]
@@ -450,14 +450,14 @@ def test_an_image_that_trains_and_validates_is_an_error_for_the_start(desk, tmp_
     checks = desk.page.checks
     report = checks.report(job, decode=True)
     assert not found_by_doctor(checks.problems(job, report))  # nobody has looked yet
-    told = found_by_doctor(checks.problems(job, report, look=True))
+    told = found_by_doctor(checks.problems(job, report, find_copies=True))
     assert len(told) == 1 and told[0].level == "error"
     desk.page.project.replace(job)
     desk.reading.want()
     wait_until(lambda: not desk.reading.busy)
     assert told == found_by_doctor(checks.problems(job, report))
     without = job.model_copy(update={"dataset": job.dataset.model_copy(update={"sources": []})})
-    assert not found_by_doctor(checks.problems(without, checks.report(without), look=True))
+    assert not found_by_doctor(checks.problems(without, checks.report(without), find_copies=True))
 
 
 @pytest.mark.slow
@@ -516,7 +516,7 @@ def test_what_is_wrong_in_a_config_is_listed_with_its_place_and_nothing_changes(
 
 
 def test_a_shared_page_imports_no_folder_outside(tmp_path):
-    desk = Handlers(make_page(tmp_path, shared=True))
+    desk = DatasetHandlers(make_page(tmp_path, shared=True))
     before = desk.page.project.job
     desk.import_config(
         upload(tmp_path, f"[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = '{tmp_path}'\n")
@@ -536,7 +536,7 @@ def test_an_exported_config_comes_back_the_same(desk, tmp_path, kind):
     desk.export(event("export", kind))
     file = desk.exchange.written
     assert f"dataset.{kind}" in said(desk) and file.is_file()
-    again = Handlers(make_page(tmp_path / "other"))
+    again = DatasetHandlers(make_page(tmp_path / "other"))
     again.import_config(upload(tmp_path, file.read_text("utf-8"), f"dataset.{kind}"))
     found = {entry.folder: entry for entry in entries_of(again.page.project.job)}
     fox, reg = found[str(tmp_path / "fox")], found[str(tmp_path / "reg")]
@@ -550,7 +550,7 @@ def test_an_exported_config_comes_back_the_same(desk, tmp_path, kind):
 # -- regularization images
 
 
-def queue_of(desk: Handlers) -> list:
+def queue_of(desk: DatasetHandlers) -> list:
     """Instead of an engine: what was submitted."""
     from types import SimpleNamespace
 

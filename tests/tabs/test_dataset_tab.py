@@ -20,17 +20,17 @@ from tabs.dataset import reading
 from tabs.dataset import tab as dataset_tab
 from tabs.dataset.concepts import entries_of, with_entries
 from tabs.dataset.doctor import PUT_BACK
-from tabs.dataset.tab import Handlers
+from tabs.dataset.tab import DatasetHandlers
 from tabs.markup import client_stamp
 from tabs.server.uploads import take_in
 
 
 @pytest.fixture
 def desk(tmp_path):
-    return Handlers(make_page(tmp_path))
+    return DatasetHandlers(make_page(tmp_path))
 
 
-def choose(desk: Handlers, folder) -> None:
+def choose(desk: DatasetHandlers, folder) -> None:
     """Choose a folder and wait until it has been read."""
     desk.choose(str(folder))
     wait_until(lambda: not desk.reading.busy)
@@ -259,7 +259,7 @@ def test_a_missing_folder_is_said_with_its_fix(desk, tmp_path):
 
 def test_a_shared_page_neither_chooses_nor_reads_a_folder_outside(tmp_path):
     image(tmp_path / "secret" / "a.png")
-    desk = Handlers(make_page(tmp_path, shared=True))
+    desk = DatasetHandlers(make_page(tmp_path, shared=True))
     with pytest.raises(ProblemsError) as refused:
         desk.choose(str(tmp_path / "secret"))
     assert refused.value.codes == ["shared.path-closed"]

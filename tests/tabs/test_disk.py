@@ -11,7 +11,7 @@ from work_parts import event, image, make_page, said
 from core.dataset.doctor.trash import put_away, put_away_lately
 from core.record.problems import ProblemsError
 from core.record.units import size_words
-from tabs.tools.disk import Handlers
+from tabs.tools.disk import DiskHandlers
 from tests.refusals import refused
 
 
@@ -22,7 +22,7 @@ def desk(tmp_path):
     page.engine.job = None
     page.project.edit("dataset.folder", str(tmp_path / "set"))
     image(tmp_path / "set" / "a.png")
-    return Handlers(page)
+    return DiskHandlers(page)
 
 
 def cached(desk, name: str, size: int, age: int):
@@ -130,7 +130,7 @@ def test_only_the_owner_empties_the_trash_of_people_with_a_page_each(tmp_path):
     away = image(tmp_path / "set" / "b.png")
     put_away([away], tmp_path / "set", "twice there")
     page.project.edit("dataset.folder", str(tmp_path / "set"))
-    desk = Handlers(page)
+    desk = DiskHandlers(page)
     assert desk.html({}).count("Delete for good</button>") == 1, "that of her own dataset"
     with pytest.raises(ProblemsError) as refused:
         desk.act({"asking": "runs"}, event("delete", "runs"))
@@ -146,7 +146,7 @@ def test_a_shared_page_empties_no_folder_that_is_not_open(tmp_path):
     image(tmp_path / "set" / "a.png")
     put_away([away], tmp_path / "set", "twice there")
     page.project.edit("dataset.folder", str(tmp_path / "set"))
-    desk = Handlers(page)
+    desk = DiskHandlers(page)
     place, _ = desk.act({}, event("ask", "images"))
     desk.act(place, event("delete", "images"))
     assert put_away_lately(tmp_path / "set")

@@ -15,14 +15,14 @@ from core.settings.job import GenerateJob, TrainJob
 from core.settings.presets.files import apply
 from tabs.form.presets import json_text
 from tabs.generate.form import ENTRIES, default_values, start_values
-from tabs.generate.tab import Handlers
+from tabs.generate.tab import GenerateHandlers
 from tabs.tools.forms import ToolForm
 from tabs.train.presets_bar import choices
 
 
 @pytest.fixture
 def desk(tmp_path):
-    return Handlers(make_page(tmp_path, Engine(tmp_path / "outputs" / "images")))
+    return GenerateHandlers(make_page(tmp_path, Engine(tmp_path / "outputs" / "images")))
 
 
 def press(desk, act, arg="", value=""):

@@ -15,12 +15,12 @@ from core.record.problems import ProblemsError
 from tabs.form.lora_steps import lora_of
 from tabs.generate import cards, form, panel
 from tabs.generate.replaced import TAKE_BACK
-from tabs.generate.tab import Handlers
+from tabs.generate.tab import GenerateHandlers
 
 
 @pytest.fixture
 def desk(tmp_path):
-    return Handlers(make_page(tmp_path, Engine(tmp_path / "outputs" / "images")))
+    return GenerateHandlers(make_page(tmp_path, Engine(tmp_path / "outputs" / "images")))
 
 
 def in_sight(desk):
@@ -231,7 +231,7 @@ def trained(desk):
         "measured": [{"step": 24, "loss": 0.125}],
     }
     desk.page.engine.snapshot = lambda name: facts
-    desk.loras.shelf.read()
+    desk.loras.model_lists.read()
     return run
 
 
@@ -282,7 +282,7 @@ def test_a_variation_is_the_image_with_other_noise_mixed_in_and_the_form_stays(d
     before = desk._values()
     with pytest.raises(ProblemsError):
         desk.sending.act(event("vary", "gone.png"))
-    desk.sending.act(event("vary", desk.shelf.newest().name))
+    desk.sending.act(event("vary", desk.gallery_handlers.newest().name))
     (job,) = desk.page.engine.jobs
     assert job.generate.seed == 7 and job.generate.variation_strength > 0 and job.generate.variation_seed is not None
     assert desk._values() == before and path.exists()

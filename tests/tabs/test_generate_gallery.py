@@ -33,7 +33,7 @@ from tabs.generate import form
 from tabs.generate.gallery import about_job
 from tabs.generate.sending import upscale_values
 from tabs.generate.stage import newest
-from tabs.generate.tab import Handlers
+from tabs.generate.tab import GenerateHandlers
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def desk(tmp_path):
 
 
 def answer(desk, act, **asked):
-    return answered(desk.shelf.answer, {"act": act} | asked)
+    return answered(desk.gallery_handlers.answer, {"act": act} | asked)
 
 
 def codes(answered):
@@ -64,14 +64,16 @@ def test_an_image_stands_beside_the_same_one_without_loras(desk):
 def test_a_new_image_is_noticed_and_nothing_is_sent_when_nothing_is_new(desk):
     folder = desk.page.workspace.images / "2026-01-01"
     draw(folder / "1.png")
-    desk.loras.shelf.read()
-    seen, told = desk.tick("")["client"], desk.shelf.parts("Generate", {})
+    desk.loras.model_lists.read()
+    seen, told = desk.tick("")["client"], desk.gallery_handlers.parts("Generate", {})
     assert (
-        desk.tick(seen) == gr.skip() and desk.shelf.parts("Generate", {}) == told and desk.shelf.parts("Runs", {}) == {}
+        desk.tick(seen) == gr.skip()
+        and desk.gallery_handlers.parts("Generate", {}) == told
+        and desk.gallery_handlers.parts("Runs", {}) == {}
     )
     draw(folder / "2.png", seed=2)
-    assert desk.tick(seen).keys() == {"client", "newest"} and desk.shelf.parts("Generate", {}) != told
-    assert len(answer(desk, "list")["names"]) == 2 and desk.shelf.last_seed() == 2
+    assert desk.tick(seen).keys() == {"client", "newest"} and desk.gallery_handlers.parts("Generate", {}) != told
+    assert len(answer(desk, "list")["names"]) == 2 and desk.gallery_handlers.last_seed() == 2
 
 
 def test_the_strip_has_the_images_of_this_session_newest_first(desk):
@@ -277,7 +279,7 @@ def test_upscaling_makes_one_larger_image_at_once_and_leaves_the_fields_alone(de
 
 def test_the_dialog_of_upscale_offers_every_upscaler_that_of_the_form_first(desk, tmp_path):
     desk.page.workspace = replace(desk.page.workspace, models=tmp_path / "models")
-    desk = Handlers(desk.page)
+    desk = GenerateHandlers(desk.page)
     draw(desk.page.workspace.images / "d" / "1.png")
     folder = desk.page.workspace.models / "upscalers"
     lora(folder / "no upscaler.safetensors")
@@ -285,7 +287,7 @@ def test_the_dialog_of_upscale_offers_every_upscaler_that_of_the_form_first(desk
     torch.save(dense, folder / "x4.pth")
     (folder / "torn.pth").write_bytes(b"")
     file = "file:models/upscalers/x4.pth"
-    desk.loras.shelf.read()
+    desk.loras.model_lists.read()
     offered = desk.sending.answer({"name": "d/1.png"})
     assert offered["sizes"] == [[2, 128, 128], [3, 192, 192], [4, 256, 256]]
     assert {name for name, *_ in offered["upscalers"]} == {*UPSCALERS, file, "file:models/upscalers/torn.pth"}
@@ -397,7 +399,7 @@ def test_stars_trash_and_undo(desk):
     assert sorted(answer(desk, "back", token=away["token"])["names"]) == sorted(names)
     for name in names:
         answer(desk, "trash", names=[name])
-    desk.shelf.begun = time.time() + 60  # the server was started anew
+    desk.gallery_handlers.begun = time.time() + 60  # the server was started anew
     for _ in names:
         last = answer(desk, "list")["away"]
         assert not last["recent"] and len(answer(desk, "back", token=last["token"])["names"]) == 1, "one after another"
@@ -421,7 +423,7 @@ def test_all_selected_images_are_rated_and_deleted_and_the_answer_names_them(des
 @pytest.mark.parametrize("asked", [{}, {"act": "x"}, {"act": ["list"]}, {"act": "tiles", "names": "x"}, {"act": "tiles", "names": [1, {}]},
                                    {"act": "stars", "names": None, "stars": "5"}, {"act": "cancel"}])  # fmt: skip
 def test_questions_that_make_no_sense_change_nothing(desk, asked):
-    assert not desk.shelf.answer(asked).get("problems")
+    assert not desk.gallery_handlers.answer(asked).get("problems")
 
 
 def test_selected_images_become_a_folder_of_the_dataset(desk):
@@ -432,13 +434,13 @@ def test_selected_images_become_a_folder_of_the_dataset(desk):
     project = desk.page.project
     for number, name in enumerate(("mine", "more")):
         assert "copy" in answer(desk, "train", folder=name, words="red" if number else "")
-        wait_until(lambda: desk.shelf.parts("Generate", {})["gallery"]["copy"]["done"])
-        state = desk.shelf.parts("Generate", {})["gallery"]["copy"]
+        wait_until(lambda: desk.gallery_handlers.parts("Generate", {})["gallery"]["copy"]["done"])
+        state = desk.gallery_handlers.parts("Generate", {})["gallery"]["copy"]
         assert not state["problems"] and name in state["said"]
     made = desk.page.workspace.datasets / "mine"
     assert {path.name: path.read_text() for path in made.glob("*.txt")} == {"1.txt": "a red fox", "2.txt": "a blue fox"}
     assert [Path(each.folder).name for each in project.job.dataset.all_sources()] == ["mine", "more"]
     assert len(list((desk.page.workspace.datasets / "more").glob("*.png"))) == 1
     answer(desk, "train", folder="a/b")
-    wait_until(lambda: desk.shelf.parts("Generate", {})["gallery"]["copy"].get("problems"))
+    wait_until(lambda: desk.gallery_handlers.parts("Generate", {})["gallery"]["copy"].get("problems"))
     assert [Path(each.folder).name for each in project.job.dataset.all_sources()] == ["mine", "more"]

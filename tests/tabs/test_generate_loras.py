@@ -19,7 +19,7 @@ from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT
 from tabs.form import picker
 from tabs.generate import form, loras
-from tabs.generate.tab import Handlers
+from tabs.generate.tab import GenerateHandlers
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def desk(tmp_path):
     shutil.copytree(
         PROJECT / "models" / "starter", tmp_path / "models" / "starter", ignore=shutil.ignore_patterns("images")
     )
-    return Handlers(page)
+    return GenerateHandlers(page)
 
 
 TAGS = json.dumps({"10_fox": {"fox": 10, "snow": 4}, "5_cat": {"cat": 6, "snow": 5}})
@@ -71,7 +71,7 @@ def test_the_list_has_those_of_the_models_family_and_says_why_the_others_do_not_
         lora(folder / f"fox {number:02}.safetensors")
     lora(folder / f"large {HOSTILE[:20].replace('/', '')}.safetensors", width=2048)
     (folder / "torn.safetensors").write_bytes(b"no")
-    desk.loras.shelf.read()
+    desk.loras.model_lists.read()
     html = desk.loras.picker()
     assert html.count('data-act="add"') == picker.MAX_ROWS and "7 more" in html and "<img src=x" not in html
     listed = html.split('<ul tabindex="0"')[1]  # the name of a button is what it shows, its verb before
@@ -80,7 +80,7 @@ def test_the_list_has_those_of_the_models_family_and_says_why_the_others_do_not_
     for words, count in (("fox 07", 1), ("sdxl", 1), ("torn", 1), ("rank 4", picker.MAX_ROWS)):
         found = desk.lora_act(event("find", "", words))["add"]
         assert found.count('data-act="add"') == count and ("misfit" in found) == (words in ("sdxl", "torn"))
-    (large,) = (each for each in desk.loras.shelf.of(["lora"]) if each.facts.family == "sdxl")
+    (large,) = (each for each in desk.loras.model_lists.of(["lora"]) if each.facts.family == "sdxl")
     with pytest.raises(ProblemsError) as raised:
         desk.lora_act(event("add", large.name))
     assert raised.value.problems[0].code == "lora.other-family" and desk._values()["loras"] == []
@@ -94,8 +94,8 @@ def test_lists_of_vaes_and_upscalers_offer_nothing_else_and_name_damaged_ones(de
         (models / folder / "torn.safetensors").write_bytes(b"no")
     dense = {"conv_first.weight": torch.zeros(4, 3, 3, 3), "body.0.rdb1.conv5.weight": torch.zeros(4, 4, 3, 3)}
     save_file(dense, models / "upscalers" / "big.safetensors")
-    desk.loras.shelf.read()
-    shelf = desk.loras.shelf
+    desk.loras.model_lists.read()
+    shelf = desk.loras.model_lists
     (vae,) = shelf.of(["vae"])
     assert vae.name == "models/vae/torn.safetensors" and "unreadable" in vae.text
     assert [each.name for each in shelf.of(["upscaler"])] == [
@@ -110,20 +110,20 @@ def test_lists_of_vaes_and_upscalers_offer_nothing_else_and_name_damaged_ones(de
 
 def test_the_folders_are_read_beside_the_page_and_then_sent_once(desk):
     seen = desk.tick("")["client"]
-    desk.loras.shelf.refresh(60)  # that of the tick has ended
+    desk.loras.model_lists.refresh(60)  # that of the tick has ended
     path = lora(desk.page.workspace.models / "loras" / "new.safetensors")
-    desk.loras.shelf.refresh(60)
+    desk.loras.model_lists.refresh(60)
     fresh = desk.tick(seen)
     assert "loras/new" in fresh["add"]
-    version = desk.loras.shelf.version
-    desk.loras.shelf.refresh(60)
-    assert desk.loras.shelf.version == version and path.exists()
+    version = desk.loras.model_lists.version
+    desk.loras.model_lists.refresh(60)
+    assert desk.loras.model_lists.version == version and path.exists()
 
 
 def test_a_row_shows_family_words_and_state_and_a_word_is_written_at_the_prompts_end(desk):
     lora(desk.page.workspace.models / "loras" / "a.safetensors", {"modelspec.trigger_phrase": "zfx, glyph style"})
-    desk.loras.shelf.read()
-    desk.lora_act(event("add", desk.loras.shelf.of(["lora"])[0].name))
+    desk.loras.model_lists.read()
+    desk.lora_act(event("add", desk.loras.model_lists.of(["lora"])[0].name))
     row = desk._form()["loras"]
     assert (
         "SD 1.x" in row and 'data-arg="0:0"' in row and row.count("disabled>glyph style") == 1
@@ -148,8 +148,8 @@ def test_one_of_another_family_or_gone_says_so_in_its_row(desk):
 def test_a_lora_in_the_prompt_and_as_a_card_is_said_to_add_up(desk):
     """Both strengths act: with 0.7 and 0.8 the image is that of 1.5."""
     lora(desk.page.workspace.models / "loras" / "a.safetensors")
-    desk.loras.shelf.read()
-    desk.lora_act(event("add", desk.loras.shelf.of(["lora"])[0].name))
+    desk.loras.model_lists.read()
+    desk.lora_act(event("add", desk.loras.model_lists.of(["lora"])[0].name))
     desk.act(event("field", "prompt", "a fox <lora:a:0.7> <lora:b:0.5>"))
     shown = desk._form()["loras"]
     assert "From the prompt: a 0.7 + 1 of its card = 1.7, b 0.5<" in shown
@@ -189,8 +189,8 @@ def test_a_card_says_in_which_region_its_lora_acts(desk, prompt, more, areas):
 def test_a_saved_preset_is_as_saved_with_its_loras(desk):
     """A card leaves out what has its default, a preset does not."""
     lora(desk.page.workspace.models / "loras" / "a.safetensors")
-    desk.loras.shelf.read()
-    desk.lora_act(event("add", desk.loras.shelf.of(["lora"])[0].name))
+    desk.loras.model_lists.read()
+    desk.lora_act(event("add", desk.loras.model_lists.of(["lora"])[0].name))
     desk.presets.run_act("save", {"preset": "with a lora"})
     assert desk.presets.name == "user/with a lora" and desk.presets.changed() == {}
     desk.lora_act(event("strength", "0", "0.5"))

@@ -14,12 +14,12 @@ from playwright.sync_api import expect
 from work_parts import answered, event, make_page, said, wait_until
 
 from core.generation.effects.regions import masks_of
-from tabs.generate.tab import Handlers
+from tabs.generate.tab import GenerateHandlers
 
 
 @pytest.fixture
 def desk(tmp_path):
-    return Handlers(make_page(tmp_path))
+    return GenerateHandlers(make_page(tmp_path))
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_a_name_without_end_is_said_and_draws_no_thumbnail(desk):
 
 
 def test_a_shared_page_paints_over_images_of_open_folders_only(tmp_path, picture):
-    desk = Handlers(make_page(tmp_path / "home", shared=True))
+    desk = GenerateHandlers(make_page(tmp_path / "home", shared=True))
     assert codes(answered(desk.painting.answer, {"act": "mask", "image": str(picture)})) == ["shared.path-closed"]
     desk.begin_with(str(picture))
     path = desk._values()["image_path"]

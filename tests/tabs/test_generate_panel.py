@@ -22,12 +22,12 @@ from core.settings.job import GenerateJob, TrainJob
 from core.settings.model import ModelSettings
 from tabs.form import model_lists
 from tabs.generate import controls, form, panel
-from tabs.generate.tab import Handlers
+from tabs.generate.tab import GenerateHandlers
 
 
 @pytest.fixture
 def desk(tmp_path):
-    return Handlers(make_page(tmp_path, Engine(tmp_path / "outputs" / "images")))
+    return GenerateHandlers(make_page(tmp_path, Engine(tmp_path / "outputs" / "images")))
 
 
 def model_made(project, **fields):
@@ -137,9 +137,13 @@ def test_the_row_of_the_refiner_says_which_and_when(desk):
 
 def test_the_refiners_list_has_refiners_only(desk, monkeypatch):
     monkeypatch.setattr(model_lists, "is_refiner", lambda kind: kind.family == "sd1")
-    desk.loras.shelf.read()
-    names = [each.name for each in desk.loras.shelf.of(["refiner"])]
-    assert names == [each.name for each in desk.loras.shelf.of(["checkpoint"]) if each.name.endswith("starter")] != []
+    desk.loras.model_lists.read()
+    names = [each.name for each in desk.loras.model_lists.of(["refiner"])]
+    assert (
+        names
+        == [each.name for each in desk.loras.model_lists.of(["checkpoint"]) if each.name.endswith("starter")]
+        != []
+    )
     assert 'list="gen-refiners"' in desk._form()["more"] and 'id="gen-refiners"' in desk.loras.picker()
 
 

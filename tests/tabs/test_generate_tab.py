@@ -38,7 +38,7 @@ from tabs.generate import form, loras
 from tabs.generate.gallery import about_job
 from tabs.generate.grids import STATE
 from tabs.generate.stage import status
-from tabs.generate.tab import Handlers
+from tabs.generate.tab import GenerateHandlers
 from tests.models import tiny_file
 
 
@@ -361,7 +361,7 @@ def test_an_image_brings_its_embeddings_and_says_which_are_not_here(desk, tmp_pa
 
 
 def test_a_shared_page_draws_only_with_files_of_the_project(tmp_path):
-    desk = Handlers(make_page(tmp_path, Engine(tmp_path), shared=True))
+    desk = GenerateHandlers(make_page(tmp_path, Engine(tmp_path), shared=True))
     outside = tmp_path / "elsewhere"
     shutil.copytree(PROJECT / "models" / "starter", outside, ignore=shutil.ignore_patterns("images"))
     for wanted in ({"base_model": str(outside)}, {"embeddings": [str(embedding(outside / "zunkel.safetensors"))]}):
@@ -496,7 +496,7 @@ def test_the_preview_of_what_is_made_stands_in_the_frame_of_the_newest_image(des
 
 
 def test_a_line_that_a_click_has_drawn_is_drawn_again_where_the_next_tick_has_what_was_there_before(desk):
-    desk.loras.shelf.read()
+    desk.loras.model_lists.read()
     shown = desk.show()
     drawn = desk.draw()
     assert drawn["status"] != shown["status"]

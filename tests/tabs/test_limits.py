@@ -23,7 +23,7 @@ from core.settings.dataset.source import Source
 from core.settings.job import TrainJob
 from core.settings.presets.files import to_values
 from tabs.captions import view as captions_view
-from tabs.captions.tab import Handlers as Captions
+from tabs.captions.tab import CaptionHandlers
 from tabs.dataset import concept_cards, doctor, grid, plots, questions
 from tabs.dataset import view as dataset_view
 from tabs.dataset.concepts import FolderContents, with_entries
@@ -337,12 +337,12 @@ def test_the_gallery_sends_the_newest_tiles_the_sessions_strip_and_the_latest_da
 
         path = draw(desk.page.workspace.images / "d" / f"{number}.png", seed=number, prompt=f"fox {number}")
         os.utime(path, (now + 86_400 * number, now + 86_400 * number))
-    listed = desk.shelf.answer({"act": "list"})
+    listed = desk.gallery_handlers.answer({"act": "list"})
     assert listed["names"] == [f"d/{n}.png" for n in (3, 2, 1, 0)] and listed["strip"] == ["d/3.png"]
     assert set(listed["tiles"]) == {"d/3.png", "d/2.png"}
     assert [day for day, _ in listed["days"]] == [time.strftime("%Y-%m-%d", time.localtime(now + 3 * 86_400))]
-    desk.shelf.answer({"act": "train", "folder": "mine"})
-    wait_until(lambda: desk.shelf.parts("Generate", {})["gallery"]["copy"]["done"])
+    desk.gallery_handlers.answer({"act": "train", "folder": "mine"})
+    wait_until(lambda: desk.gallery_handlers.parts("Generate", {})["gallery"]["copy"]["done"])
     assert [path.read_text() for path in (desk.page.workspace.datasets / "mine").glob("*.txt")] == ["fox 3"]
     assert gallery.names_of({"names": ["a", 5, "b", "c"]}, 3) == ["a", "b"]
 
@@ -512,7 +512,7 @@ def captions(tmp_path):
     (tmp_path / "set" / "00.txt").write_text(", ".join(tags))
     page = make_page(tmp_path)
     page.project.edit("dataset.folder", str(tmp_path / "set"))
-    desk = Captions(page)
+    desk = CaptionHandlers(page)
     desk.reading.want()
     wait_until(lambda: not desk.reading.busy)
     return desk

@@ -19,7 +19,7 @@ from core.dataset.preflight import preflight
 from core.record.workspace import display_path
 from core.settings.dataset.source import Source
 from tabs.captions.mask_painting import Masks
-from tabs.captions.tab import Handlers
+from tabs.captions.tab import CaptionHandlers
 from tabs.dataset.concepts import entries_of, with_entries
 
 
@@ -30,7 +30,7 @@ class Painter:
         self.page = make_page(home or folder.parent, shared=shared)
         entry = Source(folder=str(folder)).model_copy(update=settings)
         self.page.project.replace(with_entries(self.page.project.job, [entry]))
-        self.desk = Handlers(self.page)
+        self.desk = CaptionHandlers(self.page)
         self.masks = Masks(self.page, self.desk.edits)
         self.folder = self.page.workspace.datasets / f"{folder.name}_masks"
         self.read()

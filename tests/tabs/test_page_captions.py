@@ -20,12 +20,12 @@ SLOW = 1.5  # seconds: twice what a person here waits at most
 @pytest.fixture
 def slow(served, monkeypatch):
     """Every answer about captions takes `slow.seconds`: a part of it before the work, the rest after, as on a busy machine."""
-    from tabs.captions.tab import Handlers
+    from tabs.captions.tab import CaptionHandlers
 
     held = SimpleNamespace(seconds=0.0, fail=False)
 
     def slowly(name):
-        quick = getattr(Handlers, name)
+        quick = getattr(CaptionHandlers, name)
 
         def answer(desk, *asked):
             total, before = held.seconds, held.seconds * random.random()
@@ -36,9 +36,9 @@ def slow(served, monkeypatch):
             time.sleep(total - before)
             return found
 
-        monkeypatch.setattr(Handlers, name, answer)
+        monkeypatch.setattr(CaptionHandlers, name, answer)
 
-    for name in ("save", "look", "shelf"):
+    for name in ("save", "text_state", "list_state"):
         slowly(name)
     return held
 
@@ -186,13 +186,13 @@ def test_undo_does_not_touch_what_is_typed_while_it_is_carried_out(opened, slow)
 
 @pytest.mark.slow
 def test_undo_leads_to_its_image_also_when_a_later_question_is_answered_first(opened, monkeypatch):
-    from tabs.captions.tab import Handlers
+    from tabs.captions.tab import CaptionHandlers
 
     tab, folder = opened(seconds=0.0)
     tab.keyboard.type(" new")
     tab.keyboard.press("Alt+ArrowRight")
     expect(tab.locator("#cap-buttons").get_by_role("button", name="Undo")).to_be_enabled()
-    listed, quick, others = Event(), Handlers._do, []
+    listed, quick, others = Event(), CaptionHandlers._do, []
 
     def held(desk, act, *asked):
         found = quick(desk, act, *asked)
@@ -200,7 +200,7 @@ def test_undo_leads_to_its_image_also_when_a_later_question_is_answered_first(op
             listed.wait(20)
         return found
 
-    monkeypatch.setattr(Handlers, "_do", held)
+    monkeypatch.setattr(CaptionHandlers, "_do", held)
     tab.on("response", lambda answer: "atelier/captions" in answer.url and others.append(answer.request.post_data_json))
     tab.locator("#cap-buttons [data-act=undo]").click()
     wait_until(lambda: on_disk(folder, 0) == "caption 0")

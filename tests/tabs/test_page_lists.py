@@ -81,8 +81,8 @@ def test_boxes_that_are_not_filled_yet_are_passed_through_without_emptying_what_
     project.keep("Generate", {"values": values})
     kept = project.tab_state("Generate")
     done: list[str] = []
-    slowly(monkeypatch, generate.Handlers, "_form", 2.0, done)
-    slowly(monkeypatch, dataset.Handlers, "boards", 2.0, done)
+    slowly(monkeypatch, generate.GenerateHandlers, "_form", 2.0, done)
+    slowly(monkeypatch, dataset.DatasetHandlers, "boards", 2.0, done)
     tab = visit().open()
     folder = project.job.dataset.folder
     tab.get_by_role("tab", name="Generate", exact=True).click()

@@ -151,7 +151,7 @@ def test_a_paused_download_keeps_its_bytes_and_a_discarded_one_does_not(window, 
     wait(lambda: any(token.wanted for token in shop.page.engine.beside._tokens.values()))
     store.go.set()
     expect(row(tab)).to_have_attribute("data-state", "missing")
-    assert not part.exists() and catalog.here(catalog.ENTRIES[0], shop.workspace.models) is None
+    assert not part.exists() and catalog.installed_path(catalog.ENTRIES[0], shop.workspace.models) is None
 
 
 @pytest.mark.slow

@@ -26,11 +26,11 @@ from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace
 from core.settings.job import TrainJob
 from core.settings.presets.files import PresetStore
-from tabs.captions.tab import Handlers as CaptionHandlers
+from tabs.captions.tab import CaptionHandlers
 from tabs.context import make_page
 from tabs.generate.stage import Stage
 from tabs.monitor import tab as monitor
-from tabs.runs.tab import Handlers
+from tabs.runs.tab import RunHandlers
 
 OTTO, ANNA, BEN = ("otto", "1"), ("anna", "2"), ("ben", "3")
 
@@ -96,7 +96,7 @@ def test_each_has_images_stars_styles_and_grids_of_their_own(tmp_path):
         image(space.images / "2026-11-30" / "a.png")
     galleries = [Gallery(space) for space in spaces]
     for gallery in galleries:
-        gallery.look()
+        gallery.refresh()
     assert [len(gallery.unread()) for gallery in galleries] == [1, 1, 1]
     galleries[1].set_stars(["2026-11-30/a.png"], 5)
     assert [Gallery(space).stars("2026-11-30/a.png") for space in spaces] == [0, 5, 0]
@@ -204,7 +204,7 @@ def button(act: str, html: str) -> str:
 
 def test_of_other_peoples_runs_only_what_is_not_refused_is_offered(engine):
     page = make_page(engine, replace(engine.workspace, person="anna"), shared=True)
-    desk, runs = Handlers(page), {}
+    desk, runs = RunHandlers(page), {}
     for name in ("anna", "ben", "old"):
         runs[name] = write_run(page, f"20260101-120000_{name}", "stopped")
         (runs[name] / "state" / "step00000030").mkdir(parents=True)

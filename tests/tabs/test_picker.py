@@ -26,7 +26,7 @@ from tabs.form import model_lists as model_lists_module
 from tabs.form.model_lists import Listed, ModelLists
 from tabs.form.picker import matching
 from tabs.form.project import with_value
-from tabs.generate.tab import Handlers
+from tabs.generate.tab import GenerateHandlers
 from tabs.tools.forms import ToolForm
 
 DENSE = {"conv_first.weight": torch.zeros(4, 3, 3, 3), "body.0.rdb1.conv5.weight": torch.zeros(4, 4, 3, 3)}
@@ -116,14 +116,14 @@ def test_base_models_are_dimmed_where_no_family_here_is_theirs_or_another_one_is
 
 
 def test_generate_s_lists_follow_its_own_base_model(page):
-    desk = Handlers(page)
+    desk = GenerateHandlers(page)
     assert listed(page, "gen", "base_model") == {"starter": False, "sd1": False, "sd2": False, "flux": True}
     assert (
         listed(page, "gen", "highres_fix_upscaler_file") == {"big": False}
         and listed(page, "gen", "refiner_checkpoint") == {}
     )
     save_file(LATENT, page.workspace.models / "upscalers" / "latent.safetensors")
-    desk.loras.shelf.read()
+    desk.loras.model_lists.read()
     monkeyed = {"highres_fix_upscaler_file": "sdxl"}
     desk.presets.family_for = lambda name: monkeyed.get(name, "sd1")
     assert listed(page, "gen", "highres_fix_upscaler_file") == {"big": False, "latent": True}
@@ -133,8 +133,8 @@ def test_generate_s_lists_follow_its_own_base_model(page):
 
 
 def test_an_embedding_of_another_family_is_not_taken(page):
-    desk = Handlers(page)
-    desk.loras.shelf.read()
+    desk = GenerateHandlers(page)
+    desk.loras.model_lists.read()
     files = [f"models/embeddings/{name}.safetensors" for name in ("word", "words")]
     assert [value for _, value in desk.loras.embeddings().choices] == files
     answer = desk.choose_words([*files, "no file"])

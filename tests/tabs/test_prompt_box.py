@@ -93,7 +93,7 @@ def offered(box, kind, value):
 
 
 def test_completion_offers_what_is_on_this_machine(box):
-    box._shelf.read()
+    box._model_lists.read()
     assert offered(box, "wildcard", "co") == (["__colors__"], 2)
     assert offered(box, "word", "zun") == (["zunkel"], 3)
     assert offered(box, "word", "a photo of a fox") == (["fox \\(animal\\)"], 3)  # the last word alone

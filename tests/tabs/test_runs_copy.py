@@ -16,7 +16,7 @@ from core import tasks
 from core.record.kept import read_kept
 from core.record.problems import ProblemsError
 from core.settings.methods import methods
-from tabs.runs.tab import TAB, Handlers
+from tabs.runs.tab import TAB, RunHandlers
 from tabs.tools import copies as runs_copy
 from tabs.tools.forms import ToolForm
 from tests.refusals import refused
@@ -28,7 +28,7 @@ OTHER = "one-step00000040.safetensors"
 @pytest.fixture
 def desk(page):
     make_run(page.workspace.runs, RUN, saved=(20, 40))
-    return Handlers(page)
+    return RunHandlers(page)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def loras(tmp_path):
 
 def copy(desk, text, place=None, name=FILE):
     """Name a folder in the panel and press Copy; returns the browser's place and what it shows."""
-    place, panel = itemgetter("place", "copy")(desk.act(place or {"open": RUN}, event("copy-to", name)))
+    place, panel = itemgetter("state", "copy")(desk.act(place or {"open": RUN}, event("copy-to", name)))
     assert "copy-folder" in panel
     return desk.copy_act(place, event("into", value=text))
 
@@ -52,7 +52,7 @@ def ended(desk) -> None:
 def test_the_folder_is_remembered_for_the_next_file_and_the_next_server(desk, loras, tmp_path):
     page = desk.page
     assert 'data-act="copy-to"' in desk._main({"open": RUN}) and 'data-act="copy"' not in desk._main({"open": RUN})
-    place, shown, panel = itemgetter("place", "main", "copy")(copy(desk, str(loras)))
+    place, shown, panel = itemgetter("state", "main", "copy")(copy(desk, str(loras)))
     assert panel == "" and 'data-act="copy"' in shown
     ended(desk)
     assert "Copied: " in desk._main(place) and (loras / FILE).is_file()
@@ -61,7 +61,7 @@ def test_the_folder_is_remembered_for_the_next_file_and_the_next_server(desk, lo
     assert (loras / OTHER).stat().st_size == 2_300_000
     kept = json.loads(page.project.file.read_text("utf-8"))["tabs"][TAB]
     assert kept == {"copy_to": str(loras)}
-    again = Handlers(make_page(tmp_path, page.engine))
+    again = RunHandlers(make_page(tmp_path, page.engine))
     assert again.copies.folder("lora") == loras and str(loras) in again._main({"open": RUN})
 
 
@@ -214,12 +214,12 @@ def test_copies_wait_for_each_other_and_a_cancelled_one_leaves_nothing(desk, lor
 
 
 def test_cancel_closes_the_panel(desk):
-    place, panel = itemgetter("place", "copy")(desk.act({"open": RUN}, event("copy-to", FILE)))
+    place, panel = itemgetter("state", "copy")(desk.act({"open": RUN}, event("copy-to", FILE)))
     assert "copy-folder" in panel and desk.copy_act(place, event("shut"))["copy"] == ""
 
 
 def test_leaving_the_run_closes_the_panel(desk):
-    place = desk.act({"open": RUN}, event("copy-to", FILE))["place"]
+    place = desk.act({"open": RUN}, event("copy-to", FILE))["state"]
     panel = desk.act(place, event("back"))["copy"]
     assert panel == ""
 
@@ -231,7 +231,7 @@ def test_leaving_the_run_closes_the_panel(desk):
 def shared(tmp_path):
     page = make_page(tmp_path, shared=True, real=True)
     make_run(page.workspace.runs, RUN, saved=(20,))
-    yield Handlers(page)
+    yield RunHandlers(page)
     page.engine.close()
 
 

@@ -33,7 +33,7 @@ from tabs.generate.tab import Fields
 from tabs.monitor import tab as monitor
 from tabs.runs import compare_view, view
 from tabs.runs.compared import Side, sample_rows
-from tabs.runs.tab import PUT_BACK, Handlers
+from tabs.runs.tab import PUT_BACK, RunHandlers
 from tabs.server.browsers import Browser
 from tests.refusals import refused
 
@@ -68,7 +68,7 @@ def write_run(page, name: str, state: str = "done", steps: int = 30, *, message:
 
 @pytest.fixture
 def desk(page):
-    return Handlers(page)
+    return RunHandlers(page)
 
 
 def test_no_runs_says_what_to_do(desk):
@@ -129,11 +129,11 @@ def test_deleting_asks_first_and_moves_the_run_to_the_trash(desk):
     place = {"open": folder.name}
     desk.act(place, event("delete", folder.name))  # without having been asked
     assert folder.is_dir()
-    place, shown = itemgetter("place", "main")(desk.act(place, event("ask", folder.name)))
+    place, shown = itemgetter("state", "main")(desk.act(place, event("ask", folder.name)))
     assert "Delete it" in shown and "Keep" in shown and folder.is_dir()
-    kept = desk.act(place, event("keep", folder.name))["place"]
+    kept = desk.act(place, event("keep", folder.name))["state"]
     assert not kept["asking"]
-    place, shown = itemgetter("place", "main")(desk.act(place, event("delete", folder.name)))
+    place, shown = itemgetter("state", "main")(desk.act(place, event("delete", folder.name)))
     assert not folder.exists() and "moved to the trash" in said(desk) and "No runs yet." in shown
     assert [path.name.startswith(folder.name) for path in desk.page.workspace.trash.iterdir()] == [True]
     browser = desk.page.browser

@@ -13,7 +13,7 @@ from core import tasks
 from core.captioning.bulk import Edited, Item
 from core.settings.captioning.edits import EDITS
 from tabs.captions.bulk import KNOWN, _difference
-from tabs.captions.tab import Handlers
+from tabs.captions.tab import CaptionHandlers
 from tabs.dataset.class_form import TASK, ClassForm
 from tabs.form.task_settings import form_settings
 from tabs.tools.forms import BY_TASK, CHOSEN, STATE, ToolForm
@@ -38,7 +38,7 @@ def desk(page, tmp_path):
     page.project.edit("dataset.folder", str(path.parent))
     page.reading.want()
     wait_until(lambda: not page.reading.busy)
-    return Handlers(page)
+    return CaptionHandlers(page)
 
 
 def panel(desk) -> str:
@@ -63,7 +63,10 @@ def test_a_pattern_that_is_none_or_never_ends_is_a_red_field(desk, text):
     for name, value in {"edit": "replace", "match": "regex", "find": text}.items():
         html = desk.answer({"act": "bulk_field", "arg": name, "value": value})["bulk"]
     assert invalid(html) == ["find"] and invalid(panel(desk)) == ["find"]
-    assert "problems" in answered(desk.answer, {"act": "find", "value": f"re:{text[:150]}"}) or desk.shelf("")["wrong"]
+    assert (
+        "problems" in answered(desk.answer, {"act": "find", "value": f"re:{text[:150]}"})
+        or desk.list_state("")["wrong"]
+    )
 
 
 @pytest.mark.parametrize("id", ["\0", "a\0b", "../../x", "", "x" * 5000, "."])

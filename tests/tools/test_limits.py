@@ -318,7 +318,7 @@ def test_how_many_models_a_method_takes(monkeypatch, given, codes):
     monkeypatch.setattr(merge_models, "model_file", lambda name, workspace, where: Path(name))
     monkeypatch.setattr(merge_models, "_open_model", lambda path, *more: path)
     problems = []
-    found = merge_models._opened(MergeModelsSettings(**given), None, None, problems)
+    found = merge_models._open_models(MergeModelsSettings(**given), None, None, problems)
     assert ([each.code for each in problems], len(found)) == (codes, len(given["models"]))
 
 

@@ -80,7 +80,7 @@ def test_a_lora_in_fp8_is_inspected_converted_and_merged(tmp_path, stored):
     assert facts["lora"]["alphas"] == {1.0: 1, 2.0: 2}
     task = tasks.named("convert_lora")
     job = build(task.job, {"convert_lora": {"file": str(path), "save_precision": "bf16"}})
-    task.look(job, Workspace())
+    task.check_job(job, Workspace())
     [file] = task.start(job, surroundings(Workspace())).facts["files"]
     merged, _ = use(name="merge_loras", models=[str(path)], output=str(tmp_path / "merged.safetensors"))
     converted = load_file(file)
@@ -157,7 +157,7 @@ def test_a_wrong_path_is_told_at_its_setting_so_that_the_page_marks_the_field(na
         for path in (str(tmp_path / each) for each in ("gone", "file", "folder.json")):
             job = build(task.job, {task.own: {entry.name: [path] if entry.kind == "list" else path}})
             try:
-                task.look(job, Workspace(tmp_path / "outputs"))
+                task.check_job(job, Workspace(tmp_path / "outputs"))
             except ProblemsError as error:
                 settings = {entry.path for entry in path_settings(task)}
                 about = [problem for problem in error.problems if path in f"{problem.what} {problem.where}"]
@@ -217,4 +217,4 @@ def test_checkpoints_are_named_as_in_train(tmp_path):
     check = tasks.named("check_weights")
     (tmp_path / "notes.md").write_text("notes")
     with refused("model.unknown-file", "check_weights.file"):
-        check.look(build(check.job, {"check_weights": {"file": str(tmp_path / "notes.md")}}), space)
+        check.check_job(build(check.job, {"check_weights": {"file": str(tmp_path / "notes.md")}}), space)

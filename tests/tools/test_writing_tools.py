@@ -87,7 +87,7 @@ def job_of(name, place, output):
 
 def codes(name, job, place):
     with pytest.raises(ProblemsError) as refused:
-        tasks.named(name).look(job, Workspace(place / "outputs", place / "models"))
+        tasks.named(name).check_job(job, Workspace(place / "outputs", place / "models"))
     return refused.value.codes
 
 

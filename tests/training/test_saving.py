@@ -359,7 +359,7 @@ def test_a_training_waits_for_an_upload_only_where_it_is_asked_to(tmp_path, monk
 def test_states_go_to_the_hub_only_where_they_are_asked_to(train, monkeypatch):
     sent = []
     monkeypatch.setattr(Uploads, "_upload", lambda self, path: sent.append(path.name))
-    monkeypatch.setattr(Uploads, "_look", lambda self: None)
+    monkeypatch.setattr(Uploads, "_report_problem", lambda self: None)
     monkeypatch.setenv("HF_TOKEN", "hf_secret_token")
     for states in (False, True):
         train(

@@ -98,10 +98,10 @@ def _runs(outputs: str) -> dict[str, float]:
     """Seconds until the tab shows its first rows and all of them, and to show it again; bytes that it holds."""
     import psutil
 
-    from tabs.runs.tab import Handlers
+    from tabs.runs.tab import RunHandlers
 
     page = _page(outputs)
-    desk = Handlers(page)
+    desk = RunHandlers(page)
     before, begin, first = psutil.Process().memory_info().rss, time.perf_counter(), 0.0
     while "Loading" in (shown := desk.show({})["main"]):
         first = first or ("<tbody>" in shown and time.perf_counter() - begin) or 0.0
@@ -116,11 +116,11 @@ def _runs(outputs: str) -> dict[str, float]:
 
 def _images(outputs: str, folder: str) -> dict[str, float]:
     """Seconds until Dataset shows images, until it knows all, and of searches on Captions meanwhile and afterwards."""
-    from tabs.captions.tab import Handlers as Captions
-    from tabs.dataset.tab import Handlers as Dataset
+    from tabs.captions.tab import CaptionHandlers
+    from tabs.dataset.tab import DatasetHandlers
 
     page = _page(outputs)
-    dataset, captions = Dataset(page), Captions(page)
+    dataset, captions = DatasetHandlers(page), CaptionHandlers(page)
     begin = time.perf_counter()
     dataset.choose(folder)
     while '<li class="tile"' not in dataset.tick("")["grid"]:

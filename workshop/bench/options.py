@@ -8,7 +8,7 @@ from typing import Any
 from unittest import mock
 
 from core.machine_check.gpu import planned
-from core.machine_check.item import Place
+from core.machine_check.item import CheckContext
 from core.machine_check.random_model import make_model
 from core.machine_check.trainings import train
 from core.record.memory import is_out_of_memory
@@ -79,7 +79,7 @@ def measure_options(folder: Path, device: str, case: str, say: Callable[[str], N
     """{"what": the training, "options": {option: its numbers, or {"error": text}}} for one of JOBS. An option that fails does
     not stop the next."""
     what, family, size, text = JOBS[case]
-    place = Place(device, Workspace(folder / "outputs"), folder)
+    place = CheckContext(device, Workspace(folder / "outputs"), folder)
     model = make_model(folder, family) if family else STARTER
     base = workload.job_values(model, workload.make_images(folder, size, 2), size, STEPS, "bf16")
     base = merge(merge(base, BASE), {"network": {"train_text_encoder": text}})

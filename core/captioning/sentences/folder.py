@@ -111,7 +111,7 @@ def _check_complete(files: ModelFiles) -> None:
     folder, where = files.folder, display_path(files.folder)
     if not folder.is_dir():
         what = f"The model {files.title} is not downloaded"
-        raise ProblemsError([Problem(what, where, *_get(files), code="captioner.no-files")])
+        raise ProblemsError([Problem(what, where, *_missing_files_fix(files), code="captioner.no-files")])
     weights = weight_files(folder)
     lacks = [] if (folder / CONFIG).is_file() else [CONFIG]
     lacks += [file.name for file in weights if not file.is_file()]
@@ -131,11 +131,11 @@ def _check_complete(files: ModelFiles) -> None:
     if lacks:
         verb = "are" if len(lacks) > 1 else "is"
         what = f"The model {files.title} is incomplete: {', '.join(lacks)} {verb} missing"
-        raise ProblemsError([Problem(what, where, *_get(files), code="captioner.incomplete")])
+        raise ProblemsError([Problem(what, where, *_missing_files_fix(files), code="captioner.incomplete")])
 
 
-def _get(files: ModelFiles) -> tuple[str, str, str]:
-    """(fix, level, remedy) of a problem with missing files."""
+def _missing_files_fix(files: ModelFiles) -> tuple[str, str, str]:
+    """(fix, level, remedy) of a Problem about missing files."""
     if files.id is None:
         return "copy the missing files into the folder", "error", ""
     by_hand = f"download the files from https://{hub.HUB}/{files.id} into the folder by hand"

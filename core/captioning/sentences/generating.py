@@ -129,10 +129,10 @@ def _inputs(
         arguments |= {"text": texts, "padding": True, "padding_side": "left"}
     inputs = loaded.processor(images=images, **arguments)
     placed = {name: value.to(loaded.device) for name, value in inputs.items() if hasattr(value, "to")}
-    return {name: _typed(value, loaded.dtype) for name, value in placed.items()}, texts
+    return {name: _cast(value, loaded.dtype) for name, value in placed.items()}, texts
 
 
-def _typed(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _cast(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return value.to(dtype) if value.is_floating_point() else value
 
 

@@ -70,7 +70,7 @@ class Profile(BaseModel):
 
     @field_validator("thresholds")
     @classmethod
-    def _known(cls, value: dict[str, float]) -> dict[str, float]:
+    def _check_categories(cls, value: dict[str, float]) -> dict[str, float]:
         if unknown := set(value) - set(CATEGORIES):
             raise ValueError(f"has unknown categories: {', '.join(sorted(unknown))}")
         return value

@@ -95,7 +95,7 @@ class OneImageModel(OfProcess):
         channels = shape[1] if layout == "NCHW" else shape[3]
         if isinstance(channels, int) and channels != 3:
             raise self.refused(f"takes {shape}, not an image of 3 colors")
-        batch, *sides = (_known(side) for side in (shape[0], *(shape[2:4] if layout == "NCHW" else shape[1:3])))
+        batch, *sides = (_fixed_size(side) for side in (shape[0], *(shape[2:4] if layout == "NCHW" else shape[1:3])))
         height, width = sides
         size = (width or usual[0], height or usual[1])
         if max(size) > MAX_SIDE:
@@ -147,5 +147,5 @@ def letterboxed(image: np.ndarray, size: Size, level: int) -> tuple[np.ndarray, 
     return pixels, scale
 
 
-def _known(side: Any) -> int | None:
+def _fixed_size(side: Any) -> int | None:
     return side if isinstance(side, int) and side > 0 else None

@@ -87,9 +87,9 @@ class Drawn:
         return len(self._variants)
 
     def of_epoch(self, epoch: int) -> list[View]:
-        return [(self._drawn(each, epoch, repeat), repeat) for each, repeat in self._part.of_epoch(epoch)]
+        return [(self._draw_size(each, epoch, repeat), repeat) for each, repeat in self._part.of_epoch(epoch)]
 
-    def _drawn(self, each: Placed, epoch: int, repeat: int) -> Placed:
+    def _draw_size(self, each: Placed, epoch: int, repeat: int) -> Placed:
         variants = self._variants[_drawn_from(each)]
         return variants[draws.address(0, "resolution", epoch, *each.image.key, repeat) % len(variants)]
 

@@ -31,7 +31,7 @@ def held_out(
     """
     keys: set[Key] = set()
     by_share: set[Key] = set()
-    alike = _Alike(images, contents)
+    copies = CopyFinder(images, contents)
     roles = {image.key: concepts[image.concept].role for image in images}
     folders: defaultdict[int, list[ImageInfo]] = defaultdict(list)
     for image in images:
@@ -53,8 +53,8 @@ def held_out(
             by_folder = (_share(part, share, known, seed) for part in parts.values())
             by_share |= set().union(*by_folder) or _share(members, share, known, seed, least=1)
     if not any(concept.holds_out for concept in concepts):
-        keys |= _automatic(images, concepts, alike, seed)
-    keys |= {key for image in images if image.key in by_share for key in alike.of(image)}
+        keys |= _automatic(images, concepts, copies, seed)
+    keys |= {key for image in images if image.key in by_share for key in copies.of(image)}
     files = {image.path for image in images if image.key in keys}
     keys |= {image.key for image in images if image.path in files}
     return frozenset(key for key in keys if roles[key] != "regularization")
@@ -81,7 +81,7 @@ def automatic_count(images: int) -> int:
     return min(max(round(AUTOMATIC_SHARE * images), AUTOMATIC_LEAST), AUTOMATIC_MOST) if images >= AUTOMATIC_FROM else 0
 
 
-def _automatic(images: Sequence[ImageInfo], concepts: Sequence[Concept], alike: _Alike, seed: int) -> set[Key]:
+def _automatic(images: Sequence[ImageInfo], concepts: Sequence[Concept], copies: CopyFinder, seed: int) -> set[Key]:
     """A few training images, from each folder in proportion and at most half of it, ordered by a hash of seed and name
     (hashing every file's content before each scan would take minutes for a large dataset).
 
@@ -104,7 +104,7 @@ def _automatic(images: Sequence[ImageInfo], concepts: Sequence[Concept], alike: 
     for name, left in quotas.items():
         members = {each.key for each in folders[name]}
         for each in sorted(folders[name], key=lambda each: sha256(f"{seed} {each.key}".encode()).hexdigest()):
-            group = alike.of(each) if left and each.key not in keys else set()
+            group = copies.of(each) if left and each.key not in keys else set()
             if 0 < len(group) <= left and group <= members:
                 keys |= group
                 left -= len(group)
@@ -126,22 +126,26 @@ def _quotas(sizes: Mapping[str, int], wanted: int) -> dict[str, int]:
     return counts
 
 
-class _Alike:
-    """Finds copies of an image by content. Only files of equal size are read."""
+class CopyFinder:
+    """Finds copies of an image: files with the same SHA-256. Only files of equal size are read.
+
+    contents   images -> {key: SHA-256}
+    """
 
     def __init__(self, images: Sequence[ImageInfo], contents: Callable):
         self._contents = contents
         self._by_length: defaultdict[int, list[ImageInfo]] = defaultdict(list)
-        self._known: dict[int, Mapping[Key, str]] = {}
+        self._hashes: dict[int, Mapping[Key, str]] = {}  # by file size
         for each in images:
             self._by_length[each.bytes].append(each)
 
     def of(self, image: ImageInfo) -> set[Key]:
-        """The image and its copies. A file in several entries counts once, as the last of them."""
+        """Keys of the image and its copies. A file in several dataset entries counts once, with the key of the last entry."""
         same = {each.path: each for each in self._by_length[image.bytes]}
         if len(same) == 1:
             return {image.key}
-        if image.bytes not in self._known:
-            self._known[image.bytes] = self._contents(list(same.values()))
-        known = self._known[image.bytes]
-        return {key for key, content in known.items() if content == known[same[image.path].key]}
+        if image.bytes not in self._hashes:
+            self._hashes[image.bytes] = self._contents(list(same.values()))
+        hashes = self._hashes[image.bytes]
+        wanted = hashes[same[image.path].key]
+        return {key for key, sha in hashes.items() if sha == wanted}

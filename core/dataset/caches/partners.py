@@ -98,7 +98,7 @@ class PartnerCache(Store, ABC):
     def _files(self, pairs: Sequence[tuple[Placed, Path]], check: Check | None) -> list[Path]:
         """The path of each entry. Raises ProblemsError with the masks or control images that are gone."""
         sources = {path: file_at(path, path.name) for _, path in pairs}
-        gone = [problem_of(path, BrokenImage(file.gone)) for path, file in sources.items() if file.gone]
+        gone = [problem_of(path, BrokenImage(file.unreadable)) for path, file in sources.items() if file.unreadable]
         raise_if_errors(gone)
         hashes = file_hashes(list(sources.values()), self.memo_path, check)
         return [self.path_of(hashes[path], *self._parts(placed)) for placed, path in pairs]

@@ -262,8 +262,8 @@ def save_caption(
 
 
 def write_captions(context: JobContext, title: str, changes: Sequence[Change]) -> tuple[Done, list[str]]:
-    """Make a task's changes as one change, while no other task writes captions. Returns it with a line for each file that was left
-    alone. Raises ProblemsError."""
+    """Write a task's changes as one entry of the caption history, while no other task writes captions. Returns (the entry, a
+    message for each file that was left unchanged). Raises ProblemsError."""
     with only_one_writes(context):
         history = History(context.workspace.captions, context.workspace.person)
         done = history.apply(title, changes, progress=partial(context.stage, "writing captions"))

@@ -73,7 +73,7 @@ def _some(group: Sequence[ImageInfo], settings: CaptionSettings, memo: Memo) -> 
         if caption is None:
             caption = read_caption(image, settings)
             if image.key in states:
-                new[image.path] = _written(caption)
+                new[image.path] = _to_json(caption)
         captions[image.key] = caption
     memo.remember(_KIND, new, [state for state in states.values() if state.path in new])
     return captions
@@ -97,7 +97,7 @@ def _digest(value: Any) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def _written(caption: Caption) -> str:
+def _to_json(caption: Caption) -> str:
     """The caption as JSON; of its path only the file name, since it is next to the image."""
     values = {name: getattr(caption, name) for name in _NAMES}
     values["path"] = caption.path.name

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Kind:
+class PartnerKind:
     """A kind of partner file: mask or control image.
 
     field   of ImageInfo             word    its name in messages         code   prefix of its problems' codes
@@ -42,8 +42,8 @@ class Kind:
     needed: bool = False
 
 
-MASK = Kind("conditioning", "mask", "mask", MASK_LABEL)
-CONTROL = Kind("control", "control image", "control", CONTROL_LABEL, needed=True)
+MASK = PartnerKind("conditioning", "mask", "mask", MASK_LABEL)
+CONTROL = PartnerKind("control", "control image", "control", CONTROL_LABEL, needed=True)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,11 @@ class Partners:
 
 
 def in_folder(
-    folder: Path, inside: Mapping[str, str], kind: Kind, suffix: str | None = None, cancel: CancelToken | None = None
+    folder: Path,
+    inside: Mapping[str, str],
+    kind: PartnerKind,
+    suffix: str | None = None,
+    cancel: CancelToken | None = None,
 ) -> Partners | Problem:
     """Partners in a folder, found by the images' names: any image extension, any case, same subfolders; the problem if it is no
     folder. A painted mask (`painted.py`) is only for the image at the same path: another of its name has none.
@@ -98,7 +102,9 @@ def in_folder(
     walked = walk(folder, cancel)
     painted = is_painted(folder)
     by_stem = _by_stem(walked.files, suffix, kind)
-    return Partners(shown, walked.files, lambda image: _named(image, inside, by_stem, painted), walked.problems)
+    return Partners(
+        shown, walked.files, lambda image: _partners_by_name(image, inside, by_stem, painted), walked.problems
+    )
 
 
 def sidecar_partners(files: Mapping[str, Sequence[File]], shown: str) -> Partners:
@@ -150,7 +156,7 @@ def listed_in(paths: Mapping[Path, Path], shown: str) -> Partners:
 def pair(
     images: Sequence[ImageInfo],
     partners: Partners,
-    kind: Kind = MASK,
+    kind: PartnerKind = MASK,
     *,
     memo: Memo | None = None,
     cancel: CancelToken | None = None,
@@ -192,7 +198,7 @@ def pair(
     return Paired(paired, unusable, problems, list(matches.values()))
 
 
-def _by_stem(files: Sequence[File], suffix: str | None, kind: Kind | None = None) -> dict[str, list[File]]:
+def _by_stem(files: Sequence[File], suffix: str | None, kind: PartnerKind | None = None) -> dict[str, list[File]]:
     """{image's stem in lower case: its partner files}, by the suffix, else by OneTrainer's label (with `kind`) or the plain name."""
     by_stem: dict[str, list[File]] = defaultdict(list)
     if kind and not suffix:
@@ -209,7 +215,7 @@ def mask_paths(images: Sequence[ImageInfo]) -> list[Path]:
     return list(dict.fromkeys(path for each in images for path, _ in _partner_files(each)))
 
 
-def _partner_files(image: ImageInfo) -> list[tuple[Path, Kind]]:
+def _partner_files(image: ImageInfo) -> list[tuple[Path, PartnerKind]]:
     both = ((image.conditioning, MASK), (image.control, CONTROL))
     return [(path, kind) for path, kind in both if path is not None]
 
@@ -294,7 +300,7 @@ def unmasked(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look]) ->
     return problems
 
 
-def _named(
+def _partners_by_name(
     image: ImageInfo, inside: Mapping[str, str], by_stem: Mapping[str, Sequence[File]], painted: bool
 ) -> Sequence[File]:
     """The partner files at the image's path below the folder of the settings, else (unless painted) at its path below its source
@@ -310,7 +316,7 @@ def _named(
     return []
 
 
-def _missing(kind: Kind, shown: str, total: int, missing: Sequence[ImageInfo], level: str) -> list[Problem]:
+def _missing(kind: PartnerKind, shown: str, total: int, missing: Sequence[ImageInfo], level: str) -> list[Problem]:
     """The problem of images without a partner, of `level` if the kind needs one, else advice. shown: the partners' folder; total:
     number of all images"""
     what = f"{len(missing)} of {total} images without a {kind.word}"
@@ -323,7 +329,7 @@ def _missing(kind: Kind, shown: str, total: int, missing: Sequence[ImageInfo], l
 
 
 def extra_problems(
-    kind: Kind, shown: str, partners: Iterable[File], matches: Iterable[Sequence[File]]
+    kind: PartnerKind, shown: str, partners: Iterable[File], matches: Iterable[Sequence[File]]
 ) -> Iterator[Problem]:
     """Advice on unused partner files: several for one image, and those without an image.
 
@@ -346,7 +352,7 @@ def extra_problems(
 
 
 def _sizes(
-    kind: Kind, shown: str, paired: Sequence[ImageInfo], header_of: Mapping[Path, Any], level: str
+    kind: PartnerKind, shown: str, paired: Sequence[ImageInfo], header_of: Mapping[Path, Any], level: str
 ) -> list[Problem]:
     """Problems of masks of another size, and of control images of another aspect ratio."""
     other = []
@@ -364,7 +370,7 @@ def _sizes(
     return about(other, what, fix, code, level, where=shown, noun=kind.word, most=3)
 
 
-def _animated(kind: Kind, shown: str, used: Sequence[File], header_of: Mapping[Path, Any]) -> list[Problem]:
+def _animated(kind: PartnerKind, shown: str, used: Sequence[File], header_of: Mapping[Path, Any]) -> list[Problem]:
     moving = [file.path.name for file in used if getattr(header_of[file.path], "animated", False)]
     what, fix = "{n}: only the first frame is used ({names})", "save the frame that fits the image"
     return about(moving, what, fix, f"{kind.code}.animated", where=shown, noun=f"animated {kind.word}")

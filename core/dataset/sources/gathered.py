@@ -10,7 +10,7 @@ from core.dataset.sources.cache_list import compare_with_disk, write_list
 from core.dataset.sources.conditioning import (
     CONTROL,
     MASK,
-    Kind,
+    PartnerKind,
     Partners,
     conditioning_folder,
     extra_problems,
@@ -53,7 +53,7 @@ class Gathered:
         self._roles: dict[int, str] = {}
         self._from_lists: set[tuple[str, str]] = set()  # keys of images from metadata files
         # by kind and place, since several image folders may share one: all files there, and those of each image's name
-        self._partners_of: dict[tuple[Kind, str], tuple[list[File], list[Sequence[File]]]] = {}
+        self._partners_of: dict[tuple[PartnerKind, str], tuple[list[File], list[Sequence[File]]]] = {}
 
     def add(self, concept: Concept) -> None:
         """Scan one folder of the settings."""
@@ -302,7 +302,7 @@ class Gathered:
         self.images += images
 
     def _partners(
-        self, concept: Concept, inside: dict[str, str], kind: Kind, others: Partners | None
+        self, concept: Concept, inside: dict[str, str], kind: PartnerKind, others: Partners | None
     ) -> Partners | None:
         """The files to pair a folder's images with; None if nothing is paired. others: partners that need no folder setting."""
         folder = conditioning_folder(concept.images.conditioning_data_dir)

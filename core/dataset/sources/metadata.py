@@ -95,7 +95,7 @@ def read_metadata(path: Path) -> Metadata:
 
 
 def read_values(path: Path) -> tuple[dict[str, Any], list[Problem]]:
-    """({key: entry} with everything in a metadata file, for writing it again; advice). Raises ProblemsError."""
+    """({key: entry} of a metadata file, with keys that are not used here; advice). Raises ProblemsError."""
     metadata = Metadata(path)
     pairs = _read_pairs(metadata) or []
     raise_if_errors(metadata.problems)

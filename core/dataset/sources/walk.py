@@ -53,7 +53,7 @@ class File:
     mtime_ns: int
     sidecars: tuple[str, ...] = ()
     sidecar_states: tuple[tuple[int, int], ...] = ()
-    gone: str = ""  # why its size could not be read
+    unreadable: str = ""  # the reason, if its size could not be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +329,7 @@ def file_at(path: Path, relative: str) -> File:
     try:
         return File(relative, path, *stamp_of(check_regular(path)))
     except ProblemsError:
-        return File(relative, path, 0, 0, gone=_refusal_of(path))
+        return File(relative, path, 0, 0, unreadable=_refusal_of(path))
 
 
 # ---- headers
@@ -345,7 +345,7 @@ def headers(
         files,
         _header_or_reason,
         cancel.check if cancel else None,
-        to_text=_written,
+        to_text=_header_text,
         from_text=_parsed,
         at_once=AT_ONCE,
     )
@@ -371,8 +371,8 @@ def image_of(source: str, file: File, header: HeaderFacts, **more: Any) -> Image
 
 def _header_or_reason(file: File) -> HeaderFacts | str:
     """The facts in a file's header; else why it cannot be read, worded to follow "the image"."""
-    if file.gone:
-        return file.gone
+    if file.unreadable:
+        return file.unreadable
     if file.bytes == 0:
         return "is empty (0 bytes)"
     try:
@@ -383,7 +383,7 @@ def _header_or_reason(file: File) -> HeaderFacts | str:
     return HeaderFacts(header.width, header.height, header.rotated, header.animated, really)
 
 
-def _written(header: HeaderFacts | str) -> str | None:
+def _header_text(header: HeaderFacts | str) -> str | None:
     if isinstance(header, str):
         return None
     return f"{header.width} {header.height} {int(header.rotated)} {int(header.animated)} {header.really}"

@@ -101,7 +101,7 @@ def target(entry: Entry, models: Path) -> Path:
     return models / entry.place
 
 
-def here(entry: Entry, models: Path) -> Path | None:
+def installed_path(entry: Entry, models: Path) -> Path | None:
     """The path of the complete file: as downloaded, in its hub folder, or under its own name in models/ or a subfolder;
     None without one."""
     owner, name = entry.repository.split("/")
@@ -118,7 +118,7 @@ def here(entry: Entry, models: Path) -> Path | None:
 
 def state(entry: Entry, models: Path) -> dict[str, Any]:
     """Facts about an entry for the page. found: its path on this machine, or None; have: bytes of a partial download."""
-    path = here(entry, models)
+    path = installed_path(entry, models)
     return {
         "id": entry.id,
         "title": entry.title,

@@ -170,7 +170,7 @@ def _parse_link(text: str) -> Source:
     return link
 
 
-def here(source: Source, models: Path, cancel: CancelToken | None = None) -> Path | None:
+def installed_path(source: Source, models: Path, cancel: CancelToken | None = None) -> Path | None:
     """The path of a model that is already downloaded; None without one. Files of the catalog and of links must have the known
     size and hash, other hub models are not checked. Raises ProblemsError for a file that is no model, such as a saved login
     page."""
@@ -179,7 +179,7 @@ def here(source: Source, models: Path, cancel: CancelToken | None = None) -> Pat
         same = (facts.get("source"), facts.get("query", "")) == (str(source), source.query)
         path, expected = models / source.file if same else None, facts.get("sha256")
     elif entry := catalog.of_hub(source.repository, source.file):
-        path, expected = catalog.here(entry, models), entry.sha256
+        path, expected = catalog.installed_path(entry, models), entry.sha256
     else:
         folder = models / source.folder_name
         path, expected = folder / source.file if source.file else _model_in(folder), None
@@ -195,7 +195,7 @@ def here(source: Source, models: Path, cancel: CancelToken | None = None) -> Pat
 def _downloaded(hub_id: HubId, models: Path) -> Path | None:
     entry = catalog.of_hub(hub_id.repository, hub_id.file)
     if entry is not None:
-        return catalog.here(entry, models)
+        return catalog.installed_path(entry, models)
     for folder in (models / hub_id.folder_name, models / hub_id.name):
         if hub_id.file is not None:
             if os.path.isfile(folder / hub_id.file):  # its name may be too long for the system

@@ -101,12 +101,12 @@ class Uploads:
         self._pending: list[Future[None]] = []
         self._api: Any = None
 
-    def look(self) -> None:
-        """Check in the background for what would fail at the first save."""
+    def check_in_background(self) -> None:
+        """Start a check for problems that would fail the first upload, and report them."""
         if self._pool is not None:
-            self._pool.submit(self._look)
+            self._pool.submit(self._report_problem)
 
-    def _look(self) -> None:
+    def _report_problem(self) -> None:
         problem = upload_problem(self._settings, self._token)
         if problem is not None:
             self._say(problem.what, "warning", problem.fix)

@@ -144,10 +144,10 @@ def stated_triggers(path: Path, metadata: Mapping[str, str]) -> Iterator[str]:
     """Trigger phrases and usage hint in the modelspec metadata, and the trigger word of the run that saved the file."""
     for name in ("modelspec.trigger_phrase", "modelspec.usage_hint"):
         yield from (trigger.strip() for trigger in metadata.get(name, "")[:2000].split(","))
-    yield from _of_run(path)
+    yield from _run_trigger(path)
 
 
-def _of_run(path: Path) -> Iterator[str]:
+def _run_trigger(path: Path) -> Iterator[str]:
     """Yield the trigger word of the run that saved the file, if the file is still in its folder."""
     if path.parent.name == "checkpoints":
         with suppress(ProblemsError, OSError):

@@ -45,7 +45,7 @@ SIZES_KEY = "atelier_sizes"
 
 
 @dataclass(frozen=True)
-class Place:
+class TensorLocation:
     """Where a tensor is stored: the file, its name there, and its byte range. The entry may be a slice of that tensor,
     or its transpose."""
 
@@ -54,18 +54,21 @@ class Place:
     entry: TensorEntry
 
 
+Place = TensorLocation  # in packages from outside
+
+
 @dataclass(frozen=True)
 class Part:
     """One part of a model.
 
-    places   by diffusers' names (CLIP without `text_model.`)      config  of the folder; None for a single file
+    locations   by diffusers' names (CLIP without `text_model.`)      config  of the folder; None for a single file
     reading  "kohya" if tensors are read as in sd-scripts, which gives a different model; else empty
     sizes    config values of a single file that differ from the published ones
     """
 
     name: str
     source: Path
-    places: Mapping[str, Place]
+    locations: Mapping[str, TensorLocation]
     config: Mapping[str, Any] | None = None
     reading: str = ""
     sizes: Mapping[str, Any] = field(default_factory=dict)
@@ -76,12 +79,13 @@ class Part:
 
     @property
     def files(self) -> list[Path]:
-        return sorted({place.file for place in self.places.values()})
+        return sorted({location.file for location in self.locations.values()})
 
     def weight_bytes(self, item_bytes: int | None = None) -> int:
         """Bytes as stored, or with `item_bytes` per element."""
         return sum(
-            prod(place.entry.shape) * (item_bytes or ITEM_BYTES[place.entry.dtype]) for place in self.places.values()
+            prod(location.entry.shape) * (item_bytes or ITEM_BYTES[location.entry.dtype])
+            for location in self.locations.values()
         )
 
 
@@ -148,20 +152,22 @@ def _named_sizes(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str,
 def _file_parts(path: Path, entries: Mapping[str, TensorEntry], family: str, kohya_projection: bool) -> dict[str, Part]:
     clip = sd_keys.CLIP_PREFIXES.get(family)
     open_clip, open_clip_part = sd_keys.OPEN_CLIP_PREFIXES.get(family), sd_keys.OPEN_CLIP_PARTS.get(family, "")
-    places: dict[str, dict[str, Place]] = {"unet": {}, "text_encoder": {}, "text_encoder_2": {}}
+    locations: dict[str, dict[str, TensorLocation]] = {"unet": {}, "text_encoder": {}, "text_encoder_2": {}}
     for name, entry in entries.items():
         if name.startswith(sd_keys.UNET_PREFIX):
             name_here = sd_keys.unet_to_diffusers(name.removeprefix(sd_keys.UNET_PREFIX), family)
-            places["unet"][name_here] = Place(path, name, entry)
+            locations["unet"][name_here] = TensorLocation(path, name, entry)
         elif clip is not None and name.startswith(clip):
-            places["text_encoder"][bare_name(name.removeprefix(clip))] = Place(path, name, entry)
+            locations["text_encoder"][bare_name(name.removeprefix(clip))] = TensorLocation(path, name, entry)
         elif open_clip is not None and name.startswith(open_clip):
             names = _open_clip_entries(name.removeprefix(open_clip), entry, kohya_projection)
-            places[open_clip_part].update({name_here: Place(path, name, part) for name_here, part in names.items()})
+            locations[open_clip_part].update(
+                {name_here: TensorLocation(path, name, part) for name_here, part in names.items()}
+            )
     reading = {"text_encoder_2": "kohya"} if kohya_projection else {}
     parts = {
         part: Part(part, path, _used(PART_KINDS[USUAL[part]], names), reading=reading.get(part, ""))
-        for part, names in places.items()
+        for part, names in locations.items()
         if names
     }
     vae = _vae_part(path, entries)
@@ -197,13 +203,13 @@ def _transposed(entry: TensorEntry) -> TensorEntry:
 def _vae_part(path: Path, entries: Mapping[str, TensorEntry]) -> Part | None:
     """The VAE of a file under any of its prefixes, without the losses and EMA weights of its training."""
     for prefix in (sd_keys.VAE_PREFIX, "vae.", ""):
-        places = {
-            sd_keys.vae_to_diffusers(name.removeprefix(prefix)): Place(path, name, entry)
+        locations = {
+            sd_keys.vae_to_diffusers(name.removeprefix(prefix)): TensorLocation(path, name, entry)
             for name, entry in entries.items()
             if name.startswith(tuple(prefix + module for module in VAE_MODULES))
         }
-        if "encoder.conv_in.weight" in places:
-            return Part("vae", path, places)
+        if "encoder.conv_in.weight" in locations:
+            return Part("vae", path, locations)
     return None
 
 
@@ -220,11 +226,11 @@ def _folder_parts(path: Path) -> dict[str, Part]:
 def folder_part(folder: Path, config: Mapping[str, Any], kind: PartKind) -> Part:
     """The part in a folder, with its config. Raises ProblemsError."""
     check_config(kind, config, str(folder / "config.json"))
-    places = {}
+    locations = {}
     for file in weight_files(folder):
         entries, _ = read_header(file)
-        places.update({kind.rename(key): Place(file, key, entry) for key, entry in entries.items()})
-    return Part(folder.name, folder, _used(kind, places), config)
+        locations.update({kind.rename(key): TensorLocation(file, key, entry) for key, entry in entries.items()})
+    return Part(folder.name, folder, _used(kind, locations), config)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -260,20 +266,20 @@ def _shards(listed: Any, folder: Path) -> list[str]:
     return sorted(set(names))
 
 
-def _used(kind: PartKind, places: Mapping[str, Place]) -> dict[str, Place]:
+def _used(kind: PartKind, locations: Mapping[str, TensorLocation]) -> dict[str, TensorLocation]:
     """The tensors without CLIP's position_ids (a counter, which 16-bit files round), a tensor's second name, and what
     the kind does not read, such as the projection of a text encoder without a pooled output."""
     return {
-        name: place
-        for name, place in places.items()
+        name: location
+        for name, location in locations.items()
         if not name.endswith("embeddings.position_ids") and name not in kind.unused and name not in kind.tied
     }
 
 
-def in_file_order(part: Part) -> Iterator[tuple[Path, list[tuple[str, Place]]]]:
+def in_file_order(part: Part) -> Iterator[tuple[Path, list[tuple[str, TensorLocation]]]]:
     """(file, its tensors in byte order): disks are fastest when read forwards."""
-    places = sorted(part.places.items(), key=lambda item: (str(item[1].file), item[1].entry.start))
-    for file, group in groupby(places, key=lambda item: item[1].file):
+    locations = sorted(part.locations.items(), key=lambda item: (str(item[1].file), item[1].entry.start))
+    for file, group in groupby(locations, key=lambda item: item[1].file):
         yield file, list(group)
 
 
@@ -289,13 +295,13 @@ def read_part(
     wide  prefixes of names that stay in float32
     """
     state = {}
-    for file, places in in_file_order(part):
+    for file, locations in in_file_order(part):
         with TensorFile(file) as handle:
-            for name, place in places:
+            for name, location in locations:
                 if cancel is not None:
                     cancel.check()
                 tensor_dtype = torch.float32 if name.startswith(wide) else dtype
-                state[name] = handle.read_entry(place.entry, tensor_dtype).to(device)
+                state[name] = handle.read_entry(location.entry, tensor_dtype).to(device)
     return state
 
 
@@ -311,13 +317,13 @@ def part_digest(part: Part, memo: HashMemo | None = None, cancel: CancelToken | 
 def _digest(part: Part, cancel: CancelToken | None) -> str:
     digest = hashlib.sha256()
     with_lines: dict[str, str] = {}
-    for file, places in in_file_order(part):
+    for file, locations in in_file_order(part):
         with open_regular(file) as handle:
-            for name, place in places:
+            for name, location in locations:
                 if cancel is not None:
                     cancel.check()
-                content = hashlib.sha256(_row_by_row(handle, file, place.entry)).hexdigest()
-                with_lines[name] = f"{name} {place.entry.dtype} {_core_shape(place.entry.shape)} None {content}\n"
+                content = hashlib.sha256(_row_by_row(handle, file, location.entry)).hexdigest()
+                with_lines[name] = f"{name} {location.entry.dtype} {_core_shape(location.entry.shape)} None {content}\n"
     for name in sorted(with_lines):
         digest.update(with_lines[name].encode())
     return digest.hexdigest()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from core.formats.detect import read_json
 from core.formats.models import sd_keys
-from core.formats.models.checkpoint import Checkpoint, Part, Place
+from core.formats.models.checkpoint import Checkpoint, Part, TensorLocation
 from core.formats.models.single_file import V_MARKER
 from core.formats.models.text_keys import full_name
 from core.formats.tensors.entry import TensorEntry
@@ -73,7 +73,7 @@ def extra_tensors(
         if name.endswith(POSITIONS):
             extra |= _positions(name, entry.shape, family)
             continue
-        tensor = files.lazy(Place(file, name, entry))
+        tensor = files.lazy(TensorLocation(file, name, entry))
         extra[name] = tensor.cast(dtype) if name.startswith(cast) else tensor
     return extra
 
@@ -81,13 +81,15 @@ def extra_tensors(
 def _names_in_parts(source: Checkpoint, states: Mapping[str, Mapping[str, LazyTensor]]) -> set[str]:
     """Names of the source's tensors that are written as tensors of a part."""
     names = {
-        place.name
+        location.name
         for name, part in source.parts.items()
-        for key, place in part.places.items()
+        for key, location in part.locations.items()
         if key in states.get(name, {})
     }
     # Nothing of a VAE that is replaced or left out may remain, even if it had more tensors.
-    return names | ({place.name for place in source.parts["vae"].places.values()} if "vae" in source.parts else set())
+    return names | (
+        {location.name for location in source.parts["vae"].locations.values()} if "vae" in source.parts else set()
+    )
 
 
 def _positions(name: str, shape: tuple[int, ...], family: str) -> dict[str, LazyTensor]:
@@ -112,18 +114,18 @@ def with_ema(unet: Part, source: Checkpoint, family: str) -> Part:
     """The U-Net with its EMA weights. Raises ProblemsError if the model has none, or not all."""
     file = extra_file(source.path)
     entries: Mapping[str, TensorEntry] = read_header(file)[0] if file is not None else {}
-    places = {}
-    for name, place in unet.places.items():
+    locations = {}
+    for name, location in unet.locations.items():
         for ldm in ema_names(name, family):
             entry = entries.get(ldm)
-            if file is not None and entry is not None and entry.shape == place.entry.shape:
-                places[name] = Place(file, ldm, entry)
-    missing = [name for name in unet.places if name not in places]
-    if not places:
+            if file is not None and entry is not None and entry.shape == location.entry.shape:
+                locations[name] = TensorLocation(file, ldm, entry)
+    missing = [name for name in unet.locations if name not in locations]
+    if not locations:
         what, fix = "The model has no EMA weights", "choose another setting for EMA weights, or a file with them"
         raise ProblemsError.one(what, str(source.path), fix, "model.no-ema")
     if missing:
         what = f"The EMA weights lack {len(missing)} tensors of the U-Net, such as {', '.join(missing[:SHOWN])}"
         fix = "use the U-Net's own weights: drop or keep the EMA weights"
         raise ProblemsError.one(what, str(source.path), fix, "model.incomplete-ema")
-    return replace(unet, places=places)
+    return replace(unet, locations=locations)

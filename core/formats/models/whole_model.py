@@ -224,7 +224,7 @@ def part_state(
     """A part's tensors by the names of core.formats.models.checkpoint, without `position_ids` and without a text encoder's
     layers from num_hidden_layers of its config on."""
     if isinstance(part, Part):
-        state = {name: files.lazy(place) for name, place in part.places.items()}
+        state = {name: files.lazy(location) for name, location in part.locations.items()}
     else:
         state = {text_keys.bare_name(name): in_memory(value) for name, value in part.items()}
     layers = config.get("num_hidden_layers")

@@ -15,7 +15,7 @@ from core.formats.tensors.reading import PIECE_BYTES, TensorFile, gathered, slic
 from core.record.lazy_torch import torch
 
 if TYPE_CHECKING:
-    from core.formats.models.checkpoint import Place
+    from core.formats.models.checkpoint import TensorLocation
 
 TYPE_BYTES = {TORCH_NAMES[name]: size for name, size in ITEM_BYTES.items()}
 
@@ -159,13 +159,13 @@ class OpenFiles:
         while self._open:
             self._open.popitem()[1].__exit__()
 
-    def lazy(self, place: Place) -> LazyTensor:
-        """The tensor stored at this place."""
+    def lazy(self, location: TensorLocation) -> LazyTensor:
+        """The tensor at a location."""
         return LazyTensor(
-            TORCH_NAMES[place.entry.dtype],
-            place.entry.shape,
-            lambda dtype: self._file(place.file).read_entry(place.entry, dtype),
-            lambda dtype, numbers: self._file(place.file).pieces(place.entry, dtype, numbers),
+            TORCH_NAMES[location.entry.dtype],
+            location.entry.shape,
+            lambda dtype: self._file(location.file).read_entry(location.entry, dtype),
+            lambda dtype, numbers: self._file(location.file).pieces(location.entry, dtype, numbers),
         )
 
     def _file(self, path: Path) -> TensorFile:

@@ -322,7 +322,7 @@ def _frozen_set(machine: Machine) -> None:
     machine.push(Inert())
 
 
-def _named(argument: str) -> Named:
+def _split_name(argument: str) -> Named:
     """The class or function named by "module name"."""
     module, _, name = argument.partition(" ")
     return Named(module, name)
@@ -336,7 +336,7 @@ def _stack_name(machine: Machine) -> None:
 
 
 def _instance(machine: Machine, argument: str) -> None:
-    machine.push(machine.call(_named(argument), tuple(machine.pop_mark())))
+    machine.push(machine.call(_split_name(argument), tuple(machine.pop_mark())))
 
 
 def _object(machine: Machine) -> None:
@@ -390,7 +390,7 @@ _ACTIONS: dict[str, Callable[..., object]] = {
     "ADDITEMS": _add_items,
     "FROZENSET": _frozen_set,
     # classes and objects
-    "GLOBAL": lambda machine, argument: machine.push(_named(argument)),
+    "GLOBAL": lambda machine, argument: machine.push(_split_name(argument)),
     "STACK_GLOBAL": _stack_name,
     "INST": _instance,
     "OBJ": _object,

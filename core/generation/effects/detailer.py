@@ -149,10 +149,10 @@ class Detailer(ExitStack):
     def _find(self, settings: DetailerSettings, image: Image) -> Sequence[Box]:
         key = settings.ad_model_file or settings.ad_model, settings.ad_model_classes or ""
         if key not in self._finders:
-            self._finders[key] = self._opened(settings)
+            self._finders[key] = self._open_detector(settings)
         return self._finders[key](image, lowest_confidence(settings))
 
-    def _opened(self, settings: DetailerSettings) -> Find:
+    def _open_detector(self, settings: DetailerSettings) -> Find:
         """The detector of these settings, which closes with this context."""
         if not settings.ad_model_file:
             return self.enter_context(DETECTORS[settings.ad_model].open())

@@ -284,7 +284,7 @@ def _value(setting: str, entry: Declared | None, text: str, problems: list[Probl
         value = None if setting in FILES and text.casefold() == NONE else text
         return Value(value, file_stem(text) if setting in FILES and value else text)
     assert entry is not None
-    value = _typed(entry, text)
+    value = _value_of_text(entry, text)
     if entry in NUMBERS.values():
         return _strength(entry, text, value, problems)
     try:
@@ -295,7 +295,7 @@ def _value(setting: str, entry: Declared | None, text: str, problems: list[Probl
     return Value(checked, label_of(entry, checked, text))
 
 
-def _typed(entry: Declared, text: str) -> Any:
+def _value_of_text(entry: Declared, text: str) -> Any:
     """The value of a text for a setting; a text that does not fit is returned unchanged, for the check to reject."""
     plain = text.casefold()
     if entry.kind == "choice":

@@ -18,7 +18,7 @@ from core.generation.making import Progress, each_image
 from core.generation.model.store import ModelStore, make_store
 from core.generation.plan.initial import opened
 from core.generation.plan.stages import sampling_steps
-from core.generation.run import ImageMetadata, ready
+from core.generation.run import ImageMetadata, loaded_maker
 from core.record import atomic
 from core.record.cancel import Cancelled
 from core.record.context import NO_REPORTS, JobContext, Outcome, Reports
@@ -171,7 +171,7 @@ class Work:
     def _make(self, part: Part, most: int | None) -> None:
         """Generate and save a part's missing cells. most: largest batch"""
         plan = part.plan(self.workspace)
-        with ready(plan, self.workspace, store=self.store, device=self.device, reports=self.reports) as (
+        with loaded_maker(plan, self.workspace, store=self.store, device=self.device, reports=self.reports) as (
             maker,
             metadata,
         ):

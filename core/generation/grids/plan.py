@@ -376,12 +376,12 @@ def checked(job: GridJob, workspace: Workspace) -> tuple[Grid, int]:
             raise_if_errors(model_problems(plan.sources))
             steps += plan.steps()
         except ProblemsError as error:
-            problems += [_of_axis(problem, grid.axes) for problem in error.problems]
+            problems += [_at_axis(problem, grid.axes) for problem in error.problems]
     raise_if_errors(dict.fromkeys(problems))
     return grid, steps
 
 
-def _of_axis(problem: Problem, axes: Sequence[Axis]) -> Problem:
+def _at_axis(problem: Problem, axes: Sequence[Axis]) -> Problem:
     """The problem with an axis' values as `where`, if an axis changes its setting or its kind of file."""
     of_files = {"model": (MODEL, "model.vae"), "lora": (LORA,)}.get(problem.code.partition(".")[0], ())
     axis = next((axis for axis in axes if axis.setting in (problem.where, *of_files)), None)

@@ -27,7 +27,7 @@ def reuse(folder: GridFolder, grid: Grid, workspace: Workspace) -> int:
         for job, image in _images_of(other, run, workspace):
             position = missing.get(_key(job))
             if position is not None and not is_older(image, job, workspace):
-                _link(image, folder, position)
+                _link_or_copy(image, folder, position)
                 missing.pop(_key(job))
                 linked += 1
     return linked
@@ -60,8 +60,8 @@ def is_older(image: Path, job: GenerateJob, workspace: Workspace) -> bool:
     return any(path.stat().st_mtime_ns > image.stat().st_mtime_ns for path in paths if path is not None)
 
 
-def _link(image: Path, folder: GridFolder, position: Index) -> None:
-    """Put the image into the folder with its time, whole or not at all."""
+def _link_or_copy(image: Path, folder: GridFolder, position: Index) -> None:
+    """Hard-link an image as a cell of the grid; without links, copy it atomically with its modification time."""
     target = folder.cell(position)
     target.parent.mkdir(exist_ok=True)
     try:

@@ -347,7 +347,7 @@ def _model(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
 
 
 def _read_model(reading: Reading) -> None:
-    reading.put("generate.embeddings", list(_listed(reading.pairs, "TI hashes")))
+    reading.put("generate.embeddings", list(_hash_pairs(reading.pairs, "TI hashes")))
     if model := reading.pairs.get("Model"):
         what = f"It was generated with the model '{model[:100]}'; the selected model is kept"
         reading.note(what, "other-model", "choose that model to generate it again")
@@ -355,11 +355,11 @@ def _read_model(reading: Reading) -> None:
 
 def read_hashes(pairs: Mapping[str, str]) -> Hashes:
     """The hashes of files in A1111's text."""
-    by_lora, by_token = _listed(pairs, "Lora hashes"), _listed(pairs, "TI hashes")
+    by_lora, by_token = _hash_pairs(pairs, "Lora hashes"), _hash_pairs(pairs, "TI hashes")
     return Hashes(pairs.get("Model hash", ""), by_lora, by_token, controls=hashes_in(pairs))
 
 
-def _listed(pairs: Mapping[str, str], name: str) -> dict[str, str]:
+def _hash_pairs(pairs: Mapping[str, str], name: str) -> dict[str, str]:
     """The `name: hash` pairs within one value."""
     return dict(re.findall(r"\s*([^:,]{1,200}+):\s*([0-9a-fA-F]+)", pairs.get(name, "")))
 

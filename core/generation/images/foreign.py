@@ -185,7 +185,7 @@ def read_foreign(texts: Mapping[str, str], comment: str, size: tuple[int, int]) 
     readers: list[tuple[str, Callable[[dict[str, Any]], ForeignSettings | None]]] = [
         (texts.get("invokeai_metadata", ""), lambda content: _read(INVOKEAI, content)),
         (texts.get("sd-metadata", ""), _invokeai_2),
-        *((block, lambda content: _of_any(content, texts, size)) for block in blocks),
+        *((block, lambda content: _read_shared_field(content, texts, size)) for block in blocks),
         (texts.get("prompt", ""), lambda content: settings_of(content, size=size)),
         (texts.get("workflow", ""), lambda content: settings_of({}, content)),
     ]
@@ -203,8 +203,10 @@ def read_foreign(texts: Mapping[str, str], comment: str, size: tuple[int, int]) 
     return None
 
 
-def _of_any(content: dict[str, Any], texts: Mapping[str, Any], size: tuple[int, int]) -> ForeignSettings | None:
-    """The settings of JSON in a place that several programs use; None if it is of none of them. texts: the image's other ones"""
+def _read_shared_field(
+    content: dict[str, Any], texts: Mapping[str, Any], size: tuple[int, int]
+) -> ForeignSettings | None:
+    """The settings in JSON of a text field that several programs write; None if it is from none of them. texts: the image's other texts"""
     if isinstance(parameters := content.get("sui_image_params"), dict):
         return _read(SWARMUI, parameters)
     if is_graph(content):  # of websites that run ComfyUI

@@ -193,7 +193,7 @@ class _Folder:
 
 
 class Gallery:
-    """The index of one outputs folder. `look` lists the files, `read` gets their facts from the index or the images.
+    """The index of one outputs folder. `refresh` lists the files, `read` gets their facts from the index or the images.
     Both may be called from any thread."""
 
     def __init__(self, workspace: Workspace):
@@ -212,7 +212,7 @@ class Gallery:
 
     # -- listing
 
-    def look(self, full: bool = False) -> None:
+    def refresh(self, full: bool = False) -> None:
         """List the folders that changed since the last call; `full`: all of them, which also finds replaced files."""
         with self._lock:
             folders: dict[Path, _Folder] = {}
@@ -220,7 +220,7 @@ class Gallery:
             while queue:
                 folder = queue.pop()
                 with suppress(OSError):
-                    folders[folder] = self._listed(folder, full)
+                    folders[folder] = self._list_folder(folder, full)
                     queue += folders[folder].below
             if folders == self._folders:
                 return
@@ -232,7 +232,7 @@ class Gallery:
             self._shots = shots
             self.version += 1
 
-    def _listed(self, folder: Path, full: bool) -> _Folder:
+    def _list_folder(self, folder: Path, full: bool) -> _Folder:
         """The folder as it was listed before, if it has not changed since and not `full`; else listed now. Raises OSError."""
         mtime_ns, listed = os.stat(folder).st_mtime_ns, self._folders.get(folder)
         settled = listed is not None and listed.listed_ns > mtime_ns + SETTLED_NS
@@ -440,7 +440,7 @@ class Gallery:
     def put_away(self, names: Sequence[str]) -> str:
         """Move images and their caption files to the trash of outputs/images; returns a token for `put_back`."""
         token = trash.put_away([self.shot(name).path for name in names], self.folder, "deleted in Generate")
-        self.look()
+        self.refresh()
         return token
 
     def put_back(self, token: str) -> list[str]:
@@ -450,7 +450,7 @@ class Gallery:
             what = "The trash folder no longer has a record of this; nothing was changed"
             raise ProblemsError.one(what, token[:200], "move the files back manually", "trash.missing-record")
         paths = trash.put_back(token)
-        self.look()
+        self.refresh()
         names = (path.relative_to(os.path.abspath(self.folder)).as_posix() for path in paths)
         return [name for name in names if name in self._shots]
 

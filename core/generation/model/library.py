@@ -94,7 +94,7 @@ class Scan:
 
     def files(self, kind: str, suffixes: Collection[str] = SUFFIXES) -> list[tuple[str, Path]]:
         """(label, path) of the files of a kind under models/."""
-        return self._of_kind(self._own[0], self.workspace.models, kind, suffixes)
+        return self._files_of_kind(self._own[0], self.workspace.models, kind, suffixes)
 
     def folders(self) -> list[tuple[str, Path]]:
         """(label, path) of the diffusers folders under models/."""
@@ -105,7 +105,7 @@ class Scan:
         for run, (files, folders) in self._runs:
             root = run / "checkpoints"
             labeled = [(_label(path, root), path) for path in folders] if kind == "checkpoint" else []
-            labeled += self._of_kind(files, root, kind, SUFFIXES)
+            labeled += self._files_of_kind(files, root, kind, SUFFIXES)
             if labeled:
                 title = _run_label(run)
                 yield from ((f"{title} / {label}", path) for label, path in labeled)
@@ -120,7 +120,7 @@ class Scan:
         runs = sorted(self.workspace.runs.iterdir()) if self.workspace.runs.is_dir() else []
         return [(run, _walked(run / "checkpoints")) for run in runs]
 
-    def _of_kind(
+    def _files_of_kind(
         self, files: Iterable[Path], root: Path, kind: str, suffixes: Collection[str]
     ) -> list[tuple[str, Path]]:
         return [
@@ -213,8 +213,8 @@ def portable_name(path: str | Path, workspace: Workspace) -> str:
 
 
 @dataclass(frozen=True)
-class Kind:
-    """Model files that settings and prompts refer to by name.
+class FileKind:
+    """A kind of model file that settings and prompts refer to by name.
 
     title, where, code   of the problem for an unknown name
     listed               workspace -> [(label, path)], the likeliest match for a name first
@@ -231,28 +231,28 @@ class Kind:
 
 
 KINDS = {
-    "lora": Kind(
+    "lora": FileKind(
         "LoRA",
         "LoRAs",
         "lora.not-found",
         lambda workspace: Scan(workspace).newest_first("lora"),
         "train one, or put a file into models/loras",
     ),
-    "embedding": Kind(
+    "embedding": FileKind(
         "embedding",
         "embeddings",
         "embedding.not-found",
         lambda workspace: Scan(workspace).newest_first("embedding"),
         "train one, or put a file into models/embeddings",
     ),
-    "upscaler": Kind(
+    "upscaler": FileKind(
         "upscaler",
         "hires.highres_fix_upscaler_file",
         "upscaler.not-found",
         lambda workspace: _weights_below(workspace.models / "upscalers"),
         "put it into models/upscalers, or write its path",
     ),
-    "controlnet": Kind(
+    "controlnet": FileKind(
         "ControlNet",
         "controls.nets",
         "controls.not-found",
@@ -280,7 +280,7 @@ def find_all(
     folders, else the only LoRA that was trained under this name. Raises ProblemsError if there is none.
 
     kind     of KINDS
-    listed   as `Kind.listed` lists them; None: they are listed now
+    listed   as `FileKind.listed` lists them; None: they are listed now
     where    the setting with the name, if it is not the kind's
     """
     entry, plain = KINDS[kind], _plain(name.strip())

@@ -89,7 +89,7 @@ class Parts:
         """{key of a tensor: its bytes in memory} of a part, at its dtype or in fp8."""
         item = (self.vae_dtype if name == "vae" else self.dtype).itemsize
         narrow = {self.kind.denoiser: self.memory.narrow_unet, "vae": False}.get(name, self.memory.fp8_base)
-        shapes = {key: place.entry.shape for key, place in self.opened[name].places.items()}
+        shapes = {key: location.entry.shape for key, location in self.opened[name].locations.items()}
         return {
             key: prod(shape) * (1 if narrow and len(shape) > 1 and "embedding" not in key else item)
             for key, shape in shapes.items()

@@ -55,15 +55,15 @@ def _empty_network(shapes: Mapping[str, Sequence[int]], kind: str, path: Path) -
             network = LatentUpscaler() if kind == "latents" else RRDBNet.of(shapes)
     except (ArithmeticError, LookupError, RuntimeError, ValueError):
         network = None
-    if network is None or _of_weights({name: t.shape for name, t in network.state_dict().items()}) != _of_weights(
-        shapes
-    ):
+    if network is None or _comparable_shapes(
+        {name: t.shape for name, t in network.state_dict().items()}
+    ) != _comparable_shapes(shapes):
         what, fix = f"{path.name} has an unsupported architecture", "choose an RRDBNet with a scale of 4 or 2"
         raise ProblemsError.one(what, "hires.highres_fix_upscaler_file", fix, "upscaler.other-build")
     return network.to_empty(device="cpu")
 
 
-def _of_weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+def _comparable_shapes(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
     """The shapes without the counters of batch normalization, which older files lack."""
     return {name: tuple(shape) for name, shape in shapes.items() if not name.endswith(".num_batches_tracked")}
 

@@ -46,7 +46,7 @@ FIELD = re.compile(r"\[([^\[\]]*)\]")
 FIELDS = ("date", "time", "seed", "prompt", "model", "sampler", "steps", "cfg", "width", "height", "number")
 
 
-def _of_prompt(job: GenerateJob) -> Iterator[Problem]:
+def _prompt_problems(job: GenerateJob) -> Iterator[Problem]:
     if has_settings(job.generate.prompt):
         what, fix = (
             "The prompt contains the settings of an image",
@@ -55,7 +55,7 @@ def _of_prompt(job: GenerateJob) -> Iterator[Problem]:
         yield Problem(what, "generate.prompt", fix, code="prompt.settings")
 
 
-def _of_steps(job: GenerateJob) -> Iterator[Problem]:
+def _step_problems(job: GenerateJob) -> Iterator[Problem]:
     settings, steps = job.image_to_image, stages_of(job)[-1].steps
     if stages_of(job)[-1].run == 0 and not only_enlarges(job):
         what = f"With {steps} steps, a denoising strength of {settings.strength:g} runs no steps"
@@ -64,7 +64,7 @@ def _of_steps(job: GenerateJob) -> Iterator[Problem]:
         )
 
 
-def _of_large_images(job: GenerateJob) -> Iterator[Problem]:
+def _large_image_problems(job: GenerateJob) -> Iterator[Problem]:
     grows = job.gradual_latent.gradual_latent_timesteps is not None
     if grows and job.generate.sampler not in GROWING:
         what = f"Gradual Latent is ignored: it is for {SAMPLER_LABELS['euler_a']}"
@@ -91,7 +91,7 @@ def _of_large_images(job: GenerateJob) -> Iterator[Problem]:
         yield Problem(what, where, "turn it off, or choose Lanczos", "advice", code="generate.two-upscalers")
 
 
-def _of_masks(job: GenerateJob) -> Iterator[Problem]:
+def _mask_problems(job: GenerateJob) -> Iterator[Problem]:
     if job.image_to_image.mask_path and not job.image_to_image.image_path:
         what, fix = "There is a mask, but no initial image", "choose the image that is repainted"
         yield Problem(what, "image_to_image.image_path", fix, code="generate.mask-alone")
@@ -103,7 +103,7 @@ def _of_masks(job: GenerateJob) -> Iterator[Problem]:
         yield Problem(what, "regions.region_map", fix, "advice", code="generate.no-regions")
 
 
-def _of_noise(job: GenerateJob) -> Iterator[Problem]:
+def _noise_problems(job: GenerateJob) -> Iterator[Problem]:
     """Advice about changes to the noise that an image would start from."""
     for name in ("noise_offset_prob", "pyramid_noise_prob"):
         if job.image_to_image.image_path and getattr(job.start_noise, name):
@@ -112,7 +112,7 @@ def _of_noise(job: GenerateJob) -> Iterator[Problem]:
             yield Problem(what, f"start_noise.{name}", fix, "advice", code="settings.no-effect")
 
 
-def _of_guidance(job: GenerateJob) -> Iterator[Problem]:
+def _guidance_problems(job: GenerateJob) -> Iterator[Problem]:
     settings, kind = job.generate, kind_of(job.generate.guidance)
     off = settings.guidance_scale is not None and settings.guidance_scale <= 1
     unused = {
@@ -168,7 +168,15 @@ def refiner_problems(job: GenerateJob) -> Iterator[Problem]:
 
 def problems_of(job: GenerateJob) -> Iterator[Problem]:
     """Errors and advice about one image, by its settings alone, before files are searched."""
-    checks = (_of_prompt, _of_steps, _of_large_images, _of_masks, _of_noise, _of_guidance, refiner_problems)
+    checks = (
+        _prompt_problems,
+        _step_problems,
+        _large_image_problems,
+        _mask_problems,
+        _noise_problems,
+        _guidance_problems,
+        refiner_problems,
+    )
     for check in (*checks, *(hook.problems for hook in HOOKS.values())):
         yield from check(job)
 

@@ -61,7 +61,7 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
     problems += lora_problems(jobs, family_name)
     check_lora = partial(problems_at(LORAS)(check_layers), family_name=family_name or "sd1")
     uses = [use.file for each in jobs for use in each.generate.loras]
-    loras = {file: path for file, path, _ in _named("lora", uses, check_lora, workspace, problems, notes)}
+    loras = {file: path for file, path, _ in _checked_files("lora", uses, check_lora, workspace, problems, notes)}
     refiners: dict[str, Any] = {
         file: collected(problems, find_refiner, file, workspace, family_name)
         for file in dict.fromkeys(each.refiner.refiner_checkpoint for each in jobs)
@@ -69,7 +69,7 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
     }
     check_net = partial(control_file, family=family_name, model=model)
     uses = [use.file for each in jobs for use in each.controls.used]
-    named_nets = _named("controlnet", uses, check_net, workspace, problems, notes)
+    named_nets = _checked_files("controlnet", uses, check_net, workspace, problems, notes)
     controls = {file: net for file, _, net in named_nets if net is not None}
     embeddings = _chosen_embeddings(job.generate.embeddings, family_name, model, workspace, problems)
     if model and family_name:
@@ -90,7 +90,7 @@ def _vae(reference: str, workspace: Workspace) -> Path:
     return path
 
 
-def _named(
+def _checked_files(
     kind: str,
     names: Iterable[str],
     check: Callable[[Path], Checked],

@@ -109,7 +109,7 @@ def needs_of(job: GenerateJob, parts: Parts) -> Needs:
         detail = detail_size(job)
         evaluation, sides = max(evaluation, _evaluation_bytes(job, parts, detail, 1)), max(size, detail, key=prod)
     decoding = 0
-    if _of_diffusers(parts):
+    if _has_diffusers_vae(parts):
         decoding = decoding_bytes(kind.name, frozen(parts.config("vae")), prod(sides), parts.vae_dtype)
     if parts.device.startswith("cpu"):
         decoding = int(CPU_TIMES * decoding)
@@ -118,11 +118,11 @@ def needs_of(job: GenerateJob, parts: Parts) -> Needs:
         vae = frozen(parts.config("vae")), size, images, parts.dtype, parts.vae_dtype, parts.memory.attention
         times = CPU_TIMES if parts.device.startswith("cpu") else GRADIENT_TIMES
         gradient = int(times * gradient_bytes(kind.name, frozen(config), *vae, TEXT_TOKENS)) + MEASURING * prod(size)
-    entries = parts.opened[kind.denoiser].places.values()
+    entries = parts.opened[kind.denoiser].locations.values()
     item = 1 if parts.memory.narrow_unet else parts.dtype.itemsize
     return Needs(
         denoiser=parts.sizes[kind.denoiser],
-        layer=max(prod(place.entry.shape) for place in entries) * item,
+        layer=max(prod(location.entry.shape) for location in entries) * item,
         vae=parts.sizes.get("vae", 0),
         texts=sum(parts.sizes[name] for name in parts.texts),
         reading=parts.reading_size,
@@ -169,7 +169,7 @@ def strip_bytes(parts: Parts, sides: tuple[int, int], slices: int) -> int:
     return int(max(strip, middle) + maps)
 
 
-def _of_diffusers(parts: Parts) -> bool:
+def _has_diffusers_vae(parts: Parts) -> bool:
     return "vae" in parts.opened and parts.config("vae").get("_class_name", "AutoencoderKL") == "AutoencoderKL"
 
 

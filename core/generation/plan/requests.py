@@ -75,7 +75,7 @@ def requests_of(
         if job.prompts.shuffle_prompts:
             Random(seeds.first + turn).shuffle(order)
         for entry in order:
-            requests += _of_entry(job, entry, seeds, files, notes, where)
+            requests += _requests_of_entry(job, entry, seeds, files, notes, where)
             if len(requests) > MOST:
                 what, fix = f"There are more than {MOST:,} images", "lower the number of images or of repetitions"
                 raise ProblemsError.one(what, where, fix, "generate.too-many-images")
@@ -168,7 +168,7 @@ class _Seeds:
         return seeds
 
 
-def _of_entry(
+def _requests_of_entry(
     job: GenerateJob, entry: Entry, seeds: _Seeds, files: Files, notes: list[Problem], where: str
 ) -> Iterator[Request]:
     """Yield the requests of one prompt, one for each seed or combination of variants. notes: gets problems; where: the prompt's

@@ -165,11 +165,11 @@ def findings_of(text: str, known: Names = Names(), mode: Parsing = Parsing()) ->
         what = f"The prompt has {len(text):,} characters; {LONGEST:,} is the limit"
         return (Finding(0, len(text), Problem(what, mode.where, "shorten it", code="prompt.too-long")),)
     line = _split(text, mode)
-    looks = [_of_prompt_text(_within(text, _parts_of_kind(PROMPT, line)), known, mode)]
+    looks = [_prompt_findings(_within(text, _parts_of_kind(PROMPT, line)), known, mode)]
     if mode.dynamic:
         negative = _within(text, _parts_of_kind("n", line))
-        looks += [_of_prompt_text(negative, known, replace(mode, negative=True))]
-        looks += [_of_variants(text, known, mode), _of_options(text, line, mode)]
+        looks += [_prompt_findings(negative, known, replace(mode, negative=True))]
+        looks += [_variant_findings(text, known, mode), _option_findings(text, line, mode)]
     findings = [finding for look in looks for finding in islice(look, MOST_FINDINGS)]
     return tuple(sorted(findings, key=lambda each: (each.start, each.end))[:MOST_FINDINGS])
 
@@ -211,7 +211,7 @@ def _around(text: str, start: int, end: int) -> str:
 # -- variants and options
 
 
-def _of_variants(text: str, known: Names, mode: Parsing) -> Iterator[Finding]:
+def _variant_findings(text: str, known: Names, mode: Parsing) -> Iterator[Finding]:
     for start, end, reason in problems_in(text, known.files):
         what, fix = f"{reason[:1].upper()}{reason[1:]}", "correct it, or write \\{ and \\} for literal braces"
         yield Finding(start, end, Problem(what, mode.where, fix, code=BAD_WILDCARD))
@@ -221,7 +221,7 @@ def _of_variants(text: str, known: Names, mode: Parsing) -> Iterator[Finding]:
         yield Finding(index, index + 1, Problem(what, mode.where, fix, "advice", code="prompt.open-brace"))
 
 
-def _of_options(text: str, line: Sequence[LinePart], mode: Parsing) -> Iterator[Finding]:
+def _option_findings(text: str, line: Sequence[LinePart], mode: Parsing) -> Iterator[Finding]:
     for part in line[1:]:
         option_text = text[part.start : part.end]
         if has_variants(option_text) or "{" in option_text:
@@ -235,10 +235,10 @@ def _of_options(text: str, line: Sequence[LinePart], mode: Parsing) -> Iterator[
 # -- words, brackets and names
 
 
-def _of_prompt_text(text: str, known: Names, mode: Parsing) -> Iterator[Finding]:
+def _prompt_findings(text: str, known: Names, mode: Parsing) -> Iterator[Finding]:
     """Findings of LoRA tags, weights, edits, other programs' notations and embeddings."""
     tags = list(placed_tags(text))
-    yield from _of_tags(text, tags, known, mode)
+    yield from _tag_findings(text, tags, known, mode)
     for start, end in open_tags(text):
         what, fix = f"The LoRA in {_around(text, start, end)} is not closed and is read as text", LORA_FIX
         yield Finding(start, end, Problem(what, mode.where, fix, "advice", code="prompt.open-lora"))
@@ -247,17 +247,17 @@ def _of_prompt_text(text: str, known: Names, mode: Parsing) -> Iterator[Finding]
         plain[start:end] = " " * (end - start)
     joined = "".join(plain)
     if mode.weighted:
-        yield from _of_weights(joined, mode)
-        yield from _of_edits(joined, tags, mode)
+        yield from _weight_findings(joined, mode)
+        yield from _edit_findings(joined, tags, mode)
     for pattern, notation, fix in _NOTATIONS:
         for match in pattern.finditer(joined):
             what = f"'{match[0][:60]}' is {notation} and is read as text"
             slug = "unknown-tag" if match[0].startswith("<") else "other-notation"
             yield Finding(*match.span(), Problem(what, mode.where, fix, "advice", code=f"prompt.{slug}"))
-    yield from _of_embeddings(joined, known, mode)
+    yield from _embedding_findings(joined, known, mode)
 
 
-def _of_tags(
+def _tag_findings(
     text: str, tags: Iterable[tuple[int, int, LoraTag | str]], known: Names, mode: Parsing
 ) -> Iterator[Finding]:
     unclear: dict[str, list[Problem]] = {}
@@ -279,7 +279,7 @@ def _of_tags(
         yield from (Finding(start, end, problem) for problem in problems)
 
 
-def _of_weights(text: str, mode: Parsing) -> Iterator[Finding]:
+def _weight_findings(text: str, mode: Parsing) -> Iterator[Finding]:
     """Findings of weights. Each prompt between AND is parsed alone, so brackets do not span it."""
     for begin, part in [(0, text)] if mode.negative else placed_parts(text):
         for fault in read_weights(part)[1]:
@@ -291,7 +291,7 @@ def _of_weights(text: str, mode: Parsing) -> Iterator[Finding]:
             yield Finding(start, end, Problem(what, mode.where, fix, level, code=code))
 
 
-def _of_edits(text: str, tags: Sequence[tuple[int, int, object]], mode: Parsing) -> Iterator[Finding]:
+def _edit_findings(text: str, tags: Sequence[tuple[int, int, object]], mode: Parsing) -> Iterator[Finding]:
     """Findings of edits that never change, that are not read, or that are malformed."""
     hidden = list(text)
     for start, end in braces(text)[0] if mode.dynamic else ():  # known only once a variant is chosen
@@ -326,7 +326,7 @@ def _is_idle(edit: Switch, passes: Sequence[Pass]) -> bool:
     return bool(lasts) and (all(last >= steps for last, steps in lasts) or all(last < 1 for last, _ in lasts))
 
 
-def _of_embeddings(text: str, known: Names, mode: Parsing) -> Iterator[Finding]:
+def _embedding_findings(text: str, known: Names, mode: Parsing) -> Iterator[Finding]:
     """Findings of ComfyUI's "embedding:name", and of words that are nearly the name of an embedding."""
     names = {name.casefold(): name for name in known.embeddings}
     for match in _COMFY.finditer(text):

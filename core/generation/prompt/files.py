@@ -41,7 +41,7 @@ def read_entries(path: Path, where: str) -> list[Entry]:
 def parse_entry(entry: Entry, notes: list[Problem], where: str) -> PromptLine | None:
     """The parsed prompt; None for an empty line or a comment. notes: see `read_line`. Raises ProblemsError."""
     if isinstance(entry, dict):
-        return _of_table(entry, notes, where)
+        return _prompt_line(entry, notes, where)
     return read_line(entry, notes, where) if is_prompt(entry) else None
 
 
@@ -52,7 +52,7 @@ def is_prompt(line: str) -> bool:
 
 def line_of_table(table: dict[str, Any], notes: list[Problem], where: str) -> tuple[PromptLine, tuple[int, ...]]:
     """(the prompt of a table, its seeds)."""
-    line = _of_table(table, notes, where)
+    line = _prompt_line(table, notes, where)
     return line, line.values.get("seeds", ())
 
 
@@ -89,7 +89,7 @@ def _json_entries(path: Path, where: str) -> list[Entry]:
     return entries
 
 
-def _of_table(entry: Mapping[str, Any], notes: list[Problem], where: str) -> PromptLine:
+def _prompt_line(entry: Mapping[str, Any], notes: list[Problem], where: str) -> PromptLine:
     """The prompt of a table; `notes` gets advice on unknown options. Raises ProblemsError without a text."""
     unknown = sorted(set(entry) - {"prompt", *KEYS})
     if unknown:
@@ -125,7 +125,7 @@ def module_entries(job: GenerateJob) -> list[Entry]:
         what = f"The module '{name}' has no prompts(job) and no get_prompter(args, pipe, networks)"
         raise ProblemsError.one(what, MODULE, "define one of them in it", "prompts.module-empty")
     try:
-        entries = list(islice(module.prompts(job) if has_prompts else _of_prompter(module, job), MAX_PROMPTS + 1))
+        entries = list(islice(module.prompts(job) if has_prompts else _prompts_of_module(module, job), MAX_PROMPTS + 1))
     except (Exception, SystemExit) as error:  # of user code
         what = f"The module '{name}' failed: {type(error).__name__}: {error}"
         raise ProblemsError.one(what, MODULE, "fix the module", "prompts.module-failed") from error
@@ -157,8 +157,8 @@ def _imported(name: str) -> ModuleType:
         raise ProblemsError.one(what, MODULE, fix, "module.import") from error
 
 
-def _of_prompter(module: Any, job: GenerateJob) -> Iterator[Any]:
-    """Call the module as sd-scripts' generator does, but before a model is loaded: pipe is None, networks are empty."""
+def _prompts_of_module(module: Any, job: GenerateJob) -> Iterator[Any]:
+    """Yield the lines of a module's get_prompter, called as by sd-scripts' generator, but without a model: pipe None, networks []."""
     args = SimpleNamespace(**{entry.kohya or entry.name: value_of(job, entry.path) for entry in declared(GenerateJob)})
     vars(args).update({name: value_of(job, path) for name, path in KOHYA.items()})
     prompter = module.get_prompter(args, None, [])

@@ -39,19 +39,24 @@ def styled(text: str, styles: Iterable[str]) -> str:
 
 
 def styled_entry(entry: Entry, styles: Sequence[Style], options: bool = True) -> Entry:
-    """A prompt with styles applied, also to its negative prompt if it has one. options: whether " --n" begins a negative
-    prompt"""
+    """The prompt with styles applied, also to its negative prompt if it has one.
+
+    entry     a table, or a line: "prompt --n negative prompt --d 1"
+    options   whether a line can have options; else "--n" is text
+    """
     positives, negatives = [style.prompt for style in styles], [style.negative_prompt for style in styles]
     if isinstance(entry, dict):
         added = {"prompt": positives, "negative_prompt": negatives}
         texts = {name: styled(entry[name], added[name]) for name in added if isinstance(entry.get(name), str)}
         return entry | texts
     parts = [part for part in parts_of_line(entry)[1:] if part.switch] if options else []
-    begins = [*(part.start for part in parts), len(entry)]
-    result = styled(entry[: begins[0]], positives)
-    for part, end in zip(parts, begins[1:], strict=True):
-        unchanged = entry[part.start : end]
-        result += f" --n {styled(part.text + entry[part.end : end], negatives)}" if part.of == "n" else unchanged
+    starts = [*(part.start for part in parts), len(entry)]
+    result = styled(entry[: starts[0]], positives)
+    for part, next_start in zip(parts, starts[1:], strict=True):
+        if part.of == "n":
+            result += f" --n {styled(part.text + entry[part.end : next_start], negatives)}"
+        else:
+            result += entry[part.start : next_start]
     return result
 
 

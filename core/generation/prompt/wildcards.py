@@ -86,9 +86,9 @@ def variants(text: str, seeds: Sequence[int], files: Files = no_files, weighted:
     hidden, files = _escaped(text), cache(files if weighted else partial(_unweighted, files))
     hidden = hidden if weighted else hidden.replace("::", _COLONS)
     if not any(match[1] for match in _GROUP.finditer(hidden)):
-        return [(_unescaped(_drawn(hidden, partial(Random, seed), files)), seed) for seed in seeds]
+        return [(_unescaped(_expanded(hidden, partial(Random, seed), files)), seed) for seed in seeds]
     by = Random(seeds[0])
-    return [(_unescaped(_drawn(variant, lambda: by, files)), seeds[0]) for variant in _combinations(hidden)]
+    return [(_unescaped(_expanded(variant, lambda: by, files)), seeds[0]) for variant in _combinations(hidden)]
 
 
 def problems_in(text: str, files: Files = no_files) -> list[tuple[int, int, str]]:
@@ -123,7 +123,7 @@ def drawn_once(text: str, seed: int, files: Files = no_files) -> str:
     """One prompt of a text, with variants chosen by a seed. Raises WildcardError."""
     hidden, files = _escaped(text), cache(files)
     each = any(match[1] for match in _GROUP.finditer(hidden))
-    return _unescaped(_drawn(next(_combinations(hidden)) if each else hidden, partial(Random, seed), files))
+    return _unescaped(_expanded(next(_combinations(hidden)) if each else hidden, partial(Random, seed), files))
 
 
 def braces(text: str) -> tuple[list[tuple[int, int]], list[int]]:
@@ -223,7 +223,7 @@ def _combinations(text: str) -> Iterator[str]:
         yield _replaced(text, matches, chosen)
 
 
-def _drawn(text: str, start: Callable[[], Random], files: Files) -> str:
+def _expanded(text: str, start: Callable[[], Random], files: Files) -> str:
     """The text with a random choice for every group and file. start: the random numbers of each level of nesting:
     sd-scripts restarts them per level, but not with {e$$...}"""
     for _ in range(DEEPEST):

@@ -73,7 +73,7 @@ def export_preset(job: TrainJob) -> KohyaPreset:
     wanted = Reading(SCRIPTS[exported.script], exported.options, frozenset(exported.options))
     fields = _fields(tab, wanted) | _special(tab, wanted, job)
     resolved = resolve(fields, tab, "", lambda folder: None)
-    fields["additional_parameters"] = " ".join(_typed(wanted, resolved))
+    fields["additional_parameters"] = " ".join(_additional_parameters(wanted, resolved))
     back = read(Source(json.dumps(fields), choice=tab)).job
     lost = {path: pair for path, pair in differences(job, back).items() if not _same(path, *pair, job, back)}
     return KohyaPreset(tab, fields, lost)
@@ -106,14 +106,15 @@ def _fields(tab: str, wanted: Reading) -> Form:
 
 
 def _field(name: str, default: Any, option: Option, value: Any, tab: str) -> Any:
-    """The field's value with which kohya_ss passes `value` to the option: the default if possible; also the default if none does."""
+    """The value of a kohya_ss field that makes kohya_ss pass `value` to the option; the field's default if it does, or if no value
+    does."""
     written = str(value) if isinstance(default, str) else value
     off = "" if isinstance(default, str) else type(default)()
-    for each in (default, *([written] if value is not None else []), off):
-        reaches = passes(FIELDS[name].get("options", [name])[0], each, tab, sdxl=True)
+    for candidate in (default, *([written] if value is not None else []), off):
+        passed = passes(FIELDS[name].get("options", [name])[0], candidate, tab, sdxl=True)
         try:
-            if _within(name, each) and (convert(option, each)[0] if reaches else option.default) == value:
-                return each
+            if _within(name, candidate) and (convert(option, candidate)[0] if passed else option.default) == value:
+                return candidate
         except ValueError:
             continue
     return default
@@ -247,7 +248,7 @@ def _argument(name: str, default: Any, text: str | None) -> Any:
 # ---- additional_parameters
 
 
-def _typed(wanted: Reading, resolved: Resolved) -> Iterator[str]:
+def _additional_parameters(wanted: Reading, resolved: Resolved) -> Iterator[str]:
     """Words of additional_parameters for options whose value the fields cannot express."""
     reread = Reading(wanted.script, resolved.options, frozenset(), prompts=resolved.prompts)
     plain, has = TrainJob(), {tuple(names): values for names, values in settings_of(reread)}

@@ -69,8 +69,8 @@ def read(source: Source) -> Import:
     for problem in resolved.problems:
         reading.warn(*problem)
     title = f"{TITLE}, {resolved.script}.py"
-    result = to_import(reading, source, NAME, title, resolved.options, _of_launcher(resolved.form, preset))
-    result.report = [_as_in_file(entry, preset.get(entry.key), resolved.form) for entry in result.report]
+    result = to_import(reading, source, NAME, title, resolved.options, _launcher_entries(resolved.form, preset))
+    result.report = [_with_file_value(entry, preset.get(entry.key), resolved.form) for entry in result.report]
     result.report += _rest(preset, resolved, {entry.key for entry in result.report if entry.kind != "default"})
     result.choices, result.choice = tuple(TABS), tab
     return result
@@ -145,7 +145,7 @@ def resolve(preset: Mapping[str, Any], tab: str, where: str, counts: Counts) -> 
     resolved.options = {name: value for name, value in options.items() if passes(name, value, tab, sdxl)}
     resolved.options["max_data_loader_n_workers"] = form["max_data_loader_n_workers"]
     # additional_parameters win. Words are read as they are meant; kohya_ss passes those with special signs in quotes.
-    typed, resolved.entries = parse_words(resolved.script, _typed(str(form["additional_parameters"] or "")))
+    typed, resolved.entries = parse_words(resolved.script, _split_parameters(str(form["additional_parameters"] or "")))
     resolved.options |= typed
     resolved.typed = frozenset(typed)
     if "sample_prompts" in typed:
@@ -357,7 +357,7 @@ def _warmup(resolved: Resolved, total: int | None) -> float:
     return percent / 100 if percent else 0
 
 
-def _typed(text: str) -> list[str]:
+def _split_parameters(text: str) -> list[str]:
     """The words of additional_parameters, without their quotes."""
     lexer = shlex.shlex(text, posix=True)
     lexer.whitespace_split, lexer.commenters, lexer.escape = True, "", ""
@@ -370,8 +370,8 @@ def _typed(text: str) -> list[str]:
 # ---- the report of fields that are not options
 
 
-def _as_in_file(entry: Entry, value: Any, form: Form) -> Entry:
-    """The entry with the file's own value for its key. An entry that follows from a stated field does not count as a default."""
+def _with_file_value(entry: Entry, value: Any, form: Form) -> Entry:
+    """The entry with the value in the file. If the file sets the field, its kind becomes "taken" or "changed" instead of "default"."""
     if value is None or entry.kind == "secret":
         return entry
     if entry.kind != "default":
@@ -381,7 +381,7 @@ def _as_in_file(entry: Entry, value: Any, form: Form) -> Entry:
     return replace(entry, kind="taken", value=value) if _on(form.get(_field_of(entry.key))) else entry
 
 
-def _of_launcher(form: Form, preset: Mapping[str, Any]) -> list[Entry]:
+def _launcher_entries(form: Form, preset: Mapping[str, Any]) -> list[Entry]:
     number = int(_number(form["num_processes"]))
     if "num_processes" in preset and 1 < number <= 64:
         return [Entry("taken", "num_processes", number, ("memory.num_processes",))]

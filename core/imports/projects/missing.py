@@ -26,7 +26,7 @@ MOST_SEARCHED, DEEPEST, MOST_FOUND = 20_000, 4, 4  # entries of folders, folders
 
 def missing_paths(job: TrainJob, exists: Callable[[Path], bool] = Path.exists) -> Iterator[tuple[str, str]]:
     """(setting, path) of the job's files and folders that are not on this machine."""
-    yield from ((setting, text) for setting, text, here in _read(job, exists) if not here)
+    yield from ((setting, text) for setting, text, is_here in _read(job, exists) if not is_here)
     for setting in WRITTEN:
         if (text := value_of(job, setting)) and is_foreign(text):
             yield setting, text
@@ -43,16 +43,16 @@ def _read(job: TrainJob, exists: Callable[[Path], bool]) -> Iterator[tuple[str, 
                 yield setting, text, False
 
 
-def around(job: TrainJob, exists: Callable[[Path], bool] = Path.exists) -> list[Path]:
-    """Folders around the job's files and folders that are on this machine, those of the dataset first: parents and theirs."""
-    here = [resolve_path(text) for _, text, found in reversed([*_read(job, exists)]) if found]
-    return list(dict.fromkeys(parent for path in here for parent in path.parents[:2] if parent.name))
+def nearby_folders(job: TrainJob, exists: Callable[[Path], bool] = Path.exists) -> list[Path]:
+    """Parents and grandparents of the job's files and folders that are on this machine, those of the dataset first."""
+    paths = [resolve_path(text) for _, text, is_here in reversed([*_read(job, exists)]) if is_here]
+    return list(dict.fromkeys(parent for path in paths for parent in path.parents[:2] if parent.name))
 
 
 def missing_files(job: TrainJob, folders: Sequence[Path] = ()) -> Iterator[Problem]:
     """Warnings about `missing_paths`. folders: searched for files and folders of the same name, to suggest"""
     missing = list(missing_paths(job))
-    near = nearby(missing, [*around(job), *folders] if folders else [])
+    near = nearby(missing, [*nearby_folders(job), *folders] if folders else [])
     for setting, text in missing:
         fix = "choose where it is here" + "".join(f", such as {path}" for path in near[setting, text][:1])
         yield Problem(f"{text} is not on this machine", setting, fix, "warning", code="import.missing-path")

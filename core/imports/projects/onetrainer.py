@@ -53,10 +53,12 @@ def items(config: Config, name: str, file_key: str) -> list[Values]:
             config.note(file_key, "unavailable", "is not found here")
             return []
         config.note(file_key, "taken", f"has {len(listed)} {name}")
-    return config.items(name, [_of_today(each) if isinstance(each, dict) else each for each in listed], f"{name}.")
+    return config.items(
+        name, [_with_current_names(each) if isinstance(each, dict) else each for each in listed], f"{name}."
+    )
 
 
-def _of_today(item: Values) -> Values:
+def _with_current_names(item: Values) -> Values:
     """A concept or sample with its parts flattened, and former names replaced."""
     return {FORMER.get(key, key): value for key, value in flattened(item, ("image", "text")).items()}
 

@@ -182,12 +182,12 @@ def convert(option: Option, value: Any) -> tuple[Any, str]:
     if value is None or value == "" or value == []:
         return None, ""
     if option.many:
-        parts = [_one(option, each) for each in (value if isinstance(value, list) else [value])]
+        parts = [_convert_one(option, each) for each in (value if isinstance(value, list) else [value])]
         values = [each for each, _ in parts if each is not None]
         return values or None, next((sentence for _, sentence in parts if sentence), "")
     if isinstance(value, list) and option.type == "str" and all(isinstance(each, (int, float)) for each in value):
         value = ",".join(f"{each:g}" for each in value)  # resolution = [512, 768]
-    value, sentence = _one(option, value)
+    value, sentence = _convert_one(option, value)
     if option.choices and value is not None and value not in option.choices:
         if (option.name, value) not in MEANT:
             raise ValueError(f"'{value}' is none of {', '.join(map(str, option.choices))}")
@@ -195,7 +195,8 @@ def convert(option: Option, value: Any) -> tuple[Any, str]:
     return value, sentence
 
 
-def _one(option: Option, value: Any) -> tuple[Any, str]:
+def _convert_one(option: Option, value: Any) -> tuple[Any, str]:
+    """`convert` of a single value: (value, sentence). Raises ValueError."""
     if isinstance(value, (dict, list)) or value is None:
         raise ValueError(f"{shorten(value)} is not a value of this option")
     if option.type == "bool":

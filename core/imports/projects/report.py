@@ -16,8 +16,8 @@ from core.settings.base import Declared, declared
 from core.settings.check import shorten
 from core.settings.job import TrainJob
 
-Kind = Literal["taken", "changed", "default", "unavailable", "idle", "secret"]
-TITLES: dict[Kind, str] = {
+EntryKind = Literal["taken", "changed", "default", "unavailable", "idle", "secret"]
+TITLES: dict[EntryKind, str] = {
     "changed": "Changed",
     "unavailable": "Not available",
     "default": "Not in the file: defaults of the program that differ from Atelier's",
@@ -29,7 +29,7 @@ LONGEST = 60  # characters of a value in a line
 MAX_BYTES = 300_000  # of a text: the slowest take a second to be read
 MOST_LINES, LONGEST_LINE = 200, 500  # of the report in a description
 IMPORTED = "Imported from "  # begins the description of a preset that was imported
-FOLDED: tuple[Kind, ...] = ("idle", "taken")  # what need not be read
+FOLDED: tuple[EntryKind, ...] = ("idle", "taken")  # what need not be read
 
 
 class ChoiceNeeded(ProblemsError):
@@ -50,7 +50,7 @@ class Entry:
     settings  the settings that it became     sentence  the reason; empty where the value says it all
     """
 
-    kind: Kind
+    kind: EntryKind
     key: str
     value: Any = ""
     settings: tuple[str, ...] = ()
@@ -83,14 +83,14 @@ def known_settings() -> dict[str, Declared]:
 class Remarks:
     """Remarks made while a file is read: notes by key for the report, and problems."""
 
-    notes: dict[str, tuple[Kind, str]] = field(init=False, default_factory=dict)
+    notes: dict[str, tuple[EntryKind, str]] = field(init=False, default_factory=dict)
     problems: list[Problem] = field(init=False, default_factory=list)
 
     def key(self, name: str) -> str:
         """The key of the file that a name stands for."""
         return name
 
-    def note(self, name: str, kind: Kind, sentence: str) -> None:
+    def note(self, name: str, kind: EntryKind, sentence: str) -> None:
         self.notes[name] = (kind, sentence)
 
     def warn(self, what: str, name: str, fix: str, code: str) -> None:
@@ -116,7 +116,7 @@ class Import:
     choices: tuple[str, ...] = ()
     choice: str = ""
 
-    def entries(self, kind: Kind) -> list[Entry]:
+    def entries(self, kind: EntryKind) -> list[Entry]:
         return [entry for entry in self.report if entry.kind == kind]
 
     @property
@@ -128,7 +128,7 @@ class Import:
     @property
     def summary(self) -> str:
         """ "40 taken, 3 changed, 2 not available"."""
-        words: dict[Kind, str] = {"taken": "taken", "changed": "changed", "unavailable": "not available"}
+        words: dict[EntryKind, str] = {"taken": "taken", "changed": "changed", "unavailable": "not available"}
         return ", ".join(f"{len(self.entries(kind))} {text}" for kind, text in words.items())
 
     @property
@@ -136,7 +136,7 @@ class Import:
         """For the preset: the report without what was taken or has no effect."""
         return IMPORTED + "\n".join([line[:LONGEST_LINE] for line in self.lines(FOLDED)][:MOST_LINES])
 
-    def lines(self, without: Sequence[Kind] = ()) -> Iterable[str]:
+    def lines(self, without: Sequence[EntryKind] = ()) -> Iterable[str]:
         """The report as text."""
         yield f"{self.title}: {self.summary}"
         for kind, title in TITLES.items():

@@ -222,7 +222,7 @@ def _network(read: Reading) -> Values:
         read.warn(what, "network_module", "choose a network type before you train", "import.unknown-network")
         read.note("network_module", "unavailable", "is not known here; LoRA is set instead, with its rank and alpha")
         kind, module = "lora", "networks.lora"
-    settings = _of_arguments(read, module, kind, written)
+    settings = _network_argument_values(read, module, kind, written)
     rank, alpha = read["network_dim"] or 4, read["network_alpha"] or 0
     settings |= {"network.kind": kind, "network.rank": rank, "network.alpha": alpha}
     if read["network_dropout"] is not None:
@@ -234,7 +234,7 @@ def _network(read: Reading) -> Values:
     return settings
 
 
-def _of_arguments(read: Reading, module: str, kind: str, written: Mapping[str, str]) -> Values:
+def _network_argument_values(read: Reading, module: str, kind: str, written: Mapping[str, str]) -> Values:
     """{path: value} of network_args. Where these are silent, LyCORIS' defaults apply, not those of our settings."""
     known = known_settings()
     arguments = dict(written)

@@ -185,7 +185,9 @@ def _launched(words: list[str], values: Mapping[str, Any]) -> list[Entry]:
         name, equals, text = word.partition("=")
         following = words[number + 1] if number + 1 < len(words) else ""
         text = text if equals else "" if following.startswith("-") and not NUMBER.match(following) else following
-        entries.append(_of_launcher(f"accelerate {name}", text, name.removeprefix("--"), "mixed_precision" in values))
+        entries.append(
+            _launcher_entry(f"accelerate {name}", text, name.removeprefix("--"), "mixed_precision" in values)
+        )
     return entries
 
 
@@ -195,7 +197,7 @@ LAUNCHER = {
 }
 
 
-def _of_launcher(key: str, text: str, name: str, precision: bool) -> Entry:
+def _launcher_entry(key: str, text: str, name: str, precision: bool) -> Entry:
     """The entry of an option of accelerate. precision: whether sd-scripts' own mixed_precision is given"""
     if name == "num_processes" and text.isdecimal() and 0 < int(text[:9]) <= 64:
         return Entry("taken", key, int(text), ("memory.num_processes",))

@@ -106,24 +106,25 @@ class _Reader(ABC):
     """Reads a text token by token into words and commands."""
 
     def __init__(self, variables: dict[str, Value]):
-        self.text, self.at, self.variables = "", 0, variables
+        self.text, self.position, self.variables = "", 0, variables
         self.commands: list[list[str]] = []
         self.words: list[str] = []
-        self.pieces: list[str] | None = None  # of the word that is being read
+        self.word_parts: list[str] | None = None  # of the current word; None between words
         self.quoted = self.unclosed = False
-        self.redirects = False  # whether the next word is the target of a redirection
-        self.left = MOST_EXPANDED
+        self.skips_word = False  # whether the next word is the target of a redirection, which is no argument
+        self.characters_left = MOST_EXPANDED  # that variables may still add
 
     @abstractmethod
     def tokens(self) -> re.Pattern[str]:
         """The pattern of the next token, with a named group for each kind of token."""
 
     def read(self, text: str) -> None:
-        self.text, self.at = text, 0
-        while self.at < len(text):
-            token = self.tokens().match(text, self.at)
+        """Append the commands of `text` to `commands`."""
+        self.text, self.position = text, 0
+        while self.position < len(text):
+            token = self.tokens().match(text, self.position)
             assert token is not None and token.lastgroup is not None
-            self.at = token.end()
+            self.position = token.end()
             self.take(token.lastgroup, token)
         self.unclosed = self.unclosed or self.quoted
         self.end_command()
@@ -139,29 +140,32 @@ class _Reader(ABC):
             case "unset":
                 self.add(UNSET + token[0] + END)
             case "redirect":  # 2>&1, > file: the number before and the word after are no words of the command
-                self.pieces = None if self.word.isdigit() else self.pieces
+                self.word_parts = None if self.word.isdigit() else self.word_parts
                 self.end_word()
-                self.redirects = True
+                self.skips_word = True
             case _:
                 self.add(token[0])
 
     @property
     def word(self) -> str:
-        return "".join(self.pieces or ())
+        return "".join(self.word_parts or ())
 
     def add(self, text: str) -> None:
-        self.pieces = self.pieces or []
-        self.pieces.append(text)
+        """Append to the current word; begin one if there is none."""
+        self.word_parts = self.word_parts or []
+        self.word_parts.append(text)
 
     def end_word(self) -> None:
-        if self.pieces is not None and not self.redirects:
+        """Append the current word to `words`, except the target of a redirection."""
+        if self.word_parts is not None and not self.skips_word:
             self.words.append(self.word)
-        self.redirects = self.redirects and self.pieces is None
-        self.pieces = None
+        self.skips_word = self.skips_word and self.word_parts is None
+        self.word_parts = None
 
     def end_command(self) -> None:
+        """Append the current words to `commands`."""
         self.end_word()
-        self.redirects = False
+        self.skips_word = False
         if self.words:
             self.commands.append(self.words)
         self.words = []
@@ -227,16 +231,16 @@ class _Shell(_Reader):
     def __init__(self, variables: dict[str, Value], powershell: bool):
         super().__init__(variables)
         self.powershell = powershell
-        self.target: tuple[str, bool] | None = None  # the variable that is being set, and whether it is added to
-        self.outer: list[str] = []  # the words before a bash array
-        self.depth, self.several, self.computed = 0, False, False  # of a PowerShell assignment
-        self.branches = 0  # of bash that are open
+        self.assigned: tuple[str, bool] | None = None  # the variable that is being set, and whether it is added to
+        self.words_before: list[str] = []  # the words before a bash array
+        self.depth, self.is_array, self.is_computed = 0, False, False  # of a PowerShell assignment
+        self.open_branches = 0  # bash: if and case that are not closed yet
         # Whether PowerShell's open blocks depend on a condition, and the next one does
         self.blocks, self.condition = list[bool](), False
-        self.of_cells = dict(variables)  # what the Python of a notebook set
+        self.notebook_values = dict(variables)  # what the Python of a notebook set
 
     def tokens(self) -> re.Pattern[str]:
-        begins = not self.words and self.pieces is None and self.target is None
+        begins = not self.words and self.word_parts is None and self.assigned is None
         return _shell_tokens(
             PS if self.powershell else BASH, INSIDE if self.quoted else START if begins else OUTSIDE[1]
         )
@@ -244,8 +248,8 @@ class _Shell(_Reader):
     def take(self, kind: str, token: Token) -> None:
         match kind:
             case "assigned":
-                self.target = token["target"].lower(), bool(token["more"])
-                self.depth, self.several, self.computed = 0, False, False
+                self.assigned = token["target"].lower(), bool(token["more"])
+                self.depth, self.is_array, self.is_computed = 0, False, False
             case "escaped" if self.quoted:
                 sign = token["sign"]
                 self.add(_ESCAPES[self.powershell].get(sign, sign if self.powershell else token[0]))
@@ -266,7 +270,7 @@ class _Shell(_Reader):
                 self._substitution(token.start())
             case "variable":
                 self._variable(token)
-            case "splat" if self.pieces is None:
+            case "splat" if self.word_parts is None:
                 self._insert(self.variables.get(token["listed"].lower()), token[0], whole=True)
             case "open":
                 self._open()
@@ -274,16 +278,18 @@ class _Shell(_Reader):
                 self._close()
             case "brace":
                 self._brace(token)
-            case "list" if self.target:
-                self.several = True
+            case "list" if self.assigned:
+                self.is_array = True
                 self.end_word()
-            case "line" if self.target and (self.depth > 0 or not self.powershell or self._after_comma(token.start())):
+            case "line" if self.assigned and (
+                self.depth > 0 or not self.powershell or self._after_comma(token.start())
+            ):
                 self.end_word()
             case "line":
                 self.end_command()
-            case "comment" if self.pieces is None:
-                end = self.text.find("\n", self.at)
-                self.at = len(self.text) if end < 0 else end
+            case "comment" if self.word_parts is None:
+                end = self.text.find("\n", self.position)
+                self.position = len(self.text) if end < 0 else end
             case "plain" | "list" | "comment":
                 self._plain(token[0])
             case _:
@@ -293,31 +299,31 @@ class _Shell(_Reader):
         return self.text[max(0, at - 100) : at].rstrip(" \t").endswith(",")
 
     def _plain(self, text: str) -> None:
-        self.computed = self.computed or (self.powershell and not _PS_NUMBER.fullmatch(text))
+        self.is_computed = self.is_computed or (self.powershell and not _PS_NUMBER.fullmatch(text))
         self.add(text)
 
     def _substitution(self, start: int) -> None:
         """Add $(command) as a value that is not known; it is never run."""
-        depth, self.at = 0, min(len(self.text), start + 2000)
-        for sign in re.finditer(r"[()]", self.text[start : self.at]):
+        depth, self.position = 0, min(len(self.text), start + 2000)
+        for sign in re.finditer(r"[()]", self.text[start : self.position]):
             depth += 1 if sign[0] == "(" else -1
             if depth == 0:
-                self.at = start + sign.end()
+                self.position = start + sign.end()
                 break
-        self.add(UNSET + self.text[start : self.at] + END)
-        self.computed = True
+        self.add(UNSET + self.text[start : self.position] + END)
+        self.is_computed = True
 
     def _variable(self, token: Token) -> None:
         name = token["braced"] or token["name"] or ""
         value = self.variables.get(name.lower() if self.powershell else name, token.groupdict().get("fallback"))
-        self.computed = self.computed or value is None
+        self.is_computed = self.is_computed or value is None
         self._insert(value, token[0], self.quoted or self.powershell)
-        self.several = self.several or isinstance(value, list)
+        self.is_array = self.is_array or isinstance(value, list)
 
     def _insert(self, value: Value | None, written: str, whole: bool) -> None:
         """Add a variable's value: one word, or split at spaces as bash does without quotes; several words for an array."""
-        self.left -= sum(map(len, value or ()))
-        if value is None or self.left < 0:
+        self.characters_left -= sum(map(len, value or ()))
+        if value is None or self.characters_left < 0:
             self.add(UNSET + written + END)
             return
         parts = [value] if isinstance(value, str) else value
@@ -325,8 +331,8 @@ class _Shell(_Reader):
             if isinstance(value, str) and value[:1].isspace():
                 self.end_word()
             parts = [word for part in parts for word in part.split()]
-        if not parts and self.pieces == [""]:  # an empty "${none[@]}" does not give a word
-            self.pieces = None
+        if not parts and self.word_parts == [""]:  # an empty "${none[@]}" does not give a word
+            self.word_parts = None
         for number, part in enumerate(parts):
             if number:
                 self.end_word()
@@ -334,28 +340,28 @@ class _Shell(_Reader):
 
     def _open(self) -> None:
         array = None if self.powershell else _ASSIGNED.fullmatch(self.word)
-        if array and not array[3] and self.target is None:
-            self.target, self.outer = (array[1], bool(array[2])), self.words
-            self.words, self.pieces = [], None
-        elif self.powershell and self.target:
-            self.depth, self.several = self.depth + 1, True
+        if array and not array[3] and self.assigned is None:
+            self.assigned, self.words_before = (array[1], bool(array[2])), self.words
+            self.words, self.word_parts = [], None
+        elif self.powershell and self.assigned:
+            self.depth, self.is_array = self.depth + 1, True
         else:
             self.end_command()
 
     def _close(self) -> None:
-        if self.target is None:
+        if self.assigned is None:
             self.end_command()
             return
         self.end_word()
         if self.powershell:
             self.depth -= 1
         else:
-            self._set(*self.target, self.words)
-            self.target, self.words = None, self.outer
+            self._set(*self.assigned, self.words)
+            self.assigned, self.words = None, self.words_before
 
     def _brace(self, token: Token) -> None:
-        if self.powershell or self.pieces is None:
-            self.computed = True
+        if self.powershell or self.word_parts is None:
+            self.is_computed = True
             self.end_command()
             if token[0] == "{":
                 self.blocks.append(self.condition)
@@ -367,10 +373,10 @@ class _Shell(_Reader):
 
     def _set(self, name: str, more: bool, value: Value | None) -> None:
         """Set a variable, or forget it: None is a value that is not known, as is one that is set on a condition."""
-        value = None if self.branches or any(self.blocks) else value
+        value = None if self.open_branches or any(self.blocks) else value
         before = self.variables.get(name) if more else None
-        if value is None and name in self.of_cells:
-            self.variables[name] = self.of_cells[name]
+        if value is None and name in self.notebook_values:
+            self.variables[name] = self.notebook_values[name]
         elif value is None:
             self.variables.pop(name, None)
         elif before is None:
@@ -384,13 +390,13 @@ class _Shell(_Reader):
 
     def end_command(self) -> None:
         self.end_word()
-        if self.powershell and self.target:
-            value = None if self.computed or not (self.words or self.several) else self.words
-            self._set(*self.target, value[0] if value and len(value) == 1 and not self.several else value)
+        if self.powershell and self.assigned:
+            value = None if self.is_computed or not (self.words or self.is_array) else self.words
+            self._set(*self.assigned, value[0] if value and len(value) == 1 and not self.is_array else value)
             self.words = []
-        elif self.target:  # an array that is not closed
-            self.words = self.outer
-        self.target = None
+        elif self.assigned:  # an array that is not closed
+            self.words = self.words_before
+        self.assigned = None
         if not self.powershell:
             self._assign()
         elif self.words:
@@ -400,7 +406,7 @@ class _Shell(_Reader):
     def _assign(self) -> None:
         """Set the variables of NAME=value at the start of a command, after the words of a branch."""
         while self.words and self.words[0] in _BRANCHES:
-            self.branches = max(0, self.branches + _BRANCHES[self.words[0]])
+            self.open_branches = max(0, self.open_branches + _BRANCHES[self.words[0]])
             self.words = self.words[1:]
         if self.words and self.words[0] in ("export", "declare", "local", "readonly"):
             self.words = self.words[1:]
@@ -490,8 +496,8 @@ class _Cmd(_Reader):
         if match[3] and not self.delayed:
             return match[0]
         value = "%" if match[1] else self.variables.get((match[2] or match[3] or "").lower())
-        self.left -= len(value or "")
-        if isinstance(value, str) and self.left >= 0:
+        self.characters_left -= len(value or "")
+        if isinstance(value, str) and self.characters_left >= 0:
             return value
         return UNSET + match[0] + END if len(match[0]) > 1 else "%"
 

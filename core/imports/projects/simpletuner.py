@@ -207,7 +207,7 @@ def _lycoris(config: Config) -> Values:
     layers = [str(each) for each in modules] if isinstance(modules, list) else ["Attention"]
     unread = [each for each in layers if each not in LAYERS]
     unread += [name for name, value in lycoris.items() if name not in LYCORIS and (name, value) != ("multiplier", 1)]
-    unread += _of_modules(preset, lycoris)
+    unread += _unread_modules(preset, lycoris)
     config.note(key, "changed", f"{kind}; not taken: {', '.join(unread)[:200]}" if unread else f"is read: {kind}")
     settings = {"network.kind": kind, "network.rank": 16 if full_matrix else int(rank), "network.network_dropout": 0.0}
     settings |= {"network.layers": [LAYERS[each] for each in layers if each in LAYERS]}
@@ -216,7 +216,7 @@ def _lycoris(config: Config) -> Values:
     return settings | (lokr if kind == "lokr" else {})
 
 
-def _of_modules(preset: Any, lycoris: Values) -> list[str]:
+def _unread_modules(preset: Any, lycoris: Values) -> list[str]:
     """Module types for which the LyCORIS config file overrides values."""
     algorithms = preset.get("module_algo_map") if isinstance(preset, dict) else None
     modules = algorithms.items() if isinstance(algorithms, dict) else ()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from core.imports.projects.options import DecimalComma, Option, convert, unknown
-from core.imports.projects.report import Entry, Import, Kind, Remarks, Source, known_settings, setting_text
+from core.imports.projects.report import Entry, EntryKind, Import, Remarks, Source, known_settings, setting_text
 from core.imports.projects.to_job import built, by_group
 from core.record.problems import ProblemsError
 from core.settings.base import value_of
@@ -25,7 +25,7 @@ Fixed = Mapping[
 ]  # setting without a key -> its value in the program, and a sentence for the report
 IDLE, SECRET = "-", "secret"
 TYPES = {bool: "bool", int: "int", float: "float", type(None): "float"}
-KINDS: dict[str, Kind] = {"~": "changed", "!": "unavailable"}
+KINDS: dict[str, EntryKind] = {"~": "changed", "!": "unavailable"}
 MOST_STRANGERS, MOST_ITEMS = 200, 500  # unknown keys in a report, folders or prompts
 TOKENS = re.compile(r"token|password|secret|api_?key|access_key|credential|webhook", re.IGNORECASE)
 NO_SECRETS = "is never imported; enter keys and tokens on Tools"
@@ -41,11 +41,11 @@ OF_METHODS = {"network": "lora", "embedding": "embedding"}
 
 @dataclass(frozen=True)
 class Row:
-    """A key in the table. here: the settings that it becomes, or IDLE or SECRET; sentence: why it is not imported; notes: see
+    """A key in the table. target: the settings that it becomes, or IDLE or SECRET; sentence: why it is not imported; notes: see
     `note`."""
 
     default: Any
-    here: str
+    target: str
     sentence: str = ""
     choices: Mapping[str, Any] | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Row:
     @property
     def settings(self) -> list[str]:
         """The settings that it becomes."""
-        paths = [] if self.here in (IDLE, SECRET) else self.here.removeprefix("=").split()
+        paths = [] if self.target in (IDLE, SECRET) else self.target.removeprefix("=").split()
         return list(dict.fromkeys("dataset.sources" if path.startswith("sources.") else path for path in paths))
 
     def note(self, value: Any) -> str:
@@ -92,7 +92,7 @@ class Table:
         """The keys with a value: of the items of a list, or of the config itself ("")."""
         for key, row in self.rows.items():
             inside = key.startswith(prefix) if prefix else not key.startswith(self.lists)
-            if row.here != SECRET and key[-1] != "*" and inside:
+            if row.target != SECRET and key[-1] != "*" and inside:
                 yield key, row
 
 
@@ -157,7 +157,7 @@ class Config(Remarks):
     def _converted(self, key: str, row: Row, value: Any) -> Any:
         """A value in the type of the key's default. Raises ValueError."""
         kind = type(row.default)
-        if row.here == IDLE or kind in (list, dict):
+        if row.target == IDLE or kind in (list, dict):
             return value
         if value is None:
             return None if row.default is None or key in self.table.nullable else row.default
@@ -179,8 +179,8 @@ class Config(Remarks):
 
     def folder(self, values: Values) -> Values:
         """Settings of a folder that each follow from a single key of its item."""
-        direct = ((row.here, key) for key, row in self.table.rows.items() if row.here.startswith("=sources."))
-        return {here.partition(".")[2]: values[key] for here, key in direct}
+        direct = ((row.target, key) for key, row in self.table.rows.items() if row.target.startswith("=sources."))
+        return {target.partition(".")[2]: values[key] for target, key in direct}
 
     def ruled(self, rules: Iterable[Callable[[Any], Values]]) -> Values:
         """{setting: value}: of keys that are one setting each, and the results of the rules."""
@@ -190,9 +190,9 @@ class Config(Remarks):
         """{setting: value} of keys that are one setting each. "" and 0 become None where the setting may be empty."""
         known, settings = known_settings(), Values()
         for key, row in self.table.rows.items():
-            path = row.here[1:]
+            path = row.target[1:]
             group = path.partition(".")[0]
-            if row.here.startswith("=") and group != "sources" and OF_METHODS.get(group, self.method) == self.method:
+            if row.target.startswith("=") and group != "sources" and OF_METHODS.get(group, self.method) == self.method:
                 value = self.choice(key) if row.choices else self[key]
                 settings[path] = None if path in known and known[path].optional and value in ("", 0) else value
         return settings
@@ -286,15 +286,18 @@ def to_import(config: Config, job_settings: Values, written: Values, fixed: Fixe
     job_settings = {**job_settings, **{path: value for path, (value, _) in fixed.items()}}
     job_settings = {path: value for path, value in job_settings.items() if path in known_settings()}
     job, corrected = built(by_group(job_settings))
-    report = [*_written(config, written, job_settings, corrected), *_absent(config, written, job_settings, job, fixed)]
+    report = [
+        *_stated_entries(config, written, job_settings, corrected),
+        *_absent(config, written, job_settings, job, fixed),
+    ]
     rows = config.table.rows
-    options = {key: value for key, value in config.values.items() if rows[key].here != IDLE}
+    options = {key: value for key, value in config.values.items() if rows[key].target != IDLE}
     return Import(
         name, f"{config.table.title}, {about}", job, report, options, [*config.problems, *config.source.missing(job)]
     )
 
 
-def _written(
+def _stated_entries(
     config: Config, written: Values, job_settings: Mapping[str, Any], corrected: Mapping[str, str]
 ) -> Iterator[Entry]:
     """An entry for each key of the file."""
@@ -324,14 +327,14 @@ def _entry(
     today = config.today.get(key, key)
     settings = tuple(path for path in row.settings if path in job_settings)
     wrong = next((f"{path} {corrected[path]}" for path in settings if path in corrected), "")
-    if row.here == SECRET:
+    if row.target == SECRET:
         return Entry("secret", key, sentence=NO_SECRETS)
     if today in config.notes:
         kind, sentence = config.notes[today]
         return Entry(kind, key, value, settings if kind in ("taken", "changed") else (), sentence)
     if wrong:
         return Entry("changed", key, value, settings, wrong)
-    if row.here == IDLE:
+    if row.target == IDLE:
         return Entry("idle", key, value, sentence=row.sentence)
     if settings or config.values.get(today, value) == row.default:
         return Entry("taken", key, value, settings, "" if settings else "not set")

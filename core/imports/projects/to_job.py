@@ -7,7 +7,7 @@ from core.imports.dataset_config import Imported, read_dataset_config
 from core.imports.dataset_options import COMMAND_LINE_NAMES, GENERAL
 from core.imports.dataset_options import OPTIONS as DATASET_OPTIONS
 from core.imports.projects.options import XTI, options_of, unknown
-from core.imports.projects.report import Entry, Import, Kind, Source, known_settings, setting_text, written_value
+from core.imports.projects.report import Entry, EntryKind, Import, Source, known_settings, setting_text, written_value
 from core.imports.projects.rules import RULES, SECRETS, Reading, Values
 from core.record.problems import ProblemsError, errors
 from core.record.units import number_text
@@ -25,7 +25,7 @@ FIXED: dict[str, tuple[Any, str]] = {
     "validation.best_checkpoint": ("off", "sd-scripts does not compare checkpoints"),
 }
 # Keys of kohya_ss' own .toml files that sd-scripts ignores
-IGNORED: dict[str, tuple[Kind, str]] = {
+IGNORED: dict[str, tuple[EntryKind, str]] = {
     "epoch": ("idle", "is ignored by sd-scripts; max_train_epochs and max_train_steps are the length"),
     "noise_offset_type": ("idle", "is ignored by sd-scripts; noise_offset and multires_noise_iterations decide"),
     "train_inpainting": ("unavailable", "is not available: the model is trained as one that does not inpaint"),
@@ -183,7 +183,7 @@ def _entries(
         shown |= set(settings)
         if name in read.written:
             strangers += name not in options_of()
-            yield _written(read, name, written_value(value), settings, corrected, strangers)
+            yield _stated_entry(read, name, written_value(value), settings, corrected, strangers)
         elif name in KEPT:
             sentence = "sd-scripts would save no training state; here it is saved, which does not change the training"
             yield Entry("default", read.key(name), False, sentence=sentence)
@@ -195,7 +195,7 @@ def _entries(
             yield Entry("default", path, setting_text(value), (path,), sentence)
 
 
-def _written(
+def _stated_entry(
     read: Reading, name: str, value: Any, settings: tuple[str, ...], corrected: Mapping[str, str], before: int
 ) -> Entry:
     """The entry of an option that the file states. before: how many unknown options preceded it"""

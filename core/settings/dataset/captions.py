@@ -17,14 +17,14 @@ NOT_CAPTIONS = IMAGE_EXTENSIONS | UNREAD_IMAGES | {".json", ".jsonl", ".npz", ".
 _EXTENSION = re.compile(r"\.[\w.\-]{1,30}", re.ASCII)
 
 
-def _of_captions(text: str) -> str:
+def _check_extension(text: str) -> str:
     if not _EXTENSION.fullmatch(text) or "." + text.lower().rpartition(".")[2] in NOT_CAPTIONS:
         raise PydanticCustomError("wanted", "use .txt, .caption or another extension that no other files have")
     return text
 
 
-CaptionExtension = Annotated[str, AfterValidator(_of_captions)]
-AnyExtension = Annotated[str, AfterValidator(lambda text: text if text == "auto" else _of_captions(text))]
+CaptionExtension = Annotated[str, AfterValidator(_check_extension)]
+AnyExtension = Annotated[str, AfterValidator(lambda text: text if text == "auto" else _check_extension(text))]
 
 
 class CaptionSettings(Settings):

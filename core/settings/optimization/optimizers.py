@@ -301,7 +301,7 @@ def literal(text: str) -> Any:
     if text.lower() in constants:
         return constants[text.lower()]
     try:
-        return _listed(ast.literal_eval(text))
+        return _json_value(ast.literal_eval(text))
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text
 
@@ -316,9 +316,9 @@ def arguments_from(value: Any) -> Any:
 Arguments = Annotated[dict[str, JsonValue], BeforeValidator(arguments_from)]
 
 
-def _listed(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
-        return [_listed(item) for item in value]
+        return [_json_value(item) for item in value]
     return value if isinstance(value, (bool, int, float, str, dict, type(None))) else str(value)
 
 

@@ -52,10 +52,10 @@ def state_bytes(settings: OptimizerSettings, shapes: Mapping[Shape, float]) -> f
         for name in ADDING
         if entry is not None and name in entry.arguments and name not in entry.implied
     )
-    return sum(count * _of_weight(shape, state, entry, arguments, more) for shape, count in shapes.items())
+    return sum(count * _weight_state_bytes(shape, state, entry, arguments, more) for shape, count in shapes.items())
 
 
-def _of_weight(
+def _weight_state_bytes(
     shape: Shape, state: Mapping[str, list[float]], entry: Entry | None, arguments: Mapping[str, Any], more: int
 ) -> float:
     """Bytes of the state of one weight. state: bytes for each term of `terms`, by class of shapes; more: number of optional

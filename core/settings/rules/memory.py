@@ -29,7 +29,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         what = "torch.compile does not work with DeepSpeed"
         where = "memory.torch_compile, sharding.deepspeed"
         yield Problem(what, where, "turn one of them off", code="memory.compile-with-deepspeed")
-    yield from _of_a_unet(job)
+    yield from _unet_problems(job)
     for name in FP8:
         if getattr(memory, name) and job.method.traits.base_trains:
             what = "fp8 weights cannot be trained, and this method trains the full model"
@@ -45,7 +45,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         yield Problem(what, "memory.attention", fix, "advice", code="memory.attention-without-checkpointing")
 
 
-def _of_a_unet(job: TrainJob) -> Iterator[Problem]:
+def _unet_problems(job: TrainJob) -> Iterator[Problem]:
     """Errors for memory settings that need a U-Net."""
     memory = job.memory
     if job.model.traits is None or job.model.traits.unet:

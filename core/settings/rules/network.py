@@ -85,7 +85,7 @@ def block_problems(network: NetworkSettings, family: str | None) -> Iterator[Pro
     for name in LISTS:
         text = getattr(network, name)
         if text:
-            yield from _list(name, text, counts)
+            yield from _number_list_problems(name, text, counts)
     for name in SIDES:
         text = getattr(network, name)
         if text:
@@ -96,7 +96,8 @@ def block_problems(network: NetworkSettings, family: str | None) -> Iterator[Pro
         yield Problem(what, "network.conv_block_alphas", fix, code="network.conv-alphas-without-ranks")
 
 
-def _list(name: str, text: str, counts: set[int]) -> Iterator[Problem]:
+def _number_list_problems(name: str, text: str, counts: set[int]) -> Iterator[Problem]:
+    """Errors in a list of ranks, alphas or weights. counts: numbers of blocks that it may have"""
     where, title = f"network.{name}", NetworkSettings.title_of(name)
     try:
         values = numbers(text)

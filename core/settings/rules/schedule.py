@@ -27,7 +27,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         return
     schedule = job.schedule
     if schedule.lr_scheduler_type:
-        yield from _of_torch(job)
+        yield from _torch_scheduler_problems(job)
         return
     if schedule.lr_scheduler == "adafactor":
         what = "The AdaFactor scheduler needs the AdaFactor optimizer with relative_step"
@@ -46,7 +46,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     yield from _lengths(job)
 
 
-def _of_torch(job: TrainJob) -> Iterator[Problem]:
+def _torch_scheduler_problems(job: TrainJob) -> Iterator[Problem]:
     schedule = job.schedule
     yield from type_problems(schedule.lr_scheduler_type or "", schedule.lr_scheduler_args)
     if schedule.lr_warmup_steps:

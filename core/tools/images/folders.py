@@ -107,7 +107,7 @@ def make_copies(settings: CopySettings, plan: FolderPlan, context: JobContext, c
     for done, path in enumerate(images):
         context.check()
         context.stage(f"{settings.tool}: {printable(path.name)}", done, len(images))
-        _one(path, plan.folder, copies_of, settings, copies, sidecars)
+        _copy_image(path, plan.folder, copies_of, settings, copies, sidecars)
     context.stage(settings.tool, len(images), len(images))
     return copies.outcome()
 
@@ -201,7 +201,7 @@ def images_of(folder: Path, recursive: bool) -> tuple[list[Path], int]:
 # ---- one image
 
 
-def _one(
+def _copy_image(
     path: Path, folder: Path, copies_of: CopiesOf, settings: CopySettings, report: Copies, sidecars: SidecarIndex
 ) -> None:
     """Write the copies of one image, with its captions, and add them or the reasons for skipping to `report`."""

@@ -138,20 +138,20 @@ def do(settings: LatentUpscalerSettings, plan: Plan, context: JobContext) -> Out
     network = load_network(plan.weights, "latents", context.device)
     written: list[str] = []
     skipped: list[str] = []
-    for batch in _batches(_opened(plan, skipped), settings.batch_size):
+    for batch in _batches(_cropped_images(plan, skipped), settings.batch_size):
         context.check()
         context.stage("upscaling", len(written), len(plan.images))
         steps = range(0, len(batch), settings.vae_batch_size)
         latents = torch.cat([_latents(vae, batch[n : n + settings.vae_batch_size], settings.seed) for n in steps])
         with torch.inference_mode():
             latents = network(latents.to(context.device))
-        written += _written(vae, latents, [target for _, target in batch], settings.vae_batch_size)
+        written += _write_images(vae, latents, [target for _, target in batch], settings.vae_batch_size)
     saved = [f"Saved: {display_path(Path(path))}" for path in written[:MOST_LINES]]
     lines = [*skipped, *saved, f"{count(len(written), 'image')} upscaled"]
     return Outcome(lines=lines, facts={"written": written, "skipped": skipped})
 
 
-def _opened(plan: Plan, skipped: list[str]) -> Iterator[Read]:
+def _cropped_images(plan: Plan, skipped: list[str]) -> Iterator[Read]:
     """Yield the images, cropped to multiples of 8. Skipped ones are added to `skipped` with the reason."""
     for path, target in zip(plan.images, plan.targets, strict=True):
         try:
@@ -183,7 +183,7 @@ def _latents(vae: Any, images: list[Read], seed: int) -> Any:
     return mean + torch.exp(logvar / 2) * noise.to(mean.device)
 
 
-def _written(vae: Any, latents: Any, targets: list[Path], batch: int) -> list[str]:
+def _write_images(vae: Any, latents: Any, targets: list[Path], batch: int) -> list[str]:
     from PIL import Image as pillow
 
     for start in range(0, len(targets), batch):

@@ -25,7 +25,7 @@ from core.generation.plan.plan import Plan as GenerationPlan
 from core.generation.plan.plan import plan_for
 from core.generation.plan.requests import Request
 from core.generation.prompt.files import MAX_BYTES, MAX_PROMPTS
-from core.generation.run import ImageMetadata, ready
+from core.generation.run import ImageMetadata, loaded_maker
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.cancel import Cancelled
@@ -109,7 +109,10 @@ def do(settings: MakePairsSettings, plan: Plan, context: JobContext) -> Outcome:
             atomic.write_json(plan.output / MANIFEST, _settings(settings))
             generation = replace(plan.generation, requests=[pair.request for pair in todo])
             with (
-                ready(generation, workspace, store=store, device=context.device, reports=context) as (maker, writer),
+                loaded_maker(generation, workspace, store=store, device=context.device, reports=context) as (
+                    maker,
+                    writer,
+                ),
                 HintMaker(workspace, MODEL, context.cancel) as hints,
             ):
                 progress = Progress(context, "pair", len(todo), generation.steps())
@@ -156,7 +159,7 @@ def plan(settings: MakePairsSettings, workspace: Workspace) -> Plan:
         name = f"{number:05d}"
         image = output / "images" / f"{name}.png"
         pairs.append(Pair(request, image, image.with_suffix(".txt"), output / "control" / f"{name}.png"))
-    raise_if_errors(_of_other_settings(settings, pairs, output))
+    raise_if_errors(_different_settings(settings, pairs, output))
     return Plan(pairs, output, generation)
 
 
@@ -165,7 +168,7 @@ def _settings(settings: MakePairsSettings) -> dict[str, Any]:
     return settings.model_dump(mode="json", exclude=PLACES)
 
 
-def _of_other_settings(settings: MakePairsSettings, pairs: Sequence[Pair], output: Path) -> list[Problem]:
+def _different_settings(settings: MakePairsSettings, pairs: Sequence[Pair], output: Path) -> list[Problem]:
     """The problem of existing pairs that were made with other settings or captions: they are never mixed."""
     complete = [pair for pair in pairs if pair.is_complete]
     if not complete:

@@ -65,7 +65,7 @@ def do(settings: CheckWeightsSettings, plan: FilePlan, context: JobContext) -> O
     path = plan.path
     context.stage(f"reading {path.name}")
     is_lora = identify(path).kind == "lora"
-    lines, facts = _of_lora(path, settings, context) if is_lora else _of_model(path, context)
+    lines, facts = _check_lora(path, settings, context) if is_lora else _check_model(path, context)
     lines += save_png(facts["shown"], settings.png)
     return Outcome(lines=lines, facts=facts)
 
@@ -73,7 +73,7 @@ def do(settings: CheckWeightsSettings, plan: FilePlan, context: JobContext) -> O
 # -- LoRAs
 
 
-def _of_lora(path: Path, settings: CheckWeightsSettings, context: JobContext) -> tuple[list[str], dict[str, Any]]:
+def _check_lora(path: Path, settings: CheckWeightsSettings, context: JobContext) -> tuple[list[str], dict[str, Any]]:
     """(lines, facts) of the outcome for a LoRA."""
     health = inspect_lora(path, context.cancel)
     if any(name.endswith("alpha") for name in health["not_finite"]):  # no layer can be read with it
@@ -144,7 +144,7 @@ def _damage(not_finite: list[str], too_large: list[str]) -> list[str]:
 # -- other model files
 
 
-def _of_model(path: Path, context: JobContext) -> tuple[list[str], dict[str, Any]]:
+def _check_model(path: Path, context: JobContext) -> tuple[list[str], dict[str, Any]]:
     """(lines, facts) of the outcome for any other model file."""
     kind = identify(path)
     not_finite, too_large, zero, sizes, numbers, weights = [], [], [], {}, [], 0

@@ -13,7 +13,7 @@ from core.formats.hashes import HashMemo, model_hashes
 from core.formats.lora.metadata import version_metadata
 from core.formats.lora.names import module_of_layer
 from core.formats.model_spec import model_spec_of
-from core.formats.models.checkpoint import Checkpoint, Place, open_checkpoint
+from core.formats.models.checkpoint import Checkpoint, TensorLocation, open_checkpoint
 from core.formats.models.overflow import largest, not_finite_names
 from core.formats.tensors.lazy import OpenFiles
 from core.formats.tensors.spill import Spill
@@ -43,8 +43,8 @@ class _Layer:
 
     name: str
     shape: tuple[int, ...]
-    original: Place
-    tuned: Place
+    original: TensorLocation
+    tuned: TensorLocation
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def plan(settings: ExtractLoraSettings, workspace: Workspace) -> Plan:
     problems: list[Problem] = []
     for name in ("device", "load_original_model_to", "load_tuned_model_to"):
         collected(problems, refuse_device, getattr(settings, name), f"{GROUP}.{name}")
-    models = [collected(problems, _opened, settings, name, workspace) for name in ("model_org", "model_tuned")]
+    models = [collected(problems, _open_checkpoint, settings, name, workspace) for name in ("model_org", "model_tuned")]
     original, tuned = models
     raise_if_errors(problems)
     assert original is not None and tuned is not None
@@ -89,7 +89,7 @@ def _no_difference(what: str) -> ProblemsError:
     return ProblemsError.one(what, f"{GROUP}.model_tuned", fix, "extract.no-difference")
 
 
-def _opened(settings: ExtractLoraSettings, name: str, workspace: Workspace) -> Checkpoint:
+def _open_checkpoint(settings: ExtractLoraSettings, name: str, workspace: Workspace) -> Checkpoint:
     path = model_file(getattr(settings, name), workspace, f"{GROUP}.{name}")
     with problems_at(f"{GROUP}.{name}"):
         checkpoint = open_checkpoint(path)
@@ -112,12 +112,12 @@ def _layers(
         part, path = module_of_layer(layer.name) or ("", "")
         key = f"{path}.weight"
         before, after = (
-            model.parts[part].places.get(key) if part in model.parts else None for model in (original, tuned)
+            model.parts[part].locations.get(key) if part in model.parts else None for model in (original, tuned)
         )
         if before is None or after is None:
             what = f"One of the models has no {part}.{key}"
             raise ProblemsError.one(what, where, "choose two models of one family", "extract.other-layers")
-        shapes = [[side for side in place.entry.shape if side != 1] for place in (before, after)]
+        shapes = [[side for side in location.entry.shape if side != 1] for location in (before, after)]
         if shapes[0] != shapes[1]:
             what = f"The models differ in the size of {part}.{key}"
             raise ProblemsError.one(what, where, "choose two models of one size", "extract.other-shape")
@@ -173,14 +173,14 @@ def _difference(settings: ExtractLoraSettings, layer: _Layer, files: OpenFiles) 
     tuned = _read(layer.tuned, files, settings.load_precision).to(settings.load_tuned_model_to)
     difference = (tuned.to(original.device) - original).view(layer.shape)
     if not_finite_names({layer.name: largest(difference)}):
-        place = layer.original if not_finite_names({layer.name: largest(original)}) else layer.tuned
-        what, fix = f"{place.name} has NaN or infinite values", "download this model again"
-        raise ProblemsError.one(what, display_path(place.file), fix, "weights.not-finite")
+        location = layer.original if not_finite_names({layer.name: largest(original)}) else layer.tuned
+        what, fix = f"{location.name} has NaN or infinite values", "download this model again"
+        raise ProblemsError.one(what, display_path(location.file), fix, "weights.not-finite")
     return difference
 
 
-def _read(place: Place, files: OpenFiles, precision: str | None) -> torch.Tensor:
-    lazy = files.lazy(place)
+def _read(location: TensorLocation, files: OpenFiles, precision: str | None) -> torch.Tensor:
+    lazy = files.lazy(location)
     return lazy.cast(type_named(precision) if precision else None).read().to(torch.float32)
 
 

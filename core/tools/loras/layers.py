@@ -156,7 +156,7 @@ def columns_of(part: str, columns: set[str]) -> list[str]:
 # -- heat maps: a map for each part of the model, rows by kind of layer, columns by block
 
 
-Place = tuple[str, str, str]  # part, row, column
+MapCell = tuple[str, str, str]  # part, row, column
 
 
 def root_of_squares(values: Sequence[float]) -> float:
@@ -170,9 +170,9 @@ def mean(values: Sequence[float]) -> float:
 
 def maps(
     title: str,
-    numbers: Iterable[tuple[Place, float]],
+    numbers: Iterable[tuple[MapCell, float]],
     together: Callable[[Sequence[float]], float],
-    notes: Mapping[Place, str] | None = None,
+    notes: Mapping[MapCell, str] | None = None,
     **drawn: Any,
 ) -> list[dict[str, Any]]:
     """A heat map for each part of the model. numbers: (cell, value) of each layer; together: combines several values of a cell;

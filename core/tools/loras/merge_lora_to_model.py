@@ -12,7 +12,7 @@ from pathlib import Path
 from core.dataset.sources.image_info import listed
 from core.formats.hashes import legacy_hash
 from core.formats.lora.names import BIAS, group_by_module, module_of_extra, module_of_layer
-from core.formats.models.checkpoint import Place
+from core.formats.models.checkpoint import TensorLocation
 from core.formats.models.conversion import TooLarge
 from core.formats.models.overflow import beyond, largest
 from core.formats.models.whole_model import States
@@ -72,9 +72,9 @@ def plan(settings: MergeLoraToModelSettings, workspace: Workspace) -> Plan:
 
 
 def _without_layers(lora: LoraInput, copy: convert_model.Plan) -> list[Problem]:
-    places = {name: part.places for name, part in copy.conversion.parts.items()}
-    modules = [place for name in lora.layers if (place := module_of_layer(name)) is not None]
-    if any(f"{path}.weight" in places.get(part, ()) for part, path in modules):
+    locations = {name: part.locations for name, part in copy.conversion.parts.items()}
+    modules = [module for name in lora.layers if (module := module_of_layer(name)) is not None]
+    if any(f"{path}.weight" in locations.get(part, ()) for part, path in modules):
         return []
     what = f"The LoRA {lora.path.name} matches no layer of this model"
     fix = "use it with the model it was trained on, or one of the same size"
@@ -142,13 +142,13 @@ class _Merging:
         weight, bias = f"{path}.weight", f"{path}.bias"
         before = state[weight]
         product = change.is_product(before.shape, bias in state)
-        places = self.plan.copy.conversion.parts[part].places
+        locations = self.plan.copy.conversion.parts[part].locations
         self.merged.add(place)
         compute = partial(change.sums, before) if product else partial(_whole, before, change.weight)
-        state[weight] = change.explained(before, places[weight], compute)
+        state[weight] = change.explained(before, locations[weight], compute)
         if bias in state and change.has_bias:
             compute = partial(_whole, state[bias], partial(change.bias, before.shape))
-            state[bias] = change.explained(state[bias], places[bias], compute)
+            state[bias] = change.explained(state[bias], locations[bias], compute)
 
     def _add(
         self, state: dict[str, LazyTensor], place: tuple[str, str], change: _Change, key: str, value: Tensor
@@ -162,7 +162,7 @@ class _Merging:
         self.merged.add(place)
         compute = partial(_whole, before, partial(change.added, value))
         state[module[1]] = change.explained(
-            before, self.plan.copy.conversion.parts[place[0]].places[module[1]], compute
+            before, self.plan.copy.conversion.parts[place[0]].locations[module[1]], compute
         )
 
 
@@ -222,7 +222,7 @@ class _Change:
         return weight + value.to(weight).view_as(weight) * self.strength
 
     def explained(
-        self, before: LazyTensor, place: Place, compute: Callable[[torch.dtype], Iterator[Tensor]]
+        self, before: LazyTensor, location: TensorLocation, compute: Callable[[torch.dtype], Iterator[Tensor]]
     ) -> LazyTensor:
         """A changed lazy tensor. Reading it raises ProblemsError with tensor and file for values that are not finite in the dtype."""
 
@@ -230,15 +230,15 @@ class _Change:
             try:
                 yield from compute(dtype)
             except _Unfit:
-                raise self._unfit(before, place) from None
+                raise self._unfit(before, location) from None
 
         return in_pieces(before.dtype, before.shape, cut)
 
-    def _unfit(self, before: LazyTensor, place: Place) -> ProblemsError:
+    def _unfit(self, before: LazyTensor, location: TensorLocation) -> ProblemsError:
         if not all(isfinite(largest(piece)) for piece in before.pieces()):
-            what, fix = f"{place.name} has NaN or infinite values", "download the model again"
-            return ProblemsError.one(what, display_path(place.file), fix, "weights.not-finite")
-        what = f"{place.name} becomes too large for the precision of the copy when {self.path.name} is merged"
+            what, fix = f"{location.name} has NaN or infinite values", "download the model again"
+            return ProblemsError.one(what, display_path(location.file), fix, "weights.not-finite")
+        what = f"{location.name} becomes too large for the precision of the copy when {self.path.name} is merged"
         fix = "save as bf16 or fp32, or lower the ratio of this LoRA"
         return TooLarge.one(what, f"{GROUP}.save_precision", fix, "merge.overflow")
 

@@ -76,7 +76,7 @@ def plan(settings: MergeLorasSettings, workspace: Workspace) -> Plan:
     known = [file for file in files if file is not None]
     problems += _misfits(settings, known, [each.path for each in loras])
     raise_if_errors(problems)
-    target = output_file(settings.output, _named(loras, workspace), "_merged")
+    target = output_file(settings.output, _naming_path(loras, workspace), "_merged")
     shapes = {name: weight_shape(layer) for file in known for name, layer in group_by_module(file.tensors).items()}
     ranks = sum(_highest_rank(file) for file in known)
     rank = settings.new_rank or ranks if settings.method == "svd" else ranks
@@ -86,7 +86,7 @@ def plan(settings: MergeLorasSettings, workspace: Workspace) -> Plan:
     return Plan(loras, target, family, settings.method)
 
 
-def _named(loras: Sequence[LoraInput], workspace: Workspace) -> Path:
+def _naming_path(loras: Sequence[LoraInput], workspace: Workspace) -> Path:
     """The path that names the result: the first LoRA's, or in models/loras after all runs if that is a run's checkpoint."""
     first = loras[0].path
     if not first.is_relative_to(workspace.runs):
@@ -203,7 +203,7 @@ def _merging(
 
     def by_svd(terms: Sequence[Term], shape: tuple[int, ...]) -> tuple[Tensor, Tensor, float]:
         layer_rank = (settings.new_conv_rank or rank) if has_large_kernel(shape) else rank
-        parts = decompose(lora_sums.whole(terms), settings.device, settings.compatibility, layer_rank)
+        parts = decompose(lora_sums.total_change(terms), settings.device, settings.compatibility, layer_rank)
         layer_rank = min(layer_rank, len(parts.s))
         retained.append(parts.retained(layer_rank))
         return (*parts.cut(layer_rank, quantile), float(layer_rank))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from core.dataset.sources.image_info import listed
 from core.formats.lora.names import BIAS, group_by_module, layer_name, module_of_layer
 from core.formats.lora.recognition import POINTWISE
-from core.formats.models.checkpoint import Checkpoint, Place
+from core.formats.models.checkpoint import Checkpoint, TensorLocation
 from core.formats.tensors.lazy import OpenFiles, loaded
 from core.formats.tensors.outline import StoredTensor
 from core.formats.tensors.spill import Spill
@@ -52,12 +52,12 @@ def layer_shapes(lora: LoraFile, base: Checkpoint | None) -> tuple[dict[str, tup
     without a needed base model, and for another one."""
     shapes, needing, unmatched = dict[str, tuple[int, ...]](), dict[str, str](), list[str]()
     for name, tensors in group_by_module(lora.tensors).items():
-        kind, place = kind_of_keys(tensors, name), _place(base, name)
+        kind, location = kind_of_keys(tensors, name), _location(base, name)
         shape = kind.weight_shape(tensors) if kind is not None else None
-        if place is not None:
-            if shape is not None and prod(shape) != prod(place.entry.shape):
+        if location is not None:
+            if shape is not None and prod(shape) != prod(location.entry.shape):
                 raise _other_size(lora, name)
-            shapes[name] = place.entry.shape
+            shapes[name] = location.entry.shape
         elif shape is not None:
             shapes[name] = _whole_shape(name, shape, lora.family)
         elif base is None:
@@ -82,11 +82,11 @@ def plain_bytes(lora: LoraFile, base: Checkpoint | None, settings: ConvertLoraSe
     return bytes_of(shapes, settings.new_rank, settings.new_conv_rank or settings.new_rank, width)
 
 
-def _place(base: Checkpoint | None, name: str) -> Place | None:
+def _location(base: Checkpoint | None, name: str) -> TensorLocation | None:
     """The stored weight of a layer in the base model; None without one."""
     part, path = module_of_layer(name) or ("", "")
     model_part = base.parts.get(part) if base is not None else None
-    return model_part.places.get(f"{path}.weight") if model_part is not None else None
+    return model_part.locations.get(f"{path}.weight") if model_part is not None else None
 
 
 def _whole_shape(name: str, shape: tuple[int, ...], family: str | None) -> tuple[int, ...]:
@@ -148,10 +148,10 @@ def _adapter(
     files: OpenFiles,
 ) -> Adapter:
     """The adapter of one layer, with the model's weight if its change depends on it."""
-    kind, place = kind_of_keys(tensors, name), _place(base, name)
+    kind, location = kind_of_keys(tensors, name), _location(base, name)
     assert kind is not None
     reads = kind.weight_shape(tensors) is None
-    weight = files.lazy(place).read().float().view(shape) if reads and place is not None else torch.empty(shape)
+    weight = files.lazy(location).read().float().view(shape) if reads and location is not None else torch.empty(shape)
     values = {key: loaded(each) for key, each in tensors.items()}
     adapter = kind.from_tensors(target_with(layer_name(name), weight, BIAS in tensors), values)
     if adapter is None:

@@ -92,8 +92,8 @@ def concatenated_as_sd_scripts(terms: Sequence[Term]) -> Layer:
     return *_joined(terms, [_scales(term, alpha, both=True) for term in terms]), alpha
 
 
-def whole(terms: Sequence[Term]) -> Product | Tensor:
-    """The sum as a change to decompose: as factors if all terms have them, else the full matrix."""
+def total_change(terms: Sequence[Term]) -> Product | Tensor:
+    """The sum of the terms' weight changes: its factors if all terms have factors, else the full matrix."""
     if all(term.factors is not None for term in terms):
         up, down, _ = concatenated(terms)
         return Product(up, down)

@@ -170,7 +170,7 @@ def _other_scale(vae: Part, family: str, where: str) -> list[Problem]:
 
 def _left_out(part: Part, known: Part) -> list[Problem]:
     """Advice on a folder's unknown tensors, which are left out (a single file's are kept)."""
-    names = sorted(part.places.keys() - known.places.keys())
+    names = sorted(part.locations.keys() - known.locations.keys())
     if part.config is None or not names:
         return []
     what = f"The {part_title(part.name)} has {count(len(names), 'unknown tensor')}, which are left out: {names[0]}"
@@ -196,11 +196,11 @@ def _size(settings: ConvertModelSettings, source: Checkpoint, parts: dict[str, P
     size = sum(part.weight_bytes(item) for part in parts.values())
     extra = extra_file(source.path)
     if extra is not None:
-        read = {place.name for part in source.parts.values() for place in part.places.values()}
+        read = {location.name for part in source.parts.values() for location in part.locations.values()}
         for name, entry in read_header(extra)[0].items():
             if (extra != source.path or name not in read) and (settings.ema == "keep" or not name.startswith(EMA)):
                 size += (entry.stop - entry.start) // ITEM_BYTES[entry.dtype] * max(item or 0, ITEM_BYTES[entry.dtype])
-    return size + HEADER_BYTES_PER_TENSOR * sum(len(part.places) for part in parts.values())
+    return size + HEADER_BYTES_PER_TENSOR * sum(len(part.locations) for part in parts.values())
 
 
 def _facts(

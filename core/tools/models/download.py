@@ -31,8 +31,8 @@ def plan(settings: DownloadSettings, workspace: Workspace) -> Plan:
 def do(settings: DownloadSettings, plan: Plan, context: JobContext) -> Outcome:
     source, models = plan.source, plan.models
     context.stage("looking in the models folder")
-    if (here := hub.here(source, models, context.cancel)) is not None:
-        return Outcome(lines=[f"{source} is already downloaded: {display_path(here)}"], facts={"file": str(here)})
+    if (path := hub.installed_path(source, models, context.cancel)) is not None:
+        return Outcome(lines=[f"{source} is already downloaded: {display_path(path)}"], facts={"file": str(path)})
 
     on_progress = partial(context.stage, f"downloading {source}", of_bytes=True)
 

@@ -83,10 +83,10 @@ def total_bytes(path: Path) -> int:
 
 def readable(metadata: Mapping[str, str]) -> dict[str, Any]:
     """Metadata sorted by name, with JSON objects and lists parsed."""
-    return {name: _opened(metadata[name]) for name in sorted(metadata)}
+    return {name: _json_or_text(metadata[name]) for name in sorted(metadata)}
 
 
-def _opened(text: str) -> Any:
+def _json_or_text(text: str) -> Any:
     if text[:1] in ("{", "["):
         with suppress(ProblemsError):
             return parse_json(text, "", finite=False)

@@ -13,7 +13,7 @@ from core.formats.detect import FAMILY_NAMES, ModelKind, identify
 from core.formats.hashes import HashMemo, model_hashes
 from core.formats.model_spec import architecture, implementation
 from core.formats.models import sd_keys
-from core.formats.models.checkpoint import SIZES_KEY, Place
+from core.formats.models.checkpoint import SIZES_KEY, TensorLocation
 from core.formats.models.conversion import Conversion, as_single_file
 from core.formats.models.overflow import beyond, largest, not_finite, not_finite_names
 from core.formats.models.text_keys import full_name
@@ -103,7 +103,7 @@ def do(settings: MergeModelsSettings, plan: Plan, context: JobContext) -> Outcom
 
 def plan(settings: MergeModelsSettings, workspace: Workspace) -> Plan:
     problems, files = list[Problem](), OpenFiles()  # which opens none before a tensor is read
-    models = _opened(settings, workspace, files, problems)
+    models = _open_models(settings, workspace, files, problems)
     if not problems:
         problems += _misfits(models)
     weights = _weights(settings, models, problems)
@@ -138,7 +138,7 @@ def _mixed_keys(settings: MergeModelsSettings, floats: Sequence[Mapping[str, Laz
     ]
 
 
-def _opened(
+def _open_models(
     settings: MergeModelsSettings, workspace: Workspace, files: OpenFiles, problems: list[Problem]
 ) -> list[MergeModel]:
     """The models that can be opened, in order. Adds problems, also of their number and the method's multiplier."""
@@ -173,7 +173,9 @@ def _open_model(path: Path, files: OpenFiles, workspace: Workspace, where: str) 
 def _from_file(path: Path, kind: ModelKind, files: OpenFiles) -> tuple[dict[str, LazyTensor], Mapping[str, str]]:
     entries, metadata = read_header(path)
     prefix = sd_keys.CLIP_PREFIXES.get(kind.family or "", "\0")
-    lazy = {_current_name(name, prefix): files.lazy(Place(path, name, entry)) for name, entry in entries.items()}
+    lazy = {
+        _current_name(name, prefix): files.lazy(TensorLocation(path, name, entry)) for name, entry in entries.items()
+    }
     return lazy, metadata
 
 

@@ -64,12 +64,12 @@ def stripped(metadata: Mapping[str, str], remove: str) -> tuple[dict[str, str], 
     if remove == "minimum":
         remaining = {name: value for name, value in metadata.items() if name in MINIMUM}
     else:
-        remaining = {name: value for name, value in metadata.items() if not _of_training(name)}
+        remaining = {name: value for name, value in metadata.items() if not _describes_training(name)}
     shortened = sorted(name for name, value in remaining.items() if private_paths(value))
     return remaining | {name: without_paths(remaining[name]) for name in shortened}, shortened
 
 
-def _of_training(name: str) -> bool:
+def _describes_training(name: str) -> bool:
     """Whether a key describes the training, not modelspec's texts, which are meant for others."""
     return not name.startswith("modelspec.") and any(fnmatchcase(name.lower(), pattern) for pattern in TRAINING_DATA)
 

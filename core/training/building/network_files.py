@@ -108,7 +108,7 @@ def _unmatched(job: TrainJob, workspace: Workspace, path: Path, family_name: str
     parts = open_checkpoint(model_path(job.model.base_model, workspace), family_name).parts
     for key, change in lora.bias_norm.items():
         target = module_of_extra(key)
-        weight = parts[target[0]].places.get(target[1]) if target is not None and target[0] in parts else None
+        weight = parts[target[0]].locations.get(target[1]) if target is not None and target[0] in parts else None
         if weight is None or prod(weight.entry.shape) != change.numel():
             network.unmatched += (key,)
     return unmatched_problems(network, path)

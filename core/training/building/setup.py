@@ -124,7 +124,7 @@ def build_training(
         run = Run(job, context, inputs.plan, passes, stepper, rates, reports)
         uploads = Uploads(job.hub if processes.first else HubSettings(), secret("huggingface_token"), context.say)
         open_.callback(uploads.close)
-        uploads.look()
+        uploads.check_in_background()
         facts = FileFacts(
             job,
             context.folder,

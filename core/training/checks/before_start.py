@@ -205,7 +205,7 @@ def token_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
     return [
         Problem(
             f"No caption contains the token '{word}', so it would not be trained",
-            *_where_and_fix(job, word),
+            *_token_where_and_fix(job, word),
             code="embedding.token-not-in-captions",
         )
         for word in job.embedding.words
@@ -220,7 +220,8 @@ def _texts(placed: Placed) -> list[str]:
     return [plain] if settings.caption_template != "none" else [plain, placed.caption.whole]
 
 
-def _where_and_fix(job: TrainJob, word: str) -> tuple[str, str]:
+def _token_where_and_fix(job: TrainJob, word: str) -> tuple[str, str]:
+    """(where, fix) of the problem that no caption contains the token."""
     trigger = job.captions.trigger_word
     if trigger and len(job.embedding.words) == 1:
         return "captions.trigger_word", f"empty it, so that the token is used instead of '{trigger}'"

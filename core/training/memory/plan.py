@@ -151,7 +151,7 @@ def _pair(side: Any) -> Sides:
 
 
 def _size(part: Any, config: Mapping[str, Any]) -> PartSize:
-    shapes = {name: weight.entry.shape for name, weight in part.places.items()}
+    shapes = {name: weight.entry.shape for name, weight in part.locations.items()}
     plain = sum(prod(s) for name, s in shapes.items() if len(s) < 2 or "embedding" in name)
     wide = sum(prod(s) for s in shapes.values() if len(s) == 4 and s[2] > 1)
     numbers = [prod(shape) for shape in shapes.values()]

@@ -89,7 +89,7 @@ class ShardedStepper(Stepper):
     ):
         processes, longest = context.processes, job.optimizer.max_grad_norm
         wait_for_compilers(job.sharding, context)
-        optimizer = suited(optimizer, job.sharding, context.device)
+        optimizer = cpu_adam_if_needed(optimizer, job.sharding, context.device)
         super().__init__(
             method,
             parameters,
@@ -361,9 +361,9 @@ def config_of(
     return config
 
 
-def suited(optimizer: Optimizer, settings: ShardingSettings, device: str) -> Optimizer:
-    """The optimizer, or DeepSpeed's CPU Adam where its state is on disk or master weights are fp16. Raises ProblemsError
-    where that cannot be compiled."""
+def cpu_adam_if_needed(optimizer: Optimizer, settings: ShardingSettings, device: str) -> Optimizer:
+    """Return DeepSpeed's CPU Adam if the optimizer state is on disk or master weights are fp16, else `optimizer`. Raises
+    ProblemsError if it cannot be compiled."""
     if settings.offload_optimizer_device != "nvme" and not settings.fp16_master_weights_and_gradients:
         return optimizer
     with joined(device):
@@ -375,7 +375,7 @@ def suited(optimizer: Optimizer, settings: ShardingSettings, device: str) -> Opt
         ]
         try:
             adam: Optimizer = DeepSpeedCPUAdam(groups, adamw_mode=isinstance(optimizer, torch.optim.AdamW))
-        except Exception as error:  # it is compiled now
+        except Exception as error:  # the constructor compiles it
             what = (
                 f"DeepSpeed's CPU Adam could not be compiled: {str(error).splitlines()[0] if str(error) else error!r}"
             )

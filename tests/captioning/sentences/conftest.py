@@ -76,7 +76,7 @@ def caption(folder, models):
         workspace = Workspace(folder.parent / "outputs", models=folder.parent / "models")
         job = build(task.job, values)
         if check:
-            return task.look(job, workspace)
+            return task.check_job(job, workspace)
         context = surroundings(workspace)
         return Run(task.start(job, context), folder, context)
 

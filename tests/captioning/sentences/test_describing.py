@@ -424,7 +424,7 @@ def test_the_check_before_a_start_loads_no_torch(folder, models):
         "import sys; from pathlib import Path; from core import tasks; from core.record.workspace import Workspace;"
         "from core.settings.check import build; task = tasks.named('vlm');"
         "job = build(task.job, {'dataset': {'folder': sys.argv[1]}, 'vlm': {'model': sys.argv[2]}});"
-        "print(task.look(job, Workspace(Path(sys.argv[1]) / 'out')));"
+        "print(task.check_job(job, Workspace(Path(sys.argv[1]) / 'out')));"
         "print([name for name in ('torch', 'transformers', 'gradio') if name in sys.modules])"
     )
     given = [sys.executable, "-c", code, str(folder), str(models("llava"))]

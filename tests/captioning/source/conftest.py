@@ -28,7 +28,7 @@ class Place:
         found, context = tasks.named(task), surroundings(Workspace(self.top / "out"))
         dataset = {"sources": sources} if sources else {"folder": str(self.folder)}
         job = build(found.job, {"dataset": dataset, "captioning": captioning or {}, task: asked})
-        found.look(job, context.workspace)
+        found.check_job(job, context.workspace)
         self.outcome = found.start(job, context)
         return {path.stem: path.read_text("utf-8").strip() for path in self.folder.rglob("*.txt")}
 

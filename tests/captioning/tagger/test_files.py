@@ -46,7 +46,7 @@ def start(tmp_path, **asked):
     task = tasks.named("tag")
     groups = {"dataset": {"folder": str(images(tmp_path / "set", "red"))}, "captioning": {"existing": "replace"}}
     job = build(task.job, groups | {"tag": asked})
-    said = task.look(job, workspace)
+    said = task.check_job(job, workspace)
     context = surroundings(workspace)
     return said, task.start(job, context), context.journal.events
 
@@ -68,7 +68,7 @@ def test_everything_that_is_wrong_is_listed_at_once(tmp_path):
     asked = {"tag_replacement": "a", "provider": "directml"}
     job = build(task.job, {"dataset": {"folder": str(tmp_path / "nowhere")}, "tag": asked})
     with pytest.raises(ProblemsError) as caught:
-        task.look(job, Workspace(tmp_path / "out", tmp_path / "models"))
+        task.check_job(job, Workspace(tmp_path / "out", tmp_path / "models"))
     assert {"tagger.no-model", "tagger.bad-replacement", "tagger.no-provider"} < set(caught.value.codes)
     assert len(caught.value.codes) == 4
 

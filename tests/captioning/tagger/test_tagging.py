@@ -61,7 +61,7 @@ def run(name, tmp_path, folder, model, context=None, captioning=None, **asked):
     task = tasks.named(name)
     groups = {"dataset": {"folder": str(folder)}, name: {"model_dir": str(model) if model else None, **asked}}
     job = build(task.job, groups | {"captioning": captioning or {}})
-    task.look(job, workspace(tmp_path))
+    task.check_job(job, workspace(tmp_path))
     context = context or surroundings(workspace(tmp_path))
     return task.start(job, context), context.journal.events
 

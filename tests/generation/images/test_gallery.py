@@ -41,7 +41,7 @@ def make(space, name, age=0.0, model="models/starter", **generate):
 
 def opened(space, **wanted):
     gallery = Gallery(space)
-    gallery.look()
+    gallery.refresh()
     gallery.read()
     return gallery, [shot.name for shot in gallery.matching(Filter(**wanted))]
 
@@ -96,14 +96,14 @@ def test_what_comes_goes_and_changes_is_noticed_and_nothing_else_is_read_again(s
     gallery, _ = opened(space)
     assert sorted(read) == ["a.png", "b.png"]
     version = gallery.version
-    gallery.look()
+    gallery.refresh()
     assert gallery.version == version and gallery.unread() == []
     make(space, "d/c.png", prompt="new")
     make(space, "e/f.png")
     (space.images / "d" / "a.png").unlink()
     make(space, "d/b.png", prompt="another fox, longer")
     read.clear()
-    gallery.look()
+    gallery.refresh()
     gallery.read()
     assert sorted(read) == ["b.png", "c.png", "f.png"] and gallery.version > version
     assert {shot.name for shot in gallery.newest()} == {"d/b.png", "d/c.png", "e/f.png"}
@@ -117,9 +117,9 @@ def test_an_image_written_over_in_place_is_found_by_a_whole_look(space, monkeypa
     folder = os.stat(path.parent)
     path.write_bytes(make(space, "e/b.png", prompt="a longer prompt than that").read_bytes())
     os.utime(path.parent, ns=(folder.st_atime_ns, folder.st_mtime_ns))
-    gallery.look()
+    gallery.refresh()
     assert "d/a.png" not in [shot.name for shot in gallery.unread()]
-    gallery.look(full=True)
+    gallery.refresh(full=True)
     gallery.read()
     assert gallery.facts("d/a.png").prompt == "a longer prompt than that"
 
@@ -333,6 +333,6 @@ def test_two_thousand_images_are_listed_filtered_and_looked_at_again_in_no_time(
     assert len(names) == 2001
     begin = time.thread_time()
     for _ in range(10):
-        gallery.look()
+        gallery.refresh()
         gallery.matching(Filter(words="fox"))
     assert time.thread_time() - begin < 3  # a hundredth of reading them all again each time

@@ -181,7 +181,7 @@ def test_what_cannot_be_is_refused_before_the_start(folder, tmp_path, asked, cod
     asked = {name: str(tmp_path / value) if value else "" for name, value in asked.items()}
     task = tasks.named("make_hints")
     with refused(code):
-        task.look(job_of(folder, **asked), Workspace(tmp_path / "outputs"))
+        task.check_job(job_of(folder, **asked), Workspace(tmp_path / "outputs"))
 
 
 def test_without_an_output_each_preprocessor_has_a_folder(folder, tmp_path):
@@ -327,7 +327,7 @@ def test_files_and_profiles_are_checked_before_a_library_opens_them(folder, net,
     task, space = tasks.named("hints_by_model"), Workspace(tmp_path / "outputs", tmp_path / "models")
 
     def look(**asked):
-        task.look(job_of(folder, "hints_by_model", **{"hint_model": "net"} | asked), space)
+        task.check_job(job_of(folder, "hints_by_model", **{"hint_model": "net"} | asked), space)
 
     with refused("hint-model.none"):
         look()

@@ -62,13 +62,13 @@ class Report:
 
 def use(folder, /, cancel=None, detector=None, **asked):
     task = tasks.named(asked.pop("action"))
-    known = task.given(task.job()).__class__.model_fields
+    known = task.settings_of(task.job()).__class__.model_fields
     asked = {"folder": str(folder), **({"output": str(folder.parent / "out")} if "output" in known else {})} | asked
     job = build(task.job, {task.name: asked})
     before = tree(folder)
     context = surroundings(Workspace(outputs=folder.parent / "outputs"), cancel)
     if detector:
-        outcome = faces.do(task.given(job), plan(task.given(job), context.workspace), context, detector)
+        outcome = faces.do(task.settings_of(job), plan(task.settings_of(job), context.workspace), context, detector)
     else:
         outcome = task.start(job, context)
     if not asked.get("number_in_place") and task.name != "undo_number":

@@ -160,6 +160,6 @@ def test_what_cannot_be_is_refused_before_the_start(space, tmp_path, asked, code
         for name, value in asked.items()
     }
     with refused(codes[0]) as caught:
-        tasks.named("make_pairs").look(job_of(tmp_path, **asked), space)
+        tasks.named("make_pairs").check_job(job_of(tmp_path, **asked), space)
     assert set(codes) <= set(caught.value.codes)
     assert all(problem.where.startswith("make_pairs.") for problem in caught.value.problems)

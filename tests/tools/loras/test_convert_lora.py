@@ -40,7 +40,7 @@ def convert(cancel=None, **asked):
     task = tasks.named("convert_lora")
     asked = {name: str(value) if isinstance(value, Path) else value for name, value in asked.items()}
     job, context = build(task.job, {"convert_lora": asked}), surroundings(Workspace(), cancel)
-    task.look(job, context.workspace)
+    task.check_job(job, context.workspace)
     outcome = task.start(job, context)
     return [Path(file) for file in outcome.facts["files"]], "\n".join(outcome.lines)
 

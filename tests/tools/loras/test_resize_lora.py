@@ -264,7 +264,7 @@ for name, given in {asked!r}.items():
     elsewhere = name in ("compare_loras", "interrogate_lora", "latent_upscaler")
     output = {{}} if elsewhere else {{"output": {str(tmp_path)!r} + "/" + name + ".safetensors"}}
     try:
-        print(task.look(build(task.job, {{name: given | output}}), Workspace()))
+        print(task.check_job(build(task.job, {{name: given | output}}), Workspace()))
     except ProblemsError as error:
         print(*error.codes)
     assert "torch" not in sys.modules, name

@@ -197,7 +197,7 @@ def test_kinds_that_scale_the_weight_are_measured_with_their_base_model(tmp_path
     for name, more in (("singular_values", {}), ("compare_loras", {"other": str(path), "file": str(plain)})):
         asked = build(tasks.named(name).job, {name: {"file": str(path)} | more})
         with refused("tools.no-layers", f"{name}.base_model"):
-            tasks.named(name).look(asked, Workspace())
+            tasks.named(name).check_job(asked, Workspace())
     facts, lines = use(name="check_weights", file=str(path))
     assert facts["norms"] == {} and facts["damaged"] == [] and lines
     damaged = tmp_path / "nan.safetensors"
@@ -263,7 +263,7 @@ def test_wrong_files_are_refused_at_their_setting(tmp_path):
     task = tasks.named("interrogate_lora")
     job = build(task.job, {"interrogate_lora": {"file": str(bare), "base_model": "models/starter"}})
     with refused("tools.no-text-encoder"):
-        task.look(job, Workspace())
+        task.check_job(job, Workspace())
     layers = load_lora(one).tensors
     save_file(layers | {f"{TEXT}.alpha": torch.tensor(torch.nan)}, tmp_path / "alpha.safetensors", METADATA)
     save_file({key: value for key, value in layers.items() if UP not in key}, tmp_path / "half.safetensors", METADATA)
@@ -276,5 +276,5 @@ def test_wrong_files_are_refused_at_their_setting(tmp_path):
         path = tmp_path / f"{name}.safetensors"
         job = build(task.job, {"interrogate_lora": {"file": str(path), "base_model": "models/starter"}})
         with refused(code, path) as caught:
-            task.start(job, surroundings(Workspace())) if begin else task.look(job, Workspace())
+            task.start(job, surroundings(Workspace())) if begin else task.check_job(job, Workspace())
         assert [problem.where for problem in caught.value.problems] == ["interrogate_lora.file"]

@@ -40,7 +40,7 @@ def use(tool: str, **asked: Any) -> tuple[dict[str, Any], list[str]]:
     plain = {name: [str(each) for each in value] if name == "folders" else value for name, value in asked.items()}
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in plain.items()}
     job = build(task.job, {tool: plain})
-    assert task.look(job, WORKSPACE)
+    assert task.check_job(job, WORKSPACE)
     outcome = task.start(job, surroundings(WORKSPACE))
     json.dumps(outcome.facts, allow_nan=False)  # what the page and the journal take
     return dict(outcome.facts), list(outcome.lines)

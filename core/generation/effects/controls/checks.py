@@ -102,8 +102,8 @@ def _files_for(text: str | None, number: int, files: dict[str, list[Path]], nets
 
 
 def unused_images(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
-    """Advice about control images of a folder that no ControlNet would get: each image takes one for each ControlNet in
-    turn, and starts again at the first when too few are left. jobs: before folders are resolved"""
+    """Advice about the last images of a control image folder that are never used: each generated image takes the next n files
+    for its n ControlNets, and starts again at the first file when fewer than n are left. jobs: with folders not yet resolved"""
     shared = {(job.controls.control_image, _sharing_nets(job)) for job in jobs}
     for text, nets in sorted((text, nets) for text, nets in shared if text and nets > 1):
         files = image_files(text, NETS)

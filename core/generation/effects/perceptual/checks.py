@@ -86,7 +86,7 @@ def _clip_file(path: Path) -> HookFile:
     part = clip_part(path)
     if problems := part_problems(part, CLIP_KIND, "CLIP"):
         raise ProblemsError(problems)
-    return HookFile(path, sum(4 * prod(place.entry.shape) for place in part.places.values()))
+    return HookFile(path, sum(4 * prod(location.entry.shape) for location in part.locations.values()))
 
 
 def clip_part(folder: Path) -> Part:

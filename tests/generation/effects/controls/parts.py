@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from core.generation.plan.plan import plan_of
-from core.generation.run import ready
+from core.generation.run import loaded_maker
 from core.generation.sample.canvas import decode_pixels
 from core.record.context import NO_REPORTS
 from core.record.problems import ProblemsError
@@ -29,7 +29,7 @@ def job_of(folder, nets=(), controls=None, **groups):
 def made_by(job, space, store):
     """float32 [H, W, 3] in 0..1."""
     plan = plan_of(job, space)
-    with ready(plan, space, store=store, device="cpu", reports=NO_REPORTS) as (maker, _):
+    with loaded_maker(plan, space, store=store, device="cpu", reports=NO_REPORTS) as (maker, _):
         latents = maker.make(plan.requests, decoded=False).latents[-1]
         with torch.no_grad():
             pixels = decode_pixels(maker.components.vae, latents, maker.kind.decode_latents)

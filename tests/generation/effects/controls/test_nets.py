@@ -20,7 +20,7 @@ from core.generation.effects.controls import hook as controls
 from core.generation.model.other_files import net_of_image
 from core.generation.model.store import make_store
 from core.generation.plan.plan import plan_of
-from core.generation.run import ready, run_generate
+from core.generation.run import loaded_maker, run_generate
 from core.generation.sample.guidance import EMPTY, PERTURBED, POSITIVE, Guidance, Moment, composed
 from core.generation.sample.guidance import NEGATIVE as AWAY
 from core.record.context import NO_REPORTS
@@ -180,7 +180,7 @@ def test_one_step_is_that_of_nets_attached_by_hand(case, models, hints, photo, p
         asked["image_to_image"] = {"image_path": str(photo), "mask_path": str(photo), "strength": 1.0}
     plan = plan_of(job_of(folder, uses, **asked), space)
     seen = []
-    with ready(plan, space, store=store, device="cpu", reports=NO_REPORTS) as (maker, _), torch.no_grad():
+    with loaded_maker(plan, space, store=store, device="cpu", reports=NO_REPORTS) as (maker, _), torch.no_grad():
         unet = maker.components.denoiser
         handle = unet.register_forward_hook(lambda *each: seen.append(each[1:]), with_kwargs=True)
         maker.make(plan.requests, decoded=False)
@@ -272,7 +272,7 @@ def test_control_images_act_with_regions_and_with_several_images_at_once(models,
         "regions": {"region_map": str(photo)},
     }
     plan = plan_of(job_of(folder, [use], **both), space)
-    with ready(plan, space, store=store, device="cpu", reports=NO_REPORTS) as (maker, _):
+    with loaded_maker(plan, space, store=store, device="cpu", reports=NO_REPORTS) as (maker, _):
         together = maker.make(plan.requests, decoded=False).latents[-1]
         alone = torch.cat([maker.make([one], decoded=False).latents[-1] for one in plan.requests])
     assert (together - alone).abs().max() < 1e-3 and together.std() > 0.1
