@@ -20,7 +20,7 @@ from core.engine.in_use import require_unused
 from core.engine.launch import is_launched, supervise
 from core.engine.light import CLOSE_SECONDS, LANES, LightLane, LightTask
 from core.engine.owner import DeviceLock, Ownership, collect
-from core.engine.queue import GUEST, Queue, QueueEntry, check_may_manage, lane_of, may_change, may_manage
+from core.engine.queue import GUEST, Queue, QueueEntry, check_may_manage, lane_of, may_change, may_manage, title_of
 from core.engine.run_summary import RunState, RunSummary, about_of, newest_state_name
 from core.engine.runs import Runs
 from core.engine.view import RunView, read_watch

@@ -144,7 +144,7 @@ def test_what_another_process_hands_in_is_queued_resumed_or_kept_with_its_reason
 
 def test_the_title_of_a_job_is_its_name_its_prompt_or_its_task_in_60_letters():
     def title(task, **groups):
-        return engine_module._title(task, engine_module.build(JOBS[task], groups))
+        return engine_module.title_of(task, engine_module.build(JOBS[task], groups))
 
     assert title("train", saving={"output_name": "n" * 70}) == "n" * 70
     assert title("generate", generate={"prompt": "p" * 61}) == "p" * 60
