@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -479,6 +481,24 @@ def test_a_comparison_that_goes_on_forever_has_one_seed_for_both(desk):
     ended(desk, "e2")
     first, second = seeds_asked(desk)[2:]
     assert first == second not in (5, None)
+
+
+def test_the_base_image_of_a_comparison_alone_is_folded_into_the_other(desk, monkeypatch):
+    folder, use = desk.page.workspace.images, [{"file": "runs/x/z.safetensors", "strength": 1}]
+    desk.shelf.gallery.matching()  # from here on comparisons are recorded
+    desk.presets.put(form.start_values() | {"embeddings": [str(embedding(desk.page.workspace.runs / "z.safetensors"))]})
+    desk.presets.put(desk._values() | {"compare": True, "seed": 5})
+    desk.draw()
+    files = {f"e{number}": [str(folder / f"{number}.png")] for number in (1, 2)}
+    monkeypatch.setattr(desk.page.engine, "progress", lambda identity: {"images": files[identity]}, raising=False)
+    for number, used in ((1, []), (2, use)):
+        draw(folder / f"{number}.png", loras=used)
+        os.utime(folder / f"{number}.png", (time.time() + number,) * 2)
+        ended(desk, f"e{number}")
+    draw(folder / "alone.png")
+    os.utime(folder / "alone.png", (time.time() + 3,) * 2)
+    desk.shelf.follow()
+    assert [shot.name for shot in desk.shelf.gallery.matching()] == ["alone.png", "2.png"]
 
 
 def test_the_preview_of_what_is_made_stands_in_the_frame_of_the_newest_image(desk):
