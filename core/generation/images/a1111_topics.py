@@ -268,7 +268,11 @@ def _size(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
 def _read_size(reading: Reading) -> None:
     text = reading.take("Size")
     if size := SIZE.fullmatch(text):
-        reading.groups["generate"] |= {"width": int(size[1]), "height": int(size[2])}
+        sides = [min(max((int(side) + 4) // 8 * 8, 64), 4096) for side in size.groups()]  # as `Side` has them
+        if sides != [int(side) for side in size.groups()]:
+            what = f"The size {text} became {sides[0]}x{sides[1]}: sides are multiples of 8 from 64 to 4096"
+            reading.note(what, "size")
+        reading.groups["generate"] |= dict(zip(("width", "height"), sides, strict=True))
     elif text:
         reading.note(f"Size '{text[:60]}' is not valid and was ignored", "unreadable-value")
 
