@@ -29,7 +29,7 @@ from core.generation.prompt.wildcards import no_files
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT
 from core.settings.check import build
-from core.settings.generation.controls import ControlUse
+from core.settings.generation.controls import ControlSettings, ControlUse
 from core.settings.generation.image_to_image import ImageToImageSettings
 from core.settings.generation.prompts import PromptSettings
 from core.settings.generation.regions import RegionSettings
@@ -284,6 +284,18 @@ def test_files_that_an_image_of_a1111_names_are_found_by_name_or_said(desk, tmp_
     assert values["highres_fix_upscaler_file"] == ("here" if there else None) and values["highres_fix_scale"] == 2
     missing = [] if there else ["upscaler.not-found", form.NO_FILE]
     assert set(said_codes(desk)) == {"image-settings.not-read", *missing}
+
+
+def test_strengths_of_missing_loras_and_control_nets_are_named(desk):
+    job = made(
+        loras=[{"file": "inkwash", "strength": 0.6, "text_encoder_strength": 0.4}, {"file": "wash", "strength": 0.7}]
+    )
+    nets = ControlSettings(nets=[ControlUse(file="edges", image="a.png", weight=0.3)])
+    job = job.model_copy(update={"controls": nets})
+    _, notes = form.values_of(job, form.start_values(), desk.page.workspace, desk.page.project.job.model, {})
+    messages = [note.what for note in notes]
+    assert "No LoRA 'inkwash' (strength 0.6 / 0.4)" in messages and "No LoRA 'wash' (strength 0.7)" in messages
+    assert any("edges" in each and each.endswith("(weight 0.3)") for each in messages)
 
 
 def test_an_image_made_as_sd_scripts_makes_it_is_repeated_from_the_fields(desk, tmp_path):
