@@ -31,6 +31,15 @@ def file_of(name: str | None, workspace: Workspace, where: str) -> Path:
         raise ProblemsError.one(what, where, fix, "tools.no-such-file") from None
 
 
+def single_file_of(name: str | None, workspace: Workspace, where: str) -> Path:
+    """`file_of`, which must not be a folder. Raises ProblemsError."""
+    path = file_of(name, workspace, where)
+    if path.is_dir():
+        what, fix = f"{display_path(path)} is a folder", "choose a file in it"
+        raise ProblemsError.one(what, where, fix, "tools.is-a-folder")
+    return path
+
+
 def files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
     """The files with these suffixes in a folder and its subfolders, sorted by path, without those a shared page may not access."""
     files = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())

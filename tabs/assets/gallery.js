@@ -75,7 +75,7 @@
   const drawLine = () => {
     const of = filtered() ? `${names.length.toLocaleString("en")} of ${number(total, "image")}` : number(total, "image");
     const reading = left ? `, reading the settings of ${left.toLocaleString("en")}` : "";
-    const none = begun && !names.length && (filtered() ? "No image matches." : "No images yet. Write a prompt and press Generate.");
+    const none = begun && !names.length && (filtered() ? "No image matches." : "No images yet.");
     text(byId("shelf-count"), chosen.size ? `${chosen.size.toLocaleString("en")} selected` : none || of + reading);
     const fresh = waiting ? waiting.filter((name) => !names.includes(name)).length : 0;
     text(byId("shelf-new"), fresh ? `Show ${number(fresh, "new image")}` : "Show changes");

@@ -10,7 +10,7 @@ from core.assess.recommended import recommended
 from core.engine.verdict import candidates, images_in
 from core.generation.model.index import facts_of_file, preview_of
 from core.record.best import read_best, short_label, stored_best
-from core.record.file_titles import AVERAGE, file_stem, label_of
+from core.record.file_titles import AVERAGE, file_stem, label_of, steps_of
 from core.record.kept import kept_mark, read_kept
 from core.record.problems import ProblemsError
 from core.record.run_about import initial_title, title_of
@@ -56,7 +56,7 @@ def brief(path: Path, workspace: Workspace) -> Lora:
     folder, best, kept = RunFolder(run), read_best(run), read_kept(run)
     file, output = path.relative_to(run).as_posix(), output_of(stem)
     title, image = title_of(folder), image or _compared(run, path.name, workspace)
-    checkpoint = Checkpoint(path, None, _label(path), _marks(file, best, kept), None, None)
+    checkpoint = Checkpoint(path, None, _label(path, run), _marks(file, best, kept), None, None)
     return Lora(path, title if output in (title, initial_title(folder)) else f"{title} / {output}", image, checkpoint)
 
 
@@ -71,11 +71,13 @@ def _compared(run: Path, file: str, workspace: Workspace) -> Path | None:
     return next((image for image, _ in images_in(run, file, workspace)), None)
 
 
-def _label(path: Path) -> str:
-    """ "step 250", by the file's metadata or name, "epoch 4" or the file's name."""
-    label = label_of(path.name, facts_of_file(path).step)
-    epoch = EPOCH.search(label)
-    return f"epoch {int(epoch[1]):,}" if epoch else label
+def _label(path: Path, run: Path) -> str:
+    """ "step 250", by the file's metadata or name or the run's journal, "epoch 4" or the file's name."""
+    step = facts_of_file(path).step
+    label = label_of(path.name, step)
+    if epoch := EPOCH.search(label):
+        return f"epoch {int(epoch[1]):,}"
+    return label if step is not None else label_of(path.name, steps_of(run).get(path.name))  # as of ControlNets
 
 
 def output_of(stem: str) -> str:

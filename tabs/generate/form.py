@@ -33,6 +33,7 @@ from core.settings.job import GenerateJob, TrainJob
 from core.settings.model import ModelSettings
 from core.settings.presets.files import to_values
 from tabs.form.form_values import entries, read, usable
+from tabs.generate.view import strengths
 
 if TYPE_CHECKING:
     from core.generation.prompt.sample_prompts import SamplePrompt
@@ -161,14 +162,17 @@ def values_of(
     values |= _paths_here(values, workspace, notes)
     values["loras"], values["styles"] = [], list(job.prompts.styles)
     for use in job.generate.loras:
-        if path := collected(notes, find, "lora", use.file, workspace):
+        missing: list[Problem] = []
+        if path := collected(missing, find, "lora", use.file, workspace):
             here = use.model_copy(update={"file": portable_name(path, workspace)})
             values["loras"].append(here.model_dump(exclude_none=True))
+        strength = strengths(use.strength, use.text_encoder_strength)
+        notes += [replace(each, what=f"{each.what} (strength {strength})") for each in missing]
     values["nets"] = [net for use in job.controls.nets if (net := _net_here(use, net_hashes, workspace, notes))]
     words = [collected(notes, find_embeddings, text, workspace) or () for text in job.generate.embeddings]
     values["embeddings"] = [word.setting(workspace) for each in words for word in each]
     for name, find_named in FIND_BY_NAME.items():
-        missing: list[Problem] = []
+        missing = []
         if values[name] and collected(missing, find_named, values[name], workspace) is None:
             values[name] = None
         notes += [replace(each, fix=f"it is left out; {each.fix}") for each in missing]
@@ -227,8 +231,10 @@ def _net_here(
 ) -> dict[str, Any] | None:
     """The values of an image's ControlNet with paths of this machine; None if its file is missing. hashes: {name: hash}; notes:
     collects problems"""
-    result = collected(notes, net_of_image, use.file, hashes.get(use.file, ""), workspace)
+    missing: list[Problem] = []
+    result = collected(missing, net_of_image, use.file, hashes.get(use.file, ""), workspace)
     if result is None:
+        notes += [replace(each, what=f"{each.what} (weight {use.weight:g})") for each in missing]
         return None
     net, fits = result
     paths: dict[str, Any] = {"file": portable_name(net, workspace)}

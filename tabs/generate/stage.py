@@ -42,6 +42,7 @@ class Stage:
     def __init__(self, page: Page, shown: Callable[[], Shown | None], jobs: Callable[[bool], Sequence[GenerateJob]]):
         self.page, self._shown, self._jobs = page, shown, jobs
         self._lock = threading.Lock()
+        self.bases: set[str] = set()  # ids of the jobs that make the base images of comparisons
         self._awaited = ""  # id of the job after which the next is queued; "" while Forever is off
         self._refused: list[Problem] = []  # problems of the next job
         page.engine.ended.append(self._next)
@@ -53,8 +54,10 @@ class Stage:
         return bool(self._awaited)
 
     def submit(self, jobs: Sequence[GenerateJob]) -> str:
-        """Queue jobs. Returns the id of the last one."""
-        return [self.page.engine.submit("generate", job) for job in jobs][-1]
+        """Queue jobs as `form.jobs_to_generate` returns them. Returns the id of the last one."""
+        ids = [self.page.engine.submit("generate", job) for job in jobs]
+        self.bases |= set(ids[:-1])
+        return ids[-1]
 
     def _toggle(self) -> None:
         """Turn "Generate forever" on, beginning after the last open job or at once, or off."""

@@ -2,6 +2,8 @@
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, ClassVar
 
 import gradio as gr
@@ -512,6 +514,9 @@ class GenerateHandlers(BoardView):
 
     def _ended(self, entry: QueueEntry) -> None:
         """Listener for ended jobs."""
+        if entry.id in self.stage.bases:
+            with suppress(ProblemsError):
+                self.gallery_handlers.gallery.add_bases(map(Path, self.page.engine.progress(entry.id)["images"]))
         if entry.id == self._shown_after and entry.state == "done":
             grids.close(self.page, entry.added)
 

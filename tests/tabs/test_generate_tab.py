@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -27,7 +29,7 @@ from core.generation.prompt.wildcards import no_files
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT
 from core.settings.check import build
-from core.settings.generation.controls import ControlUse
+from core.settings.generation.controls import ControlSettings, ControlUse
 from core.settings.generation.image_to_image import ImageToImageSettings
 from core.settings.generation.prompts import PromptSettings
 from core.settings.generation.regions import RegionSettings
@@ -284,6 +286,18 @@ def test_files_that_an_image_of_a1111_names_are_found_by_name_or_said(desk, tmp_
     assert set(said_codes(desk)) == {"image-settings.not-read", *missing}
 
 
+def test_strengths_of_missing_loras_and_control_nets_are_named(desk):
+    job = made(
+        loras=[{"file": "inkwash", "strength": 0.6, "text_encoder_strength": 0.4}, {"file": "wash", "strength": 0.7}]
+    )
+    nets = ControlSettings(nets=[ControlUse(file="edges", image="a.png", weight=0.3)])
+    job = job.model_copy(update={"controls": nets})
+    _, notes = form.values_of(job, form.start_values(), desk.page.workspace, desk.page.project.job.model, {})
+    messages = [note.what for note in notes]
+    assert "No LoRA 'inkwash' (strength 0.6 / 0.4)" in messages and "No LoRA 'wash' (strength 0.7)" in messages
+    assert any("edges" in each and each.endswith("(weight 0.3)") for each in messages)
+
+
 def test_an_image_made_as_sd_scripts_makes_it_is_repeated_from_the_fields(desk, tmp_path):
     job = made(prompt="a {red} fox", seed=7)
     job = job.model_copy(update={"model": job.model.model_copy(update={"compatibility": "sd-scripts-0.10"})})
@@ -479,6 +493,24 @@ def test_a_comparison_that_goes_on_forever_has_one_seed_for_both(desk):
     ended(desk, "e2")
     first, second = seeds_asked(desk)[2:]
     assert first == second not in (5, None)
+
+
+def test_the_base_image_of_a_comparison_alone_is_folded_into_the_other(desk, monkeypatch):
+    folder, use = desk.page.workspace.images, [{"file": "runs/x/z.safetensors", "strength": 1}]
+    desk.gallery_handlers.gallery.matching()  # from here on comparisons are recorded
+    desk.presets.put(form.start_values() | {"embeddings": [str(embedding(desk.page.workspace.runs / "z.safetensors"))]})
+    desk.presets.put(desk._values() | {"compare": True, "seed": 5})
+    desk.draw()
+    files = {f"e{number}": [str(folder / f"{number}.png")] for number in (1, 2)}
+    monkeypatch.setattr(desk.page.engine, "progress", lambda identity: {"images": files[identity]}, raising=False)
+    for number, used in ((1, []), (2, use)):
+        draw(folder / f"{number}.png", loras=used)
+        os.utime(folder / f"{number}.png", (time.time() + number,) * 2)
+        ended(desk, f"e{number}")
+    draw(folder / "alone.png")
+    os.utime(folder / "alone.png", (time.time() + 3,) * 2)
+    desk.gallery_handlers.follow()
+    assert [shot.name for shot in desk.gallery_handlers.gallery.matching()] == ["alone.png", "2.png"]
 
 
 def test_the_preview_of_what_is_made_stands_in_the_frame_of_the_newest_image(desk):

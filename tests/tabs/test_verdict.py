@@ -147,6 +147,15 @@ def test_samples_of_the_run_with_equal_settings_are_not_made_again(page):
     assert numbers() == ["done", 15, 0, 0]
 
 
+def test_a_file_without_a_step_in_its_metadata_has_that_of_the_journal(page):
+    run = page.workspace.runs / RUN
+    line = {"v": 1, "seq": 9000, "kind": "saved", "step": 27, "file": "checkpoints/edges.safetensors", "bytes": 1}
+    with open(RunFolder(run).journal_file, "a", encoding="utf-8") as journal:
+        journal.write(json.dumps(line) + "\n")
+    (run / "checkpoints" / "edges.safetensors").write_bytes(b"")
+    assert brief(run / "checkpoints" / "edges.safetensors", page.workspace).here.label == "step 27"
+
+
 def test_a_checkpoint_without_a_sample_is_shown_by_its_image_in_the_comparison(page):
     run = page.workspace.runs / RUN
     files = {step: run / "checkpoints" / f"fox-step{step:08d}.safetensors" for step in (20, 40)}

@@ -18,7 +18,7 @@ from core.control.detectors import DETECTORS, lowest_confidence
 from core.diffusion.samplers import schedule_problem
 from core.generation.images.a1111_controls import UNIT, hashes_in, units_of, unread_in, uses_in
 from core.generation.images.a1111_rows import ROWS, other_settings, other_texts, plain, read_other
-from core.generation.images.record import names_of
+from core.generation.images.record import SAMPLERS, names_of
 from core.generation.model.sources import Hashes
 from core.generation.plan.stages import detail_size, hires_sizes, stages_of
 from core.generation.plan.upscalers import UPSCALERS, upscaler_of
@@ -186,21 +186,24 @@ def _read_sampler(reading: Reading) -> None:
     if sampler is None and label == label.lower():  # nodes of ComfyUI write ComfyUI's names
         name, kind = names_of(label, schedule)
         sampler, schedule = by_label.get(name), kind or schedule
-    if sampler is None:
-        reading.note(f"The sampler {label[:60]} is not available; using {SAMPLER_LABELS['ddim']}", "no-sampler")
-        return
+    known = sampler is not None
+    if sampler is None:  # the longest name that it begins with, as "DPM++ 2M SDE" for "DPM++ 2M SDE Heun"
+        names = by_label | SAMPLERS
+        relatives = [each for each in names if re.match(rf"{re.escape(each)}[ _]", name.lower())]
+        sampler = names[max(relatives, key=len, default="ddim")]
+        reading.note(f"The sampler {label[:60]} is not available; using {SAMPLER_LABELS[sampler]}", "no-sampler")
     reading.put("generate.sampler", sampler)
     schedule = ending_match[1] if ending_match else schedule
-    if schedule_type := _schedule(reading, sampler, schedule.lower()):
+    if schedule_type := _schedule(reading, sampler, schedule.lower(), known):
         reading.put("generate.schedule_type", schedule_type)
     else:
         what = f"It was generated with another noise schedule ({schedule[:60]}), so the image will differ slightly"
         reading.note(what, "noise-schedule")
 
 
-def _schedule(reading: Reading, sampler: str, schedule: str) -> str | None:
-    """Our schedule type for A1111's; None if the sampler does not have it."""
-    if not schedule or (reading.of_a1111 and sampler in UNSCHEDULED):  # uniform before version 1.9
+def _schedule(reading: Reading, sampler: str, schedule: str, known: bool) -> str | None:
+    """Our schedule type for A1111's; None if the sampler does not have it. known: whether `sampler` is the image's own"""
+    if not schedule or (known and reading.of_a1111 and sampler in UNSCHEDULED):  # uniform before version 1.9
         return "own"
     schedule_type = next((value for name, value in _schedule_types().items() if name.casefold() == schedule), None)
     if reading.source == "a1111" and sampler in AUTOMATIC:
@@ -265,7 +268,11 @@ def _size(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
 def _read_size(reading: Reading) -> None:
     text = reading.take("Size")
     if size := SIZE.fullmatch(text):
-        reading.groups["generate"] |= {"width": int(size[1]), "height": int(size[2])}
+        sides = [min(max((int(side) + 4) // 8 * 8, 64), 4096) for side in size.groups()]  # as `Side` has them
+        if sides != [int(side) for side in size.groups()]:
+            what = f"The size {text} became {sides[0]}x{sides[1]}: sides are multiples of 8 from 64 to 4096"
+            reading.note(what, "size")
+        reading.groups["generate"] |= dict(zip(("width", "height"), sides, strict=True))
     elif text:
         reading.note(f"Size '{text[:60]}' is not valid and was ignored", "unreadable-value")
 

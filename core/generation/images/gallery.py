@@ -202,12 +202,14 @@ class Gallery:
         self._memo = Memo(workspace.private / "index.sqlite")
         self._title_of = partial(title_of_name, workspace=workspace)
         self._stars_file = workspace.personal_private / "stars.json"
+        self._bases_file = workspace.personal_private / "comparisons.json"
         self._folders: dict[Path, _Folder] = {}
         self._shots: dict[str, Shot] = {}
         self._facts: dict[str, tuple[Shot, Facts]] = {}
         self._newest: tuple[int, list[Shot]] = (-1, [])
         self._plain: tuple[int, dict[str, list[str]], dict[str, list[str]]] = (-1, {}, {})
         self._stars: dict[str, int] | None = None
+        self._bases: tuple[float, set[str]] | None = None
         self._lock, self._reading = threading.RLock(), threading.Lock()
 
     # -- listing
@@ -341,8 +343,8 @@ class Gallery:
         return self.without_twins(shots)
 
     def without_twins(self, shots: Sequence[Shot]) -> list[Shot]:
-        """`shots` without those that are shown as the `twin` of one that is listed."""
-        twins = {shot.name: self.twin(shot.name) for shot in shots}
+        """`shots` without those that a comparison made as the `twin` of one that is listed."""
+        twins = {shot.name: twin for shot in shots if self._compared(twin := self.twin(shot.name), shot)}
         hidden = set(twins.values())
         hidden = {twin for name, twin in twins.items() if name not in hidden}
         return [shot for shot in shots if shot.name not in hidden]
@@ -402,6 +404,39 @@ class Gallery:
     def loras(self) -> Counter[str]:
         """{LoRA: number of images}"""
         return Counter(lora for _, entry in list(self._facts.values()) for lora in entry.loras)
+
+    # -- comparisons
+
+    def add_bases(self, paths: Iterable[Path]) -> None:
+        """Record images (absolute paths) as base images of a comparison, which are shown with the image that they are for."""
+        with self._lock:
+            since, bases = self._all_bases()
+            folder = os.path.abspath(self.folder)
+            bases |= {path.relative_to(folder).as_posix() for path in paths if path.is_relative_to(folder)}
+            self._write_bases(since, bases)
+            self.version += 1
+
+    def _compared(self, base: str, shot: Shot) -> bool:
+        """Whether a comparison made `base` for this image. Of images from before comparisons were recorded, any older one is."""
+        since, bases = self._all_bases()
+        return bool(base) and (base in bases or self.shot(base).mtime_ns <= min(shot.mtime_ns, since * 1e9))
+
+    def _all_bases(self) -> tuple[float, set[str]]:
+        """(time of the first record, the recorded images). A missing or damaged file begins anew."""
+        with self._lock:
+            if self._bases is None:
+                try:
+                    stored = read_json_object(self._bases_file)
+                    self._bases = float(stored["since"]), {str(name) for name in stored["names"]}
+                except (ProblemsError, ValueError, TypeError, KeyError, OverflowError):
+                    self._write_bases(time.time(), set())
+            assert self._bases is not None
+            return self._bases
+
+    def _write_bases(self, since: float, bases: set[str]) -> None:
+        self._bases = since, bases
+        with suppress(OSError):  # a full disk only costs the folding
+            atomic.write_json(self._bases_file, {"v": 1, "since": since, "names": sorted(bases)})
 
     # -- stars
 

@@ -21,7 +21,7 @@ from core.record.workspace import Workspace, display_path
 from core.settings.model import traits_of
 from core.settings.tools.weights import CheckWeightsSettings
 from core.tools.charts import table
-from core.tools.files import file_of
+from core.tools.files import single_file_of
 from core.tools.loras.headers import check_base_model, model_of
 from core.tools.loras.layers import (
     OTHER,
@@ -45,10 +45,7 @@ SHOWN_NAMES = 8
 
 
 def plan(settings: CheckWeightsSettings, workspace: Workspace) -> FilePlan:
-    path = file_of(settings.file, workspace, FIELD)
-    if path.is_dir():
-        what, fix = f"{display_path(path)} is a folder", "choose a file in it"
-        raise ProblemsError.one(what, FIELD, fix, "tools.is-a-folder")
+    path = single_file_of(settings.file, workspace, FIELD)
     try:
         identify(path)
     except ProblemsError as error:

@@ -39,12 +39,13 @@ GROUP = "extract_lora"
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer of both models. name: kohya's; shape: of its weight in the LoRA."""
+    """A layer of both models. name: kohya's; shape: of its weight in the LoRA; left_out: for want of a conv rank"""
 
     name: str
     shape: tuple[int, ...]
     original: TensorLocation
     tuned: TensorLocation
+    left_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Plan:
     tuned: Checkpoint
     family: str
     layers: Sequence[_Layer]
+    left_out: Sequence[_Layer]
     target: Path
 
     def __str__(self) -> str:
@@ -76,12 +78,13 @@ def plan(settings: ExtractLoraSettings, workspace: Workspace) -> Plan:
         raise ProblemsError.one(what, f"{GROUP}.model_tuned", "choose two models of one family", "tools.other-family")
     if original.path.samefile(tuned.path):
         raise _no_difference("The original and the tuned model are the same file")
-    layers = list(_layers(settings, original, tuned, one))
+    every = list(_layers(settings, original, tuned, one))
+    layers, left_out = ([layer for layer in every if layer.left_out == each] for each in (False, True))
     target = output_file(settings.output, tuned.path, "_lora")
     width = BYTES[settings.save_precision or "fp32"] + SPILLED
     size = bytes_of([layer.shape for layer in layers], settings.dim, settings.conv_dim or 0, width)
     raise_if_errors(output_problems(target, [original.path, tuned.path], size, f"{GROUP}.output"))
-    return Plan(original, tuned, one, layers, target)
+    return Plan(original, tuned, one, layers, left_out, target)
 
 
 def _no_difference(what: str) -> ProblemsError:
@@ -107,27 +110,32 @@ def _layers(
     for model in (original, tuned):
         layers |= {each.layer.name: each.layer for each in layers_of(family_name, model.parts)}
     for layer in layers.values():
-        if layer.outer or (layer.residual and settings.conv_dim is None):
+        if layer.outer:
             continue
+        left_out = layer.residual and settings.conv_dim is None
         part, path = module_of_layer(layer.name) or ("", "")
         key = f"{path}.weight"
         before, after = (
             model.parts[part].locations.get(key) if part in model.parts else None for model in (original, tuned)
         )
         if before is None or after is None:
+            if left_out:
+                continue
             what = f"One of the models has no {part}.{key}"
             raise ProblemsError.one(what, where, "choose two models of one family", "extract.other-layers")
         shapes = [[side for side in location.entry.shape if side != 1] for location in (before, after)]
         if shapes[0] != shapes[1]:
+            if left_out:
+                continue
             what = f"The models differ in the size of {part}.{key}"
             raise ProblemsError.one(what, where, "choose two models of one size", "extract.other-shape")
-        yield _Layer(layer.name, before.entry.shape, before, after)
+        yield _Layer(layer.name, before.entry.shape, before, after, left_out)
 
 
 def do(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> Outcome:
     """Decompose each layer's difference and write the LoRA."""
     quantile = settings.clamp_quantile or (CLAMP if settings.compatibility == "sd-scripts" else None)
-    tensors, retained, changed = dict[str, Any](), list[float](), False
+    tensors, retained, squares = dict[str, Any](), list[float](), list[float]()
     with OpenFiles() as files, Spill(plan.target) as spill, torch.no_grad():
         layers = _worth(settings, plan, files, context)
         for layer in layers:
@@ -138,10 +146,17 @@ def do(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> Outcom
             parts = decompose(change, settings.device, settings.compatibility, rank)
             rank = min(rank, len(parts.s))
             retained.append(parts.retained(rank))
-            changed = changed or bool(parts.s.any())
+            squares.append(_square(change))
             tensors |= spill.put(lora_tensors(layer.name, *parts.cut(rank, quantile), rank, layer.shape))
-        if not changed:
-            raise _no_difference("The models differ in no weight that the LoRA would change")
+        left_out = []
+        for number, layer in enumerate(plan.left_out):
+            context.check()
+            context.stage("comparing resnets", number, len(plan.left_out))
+            left_out.append(_square(_difference(settings, layer, files)))
+        changed = sum(map(bool, left_out))
+        note = f"left out: {count(changed, 'layer')} of resnets with a difference; set Conv rank" if changed else ""
+        if not any(squares):
+            raise _no_difference("The models differ in no weight that the LoRA would change" + f": {note}" * bool(note))
         metadata = _metadata(settings, plan, context)
         if traits_of(plan.family).convolutions_in_loras:
             tensors = with_convolutions(tensors)  # as sd-scripts has them
@@ -149,8 +164,12 @@ def do(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> Outcom
     without = len(plan.layers) - len(layers)
     lines = [f"{count(len(layers), 'layer')} extracted"]
     lines += [f"text encoders left out: no weight differs by more than {settings.min_diff:g}"] if without else []
+    lines += [note] if note else []
+    kept = sum(share**2 * square for share, square in zip(retained, squares, strict=True))
+    whole = (kept / (sum(squares) + sum(left_out))) ** 0.5
     lines.append(
-        f"kept norm of the difference: {sum(retained) / len(retained):.1%} on average, {min(retained):.1%} at least"
+        f"kept norm of the difference: {whole:.1%} of the whole; of the extracted layers "
+        f"{sum(retained) / len(retained):.1%} on average, {min(retained):.1%} at least"
     )
     facts = {"file": str(plan.target), "layers": len(layers), "kept": min(retained)}
     return Outcome(lines=[*lines, f"Saved: {display_path(plan.target)}"], facts=facts)
@@ -177,6 +196,11 @@ def _difference(settings: ExtractLoraSettings, layer: _Layer, files: OpenFiles) 
         what, fix = f"{location.name} has NaN or infinite values", "download this model again"
         raise ProblemsError.one(what, display_path(location.file), fix, "weights.not-finite")
     return difference
+
+
+def _square(change: Tensor) -> float:
+    """The squared Frobenius norm of a change."""
+    return float(change.double().square().sum())
 
 
 def _read(location: TensorLocation, files: OpenFiles, precision: str | None) -> torch.Tensor:

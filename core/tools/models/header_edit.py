@@ -14,7 +14,7 @@ from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError, problems_at
 from core.record.regular import open_regular
 from core.record.workspace import Workspace, display_path, real_path
-from core.tools.files import file_of
+from core.tools.files import single_file_of
 
 CHUNK_BYTES = 1 << 22
 HEADERS = "headers"  # in the engine's private folder: replaced ones
@@ -22,8 +22,8 @@ HEADERS = "headers"  # in the engine's private folder: replaced ones
 
 def safetensors_file(name: str | None, workspace: Workspace, where: str) -> Path:
     """The file that a setting names. where: the setting. Raises ProblemsError for a file without a valid safetensors header."""
-    path = file_of(name, workspace, where)
-    if path.is_dir() or sniff(path) != "safetensors":
+    path = single_file_of(name, workspace, where)
+    if sniff(path) != "safetensors":
         what = f"{display_path(path)} is not a safetensors file: other formats hold no metadata"
         raise ProblemsError.one(what, where, "convert it to safetensors first", "tools.not-safetensors")
     with problems_at(where):

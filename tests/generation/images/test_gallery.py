@@ -207,6 +207,21 @@ def test_an_image_stands_beside_the_one_of_the_base_model_alone(space):
     assert [shot.name for shot in gallery.matching()] == ["other_seed.png", "base.png"]
 
 
+def test_only_the_base_images_of_comparisons_and_of_earlier_times_are_hidden(space):
+    ink = [{"file": "ink.safetensors", "strength": 1}]
+    make(space, "early.png", age=99, seed=3)
+    make(space, "early_ink.png", loras=ink, age=98, seed=3)
+    opened(space)
+    make(space, "ink.png", loras=ink, age=-8)
+    alone = make(space, "alone.png", age=-9)
+    gallery, names = opened(space)
+    assert names == ["alone.png", "ink.png", "early_ink.png"] and gallery.twin("ink.png") == "alone.png"
+    base = make(space, "base.png", age=-10, seed=2)
+    make(space, "compared.png", loras=ink, age=-11, seed=2)
+    gallery.add_bases([base, alone.parent.parent / "elsewhere.png"])
+    assert opened(space)[1] == ["compared.png", "alone.png", "ink.png", "early_ink.png"]
+
+
 def test_each_of_two_equal_comparisons_has_its_own_base_image(space):
     ink = [{"file": "ink.safetensors", "strength": 1}]
     for number in (1, 2):

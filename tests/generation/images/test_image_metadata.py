@@ -116,8 +116,18 @@ def test_an_image_of_a1111_is_understood_and_what_differs_is_noted(tmp_path):
 def test_values_out_of_range_are_noted_and_the_others_kept():
     record = from_a1111_text("a fox\nSteps: 5000, Sampler: Restart, CFG scale: seven, Seed: -2, Size: 513x512")
     assert record.job is not None
-    assert record.job.generate == GenerateSettings(prompt="a fox", height=512)
+    assert record.job.generate == GenerateSettings(prompt="a fox", width=512, height=512)
     assert len(record.notes) == 5
+
+
+@pytest.mark.parametrize(
+    ("size", "sides"), [("256x220", (256, 224)), ("1000x700", (1000, 704)), ("8000x32", (4096, 64)), ("512x640", None)]
+)
+def test_a_size_becomes_the_nearest_possible_one_and_is_noted(size, sides):
+    record = from_a1111_text(f"a fox\nSteps: 20, Sampler: Euler, Size: {size}")
+    wide, high = sides or (512, 640)
+    assert (record.job.generate.width, record.job.generate.height) == (wide, high)
+    assert [f"{wide}x{high}" in note.what for note in record.notes] == ([True] if sides else [])
 
 
 def test_exif_of_a_jpeg_is_read(tmp_path):

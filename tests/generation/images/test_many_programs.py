@@ -119,6 +119,23 @@ def test_a_sampler_that_works_otherwise_is_not_taken_for_one_of_a_like_name():
     )
 
 
+@pytest.mark.parametrize(
+    ("label", "sampler"),
+    [
+        ("Restart, Schedule type: Karras", "ddim"),
+        ("DPM++ 2M SDE Heun, Schedule type: Karras", "dpmsolver++_2m_sde"),
+        ("DPM++ 2M SDE Heun Karras", "dpmsolver++_2m_sde"),
+        ("dpmpp_2m_sde_heun_gpu_karras", "dpmsolver++_2m_sde"),
+    ],
+)
+def test_an_unknown_sampler_is_replaced_by_its_nearest_relative_with_its_schedule(label, sampler):
+    record = from_a1111_text(f"a hat\nSteps: 9, Sampler: {label}, Seed: 5, Size: 512x640, Version: v1.10.1")
+    assert (record.job.generate.sampler, record.job.generate.schedule_type) == (sampler, "karras")
+    assert set(notes_of(record)) == {"no-sampler"}
+    record = from_a1111_text("a hat\nSteps: 9, Sampler: DPM fast, Schedule type: Turbo, Seed: 5, Size: 512x640")
+    assert "Turbo" in notes_of(record)["noise-schedule"]
+
+
 def test_steps_of_loras_are_read_by_both_notations():
     record = from_a1111_text(f"a <lora:ink:1:start=3:stop=6> <lora:b:1:step=3-6>\n{LINE}")
     assert [(use.start_at, use.end_at) for use in record.job.generate.loras] == [(3 / 9, 6 / 9)] * 2

@@ -76,6 +76,16 @@ def test_text_encoders_are_kept_where_a_weight_differs_by_more(models, tmp_path)
     torch.testing.assert_close(changes(found)[TEXT_LAYER], torch.full((64, 32), 0.005).double(), rtol=1e-3, atol=1e-5)
 
 
+def test_layers_of_resnets_that_are_left_out_are_named_and_count_for_the_kept_norm(models, tmp_path):
+    base, tuned = models[2], models[3]
+    attention, conv = (float((tuned[key] - base[key]).double().norm()) for key in (TO_Q, CONV))
+    _, _, without = extracted(models, tmp_path / "0", dim=2)
+    assert "left out: 1 layer of resnets with a difference; set Conv rank" in without
+    assert f"{attention / (attention**2 + conv**2) ** 0.5:.1%} of the whole" in without
+    _, _, complete = extracted(models, tmp_path / "1", dim=2, conv_dim=2)
+    assert "Conv rank" not in complete and "100.0% of the whole" in complete
+
+
 def test_clamping_precisions_and_compatibility_have_their_effects(models, tmp_path):
     plain, _, _ = extracted(models, tmp_path / "0", dim=2)
     bounded, _, _ = extracted(
