@@ -34,7 +34,9 @@ RATE = "optimizer.learning_rate"
 
 
 @pytest.fixture
-def page(tmp_path):
+def page(tmp_path, monkeypatch):
+    (tmp_path / "program").mkdir()
+    monkeypatch.setattr("tabs.train.imports.PROJECT", tmp_path / "program")  # what lies around the checkout is no one's
     return make_page(tmp_path)
 
 

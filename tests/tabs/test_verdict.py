@@ -153,7 +153,7 @@ def test_a_file_without_a_step_in_its_metadata_has_that_of_the_journal(page):
     with open(RunFolder(run).journal_file, "a", encoding="utf-8") as journal:
         journal.write(json.dumps(line) + "\n")
     (run / "checkpoints" / "edges.safetensors").write_bytes(b"")
-    assert brief(run / "checkpoints" / "edges.safetensors", page.workspace).here.label == "step 27"
+    assert brief(run / "checkpoints" / "edges.safetensors", page.workspace).checkpoint.label == "step 27"
 
 
 def test_a_checkpoint_without_a_sample_is_shown_by_its_image_in_the_comparison(page):
