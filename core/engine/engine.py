@@ -30,7 +30,7 @@ from core.record import atomic, commands, machine
 from core.record.cancel import CancelToken
 from core.record.lazy_torch import torch
 from core.record.problems import ProblemsError, unwritten
-from core.record.run_about import read_about, write_about, write_person
+from core.record.run_about import write_about, write_person
 from core.record.run_folder import RunFolder, list_runs, newest_runs
 from core.record.temporary import remove_left
 from core.record.workspace import Workspace
@@ -421,7 +421,7 @@ class Engine:
         """The folder of a run that the user of the current request may change. Raises ProblemsError for another person's, and for
         an unknown one."""
         folder = self._folder(run_name)
-        if not may_change(read_about(folder).person, self.people):
+        if not may_change(about_of(folder)[0].person, self.people):
             what, fix = f"'{run_name}' is the run of somebody else", "ask them, or log in as the owner"
             raise ProblemsError.one(what, run_name, fix, "runs.not-yours")
         return folder

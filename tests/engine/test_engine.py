@@ -487,6 +487,18 @@ def test_people_with_a_page_each_change_only_their_own_runs(engine, workspace):
     assert engine.runs() == []
 
 
+def test_a_run_whose_title_cannot_be_read_is_starred_and_deleted(engine, workspace):
+    """By the owner; whose it is cannot be known, so people leave it."""
+    folder = RunFolder.create(workspace.runs, "fox", dump(job(), task="train"))
+    (folder.path / "about.json").write_text("{")
+    engine.people = frozenset({"anna"})
+    with refused("runs.not-yours"):
+        in_guest("anna", lambda: engine.delete_run(folder.name))
+    engine.star_run(folder.name, True)
+    engine.delete_run(folder.name)
+    assert engine.runs() == []
+
+
 def test_a_run_is_deleted_into_the_trash_but_not_while_it_runs(engine, workspace):
     folder = killed_run(workspace)
     folder.lock()

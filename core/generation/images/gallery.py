@@ -422,7 +422,7 @@ class Gallery:
         return bool(base) and (base in bases or self.shot(base).mtime_ns <= min(shot.mtime_ns, since * 1e9))
 
     def _all_bases(self) -> tuple[float, set[str]]:
-        """(time of the first record, the recorded images). A missing or damaged file begins anew."""
+        """(time of the first record, the recorded images). A missing or damaged file starts with the present."""
         with self._lock:
             if self._bases is None:
                 try:
