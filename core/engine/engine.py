@@ -192,7 +192,7 @@ class Engine:
             self._in_lanes.pop(entry.id, None)
 
     def queue(self) -> list[QueueEntry]:
-        return self._queue.entries()
+        return [entry.visible(self.people) for entry in self._queue.entries()]
 
     def forget(self, entry_ids: Collection[str]) -> None:
         """Remove ended jobs from the list (guests: only their own). Their files stay."""
@@ -572,7 +572,7 @@ class Engine:
             return None
         token = self._tokens.get(now.id)
         facts: dict[str, Any] = {
-            "title": now.title,
+            "title": now.visible(self.people).title,
             "task": now.task,
             "run": now.run,
             "entry": now.id,

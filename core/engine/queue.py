@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from core import tasks
 from core.record import atomic
@@ -44,6 +44,12 @@ class QueueEntry:
     preset: str = ""
     guest: str = ""
     lane: str = ""
+
+    def visible(self, people: Collection[str]) -> Self:
+        """This job as the user of the current request may see it: images of other people without their prompt, their title."""
+        if may_change(self.guest, people) or "prompt" not in self.job.get("generate", {}):
+            return self
+        return replace(self, title=tasks.named(self.task).title)
 
 
 def _entry(values: Any) -> QueueEntry:
@@ -96,6 +102,11 @@ def check_may_manage(entry: QueueEntry) -> None:
 def may_change(person: str, people: Collection[str]) -> bool:
     """Whether the user of the current request may change a run of this person: people with a page each only their own."""
     return GUEST.get() not in people or GUEST.get() == person
+
+
+def whose_run(person: str, people: Collection[str]) -> str:
+    """Text such as "The run of anna" for a run that the user of the current request may not change; "" for others."""
+    return "" if may_change(person, people) else f"The run of {person or 'the owner'}"
 
 
 def may_resume(paused_by: str | None) -> bool:

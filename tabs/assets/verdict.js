@@ -9,6 +9,8 @@
   let ticks = new Map(), power = "";  // of the average, as they were set
 
   const button = (label, work, kind = "", more = {}) => h("button", {type: "button", class: `btn ${kind}`, onclick: work, ...more}, label);
+  /** A control that changes the run: off, with the reason, on the run of another person. */
+  const changing = (control) => { if (data.refused) { control.disabled = true; control.title = data.refused; } return control; };
   const send = (name, more) => atelier.command(name, {run: data.run, ask: atelier.ask(), ...more});
   const minutes = (count) => `${count} minute${count === 1 ? "" : "s"}`;
   const isMade = () => Boolean(data.images[strength]);
@@ -126,7 +128,7 @@
     event.stopPropagation();
     parts.stage.focus();
   }, true);
-  const keep = (on) => { const one = data.columns[column]; if (!one.gone && on !== (one.kept !== null)) send("verdict_keep", {file: one.file, keep: on}); };
+  const keep = (on) => { const one = data.columns[column]; if (!data.refused && !one.gone && on !== (one.kept !== null)) send("verdict_keep", {file: one.file, keep: on}); };
 
   /* ---- drawing ---- */
 
@@ -238,8 +240,8 @@
     const {make, limit} = parts, {state, total, missing, about, left, more, message, entry, late} = data.making, fresh = data.making.new;
     if ([make, parts.further].some((each) => each.querySelector("button:active"))) { delete atelier.have.verdict; return; }  // it must not change under the pointer that presses it
     if (!atelier.differs(make, [data.making, data.columns.length, data.prompts.length, strength, isMade()])) return;
-    const begin = (label, kind = "primary", extra = {}) => { const made = button(label, () => { atelier.once(made); send("grid", {...extra, minutes: Number(limit.value)}); parts.stage.focus({preventScroll: true}); }, kind); return made; };
-    const leave = (label, more) => { const made = button(label, () => { atelier.once(made); strength = 1; send("verdict_leave_out"); draw(); }, "small", more); return made; };
+    const begin = (label, kind = "primary", extra = {}) => { const made = button(label, () => { atelier.once(made); send("grid", {...extra, minutes: Number(limit.value)}); parts.stage.focus({preventScroll: true}); }, kind); return changing(made); };
+    const leave = (label, more) => { const made = button(label, () => { atelier.once(made); strength = 1; send("verdict_leave_out"); draw(); }, "small", more); return changing(made); };
     const {taken} = data.making, counted = taken ? `: ${images(total)}, ${taken} of them samples of the training` : "";  // the progress counts them too
     const done = total - missing, over = late ? `The ${minutes(data.making.minutes)} are over` : message;
     const atMost = () => h("label", {class: "verdict-limit"}, "at most", limit, "minutes");
@@ -269,7 +271,7 @@
   };
   const drawKeep = () => {
     const one = data.columns[column], {keep: holder} = parts;
-    show(holder, !blind);
+    show(holder, !blind && !data.refused);
     const {left, away} = data.others, files = (count) => `${count} checkpoint${count === 1 ? "" : "s"}`;
     if (!atelier.differs(holder, [one.file, one.kept, one.copied, one.gone, left, away, data.copy_to])) return;
     const what = one.kept === null ? [button("Keep this one", () => keep(true), "primary", {title: "Marks it in Runs and Generate (K)", disabled: one.gone}), data.copy_to ? h("span", {class: "hint"}, `and copy it to ${data.copy_to}`) : null].filter(Boolean)
@@ -297,6 +299,7 @@
     if (assess.hidden || !atelier.differs(assess, [column, data.columns, found])) return;
     const {state, entry, done, total, left, missing, measures, about, message, rows} = found, measured = rows[one.file] || [], checkpoints = `${missing} checkpoint${missing === 1 ? "" : "s"}`;
     const begin = button(`Assess ${checkpoints}`, () => { atelier.once(begin); send("verdict_assess"); parts.stage.focus({preventScroll: true}); }, measured.length ? "small" : "");
+    changing(begin);
     const cancel = button("Cancel", () => send("cancel", {entry}), "small");
     const doing = state === "waiting" ? [h("span", {class: "hint"}, waiting(entry)), cancel]
       : state === "running" ? [h("span", {class: "hint"}, total ? `${Math.round(100 * done / total)}% measured${left ? `, ${left} left` : ""}` : "Loading the model"), h("span", {class: "progress"}, h("i", {style: `width:${total ? (100 * done / total).toFixed(1) : 0}%`})), cancel]
@@ -323,7 +326,7 @@
   };
   const drawAverage = () => {
     const {average} = parts, columns = data.columns.slice(1).filter((one) => !one.gone && !one.average);
-    show(average, !blind && Boolean(data.average) && columns.length > 1);
+    show(average, !blind && !data.refused && Boolean(data.average) && columns.length > 1);
     if (average.hidden || !atelier.differs(average, [columns.map((one) => one.file), data.average])) return;
     const tick = ({target}) => ticks.set(target.value, target.checked), usual = new Set(columns.slice(-3).map((one) => one.file));
     const boxes = columns.map((one) => h("label", {class: "check"}, h("input", {type: "checkbox", value: one.file, checked: ticks.get(one.file) ?? usual.has(one.file), onchange: tick}), one.label));

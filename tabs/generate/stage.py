@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from core.engine.explain import NO_MEMORY
-from core.engine.queue import QueueEntry, as_guest
+from core.engine.queue import QueueEntry, as_guest, may_resume
 from core.engine.waiting import Wait
 from core.record.problems import Problem, ProblemsError
 from core.record.run_folder import RunFolder
@@ -95,7 +95,8 @@ class Stage:
     def status(self) -> str:
         waits = self.page.engine.waits()
         failures = [*self._failures(), *(("refused", problem) for problem in self._refused)]
-        return status(self.page.own_jobs(), waits, self._now(), failures, self.endless, self._cancelled())
+        resumable = may_resume(self.page.engine.paused_by)
+        return status(self.page.own_jobs(), waits, self._now(), failures, self.endless, self._cancelled(), resumable)
 
     def _now(self) -> dict[str, Any] | None:
         """The running device job, if it is one of this page's."""
@@ -198,9 +199,10 @@ def status(
     failures: Sequence[tuple[str, Problem]],
     endless: bool = False,
     cancelled: str = "",
+    resumable: bool = True,
 ) -> str:
     """HTML of the status line: the first job of this tab, else of a grid, a list of the others, and the Forever button. The lists
-    are overlays, so that nothing moves. cancelled: text while no job is active"""
+    are overlays, so that nothing moves. cancelled: text while no job is active; resumable: see `may_resume`"""
     active = sorted(
         (entry for entry in entries if _is_open(entry)),
         key=lambda entry: (TASKS.index(entry.task), entry.state != "running"),
@@ -215,7 +217,8 @@ def status(
             f'<ul class="jobs">{rest}</ul></details>'
         )
     paused = any(wait.queue_paused for wait in waits.values())
-    resume = button("resume", "Resume queue", title="The queue is paused.") if paused else ""
+    reason = "The queue is paused." if resumable else "Only who paused the queue can resume it."
+    resume = button("resume", "Resume queue", title=reason, disabled=not resumable) if paused else ""
     switch = button("forever", "Forever", kind="quiet", title=ENDLESS, label="Generate forever", pressed=endless)
     failed = "".join(
         f'<li class="failed">{problems_html([problem])}{_retries(identity, problem)}{button("close", "Close", identity)}</li>'

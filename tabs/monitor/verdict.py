@@ -15,6 +15,7 @@ from core.dataset.sources.files import printable
 from core.engine.average import save_average
 from core.engine.keeping import put_away_others
 from core.engine.proposed_prompts import ProposedPrompt
+from core.engine.queue import whose_run
 from core.engine.verdict import (
     FEW,
     STRENGTHS,
@@ -154,6 +155,7 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
     for column in columns[1:]:
         column["preferred"] = preferred is not None and column["file"] == preferred["file"]
         column["use"] = use is not None and column["file"] == use.name
+    refused = whose_run(facts.get("person", ""), page.engine.people)
     answer, decided = answer_of(run, columns, use, why, preferred)
     advice = why not in ("kept", "preferred") and not choices
     sentence = assess.with_assessment(measured_sentence(best, advice, facts["too_short"]), run, columns[1:], best)
@@ -162,6 +164,7 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
     sentence += f" No loss was measured at {listed(unmeasured)}." if unmeasured else ""
     return {
         "run": run.name,
+        "refused": refused,
         "columns": columns,
         "prompts": [vars(prompt) for prompt in prompts],
         "strengths": list(STRENGTHS) if has_strengths(job) else list(USUAL),
@@ -175,7 +178,7 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
         "sentence": f"{decided}{sentence}",
         "assess": assess.part(page, run, facts, job),
         "making": _making(page, facts, job, seconds, verdict, opened, images, comparison, columns),
-        "blind": _blind(page, columns, shown, images, choices),
+        "blind": None if refused else _blind(page, columns, shown, images, choices),
         "preferred": preferred,
         "average": _average(page, run.name, job),
         "others": _others(run, facts, kept),
@@ -428,6 +431,9 @@ def start(page: Page, run: str, more: bool = False, strength: float = 1.0) -> bo
     """
     with _STARTING:
         facts, job, folder = page.engine.snapshot(run), page.engine.run_job(run), page.engine.own_folder(run).path
+        if page.engine.people and facts["person"] not in ("", page.workspace.person or page.engine.owner):
+            what, fix = f"The images of this comparison belong to {facts['person']}", "make a grid of the run instead"
+            raise ProblemsError.one(what, run, fix, "runs.not-yours")
         verdict = read_verdict(folder)
         opened = _open(page, verdict)
         comparison = _comparison(page, facts, job, verdict if opened else None, more, strength)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from core.engine.deleted import put_back
+from core.engine.queue import whose_run
 from core.engine.run_summary import RunSummary
 from core.record.problems import Problem, ProblemsError, collected
 from core.record.space import folder_bytes
@@ -117,7 +118,7 @@ class RunHandlers:
         size = self._size(run)
         job = self.page.readable_job(run.name)
         ended = run.state not in ("running", "paused", "waiting")
-        own = not runs_view.whose(run, self.page)
+        own = not whose_run(run.person, self.page.engine.people)
         more = longer(run, now, job) if ended and own and job is not None else ""
         if job is not None:
             more += self.agains.html(run, job, now, str(state.get("setting", "")), str(state.get("values", "")))

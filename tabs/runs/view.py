@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from core.assess.recommended import recommended
 from core.engine.points import spread
-from core.engine.queue import may_change
+from core.engine.queue import whose_run
 from core.engine.run_summary import RunSummary
 from core.record.best import short_label
 from core.record.events import COMPARED, sampled_words
@@ -155,7 +155,9 @@ def table(
     content = f'<table class="runs"><thead>{head}</thead><tbody>{body}</tbody></table>'
     if not part:
         content = empty_state("No matches.", "Choose another view, or clear the search.")
-    others_run = next(filter(None, (whose(run, host) for run in runs if run.name in picked)), "")
+    others_run = next(
+        filter(None, (whose_run(run.person, host.engine.people) for run in runs if run.name in picked)), ""
+    )
     content = _picks(runs, picked, asking, others_run) + content + pager("page", page, pages, len(rows), "runs")
     if left:
         content += f'<p class="hint" role="status">Loading {count(left, "more run")} ...</p>'
@@ -163,7 +165,7 @@ def table(
 
 
 def _picks(runs: Sequence[RunSummary], picked: Sequence[str], asking: bool, others_run: str) -> str:
-    """HTML of the selection with its actions: compare up to four, delete all. others_run: see `whose`, of the first such run"""
+    """HTML of the selection with its actions: compare up to four, delete all. others_run: see `whose_run`, of the first such run"""
     if len(runs) < 2:
         return ""
     known = {run.name: run.title for run in runs}
@@ -212,7 +214,7 @@ def _row(run: RunSummary, host: FormPage, picked: bool) -> str:
     image = thumb(shown.image if shown else run.thumbnail, host.thumb_url)
     others = strip_later(shown, RUNS) if shown else ""
     steps = f"{run.step:,} / {run.total:,}" if run.total else f"{run.step:,}"
-    others_run = whose(run, host)
+    others_run = whose_run(run.person, host.engine.people)
     more = _continue(run, others_run) if run.state in CONTINUABLE else ""
     more += button("watch", "Watch", run.name) if run.state in ("running", "paused") else ""
     best = f"{loss_words(run.best[0])} @ {run.best[1]:,}" if run.best else ""
@@ -250,13 +252,8 @@ def _shown(run: RunSummary, host: FormPage) -> Lora | None:
     return replace(thing, image=thing.image or run.thumbnail, checkpoint=checkpoint)
 
 
-def whose(run: RunSummary, host: FormPage) -> str:
-    """Text such as "The run of anna" for a run that the user of the current request may not change; "" for others."""
-    return "" if may_change(run.person, host.engine.people) else f"The run of {run.person or 'the owner'}"
-
-
 def star(run: RunSummary, others_run: str) -> str:
-    """HTML of the button that stars a run, or takes the star away. others_run: see `whose`"""
+    """HTML of the button that stars a run, or takes the star away. others_run: see `whose_run`"""
     sign, label = "\u2605" if run.starred else "\u2606", f"Star {run.title}, {moment(run.name)}"
     about, off = others_run or "Starred runs can be listed alone or first", bool(others_run)
     return button(
@@ -298,7 +295,7 @@ def details(
     copies  returns (HTML of the copy buttons, HTML of the copy's state) of a file
     more    HTML below the samples
     """
-    others_run = whose(run, host)
+    others_run = whose_run(run.person, host.engine.people)
     parts = [_head(run, asking, size, job is not None, others_run)]
     if facts_now.get("message") and run.state in ("failed", "stopped", "damaged"):
         level = "advice" if run.state == "stopped" else "error"
@@ -432,7 +429,7 @@ def _files(
     kept_names: Mapping[str, str],
     others_run: str = "",
 ) -> str:
-    """HTML of the saved files. kept_names: {file: name} of those marked to keep; others_run: see `whose`"""
+    """HTML of the saved files. kept_names: {file: name} of those marked to keep; others_run: see `whose_run`"""
     if not files:
         return section("Files", '<p class="hint">No files saved yet.</p>')
     ordered = sorted(files, key=lambda file: (file["step"], file["name"]), reverse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import urllib.parse
+from contextlib import suppress
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -18,19 +19,25 @@ from work_parts import image, wait_until
 from core.dataset.captions.history import Change, History
 from core.engine.engine import Engine
 from core.engine.queue import GUEST, QueueEntry, as_guest
+from core.engine.waiting import Wait
 from core.generation.grids.folder import grids_of
 from core.generation.images.gallery import Gallery
 from core.generation.prompt.styles import Style, read_styles, write_styles
+from core.record.problems import ProblemsError
 from core.record.run_about import write_about, write_person
 from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace
-from core.settings.job import TrainJob
+from core.settings.check import build
+from core.settings.job import GenerateJob, TrainJob
 from core.settings.presets.files import PresetStore
 from tabs.captions.tab import CaptionHandlers
 from tabs.context import make_page
+from tabs.generate import prompt_box
 from tabs.generate.stage import Stage
 from tabs.monitor import tab as monitor
+from tabs.monitor import verdict
 from tabs.runs.tab import RunHandlers
+from tests.refusals import refused
 
 OTTO, ANNA, BEN = ("otto", "1"), ("anna", "2"), ("ben", "3")
 
@@ -196,6 +203,66 @@ def test_images_of_other_people_are_not_among_the_finished_jobs(engine):
             ended = monitor.queue(page)["ended"]
         titles = {task: [row["title"] for row in ended if row["task"] == task] for task in ("generate", "tag")}
         assert titles == {"generate": images, "tag": ["", "ben", "anna"]}
+
+
+def test_others_see_that_images_are_made_but_not_their_prompt(engine):
+    job = build(GenerateJob, {"generate": {"prompt": "a secret fox"}})
+    for name in ("anna", "ben", ""):
+        with as_guest(name):
+            engine.submit("generate", job)
+    for asks, shown in {"anna": [True, False, False], "ben": [False, True, False], "": [True] * 3}.items():
+        with as_guest(asks):
+            rows = monitor.queue(SimpleNamespace(engine=engine))["entries"]
+        assert ["a secret fox" in row["title"] for row in rows] == shown
+        assert all(row["title"] for row in rows)
+
+
+def test_generate_offers_to_resume_only_a_queue_that_its_user_may_resume(tmp_path):
+    page = work_parts.make_page(tmp_path)
+    page.engine.queue = lambda: [QueueEntry("e", "generate", "a fox", {}, "waiting", guest="anna")]
+    page.engine.waits = lambda: {"e": Wait(queue_paused=True)}
+    for asks, paused_by, disabled in (("anna", "anna", False), ("anna", "", True), ("", "", False)):
+        page.engine.paused_by = paused_by
+        with as_guest(asks):
+            html = Stage(page, lambda: None, lambda new: []).status()
+        assert ("disabled" in button("resume", html)) == disabled
+
+
+READS = {"verdict_minutes", "verdict_all", "verdict_copy"}
+
+
+@pytest.mark.parametrize("name", sorted(verdict.COMMANDS.keys() - READS))
+def test_what_a_comparison_writes_into_a_run_is_refused_for_the_runs_of_others(engine, name):
+    page = make_page(engine, replace(engine.workspace, person="anna"), shared=True)
+    folder = write_run(page, "20260101-120000_ben", "done")
+    write_person(RunFolder(folder), "ben")
+    data = {"run": folder.name, "file": "glyphs.safetensors", "files": ["glyphs.safetensors"], "keep": True}
+    with as_guest("anna"), refused("runs.not-yours"):
+        verdict.COMMANDS[name](page, data, page.browsers.of(None))
+    with as_guest("anna"):
+        part = verdict.part(page, folder.name, engine.snapshot(folder.name), engine.run_job(folder.name))
+    assert part["refused"] == "The run of ben" and part["blind"] is None
+
+
+def test_the_owner_does_not_replace_the_images_with_which_a_person_compares(engine):
+    page = make_page(engine, engine.workspace, shared=True)
+    folder = write_run(page, "20260101-120000_ben", "done")
+    write_person(RunFolder(folder), "ben")
+    with refused("runs.not-yours"):
+        verdict.start(page, folder.name)
+    write_person(RunFolder(folder), "otto")
+    with suppress(ProblemsError):
+        verdict.start(page, folder.name)
+
+
+def test_each_has_a_prompt_history_of_their_own(tmp_path):
+    histories = []
+    for person in ("", "anna", "ben"):
+        page = work_parts.make_page(tmp_path)
+        page.workspace = replace(page.workspace, person=person)
+        histories.append(prompt_box.History(page, Gallery(page.workspace)))
+    histories[1].add(build(GenerateJob, {"generate": {"prompt": "of anna"}}))
+    assert [history.entries() for history in histories] == [[], [("of anna", "")], []]
 
 
 def button(act: str, html: str) -> str:
