@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
@@ -50,7 +51,9 @@ if TYPE_CHECKING:
 
 CURRENT_SESSION: ContextVar[str | None] = ContextVar("session of the browser whose request is handled", default=None)
 ANY_TAB = "tabs"  # scope of actions that discard the ticks of every tab
-ANSWERS = itertools.count(1)  # numbers of the answers to listeners, in the order in which they were made
+ANSWERS = itertools.count(
+    time.time_ns() // 10**6
+)  # numbers of answers in the order they were made, also after a restart
 PRIVATE = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}  # of all listeners
 TABS = ("Dataset", "Captions", "Train", "Monitor", "Generate", "Runs", "Tools")
 
@@ -277,11 +280,10 @@ def _turn_of(args: Sequence[Any]) -> tuple[int, str]:
     return to_count(data.get("turn")), field[:400]
 
 
-def _with_turn(turn: int, answer: int, component: Any, value: Any) -> Any:
-    """Return an output value; for a board, its HTML with the number of the last handled event, if there is one, and that of the
-    answer, which is later than others with the same event."""
+def _labelled(label: str, component: Any, value: Any) -> Any:
+    """Return an output value; for a board, its HTML with the label of the answer (tabs/markup.py)."""
     is_board = isinstance(component, gr.HTML) and "board" in (component.elem_classes or ())
-    return f"{value}<!--{turn}.{answer}-->" if turn and is_board and isinstance(value, str) else value
+    return f"{value}<!--{label}-->" if is_board and isinstance(value, str) else value
 
 
 @contextmanager
@@ -339,8 +341,11 @@ def as_listener(
             result = [result]
         elif skipped:
             result = [gr.skip()] * len(outputs)
-        answer = next(ANSWERS)
-        values = [_with_turn(handled, answer, each, value) for each, value in zip(outputs, result, strict=True)]
+        mixed = (
+            "?" if browser.turn > handled else ""
+        )  # an event was handled meanwhile: its change may be in this answer or not
+        label = f"{handled}.{next(ANSWERS)}{mixed}"
+        values = [_labelled(label, each, value) for each, value in zip(outputs, result, strict=True)]
         return (*values, message) if values else message
 
     wrapped.__signature__ = signature  # type: ignore[attr-defined]

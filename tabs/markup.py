@@ -91,10 +91,12 @@ const follow = (field, turn) => {
 };
 let shown = {turn: 0, answer: 0, value: props.value};
 watch('value', () => {
-  const label = /<!--(\d+)\.(\d+)-->$/.exec(props.value);  // written by `_with_turn` (tabs/context.py)
-  const [turn, answer] = label ? label.slice(1).map(Number) : [Infinity, 0];
-  if (turn < shown.turn || turn === shown.turn && answer < shown.answer) { props.value = shown.value; atelier.askAgain(); return; }
-  if (label) shown = {turn, answer, value: props.value};
+  // The number of the last handled event (0: none since the server's start) and of the answer, by `as_listener` (tabs/context.py)
+  const label = /<!--(\d+)\.(\d+)(\??)-->$/.exec(props.value);
+  const turn = label && Number(label[1]) || Infinity, answer = label ? Number(label[2]) : shown.answer;
+  if (turn < shown.turn || answer < shown.answer) { props.value = shown.value; atelier.askAgain(); return; }
+  shown = {turn: turn < Infinity ? turn : shown.turn, answer, value: props.value};
+  if (label && label[3]) atelier.askAgain();
   fields().forEach((field) => follow(field, turn));
   element.dispatchEvent(new Event('atelier-drawn', {bubbles: true}));
   element.querySelectorAll('block-bars').forEach((bars) => { if (bars.shadowRoot) bars.draw(); });

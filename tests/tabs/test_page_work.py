@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import zipfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from test_overtaking import slowly
 from work_parts import HOSTILE, image, wait_until
 
 from core.settings.check import build
+from tabs import context
 from tabs.generate.sending import Sending
 
 ASKED = "() => fetch('robots.txt').then(() => new Promise((done) => setTimeout(done, 200)))"
@@ -371,6 +373,36 @@ def test_settings_of_a_dropped_image_are_shown_also_when_a_field_is_changed_whil
     tab.locator("#said").get_by_role("button", name="Undo").click()
     expect(field(tab, "prompt")).to_have_value("other words")
     expect(tab.locator("#said")).to_contain_text("are back")
+
+
+@pytest.mark.slow
+def test_an_answer_that_was_made_before_an_image_was_read_but_comes_later_does_not_hide_its_settings(
+    window, work, monkeypatch
+):
+    work.engine.submit("generate", build_generate(prompt="a late cactus", seed=125, steps=7))
+    tab = window.open("Generate")
+    expect(tab.locator("#shelf-grid .tile").filter(has_text="a late cactus").first).to_be_visible()
+    file = next(path for path in work.workspace.images.rglob("*_125.png"))
+    field(tab, "prompt").fill("other words")
+    begun = slowly(monkeypatch, Sending, "read", 1.5)
+    labelled, late = context._labelled, []
+
+    def delayed(label, *more):
+        if label[0] != "0" and label not in late:
+            late.append(label)
+            time.sleep(3)
+        return labelled(label, *more)
+
+    monkeypatch.setattr(context, "_labelled", delayed)
+    tab.locator("#gen-drop input[type=file]").set_input_files(str(file))
+    wait_until(lambda: begun)
+    field(tab, "steps").fill("11")
+    tab.keyboard.press("Tab")
+    expect(tab.locator("#said")).to_contain_text("were loaded")
+    wait_until(lambda: len(late) == 2)
+    tab.wait_for_timeout(4000)
+    expect(field(tab, "prompt")).to_have_value("a late cactus")
+    expect(field(tab, "steps")).to_have_value("7")
 
 
 @pytest.mark.slow
