@@ -383,7 +383,7 @@ def test_an_answer_that_was_made_before_an_image_was_read_but_comes_later_does_n
     tab = window.open("Generate")
     expect(tab.locator("#shelf-grid .tile").filter(has_text="a late cactus").first).to_be_visible()
     file = next(path for path in work.workspace.images.rglob("*_125.png"))
-    field(tab, "prompt").fill("other words")
+    field(tab, "prompt").fill("words of before")
     begun = slowly(monkeypatch, Sending, "read", 1.5)
     labelled, late = context._labelled, []
 
