@@ -97,9 +97,15 @@ class Report:
 
     @property
     def held_out(self) -> str:
-        """The number of validation images and the first MOST_NAMED names, in one line; "" for none."""
+        """The number of validation images and the first MOST_NAMED names, in one line, with the training folders that give
+        none where others do; "" for none."""
         names = list(dict.fromkeys("/".join(each.image.key) for each in self.validation))
-        return f"{count(len(names), 'image')} held out for validation: {listed(names, MOST_NAMED)}" if names else ""
+        split, trained = ({row.key[0] for row in self.rows if row.role == role} for role in ("validation", "train"))
+        without = sorted(trained - split) if trained & split else []
+        more = f"; none of {listed(without, MOST_NAMED)}" if without else ""
+        return (
+            f"{count(len(names), 'image')} held out for validation: {listed(names, MOST_NAMED)}{more}" if names else ""
+        )
 
     steps_per_epoch = property(lambda self: self.length.steps_per_epoch)
     epochs = property(lambda self: self.length.epochs)

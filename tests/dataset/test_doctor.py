@@ -223,6 +223,7 @@ def test_a_preflights_report_says_which_images_are_held_out(folder, tmp_path):
     sources = [Source(folder=str(folder), validation_images=["red.png"]), Source(folder=str(tmp_path / "more"))]
     job = TrainJob(dataset=DatasetSettings(sources=sources, resolution=64, more_resolutions=[96]))
     report = preflight(job, Workspace(outputs=tmp_path / "out"))
+    assert report.held_out == "1 image held out for validation: set/red.png; none of more"
     found = {finding.kind: finding for finding in examine(report, None)}
     assert found["leak"].advised == (("set", "red.png"),) and found["leak"].count == 2
 
