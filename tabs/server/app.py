@@ -231,7 +231,7 @@ def serve(
     logins   (user, password). Of several, the first is the owner's, and each of the others has a form, presets and runs of its own
     """
     shared = share or bool(names) or host not in LOOPBACK
-    auth, owner, people = _logins(logins, shared)
+    auth, owner, people = _login_roles(logins, shared)
     opens = browser and can_show_a_browser()
     with without_gc():
         make = functools.partial(make_page, engine, shared=shared, keys=keys)
@@ -266,7 +266,7 @@ def serve(
             tunnel.kill()
 
 
-def _logins(logins: Sequence[Login], shared: bool) -> tuple[Login | None, Login | None, Sequence[Login]]:
+def _login_roles(logins: Sequence[Login], shared: bool) -> tuple[Login | None, Login | None, Sequence[Login]]:
     """(first login, the owner's, those of people with a page of their own). A shared page without a login gets one, and one
     with a single login a second for the owner; both are printed."""
     if len(logins) > 1:

@@ -179,16 +179,16 @@ def test_tensorboard_is_not_offered_on_a_shared_page(shared):
 
 
 def test_a_page_for_others_always_has_a_password(capsys):
-    from tabs.server.app import _logins
+    from tabs.server.app import _login_roles
 
-    made, owner, people = _logins((), shared=True)
+    made, owner, people = _login_roles((), shared=True)
     printed = capsys.readouterr().out
     assert all(len(login[1]) >= 12 and login[1] in printed for login in (made, owner)) and not people
-    assert _logins((), shared=False) == (None, None, ())
+    assert _login_roles((), shared=False) == (None, None, ())
     me = ("me", "x:y")
-    assert _logins([me], shared=False) == (me, None, ()) and _logins([me], shared=True)[0] == me
+    assert _login_roles([me], shared=False) == (me, None, ()) and _login_roles([me], shared=True)[0] == me
     assert "x:y" not in capsys.readouterr().out
-    assert _logins([me, owner], shared=True) == (me, me, [owner]) == _logins([me, owner], shared=False)
+    assert _login_roles([me, owner], shared=True) == (me, me, [owner]) == _login_roles([me, owner], shared=False)
     assert not capsys.readouterr().out, "the owner's password is their own"
 
 
