@@ -175,7 +175,7 @@ def items_of(job: CaptionEditJob) -> list[Item]:
 
 def _tokens(row: Row) -> int:
     """Number of tokens of the longest caption an image may get, as in the dataset report."""
-    return max((count_tokens(each) for each in longest_captions(row.caption, row.settings, row.image.words)), default=0)
+    return max(map(count_tokens, longest_captions(row.caption, row.settings, row.image.class_tokens)), default=0)
 
 
 # ---- the task caption_history

@@ -168,7 +168,7 @@ def _write_each(
         files = _files_of(_rows(job), opened.done(), tally)
         check_folders(file.path.parent for file in files.values())
         for row, caption, text in _to_write(described(list(files)), job, tally):
-            result = opened.write([replace(files[row], new=caption.as_file(text))])
+            result = opened.write([replace(files[row], new=caption.caption_bytes(text))])
             tally.written += len(result.written)
             tally.edited += len(result.changed_since)
 

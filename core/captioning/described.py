@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.captioning.combining import combined
-from core.dataset.captions.files import as_file
+from core.dataset.captions.files import caption_bytes
 from core.dataset.sources.files import printable
 from core.record.problems import HALF_PAIR, Problem
 from core.settings.caption import CaptioningSettings
@@ -50,9 +50,9 @@ class Described:
     def _combined(self, existing: str, settings: CaptioningSettings) -> str:
         return combined(existing, self.text, settings, self.separator)
 
-    def as_file(self, caption: str) -> bytes:
+    def caption_bytes(self, caption: str) -> bytes:
         """The bytes of the caption file for a joined caption."""
-        return as_file(caption) if self.join is None else f"{caption}\n".encode()
+        return caption_bytes(caption) if self.join is None else f"{caption}\n".encode()
 
     @classmethod
     def of(cls, caption: str | Described) -> Described:

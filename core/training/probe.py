@@ -9,7 +9,7 @@ from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
-from core.dataset.buckets.batches import Planned
+from core.dataset.buckets.batches import PlannedBatch
 from core.dataset.buckets.plan import Plan
 from core.record import atomic, machine
 from core.record.context import JobContext, Outcome
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 STEPS = 2  # on each batch; the first one warms up and creates the optimizer state
 
-Group = list[Planned]  # the micro-batches of a step
+Group = list[PlannedBatch]  # the micro-batches of a step
 
 
 def forecast_words(forecast: Forecasted) -> str:
@@ -79,7 +79,7 @@ class ProbeBatches:
         batches, and `pixels` to the pixels of every step of the epoch."""
         job, processes = self._job, self._job.memory.num_processes
         groups = Plan(report.placed, job, job.schedule.seed or 0).epochs.groups(job.schedule.seed or 0, 0)
-        shares = [[Planned(batch.bucket, batch.items[::processes]) for batch in group] for group in groups]
+        shares = [[PlannedBatch(batch.bucket, batch.items[::processes]) for batch in group] for group in groups]
         self.pixels = [pixels_of(group) for group in shares]
         order = sorted(range(len(shares)), key=lambda index: (-largest(shares[index]), index))
         indices = list(dict.fromkeys([order[0], min(order, key=lambda index: self.pixels[index])]))

@@ -12,7 +12,7 @@ from core.captioning.combining import comparable
 from core.captioning.filters import Facts, is_expression
 from core.captioning.tag_lists import spelled, tag_lists
 from core.dataset.buckets.batches import Placed
-from core.dataset.captions.history import Done, History
+from core.dataset.captions.history import ChangeResult, History
 from core.dataset.captions.words import tag_words
 from core.dataset.report import Report, Row
 from core.record.problems import ProblemsError
@@ -185,7 +185,7 @@ class Bulk:
             self._planned = ((settings, chosen_items), plan)
         return plan
 
-    def apply(self, rows: Sequence[Row], previewed: str, done: Callable[[Done, str], str]) -> str:
+    def apply(self, rows: Sequence[Row], previewed: str, done: Callable[[ChangeResult, str], str]) -> str:
         """Apply the change and return its message.
 
         previewed   hash of the plan in the preview. Raises ProblemsError if another window has changed form or filter since
@@ -211,7 +211,9 @@ class Bulk:
         ]
         return f"; the sample prompts on Train still have '{left[0][:60]}'" if left else ""
 
-    def _write(self, title: str, plan: list[Edited], done: Callable[[Done, str], str], progress: Progress) -> str:
+    def _write(
+        self, title: str, plan: list[Edited], done: Callable[[ChangeResult, str], str], progress: Progress
+    ) -> str:
         with self._reading.undisturbed(len(plan)):
             result = self._history.apply(title, changes_of(plan), progress=progress)
             return done(result, title) + self._left_in_prompts()

@@ -120,7 +120,7 @@ def _counted(entry: Source, contents: FolderContents, unread: bool) -> str:
 
 
 def _fields(number: int, entry: Source, contents: FolderContents) -> str:
-    repeats, tokens = {each.repeats for each in contents.folders}, {each.words for each in contents.folders}
+    repeats, tokens = {each.repeats for each in contents.folders}, {each.class_tokens for each in contents.folders}
     repeated = str(next(iter(repeats))) if len(repeats) == 1 else ("by name" if repeats else "1")
     class_tokens = (next(iter(tokens)) or "none") if len(tokens) == 1 else ("by name" if tokens else "none")
     both = " ".join(word for word in (entry.identifier, entry.class_word) if word)
@@ -155,7 +155,7 @@ def _subfolders(contents: FolderContents, root: Any) -> str:
 
 
 def _subfolder_row(folder: Folder) -> str:
-    class_tokens = esc(folder.words) or "<span class='hint'>none</span>"
+    class_tokens = esc(folder.class_tokens) or "<span class='hint'>none</span>"
     name, number = breakable(printable(folder.path.name)), f"{folder.images:,}"
     return f"<tr><td>{name}</td><td class='num'>{number}</td><td class='num'>{folder.repeats}</td><td>{class_tokens}</td></tr>"
 

@@ -97,7 +97,7 @@ def sentences() -> Facts:
     for source, words, trigger in product(("file", "default"), ("", "dog"), (None, "sks")):
         row: Any = SimpleNamespace(
             caption=replace(fox.caption, source=source, text="a\n b"),
-            image=replace(fox.image, words=words),
+            image=replace(fox.image, class_tokens=words),
             settings=SimpleNamespace(trigger_word=trigger),
         )
         yield f"names {source} {words} {trigger}", profiles.facts_of(row)

@@ -316,7 +316,7 @@ def resized() -> Facts:
     for hue, gamma in product((0, 3.5, -8), (1, 0.95, 1.05)):
         yield f"colors {hue} {gamma}", pixels.change_colors(array, hue, gamma)
     yield "training", pixels.as_training(array)
-    yield "enough", pixels.enough_for(aspect_ratio.fit_to_bucket((500, 400), (64, 64)))
+    yield "enough", pixels.reduced_size(aspect_ratio.fit_to_bucket((500, 400), (64, 64)))
 
 
 FORMATS = {

@@ -68,7 +68,7 @@ def _described(
         return skipped(path, what, "change the expression, or write its caption by hand", "names.no-match")
     names = {"name": path.stem, "folder": path.parent.name} | match.groupdict("")
     values = {name: _words(text, settings) for name, text in names.items()}
-    values = {"number": number_of(path.stem), "words": image.words} | values
+    values = {"number": number_of(path.stem), "words": image.class_tokens} | values
     used = _FIELD.findall(settings.pattern)
     nothing = skipped(
         path,

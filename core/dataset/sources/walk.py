@@ -64,7 +64,7 @@ class HeaderFacts:
     height: int
     rotated: bool
     animated: bool
-    really: str = ""  # its format, where the extension is another
+    actual_format: str = ""  # its format, where the extension is another
 
 
 @dataclass
@@ -364,7 +364,7 @@ def image_of(source: str, file: File, header: HeaderFacts, **more: Any) -> Image
         file.mtime_ns,
         animated=header.animated,
         rotated=header.rotated,
-        really=header.really,
+        actual_format=header.actual_format,
         **more,
     )
 
@@ -379,16 +379,16 @@ def _header_or_reason(file: File) -> HeaderFacts | str:
         header = read_header(file.path)
     except BrokenImage as error:
         return str(error)
-    really = real_kind(file.relative, header.format)
-    return HeaderFacts(header.width, header.height, header.rotated, header.animated, really)
+    actual_format = real_kind(file.relative, header.format)
+    return HeaderFacts(header.width, header.height, header.rotated, header.animated, actual_format)
 
 
 def _header_text(header: HeaderFacts | str) -> str | None:
     if isinstance(header, str):
         return None
-    return f"{header.width} {header.height} {int(header.rotated)} {int(header.animated)} {header.really}"
+    return f"{header.width} {header.height} {int(header.rotated)} {int(header.animated)} {header.actual_format}"
 
 
 def _parsed(text: str) -> HeaderFacts:
-    width, height, rotated, animated, really = text.split(" ")
-    return HeaderFacts(int(width), int(height), rotated == "1", animated == "1", really)
+    width, height, rotated, animated, actual_format = text.split(" ")
+    return HeaderFacts(int(width), int(height), rotated == "1", animated == "1", actual_format)

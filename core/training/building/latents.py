@@ -246,7 +246,7 @@ def _late_sides(
     """
     context, memory = inputs.context, inputs.job.memory
     reads = not context.device.startswith("cpu") or memory.vae_batch_size > 1
-    todo = cache.lacking(images, context.check, reads=reads)
+    todo = cache.missing_sides(images, context.check, reads=reads)
     _report_npz(inputs, cache)
     if not todo:
         return []

@@ -84,7 +84,7 @@ class Texts:
         text = text_of(None)
         of_prior = class_captions(self._job, inputs.plan.placed)
         first = [*inputs.plan.captions(0), *inputs.validation.captions(), *of_prior]
-        lacking = text.lacking(first)
+        lacking = text.count_missing(first)
         text.late = self._encodes_late(lacking)
         text.need(first)
         if text.late:

@@ -187,7 +187,7 @@ def weight_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
 
 def _trained(placed: Placed) -> set[str]:
     """Captions of an image as they are trained, with the prefix, suffix and trigger word."""
-    caption, settings, class_tokens = placed.caption, placed.concept.captions, placed.image.words
+    caption, settings, class_tokens = placed.caption, placed.concept.captions, placed.image.class_tokens
     return {plain_caption(caption.text, settings, class_tokens), *longest_captions(caption, settings, class_tokens)}
 
 
@@ -216,7 +216,7 @@ def token_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
 def _texts(placed: Placed) -> list[str]:
     """An image's captions: as trained, and before random choices, since a token may be in only one of the options."""
     settings = placed.concept.captions
-    plain = plain_caption(placed.caption.text, settings, placed.image.words)
+    plain = plain_caption(placed.caption.text, settings, placed.image.class_tokens)
     return [plain] if settings.caption_template != "none" else [plain, placed.caption.whole]
 
 

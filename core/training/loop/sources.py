@@ -252,9 +252,9 @@ class FrozenText:
         self._expected: Sequence[str] | None = None
         self._total = self._encoded = 0
 
-    def lacking(self, captions: Sequence[str]) -> int:
+    def count_missing(self, captions: Sequence[str]) -> int:
         """Number of captions that are not cached."""
-        return len(self._cache.lacking(captions))
+        return len(self._cache.missing(captions))
 
     def need(self, captions: Sequence[str]) -> None:
         """Prepare for `states` of these captions: encode those that are not cached and release the encoders. With `late`,
@@ -270,8 +270,8 @@ class FrozenText:
 
     def encode(self, captions: Sequence[str]) -> None:
         """Encode the captions that are not cached."""
-        if lacking := self._cache.lacking(captions):
-            self._cache.get(lacking, self._timed)
+        if missing := self._cache.missing(captions):
+            self._cache.get(missing, self._timed)
 
     @property
     def unwritten(self) -> Problem | None:

@@ -18,7 +18,7 @@ from core.record.units import memory_words
 from core.training.memory.advice import out_of_memory_advice
 
 if TYPE_CHECKING:
-    from core.dataset.buckets.batches import Planned
+    from core.dataset.buckets.batches import PlannedBatch
     from core.record.context import JobContext
     from core.settings.job import TrainJob
 
@@ -67,7 +67,7 @@ class SpillGuard:
         self._since_reading, self._since_slow = LOOK_STEPS - ENOUGH, 0  # steps
         self._retries, self._over, self._warned = 0, 0, False  # over: readings in a row of more than the GPU has
 
-    def add(self, batches: Sequence[Planned], seconds: float, finished: int | None) -> Problem | None:
+    def add(self, batches: Sequence[PlannedBatch], seconds: float, finished: int | None) -> Problem | None:
         """Add a step; return a warning, once for each slow episode. finished: number of steps whose losses were read back at its
         end, which waits for the GPU; None where they were not"""
         pixels = [prod(batch.bucket) * len(batch) for batch in batches]

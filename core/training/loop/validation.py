@@ -16,7 +16,7 @@ from math import lcm
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from core.dataset.buckets.batches import Placed, Planned
+from core.dataset.buckets.batches import Placed, PlannedBatch
 from core.dataset.buckets.validation_split import AUTOMATIC_MOST
 from core.dataset.captions.pipeline import ImageUse, training_caption
 from core.dataset.images.views import is_varied
@@ -64,14 +64,14 @@ def unaugmented(placed: Placed) -> Placed:
 def unaugmented_caption(placed: Placed) -> str:
     """The caption without dropout, shuffling and token warmup."""
     settings = placed.concept.captions.model_copy(update=NO_CAPTION_AUGMENTATION)
-    return training_caption(ImageUse(placed.key, 0, placed.caption, settings, placed.image.words), 0, 0)
+    return training_caption(ImageUse(placed.key, 0, placed.caption, settings, placed.image.class_tokens), 0, 0)
 
 
 @dataclass(frozen=True)
 class ValidationBatch:
     """Images of one size that are measured in one pass. timestep_indices: [B], of each image's timestep"""
 
-    batch: Planned
+    batch: PlannedBatch
     timestep_indices: tuple[int, ...]
 
 
@@ -216,7 +216,7 @@ def _images_of(batches: Sequence[ValidationBatch]) -> list[Placed]:
     return list({placed.key: placed for each in batches for placed, _ in each.batch.items}.values())
 
 
-def batches_of(images: Sequence[Placed]) -> list[Planned]:
+def batches_of(images: Sequence[Placed]) -> list[PlannedBatch]:
     """Batches of images of one size and folder group, at most as large as a training batch, in the order of the images."""
     groups: defaultdict[tuple, list[Placed]] = defaultdict(list)
     for placed in images:
@@ -225,11 +225,11 @@ def batches_of(images: Sequence[Placed]) -> list[Planned]:
     for (_, size), members in groups.items():
         most = members[0].concept.images.train_batch_size
         for begin in range(0, len(members), most):
-            batches.append(Planned(size, tuple((placed, 0) for placed in members[begin : begin + most])))
+            batches.append(PlannedBatch(size, tuple((placed, 0) for placed in members[begin : begin + most])))
     return batches
 
 
-def at_every_timestep(batches: Sequence[Planned]) -> list[ValidationBatch]:
+def at_every_timestep(batches: Sequence[PlannedBatch]) -> list[ValidationBatch]:
     """Each batch at each of the timesteps."""
     return [ValidationBatch(batch, (number,) * len(batch)) for batch in batches for number in range(PARTS - 1)]
 

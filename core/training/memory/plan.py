@@ -415,13 +415,13 @@ def _cache(job: TrainJob, facts: MemoryFacts) -> int:
 
 def _control_images(job: TrainJob, facts: MemoryFacts) -> int:
     """Bytes of control images, which are held in RAM, compressed."""
-    from core.dataset.caches.partners import most_held
+    from core.dataset.caches.partners import memory_limit
 
     cache_latents = job.memory.cache_latents
     if facts.device.startswith("cuda") or not job.method.traits.control_images or cache_latents == "off":
         return 0
     size = facts.images * 3 * prod(facts.sides) // CONTROL_SHARE
-    return min(size, most_held(writes=cache_latents in ("auto", "disk")))
+    return min(size, memory_limit(writes=cache_latents in ("auto", "disk")))
 
 
 def _latents(job: TrainJob, facts: MemoryFacts) -> int:

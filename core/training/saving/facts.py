@@ -252,7 +252,7 @@ def _subset(concept: Concept, placed: Sequence[Placed]) -> dict[str, Any]:
         **{name: getattr(concept.images, name) for name in AUGMENTATION},
         **{name: getattr(concept.captions, name) for name in CAPTIONS},
         "image_dir": members[0].image.source if members else "",
-        "class_tokens": members[0].image.words if members else None,
+        "class_tokens": members[0].image.class_tokens if members else None,
         "is_reg": concept.role == "regularization",
     }
 

@@ -121,10 +121,8 @@ def find_state(text: str, workspace: Workspace, *, quick: bool = False) -> Path:
             return state
     damaged = next((folder for folder in candidates if states_in(folder / "state") or states_in(folder)), None)
     if damaged is not None:
-        what, fix = (
-            f"All training states in '{text}' are damaged",
-            "choose another run, or start from its last checkpoint",
-        )
+        what = f"All training states in '{text}' are damaged"
+        fix = "choose another run, or start from its last checkpoint"
         raise ProblemsError.one(what, display_path(damaged), fix, code="state.damaged")
     if candidates:
         what = f"There is no training state in '{text}'"
