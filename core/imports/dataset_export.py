@@ -294,7 +294,7 @@ def _looked_into(concept: Concept, path: str, masks: str | None, problems: list[
     top, _ = folder_of(source)
     without = [Path(masks)] if masks else []
     for root in roots_of(source, top)[0] if top else []:
-        walked = walk(root.path, None, root.left_out, without=without, recursive=source.recursive)
+        walked = walk(root.path, None, root.left_out, excluded=without, recursive=source.recursive)
         for parent in dict.fromkeys(file.path.parent for file in walked.files):
             written = parent.as_posix()
             folders.append(_Folder(written, root.repeats, root.class_tokens, _masks_of(parent, top, masks)))

@@ -73,7 +73,7 @@ def sentences() -> Facts:
             )
     other: Any = SimpleNamespace(tokenizer=Letters(), model=SimpleNamespace(config=SimpleNamespace(model_type="git")))
     yield "not blip", generating._options(other, CaptionGenerationSettings(decoding="sample"), 0)
-    prompt = generating.Prompt()
+    prompt = generating.PromptLength()
     prompt(torch.zeros(2, 4), torch.zeros(2, 9))
     prompt(torch.zeros(2, 7), torch.zeros(2, 9))
     scores = torch.linspace(-1, 1, 18).reshape(2, 9)
@@ -430,7 +430,7 @@ def small_parts() -> Facts:
     yield (
         "between",
         [
-            probe._between(measured, pixels)
+            probe._interpolated(measured, pixels)
             for measured in ([(100, 2.0), (50, 1.0)], [(100, 2.0), (100, 1.0)], [(100, 1.0), (50, 3.0)])
             for pixels in (0, 50, 75, 100, 200)
         ],

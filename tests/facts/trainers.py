@@ -320,7 +320,7 @@ def reported() -> Facts:
         taken: list[Any] = []
         one._best = SimpleNamespace(take=taken.append, best=lambda folder, best=best: best)  # type: ignore[assignment]
         with patch.object(timetable, "write_best", lambda folder, best: said.append("written")):
-            one._name_best()
+            one._write_best()
         yield f"best {number}", [list(said), taken]
 
 

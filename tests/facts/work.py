@@ -57,7 +57,7 @@ def trained_by_command() -> Facts:
         report = SimpleNamespace(sentence="one", held_out="")
         for place, name, answer in (
             ("core.dataset.preflight", "preflight", report),
-            ("core.training.checks.before_start", "problem_of_uploads", []),
+            ("core.training.checks.before_start", "upload_problems", []),
             ("core.training.checks.recipe_fit", "recipe_problems", []),
             ("core.settings.rules", "set_without_effect", []),
             ("core.families.locate", "family_found", "sd1"),

@@ -154,7 +154,7 @@ class ScanBuilder:
         root = whole_root(concept.source, path)
         excluded = self._excluded_folders(concept, path)
         walked = walk(
-            path, self.cancel, endings=caption_endings(concept), without=excluded, recursive=concept.source.recursive
+            path, self.cancel, endings=caption_endings(concept), excluded=excluded, recursive=concept.source.recursive
         )
         files, partners, labels = self._split_sidecars(walked.files, concept)
         self.problems += walked.problems

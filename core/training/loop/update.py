@@ -44,8 +44,8 @@ def optimizer_update(run: Run) -> None:
             continue
         views = [(placed.key, repeat) for placed, repeat in batch.items]
         passes.method.before_micro_batch(run.state.step, number, views)
-        shared = processes.share(timesteps) or stand_in(timesteps)
-        losses_of = partial(micro_batch, run, epoch, batch, shared)
+        own_timesteps = processes.share(timesteps) or stand_in(timesteps)
+        losses_of = partial(micro_batch, run, epoch, batch, own_timesteps)
         divisor = loss_divisor(run, global_batch, images) if rows else inf
         losses_B = run.stepper.backward(losses_of, divisor, number == len(batches) - 1)
         passes.method.after_micro_batch()  # not before: gradient checkpointing computes forwards once more

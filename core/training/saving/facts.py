@@ -110,11 +110,11 @@ class FileFacts:
             network_args=kind.network_args(job),
             extra=self.method.metadata() | user_metadata(job, placed) | _validation(job, self.held_out),
         )
-        saved = spec_of(job).saves
-        if saved == "embedding":
-            return model_spec(job, facts, saved) | _schedule(job)
-        if saved != "lora":  # as in sd-scripts, which writes training metadata to networks only
-            return model_spec(job, facts, saved if self.method.extension else "folder")
+        file_kind = spec_of(job).saves
+        if file_kind == "embedding":
+            return model_spec(job, facts, file_kind) | _schedule(job)
+        if file_kind != "lora":  # as in sd-scripts, which writes training metadata to networks only
+            return model_spec(job, facts, file_kind if self.method.extension else "folder")
         metadata = lora_metadata(job, facts)
         return shortened(metadata) | _schedule(job) if job.saving.no_metadata else metadata
 
