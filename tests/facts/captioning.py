@@ -463,7 +463,10 @@ def answers() -> Facts:
         ]
         thoughts = [cleaning.without_thinking(text, opened) for opened in (False, True)]
         words = [cleaning.missing_words(text, ["Fox", "wolf", " "]), cleaning.with_words(text, ["fox", "wolf"])]
-        yield text[:40], [*parts, *thoughts, *words, [cleaning.within(text, most, count_tokens) for most in (3, 8)]]
+        yield (
+            text[:40],
+            [*parts, *thoughts, *words, [cleaning.cut_to_tokens(text, most, count_tokens) for most in (3, 8)]],
+        )
     phrases = [
         " ".join(["word"] * 4),
         " ".join(["word"] * 3),

@@ -484,7 +484,7 @@ def partners() -> Facts:
                 refused(lambda: quarters(painting.decoded_mask(data.getvalue(), info))),
                 refused(lambda: painting.decoded_png(data.getvalue(), (47, 32), "x")),
                 refused(lambda: painting.decoded_png(b"no", (47, 32), "x")),
-                refused(lambda: painting.decoded_png(b"0" * (painting.MOST_BYTES + 1), (47, 32), "x")),
+                refused(lambda: painting.decoded_png(b"0" * (painting.MAX_BYTES + 1), (47, 32), "x")),
                 [painting.too_large(size, "x") for size in ((4096, 8192), (4097, 8192))],
             ],
         )

@@ -402,13 +402,13 @@ def beginnings() -> Facts:
         yield f"stop {epochs}", [settings.stop_text_encoder_training, settings.stop_text_encoder_epochs]
     with folder() as root:
         file = root / "machine.json"
-        yield "undecided", building._decided_before(file, "cuda")
+        yield "undecided", building._earlier_precision(file, "cuda")
         for device, precision in (
             ("cuda:1", "bf16"), ("cpu", "bf16"), ("cuda", "x"), ("cuda", "no"), ("cuda", "fp16"), (None, "fp16"), ("cuda", None),
         ):  # fmt: skip
             text = json.dumps({"device": device, "precision": precision})
             beside(file, text)
-            yield f"decided {text}", [building._decided_before(file, device) for device in ("cuda:0", "cpu")]
+            yield f"decided {text}", [building._earlier_precision(file, device) for device in ("cuda:0", "cpu")]
         state = root / "run" / "state" / "step00000005"
         beside(state / "w", "x")
         for quick in (True, False):

@@ -8,7 +8,7 @@ from hashlib import sha256
 
 from core.dataset.buckets.placing import Key
 from core.dataset.sources.image_info import ImageInfo
-from core.settings.dataset.concepts import Concept, own_settings
+from core.settings.dataset.concepts import Concept, overridden_settings
 
 AUTOMATIC_FROM, AUTOMATIC_SHARE, AUTOMATIC_LEAST, AUTOMATIC_MOST = 40, 0.03, 2, 16
 
@@ -97,7 +97,7 @@ def _automatic(images: Sequence[ImageInfo], concepts: Sequence[Concept], copies:
         return set()
     folders: defaultdict[str, list[ImageInfo]] = defaultdict(list)
     for each in training.values():
-        if "validation_split" not in own_settings(concepts[each.concept].source):
+        if "validation_split" not in overridden_settings(concepts[each.concept].source):
             folders[each.source].append(each)
     quotas = _quotas({name: len(members) for name, members in folders.items()}, wanted)
     keys: set[Key] = set()

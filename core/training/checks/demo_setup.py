@@ -30,7 +30,7 @@ from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.names import bad_name, without_signs
 from core.settings.optimization.optimizers import adapts
-from core.settings.optimization.usual_rates import far_rates, short, usual_rates
+from core.settings.optimization.usual_rates import short, unusual_rates, usual_rates
 from core.settings.presets import files as presets
 
 if TYPE_CHECKING:
@@ -277,7 +277,7 @@ def _resolution(job: TrainJob, report: Report, base: str, workspace: Workspace) 
 def _rate(job: TrainJob) -> float | None:
     """The usual learning rate if the current one is the demo's or far from usual; else None."""
     path = "optimizer.learning_rate"
-    unusual = any(each.where == path for each in far_rates(job))
+    unusual = any(each.where == path for each in unusual_rates(job))
     usual = usual_rates(job)
     if usual is None or (adapts(job.optimizer.optimizer_type) and not unusual):
         return None

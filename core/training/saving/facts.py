@@ -19,7 +19,7 @@ from core.record.journal import read_lines
 from core.record.problems import ProblemsError
 from core.record.regular import read_regular
 from core.record.workspace import resolve_path
-from core.settings.dataset.concepts import Concept, own_settings, training_resolution
+from core.settings.dataset.concepts import Concept, overridden_settings, training_resolution
 from core.settings.methods import spec_of
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def buckets_of(views: Sequence[Placed]) -> dict[str, Any]:
 def datasets_of(placed: Sequence[Placed], views: Sequence[Placed]) -> list[dict[str, Any]]:
     """ss_datasets: an entry for each group of folders that share batches and sizes; [] where no folder overrides settings."""
     concepts = {each.concept.number: each.concept for each in placed}
-    if not any(own_settings(concept.source) for concept in concepts.values()):
+    if not any(overridden_settings(concept.source) for concept in concepts.values()):
         return []
     groups: defaultdict[tuple, list[Concept]] = defaultdict(list)
     for concept in concepts.values():
