@@ -237,13 +237,13 @@ def found_by_keys(root: Path) -> Facts:
         "/far/a.png",
         *outside,
     ):
-        within, other = finder._under(key), finder._elsewhere(key)
+        within, other = finder._in_folder(key), finder._outside_folder(key)
         yield (
             f"key {Path(key).name} {outside.index(key) if key in outside else key}",
             [
                 [each.relative for each in within],
                 other and [other.relative.rpartition("/")[2], other.relative.count("/")],
-                [each.relative for each in finder._by_end(key)],
+                [each.relative for each in finder._by_file_name(key)],
                 finder._has_latents(key),
                 finder.nearest(key),
             ],

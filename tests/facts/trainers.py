@@ -342,7 +342,7 @@ def stopped() -> Facts:
             _samples=SimpleNamespace(prompts=prompts),
             _checkpoints=SimpleNamespace(step_name=str, final=SimpleNamespace(name="final")),
             _validates_last=last,
-            _at_end=quick,
+            _state_at_end=quick,
             _validate=partial(heard.append, "validated"),
             _sample=partial(heard.append, "sampled"),
             _save=lambda *given, heard=heard, **named: heard.append(["saved", *given, named]),
