@@ -473,7 +473,7 @@ def test_a_card_names_three_of_its_own_settings_and_twelve_folders_within():
     three = ("resolution", "min_bucket_reso", "max_bucket_reso")
     assert "..." not in names(*three) and "3 settings" in names(*three)
     assert " ...</span>" in names(*three, "bucket_reso_steps") and "4 settings" in names(*three, "bucket_reso_steps")
-    folders = [SimpleNamespace(path=Path(f"r/{n}_x"), images=1, repeats=n, words="") for n in range(13)]
+    folders = [SimpleNamespace(path=Path(f"r/{n}_x"), images=1, repeats=n, class_tokens="") for n in range(13)]
     inside = [concept_cards._subfolders(SimpleNamespace(folders=folders[:number]), None) for number in (12, 13)]
     assert [re.findall(r"<td>(\d+)_<wbr>x", each) for each in inside] == [[str(n) for n in range(12)]] * 2
     assert ["1 more folder" in each for each in inside] == [False, True]
