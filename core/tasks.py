@@ -13,7 +13,7 @@ from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.base import Job, Settings
 from core.settings.named import named_in
-from core.settings.needs import lacking
+from core.settings.needs import unmet_needs
 
 if TYPE_CHECKING:
     from core.record.context import JobContext, Outcome
@@ -113,7 +113,7 @@ def tool(name: str, settings: type[Settings], run: Run, *, title: str, **about: 
     group: Any = (settings, Field(default_factory=settings, title=title))
     job = create_model(f"{name.title().replace('_', '')}Job", __base__=Job, __doc__=settings.__doc__, **{name: group})
     properties: dict[str, Any] = {"lane": "process", "card": Card(name, title, (settings.__doc__ or "").strip())}
-    properties |= {"unused": lambda values: set(lacking(settings, values))} | about
+    properties |= {"unused": lambda values: set(unmet_needs(settings, values))} | about
     return Task(name, title, job=job, run=run, own=name, **properties)
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from core.record.allowed import lies_in
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace, resolve_path
-from core.settings.named import Limits, admit, not_open, refused
+from core.settings.named import Limits, admit, closed_path_problem, limit_problems
 
 
 @dataclass(frozen=True)
@@ -54,19 +54,19 @@ class Roots:
                 code="path.invalid",
             ) from None
         if self.limits is not None and not self.holds(path):
-            raise ProblemsError([not_open(str(text), where, self.limits)])
+            raise ProblemsError([closed_path_problem(str(text), where, self.limits)])
         return path
 
     def check_written(self, text: str | os.PathLike, where: str = "path") -> Path:
         """`check` for a path to write to: the engine's private folder is refused too."""
         path = self.check(text, where)
         if self.limits is not None and not self.limits.opens(str(path)):
-            raise ProblemsError([not_open(str(text), where, self.limits)])
+            raise ProblemsError([closed_path_problem(str(text), where, self.limits)])
         return path
 
     def refused(self, job: BaseModel) -> list[Problem]:
         """Problems of a job: each path or name in it that this page may not use."""
-        return refused(job, self.limits) if self.limits is not None else []
+        return limit_problems(job, self.limits) if self.limits is not None else []
 
     def admit(self, job: BaseModel) -> None:
         """Raise ProblemsError if the job names something that this page may not use."""

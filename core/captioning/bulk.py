@@ -41,7 +41,7 @@ class Item(Facts):
 
 
 @dataclass(frozen=True)
-class Edited:
+class CaptionEdit:
     """A caption before and after an edit."""
 
     item: Item
@@ -87,21 +87,21 @@ def chosen(items: Sequence[Item], expression: str) -> list[Item]:
     return [each for each in items if test(each)]
 
 
-def planned(items: Sequence[Item], settings: CaptionEditSettings) -> list[Edited]:
+def planned(items: Sequence[Item], settings: CaptionEditSettings) -> list[CaptionEdit]:
     """The captions that an edit would change, before and after. Raises ProblemsError.
 
     An image without a caption file starts with an empty caption, not with its folder's default caption.
     """
     change = editor(settings, (each.file_text for each in items))
     plan = (
-        Edited(each, each.file_text, change(each.file_text, each.name, each.folder).strip())
+        CaptionEdit(each, each.file_text, change(each.file_text, each.name, each.folder).strip())
         for each in items
         if not each.fixed
     )
     return [each for each in plan if each.after != each.before]
 
 
-def changes_of(plan: Iterable[Edited]) -> list[Change]:
+def changes_of(plan: Iterable[CaptionEdit]) -> list[Change]:
     """The file changes of planned edits, one of a file that images share. A file whose caption differs from `before` by then is not
     changed."""
     sidecars = SidecarIndex()
@@ -156,7 +156,7 @@ def _facts(planned: int, written: int) -> dict[str, int]:
     return {"planned": planned, "written": written}
 
 
-def _plan(items: Sequence[Item], job: CaptionEditJob) -> list[Edited]:
+def _plan(items: Sequence[Item], job: CaptionEditJob) -> list[CaptionEdit]:
     return planned(chosen(items, job.edit_captions.filter), job.edit_captions)
 
 
@@ -175,7 +175,7 @@ def items_of(job: CaptionEditJob) -> list[Item]:
 
 def _tokens(row: Row) -> int:
     """Number of tokens of the longest caption an image may get, as in the dataset report."""
-    return max((count_tokens(each) for each in longest_captions(row.caption, row.settings, row.image.words)), default=0)
+    return max(map(count_tokens, longest_captions(row.caption, row.settings, row.image.class_tokens)), default=0)
 
 
 # ---- the task caption_history

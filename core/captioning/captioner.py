@@ -12,12 +12,12 @@ from typing import Any
 from pydantic import Field, create_model
 
 from core import extensions, tasks
-from core.captioning.described import Described
+from core.captioning.described import CaptionResult
 from core.record.workspace import Workspace
 from core.settings.base import Settings
 from core.settings.caption import CaptionerJob, CaptioningSettings
 
-Describe = Callable[..., Iterator[str | Described]]
+Describe = Callable[..., Iterator[str | CaptionResult]]
 Ready = Callable[[Any, Workspace], object]
 CARD = tasks.Card(
     "captioners",

@@ -14,7 +14,7 @@ from typing import Any
 
 from core.captioning.captioner import Describe, Ready
 from core.captioning.combining import pattern_problems
-from core.captioning.described import Described, with_scores
+from core.captioning.described import CaptionResult, with_scores
 from core.captioning.report import Row, rows_of
 from core.dataset.captions.files import SidecarIndex, caption_change
 from core.dataset.captions.history import Change, History, check_folders, content_of, only_one_writes
@@ -60,9 +60,9 @@ class Tally:
         if len(self.counts) <= LISTED:
             return
         text = io.StringIO(newline="")
-        rows = csv.writer(text, lineterminator="\n")
-        rows.writerow(["tag", "images"])
-        rows.writerows(self.counts.most_common())
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["tag", "images"])
+        writer.writerows(self.counts.most_common())
         path = workspace.outputs / "tags" / f"{time.strftime('%Y%m%d-%H%M%S')}_{name}.csv"
         try:
             atomic.write_text(path, text.getvalue())
@@ -72,7 +72,7 @@ class Tally:
         self.table = path
 
     def outcome(self, existing: str, previews: Sequence[dict[str, Any]] | None = None) -> Outcome:
-        """The outcome of a job. existing: the setting that chooses the images; previews: entries of `_previewed`, for a preview."""
+        """The outcome of a job. existing: the setting that chooses the images; previews: entries of `_preview_of`, for a preview."""
         facts: dict[str, Any] = {"images": self.images, "written": self.written}
         facts |= {} if previews is None else {"previews": previews}
         if not self.images:
@@ -86,7 +86,7 @@ class Tally:
         last = "nothing was written" if previews is not None else f"{count(self.written, 'caption')} written"
         last += f" to {display_path(self.file)}" if self.file else ""
         described = count(self.images - len(self.failed), "image")
-        lines = [_line(each) for each in previews or ()]
+        lines = [_preview_line(each) for each in previews or ()]
         return Outcome(lines=[*lines, *self._lines(), f"{described} captioned; {last}"], facts=facts)
 
     def stopped(self) -> Outcome:
@@ -124,16 +124,16 @@ def run_captioner(
     """
     tally, about, settings = Tally(), {"task": name, "job": _fingerprint(job)}, getattr(job, name)
 
-    def described(rows: Sequence[Row]) -> Iterator[tuple[Row, Described]]:
+    def described(rows: Sequence[Row]) -> Iterator[tuple[Row, CaptionResult]]:
         images = rows if of_rows else [row.image.path for row in rows]
         return _described(describe(images, settings, context), rows, context, tally)
 
     if job.captioning.preview is not None:
         rows = _rows(job)
         one_file = job.captioning.output_path is not None
-        tally.none_missing = not one_file and not any(_asks(row, job.captioning.existing) for row in rows)
+        tally.none_missing = not one_file and not any(_gets_caption(row, job.captioning.existing) for row in rows)
         return tally.outcome(
-            job.captioning.existing, [_previewed(row, caption, job) for row, caption in described(rows)]
+            job.captioning.existing, [_preview_of(row, caption, job) for row, caption in described(rows)]
         )
     tally.file = typed_path(job.captioning.output_path)
     try:
@@ -142,7 +142,7 @@ def run_captioner(
         else:
             kind = "tags" if isinstance(settings, TagTextSettings) else "caption"
             unfinished = context.workspace.private / "captions in one file" / f"{name}-{about['job']}.json"
-            captions = _collect(unfinished, described, job, context, tally)
+            captions = _collect_captions(unfinished, described, job, context, tally)
             with only_one_writes(context):
                 write_one_file(tally.file, kind, captions, title, about, context.workspace)
             unfinished.unlink(missing_ok=True)
@@ -157,7 +157,7 @@ def run_captioner(
 def _write_each(
     title: str,
     about: dict[str, Any],
-    described: Callable[[Sequence[Row]], Iterator[tuple[Row, Described]]],
+    described: Callable[[Sequence[Row]], Iterator[tuple[Row, CaptionResult]]],
     job: CaptionerJob,
     context: JobContext,
     tally: Tally,
@@ -165,17 +165,17 @@ def _write_each(
     """Write each caption to its caption file as soon as it is ready. All together are one change with one undo."""
     history = History(context.workspace.captions, context.workspace.person)
     with only_one_writes(context), history.open(title, about, history.unfinished(about)) as opened:
-        files = _files_of(_rows(job), opened.done(), tally)
+        files = _pending_changes(_rows(job), opened.done(), tally)
         check_folders(file.path.parent for file in files.values())
-        for row, caption, text in _to_write(described(list(files)), job, tally):
-            result = opened.write([replace(files[row], new=caption.as_file(text))])
+        for row, caption, text in _texts_to_write(described(list(files)), job, tally):
+            result = opened.write([replace(files[row], new=caption.caption_bytes(text))])
             tally.written += len(result.written)
             tally.edited += len(result.changed_since)
 
 
-def _collect(
+def _collect_captions(
     unfinished: Path,
-    described: Callable[[Sequence[Row]], Iterator[tuple[Row, Described]]],
+    described: Callable[[Sequence[Row]], Iterator[tuple[Row, CaptionResult]]],
     job: CaptionerJob,
     context: JobContext,
     tally: Tally,
@@ -202,7 +202,7 @@ def _collect(
             context.warn(Problem(what, display_path(unfinished), fix, "warning", code="caption.unfinished-unwritten"))
 
     try:
-        for row, _, text in _to_write(described([row for row in rows if row not in captions]), job, tally):
+        for row, _, text in _texts_to_write(described([row for row in rows if row not in captions]), job, tally):
             captions[row] = text
             if time.monotonic() - saved > SAVE_SECONDS:
                 save()
@@ -221,14 +221,14 @@ def _resumed(unfinished: Path, rows: Sequence[Row], context: JobContext, tally: 
     if not unfinished.exists():
         return {}
     try:
-        earlier, when = read_json_object(unfinished), unfinished.stat().st_mtime
+        earlier, saved_at = read_json_object(unfinished), unfinished.stat().st_mtime
         counts, texts = Counter(earlier["counts"]), {name: _pair(each) for name, each in earlier["captions"].items()}
     except (ProblemsError, OSError, KeyError, TypeError, ValueError, AttributeError):
         what = "The captions of this job that was cut off cannot be read, so all images are captioned again"
         context.warn(Problem(what, display_path(unfinished), level="warning", code="caption.unfinished-unreadable"))
         return {}
     tally.counts.update(counts)
-    rows = [row for row in rows if row.image.path.stat().st_mtime <= when]
+    rows = [row for row in rows if row.image.path.stat().st_mtime <= saved_at]
     pairs = {row: texts[str(row.image.path)] for row in rows if str(row.image.path) in texts}
     return {row: text for row, (before, text) in pairs.items() if before == _file_caption(row)}
 
@@ -239,9 +239,9 @@ def _pair(value: list[str]) -> tuple[str, str]:
     return str(before), str(text)
 
 
-def _to_write(
-    described: Iterable[tuple[Row, Described]], job: CaptionerJob, tally: Tally
-) -> Iterator[tuple[Row, Described, str]]:
+def _texts_to_write(
+    described: Iterable[tuple[Row, CaptionResult]], job: CaptionerJob, tally: Tally
+) -> Iterator[tuple[Row, CaptionResult, str]]:
     """Yield (image, its new caption, the text to write). Images without any text are counted and left out."""
     for row, caption in described:
         text = caption.joined(_file_caption(row), job.captioning)
@@ -252,13 +252,13 @@ def _to_write(
 
 
 def _described(
-    captions: Iterator[str | Described], rows: Sequence[Row], context: JobContext, tally: Tally
-) -> Iterator[tuple[Row, Described]]:
+    captions: Iterator[str | CaptionResult], rows: Sequence[Row], context: JobContext, tally: Tally
+) -> Iterator[tuple[Row, CaptionResult]]:
     """Yield each image with its caption, without those that failed. Reports progress, and pauses or stops after each."""
     tally.images = len(rows) + len(tally.failed)
     context.stage("captioning", 0, len(rows))
     for number, (row, each) in enumerate(zip(rows, captions, strict=True), 1):
-        caption = Described.of(each)
+        caption = CaptionResult.of(each)
         tally.counts.update(caption.counted)
         if caption.problem is not None:
             tally.failed.append(caption.problem)
@@ -269,21 +269,21 @@ def _described(
         context.check()
 
 
-def _files_of(rows: Iterable[Row], done: Collection[Path], tally: Tally) -> dict[Row, Change]:
+def _pending_changes(rows: Iterable[Row], done: Collection[Path], tally: Tally) -> dict[Row, Change]:
     """{image: the pending change of its caption file}, without images in `done`. Images whose file cannot be read, or that share
     one, are reported and skipped."""
     sidecars, taken = SidecarIndex(), set[Path]()
     files: dict[Row, Change] = {}
     for row in rows:
         problems: list[Problem] = []
-        file = collected(problems, _file_of, row, sidecars, taken)
+        file = collected(problems, _pending_change, row, sidecars, taken)
         tally.failed += [replace(each, level="advice") for each in problems]
         if file is not None and file.path not in done:
             files[row] = file
     return files
 
 
-def _file_of(row: Row, sidecars: SidecarIndex, taken: set[Path]) -> Change:
+def _pending_change(row: Row, sidecars: SidecarIndex, taken: set[Path]) -> Change:
     """The pending change of an image's caption file, which is added to `taken`, the files of other images. Raises
     ProblemsError."""
     if row.caption.missing and row.caption.problem is not None:
@@ -303,7 +303,7 @@ def _file_caption(row: Row) -> str:
     return row.caption.text if row.caption.source == "file" else ""
 
 
-def _previewed(row: Row, caption: Described, job: CaptionerJob) -> dict[str, Any]:
+def _preview_of(row: Row, caption: CaptionResult, job: CaptionerJob) -> dict[str, Any]:
     """An image's preview as plain JSON: {"image", "name", "caption", "before", "tags"}. `caption` is "" if it only repeats the
     tags, `before` if nothing changes; `tags` are [tag, score] pairs."""
     before, after = _file_caption(row), caption.joined(_file_caption(row), job.captioning)
@@ -317,12 +317,12 @@ def _previewed(row: Row, caption: Described, job: CaptionerJob) -> dict[str, Any
     }
 
 
-def _line(previewed: dict[str, Any]) -> str:
-    scores = with_scores(tuple((name, score) for name, score in previewed["tags"]))
-    if previewed["caption"] and scores:
+def _preview_line(preview: dict[str, Any]) -> str:
+    scores = with_scores(tuple((name, score) for name, score in preview["tags"]))
+    if preview["caption"] and scores:
         scores = f"   [{scores}]"
-    was = f"   (was: {previewed['before']})" if previewed["before"] else ""
-    return f"{previewed['name']}: {previewed['caption']}{scores}{was}"
+    was = f"   (was: {preview['before']})" if preview["before"] else ""
+    return f"{preview['name']}: {preview['caption']}{scores}{was}"
 
 
 def images_to_describe(name: str, ready: Ready | None, job: CaptionerJob, workspace: Workspace) -> str:
@@ -339,30 +339,31 @@ def images_to_describe(name: str, ready: Ready | None, job: CaptionerJob, worksp
 def _rows(job: CaptionerJob) -> list[Row]:
     bad = pattern_problems(job.captioning.remove_words, "captioning.remove_words")
     bad += path_problems(job.captioning.output_path) if job.captioning.output_path is not None else []
-    rows = _only(rows_of(job, of_files=True, problems=bad), job.captioning.only)
+    rows = _named_rows(rows_of(job, of_files=True, problems=bad), job.captioning.only)
     everything = job.captioning.output_path is not None
-    wanted = [row for row in rows if everything or _asks(row, job.captioning.existing)]
+    wanted = [row for row in rows if everything or _gets_caption(row, job.captioning.existing)]
     if job.captioning.preview is not None and not wanted:
         # the captions are of interest also where none would be written
-        wanted = [row for row in rows if _asks(row, "replace")]
+        wanted = [row for row in rows if _gets_caption(row, "replace")]
     return wanted[: job.captioning.preview]
 
 
-def _only(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
+def _named_rows(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
     """The images with these names or paths, all without any. Raises ProblemsError for a name of none."""
     if not names:
         return list(rows)
-    called = {row: {str(row.image.path), str(row.image.relative), row.image.path.name} for row in rows}
-    if unknown := sorted(set(names).difference(*called.values())):
+    names_of = {row: {str(row.image.path), str(row.image.relative), row.image.path.name} for row in rows}
+    if unknown := sorted(set(names).difference(*names_of.values())):
         what = f"{first_of(unknown, 3)} {'is no image' if len(unknown) == 1 else 'are no images'} of the dataset"
         raise ProblemsError.one(what, "captioning.only", "remove it, or write the path as it is", "captioning.no-image")
-    return [row for row in rows if not called[row].isdisjoint(names)]
+    return [row for row in rows if not names_of[row].isdisjoint(names)]
 
 
-def _asks(row: Row, existing: str) -> bool:
+def _gets_caption(row: Row, existing: str) -> bool:
     """Whether an image gets a new caption (not if its caption is from a metadata file)."""
-    without = ("words", "none") if existing == "keep" else ("words", "none", "blank")
-    return row.caption.source in without if existing in ("keep", "missing") else row.caption.source != "metadata"
+    if existing not in ("keep", "missing"):
+        return row.caption.source != "metadata"
+    return row.caption.source in (("words", "none") if existing == "keep" else ("words", "none", "blank"))
 
 
 def _fingerprint(job: CaptionerJob) -> str:

@@ -14,19 +14,19 @@ def combined(existing: str, new: str, settings: CaptioningSettings, separator: s
     separator. A caption to which nothing is added is returned unchanged."""
     separator = separator or settings.separator
     new = cleaned(new, settings, separator)
-    how = settings.existing
-    if not existing or how in ("missing", "keep", "replace"):
+    mode = settings.existing
+    if not existing or mode in ("missing", "keep", "replace"):
         return new
-    if how == "line":
+    if mode == "line":
         lines = existing.split("\n")
         return existing if new in (line.strip() for line in lines) else f"{existing}\n{new}"
-    kept = parts_of(existing, separator)
-    known = {comparable(part) for part in kept}
+    existing_parts = parts_of(existing, separator)
+    keys = {comparable(part) for part in existing_parts}
     parts = {comparable(part): part for part in reversed(parts_of(new, separator))}
-    added = [part for form, part in reversed(parts.items()) if form not in known]
+    added = [part for key, part in reversed(parts.items()) if key not in keys]
     if not added:
         return existing
-    return separator.join([*kept, *added] if how == "append" else [*added, *kept])
+    return separator.join([*existing_parts, *added] if mode == "append" else [*added, *existing_parts])
 
 
 def cleaned(text: str, settings: CaptioningSettings, separator: str = "") -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.captioning.combining import combined
-from core.dataset.captions.files import as_file
+from core.dataset.captions.files import caption_bytes
 from core.dataset.sources.files import printable
 from core.record.problems import HALF_PAIR, Problem
 from core.settings.caption import CaptioningSettings
@@ -24,7 +24,7 @@ def with_scores(tags: Scores) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class CaptionResult:
     """An image's caption.
 
     problem  why there is no caption: the image is reported, skipped and counted
@@ -50,21 +50,24 @@ class Described:
     def _combined(self, existing: str, settings: CaptioningSettings) -> str:
         return combined(existing, self.text, settings, self.separator)
 
-    def as_file(self, caption: str) -> bytes:
+    def caption_bytes(self, caption: str) -> bytes:
         """The bytes of the caption file for a joined caption."""
-        return as_file(caption) if self.join is None else f"{caption}\n".encode()
+        return caption_bytes(caption) if self.join is None else f"{caption}\n".encode()
 
     @classmethod
-    def of(cls, caption: str | Described) -> Described:
+    def of(cls, caption: str | CaptionResult) -> CaptionResult:
         return cls(caption) if isinstance(caption, str) else caption
 
 
-def skipped(path: Path, what: str, fix: str, code: str) -> Described:
+Described = CaptionResult  # its earlier name, for packages
+
+
+def skipped(path: Path, what: str, fix: str, code: str) -> CaptionResult:
     """The result for an image without a caption, with the reason."""
-    return Described("", Problem(what, printable(path), fix, "advice", code=code))
+    return CaptionResult("", Problem(what, printable(path), fix, "advice", code=code))
 
 
-def from_text(path: Path, text: str, nothing: Described) -> Described:
+def from_text(path: Path, text: str, nothing: CaptionResult) -> CaptionResult:
     """The caption from untrusted text, or the problem with it. nothing: the result for blank text."""
     if len(text) > LONGEST:
         what = f"The text for {printable(path.name)} has {len(text):,} characters, more than {LONGEST:,}"
@@ -75,4 +78,4 @@ def from_text(path: Path, text: str, nothing: Described) -> Described:
     if HALF_PAIR.search(text):
         what = f"The name of {printable(path.name)} is not valid Unicode"
         return skipped(path, what, "rename the file or its folder", "source.not-unicode")
-    return Described(text)
+    return CaptionResult(text)

@@ -25,8 +25,8 @@ def editor(settings: CaptionEditSettings, texts: Iterable[str]) -> Edit:
     if problems := edit_problems(settings):
         raise ProblemsError(problems)
     if settings.edit in _NAMES:
-        name_words = _NAMES[settings.edit]
-        return lambda text, name="", folder="": name_words(name, folder) or text
+        from_names = _NAMES[settings.edit]
+        return lambda text, name="", folder="": from_names(name, folder) or text
     if settings.edit in _TEXTS and (settings.edit != "replace" or settings.match != "tag"):
         change = _TEXTS[settings.edit](settings)
     else:
@@ -112,19 +112,19 @@ def _add(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
     def change(tags: Tags) -> Tags:
         known = {comparable(tag) for tag in tags}
         new = [tag for form, tag in ordered if form not in known]
-        at = len(tags)
+        position = len(tags)
         if settings.place == "start":
-            at = 0
+            position = 0
         elif settings.place == "after":
-            at = next((index + 1 for index, tag in enumerate(tags) if is_after(tag)), at)
-        return [*tags[:at], *new, *tags[at:]]
+            position = next((index + 1 for index, tag in enumerate(tags) if is_after(tag)), position)
+        return [*tags[:position], *new, *tags[position:]]
 
     return change
 
 
 def _remove(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
-    is_gone = tag_test(_tags(settings.tags, settings))
-    return lambda tags: [tag for tag in tags if not is_gone(tag)]
+    is_removed = tag_test(_tags(settings.tags, settings))
+    return lambda tags: [tag for tag in tags if not is_removed(tag)]
 
 
 def _front(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
@@ -150,7 +150,7 @@ def _sort(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
     ]
 
 
-def _once(tags: Iterable[str]) -> Tags:
+def _deduplicated(tags: Iterable[str]) -> Tags:
     """Each tag once, in its first spelling."""
     first: dict[str, str] = {}
     for tag in tags:
@@ -186,7 +186,7 @@ def _with_rules(tags: Tags, rules: Iterable[tuple[Test, str, bool]]) -> Tags:
         if not any(map(test, tags)):
             continue
         if replaces:
-            tags = _once(right if test(tag) else tag for tag in tags)
+            tags = _deduplicated(right if test(tag) else tag for tag in tags)
         elif comparable(right) not in map(comparable, tags):
             tags = [*tags, right]
     return tags
@@ -198,7 +198,7 @@ def _rule(line: str) -> Rule | None:
     return (match[1], match[3], match[2] == "=") if match else None
 
 
-def _each(change: Callable[[str], str]) -> Callable[[CaptionEditSettings, Iterable[str]], Change]:
+def _each_tag(change: Callable[[str], str]) -> Callable[[CaptionEditSettings, Iterable[str]], Change]:
     return lambda settings, texts: lambda tags: [change(tag) for tag in tags]
 
 
@@ -212,14 +212,14 @@ _TAGS: dict[str, Callable[[CaptionEditSettings, Iterable[str]], Change]] = {
     "remove": _remove,
     "front": _front,
     "sort": _sort,
-    "deduplicate": lambda settings, texts: _once,
+    "deduplicate": lambda settings, texts: _deduplicated,
     "imply": _imply,
     "replace": _replaced_tags,
-    "spaces": _each(tag_words),
-    "underscores": _each(lambda tag: re.sub(r"\s+", "_", tag)),
-    "escape": _each(lambda tag: re.sub(r"(?<!\\)([()])", r"\\\1", tag)),
-    "unescape": _each(lambda tag: re.sub(r"\\([()])", r"\1", tag)),
-    "lower": _each(str.lower),
+    "spaces": _each_tag(tag_words),
+    "underscores": _each_tag(lambda tag: re.sub(r"\s+", "_", tag)),
+    "escape": _each_tag(lambda tag: re.sub(r"(?<!\\)([()])", r"\\\1", tag)),
+    "unescape": _each_tag(lambda tag: re.sub(r"\\([()])", r"\1", tag)),
+    "lower": _each_tag(str.lower),
 }
 
 
@@ -228,14 +228,14 @@ _TAGS: dict[str, Callable[[CaptionEditSettings, Iterable[str]], Change]] = {
 _BOUND = r"(?:(?<![\w-])|(?![\w-]))"  # where no word goes on, a hyphenated one neither
 
 
-def _replaced(settings: CaptionEditSettings) -> Callable[[str], str]:
+def _with_replacement(settings: CaptionEditSettings) -> Callable[[str], str]:
     if settings.match == "text":
         return lambda text: text.replace(settings.find, settings.replace_with)
     pattern = Pattern(settings.find, "edit_captions.find")
     return lambda text: pattern.replaced(text, settings.replace_with)
 
 
-def _separated(settings: CaptionEditSettings) -> Callable[[str], str]:
+def _with_separator(settings: CaptionEditSettings) -> Callable[[str], str]:
     """Replace the separator; a line with a single tag does not change."""
 
     def change(line: str) -> str:
@@ -244,31 +244,31 @@ def _separated(settings: CaptionEditSettings) -> Callable[[str], str]:
     return _each_line(change)
 
 
-def _joined(settings: CaptionEditSettings) -> Callable[[str], str]:
+def _on_one_line(settings: CaptionEditSettings) -> Callable[[str], str]:
     mark = rf"(?:{_BOUND}{re.escape(settings.separator.strip())}{_BOUND}|\s)+"
     edges = re.compile(rf"\A{mark}|{mark}\Z")
     return lambda text: settings.separator.join(filter(None, (edges.sub("", line) for line in text.split("\n"))))
 
 
-def _fixed(settings: CaptionEditSettings) -> Callable[[str], str]:
+def _with_affix(settings: CaptionEditSettings) -> Callable[[str], str]:
     """Add a prefix or suffix to each line that lacks it. Whole words count: "foxglove" does not start with "fox"."""
-    fixed, before = settings.tags.strip(), settings.edit == "prefix"
-    pattern = re.compile(rf"{re.escape(fixed)}{_BOUND}" if before else rf"{_BOUND}{re.escape(fixed)}\Z")
-    has = pattern.match if before else pattern.search
+    affix, before = settings.tags.strip(), settings.edit == "prefix"
+    pattern = re.compile(rf"{re.escape(affix)}{_BOUND}" if before else rf"{_BOUND}{re.escape(affix)}\Z")
+    has_affix = pattern.match if before else pattern.search
 
     def change(line: str) -> str:
-        both = (fixed, line) if before else (line, fixed)
-        return line if has(line) else settings.separator.join(part for part in both if part)
+        both = (affix, line) if before else (line, affix)
+        return line if has_affix(line) else settings.separator.join(part for part in both if part)
 
     return _each_line(change)
 
 
 _TEXTS: dict[str, Callable[[CaptionEditSettings], Callable[[str], str]]] = {
-    "replace": _replaced,
-    "prefix": _fixed,
-    "suffix": _fixed,
-    "separator": _separated,
-    "one_line": _joined,
+    "replace": _with_replacement,
+    "prefix": _with_affix,
+    "suffix": _with_affix,
+    "separator": _with_separator,
+    "one_line": _on_one_line,
 }
 _NAMES: dict[str, Callable[[str, str], str]] = {
     "file_name": lambda name, folder: name_words(name.rpartition(".")[0]),

@@ -63,20 +63,20 @@ def test_of(expression: str) -> Test:
     if not expression.strip():
         return lambda facts: True
     if len(expression) > LONGEST:
-        raise _wrong("it is too long")
-    return _Reader(expression).whole()
+        raise _invalid("it is too long")
+    return _Reader(expression).parse()
 
 
 def is_expression(text: str) -> bool:
     """Whether typed search text is an expression: it has an operator, a quote, a * or a field. "black and white" and "9:16" are
     plain text."""
-    return bool(_MEANT.search(text)) or any(_field_of(word.lstrip("(!"))[0] for word in text.split())
+    return bool(_OPERATORS.search(text)) or any(_field_of(word.lstrip("(!"))[0] for word in text.split())
 
 
 def fields_in(expression: str) -> set[str]:
     """The fields that an expression uses, such as tokens or name. Raises ProblemsError."""
     test_of(expression)
-    return {_field_of(text)[0] for _, text in _Reader(expression).signs if _field_of(text)[0]}
+    return {_field_of(text)[0] for _, text in _Reader(expression).tokens if _field_of(text)[0]}
 
 
 def no_field_in(text: str) -> str:
@@ -89,7 +89,7 @@ def field_names() -> list[str]:
     return [f"{name}:" for name in _FIELDS]
 
 
-def _wrong(why: str) -> ProblemsError:
+def _invalid(why: str) -> ProblemsError:
     fix = 'write it like cat & !dog | "looking at viewer", tokens:>75 or is:missing'
     return ProblemsError.one(f"The filter is not valid: {why}", "filter", fix, "filter.bad-expression")
 
@@ -98,51 +98,51 @@ def _wrong(why: str) -> ProblemsError:
 _TOKEN = re.compile(
     r'\s*(?:([&|!()])|((?:[a-z]+:)?"[^"]*")|([^\s&|!()"]+(?:\([^\s()]*\)[^\s&|!()"]*)*))', re.IGNORECASE
 )
-_MEANT = re.compile(r'[&|"*]|(?:^|[\s(])!+\s*[^\s!]|\b(?:AND|OR|NOT)\b')
+_OPERATORS = re.compile(r'[&|"*]|(?:^|[\s(])!+\s*[^\s!]|\b(?:AND|OR|NOT)\b')
 _WORDS = {"and": "&", "or": "|", "not": "!"}
+END = ("", "")  # the last token
 
 
 class _Reader:
     """A recursive descent parser. or := and | and ...; and := not & not ...; not := ! not, ( or ), or a term."""
 
     def __init__(self, expression: str):
-        self.signs: list[tuple[str, str]] = []  # (kind, text): an operator, or "term"
-        at = 0
+        self.tokens: list[tuple[str, str]] = []  # (kind, text): an operator, or "term"
+        position = 0
         text = expression.rstrip()
-        while at < len(text):
-            match = _TOKEN.match(text, at)
+        while position < len(text):
+            match = _TOKEN.match(text, position)
             if match is None:
-                raise _wrong("a quote is not closed")
-            at = match.end()
+                raise _invalid("a quote is not closed")
+            position = match.end()
             self._add(*match.groups())
-        self._at, self._depth = 0, 0
+        self.tokens.append(END)
+        self._position, self._depth = 0, 0
 
     def _add(self, sign: str | None, quoted: str | None, word: str | None) -> None:
-        """Append an operator or a term to `signs`. Words next to each other, none with a field, become one term."""
+        """Append an operator or a term to `tokens`. Words next to each other, none with a field, become one term."""
         if sign or (word and word.casefold() in _WORDS):
-            self.signs.append((sign or _WORDS[str(word).casefold()], ""))
+            self.tokens.append((sign or _WORDS[str(word).casefold()], ""))
             return
-        before = self.signs[-1] if self.signs else ("", "")
+        before = self.tokens[-1] if self.tokens else ("", "")
         if word and before[0] == "word" and not (_is_field(word) or _is_field(before[1])):  # one tag of several words
-            self.signs[-1] = ("word", f"{before[1]} {word}")
+            self.tokens[-1] = ("word", f"{before[1]} {word}")
         else:
-            self.signs.append(("quoted", str(quoted)) if quoted else ("word", str(word)))
+            self.tokens.append(("quoted", str(quoted)) if quoted else ("word", str(word)))
 
-    def whole(self) -> Test:
+    def parse(self) -> Test:
         test = self._or()
-        if self._at < len(self.signs):
-            raise _wrong(f"{self._next()} is not expected here")
+        if self.tokens[self._position] != END:
+            raise _invalid(f"{self._next()} is not expected here")
         return test
 
     def _next(self) -> str:
-        if self._at >= len(self.signs):
-            return "the end"
-        kind, text = self.signs[self._at]
-        return f"'{text or kind}'"
+        kind, text = self.tokens[self._position]
+        return f"'{text or kind}'" if kind else "the end"
 
     def _take(self, kind: str) -> bool:
-        if self._at < len(self.signs) and self.signs[self._at][0] == kind:
-            self._at += 1
+        if self.tokens[self._position][0] == kind:
+            self._position += 1
             return True
         return False
 
@@ -154,14 +154,14 @@ class _Reader:
 
     def _and(self) -> Test:
         tests = [self._not()]
-        while self._take("&") or (self._at < len(self.signs) and self.signs[self._at][0] not in ("|", ")")):
+        while self._take("&") or self.tokens[self._position][0] not in ("|", ")", ""):
             tests.append(self._not())
         return lambda facts: all(test(facts) for test in tests)
 
     def _not(self) -> Test:
         self._depth += 1
         if self._depth > DEEPEST:
-            raise _wrong("it is nested too deeply")
+            raise _invalid("it is nested too deeply")
         try:
             if self._take("!"):
                 test = self._not()
@@ -169,12 +169,12 @@ class _Reader:
             if self._take("("):
                 test = self._or()
                 if not self._take(")"):
-                    raise _wrong("a bracket is not closed")
+                    raise _invalid("a bracket is not closed")
                 return test
-            if self._at < len(self.signs) and self.signs[self._at][0] in ("word", "quoted"):
-                self._at += 1
-                return _term(self.signs[self._at - 1][1])
-            raise _wrong(f"a tag is expected before {self._next()}")
+            if self.tokens[self._position][0] in ("word", "quoted"):
+                self._position += 1
+                return _term(self.tokens[self._position - 1][1])
+            raise _invalid(f"a tag is expected before {self._next()}")
         finally:
             self._depth -= 1
 
@@ -204,11 +204,11 @@ def _has_tag(tag: str) -> Test:
 
 
 def _text(read: Callable[[Facts], str]) -> Callable[[str], Test]:
-    def of(value: str) -> Test:
+    def field_test(value: str) -> Test:
         wanted = value.casefold()
         return lambda facts: like(read(facts).casefold(), wanted if "*" in wanted else f"*{wanted}*")
 
-    return of
+    return field_test
 
 
 def _number(read: Callable[[Facts], float]) -> Callable[[str], Test]:
@@ -218,7 +218,7 @@ def _number(read: Callable[[Facts], float]) -> Callable[[str], Test]:
 def _sign_and_number(value: str) -> tuple[str, float]:
     match = re.fullmatch(r"(>=|<=|>|<|=)?\s*(\d+(?:\.\d+)?)", value)
     if match is None:
-        raise _wrong(f"'{value}' is not a number, such as >75")
+        raise _invalid(f"'{value}' is not a number, such as >75")
     return match[1] or "=", float(match[2])
 
 
@@ -233,7 +233,7 @@ def _day(value: str) -> Test:
     try:
         day = datetime.strptime(value.removeprefix(sign), "%Y-%m-%d").date()
     except ValueError:
-        raise _wrong(f"'{value}' is not a day, such as >2026-01-31") from None
+        raise _invalid(f"'{value}' is not a day, such as >2026-01-31") from None
     return _compared(
         lambda facts: datetime.fromtimestamp(facts.changed).date().toordinal(), sign or "=", day.toordinal()
     )
@@ -253,7 +253,7 @@ _STATES: dict[str, Test] = {
 
 def _state(value: str) -> Test:
     if value.casefold() not in _STATES:
-        raise _wrong(f"is: takes {', '.join(_STATES)}")
+        raise _invalid(f"is: takes {', '.join(_STATES)}")
     return _STATES[value.casefold()]
 
 

@@ -66,5 +66,5 @@ for _task, _module, _of_source, _title, _about in SOURCES:
     _describe, _check = (
         extensions.later(f"core.captioning.source.{_module}", _function) for _function in ("describe", "check")
     )
-    _how: dict[str, Any] = {"ready": _check, "lane": "light", "with_job": True, "rows": _module == "names"}
-    tasks.register(captioner(_task, _of_source, _describe, title=_title, about=_about, **_how))
+    _options: dict[str, Any] = {"ready": _check, "lane": "light", "with_job": True, "rows": _module == "names"}
+    tasks.register(captioner(_task, _of_source, _describe, title=_title, about=_about, **_options))

@@ -36,7 +36,7 @@ class Row:
 
     def text(self) -> str:
         """The caption as trained, without random changes, as a line of the report."""
-        trained = plain_caption(self.caption.text, self.settings, self.image.words)
+        trained = plain_caption(self.caption.text, self.settings, self.image.class_tokens)
         why = NO_FILE.get(self.caption.source)
         return f"{self.image.relative}: {trained}" + (f"   ({why})" if why else "")
 

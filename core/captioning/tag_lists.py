@@ -23,7 +23,7 @@ MOST_ALIASES = 50  # of a tag
 LONGEST = 200  # characters of a tag or an alias
 
 
-class Known(NamedTuple):
+class ListedTag(NamedTuple):
     """A tag of a list. alias: the alias that matched, "" for the tag itself."""
 
     tag: str
@@ -31,26 +31,26 @@ class Known(NamedTuple):
     alias: str = ""
 
 
-spelled = comparable.__wrapped__  # each name once: its cache would only grow
+normalized = comparable.__wrapped__  # each name once: its cache would only grow
 
 
 class TagList:
     """Tags sorted for lookup by prefix."""
 
-    def __init__(self, known: Iterable[Known]):
-        rows = sorted(((spelled(each.alias or each.tag), each) for each in known), key=lambda row: row[0])
+    def __init__(self, known: Iterable[ListedTag]):
+        rows = sorted(((normalized(each.alias or each.tag), each) for each in known), key=lambda row: row[0])
         self._keys, self._known = [key for key, _ in rows], [each for _, each in rows]
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def complete(self, text: str, most: int) -> list[Known]:
+    def complete(self, text: str, most: int) -> list[ListedTag]:
         """The most frequent tags whose name or alias starts with `text`, each once."""
         begin = comparable(text)
         if not begin:
             return []
         first, last = bisect_left(self._keys, begin), bisect_left(self._keys, begin + "\U0010ffff")
-        matches: dict[str, Known] = {}
+        matches: dict[str, ListedTag] = {}
         for each in heapq.nlargest(2 * most, self._known[first:last], key=lambda known: (known.times, not known.alias)):
             matches.setdefault(each.tag, each)
         return list(matches.values())[:most]
@@ -65,17 +65,17 @@ def tag_lists(workspace: Workspace) -> tuple[TagList, list[Problem]]:
 
 @lru_cache(maxsize=1)
 def _read_all(files: tuple[tuple[Path, Stamp], ...]) -> tuple[TagList, list[Problem]]:
-    known: list[Known] = []
+    known: list[ListedTag] = []
     problems: list[Problem] = []
     for path, _ in files:
         known += collected(problems, read_tag_list, path) or []
     return TagList(known), problems
 
 
-def read_tag_list(path: Path) -> list[Known]:
+def read_tag_list(path: Path) -> list[ListedTag]:
     """The tags and aliases of a file. Raises ProblemsError."""
     text = decode_text(read_regular(path, MAX_BYTES)).text
-    tags: list[Known] = []
+    tags: list[ListedTag] = []
     try:
         for number, row in enumerate(csv.reader(io.StringIO(text, newline=None)), 1):
             if row and 0 < len(row[0]) <= LONGEST:
@@ -89,12 +89,12 @@ def read_tag_list(path: Path) -> list[Known]:
     return tags
 
 
-def _row(row: list[str]) -> list[Known]:
+def _row(row: list[str]) -> list[ListedTag]:
     tag = row[0].strip()
     numbers = [int(each) for each in row[1:3] if each.strip().isdecimal() and len(each) < 12]
     times = numbers[-1] if numbers else 0
     aliases = (each.strip() for each in row[3].split(",")[:MOST_ALIASES]) if len(row) > 3 else ()
-    return [Known(tag, times), *(Known(tag, times, alias) for alias in aliases if 0 < len(alias) <= LONGEST)]
+    return [ListedTag(tag, times), *(ListedTag(tag, times, alias) for alias in aliases if 0 < len(alias) <= LONGEST)]
 
 
 def _bad(path: Path, why: str, fix: str) -> ProblemsError:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from core.dataset.buckets.batches import Placed, Planned
+from core.dataset.buckets.batches import Placed, PlannedBatch
 from core.dataset.buckets.plan import Plan
 from core.dataset.captions.pipeline import is_random
 from core.dataset.images.views import draw_view, size_conditioning
@@ -49,7 +49,7 @@ def _image(job: TrainJob, row: Row, placed: Placed | None, drawn: Mapping[tuple[
         f"{row.repeats} repeats" if row.repeats > 1 else "",
         row.role if row.role != "train" else "",
         "rotated as in its EXIF" if placed.image.rotated else "",
-        f"actual format: {row.really}" if row.really else "",
+        f"actual format: {row.actual_format}" if row.actual_format else "",
         "transparent" if row.transparent else "",
         count(row.tokens, "token") if row.tokens is not None else "",
         "with a mask" if row.mask else "",
@@ -84,7 +84,7 @@ def batch_lines(job: TrainJob, report: Report, epochs: int) -> Iterator[str]:
                 yield from _samples(job, plan, batch, seed, epoch, first + offset)
 
 
-def _samples(job: TrainJob, plan: Plan, batch: Planned, seed: int, epoch: int, step: int) -> Iterator[str]:
+def _samples(job: TrainJob, plan: Plan, batch: PlannedBatch, seed: int, epoch: int, step: int) -> Iterator[str]:
     """Lines on the samples of one batch: weight, conditioning sizes, augmentations, caption."""
     for placed, repeat in batch.items:
         view = draw_view(placed, seed, epoch, repeat)

@@ -105,7 +105,7 @@ def check(job: TrainJob, options: Options, *, trains: bool = True) -> Report:
     from core.families.locate import family_found
     from core.families.token_count import count_tokens
     from core.settings.rules import set_without_effect
-    from core.training.checks.before_start import problem_of_uploads, problems_before_start
+    from core.training.checks.before_start import problems_before_start, upload_problems
     from core.training.checks.recipe_fit import recipe_problems
 
     workspace, device = options.workspace(), options.device() if trains else None
@@ -113,7 +113,7 @@ def check(job: TrainJob, options: Options, *, trains: bool = True) -> Report:
         report = preflight(job, workspace, count_tokens=count_tokens, decode=True, progress=progress)
     problems = problems_before_start(job, workspace, report, device, copies=trains, model=False)
     if trains and not errors(problems):
-        problems += problem_of_uploads(job)
+        problems += upload_problems(job)
     if not errors(problems):
         get_models(job.model, options)
     if not errors(problems) or options.values.get("check") or not _to_download(job.model, options):

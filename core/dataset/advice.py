@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from core.dataset.buckets.batches import Placed
 from core.dataset.buckets.plan import Epochs
-from core.dataset.buckets.rotation import Drawn, Turn
+from core.dataset.buckets.rotation import RandomResolution, Rotation
 from core.dataset.captions.pipeline import plain_caption
 from core.dataset.images.look import Look
 from core.dataset.sources.files import printable
@@ -44,23 +44,23 @@ def _without_captions(placed: Sequence[Placed]) -> list[Problem]:
             groups[each.caption.source, _trained_as(each)].append(each.image)
     problems = []
     for (source, trained), images in groups.items():
-        number, names = f"{len(images)} of {len(placed)} images", names_of(images)
+        subject, names = f"{len(images)} of {len(placed)} images", names_of(images)
         have, they, train = ("has", "it", "trains") if len(images) == 1 else ("have", "they", "train")
         if source == "blank":
             code = "dataset.empty-captions"
-            what = f"{number} {have} an empty caption file and {train} {trained or 'without a caption'}: {names}"
+            what = f"{subject} {have} an empty caption file and {train} {trained or 'without a caption'}: {names}"
             fix = "write captions, or delete the files to use the folder's default caption"
         elif source == "metadata":
             code = "dataset.no-metadata-captions"
-            what = f"{number} {have} no caption in the metadata file and {train} {trained or 'without one'}: {names}"
+            what = f"{subject} {have} no caption in the metadata file and {train} {trained or 'without one'}: {names}"
             fix = "add a caption or tags to the metadata file"
         elif source == "words":
             code = "dataset.default-captions"
-            what = f"{number} {have} no caption; {they} {train} {trained}"
+            what = f"{subject} {have} no caption; {they} {train} {trained}"
             fix = "write captions on the Captions tab if that does not describe them well"
         else:
             code = "dataset.no-captions"
-            what = f"{number} {have} no caption{f'; {they} {train} {trained}' if trained else ''}: {names}"
+            what = f"{subject} {have} no caption{f'; {they} {train} {trained}' if trained else ''}: {names}"
             fix = "write captions, or set a default caption for this folder"
         problems.append(Problem(what, printable(images[0].path.parent), fix, "advice", code=code))
     return problems
@@ -69,7 +69,7 @@ def _without_captions(placed: Sequence[Placed]) -> list[Problem]:
 def _trained_as(placed: Placed) -> str:
     """What an image is trained as, with the trigger word, prefix and suffix: "as 'fox'"; "" for an empty caption."""
     settings = placed.concept.captions
-    text = plain_caption(placed.caption.text, settings, placed.image.words)
+    text = plain_caption(placed.caption.text, settings, placed.image.class_tokens)
     return text and f"{'as' if settings.caption_template == 'none' else 'by templates such as'} '{text}'"
 
 
@@ -122,8 +122,8 @@ def _too_long(placed: Sequence[Placed], counted: Mapping[Key, int], limit: int) 
     cut = [each.image for each in placed if counted.get(each.image.key, 0) > limit]
     longest = max(counted.values(), default=0)
     what = f"{{n}} {{is}} longer than {limit} tokens (the longest has {longest}) and cut: {{names}}"
-    room = next((length for length in LENGTHS if length >= longest), LENGTHS[-1])
-    fix = f"shorten them, or raise the maximum caption length to {room}" if room > limit else "shorten them"
+    enough = next((length for length in LENGTHS if length >= longest), LENGTHS[-1])
+    fix = f"shorten them, or raise the maximum caption length to {enough}" if enough > limit else "shorten them"
     return about(cut, what, fix, "dataset.long-captions", where="captions.max_token_length", noun="caption")
 
 
@@ -147,32 +147,32 @@ def remark_advice(placed: Sequence[Placed], looks: Mapping[Key, Look]) -> list[P
 def size_advice(placed: Sequence[Placed]) -> list[Problem]:
     """Advice on images that are rotated by EXIF, have the extension of another format, are upscaled, or lose more than half to
     the crop."""
-    turned = [each.image for each in placed if each.image.rotated]
+    rotated = [each.image for each in placed if each.image.rotated]
     what = "{n} {is} rotated upright according to the EXIF orientation: {names}"
-    problems = about(turned, what, "no action needed; describe them upright in captions", "image.exif-rotation")
-    other = [each.image for each in placed if each.image.really]
-    if other:
-        names = [f"{image.relative} ({image.really})" for image in other]
+    problems = about(rotated, what, "no action needed; describe them upright in captions", "image.exif-rotation")
+    misnamed = [each.image for each in placed if each.image.actual_format]
+    if misnamed:
+        names = [f"{image.relative} ({image.actual_format})" for image in misnamed]
         what = "{n} {has} an extension that does not match the image format: {names}"
-        fix, where = "rename them if other programs refuse them; training reads them correctly", other[0].path.parent
+        fix, where = "rename them if other programs refuse them; training reads them correctly", misnamed[0].path.parent
         problems += about(names, what, fix, "image.wrong-extension", where=printable(where), noun="file")
-    small = sorted(
+    upscaled = sorted(
         (each for each in placed if each.placement.scale > ENLARGED_FROM), key=lambda each: -each.placement.scale
     )
-    if small:
-        most = small[0].placement.scale
-        what = f"{len(small)} of {len(placed)} images smaller than their bucket, upscaled up to {most:.1f} times: "
+    if upscaled:
+        largest_scale = upscaled[0].placement.scale
+        what = f"{len(upscaled)} of {len(placed)} images smaller than their bucket, upscaled up to {largest_scale:.1f} times: "
         fix = "use larger images or a lower resolution"
-        if any(each.concept.images.enable_bucket for each in small):
+        if any(each.concept.images.enable_bucket for each in upscaled):
             fix += f", or turn on '{ImageSettings.title_of('bucket_no_upscale')}'"
-        problems += about([each.image for each in small], what + "{names}", fix, "image.upscaled")
+        problems += about([each.image for each in upscaled], what + "{names}", fix, "image.upscaled")
     cropped = sorted(
         (each for each in placed if each.placement.area_after_crop < AREA_BELOW),
         key=lambda each: each.placement.area_after_crop,
     )
     if cropped:
-        least = cropped[0].placement.area_after_crop
-        what = f"{len(cropped)} of {len(placed)} images cropped by more than half ({least:.0%} left at worst): "
+        smallest_area = cropped[0].placement.area_after_crop
+        what = f"{len(cropped)} of {len(placed)} images cropped by more than half ({smallest_area:.0%} left at worst): "
         fix = f"crop them manually, or raise '{ImageSettings.title_of('max_bucket_reso')}'"
         problems += about([each.image for each in cropped], what + "{names}", fix, "image.cropped")
     return problems
@@ -182,8 +182,8 @@ def balance_advice(epochs: Epochs) -> list[Problem]:
     """Advice on regularization images without training images, and on images that no epoch uses."""
     problems = []
     for part in epochs.parts:
-        if isinstance(part, Turn | Drawn) and part.pool and not len(part):
-            what = f"{part.pool} regularization images are not used: their batch group has no training images"
+        if isinstance(part, Rotation | RandomResolution) and part.pool_size and not len(part):
+            what = f"{part.pool_size} regularization images are not used: their batch group has no training images"
             fix = "add training images, or put both into the same batch group"
             problems.append(Problem(what, "dataset.sources", fix, "advice", code="dataset.regularization-alone"))
     unused = [each.image for each in epochs.not_needed()] if not problems else []
@@ -191,10 +191,8 @@ def balance_advice(epochs: Epochs) -> list[Problem]:
     what += " order until there are as many as training images: {names}"
     fix, code = "set compatibility to none to use all in turn, or add training images", "dataset.regularization-unused"
     problems += about(unused, what, fix, code, where="model.compatibility")
-    never = [each.image for each in epochs.never_shown()]
-    what = (
-        f"{len(never)} images are never used: their buckets do not fill a batch, and incomplete batches are dropped: "
-    )
+    never_shown = [each.image for each in epochs.never_shown()]
+    what = f"{len(never_shown)} images are never used: their buckets do not fill a batch, and incomplete batches are dropped: "
     fix = f"choose another option for '{DatasetSettings.title_of('short_batches')}', or lower the batch size"
-    problems += about(never, what + "{names}", fix, "dataset.never-used", where="dataset.short_batches")
+    problems += about(never_shown, what + "{names}", fix, "dataset.never-used", where="dataset.short_batches")
     return problems

@@ -19,8 +19,8 @@ from core.record.problems import Problem
 from core.record.stamps import cached_until_changed
 
 SIDE = 16  # pixels of the small copies that are compared
-COMPARED = 200  # pairs that look alike and are compared
-SAMPLED = 12  # pairs whose colors or details are compared
+MAX_COMPARED = 200  # pairs that look alike and are compared
+MAX_SAMPLED = 12  # pairs whose colors or details are compared
 DETAIL = 512  # pixels of the middle of an image whose sharpness is compared
 SOFT = 0.5  # share of an image's sharpness below which a control image is blurred or tiled, not the image itself
 SAME = 3.0  # mean difference in levels up to which two images are the same, encoded differently
@@ -36,21 +36,21 @@ def control_advice(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Loo
     known = known_looks(Memo(memo), list(files.values()))
     decoded = [(image, path) for image, path in pairs.values() if path in known and image.key in looks]
     blank = [image for image, path in decoded if _one_color(known[path])]
-    alike = [(image, path) for image, path in decoded if looks[image.key].dhash == known[path].dhash][:COMPARED]
-    itself = [image for image, path in alike if image not in blank and _same(image, path)]
-    itself = [] if _softer(itself) else itself
+    same_hash = [(image, path) for image, path in decoded if looks[image.key].dhash == known[path].dhash][:MAX_COMPARED]
+    copies = [image for image, path in same_hash if image not in blank and _is_copy(image, path)]
+    copies = [] if _mostly_softer(copies) else copies
     what = f"{{n}} {'shows' if len(blank) == 1 else 'show'} nothing but one color, such as black: {{names}}"
     fix = "make them again, with lower thresholds for edges, or remove these images"
-    problems = _about(blank, len(decoded), what, fix, "control.blank")
-    what = f"{{n}} {'is the image itself' if len(itself) == 1 else 'are the images themselves'}: {{names}}"
+    problems = _control_problem(blank, len(decoded), what, fix, "control.blank")
+    what = f"{{n}} {'is the image itself' if len(copies) == 1 else 'are the images themselves'}: {{names}}"
     fix = "make control images of them (Control images on Tools), or choose another folder"
-    return [*problems, *_about(itself, len(decoded), what, fix, "control.is-the-image"), *_exchanged(decoded)]
+    return [*problems, *_control_problem(copies, len(decoded), what, fix, "control.is-the-image"), *_exchanged(decoded)]
 
 
-def _about(images: Sequence[ImageInfo], compared: int, what: str, fix: str, code: str) -> list[Problem]:
+def _control_problem(images: Sequence[ImageInfo], compared: int, what: str, fix: str, code: str) -> list[Problem]:
     """A problem that names these images: a warning if they are more than half of those compared, else advice."""
     level = "warning" if 2 * len(images) > compared else "advice"
-    where = _place(images[0]) if images else ""
+    where = _location(images[0]) if images else ""
     return about(images, what, fix, code, level, where=where, noun="control image")
 
 
@@ -60,29 +60,29 @@ def _one_color(look: Look) -> bool:
 
 def _exchanged(decoded: Sequence[tuple[ImageInfo, Path]]) -> list[Problem]:
     """The problem of exchanged folders: gray images with colored control images."""
-    step = max(1, len(decoded) // SAMPLED)
+    step = max(1, len(decoded) // MAX_SAMPLED)
     colors = [(_chroma(image.path), _chroma(path)) for image, path in decoded[::step]]
     if len(colors) < 2 or not all(of_image < GRAY and of_control > COLORED for of_image, of_control in colors):
         return []
     what = "The images are gray and their control images colored: the folders seem to be exchanged"
     fix = "choose the folder of the colored images as the image folder, and the other one for the control images"
-    return [Problem(what, _place(decoded[0][0]), fix, "warning", code="control.exchanged")]
+    return [Problem(what, _location(decoded[0][0]), fix, "warning", code="control.exchanged")]
 
 
-def _place(image: ImageInfo) -> str:
+def _location(image: ImageInfo) -> str:
     return printable(image.control.parent if image.control else image.path)
 
 
-def _same(image: ImageInfo, control: Path) -> bool:
+def _is_copy(image: ImageInfo, control: Path) -> bool:
     if os.path.realpath(image.path) == os.path.realpath(control):
         return True
-    one, other = _copy_of(image.path), _copy_of(control)
+    one, other = _small_or_none(image.path), _small_or_none(control)
     return one is not None and other is not None and float(np.abs(one - other).mean()) <= SAME
 
 
-def _softer(images: Sequence[ImageInfo]) -> bool:
+def _mostly_softer(images: Sequence[ImageInfo]) -> bool:
     """Whether most of these control images are blurrier than their images (blur and tile preprocessors), not copies of them."""
-    sampled = images[:: max(1, len(images) // SAMPLED)][:SAMPLED]
+    sampled = images[:: max(1, len(images) // MAX_SAMPLED)][:MAX_SAMPLED]
     soft = [each for each in sampled if each.control and _sharpness(each.control) < SOFT * _sharpness(each.path)]
     return 2 * len(soft) > len(sampled)
 
@@ -90,13 +90,13 @@ def _softer(images: Sequence[ImageInfo]) -> bool:
 def _sharpness(path: Path) -> float:
     """The sharpness of an image's center at full resolution; 0 for an unreadable image."""
     try:
-        return _measured(path)
+        return _center_sharpness(path)
     except (OSError, BrokenImage):
         return 0.0
 
 
 @cached_until_changed(512, missing=0.0)
-def _measured(path: Path) -> float:
+def _center_sharpness(path: Path) -> float:
     image = open_decoded(path).on(BLACK).convert("L")
     left, top = (max(0, (side - DETAIL) // 2) for side in image.size)
     middle = image.crop((left, top, min(left + DETAIL, image.width), min(top + DETAIL, image.height)))
@@ -104,11 +104,11 @@ def _measured(path: Path) -> float:
 
 
 def _chroma(path: Path) -> float:
-    small = _copy_of(path)
+    small = _small_or_none(path)
     return 0.0 if small is None else float(np.ptp(small, axis=2).mean())
 
 
-def _copy_of(path: Path) -> np.ndarray | None:
+def _small_or_none(path: Path) -> np.ndarray | None:
     try:
         return _small(path)
     except (OSError, BrokenImage):

@@ -8,7 +8,7 @@ from core.dataset.report import Row
 from core.dataset.sources.conditioning import conditioning_folder
 from core.dataset.sources.files import is_label, printable
 from core.dataset.sources.folders import Root, folder_of, roots_of
-from core.dataset.sources.gathered import caption_endings
+from core.dataset.sources.scan_builder import caption_endings
 from core.dataset.sources.walk import File, first_files, headers, image_of
 from core.record.cancel import CancelToken
 from core.settings.dataset.concepts import Concept, concepts_of
@@ -25,8 +25,8 @@ def first_rows(job: TrainJob, most: int, cancel: CancelToken | None = None) -> l
             break
         masks = conditioning_folder(concept.images.conditioning_data_dir)
         for root in roots_of(source, path)[0] if path else ():
-            endings, without = caption_endings(concept), [masks] if masks else []
-            files = first_files(root.path, most - len(rows), root.left_out, endings, without, source.recursive)
+            endings, excluded = caption_endings(concept), [masks] if masks else []
+            files = first_files(root.path, most - len(rows), root.left_out, endings, excluded, source.recursive)
             rows += _rows([file for file in files if not is_label(file.path.name)], root, concept, cancel)
             if len(rows) >= most:
                 return rows
@@ -40,8 +40,8 @@ def _rows(files: list[File], root: Root, concept: Concept, cancel: CancelToken |
         if isinstance(header, str):
             yield Row((id, file.relative), file.path, why=header, readable=False)
             continue
-        image = image_of(id, file, header, repeats=root.repeats, words=root.words, sidecars=file.sidecars)
+        image = image_of(id, file, header, repeats=root.repeats, class_tokens=root.class_tokens, sidecars=file.sidecars)
         caption = read_caption(image, concept.captions)
-        text = plain_caption(caption.text, concept.captions, image.words)
+        text = plain_caption(caption.text, concept.captions, image.class_tokens)
         size = (image.width, image.height)
         yield Row(image.key, image.path, size, caption=text, caption_path=caption.path, source=caption.source)

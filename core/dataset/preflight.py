@@ -52,40 +52,38 @@ def preflight(
     memo = workspace.private / "index.sqlite"
     scan = scan_dataset(job.dataset, concepts, cancel, memo)
     problems = [*scan.problems]
-    images, masks, undecoded = _looked_at(scan.images, memo, decode, cancel, progress)
-    placing = _place(job, concepts, scan, {**masks, **reasons_of(images)}, memo, cancel)
+    looks, masks, undecoded = _measure_images(scan.images, memo, decode, cancel, progress)
+    placing = _place(job, concepts, scan, {**masks, **reasons_of(looks)}, memo, cancel)
     problems += placing.problems
     epochs = Epochs(placing.placed, job.dataset, job.schedule.gradient_accumulation_steps, job.memory.num_processes)
-    counted = _count_all(placing, count_tokens)
+    token_counts = _count_tokens(placing, count_tokens)
     once = _each_once([*placing.placed, *placing.validation])
-    problems += caption_advice(once, counted, job.captions.max_token_length)
-    problems += unmasked(once, images)
+    problems += caption_advice(once, token_counts, job.captions.max_token_length)
+    problems += unmasked(once, looks)
     if not job.noise.trains_unmasked:
-        problems += blank_masks(once, images, memo)
-    problems += control_advice(once, images, memo)
-    problems += size_advice(once) + remark_advice(once, images) + balance_advice(epochs)
+        problems += blank_masks(once, looks, memo)
+    problems += control_advice(once, looks, memo)
+    problems += size_advice(once) + remark_advice(once, looks) + balance_advice(epochs)
     if not epochs.views and not errors(problems):
         what = "No images are left to train on"
         problems.append(Problem(what, "dataset", "add images, or fix the other problems", code="dataset.no-images"))
     elif epochs.views and not epochs.batches_in(0):
-        what, fix = (
-            "No batch is ever full, and incomplete ones are dropped",
-            "lower the batch size, or keep short batches",
-        )
+        what = "No batch is ever full, and incomplete ones are dropped"
+        fix = "lower the batch size, or keep short batches"
         problems.append(Problem(what, "dataset.short_batches", fix, code="dataset.no-batches"))
-    report = _report(job, scan, placing, epochs, counted, problems, once, images)
+    report = _report(job, scan, placing, epochs, token_counts, problems, once, looks)
     return replace(report, undecoded=undecoded)
 
 
-def _looked_at(
+def _measure_images(
     images: Sequence[ImageInfo], memo: Path, decode: bool, cancel: CancelToken | None, progress: Progress | None
 ) -> tuple[dict[Key, Look], dict[Key, str], int]:
     """(measurements of the images, {image key: why its mask cannot be used}, number of both not decoded yet)."""
-    say = progress or (lambda done, total: None)
+    report = progress or (lambda done, total: None)
     total = len(images) + len(mask_paths(images))
-    looks = look_at_all(images, cancel, lambda done, _: say(done, total), memo) if decode else looks_of(images, memo)
-    masks, unread = unreadable_masks(images, decode, cancel, memo, lambda done, _: say(len(images) + done, total))
-    return looks, masks, unread + sum(image.key not in looks for image in images)
+    looks = look_at_all(images, cancel, lambda done, _: report(done, total), memo) if decode else looks_of(images, memo)
+    masks, undecoded = unreadable_masks(images, decode, cancel, memo, lambda done, _: report(len(images) + done, total))
+    return looks, masks, undecoded + sum(image.key not in looks for image in images)
 
 
 def _place(
@@ -99,14 +97,14 @@ def _place(
     """Place every image. Images that cannot be decoded, or whose mask cannot, are refused."""
     level = "advice" if job.dataset.skip_broken else "error"
     check = cancel.check if cancel else None
-    whole = [image for image in scan.images if image.key not in broken]
-    captions = captions_of(whole, [concept.captions for concept in concepts], memo, check)
+    readable = [image for image in scan.images if image.key not in broken]
+    captions = captions_of(readable, [concept.captions for concept in concepts], memo, check)
     placing = place(
-        whole,
+        readable,
         concepts,
         lambda image: captions[image.key],
         held_out=held_out(
-            whole, concepts, lambda members: content_hashes(members, memo, check), job.validation.validation_seed
+            readable, concepts, lambda members: content_hashes(members, memo, check), job.validation.validation_seed
         ),
         merge=job.dataset.short_batches == "merge",
         processes=job.memory.num_processes,
@@ -128,22 +126,22 @@ def _report(
     scan: Scan,
     placing: Placing,
     epochs: Epochs,
-    counted: Mapping[Key, int],
+    token_counts: Mapping[Key, int],
     problems: list[Problem],
     all_once: Sequence[Placed],
     looks: Mapping[Key, Look],
 ) -> Report:
-    """The report of a planned dataset. counted: tokens of each image's longest caption; looks: measurements of the decoded
+    """The report of a planned dataset. token_counts: tokens of each image's longest caption; looks: measurements of the decoded
     images; all_once: each placed image, of training and validation, at one of its resolutions"""
     placed = placing.placed
     length = length_of(job.schedule, epochs)
-    never = _never_shown(epochs)
-    once = [each for each in _each_once(placed) if each.image.key not in never]
+    unused = _never_shown(epochs)
+    once = [each for each in _each_once(placed) if each.image.key not in unused]
     return Report(
         problems=tuple(problems),
         placed=tuple(placed),
         validation=tuple(placing.validation),
-        rows=tuple(_rows(scan, placing, counted, never, looks)),
+        rows=tuple(_rows(scan, placing, token_counts, unused, looks)),
         folders=_folders(scan, placing.refused),
         buckets=_buckets(placed, epochs),
         views=dict(Counter(each.concept.number for each, _ in epochs.views_of(0))),
@@ -151,7 +149,7 @@ def _report(
         batches_per_epoch=epochs.batches_in(0),
         length=length,
         sentence=length_sentence(length, epochs, len(once), job.schedule.gradient_accumulation_steps),
-        longest_tokens=max(counted.values(), default=None),
+        longest_tokens=max(token_counts.values(), default=None),
         token_limit=job.captions.max_token_length,
         questions=questions_of(all_once, looks),
     )
@@ -182,39 +180,38 @@ def _never_shown(epochs: Epochs) -> dict[Key, str]:
 def _rows(
     scan: Scan,
     placing: Placing,
-    counted: Mapping[Key, int],
-    never: Mapping[Key, str],
+    token_counts: Mapping[Key, int],
+    unused: Mapping[Key, str],
     looks: Mapping[Key, Look],
 ) -> list[Row]:
     """Every image, including broken ones, by folder and path."""
-    places: dict[Key, list[Placed]] = {}
+    placed_of: dict[Key, list[Placed]] = {}
     for each in [*placing.placed, *placing.validation]:
-        places.setdefault(each.image.key, []).append(each)
-    out = {each.image.key for each in placing.validation}
+        placed_of.setdefault(each.image.key, []).append(each)
+    held_out_keys = {each.image.key for each in placing.validation}
     rows = []
     for image in scan.images:
-        held = "is held out for validation" if image.key in out else ""
-        why = held or never.get(image.key, "") or placing.refused.get(image.key, "")
-        at, look = places.get(image.key, []), looks.get(image.key, Look())
-        row = _row(image, at, why, counted)
-        role, readable = "validation" if held else row.role, not look.reason
-        mask = row.mask or bool(at and look.transparent and at[0].concept.images.alpha_mask)
-        rows.append(
-            replace(row, role=role, really=image.really, transparent=look.transparent, readable=readable, mask=mask)
-        )
-    rows += [_row(image, [], why, counted) for image, why in scan.left_out]
+        held_out_reason = "is held out for validation" if image.key in held_out_keys else ""
+        why = held_out_reason or unused.get(image.key, "") or placing.refused.get(image.key, "")
+        placed, look = placed_of.get(image.key, []), looks.get(image.key, Look())
+        row = _row(image, placed, why, token_counts)
+        role, readable = "validation" if held_out_reason else row.role, not look.reason
+        mask = row.mask or bool(placed and look.transparent and placed[0].concept.images.alpha_mask)
+        row = replace(row, role=role, actual_format=image.actual_format, mask=mask)
+        rows.append(replace(row, transparent=look.transparent, readable=readable))
+    rows += [_row(image, [], why, token_counts) for image, why in scan.left_out]
     for broken in scan.broken:
         rows.append(Row((broken.source, broken.relative), broken.path, why=broken.reason, readable=False))
     order = {name: index for index, name in enumerate(dict.fromkeys(row.key[0] for row in rows))}
     return sorted(rows, key=lambda row: (order[row.key[0]], row.key[1]))
 
 
-def _row(image: ImageInfo, at: Sequence[Placed], why: str, counted: Mapping[Key, int]) -> Row:
-    """The row of a readable image. at: its resolutions, [] if it is not placed; why: the reason not to train, else ""."""
+def _row(image: ImageInfo, placed: Sequence[Placed], why: str, token_counts: Mapping[Key, int]) -> Row:
+    """The row of a readable image. placed: its resolutions, [] if it is not placed; why: the reason not to train, else ""."""
     size = (image.width, image.height)
-    if not at:
+    if not placed:
         return Row(image.key, image.path, size, repeats=image.repeats, why=why, concept=image.concept)
-    first = at[0]
+    first = placed[0]
     return Row(
         key=image.key,
         path=image.path,
@@ -223,30 +220,30 @@ def _row(image: ImageInfo, at: Sequence[Placed], why: str, counted: Mapping[Key,
         frame=first.placement.frame,
         scale=first.placement.scale,
         repeats=image.repeats,
-        caption=plain_caption(first.caption.text, first.concept.captions, image.words),
+        caption=plain_caption(first.caption.text, first.concept.captions, image.class_tokens),
         caption_path=first.caption.path,
         source=first.caption.source,
-        tokens=counted.get(image.key),
+        tokens=token_counts.get(image.key),
         trains=not why,
         why=why,
         role=first.concept.role,
         concept=image.concept,
-        more=tuple(each.placement.bucket for each in at[1:]),
+        more=tuple(each.placement.bucket for each in placed[1:]),
         mask=image.conditioning is not None,
         control=image.control,
     )
 
 
-def _count_all(placing: Placing, count_tokens: Callable[[str], int] | None) -> dict[Key, int]:
+def _count_tokens(placing: Placing, count_tokens: Callable[[str], int] | None) -> dict[Key, int]:
     """Tokens by image, of the longest caption it may have (shuffling keeps the number, dropout lowers it)."""
     if count_tokens is None:
         return {}
-    known: dict[str, int] = {}
-    counted: dict[Key, int] = {}
+    counts: dict[str, int] = {}
+    token_counts: dict[Key, int] = {}
     for each in [*placing.placed, *placing.validation]:
-        captions = longest_captions(each.caption, each.concept.captions, each.image.words)
+        captions = longest_captions(each.caption, each.concept.captions, each.image.class_tokens)
         for caption in captions:
-            if caption not in known:
-                known[caption] = count_tokens(caption)
-        counted[each.image.key] = max(known[caption] for caption in captions)
-    return counted
+            if caption not in counts:
+                counts[caption] = count_tokens(caption)
+        token_counts[each.image.key] = max(counts[caption] for caption in captions)
+    return token_counts

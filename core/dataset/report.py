@@ -30,7 +30,7 @@ class Row:
     scale     above 1 it is upscaled                     tokens    of its longest possible caption; None: not counted
     trains    False: `why` has the reason, worded to follow "it"   role   "train", "regularization" or "validation"
     concept   number of its folder's settings            more      its buckets at the other resolutions
-    really, transparent   its format where the extension is another; whether it has transparency (once decoded)
+    actual_format, transparent   its format where the extension is another; whether it has transparency (once decoded)
     mask      whether it has a mask, its transparency with alpha_mask      control   its control image
     readable  False: the image file cannot be read or decoded
     """
@@ -53,7 +53,7 @@ class Row:
     more: tuple[Size, ...] = ()
     mask: bool = False
     control: Path | None = None
-    really: str = ""
+    actual_format: str = ""
     transparent: bool = False
     readable: bool = True
 
@@ -149,15 +149,15 @@ class Question:
 
 def questions_of(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look]) -> tuple[Question, ...]:
     """The questions of a dataset. placed: each image once; looks: measurements of the images decoded so far."""
-    nothing = Look()
-    transparent = [each for each in placed if looks.get(each.image.key, nothing).transparent]
+    not_decoded = Look()
+    transparent = [each for each in placed if looks.get(each.image.key, not_decoded).transparent]
     endings = {each.key: {extension(name) for name in each.image.sidecars} for each in placed}
-    several = [each for each in placed if {SENTENCES, TAGS} <= endings[each.key]]
-    caption_files = Counter(ending for questions in endings.values() for ending in questions)
+    both_files = [each for each in placed if {SENTENCES, TAGS} <= endings[each.key]]
+    caption_files = Counter(ending for of_image in endings.values() for ending in of_image)
     lines = [each for each in placed if len(lines_of(each.caption.text)) > 1]
     questions = [
         _question("transparency", transparent, {}),
-        _question("sidecars", several, dict(sorted(caption_files.items()))),
+        _question("sidecars", both_files, dict(sorted(caption_files.items()))),
         _question("lines", lines, {}),
     ]
     return tuple(question for question in questions if question.images)

@@ -15,7 +15,7 @@ from typing import Any
 import toml
 
 from core.dataset.sources.files import CAPTION_EXTENSIONS, as_words, extension, repeats_and_words
-from core.dataset.sources.folders import folder_of, roots_of, words_for
+from core.dataset.sources.folders import class_tokens_for, folder_of, roots_of
 from core.dataset.sources.image_info import listed
 from core.dataset.sources.walk import walk
 from core.imports.dataset_options import (
@@ -70,11 +70,11 @@ class Exported:
 
 @dataclass(frozen=True)
 class _Folder:
-    """One folder as a subset of sd-scripts, without subfolders. words: its class tokens; masks: its conditioning folder."""
+    """One folder as a subset of sd-scripts, without subfolders. masks: its conditioning folder."""
 
     path: str
     repeats: int
-    words: str
+    class_tokens: str
     masks: str | None = None
 
 
@@ -202,7 +202,7 @@ def _options(concept: Concept, folder: _Folder) -> dict[str, Any]:
         "conditioning_data_dir": folder.masks,
         "metadata_file": written_path(source.metadata_file or ""),
         "is_reg": concept.role == "regularization",
-        "class_tokens": folder.words,
+        "class_tokens": folder.class_tokens,
         "num_repeats": folder.repeats if source.enabled else 0,
         "caption_extension": _extension(concept, folder),
         "cache_info": source.cache_info,
@@ -279,7 +279,7 @@ def _folders(concept: Concept, problems: list[Problem]) -> list[_Folder]:
     masks = written_path(concept.images.conditioning_data_dir) if concept.images.conditioning_data_dir else None
     if source.metadata_file:
         return [_Folder(path, source.num_repeats or 1, "", masks)]
-    class_tokens = words_for(source, "\0")  # an impossible folder name: what is left are the source's own class_tokens
+    class_tokens = class_tokens_for(source, "\0")  # an impossible folder name: what is left are the source's settings
     if not source.recursive and (source.num_repeats is not None or not source.enabled) and class_tokens != "\0":
         return [_Folder(path, source.num_repeats or 1, class_tokens, masks)]
     return _looked_into(concept, path, masks, problems)
@@ -294,10 +294,10 @@ def _looked_into(concept: Concept, path: str, masks: str | None, problems: list[
     top, _ = folder_of(source)
     without = [Path(masks)] if masks else []
     for root in roots_of(source, top)[0] if top else []:
-        walked = walk(root.path, None, root.left_out, without=without, recursive=source.recursive)
+        walked = walk(root.path, None, root.left_out, excluded=without, recursive=source.recursive)
         for parent in dict.fromkeys(file.path.parent for file in walked.files):
             written = parent.as_posix()
-            folders.append(_Folder(written, root.repeats, root.words, _masks_of(parent, top, masks)))
+            folders.append(_Folder(written, root.repeats, root.class_tokens, _masks_of(parent, top, masks)))
         others.update(ending for file in walked.files if (ending := extension(file.relative)) not in READ_THERE)
     if others:
         what = f"sd-scripts does not read {', '.join(f'{number} {ending}' for ending, number in others.items())} files"
@@ -307,7 +307,7 @@ def _looked_into(concept: Concept, path: str, masks: str | None, problems: list[
         what = "The folder contains no images; it is written without subfolders"
         fix = "check it on the machine that trains"
         problems.append(Problem(what, path, fix, "advice", code="dataset.no-images"))
-        folders = [_Folder(path, source.num_repeats or max(named[0], 1), words_for(source, named[1]), masks)]
+        folders = [_Folder(path, source.num_repeats or max(named[0], 1), class_tokens_for(source, named[1]), masks)]
     return folders
 
 

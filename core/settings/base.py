@@ -86,7 +86,7 @@ class About(TypedDict, total=False):
     blocks_of: str  # of block weights: the setting of its group that names the files with these blocks; a list has a line for each
 
 
-class Given(About, total=False):
+class SettingArguments(About, total=False):
     """The keyword arguments of `setting`: `About`, and constraints as in pydantic's Field."""
 
     default_factory: Any
@@ -101,7 +101,7 @@ class Given(About, total=False):
     strict: bool
 
 
-UNSAID: About = {**dict.fromkeys(About.__annotations__, ""), "level": "more", "labels": {}}  # type: ignore[typeddict-item]
+ABOUT_DEFAULTS: About = {**dict.fromkeys(About.__annotations__, ""), "level": "more", "labels": {}}  # type: ignore[typeddict-item]
 
 
 def setting(
@@ -110,15 +110,15 @@ def setting(
     help: str,
     title: str = "",
     within: tuple[float, float] | None = None,
-    **given: Unpack[Given],
+    **given: Unpack[SettingArguments],
 ) -> Any:
     """Declare a setting. Page, JSON, command line, checks, docs and search use this declaration.
 
     title   the label; by default the field's name in words     help    what it does and when to change it
     within  (minimum, maximum), inclusive                       given   other properties, see `About`
     """
-    about: Any = UNSAID | {name: value for name, value in given.items() if name in UNSAID}
-    field: dict[str, Any] = {name: value for name, value in given.items() if name not in UNSAID}
+    about: Any = ABOUT_DEFAULTS | {name: value for name, value in given.items() if name in ABOUT_DEFAULTS}
+    field: dict[str, Any] = {name: value for name, value in given.items() if name not in ABOUT_DEFAULTS}
     if "default_factory" not in field:
         field["default"] = default
     if within is not None:
@@ -151,7 +151,7 @@ def follows_compatibility(plain: str, sd_scripts: str, sd_scripts_09: str = "") 
 
 
 @cache
-def following(group: type[BaseModel]) -> dict[str, dict[str, str]]:
+def compatibility_values(group: type[BaseModel]) -> dict[str, dict[str, str]]:
     """{field: {compatibility: value}} of a group's derived fields (`follows_compatibility`)."""
     rules: dict[str, dict[str, str]] = {}
     for name, info in group.model_fields.items():
@@ -169,10 +169,10 @@ class Job(Settings):
         return self._follow()
 
     def _follow(self) -> Self:
-        chosen = getattr(getattr(self, "model", None), "compatibility", "none")
+        compatibility = getattr(getattr(self, "model", None), "compatibility", "none")
         for name in type(self).model_fields:
             group: Settings = getattr(self, name)
-            wanted = {field: values[chosen] for field, values in following(type(group)).items()}
+            wanted = {field: values[compatibility] for field, values in compatibility_values(type(group)).items()}
             if any(getattr(group, field) != value for field, value in wanted.items()):
                 self.__dict__[name] = group.model_copy(update=wanted)
         return self
@@ -373,7 +373,7 @@ def _constraints(info: FieldInfo) -> list[Any]:
 
 def fields_of(group: type[BaseModel]) -> dict[str, FieldInfo]:
     """The fields of a group that users set, without derived ones (`following`)."""
-    return {name: info for name, info in group.model_fields.items() if name not in following(group)}
+    return {name: info for name, info in group.model_fields.items() if name not in compatibility_values(group)}
 
 
 def declared(model: type[BaseModel]) -> Iterator[Declared]:

@@ -30,7 +30,7 @@ def has_nine_blocks(family: str | None) -> bool:
 
 def blocks_in_words(counts: Collection[int]) -> str:
     """Block counts with their families, in words: "25 (SD 1.x and SD 2.x) or 23 (SDXL)"."""
-    named = {count: [TITLES.get(name, name) for name, own in COUNTS.items() if own == count] for count in counts}
+    named = {count: [TITLES.get(name, name) for name, blocks in COUNTS.items() if blocks == count] for count in counts}
     each = (f"{count} ({' and '.join(named[count])})" if named[count] else "none" for count in sorted(counts)[::-1])
     return " or ".join(each)
 
@@ -102,15 +102,15 @@ def block_sizes(settings: NetworkSettings, blocks: int) -> tuple[list[BlockSize]
     Raises ValueError for invalid lists."""
     ranks = _block_numbers(settings.block_dims, blocks) or [settings.rank] * blocks
     alphas = _block_numbers(settings.block_alphas, blocks) or [settings.alpha] * blocks
-    as_plain = bool(settings.layers) and not settings.trains_conv  # chosen by name, and without a size of their own
-    wide_ranks = _block_numbers(settings.conv_block_dims, blocks) or [settings.conv_rank or 0] * blocks
+    like_linear = bool(settings.layers) and not settings.trains_conv  # chosen by name, and without a size of their own
+    conv_ranks = _block_numbers(settings.conv_block_dims, blocks) or [settings.conv_rank or 0] * blocks
     conv_alpha = settings.conv_alpha
-    wide_alphas = _block_numbers(settings.conv_block_alphas, blocks) or [
-        conv_alpha if conv_alpha is not None else rank for rank in wide_ranks
+    conv_alphas = _block_numbers(settings.conv_block_alphas, blocks) or [
+        conv_alpha if conv_alpha is not None else rank for rank in conv_ranks
     ]
-    wide_ranks, wide_alphas = (ranks, alphas) if as_plain else (wide_ranks, wide_alphas)
+    conv_ranks, conv_alphas = (ranks, alphas) if like_linear else (conv_ranks, conv_alphas)
     rates = block_rates(settings, blocks) or [1.0] * blocks
-    return _sizes(ranks, alphas, rates), _sizes(wide_ranks, wide_alphas, rates)
+    return _sizes(ranks, alphas, rates), _sizes(conv_ranks, conv_alphas, rates)
 
 
 def _sizes(ranks: list[float], alphas: list[float], rates: list[float]) -> list[BlockSize]:

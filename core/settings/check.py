@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from core.record.problems import MOST, Problem, ProblemsError, whole_text
-from core.settings.base import Declared, Settings, declared, following, settings_called
+from core.settings.base import Declared, Settings, compatibility_values, declared, settings_called
 from core.settings.elsewhere import ELSEWHERE
 
 Job = TypeVar("Job", bound=Settings)
@@ -26,12 +26,12 @@ def build(model: type[Job], values: dict[str, Any], where: str = "") -> Job:
         job = model.model_validate_json(whole_text(json.dumps(values, ensure_ascii=False)), strict=True)
     except ValidationError as error:
         raise ProblemsError(explain(model, error, where)) from None
-    if problems := _not_for_people(model, values, where):
+    if problems := _derived_field_problems(model, values, where):
         raise ProblemsError(problems)
     return job
 
 
-def _not_for_people(model: type[Settings], values: Mapping[str, Any], where: str) -> list[Problem]:
+def _derived_field_problems(model: type[Settings], values: Mapping[str, Any], where: str) -> list[Problem]:
     """Errors for values of fields that follow another setting and cannot be set."""
     groups = {name: info.annotation for name, info in model.model_fields.items() if isinstance(values.get(name), dict)}
     return [
@@ -43,7 +43,7 @@ def _not_for_people(model: type[Settings], values: Mapping[str, Any], where: str
         )
         for group, kind in groups.items()
         if isinstance(kind, type) and issubclass(kind, Settings)
-        for name in following(kind)
+        for name in compatibility_values(kind)
         if name in values[group]
     ]
 
@@ -75,9 +75,9 @@ def explain(model: type[Settings], error: ValidationError, where: str = "") -> l
 def _setting_path(loc: tuple, known: dict[str, Declared]) -> str:
     """The dotted path of an error, without the union member or item index that pydantic appends."""
     names = [str(part) for part in loc]
-    two = ".".join(names[:2])
-    if two in known and known[two].kind != "list":
-        return two
+    first_two = ".".join(names[:2])
+    if first_two in known and known[first_two].kind != "list":
+        return first_two
     return ".".join(names[:3] if _plain_list(loc, known) else names)
 
 

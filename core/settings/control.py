@@ -108,7 +108,8 @@ def trains_as_kohya(job: TrainJob, family: str) -> bool:
 
 
 def debiased_as(job: TrainJob) -> str:
-    """sd-scripts' training of an SDXL ControlNet does not tell debiased estimation of v-prediction (reference: controlnet, 3.2)."""
+    """The prediction that debiased estimation assumes; "" for the model's own. sd-scripts' training of an SDXL ControlNet assumes
+    epsilon also for v-prediction (reference: controlnet, 3.2)."""
     return "epsilon" if job.model.compatibility != "none" and job.model.family == "sdxl" else ""
 
 

@@ -35,8 +35,8 @@ def read_flags(model: type[Settings], argv: list[str], method: str = "") -> tupl
     parts = [part for word in argv for part in word.split("=", 1)]
     method = dict(pairwise(parts)).get("--method.kind", method)
     values: dict[str, Any] = {}
-    of_network: dict[str, list[str]] = {}  # sd-scripts' options that several settings stand for
-    argv, problems = _switched(argv, known)
+    network_options: dict[str, list[str]] = {}  # sd-scripts' options that several settings stand for
+    argv, problems = _with_switches_replaced(argv, known)
     rest = deque(argv)
     while rest:
         word = rest.popleft()
@@ -49,9 +49,9 @@ def read_flags(model: type[Settings], argv: list[str], method: str = "") -> tupl
         entry = known.get(path.removeprefix("no-") if negated else path)
         following = rest[0] if rest and not rest[0].startswith("--") else None
         if path in NETWORK and "network.kind" in known:
-            of_network[path] = [text] if text else []
+            network_options[path] = [text] if text else []
             while rest and not rest[0].startswith("--"):
-                of_network[path].append(rest.popleft())
+                network_options[path].append(rest.popleft())
         elif entry is None:
             problems.append(_unknown(path, known, method, nearest=len(problems) < MOST))
             if following is not None and not equals:
@@ -65,17 +65,17 @@ def read_flags(model: type[Settings], argv: list[str], method: str = "") -> tupl
             problems.append(Problem(f"--{path} has no value", "command line", fix, code="flags.no-value"))
         else:
             value = value_typed(entry, text if equals else rest.popleft())
-            if (wrong := _no_items(entry, value)) is not None:
-                problems.append(wrong)
+            if (problem := _item_problem(entry, value)) is not None:
+                problems.append(problem)
             else:
                 values.setdefault(entry.group, {})[entry.name] = value
-    if of_network:
-        module = "".join(of_network.get("network_module", [])) or None
-        problems.append(network_problem(module, of_network.get("network_args", []), known))
+    if network_options:
+        module = "".join(network_options.get("network_module", [])) or None
+        problems.append(network_problem(module, network_options.get("network_args", []), known))
     return values, problems
 
 
-def _switched(argv: list[str], known: Mapping[str, Declared]) -> tuple[list[str], list[Problem]]:
+def _with_switches_replaced(argv: list[str], known: Mapping[str, Declared]) -> tuple[list[str], list[Problem]]:
     """(arguments with sd-scripts' switches, such as --use_8bit_adam, replaced by settings; problems)."""
     arguments: list[str] = []
     problems: list[Problem] = []
@@ -91,7 +91,7 @@ def _switched(argv: list[str], known: Mapping[str, Declared]) -> tuple[list[str]
     return arguments, problems
 
 
-def _no_items(entry: Declared, value: Any) -> Problem | None:
+def _item_problem(entry: Declared, value: Any) -> Problem | None:
     """The problem of a list setting whose items must be objects but are plain values; None for a valid value."""
     item = item_of(entry)
     if item is None or not isinstance(value, list) or all(isinstance(each, dict) for each in value):
@@ -108,11 +108,11 @@ def _unknown(path: str, known: dict[str, Declared], method: str, nearest: bool) 
     """The problem of an unknown setting. method: whose settings are suggested first; nearest: also suggest by spelling, which
     takes a millisecond"""
     name = path.rsplit(".", 1)[-1]
-    meant = settings_called(name, known, method)
-    if not meant and name in ELSEWHERE:
+    suggestions = settings_called(name, known, method)
+    if not suggestions and name in ELSEWHERE:
         return Problem(f"There is no setting --{path}", "command line", ELSEWHERE[name], code="settings.unknown-name")
-    meant = meant or (difflib.get_close_matches(path[:200], known, n=1, cutoff=0.6) if nearest else [])
-    fix = f"did you mean --{meant[0]}?" if meant else "see --help for all settings"
+    suggestions = suggestions or (difflib.get_close_matches(path[:200], known, n=1, cutoff=0.6) if nearest else [])
+    fix = f"did you mean --{suggestions[0]}?" if suggestions else "see --help for all settings"
     return Problem(f"There is no setting --{path}", "command line", fix, code="settings.unknown-name")
 
 

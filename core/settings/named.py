@@ -68,7 +68,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Named:
+class Reference:
     """A path, name or id in a job. where: its setting, such as "dataset.sources.0.folder"."""
 
     where: str
@@ -77,7 +77,7 @@ class Named:
     group: BaseModel
 
 
-def named_in(job: BaseModel, prefix: str = "") -> Iterator[Named]:
+def named_in(job: BaseModel, prefix: str = "") -> Iterator[Reference]:
     """All paths, names and ids in a job, also in lists of folders and LoRAs."""
     for name, info in type(job).model_fields.items():
         where, value = f"{prefix}{name}", getattr(job, name)
@@ -85,7 +85,7 @@ def named_in(job: BaseModel, prefix: str = "") -> Iterator[Named]:
         if what and value:
             for each in value if isinstance(value, (list, tuple)) else [value]:
                 if isinstance(each, str) and each.strip():
-                    yield Named(where, what, each, job)
+                    yield Reference(where, what, each, job)
         elif isinstance(value, BaseModel):
             yield from named_in(value, f"{where}.")
         elif isinstance(value, (list, tuple)):
@@ -94,16 +94,16 @@ def named_in(job: BaseModel, prefix: str = "") -> Iterator[Named]:
                     yield from named_in(each, f"{where}.{number}.")
 
 
-def not_open(text: str, where: str, limits: Limits) -> Problem:
+def closed_path_problem(text: str, where: str, limits: Limits) -> Problem:
     """The problem of a path outside of the allowed folders, whether or not it exists."""
     fix = f"use a path inside {limits.description}, or open the page on the machine itself"
     return Problem(f"'{text}' is not accessible from a shared page", where, fix, code="shared.path-closed")
 
 
-def refused(job: BaseModel, limits: Limits) -> list[Problem]:
+def limit_problems(job: BaseModel, limits: Limits) -> list[Problem]:
     """Problems for everything a shared page may not use, each with its setting."""
     problems = [problem for named in named_in(job) if (problem := _problem(named, limits))]
-    return [*problems, *_control_images(job, limits), *_too_long(job)]
+    return [*problems, *_control_images(job, limits), *_length_problems(job)]
 
 
 def _control_images(job: BaseModel, limits: Limits) -> list[Problem]:
@@ -112,14 +112,14 @@ def _control_images(job: BaseModel, limits: Limits) -> list[Problem]:
     if not samples or not method or not method.traits.control_images:
         return []
     named = [path for line in samples.sample_prompts for path in CONTROL_IMAGE.findall(line)]
-    problems = [not_open(path, "samples.sample_prompts", limits) for path in named if not limits.opens(path)]
+    problems = [closed_path_problem(path, "samples.sample_prompts", limits) for path in named if not limits.opens(path)]
     if samples.sample_prompts_file:
         what, fix = "A prompt file cannot name control images from a shared page", "write the prompts on the page"
         problems.append(Problem(what, "samples.sample_prompts_file", fix, code="shared.prompts-file"))
     return problems
 
 
-def _too_long(job: BaseModel) -> list[Problem]:
+def _length_problems(job: BaseModel) -> list[Problem]:
     """The problem of a training that would block the machine for weeks."""
     schedule = getattr(job, "schedule", None)
     if not isinstance(schedule, ScheduleSettings):
@@ -134,12 +134,12 @@ def _too_long(job: BaseModel) -> list[Problem]:
 
 def admit(job: BaseModel, limits: Limits | None) -> None:
     """Raise ProblemsError with everything in a job that it may not use. limits: None for a local page, which has none"""
-    problems = leaving(job) + (refused(job, limits) if limits else [])
+    problems = escape_problems(job) + (limit_problems(job, limits) if limits else [])
     if problems:
         raise ProblemsError(problems)
 
 
-def leaving(job: BaseModel) -> list[Problem]:
+def escape_problems(job: BaseModel) -> list[Problem]:
     """Problems of names that would lead out of their folder as a part of a path ("../x", "/x", "C:x"); refused on any page."""
     fix = "use a name without .., a leading / or a drive letter"
     return [
@@ -155,24 +155,24 @@ def leads_out(text: str) -> bool:
     return parts[0] == "" or ".." in (part.strip() for part in parts) or bool(DRIVE.match(text)) or "\0" in text
 
 
-def _problem(named: Named, limits: Limits) -> Problem | None:
+def _problem(named: Reference, limits: Limits) -> Problem | None:
     """The problem of a name that jobs of a shared page may not use; None if they may."""
     text, where = named.value, named.where
     match named.what:
         case "path":
             outside = not limits.opens(text)
         case "word=path":
-            outside = any(_leaves(each, limits) for each in {text, text.partition("=")[2]} if each)
+            outside = any(_is_outside(each, limits) for each in {text, text.partition("=")[2]} if each)
         case "path or name":
-            outside = _leaves(text, limits)
+            outside = _is_outside(text, limits)
         case "state":
-            outside = not getattr(named.group, "resume_from_huggingface", False) and _leaves(text, limits)
+            outside = not getattr(named.group, "resume_from_huggingface", False) and _is_outside(text, limits)
         case _:
             return _non_path_problem(named, limits)
-    return not_open(text, where, limits) if outside else None
+    return closed_path_problem(text, where, limits) if outside else None
 
 
-def _non_path_problem(named: Named, limits: Limits) -> Problem | None:
+def _non_path_problem(named: Reference, limits: Limits) -> Problem | None:
     """`_problem` of names that are not local paths: parts of a path, downloads, uploads and trackers."""
     text, where = named.value, named.where
     if named.what == "part" and any(bad_name(part.strip(". ") or ".") for part in text.split("/")):
@@ -191,7 +191,7 @@ def _non_path_problem(named: Named, limits: Limits) -> Problem | None:
     return None
 
 
-def _leaves(text: str, limits: Limits) -> bool:
+def _is_outside(text: str, limits: Limits) -> bool:
     """Whether a text that can be a name or a path (of a model, LoRA, run or Hugging Face id) is a path outside of the allowed
     folders. Names are only looked up in allowed folders (core/record/allowed.py)."""
     plain = text.strip().strip("\"'")

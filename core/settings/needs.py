@@ -8,15 +8,15 @@ from core.record.problems import Problem
 from core.settings.base import Declared, Settings, fields_of
 
 
-def lacking(group: type[Settings], values: Mapping[str, Any]) -> dict[str, str]:
+def unmet_needs(group: type[Settings], values: Mapping[str, Any]) -> dict[str, str]:
     """{name: reason} of a group's settings whose `needs` are not met. values: {name: value}, missing ones are at their default"""
     fields = {name: Declared(name, "", name, info) for name, info in fields_of(group).items()}
-    lacks = {}
+    unmet = {}
     for name, entry in fields.items():
         reasons = (_unmet(need, fields, values) for need in entry.needs.split("; ") if need)
         if reason := next(filter(None, reasons), ""):
-            lacks[name] = reason
-    return lacks
+            unmet[name] = reason
+    return unmet
 
 
 def ignored(*rows: tuple[object, str, str]) -> Iterator[tuple[str, str]]:
@@ -32,17 +32,17 @@ def all_but(settings: Settings, group: str, *names: str) -> str:
     return f"{group}.{' '.join(name for name in fields_of(type(settings)) if name not in names)}"
 
 
-def lacking_in(job: Settings) -> Iterator[tuple[str, str]]:
+def unmet_in(job: Settings) -> Iterator[tuple[str, str]]:
     """(dotted path, "ignored: reason") of a job's settings whose `needs` are not met."""
     for group in type(job).model_fields:
         settings = getattr(job, group)
-        for name, reason in lacking(type(settings), settings.__dict__).items():
+        for name, reason in unmet_needs(type(settings), settings.__dict__).items():
             yield f"{group}.{name}", f"ignored: {reason}"
 
 
 def without_effect(settings: Settings, group: str) -> Iterator[Problem]:
     """Advice on each setting that is not at its default and whose `needs` are not met. group: name of `settings` in the job"""
-    for name, reason in sorted(lacking(type(settings), settings.__dict__).items()):
+    for name, reason in sorted(unmet_needs(type(settings), settings.__dict__).items()):
         if getattr(settings, name) != type(settings).model_fields[name].default:
             what = f"{settings.title_of(name)} has no effect: {reason}"
             yield Problem(what, f"{group}.{name}", "leave it out", "advice", code="tools.no-effect")

@@ -79,7 +79,7 @@ def _plain(entry: Declared, text: str) -> Any:
 # ---- numbers
 
 
-def _filled(read: Callable[[Declared, str], Any]) -> Callable[[Declared, str], Any]:
+def _unless_empty(read: Callable[[Declared, str], Any]) -> Callable[[Declared, str], Any]:
     """`read`, applied to the stripped text with a decimal point. Empty text is None; for a required setting, ProblemsError."""
 
     def filled(entry: Declared, text: str) -> Any:
@@ -97,11 +97,11 @@ def with_point(entry: Declared, text: str) -> str:
     """The text of a single number with a point for a decimal comma. Raises ProblemsError for an ambiguous comma: 1,000."""
     if entry.kind not in ("int", "float", "span") or not re.fullmatch(ONE_COMMA, text, re.IGNORECASE):
         return text
-    point, whole = text.replace(",", "."), text.replace(",", "")
+    decimal, without_comma = text.replace(",", "."), text.replace(",", "")
     if re.match(THOUSANDS, text):
-        fix = f"write {whole}" if entry.kind == "int" else f"write {whole} or {point}"
-        raise _bad(entry, f"'{text}', which may mean {whole} or {point}", fix)
-    return point
+        fix = f"write {without_comma}" if entry.kind == "int" else f"write {without_comma} or {decimal}"
+        raise _bad(entry, f"'{text}', which may mean {without_comma} or {decimal}", fix)
+    return decimal
 
 
 def _number_text(entry: Declared, value: Any) -> str:
@@ -116,15 +116,15 @@ def bytes_text(count: int) -> str:
     return str(count)
 
 
-def _number(entry: Declared, text: str, whole: str = "") -> int | float:
-    """Parse a number, for bytes with a unit ("512 MB"). Raises ProblemsError. whole: the text it is part of, for the message"""
+def _number(entry: Declared, text: str, full_text: str = "") -> int | float:
+    """Parse a number, for bytes with a unit ("512 MB"). Raises ProblemsError. full_text: that it is part of, for messages"""
     size = re.fullmatch(r"([\d.]+)\s*([kmgt])i?b?", text.lower()) if entry.unit == "bytes" else None
     try:
         number = float(size[1] if size else text)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise _bad(entry, f"'{(whole or text)[:40]}', which is not a number")
+        raise _bad(entry, f"'{(full_text or text)[:40]}', which is not a number")
     if size:
         return int(number * SIZE_SIGNS[size[2]])
     if entry.kind == "float" or (entry.kind == "pair" and not _is_size(entry)):
@@ -146,7 +146,7 @@ def _is_size(entry: Declared) -> bool:
     return entry.unit == "pixels"
 
 
-def _joined(entry: Declared, value: Any) -> str:
+def _pair_text(entry: Declared, value: Any) -> str:
     """The text of a pair: "512 x 768" for a size, else "0.9, 0.999"."""
     numbers = value if isinstance(value, (list, tuple)) else [value]
     return (" x " if _is_size(entry) else ", ").join(number_text(number) for number in numbers)
@@ -244,16 +244,16 @@ def _one_of(entry: Declared, text: str) -> Any:
 CODECS = {
     "bool": Codec(_same, lambda entry, raw: bool(raw), _plain),
     "choice": Codec(_same, lambda entry, raw: None if raw == "" and entry.optional else raw, _one_of),
-    "int": Codec(_number_text, _filled(_number)),
-    "float": Codec(_number_text, _filled(_number)),
+    "int": Codec(_number_text, _unless_empty(_number)),
+    "float": Codec(_number_text, _unless_empty(_number)),
     # the declaration tells steps, parts and percentages apart
-    "span": Codec(_number_text, _filled(_same), _filled(_plain)),
-    "pair": Codec(_joined, _filled(_numbers)),
+    "span": Codec(_number_text, _unless_empty(_same), _unless_empty(_plain)),
+    "pair": Codec(_pair_text, _unless_empty(_numbers)),
     "text": Codec(lambda entry, value: str(value), _text, _same),
     "list": Codec(lambda entry, value: "\n".join(map(str, value)), _lines, _parse_list),
     "sources": Codec(lambda entry, value: "\n".join(map(source_text, value)), _lines, _parse_list),
     "sizes": Codec(
-        lambda entry, value: "\n".join(_joined(entry, size) for size in value),
+        lambda entry, value: "\n".join(_pair_text(entry, size) for size in value),
         lambda entry, text: [_numbers(entry, line) for line in text.splitlines() if line.strip()],
         _sizes,
     ),
@@ -292,15 +292,13 @@ def summary(job: Settings, group: str) -> str:
 
 def _validation(job: TrainJob) -> str:
     validation, sources = job.validation, [source for source in job.dataset.sources if source.enabled]
-    share, held = (
-        validation.validation_split,
-        sum(bool(each.validation_images) + (each.role == "validation") for each in sources),
-    )
+    share = validation.validation_split
+    folders = sum(bool(each.validation_images) + (each.role == "validation") for each in sources)
     ways = {True: "best checkpoint by validation images", False: "checkpoints measured on training images"}
     usage = "no validation split" if validation.best_checkpoint == "off" else ways[validation.automatic]
     parts = [f"{share:.0%} of the images" if share else usage]
-    parts += [f"validation images in {count(held, 'folder')}"] if held else []
-    if share or held:
+    parts += [f"validation images in {count(folders, 'folder')}"] if folders else []
+    if share or folders:
         periods = ((validation.validate_every_n_epochs, "epoch"), (validation.validate_every_n_steps, "step"))
         moments = [period_words(period, unit) for period, unit in periods if period and every(period)]
         parts += [f"measured {' and '.join(moments)}" if moments else "never measured"]

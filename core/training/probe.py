@@ -9,7 +9,7 @@ from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
-from core.dataset.buckets.batches import Planned
+from core.dataset.buckets.batches import PlannedBatch
 from core.dataset.buckets.plan import Plan
 from core.record import atomic, machine
 from core.record.context import JobContext, Outcome
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 STEPS = 2  # on each batch; the first one warms up and creates the optimizer state
 
-Group = list[Planned]  # the micro-batches of a step
+Group = list[PlannedBatch]  # the micro-batches of a step
 
 
 def forecast_words(forecast: Forecasted) -> str:
@@ -79,9 +79,9 @@ class ProbeBatches:
         batches, and `pixels` to the pixels of every step of the epoch."""
         job, processes = self._job, self._job.memory.num_processes
         groups = Plan(report.placed, job, job.schedule.seed or 0).epochs.groups(job.schedule.seed or 0, 0)
-        shares = [[Planned(batch.bucket, batch.items[::processes]) for batch in group] for group in groups]
+        shares = [[PlannedBatch(batch.bucket, batch.items[::processes]) for batch in group] for group in groups]
         self.pixels = [pixels_of(group) for group in shares]
-        order = sorted(range(len(shares)), key=lambda index: (-largest(shares[index]), index))
+        order = sorted(range(len(shares)), key=lambda index: (-largest_pixels(shares[index]), index))
         indices = list(dict.fromkeys([order[0], min(order, key=lambda index: self.pixels[index])]))
         self.groups = [shares[index] for index in indices]
         wanted = {placed.key for group in self.groups for batch in group for placed, _ in batch.items}
@@ -94,7 +94,7 @@ def pixels_of(group: Group) -> int:
     return sum(prod(batch.bucket) * len(batch.items) for batch in group)
 
 
-def largest(group: Group) -> int:
+def largest_pixels(group: Group) -> int:
     """Pixels of the largest micro-batch of a step, which determines memory."""
     return max(prod(batch.bucket) * len(batch.items) for batch in group)
 
@@ -131,7 +131,7 @@ def _probe(job: TrainJob, context: JobContext) -> Forecasted:
             training.release()
     paces = [times[STEPS * number + 1] for number in range(len(batches.groups))]
     by_pixels = [(pixels_of(group), pace) for group, pace in zip(batches.groups, paces, strict=True)]
-    mean = sum(_between(by_pixels, pixels) for pixels in batches.pixels) / len(batches.pixels)
+    mean = sum(_interpolated(by_pixels, pixels) for pixels in batches.pixels) / len(batches.pixels)
     seconds = {title(group): pace for group, pace in zip(batches.groups, paces, strict=True)}
     return Forecasted(peak.bytes, machine.memory(context.device)[1], seconds, mean * total, total)
 
@@ -149,7 +149,7 @@ def _timed(run: Run, steps: int) -> list[float]:
     return times
 
 
-def _between(measured: Sequence[tuple[int, float]], pixels: int) -> float:
+def _interpolated(measured: Sequence[tuple[int, float]], pixels: int) -> float:
     """Seconds of a step of `pixels` pixels, interpolated linearly between the measurements."""
     (most, slow), (least, quick) = measured[0], measured[-1]
     if most == least:

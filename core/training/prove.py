@@ -70,30 +70,30 @@ def prove(
     """Train `steps` steps of the job without and with a stop in the middle, in folders that are removed, and compare."""
     atomic.remove_folder(workspace.private / "proofs")  # left by a killed check
     parent = workspace.private / "proofs" / secrets.token_hex(4)
-    small = short_job(job, steps)
+    short = short_job(job, steps)
     half = steps // 2
     token = token or CancelToken()
     try:
         say(f"training {steps} steps in one go")
-        whole = RunFolder.create(parent, "whole", dump(small))
-        _train(small, workspace, whole, device, token)
-        broken = RunFolder.create(parent, "broken", dump(small))
+        whole = RunFolder.create(parent, "whole", dump(short))
+        _train(short, workspace, whole, device, token)
+        stopped = RunFolder.create(parent, "broken", dump(short))
         say(f"training {half} steps, then stopping")
-        _train(small, workspace, broken, device, token, stop_at=half)
+        _train(short, workspace, stopped, device, token, stop_at=half)
         torch.manual_seed(secrets.randbelow(2**31))  # as a new process would have another global seed
         say(f"resuming up to step {steps}")
-        _train(small, workspace, broken, device, token)
-        first, second = _content(whole), _content(broken)
+        _train(short, workspace, stopped, device, token)
+        first, second = _content(whole), _content(stopped)
         different = tuple(name for name in sorted(first.keys() | second.keys()) if first.get(name) != second.get(name))
-        one, other = _losses(whole), _losses(broken)
+        losses, resumed_losses = _losses(whole), _losses(stopped)
         return Proof(
             steps,
             half,
             _hash_of_all(first),
             _hash_of_all(second),
-            one == other,
+            losses == resumed_losses,
             different,
-            _largest_difference(one, other),
+            _largest_difference(losses, resumed_losses),
         )
     finally:
         atomic.remove_folder(parent)

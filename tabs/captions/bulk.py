@@ -7,12 +7,12 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from core.captioning.bulk import Edited, Item, changes_of, chosen, item_of, planned, tag_counts, tags_together
+from core.captioning.bulk import CaptionEdit, Item, changes_of, chosen, item_of, planned, tag_counts, tags_together
 from core.captioning.combining import comparable
 from core.captioning.filters import Facts, is_expression
-from core.captioning.tag_lists import spelled, tag_lists
+from core.captioning.tag_lists import normalized, tag_lists
 from core.dataset.buckets.batches import Placed
-from core.dataset.captions.history import Done, History
+from core.dataset.captions.history import ChangeResult, History
 from core.dataset.captions.words import tag_words
 from core.dataset.report import Report, Row
 from core.record.problems import ProblemsError
@@ -70,7 +70,7 @@ class Bulk:
         self._lock = threading.Lock()
         self._of: tuple[Report | None, Any] = (None, None)
         self._items: dict[tuple[str, str], tuple[Placed, Row, Item]] = {}
-        self._planned: tuple[Any, list[Edited]] = (None, [])
+        self._planned: tuple[Any, list[CaptionEdit]] = (None, [])
         self._sorted: tuple[Any, str, Any, list[Row]] = (None, "", None, [])
         self._searched: tuple[Report | None, dict[tuple[str, str], tuple[Row, str]]] = (None, {})
         self._counted: tuple[Any, list[tuple[str, int]]] = (None, [])
@@ -112,7 +112,7 @@ class Bulk:
         if not find:
             return list(rows)
         if not is_expression(find):
-            wanted, texts = spelled(find), self._search_texts()
+            wanted, texts = normalized(find), self._search_texts()
             return [row for row in rows if wanted in _search_text(texts.get(row.key), row)[1]]
         items = self.items()
         taken = {id(each) for each in chosen(list(items.values()), find)}
@@ -174,7 +174,7 @@ class Bulk:
     def settings(self) -> CaptionEditSettings:
         return build(CaptionEditJob, {"edit_captions": self.form.load()}).edit_captions
 
-    def plan(self, rows: Iterable[Row]) -> list[Edited]:
+    def plan(self, rows: Iterable[Row]) -> list[CaptionEdit]:
         """The changes of the form's settings to these rows. Cached between preview and apply. Raises ProblemsError."""
         self.form.check()
         items, settings = self.items(), self.settings()
@@ -185,7 +185,7 @@ class Bulk:
             self._planned = ((settings, chosen_items), plan)
         return plan
 
-    def apply(self, rows: Sequence[Row], previewed: str, done: Callable[[Done, str], str]) -> str:
+    def apply(self, rows: Sequence[Row], previewed: str, done: Callable[[ChangeResult, str], str]) -> str:
         """Apply the change and return its message.
 
         previewed   hash of the plan in the preview. Raises ProblemsError if another window has changed form or filter since
@@ -211,7 +211,9 @@ class Bulk:
         ]
         return f"; the sample prompts on Train still have '{left[0][:60]}'" if left else ""
 
-    def _write(self, title: str, plan: list[Edited], done: Callable[[Done, str], str], progress: Progress) -> str:
+    def _write(
+        self, title: str, plan: list[CaptionEdit], done: Callable[[ChangeResult, str], str], progress: Progress
+    ) -> str:
         with self._reading.undisturbed(len(plan)):
             result = self._history.apply(title, changes_of(plan), progress=progress)
             return done(result, title) + self._left_in_prompts()
@@ -264,7 +266,7 @@ class Bulk:
         return f'<p class="hint bulk-says" role="status">{esc(summary)}</p>{go}<ul class="plain differences">{lines}{more}</ul>'
 
 
-def plan_hash(plan: Iterable[Edited]) -> str:
+def plan_hash(plan: Iterable[CaptionEdit]) -> str:
     """Hash of the files and texts that a plan writes."""
     digest = hashlib.blake2b(digest_size=12)
     for each in plan:
@@ -272,7 +274,7 @@ def plan_hash(plan: Iterable[Edited]) -> str:
     return digest.hexdigest()
 
 
-def _difference(each: Edited) -> str:
+def _difference(each: CaptionEdit) -> str:
     """HTML of a caption's change: removed and added parts are marked, equal ones shortened."""
     texts = each.before, each.after
     same = next((at for at, (a, b) in enumerate(zip(*texts)) if a != b), min(map(len, texts)))
@@ -299,7 +301,7 @@ def _finding_kinds(findings: Iterable[Any]) -> dict[tuple[str, str], tuple[str, 
 
 def _search_text(before: tuple[Row, str] | None, row: Row) -> tuple[Row, str]:
     """(row, its name and caption without differences in spelling); `before` if it is of the same row."""
-    return before if before is not None and before[0] is row else (row, spelled(f"{row.key[1]}\n{row.caption}"))
+    return before if before is not None and before[0] is row else (row, normalized(f"{row.key[1]}\n{row.caption}"))
 
 
 def _entry(before: Any, placed: Placed, row: Row, finding_kinds: tuple[str, ...]) -> tuple[Placed, Row, Item]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from core.dataset.buckets.batches import Placed
 from core.dataset.captions.files import Caption, caption_change, editable_caption, save_caption
-from core.dataset.captions.history import MAX_CAPTION_BYTES, Change, Done, History
+from core.dataset.captions.history import MAX_CAPTION_BYTES, Change, ChangeResult, History
 from core.dataset.sources.files import printable
 from core.dataset.sources.metadata import CACHE_LIST
 from core.record.problems import ProblemsError
@@ -206,7 +206,7 @@ class Edits:
 
     # -- undo
 
-    def changed(self, done: Done, title: str) -> None:
+    def changed(self, done: ChangeResult, title: str) -> None:
         """Add a change of many captions to the undo stack, and read them again."""
         with self._lock:
             self._local_ids.add(done.id)
@@ -229,7 +229,7 @@ class Edits:
             steps = reversed(self._load().get(which, []))
             return next((Step(*each) for each in steps if self.image(each[0]) is not None), Step())
 
-    def step(self, which: str, progress: Callable[[int, int], None]) -> tuple[Step, Done] | None:
+    def step(self, which: str, progress: Callable[[int, int], None]) -> tuple[Step, ChangeResult] | None:
         """Undo or redo the newest change; None if there is none. Captions can be saved meanwhile. Raises ProblemsError."""
         with self._stepping:
             step = self.next_step(which)
@@ -249,7 +249,7 @@ class Edits:
         with self._lock:
             self._keep({which: [each for each in self._load().get(which, []) if each[2] != id]})
 
-    def _stepped(self, which: str, step: Step, back: Done) -> None:
+    def _stepped(self, which: str, step: Step, back: ChangeResult) -> None:
         """Move an undone or redone change to the other stack."""
         other = "redo" if which == "undo" else "undo"
         with self._lock:

@@ -35,7 +35,7 @@ def preview(job: TrainJob, report: Report | None, placed: Placed, text: str) -> 
         placed.key,
         EPOCHS,
         repeats=views,
-        class_tokens=placed.image.words,
+        class_tokens=placed.image.class_tokens,
         total_steps=report.total_steps,
         step_of=lambda epoch, repeat: at.get((placed.key, epoch, repeat), epoch * report.steps_per_epoch),
     )

@@ -16,7 +16,7 @@ import gradio as gr
 from core.captioning.filters import field_names, no_field_in
 from core.dataset.buckets.batches import Placed
 from core.dataset.captions.files import rewrite_as_utf8
-from core.dataset.captions.history import Done, Entry, History
+from core.dataset.captions.history import ChangeResult, Entry, History
 from core.dataset.captions.pipeline import plain_caption
 from core.dataset.report import Row
 from core.families.token_count import count_tokens
@@ -298,7 +298,7 @@ class CaptionHandlers:
         texts = self._history.of(self.edits.caption(placed).path, MAX_EARLIER) if placed else []
         return {"texts": view.earlier(texts)}
 
-    def _changed(self, done: Done, title: str) -> str:
+    def _changed(self, done: ChangeResult, title: str) -> str:
         """Add a bulk change to the undo stack and return its message."""
         self.edits.changed(done, title)
         left = f"; {count(len(done.changed_since), 'file')} changed since and skipped" if done.changed_since else ""
@@ -416,7 +416,7 @@ class CaptionHandlers:
         return {
             "name": view.name_of(placed),
             "disk": text,
-            "words": placed.image.words if caption.missing else "",
+            "words": placed.image.class_tokens if caption.missing else "",
             "fixed": bool(self.edits.read_only(placed)),
             "stage": view.image(placed, positions.get(key, -1), total, self.page.thumb_url),
             **(self._about(placed, text) if near else {}),
@@ -425,7 +425,7 @@ class CaptionHandlers:
     def _about(self, placed: Placed, text: str) -> dict[str, str]:
         """{name: HTML} of meter and notes for a text of an image; without text and caption file, for the class tokens of its
         folder."""
-        settings, class_tokens = placed.concept.captions, placed.image.words
+        settings, class_tokens = placed.concept.captions, placed.image.class_tokens
         caption = self.edits.caption(placed)
         text = class_tokens if caption.missing and not text.strip() else text
         tokens = count_tokens(plain_caption(text, settings, class_tokens))

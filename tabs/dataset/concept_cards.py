@@ -10,7 +10,7 @@ from core.dataset.sources.files import printable
 from core.dataset.sources.image_info import Folder
 from core.record.units import count
 from core.record.workspace import display_path, resolve_path
-from core.settings.dataset.concepts import own_settings
+from core.settings.dataset.concepts import overridden_settings
 from core.settings.dataset.source import Source
 from core.settings.job import TrainJob
 from core.settings.values import shown_value
@@ -120,7 +120,7 @@ def _counted(entry: Source, contents: FolderContents, unread: bool) -> str:
 
 
 def _fields(number: int, entry: Source, contents: FolderContents) -> str:
-    repeats, tokens = {each.repeats for each in contents.folders}, {each.words for each in contents.folders}
+    repeats, tokens = {each.repeats for each in contents.folders}, {each.class_tokens for each in contents.folders}
     repeated = str(next(iter(repeats))) if len(repeats) == 1 else ("by name" if repeats else "1")
     class_tokens = (next(iter(tokens)) or "none") if len(tokens) == 1 else ("by name" if tokens else "none")
     both = " ".join(word for word in (entry.identifier, entry.class_word) if word)
@@ -155,14 +155,14 @@ def _subfolders(contents: FolderContents, root: Any) -> str:
 
 
 def _subfolder_row(folder: Folder) -> str:
-    class_tokens = esc(folder.words) or "<span class='hint'>none</span>"
+    class_tokens = esc(folder.class_tokens) or "<span class='hint'>none</span>"
     name, number = breakable(printable(folder.path.name)), f"{folder.images:,}"
     return f"<tr><td>{name}</td><td class='num'>{number}</td><td class='num'>{folder.repeats}</td><td>{class_tokens}</td></tr>"
 
 
 def _more_line(number: int, entry: Source, name: str, opened: bool, proposed: bool) -> str:
     """HTML of the More button with a summary of the folder's settings, and the card's other buttons."""
-    names = [*own_settings(entry), *(name for name in PLAIN if getattr(entry, name) != SOURCE[name].default)]
+    names = [*overridden_settings(entry), *(name for name in PLAIN if getattr(entry, name) != SOURCE[name].default)]
     summary = "same as all folders"
     if names:
         summary = f"{count(len(names), 'setting')} set here: {in_words(names[:SHORT_LIST], entry)}"
@@ -189,7 +189,7 @@ def _more(number: int, entry: Source, common: dict[str, Any]) -> str:
         blocks += f"<h4>{esc(title)}</h4><div class='concept-fields'>{fields}</div>"
     plain = "".join(_field(number, entry, name) for name in PLAIN if _applies(name, entry.role))
     note = "Clears this folder's own image, caption and validation settings"
-    clear = button("clear", "Use common settings", number, title=note, disabled=not own_settings(entry))
+    clear = button("clear", "Use common settings", number, title=note, disabled=not overridden_settings(entry))
     return (
         f'<div class="concept-more">{blocks}<h4>This folder</h4><div class="concept-fields">{plain}</div>'
         f'<div class="class-line">{clear}</div></div>'

@@ -10,7 +10,7 @@ from core.dataset.report import Report
 from core.dataset.sources.image_info import Folder
 from core.record.problems import ProblemsError
 from core.settings.check import build as build_job
-from core.settings.dataset.concepts import own_settings
+from core.settings.dataset.concepts import overridden_settings
 from core.settings.dataset.source import Source
 from core.settings.job import TrainJob
 from core.settings.presets.files import to_values
@@ -55,7 +55,7 @@ def changed(entry: Source, name: str, text: str, roots: Roots) -> dict[str, Any]
 
 def with_shared_settings(entry: Source) -> dict[str, Any]:
     """Return the folder's values without those that override common settings."""
-    return {name: value for name, value in to_values(entry).items() if name not in own_settings(entry)}
+    return {name: value for name, value in to_values(entry).items() if name not in overridden_settings(entry)}
 
 
 @dataclass(frozen=True)

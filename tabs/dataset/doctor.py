@@ -8,7 +8,7 @@ from typing import Any
 
 from core.dataset.doctor.examine import KINDS, Finding, treat
 from core.dataset.doctor.finding import Key
-from core.dataset.doctor.trash import PutAway, put_away_lately, put_back
+from core.dataset.doctor.trash import Removal, put_back, undoable_actions
 from core.dataset.report import Report
 from core.dataset.sources.files import printable
 from core.record.problems import ProblemsError
@@ -34,7 +34,7 @@ class DoctorHandlers:
 
     def __init__(self, page: Page, reading: Reading):
         self.page, self.reading = page, reading
-        self._away: tuple[object, list[PutAway]] = (None, [])
+        self._away: tuple[object, list[Removal]] = (None, [])
         self._turn = 0
         self._treated: set[str] = set()
         page.commands[PUT_BACK] = self.undo
@@ -95,14 +95,14 @@ class DoctorHandlers:
         self.reading.want(now=True)
         self.page.say("done", "The images were restored from the trash.")
 
-    def away(self, entries: Sequence[Source]) -> list[PutAway]:
+    def away(self, entries: Sequence[Source]) -> list[Removal]:
         """The actions recorded in the trash of the dataset's folders, newest first; cached until the next action or reading."""
         key = (self._turn, self.reading.version, tuple(entry.folder for entry in entries))
         if self._away[0] != key:
             folders = dict.fromkeys(
                 resolve_path(entry.folder) for entry in entries if self.page.roots.holds(resolve_path(entry.folder))
             )
-            actions = [each for folder in folders for each in put_away_lately(folder)]
+            actions = [each for folder in folders for each in undoable_actions(folder)]
             self._away = (key, sorted(actions, key=lambda each: -each.when))
         return self._away[1]
 
@@ -181,7 +181,7 @@ def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> s
     )
 
 
-def back(away: Sequence[PutAway]) -> str:
+def back(away: Sequence[Removal]) -> str:
     """HTML of the first BACK_SHOWN actions that can be undone, and the number of the others."""
     rows = ""
     for each in away[:BACK_SHOWN]:

@@ -321,7 +321,7 @@ def _read_again(placed: Placed, stems: Collection[str]) -> Placed:
 
 def _row_of(row: Row, placed: Placed, counted: bool) -> Row:
     """The row of an image after its caption was read again. counted: with its number of tokens, which takes longest"""
-    text = plain_caption(placed.caption.text, placed.concept.captions, placed.image.words)
+    text = plain_caption(placed.caption.text, placed.concept.captions, placed.image.class_tokens)
     caption = placed.caption
     tokens = count_tokens(text) if counted else None
     return replace(row, caption=text, source=caption.source, caption_path=caption.path, tokens=tokens)

@@ -245,7 +245,7 @@ class GalleryHandlers:
 
     def _away(self) -> dict[str, Any] | None:
         """The last deletion that can be undone. recent: since the start of the server, for an Undo that survives a refresh"""
-        for each in trash.put_away_lately(self.gallery.folder, most=LATELY):
+        for each in trash.undoable_actions(self.gallery.folder, most=LATELY):
             message = f"{count(len(each.images), 'image')} moved to the trash"
             return {"token": each.token, "said": message, "recent": each.when >= self.begun}
         return None

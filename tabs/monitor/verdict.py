@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.assess.recommended import recommended
-from core.dataset.doctor.trash import put_away_lately, put_back
+from core.dataset.doctor.trash import put_back, undoable_actions
 from core.dataset.sources.files import printable
 from core.engine.average import save_average
 from core.engine.keeping import put_away_others
@@ -404,7 +404,7 @@ def _average(page: Page, run: str, job: TrainJob) -> dict[str, Any] | None:
 
 def _others(run: Path, facts: Mapping[str, Any], kept: Mapping[str, str]) -> dict[str, int]:
     """How many checkpoints are not kept, if one is, and how many were moved to the trash last and can be put back."""
-    away = put_away_lately(RunFolder(run).checkpoints, 1)
+    away = undoable_actions(RunFolder(run).checkpoints, 1)
     return {"left": len(facts["files"]) - len(kept) if kept else 0, "away": len(away[0].images) if away else 0}
 
 
@@ -527,7 +527,7 @@ def _put_away(page: Page, data: dict[str, Any], browser: Browser) -> None:
     _require_no_average(page, run.name)
     files = [page.roots.check(file["path"], file["name"]) for file in facts["files"]]
     put_away_others(run, files, page.workspace, page.engine.queue())
-    moved = len(put_away_lately(run.checkpoints, 1)[0].images)
+    moved = len(undoable_actions(run.checkpoints, 1)[0].images)
     page.browsers.say(
         browser, "done", f"{count(moved, 'checkpoint')} moved to the trash. Put back restores what was moved."
     )
@@ -536,7 +536,7 @@ def _put_away(page: Page, data: dict[str, Any], browser: Browser) -> None:
 def _put_back(page: Page, data: dict[str, Any], browser: Browser) -> None:
     """Restore the checkpoints that Keep last moved to the trash. Raises ProblemsError if they were restored already."""
     run, _ = _run(page, data)
-    away = put_away_lately(run.checkpoints, 1)
+    away = undoable_actions(run.checkpoints, 1)
     if not away:
         what, fix = "The files were already restored", "check the list of the run's files"
         raise ProblemsError.one(what, run.name, fix, "trash.already-restored")

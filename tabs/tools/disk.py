@@ -101,7 +101,7 @@ class DiskHandlers:
 
     @staticmethod
     def _put_away(folders: list[Path]) -> int:
-        return sum(folder_bytes(folder / TRASH_FOLDER) for folder in folders if trash.put_away_lately(folder))
+        return sum(folder_bytes(folder / TRASH_FOLDER) for folder in folders if trash.undoable_actions(folder))
 
     # -- display
 

@@ -15,7 +15,7 @@ from core.settings.dataset.source import OwnSettings
 from core.settings.job import TrainJob
 from core.settings.methods import spec_of
 from core.settings.named import CONTROL_IMAGE
-from core.settings.needs import lacking_in
+from core.settings.needs import unmet_in
 from core.settings.optimization.optimizers import OWN, USUAL, Argument, Entry, catalog, data, find
 from core.settings.optimization.rates import scale_sentence
 from core.settings.presets.recipes import HUBER, Recipe, changes, constant_or_warmup, recipes, usual_rate
@@ -52,7 +52,7 @@ def with_family(job: TrainJob, model: Mapping[str, Any]) -> TrainJob:
 
 def idle_fields(job: TrainJob) -> dict[str, str]:
     """{path: reason} of the fields without effect for this method, scheduler and DeepSpeed setting, which the form hides."""
-    reasons = {path: reason for path, reason in lacking_in(job) if path.partition(".")[0] in ("method", "sharding")}
+    reasons = {path: reason for path, reason in unmet_in(job) if path.partition(".")[0] in ("method", "sharding")}
     reasons |= {path: reason for topic in (method, schedule, sharding) for path, reason in topic.without_effect(job)}
     return {path: reason for path, reason in reasons.items() if not FIELDS[path].first or FIELDS[path].only}
 

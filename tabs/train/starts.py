@@ -12,7 +12,7 @@ from core.record.problems import Problem, ProblemsError, errors
 from core.record.units import count
 from core.settings.job import TrainJob
 from core.settings.presets.files import to_values
-from core.training.checks.before_start import problem_of_uploads
+from core.training.checks.before_start import upload_problems
 from tabs.form.project import edited_by
 from tabs.server.browsers import Browser
 from tabs.wire import to_count, with_signature
@@ -62,7 +62,7 @@ def _check_and_submit(
     try:
         report = page.checks.report(job, decode=True)
         problems = bad + errors(page.checks.problems(job, report, page.engine.find_device(), find_copies=True))
-        uploads = [] if problems else problem_of_uploads(job)
+        uploads = [] if problems else upload_problems(job)
         problems += errors(uploads)
         if problems:
             raise ProblemsError(problems)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from core.captioning.captioner import captioner
 from core.captioning.combining import cleaned, combined, comparable, parts_of, removed
-from core.captioning.described import Described
+from core.captioning.described import CaptionResult
 from core.dataset.captions.history import History, only_one_writes
 from core.record import lock
 from core.record.cancel import Cancelled
@@ -118,7 +118,7 @@ def test_a_run_that_finds_nothing_to_caption_says_why_and_a_preview_shows_its_ca
 
 def test_a_preview_names_each_tag_once_and_the_caption_only_where_it_is_more(folder):
     def tags(images, *_):
-        return (Described("red, fox", scored=(("red", 0.9), ("fox", 0.8))) for _ in images)
+        return (CaptionResult("red, fox", scored=(("red", 0.9), ("fox", 0.8))) for _ in images)
 
     outcome = run(folder, tags, existing="replace", preview=1)
     assert outcome.lines[0] == "a.png: red 0.90, fox 0.80" and outcome.facts["previews"][0]["caption"] == ""

@@ -9,7 +9,7 @@ from core.captioning.identifiers import propose, word_facts
 from core.captioning.sentences.cleaning import plain, repetition, without_repetition
 from core.captioning.sentences.folder import wanted
 from core.captioning.sentences.profiles import FLORENCE_TASKS, profile_of
-from core.captioning.tag_lists import Known, TagList, read_tag_list
+from core.captioning.tag_lists import ListedTag, TagList, read_tag_list
 from core.captioning.tagger import score_cache as kept_module
 from core.captioning.tagger import sd_scripts
 from core.captioning.tagger.labels import read_csv
@@ -128,7 +128,7 @@ def test_a_tag_has_50_aliases_and_names_200_letters(tmp_path):
 
 
 def test_the_most_frequent_tags_are_proposed_and_a_name_of_its_own_before_an_alias():
-    tags = TagList([Known("aa", 5), Known("ab", 9), Known("x", 9, "ac"), Known("ad", 1)])
+    tags = TagList([ListedTag("aa", 5), ListedTag("ab", 9), ListedTag("x", 9, "ac"), ListedTag("ad", 1)])
     assert [each.tag for each in tags.complete("a", 2)] == ["ab", "x"]
     assert [each.tag for each in tags.complete("a", 9)] == ["ab", "x", "aa", "ad"]
 

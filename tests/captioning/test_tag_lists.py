@@ -3,7 +3,7 @@
 import pytest
 
 from core.captioning import tag_lists as tag_lists_module
-from core.captioning.tag_lists import Known, TagList, read_tag_list, tag_lists
+from core.captioning.tag_lists import ListedTag, TagList, read_tag_list, tag_lists
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 
@@ -29,7 +29,7 @@ def test_tags_are_found_by_how_they_begin_the_frequent_first(workspace):
     assert not problems
     assert [each.tag for each in known.complete("lo", 5)] == ["long_hair", "lone"]
     assert [each.tag for each in known.complete("LONG H", 5)] == ["long_hair"], "case and underscores do not count"
-    assert known.complete("sole", 5) == [Known("1girl", 6008644, "sole_female")]
+    assert known.complete("sole", 5) == [ListedTag("1girl", 6008644, "sole_female")]
     assert [each.tag for each in known.complete("s", 2)] == ["1girl", "solo"] and known.complete(" ", 5) == []
     assert [each.tag for each in known.complete("saber", 5)] == ["saber_(fate)"], "each once"
     assert known.complete("a,", 1)[0].tag == "a,b"

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from core.dataset.buckets.aspect_ratio import Placement
-from core.dataset.images.pixels import change_colors, load_pixels, raise_values, shift_hue
+from core.dataset.images.pixels import apply_gamma, change_colors, load_pixels, shift_hue
 from core.dataset.images.views import View
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.float32)
@@ -31,8 +31,8 @@ def test_a_whole_turn_and_no_turn_leave_the_image():
 @pytest.mark.parametrize("gamma", [0.95, 1.0, 1.05])
 def test_values_are_raised_to_a_power_and_clipped(gamma):
     expected = np.minimum(PIXELS.astype(np.float64) ** gamma, 255)
-    assert np.abs(raise_values(PIXELS, gamma) - expected).max() < 1e-3
-    assert raise_values(np.float32([0, 128, 255]), 1.05).round().tolist() == [0, 163, 255]
+    assert np.abs(apply_gamma(PIXELS, gamma) - expected).max() < 1e-3
+    assert apply_gamma(np.float32([0, 128, 255]), 1.05).round().tolist() == [0, 163, 255]
 
 
 def test_a_draw_changes_the_colors_after_the_crop_and_before_the_mirror(tmp_path):

@@ -14,7 +14,7 @@ from core.dataset.buckets.aspect_ratio import plan_buckets
 from core.dataset.buckets.batches import Placed
 from core.dataset.buckets.placing import merged
 from core.dataset.buckets.plan import Epochs
-from core.dataset.buckets.rotation import first_ones
+from core.dataset.buckets.rotation import sd_scripts_balanced
 from core.dataset.captions.files import Caption
 from core.dataset.sources.image_info import ImageInfo
 from core.settings.dataset.concepts import PLAIN
@@ -242,7 +242,7 @@ def test_regularization_balances_the_training_views_and_all_of_it_comes_round():
 )
 def test_the_old_balance_is_sd_scripts(wanted, repeats, expected):
     pool = [placed(index, 512, 512, repeats=repeats) for index in range(4)]
-    counts = Counter(each.image.relative for each, _ in first_ones(pool, wanted).of_epoch(5))
+    counts = Counter(each.image.relative for each, _ in sd_scripts_balanced(pool, wanted).of_epoch(5))
     assert [counts[f"{index}.png"] for index in range(4)] == expected
 
 

@@ -30,7 +30,7 @@ def image(folder, name="a.png", words="", sidecars=(), metadata_caption=None):
         64,
         1,
         1,
-        words=words,
+        class_tokens=words,
         sidecars=sidecars,
         metadata_caption=metadata_caption,
     )

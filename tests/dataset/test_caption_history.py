@@ -206,7 +206,7 @@ def test_each_line_stands_on_the_disk_before_its_file_changes(tmp_path, history,
         (file,) = (tmp_path / "outputs" / "captions").glob("*.jsonl")
         seen.append([json.loads(line).get("path") for line in file.read_text().splitlines()])
 
-    monkeypatch.setattr(module, "_put", look)
+    monkeypatch.setattr(module, "_write_or_remove", look)
     history.apply("Replace", changed(paths))
     assert all(str(path) in lines for path, lines in zip(paths, seen, strict=True))
 
@@ -382,7 +382,7 @@ def test_a_listing_is_used_again_once_the_folder_has_rested_for_5_seconds(
 
 
 def test_of_the_newest_changes_only_what_was_added_is_read_again(tmp_path, history, monkeypatch):
-    monkeypatch.setattr(module, "FOLLOWED", 2)
+    monkeypatch.setattr(module, "NEWEST", 2)
     ids = [history.apply(f"Edit {n}", [Change(tmp_path / f"{n}.txt", None, b"x")]).id for n in range(3)]
     offsets = {}
     assert [id for id, _ in history.news(offsets)] == ids[1:] and list(history.news(offsets)) == []
@@ -426,7 +426,7 @@ def test_a_folder_in_the_place_of_a_caption_stops_no_repair_of_the_others(tmp_pa
 
 
 def test_progress_counts_files_that_are_left_alone(tmp_path, history, monkeypatch):
-    monkeypatch.setattr(module, "AT_ONCE", 2)
+    monkeypatch.setattr(module, "FILES_PER_SYNC", 2)
     paths, progress = files(tmp_path, 5), []
     due = changed(paths)
     paths[4].write_text("mine")

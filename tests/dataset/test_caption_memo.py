@@ -6,7 +6,7 @@ import pytest
 
 import core.dataset.captions.memo as caption_memo
 from core.dataset.captions.files import read_caption
-from core.dataset.captions.memo import READ_BY, captions_of
+from core.dataset.captions.memo import READ_SETTINGS, captions_of
 from core.dataset.sources.scan import scan_dataset
 from core.settings.dataset.captions import CaptionSettings
 from core.settings.dataset.dataset import DatasetSettings
@@ -110,7 +110,7 @@ def test_the_settings_that_reading_looks_at_are_those_that_the_memo_compares(tmp
                     watched = Watched(settings)
                     read_caption(image, watched)
                     seen |= watched.seen
-    assert seen <= set(READ_BY) <= set(CaptionSettings.model_fields)
+    assert seen <= set(READ_SETTINGS) <= set(CaptionSettings.model_fields)
 
 
 def test_a_damaged_entry_is_read_anew(tmp_path, add, reads, monkeypatch):

@@ -26,22 +26,22 @@ def test_control_images_are_softer_if_more_than_half_have_less_than_half_of_the_
 ):
     monkeypatch.setattr(advice, "_sharpness", lambda path: float(str(path)))
     both = [(8, 3.9)] * soft + [(8, 4)] * sharp  # 4 is half of 8, which is not less
-    assert advice._softer(pairs(*both)) == softer
+    assert advice._mostly_softer(pairs(*both)) == softer
 
 
 def test_twelve_pairs_spread_over_all_are_looked_at(monkeypatch):
     looked = []
     monkeypatch.setattr(advice, "_sharpness", lambda path: looked.append(str(path)) or 1.0)
-    assert not advice._softer(pairs(*((f"i{n}", f"c{n}") for n in range(30))))
+    assert not advice._mostly_softer(pairs(*((f"i{n}", f"c{n}") for n in range(30))))
     assert [each for each in looked if each[0] == "i"] == [f"i{n}" for n in range(0, 24, 2)]
 
 
 @pytest.mark.parametrize(("named", "level"), [(0, None), (1, "advice"), (2, "advice"), (3, "warning")])
 def test_more_than_half_is_a_warning(named, level):
     images = [SimpleNamespace(path=Path("a.png"), control=Path("c/a.png"), relative=Path("a.png"))] * named
-    assert [each.level for each in advice._about(images, 4, "{n} {names}", "fix", "control.blank")] == [level] * bool(
-        named
-    )
+    assert [each.level for each in advice._control_problem(images, 4, "{n} {names}", "fix", "control.blank")] == [
+        level
+    ] * bool(named)
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def test_an_image_is_the_same_up_to_three_levels(tmp_path, levels, same):
     values = np.full((32, 32, 3), 100, np.uint8)
     Image.fromarray(values).save(one)
     Image.fromarray(values + np.uint8(levels)).save(other)
-    assert advice._same(SimpleNamespace(path=one), other) == same
-    assert not advice._same(SimpleNamespace(path=one), tmp_path / "gone.png")
+    assert advice._is_copy(SimpleNamespace(path=one), other) == same
+    assert not advice._is_copy(SimpleNamespace(path=one), tmp_path / "gone.png")
 
 
 def test_details_are_measured_in_the_middle(tmp_path):

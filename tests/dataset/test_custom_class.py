@@ -83,7 +83,7 @@ def test_a_module_that_the_command_line_allows_lists_the_images(tmp_path, module
     assert not split_options(["--allow-module", module], commands()["train"]).problems
     found = look(tmp_path, f"{module}.own.Images")
     assert not found.problems
-    assert [(p.key, p.metadata_caption, p.repeats, p.words, p.concept) for p in found.images] == [
+    assert [(p.key, p.metadata_caption, p.repeats, p.class_tokens, p.concept) for p in found.images] == [
         (("Images", "a.png"), "a fox", 3, "", 0),
         (("Images", "sub/a.png"), None, 1, "fox", 0),
         (("Images #2", "reg.png"), None, 1, "", 1),

@@ -18,7 +18,7 @@ from core.dataset.doctor.captions import caption_findings
 from core.dataset.doctor.examine import KINDS, examine, treat
 from core.dataset.doctor.finding import ExaminedImage
 from core.dataset.doctor.images import (
-    Closer,
+    CloserLook,
     Reading,
     close_pairs,
     copies,
@@ -234,7 +234,7 @@ def test_treating_a_finding_moves_the_advised_and_can_be_undone(folder):
     found = findings(folder)["copy"]
     token = treat(found, folder)
     assert not (folder / "red_copy.png").exists() and "copy" not in findings(folder)
-    assert trash.put_away_lately(folder)[0].reason == KINDS["copy"]
+    assert trash.undoable_actions(folder)[0].reason == KINDS["copy"]
     trash.put_back(token)
     assert sorted(path.name for path in folder.iterdir()) == before
     (folder / "red.txt").unlink()
@@ -421,7 +421,7 @@ def test_the_most_enlarged_the_longest_and_the_most_blurred_come_first(monkeypat
     ],
 )
 def test_looks_are_found_from_their_limits_on(monkeypatch, look, frame, found):
-    closer = lambda images, *_: {each.key: Closer(np.zeros((16, 16)), frame) for each in images}  # noqa: E731
+    closer = lambda images, *_: {each.key: CloserLook(np.zeros((16, 16)), frame) for each in images}  # noqa: E731
     monkeypatch.setattr(doctor_images, "second_look", closer)
     assert kinds(looks_wrong([replace(examined(), look=Look(**look))], Reading())) == found
 
@@ -436,7 +436,7 @@ def test_of_duplicates_the_trained_captioned_largest_is_kept():
         examined(0, "fox", role="regularization", size=(900, 900)),
         examined(0, "fox", role="validation", size=(900, 900)),
     ]
-    assert sorted(best_first[::-1], key=doctor_images._worth) == best_first
+    assert sorted(best_first[::-1], key=doctor_images._keep_order) == best_first
 
 
 @pytest.mark.parametrize(
@@ -448,7 +448,7 @@ def test_near_copies_differ_by_so_much(monkeypatch, bits, gray, found):
     """The first has the bit 1, the other one those that it differs in: a hash of zeros is that of one color."""
     items = [examined(n, f"fox {'ab'[n]}", bytes=n + 1) for n in range(2)]
     closer = lambda images, *_: {  # noqa: E731
-        each.key: Closer(np.full((16, 16), gray * each.bytes, np.float32), 0) for each in images
+        each.key: CloserLook(np.full((16, 16), gray * each.bytes, np.float32), 0) for each in images
     }
     monkeypatch.setattr(doctor_images, "second_look", closer)
     items = [replace(item, look=Look(dhash=f"{1 ^ (bits * n):016x}")) for n, item in enumerate(items)]

@@ -36,7 +36,7 @@ def test_the_first_files_are_those_of_a_walk(tmp_path, most, recursive):
         path.with_suffix(".TXT").write_text(name)
         path.with_suffix(".caption").write_text(name)
     (tmp_path / "a" / "round").symlink_to(tmp_path)
-    more = {"left_out": frozenset({"10_fox"}), "without": [tmp_path / "masks"], "recursive": recursive}
+    more = {"left_out": frozenset({"10_fox"}), "excluded": [tmp_path / "masks"], "recursive": recursive}
     assert first_files(tmp_path, most, **more) == walk(tmp_path, **more).files[:most]
 
 

@@ -428,7 +428,7 @@ def late(request):
     """late(cache, items, encode) -> posteriors of what the cache lacks, encoded when they are asked for."""
 
     def make(cache, items, encode=pooled, *, reads=True, **options):
-        made = LatePosteriors(cache, encode, cache.lacking(items, reads=reads), **options)
+        made = LatePosteriors(cache, encode, cache.missing_sides(items, reads=reads), **options)
         request.addfinalizer(made.close)
         return made
 
@@ -463,7 +463,9 @@ def test_only_what_is_asked_for_is_encoded_and_only_once(add, place, cache, late
     for _ in range(2):
         later.get(Side(items[2]))
     assert encoder.images == 1 and later.waiting == 11 and told == [(1, 12)] and not ends
-    assert cache().lacking(items) and Side(items[2]) not in cache().lacking(items), "it is on the disk at once"
+    assert cache().missing_sides(items) and Side(items[2]) not in cache().missing_sides(items), (
+        "it is on the disk at once"
+    )
     for placed in items:
         for side in sides(placed):
             later.get(side)
@@ -522,7 +524,7 @@ def test_a_damaged_entry_is_found_when_it_is_needed_and_encoded_again(tmp_path, 
     assert not later.waiting and not told
     assert all(torch.equal(later.get(Side(placed))[0], before[placed.key, False][0]) for placed in items)
     assert [problem.code for problem in told] == ["cache.damaged"]
-    assert not cache().lacking(items)
+    assert not cache().missing_sides(items)
 
 
 def test_an_image_that_breaks_before_its_turn_is_named_and_the_others_are_encoded(add, place, cache, late):
@@ -552,7 +554,7 @@ def test_an_image_edited_before_its_turn_never_becomes_the_entry_of_the_old_one(
     for _ in range(2):
         later.get(Side(items[0]))
     assert [problem.code for problem in told] == ["image.changed"] and not written(tmp_path)
-    assert len(cache().lacking(place())) == 6
+    assert len(cache().missing_sides(place())) == 6
 
     at_once = cache(warn=told.append)
     items[0].image.path.write_bytes(before)

@@ -13,14 +13,14 @@ from core.dataset.buckets.aspect_ratio import fit_to_bucket
 from core.dataset.buckets.batches import Placed
 from core.dataset.buckets.length import advised_epochs
 from core.dataset.buckets.placing import merged
-from core.dataset.buckets.rotation import Turn
+from core.dataset.buckets.rotation import Rotation
 from core.dataset.buckets.validation_split import automatic_count, held_out
 from core.dataset.caches.store import prune
 from core.dataset.captions import history as history_module
 from core.dataset.captions.files import Caption, SidecarIndex
 from core.dataset.captions.history import Change, History
 from core.dataset.doctor.captions import SIMILAR, _similar_pairs
-from core.dataset.doctor.trash import companions, put_away, put_away_lately, put_back, split_label
+from core.dataset.doctor.trash import companions, put_away, put_back, split_label, undoable_actions
 from core.dataset.images.look import Look
 from core.dataset.sources import files
 from core.dataset.sources.files import (
@@ -301,8 +301,8 @@ def test_the_newest_of_what_was_put_away_comes_first(tmp_path):
     for number in range(4):
         (tmp_path / f"{number}.png").write_text("")
         put_away([tmp_path / f"{number}.png"], tmp_path, str(number))
-    assert [each.reason for each in put_away_lately(tmp_path)] == ["3", "2", "1", "0"]
-    assert [each.reason for each in put_away_lately(tmp_path, 2)] == ["3", "2"]
+    assert [each.reason for each in undoable_actions(tmp_path)] == ["3", "2", "1", "0"]
+    assert [each.reason for each in undoable_actions(tmp_path, 2)] == ["3", "2"]
 
 
 @pytest.mark.parametrize(
@@ -388,11 +388,13 @@ def test_each_epoch_takes_its_number_of_images_where_the_last_one_ended():
     given = [bucketed(n, (512, 512)) for n in range(5)]
     pool = list(given)
     draws.python_random(0, "turn", "folder 1").shuffle(pool)
-    turn = Turn(given, 3, "folder 1")
+    turn = Rotation(given, 3, "folder 1")
     assert [each for epoch in range(3) for each, _ in turn.of_epoch(epoch)] == (pool * 2)[:9]
-    assert (len(turn), turn.pool, turn.images) == (3, 5, pool)
-    assert [repeat for _, repeat in Turn(given[:1], 3, "").of_epoch(1)] == [0, 1, 2]
-    assert Turn(given, 0, "").images == [] and len(Turn([], 3, "")) == 0 and Turn([], 3, "").of_epoch(1) == []
+    assert (len(turn), turn.pool_size, turn.images) == (3, 5, pool)
+    assert [repeat for _, repeat in Rotation(given[:1], 3, "").of_epoch(1)] == [0, 1, 2]
+    assert (
+        Rotation(given, 0, "").images == [] and len(Rotation([], 3, "")) == 0 and Rotation([], 3, "").of_epoch(1) == []
+    )
 
 
 def test_the_most_enlarged_and_the_most_cropped_are_named_first():

@@ -144,7 +144,7 @@ def test_the_real_kind_and_transparency_of_each_image_are_told(check, add, tmp_p
     Image.new("RGBA", (128, 128), (9, 9, 9, 0)).save(tmp_path / "fox" / "d.png")
     for report in (check(decode=True), check()):  # remembered
         rows = {row.key[1]: row for row in report.rows}
-        assert {name: row.really for name, row in rows.items() if row.really} == {"c.png": "JPEG"}
+        assert {name: row.actual_format for name, row in rows.items() if row.actual_format} == {"c.png": "JPEG"}
         assert [name for name, row in rows.items() if row.transparent] == ["d.png"]
         assert any(each.code == "image.wrong-extension" and "c.png (JPEG)" in each.what for each in report.problems)
         assert report.trained == 4

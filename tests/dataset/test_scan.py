@@ -31,7 +31,7 @@ def test_a_plain_folder_trains_with_all_below_it(tmp_path, add):
     found = look(tmp_path / "my_fox-photos")
     assert keys(found) == [("my_fox-photos", "b.png"), ("my_fox-photos", "sub/deep/a.jpg")]
     first = found.images[0]
-    assert (first.width, first.height, first.repeats, first.words) == (64, 48, 1, "my fox photos")
+    assert (first.width, first.height, first.repeats, first.class_tokens) == (64, 48, 1, "my fox photos")
     assert first.bytes == first.path.stat().st_size and first.mtime_ns == first.path.stat().st_mtime_ns
     assert not found.problems
     assert describe_layout(tmp_path / "my_fox-photos") == "2 images in 2 folders"
@@ -40,7 +40,7 @@ def test_a_plain_folder_trains_with_all_below_it(tmp_path, add):
 def test_a_repeats_folder_given_itself_is_understood(tmp_path, add):
     add("10_sks fox/a.png")
     (image,) = look(tmp_path / "10_sks fox").images
-    assert (image.source, image.repeats, image.words) == ("10_sks fox", 10, "sks fox")
+    assert (image.source, image.repeats, image.class_tokens) == ("10_sks fox", 10, "sks fox")
 
 
 def test_a_parent_gives_each_named_folder_its_repeats_and_trains_the_rest_once(tmp_path, add):
@@ -49,7 +49,7 @@ def test_a_parent_gives_each_named_folder_its_repeats_and_trains_the_rest_once(t
     add("set/loose/c.png")
     add("set/d.png")
     found = look(tmp_path / "set")
-    assert [(p.key, p.repeats, p.words) for p in found.images] == [
+    assert [(p.key, p.repeats, p.class_tokens) for p in found.images] == [
         (("set", "d.png"), 1, "set"),
         (("set", "loose/c.png"), 1, "set"),
         (("10_fox", "a.png"), 10, "fox"),
@@ -63,7 +63,7 @@ def test_a_parent_gives_each_named_folder_its_repeats_and_trains_the_rest_once(t
 def test_what_a_source_sets_itself_comes_before_its_name(tmp_path, add):
     add("10_fox/a.png")
     (image,) = look({"folder": str(tmp_path / "10_fox"), "num_repeats": 3, "class_tokens": "red fox"}).images
-    assert (image.repeats, image.words) == (3, "red fox")
+    assert (image.repeats, image.class_tokens) == (3, "red fox")
 
 
 @pytest.mark.parametrize(

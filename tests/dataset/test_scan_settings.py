@@ -41,10 +41,10 @@ def look(*sources, memo_path=None, captions=None, **options):
 def test_words_are_those_set_then_identifier_and_class_then_the_folders_own(tmp_path, add, source, words):
     add("red_fox/a.png")
     (image,) = look({"folder": str(tmp_path / "red_fox"), **source}).images
-    assert image.words == words
+    assert image.class_tokens == words
     add("set/4_red fox/a.png")
     (image,) = look({"folder": str(tmp_path / "set"), **source}).images
-    assert (image.words, image.repeats) == (words, 4)
+    assert (image.class_tokens, image.repeats) == (words, 4)
 
 
 def test_folders_of_one_name_never_share_an_address(tmp_path, add):

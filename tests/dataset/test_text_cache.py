@@ -244,7 +244,7 @@ def test_captions_are_encoded_when_they_are_asked_for_with_others_in_whole_batch
     encoder, texts = Encoder(), cache()
     captions = [f"caption {index}" for index in range(20)]
     texts.expect(captions)
-    assert texts.waiting == 20 and texts.lacking(captions) == captions and not encoder.batches
+    assert texts.waiting == 20 and texts.missing(captions) == captions and not encoder.batches
     assert torch.equal(texts.get(["caption 17"], encoder).context[0], states_of("caption 17"))
     (batch,) = encoder.batches
     assert len(set(batch)) == ENCODED_AT_ONCE and batch[0] == "caption 17" and texts.waiting == 12
@@ -316,7 +316,7 @@ def test_the_encoders_leave_when_no_caption_waits_and_the_time_of_encoding_is_kn
     text = FrozenText(cache(), encode, lambda: left.append(1), "cpu", lambda *at: told.append(at))
     text.late, captions = True, [f"caption {index}" for index in range(10)]
     text.need(captions)
-    assert text.lacking(captions) == 10 and not encoder.batches
+    assert text.count_missing(captions) == 10 and not encoder.batches
     for caption in captions:
         text.need(captions)
         text.states([caption])
@@ -324,4 +324,4 @@ def test_the_encoders_leave_when_no_caption_waits_and_the_time_of_encoding_is_kn
     assert told == [(8, 10), (10, 10)] and text.seconds == 6
     text.need(["more"])
     text.encode(["more"])
-    assert len(encoder.batches) == 3 and not text.lacking(["more"])
+    assert len(encoder.batches) == 3 and not text.count_missing(["more"])

@@ -35,7 +35,7 @@ def test_an_image_leaves_with_its_captions_mask_and_caches_and_comes_back(add, t
     left = tree(tmp_path)
     assert set(before) - set(left) == {f"sub/{name}" for name in ("a.png", "a-masklabel.png", *belongs)}
     assert [p.relative for p in scan_dataset(DatasetSettings(folder=str(tmp_path))).images] == ["sub/a_b.png"]
-    (lately,) = trash.put_away_lately(tmp_path)
+    (lately,) = trash.undoable_actions(tmp_path)
     assert (lately.token, lately.reason, lately.images, lately.files) == (token, "blurred", ("sub/a.png",), 8)
     restored = trash.put_back(token)
     assert len(restored) == 8 and tree(tmp_path) == before and not (tmp_path / TRASH_FOLDER).exists()
@@ -47,7 +47,7 @@ def test_a_caption_that_another_image_uses_stays(add, tmp_path):
     trash.put_away([png], tmp_path, "twice")
     assert set(tree(tmp_path)) == {"a.jpg", "a.txt"}
     trash.put_away([jpg], tmp_path, "twice")
-    assert not tree(tmp_path) and len(trash.put_away_lately(tmp_path)) == 2
+    assert not tree(tmp_path) and len(trash.undoable_actions(tmp_path)) == 2
 
 
 def test_equal_names_of_sub_folders_and_two_actions_do_not_meet(add, tmp_path):
@@ -57,14 +57,14 @@ def test_equal_names_of_sub_folders_and_two_actions_do_not_meet(add, tmp_path):
     shutil.copytree(tmp_path / TRASH_FOLDER, tmp_path / "elsewhere")
     add("one/a.png", 32, 32)
     second = trash.put_away([tmp_path / "one/a.png"], tmp_path, "2")
-    assert [each.reason for each in trash.put_away_lately(tmp_path)] == ["2", "1"]
+    assert [each.reason for each in trash.undoable_actions(tmp_path)] == ["2", "1"]
     shutil.rmtree(tmp_path / "elsewhere")
     trash.put_back(first)
     assert tree(tmp_path) == before
     with pytest.raises(ProblemsError) as caught:
         trash.put_back(second)
     assert caught.value.codes == ["trash.name-taken"]
-    assert tree(tmp_path) == before and len(trash.put_away_lately(tmp_path)) == 1
+    assert tree(tmp_path) == before and len(trash.undoable_actions(tmp_path)) == 1
 
 
 def test_a_file_in_the_way_of_one_keeps_all_in_the_trash(add, tmp_path):
@@ -93,7 +93,7 @@ def test_an_error_half_way_moves_everything_back(add, tmp_path, monkeypatch):
     monkeypatch.setattr(trash.atomic, "replace", refuse)
     with pytest.raises(ProblemsError, match=r"in use.*\n.*c\.png"):
         trash.put_away(paths, tmp_path, "")
-    assert tree(tmp_path) == before and not trash.put_away_lately(tmp_path)
+    assert tree(tmp_path) == before and not trash.undoable_actions(tmp_path)
     assert not (tmp_path / TRASH_FOLDER).exists()
 
 
@@ -112,7 +112,7 @@ def test_a_cut_off_action_can_be_undone(add, tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
         trash.put_away(paths, tmp_path, "")
     monkeypatch.undo()
-    (lately,) = trash.put_away_lately(tmp_path)
+    (lately,) = trash.undoable_actions(tmp_path)
     assert trash.put_back(lately.token) == (paths[0],) and tree(tmp_path) == before
 
 
@@ -121,7 +121,7 @@ def test_a_mask_of_another_folder_goes_along_and_the_dataset_may_move(add, tmp_p
     trash.put_away([image], tmp_path / "set", "", extra={image: [mask]})
     assert not tree(tmp_path)
     (tmp_path / "set").rename(tmp_path / "moved")
-    (lately,) = trash.put_away_lately(tmp_path / "moved")
+    (lately,) = trash.undoable_actions(tmp_path / "moved")
     trash.put_back(lately.token)
     assert set(tree(tmp_path)) == {"moved/a.png", "masks/a.png"}
 
@@ -147,7 +147,7 @@ def test_emptying_is_for_good_and_spares_earlier_captions(add, tmp_path):
     token = trash.put_away([add("a.png")], tmp_path, "")
     (tmp_path / TRASH_FOLDER / "b.1.txt").write_text("an earlier caption")
     assert trash.empty(tmp_path)[0] == 1
-    assert (tmp_path / TRASH_FOLDER / "b.1.txt").exists() and not trash.put_away_lately(tmp_path)
+    assert (tmp_path / TRASH_FOLDER / "b.1.txt").exists() and not trash.undoable_actions(tmp_path)
     with pytest.raises(ProblemsError) as caught:
         trash.put_back(token)
     assert caught.value.codes == ["trash.missing-record"]
@@ -173,7 +173,7 @@ def test_a_record_of_elsewhere_puts_nothing_outside_of_its_folder(add, tmp_path,
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ProblemsError) as caught:
         trash.put_back(token)
-    assert caught.value.codes == ["trash.missing-record"] and not trash.put_away_lately(tmp_path / "data")
+    assert caught.value.codes == ["trash.missing-record"] and not trash.undoable_actions(tmp_path / "data")
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -198,7 +198,7 @@ def test_a_record_of_a_downloaded_dataset_restores_only_into_it_or_an_images_fil
     (record.parent / "files" / "a").write_bytes(b"" if str(name).endswith(".sh") else b"\x89PNG\r\n\x1a\n")
     files = [{"from": name, "to": "a"}]
     record.write_text(json.dumps({"v": 1, "when": 1.0, "reason": "", "images": ["a"], "files": files}))
-    assert bool(trash.put_away_lately(tmp_path / "set")) == restored
+    assert bool(trash.undoable_actions(tmp_path / "set")) == restored
     if restored:
         assert trash.put_back(str(record)) == (tmp_path / "set" / name,)
     else:

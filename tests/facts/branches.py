@@ -73,7 +73,7 @@ def sentences() -> Facts:
             )
     other: Any = SimpleNamespace(tokenizer=Letters(), model=SimpleNamespace(config=SimpleNamespace(model_type="git")))
     yield "not blip", generating._options(other, CaptionGenerationSettings(decoding="sample"), 0)
-    prompt = generating.Prompt()
+    prompt = generating.PromptLength()
     prompt(torch.zeros(2, 4), torch.zeros(2, 9))
     prompt(torch.zeros(2, 7), torch.zeros(2, 9))
     scores = torch.linspace(-1, 1, 18).reshape(2, 9)
@@ -97,7 +97,7 @@ def sentences() -> Facts:
     for source, words, trigger in product(("file", "default"), ("", "dog"), (None, "sks")):
         row: Any = SimpleNamespace(
             caption=replace(fox.caption, source=source, text="a\n b"),
-            image=replace(fox.image, words=words),
+            image=replace(fox.image, class_tokens=words),
             settings=SimpleNamespace(trigger_word=trigger),
         )
         yield f"names {source} {words} {trigger}", profiles.facts_of(row)
@@ -237,13 +237,13 @@ def found_by_keys(root: Path) -> Facts:
         "/far/a.png",
         *outside,
     ):
-        within, other = finder._under(key), finder._elsewhere(key)
+        within, other = finder._in_folder(key), finder._outside_folder(key)
         yield (
             f"key {Path(key).name} {outside.index(key) if key in outside else key}",
             [
                 [each.relative for each in within],
                 other and [other.relative.rpartition("/")[2], other.relative.count("/")],
-                [each.relative for each in finder._by_end(key)],
+                [each.relative for each in finder._by_file_name(key)],
                 finder._has_latents(key),
                 finder.nearest(key),
             ],
@@ -430,7 +430,7 @@ def small_parts() -> Facts:
     yield (
         "between",
         [
-            probe._between(measured, pixels)
+            probe._interpolated(measured, pixels)
             for measured in ([(100, 2.0), (50, 1.0)], [(100, 2.0), (100, 1.0)], [(100, 1.0), (50, 3.0)])
             for pixels in (0, 50, 75, 100, 200)
         ],

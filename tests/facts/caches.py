@@ -75,12 +75,12 @@ def latents() -> Facts:
             memo = root / f"{size}.sqlite"
             cache = LatentCache(root / f"cache {size}", "vae", memo_path=memo)
             encoder, done = Encoder(), []
-            counts = [len(cache.lacking(items)), len(cache.missing(items))]
+            counts = [len(cache.missing_sides(items)), len(cache.missing(items))]
             filled = cache.fill(items, encoder, batch_size=size, progress=lambda *each, done=done: done.append(each))
             read = [cache.read(side) for each in items for side in sides(each)]
             yield f"filled {options}", [counts, filled, encoder.batches, done, names_in(cache.folder), read]
             again = Encoder()
-            yield f"again {options}", [cache.fill(items, again), again.batches, cache.lacking(items, reads=False)]
+            yield f"again {options}", [cache.fill(items, again), again.batches, cache.missing_sides(items, reads=False)]
             yield (
                 f"batches {options}",
                 [
@@ -106,7 +106,12 @@ def latents() -> Facts:
             path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\0")
         yield (
             "damaged",
-            [[side.placed.image.path.name for side in cache.lacking(items)], len(heard), heard[0].code, heard[0].level],
+            [
+                [side.placed.image.path.name for side in cache.missing_sides(items)],
+                len(heard),
+                heard[0].code,
+                heard[0].level,
+            ],
         )
         memory = LatentCache(root / "memory", "vae", writes=False)
         yield "memory", [memory.fill(items, Encoder()), names_in(root / "memory"), memory.read(Side(items[2]))]
@@ -122,7 +127,7 @@ def latents() -> Facts:
         late = LatePosteriors(
             whole,
             encoder,
-            whole.lacking(items),
+            whole.missing_sides(items),
             batch_size=2,
             progress=lambda *each: done.append(each),
             finished=lambda: done.append("end"),
@@ -229,7 +234,7 @@ def texts() -> Facts:
             cache = TextCache(root / name, "clip", warn=heard.append, **options)
             steps = [
                 cache.ensure(captions[:9], encode),
-                cache.lacking(captions),
+                cache.missing(captions),
                 cache.ensure(captions, encode),
                 len(names_in(root / name)),
             ]
@@ -311,7 +316,7 @@ def partner_caches() -> Facts:
         ]
         yield (
             "control",
-            [sums, done, names_in(root / "control cache"), partners.most_held(True), partners.most_held(False)],
+            [sums, done, names_in(root / "control cache"), partners.memory_limit(True), partners.memory_limit(False)],
         )
         none = partners.ControlCache(root / "none", writes=False, held_bytes=0)
         none.fill(items)

@@ -15,7 +15,7 @@ from core.captioning import bulk, combining, described, edits, filters, identifi
 from core.captioning.sentences import cleaning, profiles
 from core.captioning.source import metadata, sidecars, xmp
 from core.captioning.tagger import labels, preprocess, profile, score_cache, sd_scripts, tags
-from core.captioning.tagger.tagging import formatter, ignored
+from core.captioning.tagger.tagging import formatter, ignored_settings
 from core.families.token_count import count_tokens
 from core.record.workspace import Workspace
 from core.settings.caption import CaptioningSettings
@@ -211,7 +211,7 @@ def combined() -> Facts:
     yield "parts", [combining.parts_of(text, mark) for text in TEXTS for mark in (", ", ";", "\n", " ")][:16]
     yield "comparable", [combining.comparable(each) for each in ("A_b  c", "x \\(y\\)", " ß ")]
     for text in ("a\x00b", "\ud800", "x" * 100_001, "x" * 100_000, " , ", "plain"):
-        found = described.from_text(Path("a.png"), text, described.Described("nothing"))
+        found = described.from_text(Path("a.png"), text, described.CaptionResult("nothing"))
         yield (
             f"text {text[:5].encode('utf-8', 'replace')!r} {len(text)}",
             [found.text[:9], found.problem, found.means_empty],
@@ -274,7 +274,7 @@ def tagged() -> Facts:
                 form = formatter(settings, {"general": 0.35, "character": 0.6})
                 return [[found.text, found.scored[:2]] for found in (form(scored(seed)) for seed in range(3))]
 
-            yield f"{options} {mode}", [refused(texts), ignored(settings)]
+            yield f"{options} {mode}", [refused(texts), ignored_settings(settings)]
     yield "items", [tags.items_of(each) for each in ("", "a, b\\,c\nd,,", " x ;")]
     yield (
         "pairs",
@@ -308,7 +308,7 @@ def tagged() -> Facts:
         ],
     )
     tagged_text = tags.Tagged("a, b", ("a", "b"), (("a", 0.5), ("b", 0.4)))
-    join = sd_scripts.joining(tagged_text, ", ")
+    join = sd_scripts.make_join(tagged_text, ", ")
     yield (
         "joined",
         [join("a, c", CaptioningSettings(existing=each)) for each in ("append", "prepend", "line", "replace")],
@@ -385,7 +385,7 @@ def tables() -> Facts:
                 ]
             )
         yield "scores", states
-        yield "kept at", score_cache.place_of(space, "model").name
+        yield "kept at", score_cache.scores_folder(space, "model").name
         with open(file, "ab") as handle:
             handle.write(b'{"image": "half')
         again = score_cache.ScoreCache(space, "model", {})
@@ -410,7 +410,7 @@ def prepared() -> Facts:
             if "wd-" in key and "eva02" not in key:
                 continue
             for mode in ("none", "sd-scripts-0.9"):
-                made = [preprocess.preparing(each, (32, 32), mode)(image) for image in sizes.values()]
+                made = [preprocess.make_prepare(each, (32, 32), mode)(image) for image in sizes.values()]
                 yield (
                     f"{key} {mode}",
                     [
@@ -463,7 +463,10 @@ def answers() -> Facts:
         ]
         thoughts = [cleaning.without_thinking(text, opened) for opened in (False, True)]
         words = [cleaning.missing_words(text, ["Fox", "wolf", " "]), cleaning.with_words(text, ["fox", "wolf"])]
-        yield text[:40], [*parts, *thoughts, *words, [cleaning.within(text, most, count_tokens) for most in (3, 8)]]
+        yield (
+            text[:40],
+            [*parts, *thoughts, *words, [cleaning.cut_to_tokens(text, most, count_tokens) for most in (3, 8)]],
+        )
     phrases = [
         " ".join(["word"] * 4),
         " ".join(["word"] * 3),

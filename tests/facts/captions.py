@@ -210,7 +210,7 @@ def named() -> Facts:
 
 
 def image(path: Path, **more) -> ImageInfo:
-    return ImageInfo("fox", path.name, path, 8, 8, 1, 1, words=" fox ", **more)
+    return ImageInfo("fox", path.name, path, 8, 8, 1, 1, class_tokens=" fox ", **more)
 
 
 @producer
@@ -257,7 +257,7 @@ def read() -> Facts:
             beside(root / name, name)
         index = files.SidecarIndex()
         yield "index", [index.of(root / name) for name in ("x.png", "x.jpg", "y.png", "z.png")]
-        yield "as file", [files.as_file(text) for text in ("", " ", "a\rb", "ü ")]
+        yield "as file", [files.caption_bytes(text) for text in ("", " ", "a\rb", "ü ")]
 
 
 @producer

@@ -204,13 +204,14 @@ def in_short(report: Report) -> Iterator[tuple[str, Any]]:
     yield "summary", {name: figures(value) if isinstance(value, str) else value for name, value in summary.items()}
     yield (
         "folders",
-        [[each.id, each.repeats, each.words, each.named, each.images, each.concept] for each in report.folders],
+        [[each.id, each.repeats, each.class_tokens, each.named, each.images, each.concept] for each in report.folders],
     )
     yield "problems", [figures_of(each) for each in report.problems]
     rows = {}
     for row in report.rows:
         marks = (
-            "".join(mark for mark in ("trains", "mask", "transparent", "readable") if getattr(row, mark)) + row.really
+            "".join(mark for mark in ("trains", "mask", "transparent", "readable") if getattr(row, mark))
+            + row.actual_format
         )
         frame = row.frame and [round(each, 3) for each in row.frame]
         text = [row.caption[:30], row.caption_path and row.caption_path.name, row.source, row.tokens]
@@ -453,7 +454,7 @@ def classes() -> Facts:
                 name,
                 [
                     [
-                        [each.key, each.repeats, each.words, each.metadata_caption, each.concept]
+                        [each.key, each.repeats, each.class_tokens, each.metadata_caption, each.concept]
                         for each in found.images
                     ],
                     found.problems,

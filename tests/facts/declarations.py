@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from core import extensions, tasks
-from core.settings.base import Declared, declared, following, follows_compatibility, item_settings
+from core.settings.base import Declared, compatibility_values, declared, follows_compatibility, item_settings
 from core.settings.check import allowed, build
 from core.settings.flags import read_flags
 from core.settings.job import JOBS, TrainJob
@@ -82,9 +82,9 @@ def followers() -> Facts:
         yield (
             name,
             {
-                group: {field: getattr(settings, field) for field in following(type(settings))}
+                group: {field: getattr(settings, field) for field in compatibility_values(type(settings))}
                 for group, settings in groups.items()
-                if following(type(settings))
+                if compatibility_values(type(settings))
             },
         )
     yield "declared", plain(follows_compatibility("a", "b").json_schema_extra)

@@ -101,7 +101,7 @@ def _late(device: str, batch: int, todo: list[Side], items: Any, at_once: bool, 
     models: Any = SimpleNamespace(vae=lambda: "vae", offload_vae=partial(heard.append, "offloaded"))
     cache: Any = SimpleNamespace(
         others=None,
-        lacking=lambda placed, check, reads: heard.append(["lacking", reads]) or todo,
+        missing_sides=lambda placed, check, reads: heard.append(["lacking", reads]) or todo,
         require_room=lambda sides: heard.append(["room", len(sides)]),
         fill=_filled(heard),
     )

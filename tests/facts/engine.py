@@ -45,8 +45,8 @@ from core.record.workspace import Workspace
 from core.settings.base import declared
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.settings.named import Limits, leaving, named_in
-from core.settings.named import refused as refused_by
+from core.settings.named import Limits, escape_problems, named_in
+from core.settings.named import limit_problems as refused_by
 from core.settings.names import bad_name, without_signs
 from core.settings.presets.files import dump
 from tests.facts.jobs import changes
@@ -678,4 +678,7 @@ def shared() -> Facts:
                 yield str(number), {"refused": error.problems}
                 continue
             limits = Limits.of(workspace, keys=draw.random() < 0.5)
-            yield str(number), [refused_by(job, limits), leaving(job), sorted(each.where for each in named_in(job))]
+            yield (
+                str(number),
+                [refused_by(job, limits), escape_problems(job), sorted(each.where for each in named_in(job))],
+            )

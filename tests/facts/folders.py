@@ -81,10 +81,10 @@ def findings() -> Facts:
         )
         content = json.loads(Path(token).read_text())
         yield "record", [content["reason"], content["images"], content["files"], content["v"]]
-        yield "lately", [[each.reason, each.images, each.files] for each in trash.put_away_lately(cat)]
+        yield "lately", [[each.reason, each.images, each.files] for each in trash.undoable_actions(cat)]
         beside(cat / "a.bmp", "taken")
         yield "taken", refused(lambda: trash.put_back(token))
-        yield "emptied", [trash.empty(cat)[0], trash.put_away_lately(cat)]
+        yield "emptied", [trash.empty(cat)[0], trash.undoable_actions(cat)]
         yield "refused", [refused(partial(trash.put_away, each, cat, "x")) for each in ([], [cat / "gone.png"])]
         for name in COMPANIONS.split():
             beside(root / "pets" / name, "x")
@@ -101,7 +101,7 @@ COMPANIONS = (
 
 
 def treat_token(cat: Path) -> str:
-    return trash.put_away_lately(cat)[0].token
+    return trash.undoable_actions(cat)[0].token
 
 
 def packed(path: Path, members: Mapping[str, bytes]) -> Path:
@@ -230,14 +230,14 @@ def names() -> Facts:
         made = [
             folders.Source(**{"folder": "x", "identifier": "sks ", "class_word": " dog"} | each) for each in sources
         ]
-        yield "words", [folders.words_for(each, "named") for each in made]
+        yield "words", [folders.class_tokens_for(each, "named") for each in made]
         (root / "7_red").mkdir()
         whole = [
             folders.whole_root(replace_source(repeats), root / name)
             for repeats in (None, 4)
             for name in ("7_red", "fox", "0_x")
         ]
-        yield "roots", [[each.repeats, each.words] for each in whole]
+        yield "roots", [[each.repeats, each.class_tokens] for each in whole]
     yield "tokens", [count_tokens(text) for text in ("", "a fox", LONG, "größe 狐", "(a:1.2)", "a," * 90)]
     yield "cut", [[len(part) for part in cut_at(LONG, most)] for most in (75, 150, 225, 600)] + [cut_at("a fox", 75)]
 

@@ -75,7 +75,7 @@ def made(
         _shards=(SharedWeights if shares else Shards)(engine, optimizer),
         _parameters=weights,
         _half_precision=more.pop("half", True),
-        _joined=SimpleNamespace(close=partial(heard.append, "left")),
+        _process_group=SimpleNamespace(close=partial(heard.append, "left")),
         average=more.pop("average", None),
     )
     assert not more
@@ -141,7 +141,7 @@ def gathered() -> Facts:
             settings={"zero3_save_16bit_model": short},
         )
         with ExitStack() as stack:
-            stack.enter_context(patch.object(sharding, "whole", partial(_noted, heard, "whole")))
+            stack.enter_context(patch.object(sharding, "all_weights", partial(_noted, heard, "whole")))
             exact = SimpleNamespace(safe_get_full_fp32_param=lambda weight: torch.full_like(weight, 5.0))
             stack.enter_context(
                 patch.dict("sys.modules", {"deepspeed": SimpleNamespace(utils=exact), "deepspeed.utils": exact})

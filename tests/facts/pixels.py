@@ -316,7 +316,7 @@ def resized() -> Facts:
     for hue, gamma in product((0, 3.5, -8), (1, 0.95, 1.05)):
         yield f"colors {hue} {gamma}", pixels.change_colors(array, hue, gamma)
     yield "training", pixels.as_training(array)
-    yield "enough", pixels.enough_for(aspect_ratio.fit_to_bucket((500, 400), (64, 64)))
+    yield "enough", pixels.reduced_size(aspect_ratio.fit_to_bucket((500, 400), (64, 64)))
 
 
 FORMATS = {
@@ -484,7 +484,7 @@ def partners() -> Facts:
                 refused(lambda: quarters(painting.decoded_mask(data.getvalue(), info))),
                 refused(lambda: painting.decoded_png(data.getvalue(), (47, 32), "x")),
                 refused(lambda: painting.decoded_png(b"no", (47, 32), "x")),
-                refused(lambda: painting.decoded_png(b"0" * (painting.MOST_BYTES + 1), (47, 32), "x")),
+                refused(lambda: painting.decoded_png(b"0" * (painting.MAX_BYTES + 1), (47, 32), "x")),
                 [painting.too_large(size, "x") for size in ((4096, 8192), (4097, 8192))],
             ],
         )

@@ -10,7 +10,7 @@ from typing import Any
 from core.record.problems import Problem, ProblemsError
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.settings.optimization.usual_rates import far_rates
+from core.settings.optimization.usual_rates import unusual_rates
 from core.settings.rules import ineffective, training_problems
 from tests.facts.jobs import changes
 from tests.facts.store import Facts, producer
@@ -159,7 +159,7 @@ def answers(job: TrainJob | list[Problem], plain: set[str]) -> dict[str, Any]:
         return {"refused": job}
     gray = set(ineffective(job))
     problems = [each for each in training_problems(job) if each.code not in OF_THE_MACHINE]
-    far = [(each.where, each.way, each.rate, each.usual.start) for each in far_rates(job)]
+    far = [(each.where, each.direction, each.rate, each.usual.start) for each in unusual_rates(job)]
     found = {"problems": problems, "gray": sorted(gray - plain), "not gray": sorted(plain - gray), "far": far}
     return {name: value for name, value in found.items() if value}
 

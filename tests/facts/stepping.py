@@ -123,7 +123,7 @@ def edges() -> Facts:
         one._states = SimpleNamespace(save=partial(_raise, save), remove_old=partial(heard.append, "states rotated"))  # type: ignore[assignment]
         found = [refused(partial(one._write_and_back_up, "name", True, state)), list(heard)]
         heard.clear()
-        one._with_files = state
+        one._state_with_checkpoints = state
         found += [one._save("name"), list(heard)]
         heard.clear()
         yield f"written {write!r} {state} {save!r}", [*found, one._save("name", not state), list(heard)]
@@ -131,7 +131,7 @@ def edges() -> Facts:
         heard = []
         one = _noting(heard, 5, 0, True)
         measure = SimpleNamespace(batches=batches, ranks=ranks, measure=lambda *given: "found")
-        vars(one).update(_validation=measure, _validated_at=at, _name_best=partial(heard.append, "best"))
+        vars(one).update(_validation=measure, _validated_at=at, _write_best=partial(heard.append, "best"))
         one._attempt = lambda name, fix, smaller, work, use, heard=heard: [heard.append([name, use]), work()]  # type: ignore[method-assign]
         del vars(one)["_validate"]
         one._validate()

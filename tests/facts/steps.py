@@ -214,7 +214,7 @@ def moments() -> Facts:
     """What the real loop does after which step of runs that compute nothing: whole, and stopped and resumed."""
     with ExitStack() as stack:
         stack.enter_context(patch.object(loop, "optimizer_update", lambda run: None))
-        stack.enter_context(patch.object(timetable.Timetable, "_name_best", lambda timetable: None))
+        stack.enter_context(patch.object(timetable.Timetable, "_write_best", lambda timetable: None))
         for number in range(60):
             draw = Random(f"moments {number}")
             with folder() as place:

@@ -320,7 +320,7 @@ def reported() -> Facts:
         taken: list[Any] = []
         one._best = SimpleNamespace(take=taken.append, best=lambda folder, best=best: best)  # type: ignore[assignment]
         with patch.object(timetable, "write_best", lambda folder, best: said.append("written")):
-            one._name_best()
+            one._write_best()
         yield f"best {number}", [list(said), taken]
 
 
@@ -342,7 +342,7 @@ def stopped() -> Facts:
             _samples=SimpleNamespace(prompts=prompts),
             _checkpoints=SimpleNamespace(step_name=str, final=SimpleNamespace(name="final")),
             _validates_last=last,
-            _at_end=quick,
+            _state_at_end=quick,
             _validate=partial(heard.append, "validated"),
             _sample=partial(heard.append, "sampled"),
             _save=lambda *given, heard=heard, **named: heard.append(["saved", *given, named]),
@@ -402,13 +402,13 @@ def beginnings() -> Facts:
         yield f"stop {epochs}", [settings.stop_text_encoder_training, settings.stop_text_encoder_epochs]
     with folder() as root:
         file = root / "machine.json"
-        yield "undecided", building._decided_before(file, "cuda")
+        yield "undecided", building._earlier_precision(file, "cuda")
         for device, precision in (
             ("cuda:1", "bf16"), ("cpu", "bf16"), ("cuda", "x"), ("cuda", "no"), ("cuda", "fp16"), (None, "fp16"), ("cuda", None),
         ):  # fmt: skip
             text = json.dumps({"device": device, "precision": precision})
             beside(file, text)
-            yield f"decided {text}", [building._decided_before(file, device) for device in ("cuda:0", "cpu")]
+            yield f"decided {text}", [building._earlier_precision(file, device) for device in ("cuda:0", "cpu")]
         state = root / "run" / "state" / "step00000005"
         beside(state / "w", "x")
         for quick in (True, False):

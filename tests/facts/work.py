@@ -57,7 +57,7 @@ def trained_by_command() -> Facts:
         report = SimpleNamespace(sentence="one", held_out="")
         for place, name, answer in (
             ("core.dataset.preflight", "preflight", report),
-            ("core.training.checks.before_start", "problem_of_uploads", []),
+            ("core.training.checks.before_start", "upload_problems", []),
             ("core.training.checks.recipe_fit", "recipe_problems", []),
             ("core.settings.rules", "set_without_effect", []),
             ("core.families.locate", "family_found", "sd1"),
@@ -406,12 +406,12 @@ def named() -> Facts:
     )
     metadata: Any = SimpleNamespace(path=Path("m.json"), entries=entries)
     for name, count, pairs in product(
-        ("missing", "only_latents", "closed", "by_name", "chosen", "unlisted"), (1, 4, 9), (False, True)
+        ("missing", "only_latents", "inaccessible", "by_name", "ambiguous", "unlisted"), (1, 4, 9), (False, True)
     ):
         matches = Matches()
-        of_files = name in ("chosen", "unlisted")
+        of_files = name in ("ambiguous", "unlisted")
         setattr(matches, name, (files if of_files else entries)[:count])
-        if name in ("only_latents", "closed"):
+        if name in ("only_latents", "inaccessible"):
             matches.missing = entries[: count + 1]
         matches.pairs = [(entries[0], files[0])] if pairs else []  # type: ignore[list-item]
         yield f"{name} {count} {pairs}", match_problems(matches, finder, metadata)

@@ -198,7 +198,7 @@ def read_texts(path: Path) -> None:
 
 def read_painted(path: Path) -> None:
     """As a mask that was sent to the page for an image of 64 x 64, and as what painting starts from."""
-    from core.dataset.images.painting import MOST_BYTES, decoded_mask, start_of
+    from core.dataset.images.painting import MAX_BYTES, decoded_mask, start_of
     from core.dataset.sources.image_info import ImageInfo
     from core.record.problems import ProblemsError
     from core.record.regular import open_regular
@@ -208,7 +208,7 @@ def read_painted(path: Path) -> None:
     assert start.unread or start.mask is None or start.mask.size == (64, 64)
     try:
         with open_regular(path) as file:
-            mask = decoded_mask(file.read(MOST_BYTES + 1), info)
+            mask = decoded_mask(file.read(MAX_BYTES + 1), info)
     except ProblemsError as error:
         said(error.problems)
     else:

@@ -364,7 +364,7 @@ def test_the_scan_takes_what_sd_scripts_takes_from_a_folder(tmp_path):
     one = "[[datasets]]\nresolution = {}\n[[datasets.subsets]]\nimage_dir = '10_fox'\n"
     job, _ = apply_dataset_config(TrainJob(), written(tmp_path, one.format(512) + one.format(768)))
     found = scan(concepts_of(job))
-    assert [(image.path.name, image.repeats, image.words) for image in found.images] == [
+    assert [(image.path.name, image.repeats, image.class_tokens) for image in found.images] == [
         ("a.png", 1, ""),
         ("b.png", 1, ""),
     ] * 2

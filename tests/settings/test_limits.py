@@ -13,12 +13,12 @@ from core.settings.generation.high_resolution import unsharp_of
 from core.settings.job import JOBS, GenerateJob, TrainJob
 from core.settings.layers import Entry, Layer, LayerChoice, rank_of_line
 from core.settings.methods import Usual
-from core.settings.named import Limits, refused
+from core.settings.named import Limits, limit_problems
 from core.settings.names import bad_name, without_signs
 from core.settings.optimization.optimizer import OptimizerSettings, optimizer_sentence
 from core.settings.optimization.optimizers import Argument, argument_problems, module_problem, nearest
 from core.settings.optimization.schedule import ScheduleSettings, read_step_rules, span
-from core.settings.optimization.usual_rates import _compared, short, usual_rates
+from core.settings.optimization.usual_rates import _optimizer_factors, short, usual_rates
 from core.settings.presets.files import PresetStore, content, parse, with_job
 from core.settings.presets.levels import levels
 from core.settings.readers import program_of
@@ -120,8 +120,12 @@ def test_names_that_every_system_takes(name, valid):
 )
 def test_usual_rates_of_other_optimizers_compared_with_adamws(optimizer, factors):
     job = build(TrainJob, {"optimizer": {"optimizer_type": optimizer}})
-    assert _compared(job) == factors
-    assert _compared(SimpleNamespace(optimizer=SimpleNamespace(optimizer_type="x.Unheard"))) == (0.1, 1.0, 10.0)
+    assert _optimizer_factors(job) == factors
+    assert _optimizer_factors(SimpleNamespace(optimizer=SimpleNamespace(optimizer_type="x.Unheard"))) == (
+        0.1,
+        1.0,
+        10.0,
+    )
 
 
 # ---- texts of fields
@@ -336,7 +340,7 @@ def test_words_of_the_command_line(words, values, told):
     + [({"max_train_steps": 5, "max_train_epochs": 1001}, [])],
 )
 def test_a_training_on_a_shared_page_is_not_endless(schedule, told):
-    found = refused(build(TrainJob, {"schedule": schedule}), Limits([], [], False))
+    found = limit_problems(build(TrainJob, {"schedule": schedule}), Limits([], [], False))
     assert [each.where for each in found if each.code == "shared.too-long"] == told
 
 
@@ -349,10 +353,12 @@ def test_control_images_in_prompts_are_looked_at_where_the_method_reads_them(tmp
         ("controlnet", "a --cnx /else/a.png", []),
     ):
         job = build(TrainJob, {"method": {"kind": method}, "samples": {"sample_prompts": [prompt]}})
-        assert [each.where for each in refused(job, limits)] == told
+        assert [each.where for each in limit_problems(job, limits)] == told
     file = {"samples": {"sample_prompts_file": str(tmp_path / "a.txt")}}
     for method, told in (("lora", []), ("lllite", ["shared.prompts-file"])):
-        assert [each.code for each in refused(build(TrainJob, file | {"method": {"kind": method}}), limits)] == told
+        assert [
+            each.code for each in limit_problems(build(TrainJob, file | {"method": {"kind": method}}), limits)
+        ] == told
 
 
 def test_the_folders_of_a_shared_page_in_words(tmp_path):

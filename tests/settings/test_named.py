@@ -20,7 +20,7 @@ from core.record.workspace import Workspace, display_path, is_share
 from core.settings.base import about_of, union_members
 from core.settings.check import build
 from core.settings.job import JOBS, GenerateJob, TrainJob
-from core.settings.named import Limits, admit, leads_out, named_in, refused
+from core.settings.named import Limits, admit, leads_out, limit_problems, named_in
 from core.settings.presets.files import to_values
 from tabs.form.folder_browser import nearest
 from tabs.roots import Roots
@@ -187,12 +187,12 @@ def test_no_path_setting_of_any_job_leads_out(space, tmp_path):
     }
     for number, (task, group, name, what) in enumerate(places):
         for way in map(str, ways[number % 4 :: 4]):
-            found = refused(job_with(task, group, name, way, space), limits)
+            found = limit_problems(job_with(task, group, name, way, space), limits)
             assert found and found[0].where.startswith(f"{group}.{name.split('.')[0]}"), (task, name, way)
         if what == "word=path":
-            assert refused(job_with(task, group, name, f"fox={outside}", space), limits)
+            assert limit_problems(job_with(task, group, name, f"fox={outside}", space), limits)
         inside = str(space.outputs / "runs" / "x.safetensors")
-        assert not refused(job_with(task, group, name, inside, space), limits), (task, name)
+        assert not limit_problems(job_with(task, group, name, inside, space), limits), (task, name)
 
 
 def test_a_share_is_told_by_its_text_without_a_look_at_it(space, monkeypatch):
@@ -212,7 +212,7 @@ def test_a_share_is_told_by_its_text_without_a_look_at_it(space, monkeypatch):
         monkeypatch.setattr(os, name, noted)
     roots, job = Roots(space, local=False), build(TrainJob, {"dataset": {"folder": SHARES[0]}})
     looked.clear()
-    assert refused(job, roots.limits) and display_path(SHARES[0]) == SHARES[0]
+    assert limit_problems(job, roots.limits) and display_path(SHARES[0]) == SHARES[0]
     nearest(roots, Path(SHARES[0]))
     assert not roots.holds(SHARES[0]) and [path for path in looked if "server" in path] == []
 
@@ -221,7 +221,7 @@ def test_names_of_models_stay_names(space):
     limits = Limits.of(space)
     for text in ("starter", "owner/model", "models/starter", "my lora", "a.safetensors", "20260101-101010_run"):
         values = {"model": {"base_model": text}, "network": {"network_weights": text}, "resume": {"resume": text}}
-        assert refused(build(TrainJob, values), limits) == []
+        assert limit_problems(build(TrainJob, values), limits) == []
 
 
 def test_what_is_there_and_what_is_not_get_the_same_answer_outside(space, tmp_path, monkeypatch):
@@ -232,7 +232,7 @@ def test_what_is_there_and_what_is_not_get_the_same_answer_outside(space, tmp_pa
     there, gone = str(tmp_path / "secret" / "there.txt"), str(tmp_path / "secret" / "gone.txt")
     for task, group, name, what in marked():
         if what in PATHS:
-            one, other = (refused(job_with(task, group, name, text, space), limits) for text in (there, gone))
+            one, other = (limit_problems(job_with(task, group, name, text, space), limits) for text in (there, gone))
             assert [each.what.replace(there, gone) for each in one] == [each.what for each in other]
     monkeypatch.setattr(allowed, "_open_folders", None)
     monkeypatch.setattr(allowed, "_keys_lent", False)
@@ -255,7 +255,7 @@ def test_parts_of_names_lead_nowhere_on_any_page(space):
                 admit(build(TrainJob, {"logging": {name: way}}), None)
     for name in ("fox", "a/b", "x..y", "run: 2", "läuft"):
         assert not leads_out(name), name
-    assert refused(build(TrainJob, {"logging": {"log_tracker_name": "aux"}}), Limits.of(space))
+    assert limit_problems(build(TrainJob, {"logging": {"log_tracker_name": "aux"}}), Limits.of(space))
 
 
 def test_keys_are_the_owners_unless_lent(space, monkeypatch):
@@ -267,9 +267,9 @@ def test_keys_are_the_owners_unless_lent(space, monkeypatch):
         {"logging": {"log_with": "all"}},
     ]
     for values in jobs:
-        assert refused(build(TrainJob, values), Limits.of(space))
-        assert not refused(build(TrainJob, values), Limits.of(space, keys=True))
-    assert refused(
+        assert limit_problems(build(TrainJob, values), Limits.of(space))
+        assert not limit_problems(build(TrainJob, values), Limits.of(space, keys=True))
+    assert limit_problems(
         build(TrainJob, {"logging": {"log_tracker_config": str(space.outputs / "x.toml")}}), Limits.of(space, True)
     )
     monkeypatch.setenv("HF_TOKEN", "hf_abcdefgh")
@@ -291,9 +291,9 @@ def test_keys_are_the_owners_unless_lent(space, monkeypatch):
 
 def test_a_shared_page_fetches_from_the_hub_alone(space):
     for text in ("https://127.0.0.1/x.safetensors", "http://169.254.169.254/x", "https://example.org/m.safetensors"):
-        assert refused(build(JOBS["download"], {"download": {"hub_id": text}}), Limits.of(space)), text
+        assert limit_problems(build(JOBS["download"], {"download": {"hub_id": text}}), Limits.of(space)), text
     for text in ("owner/name", "owner/name/file.safetensors", "sd15"):
-        assert not refused(build(JOBS["download"], {"download": {"hub_id": text}}), Limits.of(space)), text
+        assert not limit_problems(build(JOBS["download"], {"download": {"hub_id": text}}), Limits.of(space)), text
 
 
 def test_the_engine_takes_no_such_job_whatever_made_it(space, tmp_path):

@@ -6,7 +6,7 @@ from core import tasks
 from core.settings.base import Settings, fields_of, setting
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.settings.needs import lacking, without_effect
+from core.settings.needs import unmet_needs, without_effect
 from core.settings.rules import ineffective, set_without_effect
 
 
@@ -45,11 +45,11 @@ UNMET = {
 
 @pytest.mark.parametrize("name", MET)
 def test_a_setting_has_an_effect_only_where_what_it_needs_is_there(name):
-    assert name not in lacking(Toy, MET[name]) and name in lacking(Toy, UNMET[name])
+    assert name not in unmet_needs(Toy, MET[name]) and name in unmet_needs(Toy, UNMET[name])
 
 
 def test_values_that_are_not_given_are_the_defaults():
-    assert lacking(Toy, {}).keys() == {"of_switch", "of_number", "of_file", "of_choice", "of_two"}
+    assert unmet_needs(Toy, {}).keys() == {"of_switch", "of_number", "of_file", "of_choice", "of_two"}
 
 
 def test_only_what_was_set_is_named():

@@ -7,7 +7,7 @@ from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.methods import methods
 from core.settings.optimization.optimizers import catalog
-from core.settings.optimization.usual_rates import far_rates, short, usual_rates
+from core.settings.optimization.usual_rates import short, unusual_rates, usual_rates
 from core.settings.rules import training_problems
 
 KINDS = ("lora", "dreambooth", "fine_tune", "embedding", "controlnet", "lllite")
@@ -25,7 +25,7 @@ def far(kind="lora", network=None, method=None, **optimizer):
     made = job(
         kind, optimizer=optimizer, network=network or {}, **({"method": {"kind": kind} | method} if method else {})
     )
-    found = {each.where: each.way for each in far_rates(made)}
+    found = {each.where: each.direction for each in unusual_rates(made)}
     told = {each.where for each in training_problems(made) if each.level != "error"}
     assert set(found) <= told
     return found
@@ -96,7 +96,7 @@ def test_lora_plus_and_the_batch_count():
     assert far(learning_rate=1e-4, loraplus_lr_ratio=16.0) == {}
     assert far(learning_rate=1e-3, loraplus_lr_ratio=500.0) == {"optimizer.loraplus_lr_ratio": "above"}
     scaled = job(optimizer={"learning_rate": 1e-3, "scale_lr": True}, dataset={"train_batch_size": 16})
-    assert [each.rate for each in far_rates(scaled)] == [pytest.approx(0.016)]
+    assert [each.rate for each in unusual_rates(scaled)] == [pytest.approx(0.016)]
 
 
 def test_other_optimizers_have_other_rates():

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from work_parts import event, image, make_page, said
 
-from core.dataset.doctor.trash import put_away, put_away_lately
+from core.dataset.doctor.trash import put_away, undoable_actions
 from core.record.problems import ProblemsError
 from core.record.units import size_words
 from tabs.tools.disk import DiskHandlers
@@ -104,10 +104,10 @@ def test_a_deleted_run_is_listed_and_put_back(desk):
 def test_images_that_were_put_away_go_for_good_and_the_others_stay(desk, tmp_path):
     gone = image(tmp_path / "set" / "b.png")
     put_away([gone], tmp_path / "set", "twice there")
-    assert put_away_lately(tmp_path / "set")
+    assert undoable_actions(tmp_path / "set")
     place, _ = desk.act({}, event("ask", "images"))
     desk.act(place, event("delete", "images"))
-    assert not put_away_lately(tmp_path / "set") and (tmp_path / "set" / "a.png").exists()
+    assert not undoable_actions(tmp_path / "set") and (tmp_path / "set" / "a.png").exists()
 
 
 def test_generated_images_in_the_trash_are_counted_and_go_for_good(desk):
@@ -119,7 +119,7 @@ def test_generated_images_in_the_trash_are_counted_and_go_for_good(desk):
     place, shown = desk.act({}, event("ask", "generated"))
     assert "Deleted generations" in shown
     desk.act(place, event("delete", "generated"))
-    assert not put_away_lately(folder) and kept.exists() and size_words(size) in said(desk)
+    assert not undoable_actions(folder) and kept.exists() and size_words(size) in said(desk)
 
 
 def test_only_the_owner_empties_the_trash_of_people_with_a_page_each(tmp_path):
@@ -149,4 +149,4 @@ def test_a_shared_page_empties_no_folder_that_is_not_open(tmp_path):
     desk = DiskHandlers(page)
     place, _ = desk.act({}, event("ask", "images"))
     desk.act(place, event("delete", "images"))
-    assert put_away_lately(tmp_path / "set")
+    assert undoable_actions(tmp_path / "set")

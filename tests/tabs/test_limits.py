@@ -14,7 +14,7 @@ from generate_parts import draw, make_desk
 from work_parts import event, image, make_page, wait_until
 
 from core.dataset.doctor.finding import Finding, FindingImage
-from core.dataset.doctor.trash import PutAway
+from core.dataset.doctor.trash import Removal
 from core.dataset.report import Row
 from core.engine.queue import QueueEntry
 from core.record.problems import Problem
@@ -402,7 +402,7 @@ def test_more_than_a_quarter_of_the_images_is_moved_only_after_a_question():
 
 
 def test_the_first_four_of_what_was_put_away_can_be_put_back():
-    away = [PutAway(f"token{n}", 0.0, "by hand", ("a.png",), 1) for n in range(5)]
+    away = [Removal(f"token{n}", 0.0, "by hand", ("a.png",), 1) for n in range(5)]
     assert re.findall(r"token\d", doctor.back(away)) == [f"token{n}" for n in range(4)]
     assert ["earlier action" in doctor.back(away[:number]) for number in (4, 5)] == [False, True]
 
@@ -473,7 +473,7 @@ def test_a_card_names_three_of_its_own_settings_and_twelve_folders_within():
     three = ("resolution", "min_bucket_reso", "max_bucket_reso")
     assert "..." not in names(*three) and "3 settings" in names(*three)
     assert " ...</span>" in names(*three, "bucket_reso_steps") and "4 settings" in names(*three, "bucket_reso_steps")
-    folders = [SimpleNamespace(path=Path(f"r/{n}_x"), images=1, repeats=n, words="") for n in range(13)]
+    folders = [SimpleNamespace(path=Path(f"r/{n}_x"), images=1, repeats=n, class_tokens="") for n in range(13)]
     inside = [concept_cards._subfolders(SimpleNamespace(folders=folders[:number]), None) for number in (12, 13)]
     assert [re.findall(r"<td>(\d+)_<wbr>x", each) for each in inside] == [[str(n) for n in range(12)]] * 2
     assert ["1 more folder" in each for each in inside] == [False, True]

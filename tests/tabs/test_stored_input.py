@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from work_parts import answered, image, wait_until
 
 from core import tasks
-from core.captioning.bulk import Edited, Item
+from core.captioning.bulk import CaptionEdit, Item
 from core.settings.captioning.edits import EDITS
 from tabs.captions.bulk import KNOWN, _difference
 from tabs.captions.tab import CaptionHandlers
@@ -129,6 +129,6 @@ def test_the_form_of_regularization_images_is_drawn_whatever_is_stored(page, sto
 def test_the_difference_of_long_captions_is_cut_to_where_it_begins():
     same, old, new = "red fox, " * 100, "a b c, " * 4000, "d e f, " * 4000
     item = Item("a.png", "set", same + old, False)
-    html = _difference(Edited(item, same + old, same + new))
+    html = _difference(CaptionEdit(item, same + old, same + new))
     assert "<del>a" in html and "<ins>d" in html and len(html) < 20_000
-    assert "<ins>owl</ins>" in _difference(Edited(item, "fox, snow", "owl, snow"))
+    assert "<ins>owl</ins>" in _difference(CaptionEdit(item, "fox, snow", "owl, snow"))

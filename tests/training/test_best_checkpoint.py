@@ -30,7 +30,7 @@ def forty(tmp_path_factory):
 @pytest.fixture
 def unhurried(monkeypatch):
     """As if measuring cost next to nothing: runs of a few steps measure what long ones do."""
-    monkeypatch.setattr(validation, "COST", 10.0)
+    monkeypatch.setattr(validation, "COST_SHARE", 10.0)
 
 
 def shown(training):

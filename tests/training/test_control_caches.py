@@ -99,6 +99,6 @@ def test_the_forecast_counts_control_images_held_in_ram_on_a_cpu(groups, make_jo
 
     own = 64 * 64 * 3 // 6
     assert abs(counted("auto", 100) - 100 * own) < 100
-    assert counted("auto", 1_000_000) == control_caches.HELD_BYTES
-    assert counted("memory", 2_000_000) == control_caches.ALONE_BYTES
+    assert counted("auto", 1_000_000) == control_caches.MEMORY_BYTES
+    assert counted("memory", 2_000_000) == control_caches.UNWRITTEN_BYTES
     assert counted("off", 100) == counted("auto", 100, "cuda") == 0

@@ -304,9 +304,9 @@ def test_another_resolution_moves_the_largest_bucket_with_it():
         ({"resolution": 512, "train_batch_size": 1}, (768, 384), 1),
         ({"resolution": 64, "train_batch_size": 4}, (96, 64), 4),
     ):
-        found = advice.moved(facts, before, job_of(dataset=dataset))
+        found = advice.scaled(facts, before, job_of(dataset=dataset))
         assert (found.sides, found.batch) == (sides, batch)
-    assert advice.moved(replace(facts, batch=1), before, job_of(dataset={"train_batch_size": 1})).batch == 1
+    assert advice.scaled(replace(facts, batch=1), before, job_of(dataset={"train_batch_size": 1})).batch == 1
 
 
 @pytest.mark.parametrize(

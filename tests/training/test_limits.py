@@ -25,7 +25,7 @@ from core.training.loop.loss_readback import (
     StepRecord,
     not_finite,
 )
-from core.training.loop.reports import MEMORY_STEPS, StepClock
+from core.training.loop.reports import AVERAGED_STEPS, StepClock
 from core.training.loop.sources import DecodedView, Latents, ViewLoader, sample_latent
 from core.training.loop.stepper import Stepper
 from core.training.loop.update import WEIGHT_NORM_STEPS, loss_divisor
@@ -205,7 +205,7 @@ def test_the_first_step_which_warms_up_leaves_the_pace_at_the_second():
     assert clock.per_step == pytest.approx(3.0), "a third of the way"
     for _ in range(30):
         clock.add(3.0)
-    clock.add(3.0 + MEMORY_STEPS)
+    clock.add(3.0 + AVERAGED_STEPS)
     assert clock.per_step == pytest.approx(4.0)
 
 

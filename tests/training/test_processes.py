@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from core import extensions
 from core.cli.main import main
 from core.cli.options import commands, split_options
-from core.dataset.buckets.batches import Planned
+from core.dataset.buckets.batches import PlannedBatch
 from core.engine import follow as follow_module
 from core.engine import launch as launch_module
 from core.engine.extend import job_of
@@ -197,7 +197,7 @@ def losses_and_gradient(run, epoch, batch, shares):
     found = []
     run.stepper.optimizer.zero_grad(set_to_none=True)
     for items in shares:
-        part = Planned(batch.bucket, tuple(items))
+        part = PlannedBatch(batch.bucket, tuple(items))
         run.passes.method.before_micro_batch(1, 0, [(placed.key, repeat) for placed, repeat in items])
         timesteps = [100 + 200 * batch.items.index(item) for item in items]
         losses = micro_batch(run, epoch, part, timesteps)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from core.dataset.buckets.batches import Planned
+from core.dataset.buckets.batches import PlannedBatch
 from core.record.commands import NoCommands
 from core.record.context import JobContext
 from core.record.journal import Journal, read_lines
@@ -75,7 +75,7 @@ def test_a_slow_episode_with_full_memory_is_warned_of_once(case):
     guard = SpillGuard(read, lambda: "gradient checkpointing saves about 2.1 GB", lambda: emptied.append(1))
     sequence, expected = CASES[case]
     for number, (seconds, now[0], size, finished) in enumerate(sequence, 1):
-        problem = guard.add([Planned((size, size), (None,))], seconds, finished)
+        problem = guard.add([PlannedBatch((size, size), (None,))], seconds, finished)
         if problem is not None:
             found.append(number)
             assert (problem.code, problem.level) == ("memory.spill", "warning")
@@ -106,7 +106,7 @@ def test_a_run_on_a_gpu_writes_the_warning_to_its_journal_and_trains_to_its_end(
         report=lambda read: None,
         all=tuple,
     )
-    plan = SimpleNamespace(total=40, step_batches=lambda step: (0, [Planned((512, 512), (None,) * 4)]))
+    plan = SimpleNamespace(total=40, step_batches=lambda step: (0, [PlannedBatch((512, 512), (None,) * 4)]))
     with Journal(tmp_path) as journal:
         context = JobContext(SimpleNamespace(), SimpleNamespace(), journal, NoCommands(), device)
         run = Run(TrainJob(), context, plan, SimpleNamespace(encoding_seconds=0.0), nothing, None, reports)

@@ -138,7 +138,7 @@ def test_a_stop_is_heard_while_captions_are_encoded(train, images, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_cannot_be_put_together_leaves_the_process_as_it_was(train, monkeypatch):
+def test_a_run_that_cannot_be_attach_leaves_the_process_as_it_was(train, monkeypatch):
     """The next job of the same process would find torch.compile's limits, and the steps within the backward pass."""
     left = []
     compiled = SimpleNamespace(release=lambda: left.append("compiled"))

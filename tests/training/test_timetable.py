@@ -108,7 +108,7 @@ class SimulatedRun:
 @pytest.fixture(autouse=True)
 def _steps_compute_nothing(monkeypatch):
     monkeypatch.setattr(loop, "optimizer_update", lambda run: None)
-    monkeypatch.setattr(Timetable, "_name_best", lambda timetable: None)
+    monkeypatch.setattr(Timetable, "_write_best", lambda timetable: None)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def clean(text: str, settings: CaptionCleaningSettings, *, cut: bool, count: Cal
         text = to_sentence_end(text)
     text = " ".join(text.split())  # training would read each line as a caption of its own
     if settings.max_caption_tokens is not None:
-        text = within(text, settings.max_caption_tokens, count)
+        text = cut_to_tokens(text, settings.max_caption_tokens, count)
     return text.strip()
 
 
@@ -74,7 +74,7 @@ def to_sentence_end(text: str) -> str:
     return text[: ends[-1]] if ends else text
 
 
-def within(text: str, tokens: int, count: Callable[[str], int]) -> str:
+def cut_to_tokens(text: str, tokens: int, count: Callable[[str], int]) -> str:
     """The text cut to at most `tokens` tokens: after whole sentences, else parts between commas, else words; "" if not even one
     fits."""
     if count(text) <= tokens:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from core.captioning.combining import pattern_problems
 from core.captioning.decoding import batches, decoded_ahead
-from core.captioning.described import Described, skipped
+from core.captioning.described import CaptionResult, skipped
 from core.captioning.report import Row
 from core.captioning.sentences import cleaning
 from core.captioning.sentences.folder import ModelFiles, check, fetch_missing, find
@@ -49,12 +49,14 @@ def check_sentences(task: str, settings: SentenceSettings, workspace: Workspace)
     try:
         check(find(PROFILES[task], settings, workspace))
     except ProblemsError as error:
-        comes = settings.download and not {"captioner.no-files", "captioner.incomplete"}.isdisjoint(error.codes)
-        problems += [] if comes else error.problems
+        will_download = settings.download and not {"captioner.no-files", "captioner.incomplete"}.isdisjoint(error.codes)
+        problems += [] if will_download else error.problems
     raise_if_errors(problems)
 
 
-def describe(task: str, rows: Sequence[Row], settings: SentenceSettings, context: JobContext) -> Iterator[Described]:
+def describe(
+    task: str, rows: Sequence[Row], settings: SentenceSettings, context: JobContext
+) -> Iterator[CaptionResult]:
     """Yield the caption of each row, in order. Downloads missing files of the model if the settings allow it. Raises
     ProblemsError. task: the captioner's name, which selects the model"""
     if not rows:
@@ -70,7 +72,7 @@ def describe(task: str, rows: Sequence[Row], settings: SentenceSettings, context
 
 def _captions(
     rows: Sequence[Row], files: ModelFiles, settings: SentenceSettings, context: JobContext
-) -> Iterator[Described]:
+) -> Iterator[CaptionResult]:
     """Yield the captions. The model is loaded at the start and freed at the end."""
     from core.captioning.sentences.generating import Query
 
@@ -89,7 +91,7 @@ def _captions(
         ]
         captions = iter(writer.described(queries))
         for _, image in of_batch:
-            yield Described("", image) if isinstance(image, Problem) else next(captions)
+            yield CaptionResult("", image) if isinstance(image, Problem) else next(captions)
 
 
 def prepared(path: Path, side: int | None) -> Image.Image:
@@ -112,25 +114,25 @@ def _warn_of_unused(settings: SentenceSettings, context: JobContext) -> None:
 
 
 class Writer:
-    """Writes captions with a loaded model. most: batch size, halved when memory runs out."""
+    """Writes captions with a loaded model. batch_size: of the settings, halved when memory runs out."""
 
     def __init__(self, model: Loaded, profile: Profile, settings: SentenceSettings):
         self._model, self._profile, self._settings = model, profile, settings
-        self.most = settings.batch_size
+        self.batch_size = settings.batch_size
 
-    def described(self, queries: Sequence[Query]) -> list[Described]:
+    def described(self, queries: Sequence[Query]) -> list[CaptionResult]:
         """A caption for each query, in order, or why there is none. Those that may get better are generated a second time."""
         first = self._captions(queries, attempt=0)
-        again = [number for number, (_, better) in enumerate(first) if better]
-        for number, (second, _) in zip(again, self._captions([queries[n] for n in again], attempt=1), strict=True):
+        retried = [number for number, (_, improvable) in enumerate(first) if improvable]
+        for number, (second, _) in zip(retried, self._captions([queries[n] for n in retried], attempt=1), strict=True):
             first[number] = (second if second.problem is None else first[number][0], False)
         return [self._completed(caption) for caption, _ in first]
 
-    def _captions(self, queries: Sequence[Query], attempt: int) -> list[tuple[Described, bool]]:
+    def _captions(self, queries: Sequence[Query], attempt: int) -> list[tuple[CaptionResult, bool]]:
         """Each caption, and whether a second attempt may improve it."""
         answered: list[Answer | None] = []
         while len(answered) < len(queries):
-            answered += self._answers(queries[len(answered) : len(answered) + self.most], attempt)
+            answered += self._answers(queries[len(answered) : len(answered) + self.batch_size], attempt)
         return [self._caption(*each) for each in zip(queries, answered, strict=True)]
 
     def _answers(self, queries: Sequence[Query], attempt: int) -> Sequence[Answer | None]:
@@ -145,10 +147,10 @@ class Writer:
         free_memory()  # outside of the handler: the error holds what the model computed
         if len(queries) == 1:
             return [None]
-        self.most = max(1, len(queries) // 2)
-        return self._answers(queries[: self.most], attempt)
+        self.batch_size = max(1, len(queries) // 2)
+        return self._answers(queries[: self.batch_size], attempt)
 
-    def _caption(self, query: Query, answer: Answer | None) -> tuple[Described, bool]:
+    def _caption(self, query: Query, answer: Answer | None) -> tuple[CaptionResult, bool]:
         """(the caption of an answer, or why there is none; whether a second attempt may do better)."""
         settings, name = self._settings, printable(query.path.name)
         if answer is None:
@@ -160,21 +162,21 @@ class Writer:
             if answer.text.strip():
                 what, fix = f"The model ran out of thinking tokens for {name}", "raise thinking tokens"
             return skipped(query.path, what, fix, "captioner.no-answer"), settings.decoding == "sample"
-        text = cleaning.clean(_joined(query.start, text), settings, cut=answer.cut, count=count_tokens)
-        lacks = settings.decoding == "sample" and bool(cleaning.missing_words(text, settings.required_words))
+        text = cleaning.clean(_with_start(query.start, text), settings, cut=answer.cut, count=count_tokens)
+        lacks_words = settings.decoding == "sample" and bool(cleaning.missing_words(text, settings.required_words))
         repeats = settings.retry_repetition and cleaning.repetition(text) is not None
-        return Described(text), lacks or repeats
+        return CaptionResult(text), lacks_words or repeats
 
-    def _completed(self, caption: Described) -> Described:
+    def _completed(self, caption: CaptionResult) -> CaptionResult:
         """The caption without repetition and with the required words."""
         if caption.problem is not None:
             return caption
         text = cleaning.without_repetition(caption.text) if self._settings.retry_repetition else caption.text
         text = cleaning.with_words(text, self._settings.required_words)
-        return Described(self._profile.finish(text, self._settings))
+        return CaptionResult(self._profile.finish(text, self._settings))
 
 
-def _joined(start: str, text: str) -> str:
+def _with_start(start: str, text: str) -> str:
     """The start and the answer as one caption, with the space between them that decoding loses."""
     if not start.strip():
         return text

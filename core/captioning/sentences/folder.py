@@ -37,8 +37,8 @@ MAX_CONFIG_BYTES = 16_000_000
 MAX_TOKENIZER_BYTES = 200_000_000  # of Gemma: 33 MB
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt")  # read by the tokenizers library, in Rust
 MOST_LAYERS = 1000
-MOST = 1 << 40  # of any number in a config
-AGAIN = "download the model again"
+MAX_NUMBER = 1 << 40  # of any number in a config
+DOWNLOAD_AGAIN = "download the model again"
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,12 @@ def weight_files(folder: Path) -> list[Path]:
     """The model's safetensors files. Raises ProblemsError for an index without files, or with files outside the folder."""
     if not (folder / INDEX).is_file():
         return [folder / WEIGHTS]
-    index = read_json_object(folder / INDEX, AGAIN)
+    index = read_json_object(folder / INDEX, DOWNLOAD_AGAIN)
     listed = index.get("weight_map")
     names = list(listed.values()) if isinstance(listed, dict) and isinstance(index.get("metadata"), dict) else []
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
         what = "The index of the weights is damaged"
-        raise ProblemsError.one(what, str(folder / INDEX), AGAIN, "captioner.bad-index")
+        raise ProblemsError.one(what, str(folder / INDEX), DOWNLOAD_AGAIN, "captioner.bad-index")
     return [folder / name for name in sorted(set(names))]
 
 
@@ -113,13 +113,13 @@ def _check_complete(files: ModelFiles) -> None:
         what = f"The model {files.title} is not downloaded"
         raise ProblemsError([Problem(what, where, *_missing_files_fix(files), code="captioner.no-files")])
     weights = weight_files(folder)
-    lacks = [] if (folder / CONFIG).is_file() else [CONFIG]
-    lacks += [file.name for file in weights if not file.is_file()]
-    for what, sets in NEEDS.items():
-        if not any(all((folder / name).is_file() for name in names) for names in sets):
-            lacks.append(f"{sets[0][0]} ({what})")
+    missing = [] if (folder / CONFIG).is_file() else [CONFIG]
+    missing += [file.name for file in weights if not file.is_file()]
+    for what, alternatives in NEEDS.items():
+        if not any(all((folder / name).is_file() for name in names) for names in alternatives):
+            missing.append(f"{alternatives[0][0]} ({what})")
     if files.profile.chat and not _has_template(folder):
-        lacks.append(f"{TEMPLATES[0]} (the chat template)")
+        missing.append(f"{TEMPLATES[0]} (the chat template)")
     pickled = sorted(path.name for path in folder.iterdir() if PICKLED.fullmatch(path.name))
     if pickled and not any(file.is_file() for file in weights):
         what = f"The weights are a pickle ({pickled[0]}), which can run code when it is read"
@@ -128,9 +128,9 @@ def _check_complete(files: ModelFiles) -> None:
     if (folder / "adapter_config.json").exists():
         what, fix = "The folder contains an adapter, not a complete model", "choose a complete model"
         raise ProblemsError.one(what, where, fix, "captioner.adapter")
-    if lacks:
-        verb = "are" if len(lacks) > 1 else "is"
-        what = f"The model {files.title} is incomplete: {', '.join(lacks)} {verb} missing"
+    if missing:
+        verb = "are" if len(missing) > 1 else "is"
+        what = f"The model {files.title} is incomplete: {', '.join(missing)} {verb} missing"
         raise ProblemsError([Problem(what, where, *_missing_files_fix(files), code="captioner.incomplete")])
 
 
@@ -160,10 +160,10 @@ def _check_small_file(path: Path) -> None:
     most = MAX_TOKENIZER_BYTES if path.name in TOKENIZER_FILES else MAX_CONFIG_BYTES
     if check_regular(path).st_size > most:
         what = f"The file is larger than the limit of {size_words(most)}"
-        raise ProblemsError.one(what, str(path), AGAIN, "captioner.too-large")
+        raise ProblemsError.one(what, str(path), DOWNLOAD_AGAIN, "captioner.too-large")
     if path.suffix != ".json" or path.name in TOKENIZER_FILES:
         return
-    values = read_json_object(path, AGAIN, max_bytes=MAX_CONFIG_BYTES, finite=False)
+    values = read_json_object(path, DOWNLOAD_AGAIN, max_bytes=MAX_CONFIG_BYTES, finite=False)
     if path.name != INDEX and any(key == "auto_map" and value for key, value in _pairs(values)):
         what = "The model needs its own code (auto_map), which is never run"
         fix = "choose a conversion without it, such as florence-community/Florence-2-large for Florence-2"
@@ -188,9 +188,9 @@ def _check_numbers(path: Path, values: dict[str, Any]) -> None:
     for key, value in _pairs(values):
         layers = "layer" in key or key.startswith(("depth", "num_block"))
         for number in value if isinstance(value, list) else [value]:
-            if type(number) is int and abs(number) > (MOST_LAYERS if layers else MOST):
+            if type(number) is int and abs(number) > (MOST_LAYERS if layers else MAX_NUMBER):
                 what = f"The config's {key[:100]} is invalid: {str(number)[:50]}"
-                raise ProblemsError.one(what, str(path), AGAIN, "captioner.bad-config")
+                raise ProblemsError.one(what, str(path), DOWNLOAD_AGAIN, "captioner.bad-config")
 
 
 def _check_kind(files: ModelFiles) -> None:
@@ -198,7 +198,7 @@ def _check_kind(files: ModelFiles) -> None:
     passes: it is reported with the other files."""
     where = files.folder / CONFIG
     try:
-        values = read_json_object(where, AGAIN, max_bytes=MAX_CONFIG_BYTES, finite=False)
+        values = read_json_object(where, DOWNLOAD_AGAIN, max_bytes=MAX_CONFIG_BYTES, finite=False)
     except ProblemsError:  # missing or damaged, which is reported with the other files
         return
     kind = values.get("model_type")

@@ -63,13 +63,13 @@ def answers(
 ) -> list[Answer]:
     """The answer to each query. attempt: 0, or 1 for a second attempt."""
     inputs, texts = _inputs(loaded, queries, settings)
-    prompt = Prompt()
+    prompt = PromptLength()
     processors: list[Any] = [prompt]
     if settings.decoding == "sample":
         processors.append(AddressedSampling(settings, [each.path.name for each in queries], attempt, prompt))
     thinking = getattr(settings, "thinking_tokens", None) or 0
-    mark = loaded.tokenizer.encode(CLOSED, add_special_tokens=False)
-    budgets: list[Any] = [AnswerBudget(mark, settings.max_new_tokens, prompt)] if thinking else []
+    end_of_thinking = loaded.tokenizer.encode(CLOSED, add_special_tokens=False)
+    budgets: list[Any] = [AnswerBudget(end_of_thinking, settings.max_new_tokens, prompt)] if thinking else []
     sequences = loaded.model.generate(
         **inputs,
         **_options(loaded, settings, attempt),
@@ -149,7 +149,7 @@ def _chat_text(loaded: Loaded, query: Query, thinks: bool) -> str:
     arguments: dict[str, Any] = {"chat_template": template, "tokenize": False, "add_generation_prompt": True}
     arguments |= {"enable_thinking": thinks} if "enable_thinking" in str(template) else {}
     try:
-        with at_most(TEMPLATE_SECONDS):
+        with time_limit(TEMPLATE_SECONDS):
             # ProcessorMixin's method, since SmolVLM's override needs a video processor
             text = str(ProcessorMixin.apply_chat_template(loaded.processor, messages, **arguments))
     except TimeoutError as error:
@@ -165,21 +165,21 @@ def _chat_text(loaded: Loaded, query: Query, thinks: bool) -> str:
 
 
 @contextmanager
-def at_most(seconds: float) -> Iterator[None]:
+def time_limit(seconds: float) -> Iterator[None]:
     """Context that raises TimeoutError in Python code that runs longer: a template may loop forever, and a thread cannot be
     killed."""
-    end, before = time.monotonic() + seconds, sys.gettrace()
+    end, earlier = time.monotonic() + seconds, sys.gettrace()
 
-    def look(frame: Any, event: str, argument: Any) -> Any:
+    def check_time(frame: Any, event: str, argument: Any) -> Any:
         if time.monotonic() > end:
             raise TimeoutError
-        return look
+        return check_time
 
-    sys.settrace(look)
+    sys.settrace(check_time)
     try:
         yield
     finally:
-        sys.settrace(before)
+        sys.settrace(earlier)
 
 
 def _without_marks(processor: Any, text: str) -> str:
@@ -197,7 +197,7 @@ def _ends(loaded: Loaded) -> set[int]:
     return {each for each in ids if each is not None}
 
 
-class Prompt(LogitsProcessor):
+class PromptLength(LogitsProcessor):
     """Records the length of the prompt in tokens, which each kind of model counts differently."""
 
     tokens = 0
@@ -213,7 +213,7 @@ class AddressedSampling(LogitsProcessor):
     """Samples tokens by draws addressed by (seed, image, attempt, position), so that neither the order of images nor the batch
     changes a caption. Masks all but the sampled token, which greedy decoding then takes."""
 
-    def __init__(self, settings: CaptionGenerationSettings, keys: Sequence[str], attempt: int, prompt: Prompt):
+    def __init__(self, settings: CaptionGenerationSettings, keys: Sequence[str], attempt: int, prompt: PromptLength):
         self._address, self._keys, self._prompt = (settings.seed, attempt), keys, prompt
         self._warpers: list[Any] = [TemperatureLogitsWarper(settings.temperature)]
         self._warpers += [TopKLogitsWarper(settings.top_k)] if settings.top_k is not None else []
@@ -225,19 +225,19 @@ class AddressedSampling(LogitsProcessor):
         chances = scores.float()
         for warper in self._warpers:
             chances = warper(input_ids, chances)
-        below = chances.softmax(-1).cpu().double().cumsum(-1)
+        cumulative = chances.softmax(-1).cpu().double().cumsum(-1)
         draws = torch.tensor(
             [[uniform(seed, "captioning", key, attempt, position)] for key in self._keys], dtype=torch.float64
         )
-        chosen = torch.searchsorted(below, draws * below[:, -1:], right=True).clamp(max=scores.shape[-1] - 1)
-        alone = torch.full_like(scores, -torch.inf)
-        return alone.scatter(-1, chosen.to(scores.device), 0.0)
+        chosen = torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True).clamp(max=scores.shape[-1] - 1)
+        scores_of_chosen = torch.full_like(scores, -torch.inf)
+        return scores_of_chosen.scatter(-1, chosen.to(scores.device), 0.0)
 
 
 class AnswerBudget(StoppingCriteria):
     """Ends a row after `tokens` tokens of answer, not counting its thinking."""
 
-    def __init__(self, closed: Sequence[int], tokens: int, prompt: Prompt):
+    def __init__(self, closed: Sequence[int], tokens: int, prompt: PromptLength):
         self._closed, self._tokens, self._prompt = list(closed), tokens, prompt
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **more: Any) -> torch.Tensor:

@@ -83,8 +83,8 @@ def load(files: ModelFiles, settings: CaptionModelSettings, device: str) -> Load
             raise _refused(files, "does not fit into memory") from error
         except Exception as error:  # config, tokenizer and weights of other people: a library raises anything
             raise _refused(files, f"cannot be loaded: {_first_line(error)}") from error
-    if lacking := sorted(name for name in info["missing_keys"] if not UNUSED.search(name)):
-        raise _refused(files, f"lacks {len(lacking):,} weights, such as {lacking[0]}")
+    if missing := sorted(name for name in info["missing_keys"] if not UNUSED.search(name)):
+        raise _refused(files, f"lacks {len(missing):,} weights, such as {missing[0]}")
     if not placed:
         model.to(device)
     return Loaded(model.eval(), processor, device, dtype, files.profile.chat)
@@ -132,8 +132,8 @@ def _quantization(precision: str, dtype: torch.dtype) -> Any:
     if precision == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True, **skip)
     if precision == "4bit":
-        more = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
-        return BitsAndBytesConfig(load_in_4bit=True, **more, **skip)
+        nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+        return BitsAndBytesConfig(load_in_4bit=True, **nf4, **skip)
     return None
 
 
@@ -145,10 +145,10 @@ def _check_size(files: ModelFiles) -> None:
     if getattr(config, "quantization_config", None) is not None:
         return
     with torch.device("meta"):
-        described = sum(each.numel() for each in AutoModelForImageTextToText.from_config(config).parameters())
+        from_config = sum(each.numel() for each in AutoModelForImageTextToText.from_config(config).parameters())
     stored = sum(prod(entry.shape) for file in weight_files(files.folder) for entry in read_header(file)[0].values())
-    if described > 2 * stored:
-        raise _refused(files, f"has {stored:,} weights, but its config describes {described:,}")
+    if from_config > 2 * stored:
+        raise _refused(files, f"has {stored:,} weights, but its config describes {from_config:,}")
 
 
 def _processor(files: ModelFiles) -> Any:

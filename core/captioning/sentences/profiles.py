@@ -52,7 +52,7 @@ def facts_of(row: Row) -> Texts:
     return {
         "tags": " ".join(row.caption.text.split()) if row.caption.source in ("file", "metadata") else "",
         "name": row.image.path.stem,
-        "folder": row.image.words or row.image.path.parent.name,
+        "folder": row.image.class_tokens or row.image.path.parent.name,
         "trigger": row.settings.trigger_word or "",
     }
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from PIL import Image, IptcImagePlugin
 
 from core.captioning.combining import parts_of
-from core.captioning.described import Described, from_text, skipped
+from core.captioning.described import CaptionResult, from_text, skipped
 from core.captioning.source.sidecars import first_object
 from core.captioning.source.xmp import read_xmp
 from core.dataset.images.opening import LARGE_PIXELS, BrokenImage, open_image
@@ -43,7 +43,7 @@ _IPTC = {"title": (2, 5), "keywords": (2, 25), "caption": (2, 120)}
 _OF_CAMERAS = re.compile(r"(OLYMPUS|MINOLTA|KONICA MINOLTA) DIGITAL CAMERA|SONY DSC|SAMSUNG( CAMERA P\w+)?")
 
 
-def _or(default: T, read: Callable[[], T]) -> T:
+def _or_default(default: T, read: Callable[[], T]) -> T:
     """Return `read()`, or the default for damaged data, for which Pillow raises a dozen kinds of errors."""
     try:
         return read()
@@ -63,14 +63,14 @@ class ImageTexts:
 
     @cached_property
     def exif(self) -> Image.Exif:
-        return _or(Image.Exif(), lambda: Image.Image.getexif(self.image))  # the PNG reader's getexif decodes the image
+        return _or_default(Image.Exif(), lambda: Image.Image.getexif(self.image))  # the PNG reader's decodes the image
 
     @cached_property
     def comment(self) -> str:
-        return _or("", lambda: user_comment(self.exif))
+        return _or_default("", lambda: user_comment(self.exif))
 
     @cached_property
-    def written(self) -> str:
+    def comment_text(self) -> str:
         """EXIF's UserComment, else the file's comment."""
         return self.comment or file_comment(self.image)
 
@@ -81,12 +81,12 @@ class ImageTexts:
 
     @cached_property
     def iptc(self) -> dict[tuple[int, int], Any]:
-        return _or({}, lambda: IptcImagePlugin.getiptcinfo(self.image) or {})  # type: ignore[arg-type]
+        return _or_default({}, lambda: IptcImagePlugin.getiptcinfo(self.image) or {})  # type: ignore[arg-type]
 
     def exif_text(self, tag: int) -> str:
         """An EXIF text; "" without one, and for those that cameras write into every image. Pillow reads it as Latin-1, most
         programs write UTF-8."""
-        text = _or("", lambda: self.exif.get(tag, ""))
+        text = _or_default("", lambda: self.exif.get(tag, ""))
         if not isinstance(text, str):
             return ""
         with suppress(UnicodeError):
@@ -95,7 +95,7 @@ class ImageTexts:
 
     def xp_text(self, name: str) -> str:
         """An EXIF text of Windows Explorer (XPTitle ...): UTF-16 in bytes."""
-        raw = _or(b"", lambda: bytes(self.exif.get(_XP[name], b"")))
+        raw = _or_default(b"", lambda: bytes(self.exif.get(_XP[name], b"")))
         return raw.decode("utf-16-le", errors="replace").partition("\0")[0]
 
     def iptc_texts(self, name: str) -> list[str]:
@@ -134,12 +134,12 @@ def _a1111(texts: ImageTexts) -> str:
     parameters = texts.png.get("parameters", "")
     if len(parameters) > LONGEST_TEXT:
         raise _too_long(parameters)
-    in_json = (parameters or texts.written).lstrip()[:1] == "{"
+    in_json = (parameters or texts.comment_text).lstrip()[:1] == "{"
     if parameters and in_json:
         texts.json("parameters")  # raises ProblemsError if it is damaged
-    elif prompt := a1111_parts(parameters)[0] if parameters else _prompt_of(texts.written):
+    elif prompt := a1111_parts(parameters)[0] if parameters else _prompt_of(texts.comment_text):
         return prompt
-    settings = read_foreign(texts.png, texts.written, texts.image.size)
+    settings = read_foreign(texts.png, texts.comment_text, texts.image.size)
     return settings.prompt if settings is not None and (in_json or settings.source not in WITH_FIELDS) else ""
 
 
@@ -214,7 +214,7 @@ def check(settings: ImageTextSettings, workspace: Workspace) -> None:
     problems = [
         Problem(f"There is no field '{field}'", where, fix, code="metadata.unknown-field")
         for field in fields
-        if field not in FIELDS and not field.removeprefix(PNG_TEXT) != field
+        if field not in FIELDS and not field.startswith(PNG_TEXT)
     ]
     if not fields:
         problems.append(Problem("No fields are given", where, fix, code="metadata.no-fields"))
@@ -223,14 +223,14 @@ def check(settings: ImageTextSettings, workspace: Workspace) -> None:
 
 def describe(
     job: CaptionerJob, images: Sequence[Path], settings: ImageTextSettings, context: JobContext
-) -> Iterator[Described]:
+) -> Iterator[CaptionResult]:
     """Yield the caption from each image's metadata, or why there is none. Raises ProblemsError for invalid settings."""
     check(settings, context.workspace)
     for path in images:
         yield _described(path, settings, job.captioning.separator)
 
 
-def _described(path: Path, settings: ImageTextSettings, separator: str) -> Described:
+def _described(path: Path, settings: ImageTextSettings, separator: str) -> CaptionResult:
     name = printable(path.name)
     nothing = skipped(path, f"The image {name} contains no text", "write its caption by hand", "metadata.no-text")
     try:
@@ -250,7 +250,7 @@ def _texts_in(path: Path, settings: ImageTextSettings, separator: str) -> tuple[
     problems: list[Problem] = []
     with open_image(path) as image:
         if image.format == "PNG" and image.width * image.height <= LARGE_PIXELS and _has_late_text(path):
-            _or(None, image.load)  # type: ignore[arg-type]
+            _or_default(None, image.load)  # type: ignore[arg-type]
         texts = ImageTexts(image)
         for field in fields_of(settings):
             text = collected(problems, _text_of, texts, field, settings, separator) or ""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from core.captioning.combining import parts_of, pattern_problems
-from core.captioning.described import Described, from_text, skipped
+from core.captioning.described import CaptionResult, from_text, skipped
 from core.captioning.report import Row
 from core.dataset.captions.words import name_words, number_of
 from core.dataset.sources.files import printable
@@ -45,7 +45,7 @@ def check(settings: NamesSettings, workspace: Workspace) -> None:
 
 def describe(
     job: CaptionerJob, rows: Sequence[Row], settings: NamesSettings, context: JobContext
-) -> Iterator[Described]:
+) -> Iterator[CaptionResult]:
     """Yield each image's caption: the pattern filled in from its names. Raises ProblemsError for invalid settings."""
     check(settings, context.workspace)
     context.stage("reading names")
@@ -57,7 +57,7 @@ def describe(
 
 def _described(
     image: ImageInfo, folder: Path | None, settings: NamesSettings, expression: Pattern, separator: str
-) -> Described:
+) -> CaptionResult:
     """The caption of an image. folder: the dataset's folder, below which the expression sees its path"""
     path, relative = image.path, image.relative
     if folder is not None and path.is_relative_to(folder):
@@ -68,7 +68,7 @@ def _described(
         return skipped(path, what, "change the expression, or write its caption by hand", "names.no-match")
     names = {"name": path.stem, "folder": path.parent.name} | match.groupdict("")
     values = {name: _words(text, settings) for name, text in names.items()}
-    values = {"number": number_of(path.stem), "words": image.words} | values
+    values = {"number": number_of(path.stem), "words": image.class_tokens} | values
     used = _FIELD.findall(settings.pattern)
     nothing = skipped(
         path,

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from core.captioning.described import Described, from_text, skipped
+from core.captioning.described import CaptionResult, from_text, skipped
 from core.dataset.captions.words import tag_words
 from core.dataset.sources.files import printable
 from core.record.bounded_json import read_json
@@ -33,7 +33,7 @@ def check(settings: SidecarSettings, workspace: Workspace) -> None:
 
 def describe(
     job: CaptionerJob, images: Sequence[Path], settings: SidecarSettings, context: JobContext
-) -> Iterator[Described]:
+) -> Iterator[CaptionResult]:
     """Yield the tags in each image's JSON file, in the order of the settings, or why there are none. Raises ProblemsError for
     invalid settings."""
     check(settings, context.workspace)
@@ -41,7 +41,7 @@ def describe(
         yield _described(path, settings, job.captioning.separator)
 
 
-def _described(path: Path, settings: SidecarSettings, separator: str) -> Described:
+def _described(path: Path, settings: SidecarSettings, separator: str) -> CaptionResult:
     """The caption from `a.png.json`, else `a.json`: the first that has text."""
     files = [path.with_name(f"{path.name}.json"), path.with_name(f"{path.stem}.json")]
     fix = f"save it as {printable(files[0].name)} or {printable(files[1].name)}"
@@ -90,9 +90,9 @@ def _by_category(post: Mapping[str, Any], key: str, settings: SidecarSettings) -
     known = CATEGORIES.union(_lines(settings.category_order), _lines(settings.excluded_categories))
     groups = {category: post.get(f"{key}_{category}") for category in sorted(known) if _holds_tags(key)}
     groups |= value if isinstance(value, dict) else {}
-    by_category = {category: _divided(each, key, settings.input_separator) for category, each in groups.items()}
+    by_category = {category: _split_tags(each, key, settings.input_separator) for category, each in groups.items()}
     grouped = {tag for tags in by_category.values() for tag in tags}
-    rest = [tag for tag in _divided(value, key, settings.input_separator) if tag not in grouped]
+    rest = [tag for tag in _split_tags(value, key, settings.input_separator) if tag not in grouped]
     return by_category | {"": rest}
 
 
@@ -104,15 +104,15 @@ def _in_order(by_category: Mapping[str, list[str]], settings: SidecarSettings) -
     return list(dict.fromkeys(map(tag_words, tags) if settings.remove_underscore else tags))
 
 
-def _divided(value: Any, key: str, separator: str) -> list[str]:
+def _split_tags(value: Any, key: str, separator: str) -> list[str]:
     if isinstance(value, str):
-        mark = {"comma": ",", "space": " ", "line": "\n"}.get(separator) or _mark(value, key)
-        value = value.split(mark) if mark else [value]
+        between = {"comma": ",", "space": " ", "line": "\n"}.get(separator) or _separator_of(value, key)
+        value = value.split(between) if between else [value]
     parts = value if isinstance(value, list) else []
     return [part.strip() for part in parts if isinstance(part, str) and part.strip()]
 
 
-def _mark(text: str, key: str) -> str:
+def _separator_of(text: str, key: str) -> str:
     """The separator of the tags in a text; "" for a sentence."""
     return next((mark for mark in "\n, " if mark in text), "") if _holds_tags(key) else ""
 

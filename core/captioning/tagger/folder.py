@@ -76,7 +76,7 @@ def find(settings: TagTextSettings, workspace: Workspace) -> ModelFiles:
 def check_files(files: ModelFiles) -> None:
     """Raise ProblemsError for missing, incomplete or damaged files."""
     if files.missing:
-        raise ProblemsError([_missing(files)])
+        raise ProblemsError([_missing_problem(files)])
     for name in files.profile.wanted:
         check_regular(files.folder / name)
     check_onnx(files.model)
@@ -84,7 +84,7 @@ def check_files(files: ModelFiles) -> None:
         read_labels(files, "")
 
 
-def _missing(files: ModelFiles) -> Problem:
+def _missing_problem(files: ModelFiles) -> Problem:
     """The problem of missing files, with where to get them."""
     names, verb = " and ".join(files.missing), "are" if len(files.missing) > 1 else "is"
     where = display_path(files.folder)
@@ -121,7 +121,7 @@ def fetch_missing(files: ModelFiles, settings: TagSettings, context: JobContext)
     if not downloads(files, settings):
         return
     if not settings.force_download:
-        _download(files, _lacking(files), files.folder, context)
+        _download(files, _missing_or_damaged(files), files.folder, context)
         return
     new = files.folder / NEW
     _download(files, files.profile.wanted, new, context)
@@ -145,12 +145,12 @@ def _download(files: ModelFiles, names: Sequence[str], into: Path, context: JobC
     hub.download_files(hub.HubId(owner, name), names, into, on_progress, context.cancel)
 
 
-def _lacking(files: ModelFiles) -> list[str]:
+def _missing_or_damaged(files: ModelFiles) -> list[str]:
     """The names of missing or damaged files."""
     problems: list[Problem] = []
-    lacking = list(files.missing)
-    if files.profile.model not in lacking and collected(problems, check_onnx, files.model) is None:
-        lacking.append(files.profile.model)
-    if files.profile.labels not in ("", *lacking) and collected(problems, read_labels, files, "") is None:
-        lacking.append(files.profile.labels)
-    return lacking
+    names = list(files.missing)
+    if files.profile.model not in names and collected(problems, check_onnx, files.model) is None:
+        names.append(files.profile.model)
+    if files.profile.labels not in ("", *names) and collected(problems, read_labels, files, "") is None:
+        names.append(files.profile.labels)
+    return names

@@ -63,7 +63,7 @@ def _series(text: str, path: Path, line: int) -> tuple[str, ...]:
 
 def read_mapping(path: Path) -> list[Label]:
     """Read tag_mapping.json of cl_tagger ({"0": {"tag", "category"}}), or the metadata of Camie and older cl_tagger files
-    (idx_to_tag and tag_to_category). The label of an output that the file does not list is NOTHING. Raises ProblemsError."""
+    (idx_to_tag and tag_to_category). The label of an output that the file does not list is NO_LABEL. Raises ProblemsError."""
     values = read_json_object(path, AGAIN)
     inner = values.get("dataset_info", values)
     inner = inner.get("tag_mapping", inner) if isinstance(inner, dict) else values
@@ -79,11 +79,11 @@ def read_mapping(path: Path) -> list[Label]:
         if not re.fullmatch(r"[0-9]{1,6}", number) or not isinstance(tag, str) or not isinstance(kind, str):
             raise _bad(path, f"has an entry '{number[:40]}' that is not a number with a tag and a category")
         labels[int(number)] = Label(_name(tag, f"entry {number}", path), kind.strip().lower())
-    ordered = [labels.get(number, NOTHING) for number in range(max(labels, default=-1) + 1)]
+    ordered = [labels.get(number, NO_LABEL) for number in range(max(labels, default=-1) + 1)]
     return _bounded(ordered, path)
 
 
-NOTHING = Label("", "")  # an output without a tag
+NO_LABEL = Label("", "")  # an output without a tag
 
 
 def _category_of(tag: Any, kinds: dict[str, Any]) -> Any:

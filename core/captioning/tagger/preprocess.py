@@ -21,7 +21,7 @@ RESAMPLE = {
 }
 
 
-def preparing(profile: Profile, size: tuple[int, int], compatibility: str) -> Prepare:
+def make_prepare(profile: Profile, size: tuple[int, int], compatibility: str) -> Prepare:
     """Return the function that opens and prepares an image. size: (width, height) of the model's input."""
     if compatibility == "sd-scripts-0.9":
         return partial(_prepare_as_sd_scripts, profile=profile, size=size)

@@ -68,7 +68,7 @@ def _name(image: Path) -> str:
     return os.fsencode(image.name).decode("utf-8", "backslashreplace")
 
 
-def place_of(workspace: Workspace, model: str) -> Path:
+def scores_folder(workspace: Workspace, model: str) -> Path:
     """The folder with the score files of a model."""
     return workspace.private / "tags" / hashlib.sha256(model.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
@@ -78,7 +78,7 @@ class FolderScores:
 
     def __init__(self, workspace: Workspace, model: str, images: Path):
         name = hashlib.sha256(os.fsencode(os.path.realpath(images))).hexdigest()[:16]
-        self.path = place_of(workspace, model) / f"{name}.jsonl"
+        self.path = scores_folder(workspace, model) / f"{name}.jsonl"
 
     # ---- reading
 
@@ -88,8 +88,8 @@ class FolderScores:
         try:
             with open_regular(self.path) as handle:
                 index = self._index(handle)
-                place = index.images.get(json.dumps(_name(image)).encode())
-                scores = None if place is None else self._scores_at(handle, index, place)
+                position = index.images.get(json.dumps(_name(image)).encode())
+                scores = None if position is None else self._scores_at(handle, index, position)
                 return scores, self._labels(handle, index, max(index.heads))[1] if index.heads else {}
         except MissingFile:
             return None, {}
@@ -101,18 +101,18 @@ class FolderScores:
     def _index(self, handle: BinaryIO) -> Index:
         """The index of the open file, cached until the file changes."""
         stamp = stamp_of(os.fstat(handle.fileno()))
-        known = _indexes.get(self.path)
-        if known is None or known.stamp != stamp:
+        index = _indexes.get(self.path)
+        if index is None or index.stamp != stamp:
             if stamp[0] > MAX_BYTES:
                 what = f"The file is larger than the limit of {size_words(MAX_BYTES)}"
                 raise ProblemsError.one(what, str(self.path), "delete it and tag the images again", "file.too-large")
-            known = indexed(handle, stamp)
-            if known is None:
+            index = read_index(handle, stamp)
+            if index is None:
                 raise self._damaged()
             if len(_indexes) >= INDEXES:
                 _indexes.clear()
-            _indexes[self.path] = known
-        return known
+            _indexes[self.path] = index
+        return index
 
     def _scores_at(self, handle: BinaryIO, index: Index, position: LinePosition) -> ImageScores:
         labels, _ = self._labels(handle, index, position.head)
@@ -185,7 +185,7 @@ def _needed(index: Index) -> Iterator[tuple[int, int]]:
         yield from sorted(lines)
 
 
-def indexed(handle: BinaryIO, stamp: Stamp) -> Index | None:
+def read_index(handle: BinaryIO, stamp: Stamp) -> Index | None:
     """The index of an open file, without incomplete lines; None for a file of another format."""
     index, head, start, last = Index(stamp), None, 0, b""
     for last in handle:

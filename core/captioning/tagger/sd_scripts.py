@@ -45,7 +45,7 @@ def formatter(options: TagTextSettings) -> Format:
             }
         for old, new in pairs:
             _replace_first(groups, old, new)
-        chosen = _chosen(groups, options, undesired)
+        chosen = _selected(groups, options, undesired)
         names = [name for name, _ in chosen]
         for tag in firsts:
             if tag in names:
@@ -88,7 +88,7 @@ def _replace_first(groups: dict[str, list[tuple[str, float]]], old: str, new: st
                 return
 
 
-def _chosen(
+def _selected(
     groups: dict[str, list[tuple[str, float]]], options: TagTextSettings, undesired: set[str]
 ) -> list[tuple[str, float]]:
     """General tags, characters and rating in sd-scripts' order: tags inserted at the front end up reversed."""
@@ -108,7 +108,7 @@ def _chosen(
     return chosen
 
 
-def joining(tagged: Tagged, separator: str) -> Join:
+def make_join(tagged: Tagged, separator: str) -> Join:
     """Return the function that joins tags with an existing caption as sd-scripts does. Settings that it lacks work as usual."""
 
     def join(existing: str, settings: CaptioningSettings) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from core.captioning.tagger.folder import ModelFiles, read_labels
-from core.captioning.tagger.labels import NOTHING
+from core.captioning.tagger.labels import NO_LABEL
 from core.captioning.tagger.tags import Label, Scored
 from core.formats.onnx.file import MAX_INPUT, batch_too_large, outputs_too_many
 from core.formats.onnx.process import ModelProcess, OfProcess
@@ -41,7 +41,7 @@ class Tagger(OfProcess):
         """Read the labels, check the loaded model's input and output, reserve memory for a batch and try one image. Raises
         ProblemsError."""
         self.labels: list[Label] = read_labels(self.files, self._model.tags)
-        self.always = np.array([label.category in ALWAYS_STORED for label in self.labels])
+        self.always_stored = np.array([label.category in ALWAYS_STORED for label in self.labels])
         self.batch, self.size = self._input(settings.batch_size)
         self.output = self._output()
         self._model.room(self.batch or settings.batch_size, self._shape)
@@ -97,11 +97,11 @@ class Tagger(OfProcess):
 
     def run(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Scores [N, outputs] of prepared images, at most `batch`. Raises ProblemsError."""
-        many = self.batch or len(images)  # a fixed batch takes no fewer
-        ((dtype, shape),) = self._model.run(images, many, [self.output])
+        batch_size = self.batch or len(images)  # a fixed batch takes no fewer
+        ((dtype, shape),) = self._model.run(images, batch_size, [self.output])
         if why := outputs_too_many(shape):
             raise self._refused(why)
-        if not dtype.startswith("float") or len(shape) != 2 or shape[0] != many:
+        if not dtype.startswith("float") or len(shape) != 2 or shape[0] != batch_size:
             raise self._refused(f"returns {dtype} {shape} instead of a score for each label")
         values = self._model.values()
         sparse = self.profile.label_kind == "mapping"
@@ -115,9 +115,9 @@ class Tagger(OfProcess):
     def scored(self, values: np.ndarray) -> list[Scored]:
         """The labels with a score of at least FLOOR, or always stored, in the order of the table."""
         values = values[: len(self.labels)]
-        numbers = np.flatnonzero((values >= FLOOR) | self.always)
+        numbers = np.flatnonzero((values >= FLOOR) | self.always_stored)
         scores = ((self.labels[number], round(float(values[number]), DIGITS)) for number in numbers)
-        return [(label, score) for label, score in scores if label is not NOTHING]
+        return [(label, score) for label, score in scores if label is not NO_LABEL]
 
     def _refused(self, why: str, end: str = "model") -> ProblemsError:
         fix = "download it again, or choose another tagger; for your own model, check its profile.json"

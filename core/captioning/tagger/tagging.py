@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from core.captioning.decoding import batches, decoded_ahead
-from core.captioning.described import Described, skipped
+from core.captioning.described import CaptionResult, skipped
 from core.captioning.tagger import sd_scripts
 from core.captioning.tagger.folder import ModelFiles, check_files, downloads, fetch_missing, find
-from core.captioning.tagger.preprocess import preparing
-from core.captioning.tagger.score_cache import ScoreCache, place_of
+from core.captioning.tagger.preprocess import make_prepare
+from core.captioning.tagger.score_cache import ScoreCache, scores_folder
 from core.captioning.tagger.session import Tagger
 from core.captioning.tagger.tags import Format, Formatter, Scored, Tagged
 from core.dataset.sources.files import printable
@@ -52,7 +52,7 @@ def check_retag(settings: RetagSettings, workspace: Workspace) -> None:
     """Raise ProblemsError for invalid tag lists, and without cached scores."""
     files, problems = find(settings, workspace), list[Problem]()
     collected(problems, formatter, settings, files.profile.thresholds)
-    if not any(place_of(workspace, model_key(files)).glob("*.jsonl")):
+    if not any(scores_folder(workspace, model_key(files)).glob("*.jsonl")):
         what, fix = f"There are no kept scores of the tagger {files.title}", "run Tag images first"
         problems.append(Problem(what, "retag", fix, code="tagger.no-scores"))
     raise_if_errors(problems)
@@ -61,7 +61,7 @@ def check_retag(settings: RetagSettings, workspace: Workspace) -> None:
 # ---- tag
 
 
-def tag(images: Sequence[Path], settings: TagSettings, context: JobContext) -> Iterator[Described]:
+def tag(images: Sequence[Path], settings: TagSettings, context: JobContext) -> Iterator[CaptionResult]:
     """Yield each image's tags by the model, or the problem of an image that has none. Downloads a missing model if the settings
     allow it, and stores the scores for `retag`. Raises ProblemsError."""
     if not images:
@@ -71,11 +71,11 @@ def tag(images: Sequence[Path], settings: TagSettings, context: JobContext) -> I
     check_files(files)
     context.stage(f"loading {files.title}")
     thresholds = files.profile.thresholds
-    form, scores = formatter(settings, thresholds), ScoreCache(context.workspace, model_key(files), thresholds)
+    format_tags, scores = formatter(settings, thresholds), ScoreCache(context.workspace, model_key(files), thresholds)
     with Tagger(files, settings, context) as tagger, closing(scores):
         _say_provider(tagger, settings, context)
         _warn_of_ignored(settings, context)
-        prepare = preparing(files.profile, tagger.size, settings.compatibility)
+        prepare = make_prepare(files.profile, tagger.size, settings.compatibility)
         batch_size = tagger.batch or settings.batch_size
         for batch in batches(decoded_ahead(images, prepare, settings.decode_threads, batch_size), batch_size):
             context.check()
@@ -84,7 +84,7 @@ def tag(images: Sequence[Path], settings: TagSettings, context: JobContext) -> I
                     scores.add(path, scored)
                     if scores.waiting >= MAX_PENDING:
                         scores.write()
-                yield _described(path, scored, form, settings)
+                yield _described(path, scored, format_tags, settings)
 
 
 def _say_provider(tagger: Tagger, settings: TagSettings, context: JobContext) -> None:
@@ -99,7 +99,7 @@ def _say_provider(tagger: Tagger, settings: TagSettings, context: JobContext) ->
         context.say(text, "warning", "run ./launch.sh update")
 
 
-def ignored(settings: TagTextSettings) -> list[str]:
+def ignored_settings(settings: TagTextSettings) -> list[str]:
     """The titles of changed settings that sd-scripts 0.9 does not have."""
     if settings.compatibility == "none":
         return []
@@ -108,7 +108,7 @@ def ignored(settings: TagTextSettings) -> list[str]:
 
 
 def _warn_of_ignored(settings: TagTextSettings, context: JobContext) -> None:
-    if unused := ignored(settings):
+    if unused := ignored_settings(settings):
         context.say(f"sd-scripts 0.9 does not have these settings, which are ignored: {', '.join(unused)}", "warning")
 
 
@@ -141,41 +141,43 @@ def _run(tagger: Tagger, images: Sequence[np.ndarray]) -> list[np.ndarray | Prob
         return [*_run(tagger, images[:half]), *_run(tagger, images[half:])]
 
 
-def _described(path: Path, scored: Sequence[Scored] | Problem, form: Format, settings: TagTextSettings) -> Described:
+def _described(
+    path: Path, scored: Sequence[Scored] | Problem, format_tags: Format, settings: TagTextSettings
+) -> CaptionResult:
     """The result for an image. One without tags is skipped, since training would use an empty caption; sd-scripts writes it."""
     if isinstance(scored, Problem):
-        return Described("", scored)
-    tagged, as_sd_scripts, separator = form(scored), settings.compatibility != "none", settings.caption_separator
+        return CaptionResult("", scored)
+    tagged, as_sd_scripts, separator = format_tags(scored), settings.compatibility != "none", settings.caption_separator
     if not tagged.tags and not as_sd_scripts:
         fix = "lower the threshold, or write its caption by hand"
         return skipped(path, f"No tag of {printable(path.name)} reaches the threshold", fix, "tagger.no-tags")
-    return Described(
+    return CaptionResult(
         tagged.text,
         scored=tagged.scored,
         counted=tagged.tags if settings.frequency_tags else (),
         means_empty=not tagged.tags,
         separator="" if separator == type(settings).model_fields["caption_separator"].default else separator,
-        join=sd_scripts.joining(tagged, separator) if as_sd_scripts else None,
+        join=sd_scripts.make_join(tagged, separator) if as_sd_scripts else None,
     )
 
 
 # ---- retag
 
 
-def retag(images: Sequence[Path], settings: RetagSettings, context: JobContext) -> Iterator[Described]:
+def retag(images: Sequence[Path], settings: RetagSettings, context: JobContext) -> Iterator[CaptionResult]:
     """Yield each image's tags from cached scores, with these settings."""
     _warn_of_ignored(settings, context)
-    for path, scored, form in _cached(images, settings, context.workspace):
+    for path, scored, format_tags in _cached(images, settings, context.workspace):
         context.check()
-        yield _described(path, scored, form, settings)
+        yield _described(path, scored, format_tags, settings)
 
 
 def preview(
     images: Sequence[Path], settings: TagTextSettings, workspace: Workspace
 ) -> Iterator[tuple[Path, Tagged | Problem]]:
     """Yield each image's tags from cached scores, for a live preview of the settings."""
-    for path, scored, form in _cached(images, settings, workspace):
-        yield path, scored if isinstance(scored, Problem) else form(scored)
+    for path, scored, format_tags in _cached(images, settings, workspace):
+        yield path, scored if isinstance(scored, Problem) else format_tags(scored)
 
 
 def _cached(
@@ -185,12 +187,14 @@ def _cached(
     outdated scores."""
     files = find(settings, workspace)
     scores = ScoreCache(workspace, model_key(files))
-    forms: dict[str, Format] = {}
+    formatters: dict[str, Format] = {}
     for path in images:
         cached, thresholds = scores.find(path)
         thresholds = thresholds or files.profile.thresholds
-        by = str(sorted(thresholds.items()))
-        form = forms[by] if by in forms else forms.setdefault(by, formatter(settings, thresholds))
+        key = str(sorted(thresholds.items()))
+        if key not in formatters:
+            formatters[key] = formatter(settings, thresholds)
+        format_tags = formatters[key]
         try:
             outdated = cached is not None and cached.stamp != stamp(path)
         except OSError:
@@ -199,9 +203,9 @@ def _cached(
             why = "has changed since it was tagged" if outdated else "was not tagged with this model"
             what = f"The image {printable(path.name)} {why}"
             problem = Problem(what, printable(path), "run Tag images for it", "advice", code="tagger.no-scores")
-            yield path, problem, form
+            yield path, problem, format_tags
         else:
-            yield path, cached.scored, form
+            yield path, cached.scored, format_tags
 
 
 def formatter(options: TagTextSettings, defaults: Mapping[str, float]) -> Format:

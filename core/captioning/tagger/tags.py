@@ -121,20 +121,20 @@ class Formatter:
         self.options, self.defaults = options, defaults
         self.places = {"rating": options.rating_tag, "quality": options.quality_tag}
         marks = {",", options.caption_separator.strip()}
-        self.marks = [mark for mark in marks if mark and not any(map(str.isalnum, mark))]
+        self.separators = [mark for mark in marks if mark and not any(map(str.isalnum, mark))]
         self.undesired = self.pattern(options.undesired_tags)
         self.wanted = self.pattern(options.wanted_tags)
-        self.first = items_of(options.always_first_tags)
-        self.new = {self.key(old): new for old, new in pairs_of(options.tag_replacement)}
+        self.first_tags = items_of(options.always_first_tags)
+        self.replacements = {self.key(old): new for old, new in pairs_of(options.tag_replacement)}
 
     def __call__(self, scored: Sequence[Scored]) -> Tagged:
         tags = [tag for tag in self.selected(scored) if not self.matches(self.undesired, tag)]
         if self.wanted is not None:
             tags = [tag for tag in tags if tag.category in BEST or self.matches(self.wanted, tag)]
-        tags = [replace(tag, name=self.new.get(self.key(tag.name), tag.name)) for tag in tags]
+        tags = [replace(tag, name=self.replacements.get(self.key(tag.name), tag.name)) for tag in tags]
         if self.options.character_tag_expand:
             tags = [part for tag in tags for part in expanded(tag)]
-        tags = self.once([tag for tag in tags if not self.matches(self.undesired, tag)])
+        tags = self.deduplicated([tag for tag in tags if not self.matches(self.undesired, tag)])
         if self.options.remove_overlap:
             tags = self.without_overlap(tags)
         return self.written(self.ordered(self.limited(tags)))
@@ -145,19 +145,19 @@ class Formatter:
         """Yield the tags at or above the threshold of their category, in the order of the labels; of a rating or quality only the best
         one, if it is wanted."""
         best: dict[str, tuple[float, int]] = {}
-        cuts: dict[str, float] = {}
+        thresholds: dict[str, float] = {}
         for number, (label, score) in enumerate(scored):
             if label.category in BEST and (score, -number) > best.get(label.category, (-1.0, 0)):
                 best[label.category] = (score, -number)
         for category in {label.category for label, _ in scored}:
-            cuts[category] = threshold_of(category, self.options, self.defaults)
-            if self.options.mcut and category in MCUT and cuts[category] <= 1:
+            thresholds[category] = threshold_of(category, self.options, self.defaults)
+            if self.options.mcut and category in MCUT and thresholds[category] <= 1:
                 cut = mcut([score for label, score in scored if label.category == category])
-                cuts[category] = max(cut, MCUT[category])
+                thresholds[category] = max(cut, MCUT[category])
         for number, (label, score) in enumerate(scored):
-            of_best = label.category in BEST
-            chosen = not of_best or (self.places[label.category] != "none" and best[label.category][1] == -number)
-            if chosen and score >= cuts[label.category]:
+            one_only = label.category in BEST
+            chosen = not one_only or (self.places[label.category] != "none" and best[label.category][1] == -number)
+            if chosen and score >= thresholds[label.category]:
                 yield Tag(label.name, label.category, score, label.series)
 
     def key(self, name: str) -> str:
@@ -166,7 +166,7 @@ class Formatter:
         return name if name in KAOMOJI else " ".join(self.spaced(name).replace("_", " ").split())
 
     def spaced(self, name: str) -> str:
-        for mark in self.marks:
+        for mark in self.separators:
             name = name.replace(mark, " ")
         return name
 
@@ -178,7 +178,7 @@ class Formatter:
     def matches(self, pattern: re.Pattern[str] | None, tag: Tag) -> bool:
         return pattern is not None and pattern.fullmatch(self.key(tag.name)) is not None
 
-    def once(self, tags: Sequence[Tag]) -> list[Tag]:
+    def deduplicated(self, tags: Sequence[Tag]) -> list[Tag]:
         """Each tag once, at its first position; without tags that consist of separators only."""
         first: dict[str, Tag] = {}
         for tag in tags:
@@ -216,7 +216,7 @@ class Formatter:
             tags = sorted(tags, key=lambda tag: -(tag.score or 0))
         named = {self.key(tag.name): tag for tag in tags}
         front: dict[str, Tag] = {}
-        for name in self.first:
+        for name in self.first_tags:
             key = self.key(name)
             if key in named:
                 front[key] = named.pop(key)

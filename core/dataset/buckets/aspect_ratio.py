@@ -30,7 +30,7 @@ class Placement:
     crop: tuple[int, int]
 
     @property
-    def cut(self) -> tuple[Size, tuple[int, int], Size]:
+    def pixel_key(self) -> tuple[Size, tuple[int, int], Size]:
         """(resized, crop, bucket): what the pixels depend on besides the image, for keys of caches."""
         return self.resized, self.crop, self.bucket
 
@@ -64,14 +64,14 @@ class BucketPlan:
     step: int
     no_upscale: bool = False
     advice: tuple[Problem, ...] = ()
-    _known: dict[Size, Placement | None] = field(default_factory=dict, compare=False, repr=False)
+    _placements: dict[Size, Placement | None] = field(default_factory=dict, compare=False, repr=False)
 
     def assign(self, width: int, height: int) -> Placement | None:
         """The bucket and crop for an image of this size; None when it is too narrow for any bucket."""
-        if (width, height) not in self._known:
+        if (width, height) not in self._placements:
             find = self._without_upscaling if self.no_upscale else self._nearest
-            self._known[width, height] = find(width, height)
-        return self._known[width, height]
+            self._placements[width, height] = find(width, height)
+        return self._placements[width, height]
 
     def _nearest(self, width: int, height: int) -> Placement:
         """The bucket with the nearest aspect ratio (absolute difference of width / height; the first of equals)."""

@@ -46,7 +46,7 @@ class Placed:
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlannedBatch:
     """A batch of the plan: images of one size. items: (image, number of the repeat, from 0)."""
 
     bucket: Size
@@ -56,6 +56,6 @@ class Planned:
         return len(self.items)
 
 
-def accumulation_groups(batches: Sequence[Planned], accumulation: int) -> list[list[Planned]]:
+def accumulation_groups(batches: Sequence[PlannedBatch], accumulation: int) -> list[list[PlannedBatch]]:
     """The batches of each optimizer step, in order; the epoch's last group may be short."""
     return [list(batches[start : start + accumulation]) for start in range(0, len(batches), accumulation)]

@@ -41,8 +41,8 @@ def advised_epochs(views: int, batch_size: int = 1, batches: int | None = None) 
     if views <= 0:
         return LEAST_EPOCHS
     share = (min(max(views, FEW_IMAGES), MANY_IMAGES) - FEW_IMAGES) / (MANY_IMAGES - FEW_IMAGES)
-    wanted = FEW_IMAGES * MOST_EPOCHS * (1 + share)
-    epochs = max(LEAST_EPOCHS, min(MOST_EPOCHS, round(wanted / views)))
+    wanted_views = FEW_IMAGES * MOST_EPOCHS * (1 + share)
+    epochs = max(LEAST_EPOCHS, min(MOST_EPOCHS, round(wanted_views / views)))
     steps = batches if batches is not None else -(-views // batch_size)
     return max(epochs, -(-LEAST_STEPS // steps))
 
@@ -73,21 +73,21 @@ def length_sentence(length: Length, epochs: Epochs, images: int, accumulation: i
     if not batches:
         return "No images to train on"
     size = epochs.batch_sizes[-1]
-    who = count(images, "image") + (f" ({views} with repeats)" if views > images else "")
+    images_text = count(images, "image") + (f" ({views} with repeats)" if views > images else "")
     if views < images:
-        who = f"{count(views, 'view')} of {who} in rotation"
-    even = views == batches * size and accumulation == 1 and epochs.steady and len(epochs.batch_sizes) == 1
-    if not even:
-        about = "" if epochs.steady else "about "
-        who += f" in {about}{count(batches, 'batch', 'batches')} of up to {size}"
+        images_text = f"{count(views, 'view')} of {images_text} in rotation"
+    exact = views == batches * size and accumulation == 1 and epochs.steady and len(epochs.batch_sizes) == 1
+    if not exact:
+        approximately = "" if epochs.steady else "about "
+        images_text += f" in {approximately}{count(batches, 'batch', 'batches')} of up to {size}"
     if accumulation > 1:
-        who += f", {accumulation} batches per step, {count(length.steps_per_epoch, 'step')} per epoch"
-    per = f" / batch {size}" if even else ""
+        images_text += f", {accumulation} batches per step, {count(length.steps_per_epoch, 'step')} per epoch"
+    per_batch = f" / batch {size}" if exact else ""
     last = length.epochs - 1
-    done, whole = length.total_steps - epochs.first_step(last), epochs.steps_in(last)
-    if done < whole:
-        return f"{count(length.total_steps, 'step')}, about {last + done / whole:.3g} epochs of {who}{per}"
+    steps_done, steps_in_last = length.total_steps - epochs.first_step(last), epochs.steps_in(last)
+    if steps_done < steps_in_last:
+        return f"{count(length.total_steps, 'step')}, about {last + steps_done / steps_in_last:.3g} epochs of {images_text}{per_batch}"
     if length.chosen_by == "steps":
-        return f"{count(length.total_steps, 'step')} = {count(length.epochs, 'epoch')} x {who}{per}"
+        return f"{count(length.total_steps, 'step')} = {count(length.epochs, 'epoch')} x {images_text}{per_batch}"
     end = f" = {count(length.total_steps, 'step')}" + (" (recommended)" if length.chosen_by == "advice" else "")
-    return f"{who} x {count(length.epochs, 'epoch')}{per}{end}"
+    return f"{images_text} x {count(length.epochs, 'epoch')}{per_batch}{end}"

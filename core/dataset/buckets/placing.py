@@ -47,7 +47,7 @@ class Placing:
 def place(
     images: Sequence[ImageInfo],
     concepts: Sequence[Concept],
-    captions: Callable[[ImageInfo], Caption],
+    caption_of: Callable[[ImageInfo], Caption],
     *,
     held_out: frozenset[Key] = frozenset(),
     merge: bool = False,
@@ -63,52 +63,52 @@ def place(
     level       of the problem about images that are too narrow
     """
     result = Placing()
-    plans = _Plans(result.problems)
+    plans = _BucketPlans(result.problems)
     for image in images:
         concept = concepts[image.concept]
-        placements = plans.places(image, concept)
+        placements = plans.placements(image, concept)
         if placements is None:
             result.refused[image.key] = "has no bucket: the bucket settings are invalid"
             continue
         fitting = [
-            (place, name)
-            for place, name in placements
-            if place is not None and place.area_after_crop >= MIN_AREA_AFTER_CROP
+            (placement, name)
+            for placement, name in placements
+            if placement is not None and placement.area_after_crop >= MIN_AREA_AFTER_CROP
         ]
         if not fitting:
             result.refused[image.key] = "is too narrow for any bucket"
             result.problems.append(_too_narrow(image, level))
             continue
-        caption = captions(image)
-        out = image.key in held_out
-        for placement, name in fitting[:1] if out else fitting:
-            (result.validation if out else result.placed).append(Placed(image, placement, caption, concept, name))
+        caption = caption_of(image)
+        validates = image.key in held_out
+        for placement, name in fitting[:1] if validates else fitting:
+            (result.validation if validates else result.placed).append(Placed(image, placement, caption, concept, name))
     if merge:
         result.placed = merged(result.placed, processes)
     return result
 
 
-class _Plans:
+class _BucketPlans:
     """Bucket plans, one for each distinct set of size settings; problems are reported once."""
 
     def __init__(self, problems: list[Problem]):
         self._problems = problems
         self._known: dict[tuple, BucketPlan | None] = {}
 
-    def places(self, image: ImageInfo, concept: Concept) -> list[tuple[Placement | None, str]] | None:
+    def placements(self, image: ImageInfo, concept: Concept) -> list[tuple[Placement | None, str]] | None:
         """[(placement, variant's name)] for each resolution; None if the settings are invalid."""
         size = (image.width, image.height)
         if image.metadata_bucket is not None:
             return [(fit_to_bucket(size, image.metadata_bucket), "")]
         placements: list[tuple[Placement | None, str]] = []
-        for number, settings in enumerate(_sizes_of(concept.images)):
+        for number, settings in enumerate(_at_each_resolution(concept.images)):
             plan = self._plan(settings)
             if plan is None:
                 return None
             placement = plan.assign(*size)
             if any(placement == other for other, _ in placements):  # never upscaled: the same at every resolution
                 continue
-            placements.append((placement, "" if number == 0 else _name(settings.resolution)))
+            placements.append((placement, "" if number == 0 else _resolution_name(settings.resolution)))
         return placements
 
     def _plan(self, settings: ImageSettings) -> BucketPlan | None:
@@ -126,13 +126,13 @@ class _Plans:
         return self._known[key]
 
 
-def _sizes_of(settings: ImageSettings) -> list[ImageSettings]:
+def _at_each_resolution(settings: ImageSettings) -> list[ImageSettings]:
     """The settings once for each resolution."""
     wanted = [settings.resolution, *settings.more_resolutions]
     return [settings.model_copy(update={"resolution": each}) for each in dict.fromkeys(wanted)]
 
 
-def _name(resolution: int | Size) -> str:
+def _resolution_name(resolution: int | Size) -> str:
     width, height = resolution if isinstance(resolution, tuple) else (resolution, resolution)
     return f"{width}x{height}"
 
@@ -157,17 +157,17 @@ def merged(placed: Sequence[Placed], processes: int = 1) -> list[Placed]:
     """
     views: Counter[Bucket] = Counter()
     members: defaultdict[Bucket, list[int]] = defaultdict(list)
-    most: dict[Bucket, Size] = {}  # the largest size that a bucket's images fill without upscaling
+    limit: dict[Bucket, Size] = {}  # the largest size that a bucket's images fill without upscaling
     result = list(placed)
     for index, each in enumerate(result):
         views[each.bucket] += each.repeats
         members[each.bucket].append(index)
-        most[each.bucket] = _smaller(most.get(each.bucket), _largest(each))
+        limit[each.bucket] = _smaller_of_both(limit.get(each.bucket), _max_size(each))
     batch = {each.bucket: each.concept.images.train_batch_size * processes for each in placed}
     while True:
         small = [bucket for bucket in members if views[bucket] < batch[bucket]]
         small.sort(key=lambda bucket: (views[bucket], bucket))
-        moved = next((move for bucket in small if (move := _nearest(bucket, members, most[bucket])) is not None), None)
+        moved = next((move for bucket in small if (move := _nearest(bucket, members, limit[bucket])) is not None), None)
         if moved is None:
             return result
         bucket, target = moved
@@ -176,21 +176,21 @@ def merged(placed: Sequence[Placed], processes: int = 1) -> list[Placed]:
             result[index] = replace(each, placement=fit_to_bucket((each.image.width, each.image.height), target[1]))
             members[target].append(index)
         views[target] += views.pop(bucket)
-        most[target] = _smaller(most[target], most.pop(bucket))
+        limit[target] = _smaller_of_both(limit[target], limit.pop(bucket))
 
 
-def _largest(placed: Placed) -> Size:
+def _max_size(placed: Placed) -> Size:
     """The largest size the image may get: the image's size with bucket_no_upscale, else unlimited."""
     settings = placed.concept.images
     limited = settings.enable_bucket and settings.bucket_no_upscale
     return (placed.image.width, placed.image.height) if limited else UNLIMITED
 
 
-def _smaller(one: Size | None, other: Size) -> Size:
+def _smaller_of_both(one: Size | None, other: Size) -> Size:
     return other if one is None else (min(one[0], other[0]), min(one[1], other[1]))
 
 
-def _nearest(bucket: Bucket, members: Mapping[Bucket, object], most: Size) -> tuple[Bucket, Bucket] | None:
+def _nearest(bucket: Bucket, members: Mapping[Bucket, object], max_size: Size) -> tuple[Bucket, Bucket] | None:
     """(bucket, the nearest other bucket of the group by aspect ratio, with at least half and at most twice its area); None
     without one. most: (width, height) that its images fill without upscaling"""
     group, (width, height) = bucket
@@ -199,8 +199,8 @@ def _nearest(bucket: Bucket, members: Mapping[Bucket, object], most: Size) -> tu
         for other in members
         if other != bucket
         and other[0] == group
-        and other[1][0] <= most[0]
-        and other[1][1] <= most[1]
+        and other[1][0] <= max_size[0]
+        and other[1][1] <= max_size[1]
         and 0.5 <= other[1][0] * other[1][1] / (width * height) <= 2
     ]
     if not others:

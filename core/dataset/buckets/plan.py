@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from core.dataset.buckets.aspect_ratio import Size
-from core.dataset.buckets.batches import Placed, Planned, accumulation_groups
-from core.dataset.buckets.rotation import View, parts_of
+from core.dataset.buckets.batches import Placed, PlannedBatch, accumulation_groups
+from core.dataset.buckets.rotation import AllImages, View, parts_of
 from core.dataset.captions.pipeline import ImageUse, caption_variants_of_epoch, is_random, training_caption
 from core.record import draws
 from core.settings.dataset.dataset import DatasetSettings
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from core.settings.job import TrainJob
 
 Bucket = tuple[str, Size]
-LOOKED_AT = 8  # epochs to check for buckets that never fill a batch, where epochs differ
+EPOCHS_CHECKED = 8  # epochs to check for buckets that never fill a batch, where epochs differ
 
 
 class Epochs:
@@ -34,7 +34,7 @@ class Epochs:
         self.parts = parts_of(placed, dataset.reg_balance)
         self._short = dataset.short_batches
         self._accumulation = accumulation
-        self._size: dict[Bucket, int] = {
+        self._sizes: dict[Bucket, int] = {
             each.bucket: each.concept.images.train_batch_size * processes for each in placed
         }
         # Keys of the shuffle's random numbers: with several processes, the order of one process with batches of the global size.
@@ -45,7 +45,7 @@ class Epochs:
         for each in placed:
             self._members[each.bucket].append(each)
         self._counts: dict[int, int] = {}
-        self._first: list[int] = [0]  # the first optimizer step of each epoch
+        self._first_steps: list[int] = [0]  # the first optimizer step of each epoch
 
     # -- counting
 
@@ -56,22 +56,22 @@ class Epochs:
 
     @property
     def batch_sizes(self) -> list[int]:
-        return sorted(set(self._size.values()))
+        return sorted(set(self._sizes.values()))
 
     @property
     def steady(self) -> bool:
         """Whether every epoch has the same images, and so the same number of batches."""
-        return all(hasattr(part, "views") for part in self.parts)
+        return all(isinstance(part, AllImages) for part in self.parts)
 
     def batches_in(self, epoch: int) -> int:
         """The number of batches of an epoch, without building them."""
         epoch = 0 if self.steady else epoch
         if epoch not in self._counts:
             filled = Counter(each.bucket for each, _ in self.views_of(epoch))
-            self._counts[epoch] = sum(self._cut(count, self._size[bucket]) for bucket, count in filled.items())
+            self._counts[epoch] = sum(self._batch_count(count, self._sizes[bucket]) for bucket, count in filled.items())
         return self._counts[epoch]
 
-    def _cut(self, count: int, size: int) -> int:
+    def _batch_count(self, count: int, size: int) -> int:
         return count // size if self._short == "drop" else -(-count // size)
 
     def steps_in(self, epoch: int) -> int:
@@ -82,28 +82,31 @@ class Epochs:
         """The number of optimizer steps before this epoch."""
         if self.steady:
             return epoch * self.steps_in(0)
-        while len(self._first) <= epoch:
-            self._first.append(self._first[-1] + self.steps_in(len(self._first) - 1))
-        return self._first[epoch]
+        while len(self._first_steps) <= epoch:
+            self._first_steps.append(self._first_steps[-1] + self.steps_in(len(self._first_steps) - 1))
+        return self._first_steps[epoch]
 
     def epoch_of(self, step: int) -> int:
         """The epoch of optimizer step `step`."""
         if self.steady:
             return step // self.steps_in(0)
-        while self._first[-1] <= step:
-            self.first_step(len(self._first))
-        return bisect_right(self._first, step) - 1
+        while self._first_steps[-1] <= step:
+            self.first_step(len(self._first_steps))
+        return bisect_right(self._first_steps, step) - 1
 
     def never_shown(self) -> list[Placed]:
         """Images that no epoch uses, because their bucket never fills a batch and incomplete ones are dropped. If the epochs
-        differ, only the first LOOKED_AT are looked at."""
+        differ, only the first EPOCHS_CHECKED are checked."""
         if self._short != "drop":
             return []
         filled: Counter[Bucket] = Counter()
-        for epoch in range(1 if self.steady else LOOKED_AT):
+        for epoch in range(1 if self.steady else EPOCHS_CHECKED):
             filled |= Counter(each.bucket for each, _ in self.views_of(epoch))
         return [
-            each for bucket, members in self._members.items() if filled[bucket] < self._size[bucket] for each in members
+            each
+            for bucket, members in self._members.items()
+            if filled[bucket] < self._sizes[bucket]
+            for each in members
         ]
 
     def not_needed(self) -> list[Placed]:
@@ -117,43 +120,43 @@ class Epochs:
         """The views of an epoch, unordered."""
         return [view for part in self.parts for view in part.of_epoch(epoch)]
 
-    def batches(self, seed: int, epoch: int) -> list[Planned]:
+    def batches(self, seed: int, epoch: int) -> list[PlannedBatch]:
         """All batches of an epoch, in order. Time grows with the number of views."""
         buckets: defaultdict[Bucket, list[View]] = defaultdict(list)
         for view in self.views_of(epoch):
             buckets[view[0].bucket].append(view)
-        batches: list[Planned] = []
+        batches: list[PlannedBatch] = []
         for bucket in sorted(buckets, key=lambda each: self._shuffle_keys[each]):
             group, size = self._shuffle_keys[bucket]
             views = buckets[bucket]
             draws.python_random(seed, "order in a bucket", epoch, group, *size).shuffle(views)
             if self._short == "refill":
                 views += self._fill_up(bucket, views, seed, epoch)
-            at_once = self._size[bucket]
-            end = len(views) - len(views) % at_once if self._short == "drop" else len(views)
-            batches += [Planned(size, tuple(views[start : start + at_once])) for start in range(0, end, at_once)]
+            limit = self._sizes[bucket]
+            end = len(views) - len(views) % limit if self._short == "drop" else len(views)
+            batches += [PlannedBatch(size, tuple(views[start : start + limit])) for start in range(0, end, limit)]
         draws.python_random(seed, "order of batches", epoch).shuffle(batches)
         return batches
 
-    def groups(self, seed: int, epoch: int) -> list[list[Planned]]:
+    def groups(self, seed: int, epoch: int) -> list[list[PlannedBatch]]:
         """The batches of each optimizer step of an epoch."""
         return accumulation_groups(self.batches(seed, epoch), self._accumulation)
 
     def _fill_up(self, bucket: Bucket, views: Sequence[View], seed: int, epoch: int) -> list[View]:
         """Extra views of the bucket's images to fill its last batch."""
-        lacking = -len(views) % self._size[bucket]
-        shown: Counter[tuple[str, ...]] = Counter()  # the next repeat of each image
+        lacking = -len(views) % self._sizes[bucket]
+        next_repeat: Counter[tuple[str, ...]] = Counter()  # of each image
         for each, repeat in views:
-            shown[each.key] = max(shown[each.key], repeat + 1)
+            next_repeat[each.key] = max(next_repeat[each.key], repeat + 1)
         order = list({each.key: each for each, _ in views}.values())
         group, size = self._shuffle_keys[bucket]
         draws.python_random(seed, "filling up", epoch, group, *size).shuffle(order)
-        more: list[View] = []
+        extra: list[View] = []
         for number in range(lacking):
             each = order[number % len(order)]
-            more.append((each, shown[each.key]))
-            shown[each.key] += 1
-        return more
+            extra.append((each, next_repeat[each.key]))
+            next_repeat[each.key] += 1
+        return extra
 
 
 class Plan:
@@ -165,11 +168,11 @@ class Plan:
             self.placed, job.dataset, job.schedule.gradient_accumulation_steps, job.memory.num_processes
         )
         self.seed, self.total = seed, total_steps
-        self.begin = 0  # the step that shows what otherwise the first one shows
-        self._varies = any(is_random(each.concept.captions) for each in self.placed)
+        self.begin = 0  # the step that gets the batches of step 0
+        self._captions_vary = any(is_random(each.concept.captions) for each in self.placed)
         self._epoch = -1
-        self._groups: list[list[Planned]] = []
-        self._captioned = -1
+        self._groups: list[list[PlannedBatch]] = []
+        self._variants_epoch = -1
         self._variants: list[str] = []
 
     def epoch_of(self, step: int) -> int:
@@ -180,29 +183,29 @@ class Plan:
         """Whether an epoch is over after `step` steps."""
         return step > 0 and self.epochs.first_step(self.epoch_of(step)) == step
 
-    def step_batches(self, step: int) -> tuple[int, list[Planned]]:
+    def step_batches(self, step: int) -> tuple[int, list[PlannedBatch]]:
         """Epoch (from 0) and batches of optimizer step `step` (from 0)."""
         step -= self.begin
         epoch = self.epoch_of(step)
         return epoch, self._groups_of(epoch)[step - self.epochs.first_step(epoch)]
 
-    def next_batches(self, step: int) -> list[Planned]:
+    def next_batches(self, step: int) -> list[PlannedBatch]:
         """The batches of this step and the next one of the epoch, to prepare them ahead."""
         step -= self.begin
         epoch = self.epoch_of(step)
         index = step - self.epochs.first_step(epoch)
         return [batch for group in self._groups_of(epoch)[index : index + 2] for batch in group]
 
-    def _groups_of(self, epoch: int) -> list[list[Planned]]:
+    def _groups_of(self, epoch: int) -> list[list[PlannedBatch]]:
         if epoch != self._epoch:
             self._groups, self._epoch = self.epochs.groups(self.seed, epoch), epoch
         return self._groups
 
     def caption(self, placed: Placed, epoch: int, repeat: int, step: int) -> str:
-        return training_caption(self._use(placed, repeat, step), self.seed, epoch, self.total)
+        return training_caption(self._image_use(placed, repeat, step), self.seed, epoch, self.total)
 
-    def _use(self, placed: Placed, repeat: int, step: int) -> ImageUse:
-        class_tokens = placed.image.words
+    def _image_use(self, placed: Placed, repeat: int, step: int) -> ImageUse:
+        class_tokens = placed.image.class_tokens
         return ImageUse(placed.key, repeat, placed.caption, placed.concept.captions, class_tokens, step)
 
     def first_captions(self, epochs: int) -> dict[tuple[str, ...], list[str]]:
@@ -220,17 +223,17 @@ class Plan:
 
     def captions(self, epoch: int) -> list[str]:
         """Every caption that an epoch uses, each once; if captions do not vary, those of all images."""
-        if self._captioned == epoch or (self._captioned >= 0 and not self._varies):
+        if self._variants_epoch == epoch or (self._variants_epoch >= 0 and not self._captions_vary):
             return self._variants
         first = self.epochs.first_step(epoch) + self.begin
-        groups = self._groups_of(epoch) if self._varies else []
+        groups = self._groups_of(epoch) if self._captions_vary else []
         shown = [
-            self._use(each, repeat, step)
+            self._image_use(each, repeat, step)
             for step, group in enumerate(groups, first)
             for batch in group
             for each, repeat in batch.items
         ]
-        if not self._varies:  # all of them, also those whose turn comes later
-            shown = [self._use(each, 0, 0) for each in self.placed]
-        self._variants, self._captioned = caption_variants_of_epoch(shown, self.seed, epoch, self.total), epoch
+        if not self._captions_vary:  # all of them, also those whose turn comes later
+            shown = [self._image_use(each, 0, 0) for each in self.placed]
+        self._variants, self._variants_epoch = caption_variants_of_epoch(shown, self.seed, epoch, self.total), epoch
         return self._variants

@@ -13,7 +13,7 @@ from core.record import draws
 View = tuple[Placed, int]  # an image, and which of its repeats in the epoch, from 0
 
 
-class Whole:
+class AllImages:
     """All images in every epoch, each as often as its repeats."""
 
     def __init__(self, placed: Sequence[Placed]):
@@ -31,7 +31,7 @@ class Whole:
         return self.views
 
 
-class Turn:
+class Rotation:
     """A fixed number of views; each epoch continues where the last one ended, so that all images are used in rotation.
 
     pool    in shuffled order, each image as often as its repeats      count   views per epoch
@@ -51,7 +51,7 @@ class Turn:
         return self._pool if self._count else []
 
     @property
-    def pool(self) -> int:
+    def pool_size(self) -> int:
         return len(self._pool)
 
     def of_epoch(self, epoch: int) -> list[View]:
@@ -65,37 +65,37 @@ class Turn:
         return views
 
 
-class Drawn:
+class RandomResolution:
     """A part whose views show each image at one of its resolutions, drawn by epoch, image and repeat.
 
-    part    of each image at its first resolution      variants   {`_drawn_from`: the image at all its resolutions}
+    part    of each image at its first resolution      variants   {`_variants_key`: the image at all its resolutions}
     """
 
-    def __init__(self, part: Whole | Turn, variants: Mapping[tuple[str, ...], Sequence[Placed]]):
+    def __init__(self, part: AllImages | Rotation, variants: Mapping[tuple[str, ...], Sequence[Placed]]):
         self._part, self._variants = part, variants
 
     @property
     def images(self) -> list[Placed]:
         """Images that some epoch uses."""
-        return [variant for each in self._part.images for variant in self._variants[_drawn_from(each)]]
+        return [variant for each in self._part.images for variant in self._variants[_variants_key(each)]]
 
     def __len__(self) -> int:
         return len(self._part)
 
     @property
-    def pool(self) -> int:
+    def pool_size(self) -> int:
         return len(self._variants)
 
     def of_epoch(self, epoch: int) -> list[View]:
         return [(self._draw_size(each, epoch, repeat), repeat) for each, repeat in self._part.of_epoch(epoch)]
 
     def _draw_size(self, each: Placed, epoch: int, repeat: int) -> Placed:
-        variants = self._variants[_drawn_from(each)]
+        variants = self._variants[_variants_key(each)]
         return variants[draws.address(0, "resolution", epoch, *each.image.key, repeat) % len(variants)]
 
 
-Part = Whole | Turn | Drawn
-MakePart = Callable[[Sequence[Placed]], Whole | Turn]
+Part = AllImages | Rotation | RandomResolution
+MakePart = Callable[[Sequence[Placed]], AllImages | Rotation]
 
 
 def parts_of(placed: Iterable[Placed], reg_balance: str) -> list[Part]:
@@ -112,43 +112,43 @@ def parts_of(placed: Iterable[Placed], reg_balance: str) -> list[Part]:
             regularization[source.batch_group] += images
         elif source.role == "train":
             wanted = source.samples_per_epoch
-            make: MakePart = Whole if wanted is None else partial(Turn, count=wanted, name=f"folder {number}")
+            make: MakePart = AllImages if wanted is None else partial(Rotation, count=wanted, name=f"folder {number}")
             parts.append(_part(images, make))
             trained[source.batch_group] += len(parts[-1])
     for group, images in regularization.items():
         count = trained[group]
-        make = partial(Turn, count=count, name=f"regularization {group}")
-        parts.append(_part(images, partial(first_ones, wanted=count) if reg_balance == "kohya" else make))
+        make = partial(Rotation, count=count, name=f"regularization {group}")
+        parts.append(_part(images, partial(sd_scripts_balanced, wanted=count) if reg_balance == "kohya" else make))
     return parts
 
 
-def _drawn_from(placed: Placed) -> tuple[str, ...]:
+def _variants_key(placed: Placed) -> tuple[str, ...]:
     """Key that an image's resolutions share if each view shows one of them at random; else the key of this one."""
     return placed.image.key if placed.concept.images.resolution_choice == "drawn" else placed.key
 
 
 def _part(placed: Sequence[Placed], make: MakePart) -> Part:
-    """Return `make(placed)`; if images choose their resolution at random, a `Drawn` of them in which each image counts once."""
+    """Return `make(placed)`; if images choose their resolution at random, a `RandomResolution` of them in which each image counts once."""
     variants: defaultdict[tuple[str, ...], list[Placed]] = defaultdict(list)
     for each in placed:
-        variants[_drawn_from(each)].append(each)
+        variants[_variants_key(each)].append(each)
     if len(variants) == len(placed):
         return make(placed)
-    return Drawn(make([several[0] for several in variants.values()]), variants)
+    return RandomResolution(make([several[0] for several in variants.values()]), variants)
 
 
-def first_ones(images: Sequence[Placed], wanted: int) -> Whole:
+def sd_scripts_balanced(images: Sequence[Placed], wanted: int) -> AllImages:
     """sd-scripts' balancing, the same in every epoch: images in order with their repeats until `wanted` is reached, then
     once more each, round after round. The last image of the first round may overshoot; the rest is never used."""
     repeats: dict[int, int] = {}
     count = 0
     while count < wanted and images:
         for index, each in enumerate(images):
-            more = 1 if index in repeats else each.repeats
-            repeats[index] = repeats.get(index, 0) + more
-            count += more
+            added = 1 if index in repeats else each.repeats
+            repeats[index] = repeats.get(index, 0) + added
+            count += added
             if count >= wanted:
                 break
-    chosen = Whole([])
-    chosen.views = [(images[index], repeat) for index, number in repeats.items() for repeat in range(number)]
-    return chosen
+    balanced = AllImages([])
+    balanced.views = [(images[index], repeat) for index, number in repeats.items() for repeat in range(number)]
+    return balanced

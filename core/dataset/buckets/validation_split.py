@@ -8,7 +8,7 @@ from hashlib import sha256
 
 from core.dataset.buckets.placing import Key
 from core.dataset.sources.image_info import ImageInfo
-from core.settings.dataset.concepts import Concept, own_settings
+from core.settings.dataset.concepts import Concept, overridden_settings
 
 AUTOMATIC_FROM, AUTOMATIC_SHARE, AUTOMATIC_LEAST, AUTOMATIC_MOST = 40, 0.03, 2, 16
 
@@ -16,13 +16,13 @@ AUTOMATIC_FROM, AUTOMATIC_SHARE, AUTOMATIC_LEAST, AUTOMATIC_MOST = 40, 0.03, 2, 
 def held_out(
     images: Sequence[ImageInfo],
     concepts: Sequence[Concept],
-    contents: Callable[[Sequence[ImageInfo]], Mapping[Key, str]],
+    hashes_of: Callable[[Sequence[ImageInfo]], Mapping[Key, str]],
     seed: int,
 ) -> frozenset[Key]:
     """Keys of the validation images: folders with that role, images named, and each folder's validation split; else a
     few to find the best checkpoint (see `_automatic`).
 
-    contents   images -> SHA-256 of their bytes; called only with a validation split
+    hashes_of  images -> SHA-256 of their bytes; called only with a validation split
 
     Each folder with repeats is split by itself, as sd-scripts splits each subset and with its rounding, so that every concept is
     measured; where all are too small for an image, the entry is split as a whole.
@@ -30,8 +30,8 @@ def held_out(
     image are never on both sides. A file in several entries (a folder at two resolutions) is held out of all of them.
     """
     keys: set[Key] = set()
-    by_share: set[Key] = set()
-    copies = CopyFinder(images, contents)
+    by_split: set[Key] = set()
+    copies = CopyFinder(images, hashes_of)
     roles = {image.key: concepts[image.concept].role for image in images}
     folders: defaultdict[int, list[ImageInfo]] = defaultdict(list)
     for image in images:
@@ -42,34 +42,34 @@ def held_out(
             keys |= {image.key for image in members}
         if source.role != "train":
             continue
-        named = set(source.validation_images)
-        chosen = {each.key for each in members if each.relative in named or each.path.name in named}
+        named_images = set(source.validation_images)
+        chosen = {each.key for each in members if each.relative in named_images or each.path.name in named_images}
         keys |= chosen
         if share > 0:
-            known = contents(members)
-            parts: defaultdict[str, list[ImageInfo]] = defaultdict(list)
+            hashes = hashes_of(members)
+            subfolders: defaultdict[str, list[ImageInfo]] = defaultdict(list)
             for image in members:
-                parts[image.source].append(image)
-            by_folder = (_share(part, share, known, seed) for part in parts.values())
-            by_share |= set().union(*by_folder) or _share(members, share, known, seed, least=1)
+                subfolders[image.source].append(image)
+            splits = (_split(subfolder, share, hashes, seed) for subfolder in subfolders.values())
+            by_split |= set().union(*splits) or _split(members, share, hashes, seed, least=1)
     if not any(concept.holds_out for concept in concepts):
         keys |= _automatic(images, concepts, copies, seed)
-    keys |= {key for image in images if image.key in by_share for key in copies.of(image)}
+    keys |= {key for image in images if image.key in by_split for key in copies.of(image)}
     files = {image.path for image in images if image.key in keys}
     keys |= {image.key for image in images if image.path in files}
     return frozenset(key for key in keys if roles[key] != "regularization")
 
 
-def _share(
-    members: Sequence[ImageInfo], share: float, contents: Mapping[Key, str], seed: int, least: int = 0
+def _split(
+    members: Sequence[ImageInfo], share: float, hashes: Mapping[Key, str], seed: int, least: int = 0
 ) -> set[Key]:
     """The fraction of the images whose content hash sorts first, copies together; at least `least`, and never all below 1."""
-    order = {each.key: sha256(f"{seed} {contents[each.key]}".encode()).hexdigest() for each in members}
+    order = {each.key: sha256(f"{seed} {hashes[each.key]}".encode()).hexdigest() for each in members}
     wanted = len(members) if share >= 1 else min(max(round(share * len(members)), least), len(members) - 1)
     if wanted <= 0:
         return set()
-    last = sorted(order.values())[wanted - 1]
-    chosen = {key for key, index in order.items() if index <= last}
+    highest = sorted(order.values())[wanted - 1]
+    chosen = {key for key, digest in order.items() if digest <= highest}
     return chosen if len(chosen) < len(members) or share >= 1 else set()
 
 
@@ -97,7 +97,7 @@ def _automatic(images: Sequence[ImageInfo], concepts: Sequence[Concept], copies:
         return set()
     folders: defaultdict[str, list[ImageInfo]] = defaultdict(list)
     for each in training.values():
-        if "validation_split" not in own_settings(concepts[each.concept].source):
+        if "validation_split" not in overridden_settings(concepts[each.concept].source):
             folders[each.source].append(each)
     quotas = _quotas({name: len(members) for name, members in folders.items()}, wanted)
     keys: set[Key] = set()
@@ -113,8 +113,8 @@ def _automatic(images: Sequence[ImageInfo], concepts: Sequence[Concept], copies:
 
 def _quotas(sizes: Mapping[str, int], wanted: int) -> dict[str, int]:
     """Number of images per folder, in proportion (largest remainders first) and at most half of each."""
-    whole = sum(sizes.values())
-    exact = {name: wanted * size / whole for name, size in sizes.items()}
+    total = sum(sizes.values())
+    exact = {name: wanted * size / total for name, size in sizes.items()}
     counts = {name: min(int(exact[name]), size // 2) for name, size in sizes.items()}
     order = sorted(sizes, key=lambda name: (int(exact[name]) - exact[name], -sizes[name], name))
     left = wanted - sum(counts.values())
@@ -129,11 +129,11 @@ def _quotas(sizes: Mapping[str, int], wanted: int) -> dict[str, int]:
 class CopyFinder:
     """Finds copies of an image: files with the same SHA-256. Only files of equal size are read.
 
-    contents   images -> {key: SHA-256}
+    hashes_of  images -> {key: SHA-256}
     """
 
-    def __init__(self, images: Sequence[ImageInfo], contents: Callable):
-        self._contents = contents
+    def __init__(self, images: Sequence[ImageInfo], hashes_of: Callable):
+        self._hashes_of = hashes_of
         self._by_length: defaultdict[int, list[ImageInfo]] = defaultdict(list)
         self._hashes: dict[int, Mapping[Key, str]] = {}  # by file size
         for each in images:
@@ -145,7 +145,7 @@ class CopyFinder:
         if len(same) == 1:
             return {image.key}
         if image.bytes not in self._hashes:
-            self._hashes[image.bytes] = self._contents(list(same.values()))
+            self._hashes[image.bytes] = self._hashes_of(list(same.values()))
         hashes = self._hashes[image.bytes]
         wanted = hashes[same[image.path].key]
         return {key for key, sha in hashes.items() if sha == wanted}

@@ -73,8 +73,8 @@ def encode_sides(
     with ThreadPoolExecutor(max(1, threads)) as decoders, ThreadPoolExecutor(1) as writer:
         results = _Results(writer, keep, retry, problems)
         try:
-            decoded = _decoded_ahead(_images(todo), decoders, threads + 2 * batch_size, problems)
-            for batch in _in_batches(decoded, batch_size, lambda each: each[0]):
+            decoded = _decoded_ahead(_by_image(todo), decoders, threads + 2 * batch_size, problems)
+            for batch in _batched(decoded, batch_size, lambda each: each[0]):
                 if check:
                     check()
                 results.put(batch, *encode_pixels(batch, encode))
@@ -89,7 +89,7 @@ def encode_sides(
     return done
 
 
-def _images(todo: Sequence[Side]) -> list[list[Side]]:
+def _by_image(todo: Sequence[Side]) -> list[list[Side]]:
     """Sides by image, so that each is decoded once; images of one size together."""
     groups: dict[tuple, list[Side]] = {}
     for side in todo:
@@ -115,10 +115,10 @@ def _decoded_ahead(
             problems.append(problem_of(group[0].placed.image.path, error))
             continue
         for side in group:
-            yield side, of_side(side, pixels)
+            yield side, side_pixels(side, pixels)
 
 
-def of_side(side: Side, pixels: np.ndarray) -> np.ndarray:
+def side_pixels(side: Side, pixels: np.ndarray) -> np.ndarray:
     """The pixels [3, H, W] of a side, flipped if it is, from those of its image."""
     return pixels[..., ::-1] if side.flipped else pixels
 
@@ -130,11 +130,11 @@ def pixels_of(placed: Placed) -> np.ndarray:
 
 def batches_of(todo: Sequence[Side], size: int) -> list[list[Side]]:
     """The batches in which `encode_sides` encodes these sides, if all images can be read."""
-    ordered = (side for group in _images(todo) for side in group)
-    return list(_in_batches(ordered, size, lambda side: side))
+    ordered = (side for group in _by_image(todo) for side in group)
+    return list(_batched(ordered, size, lambda side: side))
 
 
-def _in_batches(items: Iterable[T], size: int, side_of: Callable[[T], Side]) -> Iterator[list[T]]:
+def _batched(items: Iterable[T], size: int, side_of: Callable[[T], Side]) -> Iterator[list[T]]:
     """Consecutive items of one bucket, at most `size` in a batch."""
     for _, run in groupby(items, key=lambda each: side_of(each).placed.placement.bucket):
         batch: list[T] = []
@@ -161,16 +161,16 @@ def posteriors_of(
     mean, logvar = mean.detach().float().cpu(), logvar.detach().float().cpu()
     for index, (side, pixels) in enumerate(batch):
         first = (mean[index].clone(), logvar[index].clone())
-        yield side, first if _finite(first) else _again(side, pixels, retry)
+        yield side, first if _finite(first) else _encoded_again(side, pixels, retry)
 
 
-def _again(side: Side, pixels: np.ndarray, retry: Encode | None) -> Posterior | None:
+def _encoded_again(side: Side, pixels: np.ndarray, retry: Encode | None) -> Posterior | None:
     """The posterior of one side by `retry`; None without it, and where the result is not finite either."""
     if retry is None:
         return None
     mean, logvar = encode_pixels([(side, pixels)], retry)
-    one = (mean[0].detach().float().cpu(), logvar[0].detach().float().cpu())
-    return one if _finite(one) else None
+    posterior = (mean[0].detach().float().cpu(), logvar[0].detach().float().cpu())
+    return posterior if _finite(posterior) else None
 
 
 class _Results:
@@ -184,37 +184,37 @@ class _Results:
         problems: list[Problem],
     ):
         self._writer, self._keep, self._retry, self._problems = writer, keep, retry, problems
-        self._late: tuple | None = None
-        self._keeping: deque[Future] = deque()
+        self._pending: tuple | None = None
+        self._writes: deque[Future] = deque()
 
     def put(self, batch: Sequence[tuple[Side, np.ndarray]], mean: Tensor, logvar: Tensor) -> None:
         self._settle()
-        self._late = (batch, mean, logvar)
+        self._pending = (batch, mean, logvar)
 
     def finish(self) -> None:
         self._settle()
-        while self._keeping:
-            self._keeping.popleft().result()
+        while self._writes:
+            self._writes.popleft().result()
 
     def _settle(self) -> None:
         """Check the results of the waiting batch and pass the finite ones to `keep`; re-raises its errors."""
-        if self._late is None:
+        if self._pending is None:
             return
-        (batch, mean, logvar), self._late = self._late, None
-        for side, one in posteriors_of(batch, mean, logvar, self._retry):
-            if one is None:
-                self._problems.append(not_finite(side.placed))
+        (batch, mean, logvar), self._pending = self._pending, None
+        for side, posterior in posteriors_of(batch, mean, logvar, self._retry):
+            if posterior is None:
+                self._problems.append(not_finite_problem(side.placed))
             else:
-                self._keeping.append(self._writer.submit(self._keep, side, *one))
-        while len(self._keeping) > WRITES_WAITING or (self._keeping and self._keeping[0].done()):
-            self._keeping.popleft().result()  # raises errors of `keep`, such as a full disk
+                self._writes.append(self._writer.submit(self._keep, side, *posterior))
+        while len(self._writes) > WRITES_WAITING or (self._writes and self._writes[0].done()):
+            self._writes.popleft().result()  # raises errors of `keep`, such as a full disk
 
 
 def _finite(parts: Iterable[Tensor]) -> bool:
     return all(bool(part.isfinite().all()) for part in parts)
 
 
-def not_finite(placed: Placed) -> Problem:
+def not_finite_problem(placed: Placed) -> Problem:
     """The problem of an image whose posterior has NaN or infinite values."""
     name = printable(placed.image.relative)
     what = f"The VAE returns NaN or infinity for the image {name}"

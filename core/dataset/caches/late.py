@@ -15,12 +15,12 @@ from core.dataset.caches.encoding import (
     SideKey,
     batches_of,
     encode_pixels,
-    not_finite,
-    of_side,
+    not_finite_problem,
     pixels_of,
     posteriors_of,
+    side_pixels,
 )
-from core.dataset.caches.latents import LatentCache, changed, is_changed
+from core.dataset.caches.latents import LatentCache, changed_advice, is_changed
 from core.dataset.images.opening import BrokenImage, problem_of
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.queued import queued
@@ -120,12 +120,12 @@ class LatePosteriors:
         started = time.monotonic()
         images = {side.placed.key: side.placed for side in batch}  # both sides of an image share one decode
         decoded = {key: self._pixels(placed) for key, placed in images.items()}
-        pixels = [(side, of_side(side, decoded[side.placed.key])) for side in batch]
+        pixels = [(side, side_pixels(side, decoded[side.placed.key])) for side in batch]
         problems = []
         for side, posterior in posteriors_of(pixels, *encode_pixels(pixels, self._encode), self._retry):
             self._batches.pop(self._cache.file(side), None)
             if posterior is None:
-                problems.append(not_finite(side.placed))
+                problems.append(not_finite_problem(side.placed))
             else:
                 self._store(side, posterior)
         raise_if_errors(problems)
@@ -145,7 +145,7 @@ class LatePosteriors:
     def _store(self, side: Side, posterior: Posterior) -> None:
         """Write a cache entry; hold it in memory where the disk is full, or where the image file changed after it was hashed."""
         if is_changed(side.placed):
-            self._warn(changed(side.placed))
+            self._warn(changed_advice(side.placed))
             self._cache.keep(side, *posterior, writes=False)
             return
         try:

@@ -56,20 +56,20 @@ class LatentCache(Store):
     row = LATENTS
 
     def __post_init__(self) -> None:
-        self._contents: dict[tuple, str] = {}
+        self._hashes: dict[tuple, str] = {}
         self._opaque: set[tuple] = set()
         self._held: dict[Path, Posterior] = {}  # encoded in this run and not written
 
     def missing(self, items: Sequence[Placed], check: Check | None = None) -> list[Placed]:
         """Items with a side that is not cached yet, or damaged; of images with equal content and crop, only the first."""
-        return list({side.placed.key: side.placed for side in self.lacking(items, check)}.values())
+        return list({side.placed.key: side.placed for side in self.missing_sides(items, check)}.values())
 
-    def lacking(self, items: Sequence[Placed], check: Check | None = None, *, reads: bool = True) -> list[Side]:
+    def missing_sides(self, items: Sequence[Placed], check: Check | None = None, *, reads: bool = True) -> list[Side]:
         """Sides that are not cached; of equal content and crop only the first.
 
         reads   read every entry, so that damaged ones are included and reported; False only looks whether files exist
         """
-        missing = self._lacking(items, check, reads)
+        missing = self._missing_sides(items, check, reads)
         self.report_damaged()
         return list(missing.values())
 
@@ -86,16 +86,16 @@ class LatentCache(Store):
     ) -> int:
         """Encode and store missing entries; return their number. Stored entries stay stored if it is interrupted, so the next
         call continues from there (see `encode_sides`, also for errors). Raises ProblemsError if the disk has no room."""
-        todo = list(self._lacking(items, check).values())
+        todo = list(self._missing_sides(items, check).values())
         self._damaged.clear()  # `missing` reports them
-        others: list[Placed] = []  # images that are no longer those that were hashed
+        changed_images: list[Placed] = []  # images that are no longer those that were hashed
         self.require_room(todo)
 
         def keep(side: Side, mean: Tensor, logvar: Tensor) -> None:
-            other = is_changed(side.placed)
-            if other:
-                others.append(side.placed)
-            self.keep(side, mean, logvar, writes=not other)
+            is_new = is_changed(side.placed)
+            if is_new:
+                changed_images.append(side.placed)
+            self.keep(side, mean, logvar, writes=not is_new)
 
         try:
             return encode_sides(
@@ -109,8 +109,8 @@ class LatentCache(Store):
                 progress=progress,
             )
         finally:
-            if others and self.warn is not None:
-                self.warn(changed(others[0]))
+            if changed_images and self.warn is not None:
+                self.warn(changed_advice(changed_images[0]))
 
     def read(self, side: Side) -> Posterior:
         """Posterior of a cached side. Raises ProblemsError where `find` has none."""
@@ -144,8 +144,8 @@ class LatentCache(Store):
         ((_, path),) = self._files_of([side], None)
         return path
 
-    def _lacking(self, items: Sequence[Placed], check: Check | None, reads: bool = True) -> dict[Path, Side]:
-        """{cache file: its side} of the sides that are not cached; see `lacking`."""
+    def _missing_sides(self, items: Sequence[Placed], check: Check | None, reads: bool = True) -> dict[Path, Side]:
+        """{cache file: its side} of the sides that are not cached; see `missing_sides`."""
         missing: dict[Path, Side] = {}
         cached = set(self._held)
         for side, path in self._files_of([side for placed in items for side in sides(placed)], check):
@@ -153,7 +153,7 @@ class LatentCache(Store):
                 continue
             if check:
                 check()
-            if path.is_file() if not reads else self.read_entry(path, self._shapes(side.placed)) is not None:
+            if path.is_file() and (not reads or self.read_entry(path, self._shapes(side.placed)) is not None):
                 cached.add(path)
             else:
                 missing[path] = side
@@ -161,10 +161,10 @@ class LatentCache(Store):
 
     def _files_of(self, wanted: Sequence[Side], check: Check | None) -> list[tuple[Side, Path]]:
         """Each side with the path of its entry. Images are hashed once per object, and only once ever with a memo."""
-        unread = {_state(side.placed): side.placed.image for side in wanted}
-        unread = {state: image for state, image in unread.items() if state not in self._contents}
+        unread = {_file_state(side.placed): side.placed.image for side in wanted}
+        unread = {state: image for state, image in unread.items() if state not in self._hashes}
         hashes = content_hashes(list(unread.values()), self.memo_path, check) if unread else {}
-        self._contents |= {state: hashes[image.key] for state, image in unread.items()}
+        self._hashes |= {state: hashes[image.key] for state, image in unread.items()}
         measured = looks(list(unread.values()), self.memo_path) if unread else {}
         solid = {key for key, look in measured.items() if not look.reason and not look.transparent}
         self._opaque |= {state for state, image in unread.items() if image.key in solid}
@@ -172,10 +172,10 @@ class LatentCache(Store):
 
     def _entry_path(self, side: Side) -> Path:
         """The file of a side whose image is hashed already."""
-        images, state = side.placed.concept.images, _state(side.placed)
+        images, state = side.placed.concept.images, _file_state(side.placed)
         return self.path_of(
-            self._contents[state],
-            *side.placed.placement.cut,
+            self._hashes[state],
+            *side.placed.placement.pixel_key,
             "mirrored" if side.flipped else "as it is",
             images.resize_interpolation,
             NO_COLOR if state in self._opaque else images.alpha_color.lower(),
@@ -201,7 +201,7 @@ class LatentCache(Store):
             require_space(self.folder, need, f"Caching {len(todo)} images", fix)
 
 
-def _state(placed: Placed) -> tuple:
+def _file_state(placed: Placed) -> tuple:
     """Identity of an image file at the time of the scan."""
     image = placed.image
     return (image.key, image.path, image.bytes, image.mtime_ns)
@@ -212,7 +212,7 @@ def is_changed(placed: Placed) -> bool:
     return stamp_or_none(placed.image.path) != (placed.image.bytes, placed.image.mtime_ns)
 
 
-def changed(placed: Placed) -> Problem:
+def changed_advice(placed: Placed) -> Problem:
     """Advice for an image that changed after it was hashed: its posterior is used and not cached."""
     what, where = "An image changed after the dataset was read; the new one is used", printable(placed.image.path)
     return Problem(what, where, "start again if all steps should see it", "advice", code="image.changed")

@@ -44,7 +44,7 @@ def write_metadata(path: Path, placed: Sequence[Placed], *, full_path: bool = Fa
         for each in once
     }
     try:
-        _put_away(path)
+        _copy_to_trash(path)
         atomic.write_json(path, content)
     except OSError as error:
         what = f"The metadata file could not be written ({error.strerror}); an existing one is unchanged"
@@ -57,22 +57,22 @@ def _keys(placed: Sequence[Placed], full_path: bool, path: Path) -> dict[Path, s
     """{image: its key}."""
     folder = _folder_of_all(placed)
     absolute = {each.image.path: os.path.abspath(each.image.path) for each in placed}
-    below = {
+    relative = {
         path: Path(os.path.relpath(full, folder)).as_posix() if folder else full for path, full in absolute.items()
     }
-    names = set(below.values())
+    names = set(relative.values())
     keys: dict[Path, str] = {}
-    owners: dict[str, list[str]] = {}
+    images_of_key: dict[str, list[str]] = {}
     for each in placed:
-        at = each.image.path
-        stem = os.path.splitext(below[at])[0]
+        image = each.image.path
+        stem = os.path.splitext(relative[image])[0]
         if stem in names:  # a.png.png next to a.png: its stem would name the other
-            stem = below[at]
-        keys[at] = key = absolute[at] if full_path else stem
-        owners.setdefault(key, []).append(each.image.relative)
-    shared = [f"{key} for {listed(names)}" for key, names in owners.items() if len(names) > 1]
-    if shared:
-        what = f"The metadata file was not written because images would share a key: {listed(shared)}"
+            stem = relative[image]
+        keys[image] = key = absolute[image] if full_path else stem
+        images_of_key.setdefault(key, []).append(each.image.relative)
+    clashes = [f"{key} for {listed(names)}" for key, names in images_of_key.items() if len(names) > 1]
+    if clashes:
+        what = f"The metadata file was not written because images would share a key: {listed(clashes)}"
         fix = "use full paths as keys, or rename the images"
         raise ProblemsError.one(what, printable(path), fix, code="metadata.shared-key")
     return keys
@@ -101,7 +101,7 @@ def _texts(each: Placed) -> dict[str, str]:
     return texts or {"caption": each.caption.text}
 
 
-def _put_away(path: Path) -> None:
+def _copy_to_trash(path: Path) -> None:
     """Copy the file into the trash folder next to it. The file itself stays until the new one replaces it."""
     if path.exists():
         with atomic.open_atomic(path.parent / TRASH_FOLDER / f"{path.name}.{time.time_ns()}.bak") as temporary:

@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from core.dataset.caches.encoding import Posterior
 
 CHANNELS, LATENT_PIXELS = 4, 8  # of the models whose caches these are
-BARE = "arr_0"  # what numpy calls an array without a name
+UNNAMED = "arr_0"  # numpy's name of an array without a name
 HEADER_BYTES = 4096
-NO_SPREAD = -30.0  # log variance at which sampling returns the mean, to float32's last digits
-SHOWN = 5
+NO_VARIANCE = -30.0  # log variance at which sampling returns the mean, to float32's last digits
+SHOWN = 5  # names in a line of the log
 
 
 class Unfit(Exception):
@@ -122,11 +122,11 @@ def read_latents(path: Path, side: Side) -> np.ndarray:
     try:
         with open_regular(path) as handle, open_zip(handle, path) as file:
             names = {member.removesuffix(".npy") for member in file.namelist()}
-            if names == {BARE}:
-                return _bare(path, side, (width, height))
-            end = _ending(names, (width, height))
-            _check_size(file, f"original_size{end}", placed)
-            name = ("latents_flipped" if side.flipped else "latents") + end
+            if names == {UNNAMED}:
+                return _unnamed_array(path, side, (width, height))
+            suffix = _key_suffix(names, (width, height))
+            _check_size(file, f"original_size{suffix}", placed)
+            name = ("latents_flipped" if side.flipped else "latents") + suffix
             if name not in names:
                 raise Unfit("lacks the flipped image" if side.flipped else "contains no latents")
             return _array(file, name, (width, height))
@@ -134,19 +134,19 @@ def read_latents(path: Path, side: Side) -> np.ndarray:
         raise Unfit("cannot be read") from error
 
 
-def _ending(names: set[str], size: Size) -> str:
+def _key_suffix(names: set[str], size: Size) -> str:
     """Suffix of the keys for this size: the latents' height x width, or ""."""
     width, height = size
     return next((end for end in (f"_{height}x{width}", "") if f"latents{end}" in names), "")
 
 
-def _bare(path: Path, side: Side, size: Size) -> np.ndarray:
+def _unnamed_array(path: Path, side: Side, size: Size) -> np.ndarray:
     """The oldest layout: one array per file."""
     where = with_ending(path.with_suffix(""), "_flip.npz") if side.flipped else path
     if not where.is_file():
         raise Unfit(f"lacks the flipped image ({printable(where.name)})")
     with open_regular(where) as handle, open_zip(handle, where) as file:
-        return _array(file, BARE, size)
+        return _array(file, UNNAMED, size)
 
 
 def _array(file: zipfile.ZipFile, name: str, size: Size) -> np.ndarray:
@@ -158,7 +158,7 @@ def _array(file: zipfile.ZipFile, name: str, size: Size) -> np.ndarray:
     other = f"was made for another size than {width * LATENT_PIXELS} x {height * LATENT_PIXELS}"
     if file.getinfo(f"{name}.npy").file_size > CHANNELS * width * height * 8 + HEADER_BYTES:
         raise Unfit(other)
-    array = _numbers(file, name, CHANNELS * width * height * 8 + HEADER_BYTES)
+    array = _numeric_array(file, name, CHANNELS * width * height * 8 + HEADER_BYTES)
     if array.shape != (CHANNELS, height, width):
         raise Unfit(other)
     array = array.astype(np.float32)
@@ -167,7 +167,7 @@ def _array(file: zipfile.ZipFile, name: str, size: Size) -> np.ndarray:
     return array
 
 
-def _numbers(file: zipfile.ZipFile, name: str, max_bytes: int) -> np.ndarray:
+def _numeric_array(file: zipfile.ZipFile, name: str, max_bytes: int) -> np.ndarray:
     """A numeric array. Its header is validated first: numpy allocates whatever it claims."""
     import numpy as np
 
@@ -178,10 +178,10 @@ def _numbers(file: zipfile.ZipFile, name: str, max_bytes: int) -> np.ndarray:
         raise ValueError(f"an array of version {version}")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
-        shape, _, kind = read(stream, max_header_size=HEADER_BYTES)
+        shape, _, dtype = read(stream, max_header_size=HEADER_BYTES)
     except Exception as error:  # the header is a Python expression; parsing it can raise TokenError, MemoryError ...
         raise ValueError("an array with a damaged header") from error
-    if kind.kind not in "fiu" or prod(shape) * kind.itemsize > len(data) or any(side < 0 for side in shape):
+    if dtype.kind not in "fiu" or prod(shape) * dtype.itemsize > len(data) or any(side < 0 for side in shape):
         raise ValueError("an array longer than the file, or not numeric")
     return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False, max_header_size=HEADER_BYTES)
 
@@ -190,7 +190,7 @@ def _check_size(file: zipfile.ZipFile, name: str, placed: Placed) -> None:
     """Raise Unfit if the file has another original image size."""
     if f"{name}.npy" not in file.namelist():
         return
-    lengths = _numbers(file, name, HEADER_BYTES).reshape(-1)[:2]
+    lengths = _numeric_array(file, name, HEADER_BYTES).reshape(-1)[:2]
     if lengths.size != 2:
         raise ValueError("the image size is not a pair")
     was = tuple(int(length) for length in lengths)
@@ -204,7 +204,7 @@ def _check_size(file: zipfile.ZipFile, name: str, placed: Placed) -> None:
 
 def _as_posterior(sample: np.ndarray) -> Posterior:
     mean = torch.from_numpy(sample)
-    return mean, torch.full_like(mean, NO_SPREAD)
+    return mean, torch.full_like(mean, NO_VARIANCE)
 
 
 # ---- writing

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 Check = Callable[[], None]
 
-HELD_BYTES = 256 << 20  # compressed control images that lie on the disk too: up to here they are held in memory
-ALONE_BYTES = 2 << 30  # the same of those that lie nowhere else: others are decoded at each step
-LEVEL = 1  # of zlib: PNG and lossless WebP take down to half the space, and 1.3 to 2.7 times as long to read
+MEMORY_BYTES = 256 << 20  # limit of the compressed control images in memory if they are also on disk
+UNWRITTEN_BYTES = 2 << 30  # limit if they are only in memory: the rest is decoded at each step
+ZLIB_LEVEL = 1  # PNG and lossless WebP take down to half the space, and 1.3 to 2.7 times as long to read
 SHAPES: Shapes = {"control": (None,)}
 
 
@@ -47,14 +47,14 @@ class PartnerCache(Store, ABC):
     """Cache entries of the masks or control images of training images."""
 
     @abstractmethod
-    def _parts(self, placed: Placed) -> tuple[object, ...]:
+    def _key_parts(self, placed: Placed) -> tuple[object, ...]:
         """What an entry depends on, besides the content of its file."""
 
     @abstractmethod
     def _shapes(self, placed: Placed) -> Shapes: ...
 
     @abstractmethod
-    def _make(self, placed: Placed) -> dict[str, Tensor]:
+    def _compute(self, placed: Placed) -> dict[str, Tensor]:
         """Compute an entry's tensors. Raises BrokenImage for a file that cannot be read."""
 
     def _entries(
@@ -89,7 +89,7 @@ class PartnerCache(Store, ABC):
         if tensors is not None:
             return tensors
         try:
-            tensors = self._make(placed)
+            tensors = self._compute(placed)
         except BrokenImage as error:
             return error
         self.try_write(path, tensors)
@@ -101,7 +101,7 @@ class PartnerCache(Store, ABC):
         gone = [problem_of(path, BrokenImage(file.unreadable)) for path, file in sources.items() if file.unreadable]
         raise_if_errors(gone)
         hashes = file_hashes(list(sources.values()), self.memo_path, check)
-        return [self.path_of(hashes[path], *self._parts(placed)) for placed, path in pairs]
+        return [self.path_of(hashes[path], *self._key_parts(placed)) for placed, path in pairs]
 
 
 # ---- masks
@@ -134,15 +134,15 @@ class MaskCache(PartnerCache):
         entries = self._entries(pairs, threads, check)
         return {placed.key: entry["mask"] for placed, _, entry in entries if bool((entry["mask"] < 1).any())}
 
-    def _parts(self, placed: Placed) -> tuple[object, ...]:
+    def _key_parts(self, placed: Placed) -> tuple[object, ...]:
         kind = "alpha" if mask_source(placed) == placed.image.path else "mask"
-        return kind, *placed.placement.cut, placed.concept.images.resize_interpolation, self.latent_pixels
+        return kind, *placed.placement.pixel_key, placed.concept.images.resize_interpolation, self.latent_pixels
 
     def _shapes(self, placed: Placed) -> Shapes:
         width, height = placed.placement.bucket
         return {"mask": (1, height // self.latent_pixels, width // self.latent_pixels)}
 
-    def _make(self, placed: Placed) -> dict[str, Tensor]:
+    def _compute(self, placed: Placed) -> dict[str, Tensor]:
         return {"mask": at_latent_size(plain_mask(placed), self.latent_pixels)}
 
 
@@ -182,7 +182,7 @@ class ControlCache(PartnerCache):
     row = CONTROLS
 
     def __post_init__(self) -> None:
-        self._room = most_held(self.writes) if self.held_bytes is None else self.held_bytes
+        self._room_bytes = memory_limit(self.writes) if self.held_bytes is None else self.held_bytes
 
     def fill(
         self,
@@ -229,33 +229,33 @@ class ControlCache(PartnerCache):
         return [pair for pair in pairs if pair[1] not in sizes or is_resized(sizes[pair[1]], pair[0])]
 
     def _hold(self, path: Path, entry: Tensor) -> None:
-        if path not in self._held and entry.nbytes <= self._room:
+        if path not in self._held and entry.nbytes <= self._room_bytes:
             self._held[path] = entry.numpy().tobytes()
-            self._room -= entry.nbytes
+            self._room_bytes -= entry.nbytes
 
-    def _parts(self, placed: Placed) -> tuple[object, ...]:
+    def _key_parts(self, placed: Placed) -> tuple[object, ...]:
         concept = placed.concept  # `enable_bucket`: stretched ones are compared with the bucket by it
         fit = (concept.control_fit, control_filter(concept), concept.images.enable_bucket)
-        return *placed.placement.cut, *fit
+        return *placed.placement.pixel_key, *fit
 
     def _shapes(self, placed: Placed) -> Shapes:
         return SHAPES
 
-    def _make(self, placed: Placed) -> dict[str, Tensor]:
+    def _compute(self, placed: Placed) -> dict[str, Tensor]:
         pixels = control_pixels(placed, View(placed.placement))
         assert pixels is not None
         return {"control": torch.frombuffer(bytearray(packed(pixels)), dtype=torch.uint8)}
 
 
-def most_held(writes: bool) -> int:
+def memory_limit(writes: bool) -> int:
     """The default limit in bytes of entries in memory. writes: whether entries are on disk too"""
-    return HELD_BYTES if writes else ALONE_BYTES
+    return MEMORY_BYTES if writes else UNWRITTEN_BYTES
 
 
 def packed(pixels: np.ndarray) -> bytes:
     """Compress uint8 [3, H, W]; of a gray image one channel."""
     gray = bool((pixels[0] == pixels[1]).all() and (pixels[0] == pixels[2]).all())
-    return zlib.compress(np.ascontiguousarray(pixels[:1] if gray else pixels), LEVEL)
+    return zlib.compress(np.ascontiguousarray(pixels[:1] if gray else pixels), ZLIB_LEVEL)
 
 
 def unpacked(data: bytes, size: Size) -> np.ndarray | None:

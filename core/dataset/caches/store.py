@@ -167,7 +167,7 @@ def read_tensors(
     from safetensors.torch import load
 
     try:
-        tensors = load(_sound(path, shapes, dtypes))
+        tensors = load(_checked_bytes(path, shapes, dtypes))
     except MissingFile:
         return None
     except (
@@ -188,7 +188,7 @@ def read_tensors(
     return tensors
 
 
-def _sound(path: Path, shapes: Shapes, dtypes: Sequence[str]) -> bytes:
+def _checked_bytes(path: Path, shapes: Shapes, dtypes: Sequence[str]) -> bytes:
     """The bytes of an entry with a valid header and checksum. Raises any exception for another."""
     data = read_regular(path, MAX_BYTES)
     start = 8 + int.from_bytes(data[:8], "little")

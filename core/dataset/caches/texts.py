@@ -45,12 +45,12 @@ class TextCache(Store):
 
     def __post_init__(self) -> None:
         self._waiting: dict[str, None] = {}  # for `get` to encode
-        self._first: frozenset[str] | None = None  # of the first `expect`: written for later runs
+        self._first_expected: frozenset[str] | None = None  # of the first `expect`: written for later runs
         self._held: OrderedDict[str, TextStates] = OrderedDict()  # least recently used first
         self._held_bytes = 0
         self._on_disk: set[str] = set()
         self._disk_used: int | None = None  # counted when first written to
-        self._begun = False
+        self._first_ensured = False
         self._ensured: Sequence[str] | None = None
         self._needed: set[str] = set()
 
@@ -64,13 +64,13 @@ class TextCache(Store):
             return 0
         unique, ensured = dict.fromkeys(captions), set(self._ensured or ())
         self._needed, self._ensured = set(unique), None
-        missing = [caption for caption in unique if caption not in ensured and not self._find(caption)]
+        missing = [caption for caption in unique if caption not in ensured and not self._load(caption)]
         self.report_damaged()
         for caption, states in self._encoded(missing, encode):
-            if not self._begun:
+            if not self._first_ensured:
                 self._write(caption, states)
             self._hold(caption, states)
-        self._begun, self._ensured = True, captions
+        self._first_ensured, self._ensured = True, captions
         self._prune()
         return len(missing)
 
@@ -79,7 +79,7 @@ class TextCache(Store):
         """Number of expected captions that `get` has to encode."""
         return len(self._waiting)
 
-    def lacking(self, captions: Sequence[str]) -> list[str]:
+    def missing(self, captions: Sequence[str]) -> list[str]:
         """The captions that are not cached, each once. Whether files exist is checked; they are not read."""
         known = self._held.keys() | self._on_disk
         return [each for each in dict.fromkeys(captions) if each not in known and not self._file(each).is_file()]
@@ -89,9 +89,9 @@ class TextCache(Store):
 
         Captions of the first call are also written to disk; they wait to be encoded even if a later call names others.
         """
-        self._first = frozenset(captions) if self._first is None else self._first
-        rest = [caption for caption in self._waiting if caption in self._first]
-        self._needed, self._waiting = set(captions), dict.fromkeys([*self.lacking(captions), *rest])
+        self._first_expected = frozenset(captions) if self._first_expected is None else self._first_expected
+        rest = [caption for caption in self._waiting if caption in self._first_expected]
+        self._needed, self._waiting = set(captions), dict.fromkeys([*self.missing(captions), *rest])
 
     def get(self, captions: Sequence[str], encode: EncodeText | None = None) -> TextStates:
         """The captions' states on the CPU, in order. What is neither in memory nor on disk goes through `encode`; without it
@@ -99,7 +99,7 @@ class TextCache(Store):
         states_of: dict[str, TextStates] = {}
         missing: list[str] = []
         for caption in dict.fromkeys(captions):
-            if self._find(caption):
+            if self._load(caption):
                 states_of[caption] = self._held[caption]
                 self._waiting.pop(caption, None)
             else:
@@ -110,7 +110,7 @@ class TextCache(Store):
         for caption, states in self._encoded(self._filled(missing), encode):
             states_of[caption] = states
             self._waiting.pop(caption, None)
-            if self._first and caption in self._first:
+            if self._first_expected and caption in self._first_expected:
                 self._write(caption, states)
             self._hold(caption, states)
         if missing and not self._waiting:
@@ -140,7 +140,7 @@ class TextCache(Store):
 
     # -- memory
 
-    def _find(self, caption: str) -> bool:
+    def _load(self, caption: str) -> bool:
         """Whether the entry is in memory, loading it from disk if needed; marks it as most recently used."""
         if caption in self._held:
             self._held.move_to_end(caption)

@@ -60,7 +60,7 @@ def _with_zeros(data: bytes) -> Decoded:
     rest = data.replace(b"\0", b"")
     zeros = len(data) - len(rest)
     stray = zeros == 1 or rest == data.rstrip(b"\0") or zeros * STRAY_SHARE <= len(data)
-    if stray and not _CONTROLS.search(rest):  # UTF-16 of Cyrillic has few zeros, but control characters
+    if stray and not _CONTROL_CHARACTERS.search(rest):  # UTF-16 of Cyrillic has few zeros, but control characters
         plain = decode_text(rest)
         if plain.encoding == "utf-8":
             return plain
@@ -74,10 +74,9 @@ def _with_zeros(data: bytes) -> Decoded:
 
 
 DAMAGED, MOSTLY = "damaged utf-8", 3  # as many right letters as wrong bytes: other encodings have hardly one by chance
-STRAY_SHARE = (
-    10  # at most every tenth byte: UTF-16 of Japanese tags has a zero for each comma and blank, with odd neighbors
-)
-_CONTROLS = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1f]")
+# At most every tenth byte: UTF-16 of Japanese tags has a zero for each comma and blank, with odd neighbors.
+STRAY_SHARE = 10
+_CONTROL_CHARACTERS = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1f]")
 _KANA = re.compile("[\u3041-\u30fe]")
 _HALF_KANA = re.compile("[\uff61-\uff9f]")
 _HANGUL = re.compile("[\uac00-\ud7a3]")
@@ -87,17 +86,17 @@ _HIGH_RUNS = re.compile(rb"[\x80-\xff]+")
 def _old_encoding(data: bytes) -> Decoded:
     """Guess between Shift-JIS, EUC-JP, EUC-KR, GBK and Windows-1251; anything else is Windows-1252."""
     runs = _HIGH_RUNS.findall(data)
-    text = _try(data, "cp932")
+    text = _decode_or_none(data, "cp932")
     if text and _KANA.search(text) and not _HALF_KANA.search(text):
         return Decoded(text, "shift-jis", guessed=True)
     longest = max(map(len, runs))
     # EUC encodings set the high bit of both bytes, and words are two characters or more. (German has pairs too: "Größe".)
     in_pairs = longest >= 4 and all(len(run) % 2 == 0 for run in runs)
     if in_pairs:
-        text = _try(data, "euc_jp")
+        text = _decode_or_none(data, "euc_jp")
         if text and len(_KANA.findall(text)) * 4 >= sum(map(len, runs)) // 2:
             return Decoded(text, "euc-jp", guessed=True)
-        text = _try(data, "euc_kr") or ""
+        text = _decode_or_none(data, "euc_kr") or ""
         syllables = len(_HANGUL.findall(text))
         # Hangul lead bytes are B0 to C8; Chinese text soon goes beyond.
         if syllables >= 3 and syllables * 2 == sum(map(len, runs)):
@@ -105,18 +104,18 @@ def _old_encoding(data: bytes) -> Decoded:
     high = sum(map(len, runs))
     letters = high + sum(1 for byte in data if chr(byte).isascii() and chr(byte).isalpha())
     words_in_high = high >= 0.6 * letters and longest >= 3
-    if in_pairs and (text := _try(data, "gbk")):
+    if in_pairs and (text := _decode_or_none(data, "gbk")):
         return Decoded(text, "gbk", guessed=True)
     if words_in_high:
         for encoding in ("cp932", "gbk", "cp1251"):  # Kanji without kana; GBK beyond GB2312; Cyrillic
-            text = _try(data, encoding)
+            text = _decode_or_none(data, encoding)
             if text and not _HALF_KANA.search(text) and (encoding != "cp1251" or _mostly_cyrillic(text)):
                 return Decoded(text, {"cp932": "shift-jis"}.get(encoding, encoding), guessed=True)
-    text = _try(data, "cp1252")
+    text = _decode_or_none(data, "cp1252")
     return Decoded(text, "cp1252", True) if text is not None else Decoded(data.decode("latin-1"), "latin-1", True)
 
 
-def _try(data: bytes, encoding: str) -> str | None:
+def _decode_or_none(data: bytes, encoding: str) -> str | None:
     try:
         return data.decode(encoding)
     except UnicodeDecodeError:

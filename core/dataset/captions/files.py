@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from core.dataset.captions.encodings import decode_text
-from core.dataset.captions.history import MAX_CAPTION_BYTES, Change, Done, History, content_of, only_one_writes
+from core.dataset.captions.history import MAX_CAPTION_BYTES, Change, ChangeResult, History, content_of, only_one_writes
 from core.dataset.sources.files import CAPTION_EXTENSIONS, is_image_name, printable, without_face
 from core.dataset.sources.image_info import ImageInfo
 from core.record.context import JobContext
@@ -67,8 +67,8 @@ def read_caption(image: ImageInfo, settings: CaptionSettings) -> Caption:
     tags_ending = TAGS if settings.caption_extension in ("auto", SENTENCES) else settings.caption_extension
     tags, sentence = read_caption_file(image, tags_ending), read_caption_file(image, SENTENCES)
     if tags.source != "file":
-        other_way = sentence.source == "file" or (tags.source != "blank" and sentence.source == "blank")
-        return sentence if other_way else tags
+        has_sentence = sentence.source == "file" or (tags.source != "blank" and sentence.source == "blank")
+        return sentence if has_sentence else tags
     if sentence.source != "file":
         return tags
     problem = tags.problem or sentence.problem
@@ -97,11 +97,11 @@ def read_caption_file(image: ImageInfo, caption_extension: str = "auto") -> Capt
         except MissingFile:
             if not os.path.islink(path):
                 continue
-            return _from_words(image, path, _unreadable(path, "is a broken link"))
+            return _from_default(image, path, _unreadable(path, "is a broken link"))
         except ProblemsError as error:
-            return _from_words(image, path, _unreadable(path, f"cannot be read: {error.problems[0].what}"))
+            return _from_default(image, path, _unreadable(path, f"cannot be read: {error.problems[0].what}"))
         return _from_file(path, data)
-    return _from_words(image, caption_path(image.path, caption_extension, image.sidecars), None)
+    return _from_default(image, caption_path(image.path, caption_extension, image.sidecars), None)
 
 
 def join_texts(sentence: str, tags: str, settings: CaptionSettings, glue: str | None = None) -> str:
@@ -153,10 +153,10 @@ def caption_path(image: Path, caption_extension: str, sidecars: Sequence[str] = 
 
 def _from_metadata(image: ImageInfo, settings: CaptionSettings) -> Caption:
     """The caption in the image's metadata entry; an empty one has advice as its problem."""
-    text = _one_line_end(image.metadata_caption or "")
+    text = _normalized(image.metadata_caption or "")
     path = caption_path(image.path, settings.caption_extension, image.sidecars)
     if image.metadata_texts is not None and settings.sidecars != "one":
-        sentence, tags = map(_one_line_end, image.metadata_texts)
+        sentence, tags = map(_normalized, image.metadata_texts)
         text = tags if settings.sidecars == "drawn" else text
         return Caption(text, "metadata", path, sentence=sentence, tags=tags)
     if text:
@@ -170,7 +170,7 @@ def _from_metadata(image: ImageInfo, settings: CaptionSettings) -> Caption:
 def _from_file(path: Path, data: bytes) -> Caption:
     """The caption in a file's bytes; an empty file and another encoding than UTF-8 have advice as its problem."""
     decoded = decode_text(data)
-    text = _one_line_end(decoded.text)
+    text = _normalized(decoded.text)
     if not text:
         what = "The caption file is empty: the image is trained without a caption"
         fix = "write a caption, or delete the file to use the folder's default caption"
@@ -185,12 +185,12 @@ def _from_file(path: Path, data: bytes) -> Caption:
     return Caption(text, "file", path, decoded.encoding, problem)
 
 
-def _one_line_end(text: str) -> str:
+def _normalized(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n").strip()
 
 
-def _from_words(image: ImageInfo, path: Path, problem: Problem | None) -> Caption:
-    text = image.words.strip()
+def _from_default(image: ImageInfo, path: Path, problem: Problem | None) -> Caption:
+    text = image.class_tokens.strip()
     return Caption(text, "words" if text else "none", path, problem=problem)
 
 
@@ -240,20 +240,20 @@ def caption_change(
     image_path = Path(image_path)
     path = caption_path(image_path, extension, (sidecars or SidecarIndex()).of(image_path))
     old = content_of(path)
-    if over is not None and old is not None and _one_line_end(decode_text(old).text) != _one_line_end(over):
-        old = as_file(over)
-    return Change(path, old, as_file(text))
+    if over is not None and old is not None and _normalized(decode_text(old).text) != _normalized(over):
+        old = caption_bytes(over)
+    return Change(path, old, caption_bytes(text))
 
 
-def as_file(text: str) -> bytes:
+def caption_bytes(text: str) -> bytes:
     """The bytes of a caption file; an empty caption is an empty file."""
-    text = _one_line_end(text)
+    text = _normalized(text)
     return text.encode("utf-8") + b"\n" if text else b""
 
 
 def save_caption(
     history: History, image_path: Path | str, text: str, extension: str = "auto", *, over: str, resume: str = ""
-) -> Done:
+) -> ChangeResult:
     """Write one image's caption if the file still has the text `over` ("" for no file). Raises ProblemsError.
 
     resume   the id of an earlier save: both are undone together
@@ -261,7 +261,7 @@ def save_caption(
     return history.apply("Edit", [caption_change(image_path, text, extension, over=over)], resume=resume)
 
 
-def write_captions(context: JobContext, title: str, changes: Sequence[Change]) -> tuple[Done, list[str]]:
+def write_captions(context: JobContext, title: str, changes: Sequence[Change]) -> tuple[ChangeResult, list[str]]:
     """Write a task's changes as one entry of the caption history, while no other task writes captions. Returns (the entry, a
     message for each file that was left unchanged). Raises ProblemsError."""
     with only_one_writes(context):
@@ -270,7 +270,7 @@ def write_captions(context: JobContext, title: str, changes: Sequence[Change]) -
     return done, [f"{printable(path)} was changed by another program and left unchanged" for path in done.changed_since]
 
 
-def rewrite_as_utf8(history: History, paths: Iterable[Path | str]) -> Done:
+def rewrite_as_utf8(history: History, paths: Iterable[Path | str]) -> ChangeResult:
     """Convert caption files of any encoding to UTF-8 without a BOM and with \n line ends; all of them or none. Raises
     ProblemsError with the files that cannot be read."""
     changes: list[Change] = []

@@ -32,12 +32,12 @@ LARGE_CHANGE = 16 << 20
 MAX_CHANGES = 20_000
 MAX_CAPTION_BYTES = 1 << 20  # a larger file is not a caption
 MAX_BYTES = 256_000_000  # of a metadata file, which holds the captions of many images
-AT_ONCE = 1000  # files between two waits for the disk
-LATER = 60.0  # seconds after its change was listed: a file is written by then
-FOLLOWED = 500  # of the newest changes: an older one does not grow any more
-# Nanoseconds: clocks of some disks are that coarse, so a folder may change again without a new time.
-SETTLED = 5_000_000_000
-LATEST = 1e11  # seconds since 1970: a later time is none
+FILES_PER_SYNC = 1000  # files between two waits for the disk
+WRITTEN_WITHIN = 60.0  # seconds from the line of a file's change until the file itself is written
+NEWEST = 500  # changes whose files may still grow
+# Resolution of the clock of some disks: within it a folder may change again without a new time.
+CLOCK_NANOSECONDS = 5_000_000_000
+LATEST = 1e11  # seconds since 1970; a later time is invalid
 PRUNE_EVERY = 100  # changes; looking for old ones lists the folder
 
 
@@ -57,7 +57,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Done:
+class ChangeResult:
     """The result of a change.
 
     id        for undo; "" if nothing changed
@@ -96,8 +96,8 @@ class History:
         self._folder, self.person = folder, person
         self._opened = 0
         self._lock = threading.Lock()
-        self._read: dict[str, _Index] = {}
-        self._changed, self._listed = 0, list[Path]()  # the folder's time when its files were listed
+        self._indexes: dict[str, _Index] = {}
+        self._folder_time, self._listed = 0, list[Path]()  # the folder's time when its files were listed
 
     # -- changing
 
@@ -109,28 +109,28 @@ class History:
         about: Mapping[str, Any] | None = None,
         resume: str = "",
         progress: Callable[[int, int], None] = lambda done, total: None,
-    ) -> Done:
+    ) -> ChangeResult:
         """Make all changes or none: files written before an error are restored. Raises ProblemsError.
 
         resume   the id of an earlier change to add to, so that one undo reverts both
         """
         changes = [each for each in changes if each.old != each.new]
         if not changes:
-            return Done()
+            return ChangeResult()
         check_folders(Path(os.path.realpath(each.path)).parent for each in changes)
         written: list[Path] = []
         changed: list[Path] = []
         about = {"files": len(changes), "first": printable(changes[0].path.name)} | dict(about or {})
         with self.open(title, about, resume) as opened:
-            for start in range(0, len(changes), AT_ONCE):
+            for start in range(0, len(changes), FILES_PER_SYNC):
                 try:
-                    done = opened.write(changes[start : start + AT_ONCE])
+                    done = opened.write(changes[start : start + FILES_PER_SYNC])
                 except ProblemsError as error:
                     raise ProblemsError([*error.problems, *opened.restore()]) from error
                 written += done.written
                 changed += done.changed_since
                 progress(len(written) + len(changed), len(changes))
-        return Done(opened.id if opened.wrote else "", tuple(written), tuple(changed))
+        return ChangeResult(opened.id if opened.wrote else "", tuple(written), tuple(changed))
 
     def write_file(
         self, title: str, change: Change, kind: str, code: str, about: Mapping[str, Any] | None = None
@@ -167,13 +167,8 @@ class History:
             if self._opened % PRUNE_EVERY == 0:
                 self._prune()
             self._opened += 1
-            opened.note(
-                {
-                    "title": title,
-                    "at": time.time(),
-                    "about": dict(about or {}) | ({"person": self.person} if self.person else {}),
-                }
-            )
+            person = {"person": self.person} if self.person else {}
+            opened.note({"title": title, "at": time.time(), "about": dict(about or {}) | person})
         try:
             yield opened
             if opened.wrote:
@@ -195,8 +190,8 @@ class History:
             with suppress(ProblemsError):  # something other than a caption file is there now
                 content = content_of(each.path)
                 empty = content is not None and not content.strip(b"\0") and content != each.old
-                if empty and each.new and each.path.stat().st_mtime <= listed + LATER:
-                    _put(each.path, each.new)
+                if empty and each.new and each.path.stat().st_mtime <= listed + WRITTEN_WITHIN:
+                    _write_or_remove(each.path, each.new)
                     repaired += 1
         return repaired
 
@@ -227,17 +222,17 @@ class History:
             "Undo it among the changes in Captions, or start it again."
         )
 
-    def undo(self, id: str, progress: Callable[[int, int], None] = lambda done, total: None) -> Done:
+    def undo(self, id: str, progress: Callable[[int, int], None] = lambda done, total: None) -> ChangeResult:
         """Restore the old texts of a change in files that still have its new text. The undo can be undone.
 
         Raises ProblemsError if the change is no longer stored.
         """
         entry = self.entry(id)
         about = dict(entry.about)
-        first, again = str(about.get("of", entry.title)), about.get("act") == "undo"
+        first, redo = str(about.get("of", entry.title)), about.get("act") == "undo"
         changes = [Change(each.path, each.new, each.old, each.link) for each in self.changes(id)]
-        about |= {"undoes": id, "of": first, "act": "redo" if again else "undo"}
-        return self.apply(f"{'Redo' if again else 'Undo'}: {first}", changes, about=about, progress=progress)
+        about |= {"undoes": id, "of": first, "act": "redo" if redo else "undo"}
+        return self.apply(f"{'Redo' if redo else 'Undo'}: {first}", changes, about=about, progress=progress)
 
     # -- what was changed
 
@@ -277,32 +272,33 @@ class History:
     def of(self, path: Path, most: int) -> list[tuple[Entry, Change]]:
         """The newest changes of one caption file, newest first."""
         with self._lock:
-            self._read_new()
-            places = [(id, read.lines[str(path)]) for id, read in self._read.items() if str(path) in read.lines]
+            self._update_indexes()
+            indexed = [(id, index.lines[str(path)]) for id, index in self._indexes.items() if str(path) in index.lines]
         newest = []
-        for id, begins in sorted(places, reverse=True)[:most]:
+        for id, begins in sorted(indexed, reverse=True)[:most]:
             with suppress(ProblemsError, StopIteration, KeyError):  # pruned since, or damaged
                 first, last = [next(_lines_of(self._file(id), each)).line for each in (begins[0], begins[-1])]
                 newest.append((self.entry(id), Change(path, _bytes(first["old"]), _bytes(last["new"]))))
         return newest
 
-    def _read_new(self) -> None:
+    def _update_indexes(self) -> None:
         """Index the lines of each caption file. A change's file is read once, and again after it has grown."""
         files = self._files()
-        for file in [*(each for each in files[:-FOLLOWED] if each.stem not in self._read), *files[-FOLLOWED:]]:
+        unread = [each for each in files[:-NEWEST] if each.stem not in self._indexes]
+        for file in unread + files[-NEWEST:]:
             with suppress(OSError):
                 size = file.stat().st_size
-                if file.stem not in self._read or self._read[file.stem].size != size:
-                    read = self._read[file.stem] = _Index(size)
+                if file.stem not in self._indexes or self._indexes[file.stem].size != size:
+                    index = self._indexes[file.stem] = _Index(size)
                     for each in _lines_of(file):
-                        read.damaged += not each.line
+                        index.damaged += not each.line
                         if "path" in each.line:
-                            read.lines.setdefault(str(each.line["path"]), []).append(each.begin)
+                            index.lines.setdefault(str(each.line["path"]), []).append(each.begin)
 
     def news(self, offsets: dict[str, int]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-        """Yield (id, new lines) of those of the FOLLOWED newest changes that have grown, oldest first. offsets: {id: bytes read
+        """Yield (id, new lines) of those of the NEWEST changes that have grown, oldest first. offsets: {id: bytes read
         so far}, which is updated."""
-        for file in self._files()[-FOLLOWED:]:
+        for file in self._files()[-NEWEST:]:
             known = offsets.get(file.stem, 0)
             with suppress(OSError):
                 if file.stat().st_size > known:
@@ -312,16 +308,16 @@ class History:
 
     def count(self, id: str) -> int:
         """The number of files of a change."""
-        return len(self._read_of(id).lines)
+        return len(self._index_of(id).lines)
 
     def damaged(self, id: str) -> int:
         """The number of damaged lines of a change, whose files undo leaves alone."""
-        return self._read_of(id).damaged
+        return self._index_of(id).damaged
 
-    def _read_of(self, id: str) -> _Index:
+    def _index_of(self, id: str) -> _Index:
         with self._lock:
-            self._read_new()
-            return self._read.get(id) or _Index(0)
+            self._update_indexes()
+            return self._indexes.get(id) or _Index(0)
 
     # -- files
 
@@ -342,8 +338,8 @@ class History:
         """The files of changes, oldest first. Listed again only after the folder changes: 20,000 names take 140 ms."""
         try:
             changed = os.stat(self._folder).st_mtime_ns
-            if changed != self._changed or time.time_ns() - changed < SETTLED:
-                self._listed, self._changed = sorted(self._folder.glob("*.jsonl")), changed
+            if changed != self._folder_time or time.time_ns() - changed < CLOCK_NANOSECONDS:
+                self._listed, self._folder_time = sorted(self._folder.glob("*.jsonl")), changed
         except OSError:
             return []
         return self._listed
@@ -354,12 +350,12 @@ class History:
         sizes = {path: path.stat().st_size for path in self._files()}
         for large in (False, True):
             files = [path for path, size in sizes.items() if (size > LARGE_CHANGE) == large]
-            left = sum(sizes[path] for path in files)
+            remaining = sum(sizes[path] for path in files)
             for number, path in enumerate(files[:-1]):
-                if left <= MAX_HISTORY_BYTES and len(files) - number <= MAX_CHANGES:
+                if remaining <= MAX_HISTORY_BYTES and len(files) - number <= MAX_CHANGES:
                     break
                 atomic.remove(path)
-                left -= sizes[path]
+                remaining -= sizes[path]
 
 
 @contextmanager
@@ -415,28 +411,28 @@ class OpenChange:
         except OSError as error:
             raise unwritten(error, NOT_SAVED, printable(self._file), UNCHANGED) from error
 
-    def write(self, changes: Sequence[Change]) -> Done:
+    def write(self, changes: Sequence[Change]) -> ChangeResult:
         """Make these changes, except for files without the expected old text. Raises ProblemsError for a file that cannot be written:
         the files before it are changed, it and those after it are not."""
-        due: list[Change] = []
-        since: list[Path] = []
+        to_write: list[Change] = []
+        changed: list[Path] = []
         written: list[Path] = []
         for each in changes:
             content = content_of(each.path)
             if content == each.old and each.old != each.new:
-                due.append(each)
+                to_write.append(each)
             elif content != each.new:
-                since.append(each.path)
-        check_links(each.path for each in due)
-        if due:
+                changed.append(each.path)
+        check_links(each.path for each in to_write)
+        if to_write:
             self.wrote = True
-            self.note(*(_line(each) for each in due))
-            with _aside(due if len(due) > 1 else []) as asides:
-                for each in due:
-                    (written if _put_over(each, asides.get(each.path)) else since).append(each.path)
-            if len(due) > 1:
+            self.note(*(_line(each) for each in to_write))
+            with _temporary_files(to_write if len(to_write) > 1 else []) as aside:
+                for each in to_write:
+                    (written if _try_write(each, aside.get(each.path)) else changed).append(each.path)
+            if len(to_write) > 1:
                 atomic.sync_all(written)
-        return Done(self.id, tuple(written), tuple(since))
+        return ChangeResult(self.id, tuple(written), tuple(changed))
 
     def done(self) -> set[Path]:
         """The files that this change has written, or that were changed after it listed them."""
@@ -448,7 +444,7 @@ class OpenChange:
         for each in self._listed():
             try:
                 if content_of(each.path) == each.new:
-                    _put(each.path, each.old, each.link)
+                    _write_or_remove(each.path, each.old, each.link)
             except OSError:
                 what = "A caption that was changed before the error could not be restored"
                 fix = f"its earlier text is in {printable(self._file)}"
@@ -473,7 +469,7 @@ def _line(change: Change) -> dict[str, Any]:
 
 
 @contextmanager
-def _aside(changes: Sequence[Change]) -> Iterator[dict[Path, Path]]:
+def _temporary_files(changes: Sequence[Change]) -> Iterator[dict[Path, Path]]:
     """Context with {path: temporary file with its new text}, all synced to disk, so that a power cut between the renames leaves no
     empty caption."""
     temporary: dict[Path, Path] = {}
@@ -492,7 +488,7 @@ def _aside(changes: Sequence[Change]) -> Iterator[dict[Path, Path]]:
             atomic.remove(path)
 
 
-def _put_over(change: Change, aside: Path | None) -> bool:
+def _try_write(change: Change, aside: Path | None) -> bool:
     """Write a change if the file has its old text; returns whether it did. No other thread writes meanwhile; another process
     could, between check and write. aside: a synced temporary file with the new text"""
     with _WRITING:
@@ -503,13 +499,13 @@ def _put_over(change: Change, aside: Path | None) -> bool:
             if not may_reach(target) or content_of(target) != change.new:
                 return False
         try:
-            _put(change.path, change.new, change.link, aside=aside)
+            _write_or_remove(change.path, change.new, change.link, aside=aside)
         except OSError as error:
             raise unwritten(error, NOT_SAVED, printable(change.path), UNCHANGED) from error
     return True
 
 
-def _put(path: Path, content: bytes | None, link: str | None = None, *, aside: Path | None = None) -> None:
+def _write_or_remove(path: Path, content: bytes | None, link: str | None = None, *, aside: Path | None = None) -> None:
     """Write the file; without content remove it; with `link` restore that link if nothing is in its place. aside: a synced
     temporary file to move there instead."""
     if aside is not None:
@@ -544,7 +540,7 @@ def _bytes(value: Any) -> bytes | None:
     return None if value is None else str.encode(value)
 
 
-def _is_sound(line: Any) -> bool:
+def _is_valid(line: Any) -> bool:
     """Whether a line has the format that this program writes."""
     try:
         title, at, about = line.get("title", ""), line.get("at", 0), line.get("about") or {}
@@ -576,7 +572,7 @@ def _lines_of(path: Path, begin: int = 0) -> Iterator[Line]:
                     line = json.loads(text)
                 except (ValueError, RecursionError):
                     line = None
-                yield Line(line if _is_sound(line) else {}, begin, begin + len(text))
+                yield Line(line if _is_valid(line) else {}, begin, begin + len(text))
             begin += len(text)
 
 

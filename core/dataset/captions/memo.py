@@ -15,7 +15,7 @@ from core.settings.dataset.captions import CaptionSettings
 
 _KIND = "caption 2"  # kind of entry in the memo; raised when `read_caption` returns something else for the same files
 # Settings that `read_caption` depends on. The others act later in the caption pipeline.
-READ_BY = (
+READ_SETTINGS = (
     "caption_extension",
     "sidecars",
     "sentence_share",
@@ -57,13 +57,15 @@ def captions_of(
         for start in range(0, len(group), _CHUNK):
             if check:
                 check()
-            captions.update(_some(group[start : start + _CHUNK], settings_by_concept[number], memo))
+            captions.update(_captions_of_chunk(group[start : start + _CHUNK], settings_by_concept[number], memo))
     return captions
 
 
-def _some(group: Sequence[ImageInfo], settings: CaptionSettings, memo: Memo) -> dict[tuple[str, str], Caption]:
+def _captions_of_chunk(
+    group: Sequence[ImageInfo], settings: CaptionSettings, memo: Memo
+) -> dict[tuple[str, str], Caption]:
     """Captions of one concept's images. Images without caption files are not cached: there is nothing to read again."""
-    states = {image.key: _state(image, settings) for image in group if _rememberable(image)}
+    states = {image.key: _state(image, settings) for image in group if _can_be_cached(image)}
     known = memo.known(_KIND, list(states.values()))
     captions: dict[tuple[str, str], Caption] = {}
     new: dict[Path, str] = {}
@@ -79,16 +81,16 @@ def _some(group: Sequence[ImageInfo], settings: CaptionSettings, memo: Memo) -> 
     return captions
 
 
-def _rememberable(image: ImageInfo) -> bool:
+def _can_be_cached(image: ImageInfo) -> bool:
     return image.metadata_caption is None and bool(image.sidecar_states) and (-1, -1) not in image.sidecar_states
 
 
 def _state(image: ImageInfo, settings: CaptionSettings) -> _State:
     """Hash of the caption files' names, sizes and times, the folder's default caption and the settings. It is not part of
     the memo's key, so the memo has one caption for each image, the latest."""
-    looked_at = [getattr(settings, name) for name in READ_BY]
-    mark = _digest([_NAMES, image.sidecars, image.sidecar_states, image.words, looked_at])
-    return _State(image.path, sum(size for size, _ in image.sidecar_states), mark)
+    values = [getattr(settings, name) for name in READ_SETTINGS]
+    digest = _digest([_NAMES, image.sidecars, image.sidecar_states, image.class_tokens, values])
+    return _State(image.path, sum(size for size, _ in image.sidecar_states), digest)
 
 
 def _digest(value: Any) -> int:

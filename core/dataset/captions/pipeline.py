@@ -19,9 +19,10 @@ from core.settings.dataset.captions import CaptionSettings
 
 # Separates a sentence from its tags inside the pipeline: a Unicode noncharacter.
 JOINT = "\ufdd0"
+AFTER_WARMUP = 1 << 62  # a step at which token warmup uses all tags
 
 
-class _Still(Random):
+class _NotRandom(Random):
     """No randomness: everything is kept in order, and the first of several is taken."""
 
     def random(self) -> float:
@@ -34,28 +35,28 @@ class _Still(Random):
         return
 
 
-class _Longest(_Still):
+class _Longest(_NotRandom):
     """Keeps everything and takes the longest of several."""
 
     def choice(self, seq: Any) -> Any:
         return max(seq, key=len)
 
 
-STILL, LONGEST = _Still(), _Longest()
+NOT_RANDOM, LONGEST = _NotRandom(), _Longest()
 
 
 class ImageUse(NamedTuple):
     """One use of an image in training, with everything its caption depends on.
 
     key    the image's address in draws                  repeat   which of its repeats, from 0
-    words  its folder's default caption, for templates   step     optimizer step (from 0) that uses it; for token warmup
+    class_tokens  its folder's default caption, for templates   step     optimizer step (from 0) that uses it; for token warmup
     """
 
     key: Sequence[str]
     repeat: int
     caption: Caption | str
     settings: CaptionSettings
-    words: str = ""
+    class_tokens: str = ""
     step: int = 0
 
 
@@ -75,10 +76,10 @@ def training_caption(use: ImageUse, seed: int, epoch: int, total_steps: int = 0)
     `needs_steps`)."""
     settings = use.settings
     raw, is_sentence = _text_of(use, seed, epoch)
-    random = draws.python_random(seed, "caption", epoch, *use.key, use.repeat) if is_random(settings) else STILL
-    if _dropped(settings, random, epoch):
+    random = draws.python_random(seed, "caption", epoch, *use.key, use.repeat) if is_random(settings) else NOT_RANDOM
+    if _is_dropped(settings, random, epoch):
         return ""
-    return _worded(raw, settings, random, use.step, total_steps, use.words, is_sentence)
+    return _processed(raw, settings, random, use.step, total_steps, use.class_tokens, is_sentence)
 
 
 def _text_of(use: ImageUse, seed: int, epoch: int) -> tuple[str, bool]:
@@ -118,11 +119,11 @@ def caption_preview(
     step_of   (epoch from 0, repeat from 0) -> the step that uses it; only token warmup needs it, which counts as
               finished without it
     """
-    over = max(total_steps, math.ceil(settings.token_warmup_step))
+    after_warmup = max(total_steps, math.ceil(settings.token_warmup_step))
     previews = []
     for epoch in range(epochs):
         for repeat in range(repeats):
-            step = step_of(epoch, repeat) if step_of else over
+            step = step_of(epoch, repeat) if step_of else after_warmup
             use = ImageUse(image_key, repeat, caption, settings, class_tokens, step)
             previews.append(PreviewCaption(epoch + 1, repeat + 1, training_caption(use, seed, epoch, total_steps)))
     return previews
@@ -155,24 +156,24 @@ def needs_steps(settings: CaptionSettings) -> bool:
 
 def plain_caption(raw: str, settings: CaptionSettings, class_tokens: str = "") -> str:
     """The caption without randomness: nothing shuffled or dropped; the first wildcard option, line and template."""
-    return _worded(raw, settings, STILL, 1 << 62, 0, class_tokens, False)
+    return _processed(raw, settings, NOT_RANDOM, AFTER_WARMUP, 0, class_tokens, False)
 
 
 def longest_captions(caption: Caption, settings: CaptionSettings, class_tokens: str = "") -> list[str]:
     """The longest possible captions: nothing dropped, the longest wildcard options, lines and templates, both files."""
     drawn = caption.sentence is not None and settings.sidecars == "drawn"
     texts = [caption.sentence or "", caption.tags] if drawn else [caption.text]
-    return [_worded(text, settings, LONGEST, 1 << 62, 0, class_tokens, False) for text in texts]
+    return [_processed(text, settings, LONGEST, AFTER_WARMUP, 0, class_tokens, False) for text in texts]
 
 
-def _dropped(settings: CaptionSettings, rng: Random, epoch: int) -> bool:
+def _is_dropped(settings: CaptionSettings, rng: Random, epoch: int) -> bool:
     """Whether the caption is dropped: at random, and in every n-th epoch (counted from 1)."""
     rate, every = settings.caption_dropout_rate, settings.caption_dropout_every_n_epochs
     randomly = rate > 0 and (rate >= 1 or rng.random() < rate)
     return randomly or (every > 0 and (epoch + 1) % every == 0)
 
 
-def _worded(
+def _processed(
     raw: str, settings: CaptionSettings, rng: Random, step: int, total_steps: int, class_tokens: str, is_sentence: bool
 ) -> str:
     """The caption after all steps that follow caption dropout.
@@ -181,13 +182,13 @@ def _worded(
     step, total_steps   for token warmup               class_tokens   of the folder, for templates
     is_sentence   there are no tags to shuffle or drop
     """
-    caption = _surrounded_line(raw, settings, rng)
+    caption = _line_with_affixes(raw, settings, rng)
     if settings.enable_wildcard:
         caption = choose(caption, rng)
     trigger = (settings.trigger_word or "").strip()
     if trigger:
         caption = caption.replace("[trigger]", trigger).replace("[name]", trigger)
-    caption = _arranged(caption, settings, rng, step, total_steps, trigger, is_sentence)
+    caption = _arrange_tags(caption, settings, rng, step, total_steps, trigger, is_sentence)
     if settings.secondary_separator:
         caption = caption.replace(settings.secondary_separator, settings.caption_separator)
     if settings.caption_template != "none" and (subject := trigger or class_tokens.strip()):
@@ -195,25 +196,25 @@ def _worded(
     return caption
 
 
-def _surrounded_line(raw: str, settings: CaptionSettings, rng: Random) -> str:
+def _line_with_affixes(raw: str, settings: CaptionSettings, rng: Random) -> str:
     """One line of the caption with prefix and suffix.
 
     sd-scripts adds them before splitting: a suffix is then on the last line only, a prefix on the first only.
     """
     if settings.compatibility == "kohya":
-        caption = _surrounded(raw, settings)
-        return _line(caption, caption.split("\n"), settings, rng) if "\n" in caption else caption
-    return _surrounded(_line(raw, lines_of(raw) or [""], settings, rng) if "\n" in raw else raw, settings)
+        caption = _with_affixes(raw, settings)
+        return _choose_line(caption, caption.split("\n"), settings, rng) if "\n" in caption else caption
+    return _with_affixes(_choose_line(raw, lines_of(raw) or [""], settings, rng) if "\n" in raw else raw, settings)
 
 
-def _line(caption: str, lines: list[str], settings: CaptionSettings, rng: Random) -> str:
+def _choose_line(caption: str, lines: list[str], settings: CaptionSettings, rng: Random) -> str:
     if settings.caption_lines == "all":
         return " ".join(lines_of(caption))
     randomly = settings.caption_lines == "random" or settings.enable_wildcard
     return str(rng.choice(lines)) if randomly and len(lines) > 1 else lines[0]
 
 
-def _surrounded(caption: str, settings: CaptionSettings) -> str:
+def _with_affixes(caption: str, settings: CaptionSettings) -> str:
     if settings.caption_prefix:
         caption = f"{settings.caption_prefix} {caption}"
     if settings.caption_suffix:
@@ -238,7 +239,7 @@ def choose(caption: str, rng: Random) -> str:
 # ---- tags
 
 
-def _arranged(
+def _arrange_tags(
     caption: str,
     settings: CaptionSettings,
     rng: Random,
@@ -252,19 +253,19 @@ def _arranged(
     With all of these off the caption stays as written; sd-scripts then leaves the keep_tokens separator in it as well.
     """
     mark = settings.keep_tokens_separator
-    divides = not is_sentence and (
+    changes_tags = not is_sentence and (
         settings.shuffle_caption or settings.token_warmup_step > 0 or settings.caption_tag_dropout_rate > 0
     )
-    if not divides and not (mark and mark in caption and settings.compatibility != "kohya"):
-        return _led_by(trigger, caption.replace(JOINT, settings.caption_separator), settings.caption_separator)
+    if not changes_tags and not (mark and mark in caption and settings.compatibility != "kohya"):
+        return _prepend_trigger(trigger, caption.replace(JOINT, settings.caption_separator), settings.caption_separator)
     sentence, _, tags = caption.rpartition(JOINT)
-    head, flexible, tail = _divided(tags, settings)
+    head, flexible, tail = _divide_tags(tags, settings)
     if sentence.strip():
         head = [sentence.strip(), *head]
     if trigger:
         head, flexible = _with_trigger(trigger, caption, head, flexible)
-    if divides:
-        flexible = flexible[: _warm_tags(len(flexible), settings, step, total_steps)]
+    if changes_tags:
+        flexible = flexible[: _warmup_tags(len(flexible), settings, step, total_steps)]
         if settings.shuffle_caption:
             rng.shuffle(flexible)
         rate = settings.caption_tag_dropout_rate
@@ -282,7 +283,7 @@ def _spaced(separator: str) -> str:
     return separator if separator[-1:].isspace() else f"{separator} "
 
 
-def _divided(caption: str, settings: CaptionSettings) -> tuple[list[str], list[str], list[str]]:
+def _divide_tags(caption: str, settings: CaptionSettings) -> tuple[list[str], list[str], list[str]]:
     """Tags fixed in front, tags that may move, tags fixed at the end.
 
     keep_tokens_separator wins over keep_tokens, and drops empty tags, which keep_tokens leaves in (as sd-scripts).
@@ -294,10 +295,10 @@ def _divided(caption: str, settings: CaptionSettings) -> tuple[list[str], list[s
     middle, _, tail = rest.partition(mark)
     if settings.compatibility != "kohya":
         tail = tail.replace(mark, separator)  # a third separator is not part of the caption
-    return _filled(head, separator), _filled(middle, separator), _filled(tail, separator)
+    return _nonempty_tags(head, separator), _nonempty_tags(middle, separator), _nonempty_tags(tail, separator)
 
 
-def _filled(part: str, separator: str) -> list[str]:
+def _nonempty_tags(part: str, separator: str) -> list[str]:
     return [tag.strip() for tag in part.split(separator) if tag.strip()]
 
 
@@ -307,7 +308,7 @@ def split_tags(caption: str, separator: str, keep_tokens: int) -> tuple[list[str
     return tags[:keep_tokens], tags[keep_tokens:]
 
 
-def _warm_tags(count: int, settings: CaptionSettings, step: int, total_steps: int) -> int:
+def _warmup_tags(count: int, settings: CaptionSettings, step: int, total_steps: int) -> int:
     """How many of `count` tags this step uses: linear from `token_warmup_min` to all (reference: 4.3).
 
     The product is computed in sd-scripts' order, since rounding decides the whole number.
@@ -325,13 +326,13 @@ def _warm_tags(count: int, settings: CaptionSettings, step: int, total_steps: in
 
 
 @lru_cache(maxsize=64)
-def _word(trigger: str) -> re.Pattern[str]:
+def _trigger_pattern(trigger: str) -> re.Pattern[str]:
     return word_pattern([trigger])
 
 
-def _led_by(trigger: str, caption: str, separator: str) -> str:
+def _prepend_trigger(trigger: str, caption: str, separator: str) -> str:
     """Prepend the trigger word to a caption without it: as a tag where there are tags."""
-    if not trigger or _word(trigger).search(caption):
+    if not trigger or _trigger_pattern(trigger).search(caption):
         return caption
     if not caption.strip():
         return trigger
@@ -340,7 +341,7 @@ def _led_by(trigger: str, caption: str, separator: str) -> str:
 
 def _with_trigger(trigger: str, caption: str, head: list[str], flexible: list[str]) -> tuple[list[str], list[str]]:
     """Put the trigger word among the fixed tags: the tag that contains it moves there, else it is prepended."""
-    word = _word(trigger)
+    word = _trigger_pattern(trigger)
     if not word.search(caption):
         return [trigger, *head], flexible if any(flexible) else []
     if not any(word.search(tag) for tag in head):

@@ -23,9 +23,9 @@ def caption_findings(items: Sequence[ExaminedImage]) -> list[Finding]:
     items = [item for item in items if item.role != "regularization"]
     captioned = [item for item in items if _has_caption(item)]
     return [
-        *_none(items),
-        *_one_for_all(captioned),
-        *_alike(captioned),
+        *_without_caption(items),
+        *_identical(captioned),
+        *_similar(captioned),
         *_file_names(captioned),
         *_rare_tags(captioned),
     ]
@@ -37,9 +37,9 @@ def _has_caption(item: ExaminedImage) -> bool:
     return caption.source in ("file", "metadata") and bool(caption.text.strip())
 
 
-def _none(items: Sequence[ExaminedImage]) -> list[Finding]:
+def _without_caption(items: Sequence[ExaminedImage]) -> list[Finding]:
     """The finding about images without a caption; [] if all have one."""
-    lacking = [item for item in items if not _has_caption(item)]
+    without = [item for item in items if not _has_caption(item)]
 
     def note(item: ExaminedImage) -> str:
         text = item.placed.caption.text.strip()
@@ -47,16 +47,16 @@ def _none(items: Sequence[ExaminedImage]) -> list[Finding]:
 
     return one_by_one(
         "no caption",
-        lacking,
+        without,
         "{n} without a caption",
         "write captions if the folder's default caption does not describe them well",
         note,
     )
 
 
-def _one_for_all(captioned: Sequence[ExaminedImage]) -> list[Finding]:
+def _identical(captioned: Sequence[ExaminedImage]) -> list[Finding]:
     """The finding that all captions are identical; [] if they are not, or for fewer than 3."""
-    texts = {_plain(item.placed.caption.text) for item in captioned}
+    texts = {_words_only(item.placed.caption.text) for item in captioned}
     if len(captioned) < 3 or len(texts) != 1:
         return []
     what = "All captions are identical: everything the images share, backgrounds included, becomes part of the subject"
@@ -64,16 +64,16 @@ def _one_for_all(captioned: Sequence[ExaminedImage]) -> list[Finding]:
     return [Finding("one caption", "advice", what, fix, tuple((item.in_finding(),) for item in captioned))]
 
 
-def _alike(captioned: Sequence[ExaminedImage]) -> list[Finding]:
+def _similar(captioned: Sequence[ExaminedImage]) -> list[Finding]:
     """The finding about groups of captions with nearly the same words, in any order; [] without any."""
     words = [frozenset(_WORD.findall(item.placed.caption.text.lower())) for item in captioned]
     if len(set(words)) == 1:
         return []
     long = [number for number, each in enumerate(words) if len(each) >= SIMILAR_FROM_WORDS]
     pairs = list(_similar_pairs([words[number] for number in long]))
-    first: dict[str, int] = {}
-    equal = [(first.setdefault(_plain(item.placed.caption.text), n), n) for n, item in enumerate(captioned)]
-    joined = [(long[one], long[other]) for one, other in pairs] + [pair for pair in equal if pair[0] != pair[1]]
+    first_index: dict[str, int] = {}
+    same = [(first_index.setdefault(_words_only(item.placed.caption.text), n), n) for n, item in enumerate(captioned)]
+    joined = [(long[one], long[other]) for one, other in pairs] + [pair for pair in same if pair[0] != pair[1]]
     groups = joined_groups(joined, len(captioned))
     if not groups:
         return []
@@ -93,7 +93,7 @@ def _similar_pairs(sets: Sequence[frozenset[str]]) -> Iterator[tuple[int, int]]:
     filter, Chaudhuri et al. 2006), so only sets that share one of these are compared. Equal sets are compared once.
     """
     counts = Counter(word for words in sets for word in words)
-    meeting: dict[str, list[int]] = defaultdict(list)
+    sets_with: dict[str, list[int]] = defaultdict(list)
     equal: dict[frozenset[str], int] = {}
     for number, words in enumerate(sets):
         if words in equal:
@@ -103,11 +103,11 @@ def _similar_pairs(sets: Sequence[frozenset[str]]) -> Iterator[tuple[int, int]]:
         rarest = sorted(words, key=lambda word: (counts[word], word))[
             : len(words) - math.ceil(SIMILAR * len(words)) + 1
         ]
-        for other in {other for word in rarest for other in meeting[word]}:
+        for other in {other for word in rarest for other in sets_with[word]}:
             if len(words & sets[other]) >= SIMILAR * len(words | sets[other]):
                 yield other, number
         for word in rarest:
-            meeting[word].append(number)
+            sets_with[word].append(number)
 
 
 def _file_names(captioned: Sequence[ExaminedImage]) -> list[Finding]:
@@ -115,7 +115,7 @@ def _file_names(captioned: Sequence[ExaminedImage]) -> list[Finding]:
     named = [
         item
         for item in captioned
-        if _plain(item.placed.caption.text) == _plain(item.image.path.stem)
+        if _words_only(item.placed.caption.text) == _words_only(item.image.path.stem)
         and re.search(r"\d", item.placed.caption.text)
     ]
     return one_by_one(
@@ -152,6 +152,6 @@ def _tags(item: ExaminedImage) -> list[str]:
     return [part for part in parts if part]
 
 
-def _plain(text: str) -> str:
+def _words_only(text: str) -> str:
     """The words only, in lower case: "A_red  Fox." and "a red fox" are equal."""
     return " ".join(_WORD.findall(text.lower().replace("_", " ")))

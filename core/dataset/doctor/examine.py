@@ -47,14 +47,14 @@ def examine(
     """
     items = _images_of(dataset)
     looks = look_at_all([item.image for item in items], cancel, progress, memo_path)
-    whole = [replace(item, look=looks[item.key]) for item in items if not looks[item.key].reason]
+    readable = [replace(item, look=looks[item.key]) for item in items if not looks[item.key].reason]
     reading = Reading(memo_path, cancel, progress)
     findings = [
         *(unreadable(dataset.rows) if isinstance(dataset, Report) else ()),
-        *copies(whole, reading),
-        *looks_wrong(whole, reading),
-        *wrong_size(whole),
-        *caption_findings(whole),
+        *copies(readable, reading),
+        *looks_wrong(readable, reading),
+        *wrong_size(readable),
+        *caption_findings(readable),
     ]
     order = {kind: index for index, kind in enumerate(KINDS)}
     return tuple(sorted(findings, key=lambda finding: (finding.level != "error", order[finding.kind])))
@@ -85,17 +85,17 @@ def _images_of(dataset: Report | Sequence[Placed]) -> list[ExaminedImage]:
     """The images to examine, each once, at the first of its resolutions."""
     examined: dict[tuple[str, str], ExaminedImage] = {}
     if isinstance(dataset, Report):
-        both = [(dataset.placed, ""), (dataset.validation, "validation")]
+        sets = [(dataset.placed, ""), (dataset.validation, "validation")]
     else:
-        both = [(tuple(dataset), "")]
+        sets = [(tuple(dataset), "")]
     users: defaultdict[Path, set[Path]] = defaultdict(set)
-    for image in (placed.image for members, _ in both for placed in members):
+    for image in (placed.image for members, _ in sets for placed in members):
         for partner in _partners(image):
             users[partner].add(image.path)
-    for members, role in both:
+    for members, role in sets:
         for placed in members:
-            alone = tuple(partner for partner in _partners(placed.image) if len(users[partner]) == 1)
-            examined.setdefault(placed.image.key, ExaminedImage(placed, role or placed.concept.role, alone))
+            unshared = tuple(partner for partner in _partners(placed.image) if len(users[partner]) == 1)
+            examined.setdefault(placed.image.key, ExaminedImage(placed, role or placed.concept.role, unshared))
     return list(examined.values())
 
 

@@ -64,10 +64,8 @@ def unreadable(rows: Iterable[Row]) -> list[Finding]:
     broken = [FindingImage(row.key, row.path, row.why) for row in rows if not row.readable and row.path.is_file()]
     if not broken:
         return []
-    what, fix = (
-        f"{count(len(broken), 'file')} that cannot be read as an image",
-        "replace them, or move them to the trash",
-    )
+    what = f"{count(len(broken), 'file')} that cannot be read as an image"
+    fix = "replace them, or move them to the trash"
     advised = tuple(each.key for each in broken)
     return [Finding("unreadable", "advice", what, fix, tuple((each,) for each in broken), advised, "put away")]
 
@@ -75,7 +73,7 @@ def unreadable(rows: Iterable[Row]) -> list[Finding]:
 def copies(items: Sequence[ExaminedImage], reading: Reading) -> list[Finding]:
     """Exact and near duplicates, within the training set and across training, validation and regularization."""
     exact = _same_content(items, reading)
-    return _by_roles((exact, ""), (_near(items, exact, reading), "near "))
+    return _by_roles((exact, ""), (_near_duplicates(items, exact, reading), "near "))
 
 
 def copies_by_content(items: Sequence[ExaminedImage], reading: Reading) -> list[Finding]:
@@ -86,12 +84,12 @@ def copies_by_content(items: Sequence[ExaminedImage], reading: Reading) -> list[
 def _by_roles(*alike_groups: tuple[list[list[ExaminedImage]], str]) -> list[Finding]:
     """A finding for each kind of duplicates, by the images' roles."""
     by_kind: dict[str, list[list[ExaminedImage]]] = defaultdict(list)
-    for groups, alike in alike_groups:
+    for groups, prefix in alike_groups:
         for group in groups:
             roles = {item.role for item in group}
             kind = "leak" if "validation" in roles and len(roles) > 1 else "class" if len(roles) > 1 else "copy"
-            by_kind[alike + kind].append(sorted(group, key=_worth))
-    return [_copies(kind, by_kind[kind]) for kind in _COPIES if by_kind[kind]]
+            by_kind[prefix + kind].append(sorted(group, key=_keep_order))
+    return [_copies_finding(kind, by_kind[kind]) for kind in _COPIES if by_kind[kind]]
 
 
 # kind -> (level, what, fix); {groups} and {n} are filled in
@@ -129,7 +127,7 @@ _COPIES = {
 }
 
 
-def _copies(kind: str, groups: Sequence[Sequence[ExaminedImage]]) -> Finding:
+def _copies_finding(kind: str, groups: Sequence[Sequence[ExaminedImage]]) -> Finding:
     """The finding of a kind of duplicates. groups: the image to keep first; the others are advised for the trash, unless they are
     the same file. Across roles, those of its role stay: each is a duplicate of another role's image, not of the one to keep."""
     level, what, fix = _COPIES[kind]
@@ -148,7 +146,7 @@ def _copies(kind: str, groups: Sequence[Sequence[ExaminedImage]]) -> Finding:
 _ROLE_ORDER = {"train": 0, "regularization": 1, "validation": 2}
 
 
-def _worth(item: ExaminedImage) -> tuple:
+def _keep_order(item: ExaminedImage) -> tuple:
     """Sort key that puts the duplicate to keep first: trained, captioned, more pixels, more bytes, first name."""
     image = item.image
     captioned = item.placed.caption.source in ("file", "metadata")
@@ -167,23 +165,23 @@ def _same_content(items: Sequence[ExaminedImage], reading: Reading) -> list[list
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _near(
+def _near_duplicates(
     items: Sequence[ExaminedImage], exact: Sequence[Sequence[ExaminedImage]], reading: Reading
 ) -> list[list[ExaminedImage]]:
     """Groups of near duplicates; of exact duplicates only the one to keep is compared. Regularization images are alike, as they were
     generated from one prompt, so they are compared only with others."""
-    left_out = {item.key for group in exact for item in sorted(group, key=_worth)[1:]}
-    able = [item for item in items if item.key not in left_out and int(item.look.dhash or "0", 16)]
-    close = close_pairs([item.look.dhash for item in able], NEAR_DISTANCE, reading.cancel)
-    pairs = [pair for pair in close if {able[number].role for number in pair} != {"regularization"}]
+    left_out = {item.key for group in exact for item in sorted(group, key=_keep_order)[1:]}
+    comparable = [item for item in items if item.key not in left_out and int(item.look.dhash or "0", 16)]
+    close = close_pairs([item.look.dhash for item in comparable], NEAR_DISTANCE, reading.cancel)
+    pairs = [pair for pair in close if {comparable[number].role for number in pair} != {"regularization"}]
     wanted = sorted({number for pair in pairs for number in pair})
-    closer = second_look([able[number].image for number in wanted], reading)
+    closer = second_look([comparable[number].image for number in wanted], reading)
     alike = []
     for one, other in pairs:
-        first, second = closer.get(able[one].key), closer.get(able[other].key)
+        first, second = closer.get(comparable[one].key), closer.get(comparable[other].key)
         if first and second and difference(first.gray, second.gray) <= NEAR_DIFFERENCE:
             alike.append((one, other))
-    return [[able[number] for number in group] for group in joined_groups(alike, len(able))]
+    return [[comparable[number] for number in group] for group in joined_groups(alike, len(comparable))]
 
 
 def close_pairs(hashes: Sequence[str], distance: int, cancel: CancelToken | None = None) -> Iterator[tuple[int, int]]:
@@ -211,14 +209,14 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Closer:
+class CloserLook:
     """Measurements of a second decode. gray: float32 [16, 16]; frame: fraction of the area in straight-edged bars."""
 
     gray: np.ndarray
     frame: float
 
 
-def second_look(images: Sequence[ImageInfo], reading: Reading) -> dict[Key, Closer]:
+def second_look(images: Sequence[ImageInfo], reading: Reading) -> dict[Key, CloserLook]:
     """Decode the images at a small size and measure what settles the doubtful cases; cached by file."""
     memo = Memo(reading.memo_path)
     known = memo.facts(_CLOSER, images, _look_closer, reading.check, reading.progress)
@@ -227,12 +225,12 @@ def second_look(images: Sequence[ImageInfo], reading: Reading) -> dict[Key, Clos
         stored = json_or_none(known[image.path])
         with suppress(TypeError, KeyError, ValueError):  # a damaged row; none for an image that cannot be decoded
             gray = np.frombuffer(bytes.fromhex(stored["gray"]), np.uint8).reshape(_SIDE, _SIDE).astype(np.float32)
-            result[image.key] = Closer(gray, stored["frame"])
+            result[image.key] = CloserLook(gray, stored["frame"])
     return result
 
 
 def _look_closer(image: ImageInfo) -> str:
-    """Decode an image for its `Closer`, as JSON for the memo; "null" if it cannot be decoded."""
+    """Decode an image for its `CloserLook`, as JSON for the memo; "null" if it cannot be decoded."""
     try:
         pixels = open_rgb(image.path, draft=(512, 512))
     except BrokenImage:
@@ -253,11 +251,11 @@ def frame_share(pixels_HWC: np.ndarray) -> float:
     ends = []
     for lines in (colors, colors[::-1], colors.transpose(1, 0, 2), colors.transpose(1, 0, 2)[::-1]):
         ground = lines[0].mean(axis=0)
-        off = np.abs(lines - ground).max(axis=2)
-        even = (off <= _EVEN).all(axis=1)
-        if even.all():
+        deviation = np.abs(lines - ground).max(axis=2)
+        uniform = (deviation <= _EVEN).all(axis=1)
+        if uniform.all():
             return 0.0
-        ends.append(int(np.argmin(even)))
+        ends.append(int(np.argmin(uniform)))
     top, bottom, left, right = ends
     if not (min(top, bottom) or min(left, right)):
         return 0.0  # bars come in pairs; one plain side is a floor or a sky
@@ -325,14 +323,14 @@ def wrong_size(items: Sequence[ExaminedImage]) -> list[Finding]:
         sides = sorted((item.image.width, item.image.height))
         return sides[1] / sides[0]
 
-    small = [p for p in items if min(p.image.width, p.image.height) < SMALL_SIDE]
+    small = [item for item in items if min(item.image.width, item.image.height) < SMALL_SIDE]
     tiny = {item.key for item in small}
     enlarged = sorted(
-        (p for p in items if p.placed.placement.scale > STRONG_SCALE and p.key not in tiny),
+        (item for item in items if item.placed.placement.scale > STRONG_SCALE and item.key not in tiny),
         key=lambda item: -item.placed.placement.scale,
     )
     no_upscale = ImageSettings.title_of("bucket_no_upscale")
-    long = sorted((p for p in items if aspect(p) > EXTREME_ASPECT), key=lambda item: -aspect(item))
+    long = sorted((item for item in items if aspect(item) > EXTREME_ASPECT), key=lambda item: -aspect(item))
     return [
         *one_by_one(
             "small",

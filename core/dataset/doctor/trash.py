@@ -41,7 +41,7 @@ _CACHE_ENDINGS = re.compile(r"(_flip|_te_outputs|_\d{3,5}x\d{3,5}(_[a-z0-9]+)?)?
 
 
 @dataclass(frozen=True, slots=True)
-class PutAway:
+class Removal:
     """One action that can be undone. when: seconds since 1970; images: names below the dataset's folder."""
 
     token: str
@@ -72,22 +72,22 @@ def put_away(
     what, fix = "The image no longer exists", "scan the folder again"
     gone = [path for path in images if not os.path.lexists(path)]
     raise_if_errors(Problem(what, printable(path), fix, code="image.missing") for path in gone)
-    moved = [*images, *companions(images)]
+    to_move = [*images, *companions(images)]
     for path in images:
-        moved += [Path(os.path.abspath(other)) for other in (extra or {}).get(path, ()) if os.path.isfile(other)]
-    moved = list(dict.fromkeys(moved))
+        to_move += [Path(os.path.abspath(other)) for other in (extra or {}).get(path, ()) if os.path.isfile(other)]
+    to_move = list(dict.fromkeys(to_move))
     try:
         trash = new_trash_folder(folder)
     except OSError as error:
         what = f"The trash folder cannot be created ({error.strerror}); nothing was moved"
         fix = "check that the folder is writable"
         raise ProblemsError.one(what, printable(folder / TRASH_FOLDER), fix, code="trash.not-created") from error
-    files = [{"from": origin, "to": name} for origin, name in _names(moved, folder)]
+    files = [{"from": origin, "to": name} for origin, name in _names(to_move, folder)]
     shown = [each["from"] for each in files[: len(images)]]
     content = {"v": 1, "when": time.time(), "reason": reason, "images": shown, "files": files}
     try:
         atomic.write_json(trash / RECORD, content)
-        move_all([(path, trash / _FILES / each["to"]) for path, each in zip(moved, files, strict=True)])
+        move_all([(path, trash / _FILES / each["to"]) for path, each in zip(to_move, files, strict=True)])
     except OSError as error:
         tidy(trash)
         fix = "close programs that use it, check that the folder is writable, and try again"
@@ -118,7 +118,7 @@ def put_back(token: str) -> tuple[Path, ...]:
     return tuple(target for _, target in waiting)
 
 
-def put_away_lately(dataset_folder: Path | str, most: int | None = None) -> list[PutAway]:
+def undoable_actions(dataset_folder: Path | str, most: int | None = None) -> list[Removal]:
     """Actions that can be undone, newest first; at most the `most` newest ones, None for all."""
     actions = []
     for record in records(Path(dataset_folder), RECORD)[-most if most else None :]:
@@ -126,7 +126,7 @@ def put_away_lately(dataset_folder: Path | str, most: int | None = None) -> list
             content, left = _read(record)
             if left:
                 names = tuple(str(name) for name in content["images"])
-                actions.append(PutAway(str(record), float(content["when"]), str(content["reason"]), names, len(left)))
+                actions.append(Removal(str(record), float(content["when"]), str(content["reason"]), names, len(left)))
     return sorted(actions, key=lambda each: -each.when)
 
 

@@ -48,12 +48,12 @@ def _to_eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]
     values = np.asarray(image).astype(np.float64)
     if image.mode == "F":
         values = np.nan_to_num(values)
-        top = 1.0 if values.max(initial=0) <= 1 else 255.0
+        max_value = 1.0 if values.max(initial=0) <= 1 else 255.0
     else:
-        top = 65535.0 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 255.0
-    gray = Image.fromarray(np.rint(np.clip(values / top, 0, 1) * 255).astype(np.uint8))
-    hidden = image.info.get("transparency")
-    alpha = None if hidden is None else Image.fromarray(np.where(values == hidden, 0, 255).astype(np.uint8))
+        max_value = 65535.0 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 255.0
+    gray = Image.fromarray(np.rint(np.clip(values / max_value, 0, 1) * 255).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    alpha = None if transparent is None else Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8))
     return gray, alpha
 
 

@@ -16,7 +16,7 @@ from core.record.bounded_json import json_or_none
 from core.record.cancel import CancelToken
 
 MEASURED_SIDE = 256  # pixels of the longer side that everything is measured at, so that images of any size compare
-FACT = "look 2"  # kind of entry in the memo; raised when a measure changes
+MEMO_KIND = "look 2"  # kind of entry in the memo; raised when a measure changes
 _EVEN = 8  # levels of 255 within which an edge row still counts as one color (JPEG leaves some noise)
 
 
@@ -59,7 +59,7 @@ def looks(images: Sequence[ImageInfo], memo: Memo | Path | str | None) -> dict[t
 
 def known_looks(memo: Memo, files: Sequence[FileFacts]) -> dict[Path, Look]:
     """{path: measurements} of files decoded before. A damaged row counts as none."""
-    looks = {path: from_text(text) for path, text in memo.known(FACT, files).items()}
+    looks = {path: from_text(text) for path, text in memo.known(MEMO_KIND, files).items()}
     return {path: look for path, look in looks.items() if look is not None}
 
 
@@ -155,7 +155,7 @@ def look_at_all(
     progress is called with (done, total).
     """
     known = Memo(memo_path).facts(
-        FACT,
+        MEMO_KIND,
         images,
         _look_at,
         cancel.check if cancel else None,

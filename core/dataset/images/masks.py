@@ -11,8 +11,8 @@ from PIL import Image
 
 from core.dataset.buckets.aspect_ratio import Size, fit_to_bucket
 from core.dataset.images.colors import BLACK
-from core.dataset.images.opening import BrokenImage, Opened, open_decoded
-from core.dataset.images.pixels import enough_for, in_view
+from core.dataset.images.opening import BrokenImage, DecodedImage, open_decoded
+from core.dataset.images.pixels import in_view, reduced_size
 from core.dataset.images.resize import resize
 from core.dataset.images.views import View
 from core.dataset.sources.files import printable
@@ -34,7 +34,7 @@ def load_mask(placed: Placed, view: View) -> np.ndarray | None:
         opened = _open_partner(placed.image.conditioning, "mask", view)
         mask = opened.on(BLACK).getchannel("R")
     elif images.alpha_mask:
-        opened = open_decoded(placed.image.path, enough=enough_for(view.placement))
+        opened = open_decoded(placed.image.path, enough=reduced_size(view.placement))
         if opened.alpha is None:
             return None
         mask = opened.alpha
@@ -62,10 +62,10 @@ def control_pixels(placed: Placed, view: View) -> np.ndarray | None:
 
 def control_filter(concept: Concept) -> str:
     """The resampling method for a folder's control images."""
-    chosen = concept.images.control_interpolation
+    method = concept.images.control_interpolation
     if concept.control_fit == "area":  # sd-scripts 0.9
-        return chosen or "area"
-    return chosen or concept.images.resize_interpolation
+        return method or "area"
+    return method or concept.images.resize_interpolation
 
 
 def is_resized(size: Size, placed: Placed) -> bool:
@@ -77,16 +77,16 @@ def is_resized(size: Size, placed: Placed) -> bool:
 def control_in_view(hint: Image.Image, view: View, concept: Concept) -> Image.Image:
     """The control image resized, cropped and flipped as its image; with sd-scripts' compatibility as there (reference: section
     1.3)."""
-    chosen = control_filter(concept)
+    method = control_filter(concept)
     if concept.control_fit != "stretched":
-        return in_view(hint, view.placement, view.flip, chosen)
+        return in_view(hint, view.placement, view.flip, method)
     bucket = view.placement.bucket
-    if chosen == "auto":  # without buckets 0.10 compares each side with the other one of the hint
+    if method == "auto":  # without buckets 0.10 compares each side with the other one of the hint
         width, height = hint.size if concept.images.enable_bucket else hint.size[::-1]
-        chosen = "area" if bucket[0] <= width and bucket[1] <= height else "lanczos"
-    if chosen == "lanczos" and hint.width * bucket[1] < bucket[0] * hint.height:
-        hint = resize(hint, (hint.width, bucket[1]), chosen)  # the cheaper side first, as from Pillow 13 on
-    hint = resize(hint, bucket, chosen)
+        method = "area" if bucket[0] <= width and bucket[1] <= height else "lanczos"
+    if method == "lanczos" and hint.width * bucket[1] < bucket[0] * hint.height:
+        hint = resize(hint, (hint.width, bucket[1]), method)  # the cheaper side first, as from Pillow 13 on
+    hint = resize(hint, bucket, method)
     return hint.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if view.flip else hint
 
 
@@ -109,10 +109,10 @@ def _channels(image: Image.Image) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
-def _open_partner(path: Path, kind: str, view: View) -> Opened:
+def _open_partner(path: Path, kind: str, view: View) -> DecodedImage:
     """Decode a mask or control image, without its color profile, since its values are data. Error messages follow the name of the
     image it belongs to."""
     try:
-        return open_decoded(path, managed=False, enough=enough_for(view.placement))
+        return open_decoded(path, managed=False, enough=reduced_size(view.placement))
     except BrokenImage as error:
         raise BrokenImage(f"has a {kind}, {os.path.basename(printable(path))}, that {error}") from error

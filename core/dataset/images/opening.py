@@ -44,11 +44,11 @@ MAX_TEXT = 48 << 20  # twice that and more is taken while it is decoded
 MAX_CHUNKS = 10_000  # that hold no pixels: text, and one for each frame of an animation
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT
 LARGE_PIXELS = 32 << 20  # 134 MB as RGB; larger images are decoded one at a time
-_one_large = threading.Lock()
+_large_image_lock = threading.Lock()
 _STRIP_PIXELS = 4 << 20
 
 
-_heard = threading.local()
+_collected = threading.local()
 
 
 class _Remarks:
@@ -56,7 +56,7 @@ class _Remarks:
 
     @staticmethod
     def warn(message: object, *more: object, **named: object) -> None:
-        if (messages := getattr(_heard, "messages", None)) is not None:
+        if (messages := getattr(_collected, "messages", None)) is not None:
             messages.append(str(message))
 
 
@@ -68,25 +68,25 @@ for _reader in (JpegImagePlugin, PngImagePlugin, TiffImagePlugin):
 def remarks() -> Iterator[list[str]]:
     """Context that collects the warnings of Pillow's decoders in this thread."""
     warnings_of_image: list[str] = []
-    _heard.messages = warnings_of_image
+    _collected.messages = warnings_of_image
     try:
         yield warnings_of_image
     finally:
-        _heard.messages = None
+        _collected.messages = None
 
 
 class _BoundedStream(PngImagePlugin.PngStream):
     """Limits length and number of PNG chunks: Pillow reads any non-pixel chunk into memory, each at every opening."""
 
-    others = 0
+    non_pixel_chunks = 0
 
     def call(self, cid: bytes, pos: int, length: int) -> bytes:
         if cid not in (b"IDAT", b"fdAT"):
-            self.others += 1
+            self.non_pixel_chunks += 1
             assert self.fp is not None
             if length > MAX_TEXT and pos + length > self.fp.seek(0, os.SEEK_END):  # a damaged length
                 raise SyntaxError("truncated PNG chunk")
-            if length > MAX_TEXT or self.others > MAX_CHUNKS:
+            if length > MAX_TEXT or self.non_pixel_chunks > MAX_CHUNKS:
                 raise ValueError("Text chunk too large" if length > MAX_TEXT else "Too many text chunks")
         return super().call(cid, pos, length)
 
@@ -100,7 +100,7 @@ _SIGNATURES = re.compile(
 )
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
-_TURNS = {
+_ROTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -132,7 +132,7 @@ class Header:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class DecodedImage:
     """A decoded image, upright.
 
     colors    RGB in sRGB, also where it is transparent
@@ -157,13 +157,13 @@ class Opened:
 def read_header(path: Path | str) -> Header:
     """Size and format without decoding (about 0.1 ms). Raises BrokenImage for a file without a valid header."""
     with open_image(path) as image:
-        turn = _orientation(image)
+        orientation = _orientation(image)
         width, height = image.size
-        if turn in _SIDEWAYS:
+        if orientation in _SIDEWAYS:
             width, height = height, width
         # several images in one MPO or HEIC file are views and bursts, not animation frames
         animated = image.format not in ("MPO", "HEIF") and bool(getattr(image, "is_animated", False))
-        return Header(width, height, image.format or "", image.mode, turn in _TURNS, animated)
+        return Header(width, height, image.format or "", image.mode, orientation in _ROTATIONS, animated)
 
 
 def open_decoded(
@@ -171,7 +171,7 @@ def open_decoded(
     draft: tuple[int, int] | None = None,
     managed: bool = True,
     enough: tuple[int, int] | None = None,
-) -> Opened:
+) -> DecodedImage:
     """The decoded image: first frame, upright, colors and alpha separate. Raises BrokenImage.
 
     draft     (width, height) that is sufficient: a JPEG is then decoded at the nearest larger eighth, which is faster
@@ -181,8 +181,8 @@ def open_decoded(
     with open_image(path) as image:
         if image.width * image.height <= LARGE_PIXELS:
             return _decoded(image, draft, managed, None)
-        with _one_large:
-            opened: Opened | None = None
+        with _large_image_lock:
+            opened: DecodedImage | None = None
             try:
                 opened = _decoded(image, draft, managed, draft or enough)
                 return opened
@@ -194,11 +194,11 @@ def open_decoded(
 
 def _decoded(
     image: ImageFile.ImageFile, draft: tuple[int, int] | None, managed: bool, enough: tuple[int, int] | None
-) -> Opened:
+) -> DecodedImage:
     """Decode an opened image. enough: (width, height) to reduce it to, or slightly more; None keeps all pixels."""
-    turn = _orientation(image)  # before load(): the size that was planned came from the header alone
+    orientation = _orientation(image)  # before load(): the size that was planned came from the header alone
     width, height = image.size
-    if enough is not None and turn in _SIDEWAYS:
+    if enough is not None and orientation in _SIDEWAYS:
         enough = (enough[1], enough[0])
     if size := enough or draft:
         image.draft("RGB" if image.mode == "RGB" else image.mode, size)
@@ -215,11 +215,11 @@ def _decoded(
         if isinstance(error, OSError) and error.errno:  # disk or network; decoder errors have no errno
             raise UnreachableImage(f"cannot be read ({error.strerror})") from error
         raise BrokenImage(_plain_reason(error)) from error
-    if turn in _TURNS:
-        colors, alpha = colors.transpose(_TURNS[turn]), alpha and alpha.transpose(_TURNS[turn])
+    if orientation in _ROTATIONS:
+        colors, alpha = colors.transpose(_ROTATIONS[orientation]), alpha and alpha.transpose(_ROTATIONS[orientation])
     if enough is None:
-        return Opened(colors, alpha)
-    return Opened(colors, alpha, (height, width) if turn in _SIDEWAYS else (width, height))
+        return DecodedImage(colors, alpha)
+    return DecodedImage(colors, alpha, (height, width) if orientation in _SIDEWAYS else (width, height))
 
 
 def _reduced(image: Image.Image, factor: int) -> Image.Image:
@@ -288,14 +288,14 @@ def open_image(path: Path | str) -> ImageFile.ImageFile:
     except PermissionError as error:
         raise UnreachableImage("cannot be read (permission denied)") from error
     except Exception as error:
-        start = _start(path)
+        start = _first_bytes(path)
         plugin = plugin_for(start)
         if plugin is not None and plugin.format not in LOADED:
             raise UnreachableImage(plugin.missing) from error
         raise BrokenImage(_too_much_text(error) or _what_it_is_instead(start)) from error
 
 
-def _start(path: Path | str) -> bytes:
+def _first_bytes(path: Path | str) -> bytes:
     try:
         with open(path, "rb") as handle:
             return handle.read(512)
@@ -331,9 +331,9 @@ def _too_much_text(error: Exception) -> str:
 
 def _plain_reason(error: Exception) -> str:
     """Why decoding failed, worded to follow "the image"."""
-    text = _too_much_text(error) or str(error)
-    if text != str(error):
-        return text
+    if too_much := _too_much_text(error):
+        return too_much
+    text = str(error)
     if "truncated" in text.lower() or isinstance(error, EOFError):
         return "is truncated"
     return f"is damaged ({text or type(error).__name__})"

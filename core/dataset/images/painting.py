@@ -20,7 +20,7 @@ from core.record import atomic
 from core.record.problems import Problem, ProblemsError, unwritten
 from core.record.units import size_words
 
-MOST_BYTES = 5 << 20  # of an uploaded mask: it comes as base64 in a message of at most 8 MB
+MAX_BYTES = 5 << 20  # of an uploaded mask: it comes as base64 in a message of at most 8 MB
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def decoded_mask(data: bytes, image: ImageInfo) -> Image.Image:
 
 def decoded_png(data: bytes, size: tuple[int, int], where: str) -> Image.Image:
     """An uploaded PNG as RGB, on black. Raises ProblemsError unless it is one of this size."""
-    if len(data) > MOST_BYTES:
-        what = f"The mask is larger than {size_words(MOST_BYTES)}"
+    if len(data) > MAX_BYTES:
+        what = f"The mask is larger than {size_words(MAX_BYTES)}"
         fix = "paint with hard edges, or resize the image on Tools"
         raise ProblemsError.one(what, where, fix, "mask.too-many-bytes")
     try:

@@ -21,14 +21,14 @@ def load_bucketed(
     images   its folder's settings: background color and resize filter; None is white and "auto"
     """
     background = color_of(images.alpha_color) if images else WHITE
-    opened = open_decoded(path, enough=enough_for(placement))
+    opened = open_decoded(path, enough=reduced_size(placement))
     if opened.size != placement.image:
         was, now = "{} x {}".format(*placement.image), "{} x {}".format(*opened.size)
         raise BrokenImage(f"was {was} pixels when the folder was scanned and is {now} now")
     return in_view(opened.on(background), placement, flip, images.resize_interpolation if images else "auto")
 
 
-def enough_for(placement: Placement) -> tuple[int, int]:
+def reduced_size(placement: Placement) -> tuple[int, int]:
     """Size that a very large image is first reduced to: twice its training size; the resize filter does the rest."""
     return (2 * placement.resized[0], 2 * placement.resized[1])
 
@@ -60,11 +60,11 @@ def change_colors(pixels_HWC: np.ndarray, hue: float, gamma: float) -> np.ndarra
     if hue:
         pixels_HWC = shift_hue(pixels_HWC, hue)
     if gamma != 1:
-        pixels_HWC = raise_values(pixels_HWC, gamma)
+        pixels_HWC = apply_gamma(pixels_HWC, gamma)
     return pixels_HWC
 
 
-def raise_values(pixels: np.ndarray, gamma: float) -> np.ndarray:
+def apply_gamma(pixels: np.ndarray, gamma: float) -> np.ndarray:
     """v ** gamma of the 0..255 values, then clipped to them: brighter above 1, darker below. Reference: section 3.4.
 
     (On 0..255, not 0..1, so 128 becomes 163 at 1.05, as in sd-scripts.)

@@ -15,11 +15,11 @@ class Plugin:
     format: str
     package: str
     module: str
-    marks: tuple[tuple[int, bytes], ...]  # (offset, bytes) that begin such files
+    signatures: tuple[tuple[int, bytes], ...]  # (offset, bytes) that begin such files
 
-    def begins(self, start: bytes) -> bool:
+    def matches(self, start: bytes) -> bool:
         """Whether a file starts with this format's magic bytes."""
-        return any(start[at : at + len(mark)] == mark for at, mark in self.marks)
+        return any(start[at : at + len(mark)] == mark for at, mark in self.signatures)
 
     @property
     def missing(self) -> str:
@@ -66,4 +66,4 @@ def readable_formats(name: str) -> tuple[str, ...]:
 
 def plugin_for(start: bytes) -> Plugin | None:
     """The plugin, installed or not, that reads a file with these first bytes; None when there is none."""
-    return next((plugin for plugin in PLUGINS if plugin.begins(start)), None)
+    return next((plugin for plugin in PLUGINS if plugin.matches(start)), None)

@@ -70,9 +70,8 @@ def _average_rows(pixels: np.ndarray, count: int) -> np.ndarray:
 
 
 BITS = 11  # of the weights of OpenCV's linear filters (INTER_RESIZE_COEF_BITS)
-Taps = tuple[
-    np.ndarray, np.ndarray, np.ndarray
-]  # the two source pixels of each new pixel, and their weights int32 [2, size]
+# The two source pixels of each new pixel, and their weights, int32 [2, size].
+Taps = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def area_enlarged(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -79,23 +79,23 @@ def draw_view(placed: Placed, seed: int, epoch: int, repeat: int) -> View:
     return View(placement, flip, hue, gamma)
 
 
-def _colors(draw: random.Random) -> tuple[float, float]:
+def _colors(rng: random.Random) -> tuple[float, float]:
     """(hue shift, gamma): with probability 0.33 exactly one of them, equally likely."""
-    if draw.random() >= COLOR_SHARE:
+    if rng.random() >= COLOR_SHARE:
         return 0.0, 1.0
-    if draw.random() < 0.5:
-        return draw.uniform(-HUE_SHIFT, HUE_SHIFT), 1.0
-    return 0.0, draw.uniform(*GAMMA)
+    if rng.random() < 0.5:
+        return rng.uniform(-HUE_SHIFT, HUE_SHIFT), 1.0
+    return 0.0, rng.uniform(*GAMMA)
 
 
 # ---- crops
 
 
-def random_crop(placement: Placement, draw: random.Random) -> Placement:
+def random_crop(placement: Placement, rng: random.Random) -> Placement:
     """A random crop of the resized image, every offset equally likely. The image is not resized larger: a side that fits
     exactly is not cropped."""
     (width, height), bucket = placement.resized, placement.bucket
-    crop = (draw.randint(0, width - bucket[0]), draw.randint(0, height - bucket[1]))
+    crop = (rng.randint(0, width - bucket[0]), rng.randint(0, height - bucket[1]))
     return Placement(placement.image, bucket, placement.resized, crop)
 
 
@@ -109,7 +109,7 @@ def face_of(name: str) -> Face | None:
 
 
 def face_crop(
-    placement: Placement, face: Face, sizes: tuple[float, float], jitter: bool, draw: random.Random
+    placement: Placement, face: Face, sizes: tuple[float, float], jitter: bool, rng: random.Random
 ) -> Placement:
     """A crop around the face, its shorter side between `sizes` times the face (reference: section 3.6).
 
@@ -118,26 +118,26 @@ def face_crop(
     A smaller image is upscaled to cover the bucket, where sd-scripts refuses it.
     """
     low, high = sorted(sizes)
-    (own_width, own_height), bucket = placement.image, placement.bucket
+    (image_width, image_height), bucket = placement.image, placement.bucket
     face_size, size = max(face.width, face.height), min(bucket)
-    cover = max(bucket[0] / own_width, bucket[1] / own_height)
+    cover = max(bucket[0] / image_width, bucket[1] / image_height)
     least = max(cover, min(1.0, size / (face_size * high)))
     most = max(least, min(1.0, size / (face_size * low)))
-    scale = draw.uniform(least, most)
+    scale = rng.uniform(least, most)
     resized: Size = (
-        max(bucket[0], int(own_width * scale + 0.5)),
-        max(bucket[1], int(own_height * scale + 0.5)),
+        max(bucket[0], int(image_width * scale + 0.5)),
+        max(bucket[1], int(image_height * scale + 0.5)),
     )
     small_move = low != high and face_size > size // 10 and face_size >= 40
     crop = []
     for length, window, center in zip(resized, bucket, (face.x, face.y), strict=True):
-        at = min(int(center * scale + 0.5), length)
-        start = at - window // 2
+        face_center = min(int(center * scale + 0.5), length)
+        start = face_center - window // 2
         if jitter:
-            reach = max(length - at, at)
-            start += draw.randint(0, reach) + draw.randint(0, reach) - reach
+            reach = max(length - face_center, face_center)
+            start += rng.randint(0, reach) + rng.randint(0, reach) - reach
         elif small_move:
-            start += draw.randint(-(face_size // 20), face_size // 20)
+            start += rng.randint(-(face_size // 20), face_size // 20)
         crop.append(max(0, min(start, length - window)))
     return Placement(placement.image, bucket, resized, (crop[0], crop[1]))
 
@@ -157,8 +157,8 @@ def size_conditioning(placed: Placed, view: View, mode: str = "true") -> tuple[S
         left, top, right, _ = recorded_crop(placement.bucket, placement.image)
         crop = int(width - right if view.flip else left), int(top)
     else:
-        begin, above = placement.crop
-        crop = (placement.resized[0] - width - begin if view.flip else begin), above
+        left_crop, top_crop = placement.crop
+        crop = (placement.resized[0] - width - left_crop if view.flip else left_crop), top_crop
     return placement.image, crop, placement.bucket
 
 

@@ -114,7 +114,7 @@ def _entries(archive: zipfile.ZipFile, where: str, unused: Walk) -> list[_Entry]
             "The zip contains no images", where, "pack .png, .jpg or .webp images", code="zip.no-images"
         )
         raise ProblemsError([no_images, *unused_files(Path(where), [("", unused)])])
-    return _all_apart(_without_outer_folder(entries))
+    return _with_distinct_names(_without_outer_folder(entries))
 
 
 def _is_dataset_file(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> bool:
@@ -158,22 +158,22 @@ def _safe_name(part: str) -> str:
     return f"_{name}" if not name or windows_trap(name) else name
 
 
-def _all_apart(entries: list[_Entry]) -> list[_Entry]:
+def _with_distinct_names(entries: list[_Entry]) -> list[_Entry]:
     """Number files with the name of an earlier one, ignoring case as Windows and macOS do."""
     last: dict[tuple[str, ...], int] = {}
-    apart = []
+    renamed = []
     for entry in entries:
         stem, ending = os.path.splitext(entry.parts[-1])
-        wanted = key = _without_case(entry.parts)
-        number, free = last.get(wanted, 0), entry.parts
+        lower_case = key = _without_case(entry.parts)
+        number, parts = last.get(lower_case, 0), entry.parts
         while number and key in last:
             number += 1
-            free = (*entry.parts[:-1], f"{stem}-{number}{ending}")
-            key = _without_case(free)
-        last[wanted] = max(number, 1)
+            parts = (*entry.parts[:-1], f"{stem}-{number}{ending}")
+            key = _without_case(parts)
+        last[lower_case] = max(number, 1)
         last.setdefault(key, 1)
-        apart.append(_Entry(entry.info, free))
-    return apart
+        renamed.append(_Entry(entry.info, parts))
+    return renamed
 
 
 def _without_case(parts: tuple[str, ...]) -> tuple[str, ...]:
@@ -256,11 +256,11 @@ def _why_broken(image: Path) -> str:
     return ""
 
 
-def _copy(packed, out, promised: int) -> None:
+def _copy(packed, out, stated_bytes: int) -> None:
     """Copy a member, at most the bytes stated in the zip's directory, which the limits were checked against."""
     written = 0
     while chunk := packed.read(_CHUNK):
         written += len(chunk)
-        if written > promised:
+        if written > stated_bytes:
             raise zipfile.BadZipFile("more bytes than its table says")
         out.write(chunk)

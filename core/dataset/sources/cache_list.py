@@ -32,17 +32,17 @@ def compare_with_disk(
         file = with_captions.get(image.path)
         if file is None:
             continue
-        now = read_caption(
+        on_disk = read_caption(
             replace(image, metadata_caption=None, sidecars=file.sidecars, sidecar_states=file.sidecar_states), settings
         )
-        if now.source == "file" and not _same(now.text, entries[image.path].caption or ""):
+        if on_disk.source == "file" and not _is_listed(on_disk.text, entries[image.path].caption or ""):
             edited.append(image)
     what = f"{len(edited)} of {len(images)} caption files differ from {path.name}, which is used: {{names}}"
     fix = f"delete {path.name} to read the caption files, or turn off reading it"
     return about(edited, what, fix, "dataset.stale-caption-cache", where=printable(path))
 
 
-def _same(text: str, listed: str) -> bool:
+def _is_listed(text: str, listed: str) -> bool:
     """Whether the list has the caption: its first line, or with wildcards all non-blank lines."""
     lines = lines_of(text)
     return listed.strip() in ("\n".join(lines), lines[0] if lines else "")

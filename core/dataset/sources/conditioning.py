@@ -70,17 +70,17 @@ def conditioning_folder(typed: str | None) -> Path | None:
 class Partners:
     """The files that may be masks or control images of images.
 
-    shown    their folder, for messages            files    all of them
+    where    their folder, for messages            files    all of them
     find     (image) -> the files with its name, of which the first is used
     """
 
-    shown: str
+    where: str
     files: Sequence[File]
     find: Callable[[ImageInfo], Sequence[File]]
     problems: Sequence[Problem] = ()
 
 
-def in_folder(
+def folder_partners(
     folder: Path,
     inside: Mapping[str, str],
     kind: PartnerKind,
@@ -93,28 +93,28 @@ def in_folder(
     inside   source id -> its path below the folder of the settings ("10_fox"), which masks may mirror too
     suffix   of the partners' names, after the image's name
     """
-    shown = printable(folder)
+    where = printable(folder)
     if not os.path.isdir(folder):
         missing = not os.path.exists(folder)
         what = f"The {kind.word} folder {'does not exist' if missing else 'is a file'}"
         code = "dataset.missing-folder" if missing else "dataset.not-a-folder"
-        return Problem(what, shown, "check the path, or leave the setting empty", code=code)
+        return Problem(what, where, "check the path, or leave the setting empty", code=code)
     walked = walk(folder, cancel)
     painted = is_painted(folder)
     by_stem = _by_stem(walked.files, suffix, kind)
     return Partners(
-        shown, walked.files, lambda image: _partners_by_name(image, inside, by_stem, painted), walked.problems
+        where, walked.files, lambda image: _partners_by_name(image, inside, by_stem, painted), walked.problems
     )
 
 
-def sidecar_partners(files: Mapping[str, Sequence[File]], shown: str) -> Partners:
+def sidecar_partners(files: Mapping[str, Sequence[File]], where: str) -> Partners:
     """Partners in the image folders, recognized by a suffix. files: source id -> its partner files, under the images' names."""
     by_name = {source: _by_stem(members, None) for source, members in files.items()}
 
     def find(image: ImageInfo) -> Sequence[File]:
         return by_name.get(image.source, {}).get(os.path.splitext(image.relative)[0].casefold(), ())
 
-    return Partners(shown, [file for members in files.values() for file in members], find)
+    return Partners(where, [file for members in files.values() for file in members], find)
 
 
 def without_suffix(files: Sequence[File], suffix: str) -> tuple[list[File], list[File]]:
@@ -147,10 +147,10 @@ def unused_labels(files: Sequence[File], concept: Concept, folder: Path) -> list
     return problems
 
 
-def listed_in(paths: Mapping[Path, Path], shown: str) -> Partners:
+def metadata_partners(paths: Mapping[Path, Path], where: str) -> Partners:
     """Partners listed in a metadata file. paths: {image: its partner}."""
     files = {image: file_at(path, path.name) for image, path in paths.items()}
-    return Partners(shown, list(files.values()), lambda image: [files[image.path]] if image.path in files else [])
+    return Partners(where, list(files.values()), lambda image: [files[image.path]] if image.path in files else [])
 
 
 def pair(
@@ -191,10 +191,10 @@ def pair(
         change: Any = {kind.field: partner.path}
         paired.append(replace(image, **change))
     without = [image for image in images if not matches[image.key]]
-    problems += [] if alpha else _missing(kind, partners.shown, len(images), without, level)
-    problems += _sizes(kind, partners.shown, paired, header_of, level)
-    problems += _animated(kind, partners.shown, used, header_of)
-    problems += _exchanged(partners.shown, images, used) if kind.needed else []
+    problems += [] if alpha else _missing(kind, partners.where, len(images), without, level)
+    problems += _size_problems(kind, partners.where, paired, header_of, level)
+    problems += _animated(kind, partners.where, used, header_of)
+    problems += _exchanged_problem(partners.where, images, used) if kind.needed else []
     return Paired(paired, unusable, problems, list(matches.values()))
 
 
@@ -203,8 +203,8 @@ def _by_stem(files: Sequence[File], suffix: str | None, kind: PartnerKind | None
     by_stem: dict[str, list[File]] = defaultdict(list)
     if kind and not suffix:
         plain, labelled = without_suffix(files, kind.label)
-        named = {os.path.splitext(file.relative)[0].casefold() for file in labelled}
-        files = [*labelled, *(file for file in plain if os.path.splitext(file.relative)[0].casefold() not in named)]
+        taken = {os.path.splitext(file.relative)[0].casefold() for file in labelled}
+        files = [*labelled, *(file for file in plain if os.path.splitext(file.relative)[0].casefold() not in taken)]
     for file in without_suffix(files, suffix)[1] if suffix else files:
         by_stem[os.path.splitext(file.relative)[0].casefold()].append(file)
     return by_stem
@@ -235,21 +235,21 @@ def unreadable_masks(
     paths = mask_paths(images)
     files = [file_at(path, str(number)) for number, path in enumerate(paths)]
     reasons: dict[Path, str] = {}
-    whole: list[ImageInfo] = []
+    with_header: list[ImageInfo] = []
     for file, header in headers(files, Memo(memo_path), cancel):
         if isinstance(header, str):
             reasons[file.path] = header
         else:
-            whole.append(image_of("masks", file, header))
-    measured = look_at_all(whole, cancel, progress, memo_path) if decode else looks(whole, memo_path)
-    reasons |= {each.path: look.reason for each in whole if (look := measured.get(each.key)) and look.reason}
+            with_header.append(image_of("masks", file, header))
+    measured = look_at_all(with_header, cancel, progress, memo_path) if decode else looks(with_header, memo_path)
+    reasons |= {each.path: look.reason for each in with_header if (look := measured.get(each.key)) and look.reason}
     unreadable = {
         each.key: f"has a {kind.word}, {printable(path.name)}, that {reasons[path]}"
         for each in images
         for path, kind in _partner_files(each)
         if path in reasons
     }
-    return unreadable, len(whole) - len(measured)
+    return unreadable, len(with_header) - len(measured)
 
 
 def blank_masks(
@@ -283,20 +283,20 @@ def blank_masks(
 def unmasked(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look]) -> list[Problem]:
     """Advice on images that neither a mask nor their transparency masks, in folders that use both, as far as decoded. looks:
     measurements of the images."""
-    of: dict[int, list[Placed]] = defaultdict(list)
+    by_folder: dict[int, list[Placed]] = defaultdict(list)
     for each in placed:
         if each.concept.images.alpha_mask and each.concept.images.masked_loss and not each.concept.control:
-            of[each.concept.number].append(each)
+            by_folder[each.concept.number].append(each)
     problems: list[Problem] = []
-    for members in of.values():
+    for members in by_folder.values():
         if folder := conditioning_folder(members[0].concept.images.conditioning_data_dir):
-            full = [
+            opaque = [
                 each.image
                 for each in members
                 if each.image.conditioning is None
                 if (look := looks.get(each.image.key)) and not look.transparent
             ]
-            problems += _missing(MASK, printable(folder), len(members), full, "advice")
+            problems += _missing(MASK, printable(folder), len(members), opaque, "advice")
     return problems
 
 
@@ -316,8 +316,8 @@ def _partners_by_name(
     return []
 
 
-def _missing(kind: PartnerKind, shown: str, total: int, missing: Sequence[ImageInfo], level: str) -> list[Problem]:
-    """The problem of images without a partner, of `level` if the kind needs one, else advice. shown: the partners' folder; total:
+def _missing(kind: PartnerKind, where: str, total: int, missing: Sequence[ImageInfo], level: str) -> list[Problem]:
+    """The problem of images without a partner, of `level` if the kind needs one, else advice. where: the partners' folder; total:
     number of all images"""
     what = f"{len(missing)} of {total} images without a {kind.word}"
     if kind.needed:
@@ -325,11 +325,11 @@ def _missing(kind: PartnerKind, shown: str, total: int, missing: Sequence[ImageI
     else:
         what, level = f"{what}, trained on the full image", "advice"
         fix = "add the missing masks if parts of these images should be excluded"
-    return about(missing, f"{what}: {{names}}", fix, f"{kind.code}.missing", level, where=shown)
+    return about(missing, f"{what}: {{names}}", fix, f"{kind.code}.missing", level, where=where)
 
 
 def extra_problems(
-    kind: PartnerKind, shown: str, partners: Iterable[File], matches: Iterable[Sequence[File]]
+    kind: PartnerKind, where: str, partners: Iterable[File], matches: Iterable[Sequence[File]]
 ) -> Iterator[Problem]:
     """Advice on unused partner files: several for one image, and those without an image.
 
@@ -340,19 +340,17 @@ def extra_problems(
     doubled = {file.path: files[0] for files in named for file in files[1:] if file.path not in taken}
     pairs = [f"{path.name} (next to {first.path.name})" for path, first in doubled.items()]
     what, fix = "{n} of a name that is taken already will not be used: {names}", "keep one file for each image"
-    yield from about(pairs, what, fix, f"{kind.code}.doubled", where=shown, noun=kind.word)
+    yield from about(pairs, what, fix, f"{kind.code}.doubled", where=where, noun=kind.word)
     paths = dict.fromkeys(file.path for file in partners)
     extra = [path.name for path in paths if path not in taken and path not in doubled]
     match = "matches" if len(extra) == 1 else "match"
-    what, fix = (
-        f"{{n}} among the {kind.word}s {match} no image: {{names}}",
-        "rename them like their images, or ignore this",
-    )
-    yield from about(extra, what, fix, f"{kind.code}.unmatched", where=shown, noun="file")
+    what = f"{{n}} among the {kind.word}s {match} no image: {{names}}"
+    fix = "rename them like their images, or ignore this"
+    yield from about(extra, what, fix, f"{kind.code}.unmatched", where=where, noun="file")
 
 
-def _sizes(
-    kind: PartnerKind, shown: str, paired: Sequence[ImageInfo], header_of: Mapping[Path, Any], level: str
+def _size_problems(
+    kind: PartnerKind, where: str, paired: Sequence[ImageInfo], header_of: Mapping[Path, Any], level: str
 ) -> list[Problem]:
     """Problems of masks of another size, and of control images of another aspect ratio."""
     other = []
@@ -367,13 +365,13 @@ def _sizes(
         what = "{n} of another aspect ratio than the image: {names}"
         fix, code = "make them again from the images, or crop both alike", f"{kind.code}.other-aspect-ratio"
     level = level if kind.needed else "advice"
-    return about(other, what, fix, code, level, where=shown, noun=kind.word, most=3)
+    return about(other, what, fix, code, level, where=where, noun=kind.word, most=3)
 
 
-def _animated(kind: PartnerKind, shown: str, used: Sequence[File], header_of: Mapping[Path, Any]) -> list[Problem]:
+def _animated(kind: PartnerKind, where: str, used: Sequence[File], header_of: Mapping[Path, Any]) -> list[Problem]:
     moving = [file.path.name for file in used if getattr(header_of[file.path], "animated", False)]
     what, fix = "{n}: only the first frame is used ({names})", "save the frame that fits the image"
-    return about(moving, what, fix, f"{kind.code}.animated", where=shown, noun=f"animated {kind.word}")
+    return about(moving, what, fix, f"{kind.code}.animated", where=where, noun=f"animated {kind.word}")
 
 
 def same_aspect_ratio(one: tuple[int, int], other: tuple[int, int]) -> bool:
@@ -382,7 +380,7 @@ def same_aspect_ratio(one: tuple[int, int], other: tuple[int, int]) -> bool:
     return abs(width * larger_height - height * larger_width) <= max(larger_width, larger_height)
 
 
-def _exchanged(shown: str, images: Sequence[ImageInfo], used: Sequence[File]) -> Iterator[Problem]:
+def _exchanged_problem(where: str, images: Sequence[ImageInfo], used: Sequence[File]) -> Iterator[Problem]:
     """The problem of exchanged folders: captions next to the control images and none next to the images."""
     described = sum(bool(file.sidecars) for file in used)
     if described > len(used) / 2 and not any(image.sidecars or image.metadata_caption for image in images):
@@ -390,4 +388,4 @@ def _exchanged(shown: str, images: Sequence[ImageInfo], used: Sequence[File]) ->
             "The captions lie next to the control images, and none next to the images: the folders seem to be exchanged"
         )
         fix = "choose the folder with the captions as the image folder, and the other one for the control images"
-        yield Problem(what, shown, fix, "warning", code="control.exchanged")
+        yield Problem(what, where, fix, "warning", code="control.exchanged")

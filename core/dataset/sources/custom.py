@@ -15,10 +15,10 @@ from typing import Any
 
 from core.dataset.sources.files import MAX_REPEATS, ends_of, printable, reachable
 from core.dataset.sources.folders import Root
-from core.dataset.sources.gathered import Gathered
 from core.dataset.sources.image_info import ImageInfo, Scan, about
 from core.dataset.sources.memo import Memo
 from core.dataset.sources.registered import SOURCES
+from core.dataset.sources.scan_builder import ScanBuilder
 from core.dataset.sources.walk import File, file_at
 from core.record.allowed import FILE, allowed_modules
 from core.record.cancel import CancelToken
@@ -43,45 +43,45 @@ def scan_class(
     """
     name = (dataset.dataset_class or "").strip()
     try:
-        rows = _list(name, dataset, cancel)
+        rows = _rows_of(name, dataset, cancel)
     except ProblemsError as error:
         return Scan((), (), (), tuple(error.problems))
-    gathered = Gathered(Memo(memo_path), cancel, "advice" if dataset.skip_broken else "error")
-    gathered.problems += _wrong(name, rows)
-    known = [row for row in rows if not _complaints(row)]
-    if not known and not gathered.problems:
-        gathered.problems.append(
+    builder = ScanBuilder(Memo(memo_path), cancel, "advice" if dataset.skip_broken else "error")
+    builder.problems += _row_problems(name, rows)
+    valid = [row for row in rows if not _complaints(row)]
+    if not valid and not builder.problems:
+        builder.problems.append(
             Problem(f"The dataset class {name} lists no images", _WHERE, "check its data", code="dataset-class.empty")
         )
     for is_reg in (False, True):
-        part = [row for row in known if bool(row.get("is_reg", False)) == is_reg]
-        if not part:
+        chosen = [row for row in valid if bool(row.get("is_reg", False)) == is_reg]
+        if not chosen:
             continue
         concept = next((each for each in concepts if (each.role == "regularization") == is_reg), None)
         if concept is None:
             role = "regularization" if is_reg else "train"
             what = f"The dataset class {name} lists images with the role '{role}', but no folder has this role"
             fix = f"add a folder with the role '{role}'"
-            gathered.problems.append(Problem(what, _WHERE, fix, code="dataset-class.no-role"))
+            builder.problems.append(Problem(what, _WHERE, fix, code="dataset-class.no-role"))
             continue
-        _take(gathered, part, name.rpartition(".")[2], concept)
-    return gathered.result()
+        _add_images(builder, chosen, name.rpartition(".")[2], concept)
+    return builder.result()
 
 
-def _take(gathered: Gathered, rows: Sequence[dict[str, Any]], name: str, concept: Concept) -> None:
+def _add_images(builder: ScanBuilder, rows: Sequence[dict[str, Any]], name: str, concept: Concept) -> None:
     """Add the images of the class's rows to the result, with the settings of `concept`. name: of the class."""
     files = _files(rows)
-    id = gathered.new_id(name)
+    id = builder.new_id(name)
     by_relative = {file.relative: row for file, row in zip(files, rows, strict=True)}
-    listed = gathered.read(files, id, Root(Path(name), 1, ""), concept)
+    listed = builder.read(files, id, Root(Path(name), 1, ""), concept)
     images = [_as_listed(image, by_relative[image.relative]) for image in listed]
-    gathered.finish(images, concept, {})
+    builder.finish(images, concept, {})
 
 
 def _as_listed(image: ImageInfo, row: Mapping[str, Any]) -> ImageInfo:
-    """The image with the caption, repeats and words of its row."""
+    """The image with the caption, repeats and class tokens of its row."""
     return replace(
-        image, metadata_caption=row.get("caption"), repeats=row.get("repeats") or 1, words=row.get("words") or ""
+        image, metadata_caption=row.get("caption"), repeats=row.get("repeats") or 1, class_tokens=row.get("words") or ""
     )
 
 
@@ -104,7 +104,7 @@ def _files(rows: Sequence[Mapping[str, Any]]) -> list[File]:
 # ---- the class
 
 
-def _list(name: str, dataset: DatasetSettings, cancel: CancelToken | None) -> list[Any]:
+def _rows_of(name: str, dataset: DatasetSettings, cancel: CancelToken | None) -> list[Any]:
     """Import the class, or take the registered source; call it and collect its rows."""
     source = SOURCES.get(name)
     if source is None:
@@ -127,7 +127,7 @@ def _list(name: str, dataset: DatasetSettings, cancel: CancelToken | None) -> li
         if cancel and cancel.wanted:
             raise
         what = f"The dataset class {name} failed: {type(error).__name__}: {error}"
-        raise ProblemsError.one(what, _place(error), "fix the class there", "dataset-class.failed") from error
+        raise ProblemsError.one(what, _location(error), "fix the class there", "dataset-class.failed") from error
 
 
 def _check_allowed(name: str) -> None:
@@ -147,7 +147,7 @@ def _imported(name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def _place(error: BaseException) -> str:
+def _location(error: BaseException) -> str:
     """Where a dataset class failed: "file, line n" of the last frame outside Python's own library, else the setting."""
     library = os.path.dirname(os.__file__)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
@@ -159,7 +159,7 @@ def _place(error: BaseException) -> str:
     return _WHERE
 
 
-def _wrong(name: str, rows: Sequence[Any]) -> list[Problem]:
+def _row_problems(name: str, rows: Sequence[Any]) -> list[Problem]:
     complaints = [f"number {number} {why}" for number, row in enumerate(rows, 1) for why in _complaints(row)]
     what = f"The dataset class {name} returns invalid images: {{names}}"
     fix = "return dicts with path and, optionally, caption, repeats, words, is_reg"

@@ -27,21 +27,21 @@ class Root:
 
     path: Path
     repeats: int
-    words: str
+    class_tokens: str
     named: bool = False
     left_out: frozenset[str] = frozenset()  # names of direct subfolders that are separate roots
     inside: str = ""
 
 
-def words_for(source: Source, folder_words: str) -> str:
-    """The default caption of images without one: the words set for the folder, identifier and class, else its name.
+def class_tokens_for(source: Source, folder_name: str) -> str:
+    """The default caption of images without one: the class tokens set for the folder, identifier and class, else its name.
 
     Regularization images show the class, not the subject, so they do not get the identifier.
     """
     if source.class_tokens is not None:
         return source.class_tokens
     parts = [source.class_word] if source.role == "regularization" else [source.identifier, source.class_word]
-    return " ".join(part.strip() for part in parts if part and part.strip()) or folder_words
+    return " ".join(part.strip() for part in parts if part and part.strip()) or folder_name
 
 
 def folder_of(source: Source) -> tuple[Path | None, Problem | None]:
@@ -60,12 +60,12 @@ def folder_of(source: Source) -> tuple[Path | None, Problem | None]:
 def roots_of(source: Source, path: Path) -> tuple[list[Root], list[Problem]]:
     """(the folders of one source, problems): each `<repeats>_<words>` folder in it and itself for the rest; itself alone if it
     has such a name or is not recursive."""
-    shown = printable(path)
+    where = printable(path)
     name = path.name or os.path.basename(os.path.realpath(path))
     parsed = repeats_and_words(name)
     if parsed:
         return _named_root(path, parsed, source)
-    class_tokens = words_for(source, as_words(printable(name)))
+    class_tokens = class_tokens_for(source, as_words(printable(name)))
     if not source.recursive:
         return [Root(path, source.num_repeats or 1, class_tokens)], []
     try:
@@ -73,7 +73,7 @@ def roots_of(source: Source, path: Path) -> tuple[list[Root], list[Problem]]:
             children = sorted(entry.name for entry in entries if is_folder(entry) and not is_junk(entry.name))
     except OSError as error:
         what = f"The image folder cannot be opened ({error.strerror})"
-        return [], [Problem(what, shown, "check its permissions", code="dataset.unreadable-folder")]
+        return [], [Problem(what, where, "check its permissions", code="dataset.unreadable-folder")]
     named = {child: parsed for child in children if (parsed := repeats_and_words(child))}
     roots = [Root(path, source.num_repeats or 1, class_tokens, left_out=frozenset(named))]
     problems: list[Problem] = []
@@ -87,7 +87,7 @@ def roots_of(source: Source, path: Path) -> tuple[list[Root], list[Problem]]:
 def whole_root(source: Source, path: Path) -> Root:
     """The folder and everything below it as one root, where a metadata file lists the images."""
     parsed = repeats_and_words(path.name) or (1, as_words(printable(path.name)))
-    return Root(path, source.num_repeats or max(parsed[0], 1), words_for(source, parsed[1]))
+    return Root(path, source.num_repeats or max(parsed[0], 1), class_tokens_for(source, parsed[1]))
 
 
 def _named_root(
@@ -103,17 +103,17 @@ def _named_root(
         what = f"The folder name {printable(path.name)} sets {repeats} repeats per epoch"
         fix = "set this folder's repeats to 1 if the number is not meant as repeats"
         problems.append(Problem(what, printable(path), fix, "advice", code="dataset.many-repeats"))
-    return [Root(path, repeats, words_for(source, parsed[1]), named=True, inside=inside)], problems
+    return [Root(path, repeats, class_tokens_for(source, parsed[1]), named=True, inside=inside)], problems
 
 
-def _not_a_folder(path: Path, shown: str) -> Problem | None:
+def _not_a_folder(path: Path, where: str) -> Problem | None:
     if os.path.isdir(path):
         return None
     if not os.path.exists(path):
         fix = "check the path, or choose another folder"
-        return Problem("The image folder does not exist", shown, fix, code="dataset.missing-folder")
+        return Problem("The image folder does not exist", where, fix, code="dataset.missing-folder")
     if path.suffix.lower() == ".zip":
         fix = "drop the zip on the Dataset tab, or unpack it"
-        return Problem("The image folder is a zip file", shown, fix, code="dataset.zip-as-folder")
+        return Problem("The image folder is a zip file", where, fix, code="dataset.zip-as-folder")
     fix = f"choose the folder that contains it: {printable(path.parent)}"
-    return Problem("The image folder is a file", shown, fix, code="dataset.not-a-folder")
+    return Problem("The image folder is a file", where, fix, code="dataset.not-a-folder")

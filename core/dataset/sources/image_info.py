@@ -18,13 +18,13 @@ class ImageInfo:
 
     source     id of its folder (base name, made unique)     relative   path below that folder, with "/"
     width, height   pixels, after EXIF rotation
-    repeats    uses per epoch                                words      its folder's default caption
+    repeats    uses per epoch                                class_tokens   its folder's default caption
     sidecars   names of the caption files next to it
     concept    number of the folder's settings (settings/concepts.py)
     metadata_caption   its caption from a metadata file or a dataset class; None: from files next to the image
     metadata_texts   (caption, tags) where a metadata file has both; `metadata_caption` is then both joined
     conditioning   its mask     control   its control image      metadata_bucket   its bucket from the metadata file
-    really     its format where the extension is another ("JPEG"), else empty
+    actual_format   its format where the extension is another ("JPEG"), else empty
     sidecar_states   (bytes, mtime_ns) of each of the sidecars, and for a face crop of those of its source image, so that
               their texts can be cached
     """
@@ -37,7 +37,7 @@ class ImageInfo:
     bytes: int
     mtime_ns: int
     repeats: int = 1
-    words: str = ""
+    class_tokens: str = ""
     sidecars: tuple[str, ...] = ()
     animated: bool = False
     rotated: bool = False
@@ -48,7 +48,7 @@ class ImageInfo:
     control: Path | None = None
     metadata_bucket: tuple[int, int] | None = None
     sidecar_states: tuple[tuple[int, int], ...] = ()
-    really: str = ""
+    actual_format: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -68,12 +68,12 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A scanned folder. named: its name sets the repeats and words; concept: number of its settings."""
+    """A scanned folder. named: its name sets repeats and class tokens; concept: number of its settings."""
 
     id: str
     path: Path
     repeats: int
-    words: str
+    class_tokens: str
     named: bool
     images: int
     concept: int = 0

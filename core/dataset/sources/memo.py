@@ -23,7 +23,7 @@ from core.record.temporary import HeldFolder
 _WAIT_SECONDS = 5
 THREADS = 4  # that measure files: they wait for disks and network drives, not the CPU
 _ELSEWHERE: dict[Path, Path] = {}  # files their disk does not support -> where they are instead
-_turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # of each kind of fact
+_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # of each kind of fact
 _AT_ONCE = 500  # variables in one query; SQLite's limit is 999 in old builds
 
 
@@ -42,12 +42,12 @@ class Memo:
     """Cached facts in the SQLite file `path`: (kind of fact, file) -> text. path None: nothing is cached."""
 
     def __init__(self, path: Path | str | None):
-        self._wanted = Path(path) if path is not None else None
+        self._requested = Path(path) if path is not None else None
 
     @property
     def path(self) -> Path | None:
         """The database file in use."""
-        return _ELSEWHERE.get(self._wanted, self._wanted) if self._wanted is not None else None
+        return _ELSEWHERE.get(self._requested, self._requested) if self._requested is not None else None
 
     def known(self, kind: str, files: Sequence[FileFacts]) -> dict[Path, str]:
         """{path: cached fact} of those files that have not changed since."""
@@ -61,13 +61,13 @@ class Memo:
                 for start in range(0, len(names), _AT_ONCE):
                     part = names[start : start + _AT_ONCE]
                     marks = ",".join("?" * len(part))
-                    question = f"SELECT path, bytes, mtime_ns, value FROM files WHERE kind = ? AND path IN ({marks})"
-                    for name, size, mtime_ns, value in connection.execute(question, (kind, *part)):
+                    query = f"SELECT path, bytes, mtime_ns, value FROM files WHERE kind = ? AND path IN ({marks})"
+                    for name, size, mtime_ns, value in connection.execute(query, (kind, *part)):
                         file = wanted[name]
                         if (size, mtime_ns) == (file.bytes, file.mtime_ns):
                             facts[file.path] = value
         except sqlite3.Error as error:
-            self._moved_after(error)
+            self._recovered(error)
         return facts
 
     def remember(self, kind: str, facts: Mapping[Path, str], files: Iterable[FileFacts]) -> None:
@@ -82,7 +82,7 @@ class Memo:
         try:
             self._insert(rows)
         except (sqlite3.Error, OSError) as error:
-            if self._moved_after(error):
+            if self._recovered(error):
                 with suppress(sqlite3.Error, OSError):
                     self._insert(rows)
 
@@ -118,7 +118,7 @@ class Memo:
         done, remaining = len(files) - len(unread), iter(unread)
         with ThreadPoolExecutor(threads) as pool:
             while part := list(islice(remaining, at_once)):
-                with self._turn(kind, check):
+                with self._one_at_a_time(kind, check):
                     known |= self._read(kind, part, from_text)  # another thread may have measured these meanwhile
                     rest = [file for file in part if file.path not in known]
                     done += len(part) - len(rest)
@@ -144,9 +144,9 @@ class Memo:
         return {path: fact for path, fact in facts.items() if fact is not None}
 
     @contextmanager
-    def _turn(self, kind: str, check: Callable[[], None] | None) -> Iterator[None]:
+    def _one_at_a_time(self, kind: str, check: Callable[[], None] | None) -> Iterator[None]:
         """Context of one thread at a time for each kind, where facts are cached."""
-        lock = _turns[kind] if self.path is not None else threading.Lock()
+        lock = _locks[kind] if self.path is not None else threading.Lock()
         waiting = True
         while waiting:
             if check:
@@ -175,10 +175,10 @@ class Memo:
             raise
         return connection
 
-    def _moved_after(self, error: Exception) -> bool:
+    def _recovered(self, error: Exception) -> bool:
         """Recover from an error: a damaged database is deleted; where the disk does not support one, a temporary file takes
         its place (True). A lock held by another process is neither."""
-        if self.path is None or self._wanted is None:
+        if self.path is None or self._requested is None:
             return False
         if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
             try:
@@ -186,9 +186,9 @@ class Memo:
                 return False
             except OSError:
                 pass
-        elif self.path != self._wanted or _holds_databases(self.path.parent):
+        elif self.path != self._requested or _holds_databases(self.path.parent):
             return False
-        _ELSEWHERE[self._wanted] = _temporary_folder().path / f"{uuid.uuid4().hex}.sqlite"
+        _ELSEWHERE[self._requested] = _temporary_folder().path / f"{uuid.uuid4().hex}.sqlite"
         return True
 
 

@@ -58,7 +58,7 @@ class Entry:
         return next((path for path in paths if may_reach(path) and os.path.isfile(path)), None)
 
     @property
-    def both(self) -> tuple[str, str] | None:
+    def caption_and_tags(self) -> tuple[str, str] | None:
         """Caption and tags; None where one of them is missing."""
         return (self.caption, self.tags) if self.caption and self.tags else None
 
@@ -90,7 +90,7 @@ def read_metadata(path: Path) -> Metadata:
     metadata = Metadata(path)
     pairs = _read_pairs(metadata)
     if pairs is not None:
-        _take(pairs, metadata)
+        _set_entries(pairs, metadata)
     return metadata
 
 
@@ -104,23 +104,23 @@ def read_values(path: Path) -> tuple[dict[str, Any], list[Problem]]:
 
 def _read_pairs(metadata: Metadata) -> list[tuple[str, Any]] | None:
     """The file's keys and values; None where it cannot be read, with the reason among the problems."""
-    path, shown = metadata.path, printable(metadata.path)
+    path, where = metadata.path, printable(metadata.path)
     try:
         decoded = decode_text(read_regular(path, MAX_BYTES))
         if decoded.guessed:
             what = f"The metadata file was read as {decoded.encoding}, not UTF-8"
             fix = "check the captions, and save it as UTF-8"
-            metadata.problems.append(Problem(what, shown, fix, "advice", code="metadata.not-utf8"))
-        return list((_lines if path.suffix.lower() == ".jsonl" else _whole)(decoded.text, shown))
+            metadata.problems.append(Problem(what, where, fix, "advice", code="metadata.not-utf8"))
+        return list((_jsonl_pairs if path.suffix.lower() == ".jsonl" else _json_pairs)(decoded.text, where))
     except MissingFile:
         fix = "check the path, or choose another file"
-        metadata.problems.append(Problem("The metadata file does not exist", shown, fix, code="metadata.missing-file"))
+        metadata.problems.append(Problem("The metadata file does not exist", where, fix, code="metadata.missing-file"))
     except ProblemsError as error:
         metadata.problems += error.problems
     return None
 
 
-def _load(text: str, shown: str, line: int = 0) -> Any:
+def _parse(text: str, where: str, line: int = 0) -> Any:
     """Parse JSON with objects as lists of pairs, to detect duplicate keys. line: lines of the file before the text."""
     try:
         return parse_json(text, "", max_values=MAX_VALUES, object_pairs_hook=_Pairs)
@@ -131,7 +131,7 @@ def _load(text: str, shown: str, line: int = 0) -> Any:
             what, code = f"The metadata file is not valid JSON: {cause.msg}", "json.invalid"
             position = f"line {line + cause.lineno}, column {cause.colno}"
         fix = "correct it there, or create the file again"
-        raise ProblemsError.one(what, f"{shown}, {position}", fix, code) from error
+        raise ProblemsError.one(what, f"{where}, {position}", fix, code) from error
 
 
 class _Pairs(list):
@@ -145,68 +145,66 @@ def _plain_value(value: Any) -> Any:
     return [_plain_value(each) for each in value] if isinstance(value, list) else value
 
 
-def _whole(text: str, shown: str) -> Iterator[tuple[str, Any]]:
-    """{key: {...}}, or a list of {image_path: ..., ...}. shown: the file, for problems"""
-    content = _load(text, shown)
+def _json_pairs(text: str, where: str) -> Iterator[tuple[str, Any]]:
+    """{key: {...}}, or a list of {image_path: ..., ...}. where: the file, for problems"""
+    content = _parse(text, where)
     if isinstance(content, _Pairs):
         yield from content
     elif isinstance(content, list):
         for number, value in enumerate(content, 1):
-            yield _keyed(value, f"{shown}, entry {number}")
+            yield _key_and_fields(value, f"{where}, entry {number}")
     else:
         what, fix = "The metadata file is not a list of images", 'use the form {"name": {"caption": "..."}, ...}'
-        raise ProblemsError.one(what, f"{shown}, line 1", fix, "metadata.not-a-list")
+        raise ProblemsError.one(what, f"{where}, line 1", fix, "metadata.not-a-list")
 
 
-def _lines(text: str, shown: str) -> Iterator[tuple[str, Any]]:
+def _jsonl_pairs(text: str, where: str) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(text.split("\n")):
         if line.strip():
-            yield _keyed(_load(line, shown, number), f"{shown}, line {number + 1}")
+            yield _key_and_fields(_parse(line, where, number), f"{where}, line {number + 1}")
 
 
-def _keyed(value: Any, where: str) -> tuple[str, Any]:
+def _key_and_fields(value: Any, where: str) -> tuple[str, Any]:
     """(key, the rest) of an entry in a list. Raises ProblemsError for one without a path."""
     fields = dict(value) if isinstance(value, _Pairs) else {}
     name = next((name for name in _KEY_NAMES if isinstance(fields.get(name), str)), None)
     if name is None:
-        what, fix = (
-            "An entry of the metadata file has no image path",
-            'use the form {"image_path": "...", "caption": "..."}',
-        )
+        what = "An entry of the metadata file has no image path"
+        fix = 'use the form {"image_path": "...", "caption": "..."}'
         raise ProblemsError.one(what, where, fix, "metadata.no-path")
     if "text" in fields and "caption" not in fields:  # Hugging Face's name for it
         value = _Pairs([*value, ("caption", fields["text"])])
     return fields[name], _Pairs(pair for pair in value if pair[0] != name)
 
 
-def _take(pairs: Sequence[tuple[str, Any]], metadata: Metadata) -> None:
+def _set_entries(pairs: Sequence[tuple[str, Any]], metadata: Metadata) -> None:
     """Set the entries of the metadata to those of the pairs. Adds problems: duplicate keys, of which the last wins as in every
     JSON parser, invalid values, no entries, and a train_resolution that only some have."""
     by_key: dict[str, Entry] = {}
-    twice: list[str] = []
-    wrong: list[str] = []
+    duplicates: list[str] = []
+    invalid: list[str] = []
     for key, value in pairs:
         if key in by_key:
-            twice.append(key)
+            duplicates.append(key)
         entry, complaints = _entry(key, value)
-        wrong += complaints
+        invalid += complaints
         if entry is not None:
             by_key[key] = entry
     metadata.entries = list(by_key.values())
-    shown = printable(metadata.path)
+    where = printable(metadata.path)
     what, code = "{n} in the metadata file; the last one is used: {names}", "metadata.duplicate-keys"
-    metadata.problems += about(twice, what, "remove the others", code, where=shown, noun="duplicate key")
-    if wrong:
-        what = f"{count(len(wrong), 'invalid value')} in the metadata file: {'; '.join(wrong[:5])}"
-        metadata.problems.append(Problem(what, shown, "fix or remove them", code="metadata.invalid-values"))
+    metadata.problems += about(duplicates, what, "remove the others", code, where=where, noun="duplicate key")
+    if invalid:
+        what = f"{count(len(invalid), 'invalid value')} in the metadata file: {'; '.join(invalid[:5])}"
+        metadata.problems.append(Problem(what, where, "fix or remove them", code="metadata.invalid-values"))
     if not pairs:
         fix = "create it again, or choose another one"
-        metadata.problems.append(Problem("The metadata file is empty", shown, fix, code="metadata.empty"))
+        metadata.problems.append(Problem("The metadata file is empty", where, fix, code="metadata.empty"))
     sized = sum(entry.train_resolution is not None for entry in metadata.entries)
     if 0 < sized < len(metadata.entries):
         what = f"Only {sized} of {len(metadata.entries)} entries have a train_resolution, so buckets come from the image sizes"
         fix = "add train_resolution to all entries to use it"
-        metadata.problems.append(Problem(what, shown, fix, "advice", code="metadata.partial-resolutions"))
+        metadata.problems.append(Problem(what, where, fix, "advice", code="metadata.partial-resolutions"))
 
 
 def _entry(key: str, value: Any) -> tuple[Entry | None, list[str]]:
@@ -261,18 +259,18 @@ class Matches:
     """pairs: entry and file, sorted by file name. missing: entries without an image.
 
     only_latents   of the missing: those with an .npz where the image should be
-    by_name   matched by the end of a path that does not exist here     chosen   files chosen for keys that match several images
+    by_name   matched by the end of a path that does not exist here     ambiguous   files chosen for keys that match several images
     unlisted  images of the folder without an entry
-    closed    of the missing: paths that a shared page may not access
+    inaccessible   of the missing: paths that a shared page may not access
     """
 
     pairs: list[tuple[Entry, File]] = field(default_factory=list)
     missing: list[Entry] = field(default_factory=list)
     only_latents: list[Entry] = field(default_factory=list)
     by_name: list[Entry] = field(default_factory=list)
-    chosen: list[File] = field(default_factory=list)
+    ambiguous: list[File] = field(default_factory=list)
     unlisted: list[File] = field(default_factory=list)
-    closed: list[Entry] = field(default_factory=list)
+    inaccessible: list[Entry] = field(default_factory=list)
 
 
 class Finder:
@@ -282,47 +280,47 @@ class Finder:
         self.files, self.folder, self.metadata_folder = files, folder, metadata_folder
         self._root = os.path.join(os.path.abspath(folder), "")
         self._exact = {file.relative: file for file in files}
-        self._folded: dict[str, list[File]] = defaultdict(list)
+        self._lower_case: dict[str, list[File]] = defaultdict(list)
         self._stems: dict[str, list[File]] = defaultdict(list)
         self._names: dict[str, list[File]] = defaultdict(list)
         for file in files:
-            folded = file.relative.casefold()
-            stem = os.path.splitext(folded)[0]
-            self._folded[folded].append(file)
+            lower = file.relative.casefold()
+            stem = os.path.splitext(lower)[0]
+            self._lower_case[lower].append(file)
             self._stems[stem].append(file)
-            name, bare = folded.rpartition("/")[2], stem.rpartition("/")[2]
+            name, stem_name = lower.rpartition("/")[2], stem.rpartition("/")[2]
             self._names[name].append(file)
-            if bare != name:
-                self._names[bare].append(file)
+            if stem_name != name:
+                self._names[stem_name].append(file)
         self._outside: set[str] = set()
-        self._closed: set[str] = set()
+        self._inaccessible: set[str] = set()
 
     def match(self, entries: Sequence[Entry]) -> Matches:
         """Find the file of each entry; of several entries for one file the last counts."""
         matches = Matches()
         last: dict[Path, tuple[Entry, File]] = {}
         for entry in entries:
-            candidates = self._under(entry.key)
-            if not candidates and (file := self._elsewhere(entry.key)):
+            candidates = self._in_folder(entry.key)
+            if not candidates and (file := self._outside_folder(entry.key)):
                 candidates = [file]
-            if not candidates and (candidates := self._by_end(entry.key)):
+            if not candidates and (candidates := self._by_file_name(entry.key)):
                 matches.by_name.append(entry)
             if not candidates:
                 matches.missing.append(entry)
-                if entry.key in self._closed:
-                    matches.closed.append(entry)
+                if entry.key in self._inaccessible:
+                    matches.inaccessible.append(entry)
                 elif len(matches.missing) <= _MOST_LATENTS and self._has_latents(entry.key):
                     matches.only_latents.append(entry)
                 continue
             file = min(candidates, key=_preferred)
             if len(candidates) > 1:
-                matches.chosen.append(file)
+                matches.ambiguous.append(file)
             last[file.path] = (entry, file)
         matches.pairs = sorted(last.values(), key=lambda pair: pair[1].relative)
         matches.unlisted = [file for file in self.files if file.path not in last]
         return matches
 
-    def _under(self, key: str) -> list[File]:
+    def _in_folder(self, key: str) -> list[File]:
         """Images below the folder: by relative path, with or without extension, or by an absolute path."""
         for form in dict.fromkeys((key, self._inside(key))):
             if form is None:
@@ -330,7 +328,7 @@ class Finder:
             if form in self._exact:
                 return [self._exact[form]]
             for folded in dict.fromkeys((form.casefold(), _plain(form).casefold())):
-                files = self._folded.get(folded) or self._stems.get(folded)
+                files = self._lower_case.get(folded) or self._stems.get(folded)
                 if files:
                     return files
         return []
@@ -341,13 +339,13 @@ class Finder:
         is_inside = os.path.normcase(path).startswith(os.path.normcase(self._root))
         return path[len(self._root) :].replace(os.sep, "/") if is_inside else None
 
-    def _elsewhere(self, key: str) -> File | None:
+    def _outside_folder(self, key: str) -> File | None:
         """An image outside the folder: by absolute path, or relative to the metadata file."""
         if extension(key) not in IMAGE_EXTENSIONS:
             return None
         path = Path(key) if os.path.isabs(key) else self.metadata_folder / _plain(key)
         if not may_reach(path):  # before checking whether it exists, which must not leak either
-            self._closed.add(key)
+            self._inaccessible.add(key)
             return None
         if not os.path.isfile(path):
             return None
@@ -360,7 +358,7 @@ class Finder:
         self._outside.add(name)
         return name
 
-    def _by_end(self, key: str) -> list[File]:
+    def _by_file_name(self, key: str) -> list[File]:
         """The image of this name, if there is only one: for an absolute path of another computer, or a stem in a subfolder."""
         name = _plain(key).rpartition("/")[2].casefold()
         bare = os.path.splitext(name)[0] if extension(name) in IMAGE_EXTENSIONS else name
@@ -394,31 +392,31 @@ def _preferred(file: File) -> tuple[int, str]:
 
 def match_problems(matches: Matches, finder: Finder, metadata: Metadata) -> list[Problem]:
     """Problems with entries without images and images without entries."""
-    shown, folder = printable(metadata.path), printable(finder.folder)
+    where, folder = printable(metadata.path), printable(finder.folder)
     total = len(metadata.entries)
     level = "advice" if matches.pairs else "error"
-    reported = {entry.key for entry in (*matches.only_latents, *matches.closed)}
-    gone = [entry.key for entry in matches.missing if entry.key not in reported]
-    gone[:3] = [f"{key} (nearest: {near})" if (near := finder.nearest(key)) else key for key in gone[:3]]
-    what = f"{len(gone)} of {total} entries of the metadata file match no image: {{names}}"
+    reported = {entry.key for entry in (*matches.only_latents, *matches.inaccessible)}
+    unmatched = [entry.key for entry in matches.missing if entry.key not in reported]
+    unmatched[:3] = [f"{key} (nearest: {near})" if (near := finder.nearest(key)) else key for key in unmatched[:3]]
+    what = f"{len(unmatched)} of {total} entries of the metadata file match no image: {{names}}"
     fix = f"put the images into {folder}, or remove the entries (keys are names without extension, or paths)"
-    problems = about(gone, what, fix, "metadata.no-image", level, where=shown, most=3)
+    problems = about(unmatched, what, fix, "metadata.no-image", level, where=where, most=3)
     keys = [entry.key for entry in matches.only_latents]
     what = f"{len(keys)} of {total} entries have only cached latents (.npz) but no image: {{names}}"
     fix = "put the images next to the .npz files; training needs the images"
-    problems += about(keys, what, fix, "metadata.latents-only", level, where=shown)
-    keys = [entry.key for entry in matches.closed]
+    problems += about(keys, what, fix, "metadata.latents-only", level, where=where)
+    keys = [entry.key for entry in matches.inaccessible]
     what = f"{len(keys)} of {total} paths in the metadata file are not accessible from a shared page: {{names}}"
     fix = "put the images into the folder, or open the page on the machine itself"
-    problems += about(keys, what, fix, "metadata.no-access", level, where=shown)
+    problems += about(keys, what, fix, "metadata.no-access", level, where=where)
     keys = [entry.key for entry in matches.by_name]
     what = f"{len(keys)} of {total} paths do not exist and were matched by file name: {{names}}"
     fix = "check that they are the right images"
-    problems += about(keys, what, fix, "metadata.matched-by-name", where=shown, most=3)
-    names = [file.relative for file in matches.chosen]
+    problems += about(keys, what, fix, "metadata.matched-by-name", where=where, most=3)
+    names = [file.relative for file in matches.ambiguous]
     what = f"{{n}} of the metadata file {'matches' if len(names) == 1 else 'match'} several images; used: {{names}}"
     fix = "add the extension to the key, or remove the other image"
-    problems += about(names, what, fix, "metadata.ambiguous-key", where=shown, noun="key")
+    problems += about(names, what, fix, "metadata.ambiguous-key", where=where, noun="key")
     names = [file.relative for file in matches.unlisted] if matches.pairs else []
     what = "{n} in the folder not listed in the metadata file and not used: {names}"
     fix = f"add them to {printable(metadata.path.name)} to train on them"

@@ -32,8 +32,8 @@ def painted_folder(datasets: Path, images: Path) -> Path:
     """The folder of painted masks of an image folder; an unused name if it does not exist yet."""
     real = os.path.realpath(images)
     name = f"{printable(os.path.basename(real))[:LONGEST_NAME] or 'images'}_masks"
-    for free in numbered(name):
-        folder = datasets / free
+    for candidate in numbered(name):
+        folder = datasets / candidate
         if not os.path.lexists(folder) or images_of(folder) == real:
             return folder
     raise AssertionError("the numbers never end")

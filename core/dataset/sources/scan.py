@@ -12,9 +12,9 @@ from pathlib import Path
 from core.dataset.sources.custom import scan_class
 from core.dataset.sources.files import is_label, printable
 from core.dataset.sources.folders import folder_of, roots_of
-from core.dataset.sources.gathered import Gathered
 from core.dataset.sources.image_info import Scan
 from core.dataset.sources.memo import Memo
+from core.dataset.sources.scan_builder import ScanBuilder
 from core.dataset.sources.walk import walk
 from core.record.cancel import CancelToken
 from core.record.problems import Problem
@@ -53,13 +53,13 @@ def scan(
     memo_path     where headers are cached by path, size and time; None: nowhere
     skip_broken   unreadable images are advice rather than errors
     """
-    gathered = Gathered(Memo(memo_path), cancel, "advice" if skip_broken else "error")
+    builder = ScanBuilder(Memo(memo_path), cancel, "advice" if skip_broken else "error")
     if not concepts:
         fix = "choose the folder with the training images"
-        gathered.problems.append(Problem("No image folder is chosen", "dataset.folder", fix, code="dataset.no-folder"))
+        builder.problems.append(Problem("No image folder is chosen", "dataset.folder", fix, code="dataset.no-folder"))
     for concept in concepts:
-        gathered.add(concept)
-    return gathered.result()
+        builder.add(concept)
+    return builder.result()
 
 
 def describe_layout(folder: str | os.PathLike) -> str:

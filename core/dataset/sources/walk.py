@@ -35,7 +35,7 @@ from core.record.problems import Problem, ProblemsError
 from core.record.regular import MissingFile, check_regular
 from core.record.stamps import stamp_of
 
-AT_ONCE = 1024  # headers between two writes of the cache
+HEADERS_PER_WRITE = 1024  # headers between two writes of the cache
 _KIND = "header 2"  # kind of entry in the memo; raised when `read_header` returns other facts
 
 
@@ -64,7 +64,7 @@ class HeaderFacts:
     height: int
     rotated: bool
     animated: bool
-    really: str = ""  # its format, where the extension is another
+    actual_format: str = ""  # its format, where the extension is another
 
 
 @dataclass
@@ -137,16 +137,16 @@ def walk(
     cancel: CancelToken | None = None,
     left_out: frozenset[str] = frozenset(),
     endings: Sequence[str] = CAPTION_EXTENSIONS,
-    without: Sequence[Path] = (),
+    excluded: Sequence[Path] = (),
     recursive: bool = True,
 ) -> Walk:
     """Every image below a folder, in a fixed order. Links are followed, each real folder once, so loops end.
 
-    left_out   names of direct subfolders to skip          without   folders to skip anywhere
+    left_out   names of direct subfolders to skip          excluded   folders to skip anywhere
     endings    extensions of caption files, in lower case  recursive   False: only the folder itself
     """
     result = Walk()
-    visited = _identities(without)
+    visited = _identities(excluded)
     waiting: list[tuple[Path, str]] = [(root, "")]
     while waiting:
         if cancel:
@@ -160,7 +160,7 @@ def walk(
             result.problems.append(Problem(what, printable(folder), fix, "advice", code="dataset.unreadable-folder"))
             continue
         before = len(result.files)
-        _sort_out(listing, result)
+        _add_files(listing, result)
         result.folders += len(result.files) > before
         waiting += reversed(listing.subfolders) if recursive else ()
     result.files.sort(key=lambda each: each.relative)
@@ -205,7 +205,7 @@ class _Listing:
         names, states = tuple(each.name for each in captions), tuple(_state(each) for each in (*captions, *shared))
         status = _stat(entry)
         if status is None or not stat.S_ISREG(status.st_mode):
-            return File(relative, path, 0, 0, names, states, _refusal_of(path))
+            return File(relative, path, 0, 0, names, states, _why_unreadable(path))
         return File(relative, path, *stamp_of(status), names, states)
 
     def image(self, entry: os.DirEntry) -> File | None:
@@ -236,7 +236,7 @@ def _listing(
     return listing
 
 
-def _sort_out(listing: _Listing, result: Walk) -> None:
+def _add_files(listing: _Listing, result: Walk) -> None:
     """Add a folder's images and what is not used to the walk. A caption may differ from its image in case."""
     result.ignored += listing.ignored
     used: set[str] = set()
@@ -252,7 +252,7 @@ def _sort_out(listing: _Listing, result: Walk) -> None:
         result.unread += (listing.prefix + name,) if is_worth_naming(name) else ()
         if entry.is_symlink() and not os.path.exists(entry):
             result.problems.append(_dead_link(listing.folder / name))
-    captions = [entry.name for beside in listing.captions.values() for entry in beside]
+    captions = [entry.name for files in listing.captions.values() for entry in files]
     result.others.update(extension(name) for name in captions)
     result.orphans += [listing.prefix + name for name in captions if name not in used]
 
@@ -262,13 +262,13 @@ def first_files(
     most: int,
     left_out: frozenset[str] = frozenset(),
     endings: Sequence[str] = CAPTION_EXTENSIONS,
-    without: Sequence[Path] = (),
+    excluded: Sequence[Path] = (),
     recursive: bool = True,
 ) -> list[File]:
     """The first `most` files of a `walk`, without looking at the rest; other arguments as there. Unreadable folders are skipped. A
     caption a.txt always comes before a.png.txt, since it is not known whether a.jpg exists too."""
     files: list[File] = []
-    visited = _identities(without)
+    visited = _identities(excluded)
     waiting: list[tuple[Path, str] | Callable[[], File | None]] = [(root, "")]
     while waiting and len(files) < most:
         each = waiting.pop()
@@ -288,12 +288,12 @@ def first_files(
 
 def _dead_link(path: Path) -> Problem:
     """Most likely a folder on a drive that is not connected; or a link to itself, or into an unreadable folder."""
-    what = f"The link {printable(path.name)} {_refusal_of(path)} and is skipped"
+    what = f"The link {printable(path.name)} {_why_unreadable(path)} and is skipped"
     fix = "connect the drive, check its permissions, or remove the link"
     return Problem(what, printable(path), fix, "advice", code="dataset.broken-link")
 
 
-def _refusal_of(path: Path) -> str:
+def _why_unreadable(path: Path) -> str:
     """Why the path cannot be read, worded to follow "the image"; empty where it can."""
     try:
         check_regular(path)
@@ -329,7 +329,7 @@ def file_at(path: Path, relative: str) -> File:
     try:
         return File(relative, path, *stamp_of(check_regular(path)))
     except ProblemsError:
-        return File(relative, path, 0, 0, unreadable=_refusal_of(path))
+        return File(relative, path, 0, 0, unreadable=_why_unreadable(path))
 
 
 # ---- headers
@@ -347,7 +347,7 @@ def headers(
         cancel.check if cancel else None,
         to_text=_header_text,
         from_text=_parsed,
-        at_once=AT_ONCE,
+        at_once=HEADERS_PER_WRITE,
     )
     return [(file, facts[file.path]) for file in files]
 
@@ -364,7 +364,7 @@ def image_of(source: str, file: File, header: HeaderFacts, **more: Any) -> Image
         file.mtime_ns,
         animated=header.animated,
         rotated=header.rotated,
-        really=header.really,
+        actual_format=header.actual_format,
         **more,
     )
 
@@ -379,16 +379,16 @@ def _header_or_reason(file: File) -> HeaderFacts | str:
         header = read_header(file.path)
     except BrokenImage as error:
         return str(error)
-    really = real_kind(file.relative, header.format)
-    return HeaderFacts(header.width, header.height, header.rotated, header.animated, really)
+    actual_format = real_kind(file.relative, header.format)
+    return HeaderFacts(header.width, header.height, header.rotated, header.animated, actual_format)
 
 
 def _header_text(header: HeaderFacts | str) -> str | None:
     if isinstance(header, str):
         return None
-    return f"{header.width} {header.height} {int(header.rotated)} {int(header.animated)} {header.really}"
+    return f"{header.width} {header.height} {int(header.rotated)} {int(header.animated)} {header.actual_format}"
 
 
 def _parsed(text: str) -> HeaderFacts:
-    width, height, rotated, animated, really = text.split(" ")
-    return HeaderFacts(int(width), int(height), rotated == "1", animated == "1", really)
+    width, height, rotated, animated, actual_format = text.split(" ")
+    return HeaderFacts(int(width), int(height), rotated == "1", animated == "1", actual_format)

@@ -65,9 +65,9 @@ def concepts(dataset: DatasetSettings, captions: CaptionSettings, validation: Va
         Concept(
             number,
             source,
-            common.model_copy(update=_own(source, ImageSettings)),
-            captions.model_copy(update=_without_trigger(source) | _own(source, CaptionSettings)),
-            validation.model_copy(update=_own(source, ValidationSettings)),
+            common.model_copy(update=_overrides(source, ImageSettings)),
+            captions.model_copy(update=_without_trigger(source) | _overrides(source, CaptionSettings)),
+            validation.model_copy(update=_overrides(source, ValidationSettings)),
         )
         for number, source in enumerate(_sources(dataset))
     ]
@@ -110,7 +110,7 @@ def captions_in_force(job: TrainJob) -> CaptionSettings:
     return job.captions.model_copy(update={"trigger_word": words[0]})
 
 
-def anywhere(job: TrainJob, uses: Callable[[Concept], object]) -> bool:
+def any_folder(job: TrainJob, uses: Callable[[Concept], object]) -> bool:
     """Whether `uses` is true for any folder; without folders, for the settings of all folders."""
     common = Concept(0, Source(folder="."), _common(job.dataset), job.captions, job.validation)
     return any(uses(folder) for folder in concepts_of(job) or [common])
@@ -123,12 +123,12 @@ def training_resolution(job: TrainJob) -> tuple[int, int]:
     return size if isinstance(size, tuple) else (size, size)
 
 
-def own_settings(source: Source) -> dict[str, Any]:
+def overridden_settings(source: Source) -> dict[str, Any]:
     """{name: value} of the shared settings that this folder overrides, in the order of declaration."""
-    return {name: value for group in SHARED for name, value in _own(source, group).items()}
+    return {name: value for group in SHARED for name, value in _overrides(source, group).items()}
 
 
-def _own(source: Source, group: type[Settings]) -> dict[str, Any]:
+def _overrides(source: Source, group: type[Settings]) -> dict[str, Any]:
     return {
         name: value
         for name in fields_of(group)

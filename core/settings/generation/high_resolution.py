@@ -132,13 +132,7 @@ def unsharp_of(text: str | None) -> tuple[int, float, float, bool] | None:
     if not text:
         return None
     size, sigma, strength, *rest = numbers = [float(part) for part in text.split(",")]
-    if (
-        not all(map(math.isfinite, numbers))
-        or len(rest) > 1
-        or size != int(size)
-        or size < 0
-        or (size and not int(size) % 2)
-        or sigma <= 0
-    ):
+    valid_size = size == 0 or (size > 0 and size % 2 == 1)
+    if not (all(map(math.isfinite, numbers)) and valid_size and sigma > 0 and len(rest) <= 1):
         raise ValueError(text)
     return int(size), sigma, strength, bool(rest[0]) if rest else True

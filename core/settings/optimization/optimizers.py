@@ -260,11 +260,11 @@ def module_problem(name: str, thing: str, where: str, near: str) -> Problem | No
     top = name.strip().partition(".")[0]
     if "." in name.strip() and top in allowed_modules():
         return None
-    meant = f"did you mean '{near}'?" if near else "choose one from the list"
+    suggestion = f"did you mean '{near}'?" if near else "choose one from the list"
     if "." not in name:
-        return Problem(f"There is no {thing} '{name}'", where, meant, code=f"{thing}.unknown")
-    let = f"to run code of '{top}', start with --allow-module {top} or write {top} into allowed_modules.txt"
-    fix = f"{meant} Or, {let}" if near else let
+        return Problem(f"There is no {thing} '{name}'", where, suggestion, code=f"{thing}.unknown")
+    allow = f"to run code of '{top}', start with --allow-module {top} or write {top} into allowed_modules.txt"
+    fix = f"{suggestion} Or, {allow}" if near else allow
     return Problem(f"'{name}' is not in the list of {thing}s", where, fix, code=f"{thing}.not-listed")
 
 
@@ -343,9 +343,9 @@ def argument_problems(
     for name, value in given.items():
         argument = known.get(name)
         if argument is None:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            all_of = ", ".join(known) or "none"
-            fix = f"did you mean '{near[0]}'? It takes: {all_of}" if near else f"it takes: {all_of}"
+            similar = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            known_names = ", ".join(known) or "none"
+            fix = f"did you mean '{similar[0]}'? It takes: {known_names}" if similar else f"it takes: {known_names}"
             what = f"{owner} has no argument '{name}'"
             problems.append(Problem(what, places.get(name, where), fix, code="arguments.unknown"))
         elif not argument.takes(value):

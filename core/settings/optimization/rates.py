@@ -46,7 +46,7 @@ def has_frozen_blocks(job: TrainJob) -> bool:
     return not within and 0.0 in _block_rates(job.method.block_lr).values()
 
 
-def own_rates(job: TrainJob) -> dict[str, float]:
+def base_rates(job: TrainJob) -> dict[str, float]:
     """{part: learning rate} of the trained parts, before scale_lr; 0 is left out. LoRA+ matrices are "unet plus"."""
     optimizer = job.optimizer
     first, second = optimizer.text_rates
@@ -80,7 +80,7 @@ def _block_rates(text: str) -> dict[str, float]:
 def effective_rates(job: TrainJob, processes: int = 1) -> dict[str, float]:
     """{part: learning rate} with scale_lr: the base values of the scheduler."""
     factor = scale_factor(job, processes)
-    return {part: rate * factor for part, rate in own_rates(job).items()}
+    return {part: rate * factor for part, rate in base_rates(job).items()}
 
 
 def scale_sentence(job: TrainJob, processes: int = 1) -> str:

@@ -15,7 +15,7 @@ Shape = tuple[int, ...]
 UNKNOWN: Mapping[str, list[float]] = {"matrix": [8.0]}  # Adam's two fp32 numbers for each weight
 USUAL = (1280, 1280)  # the shape of weights whose shapes are not known
 # Arguments that add an fp32 number of state to each weight where they are off by default.
-ADDING = ("momentum", "beta1", "amsgrad", "ams_bound", "centered")
+OPTIONAL_STATES = ("momentum", "beta1", "amsgrad", "ams_bound", "centered")
 LIMITS = ("max_precondition_dim", "max_size_triangular", "max_dim")  # sides above have no square of state
 
 
@@ -47,19 +47,19 @@ def state_bytes(settings: OptimizerSettings, shapes: Mapping[Shape, float]) -> f
     entry = find(settings.optimizer_type)
     arguments = {} if entry is None else arguments_in_force(settings, entry)
     state = _state(entry)
-    more = sum(
+    optional = sum(
         bool(arguments.get(name)) and not entry.arguments[name].default
-        for name in ADDING
+        for name in OPTIONAL_STATES
         if entry is not None and name in entry.arguments and name not in entry.implied
     )
-    return sum(count * _weight_state_bytes(shape, state, entry, arguments, more) for shape, count in shapes.items())
+    return sum(count * _weight_state_bytes(shape, state, entry, arguments, optional) for shape, count in shapes.items())
 
 
 def _weight_state_bytes(
-    shape: Shape, state: Mapping[str, list[float]], entry: Entry | None, arguments: Mapping[str, Any], more: int
+    shape: Shape, state: Mapping[str, list[float]], entry: Entry | None, arguments: Mapping[str, Any], optional: int
 ) -> float:
-    """Bytes of the state of one weight. state: bytes for each term of `terms`, by class of shapes; more: number of optional
-    states that the arguments add"""
+    """Bytes of the state of one weight. state: bytes for each term of `terms`, by class of shapes; optional: number of
+    optional states that the arguments add"""
 
     def argument(name: str) -> float | None:
         known = None if entry is None else entry.arguments.get(name)
@@ -70,7 +70,7 @@ def _weight_state_bytes(
     sizes = terms(shape, limit, argument("block_size") or argument("rank") or inf)
     small = "small" in state and prod(shape) < (argument("min_8bit_size") or 4096)
     factors = state["small"] if small else state.get(shape_class(shape), state["matrix"])
-    added = more * (1 if "small" in state and not small else 4)
+    added = optional * (1 if "small" in state and not small else 4)
     return sum(size * factor for size, factor in zip(sizes, factors, strict=False)) + added * sizes[0]
 
 
@@ -78,5 +78,5 @@ def _state(entry: Entry | None) -> Mapping[str, list[float]]:
     """The measured bytes of an optimizer or its counterpart."""
     if entry is None:
         return UNKNOWN
-    near = entry.name.replace("Paged", "").replace("32bit", "")
-    return measured_states().get(entry.name) or measured_states().get(near) or UNKNOWN
+    counterpart = entry.name.replace("Paged", "").replace("32bit", "")
+    return measured_states().get(entry.name) or measured_states().get(counterpart) or UNKNOWN

@@ -26,7 +26,7 @@ STARTING = Usual(1e-7, 1e-6, 1e-3)  # where Automagic's rates start, by ai-toolk
 # How other optimizers' rates compare with AdamW's, by a word in the name: the low end, the start, the high end. The first
 # match counts. Lion's steps have full size (Chen et al. 2023, arXiv:2302.06675: a third to a tenth); plain gradient
 # steps are tiny at AdamW's rates; schedule-free averages bear more (Defazio et al. 2024, arXiv:2405.15682: up to 10 times).
-COMPARED: tuple[tuple[str, tuple[float, float, float]], ...] = (
+OPTIMIZER_FACTORS: tuple[tuple[str, tuple[float, float, float]], ...] = (
     (r"lion|tiger|signsgd|emolynx", (0.1, 0.2, 1 / 3)),
     (r"sgd|momentum|aggmo|qhm|accsgd|lars|msvag|srmm|pid$|pnm$", (100, 100, 1000)),
     (r"schedulefree", (1, 3, 10)),
@@ -37,14 +37,14 @@ ANY_OTHER = (0.1, 1.0, 10.0)
 
 
 @dataclass(frozen=True)
-class Far:
-    """An unusual learning rate. part: as in `own_rates`; where: the setting that fixes it."""
+class UnusualRate:
+    """An unusual learning rate. part: as in `base_rates`; where: the setting that fixes it."""
 
     part: str
     where: str
     rate: float
     usual: Usual
-    way: str
+    direction: str
 
 
 def usual_rates(job: TrainJob, part: str = "unet") -> Usual | None:
@@ -59,8 +59,8 @@ def usual_rates(job: TrainJob, part: str = "unet") -> Usual | None:
     if entry is not None and entry.path in AUTOMAGIC:
         return None if part.endswith(" plus") else STARTING
     spec = spec_of(job)
-    which = part if part in spec.usual else "unet" if part.startswith("unet") else "text_encoder"
-    usual = spec.usual.get(which, next(iter(spec.usual.values()))).times(*_compared(job))
+    key = part if part in spec.usual else "unet" if part.startswith("unet") else "text_encoder"
+    usual = spec.usual.get(key, next(iter(spec.usual.values()))).times(*_optimizer_factors(job))
     if spec.traits.uses_network:
         usual = usual.times(*[job.network.traits.rates] * 3)
     if spec.traits.uses_network and {"rank", "alpha"} <= job.network.traits.uses:
@@ -71,27 +71,27 @@ def usual_rates(job: TrainJob, part: str = "unet") -> Usual | None:
     return usual.times(1, PLUS, PLUS) if part.endswith(" plus") else usual
 
 
-def _compared(job: TrainJob) -> tuple[float, float, float]:
+def _optimizer_factors(job: TrainJob) -> tuple[float, float, float]:
     entry = find(job.optimizer.optimizer_type)
     if entry is not None and entry.path == ADAFACTOR and job.optimizer.optimizer_args.get("scale_parameter", True):
         return (1, 1, 100)  # its rate is then relative to the size of the weights
     name = (entry.path if entry else job.optimizer.optimizer_type).rsplit(".", 1)[-1].lower()
-    return next((factors for words, factors in COMPARED if re.search(words, name)), ANY_OTHER)
+    return next((factors for words, factors in OPTIMIZER_FACTORS if re.search(words, name)), ANY_OTHER)
 
 
-def far_rates(job: TrainJob) -> list[Far]:
+def unusual_rates(job: TrainJob) -> list[UnusualRate]:
     """The unusual learning rates, one per setting."""
-    far: dict[str, Far] = {}
+    unusual: dict[str, UnusualRate] = {}
     rates = effective_rates(job, job.memory.num_processes)
     for part, rate in sorted(rates.items(), key=lambda item: not item[0].startswith("unet")):
         usual = usual_rates(job, part)
         if rate < 0 or usual is None or not (direction := usual.far(rate)):
             continue  # negative rates are reported by rules/learning_rate.py
         where = _where(job, part)
-        if part.startswith("text") and "optimizer.learning_rate" in far and job.optimizer.text_encoder_lr is None:
+        if part.startswith("text") and "optimizer.learning_rate" in unusual and job.optimizer.text_encoder_lr is None:
             continue  # the same setting, already reported for the U-Net
-        far.setdefault(where, Far(part, where, rate, usual, direction))
-    return list(far.values()) or _by_block(job, rates)
+        unusual.setdefault(where, UnusualRate(part, where, rate, usual, direction))
+    return list(unusual.values()) or _by_block(job, rates)
 
 
 def _where(job: TrainJob, part: str) -> str:
@@ -101,15 +101,15 @@ def _where(job: TrainJob, part: str) -> str:
         return f"optimizer.loraplus_{side}_lr_ratio" if ratio is not None else "optimizer.loraplus_lr_ratio"
     if part.startswith("unet_block"):
         return "method.block_lr"
-    if part in (own_rates := spec_of(job).rates(job)):
-        return own_rates[part][1]
+    if part in (method_rates := spec_of(job).rates(job)):
+        return method_rates[part][1]
     if part == "unet":
         return "optimizer.unet_lr" if job.optimizer.unet_lr is not None else "optimizer.learning_rate"
     alone = job.optimizer.text_encoder_lr is None and not trains_unet(job)
     return "optimizer.learning_rate" if alone else "optimizer.text_encoder_lr"
 
 
-def _by_block(job: TrainJob, rates: dict[str, float]) -> list[Far]:
+def _by_block(job: TrainJob, rates: dict[str, float]) -> list[UnusualRate]:
     """Unusual block learning rates of a LoRA: the U-Net's times the block's weight."""
     usual = usual_rates(job)
     if not job.method.traits.uses_network or "unet" not in rates or usual is None:
@@ -122,7 +122,7 @@ def _by_block(job: TrainJob, rates: dict[str, float]) -> list[Far]:
     for factor in factors:
         rate = rates["unet"] * factor
         if rate > 0 and (direction := usual.far(rate)):
-            return [Far("unet", where, rate, usual, direction)]
+            return [UnusualRate("unet", where, rate, usual, direction)]
     return []
 
 

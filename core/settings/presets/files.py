@@ -141,14 +141,14 @@ def with_job(preset: Preset, job: Settings) -> Preset:
     """The preset with a job's values. A recipe gets only the settings that it already contains, and those of the job that
     differ from the result of loading it."""
     if preset.kind == "job":
-        whole = dump(job, task=preset.task)
-        return replace(preset, values={group: each for group, each in whole.items() if group not in HEADER})
-    every, stated = to_values(job), preset.stated()
+        job_content = dump(job, task=preset.task)
+        return replace(preset, values={group: each for group, each in job_content.items() if group not in HEADER})
+    job_values, stated = to_values(job), preset.stated()
     assert isinstance(job, TrainJob)
     values: dict[str, Any] = {}
     for path in stated | differences(job, apply(preset, job)):
         group, name = path.split(".", 1)
-        values.setdefault(group, {})[name] = every[group][name]
+        values.setdefault(group, {})[name] = job_values[group][name]
     return replace(preset, values=values)
 
 
@@ -200,17 +200,17 @@ def parse(raw: Any, where: str) -> Preset:
 def _about_recipe(raw: Mapping[str, Any], where: str) -> tuple[str, int, dict[str, str]]:
     """(family, VRAM in GB, reasons) of a recipe. Raises ProblemsError."""
     family, vram, reasons = raw.get("family", ""), raw.get("vram_gb", 0), raw.get("reasons", {})
-    wrong: list[tuple[str, Any, str]] = []
+    invalid: list[tuple[str, Any, str]] = []
     families = next(entry.choices for entry in declared(TrainJob) if entry.path == "model.family")
     if family not in ("", *families):
-        wrong.append(("family", family, f"use one of {', '.join(families)}"))
+        invalid.append(("family", family, f"use one of {', '.join(families)}"))
     if not isinstance(vram, int) or isinstance(vram, bool) or not 0 <= vram <= 1024:
-        wrong.append(("vram_gb", vram, "use a whole number of gigabytes"))
+        invalid.append(("vram_gb", vram, "use a whole number of gigabytes"))
     if not isinstance(reasons, dict) or not all(isinstance(text, str) for text in reasons.values()):
-        wrong.append(("reasons", reasons, "write an object with a line of text for each setting"))
-    if wrong:
+        invalid.append(("reasons", reasons, "write an object with a line of text for each setting"))
+    if invalid:
         raise ProblemsError(
-            Problem(f"{name} is {shorten(value)}", where, fix, code="preset.bad-header") for name, value, fix in wrong
+            Problem(f"{name} is {shorten(value)}", where, fix, code="preset.bad-header") for name, value, fix in invalid
         )
     return family, vram, reasons
 
@@ -248,9 +248,9 @@ def checked(data: bytes, where: str) -> Preset:
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The pairs as a dict. Raises ProblemsError for a duplicate key, where json would silently use the last."""
-    twice = sorted(name for name, number in Counter(name for name, _ in pairs).items() if number > 1)
-    if twice:
-        what = f"'{twice[0]}' is given twice"
+    duplicates = sorted(name for name, number in Counter(name for name, _ in pairs).items() if number > 1)
+    if duplicates:
+        what = f"'{duplicates[0]}' is given twice"
         raise ProblemsError.one(what, "preset", "keep one of them", code="preset.duplicate-key")
     return dict(pairs)
 
@@ -382,7 +382,7 @@ class PresetStore:
     def rename(self, name: str, new: str) -> str:
         """Rename a user preset and return its new name. Raises ProblemsError for a shipped preset, and if the new name is
         invalid or taken."""
-        source, new = self._own(name), "user/" + new.strip().removeprefix("user/")
+        source, new = self._user_file(name), "user/" + new.strip().removeprefix("user/")
         target = self.path(new)
         if target.exists() and not target.samefile(source):  # "fox" may become "Fox" where case makes no difference
             what = f"A preset named '{new}' already exists"
@@ -391,9 +391,9 @@ class PresetStore:
         return new
 
     def delete(self, name: str) -> None:
-        atomic.remove(self._own(name))
+        atomic.remove(self._user_file(name))
 
-    def _own(self, name: str) -> Path:
+    def _user_file(self, name: str) -> Path:
         """The file of an existing user preset. Raises ProblemsError for others."""
         if not name.startswith("user/"):
             what = f"'{name}' comes with Atelier and cannot be changed"

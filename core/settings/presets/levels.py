@@ -65,11 +65,11 @@ def _values(job: TrainJob, number: int, device: str) -> dict[str, Any]:
 
 def _frozen(job: TrainJob, number: int, device: str) -> dict[str, Any]:
     """Values for frozen parts: fp8 weights from level 3, a 16-bit VAE at level 4."""
-    may = not job.method.traits.base_trains and not device.startswith("mps")
-    text = may and number >= 4 and job.method.traits.uses_network
+    can_be_fp8 = not job.method.traits.base_trains and not device.startswith("mps")
+    text_fp8 = can_be_fp8 and number >= 4 and job.method.traits.uses_network
     return {
-        "memory.fp8_base_unet": may and number >= 3 and not text,
-        "memory.fp8_base": text,
+        "memory.fp8_base_unet": can_be_fp8 and number >= 3 and not text_fp8,
+        "memory.fp8_base": text_fp8,
         "memory.vae_precision": "bf16" if number >= 4 else "auto",
     }
 

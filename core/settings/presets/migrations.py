@@ -32,7 +32,7 @@ _SWITCHES_1 = {
     "samples.compatibility": "none",
 }
 _WHERE = "model.compatibility"
-_OF_A_FOLDER = "compatibility"  # a folder could have its own way to read captions
+_FOLDER_SWITCH_1 = "compatibility"  # a folder could have its own way to read captions
 # Version 2 has a task for each tool. Former task: its group of settings, the setting that chose the tool, its default, what
 # the chosen tool read next to the folder.
 _COPIES = {"output", "recursive", "copy_captions"}
@@ -135,7 +135,7 @@ def _with_one_compatibility(groups: Values) -> Values:
         if path != _WHERE and isinstance(groups.get(group), dict):
             groups[group] = {key: value for key, value in groups[group].items() if key != name}
     for source in _sources(groups):
-        source.pop(_OF_A_FOLDER, None)
+        source.pop(_FOLDER_SWITCH_1, None)
     if on and isinstance(groups.get("model"), dict):
         groups["model"] = groups["model"] | {"compatibility": _version(on)}
     return groups
@@ -156,7 +156,7 @@ def _switched_on(groups: Mapping[str, Any]) -> dict[str, str]:
         value = fields.get(name, off) if isinstance(fields, Mapping) else off
         if value != off and isinstance(value, str) and value.startswith("kohya"):
             switched[path] = value
-    if any(str(source.get(_OF_A_FOLDER, "")).startswith("kohya") for source in _sources(groups)):
+    if any(str(source.get(_FOLDER_SWITCH_1, "")).startswith("kohya") for source in _sources(groups)):
         switched.setdefault("captions.compatibility", "kohya")
     return switched
 
@@ -168,13 +168,13 @@ def _version(on: Mapping[str, str]) -> str:
 def _renamed(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {
-            _NAMES_2.get(name, name): _chosen(name, held) if name in _CHOICES_2 else _renamed(held)
-            for name, held in value.items()
+            _NAMES_2.get(name, name): _renamed_choice(name, item) if name in _CHOICES_2 else _renamed(item)
+            for name, item in value.items()
         }
     if isinstance(value, list):
         return [_renamed(each) for each in value]
     return _FOLDERS_2.get(value, value) if isinstance(value, str) else value
 
 
-def _chosen(name: str, value: Any) -> Any:
+def _renamed_choice(name: str, value: Any) -> Any:
     return _CHOICES_2[name].get(value, value) if isinstance(value, str) else value

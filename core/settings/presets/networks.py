@@ -41,8 +41,8 @@ def arguments_of(text: Any) -> dict[str, str]:
 
 def as_lycoris(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The network_args with LyCORIS' defaults where Atelier's differ: DoRA's magnitude is per output."""
-    silent = is_on(arguments.get("dora_wd")) and "wd_on_out" not in arguments
-    return {**({"wd_on_output": True} if silent else {}), **arguments}
+    magnitude_per_output = is_on(arguments.get("dora_wd")) and "wd_on_out" not in arguments
+    return {**({"wd_on_output": True} if magnitude_per_output else {}), **arguments}
 
 
 def is_on(value: Any) -> bool:
@@ -64,15 +64,15 @@ def settings_of_arguments(
 ) -> tuple[dict[str, Any], list[str]]:
     """({path: value}, names without a setting) of network_args. known: the settings of a training by path."""
     settings: dict[str, Any] = {}
-    left = []
-    meant = as_lycoris(arguments) if kind in DECOMPOSED.values() else arguments
-    for name, value in meant.items():
+    unknown = []
+    effective = as_lycoris(arguments) if kind in DECOMPOSED.values() else arguments
+    for name, value in effective.items():
         path = _path_of(name, kind, known)
         if path:
             settings[path] = value
         elif name not in ("algo", "dora_wd"):
-            left.append(name)
-    return settings, left
+            unknown.append(name)
+    return settings, unknown
 
 
 def _path_of(name: str, kind: str, known: Mapping[str, Declared]) -> str:
@@ -100,10 +100,10 @@ def network_problem(module: str | None, words: Iterable[str], known: Mapping[str
         what = f"The network '{named}' is not known here" if named else what
         fix = f"use one of {', '.join(modules)}, or allow a package that registers it with --allow-module"
         return Problem(what, "command line", fix, code="network.unknown-module")
-    settings, left = settings_of_arguments(kind, arguments, known)
+    settings, unknown = settings_of_arguments(kind, arguments, known)
     flags = [f"--network.kind {kind}"] if module is not None else []
     flags += [f"--{path} {value}" for path, value in settings.items()]
     fix = f"write {' '.join(flags)}" if flags else ELSEWHERE["network_args"]
-    fix += f"; there is no setting for {', '.join(left)}" if left else ""
+    fix += f"; there is no setting for {', '.join(unknown)}" if unknown else ""
     option = "--network_args" if module is None else "--network_module"
     return Problem(f"There is no setting {option}", "command line", fix, code="settings.unknown-name")

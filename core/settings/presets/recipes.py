@@ -8,7 +8,7 @@ from core.settings.base import Settings, declared, value_of
 from core.settings.job import TrainJob
 from core.settings.optimization.optimizers import ADAFACTOR, AUTOMAGIC, find
 from core.settings.optimization.rates import scale_factor
-from core.settings.optimization.usual_rates import far_rates, short
+from core.settings.optimization.usual_rates import short, unusual_rates
 
 CONSTANT: dict[str, Any] = {
     "schedule.lr_scheduler": "constant",
@@ -132,10 +132,10 @@ def constant_or_warmup(job: TrainJob) -> list[Recipe]:
 
 def usual_rate(job: TrainJob) -> Recipe | None:
     """The usual learning rate of this method and optimizer, if the current one is unusual."""
-    far = next((each for each in far_rates(job) if each.where == "optimizer.learning_rate"), None)
-    if far is None:
+    unusual = next((each for each in unusual_rates(job) if each.where == "optimizer.learning_rate"), None)
+    if unusual is None:
         return None
-    start = far.usual.start / scale_factor(job, job.memory.num_processes)
+    start = unusual.usual.start / scale_factor(job, job.memory.num_processes)
     rate = float(short(start))
     return Recipe(
         f"Set {short(start)}", {"optimizer.learning_rate": rate}, "The usual value for this method and optimizer."

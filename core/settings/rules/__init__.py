@@ -8,7 +8,7 @@ what their declaration `needs`.
 from core.record.problems import Problem, limited
 from core.settings.base import declared, value_of
 from core.settings.job import TrainJob
-from core.settings.needs import lacking_in
+from core.settings.needs import unmet_in
 from core.settings.rules import (
     captions,
     dataset,
@@ -48,7 +48,7 @@ def training_problems(job: TrainJob) -> list[Problem]:
 def ineffective(job: TrainJob) -> dict[str, str]:
     """{dotted path: reason} of settings without effect; the page grays out their fields and shows the reason."""
     by_topic = {path: reason for topic in TOPICS for path, reason in topic.without_effect(job)}
-    return dict(lacking_in(job)) | by_topic
+    return dict(unmet_in(job)) | by_topic
 
 
 def set_without_effect(job: TrainJob) -> list[Problem]:

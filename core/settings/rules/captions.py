@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from core.record.problems import Problem
-from core.settings.dataset.concepts import Concept, anywhere
+from core.settings.dataset.concepts import Concept, any_folder
 from core.settings.job import TrainJob
 from core.settings.model import traits_of
 from core.settings.needs import ignored
@@ -27,11 +27,11 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         joins = captions.sidecars == "joined" or bool(each.source.metadata_file)
         return joins or bool(captions.secondary_separator or captions.trigger_word or captions.keep_tokens_separator)
 
-    fixed, reason = not anywhere(job, changes_tags), "tags are neither shuffled nor dropped"
+    fixed, reason = not any_folder(job, changes_tags), "tags are neither shuffled nor dropped"
     yield from ignored(
         (fixed, "captions.keep_tokens", reason),
-        (fixed and not anywhere(job, separates), "captions.caption_separator", reason),
-        (not anywhere(job, lambda each: each.captions.caption_tag_dropout_rate > 0), "captions.tag_dropout_mode", "no tags are dropped"),
-        (not anywhere(job, lambda each: each.captions.token_warmup_step > 0), "captions.token_warmup_min", "token warmup is off"),
-        (not anywhere(job, lambda each: each.captions.sidecars == "drawn"), "captions.sentence_share", "no folder picks a caption file at random"),
+        (fixed and not any_folder(job, separates), "captions.caption_separator", reason),
+        (not any_folder(job, lambda each: each.captions.caption_tag_dropout_rate > 0), "captions.tag_dropout_mode", "no tags are dropped"),
+        (not any_folder(job, lambda each: each.captions.token_warmup_step > 0), "captions.token_warmup_min", "token warmup is off"),
+        (not any_folder(job, lambda each: each.captions.sidecars == "drawn"), "captions.sentence_share", "no folder picks a caption file at random"),
     )  # fmt: skip

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from core.record.problems import Problem
-from core.settings.dataset.concepts import Concept, anywhere, concepts_of
+from core.settings.dataset.concepts import Concept, any_folder, concepts_of
 from core.settings.dataset.images import ImageSettings
 from core.settings.job import TrainJob
 from core.settings.methods import spec_of
@@ -17,7 +17,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         fix = "leave it empty, or raise it"
         yield Problem(what, "dataset.max_bucket_reso", fix, code="dataset.max-bucket-below-resolution")
     yield from cache_problems(job)
-    yield from _sides(job)
+    yield from _size_problems(job)
     yield from _coarse_buckets(job)
     for concept in concepts_of(job):
         if concept.control and not has_partners(concept) and not concept.source.metadata_file:
@@ -62,7 +62,7 @@ def _sizes(job: TrainJob) -> Iterator[tuple[ImageSettings, tuple[int, ...]]]:
         yield images, images.resolution if isinstance(images.resolution, tuple) else (images.resolution,)
 
 
-def _sides(job: TrainJob) -> Iterator[Problem]:
+def _size_problems(job: TrainJob) -> Iterator[Problem]:
     """The error for image sides that the model's family cannot have."""
     step = _size_step(job)
     for images, sides in _sizes(job):
@@ -109,19 +109,19 @@ def _long_side(job: TrainJob) -> int:
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
-    bucketed = anywhere(job, lambda each: each.images.enable_bucket)
-    upscaled = anywhere(job, lambda each: each.images.enable_bucket and not each.images.bucket_no_upscale)
+    bucketed = any_folder(job, lambda each: each.images.enable_bucket)
+    upscaled = any_folder(job, lambda each: each.images.enable_bucket and not each.images.bucket_no_upscale)
     control = job.method.traits.control_images
     by_model = job.method.prior == "model" and not spec_of(job).preserves_class
-    regularized = by_model or anywhere(job, lambda each: each.role == "regularization")
-    unmasked = anywhere(job, has_partners) and not anywhere(job, lambda each: each.images.masked_loss)
-    measured = job.validation.best_checkpoint != "off" or anywhere(job, lambda each: each.holds_out)
+    regularized = by_model or any_folder(job, lambda each: each.role == "regularization")
+    unmasked = any_folder(job, has_partners) and not any_folder(job, lambda each: each.images.masked_loss)
+    measured = job.validation.best_checkpoint != "off" or any_folder(job, lambda each: each.holds_out)
     yield from ignored(
         (not bucketed, "dataset.min_bucket_reso max_bucket_reso bucket_reso_steps bucket_no_upscale", "aspect ratio bucketing is off"),
         (bucketed and not upscaled, "dataset.min_bucket_reso max_bucket_reso", "images are not upscaled"),
-        (not anywhere(job, lambda each: each.images.more_resolutions), "dataset.resolution_choice", "there are no additional resolutions"),
-        (not anywhere(job, lambda each: not each.images.enable_bucket), "dataset.face_crop_aug_range", "aspect ratio bucketing is on"),
-        (not anywhere(job, lambda each: each.images.train_batch_size > 1), "dataset.short_batches", "the batch size is 1"),
+        (not any_folder(job, lambda each: each.images.more_resolutions), "dataset.resolution_choice", "there are no additional resolutions"),
+        (not any_folder(job, lambda each: not each.images.enable_bucket), "dataset.face_crop_aug_range", "aspect ratio bucketing is on"),
+        (not any_folder(job, lambda each: each.images.train_batch_size > 1), "dataset.short_batches", "the batch size is 1"),
         (job.dataset.dataset_class, "dataset.folder sources reg_data_dir", "a dataset class lists the images"),
         (not regularized, "dataset.prior_loss_weight", "there are no regularization images"),
         (control, "dataset.masked_loss", "the mask folder holds control images"),

@@ -8,7 +8,7 @@ from core.settings.job import TrainJob
 from core.settings.needs import ignored
 from core.settings.optimization.optimizer import relative_steps
 from core.settings.optimization.optimizers import ADAFACTOR, adapts, find
-from core.settings.optimization.rates import own_rates
+from core.settings.optimization.rates import base_rates
 
 FUSED = "memory.fused_backward_pass"
 GROUPS = "memory.fused_optimizer_groups"
@@ -65,7 +65,7 @@ def _rates(job: TrainJob) -> Iterator[Problem]:
     """Advice on learning rates of a LoRA that are used for a full model."""
     if adapts(job.optimizer.optimizer_type) or relative_steps(job.optimizer):
         return
-    high = max((abs(rate) for rate in own_rates(job).values()), default=0.0)
+    high = max((abs(rate) for rate in base_rates(job).values()), default=0.0)
     if high > HIGHEST_USUAL:
         what = f"A learning rate of {high:g} is for LoRAs and would damage a full model"
         fix = "use 1e-6 to 5e-6, or 4e-7 for SDXL with AdaFactor"

@@ -9,8 +9,8 @@ from core.settings.methods import spec_of
 from core.settings.needs import ignored
 from core.settings.optimization.optimizer import LORA_PLUS, relative_steps
 from core.settings.optimization.optimizers import adapts, find
-from core.settings.optimization.rates import own_rates, scale_factor, trains_text, trains_unet
-from core.settings.optimization.usual_rates import PLUS, Far, far_rates, short
+from core.settings.optimization.rates import base_rates, scale_factor, trains_text, trains_unet
+from core.settings.optimization.usual_rates import PLUS, UnusualRate, short, unusual_rates
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
@@ -18,7 +18,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         fix = "train the U-Net, the text encoder, or both"
         yield Problem("Nothing would be trained", "network", fix, code="training.nothing-to-train")
         return
-    rates = own_rates(job)
+    rates = base_rates(job)
     if not rates and not relative_steps(job.optimizer):
         what = "Every learning rate is 0, so nothing would be trained"
         yield Problem(what, "optimizer", "set a learning rate above 0, such as 1e-4", code="learning-rate.all-zero")
@@ -40,32 +40,32 @@ def _far_from_usual(job: TrainJob) -> Iterator[Problem]:
     """Learning rates meant for another method or optimizer, or mistyped: advice, and a warning far above the usual."""
     entry = find(job.optimizer.optimizer_type)
     optimizer = entry.name.rsplit(".", 1)[-1] if entry else job.optimizer.optimizer_type
-    for far in far_rates(job):
-        part, _, plus = far.part.partition(" ")
+    for unusual in unusual_rates(job):
+        part, _, plus = unusual.part.partition(" ")
         part = part.replace("unet_block", "U-Net block ").replace("unet", "U-Net").replace("_", " ")
-        whose = f"{part}'s up matrices (LoRA+)" if plus else part
-        usual = f"{short(far.usual.low)} to {short(far.usual.high)}"
-        what = f"The learning rate of the {whose}, {short(far.rate)}, is far {far.way} the usual {usual} for "
-        what += f"{_whose(job)} with {optimizer}"
+        part_words = f"{part}'s up matrices (LoRA+)" if plus else part
+        usual = f"{short(unusual.usual.low)} to {short(unusual.usual.high)}"
+        what = f"The learning rate of the {part_words}, {short(unusual.rate)}, is far {unusual.direction} the usual {usual} for "
+        what += f"{_trained_words(job)} with {optimizer}"
         what += ", which adapts its learning rate" if adapts(job.optimizer.optimizer_type) else ""
-        what += f": {HAPPENS[far.way]}"
-        hopeless = far.rate >= HOPELESS * far.usual.high * (1 - 1e-9)
-        level = "error" if far.rate > MOST else "warning" if hopeless else "advice"
-        yield Problem(what, far.where, _fix(job, far), level, code="learning-rate.unusual")
+        what += f": {HAPPENS[unusual.direction]}"
+        hopeless = unusual.rate >= HOPELESS * unusual.usual.high * (1 - 1e-9)
+        level = "error" if unusual.rate > MOST else "warning" if hopeless else "advice"
+        yield Problem(what, unusual.where, _fix(job, unusual), level, code="learning-rate.unusual")
 
 
-def _whose(job: TrainJob) -> str:
+def _trained_words(job: TrainJob) -> str:
     """What is trained, in words: "a LoRA", "a full model", another network type by its name."""
     spec = spec_of(job)
     return job.network.label("kind") if spec.traits.uses_network and job.network.kind != "lora" else spec.words
 
 
-def _fix(job: TrainJob, far: Far) -> str:
-    if "loraplus" in far.where:
+def _fix(job: TrainJob, unusual: UnusualRate) -> str:
+    if "loraplus" in unusual.where:
         return f"use a ratio of {PLUS}"
-    if far.where.endswith("_lr_weight"):
+    if unusual.where.endswith("_lr_weight"):
         return "use weights near 1"
-    start = short(far.usual.start / scale_factor(job, job.memory.num_processes))
+    start = short(unusual.usual.start / scale_factor(job, job.memory.num_processes))
     return f"start with {start}"
 
 
@@ -118,7 +118,7 @@ def _adapting(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     rates, unet, text = job.optimizer, trains_unet(job), trains_text(job)
-    own = [rate for trained, rate in ((unet, rates.unet_lr), (text, rates.text_encoder_lr)) if trained]
+    own_rates = [rate for trained, rate in ((unet, rates.unet_lr), (text, rates.text_encoder_lr)) if trained]
     by_adafactor = f"optimizer.learning_rate unet_lr text_encoder_lr scale_lr {' '.join(LORA_PLUS)}"
     yield from job.model.traits.unused if job.model.traits else ()
     yield from ignored(
@@ -132,6 +132,6 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
             by_adafactor,
             "AdaFactor sets the learning rate (relative_step); 0 still freezes a part",
         ),
-        (own and None not in own, "optimizer.learning_rate", "every part has its own learning rate"),
+        (own_rates and None not in own_rates, "optimizer.learning_rate", "every part has its own learning rate"),
         (text, "memory.text_cache_bytes", "the text encoder is trained, so its outputs are not cached"),
     )

@@ -29,13 +29,13 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
-    method, own = job.method, spec_of(job)
-    yield from own.unused(job)
-    owners = {spec.group: spec.words for spec in methods().values() if spec.group and spec.group != own.group}
+    method, spec = job.method, spec_of(job)
+    yield from spec.unused(job)
+    owners = {other.group: other.words for other in methods().values() if other.group and other.group != spec.group}
     for entry in declared(TrainJob):
         if entry.group in owners:
             yield entry.path, f"ignored: only for {owners[entry.group]}"
-    network, full = own.traits.uses_network, own.traits.base_trains
+    network, full = spec.traits.uses_network, spec.traits.base_trains
     stops = (full or network) and trains_text(job)
     yield from ignored(
         (not network, "dataset.network_multiplier", "no network is trained"),
@@ -43,7 +43,7 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         (not full, "method.train_text_encoder block_lr", "it applies to full models only"),
         (not stops, "method.stop_text_encoder_training stop_text_encoder_epochs", "the text encoder is not trained"),
         (
-            not own.traits.full_size,
+            not spec.traits.full_size,
             "memory.fused_backward_pass fused_optimizer_groups",
             "it applies to full models only",
         ),

@@ -13,7 +13,7 @@ from core.settings.optimization.optimizer import LORA_PLUS, relative_steps
 from core.settings.optimization.optimizers import adapts, find
 
 DROPOUTS = ("network_dropout", "rank_dropout", "module_dropout")
-MUCH = 0.5
+HIGH_DROPOUT = 0.5
 # What dim_from_weights takes from the initial LoRA
 FROM_FILE = ("train_norm", "rank", "alpha", "rs_lora", "conv_rank", "conv_alpha", *LISTS, *CHOICE)
 
@@ -23,12 +23,12 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         return
     network = job.network
     yield from _needed_weights(job)
-    yield from _dropouts(network)
+    yield from _dropout_problems(network)
     kind_settings = getattr(job, network.kind, None)
     misread = [each for each in network.traits.misread if each.applies(kind_settings, network.trains_conv)]
     yield from readers.problems(network.label("kind"), misread, "network.kind")
     yield from block_problems(network, None if job.model.family == "auto" else job.model.family)
-    yield from _files(network)
+    yield from _weight_file_problems(network)
     if not network.dim_from_weights:
         yield from layer_problems(network)
     if isinstance(kind_settings, KindSettings):
@@ -62,13 +62,13 @@ def _needed_weights(job: TrainJob) -> Iterator[Problem]:
         yield Problem(what, "sharding.zero_stage", "use ZeRO stage 1 or 2", code="network.needs-weights")
 
 
-def _dropouts(network: NetworkSettings) -> Iterator[Problem]:
+def _dropout_problems(network: NetworkSettings) -> Iterator[Problem]:
     for name in DROPOUTS:
         share, title = getattr(network, name), network.title_of(name)
         if share == 1:
             what, fix = f"{title} is 1, so nothing would be trained", "use 0.1 to 0.3, or 0 for off"
             yield Problem(what, f"network.{name}", fix, code="network.dropout-all")
-        elif share > MUCH:
+        elif share > HIGH_DROPOUT:
             what = f"{title} is {share:g}: more than half of the LoRA is dropped at each step"
             yield Problem(what, f"network.{name}", "use 0.1 to 0.3", "advice", code="network.dropout-high")
 
@@ -89,7 +89,7 @@ def block_problems(network: NetworkSettings, family: str | None) -> Iterator[Pro
     for name in SIDES:
         text = getattr(network, name)
         if text:
-            yield from _side(name, text, family)
+            yield from _side_problems(name, text, family)
     if network.conv_block_alphas and not network.trains_conv:
         what = "Conv block alphas are set, but 3x3 convolutions are not trained"
         fix = "set network.conv_block_dims or network.conv_rank"
@@ -117,7 +117,7 @@ def _number_list_problems(name: str, text: str, counts: set[int]) -> Iterator[Pr
         yield Problem(f"{title}: a number is not a valid rank", where, fix, code="network.block-not-a-rank")
 
 
-def _side(name: str, text: str, family: str | None) -> Iterator[Problem]:
+def _side_problems(name: str, text: str, family: str | None) -> Iterator[Problem]:
     where, title = f"network.{name}", NetworkSettings.title_of(name)
     wanted = sorted({side_count(name, COUNTS[family])} if family else set(SIDES[name]), reverse=True)
     try:
@@ -138,7 +138,7 @@ def _side(name: str, text: str, family: str | None) -> Iterator[Problem]:
     yield Problem(what, where, "enter one per block", "advice", code="network.block-count")
 
 
-def _files(network: NetworkSettings) -> Iterator[Problem]:
+def _weight_file_problems(network: NetworkSettings) -> Iterator[Problem]:
     if network.dim_from_weights and not network.network_weights:
         what = "'Rank from weights' needs an initial LoRA"
         fix = "set network.network_weights, or turn it off"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from core.record.problems import Problem
-from core.settings.dataset.concepts import anywhere
+from core.settings.dataset.concepts import any_folder
 from core.settings.job import TrainJob
 from core.settings.methods import spec_of
 from core.settings.needs import ignored
@@ -106,4 +106,4 @@ def preserves_unmasked(job: TrainJob) -> bool:
 
 
 def _masked(job: TrainJob) -> bool:
-    return anywhere(job, lambda each: each.images.masked_loss or each.images.alpha_mask)
+    return any_folder(job, lambda each: each.images.masked_loss or each.images.alpha_mask)

@@ -22,7 +22,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
             if isinstance(value, (int, float)) and value < 0:
                 what = f"{entry.title} is {value}, which is treated as off"
                 yield Problem(what, entry.path, "leave it empty or write 0", "advice", code="saving.negative-interval")
-    yield from _states(job)
+    yield from _state_problems(job)
     name = job.saving.output_name
     reason = bad_name(name)
     if reason is not None:
@@ -51,16 +51,13 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         yield Problem(what, "samples.sample_every_n_steps", fix, "advice", code="samples.no-interval")
 
 
-def _states(job: TrainJob) -> Iterator[Problem]:
+def _state_problems(job: TrainJob) -> Iterator[Problem]:
     saving = job.saving
     with_files = saving.save_state and (every(saving.save_every_n_steps) or every(saving.save_every_n_epochs))
     often = every(saving.save_every_n_steps) or every(saving.checkpoint_every_minutes)
     if not every(saving.save_every_minutes) and not (saving.save_state and often):
-        what = (
-            "A crash would lose everything since the last epoch checkpoint"
-            if with_files
-            else "A crash would lose everything"
-        )
+        kept_until = " since the last epoch checkpoint" if with_files else ""
+        what = f"A crash would lose everything{kept_until}"
         fix = "back up every 10 minutes"
         yield Problem(what, "saving.save_every_minutes", fix, "advice", code="saving.no-backups")
     if saving.save_last_n_states == 1 and not _by_distance(job):

@@ -161,8 +161,8 @@ def _precision(job: TrainJob) -> Iterator[Problem]:
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     settings = job.sharding
     in_fp32 = not job.method.traits.full_size or job.memory.mixed_precision == "no"
-    whole = settings.deepspeed and settings.shares_weights and in_fp32
+    saves_fp32 = settings.deepspeed and settings.shares_weights and in_fp32
     yield from ignored(
         (not settings.deepspeed, all_but(settings, "sharding", "deepspeed"), "DeepSpeed is off"),
-        (whole, "sharding.zero3_save_16bit_model", "the weights are fp32 throughout"),
+        (saves_fp32, "sharding.zero3_save_16bit_model", "the weights are fp32 throughout"),
     )

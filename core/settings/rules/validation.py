@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 from core.record.problems import Problem
 from core.settings.base import every
-from core.settings.dataset.concepts import anywhere
+from core.settings.dataset.concepts import any_folder
 from core.settings.job import TrainJob
 from core.settings.needs import ignored
 
 
 def holds_out(job: TrainJob) -> bool:
     """Whether any images are explicitly held out."""
-    return anywhere(job, lambda each: each.holds_out)
+    return any_folder(job, lambda each: each.holds_out)
 
 
 def measures(job: TrainJob) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from core.dataset.images.opening import Opened, open_decoded
+from core.dataset.images.opening import DecodedImage, open_decoded
 from core.dataset.images.resize import resize
 from core.record.context import JobContext, Outcome
 from core.settings.tools.images import ConvertSettings, CropSettings, EncodedCopySettings, ResizeSettings
@@ -94,15 +94,15 @@ def middle(size: tuple[int, int], crop: tuple[int, int]) -> Box:
     return left, top, left + crop[0], top + crop[1]
 
 
-def cut(opened: Opened, box: Box) -> Opened:
-    return Opened(opened.colors.crop(box), opened.alpha.crop(box) if opened.alpha else None)
+def cut(opened: DecodedImage, box: Box) -> DecodedImage:
+    return DecodedImage(opened.colors.crop(box), opened.alpha.crop(box) if opened.alpha else None)
 
 
-def scaled(opened: Opened, size: tuple[int, int], interpolation: str) -> Opened:
+def scaled(opened: DecodedImage, size: tuple[int, int], interpolation: str) -> DecodedImage:
     """The image resized with its transparency. Transparent pixels do not bleed into their neighbors."""
     if opened.alpha is None or opened.colors.size == size:
         alpha = resize(opened.alpha, size, interpolation) if opened.alpha else None
-        return Opened(resize(opened.colors, size, interpolation), alpha)
+        return DecodedImage(resize(opened.colors, size, interpolation), alpha)
     # Pillow multiplies colors by their transparency while it resizes RGBA. It has no exact area filter; box is the nearest.
     shrinks = size[0] <= opened.colors.width and size[1] <= opened.colors.height
     name = ("area" if shrinks else "lanczos") if interpolation == "auto" else interpolation
@@ -116,4 +116,4 @@ def scaled(opened: Opened, size: tuple[int, int], interpolation: str) -> Opened:
     both = opened.colors.convert("RGBA")
     both.putalpha(opened.alpha)
     both = both.resize(size, filters[name])
-    return Opened(both.convert("RGB"), both.getchannel("A"))
+    return DecodedImage(both.convert("RGB"), both.getchannel("A"))

@@ -14,7 +14,7 @@ from PIL import Image
 
 from core.control.detectors.mtcnn import Face, FaceDetector
 from core.dataset.images.colors import WHITE
-from core.dataset.images.opening import Opened, open_decoded
+from core.dataset.images.opening import DecodedImage, open_decoded
 from core.dataset.images.resize import resize
 from core.dataset.sources.files import split_label
 from core.record.context import JobContext, Outcome
@@ -62,7 +62,7 @@ def face_copies(path: Path, settings: FaceSettings, detector: Detector) -> tuple
             continue
         index = f"_{number:02d}" if len(fitting) > 1 else ""
         copies.append(
-            Copy(f"{path.stem}{index}_" + "_".join(f"{value:04d}" for value in info), Opened(crop, None), "png")
+            Copy(f"{path.stem}{index}_" + "_".join(f"{value:04d}" for value in info), DecodedImage(crop, None), "png")
         )
     return copies, left_out
 

@@ -14,7 +14,7 @@ from PIL import Image
 from core.control.detectors.mtcnn import weights_folder
 from core.dataset.captions.files import SidecarIndex
 from core.dataset.images.colors import WHITE
-from core.dataset.images.opening import BrokenImage, Opened
+from core.dataset.images.opening import BrokenImage, DecodedImage
 from core.dataset.sources.files import CAPTION_EXTENSIONS, is_image, is_junk, printable, split_label, walk_folders
 from core.record import atomic
 from core.record.context import JobContext, Outcome
@@ -45,7 +45,7 @@ class Copy:
     """A copy to write. image: saved as `format`, or a file to copy byte for byte; stem: its file name."""
 
     stem: str
-    image: Opened | Path
+    image: DecodedImage | Path
     format: str
 
 
@@ -232,7 +232,7 @@ def _copy_image(
             raise unwritten(error, "A copy could not be written", printable(target), rest) from error
 
 
-def _write(image: Opened | Path, target: Path, ending: str, quality: int) -> None:
+def _write(image: DecodedImage | Path, target: Path, ending: str, quality: int) -> None:
     with atomic.open_atomic(target) as temporary:
         if isinstance(image, Path):
             shutil.copyfile(image, temporary)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from core.control.hints import black_hints
-from core.dataset.images.opening import BrokenImage, Opened, open_decoded
+from core.dataset.images.opening import BrokenImage, DecodedImage, open_decoded
 from core.dataset.images.resize import resize
 from core.dataset.sources.files import printable, split_label
 from core.formats.onnx.process import ModelGone
@@ -25,7 +25,7 @@ from core.settings.tools.hints import MadeHintsSettings
 from core.tools.images import folders
 from core.tools.images.folders import FolderPlan
 
-Hint = Callable[[Opened, str], np.ndarray]  # (image, its path below the folder) -> RGB uint8 [H, W, 3]
+Hint = Callable[[DecodedImage, str], np.ndarray]  # (image, its path below the folder) -> RGB uint8 [H, W, 3]
 
 
 @dataclass
@@ -139,14 +139,14 @@ def _hint_of(path: Path, folder: Path, hint: Hint, settings: MadeHintsSettings, 
     return None
 
 
-def _at_resolution(opened: Opened, side: int | None) -> Opened:
+def _at_resolution(opened: DecodedImage, side: int | None) -> DecodedImage:
     """The image downscaled to a shorter side of `side` pixels; unchanged if it is smaller."""
     width, height = opened.colors.size
     if side is None or min(width, height) <= side:
         return opened
     size = (round(width * side / min(width, height)), round(height * side / min(width, height)))
     alpha = resize(opened.alpha, size) if opened.alpha else None
-    return Opened(resize(opened.colors, size), alpha)
+    return DecodedImage(resize(opened.colors, size), alpha)
 
 
 def write_hint(hint: np.ndarray, target: Path) -> None:

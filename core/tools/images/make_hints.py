@@ -6,7 +6,7 @@ import numpy as np
 
 from core.control.hints import make_hint, preprocessors, unused_settings
 from core.dataset.images.colors import BLACK, WHITE
-from core.dataset.images.opening import Opened
+from core.dataset.images.opening import DecodedImage
 from core.record.context import JobContext, Outcome
 from core.record.draws import address
 from core.record.workspace import Workspace
@@ -26,7 +26,7 @@ def do(settings: MakeHintsSettings, plan: FolderPlan, context: JobContext) -> Ou
         if getattr(settings, name) != fields[name].default:
             context.say(f"'{settings.title_of(name)}' has no effect with {plan.title}", "warning")
 
-    def hint(opened: Opened, relative: str) -> np.ndarray:
+    def hint(opened: DecodedImage, relative: str) -> np.ndarray:
         if settings.preprocessor == "inpaint" and opened.alpha is not None:
             return np.asarray(opened.on(BLACK))
         seed = address(settings.hint_seed, "hint", relative)

@@ -72,7 +72,7 @@ def read_inputs(job: TrainJob, context: JobContext, select: Select = lambda repo
     model = model_path(job.model.base_model, workspace)
     vae = model_path(job.model.vae, workspace, "model.vae") if job.model.vae else None
     family_name = family_of(model, job.model.family)
-    job, kind = in_force(job, family_name), family(family_name)
+    job, model_family = in_force(job, family_name), family(family_name)
     memo = HashMemo(workspace.private / "hashes.json")
     plan = Plan(report.placed, job, seed, report.total_steps)
     if not job.resume.skip_until_initial_step:
@@ -80,7 +80,7 @@ def read_inputs(job: TrainJob, context: JobContext, select: Select = lambda repo
     validation = Validation(job, report, _validation_budget(job, context, report, plan))
     files = network_files(job, workspace, memo)
     method: Method = spec_of(job).make(MethodInputs(_with_stop(job, plan), workspace, seed, model, vae, files))
-    precision = _precision(job, context, kind.weight_bytes(model)[kind.denoiser])
+    precision = _precision(job, context, model_family.weight_bytes(model)[model_family.denoiser])
     prompts = prompts_of(job, model)
     return Inputs(
         job, context, report, model, vae, family_name, memo, files, plan, validation, method, precision, prompts
@@ -132,32 +132,32 @@ def _precision(job: TrainJob, context: JobContext, size: int) -> Precision:
     use_tf32(job.memory.allow_tf32)
     settings = job.memory
     if settings.mixed_precision == "auto":
-        settings = settings.model_copy(update={"mixed_precision": _decided_type(job, context, size)})
+        settings = settings.model_copy(update={"mixed_precision": _auto_precision(job, context, size)})
     return choose_precision(settings, context.device, size, method=job.method)
 
 
-def _decided_type(job: TrainJob, context: JobContext, size: int) -> str:
+def _auto_precision(job: TrainJob, context: JobContext, size: int) -> str:
     """The dtype of mixed precision "auto": "no", "bf16" or "fp16". Decided once at the start of a run, as a
     resumed run must not change it."""
     folder, device = context.folder, context.device
     with context.processes.first_does():
-        known = _decided_before(folder.machine_file, device)
-        if known:
-            return known
-        pays = type_speed.bf16_pays
+        earlier = _earlier_precision(folder.machine_file, device)
+        if earlier:
+            return earlier
+        bf16_pays = type_speed.bf16_pays
         if states_in(folder.states):  # of an earlier version, which measured nothing
-            pays = partial(machine.bf16_is_fast, device)
-        decided = choose_precision(job.memory, device, size, method=job.method, bf16_pays=pays).name
+            bf16_pays = partial(machine.bf16_is_fast, device)
+        decided = choose_precision(job.memory, device, size, method=job.method, bf16_pays=bf16_pays).name
         if context.processes.first:
             atomic.write_json(folder.machine_file, {"device": device, "precision": decided})
         return decided
 
 
-def _decided_before(file: Path, device: str) -> str | None:
+def _earlier_precision(file: Path, device: str) -> str | None:
     """The dtype that the run started with; None for a new run, and on another kind of device."""
     try:
-        known = read_json_object(file)
+        stored = read_json_object(file)
     except (ProblemsError, OSError):
         return None
-    kind, dtype = str(known.get("device")).partition(":")[0], known.get("precision")
-    return dtype if kind == device.partition(":")[0] and dtype in ("no", "bf16", "fp16") else None
+    device_kind, dtype = str(stored.get("device")).partition(":")[0], stored.get("precision")
+    return dtype if device_kind == device.partition(":")[0] and dtype in ("no", "bf16", "fp16") else None

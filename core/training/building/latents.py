@@ -20,7 +20,7 @@ from core.record import machine
 from core.record.lazy_torch import torch
 from core.record.problems import ProblemsError
 from core.record.units import first_of
-from core.training.loop.sources import DEVICE_BYTES, EPOCH, DecodedView, Latents, ViewLoader, frozen_latent
+from core.training.loop.sources import DEVICE_BYTES, VALIDATION_EPOCH, DecodedView, Latents, ViewLoader, frozen_latent
 from core.training.loop.validation import unaugmented
 from core.training.memory.plan import IMAGES, facts_of, fits_with_encoders
 
@@ -59,7 +59,7 @@ def build_latents(inputs: Inputs, models: Models, *, at_once: bool = False) -> L
     validation_seed = inputs.job.validation.validation_seed
 
     def seed_of(epoch: int) -> int:
-        return validation_seed if epoch == EPOCH else inputs.seed
+        return validation_seed if epoch == VALIDATION_EPOCH else inputs.seed
 
     return Latents(
         posteriors.get,
@@ -82,7 +82,7 @@ def on_disk(inputs: Inputs) -> bool:
     return inputs.job.memory.cache_latents in ("auto", "disk")
 
 
-def _store(inputs: Inputs, row: Row) -> dict[str, Any]:
+def _cache_arguments(inputs: Inputs, row: Row) -> dict[str, Any]:
     """The arguments that all caches of a run share; see `Store`."""
     workspace = inputs.context.workspace
     return {
@@ -109,17 +109,17 @@ def decode_threads(device: str) -> int:
 def latent_cache(inputs: Inputs, images: Sequence[Placed]) -> LatentCache:
     """The cache of these images' latents for the job's VAE."""
     identity = inputs.family.digest(inputs.model, "vae", vae=inputs.vae, memo=inputs.memo)
-    others = None
+    npz = None
     if inputs.job.memory.npz_caches and inputs.family_name in NPZ_KINDS:
-        others = NpzCaches(images, NPZ_KINDS[inputs.family_name])
+        npz = NpzCaches(images, NPZ_KINDS[inputs.family_name])
     wanted = inputs.job.memory.vae_precision
     precision = "fp32" if wanted == "auto" else wanted  # dtype that the VAE is loaded in
     return LatentCache(
         vae_id=identity,
         dtype=precision,
-        others=others,
+        others=npz,
         shape_of=inputs.family.latent_shape,
-        **_store(inputs, LATENTS),
+        **_cache_arguments(inputs, LATENTS),
     )
 
 
@@ -192,12 +192,12 @@ def each_step_encoder(inputs: Inputs, models: Models) -> Encode:
 
     def checked(pixels: torch.Tensor) -> Posterior:
         mean, logvar = encode(pixels)
-        again = fp32_retry(inputs.family, models.vae())
-        if again is not None:
+        retry = fp32_retry(inputs.family, models.vae())
+        if retry is not None:
             finite = (mean.isfinite() & logvar.isfinite()).flatten(1).all(1)
             for row in (~finite).nonzero().flatten().tolist():
-                one = again(pixels[row : row + 1])
-                mean[row], logvar[row] = one[0][0], one[1][0]
+                posterior = retry(pixels[row : row + 1])
+                mean[row], logvar[row] = posterior[0][0], posterior[1][0]
         return mean, logvar
 
     return checked
@@ -246,7 +246,7 @@ def _late_sides(
     """
     context, memory = inputs.context, inputs.job.memory
     reads = not context.device.startswith("cpu") or memory.vae_batch_size > 1
-    todo = cache.lacking(images, context.check, reads=reads)
+    todo = cache.missing_sides(images, context.check, reads=reads)
     _report_npz(inputs, cache)
     if not todo:
         return []
@@ -308,7 +308,7 @@ def control_source(inputs: Inputs) -> ControlSource:
     if cache_latents == "off" or not fixed:
         return load_control
     context = inputs.context
-    cache = ControlCache(**_store(inputs, CONTROLS))
+    cache = ControlCache(**_cache_arguments(inputs, CONTROLS))
     cache.fill(
         fixed,
         threads=decode_threads(context.device),
@@ -326,7 +326,7 @@ def latent_masks(inputs: Inputs, images: Sequence[Placed]) -> dict[tuple[str, ..
         return {}
     context = inputs.context
     context.stage("reading masks")
-    cache = MaskCache(**_store(inputs, MASKS), latent_pixels=inputs.family.latent_pixels)
+    cache = MaskCache(**_cache_arguments(inputs, MASKS), latent_pixels=inputs.family.latent_pixels)
     return cache.load(masked, threads=decode_threads(context.device), check=context.check)
 
 
@@ -353,10 +353,10 @@ def write_npz_caches(inputs: Inputs, models: Models) -> Exported:
     if inputs.family_name not in NPZ_KINDS:
         what = ".npz caches are for Stable Diffusion 1.x, 2.x and SDXL"
         raise ProblemsError.one(what, "model.base_model", "choose another model", code="npz.other-family")
-    every = images_of(inputs)
-    images = [placed for placed in every if not is_varied(placed.concept.images)]
-    if len(images) < len(every):
-        inputs.context.say(f"{len(every) - len(images)} images are augmented at random and get no .npz cache")
+    all_images = images_of(inputs)
+    images = [placed for placed in all_images if not is_varied(placed.concept.images)]
+    if len(images) < len(all_images):
+        inputs.context.say(f"{len(all_images) - len(images)} images are augmented at random and get no .npz cache")
     cache = latent_cache(inputs, images)
     fill(inputs, models, cache, images)
 

@@ -44,12 +44,12 @@ def network_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
             problems += collected(problems, _layer_problems, job, workspace, family_name) or []
         if kind_named(network.kind).fits is not None and not errors(problems):
             collected(problems, _refuse_unfit_layers, job, workspace, family_name)
-    for setting, name in _names(network):
+    for setting, name in _named_files(network):
         try:
             path = _find(name, setting, workspace)
             check_file(path, family_name)
             if setting == START and blocks_fit and not errors(problems):
-                problems += _about_start(job, workspace, path, family_name)
+                problems += _start_advice(job, workspace, path, family_name)
             if setting == MERGED:
                 problems += _unmatched(job, workspace, path, family_name)
         except ProblemsError as error:
@@ -89,7 +89,7 @@ def _refuse_unfit_layers(job: TrainJob, workspace: Workspace, family_name: str) 
     refuse_unfit(kind, sized_layers(_targets(job, workspace, family_name), job.network, kind.kind_settings(job)))
 
 
-def _about_start(job: TrainJob, workspace: Workspace, path: Path, family_name: str) -> list[Problem]:
+def _start_advice(job: TrainJob, workspace: Workspace, path: Path, family_name: str) -> list[Problem]:
     """Advice about the file to start from, by the headers of the file and the model. Raises ProblemsError where its layers and
     ranks differ from the settings."""
     from core.networks.starting import start_network
@@ -118,11 +118,11 @@ def _targets(job: TrainJob, workspace: Workspace, family_name: str, every: bool 
     """Layers of the trained parts, or of every part, by the model's header."""
     from core.networks.layers import empty_targets
 
-    loaded, model = family(family_name), model_path(job.model.base_model, workspace)
+    model_family, model = family(family_name), model_path(job.model.base_model, workspace)
     configs = {
-        name: part.config_after(loaded.layout.config(name))
+        name: part.config_after(model_family.layout.config(name))
         for name, part in open_checkpoint(model, family_name).parts.items()
-        if name == loaded.layout.denoiser
+        if name == model_family.layout.denoiser
         or (name.startswith("text_encoder") and (every or job.network.train_text_encoder))
     }
     return empty_targets(family_name, configs, norms=not every and job.network.may_train_norms)
@@ -149,7 +149,7 @@ def merged_identity(files: NetworkFiles) -> str:
     return hashlib.sha256("\n".join(merges).encode()).hexdigest() if merges else ""
 
 
-def _names(network: NetworkSettings) -> list[tuple[str, str]]:
+def _named_files(network: NetworkSettings) -> list[tuple[str, str]]:
     start = [(START, network.network_weights)] if network.network_weights else []
     return start + [(MERGED, name) for name in network.base_weights]
 

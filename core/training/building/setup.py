@@ -87,28 +87,28 @@ def build_training(
     processes = context.processes
     if processes.first:
         _write_fingerprint(inputs)
-    with ExitStack() as open_:
-        open_.callback(vars(models).clear)  # an error's traceback refers to it
+    with ExitStack() as stack:
+        stack.callback(vars(models).clear)  # an error's traceback refers to it
         with processes.first_does():  # the others then read its entries from disk
             latents = build_latents(inputs, models, at_once=at_once)
-        open_.callback(latents.close)
+        stack.callback(latents.close)
         texts = Texts(inputs, models, None if at_once else [IMAGES] * latents.encodes_later)
         with processes.first_does():
             text, prompt_texts = texts.sources()
         components = models.load()
-        compiled, optimizer = _put_together(inputs, components, open_)
-        before = _prepare_prior(inputs, models, text)
+        compiled, optimizer = _attach(inputs, components, stack)
+        prior_term = _prepare_prior(inputs, models, text)
         stepper = make_stepper(inputs, components, optimizer)
-        open_.callback(stepper.release)
+        stack.callback(stepper.release)
         if job.sharding.active and job.method.traits.full_size:  # DeepSpeed puts it into the compute dtype
             texts.precision = replace(texts.precision, trainable=texts.precision.compute)
         objective, precision = objective_of(job, context, components), texts.precision
         latents.into_model = partial(inputs.family.model_latents, components.vae_config)
         if job.noise.halves_latents(job.method.traits.uses_network):
             latents.rounding_dtype = precision.compute
-        passes = Passes(job, context.device, precision, components, inputs.method, latents, text, objective, before)
+        passes = Passes(job, context.device, precision, components, inputs.method, latents, text, objective, prior_term)
         tracker = make_tracker(job, context.folder.logs, context.say) if processes.first else Trackers([], context.say)
-        open_.callback(tracker.close)
+        stack.callback(tracker.close)
         rates = Rates(job, inputs.plan.total, processes.count)
         reports = Reports(
             job,
@@ -123,7 +123,7 @@ def build_training(
         )
         run = Run(job, context, inputs.plan, passes, stepper, rates, reports)
         uploads = Uploads(job.hub if processes.first else HubSettings(), secret("huggingface_token"), context.say)
-        open_.callback(uploads.close)
+        stack.callback(uploads.close)
         uploads.check_in_background()
         facts = FileFacts(
             job,
@@ -141,11 +141,11 @@ def build_training(
         states = States(run, uploads)
         samples = Samples(inputs.prompts, prompt_texts, passes, context, tracker, inputs.vae, compiled is not None)
         timetable = Timetable(run, checkpoints, states, inputs.validation, samples)
-        return Training(inputs, run, timetable, samples, states, checkpoints, open_.pop_all())
+        return Training(inputs, run, timetable, samples, states, checkpoints, stack.pop_all())
 
 
-def _put_together(inputs: Inputs, components: Components, open_: ExitStack) -> tuple[CompiledBlocks | None, Optimizer]:
-    """Attach the trained weights to the model; return the compiled blocks and the optimizer. open_: closed after an error"""
+def _attach(inputs: Inputs, components: Components, stack: ExitStack) -> tuple[CompiledBlocks | None, Optimizer]:
+    """Attach the trained weights to the model; return the compiled blocks and the optimizer. stack: closed after an error"""
     from core.methods.tokens import embeddings_of
     from core.networks.frozen import install
     from core.optimization.fused import split_groups
@@ -153,7 +153,7 @@ def _put_together(inputs: Inputs, components: Components, open_: ExitStack) -> t
 
     job, context = inputs.job, inputs.context
     parts = inputs.method.build(components)
-    open_.callback(inputs.method.release)
+    stack.callback(inputs.method.release)
     for problem in inputs.method.advice:
         context.warn(problem)
     reads = job.method.traits.uses_network and job.network.traits.needs_base_weight
@@ -162,7 +162,7 @@ def _put_together(inputs: Inputs, components: Components, open_: ExitStack) -> t
         install(components.denoiser, packs=not reads)
     compiled = compile_blocks(inputs, components.denoiser)
     if compiled is not None:
-        open_.callback(compiled.release)
+        stack.callback(compiled.release)
     groups = parameter_groups(job.optimizer, parts, scale_factor(job, context.processes.count))
     if job.method.traits.full_size and job.memory.fused_optimizer_groups:
         groups = split_groups(groups, job.memory.fused_optimizer_groups)
@@ -258,8 +258,8 @@ def step_within_backward(inputs: Inputs, optimizer: Optimizer, guard: NonFiniteG
     )
     if not inputs.job.method.traits.full_size or not (settings.fused_backward_pass or settings.fused_optimizer_groups):
         return None
-    longest = inputs.job.optimizer.max_grad_norm
-    return FusedBackward(optimizer, wide, guard, longest, by_tensor=settings.fused_backward_pass)
+    max_grad_norm = inputs.job.optimizer.max_grad_norm
+    return FusedBackward(optimizer, wide, guard, max_grad_norm, by_tensor=settings.fused_backward_pass)
 
 
 def _write_fingerprint(inputs: Inputs) -> None:
@@ -267,24 +267,25 @@ def _write_fingerprint(inputs: Inputs) -> None:
     changed."""
     path = inputs.context.folder.dataset_file
     memo, token = inputs.context.workspace.private / "index.sqlite", inputs.context.token
-    now = dataset_fingerprint(inputs.report.placed, memo_path=memo, cancel=token)
-    measured = inputs.validation.images
-    rows = dataset_fingerprint(measured, memo_path=memo, cancel=token)["images"]
-    now["validation"] = {
+    present = dataset_fingerprint(inputs.report.placed, memo_path=memo, cancel=token)
+    validated = inputs.validation.images
+    rows = dataset_fingerprint(validated, memo_path=memo, cancel=token)["images"]
+    present["validation"] = {
         "seed": inputs.job.validation.validation_seed,
         "timesteps": timesteps_of(inputs.job.noise),
-        "images": [row | _as_measured(each) for row, each in zip(rows, measured, strict=True)],
+        "images": [row | _validation_facts(each) for row, each in zip(rows, validated, strict=True)],
     }
     if inputs.validation.batches and not inputs.validation.by_hand:
-        now["validation"]["pairs"] = inputs.validation.pairs
-    now["measured_with"] = "validation seed"  # earlier versions drew latents by the training's
+        present["validation"]["pairs"] = inputs.validation.pairs
+    present["measured_with"] = "validation seed"  # earlier versions drew latents by the training's
     if path.exists():
-        before = _earlier_fingerprint(path)
-        if before != {name: now[name] for name in before if name in now}:  # earlier versions wrote no "validation"
+        earlier = _earlier_fingerprint(path)
+        common = {name: present[name] for name in earlier if name in present}  # earlier versions wrote no "validation"
+        if earlier != common:
             inputs.context.say(
                 "The images or captions changed since this run started; the current ones are used", "warning"
             )
-    atomic.write_json(path, now)
+    atomic.write_json(path, present)
 
 
 def _earlier_fingerprint(path: Path) -> dict[str, Any]:
@@ -295,7 +296,7 @@ def _earlier_fingerprint(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _as_measured(placed: Placed) -> dict[str, Any]:
+def _validation_facts(placed: Placed) -> dict[str, Any]:
     """Facts of a validation image besides its size: caption and mask."""
     images = placed.concept.images
     return {"caption": unaugmented_caption(placed), "masked": images.masked_loss or images.alpha_mask}

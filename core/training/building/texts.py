@@ -82,28 +82,28 @@ class Texts:
 
         context.stage("encoding captions")
         text = text_of(None)
-        of_prior = class_captions(self._job, inputs.plan.placed)
-        first = [*inputs.plan.captions(0), *inputs.validation.captions(), *of_prior]
-        lacking = text.lacking(first)
-        text.late = self._encodes_late(lacking)
+        prior_captions = class_captions(self._job, inputs.plan.placed)
+        first = [*inputs.plan.captions(0), *inputs.validation.captions(), *prior_captions]
+        missing = text.count_missing(first)
+        text.late = self._encodes_late(missing)
         text.need(first)
         if text.late:
-            text.encode(first if lacking <= FEW else of_prior)
+            text.encode(first if missing <= FEW else prior_captions)
         prompts = FrozenPromptTexts(inputs.prompts, self.reading, text_of, reads_edits(inputs.job.samples))
         prompts.need()
         self._models.release_encoders()
         started = True
         return text, prompts
 
-    def _encodes_late(self, lacking: int) -> bool:
+    def _encodes_late(self, missing: int) -> bool:
         """Whether captions are read from the cache, or encoded, by the first step that needs them.
 
-        lacking   captions that are not cached. Few are encoded before the first step; on a GPU all entries are read then, too,
+        missing   captions that are not cached. Few are encoded before the first step; on a GPU all entries are read then, too,
                   as the encoders may not fit later to encode damaged ones again
         """
         if self._late is None:
             return False
-        if lacking <= FEW:
+        if missing <= FEW:
             return self._inputs.context.device.startswith("cpu") and self._inputs.context.processes.count == 1
         return encoders_fit(self._inputs, [*self._late, CAPTIONS])
 

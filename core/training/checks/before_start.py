@@ -88,7 +88,7 @@ def problems_without_model(
     return problems
 
 
-def problem_of_uploads(job: TrainJob) -> list[Problem]:
+def upload_problems(job: TrainJob) -> list[Problem]:
     """Problems of uploads to the hub. Needs the network, so it is called once before a start, not at each change of the form."""
     problem = upload_problem(job.hub, secret("huggingface_token"))
     return [problem] if problem else []
@@ -120,9 +120,9 @@ def _part_problems(job: TrainJob, workspace: Workspace, name: str) -> list[Probl
 
 def _family_problems(job: TrainJob, name: str) -> list[Problem]:
     """Problems of the settings that only appear once the family is known from the model."""
-    known = job.model_copy(update={"model": job.model.model_copy(update={"family": name})})
+    with_family = job.model_copy(update={"model": job.model.model_copy(update={"family": name})})
     reported = {(each.where, each.code) for each in [*training_problems(job), *set_without_effect(job)]}
-    problems = [*training_problems(known), *set_without_effect(known)]
+    problems = [*training_problems(with_family), *set_without_effect(with_family)]
     return [each for each in problems if (each.where, each.code) not in reported]
 
 
@@ -155,7 +155,7 @@ def _resolution_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
     return [Problem(what, "dataset.resolution", fix, level="warning", code="dataset.resolution-below-model")]
 
 
-AROUND = "captions.caption_prefix, caption_suffix, trigger_word"
+CAPTION_ADDITIONS = "captions.caption_prefix, caption_suffix, trigger_word"
 
 
 def weight_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
@@ -164,39 +164,39 @@ def weight_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
         return []
     by_error: defaultdict[tuple[str, bool], list[Placed]] = defaultdict(list)
     for each in {each.image.key: each for each in placed}.values():
-        in_file = _wrong(each.caption.whole.splitlines())  # any line may be chosen
-        wrong = in_file or _wrong(_trained(each))
-        if wrong:
-            by_error[wrong, bool(in_file)].append(each)
+        in_file = _weight_error(each.caption.whole.splitlines())  # any line may be chosen
+        error = in_file or _weight_error(_trained_captions(each))
+        if error:
+            by_error[error, bool(in_file)].append(each)
     problems = [
         Problem(
-            f"In the caption of {names_of([each.image for each in several])}, {wrong}",
-            printable(several[0].caption.path) if in_file else AROUND,
+            f"In the caption of {names_of([each.image for each in images])}, {error}",
+            printable(images[0].caption.path) if in_file else CAPTION_ADDITIONS,
             FIX,
             code="caption.bad-weight",
         )
-        for (wrong, in_file), several in by_error.items()
+        for (error, in_file), images in by_error.items()
     ]
     caption = job.method.class_caption if job.method.prior == "model" else None
-    wrong = wrong_weight(caption or "")
-    if wrong:
-        what = f"In the class caption, {wrong}"
+    error = wrong_weight(caption or "")
+    if error:
+        what = f"In the class caption, {error}"
         problems.append(Problem(what, "method.class_caption", FIX, code="caption.bad-weight"))
     return problems
 
 
-def _trained(placed: Placed) -> set[str]:
+def _trained_captions(placed: Placed) -> set[str]:
     """Captions of an image as they are trained, with the prefix, suffix and trigger word."""
-    caption, settings, class_tokens = placed.caption, placed.concept.captions, placed.image.words
+    caption, settings, class_tokens = placed.caption, placed.concept.captions, placed.image.class_tokens
     return {plain_caption(caption.text, settings, class_tokens), *longest_captions(caption, settings, class_tokens)}
 
 
-_MARKS = re.compile(r"[:(\[]")  # a text without them has no weights
+_WEIGHT_SIGNS = re.compile(r"[:(\[]")  # a text without them has no weights
 
 
-def _wrong(texts: Iterable[str]) -> str:
+def _weight_error(texts: Iterable[str]) -> str:
     """The first error of a weight in these texts; "" for none."""
-    return next((wrong for text in texts if _MARKS.search(text) and (wrong := wrong_weight(text))), "")
+    return next((error for text in texts if _WEIGHT_SIGNS.search(text) and (error := wrong_weight(text))), "")
 
 
 def token_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
@@ -216,7 +216,7 @@ def token_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
 def _texts(placed: Placed) -> list[str]:
     """An image's captions: as trained, and before random choices, since a token may be in only one of the options."""
     settings = placed.concept.captions
-    plain = plain_caption(placed.caption.text, settings, placed.image.words)
+    plain = plain_caption(placed.caption.text, settings, placed.image.class_tokens)
     return [plain] if settings.caption_template != "none" else [plain, placed.caption.whole]
 
 

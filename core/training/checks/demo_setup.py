@@ -30,7 +30,7 @@ from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.names import bad_name, without_signs
 from core.settings.optimization.optimizers import adapts
-from core.settings.optimization.usual_rates import far_rates, short, usual_rates
+from core.settings.optimization.usual_rates import short, unusual_rates, usual_rates
 from core.settings.presets import files as presets
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def is_starter(reference: str, workspace: Workspace) -> bool:
     return isinstance(path, Path) and _inside(path, STARTER.resolve())
 
 
-def _demo_words(job: TrainJob) -> list[str]:
+def _demo_settings(job: TrainJob) -> list[str]:
     """Paths of the settings that still name the demo's subject."""
     return [path for path in (NAME, PROMPTS) if value_of(job, path) == value_of(demo(), path) != DEFAULTS[path]]
 
@@ -115,7 +115,7 @@ def demo_problems(job: TrainJob, workspace: Workspace) -> Iterator[Problem]:
         what = "The base model is the starter, a demo for simple icons at 128 px, which cannot train photographs"
         fix = "choose or download another base model, such as SD 1.5 or SDXL"
         yield Problem(what, MODEL, fix, "warning", code="demo.base-model")
-    paths = _demo_words(job)
+    paths = _demo_settings(job)
     if paths:
         left = listed([{NAME: "output name", PROMPTS: "sample prompts"}[path] for path in paths])
         what = f"Still set for the demo: {left}"
@@ -125,7 +125,7 @@ def demo_problems(job: TrainJob, workspace: Workspace) -> Iterator[Problem]:
 
 def holds_demo(job: TrainJob, workspace: Workspace) -> bool:
     """Whether the demo's model, name or sample prompts are set for other images."""
-    return other_images(job) and (is_starter(job.model.base_model, workspace) or bool(_demo_words(job)))
+    return other_images(job) and (is_starter(job.model.base_model, workspace) or bool(_demo_settings(job)))
 
 
 # -- the set-up
@@ -148,7 +148,7 @@ def setup_for(
     if starter and model is None:
         no_model = "The starter is a demo for simple icons at 128 px and cannot train photographs. "
         no_model += "Download a base model such as SD 1.5 or SDXL, then apply these settings again."
-    changes = _changes(job, report, workspace, model, left, real=bool(model) or not starter)
+    changes = _changes(job, report, workspace, model, left, trains_photographs=bool(model) or not starter)
     wanted = tuple(change for change in changes if change.old != change.new)
     return Setup(wanted, no_model) if wanted else None
 
@@ -188,12 +188,12 @@ def _changes(
     model: tuple[str, str] | None,
     left: Collection[str],
     *,
-    real: bool,
+    trains_photographs: bool,
 ) -> Iterator[Change]:
-    """Each recommended value with its reason, also where it is the present one. real: the model can train photographs; other
+    """Each recommended value with its reason, also where it is the present one. trains_photographs: the model can train photographs; other
     arguments: see `setup_for`"""
 
-    def free(path: str) -> bool:
+    def may_change(path: str) -> bool:
         return path in left or _is_demo(job, path)
 
     def change(path: str, new: Any, reason: str) -> Change:
@@ -212,7 +212,7 @@ def _changes(
     if TRIGGER in left or (value_of(job, TRIGGER) is None and not job.method.traits.new_words):
         yield change(TRIGGER, _shared_tag(report), "every caption has it")
     batch = job.dataset.train_batch_size
-    if real:
+    if trains_photographs:
         base = model[0] if model else job.model.base_model
         chosen = "dataset.resolution" not in left and not _is_demo_or_default(job, "dataset.resolution")
         if not chosen and (size := _resolution(job, report, base, workspace)) is not None:
@@ -221,7 +221,7 @@ def _changes(
             ("dataset.bucket_reso_steps", "the usual bucket resolution steps"),
             ("dataset.train_batch_size", "suits most GPUs and the learning rate below"),
         ):
-            if free(path):
+            if may_change(path):
                 yield change(path, DEFAULTS[path], reason)
                 batch = DEFAULTS[path] if path.endswith("batch_size") else batch
         rate = _rate(job)
@@ -230,22 +230,22 @@ def _changes(
     views = sum(report.views.values())
     epochs = advised_epochs(views, batch * job.schedule.gradient_accumulation_steps)
     steps = -(-views * epochs // (batch * job.schedule.gradient_accumulation_steps))
-    if free("schedule.max_train_epochs") and job.schedule.max_train_steps is None:
+    if may_change("schedule.max_train_epochs") and job.schedule.max_train_steps is None:
         images = f"{report.trained:,} image{'s' if report.trained != 1 else ''}"
         reason = f"suggested for {images}; the number of steps depends on their sizes"
         yield change("schedule.max_train_epochs", epochs, reason)
-        if free("samples.sample_every_n_steps"):
+        if may_change("samples.sample_every_n_steps"):
             every = max(50, round(steps / SAMPLES_SET / 50) * 50)
             yield change("samples.sample_every_n_steps", every, f"about {SAMPLES_SET} samples per prompt")
 
 
 def _shared_tag(report: Report) -> str | None:
     """The one tag that all captions share, or the first of each; None where there is none or the captions are sentences."""
-    listed = [list(filter(None, map(str.strip, row.caption.split(",")))) for row in report.rows if row.trains]
-    if len(listed) < FEWEST_TAGGED or min(map(len, listed)) < 2:
+    tag_lists = [list(filter(None, map(str.strip, row.caption.split(",")))) for row in report.rows if row.trains]
+    if len(tag_lists) < FEWEST_TAGGED or min(map(len, tag_lists)) < 2:
         return None
-    shared = [tag for tag in listed[0] if all(tag in tags for tags in listed) and len(tag) <= LONGEST_TRIGGER]
-    return shared[0] if len(shared) == 1 or (shared and all(tags[0] == shared[0] for tags in listed)) else None
+    shared = [tag for tag in tag_lists[0] if all(tag in tags for tags in tag_lists) and len(tag) <= LONGEST_TRIGGER]
+    return shared[0] if len(shared) == 1 or (shared and all(tags[0] == shared[0] for tags in tag_lists)) else None
 
 
 def _is_demo(job: TrainJob, path: str) -> bool:
@@ -277,23 +277,24 @@ def _resolution(job: TrainJob, report: Report, base: str, workspace: Workspace) 
 def _rate(job: TrainJob) -> float | None:
     """The usual learning rate if the current one is the demo's or far from usual; else None."""
     path = "optimizer.learning_rate"
-    far = any(each.where == path for each in far_rates(job))
+    unusual = any(each.where == path for each in unusual_rates(job))
     usual = usual_rates(job)
-    if usual is None or (adapts(job.optimizer.optimizer_type) and not far):
+    if usual is None or (adapts(job.optimizer.optimizer_type) and not unusual):
         return None
-    return float(short(usual.start)) if far or _is_demo(job, path) else None
+    return float(short(usual.start)) if unusual or _is_demo(job, path) else None
 
 
-def _prompts_of_tags(captions: list[str], apart: int) -> list[str]:
+def _prompts_of_tags(captions: list[str], stride: int) -> list[str]:
     """Short prompts from captions that are lists of tags; [] for sentences. Each has the tags that most images share, in the
-    order of the captions, then a few of one image, so that it describes one subject in one situation. apart: distance of
+    order of the captions, then a few of one image, so that it describes one subject in one situation. stride: distance of
     the captions that are used"""
-    listed = [list(filter(None, map(str.strip, caption.split(",")))) for caption in captions]
-    if median(map(len, listed)) < TAGS_FROM or median(len(tag.split()) for tags in listed for tag in tags) > 2:
+    tag_lists = [list(filter(None, map(str.strip, caption.split(",")))) for caption in captions]
+    if median(map(len, tag_lists)) < TAGS_FROM or median(len(tag.split()) for tags in tag_lists for tag in tags) > 2:
         return []
-    counts = Counter(tag for tags in listed for tag in set(tags))
-    shared = [tag for tag in dict.fromkeys(chain(*listed)) if counts[tag] * 4 >= len(listed) * 3]
-    single = [[tag for tag in tags if counts[tag] * 4 < len(listed) * 3][:SINGLE_TAGS] for tags in listed[::apart]]
+    counts = Counter(tag for tags in tag_lists for tag in set(tags))
+    common = {tag for tag, number in counts.items() if number >= 0.75 * len(tag_lists)}
+    shared = [tag for tag in dict.fromkeys(chain(*tag_lists)) if tag in common]
+    single = [[tag for tag in tags if tag not in common][:SINGLE_TAGS] for tags in tag_lists[::stride]]
     return list(dict.fromkeys(", ".join([*shared[:SHARED_TAGS], *tags]) for tags in single))[:PROMPTS_SET]
 
 
@@ -302,15 +303,15 @@ def prompts_of_pairs(report: Report) -> tuple[list[str], str] | None:
     out; None without control images."""
     wanted = (row for row in report.rows if row.control and (row.trains or row.role == "validation"))
     pairs = [row for row in wanted if _is_prompt(" ".join(row.caption.split())) and " --" not in str(row.control)]
-    held = [row for row in pairs if row.role == "validation"]
-    rows = held or pairs
+    held_out = [row for row in pairs if row.role == "validation"]
+    rows = held_out or pairs
     if not rows:
         return None
-    chosen = rows[:: max(1, len(rows) // PROMPTS_SET)][:PROMPTS_SET]
+    spread = rows[:: max(1, len(rows) // PROMPTS_SET)][:PROMPTS_SET]
     prompts = [
-        f"{' '.join(row.caption.split())} --cn {display_path(row.control)}{_size(row)}" for row in chosen if row.control
+        f"{' '.join(row.caption.split())} --cn {display_path(row.control)}{_size(row)}" for row in spread if row.control
     ]
-    return prompts, "validation images with their control images" if held else "captions with their control images"
+    return prompts, "validation images with their control images" if held_out else "captions with their control images"
 
 
 def _size(row: Row) -> str:
@@ -347,10 +348,10 @@ def prompts_of(job: TrainJob, report: Report, name: str) -> tuple[list[str], str
     captions = [" ".join(row.caption.split("\n")[0].split()) for row in written or trained]
     usable = [caption for caption in dict.fromkeys(captions) if caption and _is_prompt(caption)]
     if usable:
-        apart = max(1, len(usable) // PROMPTS_SET)  # from the whole set, not four of its beginning
+        stride = max(1, len(usable) // PROMPTS_SET)  # from the whole set, not four of its beginning
         source = "captions of these images" if written else "the class tokens"
-        prompts = usable[::apart][:PROMPTS_SET]
-        if tagged := _prompts_of_tags(usable, apart):
+        prompts = usable[::stride][:PROMPTS_SET]
+        if tagged := _prompts_of_tags(usable, stride):
             prompts, source = tagged, "tags that the images share, plus a few of single images"
     else:
         prompts, source = [job.captions.trigger_word or name.replace("_", " ")], "no captions yet"

@@ -37,7 +37,7 @@ def named_file_problems(job: TrainJob, workspace: Workspace, *, begins: bool = T
 def _checks(job: TrainJob, workspace: Workspace) -> Iterator[Callable[[], object]]:
     """Yield a function for each check; it raises ProblemsError."""
     controlled = job.method.traits.control_images
-    yield lambda: _advice(read_prompts(job.samples, controlled)[1])
+    yield lambda: _raise_any(read_prompts(job.samples, controlled)[1])
     if controlled:
         yield lambda: [control_image(prompt) for prompt in prompts_of(job)]
     thumbnail, config = job.saving.metadata_thumbnail, job.logging.log_tracker_config
@@ -46,9 +46,9 @@ def _checks(job: TrainJob, workspace: Workspace) -> Iterator[Callable[[], object
     if config:
         yield lambda: tracker_config(config)
     for setting, folder in written_folders(job).items():
-        yield partial(_at, _writable, folder, setting)
+        yield partial(_check_folder, _require_writable, folder, setting)
     for setting, folder in disk_folders(job).items():
-        yield partial(_at, _usable, folder, setting)
+        yield partial(_check_folder, _require_usable, folder, setting)
     state = job.resume.resume
     if state:
         yield (
@@ -58,7 +58,7 @@ def _checks(job: TrainJob, workspace: Workspace) -> Iterator[Callable[[], object
         )
 
 
-def _at(check: Callable[[Path, str], object], folder: str, setting: str) -> object:
+def _check_folder(check: Callable[[Path, str], object], folder: str, setting: str) -> object:
     """Check the folder that a setting names. Raises ProblemsError for a path of Windows on another system."""
     if is_foreign(folder):
         what, fix = f"{folder} is a path of Windows", "choose a folder on this machine, or leave it empty"
@@ -77,13 +77,13 @@ def written_folders(job: TrainJob) -> dict[str, str]:
     return {setting: folder for setting, folder in folders.items() if folder}
 
 
-def _usable(folder: Path, setting: str) -> None:
+def _require_usable(folder: Path, setting: str) -> None:
     """Raise ProblemsError unless the folder exists and is writable."""
     require_folder(folder, setting)
-    _writable(folder, setting)
+    _require_writable(folder, setting)
 
 
-def _writable(folder: Path, setting: str) -> None:
+def _require_writable(folder: Path, setting: str) -> None:
     """Raise ProblemsError unless the folder, or its nearest existing parent, is writable. It is created when needed."""
     existing = next((path for path in (folder, *folder.parents) if os.path.exists(path)), folder)
     try:
@@ -95,7 +95,7 @@ def _writable(folder: Path, setting: str) -> None:
         raise ProblemsError.one(what, setting, fix, code="folder.not-writable") from None
 
 
-def _advice(problems: list[Problem]) -> None:
+def _raise_any(problems: list[Problem]) -> None:
     """Raise ProblemsError with problems of any level."""
     if problems:
         raise ProblemsError(problems)

@@ -6,7 +6,7 @@ from core.formats.detect import FAMILY_NAMES
 from core.record.problems import Problem
 from core.settings.presets.files import Preset
 
-ALIKE = ("method.kind", "network.conv_rank", "optimizer.optimizer_type")  # the most telling first
+COMPARED = ("method.kind", "network.conv_rank", "optimizer.optimizer_type")  # the most telling first
 GB = 10**9  # a GPU of 12 GB has a little less than 12 GiB
 
 
@@ -43,7 +43,7 @@ def nearest(recipes: Iterable[Preset], wanted: Preset, family: str, gpu: int | N
 
     def distance(each: Preset) -> tuple[bool, ...]:
         stated, other = each.stated(), wanted.stated()
-        return (not fits(each, gpu), *(stated.get(path) != other.get(path) for path in ALIKE))
+        return (not fits(each, gpu), *(stated.get(path) != other.get(path) for path in COMPARED))
 
     matches = [each for each in recipes if each.kind == "recipe" and each.family == family]
     return min(matches, key=lambda each: (distance(each), abs(each.vram_gb - wanted.vram_gb)), default=None)

@@ -51,8 +51,8 @@ class StepRecord:
 
     def tensors(self) -> list[Tensor]:
         """All tensors as float32 [n], in the order in which `LossBuffer.read` splits them."""
-        every = [self.loss, self.norm, self.by_image, self.weight_norm, *self.numbers.values()]
-        return [tensor.detach().float().reshape(-1) for tensor in every if tensor is not None]
+        tensors = [self.loss, self.norm, self.by_image, self.weight_norm, *self.numbers.values()]
+        return [tensor.detach().float().reshape(-1) for tensor in tensors if tensor is not None]
 
 
 @dataclass(frozen=True)
@@ -109,34 +109,34 @@ class LossBuffer:
         records, self._waiting = self._waiting, []
         if not records:
             return None
-        numbers = iter(torch.cat([part for record in records for part in record.tensors()]).tolist())
-        good: list[StepRecord] = []
+        values = iter(torch.cat([part for record in records for part in record.tensors()]).tolist())
+        finite: list[StepRecord] = []
         skipped: list[Problem] = []
         end = None
-        losses, by_image, weight_norm, named = [], [], None, {}
+        losses, by_image, weight_norm, method_numbers = [], [], None, {}
         norm = 0.0
         for record in records:
-            loss, length = next(numbers), next(numbers)
-            each = [next(numbers) for _ in record.step_images]
-            weight_norm = next(numbers) if record.weight_norm is not None else weight_norm
-            named = {name: next(numbers) for name in record.numbers}
+            loss, gradient_norm = next(values), next(values)
+            image_losses = [next(values) for _ in record.step_images]
+            weight_norm = next(values) if record.weight_norm is not None else weight_norm
+            method_numbers = {name: next(values) for name in record.numbers}
             # With scaled losses the scaler handles an infinite gradient: it skips the step and lowers the scale.
-            self._overflows = 0 if math.isfinite(length) else self._overflows + 1
+            self._overflows = 0 if math.isfinite(gradient_norm) else self._overflows + 1
             too_many = self._overflows > (MOST_OVERFLOWS if self._scaled else 0)
             if not math.isfinite(loss) or too_many:
-                error = not_finite(record, "loss" if not math.isfinite(loss) else "gradient", each)
+                error = not_finite(record, "loss" if not math.isfinite(loss) else "gradient", image_losses)
                 if self._allowed <= 0:
                     end = error
                     break
                 self._allowed -= 1
                 skipped += error.problems
                 continue
-            good.append(record)
+            finite.append(record)
             losses.append(loss)
-            by_image.append(each)
-            norm = length
-        steps, images = [record.step for record in good], [record.step_images for record in good]
-        return ReadBack(steps, losses, norm, images, by_image, weight_norm, named, skipped, end)
+            by_image.append(image_losses)
+            norm = gradient_norm
+        steps, images = [record.step for record in finite], [record.step_images for record in finite]
+        return ReadBack(steps, losses, norm, images, by_image, weight_norm, method_numbers, skipped, end)
 
 
 def not_finite(record: StepRecord, what: str, losses: Sequence[float]) -> ProblemsError:

@@ -76,16 +76,16 @@ class Passes:
                 return predict(noisy, at, self.text.states(batch.captions) if trains_text else conditioning.texts)
 
         preserved, at = batch.preserved, queued(torch.tensor(list(timesteps)), self.device)
-        outside = job.noise.masked_prior_preservation_weight if with_prior and preserves_unmasked(job) else 0.0
+        unmasked_weight = job.noise.masked_prior_preservation_weight if with_prior and preserves_unmasked(job) else 0.0
 
         def loss_of(predict: Predict, **more: Any) -> Tensor:
             return training_loss(self.objective, predict, latents, noises, at, **more)
 
         losses_B = loss_of(
             predict,
-            sample_weights=self._moved(batch.weights(job.dataset)),
-            masks=self._moved(batch.loss_masks(job.noise, training=with_prior)),
-            unmasked_prior=(untrained_predict, outside) if outside else None,
+            sample_weights=self._on_device(batch.weights(job.dataset)),
+            masks=self._on_device(batch.loss_masks(job.noise, training=with_prior)),
+            unmasked_prior=(untrained_predict, unmasked_weight) if unmasked_weight else None,
             preserved=(base_predict, queued(torch.tensor(preserved), self.device)) if any(preserved) else None,
         )
         if not with_prior or self.prior is None:
@@ -105,11 +105,11 @@ class Passes:
 
     def _conditioning(self, batch: Batch) -> Conditioning:
         """Text states, size conditioning, guidance and control images of a batch, on the device."""
-        sizes = self._moved(batch.sizes(self.job.dataset.crop_conditioning) if self._family.reads_sizes else None)
+        sizes = self._on_device(batch.sizes(self.job.dataset.crop_conditioning) if self._family.reads_sizes else None)
         guidance = torch.ones(len(batch.latents), device=self.device) if self._family.reads_guidance else None
-        return Conditioning(self.text.states(batch.captions), sizes, guidance, self._moved(batch.control))
+        return Conditioning(self.text.states(batch.captions), sizes, guidance, self._on_device(batch.control))
 
-    def _moved(self, tensor: Tensor | None) -> Tensor | None:
+    def _on_device(self, tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else queued(tensor, self.device)
 
     @contextmanager
@@ -157,17 +157,17 @@ def training_loss(
     noisy = objective.noised(x0, input_noise, timesteps)
     target = objective.target(x0, noise, timesteps)
 
-    def formed(predict: Predict) -> Tensor:
+    def formed_prediction(predict: Predict) -> Tensor:
         return objective.form(predict(noisy, timesteps).float(), noisy, timesteps)
 
     if preserved is not None:
         base_predict, rows_B = preserved
         with torch.no_grad():
-            target = torch.where(rows_B.view(-1, 1, 1, 1), formed(base_predict), target)
+            target = torch.where(rows_B.view(-1, 1, 1, 1), formed_prediction(base_predict), target)
     if masks is not None and unmasked_prior is not None:
         with torch.no_grad():
-            base = formed(unmasked_prior[0])
-    predicted = formed(predict)
+            base = formed_prediction(unmasked_prior[0])
+    predicted = formed_prediction(predict)
     loss_BCHW = objective.loss(predicted, target, timesteps)
     if masks is None:
         loss_B = loss_BCHW.mean(dim=(1, 2, 3))

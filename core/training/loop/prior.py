@@ -79,8 +79,8 @@ def _nothing_trained(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
 
 def captions(job: TrainJob, placed: Sequence[Placed]) -> list[str]:
     """The class captions of a run that the prior needs, each once."""
-    every = [class_caption(job, each) for each in placed]
-    return list(dict.fromkeys(caption for caption in every if caption)) if has_prior(job) else []
+    class_captions = [class_caption(job, each) for each in placed]
+    return list(dict.fromkeys(caption for caption in class_captions if caption)) if has_prior(job) else []
 
 
 class ModelPrior:
@@ -110,15 +110,15 @@ class ModelPrior:
         captions = [class_caption(self._job, placed) for placed, _ in batch.items]
         if not all(captions):  # regularization images of folders without a class word, whose weight is 0
             captions = [caption or next(iter(self._untrained)) for caption in captions]
-        before = join_texts([self._untrained[caption] for caption in captions])
-        now = states(captions) if self._trains_text else before
-        device, weight = before.context.device, self._job.dataset.prior_loss_weight
-        counts = [weight if placed.concept.role == "train" else 0.0 for placed, _ in batch.items]
+        untrained_states = join_texts([self._untrained[caption] for caption in captions])
+        present_states = states(captions) if self._trains_text else untrained_states
+        device, weight = untrained_states.context.device, self._job.dataset.prior_loss_weight
+        weights = [weight if placed.concept.role == "train" else 0.0 for placed, _ in batch.items]
         return loss(
-            lambda noisy, at: predict(noisy, at, now),
+            lambda noisy, at: predict(noisy, at, present_states),
             preserved=(
-                lambda noisy, at: untrained(noisy, at, before),
-                torch.ones(len(counts), dtype=torch.bool, device=device),
+                lambda noisy, at: untrained(noisy, at, untrained_states),
+                torch.ones(len(weights), dtype=torch.bool, device=device),
             ),
-            sample_weights=queued(torch.tensor(counts), str(device)),
+            sample_weights=queued(torch.tensor(weights), str(device)),
         )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from core.training.loop.trackers import Tracker
     from core.training.loop.watching import Watch
 
-MEMORY_STEPS = 20.0
+AVERAGED_STEPS = 20.0  # of the running mean
 
 
 class StepClock:
@@ -40,7 +40,7 @@ class StepClock:
         if self._count == 2:
             self.per_step = seconds
             return
-        self.per_step += (seconds - self.per_step) / min(self._count, MEMORY_STEPS)
+        self.per_step += (seconds - self.per_step) / min(self._count, AVERAGED_STEPS)
 
 
 @dataclass
@@ -97,12 +97,12 @@ class Reports:
         from core.optimization.optimizers import step_sizes
 
         add, step, method = self.tracker.add, read.steps[-1], spec_of(self.job)
-        each, epoch = method.losses_logged
+        step_name, epoch_name = method.losses_logged
         for number, loss, quotient in zip(read.steps, read.losses, corrected, strict=True):
-            add(each, loss, number)
+            add(step_name, loss, number)
             add("loss/corrected", quotient, number)
             if self.plan.ends_epoch(number) or number == self.plan.total:
-                add(epoch, self.watch.average, number)
+                add(epoch_name, self.watch.average, number)
         add("loss/average", self.watch.average, step)
         for name, rate in rates.items():
             add(rate_name(method, name), rate, step)

@@ -90,19 +90,19 @@ def _texts_at(prompt: SamplePrompt, edited: bool) -> list[tuple[int, tuple[str, 
 def _all_texts(prompt: SamplePrompt, edited: bool) -> list[str]:
     """Prompt and negative prompt; with prompt editing the texts of all steps, each once."""
     moments = _texts_at(prompt, edited)
-    texts = [text for _, both in moments for text in both]
+    texts = [text for _, pair in moments for text in pair]
     return texts if len(moments) == 1 else list(dict.fromkeys(texts))
 
 
 def _states(prompt: SamplePrompt, edited: bool, states_of: Callable[[list[str]], TextStates]) -> PromptStates:
     """Text states of a prompt and its negative prompt, with those of later steps where prompt editing changes the text."""
     moments, texts = _texts_at(prompt, edited), _all_texts(prompt, edited)
-    read = states_of(texts)
+    states = states_of(texts)
     if len(moments) == 1:
-        return prompt_and_opposite(read)
-    row = {text: read.each(itemgetter(slice(at, at + 1))) for at, text in enumerate(texts)}
-    states = {both: PromptStates.of([row[text] for text in both]) for _, both in moments}
-    first, *later = [(begin, states[both]) for begin, both in moments]
+        return prompt_and_opposite(states)
+    state_of = {text: states.each(itemgetter(slice(index, index + 1))) for index, text in enumerate(texts)}
+    by_pair = {pair: PromptStates.of([state_of[text] for text in pair]) for _, pair in moments}
+    first, *later = [(begin, by_pair[pair]) for begin, pair in moments]
     return replace(first[1], later=tuple(later))
 
 
@@ -137,7 +137,7 @@ class FrozenPromptTexts:
         """Encode the texts of all prompts."""
         for length, text in self._texts.items():
             prompts = [prompt for prompt, tokens in self._lengths.items() if tokens == length]
-            text.need([words for prompt in prompts for words in _all_texts(prompt, self._edited)])
+            text.need([part for prompt in prompts for part in _all_texts(prompt, self._edited)])
 
     def states(self, prompt: SamplePrompt) -> PromptStates:
         return _states(prompt, self._edited, self._texts[self._lengths[prompt]].states)
@@ -203,7 +203,7 @@ class Samples:
 
     def _generate(self, prompt: SamplePrompt, control: ndarray | None) -> Image:
         passes, job = self.passes, self.passes.job
-        kind, components = family(passes.components.family), passes.components
+        model_family, components = family(passes.components.family), passes.components
         states, seed = self.texts.states(prompt), prompt.seed or 0
         sampling = Sampling(
             sampler=prompt.sampler or "",
@@ -212,7 +212,8 @@ class Samples:
             zero_terminal_snr=components.zero_terminal_snr or job.noise.zero_terminal_snr,
             program="trainer" if job.samples.compatibility == "kohya" else "",
         )
-        model, stage = Denoiser(kind, passes.predict), Stage((prompt.width or 0, prompt.height or 0), prompt.steps or 1)
+        model = Denoiser(model_family, passes.predict)
+        stage = Stage((prompt.width or 0, prompt.height or 0), prompt.steps or 1)
         latents = denoise(
             model,
             states,
@@ -223,7 +224,7 @@ class Samples:
             on_step=lambda done, steps: self.context.check(),
         )
         with self.vae_on_device() as vae:
-            return decode(vae, latents, kind.decode_latents)[0]
+            return decode(vae, latents, model_family.decode_latents)[0]
 
     def _save(self, image: Image, name: str, step: int, index: int, prompt: SamplePrompt) -> None:
         with atomic.open_atomic(self.context.folder.samples / name) as path:
@@ -237,8 +238,8 @@ class Samples:
         """The VAE, on the device while it is used; loaded at the first sample where nothing else has loaded it."""
         device, components, memory = self.passes.device, self.passes.components, self.passes.job.memory
         if components.vae is None:
-            kind = family(components.family)
-            loaded = kind.load(components.origin, parts=("vae",), vae=self.vae, vae_dtype=vae_type(memory))
+            model_family = family(components.family)
+            loaded = model_family.load(components.origin, parts=("vae",), vae=self.vae, vae_dtype=vae_type(memory))
             components.vae = loaded.vae
         vae = components.vae
         try:

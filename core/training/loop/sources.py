@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from core.dataset.caches.texts import EncodeText, TextCache
     from core.diffusion.noise import Address
 
-EPOCH = -1  # epoch of validation in the addresses of random numbers; no training epoch has it
+VALIDATION_EPOCH = -1  # epoch of validation in the addresses of random numbers; no training epoch has it
 DEVICE_BYTES = 2 << 30  # posteriors that need no more than this are held on the device
 
 
@@ -147,11 +147,11 @@ class Latents:
         stacked = torch.stack(latents)
         ones = torch.ones(1, *stacked.shape[-2:])
         unmasked = all(mask is None for mask in masks)
-        together = None if unmasked else torch.stack([ones if mask is None else mask for mask in masks])
+        batch_masks = None if unmasked else torch.stack([ones if mask is None else mask for mask in masks])
         controls = [torch.from_numpy(each.control) for each in decoded if each.control is not None]
         assert len(controls) in (0, len(items)), "the scan refuses images without a control image"
         control = torch.stack(controls) if controls else None
-        return Batch(items, views, addresses, captions, stacked, together, control)
+        return Batch(items, views, addresses, captions, stacked, batch_masks, control)
 
     def close(self) -> None:
         for part in (self._views, self._late):
@@ -173,7 +173,7 @@ class Latents:
 
     def seed_of(self, epoch: int) -> int:
         """Seed of the random numbers of an epoch."""
-        return self._validation_seed if epoch == EPOCH else self._seed
+        return self._validation_seed if epoch == VALIDATION_EPOCH else self._seed
 
     def _sampled(self, posterior: Posterior, placed: Placed, epoch: int, repeat: int, flipped: bool) -> Tensor:
         """An image's latent by `mode`, float32 [C, h, w], not scaled."""
@@ -252,15 +252,15 @@ class FrozenText:
         self._expected: Sequence[str] | None = None
         self._total = self._encoded = 0
 
-    def lacking(self, captions: Sequence[str]) -> int:
+    def count_missing(self, captions: Sequence[str]) -> int:
         """Number of captions that are not cached."""
-        return len(self._cache.lacking(captions))
+        return len(self._cache.missing(captions))
 
     def need(self, captions: Sequence[str]) -> None:
         """Prepare for `states` of these captions: encode those that are not cached and release the encoders. With `late`,
         `states` encodes them."""
         if not self.late:
-            if self._cache.ensure(captions, self._timed):
+            if self._cache.ensure(captions, self._encode_timed):
                 self._release()
         elif captions is not self._expected:
             waiting, self._expected = self._cache.waiting, captions
@@ -270,8 +270,8 @@ class FrozenText:
 
     def encode(self, captions: Sequence[str]) -> None:
         """Encode the captions that are not cached."""
-        if lacking := self._cache.lacking(captions):
-            self._cache.get(lacking, self._timed)
+        if missing := self._cache.missing(captions):
+            self._cache.get(missing, self._encode_timed)
 
     @property
     def unwritten(self) -> Problem | None:
@@ -281,14 +281,14 @@ class FrozenText:
     def states(self, captions: Sequence[str]) -> TextStates:
         """Text states of the captions, in order, on the device."""
         before = self._encoded
-        states = self._cache.get(captions, self._timed)
+        states = self._cache.get(captions, self._encode_timed)
         if self._encoded > before and self.late:
             self._progress(self._total - self._cache.waiting, self._total)
         if self._encoded > before and not self._cache.waiting:
             self._release()
         return states.each(lambda tensor: queued(tensor, self._device))
 
-    def _timed(self, captions: Sequence[str]) -> TextStates:
+    def _encode_timed(self, captions: Sequence[str]) -> TextStates:
         """Encode and measure the time; states on the CPU."""
         machine.synchronize(self._device)
         started = time.monotonic()

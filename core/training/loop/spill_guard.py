@@ -18,7 +18,7 @@ from core.record.units import memory_words
 from core.training.memory.advice import out_of_memory_advice
 
 if TYPE_CHECKING:
-    from core.dataset.buckets.batches import Planned
+    from core.dataset.buckets.batches import PlannedBatch
     from core.record.context import JobContext
     from core.settings.job import TrainJob
 
@@ -28,7 +28,7 @@ RECENT = 50  # steps of a size whose median is its usual time
 RECOVERED = 20  # steps at the usual speed that end a slow episode
 LOOK_STEPS = 50  # between readings of the memory while no step is slow
 FULL = 0.03  # free fraction of a GPU below which it is full
-OTHERWISE = "turn on gradient checkpointing, lower the batch size or the resolution, or use bf16"
+DEFAULT_ADVICE = "turn on gradient checkpointing, lower the batch size or the resolution, or use bf16"
 
 Size = tuple[int, ...]  # width, height and images of a step's largest micro-batch
 
@@ -67,7 +67,7 @@ class SpillGuard:
         self._since_reading, self._since_slow = LOOK_STEPS - ENOUGH, 0  # steps
         self._retries, self._over, self._warned = 0, 0, False  # over: readings in a row of more than the GPU has
 
-    def add(self, batches: Sequence[Planned], seconds: float, finished: int | None) -> Problem | None:
+    def add(self, batches: Sequence[PlannedBatch], seconds: float, finished: int | None) -> Problem | None:
         """Add a step; return a warning, once for each slow episode. finished: number of steps whose losses were read back at its
         end, which waits for the GPU; None where they were not"""
         pixels = [prod(batch.bucket) * len(batch) for batch in batches]
@@ -86,7 +86,7 @@ class SpillGuard:
         self._warned = self._warned and self._since_slow < RECOVERED
         slow = slow if sum(map(len, self._slow.values())) >= ENOUGH else []
         interval = ENOUGH if slow or self._over else LOOK_STEPS
-        return self._look(slow) if self._since_reading >= interval else None
+        return self._check_memory(slow) if self._since_reading >= interval else None
 
     def _is_slow(self, size: Size, rate: float) -> bool:
         """Add the seconds per pixel of a step to the statistics of its size; return whether the step is slow."""
@@ -106,7 +106,7 @@ class SpillGuard:
             rates = [rate for each in self._usual.values() for rate in each]
         return statistics.median(rates) if len(rates) >= ENOUGH else inf  # where nothing is slow
 
-    def _look(self, slow: Sequence[tuple[Size, int]]) -> Problem | None:
+    def _check_memory(self, slow: Sequence[tuple[Size, int]]) -> Problem | None:
         """Read the GPU's memory and empty torch's cache if it is full; return the warning, once per episode. slow: (size,
         pixels) of each slow batch"""
         reading, self._since_reading = self._read(), 0
@@ -128,8 +128,8 @@ class SpillGuard:
             moves = self._over or sys.platform == "win32" or "microsoft" in platform.release().lower()  # WSL
             what = f"GPU memory is full{', so the driver moves data to RAM' if moves else ''}"
             what += f": a step takes {now:.2f} s instead of {usual:.2f} s"
-        less = self._advise() or OTHERWISE
-        fix = f"close other programs that use the GPU, or stop and train with less memory: {less}"
+        advice = self._advise() or DEFAULT_ADVICE
+        fix = f"close other programs that use the GPU, or stop and train with less memory: {advice}"
         return Problem(what, "", fix, "warning", code="memory.spill")
 
 

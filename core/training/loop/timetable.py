@@ -33,8 +33,8 @@ class Timetable:
         self._validation, self._samples = validation, samples
         job, total = run.job, run.total
         self._planned_saves = planned_saves(job.saving, run.plan, total)
-        self._with_files = job.saving.save_state
-        self._at_end = job.saving.save_state or job.saving.save_state_on_train_end
+        self._state_with_checkpoints = job.saving.save_state
+        self._state_at_end = job.saving.save_state or job.saving.save_state_on_train_end
         self._backup_timer = Timer(job.saving.save_every_minutes)
         self._checkpoint_timer = Timer(job.saving.checkpoint_every_minutes)
         self._sample_timer = Timer(job.samples.sample_every_minutes)
@@ -89,7 +89,7 @@ class Timetable:
     def at_the_end(self) -> None:
         """Write the final checkpoint, which no other error may prevent, then validate and sample it."""
         self._run.reports.all()
-        self._write_and_back_up(self._checkpoints.final.name, final=True, state=self._at_end)
+        self._write_and_back_up(self._checkpoints.final.name, final=True, state=self._state_at_end)
         if self._validates_last:
             self._validate()
         if self._samples.prompts:
@@ -185,7 +185,7 @@ class Timetable:
         else:
             self._rotate(lambda: self._checkpoints.remove_old(self._state.step))
         self._checkpoint_timer.restart()
-        if self._with_files if state is None else state:
+        if state or (state is None and self._state_with_checkpoints):
             self.back_up()
 
     def _sample(self) -> None:
@@ -204,14 +204,14 @@ class Timetable:
             result = self._validation.measure(self._run.passes, self._context, self._state.step)
             self._run.reports.validated(result)
             self._validated_at = self._state.step
-            self._name_best()
+            self._write_best()
 
         smaller = "lower dataset.train_batch_size, or turn it off (validation.validate_every_n_epochs and _steps to 0)"
         # A checkpoint is ranked by the weights that it contains.
         use: Use = "files" if self._validation.ranks else "samples"
         self._attempt("Validation", "check the held-out images", smaller, measure, use)
 
-    def _name_best(self) -> None:
+    def _write_best(self) -> None:
         """Write best.json for the file lists; report the best checkpoint at the end of the run."""
         folder = self._context.folder.path
         for line in self._journal.lines():

@@ -111,8 +111,8 @@ class TensorBoard:
 
     retry_seconds: float | None = RETRY_SECONDS
 
-    def __init__(self, folder: Path, more: Mapping[str, Any] | None = None):
-        self._folder, self._more = folder, dict(more or {})
+    def __init__(self, folder: Path, options: Mapping[str, Any] | None = None):
+        self._folder, self._options = folder, dict(options or {})
         self._writer: Any = None
 
     def _open(self) -> Any:
@@ -120,7 +120,7 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
 
             check_space(self._folder)  # a writer that fails to open leaves a thread behind
-            self._writer = SummaryWriter(str(self._folder), **self._more)
+            self._writer = SummaryWriter(str(self._folder), **self._options)
         return self._writer
 
     def add(self, name: str, value: float, step: int) -> None:
@@ -159,9 +159,9 @@ class Wandb:
 
     retry_seconds: float | None = None  # wandb retries itself, and a second init would create a second run
 
-    def __init__(self, folder: Path, project: str, name: str | None, more: Mapping[str, Any] | None = None):
+    def __init__(self, folder: Path, project: str, name: str | None, init_options: Mapping[str, Any] | None = None):
         self._folder, self._project = folder, project
-        self._more = dict(more) if more else ({"name": name} if name else {})
+        self._init_options = dict(init_options) if init_options else ({"name": name} if name else {})
         self._run: Any = None
         self._step = -1
         self._waiting: dict[str, Any] = {}
@@ -175,7 +175,7 @@ class Wandb:
             self._folder.mkdir(parents=True, exist_ok=True)
             # wandb's facts of the machine include folder names; only tracked values are published.
             options: Any = wandb.Settings(disable_code=True, disable_git=True, x_disable_meta=True)
-            self._run = wandb.init(project=self._project, dir=str(self._folder), settings=options, **self._more)
+            self._run = wandb.init(project=self._project, dir=str(self._folder), settings=options, **self._init_options)
         return self._run
 
     def add(self, name: str, value: Any, step: int) -> None:
@@ -219,17 +219,17 @@ def make_tracker(job: TrainJob, folder: Path, say: Callable[[str, str], None]) -
     if logging.log_with == "none":
         return Trackers([], say)
     log_dir = log_folder(job, folder)
-    more = tracker_config(logging.log_tracker_config)
+    config = tracker_config(logging.log_tracker_config)
     name = logging.log_tracker_name or spec_of(job).project
-    chosen: list[Tracker] = []
+    trackers: list[Tracker] = []
     if logging.log_with in ("tensorboard", "all"):
-        chosen.append(TensorBoard(log_dir / name if logging.log_tracker_name else log_dir, more.get("tensorboard")))
+        trackers.append(TensorBoard(log_dir / name if logging.log_tracker_name else log_dir, config.get("tensorboard")))
     if logging.log_with in ("wandb", "all"):
-        chosen.append(Wandb(log_dir, name, logging.wandb_run_name, more.get("wandb")))
-    trackers = Trackers(chosen, say)
+        trackers.append(Wandb(log_dir, name, logging.wandb_run_name, config.get("wandb")))
+    tracker = Trackers(trackers, say)
     if logging.log_config:
-        trackers.settings(logged_settings(job))
-    return trackers
+        tracker.settings(logged_settings(job))
+    return tracker
 
 
 def log_folder(job: TrainJob, folder: Path) -> Path:

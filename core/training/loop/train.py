@@ -36,17 +36,17 @@ def train(run: Run, timetable: Timetable) -> str:
         optimizer_update(run)
         run.state.step += 1
         # Within the measured time: a GPU only queues its steps, and reading waits for it.
-        read = run.reports.losses.read_if_due() if first else None
+        read_back = run.reports.losses.read_if_due() if first else None
         encoding = run.passes.encoding_seconds - encoding
         if encoded and not encoding:  # images that wait may be needed much later, or not at all
             run.context.stage("training")
         encoded = encoding > 0
         seconds = time.monotonic() - started - encoding
         run.reports.clock.add(seconds)
-        run.reports.report(read)
+        run.reports.report(read_back)
         if guard is not None:
             batches = run.plan.step_batches(run.state.step - 1)[1]
-            if problem := guard.add(batches, seconds, None if read is None else len(read.steps)):
+            if problem := guard.add(batches, seconds, None if read_back is None else len(read_back.steps)):
                 run.context.warn(problem)
         if not first:
             run.reports.losses.forget()

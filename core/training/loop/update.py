@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from math import inf
 
-from core.dataset.buckets.batches import Planned
+from core.dataset.buckets.batches import PlannedBatch
 from core.diffusion.noise import Address
 from core.record.lazy_torch import Tensor, torch
 from core.record.problems import ProblemsError
@@ -38,13 +38,14 @@ def optimizer_update(run: Run) -> None:
         for (placed, _), timestep in zip(global_batch.items, timesteps, strict=True):
             step_images.append(StepImage(placed.key, timestep, placed.loss_weight(run.job.dataset)))
         stand_in = run.stepper.stand_in
-        batch = Planned(global_batch.bucket, tuple(processes.share(global_batch.items) or stand_in(global_batch.items)))
+        items = processes.share(global_batch.items) or stand_in(global_batch.items)
+        batch = PlannedBatch(global_batch.bucket, tuple(items))
         if not batch.items:  # a short batch that left nothing for this process
             continue
         views = [(placed.key, repeat) for placed, repeat in batch.items]
         passes.method.before_micro_batch(run.state.step, number, views)
-        shared = processes.share(timesteps) or stand_in(timesteps)
-        losses_of = partial(micro_batch, run, epoch, batch, shared)
+        own_timesteps = processes.share(timesteps) or stand_in(timesteps)
+        losses_of = partial(micro_batch, run, epoch, batch, own_timesteps)
         divisor = loss_divisor(run, global_batch, images) if rows else inf
         losses_B = run.stepper.backward(losses_of, divisor, number == len(batches) - 1)
         passes.method.after_micro_batch()  # not before: gradient checkpointing computes forwards once more
@@ -71,7 +72,7 @@ def optimizer_update(run: Run) -> None:
     )
 
 
-def loss_divisor(run: Run, global_batch: Planned, images: int) -> int:
+def loss_divisor(run: Run, global_batch: PlannedBatch, images: int) -> int:
     """Divisor of the summed losses of a batch: the number of images of the step, so that all images count the same.
 
     With `model.compatibility`, as sd-scripts: images of the batch times gradient accumulation steps. Images of a short batch
@@ -82,7 +83,7 @@ def loss_divisor(run: Run, global_batch: Planned, images: int) -> int:
     return images
 
 
-def micro_batch(run: Run, epoch: int, planned: Planned, timesteps: Sequence[float]) -> Tensor:
+def micro_batch(run: Run, epoch: int, planned: PlannedBatch, timesteps: Sequence[float]) -> Tensor:
     """Losses [B] of one batch at these timesteps. Every random number is addressed by (seed, purpose, epoch, image, repeat)."""
     captions = [run.plan.caption(placed, epoch, repeat, run.state.step) for placed, repeat in planned.items]
     with naming_step(run.state.step + 1):
@@ -99,5 +100,5 @@ def naming_step(step: int) -> Iterator[None]:
         raise ProblemsError(replace(each, what=f"{each.what} (step {step})") for each in error.problems) from error
 
 
-def _addresses(run: Run, epoch: int, planned: Planned) -> list[Address]:
+def _addresses(run: Run, epoch: int, planned: PlannedBatch) -> list[Address]:
     return [(run.plan.seed, epoch, placed.key, repeat) for placed, repeat in planned.items]

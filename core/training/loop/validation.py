@@ -16,7 +16,7 @@ from math import lcm
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from core.dataset.buckets.batches import Placed, Planned
+from core.dataset.buckets.batches import Placed, PlannedBatch
 from core.dataset.buckets.validation_split import AUTOMATIC_MOST
 from core.dataset.captions.pipeline import ImageUse, training_caption
 from core.dataset.images.views import is_varied
@@ -27,14 +27,14 @@ from core.settings.base import every
 from core.settings.job import TrainJob
 from core.settings.noise import NoiseSettings
 from core.settings.rules.validation import holds_out
-from core.training.loop.sources import EPOCH
+from core.training.loop.sources import VALIDATION_EPOCH
 
 if TYPE_CHECKING:
     from core.dataset.report import Report
     from core.training.loop.batch import Batch
     from core.training.loop.passes import Passes
 
-COST = 0.02  # share of the training's forward passes that rank checkpoints
+COST_SHARE = 0.02  # share of the training's forward passes that rank checkpoints
 EFFECT_BATCHES = 8  # whose predictions are compared with those of the untrained model
 MOST_LOSSES = 512  # in one line of the journal
 MOST_PAIRS = 4 * AUTOMATIC_MOST  # each held-out image at each timestep
@@ -64,14 +64,14 @@ def unaugmented(placed: Placed) -> Placed:
 def unaugmented_caption(placed: Placed) -> str:
     """The caption without dropout, shuffling and token warmup."""
     settings = placed.concept.captions.model_copy(update=NO_CAPTION_AUGMENTATION)
-    return training_caption(ImageUse(placed.key, 0, placed.caption, settings, placed.image.words), 0, 0)
+    return training_caption(ImageUse(placed.key, 0, placed.caption, settings, placed.image.class_tokens), 0, 0)
 
 
 @dataclass(frozen=True)
 class ValidationBatch:
     """Images of one size that are measured in one pass. timestep_indices: [B], of each image's timestep"""
 
-    batch: Planned
+    batch: PlannedBatch
     timestep_indices: tuple[int, ...]
 
 
@@ -92,7 +92,7 @@ class Budget:
         the training's forward passes. The others are spaced evenly and include the last; all are left out where only one could
         be measured."""
         planned = [0, *self.saves]
-        affordable = int(2 * COST * self.views / max(pairs, 1))
+        affordable = int(2 * COST_SHARE * self.views / max(pairs, 1))
         if affordable >= len(planned):
             return frozenset()
         count = min(affordable, len(self.saves))
@@ -101,7 +101,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredLosses:
     """Loss of each image and timestep, in the order of the batches, and means by timestep."""
 
     each: list[float]
@@ -164,7 +164,7 @@ class Validation:
         most = len(self._saves) - left
         return (
             f"Best checkpoint: chosen from {most} of {len(self._saves)} checkpoints, to stay within "
-            f"{COST:.0%} of the training time"
+            f"{COST_SHARE:.0%} of the training time"
         )
 
     @property
@@ -216,7 +216,7 @@ def _images_of(batches: Sequence[ValidationBatch]) -> list[Placed]:
     return list({placed.key: placed for each in batches for placed, _ in each.batch.items}.values())
 
 
-def batches_of(images: Sequence[Placed]) -> list[Planned]:
+def batches_of(images: Sequence[Placed]) -> list[PlannedBatch]:
     """Batches of images of one size and folder group, at most as large as a training batch, in the order of the images."""
     groups: defaultdict[tuple, list[Placed]] = defaultdict(list)
     for placed in images:
@@ -225,11 +225,11 @@ def batches_of(images: Sequence[Placed]) -> list[Planned]:
     for (_, size), members in groups.items():
         most = members[0].concept.images.train_batch_size
         for begin in range(0, len(members), most):
-            batches.append(Planned(size, tuple((placed, 0) for placed in members[begin : begin + most])))
+            batches.append(PlannedBatch(size, tuple((placed, 0) for placed in members[begin : begin + most])))
     return batches
 
 
-def at_every_timestep(batches: Sequence[Planned]) -> list[ValidationBatch]:
+def at_every_timestep(batches: Sequence[PlannedBatch]) -> list[ValidationBatch]:
     """Each batch at each of the timesteps."""
     return [ValidationBatch(batch, (number,) * len(batch)) for batch in batches for number in range(PARTS - 1)]
 
@@ -241,7 +241,7 @@ def pairs_within(views: float, saves: int) -> int:
     A pair is one forward pass. The training of a view costs at least two, as frozen weights need no gradients. There is a
     measurement at each save and one before the first step.
     """
-    affordable = 2 * COST * views / (saves + 1)
+    affordable = 2 * COST_SHARE * views / (saves + 1)
     rounded = int(affordable) // (PARTS - 1) * (PARTS - 1)  # equally many for each timestep
     return min(max(rounded, PARTS - 1), MOST_PAIRS)
 
@@ -266,10 +266,10 @@ def spread_pairs(images: Sequence[Placed], pairs: int) -> list[ValidationBatch]:
     for index, number in order[:pairs]:
         numbers[index].append(number)
     batches = []
-    for turn in range(PARTS - 1):
-        left = {index: each[turn] for index, each in numbers.items() if len(each) > turn}
-        number_of = {id(images[index]): number for index, number in left.items()}
-        for batch in batches_of([images[index] for index in left]):
+    for round_ in range(PARTS - 1):
+        remaining = {index: each[round_] for index, each in numbers.items() if len(each) > round_}
+        number_of = {id(images[index]): number for index, number in remaining.items()}
+        for batch in batches_of([images[index] for index in remaining]):
             batches.append(ValidationBatch(batch, tuple(number_of[id(placed)] for placed, _ in batch.items)))
     return batches
 
@@ -280,33 +280,33 @@ def thinned(values: Sequence[Any], most: int) -> list[Any]:
     return list(values[::step])
 
 
-def _measure(passes: Passes, context: JobContext, batches: Sequence[ValidationBatch]) -> Measured:
+def _measure(passes: Passes, context: JobContext, batches: Sequence[ValidationBatch]) -> MeasuredLosses:
     """Losses of the batches. The device is waited for once, at the end."""
     timesteps = timesteps_of(passes.job.noise)
     losses: list[Tensor] = []
     for batch in batches:
         context.check()
-        losses.append(passes.losses(*_inputs(passes, batch, timesteps)).float())
+        losses.append(passes.losses(*_batch_of(passes, batch, timesteps)).float())
     each = torch.cat(losses).double().tolist()
     numbers = [number for batch in batches for number in batch.timestep_indices]
     by_number: defaultdict[int, list[float]] = defaultdict(list)
     for number, loss in zip(numbers, each, strict=True):
         by_number[number].append(loss)
-    return Measured(each, {timesteps[number]: fmean(by_number[number]) for number in sorted(by_number)})
+    return MeasuredLosses(each, {timesteps[number]: fmean(by_number[number]) for number in sorted(by_number)})
 
 
 def _effect(passes: Passes, batches: Sequence[ValidationBatch]) -> float:
     """Mean relative change of predictions by the trained weights, over a few of the batches."""
     timesteps = timesteps_of(passes.job.noise)
     few = thinned(batches, EFFECT_BATCHES)
-    return float(torch.cat([passes.effect(*_inputs(passes, batch, timesteps)) for batch in few]).mean())
+    return float(torch.cat([passes.effect(*_batch_of(passes, batch, timesteps)) for batch in few]).mean())
 
 
-def _inputs(passes: Passes, measured: ValidationBatch, timesteps: Sequence[int]) -> tuple[Batch, list[int]]:
+def _batch_of(passes: Passes, measured: ValidationBatch, timesteps: Sequence[int]) -> tuple[Batch, list[int]]:
     """The batch of latents and captions, with the addresses of its noise, and its timesteps."""
     seed = passes.job.validation.validation_seed
     numbered = list(zip((placed for placed, _ in measured.batch.items), measured.timestep_indices, strict=True))
-    addresses = [(seed, EPOCH, placed.key, number) for placed, number in numbered]
+    addresses = [(seed, VALIDATION_EPOCH, placed.key, number) for placed, number in numbered]
     captions = [unaugmented_caption(placed) for placed, _ in numbered]
-    batch = passes.latents.batch(EPOCH, measured.batch.items, addresses, captions)
+    batch = passes.latents.batch(VALIDATION_EPOCH, measured.batch.items, addresses, captions)
     return batch, [timesteps[number] for number in measured.timestep_indices]

@@ -50,14 +50,14 @@ class Pass:
     side: str = ""
 
 
-def peak_bytes(one: Pass, config: Mapping[str, Any] | None = None) -> int:
+def peak_bytes(pass_: Pass, config: Mapping[str, Any] | None = None) -> int:
     """Peak bytes of a pass of the U-Net, without weights and their gradients. Raises ProblemsError for a config whose layers do
     not fit together.
 
     config   of the U-Net; None uses the family's published config
     """
     try:
-        return _peak(one, frozen(config if config is not None else family(one.family).layout.config("unet")))
+        return _peak(pass_, frozen(config if config is not None else family(pass_.family).layout.config("unet")))
     except RuntimeError as error:  # shapes of the config that do not multiply
         what = f"The sizes of this U-Net's layers do not match ({str(error).splitlines()[0][:200]})"
         fix = "download the model again: its config was changed"
@@ -65,47 +65,48 @@ def peak_bytes(one: Pass, config: Mapping[str, Any] | None = None) -> int:
 
 
 @lru_cache(maxsize=256)
-def _peak(one: Pass, config: tuple) -> int:
+def _peak(pass_: Pass, config: tuple) -> int:
     """`peak_bytes`, cached. config: `frozen`"""
-    (unet, side, weights), kind, on_meta = _models(one, config), family(one.family), partial(torch.empty, device="meta")
-    rows, (width, height) = one.batch, one.sides
-    conditioning = conditioning_on_meta(one.family, config, rows, one.dtype, one.tokens)
-    conditioning.texts.context.requires_grad_(one.trains == "text")
+    (unet, side, weights), kind = _models(pass_, config), family(pass_.family)
+    on_meta = partial(torch.empty, device="meta")
+    rows, (width, height) = pass_.batch, pass_.sides
+    conditioning = conditioning_on_meta(pass_.family, config, rows, pass_.dtype, pass_.tokens)
+    conditioning.texts.context.requires_grad_(pass_.trains == "text")
     with torch.enable_grad(), Live(weights) as live:
-        latents = on_meta(rows, *kind.latent_shape((width, height)), dtype=one.dtype)
+        latents = on_meta(rows, *kind.latent_shape((width, height)), dtype=pass_.dtype)
         times = torch.zeros(rows, device="meta")
         if side is not None:
-            conditioning = replace(conditioning, control=on_meta(rows, 3, height, width, dtype=one.dtype))
+            conditioning = replace(conditioning, control=on_meta(rows, 3, height, width, dtype=pass_.dtype))
             conditioning = replace(conditioning, added=side(latents, times, conditioning))
-        output = kind.predict(Components(denoiser=unet, family=one.family), latents, times, conditioning)
+        output = kind.predict(Components(denoiser=unet, family=pass_.family), latents, times, conditioning)
         output.float().square().mean().backward()
     return live.peak
 
 
-def _models(one: Pass, config: tuple) -> tuple[Any, Any, list[torch.Tensor]]:
+def _models(pass_: Pass, config: tuple) -> tuple[Any, Any, list[torch.Tensor]]:
     """(U-Net with its network, module that trains next to it or None, all weights) on the meta device. Gradients are freed
     at once."""
-    unet, side = model_on_meta("unet", one.family, config, one.dtype), None
-    if one.side:
-        job = build(TrainJob, json.loads(one.side))
+    unet, side = model_on_meta("unet", pass_.family, config, pass_.dtype), None
+    if pass_.side:
+        job = build(TrainJob, json.loads(pass_.side))
         make = spec_of(job).side
         assert make is not None
         with torch.device("meta"):
             side = make(unet, job)
         for weight in side.parameters():
-            weight.data = weight.data.to(one.dtype)
+            weight.data = weight.data.to(pass_.dtype)
     for model in filter(None, (unet, side)):
-        _prepare(model, one)
-    if one.checkpoint:
-        checkpoint_unet(unet, one.blocks)
-    if one.trains == "network":
-        settings, kind_settings = settings_of(one.network)
-        targets = list(family(one.family).layers(unet, norms=settings.train_norm))
+        _prepare(model, pass_)
+    if pass_.checkpoint:
+        checkpoint_unet(unet, pass_.blocks)
+    if pass_.trains == "network":
+        settings, kind_settings = settings_of(pass_.network)
+        targets = list(family(pass_.family).layers(unet, norms=settings.train_norm))
         network = Network.create(targets, settings, 0, kind_settings=kind_settings)
         network.attach()
         weights = network.parameters()
     else:
-        trains = {"weights": unet, "side": side}.get(one.trains)
+        trains = {"weights": unet, "side": side}.get(pass_.trains)
         weights = list(trains.parameters()) if trains is not None else []
         for weight in weights:
             weight.requires_grad_()
@@ -114,15 +115,15 @@ def _models(one: Pass, config: tuple) -> tuple[Any, Any, list[torch.Tensor]]:
     return unet, side, [*unet.parameters(), *unet.buffers(), *weights]
 
 
-def _prepare(model: torch.nn.Module, one: Pass) -> None:
+def _prepare(model: torch.nn.Module, pass_: Pass) -> None:
     """Set the attention and gradient checkpointing of a model."""
-    fused = one.attention in ("sdpa", "xformers")
+    fused = pass_.attention in ("sdpa", "xformers")
     for module in model.modules():
         if fused and hasattr(module, "set_processor"):
             module.set_processor(FusedAttention())
         elif not fused and hasattr(module, "set_attn_processor"):
-            set_attention(module, one.attention)
-        if one.checkpoint and hasattr(module, "enable_gradient_checkpointing"):
+            set_attention(module, pass_.attention)
+        if pass_.checkpoint and hasattr(module, "enable_gradient_checkpointing"):
             module.enable_gradient_checkpointing()
 
 

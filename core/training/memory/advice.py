@@ -21,7 +21,7 @@ from core.settings.rules import training_problems
 from core.training.memory.plan import MemoryFacts, MemoryPlan, encodes_each_time, facts_of, largest_batch, memory_plan
 
 SHOWN = 3
-WORTH = 0.03  # smallest share of the total that a suggested setting saves
+MIN_SHARE = 0.03  # smallest share of the total that a suggested setting saves
 Change = dict[str, Any]  # dotted path -> value
 
 
@@ -39,7 +39,7 @@ class Saving:
         return f"{self.words} saves about {memory_words(self.bytes)}"
 
 
-def changed(job: TrainJob, change: Change) -> TrainJob:
+def with_change(job: TrainJob, change: Change) -> TrainJob:
     """The job with these values. Raises ProblemsError for invalid ones."""
     values = to_values(job)
     for path, value in change.items():
@@ -53,15 +53,15 @@ def advise(job: TrainJob, facts: MemoryFacts, count: int | None = SHOWN) -> list
 
     count   maximum number; None returns all
     """
-    whole = memory_plan(job, facts).total
-    wrong = {problem.what for problem in training_problems(job)}
+    total = memory_plan(job, facts).total
+    existing = {problem.what for problem in training_problems(job)}
     savings: list[Saving] = []
     for title, change in candidates(job, facts):
-        other = changed(job, change)
-        if any(each.level == "error" and each.what not in wrong for each in training_problems(other)):
+        alternative = with_change(job, change)
+        if any(each.level == "error" and each.what not in existing for each in training_problems(alternative)):
             continue
-        saved = whole - memory_plan(other, moved(facts, job, other)).total
-        if saved >= WORTH * whole:
+        saved = total - memory_plan(alternative, scaled(facts, job, alternative)).total
+        if saved >= MIN_SHARE * total:
             (path, value), *also = change.items()
             savings.append(Saving(path, value, saved, title, tuple(also)))
         if count is not None and len(savings) == count:
@@ -71,7 +71,7 @@ def advise(job: TrainJob, facts: MemoryFacts, count: int | None = SHOWN) -> list
 
 def candidates(job: TrainJob, facts: MemoryFacts) -> Iterator[tuple[str, Change]]:
     """(description, change) of the settings that this job could change, cheapest first."""
-    memory, whole, cuda = job.memory, job.method.traits.full_size, facts.device.startswith("cuda")
+    memory, full_model, cuda = job.memory, job.method.traits.full_size, facts.device.startswith("cuda")
     if encodes_each_time(job) and memory.cache_latents == "off":
         yield "caching latents", {"memory.cache_latents": "auto"}
     if memory.cache_latents == "device":
@@ -81,7 +81,7 @@ def candidates(job: TrainJob, facts: MemoryFacts) -> Iterator[tuple[str, Change]
     if memory.mixed_precision in ("no", "auto") and (cuda or bf16_is_fast(facts.device)):
         yield "computing in bf16", {"memory.mixed_precision": "bf16"}
     entry = find(job.optimizer.optimizer_type)
-    if whole and entry is not None and entry.path == ADAFACTOR and not memory.fused_optimizer_groups:
+    if full_model and entry is not None and entry.path == ADAFACTOR and not memory.fused_optimizer_groups:
         yield "the fused backward pass", {"memory.fused_backward_pass": True}
     if not memory.gradient_checkpointing:
         yield "gradient checkpointing", {"memory.gradient_checkpointing": True}
@@ -89,7 +89,7 @@ def candidates(job: TrainJob, facts: MemoryFacts) -> Iterator[tuple[str, Change]
         yield "checkpointing of all blocks", {"memory.checkpoint_blocks": "all"}
     if cuda and entry is not None and entry.path == "torch.optim.AdamW" and find_spec("bitsandbytes") is not None:
         yield "the 8-bit optimizer AdamW8bit", {"optimizer.optimizer_type": "AdamW8bit"}
-    if not whole and not memory.narrow_unet:
+    if not full_model and not memory.narrow_unet:
         yield "the U-Net in fp8", {"memory.fp8_base_unet": True}
     batch, steps = job.dataset.train_batch_size, job.schedule.gradient_accumulation_steps
     if batch > 1 and facts.batch > 1 and not memory.fused_backward_pass:
@@ -101,10 +101,10 @@ def candidates(job: TrainJob, facts: MemoryFacts) -> Iterator[tuple[str, Change]
             yield "offloading the optimizer state to RAM", {"sharding.offload_optimizer_device": "cpu"}
         if memory.num_processes > 1 and job.sharding.zero_stage < 3:
             yield "ZeRO stage 3", {"sharding.zero_stage": 3}
-    if whole and memory.full_precision == "fp32":
+    if full_model and memory.full_precision == "fp32":
         yield "training in full bf16", {"memory.full_precision": "bf16", "memory.mixed_precision": "bf16"}
     if trains_text(job) and not job.method.traits.new_words:
-        path, value = ("method.train_text_encoder", "no") if whole else ("network.train_text_encoder", False)
+        path, value = ("method.train_text_encoder", "no") if full_model else ("network.train_text_encoder", False)
         yield "freezing the text encoder", {path: value}
     if job.method.traits.uses_network and job.network.rank > 8:
         yield f"rank {job.network.rank // 2}", {"network.rank": job.network.rank // 2}
@@ -113,12 +113,12 @@ def candidates(job: TrainJob, facts: MemoryFacts) -> Iterator[tuple[str, Change]
         yield f"a resolution of {smaller}", {"dataset.resolution": smaller}
 
 
-def moved(facts: MemoryFacts, before: TrainJob, after: TrainJob) -> MemoryFacts:
+def scaled(facts: MemoryFacts, before: TrainJob, after: TrainJob) -> MemoryFacts:
     """The facts with the bucket and batch scaled from the settings of `before` to those of `after`."""
-    (wide, high), batch = largest_batch(before)
-    (new_wide, new_high), new_batch = largest_batch(after)
-    part = (new_wide * new_high / (wide * high)) ** 0.5
-    first, second = (max(64, int(side * part) // 8 * 8) for side in facts.sides)
+    (width, height), batch = largest_batch(before)
+    (new_width, new_height), new_batch = largest_batch(after)
+    factor = (new_width * new_height / (width * height)) ** 0.5
+    first, second = (max(64, int(side * factor) // 8 * 8) for side in facts.sides)
     return replace(facts, sides=(first, second), batch=max(1, facts.batch * new_batch // batch))
 
 
@@ -134,9 +134,7 @@ def out_of_memory_advice(job: TrainJob, context: JobContext) -> str:
     """A sentence with up to three settings to change after the device ran out of memory; "" where none helps or is found."""
     try:
         savings = advise(job, facts_of(job, context.workspace, context.device))
-    except (
-        Exception
-    ):  # memory is short, or the model's file has gone: the job says the general advice, and a training continues
+    except Exception:  # memory is short, or the model's file is gone: there is general advice, and a training continues
         return ""
     return "; ".join(saving.sentence() for saving in savings)
 
@@ -155,7 +153,7 @@ class LevelPlan:
 
 def level_plans(job: TrainJob, facts: MemoryFacts) -> list[LevelPlan]:
     """Memory of the job at each level of the memory and speed slider."""
-    plans = [(level, memory_plan(changed(job, level.values), facts)) for level in levels(job, facts.device)]
+    plans = [(level, memory_plan(with_change(job, level.values), facts)) for level in levels(job, facts.device)]
     usual = next((plan.total for level, plan in plans if level.number == USUAL), memory_plan(job, facts).total)
     return [LevelPlan(level, plan, usual - plan.total) for level, plan in plans]
 
@@ -165,7 +163,7 @@ def switch_savings(job: TrainJob, facts: MemoryFacts) -> dict[str, int]:
     savings: dict[str, int] = {}
     for path, (off, on) in switches(job).items():
         try:
-            plain, saving = changed(job, {path: off}), changed(job, {path: on})
+            plain, saving = with_change(job, {path: off}), with_change(job, {path: on})
         except ProblemsError:
             continue
         saved = memory_plan(plain, facts).total - memory_plan(saving, facts).total

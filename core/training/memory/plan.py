@@ -152,8 +152,8 @@ def _pair(side: Any) -> Sides:
 
 def _size(part: Any, config: Mapping[str, Any]) -> PartSize:
     shapes = {name: weight.entry.shape for name, weight in part.locations.items()}
-    plain = sum(prod(s) for name, s in shapes.items() if len(s) < 2 or "embedding" in name)
-    wide = sum(prod(s) for s in shapes.values() if len(s) == 4 and s[2] > 1)
+    plain = sum(prod(shape) for name, shape in shapes.items() if len(shape) < 2 or "embedding" in name)
+    wide = sum(prod(shape) for shape in shapes.values() if len(shape) == 4 and shape[2] > 1)
     numbers = [prod(shape) for shape in shapes.values()]
     return PartSize(sum(numbers), plain, wide, max(numbers, default=0), config, Counter(shapes.values()))
 
@@ -188,16 +188,16 @@ def memory_plan(job: TrainJob, facts: MemoryFacts, *, late: Collection[str] = ()
     """
     precision, trainable = _precision(job, facts), _trained_numbers(job, facts)
     count, cuda = job.memory.num_processes, facts.device.startswith("cuda")
-    share = (_sharded if job.sharding.active else _plain)(job, facts, precision, trainable)
-    one_pass = max(_activations(job, facts, precision), _encoding(job, facts, late)) + share.gathered
+    sizes = (_sharded if job.sharding.active else _unsharded)(job, facts, precision, trainable)
+    one_pass = max(_activations(job, facts, precision), _encoding(job, facts, late)) + sizes.gathered
     if count > 1 and not job.sharding.active:
-        one_pass = max(one_pass, share.gradients)  # all-reduced as one tensor
-    passes = max(one_pass, share.whole)
-    weights = share.weights + _extra_weights(job, facts, precision, trainable, late)
+        one_pass = max(one_pass, sizes.gradients)  # all-reduced as one tensor
+    passes = max(one_pass, sizes.whole)
+    weights = sizes.weights + _extra_weights(job, facts, precision, trainable, late)
     spare = RUNTIME_BYTES["cuda" if cuda else "cpu"]
-    spare += int(CUT_OFF * (weights + passes + share.optimizer + share.gradients))
-    plan = MemoryPlan(weights, share.optimizer, share.gradients, passes, _cache(job, facts), spare)
-    return replace(plan, memory=share.memory, disk=share.disk) if cuda else _on_one_machine(plan, share, job)
+    spare += int(CUT_OFF * (weights + passes + sizes.optimizer + sizes.gradients))
+    plan = MemoryPlan(weights, sizes.optimizer, sizes.gradients, passes, _cache(job, facts), spare)
+    return replace(plan, memory=sizes.memory, disk=sizes.disk) if cuda else _on_one_machine(plan, sizes, job)
 
 
 def _precision(job: TrainJob, facts: MemoryFacts) -> Precision:
@@ -207,31 +207,31 @@ def _precision(job: TrainJob, facts: MemoryFacts) -> Precision:
     return precision
 
 
-def _on_one_machine(plan: MemoryPlan, share: ProcessSizes, job: TrainJob) -> MemoryPlan:
+def _on_one_machine(plan: MemoryPlan, sizes: ProcessSizes, job: TrainJob) -> MemoryPlan:
     """The plan of a CPU, where all processes and what DeepSpeed offloads to RAM share one memory."""
-    every = {name: size * processes_here(job) for name, size in plan.parts().items()}
-    return MemoryPlan(**every | {"optimizer": every["optimizer"] + share.memory}, disk=share.disk)
+    of_all = {name: size * processes_here(job) for name, size in plan.parts().items()}
+    return MemoryPlan(**of_all | {"optimizer": of_all["optimizer"] + sizes.memory}, disk=sizes.disk)
 
 
-def _plain(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int]) -> ProcessSizes:
+def _unsharded(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int]) -> ProcessSizes:
     """Bytes of a process without DeepSpeed, which holds everything."""
     item, trained = type_named(job.memory.full_precision).itemsize, sum(trainable.values())
     gradients = (trained + _clipped_embeddings(job, facts)) * item
     weights, cast, step = _weights(job, facts, precision, trainable, item), 0, _before_fp8(job, facts, precision)
     if job.method.traits.full_size:
-        cast, step = _cast(precision, trainable), _step(job, trained, item)
+        cast, step = _cast_bytes(precision, trainable), _step_bytes(job, trained, item)
     if job.method.traits.full_size and (job.memory.fused_backward_pass or job.memory.fused_optimizer_groups):
         largest = max(facts.parts[name].largest for name in trainable)
         at_once = largest if job.memory.fused_backward_pass else trained // (job.memory.fused_optimizer_groups or 1)
-        step = _step(job, at_once, item)
+        step = _step_bytes(job, at_once, item)
         gradients = at_once * item + step + largest * STEP_BYTES
         weights += cast
     elif job.schedule.gradient_accumulation_steps == 1:
         gradients = max(gradients, cast)  # cast weights are freed while gradients are computed
     else:
         weights += cast
-    lost = trained * item if job.memory.kahan_summation and job.memory.full_precision == "bf16" else 0
-    return ProcessSizes(weights, gradients, _state_bytes(job, facts, trained) + lost, whole=step)
+    compensation = trained * item if job.memory.kahan_summation and job.memory.full_precision == "bf16" else 0
+    return ProcessSizes(weights, gradients, _state_bytes(job, facts, trained) + compensation, whole=step)
 
 
 def _before_fp8(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:
@@ -242,7 +242,7 @@ def _before_fp8(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:
     return (facts.denoiser.numbers - facts.denoiser.plain) * (_bytes(precision.compute) - 1)
 
 
-def _step(job: TrainJob, numbers: int, item: int) -> int:
+def _step_bytes(job: TrainJob, numbers: int, item: int) -> int:
     """Extra bytes of an optimizer step: 16-bit weights and gradients are fp32 during it, at most LARGEST numbers at once if
     the optimizer's state is kept per weight, else all."""
     from core.optimization.rounding import LARGEST
@@ -252,7 +252,7 @@ def _step(job: TrainJob, numbers: int, item: int) -> int:
     return at_once * 2 * FP32 if item < FP32 else 0
 
 
-def _cast(precision: Precision, trainable: Mapping[str, int]) -> int:
+def _cast_bytes(precision: Precision, trainable: Mapping[str, int]) -> int:
     """Bytes of the copies of trained weights that autocast caches during a pass."""
     if precision.compute == precision.trainable:
         return 0
@@ -364,7 +364,7 @@ def _activations(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int
         network = job.network.model_copy(update={"train_text_encoder": False})
     settings = described(job.model_copy(update={"network": network})) if trains == "network" else ""
     attention = "sdpa" if job.memory.attention == "auto" else job.memory.attention
-    one = Pass(
+    largest_pass = Pass(
         facts.family,
         facts.sides,
         1,
@@ -378,7 +378,7 @@ def _activations(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int
     )
     # Proportional to images and bytes of a number, so that one count serves all.
     item = _bytes(precision.compute)
-    counted = peak_bytes(one, facts.denoiser.config) * facts.batch * item // 2
+    counted = peak_bytes(largest_pass, facts.denoiser.config) * facts.batch * item // 2
     return counted + _text_activations(job, facts, item)
 
 
@@ -415,13 +415,13 @@ def _cache(job: TrainJob, facts: MemoryFacts) -> int:
 
 def _control_images(job: TrainJob, facts: MemoryFacts) -> int:
     """Bytes of control images, which are held in RAM, compressed."""
-    from core.dataset.caches.partners import most_held
+    from core.dataset.caches.partners import memory_limit
 
     cache_latents = job.memory.cache_latents
     if facts.device.startswith("cuda") or not job.method.traits.control_images or cache_latents == "off":
         return 0
     size = facts.images * 3 * prod(facts.sides) // CONTROL_SHARE
-    return min(size, most_held(writes=cache_latents in ("auto", "disk")))
+    return min(size, memory_limit(writes=cache_latents in ("auto", "disk")))
 
 
 def _latents(job: TrainJob, facts: MemoryFacts) -> int:

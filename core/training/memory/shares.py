@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 LARGEST_BUCKET = 50_000_000  # numbers reduced at once
 DISK_GROUP = 100_000_000  # numbers read from disk at once
 DISK_BUFFERS = 5  # of a disk group: weight, gradient, two states of Adam, one in transfer
-GATHERED = (
-    80_000_000  # numbers of the layers that lie whole at once in stage 3: 50 million ahead, and the largest layer
-)
+GATHERED = 80_000_000  # numbers of the layers that stage 3 gathers at once: 50 million ahead, and the largest layer
 FP32 = 4
 
 

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 def epochs_between_saves(settings: SavingSettings, plan: Plan, total: int) -> int | None:
     """Number of epochs from one checkpoint to the next; None where no epoch is saved."""
-    least = every(settings.save_n_epoch_ratio)
-    if least:
-        return max(1, (plan.epoch_of(total - 1) + 1) // int(least))
+    saves = every(settings.save_n_epoch_ratio)
+    if saves:
+        return max(1, (plan.epoch_of(total - 1) + 1) // int(saves))
     period = every(settings.save_every_n_epochs)
     return int(period) if period else None
 
@@ -105,7 +105,7 @@ class Checkpoints:
         )
         for problem in written:
             self.context.warn(problem)
-        for each in self._all_of(path):
+        for each in self._files_of(path):
             self.context.journal.put(Saved(step, f"checkpoints/{each.name}", bytes_of(each)))
             if final and self.settings.copy_to:
                 self._copy(each)
@@ -115,7 +115,7 @@ class Checkpoints:
                 self.context.warn(problem)
         return path
 
-    def _all_of(self, path: Path) -> list[Path]:
+    def _files_of(self, path: Path) -> list[Path]:
         """A checkpoint and the files that the method writes next to it."""
         return [path, *self.method.extra_files(path)]
 
@@ -130,16 +130,16 @@ class Checkpoints:
             what = f"The final checkpoint could not be copied to {folder}: {why}"
             self.context.say(what, "error", f"copy it yourself: {path}")
 
-    def rename_final(self, at: int) -> None:
-        """Rename the final checkpoint of a finished run that is trained further from step `at` to that of its step."""
+    def rename_final(self, start_step: int) -> None:
+        """Rename the final checkpoint of a finished run that is trained further from step `start_step` to that of its step."""
         path, total = self.final, self.plan.total
-        if not path.exists() or at >= total:
+        if not path.exists() or start_step >= total:
             return
         saved = [line for line in read_lines(self.context.folder.journal_file) if line["kind"] == "saved"]
         step = next((line["step"] for line in reversed(saved) if line["file"] == f"checkpoints/{path.name}"), total)
         target = path.with_name(self.step_name(step))
         if step < total and not target.exists():
-            for old, new in zip(self._all_of(path), self._all_of(target), strict=True):
+            for old, new in zip(self._files_of(path), self._files_of(target), strict=True):
                 if old.exists():
                     atomic.replace(old, new)
                     self.context.journal.put(Saved(step, f"checkpoints/{new.name}", bytes_of(new)))
@@ -156,7 +156,7 @@ class Checkpoints:
         expired = expired_checkpoints(self.settings, present, step)
         if expired:
             self.uploads.finish()  # one of them may be in an upload
-        for path in (path for old in expired for path in self._all_of(old.path)):
+        for path in (path for old in expired for path in self._files_of(old.path)):
             atomic.remove_any(path)
 
     def intermediate(self) -> list[Intermediate]:
@@ -176,20 +176,17 @@ def expired_checkpoints(settings: SavingSettings, files: Sequence[Intermediate],
     """The files to remove after optimizer step `step`. files: ascending by step; an epoch's and a step's file of the same step
     count as one"""
     removed: list[Intermediate] = []
-    last, last_epochs, distance = (
-        every(settings.save_last_n),
-        every(settings.save_last_n_epochs),
-        every(settings.save_last_n_steps),
-    )
+    last, last_epochs = every(settings.save_last_n), every(settings.save_last_n_epochs)
+    last_steps = every(settings.save_last_n_steps)
     if last:
         newest = sorted({each.step for each in files})[-int(last) :]
         removed += [each for each in files if each.step not in newest]
     if last_epochs:
         removed += [each for each in files if each.epoch is not None][: -int(last_epochs)]
-    if distance:
+    if last_steps:
         period = int(every(settings.save_every_n_steps) or 1)  # others are from save_n_evenly or commands
         removed += [
-            each for each in files if each.epoch is None and each.step % period == 0 and each.step < step - distance
+            each for each in files if each.epoch is None and each.step % period == 0 and each.step < step - last_steps
         ]
     return list(dict.fromkeys(removed))
 

@@ -19,7 +19,7 @@ from core.record.journal import read_lines
 from core.record.problems import ProblemsError
 from core.record.regular import read_regular
 from core.record.workspace import resolve_path
-from core.settings.dataset.concepts import Concept, own_settings, training_resolution
+from core.settings.dataset.concepts import Concept, overridden_settings, training_resolution
 from core.settings.methods import spec_of
 
 if TYPE_CHECKING:
@@ -110,11 +110,11 @@ class FileFacts:
             network_args=kind.network_args(job),
             extra=self.method.metadata() | user_metadata(job, placed) | _validation(job, self.held_out),
         )
-        saved = spec_of(job).saves
-        if saved == "embedding":
-            return model_spec(job, facts, saved) | _schedule(job)
-        if saved != "lora":  # as in sd-scripts, which writes training metadata to networks only
-            return model_spec(job, facts, saved if self.method.extension else "folder")
+        file_kind = spec_of(job).saves
+        if file_kind == "embedding":
+            return model_spec(job, facts, file_kind) | _schedule(job)
+        if file_kind != "lora":  # as in sd-scripts, which writes training metadata to networks only
+            return model_spec(job, facts, file_kind if self.method.extension else "folder")
         metadata = lora_metadata(job, facts)
         return shortened(metadata) | _schedule(job) if job.saving.no_metadata else metadata
 
@@ -212,7 +212,7 @@ def buckets_of(views: Sequence[Placed]) -> dict[str, Any]:
 def datasets_of(placed: Sequence[Placed], views: Sequence[Placed]) -> list[dict[str, Any]]:
     """ss_datasets: an entry for each group of folders that share batches and sizes; [] where no folder overrides settings."""
     concepts = {each.concept.number: each.concept for each in placed}
-    if not any(own_settings(concept.source) for concept in concepts.values()):
+    if not any(overridden_settings(concept.source) for concept in concepts.values()):
         return []
     groups: defaultdict[tuple, list[Concept]] = defaultdict(list)
     for concept in concepts.values():
@@ -252,7 +252,7 @@ def _subset(concept: Concept, placed: Sequence[Placed]) -> dict[str, Any]:
         **{name: getattr(concept.images, name) for name in AUGMENTATION},
         **{name: getattr(concept.captions, name) for name in CAPTIONS},
         "image_dir": members[0].image.source if members else "",
-        "class_tokens": members[0].image.words if members else None,
+        "class_tokens": members[0].image.class_tokens if members else None,
         "is_reg": concept.role == "regularization",
     }
 

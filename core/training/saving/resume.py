@@ -60,10 +60,10 @@ def _rate_jump(job: TrainJob, state: Path | None, step: int, total: int) -> list
     if folder is None or not folder.job_file.is_file():
         return []
     try:
-        before = build(type(job), parse(folder.job(), str(folder.job_file)).values, str(folder.job_file))
+        earlier_job = build(type(job), parse(folder.job(), str(folder.job_file)).values, str(folder.job_file))
     except ProblemsError:  # of an earlier version, or of no run
         return []
-    return jump_advice(folder, before, job, step, total)
+    return jump_advice(folder, earlier_job, job, step, total)
 
 
 def _after_end(job: TrainJob, step: int, total: int) -> list[Problem]:
@@ -121,10 +121,8 @@ def find_state(text: str, workspace: Workspace, *, quick: bool = False) -> Path:
             return state
     damaged = next((folder for folder in candidates if states_in(folder / "state") or states_in(folder)), None)
     if damaged is not None:
-        what, fix = (
-            f"All training states in '{text}' are damaged",
-            "choose another run, or start from its last checkpoint",
-        )
+        what = f"All training states in '{text}' are damaged"
+        fix = "choose another run, or start from its last checkpoint"
         raise ProblemsError.one(what, display_path(damaged), fix, code="state.damaged")
     if candidates:
         what = f"There is no training state in '{text}'"
@@ -168,9 +166,9 @@ def fetch_state(text: str, target: Path) -> Path:
         return folder
     try:
         api = HfApi(token=secret("huggingface_token") or False)
-        about = {"repo_id": address.repository, "repo_type": address.kind, "revision": address.revision}
-        names = [name for name in api.list_repo_files(**about) if name.startswith(address.path + "/")]
-        fetched = [Path(api.hf_hub_download(filename=name, local_dir=str(target / "hub"), **about)) for name in names]
+        options = {"repo_id": address.repository, "repo_type": address.kind, "revision": address.revision}
+        names = [name for name in api.list_repo_files(**options) if name.startswith(address.path + "/")]
+        fetched = [Path(api.hf_hub_download(filename=name, local_dir=str(target / "hub"), **options)) for name in names]
     except Exception as error:
         lines = str(error).strip().splitlines()
         what = f"The training state '{text}' could not be downloaded: {lines[0] if lines else error!r}"

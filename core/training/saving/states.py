@@ -110,15 +110,15 @@ class States:
         run.state.step, run.reports.clock.total = content["step"], content["seconds"]
         if "watch" in content:  # states of earlier versions have none
             run.reports.watch.load_state_dict(content["watch"])
-        before = content["made_with"]
-        other = [
-            f"{name} {before.get(name)} (now {value})"
+        earlier = content["made_with"]
+        differences = [
+            f"{name} {earlier.get(name)} (now {value})"
             for name, value in environment(run).items()
-            if before.get(name) != value
+            if earlier.get(name) != value
         ]
-        if other:
+        if differences:
             run.context.say(
-                f"This training state was saved with another {', '.join(other)}: the result may differ in the last digits",
+                f"This training state was saved with another {', '.join(differences)}: the result may differ in the last digits",
                 "warning",
             )
 
@@ -143,21 +143,21 @@ def expired_states(settings: SavingSettings, plan: Plan, step: int, states: list
     if steps:
         oldest.append(step - int(steps))
     if epochs:  # sd-scripts counts saves: of every second epoch, two are those of the last four
-        back = int(epochs) * (epochs_between_saves(settings, plan, plan.total) or 1)
-        oldest.append(plan.epochs.first_step(max(0, plan.epoch_of(step) - back)) + 1)
+        epochs_back = int(epochs) * (epochs_between_saves(settings, plan, plan.total) or 1)
+        oldest.append(plan.epochs.first_step(max(0, plan.epoch_of(step) - epochs_back)) + 1)
     return [path for path in states[:-1] if state_step(path) < min(oldest)]
 
 
-def _rename_damaged(context: JobContext, damaged: Path, whole: Path) -> None:
+def _rename_damaged(context: JobContext, damaged: Path, intact: Path) -> None:
     """Rename a damaged state, so that it does not count as a state."""
     fix = "check the disk; this state is no longer used"
     if context.processes.first:
-        free = (damaged.with_name(f"damaged-{damaged.name}" + (f"-{n}" if n else "")) for n in range(1000))
-        target = next(path for path in free if not path.exists())
+        names = (damaged.with_name(f"damaged-{damaged.name}" + (f"-{n}" if n else "")) for n in range(1000))
+        target = next(path for path in names if not path.exists())
         with suppress(OSError):
             atomic.replace(damaged, target)
             fix = f"check the disk; the damaged state was moved to {display_path(target)} and may be deleted"
-    what = f"The state of step {state_step(damaged)} is damaged, so the run resumes from step {state_step(whole)}"
+    what = f"The state of step {state_step(damaged)} is damaged, so the run resumes from step {state_step(intact)}"
     context.say(what, "warning", fix)
 
 

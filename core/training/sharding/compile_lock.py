@@ -75,10 +75,10 @@ def left_behind(lock: Path) -> bool:
     if sys.platform != "linux":
         return False
     try:
-        held = lock.stat()
-        if held.st_uid != os.getuid() or not _is_local(lock) or any(_use(lock.parent, held)):
+        lock_status = lock.stat()
+        if lock_status.st_uid != os.getuid() or not _is_local(lock) or any(_lock_users(lock.parent, lock_status)):
             return False
-        return os.path.samestat(lock.stat(), held)  # False if it was released and taken meanwhile
+        return os.path.samestat(lock.stat(), lock_status)  # False if it was released and taken meanwhile
     except OSError:
         return False
 
@@ -93,7 +93,7 @@ def _is_local(path: Path) -> bool:
     return kind in LOCAL_DISKS if first else kind == "overlay"
 
 
-def _use(folder: Path, held: os.stat_result) -> Iterator[bool]:
+def _lock_users(folder: Path, lock_status: os.stat_result) -> Iterator[bool]:
     """For each process and open file: whether it has the lock open, or its working directory is the lock's folder."""
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
@@ -101,6 +101,6 @@ def _use(folder: Path, held: os.stat_result) -> Iterator[bool]:
         with suppress(*GONE):
             if os.path.samefile(process / "cwd", folder):
                 yield True
-            for opened in os.scandir(process / "fd"):
+            for descriptor in os.scandir(process / "fd"):
                 with suppress(*GONE):  # closed meanwhile
-                    yield os.path.samestat(os.stat(opened.path), held)
+                    yield os.path.samestat(os.stat(descriptor.path), lock_status)

@@ -14,7 +14,7 @@ from core.training.memory.plan import facts_of, sharded_sizes
 if TYPE_CHECKING:
     from core.settings.job import TrainJob
 
-OF_DEEPSPEED = "zero_stage_3"  # DeepSpeed's subfolder; a run overwrites the files of earlier ones
+DEEPSPEED_FOLDER = "zero_stage_3"  # DeepSpeed's subfolder; a run overwrites the files of earlier ones
 FIX = "free some space, choose a folder on another disk, or offload to RAM (cpu)"
 
 
@@ -69,4 +69,4 @@ def bytes_on_disk(job: TrainJob, workspace: Workspace, settings: list[str]) -> i
 
 
 def _bytes_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in (folder / OF_DEEPSPEED).rglob("*") if path.is_file())
+    return sum(path.stat().st_size for path in (folder / DEEPSPEED_FOLDER).rglob("*") if path.is_file())

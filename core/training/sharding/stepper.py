@@ -41,7 +41,7 @@ T = TypeVar("T")
 FIRST_SCALE, GOOD_STEPS = 2.0**16, 2000  # of torch.amp.GradScaler
 
 
-class Trained(nn.Module):
+class WrappedWeights(nn.Module):
     """The module that DeepSpeed wraps; its forward pass calls a function."""
 
     def __init__(self, weights: Sequence[nn.Parameter], modules: Sequence[nn.Module]):
@@ -87,7 +87,7 @@ class ShardedStepper(Stepper):
         scaled: bool,
         pauses: bool = False,
     ):
-        processes, longest = context.processes, job.optimizer.max_grad_norm
+        processes, max_grad_norm = context.processes, job.optimizer.max_grad_norm
         wait_for_compilers(job.sharding, context)
         optimizer = cpu_adam_if_needed(optimizer, job.sharding, context.device)
         super().__init__(
@@ -98,50 +98,50 @@ class ShardedStepper(Stepper):
             processes,
             scaler=None,
             fused=None,
-            max_grad_norm=longest,
+            max_grad_norm=max_grad_norm,
             pauses=pauses,
         )
         self._settings, self._full_model, self._device = job.sharding, job.method.traits.full_size, context.device
         self._scale = LossScale() if scaled else None
-        shares = self._settings.shares_weights
-        if shares:
+        shares_weights = self._settings.shares_weights
+        if shares_weights:
             method.lay_in_modules()
-        exact = {weight: weight.data for weight in parameters if weight.dtype != compute} if self._full_model else {}
+        fp32 = {weight: weight.data for weight in parameters if weight.dtype != compute} if self._full_model else {}
         if self._full_model:
             _cast(modules, compute)
-        self._half_precision = bool(exact)
+        self._half_precision = bool(fp32)
         config = config_of(job, processes.count, parameters, compute)
-        module = Trained([] if shares else parameters, modules if shares else [])
+        module = WrappedWeights([] if shares_weights else parameters, modules if shares_weights else [])
         self._engine = make_engine(config, module, optimizer, context.device, early=self._settings.zero3_init_flag)
         with ExitStack() as stack:
-            stack.enter_context(joined(context.device))  # stage 3 needs it in each pass
+            stack.enter_context(process_group(context.device))  # stage 3 needs it in each pass
             stack.callback(self._engine.destroy)
             self._zero = self._engine.optimizer
             vars(optimizer)["step"] = self._guarded(optimizer.step)
-            self._shards: Shards = (SharedWeights if shares else Shards)(self._zero, optimizer)
-            self._set_masters(exact)
-            for part in () if shares else modules:  # frozen weights
+            self._shards: Shards = (SharedWeights if shares_weights else Shards)(self._zero, optimizer)
+            self._set_masters(fp32)
+            for part in () if shares_weights else modules:  # frozen weights
                 part.to(context.device)
             if job.method.ema:
                 masters = {str(number): master for number, master in enumerate(self._shards.masters)}
                 self.average = WeightAverage(masters, job.method)
-            self._joined = stack.pop_all()
+            self._process_group = stack.pop_all()
 
-    def _set_masters(self, exact: Mapping[nn.Parameter, Tensor]) -> None:
+    def _set_masters(self, fp32: Mapping[nn.Parameter, Tensor]) -> None:
         """Set the fp32 master weights to those of the model's file, instead of the 16-bit copy."""
         from deepspeed.utils import safe_set_full_fp32_param
 
-        for weight, values in exact.items():
+        for weight, values in fp32.items():
             safe_set_full_fp32_param(weight, values.float())
 
     def _guarded(self, step: Callable[[], Any]) -> Callable[[], None]:
         """The optimizer step, skipped after a non-finite loss or gradient."""
 
-        def unless_withheld() -> None:
+        def unless_non_finite() -> None:
             if not self._guard.tripped():
                 step()
 
-        return unless_withheld
+        return unless_non_finite
 
     # -- a step
 
@@ -263,13 +263,13 @@ class ShardedStepper(Stepper):
     def follow(self) -> None:
         nothing: Any = None
         while True:
-            word, about = self._processes.broadcast(nothing)
-            if word == "done":
+            command, argument = self._processes.broadcast(nothing)
+            if command == "done":
                 return
-            if word == "write":
-                self._write(Path(about))
-            elif word == "gather":
-                with self._gathered(about):
+            if command == "write":
+                self._write(Path(argument))
+            elif command == "gather":
+                with self._gathered(argument):
                     self._processes.broadcast(nothing)  # wait for "release"
 
     @contextmanager
@@ -279,13 +279,13 @@ class ShardedStepper(Stepper):
             if self.average is not None and self.average.replaces(use):
                 stack.enter_context(self._averaged(self.average))
             if self._settings.shares_weights:
-                stack.enter_context(whole(self._engine))
+                stack.enter_context(all_weights(self._engine))
             if (
                 use == "files"
                 and self._half_precision
                 and not (self._settings.shares_weights and self._settings.zero3_save_16bit_model)
             ):
-                stack.enter_context(self._exact())
+                stack.enter_context(self._fp32_weights())
             yield
 
     @contextmanager
@@ -299,7 +299,7 @@ class ShardedStepper(Stepper):
             self._shards.push()
 
     @contextmanager
-    def _exact(self) -> Iterator[None]:
+    def _fp32_weights(self) -> Iterator[None]:
         """Inside, fp32 master weights in RAM replace 16-bit weights on the first process."""
         from deepspeed.utils import safe_get_full_fp32_param
 
@@ -316,7 +316,7 @@ class ShardedStepper(Stepper):
                 weight.data = data
 
     def release(self) -> None:
-        self._joined.close()
+        self._process_group.close()
 
 
 # -- DeepSpeed
@@ -366,7 +366,7 @@ def cpu_adam_if_needed(optimizer: Optimizer, settings: ShardingSettings, device:
     ProblemsError if it cannot be compiled."""
     if settings.offload_optimizer_device != "nvme" and not settings.fp16_master_weights_and_gradients:
         return optimizer
-    with joined(device):
+    with process_group(device):
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         groups = [
@@ -385,9 +385,11 @@ def cpu_adam_if_needed(optimizer: Optimizer, settings: ShardingSettings, device:
     return adam
 
 
-def make_engine(config: dict[str, Any], module: Trained, optimizer: Optimizer, device: str, *, early: bool) -> Any:
+def make_engine(
+    config: dict[str, Any], module: WrappedWeights, optimizer: Optimizer, device: str, *, early: bool
+) -> Any:
     """Initialize DeepSpeed's engine. early: partition the weights before they are moved to the GPU"""
-    with joined(device):
+    with process_group(device):
         import deepspeed
 
         # gloo is enough on one machine; DeepSpeed would first compile its communication ops, for minutes.
@@ -398,7 +400,7 @@ def make_engine(config: dict[str, Any], module: Trained, optimizer: Optimizer, d
 
 
 @contextmanager
-def joined(device: str) -> Iterator[None]:
+def process_group(device: str) -> Iterator[None]:
     """Context in which DeepSpeed uses this device and the process group, or one of this process alone."""
     import torch.distributed as dist
 
@@ -421,7 +423,7 @@ def joined(device: str) -> Iterator[None]:
 
 
 @contextmanager
-def whole(engine: Any) -> Iterator[None]:
+def all_weights(engine: Any) -> Iterator[None]:
     """Context in which each process has all weights of stage 3, so that its passes need no other process."""
     from deepspeed.runtime.zero.stage3 import unwrap_model_for_generation
 

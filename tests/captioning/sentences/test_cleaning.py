@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from core.captioning.combining import removed
 from core.captioning.sentences.cleaning import (
     clean,
+    cut_to_tokens,
     missing_words,
     plain,
     repetition,
     to_sentence_end,
     with_words,
-    within,
     without_openers,
     without_repetition,
     without_thinking,
@@ -107,16 +107,16 @@ def test_lines_are_joined():
 
 def test_a_limit_of_tokens_is_kept_at_the_end_of_a_sentence_part_or_word():
     text = "A red fox runs. It looks up, far away. The end."
-    assert within(text, 100, count_tokens) == text
-    assert within(text, 8, count_tokens) == "A red fox runs."
-    assert within("red, blue, green", 4, count_tokens) == "red, blue"
-    assert within("red blue green", 2, count_tokens) == "red blue"
+    assert cut_to_tokens(text, 100, count_tokens) == text
+    assert cut_to_tokens(text, 8, count_tokens) == "A red fox runs."
+    assert cut_to_tokens("red, blue, green", 4, count_tokens) == "red, blue"
+    assert cut_to_tokens("red blue green", 2, count_tokens) == "red blue"
     assert cleaned(text, max_caption_tokens=8) == "A red fox runs."
 
 
 @given(WORDS, st.integers(1, 40))
 def test_what_is_left_within_a_limit_is_a_beginning_and_fits(text, tokens):
-    left = within(text, tokens, count_tokens)
+    left = cut_to_tokens(text, tokens, count_tokens)
     assert text.startswith(left) and count_tokens(left) <= tokens
 
 

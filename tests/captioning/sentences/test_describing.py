@@ -22,7 +22,7 @@ from core.captioning import decoding
 from core.captioning.decoding import decoded_ahead
 from core.captioning.sentences import describing, generating, loading
 from core.captioning.sentences.folder import ModelFiles
-from core.captioning.sentences.generating import AddressedSampling, Answer, AnswerBudget, Prompt
+from core.captioning.sentences.generating import AddressedSampling, Answer, AnswerBudget, PromptLength
 from core.captioning.sentences.profiles import FLORENCE_TASKS, PROFILES
 from core.dataset.images.opening import BrokenImage
 from core.engine.engine import Engine
@@ -232,7 +232,7 @@ def test_a_template_that_takes_no_image_or_no_system_prompt_is_told(caption, own
 
 
 def test_the_answer_has_its_own_budget_behind_the_thinking():
-    prompt = Prompt()
+    prompt = PromptLength()
     prompt.tokens = 2
     budget = AnswerBudget([7, 8], 3, prompt)
     rows = torch.tensor([[7, 8, 1, 7, 8, 1, 1, 1], [7, 8, 1, 1, 7, 8, 1, 1], [7, 8, 1, 1, 1, 1, 1, 1]])
@@ -507,7 +507,7 @@ def test_threads_open_images_at_once_in_order_and_are_not_far_ahead():
 
 def test_a_word_is_drawn_as_often_as_it_is_likely():
     chances, draws = torch.tensor([0.5, 0.3, 0.2]), 3000
-    prompt = Prompt()
+    prompt = PromptLength()
     settings = VlmSettings(temperature=1.0, top_p=None)
     sampling = AddressedSampling(settings, [f"{number}.png" for number in range(draws)], 0, prompt)
     chosen = sampling(torch.zeros(draws, 1, dtype=torch.long), chances.log().expand(draws, 3)).argmax(-1)

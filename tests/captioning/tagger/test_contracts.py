@@ -9,7 +9,7 @@ from PIL import Image
 from core import extensions
 from core.captioning.tagger.folder import ModelFiles, check_files, find
 from core.captioning.tagger.labels import read_csv, read_mapping, read_metadata
-from core.captioning.tagger.preprocess import preparing
+from core.captioning.tagger.preprocess import make_prepare
 from core.captioning.tagger.profile import CAMIE, CL, DEEPDANBOORU, FIX, PIXAI, PROFILES, WD, Profile
 from core.captioning.tagger.session import Tagger
 from core.captioning.tagger.tagging import _say_provider, check_tag
@@ -37,7 +37,7 @@ def scores_of(tagger, folder, color="red"):
     """{tag: score} of an image of one color."""
     path = folder / f"{color}.png"
     Image.new("RGB", (50, 50), COLORS[color]).save(path)
-    (values,) = tagger.run([preparing(tagger.profile, tagger.size, "none")(path)])
+    (values,) = tagger.run([make_prepare(tagger.profile, tagger.size, "none")(path)])
     return {label.name: value for label, value in tagger.scored(values)}
 
 
@@ -154,7 +154,7 @@ def test_camie(tmp_path):
     red = (1 - 0.485) / 0.229  # the model's first channel, which is red here
     assert scores_of(tagger, tmp_path)["blue_sky"] == pytest.approx(float(sigmoid((8 * red - 4) / 2)), abs=1e-5)
     Image.new("RGB", (100, 10), "black").save(tmp_path / "wide.png")
-    values = preparing(tagger.profile, (32, 32), "none")(tmp_path / "wide.png")
+    values = make_prepare(tagger.profile, (32, 32), "none")(tmp_path / "wide.png")
     assert abs(values[:, 0, 0]).max() < 0.02, "padding is 0 for the model"
 
 
@@ -169,7 +169,7 @@ def test_pixai(tmp_path):
     assert scores_of(tagger, tmp_path)["blue_sky"] == pytest.approx(float(sigmoid(8 - 4)) / 2, abs=1e-5)
     assert tagger.labels[-1].series == ("gems",)
     Image.new("RGB", (100, 10), "white").save(tmp_path / "wide.png")
-    assert (preparing(tagger.profile, (32, 32), "none")(tmp_path / "wide.png") == 1).all()
+    assert (make_prepare(tagger.profile, (32, 32), "none")(tmp_path / "wide.png") == 1).all()
 
 
 def test_deepdanbooru(tmp_path):
@@ -183,7 +183,7 @@ def test_deepdanbooru(tmp_path):
     image = Image.new("RGB", (90, 30), "red")
     image.paste("blue", (0, 0, 45, 30))
     image.save(tmp_path / "wide.png")
-    values = preparing(tagger.profile, (32, 32), "none")(tmp_path / "wide.png")
+    values = make_prepare(tagger.profile, (32, 32), "none")(tmp_path / "wide.png")
     assert values[0, 0].tolist() == [0, 0, 1] and values[-1, -1].tolist() == [1, 0, 0]
 
 
@@ -248,7 +248,7 @@ def test_the_input_is_a_white_square_with_blue_first(tmp_path):
     path = tmp_path / "a.png"
     Image.new("RGB", (60, 40), (10, 20, 30)).save(path)
     for compatibility in ("none", "sd-scripts-0.9"):
-        values = preparing(WD[0], (448, 448), compatibility)(path)
+        values = make_prepare(WD[0], (448, 448), compatibility)(path)
         assert values.shape == (448, 448, 3) and values.dtype == np.float32
         assert values[0, 0].tolist() == [255, 255, 255] and values[224, 224].tolist() == [30, 20, 10]
 
@@ -256,7 +256,7 @@ def test_the_input_is_a_white_square_with_blue_first(tmp_path):
 def test_an_odd_pixel_of_padding_goes_below(tmp_path):
     path = tmp_path / "a.png"
     Image.new("RGB", (32, 29), "black").save(path)
-    column = preparing(WD[0], (32, 32), "none")(path)[:, 0, 0]
+    column = make_prepare(WD[0], (32, 32), "none")(path)[:, 0, 0]
     assert (column == 255).nonzero()[0].tolist() == [0, 30, 31]
 
 
@@ -266,8 +266,8 @@ def test_larger_images_are_antialiased_except_with_compatibility(tmp_path):
     stripes = np.zeros((512, 512, 3), np.uint8)
     stripes[:, ::16] = stripes[:, 1::16] = 255
     Image.fromarray(stripes).save(path)
-    assert preparing(WD[0], (32, 32), "none")(path).mean() == pytest.approx(255 / 8, abs=3)
-    old = preparing(WD[0], (32, 32), "sd-scripts-0.9")(path)
+    assert make_prepare(WD[0], (32, 32), "none")(path).mean() == pytest.approx(255 / 8, abs=3)
+    old = make_prepare(WD[0], (32, 32), "sd-scripts-0.9")(path)
     assert old.max() == 0, "the columns between are never looked at"
 
 
@@ -277,10 +277,10 @@ def test_rotation_and_depth_are_those_of_the_trainer(tmp_path):
     image = Image.new("RGB", (40, 20), "red")
     image.paste("blue", (0, 0, 20, 20))
     image.save(tmp_path / "a.jpg", exif=exif, quality=100, subsampling=0)
-    values = preparing(WD[0], (40, 40), "none")(tmp_path / "a.jpg")
+    values = make_prepare(WD[0], (40, 40), "none")(tmp_path / "a.jpg")
     assert values[5, 20].argmax() == 0 and values[35, 20].argmax() == 2, "blue (first) above red (last)"
     Image.fromarray(np.full((20, 20), 32768, np.uint16)).save(tmp_path / "b.png")
-    assert preparing(WD[0], (20, 20), "none")(tmp_path / "b.png")[10, 10].tolist() == [128, 128, 128]
+    assert make_prepare(WD[0], (20, 20), "none")(tmp_path / "b.png")[10, 10].tolist() == [128, 128, 128]
 
 
 # ---- what is wrong with a model

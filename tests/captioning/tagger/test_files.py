@@ -289,7 +289,7 @@ def test_weights_that_are_listed_as_inputs_are_no_images(tmp_path):
 def test_what_the_file_does_not_say_is_refused_before_any_image(tmp_path, monkeypatch):
     """A side that the model leaves open is that of the profile."""
     opened = []
-    monkeypatch.setattr("core.captioning.tagger.tagging.preparing", lambda *words: opened.append(words))
+    monkeypatch.setattr("core.captioning.tagger.tagging.make_prepare", lambda *words: opened.append(words))
     folder = wd_folder(tmp_path / "m", batch=200, size="side")
     (folder / "profile.json").write_text('{"size": 4096}')
     assert tried(folder) is None

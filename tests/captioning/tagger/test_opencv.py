@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.captioning.tagger.preprocess import bilinear, preparing
+from core.captioning.tagger.preprocess import bilinear, make_prepare
 from core.captioning.tagger.profile import WD
 
 # Side -> CRC-32 of cv2.resize(image, (448, 448), interpolation=cv2.INTER_LINEAR); 896 is exactly twice.
@@ -33,5 +33,5 @@ def test_every_byte_is_opencvs(side):
 
 def test_a_compatible_tagger_is_given_these_bytes(tmp_path):
     Image.fromarray(image_of(500)).save(tmp_path / "a.png")
-    given = preparing(WD[0], (448, 448), "sd-scripts-0.9")(tmp_path / "a.png")
+    given = make_prepare(WD[0], (448, 448), "sd-scripts-0.9")(tmp_path / "a.png")
     assert crc32(given[:, :, ::-1].astype(np.uint8).tobytes()) == OPENCV[500], "BGR, not scaled"

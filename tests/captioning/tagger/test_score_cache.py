@@ -97,8 +97,8 @@ def test_a_look_at_one_image_reads_one_line(tmp_path, workspace, monkeypatch):
     keep(workspace, tmp_path / "set", **{f"i{number}": number / 100 for number in range(50)})
     parsed, own = [], module.parse_json
     monkeypatch.setattr(module, "parse_json", lambda *words: parsed.append(1) or own(*words))
-    indexed, index = [], module.indexed
-    monkeypatch.setattr(module, "indexed", lambda *words: indexed.append(1) or index(*words))
+    indexed, index = [], module.read_index
+    monkeypatch.setattr(module, "read_index", lambda *words: indexed.append(1) or index(*words))
     module._indexes.clear()
     for number in (7, 8, 9):
         assert found(workspace, tmp_path / "set", f"i{number}") == {f"i{number}": number / 100}

@@ -3,7 +3,7 @@
 import pytest
 
 from core.captioning.tagger.sd_scripts import appended
-from core.captioning.tagger.tagging import formatter, ignored
+from core.captioning.tagger.tagging import formatter, ignored_settings
 from core.captioning.tagger.tags import Label
 from core.settings.captioning.tagger import TagSettings
 from tests.refusals import refused
@@ -108,6 +108,6 @@ def test_settings_it_does_not_have_are_named():
     own = TagSettings(
         compatibility="sd-scripts-0.9", order="score", mcut=True, undesired_tags="x", artist_threshold=0.5
     )
-    assert ignored(own) == ["Artist threshold", "Automatic threshold", "Order"]
-    assert ignored(own.model_copy(update={"compatibility": "none"})) == []
+    assert ignored_settings(own) == ["Artist threshold", "Automatic threshold", "Order"]
+    assert ignored_settings(own.model_copy(update={"compatibility": "none"})) == []
     assert tagged(order="score", mcut=True, max_tags=1, tag_weights=True).text == f"{G}, {C}"

@@ -17,7 +17,7 @@ from core.families import family
 from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import TrainJob
-from core.settings.named import Limits, refused
+from core.settings.named import Limits, limit_problems
 from core.settings.presets.files import dump, to_values
 from core.settings.rules import ineffective, training_problems
 from core.tools.models.inspect import inspect
@@ -93,7 +93,7 @@ def test_control_images_of_samples_lie_in_the_open_folders_of_a_shared_page(make
 
     def codes(*prompts, file=None, **more):
         job = make_job(**more, samples={"sample_prompts": list(prompts), "sample_prompts_file": file})
-        return [each.code for each in refused(job, limits) if each.where.startswith("samples.")]
+        return [each.code for each in limit_problems(job, limits) if each.where.startswith("samples.")]
 
     assert codes(f"a ../fox --d 3 --cn {inside}", "a fox", **KIND) == []
     for path in ("/etc/a.png", "../a.png", f"{inside}/../../../x.png", "'/etc/a.png'", "~/a.png"):

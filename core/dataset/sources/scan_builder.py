@@ -1,4 +1,4 @@
-"""The results of a scan, folder by folder: images with size, repeats and captions, and all problems."""
+"""Builds the result of a scan, folder by folder: images with size, repeats and captions, and all problems."""
 
 import os
 from collections import Counter, defaultdict
@@ -14,8 +14,8 @@ from core.dataset.sources.conditioning import (
     Partners,
     conditioning_folder,
     extra_problems,
-    in_folder,
-    listed_in,
+    folder_partners,
+    metadata_partners,
     pair,
     sidecar_partners,
     unused_labels,
@@ -37,8 +37,8 @@ from core.settings.dataset.images import ImageSettings
 Listed = dict[Path, Entry]  # metadata entries by file
 
 
-class Gathered:
-    """Results of a scan so far, folder by folder."""
+class ScanBuilder:
+    """Builds a Scan, folder by folder."""
 
     def __init__(self, memo: Memo, cancel: CancelToken | None, level: str):
         self.memo, self.cancel, self.level = memo, cancel, level
@@ -75,12 +75,12 @@ class Gathered:
     def result(self) -> Scan:
         """The finished scan, with the problems of all folders together."""
         self.problems += [problem_of(each.path, BrokenImage(each.reason), self.level) for each in self.broken]
-        for (kind, shown), (files, named) in self._partners_of.items():
-            self.problems += extra_problems(kind, shown, files, named)
+        for (kind, where), (files, named) in self._partners_of.items():
+            self.problems += extra_problems(kind, where, files, named)
         self.problems += [
             *_shared_stems(self.images),
             *_animated(self.images),
-            *_in_two(self.images, {each.id: (each.path, self._roles.get(each.concept, "")) for each in self.folders}),
+            *_overlaps(self.images, {each.id: (each.path, self._roles.get(each.concept, "")) for each in self.folders}),
         ]
         return Scan(
             tuple(self.images),
@@ -106,15 +106,15 @@ class Gathered:
         """Scan the folders of one source: itself, or each `<repeats>_<words>` folder in it."""
         roots, problems = roots_of(concept.source, path)
         self.problems += problems
-        without = self._without(concept, path)
+        excluded = self._excluded_folders(concept, path)
         walks: list[tuple[str, Walk]] = []
         labels: list[File] = []
-        taken: list[ImageInfo] = []
+        images_read: list[ImageInfo] = []
         inside: dict[str, str] = {}
         partners: dict[str, list[File]] = {}
         for root in roots:
             walked = walk(
-                root.path, self.cancel, root.left_out, caption_endings(concept), without, concept.source.recursive
+                root.path, self.cancel, root.left_out, caption_endings(concept), excluded, concept.source.recursive
             )
             self.problems += walked.problems
             walks.append((root.inside, walked))
@@ -125,14 +125,14 @@ class Gathered:
             id = self.new_id(printable(root.path.name) or "images")
             inside[id] = root.inside
             partners[id] = sidecars
-            taken += self._take(images, id, root, concept)
+            images_read += self._read_folder(images, id, root, concept)
         advice = [*unused_files(path, walks), *unused_repeats(path, walks), *unused_labels(labels, concept, path)]
         self.problems += [each for each in advice if inside or each.code == "dataset.ignored-names"]
         if walks and not inside:
             self.problems.append(_empty_folder(path, [walked for _, walked in walks]))
-        self.finish(taken, concept, inside, sidecar_partners(partners, printable(path)))
+        self.finish(images_read, concept, inside, sidecar_partners(partners, printable(path)))
 
-    def _take(self, files: list[File], id: str, root: Root, concept: Concept) -> list[ImageInfo]:
+    def _read_folder(self, files: list[File], id: str, root: Root, concept: Concept) -> list[ImageInfo]:
         """The images of one folder: all, or those in metadata_cache.json with cache_info."""
         path = root.path / CACHE_LIST
         if not concept.source.cache_info:
@@ -152,9 +152,9 @@ class Gathered:
         """Scan the images listed in a metadata file."""
         metadata = read_metadata(reachable(resolve_path(typed.strip().strip("\"'"))))
         root = whole_root(concept.source, path)
-        without = self._without(concept, path)
+        excluded = self._excluded_folders(concept, path)
         walked = walk(
-            path, self.cancel, endings=caption_endings(concept), without=without, recursive=concept.source.recursive
+            path, self.cancel, endings=caption_endings(concept), excluded=excluded, recursive=concept.source.recursive
         )
         files, partners, labels = self._split_sidecars(walked.files, concept)
         self.problems += walked.problems
@@ -175,8 +175,8 @@ class Gathered:
             for file, entry in entries.items()
             if (control := entry.control_at(metadata.path.parent, path))
         }
-        others = listed_in(named, printable(metadata.path)) if named and concept.control else None
-        self.finish(images, concept, {}, others or sidecar_partners({id: partners}, printable(path)))
+        listed = metadata_partners(named, printable(metadata.path)) if named and concept.control else None
+        self.finish(images, concept, {}, listed or sidecar_partners({id: partners}, printable(path)))
 
     def _matched(self, metadata: Metadata, files: list[File], folder: Path) -> tuple[list[File], Listed]:
         """The files that the metadata lists, with their entries; problems are recorded."""
@@ -190,19 +190,19 @@ class Gathered:
 
     def _replace_earlier(self, images: Sequence[ImageInfo], concept: Concept) -> None:
         """Images in two metadata files use the later one, if both train at the same sizes."""
-        now = {image.path for image in images}
-        again = {
+        paths = {image.path for image in images}
+        replaced = {
             image.key
             for image in self.images
-            if image.path in now and image.key in self._from_lists and self._settings[image.concept] == concept.images
+            if image.path in paths and image.key in self._from_lists and self._settings[image.concept] == concept.images
         }
-        twice = [image for image in self.images if image.key in again]
-        self.images = [image for image in self.images if image.key not in again]
+        earlier = [image for image in self.images if image.key in replaced]
+        self.images = [image for image in self.images if image.key not in replaced]
         what = "{n} {is} listed in two metadata files; the later one is used: {names}"
         where, fix = printable(concept.source.metadata_file or ""), "remove them from one of the files"
-        self.problems += about(twice, what, fix, "metadata.duplicate-images", where=where)
+        self.problems += about(earlier, what, fix, "metadata.duplicate-images", where=where)
 
-    def _without(self, concept: Concept, path: Path) -> list[Path]:
+    def _excluded_folders(self, concept: Concept, path: Path) -> list[Path]:
         """Folders inside this one to skip: that of the masks or control images, if it is another folder."""
         masks = conditioning_folder(concept.images.conditioning_data_dir)
         return [masks] if masks and os.path.realpath(masks) != os.path.realpath(path) else []
@@ -246,46 +246,48 @@ class Gathered:
 
         entries   metadata entries by file; None: no metadata
         """
-        good: list[ImageInfo] = []
+        images: list[ImageInfo] = []
         for file, header in headers(files, self.memo, self.cancel):
             if isinstance(header, str):
                 self.broken.append(Broken(id, file.relative, file.path, header))
                 continue
             entry = entries[file.path] if entries is not None else None
-            good.append(
+            images.append(
                 image_of(
                     id,
                     file,
                     header,
                     repeats=root.repeats,
-                    words=root.words,
+                    class_tokens=root.class_tokens,
                     sidecars=file.sidecars if entry is None else (),
                     concept=concept.number,
                     metadata_caption=entry.text(concept.captions) if entry else None,
-                    metadata_texts=entry.both if entry else None,
+                    metadata_texts=entry.caption_and_tags if entry else None,
                     metadata_bucket=entry.train_resolution if entry and buckets else None,
                     sidecar_states=file.sidecar_states if entry is None else (),
                 )
             )
-        self.folders.append(Folder(id, root.path, root.repeats, root.words, root.named, len(good), concept.number))
+        self.folders.append(
+            Folder(id, root.path, root.repeats, root.class_tokens, root.named, len(images), concept.number)
+        )
         if entries:
-            self.problems += _other_sizes(good, entries)
-        return good
+            self.problems += _other_sizes(images, entries)
+        return images
 
     def finish(
-        self, images: list[ImageInfo], concept: Concept, inside: dict[str, str], others: Partners | None = None
+        self, images: list[ImageInfo], concept: Concept, inside: dict[str, str], sidecars: Partners | None = None
     ) -> None:
         """Pair masks or control images, leave out small images, and add the rest to the result.
 
-        others   masks or control images next to the images or listed in a metadata file, used without a folder setting
+        sidecars   masks or control images next to the images or listed in a metadata file, used without a folder setting
         """
         kind = CONTROL if concept.control else MASK
-        partners = self._partners(concept, inside, kind, others)
+        partners = self._partners(concept, inside, kind, sidecars)
         if partners and images:
             alpha = kind is MASK and concept.images.alpha_mask
             paired = pair(images, partners, kind, memo=self.memo, cancel=self.cancel, level=self.level, alpha=alpha)
             self.problems += paired.problems
-            files, matches = self._partners_of.setdefault((kind, partners.shown), ([], []))
+            files, matches = self._partners_of.setdefault((kind, partners.where), ([], []))
             files += partners.files
             matches += paired.matches
             self.left_out += [(each, why) for each in images if (why := paired.unusable.get(each.key))]
@@ -297,21 +299,21 @@ class Gathered:
         what = f"{{n}} {{has}} at most {limit:g} x {limit:g} pixels, skipped: {{names}}"
         fix = f"lower '{ImageSettings.title_of('skip_image_resolution')}' to train on them"
         self.problems += about(small, what, fix, "image.too-small")
-        gone = {each.key for each in small}
-        images = [each for each in images if each.key not in gone]
+        too_small = {each.key for each in small}
+        images = [each for each in images if each.key not in too_small]
         self.images += images
 
     def _partners(
-        self, concept: Concept, inside: dict[str, str], kind: PartnerKind, others: Partners | None
+        self, concept: Concept, inside: dict[str, str], kind: PartnerKind, sidecars: Partners | None
     ) -> Partners | None:
-        """The files to pair a folder's images with; None if nothing is paired. others: partners that need no folder setting."""
+        """The files to pair a folder's images with; None if nothing is paired. sidecars: partners that need no folder setting."""
         folder = conditioning_folder(concept.images.conditioning_data_dir)
         if folder is None:
             images = concept.images
             masked = kind is MASK and images.masked_loss and not images.alpha_mask
             wanted = masked or images.conditioning_suffix
-            return others if wanted or (others and others.files) else None
-        partners = in_folder(folder, inside, kind, concept.images.conditioning_suffix, self.cancel)
+            return sidecars if wanted or (sidecars and sidecars.files) else None
+        partners = folder_partners(folder, inside, kind, concept.images.conditioning_suffix, self.cancel)
         if isinstance(partners, Problem):
             self.problems.append(partners)
             return None
@@ -378,18 +380,18 @@ def _animated(images: Sequence[ImageInfo]) -> list[Problem]:
     return about(moving, what, fix, "image.animated", noun="animated image")
 
 
-def _in_two(images: Sequence[ImageInfo], entries: Mapping[str, tuple[Path, str]]) -> list[Problem]:
+def _overlaps(images: Sequence[ImageInfo], entries: Mapping[str, tuple[Path, str]]) -> list[Problem]:
     """Warn of images in two different entries, such as regularization images below the training folder. entries: {id: (path, role)}"""
     first: dict[Path, ImageInfo] = {}
-    twice: dict[tuple[Path, Path], list[ImageInfo]] = defaultdict(list)
+    overlaps: dict[tuple[Path, Path], list[ImageInfo]] = defaultdict(list)
     for image in images:
         earlier = first.setdefault(image.path, image)
         if earlier is not image and entries[earlier.source] != entries[image.source]:
-            twice[entries[earlier.source][0], entries[image.source][0]].append(image)
+            overlaps[entries[earlier.source][0], entries[image.source][0]].append(image)
     what = "{n} {is} in two dataset entries and used by both (or by neither, if held out for validation): {names}"
     fix, code = "move one folder out of the other, or remove an entry", "dataset.overlapping-folders"
     return [
         problem
-        for (one, other), group in twice.items()
+        for (one, other), group in overlaps.items()
         for problem in about(group, what, fix, code, where=f"{printable(one)} and {printable(other)}")
     ]
