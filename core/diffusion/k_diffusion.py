@@ -241,8 +241,7 @@ def _er_scale(level: float) -> float:
 
 
 def _with_noise(x: Tensor, now: float, after: float, noise: Noise) -> Tensor:
-    """The latents of an SDE step after its fresh noise; before it only the share (after / now) ** 2 of the noise is
-    left."""
+    """The latents of an SDE step after its fresh noise; before it only the share (after / now) ** 2 of the noise is left."""
     return x + noise(x, now, after) * after * math.sqrt(1 - (after / now) ** 2)
 
 

@@ -137,8 +137,7 @@ class CompiledBlocks:
                     )
 
     def _compile(self, kind: str, graph: Any, inputs: Any) -> Any:
-        """torch.compile's backend for blocks of this class: counts their compiled graphs, and reports once that the limit is
-        reached."""
+        """torch.compile's backend for blocks of this class: counts their compiled graphs, and reports once that the limit is reached."""
         self.pieces[kind] += 1
         if self.pieces[kind] == self._most:
             self._say(

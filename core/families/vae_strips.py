@@ -41,8 +41,7 @@ def in_strips(
     """
 
     def passing(plain: Change, strips: Callable[[Strips], Change], scale: int) -> Change:
-        """Return `plain`, which computes strips instead for images that need several. scale: image pixels per pixel of x,
-        along a side"""
+        """Return `plain`, which computes strips instead for images that need several. scale: image pixels per pixel of x, along a side"""
 
         def passed(x: Tensor, *more: Any) -> Tensor:
             number = slices(x.shape[2] * x.shape[3] * scale**2)

@@ -35,8 +35,7 @@ class Showing:
 
 
 class Dropout:
-    """The dropouts of a network, for all its layers. Nothing is dropped while no images are set (the network is used,
-    not trained)."""
+    """The dropouts of a network, for all its layers. Nothing is dropped while no images are set (the network is used, not trained)."""
 
     def __init__(self, settings: NetworkSettings, seed: int):
         self.elements, self.ranks, self.modules = (

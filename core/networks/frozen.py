@@ -54,8 +54,7 @@ def install(model: nn.Module, packs: bool = True) -> int:
 
 
 def _lay_channels_together(conv: nn.Conv2d) -> None:
-    """Put the weight into channels_last layout: the output then has the fast forms' layout, and sums of both need no
-    reordering."""
+    """Put the weight into channels_last layout: the output then has the fast forms' layout, and sums of both need no reordering."""
     conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last)
 
 

@@ -14,8 +14,7 @@ LayerSize = Callable[[Layer], BlockSize | None]
 
 
 def part_of(name: str) -> str:
-    """The part of a layer's name in a file: "text_encoder" (lora_te, lora_te1 ...), else "unet", sd-scripts' name for
-    any denoiser."""
+    """The part of a layer's name in a file: "text_encoder" (lora_te, lora_te1 ...), else "unet", sd-scripts' name for any denoiser."""
     return "text_encoder" if name.startswith(("lora_te", "text_encoder")) else "unet"
 
 
@@ -49,8 +48,7 @@ def layer_sizes(settings: NetworkSettings, layers: Sequence[Layer]) -> LayerSize
         return stabilized(size)
 
     def stabilized(size: BlockSize | None) -> BlockSize | None:
-        """The alpha for files with rs_lora: divided by the rank it equals the setting's divided by the rank's square
-        root."""
+        """The alpha for files with rs_lora: divided by the rank it equals the setting's divided by the rank's square root."""
         if size is None or not settings.rs_lora:
             return size
         return BlockSize(size.rank, size.alpha * sqrt(size.rank))

@@ -96,7 +96,7 @@ def masks() -> Facts:
         yield from sized(root)
     for channels, outputs in ((4, 4), (9, 4), (9, 9), (19, 9), (0, 0), (1, 0)):
         parts_of = SimpleNamespace(denoiser=SimpleNamespace(config={"in_channels": channels, "out_channels": outputs}))
-        yield f"reads {channels} {outputs}", inpaint.reads_mask(parts_of)
+        yield f"reads {channels} {outputs}", inpaint.is_inpainting_model(parts_of)
     yield (
         "filled",
         [

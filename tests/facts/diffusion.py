@@ -204,7 +204,7 @@ def images() -> Facts:
         yield f"masks {count} {codes}", list(masks_of(picture, count, codes))
     for stage in (
         Stage((64, 64), 20), Stage((64, 64), 20, 7, "image"), Stage((64, 64), 20, switch_at=0.8), Stage((64, 64), 5, 0, "image"),
-        Stage((64, 64), 20, begins="unfinished latents", switch_at=0.8), Stage((64, 64), 20, 15, "made image", switch_at=0.5),
+        Stage((64, 64), 20, begins="unfinished latents", switch_at=0.8), Stage((64, 64), 20, 15, "previous image", switch_at=0.5),
     ):  # fmt: skip
         counts = [
             refused(evaluation_count, Sampling(sampler=name), stage) for name in ("ddim", "heun", "dpm_2", "euler_a")

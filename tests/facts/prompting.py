@@ -17,7 +17,7 @@ from core.formats.embedding_file import LAYERS
 from core.generation.model import embeddings
 from core.generation.model.parts import Parts
 from core.generation.model.sources import HookFile, Sources, tensors_sha256
-from core.generation.plan.forecast import images_together, needs_of
+from core.generation.plan.forecast import forecast_batch_size, needs_of
 from core.generation.prompt import analysis, files
 from core.generation.sample.canvas import images_at_once
 from core.record.problems import Problem
@@ -279,7 +279,7 @@ def memory() -> Facts:
             job = build(GenerateJob, {**groups, "generate": given, "memory": {"mixed_precision": "no"}})
             needs = partial(needs_of, job, Parts(job.memory, sources, "cpu"))
             together = [
-                images_together(job, device, sides, 8)
+                forecast_batch_size(job, device, sides, 8)
                 for device in ("cpu", "cuda")
                 for sides in ((256, 256), (512, 512), (512, 513))
             ]

@@ -160,8 +160,7 @@ def _not_found(job: GridJob, axes: list[Axis]) -> Iterator[Problem]:
 
 
 def setting_named(name: str) -> str | None:
-    """The path of a setting by its path, name or title, its name in sd-scripts or A1111, or a special name; None
-    without one."""
+    """The path of a setting by its path, name or title, its name in sd-scripts or A1111, or a special name; None without one."""
     plain = name.strip().casefold()
     head, colon, lora = name.strip().partition(":")
     if colon and head.strip().casefold() in (STRENGTH, SPECIAL[STRENGTH].casefold()) and lora.strip():
@@ -206,8 +205,7 @@ def title_of(setting: str) -> str:
 
 
 def texts_of(text: str) -> list[str]:
-    """The values in a text, separated by commas or lines; double quotes around values with commas. Raises
-    ProblemsError."""
+    """The values in a text, separated by commas or lines; double quotes around values with commas. Raises ProblemsError."""
     if len(text) > LONGEST:
         what = f"The values have {len(text):,} characters; the limit is {LONGEST:,}"
         raise ProblemsError.one(what, "", "use fewer", "grid.text-too-long")

@@ -218,8 +218,7 @@ def _request(
 
 
 def _closed(job: GenerateJob) -> Iterator[Problem]:
-    """Problems of axis files that a shared page may not open. Models, LoRAs and embeddings are only searched for in
-    open folders anyway."""
+    """Problems of axis files that a shared page may not open. Models, LoRAs and embeddings are only searched for in open folders anyway."""
     for named in named_in(job):
         if named.what == "path" and not may_reach(resolve_path(named.value)):
             what = f"'{named.value}' is not accessible from a shared page"

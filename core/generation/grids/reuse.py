@@ -34,8 +34,7 @@ def reuse(folder: GridFolder, grid: Grid, workspace: Workspace) -> int:
 
 
 def _images_of(folder: GridFolder, run: str, workspace: Workspace) -> list[tuple[GenerateJob, Path]]:
-    """(settings, image) of the cells of a grid of this run; none of another run's, of a damaged one, or of one whose files are
-    gone."""
+    """(settings, image) of the cells of a grid of this run; none of another run's, of a damaged one, or of one whose files are gone."""
     try:
         if folder.content().run != run:
             return []

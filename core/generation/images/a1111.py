@@ -69,8 +69,7 @@ def a1111_parts(text: str) -> tuple[str, str, dict[str, str]]:
 
 
 def _begin(lines: Sequence[str]) -> int:
-    """The line where the settings begin (a value with line breaks continues on the next lines); the end if there are
-    none."""
+    """The line where the settings begin (a value with line breaks continues on the next lines); the end if there are none."""
     end, last = len(lines), len(lines) - 1
     pairs_in = {number: _pairs(line) for number, line in enumerate(lines) if NAME.match(line.lstrip())}
     numbered = (number for number in reversed(pairs_in) if len(pairs_in[number]) >= 3 and _counts(pairs_in[number]))

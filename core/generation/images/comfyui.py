@@ -234,8 +234,7 @@ def _add_numbered(settings: ForeignSettings, graph: _Graph, inputs: Mapping[str,
 
 
 class _Graph:
-    """samplers: their number; joined: whether prompts were joined by an unknown node; missed: inputs whose value was
-    not found"""
+    """samplers: their number; joined: whether prompts were joined by an unknown node; missed: inputs whose value was not found"""
 
     def __init__(self, nodes: Graph):
         self.inputs = {name: _inputs(nodes, name) for name in nodes if _inputs(nodes, name)}
@@ -332,8 +331,7 @@ class _Graph:
         return next(named, None)
 
     def text(self, link: Any, side: str, depth: int = 0) -> str:
-        """The text at a link: of its node, or those of its inputs, joined as the node does. side: "positive" or
-        "negative" """
+        """The text at a link: of its node, or those of its inputs, joined as the node does. side: "positive" or "negative" """
         if isinstance(link, str):
             return link[:LONGEST]
         at = self.node(link)

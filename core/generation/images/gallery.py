@@ -163,8 +163,7 @@ class Filter:
     stars: int = 0
 
     def span(self) -> tuple[float, float]:
-        """(first, end) of the day filter in seconds since the epoch, the end exclusive. Raises ProblemsError for an invalid
-        date."""
+        """(first, end) of the day filter in seconds since the epoch, the end exclusive. Raises ProblemsError for an invalid date."""
         today = date.today()
         try:
             first = {"": date.min, "today": today, "week": today - timedelta(6)}.get(self.day)
@@ -479,8 +478,7 @@ class Gallery:
         return token
 
     def put_back(self, token: str) -> list[str]:
-        """Restore the files of one `put_away`; returns the images' names. Raises ProblemsError for tokens of another
-        trash."""
+        """Restore the files of one `put_away`; returns the images' names. Raises ProblemsError for tokens of another trash."""
         if Path(token).parent.parent != Path(os.path.abspath(self.folder)) / TRASH_FOLDER:
             what = "The trash folder no longer has a record of this; nothing was changed"
             raise ProblemsError.one(what, token[:200], "move the files back manually", "trash.missing-record")

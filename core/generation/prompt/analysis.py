@@ -122,8 +122,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Part:
-    """A prompt between AND: its weight, and the content tokens in each of its windows, for the longest text of an
-    edited one."""
+    """A prompt between AND: its weight, and the content tokens in each of its windows, for the longest text of an edited one."""
 
     weight: float
     windows: tuple[int, ...]

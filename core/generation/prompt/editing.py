@@ -79,8 +79,7 @@ class _Open:
         return "".join(item if isinstance(item, str) else "[]" for item in self.texts[-1])
 
     def literal(self, closed: str = "") -> list[Any]:
-        """Its plain text and nested edits in order, for a bracket that is not an edit. closed: the closing bracket, if there is
-        one"""
+        """Its plain text and nested edits in order, for a bracket that is not an edit. closed: the closing bracket, if there is one"""
         joined = [self.sign, *self.texts[0]]
         for sign, text in zip(self.between, self.texts[1:], strict=True):
             joined += [sign, *text]

@@ -108,8 +108,7 @@ class PissaAdapter(LoraAdapter):
         return self.delta().norm()
 
     def shorten(self, ratio: Tensor) -> None:
-        """Scale both products, since their difference is the change; the subtracted one is rounded like the trained
-        one."""
+        """Scale both products, since their difference is the change; the subtracted one is rounded like the trained one."""
         super().shorten(ratio)
         root = ratio.sqrt().to(self.down.dtype).float()
         for first in (self.first_down, self.first_up):
