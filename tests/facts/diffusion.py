@@ -16,7 +16,7 @@ from core.diffusion.schedule import TIMESTEPS, schedule_in_force, sd_alpha_bar, 
 from core.diffusion.text_states import TextStates, join_texts, stack_texts
 from core.diffusion.timesteps import DISTRIBUTIONS, density, position, timestep_of
 from core.generation.effects.regions import masks_of
-from core.generation.grids.export import _fitting
+from core.generation.grids.export import _scale_to_limits
 from core.generation.plan.upscalers import UPSCALERS
 from core.generation.sample.guidance import NEGATIVE, POSITIVE, composed, rescaled
 from core.generation.sample.guidances import GUIDANCES, make_guidance
@@ -217,7 +217,10 @@ def images() -> Facts:
     yield "guides", [[sampling.guides(index, steps) for index in range(steps)] for steps in (5, 10)]
     yield (
         "fitting",
-        [_fitting(*each) for each in ((2, 3, 512, 512), (40, 2, 512, 512), (3, 60, 768, 1024), (30, 30, 1024, 1024))],
+        [
+            _scale_to_limits(*each)
+            for each in ((2, 3, 512, 512), (40, 2, 512, 512), (3, 60, 768, 1024), (30, 30, 1024, 1024))
+        ],
     )
     gradient = Image.linear_gradient("L").resize((16, 24)).convert("RGB")
     for name, upscaler in UPSCALERS.items():

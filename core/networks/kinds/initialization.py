@@ -26,8 +26,8 @@ def initialized(adapter: Adapter, initialization: str, seed: int) -> Adapter:
     if initialization == "pissa":
         return PissaAdapter.of(adapter, seed)
     if not adapter.down.is_meta:
-        starts = {"gaussian": _gaussian, "orthogonal": _orthogonal}[initialization]
-        down, up = starts(adapter, generator(seed, f"network_init_{initialization}", adapter.name))
+        initialize = {"gaussian": _gaussian, "orthogonal": _orthogonal}[initialization]
+        down, up = initialize(adapter, generator(seed, f"network_init_{initialization}", adapter.name))
         adapter.put(down.reshape(adapter.down.shape), up.reshape(adapter.up.shape))
     return adapter
 

@@ -243,7 +243,7 @@ def test_control_images_of_a_folder_are_dealt_to_the_nets_as_sd_scripts_does(tmp
 
 
 def test_a_job_has_a_limited_number_of_images(monkeypatch):
-    monkeypatch.setattr("core.generation.plan.requests.MOST", 3)
+    monkeypatch.setattr("core.generation.plan.requests.MAX_IMAGES", 3)
     for count, repeats, refuses in ((3, 1, False), (4, 1, True), (1, 3, False), (2, 2, True)):
         job = job_of(generate={"count": count}, prompts={"n_iter": repeats})
         if refuses:
