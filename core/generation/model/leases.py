@@ -118,18 +118,18 @@ def refiners_of(
 
 def _in_strips(loaded: Components, parts: Parts, strips: int | None, reports: Reports) -> AbstractContextManager[None]:
     """A context in which the VAE works in `strips`; None: in strips only if the whole image does not fit."""
-    from core.families.counting import decoding_bytes, frozen
-    from core.families.vae_strips import FIRST, in_strips, suits
+    from core.families.counting import config_key, decoding_bytes
+    from core.families.vae_strips import RETRY_STRIPS, can_use_strips, in_strips
 
-    if not suits(loaded.vae):
+    if not can_use_strips(loaded.vae):
         return nullcontext()
 
     def slices(pixels: int) -> int:
         if strips is not None:
             return strips
-        config = frozen(loaded.vae_config)
+        config = config_key(loaded.vae_config)
         needed = decoding_bytes(parts.kind.name, config, pixels, parts.vae_dtype)
-        return 1 if needed < FREE_SHARE * machine.free_memory(parts.device) else FIRST
+        return 1 if needed < FREE_SHARE * machine.free_memory(parts.device) else RETRY_STRIPS
 
     def retry(number: int) -> None:
         free_memory()

@@ -97,7 +97,7 @@ def peak_of(base: Needs, refiners: Iterable[Needs], offload: Offload, sliced: bo
 
 def needs_of(job: GenerateJob, parts: Parts) -> Needs:
     """The needs of the largest stage of a job's images, or of the detailer's."""
-    from core.families.counting import decoding_bytes, frozen, gradient_bytes
+    from core.families.counting import config_key, decoding_bytes, gradient_bytes
     from core.generation.model.upscaling_networks import upscaling_bytes
 
     kind = parts.kind
@@ -111,14 +111,15 @@ def needs_of(job: GenerateJob, parts: Parts) -> Needs:
         evaluation, largest = max(evaluation, _evaluation_bytes(job, parts, detail, 1)), max(size, detail, key=prod)
     decoding = 0
     if _has_diffusers_vae(parts):
-        decoding = decoding_bytes(kind.name, frozen(parts.config("vae")), prod(largest), parts.vae_dtype)
+        decoding = decoding_bytes(kind.name, config_key(parts.config("vae")), prod(largest), parts.vae_dtype)
     if parts.device.startswith("cpu"):
         decoding = int(CPU_FACTOR * decoding)
     gradient, attention = 0, parts.memory.attention
     if differentiates(job) and decoding:
-        arguments = frozen(parts.config("vae")), size, images, parts.dtype, parts.vae_dtype, attention, TEXT_TOKENS
+        vae_config, dtypes = config_key(parts.config("vae")), (parts.dtype, parts.vae_dtype)
+        arguments = config_key(config), vae_config, size, images, *dtypes, attention, TEXT_TOKENS
         factor = CPU_FACTOR if parts.device.startswith("cpu") else GRADIENT_FACTOR
-        gradient = int(factor * gradient_bytes(kind.name, frozen(config), *arguments)) + GUIDANCE_BYTES * prod(size)
+        gradient = int(factor * gradient_bytes(kind.name, *arguments)) + GUIDANCE_BYTES * prod(size)
     entries = parts.opened[kind.denoiser].locations.values()
     itemsize = 1 if parts.memory.narrow_unet else parts.dtype.itemsize
     return Needs(
@@ -138,9 +139,9 @@ def needs_of(job: GenerateJob, parts: Parts) -> Needs:
 
 def _evaluation_bytes(job: GenerateJob, parts: Parts, sides: tuple[int, int], images: int) -> int:
     """Bytes of evaluating the denoiser for images of (width, height), with the sides of the guidance."""
-    from core.families.counting import evaluation_bytes, frozen
+    from core.families.counting import config_key, evaluation_bytes
 
-    kind, config = parts.kind, frozen(parts.config(parts.kind.denoiser))
+    kind, config = parts.kind, config_key(parts.config(parts.kind.denoiser))
     rows = images * (1 if kind.reads_guidance else len(sampling_of(job, "epsilon").guidance().sides))
     estimate = kind.activation_bytes(prod(sides), rows)
     if estimate is not None:
