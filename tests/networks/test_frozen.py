@@ -140,7 +140,7 @@ def test_a_unet_of_any_order_of_memory_computes_with_the_channels_together(dtype
         "product",
         lambda conv, x: orders.append(x.is_contiguous(memory_format=torch.channels_last)) or packed(conv, x),
     )
-    monkeypatch.setattr(frozen, "over_channels", lambda *given: products.append(given) or over(*given))
+    monkeypatch.setattr(frozen, "channel_product", lambda *given: products.append(given) or over(*given))
     frozen.install(unet)
     after = unet(*given).sample
     pointwise = [m for m in unet.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
