@@ -76,7 +76,7 @@ def test_what_is_there_is_made_only_along_with_others_of_its_batch():
 )
 def test_what_does_not_fit_is_made_with_fewer_at_once_from_there_on(fewer, tried):
     maker = Maker(fits=1)
-    numbers, _ = made(maker, 5, **({"fewer": fewer} if fewer else {}))
+    numbers, _ = made(maker, 5, **({"smaller_batch": fewer} if fewer else {}))
     assert numbers == [0, 1, 2, 3, 4] and maker.tried == tried
     maker = Maker(together=4, fits=4)
     assert made(maker, 5, max_batch_size=3)[0] == [0, 1, 2, 3, 4] and maker.tried == [[0, 1, 2], [3, 4]]
