@@ -27,17 +27,17 @@ TCD_GAMMA = 0.3  # TCD's stochasticity, diffusers' default
 DIGITS, POOL = 6, 24  # of a Brownian path: to which points are rounded, and words of entropy
 
 
-def ancestral(now: float, after: float) -> tuple[float, float]:
-    """(the level to step down to, the size of the fresh noise that leads back up to `after`)."""
-    up = min(after, math.sqrt(after**2 * (now**2 - after**2)) / now)
-    return math.sqrt(after**2 - up**2), up
+def ancestral(sigma: float, sigma_next: float) -> tuple[float, float]:
+    """(the level to step down to, the size of the fresh noise that leads back up to `sigma_next`)."""
+    up = min(sigma_next, math.sqrt(sigma_next**2 * (sigma**2 - sigma_next**2)) / sigma)
+    return math.sqrt(sigma_next**2 - up**2), up
 
 
 def euler(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
     """Karras et al. 2022, arXiv:2206.00364, algorithm 2 without churn. On DDIM's levels it equals DDIM."""
-    for now, after in pairwise(levels):
-        x, clean = yield x, now
-        x = x + (x - clean) / now * (after - now)
+    for sigma, sigma_next in pairwise(levels):
+        x, clean = yield x, sigma
+        x = x + (x - clean) / sigma * (sigma_next - sigma)
     return x
 
 
@@ -48,63 +48,63 @@ def euler_to_first_alpha(x: Tensor, levels: Sequence[float], noise: Noise) -> Ru
 
 def euler_ancestral(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
     """Euler with fresh noise at every step. On DDPM's levels it equals DDPM (Ho et al. 2020, arXiv:2006.11239)."""
-    for now, after in pairwise(levels):
-        x, clean = yield x, now
-        down, up = ancestral(now, after)
-        x = x + (x - clean) / now * (down - now)
-        if after:
-            x = x + noise(x, now, after) * up
+    for sigma, sigma_next in pairwise(levels):
+        x, clean = yield x, sigma
+        down, up = ancestral(sigma, sigma_next)
+        x = x + (x - clean) / sigma * (down - sigma)
+        if sigma_next:
+            x = x + noise(x, sigma, sigma_next) * up
     return x
 
 
 def heun(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
     """Karras et al. 2022, algorithm 1: two evaluations a step."""
-    for now, after in pairwise(levels):
-        x, clean = yield x, now
-        slope = (x - clean) / now
-        if after:
-            ahead, clean = yield x + slope * (after - now), after
-            slope = (slope + (ahead - clean) / after) / 2
-        x = x + slope * (after - now)
+    for sigma, sigma_next in pairwise(levels):
+        x, clean = yield x, sigma
+        slope = (x - clean) / sigma
+        if sigma_next:
+            ahead, clean = yield x + slope * (sigma_next - sigma), sigma_next
+            slope = (slope + (ahead - clean) / sigma_next) / 2
+        x = x + slope * (sigma_next - sigma)
     return x
 
 
-def _midpoint(x: Tensor, now: float, after: float) -> Run:
+def _midpoint(x: Tensor, sigma: float, sigma_next: float) -> Run:
     """A step of DPM-Solver-2 (Lu et al. 2022, arXiv:2206.00927)."""
-    x, clean = yield x, now
-    slope, level = (x - clean) / now, now
-    if after:
-        level = math.sqrt(now * after)
-        ahead, clean = yield x + slope * (level - now), level
+    x, clean = yield x, sigma
+    slope, level = (x - clean) / sigma, sigma
+    if sigma_next:
+        level = math.sqrt(sigma * sigma_next)
+        ahead, clean = yield x + slope * (level - sigma), level
         slope = (ahead - clean) / level
-    return x + slope * (after - now)
+    return x + slope * (sigma_next - sigma)
 
 
 def dpm_2(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
     """k-diffusion's sample_dpm_2: two evaluations a step."""
-    for now, after in pairwise(levels):
-        x = yield from _midpoint(x, now, after)
+    for sigma, sigma_next in pairwise(levels):
+        x = yield from _midpoint(x, sigma, sigma_next)
     return x
 
 
 def dpm_2_ancestral(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
     """`dpm_2` with fresh noise at every step."""
-    for now, after in pairwise(levels):
-        down, up = ancestral(now, after)
-        x = yield from _midpoint(x, now, down)
-        if after:
-            x = x + noise(x, now, after) * up
+    for sigma, sigma_next in pairwise(levels):
+        down, up = ancestral(sigma, sigma_next)
+        x = yield from _midpoint(x, sigma, down)
+        if sigma_next:
+            x = x + noise(x, sigma, sigma_next) * up
     return x
 
 
 def lms(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
     """The linear multistep method of fourth order; the first steps use as many slopes as there are."""
     slopes: list[Tensor] = []
-    for number, (now, after) in enumerate(pairwise(levels)):
-        x, clean = yield x, now
-        slopes = [(x - clean) / now, *slopes[: HISTORY - 1]]
-        at = levels[number + 1 - len(slopes) : number + 1][::-1]
-        x = x + sum(lms_coefficient(at, which, now, after) * slope for which, slope in enumerate(slopes))
+    for number, (sigma, sigma_next) in enumerate(pairwise(levels)):
+        x, clean = yield x, sigma
+        slopes = [(x - clean) / sigma, *slopes[: HISTORY - 1]]
+        known = levels[number + 1 - len(slopes) : number + 1][::-1]
+        x = x + sum(lms_coefficient(known, index, sigma, sigma_next) * slope for index, slope in enumerate(slopes))
     return x
 
 
@@ -121,66 +121,67 @@ def lms_coefficient(levels: Sequence[float], index: int, low: float, high: float
     return half * (polynomial(middle - half / math.sqrt(3)) + polynomial(middle + half / math.sqrt(3)))
 
 
-def _toward(x: Tensor, clean: Tensor, now: float, after: float) -> Tensor:
+def _toward(x: Tensor, clean: Tensor, sigma: float, sigma_next: float) -> Tensor:
     """The exact step from one level to another, assuming these clean latents."""
-    return after / now * x + (1 - after / now) * clean
+    return sigma_next / sigma * x + (1 - sigma_next / sigma) * clean
 
 
-def _extrapolated(clean: Tensor, last: Tensor | None, before: float, now: float, after: float) -> Tensor:
-    """The clean latents half a step ahead, by those of the last step, from level `before` to `now`."""
+def _extrapolated(clean: Tensor, last: Tensor | None, before: float, sigma: float, sigma_next: float) -> Tensor:
+    """The clean latents half a step ahead, by those of the last step, from level `before` to `sigma`."""
     if last is None:
         return clean
-    return clean + (clean - last) * math.log(now / after) / math.log(before / now) / 2
+    return clean + (clean - last) * math.log(sigma / sigma_next) / math.log(before / sigma) / 2
 
 
 def dpmpp_2m(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
     """DPM-Solver++ (2M): Lu et al. 2022, arXiv:2211.01095, algorithm 2."""
     last, before = None, 0.0
-    for now, after in pairwise(levels):
-        x, clean = yield x, now
-        x = _toward(x, _extrapolated(clean, last, before, now, after) if after else clean, now, after)
-        last, before = clean, now
+    for sigma, sigma_next in pairwise(levels):
+        x, clean = yield x, sigma
+        target = _extrapolated(clean, last, before, sigma, sigma_next) if sigma_next else clean
+        x = _toward(x, target, sigma, sigma_next)
+        last, before = clean, sigma
     return x
 
 
 def dpmpp_2s_ancestral(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
     """DPM-Solver++ (2S), algorithm 1 of the same paper, with fresh noise at every step."""
-    for now, after in pairwise(levels):
-        x, clean = yield x, now
-        down, up = ancestral(now, after)
+    for sigma, sigma_next in pairwise(levels):
+        x, clean = yield x, sigma
+        down, up = ancestral(sigma, sigma_next)
         if down:
-            level = math.sqrt(now * down)
-            _, clean = yield _toward(x, clean, now, level), level
-        x = _toward(x, clean, now, down)
-        if after:
-            x = x + noise(x, now, after) * up
+            level = math.sqrt(sigma * down)
+            _, clean = yield _toward(x, clean, sigma, level), level
+        x = _toward(x, clean, sigma, down)
+        if sigma_next:
+            x = x + noise(x, sigma, sigma_next) * up
     return x
 
 
 def dpmpp_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
     """DPM-Solver++ (SDE): two evaluations a step, with fresh noise at both."""
-    for now, after in pairwise(levels):
-        x, clean = yield x, now
-        if not after:
+    for sigma, sigma_next in pairwise(levels):
+        x, clean = yield x, sigma
+        if not sigma_next:
             return clean
-        level = math.sqrt(now * after)
-        down, up = ancestral(now, level)
-        _, clean = yield _toward(x, clean, now, down) + noise(x, now, level) * up, level
-        down, up = ancestral(now, after)
-        x = _toward(x, clean, now, down) + noise(x, now, after) * up
+        level = math.sqrt(sigma * sigma_next)
+        down, up = ancestral(sigma, level)
+        _, clean = yield _toward(x, clean, sigma, down) + noise(x, sigma, level) * up, level
+        down, up = ancestral(sigma, sigma_next)
+        x = _toward(x, clean, sigma, down) + noise(x, sigma, sigma_next) * up
     return x
 
 
 def dpmpp_2m_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
     """DPM-Solver++ (2M) with fresh noise at every step, in the form "midpoint"."""
     last, before = None, 0.0
-    for now, after in pairwise(levels):
-        x, clean = yield x, now
-        if not after:
+    for sigma, sigma_next in pairwise(levels):
+        x, clean = yield x, sigma
+        if not sigma_next:
             return clean
-        target = _extrapolated(clean, last, before, now, after)
-        x = _with_noise(_toward(x, target, now**2, after**2), now, after, noise)
-        last, before = clean, now
+        target = _extrapolated(clean, last, before, sigma, sigma_next)
+        x = _with_noise(_toward(x, target, sigma**2, sigma_next**2), sigma, sigma_next, noise)
+        last, before = clean, sigma
     return x
 
 
@@ -188,14 +189,14 @@ def dpmpp_3m_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
     """DPM-Solver++ (3M) with fresh noise at every step."""
     cleans: list[Tensor] = []
     sizes: list[float] = []  # of the steps before, in the logarithm of the level
-    for now, after in pairwise(levels):
-        x, clean = yield x, now
-        if not after:
+    for sigma, sigma_next in pairwise(levels):
+        x, clean = yield x, sigma
+        if not sigma_next:
             return clean
-        size = math.log(now / after)
+        size = math.log(sigma / sigma_next)
         twice = 2 * size
         phi_2 = math.expm1(-twice) / twice + 1
-        step = _toward(x, clean, now**2, after**2)
+        step = _toward(x, clean, sigma**2, sigma_next**2)
         if cleans:
             first = (clean - cleans[0]) * size / sizes[0]
             if len(cleans) == 2:
@@ -204,7 +205,7 @@ def dpmpp_3m_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
                 first, phi_3 = first + bend * r0, phi_2 / twice - 0.5
                 step = step - phi_3 * bend
             step = step + phi_2 * first
-        x = _with_noise(step, now, after, noise)
+        x = _with_noise(step, sigma, sigma_next, noise)
         cleans, sizes = [clean, *cleans[:1]], [size, *sizes[:1]]
     return x
 
@@ -214,24 +215,24 @@ def er_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
     cleans: list[Tensor] = []  # clean latents, slopes and levels of the steps before, the newest first
     slopes: list[Tensor] = []
     before: list[float] = []
-    for now, after in pairwise(levels):
-        x, clean = yield x, now
-        if not after:
+    for sigma, sigma_next in pairwise(levels):
+        x, clean = yield x, sigma
+        if not sigma_next:
             return clean
-        share, width = _er_scale(after) / _er_scale(now), (now - after) / ER_POINTS
+        share, width = _er_scale(sigma_next) / _er_scale(sigma), (sigma - sigma_next) / ER_POINTS
         step = share * x + (1 - share) * clean
-        points = [after + number * width for number in range(ER_POINTS)]
+        points = [sigma_next + number * width for number in range(ER_POINTS)]
         if before:
-            slope = (clean - cleans[0]) / (now - before[0])
+            slope = (clean - cleans[0]) / (sigma - before[0])
             integral = sum(width / _er_scale(point) for point in points)
-            step = step + (after - now + integral * _er_scale(after)) * slope
+            step = step + (sigma_next - sigma + integral * _er_scale(sigma_next)) * slope
             if slopes:
-                bend = (slope - slopes[0]) / ((now - before[1]) / 2)
-                integral = sum(width * (point - now) / _er_scale(point) for point in points)
-                step = step + ((after - now) ** 2 / 2 + integral * _er_scale(after)) * bend
+                bend = (slope - slopes[0]) / ((sigma - before[1]) / 2)
+                integral = sum(width * (point - sigma) / _er_scale(point) for point in points)
+                step = step + ((sigma_next - sigma) ** 2 / 2 + integral * _er_scale(sigma_next)) * bend
             slopes = [slope]
-        x = step + noise(x, now, after) * math.sqrt(max(after**2 - (now * share) ** 2, 0.0))
-        cleans, before = [clean], [now, *before[:1]]
+        x = step + noise(x, sigma, sigma_next) * math.sqrt(max(sigma_next**2 - (sigma * share) ** 2, 0.0))
+        cleans, before = [clean], [sigma, *before[:1]]
     return x
 
 
@@ -240,31 +241,30 @@ def _er_scale(level: float) -> float:
     return level * (math.exp(level**0.3) + 10)
 
 
-def _with_noise(x: Tensor, now: float, after: float, noise: Noise) -> Tensor:
-    """The latents of an SDE step after its fresh noise; before it only the share (after / now) ** 2 of the noise is
-    left."""
-    return x + noise(x, now, after) * after * math.sqrt(1 - (after / now) ** 2)
+def _with_noise(x: Tensor, sigma: float, sigma_next: float, noise: Noise) -> Tensor:
+    """The latents of an SDE step after its fresh noise; before it only the share (after / now) ** 2 of the noise is left."""
+    return x + noise(x, sigma, sigma_next) * sigma_next * math.sqrt(1 - (sigma_next / sigma) ** 2)
 
 
 def lcm(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
     """Latent consistency: Luo et al. 2023, arXiv:2310.04378."""
-    for now, after in pairwise(levels):
-        _, x = yield x, now
-        if after:
-            x = x + noise(x, now, after) * after
+    for sigma, sigma_next in pairwise(levels):
+        _, x = yield x, sigma
+        if sigma_next:
+            x = x + noise(x, sigma, sigma_next) * sigma_next
     return x
 
 
 def tcd(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
     """Trajectory consistency: Zheng et al. 2024, arXiv:2402.19159, algorithm 4."""
     table = _levels_of_training()
-    for now, after in pairwise(levels):
-        x, clean = yield x, now
-        if not after:
+    for sigma, sigma_next in pairwise(levels):
+        x, clean = yield x, sigma
+        if not sigma_next:
             return clean
-        timestep = timestep_at(table, torch.tensor(after))
-        down = min(float(level_at(table, timestep * (1 - TCD_GAMMA))), after)
-        x = _toward(x, clean, now, down) + noise(x, now, after) * math.sqrt(after**2 - down**2)
+        timestep = timestep_at(table, torch.tensor(sigma_next))
+        down = min(float(level_at(table, timestep * (1 - TCD_GAMMA))), sigma_next)
+        x = _toward(x, clean, sigma, down) + noise(x, sigma, sigma_next) * math.sqrt(sigma_next**2 - down**2)
     return x
 
 
@@ -310,9 +310,9 @@ class BrownianPath:
             depth += 1
         return before + total if point >= end else before
 
-    def noise(self, now: float, after: float) -> Tensor:
+    def noise(self, sigma: float, sigma_next: float) -> Tensor:
         """The noise of the step from one point down to another, with deviation 1."""
-        return (self.at(after) - self.at(now)) / math.sqrt(now - after)
+        return (self.at(sigma_next) - self.at(sigma)) / math.sqrt(sigma - sigma_next)
 
 
 class KDiffusion:
@@ -414,28 +414,28 @@ class KDiffusion:
             sample = clean + sample - self._clean(unguided, sample, level)
         self._step_index += 1
         try:
-            after, _ = self._run.send((sample, clean))
+            next_latents, _ = self._run.send((sample, clean))
         except StopIteration as end:
-            after = end.value
-        return (after,)
+            next_latents = end.value
+        return (next_latents,)
 
     def _clean(self, output: Tensor, latents: Tensor, level: float) -> Tensor:
         if self.config.prediction_type == "v_prediction":
             return latents / (level**2 + 1) - output * level / math.sqrt(level**2 + 1)
         return latents - level * output
 
-    def _noise(self, latents: Tensor, now: float, after: float) -> Tensor:
+    def _noise(self, latents: Tensor, sigma: float, sigma_next: float) -> Tensor:
         from diffusers.utils.torch_utils import randn_tensor
 
         if self._paths:
-            return torch.stack([path.noise(now, after) for path in self._paths]).to(latents)
+            return torch.stack([path.noise(sigma, sigma_next) for path in self._paths]).to(latents)
         return randn_tensor(latents.shape, self._generators, latents.device, latents.dtype)
 
 
 def _evaluated(algorithm: Algorithm, levels: Sequence[float]) -> list[float]:
     """The level of each evaluation in a run over these levels."""
     nothing = torch.zeros(())
-    run, evaluated = algorithm(nothing, levels, lambda x, now, after: x), []
+    run, evaluated = algorithm(nothing, levels, lambda x, sigma, sigma_next: x), []
     try:
         _, level = next(run)
         while True:

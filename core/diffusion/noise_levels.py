@@ -39,60 +39,60 @@ def timestep_at(table: Tensor, levels: Tensor) -> Tensor:
     return low + ((log_levels - log_table[low]) / (log_table[low + 1] - log_table[low])).clamp(0, 1)
 
 
-def _spread(count: int) -> Tensor:
+def _fractions(count: int) -> Tensor:
     """`count` evenly spaced numbers from 0 to 1."""
     return torch.linspace(0, 1, count, dtype=torch.float64)
 
 
-def _ended(levels: Tensor) -> Tensor:
+def _with_zero(levels: Tensor) -> Tensor:
     """The levels with a final 0."""
     return torch.cat([levels, levels.new_zeros(1)])
 
 
 def uniform(table: Tensor, steps: int) -> Tensor:
     """The levels of evenly spaced timesteps, including both ends."""
-    return _ended(level_at(table, (1 - _spread(steps)) * (len(table) - 1)))
+    return _with_zero(level_at(table, (1 - _fractions(steps)) * (len(table) - 1)))
 
 
 def sgm_uniform(table: Tensor, steps: int) -> Tensor:
     """The levels of evenly spaced timesteps, without the table's first."""
-    return _ended(level_at(table, (1 - _spread(steps + 1)[:-1]) * (len(table) - 1)))
+    return _with_zero(level_at(table, (1 - _fractions(steps + 1)[:-1]) * (len(table) - 1)))
 
 
 def simple(table: Tensor, steps: int) -> Tensor:
     """Every n-th level of the table, from the last one down."""
-    return _ended(table[[-1 - int(step * len(table) / steps) for step in range(steps)]])
+    return _with_zero(table[[-1 - int(step * len(table) / steps) for step in range(steps)]])
 
 
 def karras(table: Tensor, steps: int) -> Tensor:
     """Levels evenly spaced in level ** (1 / RHO): Karras et al. 2022, arXiv:2206.00364, equation 5."""
     low, high = table[0] ** (1 / RHO), table[-1] ** (1 / RHO)
-    return _ended((high + _spread(steps) * (low - high)) ** RHO)
+    return _with_zero((high + _fractions(steps) * (low - high)) ** RHO)
 
 
 def exponential(table: Tensor, steps: int) -> Tensor:
     """Levels with equal ratios."""
-    return _ended(table[-1].log().lerp(table[0].log(), _spread(steps)).exp())
+    return _with_zero(table[-1].log().lerp(table[0].log(), _fractions(steps)).exp())
 
 
 def kl_optimal(table: Tensor, steps: int) -> Tensor:
     """Sabour et al. 2024, arXiv:2404.14507, equation 12. It ends at the lowest level of the table, as in A1111."""
-    return table[-1].atan().lerp(table[0].atan(), _spread(steps + 1)).tan()
+    return table[-1].atan().lerp(table[0].atan(), _fractions(steps + 1)).tan()
 
 
 def beta(table: Tensor, steps: int) -> Tensor:
     """Levels at quantiles of a beta distribution between both ends of the table: Lee et al. 2024, arXiv:2407.12173."""
     shares = torch.tensor(beta_quantiles(steps), dtype=torch.float64)
-    return _ended(table[0].lerp(table[-1], shares))
+    return _with_zero(table[0].lerp(table[-1], shares))
 
 
 def align_your_steps(published: Sequence[float], table: Tensor, steps: int) -> Tensor:
     """The published levels, clamped to the table; for other numbers of steps their logarithm is interpolated. The last one is
     replaced by 0."""
     known = torch.tensor(published, dtype=torch.float64).log()
-    at = _spread(steps + 1) * (len(known) - 1)
-    low = at.floor().long().clamp(max=len(known) - 2)
-    return _ended(known[low].lerp(known[low + 1], at - low).exp()[:-1].clamp(table[0], table[-1]))
+    position = _fractions(steps + 1) * (len(known) - 1)
+    low = position.floor().long().clamp(max=len(known) - 2)
+    return _with_zero(known[low].lerp(known[low + 1], position - low).exp()[:-1].clamp(table[0], table[-1]))
 
 
 LEVELS: dict[str, Callable[[Tensor, int], Tensor]] = {
@@ -119,7 +119,7 @@ def beta_quantiles(count: int, alpha: float = 0.6, beta: float = 0.6) -> list[fl
     density = angle.sin() ** (2 * alpha - 1) * angle.cos().clamp_min(0) ** (2 * beta - 1)
     total = torch.cumulative_trapezoid(density, angle)
     total = torch.cat([total.new_zeros(1), total]) / total[-1]
-    at = torch.linspace(1, 0, count, dtype=torch.float64)
-    above = torch.searchsorted(total, at).clamp(1, len(total) - 1)
-    share = (at - total[above - 1]) / (total[above] - total[above - 1])
+    quantiles = torch.linspace(1, 0, count, dtype=torch.float64)
+    above = torch.searchsorted(total, quantiles).clamp(1, len(total) - 1)
+    share = (quantiles - total[above - 1]) / (total[above] - total[above - 1])
     return ((angle[above - 1] + share * (angle[above] - angle[above - 1])).sin() ** 2).tolist()

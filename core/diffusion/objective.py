@@ -107,7 +107,7 @@ class Diffusion(Objective):
         if not self._as_kohya:
             latents, noise = latents.float(), noise.float()
         if noises.offset is not None and settings.noise_offset:
-            noise = noise + self._offset_size(latents, noises.offset_strength) * noises.offset
+            noise = noise + self._offset_scale(latents, noises.offset_strength) * noises.offset
         if noises.multires is not None and settings.multires_noise_iterations is not None:
             total = noise + noises.multires
             noise = total / (total.std() if self._as_kohya else total.std(dim=(1, 2, 3), keepdim=True))
@@ -116,7 +116,7 @@ class Diffusion(Objective):
             perturbed = noise + settings.ip_noise_gamma * _per_image(noises.perturbation_strength) * noises.perturbation
         return latents, noise, perturbed
 
-    def _offset_size(self, latents: Tensor, strength: Tensor | float) -> Tensor | float:
+    def _offset_scale(self, latents: Tensor, strength: Tensor | float) -> Tensor | float:
         """The factor of offset noise: a number, [B, 1, 1, 1], or with the adaptive scale [B, C, 1, 1]."""
         assert self.settings.noise_offset is not None
         size = self.settings.noise_offset * _per_image(strength)
@@ -232,9 +232,9 @@ def huber_c(timesteps: Tensor, alpha_bar_B: Tensor, settings: NoiseSettings) -> 
 
     With `compatibility` the schedule "snr" ignores `huber_scale`, as sd-scripts does.
     """
-    at = HUBER_SCHEDULES[settings.huber_schedule](timesteps, alpha_bar_B, settings.huber_c)
+    c_B = HUBER_SCHEDULES[settings.huber_schedule](timesteps, alpha_bar_B, settings.huber_c)
     unscaled = settings.compatibility != "none" and settings.huber_schedule == "snr"
-    return at if unscaled else at * settings.huber_scale
+    return c_B if unscaled else c_B * settings.huber_scale
 
 
 def _constant(timesteps: Tensor, alpha_bar_B: Tensor, c: float) -> Tensor:

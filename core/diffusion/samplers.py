@@ -102,8 +102,8 @@ def _lms(prediction: str, zero_terminal_snr: bool) -> Any:
         """diffusers' LMS integrates with scipy, which is not installed; polynomials of degree 3 have an exact sum."""
 
         def get_lms_coefficient(self, order: int, t: int, current_order: int) -> float:
-            at = [float(self.sigmas[t - back]) for back in range(order)]
-            return k.lms_coefficient(at, current_order, float(self.sigmas[t]), float(self.sigmas[t + 1]))
+            levels = [float(self.sigmas[t - back]) for back in range(order)]
+            return k.lms_coefficient(levels, current_order, float(self.sigmas[t]), float(self.sigmas[t + 1]))
 
     return Lms(**_model_config(LMSDiscreteScheduler, prediction, zero_terminal_snr), timestep_spacing="linspace")
 
@@ -113,12 +113,14 @@ def _distilled(name: str) -> Make:
 
     def make(prediction: str, zero_terminal_snr: bool) -> Any:
         scheduler = _diffusers_scheduler(name, {}, prediction, zero_terminal_snr)
-        usual = scheduler.set_timesteps
+        set_original = scheduler.set_timesteps
 
         def set_timesteps(num_inference_steps: int, device: Any = None) -> None:
-            more = num_inference_steps > scheduler.config.original_inference_steps
+            longer = num_inference_steps > scheduler.config.original_inference_steps
             # Only if needed: with this argument, TCD uses other timesteps than those of the distillation.
-            usual(num_inference_steps, device, **{"original_inference_steps": num_inference_steps} if more else {})
+            set_original(
+                num_inference_steps, device, **{"original_inference_steps": num_inference_steps} if longer else {}
+            )
 
         scheduler.set_timesteps = set_timesteps
         return scheduler
@@ -208,8 +210,8 @@ def noise_problem(name: str, where: str) -> Problem | None:
 
 def schedules_of(name: str) -> list[str]:
     """The schedule types that a sampler supports."""
-    every = [each for each in LEVELS if each not in OF_FAMILIES.values()]
-    return ["own", *(every if name in SAMPLERS and SAMPLERS[name].all_schedules else ())]
+    all_types = [each for each in LEVELS if each not in OF_FAMILIES.values()]
+    return ["own", *(all_types if name in SAMPLERS and SAMPLERS[name].all_schedules else ())]
 
 
 def schedule_problem(name: str, schedule: str, where: str) -> Problem | None:
@@ -244,9 +246,9 @@ def make_sampler(
     stretched = zero_terminal_snr and program != "trainer"
     if sampler.algorithm and levels in LEVELS:
         prediction_type = DIFFUSERS_PREDICTION[prediction]
-        kind = sampler.order, sampler.brownian, sampler.skips, sampler.cfg_pp
-        return k.KDiffusion(sampler.algorithm, levels, prediction_type, stretched, *kind)
-    scheduler = _completed(sampler.make(prediction, stretched), sampler, prediction, stretched)
+        options = sampler.order, sampler.brownian, sampler.skips, sampler.cfg_pp
+        return k.KDiffusion(sampler.algorithm, levels, prediction_type, stretched, *options)
+    scheduler = _with_attributes(sampler.make(prediction, stretched), sampler, prediction, stretched)
     changes, config = AS_PROGRAM[program], config_of(scheduler)
     if program == "generator" and config.get("timestep_spacing") == "trailing":
         changes = changes | {"timestep_spacing": "leading"}  # also of a stretched schedule
@@ -255,7 +257,7 @@ def make_sampler(
     return scheduler if schedule == "own" else _at_levels(scheduler, schedule, stretched)
 
 
-def _completed(scheduler: Any, sampler: Sampler, prediction: str, zero_terminal_snr: bool) -> Any:
+def _with_attributes(scheduler: Any, sampler: Sampler, prediction: str, zero_terminal_snr: bool) -> Any:
     """Add attributes that a scheduler of a package may lack: `config`, and `alphas_cumprod` if it samples only diffusion
     models; return it."""
     from diffusers.configuration_utils import FrozenDict
@@ -271,10 +273,10 @@ def _completed(scheduler: Any, sampler: Sampler, prediction: str, zero_terminal_
 
 def _at_levels(scheduler: Any, schedule: str, zero_terminal_snr: bool) -> Any:
     """Make a diffusers scheduler with one evaluation per step use the levels of a schedule type; return it."""
-    usual, table = scheduler.set_timesteps, level_table(zero_terminal_snr)
+    original_set_timesteps, table = scheduler.set_timesteps, level_table(zero_terminal_snr)
 
     def set_timesteps(num_inference_steps: int, device: Any = None) -> None:
-        usual(num_inference_steps, device=device)
+        original_set_timesteps(num_inference_steps, device=device)
         levels = LEVELS[schedule](table, num_inference_steps)
         levels[-1] = max(float(levels[-1]), float(scheduler.sigmas[-1]))  # some cannot end at 0
         scheduler.sigmas = levels.float()
@@ -321,12 +323,12 @@ def clean_estimate(scheduler: Any, output: Tensor, timestep: Tensor, latents: Te
     """The clean latents estimated from the model's output at this timestep."""
     if not hasattr(scheduler, "alphas_cumprod"):  # flow matching
         return latents - timestep / TIMESTEPS * output
-    root = max(root_alpha_bar(scheduler, timestep), 1e-3)
-    spread = (1 - root**2) ** 0.5
-    scaled = latents * root if start_scale(scheduler) > 1 else latents
+    a = max(root_alpha_bar(scheduler, timestep), 1e-3)
+    s = (1 - a**2) ** 0.5
+    scaled = latents * a if start_scale(scheduler) > 1 else latents
     if config_of(scheduler)["prediction_type"] == "v_prediction":
-        return root * scaled - spread * output
-    return (scaled - spread * output) / root
+        return a * scaled - s * output
+    return (scaled - s * output) / a
 
 
 def model_input(scheduler: Any, latents: Tensor, timestep: Tensor) -> Tensor:
@@ -348,8 +350,8 @@ def sampler_step(
     output    the U-Net's (guided) prediction at `timestep`, which must be the next of `scheduler.timesteps`
     unguided  its prediction for the negative prompt, for CFG++
     """
-    known = inspect.signature(scheduler.step).parameters
-    more = {"generator": list(generators), "unguided": unguided}
-    more = {name: value for name, value in more.items() if name in known}
-    after: Tensor = scheduler.step(output, timestep, latents, return_dict=False, **more)[0]
-    return after
+    parameters = inspect.signature(scheduler.step).parameters
+    options = {"generator": list(generators), "unguided": unguided}
+    options = {name: value for name, value in options.items() if name in parameters}
+    next_latents: Tensor = scheduler.step(output, timestep, latents, return_dict=False, **options)[0]
+    return next_latents

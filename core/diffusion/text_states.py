@@ -64,29 +64,28 @@ class Conditioning:
 
 def stack_texts(texts: Sequence[TextStates]) -> TextStates:
     """A batch of texts without a batch axis, [T, C] and [P]."""
-    return _together(texts, torch.stack, 0)
+    return _combined(texts, torch.stack, 0)
 
 
 def join_texts(texts: Sequence[TextStates]) -> TextStates:
     """Concatenate batches."""
-    return _together(texts, torch.cat, 1)
+    return _combined(texts, torch.cat, 1)
 
 
-def _together(texts: Sequence[TextStates], combine: Callable[[list[Tensor]], Tensor], axis: int) -> TextStates:
+def _combined(texts: Sequence[TextStates], combine: Callable[[list[Tensor]], Tensor], axis: int) -> TextStates:
     """Combine the tensors of texts. axis: that of a sequence's tokens"""
-    every = [text.tensors for text in texts]
-    assert all(tensors.keys() == every[0].keys() for tensors in every), "texts of two families"
-    masked = {name for name in every[0] if name.removesuffix(MASK) + MASK in every[0]}
-    return TextStates.of(
-        {
-            name: combine(_filled(of_texts, axis) if name in masked else of_texts)
-            for name in every[0]
-            if (of_texts := [tensors[name] for tensors in every])
-        }
-    )
+    all_tensors = [text.tensors for text in texts]
+    names = all_tensors[0].keys()
+    assert all(tensors.keys() == names for tensors in all_tensors), "texts of two families"
+    combined = {}
+    for name in names:
+        tensors_of_name = [tensors[name] for tensors in all_tensors]
+        padded = name.removesuffix(MASK) + MASK in names  # a sequence with a mask, or the mask
+        combined[name] = combine(_padded(tensors_of_name, axis) if padded else tensors_of_name)
+    return TextStates.of(combined)
 
 
-def _filled(sequences: list[Tensor], axis: int) -> list[Tensor]:
+def _padded(sequences: list[Tensor], axis: int) -> list[Tensor]:
     """Sequences or their masks, padded with zeros to the longest."""
     longest = max(sequence.shape[axis] for sequence in sequences)
     padded = []

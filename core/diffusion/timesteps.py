@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from core.settings.noise import NoiseSettings
 
 GOLDEN, SILVER = (math.sqrt(5) - 1) / 2, math.sqrt(2) - 1  # steps that fill 0 to 1 evenly, of epochs and of repeats
-LEAST = 2.0**-60  # a normal distribution has no quantile at 0
+MIN_UNIFORM = 2.0**-60  # a normal distribution has no quantile at 0
 POINTS = 2000  # in each half of a table
 
 
@@ -68,7 +68,7 @@ DISTRIBUTIONS: dict[str, Callable[[float, NoiseSettings], float]] = {
 
 def position(settings: NoiseSettings, u: float) -> float:
     """The position of a uniform number from 0 to below 1, shifted by r * x / (1 + (r - 1) * x)."""
-    x, ratio = DISTRIBUTIONS[settings.timestep_sampling](max(u, LEAST), settings), settings.timestep_shift
+    x, ratio = DISTRIBUTIONS[settings.timestep_sampling](max(u, MIN_UNIFORM), settings), settings.timestep_shift
     return ratio * x / (1 + (ratio - 1) * x)
 
 

@@ -10,17 +10,17 @@ from core.settings.memory import MemorySettings
 SLICE = "auto"  # diffusers' name for half of the heads at a time
 
 
-def set_attention(unet: Any, wanted: str) -> None:
+def set_attention(unet: Any, implementation: str) -> None:
     """Set the U-Net's attention implementation.
 
-    wanted  "auto", "sdpa": torch's scaled_dot_product_attention, diffusers' default; "xformers"; "plain": matrix products
+    implementation  "auto", "sdpa": torch's scaled_dot_product_attention, diffusers' default; "xformers"; "plain": matrix products
             without a fused kernel; "sliced": the same for half of the heads at a time
     """
-    if wanted == "xformers":
+    if implementation == "xformers":
         unet.enable_xformers_memory_efficient_attention()
-    elif wanted == "sliced":
+    elif implementation == "sliced":
         unet.set_attention_slice(SLICE)
-    elif wanted == "plain":
+    elif implementation == "plain":
         from diffusers.models.attention_processor import AttnProcessor
 
         unet.set_attn_processor(AttnProcessor())
@@ -52,8 +52,7 @@ def device_problems(settings: MemorySettings, device: str) -> list[Problem]:
 
 
 def checkpoint_unet(unet: Any, blocks: str = "all") -> None:
-    """Enable gradient checkpointing in a U-Net's blocks. blocks: "all", "outer" (at the two highest resolutions), "inner"
-    (the others)"""
+    """Enable gradient checkpointing in a U-Net's blocks. blocks: "all", "outer" (at the two highest resolutions), "inner" (the others)"""
     unet.enable_gradient_checkpointing()
     if blocks != "all":
         outer = {*unet.down_blocks[:2], *unet.up_blocks[-2:]}

@@ -121,28 +121,27 @@ class CompiledBlocks:
         widths = defaultdict(set)
         for block in self._blocks:
             widths[type(block).__name__].add(tuple(tuple(weight.shape) for weight in block.parameters()))
-        self._most = VARIANTS * max((len(shapes) for shapes in widths.values()), default=1)
+        self._max_graphs = VARIANTS * max((len(shapes) for shapes in widths.values()), default=1)
         config = torch._dynamo.config
-        self._before = (config.recompile_limit, config.accumulated_recompile_limit)
-        config.recompile_limit = self._most
-        config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, self._most)
+        self._previous_limits = (config.recompile_limit, config.accumulated_recompile_limit)
+        config.recompile_limit = self._max_graphs
+        config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, self._max_graphs)
         # `dynamic` is never None: torch would then compile the second size for all sizes, so results would depend on which size
         # came first, and a resumed run would differ from an uninterrupted one.
         for kind in kinds:
             make = partial(self._compile, kind)
             for block in self._blocks:
                 if type(block).__name__ == kind:
-                    block.forward = _where_gradients_are_wanted(
+                    block.forward = _compiled_with_gradients(
                         block.forward, torch.compile(block.forward, backend=make, dynamic=several_sizes)
                     )
 
     def _compile(self, kind: str, graph: Any, inputs: Any) -> Any:
-        """torch.compile's backend for blocks of this class: counts their compiled graphs, and reports once that the limit is
-        reached."""
+        """torch.compile's backend for blocks of this class: counts their compiled graphs, and reports once that the limit is reached."""
         self.pieces[kind] += 1
-        if self.pieces[kind] == self._most:
+        if self.pieces[kind] == self._max_graphs:
             self._say(
-                f"{self._most} variants of a block were compiled; images of further sizes run without torch.compile",
+                f"{self._max_graphs} variants of a block were compiled; images of further sizes run without torch.compile",
                 "use fewer buckets (dataset.bucket_reso_steps), or turn torch.compile off",
             )
         return self._backend(graph, inputs)
@@ -155,14 +154,14 @@ class CompiledBlocks:
             block.__dict__.pop("forward", None)
         self._blocks = []
         torch._dynamo.reset()
-        torch._dynamo.config.recompile_limit, torch._dynamo.config.accumulated_recompile_limit = self._before
+        torch._dynamo.config.recompile_limit, torch._dynamo.config.accumulated_recompile_limit = self._previous_limits
 
 
-def _where_gradients_are_wanted(plain: Callable[..., Any], compiled: Callable[..., Any]) -> Callable[..., Any]:
+def _compiled_with_gradients(plain: Callable[..., Any], compiled: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that calls `compiled` while gradients are recorded, else `plain`."""
     import torch
 
-    def forward(*args: Any, **named: Any) -> Any:
-        return (compiled if torch.is_grad_enabled() else plain)(*args, **named)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return (compiled if torch.is_grad_enabled() else plain)(*args, **kwargs)
 
     return forward

@@ -30,9 +30,9 @@ class Live(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         outputs = func(*args, **(kwargs or {}))
-        for thing in tree_iter(outputs):
-            if isinstance(thing, torch.Tensor):
-                self._add(thing.untyped_storage())
+        for output in tree_iter(outputs):
+            if isinstance(output, torch.Tensor):
+                self._add(output.untyped_storage())
         return outputs
 
     def _add(self, storage: torch.UntypedStorage) -> None:
@@ -74,14 +74,14 @@ class FusedAttention:
         return attn.to_out[1](attn.to_out[0](mixed)) / attn.rescale_output_factor
 
 
-def frozen(value: Any) -> Any:
+def config_key(value: Any) -> Any:
     """A config as a hashable cache key."""
     if isinstance(value, Mapping):
-        return tuple((key, frozen(inner)) for key, inner in sorted(value.items()))
-    return tuple(map(frozen, value)) if isinstance(value, (list, tuple)) else value
+        return tuple((key, config_key(inner)) for key, inner in sorted(value.items()))
+    return tuple(map(config_key, value)) if isinstance(value, (list, tuple)) else value
 
 
-class FusedMiddle(FusedAttention):
+class FusedVaeAttention(FusedAttention):
     """`FusedAttention` for the mid block of a VAE."""
 
     def __call__(self, attn: Any, hidden_states: Any, *_: Any, temb: Any = None, **__: Any) -> Any:
@@ -95,7 +95,7 @@ def evaluation_bytes(
 ) -> int:
     """Peak bytes of one forward pass of a family's U-Net without gradients; its weights do not count.
 
-    config   of the U-Net (`frozen`)      sides   (width, height) in pixels      rows   batch size including guidance (2 x images)
+    config   of the U-Net (`config_key`)      sides   (width, height) in pixels      rows   batch size including guidance (2 x images)
     """
     kind, unet = family(name), _unet(name, config, dtype, attention)
     conditioning = conditioning_on_meta(name, config, rows, dtype, tokens)
@@ -146,7 +146,7 @@ def _unet(name: str, config: tuple, dtype: torch.dtype, attention: str) -> Any:
 
 
 def conditioning_on_meta(name: str, config: tuple, rows: int, dtype: torch.dtype, tokens: int) -> Conditioning:
-    """Empty conditioning for the family's `predict` on the "meta" device: text [rows, tokens, C]. config: of the U-Net (`frozen`)"""
+    """Empty conditioning for the family's `predict` on the "meta" device: text [rows, tokens, C]. config: of the U-Net (`config_key`)"""
     kind, sizes = family(name), dict(config)
     text, pooled = torch.empty(rows, tokens, sizes["cross_attention_dim"], device="meta", dtype=dtype), None
     if kind.reads_sizes:
@@ -169,12 +169,12 @@ def _vae(name: str, config: tuple, dtype: torch.dtype) -> Any:
     vae = model_on_meta("vae", name, config, dtype)
     for module in vae.modules():
         if hasattr(module, "set_processor"):
-            module.set_processor(FusedMiddle())
+            module.set_processor(FusedVaeAttention())
     return vae
 
 
 def model_on_meta(part: str, name: str, config: tuple, dtype: torch.dtype) -> Any:
-    """A part of the family `name` on the "meta" device. config: `frozen`"""
+    """A part of the family `name` on the "meta" device. config: `config_key`"""
     settings = {key: list(value) if isinstance(value, tuple) else value for key, value in config}
     model = family(name).make_empty(part, settings)
     for weight in model.parameters():

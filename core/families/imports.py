@@ -16,7 +16,7 @@ _one_at_a_time = threading.RLock()
 
 
 @contextmanager
-def turns_often() -> Iterator[None]:
+def quick_thread_switches() -> Iterator[None]:
     """Within the context threads switch every 0.2 ms: at the usual 5 ms the thread that reads weights mostly waits for imports."""
     usual = sys.getswitchinterval()
     sys.setswitchinterval(0.0002)

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 
 from core.families.components import PARTS, Components
-from core.families.imports import turns_often
+from core.families.imports import quick_thread_switches
 from core.families.layout import Layout
 from core.families.locate import GENERATED, check_family
 from core.families.part_shapes import (
     config_of,
+    integer_problems,
     make_empty,
     mismatch_problems,
-    not_weights,
     shape_problems,
     shapes_of,
     stored_shapes,
@@ -75,7 +75,7 @@ def load(
     dtypes = {name: safe_type(kind.overflows, dtype, device) for name, kind in kinds.items()}
     if "vae" in dtypes:
         dtypes["vae"] = safe_type(overflows(layout, _vae_config(layout, checkpoint, vae)), vae_dtype, device)
-    with turns_often(), ThreadPoolExecutor(1, thread_name_prefix="read-weights") as reader:
+    with quick_thread_switches(), ThreadPoolExecutor(1, thread_name_prefix="read-weights") as reader:
         states = {
             part.name: reader.submit(read_part, part, dtypes[part.name], device, cancel, kinds[part.name].wide)
             for part in chosen
@@ -176,7 +176,7 @@ def _build(
 ) -> Any:
     """The module of a part with the weights that `read` returns, frozen and in eval mode."""
     module = make_empty(part.name, config, kind)
-    _give_weights(module, kind.named(module, read()), part, kind, title)
+    _assign_weights(module, kind.named(module, read()), part, kind, title)
     _fill_buffers(module, config, kind)
     return module.eval().requires_grad_(False)
 
@@ -187,12 +187,12 @@ def part_problems(part: Part, kind: PartKind, title: str) -> list[Problem]:
     return tensor_problems(wanted, part, title)
 
 
-def _give_weights(module: Any, state: dict[str, torch.Tensor], part: Part, kind: PartKind, title: str) -> None:
+def _assign_weights(module: Any, state: dict[str, torch.Tensor], part: Part, kind: PartKind, title: str) -> None:
     """Put the tensors into a module on "meta". Raises ProblemsError unless keys and shapes match exactly."""
-    wanted = stored_shapes(kind, module)
-    raise_if_errors(shape_problems(wanted, {name: tensor.shape for name, tensor in state.items()}, part, title))
-    raise_if_errors(not_weights([name for name in wanted if not state[name].is_floating_point()], part))
-    for name, shape in wanted.items():
+    expected = stored_shapes(kind, module)
+    raise_if_errors(shape_problems(expected, {name: tensor.shape for name, tensor in state.items()}, part, title))
+    raise_if_errors(integer_problems([name for name in expected if not state[name].is_floating_point()], part))
+    for name, shape in expected.items():
         state[name] = state[name].reshape(shape)
     state |= {name: state[other] for name, other in kind.tied.items()}
     module.load_state_dict(state, strict=True, assign=True)
@@ -210,8 +210,8 @@ def _fill_buffers(module: Any, config: Mapping[str, Any], kind: PartKind) -> Non
         from accelerate import init_empty_weights
 
         with init_empty_weights(include_buffers=False):
-            second = dict(kind.maker()(config).named_buffers())
-        values |= {name: second[name] for name in computed}
+            computed_buffers = dict(kind.maker()(config).named_buffers())
+        values |= {name: computed_buffers[name] for name in computed}
     device = next(module.parameters()).device
     for name, value in values.items():
         owner, _, attribute = name.rpartition(".")

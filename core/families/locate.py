@@ -35,8 +35,7 @@ CLIP_SKIP = {
 
 
 def model_path(reference: str, workspace: Workspace, setting: str = "model.base_model") -> Path:
-    """The file or folder that a setting names. Raises ProblemsError: for a hub id that is not downloaded, with the download
-    command."""
+    """The file or folder that a setting names. Raises ProblemsError: for a hub id that is not downloaded, with the download command."""
     try:
         resolved = resolve(reference, workspace.models, workspace.outputs)
     except ProblemsError as error:

@@ -33,11 +33,11 @@ def visiting_by_layers(models: Sequence[nn.Module], device: str) -> Iterator[Non
             for module in model.modules():
                 layer = _Layer(module, device)
                 if module in inside:
-                    for handle in layer.hooked(module):
+                    for handle in layer.register_hooks(module):
                         stack.callback(handle.remove)
                 else:
-                    stack.callback(layer.go)
-                    layer.come()
+                    stack.callback(layer.to_ram)
+                    layer.to_device()
         yield
 
 
@@ -45,14 +45,14 @@ def visiting_by_layers(models: Sequence[nn.Module], device: str) -> Iterator[Non
 def vae_visits(vae: Any, device: str) -> Iterator[None]:
     """Within the context the VAE is on the device only while it encodes or decodes."""
 
-    def passing(plain: Callable[..., Any]) -> Callable[..., Any]:
-        def passed(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def on_device(method: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(x: Tensor, *args: Any, **kwargs: Any) -> Any:
             with visiting([vae], device):
-                return plain(x.to(device), *args, **kwargs)
+                return method(x.to(device), *args, **kwargs)
 
-        return passed
+        return forward
 
-    with replaced(vae, encode=passing(vae.encode), decode=passing(vae.decode)):
+    with replaced(vae, encode=on_device(vae.encode), decode=on_device(vae.decode)):
         yield
 
 
@@ -76,7 +76,7 @@ def rest_in_ram(model: nn.Module, device: str) -> None:
         layer = _Layer(module, device)
         for _, _, tensor in layer.tensors if device.startswith("cuda") else ():
             tensor.data = tensor.data.pin_memory()  # so that copies are asynchronous
-        layer.hooked(module)
+        layer.register_hooks(module)
 
 
 class _Layer:
@@ -84,22 +84,23 @@ class _Layer:
 
     def __init__(self, module: nn.Module, device: str):
         self._device = device
-        places: list[dict[str, Any]] = [module._parameters, module._buffers]
+        dicts: list[dict[str, Any]] = [module._parameters, module._buffers]
         self.tensors = [
-            (place, name, tensor) for place in places for name, tensor in place.items() if tensor is not None
+            (by_name, name, tensor) for by_name in dicts for name, tensor in by_name.items() if tensor is not None
         ]
 
-    def hooked(self, module: nn.Module) -> Sequence[Any]:
+    def register_hooks(self, module: nn.Module) -> Sequence[Any]:
         """Register hooks that move them to the device before each call of the module and drop them after it."""
         if not self.tensors:
             return ()
-        return module.register_forward_pre_hook(self.come), module.register_forward_hook(self.go, always_call=True)
+        before, after = module.register_forward_pre_hook, module.register_forward_hook
+        return before(self.to_device), after(self.to_ram, always_call=True)
 
-    def come(self, *_: Any) -> None:
-        for place, name, tensor in self.tensors:
+    def to_device(self, *_: Any) -> None:
+        for by_name, name, tensor in self.tensors:
             moved = tensor.to(self._device, non_blocking=True)
-            place[name] = nn.Parameter(moved, requires_grad=False) if isinstance(tensor, nn.Parameter) else moved
+            by_name[name] = nn.Parameter(moved, requires_grad=False) if isinstance(tensor, nn.Parameter) else moved
 
-    def go(self, *_: Any) -> None:
-        for place, name, tensor in self.tensors:
-            place[name] = tensor
+    def to_ram(self, *_: Any) -> None:
+        for by_name, name, tensor in self.tensors:
+            by_name[name] = tensor

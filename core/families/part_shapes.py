@@ -28,18 +28,18 @@ SHOWN_KEYS = 5
 def known_tensors(layout: Layout, part: Part) -> tuple[Part, list[Problem]]:
     """(the part without unknown tensors, problems of missing tensors and of wrong shapes and dtypes). Raises ProblemsError for
     an invalid config."""
-    wanted = wanted_shapes(layout, part)
-    locations = {name: location for name, location in part.locations.items() if with_level(name, wanted) in wanted}
+    expected = wanted_shapes(layout, part)
+    locations = {name: each for name, each in part.locations.items() if library_name(name, expected) in expected}
     known = replace(part, locations=locations)
-    return known, tensor_problems(wanted, known, FAMILY_NAMES[layout.family])
+    return known, tensor_problems(expected, known, FAMILY_NAMES[layout.family])
 
 
-def tensor_problems(wanted: Mapping[str, tuple[int, ...]], part: Part, title: str) -> list[Problem]:
-    """Problems of a part whose names, shapes or dtypes differ from `wanted`, {name: shape}; reads its header only."""
-    entries = {with_level(name, wanted): location.entry for name, location in part.locations.items()}
+def tensor_problems(expected: Mapping[str, tuple[int, ...]], part: Part, title: str) -> list[Problem]:
+    """Problems of a part whose names, shapes or dtypes differ from `expected`, {name: shape}; reads its header only."""
+    entries = {library_name(name, expected): location.entry for name, location in part.locations.items()}
     shapes = {name: entry.shape for name, entry in entries.items()}
-    packed = [name for name in wanted if name in entries and not entries[name].dtype.startswith(("F", "BF"))]
-    return [*shape_problems(wanted, shapes, part, title), *not_weights(packed, part)]
+    integers = [name for name in expected if name in entries and not entries[name].dtype.startswith(("F", "BF"))]
+    return [*shape_problems(expected, shapes, part, title), *integer_problems(integers, part)]
 
 
 def mismatch_problems(layout: Layout, parts: Iterable[Part], path: Path) -> list[Problem]:
@@ -76,30 +76,30 @@ def stored_shapes(kind: PartKind, module: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items() if name not in kind.tied}
 
 
-def with_level(name: str, wanted: Mapping[str, Any]) -> str:
+def library_name(name: str, expected: Mapping[str, Any]) -> str:
     """The tensor's name in this version of transformers, with or without `text_model.` (core.formats.models.text_keys)."""
     full = text_keys.full_name(name)
-    return full if full in wanted else name
+    return full if full in expected else name
 
 
 def shape_problems(
-    wanted: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]], part: Part, title: str
+    expected: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]], part: Part, title: str
 ) -> list[Problem]:
-    """Problems of tensors that are missing, unknown or of other shapes. wanted, shapes: {name: shape}"""
+    """Problems of tensors that are missing, unknown or of other shapes. expected, shapes: {name: shape}"""
     problems = []
-    if missing := sorted(wanted.keys() - shapes.keys()):
+    if missing := sorted(expected.keys() - shapes.keys()):
         problems.append(_keys_problem("lacks", "", missing, part, title))
-    if extra := sorted(shapes.keys() - wanted.keys()):
+    if extra := sorted(shapes.keys() - expected.keys()):
         problems.append(_keys_problem("has", "unknown ", extra, part, title))
     wrong = [
-        f"{name} {_size(shapes[name])} instead of {_size(wanted[name])}"
-        for name in sorted(wanted.keys() & shapes.keys())
-        if not _fits(shapes[name], wanted[name])
+        f"{name} {_size(shapes[name])} instead of {_size(expected[name])}"
+        for name in sorted(expected.keys() & shapes.keys())
+        if not _fits(shapes[name], expected[name])
     ]
     return problems + ([_shapes_problem(wrong, part, title)] if wrong else [])
 
 
-def not_weights(names: Iterable[str], part: Part) -> list[Problem]:
+def integer_problems(names: Iterable[str], part: Part) -> list[Problem]:
     """Problems of integer tensors: weights quantized by another program."""
     names = [name for name in names if not name.endswith("position_ids")]
     if not names:
@@ -109,11 +109,11 @@ def not_weights(names: Iterable[str], part: Part) -> list[Problem]:
     return [Problem(what, str(part.source), fix, code="model.integer-weights")]
 
 
-def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     """Whether shapes are equal up to trailing sizes of 1: the weight of a Linear layer fits a 1x1 convolution."""
-    if shape == wanted:
+    if shape == expected:
         return True
-    shorter, longer = sorted((shape, wanted), key=len)
+    shorter, longer = sorted((shape, expected), key=len)
     return len(shorter) >= 2 and longer[: len(shorter)] == shorter and prod(longer[len(shorter) :]) == 1
 
 

@@ -77,9 +77,9 @@ def vae_type(settings: MemorySettings) -> torch.dtype:
     return types.get(settings.vae_precision, torch.float32)
 
 
-def use_tf32(wanted: bool) -> None:
+def use_tf32(enabled: bool) -> None:
     """Turn TF32 for fp32 products and convolutions on Nvidia GPUs on or off, for the whole process."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = wanted
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = enabled
 
 
 def use_threads(device: str, weight_bytes: int) -> int:

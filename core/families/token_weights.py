@@ -67,11 +67,11 @@ def read_captions(
     """
     if runs is None:
         return encode_ids(components, tokenize(components, captions, max_token_length), **how)
-    both = [
+    windows = [
         weighted_windows(tokenizer, captions, max_token_length, runs, filled_with_end=filled_with_end)
         for tokenizer in components.tokenizers
     ]
-    ids, weights = [ids for ids, _ in both], [weights for _, weights in both]
+    ids, weights = [ids for ids, _ in windows], [weights for _, weights in windows]
     return encode_ids(components, ids, weights=weights, normalize=normalize, **how)
 
 
@@ -97,8 +97,8 @@ def weigh(states: torch.Tensor, weights: Weights, encoder: int, normalize: str =
     return weighed * (before / after).to(states.dtype)
 
 
-def _caption_windows(tokenizer: Any, runs: list[Run], most: int, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """`weighted_windows` of one caption: [n, 77] each. most: tokens without BOS and EOS, the rest is cut off; pad: id"""
+def _caption_windows(tokenizer: Any, runs: list[Run], max_tokens: int, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`weighted_windows` of one caption: [n, 77] each. max_tokens: tokens without BOS and EOS, the rest is cut off; pad: id"""
     content: list[int] = []
     weights: list[float] = []
     ended: set[int] = set()  # windows that a BREAK ends: they end with EOS, whatever the padding
@@ -112,12 +112,12 @@ def _caption_windows(tokenizer: Any, runs: list[Run], most: int, pad: int) -> tu
         ids_of_run = tokenizer(text, truncation=False, verbose=False)["input_ids"][1:-1]
         content += ids_of_run
         weights += [weight] * len(ids_of_run)
-    content, weights = content[:most], weights[:most]
+    content, weights = content[:max_tokens], weights[:max_tokens]
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    rest = most - len(content)
+    rest = max_tokens - len(content)
     ids = [begin, *content, end, *[pad] * rest]
     factors = [1.0, *weights, 1.0, *[1.0] * rest]
-    windows = range(1, most, WINDOW)
+    windows = range(1, max_tokens, WINDOW)
     return (
         torch.tensor(
             [

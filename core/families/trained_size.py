@@ -16,13 +16,13 @@ USUAL_GUIDANCE = 7.5
 def own_guidance(model: Path) -> float:
     """The guidance scale stated in a model's folder or metadata, else 7.5."""
     stated = (read_json(model / STATED) or {}) if model.is_dir() else {}
-    value = stated.get("guidance_scale", _in_metadata(model))
+    value = stated.get("guidance_scale", _guidance_in_metadata(model))
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 50:
         return float(value)
     return USUAL_GUIDANCE
 
 
-def _in_metadata(model: Path) -> float | None:
+def _guidance_in_metadata(model: Path) -> float | None:
     file = extra_file(model)
     if file is None or not file.is_file() or sniff(file) != "safetensors":
         return None

@@ -15,13 +15,13 @@ from torch.nn.functional import conv2d, interpolate, pad, scaled_dot_product_att
 from core.families.offload import replaced
 from core.record.memory import is_out_of_memory
 
-FIRST, MOST = 8, 64  # strips after memory ran out, and at most
+RETRY_STRIPS, MAX_STRIPS = 8, 64  # strips after memory ran out, and at most
 # Supported classes of diffusers
 BLOCKS = {"UpDecoderBlock2D", "DownEncoderBlock2D"}
 Change = Callable[[Tensor], Tensor]
 
 
-def suits(vae: Any) -> bool:
+def can_use_strips(vae: Any) -> bool:
     """Whether the VAE has only diffusers' standard blocks, as Stable Diffusion's have: `in_strips` supports no others."""
     parts = getattr(vae, "decoder", None), getattr(vae, "encoder", None)
     if None in parts:
@@ -40,27 +40,26 @@ def in_strips(
     out_of_memory   called with the next number of strips before a retry after memory ran out; None: no retries
     """
 
-    def passing(plain: Change, strips: Callable[[Strips], Change], scale: int) -> Change:
-        """Return `plain`, which computes strips instead for images that need several. scale: image pixels per pixel of x,
-        along a side"""
+    def in_strips_if_large(plain: Change, strips: Callable[[Strips], Change], scale: int) -> Change:
+        """Return `plain`, which computes strips instead for images that need several. scale: image pixels per pixel of x, along a side"""
 
-        def passed(x: Tensor, *more: Any) -> Tensor:
+        def forward(x: Tensor, *more: Any) -> Tensor:
             number = slices(x.shape[2] * x.shape[3] * scale**2)
             while True:
                 try:
                     return plain(x, *more) if number == 1 else strips(Strips(number))(x)
                 except Exception as error:
-                    if out_of_memory is None or 4 * number > MOST or not is_out_of_memory(error):
+                    if out_of_memory is None or 4 * number > MAX_STRIPS or not is_out_of_memory(error):
                         raise
-                number = max(FIRST, 4 * number)
+                number = max(RETRY_STRIPS, 4 * number)
                 out_of_memory(number)
 
-        return passed
+        return forward
 
     encoder, decoder = vae.encoder, vae.decoder
     scale = 2 ** (len(vae.config.block_out_channels) - 1)
-    encode = passing(encoder.forward, lambda strips: strips.encoder(encoder), 1)
-    decode = passing(decoder.forward, lambda strips: strips.decoder(decoder), scale)
+    encode = in_strips_if_large(encoder.forward, lambda strips: strips.encoder(encoder), 1)
+    decode = in_strips_if_large(decoder.forward, lambda strips: strips.decoder(decoder), scale)
     with replaced(encoder, forward=encode), replaced(decoder, forward=decode):
         yield
 
@@ -72,7 +71,7 @@ class Strips:
         self.slices = slices
 
     def encoder(self, encoder: Any) -> Change:
-        def passed(pixels: Tensor) -> Tensor:
+        def forward(pixels: Tensor) -> Tensor:
             x = self.convolved(encoder.conv_in, pixels)
             for block in encoder.down_blocks:
                 for resnet in block.resnets:
@@ -81,10 +80,10 @@ class Strips:
                     x = self.convolved(down.conv, x, below=1)
             return self.end(encoder, self.middle(encoder.mid_block, x))
 
-        return passed
+        return forward
 
     def decoder(self, decoder: Any) -> Change:
-        def passed(latents: Tensor, *_: Any) -> Tensor:
+        def forward(latents: Tensor, *_: Any) -> Tensor:
             x = self.middle(decoder.mid_block, self.convolved(decoder.conv_in, latents))
             for block in decoder.up_blocks:
                 for resnet in block.resnets:
@@ -93,7 +92,7 @@ class Strips:
                     x = self.convolved(up.conv, x, grow=2)
             return self.end(decoder, x)
 
-        return passed
+        return forward
 
     def middle(self, block: Any, x: Tensor) -> Tensor:
         x = self.resnet(block.resnets[0], x)
@@ -109,30 +108,30 @@ class Strips:
         """diffusers' ResnetBlock2D without a timestep."""
         hidden = self.convolved(block.conv1, x, before=self.normed(block.norm1, x, block.nonlinearity))
 
-        def added(strip: Tensor, first: int, last: int) -> Tensor:
+        def combine(strip: Tensor, first: int, last: int) -> Tensor:
             shortcut = x[:, :, first:last].to(strip.device)
             shortcut = shortcut if block.conv_shortcut is None else block.conv_shortcut(shortcut)
             return (shortcut + strip) / block.output_scale_factor
 
         return self.convolved(
-            block.conv2, hidden, before=self.normed(block.norm2, hidden, block.nonlinearity), added=added
+            block.conv2, hidden, before=self.normed(block.norm2, hidden, block.nonlinearity), combine=combine
         )
 
     def normed(self, norm: Any, x: Tensor, act: Change) -> Change:
         """A function that applies a GroupNorm and activation to a strip of `x`, with the mean and variance of the whole `x`."""
-        counts, means, squares = [], [], []
+        shares, means, squares = [], [], []
         for strip in x.split(self._height(x.shape[2]), 2):
-            numbers = strip.to(norm.weight.device).float().reshape(len(x), norm.num_groups, -1)
-            variance, mean = torch.var_mean(numbers, -1, correction=0)
-            counts.append(numbers.shape[-1] / (x[0].numel() / norm.num_groups))
+            values = strip.to(norm.weight.device).float().reshape(len(x), norm.num_groups, -1)
+            variance, mean = torch.var_mean(values, -1, correction=0)
+            shares.append(values.shape[-1] / (x[0].numel() / norm.num_groups))
             means.append(mean.double())
             squares.append(variance.double() + mean.double() ** 2)
-        mean = torch.stack([share * each for share, each in zip(counts, means, strict=True)]).sum(0)
-        square = torch.stack([share * each for share, each in zip(counts, squares, strict=True)]).sum(0)
+        mean = torch.stack([share * each for share, each in zip(shares, means, strict=True)]).sum(0)
+        square = torch.stack([share * each for share, each in zip(shares, squares, strict=True)]).sum(0)
         root = (square - mean**2 + norm.eps).rsqrt()
-        every = norm.num_channels // norm.num_groups
-        scale = root.repeat_interleave(every, 1) * norm.weight
-        shift = norm.bias - mean.repeat_interleave(every, 1) * scale
+        per_group = norm.num_channels // norm.num_groups
+        scale = root.repeat_interleave(per_group, 1) * norm.weight
+        shift = norm.bias - mean.repeat_interleave(per_group, 1) * scale
         scale, shift = (each.float()[..., None, None] for each in (scale, shift))
         return lambda strip: act((strip.float() * scale + shift).to(strip.dtype))
 
@@ -142,7 +141,7 @@ class Strips:
         tokens = attention.group_norm(whole.flatten(2)).transpose(1, 2)
         parts = (layer(tokens) for layer in (attention.to_q, attention.to_k, attention.to_v))
         q, k, v = (part.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for part in parts)
-        mixed = torch.cat([scaled_dot_product_attention(some, k, v) for some in q.chunk(self.slices, 2)], 2)
+        mixed = torch.cat([scaled_dot_product_attention(queries, k, v) for queries in q.chunk(self.slices, 2)], 2)
         out = attention.to_out[0](mixed.transpose(1, 2).flatten(2)).transpose(1, 2).reshape(whole.shape)
         return (out + whole) / attention.rescale_output_factor
 
@@ -151,13 +150,13 @@ class Strips:
         conv: Any,
         x: Tensor,
         before: Change = lambda strip: strip,
-        added: Callable[[Tensor, int, int], Tensor] | None = None,
+        combine: Callable[[Tensor, int, int], Tensor] | None = None,
         grow: int = 1,
         below: int = 0,
     ) -> Tensor:
         """The convolution of `before(x)`, upscaled by the factor `grow`, computed in strips.
 
-        added   (output rows, first row, end) -> what replaces them     below   extra zero padding at the bottom and right
+        combine   (output rows, first row, end) -> what replaces them     below   extra zero padding at the bottom and right
         """
         (kernel, _), (stride, _), (edge, _) = conv.kernel_size, conv.stride, conv.padding
         height = (x.shape[2] * grow + 2 * edge + below - kernel) // stride + 1
@@ -166,7 +165,7 @@ class Strips:
             last = min(first + step, height)
             rows = self._rows(x, first * stride - edge, (last - 1) * stride - edge + kernel, before, grow, conv)
             strip = conv2d(pad(rows, (0, below)), conv.weight, conv.bias, conv.stride, (0, edge))
-            strip = strip if added is None else added(strip, first, last)
+            strip = strip if combine is None else combine(strip, first, last)
             if whole is None:
                 whole = torch.empty((*strip.shape[:2], height, strip.shape[3]), dtype=strip.dtype)
             whole[:, :, first:last] = strip

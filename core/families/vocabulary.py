@@ -117,8 +117,7 @@ def _merges(merges: Any, words: dict[str, int], where: Path) -> list[tuple[str, 
 
 
 def _added(tokens: list[dict[str, Any]], words: dict[str, int], where: Path) -> list[dict[str, Any]]:
-    """The added tokens that are not in the vocabulary, ordered by id. Raises ProblemsError unless their ids follow the
-    vocabulary's."""
+    """The added tokens that are not in the vocabulary, ordered by id. Raises ProblemsError unless their ids follow the vocabulary's."""
     by_content: dict[str, dict[str, Any]] = {}
     for token in tokens:
         content, number = token.get("content"), token.get("id")

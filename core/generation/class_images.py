@@ -192,7 +192,7 @@ class _Missing:
         progress = Progress(self.maker.reports, "regularization image", len(todo), steps)
         existing = [number for number, index in enumerate(indices) if index not in remaining]
         requests = [self._request(index) for index in indices]
-        for number, images in each_image(requests, self.maker, progress, existing, fewer=one_by_one):
+        for number, images in each_image(requests, self.maker, progress, existing, smaller_batch=one_by_one):
             files.append(self._save(indices[number], images[-1], ending))
             remaining.remove(indices[number])
         return files
@@ -202,8 +202,8 @@ class _Missing:
         sizes, groups, at_once, todo_set = self.manifest.sizes, list[list[int]](), dict[Size, int](), set(todo)
         for size in dict.fromkeys(sizes[index] for index in todo):
             number = batch or self.manifest.at_once.get(_name(size)) or images_at_once(self.maker.components, *size)
-            same = [index for index, other in enumerate(sizes) if other == size]
-            chunks = (same[start : start + number] for start in range(0, len(same), number))
+            of_size = [index for index, other in enumerate(sizes) if other == size]
+            chunks = (of_size[start : start + number] for start in range(0, len(of_size), number))
             groups += [chunk for chunk in chunks if todo_set & set(chunk)]
             at_once[size] = number
         self._note_at_once(at_once)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from core.diffusion.text_states import TextStates, join_texts
 from core.families import family
 from core.families.components import Components
-from core.generation.effects.inpaint import canvas_of, reading_mask, reads_mask
+from core.generation.effects.inpaint import canvas_of, is_inpainting_model, with_mask_input
 from core.generation.model.embeddings import PromptEncoder
 from core.generation.model.leases import Refiner
 from core.generation.model.loras import LorasInUse
@@ -86,11 +86,12 @@ class Progress:
     steps_done: int = 0
     batch: Sequence[int] = ()
 
-    def show(self, together: int = 0, step: int = 0, steps: int = 0) -> None:
-        """Report the current images. together: how many; step, steps: progress of each"""
-        first, last = (min(self.images_done + number, self.images) for number in (1, max(together, 1)))
+    def show(self, batch_size: int = 0, step: int = 0, steps: int = 0) -> None:
+        """Report the current images. batch_size: how many; step, steps: progress of each"""
+        first = min(self.images_done + 1, self.images)
+        last = min(self.images_done + max(batch_size, 1), self.images)
         which = f"{self.name}s {first} to {last}" if last > first else f"{self.name} {first}"
-        done = min(self.steps_done + together * step, self.steps)
+        done = min(self.steps_done + batch_size * step, self.steps)
         self.reports.stage(f"generating {which} of {self.images}", done, self.steps, step, steps)
 
     def add(self, images: int, steps: int) -> None:
@@ -100,24 +101,24 @@ class Progress:
 
 def each_image(
     requests: Sequence[Request],
-    maker: Maker | Enlarger,
+    maker: Maker | UpscaleMaker,
     progress: Progress,
     existing: Iterable[int] = (),
-    most: int | None = None,
-    fewer: Callable[[int], int] = lambda batch_size: batch_size // 2,
+    max_batch_size: int | None = None,
+    smaller_batch: Callable[[int], int] = lambda batch_size: batch_size // 2,
 ) -> Iterator[tuple[int, list[Image]]]:
     """(index of a request, its image after each stage), in order, in batches of as many as fit into memory.
 
-    existing  indices of requests whose images exist. Batches are those of all requests, since rounding depends on the
-              batch size: an image generated later equals the one generated at once
-    most      largest batch; None: by the settings, or as many as fit
-    fewer     (batch size that did not fit) -> the next size to try
+    existing        indices of requests whose images exist. Batches are those of all requests, since rounding depends on
+                    the batch size: an image generated later equals the one generated at once
+    max_batch_size  None: the settings' batch size, or as many as fit
+    smaller_batch   (batch size that did not fit) -> the next size to try
     Raises Cancelled, and the error of a batch; `progress.batch` is that batch.
     """
     finished, start = set(existing), 0
     progress.show()
     while start < len(requests):
-        for batch in maker.batches(requests[start:], most):
+        for batch in maker.batches(requests[start:], max_batch_size):
             numbers = range(start, start + len(batch))
             missing = [number for number in numbers if number not in finished]
             if missing:
@@ -125,7 +126,7 @@ def each_image(
                 progress.batch, steps = numbers, sampling_steps(batch[0].job)
                 batch_result = maker.make_if_fits(batch, partial(progress.show, len(missing), steps=steps))
                 if batch_result is None:
-                    most = fewer(len(batch))
+                    max_batch_size = smaller_batch(len(batch))
                     break
                 for number in missing:
                     yield number, [images[number - start] for images in batch_result.images]
@@ -134,7 +135,7 @@ def each_image(
             start += len(batch)
 
 
-class Enlarger:
+class UpscaleMaker:
     """Upscales initial images without generating, so that no model is loaded. upscaler: leases the networks of files"""
 
     def __init__(self, upscaler: Leased):
@@ -180,25 +181,25 @@ class Maker:
 
     # -- batches
 
-    def batches(self, requests: Sequence[Request], most: int | None = None) -> Iterator[list[Request]]:
-        """Batches of requests that differ only in prompt and seed, in order: of at most `most`, else of the batch size of the
-        settings, else of as many as fit."""
-        for _, alike in groupby(requests, self._alike):
-            remaining = list(alike)
+    def batches(self, requests: Sequence[Request], max_batch_size: int | None = None) -> Iterator[list[Request]]:
+        """Batches of requests that differ only in prompt and seed, in order: of `max_batch_size`, else of the settings' batch size,
+        else of as many as fit."""
+        for _, batchable in groupby(requests, self._batch_key):
+            remaining = list(batchable)
             job = remaining[0].job
             size = stages_of(job)[-1].size
             fits = 1 if differentiates(job) else images_at_once(self.components, *size)
-            number = most or job.generate.batch_size or fits
+            batch_size = max_batch_size or job.generate.batch_size or fits
             while remaining:
-                yield remaining[:number]
-                remaining = remaining[number:]
+                yield remaining[:batch_size]
+                remaining = remaining[batch_size:]
 
-    def _alike(self, request: Request) -> Any:
+    def _batch_key(self, request: Request) -> Any:
         """The key of requests that can share a batch: all settings but prompt and seed, and the number of tokens."""
         job = request.job
         reading, (sides, weights) = reading_of(job, self.kind.name), self._texts(job)
-        every = [text for side in sides for text in texts_of(side, passes_of(job))]
-        tokens = reading.tokens(every, lambda text: self.kind.count_tokens(self.components, text))
+        all_texts = [text for side in sides for text in texts_of(side, passes_of(job))]
+        tokens = reading.tokens(all_texts, lambda text: self.kind.count_tokens(self.components, text))
         plain = {"prompt": "", "negative_prompt": "", "seed": None, "variation_seed": None}
         return with_settings(job, generate=plain), tokens, weights
 
@@ -220,19 +221,19 @@ class Maker:
         job = batch[0].job
         self.loras.use(job.generate.loras)
         stages = stages_of(job)
-        changes = any(has_edits(side) for each in batch for side in self._texts(each.job)[0])
-        passes = passes_of(job) if changes else [None] * len(stages)
-        states = {during: self._states_of(self.encoder, batch, during) for during in dict.fromkeys(passes)}
-        result, before = BatchResult(inpainted=inpainted), 0
-        for stage, during in zip(stages, passes, strict=True):
-            progress = partial(lambda before, done, steps: on_step(before + done), before)
+        edited = any(has_edits(side) for each in batch for side in self._texts(each.job)[0])
+        passes = passes_of(job) if edited else [None] * len(stages)
+        states = {edit_pass: self._states_of(self.encoder, batch, edit_pass) for edit_pass in dict.fromkeys(passes)}
+        result, steps_before = BatchResult(inpainted=inpainted), 0
+        for stage, edit_pass in zip(stages, passes, strict=True):
+            progress = partial(lambda before, done, steps: on_step(before + done), steps_before)
             latents = (
-                self._refined(stage, during, batch, result, progress)
+                self._refined(stage, edit_pass, batch, result, progress)
                 if stage.refines
-                else self._stage(stage, during, batch, states[during], result, progress)
+                else self._stage(stage, edit_pass, batch, states[edit_pass], result, progress)
             )
             result.latents.append(latents)
-            before += steps_of(stage)
+            steps_before += steps_of(stage)
         if decoded:
             self._decode(result, job)
             if result.canvas is not None:
@@ -263,14 +264,14 @@ class Maker:
     def _stage(
         self,
         stage: Stage,
-        during: Pass | None,
+        edit_pass: Pass | None,
         batch: Sequence[Request],
         states: PromptStates,
         result: BatchResult,
         on_step: Callable[[int, int], None],
     ) -> Tensor:
-        """The latents of a stage of the base model; `result` gets its canvas, initial latents and noises. during: the pass for
-        prompts with edits; on_step: (steps done, steps of the stage)"""
+        """The latents of a stage of the base model; `result` gets its canvas, initial latents and noises. edit_pass: for
+        prompts with edits, as of `passes_of`; on_step: (steps done, steps of the stage)"""
         job = batch[0].job
         sampling = self.sampling(job)
         seeds, variations = [each.seed for each in batch], [each.variation for each in batch]
@@ -288,18 +289,18 @@ class Maker:
             strengths=self.loras.strengths,
             by_use=self.loras.by_use,
             nets=self.nets,
-            prompts=[schedule(request.job.generate.prompt, during)[-1][1] for request in batch],
+            prompts=[schedule(request.job.generate.prompt, edit_pass)[-1][1] for request in batch],
             lend=self.lend,
         )
         model = self.model
-        if reads_mask(self.components):
-            model = reading_mask(model, self.components, stage, noises, result.canvas)
+        if is_inpainting_model(self.components):
+            model = with_mask_input(model, self.components, stage, noises, result.canvas)
         return self._denoised(model, states, making, sampling, result.initial, on_step)
 
     def _refined(
         self,
         stage: Stage,
-        during: Pass | None,
+        edit_pass: Pass | None,
         batch: Sequence[Request],
         result: BatchResult,
         on_step: Callable[[int, int], None],
@@ -309,13 +310,13 @@ class Maker:
         job = batch[0].job
         with self.refiner(job) as (refiner, encoder):
             sampling = replace(self.sampling(job), prediction=refiner.prediction)
-            states = self._states_of(encoder, batch, during)
+            states = self._states_of(encoder, batch, edit_pass)
             model = replace(refiner, vae=self.components.vae, vae_config=self.components.vae_config)  # by previews
             making = self._making(job, stage, model, result)
             return self._denoised(Denoiser.of(refiner), states, making, sampling, result.latents[-1], on_step)
 
     def _making(self, job: GenerateJob, stage: Stage, model: Components, result: BatchResult, **lent: Any) -> Making:
-        """What a stage's hooks are made from. lent: LoRAs, models of hooks ..., which a refiner does not have"""
+        """The input of a stage's hooks. lent: LoRAs, models of hooks ..., which a refiner does not have"""
         sides = self.sampling(job).guidance().sides
         canvas, latents, show = result.canvas, result.initial, self.reports.preview
         return Making(
@@ -345,7 +346,7 @@ class Maker:
         job = batch[0].job
         if stage.begins == "noise":
             return None
-        if stage.begins == "made latents":
+        if stage.begins == "previous latents":
             if job.hires.highres_fix_save_1st:
                 self._decode(result, job)
             height, width = self.kind.latent_shape(stage.size)[1:]
@@ -358,9 +359,9 @@ class Maker:
         else:
             self._decode(result, job)
             images = result.images[-1]
-        file = job.hires.highres_fix_upscaler_file if stage.begins == "made image" else None
+        file = job.hires.highres_fix_upscaler_file if stage.begins == "previous image" else None
         with self.upscaler(file) if file else nullcontext() as network:
-            if stage.begins == "made image":
+            if stage.begins == "previous image":
                 images = network.images(images, stage.size) if network else enlarged(images, job, stage.size)
             latents = torch.cat(
                 [
@@ -374,10 +375,11 @@ class Maker:
         if stage.begins != "image" or result.canvas is None or result.canvas.mask is None or "latent" not in content:
             return latents
         mask = mask_of(result.canvas.mask, self.kind.latent_shape(stage.size), as_generator(job)).to(latents.device)
-        return (1 - mask) * latents + (mask * mixed_noise(noises, latents.device) if content == "latent_noise" else 0)
+        noise = mixed_noise(noises, latents.device) if content == "latent_noise" else 0
+        return (1 - mask) * latents + mask * noise
 
     def _decode(self, result: BatchResult, job: GenerateJob) -> None:
-        """Decode the last latents."""
+        """Append the images of the last latents to `result.images`."""
         vae, cancel, warn = self.components.vae, self.reports.cancel, self.reports.warn
         result.images.append(decode(vae, result.latents[-1], self.kind.decode_latents, cancel=cancel, warn=warn))
 
@@ -394,19 +396,19 @@ class Maker:
         sides = (*(text for text, _ in parts), job.generate.negative_prompt, *empty)
         return sides, tuple(weight for _, weight in parts)
 
-    def _states_of(self, encoder: PromptEncoder, batch: Sequence[Request], during: Pass | None) -> PromptStates:
-        return _joined([self._states_of_one(encoder, request.job, during) for request in batch])
+    def _states_of(self, encoder: PromptEncoder, batch: Sequence[Request], edit_pass: Pass | None) -> PromptStates:
+        return _joined_over_steps([self._states_of_one(encoder, request.job, edit_pass) for request in batch])
 
-    def _states_of_one(self, encoder: PromptEncoder, job: GenerateJob, during: Pass | None) -> PromptStates:
-        """The states of one image, with those of the texts that follow at later steps (prompt editing); equal texts are encoded
-        once. during: as of `passes_of`"""
+    def _states_of_one(self, encoder: PromptEncoder, job: GenerateJob, edit_pass: Pass | None) -> PromptStates:
+        """The states of one image at its first step, with those of later steps in `later` (prompt editing); equal texts are
+        encoded once."""
         texts, weights = self._texts(job)
-        every = [text for side in texts for text in texts_of(side, passes_of(job))]
+        all_texts = [text for side in texts for text in texts_of(side, passes_of(job))]
         encoded: dict[tuple[str, ...], PromptStates] = {}
         times = []
-        for begin, sides in at_steps(texts, during):
+        for begin, sides in at_steps(texts, edit_pass):
             if sides not in encoded:
-                encoded[sides] = self._encoded(encoder, job, sides, weights, every)
+                encoded[sides] = self._encoded(encoder, job, sides, weights, all_texts)
             times.append((begin, encoded[sides]))
         return replace(times[0][1], later=tuple(times[1:]))
 
@@ -416,16 +418,16 @@ class Maker:
         job: GenerateJob,
         sides: Sequence[str],
         weights: tuple[float, ...],
-        every: Sequence[str],
+        all_texts: Sequence[str],
     ) -> PromptStates:
         """The states of one image's texts at a step, with its LoRAs. With regions those of the sub-prompts are coupled, each with
         its own LoRA.
 
         sides, weights   as of `_texts`
-        every            the texts of all steps, which all get the same length
+        all_texts        the texts of all steps, which all get the same length
         """
         reading, count, uses = reading_of(job, self.kind.name), len(weights), job.generate.loras
-        encode = partial(encoder.encode_each, sides, reading, every)
+        encode = partial(encoder.encode_each, sides, reading, all_texts)
         if encoder is self.encoder:
             self.loras.use(uses)
         if not has_regions(job):
@@ -440,33 +442,33 @@ class Maker:
             return PromptStates.of([_coupled(each[:count]), *each[count:]])
         parts: list[TextStates] = []
         for number in range(count):  # each with the text encoders' changes of its own LoRA alone
-            self.loras.use(only(uses, number))
+            self.loras.use(text_strength_of_one(uses, number))
             parts.append(encode()[number])
-        self.loras.use(only(uses, None))
+        self.loras.use(text_strength_of_one(uses, None))
         others = encode()[count:]
         self.loras.use(uses)
         return PromptStates.of([_coupled(parts), *others])
 
 
-def _joined(each: Sequence[PromptStates]) -> PromptStates:
+def _joined_over_steps(images: Sequence[PromptStates]) -> PromptStates:
     """The states of a batch from those of each image, at all steps."""
     joined: dict[tuple[int, ...], PromptStates] = {}
     times = []
-    for begin in sorted({0, *(begin for image in each for begin, _ in image.later)}):
-        now = [image.at(begin) for image in each]
-        key = tuple(map(id, now))
+    for begin in sorted({0, *(begin for image in images for begin, _ in image.later)}):
+        states = [image.at(begin) for image in images]
+        key = tuple(map(id, states))
         if key not in joined:
-            joined[key] = _together(now)
+            joined[key] = _joined_at_step(states)
         times.append((begin, joined[key]))
     return replace(times[0][1], later=tuple(times[1:]))
 
 
-def _together(each: Sequence[PromptStates]) -> PromptStates:
+def _joined_at_step(images: Sequence[PromptStates]) -> PromptStates:
     """The states of a batch at one step."""
-    positive, negative = (join_texts([getattr(image, side) for image in each]) for side in ("positive", "negative"))
-    empty = [image.empty for image in each if image.empty is not None]
-    parts = tuple(join_texts(list(same)) for same in zip(*(image.parts for image in each), strict=True))
-    return PromptStates(positive, negative, join_texts(empty) if empty else None, parts, each[0].weights)
+    positive, negative = (join_texts([getattr(image, side) for image in images]) for side in ("positive", "negative"))
+    empty = [image.empty for image in images if image.empty is not None]
+    parts = tuple(join_texts(list(same)) for same in zip(*(image.parts for image in images), strict=True))
+    return PromptStates(positive, negative, join_texts(empty) if empty else None, parts, images[0].weights)
 
 
 def _coupled(parts: Sequence[TextStates]) -> TextStates:
@@ -483,8 +485,8 @@ def with_divided_text_strengths(uses: Sequence[LoraUse], count: int) -> list[Lor
     ]
 
 
-def only(uses: Sequence[LoraUse], number: int | None) -> list[LoraUse]:
-    """The LoRAs with text encoder strength 0, except the one at index `number`."""
+def text_strength_of_one(uses: Sequence[LoraUse], number: int | None) -> list[LoraUse]:
+    """The LoRAs with text encoder strength 0, except the one at index `number` (None: no exception)."""
     return [
         use if at == number else use.model_copy(update={"text_encoder_strength": 0.0}) for at, use in enumerate(uses)
     ]

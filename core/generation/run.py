@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from core.families.components import Components
 from core.generation.images.metadata import one_image
 from core.generation.images.output import save_image
-from core.generation.making import Enlarger, Maker, Progress, each_image
+from core.generation.making import Maker, Progress, UpscaleMaker, each_image
 from core.generation.model.embeddings import embeddings_attached, unused
 from core.generation.model.leases import leased, refiners_of, text_cache
 from core.generation.model.library import find
@@ -23,8 +23,8 @@ from core.generation.plan.files import marked_files
 from core.generation.plan.forecast import offload_for
 from core.generation.plan.hooks import Lend, finishers, prompts_of
 from core.generation.plan.plan import Plan, plan_of
-from core.generation.plan.requests import merged_of
-from core.generation.plan.stages import only_enlarges
+from core.generation.plan.requests import count_merged
+from core.generation.plan.stages import only_upscales
 from core.record.cancel import Cancelled
 from core.record.context import NO_REPORTS, JobContext, Outcome, Reports
 from core.record.units import count
@@ -60,7 +60,7 @@ def run_generate(
     files: list[Path] = []
     try:
         with loaded_maker(plan, workspace, store=store, device=device, reports=reports) as (maker, metadata):
-            _all_images(plan, maker, metadata, reports, files)
+            _generate_all(plan, maker, metadata, reports, files)
     except Cancelled:
         raise Cancelled(f"Cancelled after {len(files)} of {count(len(plan.requests), 'image')}") from None
     return files
@@ -69,21 +69,21 @@ def run_generate(
 @contextmanager
 def loaded_maker(
     plan: Plan, workspace: Workspace, *, store: ModelStore, device: str, reports: Reports
-) -> Iterator[tuple[Maker | Enlarger, ImageMetadata]]:
+) -> Iterator[tuple[Maker | UpscaleMaker, ImageMetadata]]:
     """Context manager: load the model, LoRAs and embeddings of a plan, and yield (the maker of its images, the metadata of
     their files). For upscaling alone no model is loaded."""
     job, sources = plan.requests[0].job, plan.sources
     hashes = file_hashes(sources, workspace, reports.cancel)
     upscalers = networks_of(store, workspace, device)
     if all(needs_no_model(request.job, workspace) for request in plan.requests):
-        yield Enlarger(upscalers), ImageMetadata(workspace, sources, hashes)
+        yield UpscaleMaker(upscalers), ImageMetadata(workspace, sources, hashes)
         return
-    _say_schedule(plan, reports)
+    _log_zero_terminal_snr(plan, reports)
     offload = offload_for(job, sources, device)
     with leased(job, sources, store, device, reports, offload) as components:
         uses = together([request.job.generate.loras for request in plan.requests])
         with (
-            loras_attached(components, uses, sources.loras.__getitem__, merged_of(job, len(uses))) as loras,
+            loras_attached(components, uses, sources.loras.__getitem__, count_merged(job, len(uses))) as loras,
             embeddings_attached(
                 components, sources.embeddings, text_cache(job, sources, store, device, workspace, loras)
             ) as encoder,
@@ -124,7 +124,7 @@ def _lender(store: ModelStore, components: Components, sources: Sources) -> Lend
 def needs_no_model(job: GenerateJob, workspace: Workspace) -> bool:
     """Whether the job only upscales an image, with an upscaler for images."""
     file = job.hires.highres_fix_upscaler_file
-    return only_enlarges(job) and (not file or upscaler_kind(find("upscaler", file, workspace)) == "images")
+    return only_upscales(job) and (not file or upscaler_kind(find("upscaler", file, workspace)) == "images")
 
 
 @dataclass
@@ -140,23 +140,23 @@ class ImageMetadata:
         return one_image(job, self.sources, self.workspace)
 
 
-def _all_images(
-    plan: Plan, maker: Maker | Enlarger, metadata: ImageMetadata, reports: Reports, files: list[Path]
+def _generate_all(
+    plan: Plan, maker: Maker | UpscaleMaker, metadata: ImageMetadata, reports: Reports, files: list[Path]
 ) -> None:
     """Generate and save a job's images; appends each file to `files`."""
     progress = Progress(reports, "image", len(plan.requests), plan.steps())
-    target = metadata.hashes, metadata.workspace
+    origins = metadata.hashes, metadata.workspace
     for number, images in each_image(plan.requests, maker, progress):
         request = plan.requests[number]
         job, several = metadata.job_of(request.job), len(images) > 1
         if job.hires.highres_fix_save_1st and several:
-            save_image(images[0], job, *target, number=number + 1, stage="0")
-        last = save_image(images[-1], job, *target, request.name, number=number + 1, stage="1" if several else "")
+            save_image(images[0], job, *origins, number=number + 1, stage="0")
+        last = save_image(images[-1], job, *origins, request.name, number=number + 1, stage="1" if several else "")
         files.append(last)
         reports.generated(last, request.seed)
 
 
-def _say_schedule(plan: Plan, reports: Reports) -> None:
+def _log_zero_terminal_snr(plan: Plan, reports: Reports) -> None:
     """Log whether zero terminal SNR was detected and is used."""
     job = plan.requests[0].job
     marked = ", ".join(path.name for path in marked_files(job, plan.sources))

@@ -240,8 +240,7 @@ def kind_of(module: nn.Module) -> Any:
 
 
 def adapt(module: nn.Module, forward: Callable[..., Any]) -> None:
-    """Make the module compute `forward(module, ...)`, the same function for every module. Adapting twice has no further
-    effect."""
+    """Make the module compute `forward(module, ...)`, the same function for every module. Adapting twice has no further effect."""
     kind = kind_of(module)
     if kind not in _DERIVED:
         _DERIVED[kind] = type(f"Adapted{kind.__name__}", (kind,), {"forward": forward, "adapts": kind})

@@ -88,9 +88,9 @@ __all__ = [
 ]
 
 PROJECTION = re.compile(r"^lora_unet_.*_proj_(in|out)\.")
-AGAIN = "download or copy it again"
+RELOAD = "download or copy it again"
 PEFT_METADATA = "lora_adapter_metadata"
-BEYOND_FIRST = re.compile(r"_layers_(1[2-9]|[2-9]\d)_")
+SECOND_ENCODER = re.compile(r"_layers_(1[2-9]|[2-9]\d)_")
 MOST_ALPHA = 1e9
 MODULE_PATH = re.compile(r"[\w.]+")
 
@@ -222,7 +222,7 @@ def load_lora(path: Path | str, *, shapes: bool = False) -> LoraFile:
     if not shapes:
         return _read(Path(path), TensorFile.read, torch.tensor)
     lora = lora_outline(path)
-    tensors, bias_norm, bundled = (_without_numbers(each) for each in (lora.tensors, lora.bias_norm, lora.bundled))
+    tensors, bias_norm, bundled = (_on_meta(each) for each in (lora.tensors, lora.bias_norm, lora.bundled))
     return replace(lora, tensors=tensors, bias_norm=bias_norm, bundled=bundled)
 
 
@@ -239,7 +239,7 @@ def _read(path: Path, read: Callable[[TensorFile, str], Any], number: Callable[[
         metadata = dict(file.metadata)
         bundled = {name: read(file, name) for name in file.entries if name.startswith(BUNDLED)}
         kohya_keys = _kohya_keys([name for name in file.entries if name not in bundled], kind.family, path)
-        left_out = _unread(kohya_keys)
+        left_out = _unread_names(kohya_keys)
         tensors = {kohya_key: read(file, name) for name, kohya_key in kohya_keys.items() if name not in left_out}
         bias_norm = {kohya_keys[name]: read(file, name) for name in left_out}
     from_peft = {key: reshaped for kind in kinds().values() for key, reshaped in kind.from_peft.items()}
@@ -301,7 +301,7 @@ def _with_peft_biases(bias_norm: Mapping[str, Any], tensors: Mapping[str, Any]) 
     return converted
 
 
-def _without_numbers(tensors: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def _on_meta(tensors: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Outlines as tensors on the meta device; tensors of one number keep its value."""
     meta = {}
     for name, each in tensors.items():
@@ -335,7 +335,7 @@ def _kohya_keys(names: Iterable[str], family: str | None, path: Path) -> dict[st
     twice = next((key for key, count in Counter(keys.values()).items() if count > 1), None)
     if twice is not None:
         what = f"The LoRA has {twice} twice, under the names of different programs"
-        raise ProblemsError.one(what, str(path), AGAIN, "lora.layer-twice")
+        raise ProblemsError.one(what, str(path), RELOAD, "lora.layer-twice")
     return keys
 
 
@@ -345,11 +345,11 @@ def _with_encoder(keys: dict[str, str]) -> dict[str, str]:
     text_layers = [name for name, key in keys.items() if key.startswith("lora_te_")]
     if not text_layers:
         return keys
-    encoder = "lora_te2_" if any(BEYOND_FIRST.search(name) for name in text_layers) else "lora_te1_"
+    encoder = "lora_te2_" if any(SECOND_ENCODER.search(name) for name in text_layers) else "lora_te1_"
     return keys | {name: encoder + keys[name].removeprefix("lora_te_") for name in text_layers}
 
 
-def _unread(keys_by_name: Mapping[str, str]) -> tuple[str, ...]:
+def _unread_names(keys_by_name: Mapping[str, str]) -> tuple[str, ...]:
     """Names of the biases and norms in a file that no network kind reads with their layer's other tensors."""
     names = {kohya_key: name for name, kohya_key in keys_by_name.items()}
     unread: list[str] = []
@@ -383,10 +383,10 @@ def _peft_config(names: Iterable[str], metadata: Mapping[str, str], path: Path) 
     """PEFT's LoraConfig: from the metadata, else from adapter_config.json next to a file of PEFT; else {}. Raises
     ProblemsError for other methods of PEFT. names: names of the tensors"""
     if text := metadata.get(PEFT_METADATA):
-        config = parse_json(text, f"{path}, {PEFT_METADATA}", AGAIN)
+        config = parse_json(text, f"{path}, {PEFT_METADATA}", RELOAD)
         if not isinstance(config, dict):
             what = f"The LoRA's metadata ({PEFT_METADATA}) is invalid"
-            raise ProblemsError.one(what, str(path), AGAIN, "lora.bad-metadata")
+            raise ProblemsError.one(what, str(path), RELOAD, "lora.bad-metadata")
         return config
     if not any(name.startswith("base_model.model.") for name in names):
         return {}
@@ -416,7 +416,7 @@ def _peft_alpha(config: Mapping[str, Any], part: str | None, path: str, rank: in
         return None
     if type(alpha) not in (int, float) or not abs(alpha) < MOST_ALPHA:
         what = f"The LoRA's alpha of {path} is not a number"
-        raise ProblemsError.one(what, str(where), AGAIN, "lora.bad-metadata")
+        raise ProblemsError.one(what, str(where), RELOAD, "lora.bad-metadata")
     return float(alpha) * (rank**0.5 if config.get(f"{start}use_rslora") is True else 1.0)
 
 
@@ -424,7 +424,9 @@ def _refuse_incomplete(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """Raise ProblemsError unless every layer is of a known kind and complete, and every alpha is a number."""
     problems = [flaw for name, layer in group_by_module(tensors).items() if (flaw := _flaw(name, layer))]
     if problems:
-        raise ProblemsError.one(f"The LoRA is incomplete: {first_of(problems, 1)}", str(path), AGAIN, "lora.incomplete")
+        raise ProblemsError.one(
+            f"The LoRA is incomplete: {first_of(problems, 1)}", str(path), RELOAD, "lora.incomplete"
+        )
 
 
 def _flaw(name: str, layer: Mapping[str, torch.Tensor]) -> str:
@@ -461,9 +463,8 @@ def to_diffusers(lora: LoraFile, *, fold_alpha: bool = False) -> tuple[dict[str,
         layer = {key: loaded(value) for key, value in stored.items()}
         size = kind.size(layer)
         dtype = next(value.dtype for key, value in layer.items() if key in kind.keys)
-        unscaled = (
-            layer if fold_alpha else {**layer, ALPHA: torch.tensor(float(size.rank))}
-        )  # scale 1: nothing is multiplied
+        # With alpha = rank the scale is 1, so that nothing is multiplied into B.
+        unscaled = layer if fold_alpha else {**layer, ALPHA: torch.tensor(float(size.rank))}
         assert kind.to_peft is not None
         if convolutions and PROJECTION.match(f"{name}."):  # PEFT has a Linear there
             unscaled = {key: value.flatten(1) if value.ndim == 4 else value for key, value in unscaled.items()}

@@ -158,10 +158,10 @@ def block_of(name: str) -> int:
         return LAST if name.startswith("lora_unet_out_") else 0
     if match["side"] == "mid":
         return 12
-    three = 3 * int(match["block"].rstrip("_"))
+    first_of_block = 3 * int(match["block"].rstrip("_"))
     if match["kind"] in ("downsamplers", "upsamplers"):
-        return three + (3 if match["side"] == "down" else 15)
-    return three + int(match["place"]) + (1 if match["side"] == "down" else 13)
+        return first_of_block + (3 if match["side"] == "down" else 15)
+    return first_of_block + int(match["place"]) + (1 if match["side"] == "down" else 13)
 
 
 def block_count(names: Iterable[str]) -> int:

@@ -26,7 +26,7 @@ BITS = 32
 
 
 @dataclass(frozen=True)
-class Showing:
+class CurrentBatch:
     """The current batch. keys: the images' addresses in two halves, int32 [B, 2] on the device."""
 
     step: int
@@ -35,8 +35,7 @@ class Showing:
 
 
 class Dropout:
-    """The dropouts of a network, for all its layers. Nothing is dropped while no images are set (the network is used,
-    not trained)."""
+    """The dropouts of a network, for all its layers. Nothing is dropped while no images are set (the network is used, not trained)."""
 
     def __init__(self, settings: NetworkSettings, seed: int):
         self.elements, self.ranks, self.modules = (
@@ -46,29 +45,29 @@ class Dropout:
         )
         self.scales_ranks = settings.rank_dropout_scale
         self._seed = seed
-        self._now: Showing | None = None
+        self._batch: CurrentBatch | None = None
 
     def show(self, step: int, micro_batch: int, images: Sequence[object], device: torch.device | str) -> None:
         """Set the images of the current batch (any values that identify them), in the batch's order."""
         addresses = [address(self._seed, "dropout", step, micro_batch, image) for image in images]
         halves = torch.tensor([_halves(number) for number in addresses], dtype=torch.int32)
-        self._now = Showing(step, micro_batch, queued(halves, device))
+        self._batch = CurrentBatch(step, micro_batch, queued(halves, device))
 
     def hide(self) -> None:
         """End training: nothing is dropped from here on."""
-        self._now = None
+        self._batch = None
 
     def leaves_out(self, name: str) -> bool:
         """Whether module_dropout drops the whole layer now."""
-        now = self._now
-        if now is None or not self.modules:
+        batch = self._batch
+        if batch is None or not self.modules:
             return False
-        return uniform(self._seed, "module_dropout", now.step, now.micro_batch, name) < self.modules
+        return uniform(self._seed, "module_dropout", batch.step, batch.micro_batch, name) < self.modules
 
     @property
     def thins(self) -> bool:
         """Whether activations or ranks are dropped now."""
-        return self._now is not None and (self.elements > 0 or self.ranks > 0)
+        return self._batch is not None and (self.elements > 0 or self.ranks > 0)
 
     def thinned(self, hidden: Tensor, name: str, channels: int) -> tuple[Tensor, float]:
         """`hidden` with dropped values set to 0, and the factor that compensates for them.
@@ -76,8 +75,8 @@ class Dropout:
         hidden    down(x): [rows, ..., rank] or [rows, rank, h, w]; each image has equally many rows (text windows)
         channels  the dimension of the rank
         """
-        assert self._now is not None
-        keys, factor = self._now.keys, 1.0
+        assert self._batch is not None
+        keys, factor = self._batch.keys, 1.0
         assert hidden.shape[0] % len(keys) == 0, (hidden.shape, len(keys))
         if self.elements:
             shape = list(hidden.shape)

@@ -68,8 +68,7 @@ def check_lora(detected: ModelKind, path: Path, family_name: str) -> None:
 
 
 def targets_of(components: Components, *, norms: bool = False) -> Iterator[Target]:
-    """The layers of the loaded parts, text encoders first as in kohya's files. norms: with the norm layers in the
-    U-Net's blocks"""
+    """The layers of the loaded parts, text encoders first as in kohya's files. norms: with the norm layers in the U-Net's blocks"""
     kind = family(components.family)
     for part in (*components.text_encoders, components.denoiser):
         if part is not None:
@@ -77,8 +76,7 @@ def targets_of(components: Components, *, norms: bool = False) -> Iterator[Targe
 
 
 def read_file(path: Path, family_name: str) -> LoraFile:
-    """Read a LoRA file for this family. Raises ProblemsError for another kind or family, and for NaN or infinite
-    weights."""
+    """Read a LoRA file for this family. Raises ProblemsError for another kind or family, and for NaN or infinite weights."""
     check_file(path, family_name)
     return load_finite(path)
 

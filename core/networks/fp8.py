@@ -39,8 +39,8 @@ class Fp8Conv(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
-            wide, form = dequantized(self.weight, self.factors), (self.stride, self.padding, self.dilation, self.groups)
-            return conv2d(input.to(self.factors.dtype), wide, self.bias, *form)
+            wide, x = dequantized(self.weight, self.factors), input.to(self.factors.dtype)
+            return conv2d(x, wide, self.bias, self.stride, self.padding, self.dilation, self.groups)
         y: Tensor = _Conv.apply(input.to(self.factors.dtype), self.weight, self.factors, self.bias, self)
         return y
 
@@ -116,12 +116,12 @@ class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, factors: Tensor, bias: Tensor | None, conv: nn.Conv2d) -> Tensor:
         ctx.save_for_backward(weight, factors)
-        ctx.shape, ctx.form = x.shape, (conv.stride, conv.padding, conv.dilation, conv.groups)
-        return conv2d(x, dequantized(weight, factors), bias, *ctx.form)
+        ctx.shape, ctx.options = x.shape, (conv.stride, conv.padding, conv.dilation, conv.groups)
+        return conv2d(x, dequantized(weight, factors), bias, *ctx.options)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, factors = ctx.saved_tensors
         wide = dequantized(weight, factors).to(grad.dtype)
-        return conv2d_input(ctx.shape, wide, grad, *ctx.form), None, None, None, None
+        return conv2d_input(ctx.shape, wide, grad, *ctx.options), None, None, None, None

@@ -45,17 +45,16 @@ def install(model: nn.Module, packs: bool = True) -> int:
     for module in model.modules():
         if not isinstance(module, nn.Conv2d) or ATTRIBUTE in module.__dict__:
             continue
-        if packs and suits(module) and works(module.weight.dtype):
+        if packs and is_frozen_packable(module) and can_pack(module.weight.dtype):
             module.__dict__[ATTRIBUTE] = PointwiseConv(module) if module.kernel_size == (1, 1) else PackedConv(module)
             count += 1
         elif module.weight.device.type == "cpu" and not module.weight.requires_grad:
-            _lay_channels_together(module)
+            _to_channels_last(module)
     return count
 
 
-def _lay_channels_together(conv: nn.Conv2d) -> None:
-    """Put the weight into channels_last layout: the output then has the fast forms' layout, and sums of both need no
-    reordering."""
+def _to_channels_last(conv: nn.Conv2d) -> None:
+    """Put the weight into channels_last layout: the output then has the fast forms' layout, and sums of both need no reordering."""
     conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last)
 
 
@@ -69,18 +68,18 @@ def packed_copies(model: nn.Module) -> Iterator[None]:
     convolutions = [
         module for module in model.modules() if isinstance(module, nn.Conv2d) and module.weight.requires_grad
     ]
-    trainable = [module for module in convolutions if fits(module)]
-    others = [module for module in convolutions if not fits(module) and module.weight.device.type == "cpu"]
+    trainable = [module for module in convolutions if is_packable(module)]
+    others = [module for module in convolutions if not is_packable(module) and module.weight.device.type == "cpu"]
     weights = [module.weight.data for module in others]
     if _pack_bytes(trainable) > psutil.virtual_memory().available / 2:
         trainable = []
-    changed = [module for module in trainable if ATTRIBUTE not in module.__dict__ and works(module.weight.dtype)]
+    changed = [module for module in trainable if ATTRIBUTE not in module.__dict__ and can_pack(module.weight.dtype)]
     try:
         for module in changed:
             pointwise = module.kernel_size == (1, 1)
             module.__dict__[ATTRIBUTE] = PointwiseConv(module) if pointwise else PackedConv(module, copies=True)
         for module in others:
-            _lay_channels_together(module)
+            _to_channels_last(module)
         yield
     finally:
         for module, weight in zip(others, weights, strict=True):
@@ -91,7 +90,9 @@ def packed_copies(model: nn.Module) -> Iterator[None]:
 
 def extra_bytes(model: nn.Module) -> int:
     """Memory of `install` once both directions have run: as much as the packed weights take."""
-    return _pack_bytes(module for module in model.modules() if isinstance(module, nn.Conv2d) and suits(module))
+    return _pack_bytes(
+        module for module in model.modules() if isinstance(module, nn.Conv2d) and is_frozen_packable(module)
+    )
 
 
 def _pack_bytes(convolutions: Iterable[nn.Conv2d]) -> int:
@@ -121,20 +122,17 @@ def readable(model: nn.Module) -> Iterator[None]:
             install(model)
 
 
-def suits(conv: nn.Conv2d) -> bool:
+def is_frozen_packable(conv: nn.Conv2d) -> bool:
     """Whether it is frozen and of a type that can be packed."""
-    return fits(conv) and not conv.weight.requires_grad and (conv.bias is None or not conv.bias.requires_grad)
+    return is_packable(conv) and not conv.weight.requires_grad and (conv.bias is None or not conv.bias.requires_grad)
 
 
-def fits(conv: nn.Conv2d) -> bool:
+def is_packable(conv: nn.Conv2d) -> bool:
     """Whether a convolution can be packed: on the CPU, of a dtype that oneDNN packs, plain, large enough and with outputs of
     the size of its input."""
     weight = conv.weight
-    same_size = (
-        tuple(2 * p for p in conv.padding) == tuple(k - 1 for k in conv.kernel_size)
-        if conv.padding != "same"
-        else False
-    )
+    padding, kernel = conv.padding, conv.kernel_size
+    same_size = not isinstance(padding, str) and tuple(2 * p for p in padding) == tuple(k - 1 for k in kernel)
     return (
         kind_of(conv).forward is nn.Conv2d.forward
         and weight.device.type == "cpu"
@@ -148,7 +146,7 @@ def fits(conv: nn.Conv2d) -> bool:
 
 
 @lru_cache
-def works(dtype: torch.dtype) -> bool:
+def can_pack(dtype: torch.dtype) -> bool:
     """Whether prepacked convolutions of this dtype are available and match plain ones, forward and backward."""
     if not torch.backends.mkldnn.is_available():
         return False
@@ -197,7 +195,7 @@ class PackedConv:
         if self.forward_pack is None:
             self.forward_pack = self._pack(self.conv.weight, x)
             if not self._copies:
-                self._give_up_weight()
+                self._drop_weight()
         return self._convolve(x, self.forward_pack, self.conv.bias)
 
     def input_gradient(self, grad: Tensor) -> Tensor:
@@ -225,7 +223,7 @@ class PackedConv:
         pad, ones = list(self.conv.padding), [1, 1]
         return torch.ops.mkldnn._convolution_pointwise(x, pack, bias, pad, ones, ones, 1, "none", [], "")
 
-    def _give_up_weight(self) -> None:
+    def _drop_weight(self) -> None:
         """Drop the weight's values but keep shape, dtype and device readable; any use of the values shows as NaN."""
         weight = self.conv.weight
         weight.data = torch.full((1, 1, 1, 1), float("nan"), dtype=weight.dtype).expand(weight.shape)
@@ -260,16 +258,16 @@ class _PointwiseConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
-        return over_channels(x, weight.t(), bias)
+        return channel_product(x, weight.t(), bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None]:
         (weight,) = ctx.saved_tensors
-        return over_channels(grad, weight, None) if ctx.needs_input_grad[0] else None, None, None
+        return channel_product(grad, weight, None) if ctx.needs_input_grad[0] else None, None, None
 
 
-def over_channels(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+def channel_product(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
     """The product of x's channels and a matrix [in, out], plus bias: [B, in, H, W] -> channels_last [B, out, H, W].
     Copies x unless it is channels_last."""
     batch, _, height, width = x.shape

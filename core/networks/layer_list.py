@@ -56,8 +56,9 @@ def listed_layers(family: str, parts: Mapping[str, Shapes]) -> list[Listed]:
 def layers_of(family: str, parts: Mapping[str, Part]) -> list[Listed]:
     """`listed_layers` of an opened model: only of the tensors that loading it uses."""
     used = {name: layout_of(family).used(part) for name, part in parts.items()}
+    locations = {name: part.locations.items() for name, part in used.items()}
     return listed_layers(
-        family, {name: {key: at.entry.shape for key, at in part.locations.items()} for name, part in used.items()}
+        family, {name: {key: location.entry.shape for key, location in each} for name, each in locations.items()}
     )
 
 

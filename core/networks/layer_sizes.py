@@ -14,8 +14,7 @@ LayerSize = Callable[[Layer], BlockSize | None]
 
 
 def part_of(name: str) -> str:
-    """The part of a layer's name in a file: "text_encoder" (lora_te, lora_te1 ...), else "unet", sd-scripts' name for
-    any denoiser."""
+    """The part of a layer's name in a file: "text_encoder" (lora_te, lora_te1 ...), else "unet", sd-scripts' name for any denoiser."""
     return "text_encoder" if name.startswith(("lora_te", "text_encoder")) else "unet"
 
 
@@ -24,7 +23,7 @@ def wanted(settings: NetworkSettings, name: str) -> bool:
     return settings.train_unet if part_of(name) == "unet" else settings.train_text_encoder
 
 
-def usual(settings: NetworkSettings, layer: Layer) -> bool:
+def trains_by_default(settings: NetworkSettings, layer: Layer) -> bool:
     """Whether a layer is trained if no layers are chosen."""
     return not layer.outer and (settings.hooks_residual or not layer.residual)
 
@@ -41,21 +40,20 @@ def layer_sizes(settings: NetworkSettings, layers: Sequence[Layer]) -> LayerSize
         if not wanted(settings, layer.name):
             return None
         if choice is None:
-            return stabilized(usual_size(layer)) if usual(settings, layer) else None
-        size = usual_size(layer) if choice.takes(layer, usual(settings, layer)) else None
+            return stabilized(default_size(layer)) if trains_by_default(settings, layer) else None
+        size = default_size(layer) if choice.takes(layer, trains_by_default(settings, layer)) else None
         rank = choice.rank(layer)
         if size is not None and rank is not None:
             size = BlockSize(rank, settings.alpha or rank) if rank else None
         return stabilized(size)
 
     def stabilized(size: BlockSize | None) -> BlockSize | None:
-        """The alpha for files with rs_lora: divided by the rank it equals the setting's divided by the rank's square
-        root."""
+        """The alpha for files with rs_lora: divided by the rank it equals the setting's divided by the rank's square root."""
         if size is None or not settings.rs_lora:
             return size
         return BlockSize(size.rank, size.alpha * sqrt(size.rank))
 
-    def usual_size(layer: Layer) -> BlockSize | None:
+    def default_size(layer: Layer) -> BlockSize | None:
         if not layer.unet:
             return BlockSize(settings.rank, settings.alpha or settings.rank)
         block = block_of(layer.name)

@@ -104,8 +104,7 @@ class LayerTree:
         return min(choices, key=lambda each: len(each[0]) + len(each[1]))
 
     def _cover(self, missing: int, allowed: int, trained: int) -> list[str]:
-        """Expressions that match these layers and, of the trained ones, no others than the allowed: greedily the one
-        that matches most."""
+        """Expressions that match these layers and, of the trained ones, no others than the allowed: greedily the one that matches most."""
         candidates = [
             (text, mask) for text, mask in self.expressions.items() if mask & missing and not mask & trained & ~allowed
         ]

@@ -19,8 +19,8 @@ def misread_problems(lora: LoraFile, programs: Iterable[str] = readers.NAMES_OF_
     for name, layer in group_by_module(lora.tensors).items():
         kind = kind_of_keys(layer, name)
         if kind is not None:
-            apply = {f"{number}": each for number, each in enumerate(kind.misread) if each.layer(layer)}
-            groups.setdefault(kind.title, {}).update(apply)
+            misreads = {f"{number}": each for number, each in enumerate(kind.misread) if each.layer(layer)}
+            groups.setdefault(kind.title, {}).update(misreads)
     where = lora.path.name if lora.path else ""
     return [
         problem for title, each in groups.items() for problem in readers.problems(title, each.values(), where, programs)

@@ -81,7 +81,7 @@ class Network:
         by_file, names = group_by_module(tensors), {target.name for target in targets}
         by_module = named_as(by_file, names)
         in_file = dict(zip(by_module, by_file, strict=False))
-        adapters, reads = [], False
+        adapters, reads_weights = [], False
         for target in targets:
             layer = by_module.get(target.name)
             kind = kind_of_keys(layer, in_file[target.name]) if layer is not None else None
@@ -90,10 +90,10 @@ class Network:
                 for parameter, _ in adapter.parameters():
                     parameter.requires_grad_(False)
                 adapters.append(adapter)
-                reads = reads or (kind is not None and kind.needs_base_weight)
+                reads_weights = reads_weights or (kind is not None and kind.needs_base_weight)
         matched = {adapter.name for adapter in adapters}
         unmatched = [name for name in by_module if name not in matched]
-        network = cls(adapters, unmatched, needs_base_weight=reads)
+        network = cls(adapters, unmatched, needs_base_weight=reads_weights)
         network.set_multiplier(multiplier)
         return network
 
@@ -226,22 +226,22 @@ class Network:
                 parameter.data = parameter.data.to(weight.device)
             if adapter.multiplier != 0.0:
                 set_weight(adapter.module, adapter.merged(base_weight(adapter.module)))
-            of_bias, bias = adapter.bias_delta(), adapter.module.bias
-            if of_bias is not None and isinstance(bias, Tensor):
-                bias.copy_((bias.float() + (of_bias * adapter.multiplier).to(bias.device)).to(bias.dtype))
+            bias_change, bias = adapter.bias_delta(), adapter.module.bias
+            if bias_change is not None and isinstance(bias, Tensor):
+                bias.copy_((bias.float() + (bias_change * adapter.multiplier).to(bias.device)).to(bias.dtype))
 
 
 @contextmanager
 def attached(*networks: Network) -> Iterator[None]:
     """A context in which these networks are attached; afterwards, also after an error, the model is as before."""
-    done = []
+    attached_networks = []
     try:
         for network in networks:
             network.attach()
-            done.append(network)
+            attached_networks.append(network)
         yield
     finally:
-        for network in reversed(done):
+        for network in reversed(attached_networks):
             network.detach()
 
 

@@ -16,7 +16,7 @@ from core.generation.model.index import facts_of_file
 from core.generation.model.library import find, portable_name, title_of_name
 from core.generation.model.other_files import NETS
 from core.generation.plan.initial import CONTROL, opened
-from core.generation.sample.canvas import placed
+from core.generation.sample.canvas import control_image_for
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace, resolve_path
@@ -222,7 +222,7 @@ def _hint(
 
     def make() -> None:
         try:
-            image = placed(opened(path, CONTROL), use.fit, size, None, hinted)
+            image = control_image_for(opened(path, CONTROL), use.fit, size, None, hinted)
             image.thumbnail((PREVIEW, PREVIEW))
             url.set_result(png_url(image))
         except Exception as error:  # shown in place of the preview

@@ -17,7 +17,7 @@ from core.families.locate import model_path
 from core.families.trained_size import own_guidance, trained_size
 from core.formats.detect import identify
 from core.generation.images.gallery import without_controls
-from core.generation.model.embeddings import Embedding, each_word_once, find_embedding, find_embeddings
+from core.generation.model.embeddings import Embedding, find_embedding, find_embeddings, without_repeated_tokens
 from core.generation.model.library import Scan, find, find_file, portable_name
 from core.generation.model.other_files import NETS, find_refiner, net_of_image
 from core.generation.prompt.loras import LoraTag, with_prompt_loras, without_tags
@@ -380,7 +380,7 @@ def chosen_words(values: Mapping[str, Any], page: Page) -> list[Embedding]:
     embeddings = (
         collected(list[Problem](), find_embeddings, text, page.workspace) or () for text in values["embeddings"]
     )
-    return each_word_once([word for words in embeddings for word in words if page.roots.holds(word.path)])
+    return without_repeated_tokens([word for words in embeddings for word in words if page.roots.holds(word.path)])
 
 
 def generate_with(page: Page, name: str, file: str = "") -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from core.engine.run_grid import word_values
 from core.generation.grids.axes import CONTROL, LETTERS, LORA, NONE, joined, setting_named, texts_of
-from core.generation.model.embeddings import parted
+from core.generation.model.embeddings import split_token
 from core.generation.model.index import FileFacts
 from core.generation.model.library import find_file, portable_name
 from core.record.file_titles import titles_of
@@ -55,7 +55,7 @@ class FileAxis:
 
     def parts(self, value: str) -> list[tuple[str, str]]:
         """(token or "", name of the file) of each file in a value."""
-        return [parted(each.strip()) for each in value.split(";")] if self.tokens else [("", value)]
+        return [split_token(each.strip()) for each in value.split(";")] if self.tokens else [("", value)]
 
     def value(self, path: Path, page: Page) -> str:
         """The value of a file; of a run's embedding with the word that it was trained for."""

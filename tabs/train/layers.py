@@ -14,7 +14,7 @@ from core.families.locate import family_found, model_path
 from core.formats.models.checkpoint import open_checkpoint
 from core.networks.kinds import described, kind_named
 from core.networks.layer_list import layers_of
-from core.networks.layer_sizes import kind_sizes, usual, wanted
+from core.networks.layer_sizes import kind_sizes, trains_by_default, wanted
 from core.networks.layer_tree import LayerTree
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
@@ -142,8 +142,8 @@ def chosen_layers(job: TrainJob, tree: LayerTree) -> ChosenLayers:
     choice, size_of = LayerChoice(network), kind_sizes(network, kind_settings, tree.layers)
     return ChosenLayers(
         tree,
-        tree.mask(choice.takes(layer, usual(network, layer)) for layer in tree.layers),
-        tree.mask(usual(network.model_copy(update={"layers": []}), layer) for layer in tree.layers),
+        tree.mask(choice.takes(layer, trains_by_default(network, layer)) for layer in tree.layers),
+        tree.mask(trains_by_default(network.model_copy(update={"layers": []}), layer) for layer in tree.layers),
         tree.mask(wanted(network, layer.name) for layer in tree.layers),
         tree.mask(size_of(layer) is not None for layer in tree.layers),
     )

@@ -72,7 +72,7 @@ def count(folder: Path, name: str) -> dict:
         mock.patch.object(machine, "free_memory", lambda device: size * GB - watched.now),
         mock.patch("torch.cuda.mem_get_info", lambda device=None: (size * GB, size * GB)),
         mock.patch("torch.nn.functional.scaled_dot_product_attention", attention),
-        mock.patch("core.generation.model.parts._lay_out"),  # the card knows no layouts
+        mock.patch("core.generation.model.parts._to_channels_last"),  # the card knows no layouts
         mock.patch("core.families.vae_strips.scaled_dot_product_attention", attention),
         mock.patch.object(Strips, "decoder", autospec=True, side_effect=Strips.decoder) as in_strips,
         card() as watched,

@@ -50,7 +50,7 @@ def masks() -> Facts:
     yield (
         "stretched",
         [
-            inpaint._stretched(*each)
+            inpaint._extended_span(*each)
             for each in ((3, 7, 10, 100), (3, 7, 2, 100), (90, 99, 30, 100), (3, 7, 200, 100), (0, 4, 7, 100))
         ],
     )
@@ -96,7 +96,7 @@ def masks() -> Facts:
         yield from sized(root)
     for channels, outputs in ((4, 4), (9, 4), (9, 9), (19, 9), (0, 0), (1, 0)):
         parts_of = SimpleNamespace(denoiser=SimpleNamespace(config={"in_channels": channels, "out_channels": outputs}))
-        yield f"reads {channels} {outputs}", inpaint.reads_mask(parts_of)
+        yield f"reads {channels} {outputs}", inpaint.is_inpainting_model(parts_of)
     yield (
         "filled",
         [
@@ -110,8 +110,8 @@ def sized(root: Path) -> Facts:
     """Images fitted, placed and filled in each way."""
     image = smooth(60, 40)
     for size, fit in product(((60, 40), (30, 40), (90, 30)), ("resize", "crop", "fill")):
-        whole = canvas.placed(image, fit, size, None, lambda each: each)
-        part = canvas.placed(image, fit, size, ((80, 80), (10, 20, 50, 60)), lambda each: each)
+        whole = canvas.control_image_for(image, fit, size, None, lambda each: each)
+        part = canvas.control_image_for(image, fit, size, ((80, 80), (10, 20, 50, 60)), lambda each: each)
         yield f"placed {size} {fit}", [sums(whole), sums(part)]
     pixels = canvas.pixels_of(image)
     yield "pixels", [pixels, float(pixels.min()), float(pixels.max())]
@@ -213,7 +213,7 @@ def previews() -> Facts:
     weights = torch.randn(4, 3, generator=draws)
     decoded = lambda vae, latents: torch.einsum("bchw,cr->brhw", latents, weights) + 0.25  # noqa: E731
     kind = SimpleNamespace(name="sd1", latent_channels=4, decode_latents=decoded)
-    factors = preview.fitted(kind, vae)
+    factors = preview.fitted_factors(kind, vae)
     yield "fitted", [bool((factors[:4] - weights).abs().max() < 1e-4), factors[4]]
 
 
@@ -264,13 +264,13 @@ def guides() -> Facts:
     rows = torch.nn.functional.normalize(torch.randn(4, 8, generator=draws), dim=-1)
     yield "spherical", [perceptual.spherical(rows, each) for each in (rows, -rows, rows.flip(0))]
     image = torch.rand(1, 3, 10, 14, generator=draws)
-    for numbers in (perceptual.CLIP_NUMBERS, perceptual.VGG_NUMBERS):
+    for numbers in (perceptual.CLIP_MEAN_STD, perceptual.VGG_MEAN_STD):
         yield f"input {numbers[0][0]}", [perceptual._model_input(image, size, numbers) for size in ((10, 14), (8, 8))]
     yield "pixels", perceptual._pixels(smooth(30, 20), (8, 12), image)
     yield (
         "plain",
         [
-            perceptual._plain(text, weighted)
+            perceptual._clip_text(text, weighted)
             for text in ("a (fox:1.2) AND [b] :0.5", "a BREAK b", "xBREAKy (c)")
             for weighted in (True, False)
         ],
@@ -314,7 +314,7 @@ def guides() -> Facts:
         torch.tensor([float("inf"), 1.0]),
     ):
         leaf = torch.tensor([1.0, 2.0], requires_grad=True)
-        yield f"pulled {pull.tolist()}", perceptual._pulled(leaf * leaf, leaf, pull)
+        yield f"pulled {pull.tolist()}", perceptual._backward(leaf * leaf, leaf, pull)
     yield from corrected()
 
 

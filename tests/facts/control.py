@@ -10,7 +10,7 @@ from core.control.hints import edges, plain, random_parts
 from core.control.hints.pose.drawing import draw
 from core.control.hints.pose.person import Person
 from core.families import prompt_weights
-from core.families.part_shapes import with_level
+from core.families.part_shapes import library_name
 from core.families.precision import choose_precision, vae_type
 from core.families.published_shapes import recorded
 from core.settings.hints import HintSettings
@@ -158,4 +158,4 @@ def weighted() -> Facts:
             for each in MemorySettings.model_fields["vae_precision"].annotation.__args__
         ],
     )
-    yield "levels", [with_level(name, {"text_model.a": 1, "b": 2}) for name in ("a", "b", "c")]
+    yield "levels", [library_name(name, {"text_model.a": 1, "b": 2}) for name in ("a", "b", "c")]

@@ -16,7 +16,7 @@ from core.diffusion.schedule import TIMESTEPS, schedule_in_force, sd_alpha_bar, 
 from core.diffusion.text_states import TextStates, join_texts, stack_texts
 from core.diffusion.timesteps import DISTRIBUTIONS, density, position, timestep_of
 from core.generation.effects.regions import masks_of
-from core.generation.grids.export import _fitting
+from core.generation.grids.export import _scale_to_limits
 from core.generation.plan.upscalers import UPSCALERS
 from core.generation.sample.guidance import NEGATIVE, POSITIVE, composed, rescaled
 from core.generation.sample.guidances import GUIDANCES, make_guidance
@@ -204,7 +204,7 @@ def images() -> Facts:
         yield f"masks {count} {codes}", list(masks_of(picture, count, codes))
     for stage in (
         Stage((64, 64), 20), Stage((64, 64), 20, 7, "image"), Stage((64, 64), 20, switch_at=0.8), Stage((64, 64), 5, 0, "image"),
-        Stage((64, 64), 20, begins="unfinished latents", switch_at=0.8), Stage((64, 64), 20, 15, "made image", switch_at=0.5),
+        Stage((64, 64), 20, begins="unfinished latents", switch_at=0.8), Stage((64, 64), 20, 15, "previous image", switch_at=0.5),
     ):  # fmt: skip
         counts = [
             refused(evaluation_count, Sampling(sampler=name), stage) for name in ("ddim", "heun", "dpm_2", "euler_a")
@@ -217,7 +217,10 @@ def images() -> Facts:
     yield "guides", [[sampling.guides(index, steps) for index in range(steps)] for steps in (5, 10)]
     yield (
         "fitting",
-        [_fitting(*each) for each in ((2, 3, 512, 512), (40, 2, 512, 512), (3, 60, 768, 1024), (30, 30, 1024, 1024))],
+        [
+            _scale_to_limits(*each)
+            for each in ((2, 3, 512, 512), (40, 2, 512, 512), (3, 60, 768, 1024), (30, 30, 1024, 1024))
+        ],
     )
     gradient = Image.linear_gradient("L").resize((16, 24)).convert("RGB")
     for name, upscaler in UPSCALERS.items():

@@ -237,7 +237,7 @@ VAE = {"block_out_channels": (32,), "norm_num_groups": 8, "latent_channels": 4}
 @producer
 def passes() -> Facts:
     """Peak memory of passes of small models, in two digits, by size, batch, dtype, attention and length of text."""
-    unet, vae = counting.frozen(UNET), counting.frozen(VAE)
+    unet, vae = counting.config_key(UNET), counting.config_key(VAE)
     for sides, rows, dtype, attention, tokens in (
         ((64, 64), 1, torch.float32, "auto", 77), ((64, 128), 4, torch.bfloat16, "xformers", 77),
         ((128, 128), 1, torch.float32, "sliced", 77), ((64, 64), 1, torch.float32, "math", 700),
@@ -251,7 +251,7 @@ def passes() -> Facts:
         for dtype in (torch.float32, torch.bfloat16)
     ]
     yield "decoded", [f"{each:.2g}" for each in decoded]
-    yield "keys", [counting.frozen({"b": [1, (2,)], "a": {"c": "d"}})]
+    yield "keys", [counting.config_key({"b": [1, (2,)], "a": {"c": "d"}})]
     there = torch.empty(10, device="meta")
     with counting.Live([there]) as live:
         seen = []

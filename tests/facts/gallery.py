@@ -361,7 +361,7 @@ def exported(grid: GridFolder) -> Facts:
     )
     yield "wrapped", [export._wrapped(text, font, 60) for text in texts]
     sides = ((1, 1, 64, 64), (10, 1, 1600, 8), (1, 10, 8, 1601), (20, 20, 700, 900), (16, 4, 1000, 4000))
-    yield "fitting", [export._fitting(*each) for each in sides]
+    yield "fitting", [export._scale_to_limits(*each) for each in sides]
     yield "left", [export._left_width(content, 2, wide) for wide in (100, 159, 160, 200, 640, 641, 900)]
 
 

@@ -21,7 +21,7 @@ from core.generation.plan.requests import requests_of
 from core.generation.plan.stages import (
     described,
     hires_sizes,
-    only_enlarges,
+    only_upscales,
     passes_of,
     reading_of,
     sampling_of,
@@ -139,7 +139,7 @@ def requests() -> Facts:
                 "reading": [list(vars(reading_of(sized, family)).values()) for family in ("sd1", "sdxl")],
                 "passes": passes_of(sized),
                 "lines": len(list(described(sized))) if not errors(problems) else 0,
-                "enlarges": only_enlarges(sized),
+                "enlarges": only_upscales(sized),
             },
         )
 

@@ -17,7 +17,7 @@ from core.formats.embedding_file import LAYERS
 from core.generation.model import embeddings
 from core.generation.model.parts import Parts
 from core.generation.model.sources import HookFile, Sources, tensors_sha256
-from core.generation.plan.forecast import images_together, needs_of
+from core.generation.plan.forecast import forecast_batch_size, needs_of
 from core.generation.prompt import analysis, files
 from core.generation.sample.canvas import images_at_once
 from core.record.problems import Problem
@@ -214,7 +214,7 @@ def encoders(model: Any, space: Workspace) -> Facts:
     for number in range(4):
         with embeddings.embeddings_attached(components, chosen[:number]) as encoder:
             states = encoder.encode_each(["a FOX, cat lay", "a"], others=["b " * 80])
-            spelled = [encoder._spelled("a FOX, foxes cat lay", suffix) for suffix in ("", f"_{LAYERS[0]}")]
+            spelled = [encoder._with_tokens("a FOX, foxes cat lay", suffix) for suffix in ("", f"_{LAYERS[0]}")]
             missing = [
                 encoder.missing("a Fox"),
                 encoder.missing("cat", "lay"),
@@ -279,7 +279,7 @@ def memory() -> Facts:
             job = build(GenerateJob, {**groups, "generate": given, "memory": {"mixed_precision": "no"}})
             needs = partial(needs_of, job, Parts(job.memory, sources, "cpu"))
             together = [
-                images_together(job, device, sides, 8)
+                forecast_batch_size(job, device, sides, 8)
                 for device in ("cpu", "cuda")
                 for sides in ((256, 256), (512, 512), (512, 513))
             ]

@@ -304,7 +304,7 @@ def _grid(script: list[Any], minutes: int, seconds: int) -> list[Any]:
             ("export", lambda folder: heard.append("export")),
         ):
             stack.enter_context(patch.object(making, name, value))
-        stack.enter_context(patch.object(making.Work, "_make", make))
+        stack.enter_context(patch.object(making.Work, "_generate", make))
         stack.enter_context(patch.object(making.time, "monotonic", lambda: float(now[0])))
         grid: Any = SimpleNamespace(cells=cells, parts=parts)
         work = making.Work(grid, home, None, None, "cpu", reports)  # type: ignore[arg-type]
@@ -351,11 +351,11 @@ def compiled() -> Facts:
             one = compiling.CompiledBlocks(
                 model, "eager", lambda *words, heard=heard: heard.append("said"), several_sizes=len(sizes) > 1
             )
-            limits = [config.recompile_limit, config.accumulated_recompile_limit >= before[1], one._most]
+            limits = [config.recompile_limit, config.accumulated_recompile_limit >= before[1], one._max_graphs]
             for block in (blocks or [model[0]])[:1]:
                 with torch.no_grad():
                     plain = block(torch.ones(1, 2)) is not None
-                answers = [block(torch.ones(1, 2)) for _ in range(one._most + 1)]
+                answers = [block(torch.ones(1, 2)) for _ in range(one._max_graphs + 1)]
             pieces = dict(one.pieces)
             one.release()
         restored = [

@@ -9,9 +9,9 @@ import torch
 from torch.nn.functional import interpolate
 
 from core.families import family
-from core.families.counting import decoding_bytes, frozen
+from core.families.counting import config_key, decoding_bytes
 from core.families.vae import decode_latents, encode_image_latents
-from core.families.vae_strips import Strips, in_strips, suits
+from core.families.vae_strips import Strips, can_use_strips, in_strips
 from core.record.workspace import PROJECT
 from tests.models import shipped_config
 
@@ -88,8 +88,8 @@ def test_memory_that_runs_out_is_tried_again_in_strips_and_told(starter, monkeyp
 
 
 def test_only_what_is_built_of_known_blocks_is_cut(starter):
-    assert suits(starter)
-    assert not suits(SimpleNamespace(decoder=torch.nn.Identity(), encoder=torch.nn.Identity()))
+    assert can_use_strips(starter)
+    assert not can_use_strips(SimpleNamespace(decoder=torch.nn.Identity(), encoder=torch.nn.Identity()))
 
 
 def test_the_pixels_of_an_image_decide(starter):
@@ -102,6 +102,6 @@ def test_the_pixels_of_an_image_decide(starter):
 
 def test_the_count_of_a_decoding_is_three_maps_of_the_widest_level():
     one = 512 * 512 * 256 * 4  # bytes: the first block at the image's size begins with 256 channels
-    assert decoding_bytes("sd1", frozen(shipped_config("vae")), 512 * 512, torch.float32) == pytest.approx(
+    assert decoding_bytes("sd1", config_key(shipped_config("vae")), 512 * 512, torch.float32) == pytest.approx(
         3 * one, rel=0.01
     )

@@ -22,8 +22,8 @@ from core.generation.model.library import wildcard_lines
 from core.generation.model.loras import loras_attached, together
 from core.generation.model.store import ModelTextCache
 from core.generation.plan import stages
-from core.generation.plan.requests import merged_of, requests_of
-from core.networks.frozen import install, works
+from core.generation.plan.requests import count_merged, requests_of
+from core.networks.frozen import can_pack, install
 from core.settings.job import GenerateJob
 from tests.models import shipped_config, write_folder
 from tests.recorded_tensors import recorded_tensors
@@ -124,7 +124,7 @@ def model(name, folder, dtype=torch.float32):
                 own = key if key.startswith(("text_model.", "text_projection")) else f"text_model.{key}"
                 parameter.copy_(by_formula(own, tuple(parameter.shape)))
     torch.nn.Module.to(components.denoiser, dtype, memory_format=torch.channels_last)  # as on a GPU
-    assert install(components.denoiser) or not works(dtype)  # as on a CPU
+    assert install(components.denoiser) or not can_pack(dtype)  # as on a CPU
     return components
 
 
@@ -219,8 +219,8 @@ def run(case, components, work, monkeypatch):
     uses = together([request.job.generate.loras for request in requests])
     found = []
     with ExitStack() as stack:
-        attached = stack.enter_context(loras_attached(components, uses, Path, merged_of(job, len(uses))))
-        texts = ModelTextCache(changes=attached.on_texts)
+        attached = stack.enter_context(loras_attached(components, uses, Path, count_merged(job, len(uses))))
+        texts = ModelTextCache(changes=attached.text_state_key)
         known = stack.enter_context(embeddings_attached(components, words, texts))
         maker = Maker(components, known, attached)
         left = list(requests)

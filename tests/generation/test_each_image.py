@@ -29,9 +29,9 @@ class Maker:
     def __init__(self, together=4, fits=4):
         self.together, self.fits, self.tried, self.grouped = together, fits, [], 0
 
-    def batches(self, requests, most=None):
+    def batches(self, requests, max_batch_size=None):
         self.grouped += 1
-        size = most or self.together
+        size = max_batch_size or self.together
         yield from (list(requests[start : start + size]) for start in range(0, len(requests), size))
 
     def make_if_fits(self, batch, on_step):
@@ -76,10 +76,10 @@ def test_what_is_there_is_made_only_along_with_others_of_its_batch():
 )
 def test_what_does_not_fit_is_made_with_fewer_at_once_from_there_on(fewer, tried):
     maker = Maker(fits=1)
-    numbers, _ = made(maker, 5, **({"fewer": fewer} if fewer else {}))
+    numbers, _ = made(maker, 5, **({"smaller_batch": fewer} if fewer else {}))
     assert numbers == [0, 1, 2, 3, 4] and maker.tried == tried
     maker = Maker(together=4, fits=4)
-    assert made(maker, 5, most=3)[0] == [0, 1, 2, 3, 4] and maker.tried == [[0, 1, 2], [3, 4]]
+    assert made(maker, 5, max_batch_size=3)[0] == [0, 1, 2, 3, 4] and maker.tried == [[0, 1, 2], [3, 4]]
 
 
 def test_a_cancelled_job_makes_no_further_batch_and_the_batch_that_failed_is_known():

@@ -70,7 +70,7 @@ def test_upscale_latents_is_the_bicubic_one_and_has_no_effect_beside_another(wor
     run_generate(hires(highres_fix_latents_upscaling=True), workspace, store=store)
     torch.testing.assert_close(begun[1], interpolate(begun[0], size=(12, 12), mode="bicubic"), rtol=0, atol=0)
     both = hires(highres_fix_latents_upscaling=True, highres_fix_upscaler="nearest")
-    assert [stage.begins for stage in stages_of(both)] == ["noise", "made image"]
+    assert [stage.begins for stage in stages_of(both)] == ["noise", "previous image"]
     assert "generate.two-upscalers" in [problem.code for problem in plan_of(both, workspace).notes]
 
 

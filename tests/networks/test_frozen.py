@@ -39,7 +39,7 @@ def _packing_works_here():
     """Where oneDNN and its bf16 are, the private calls must work; elsewhere nothing is installed."""
     if not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         skip("no oneDNN with bf16 on this CPU")
-    assert frozen.works(FP32) and frozen.works(BF16)
+    assert frozen.can_pack(FP32) and frozen.can_pack(BF16)
 
 
 def weights_of(model):
@@ -134,13 +134,13 @@ def test_a_unet_of_any_order_of_memory_computes_with_the_channels_together(dtype
     unet = build_unet(dtype).to(memory_format=torch.contiguous_format)
     given = torch.randn(1, 4, 8, 8).to(dtype), torch.tensor([500]), torch.randn(1, 5, 16).to(dtype)
     before, orders, products = unet(*given).sample, [], []
-    packed, over = frozen.PackedConv.product, frozen.over_channels
+    packed, over = frozen.PackedConv.product, frozen.channel_product
     monkeypatch.setattr(
         frozen.PackedConv,
         "product",
         lambda conv, x: orders.append(x.is_contiguous(memory_format=torch.channels_last)) or packed(conv, x),
     )
-    monkeypatch.setattr(frozen, "over_channels", lambda *given: products.append(given) or over(*given))
+    monkeypatch.setattr(frozen, "channel_product", lambda *given: products.append(given) or over(*given))
     frozen.install(unet)
     after = unet(*given).sample
     pointwise = [m for m in unet.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
@@ -193,14 +193,14 @@ def test_where_the_private_calls_are_missing_nothing_changes(monkeypatch):
         raise AttributeError("no such call")
 
     monkeypatch.setattr(frozen.PackedConv, "_pack", gone)
-    frozen.works.cache_clear()
+    frozen.can_pack.cache_clear()
     try:
         model = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1).requires_grad_(False))
         weight = model[0].weight.clone()
         assert frozen.install(model) == 0
         assert torch.equal(model[0].weight, weight)
     finally:
-        frozen.works.cache_clear()
+        frozen.can_pack.cache_clear()
 
 
 def test_where_memory_is_short_nothing_is_installed(monkeypatch):
@@ -213,8 +213,8 @@ def test_where_memory_is_short_nothing_is_installed(monkeypatch):
 def test_where_packing_gives_other_numbers_nothing_is_installed(monkeypatch):
     right = frozen.PackedConv._convolve
     monkeypatch.setattr(frozen.PackedConv, "_convolve", lambda self, x, pack, bias: right(self, x, pack, bias) * 1.5)
-    frozen.works.cache_clear()
+    frozen.can_pack.cache_clear()
     try:
         assert frozen.install(nn.Sequential(nn.Conv2d(32, 32, 3, padding=1).requires_grad_(False))) == 0
     finally:
-        frozen.works.cache_clear()
+        frozen.can_pack.cache_clear()

@@ -10,7 +10,7 @@ from core.families.published_shapes import recorded
 from core.formats.models.text_keys import full_name
 from core.networks.block_weights import SLOTS
 from core.networks.layer_list import OUTSIDE, TEXT_ENCODERS, listed_layers
-from core.networks.layer_sizes import usual
+from core.networks.layer_sizes import trains_by_default
 from core.networks.layer_tree import LayerTree
 from core.networks.layers import empty_targets
 from core.networks.sizes import layer_of
@@ -31,13 +31,13 @@ def every(tree):
 
 
 def usually(tree, **given):
-    return tree.mask(usual(NetworkSettings(**given), layer) for layer in tree.layers)
+    return tree.mask(trains_by_default(NetworkSettings(**given), layer) for layer in tree.layers)
 
 
 def chosen_by(tree, texts):
     settings = NetworkSettings(layers=texts[0], exclude_layers=texts[1])
     choice = LayerChoice(settings)
-    return tree.mask(choice.takes(layer, usual(settings, layer)) for layer in tree.layers)
+    return tree.mask(choice.takes(layer, trains_by_default(settings, layer)) for layer in tree.layers)
 
 
 def named(tree, *names):

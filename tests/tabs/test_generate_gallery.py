@@ -21,7 +21,7 @@ from core.generation.images.gallery import Facts, Shot
 from core.generation.images.metadata import png_info
 from core.generation.images.record import ImageRecord
 from core.generation.model.sources import Hashes
-from core.generation.plan.stages import only_enlarges, stages_of
+from core.generation.plan.stages import only_upscales, stages_of
 from core.generation.plan.upscalers import UPSCALERS
 from core.generation.sample.loop import steps_of
 from core.record.problems import ProblemsError
@@ -270,7 +270,7 @@ def test_upscaling_makes_one_larger_image_at_once_and_leaves_the_fields_alone(de
     asked = desk.page.engine.jobs[1].generate
     assert (asked.prompt, asked.seed, asked.width, asked.height, asked.count) == ("mine", 4, 888, 384, 1)
     desk.send(upscale("d/1.png", strength=0))
-    assert only_enlarges(desk.page.engine.jobs[2])
+    assert only_upscales(desk.page.engine.jobs[2])
     for wrong in ({"factor": 9}, {"strength": 2}, {"upscaler": "none"}, {"strength": "x"}):
         with pytest.raises(ProblemsError) as raised:
             desk.send(upscale("d/1.png", **wrong))
@@ -329,7 +329,7 @@ def test_an_upscaler_file_enlarges_the_image_itself(desk):
     job = form.job_of(form.start_values() | values | {"steps": 10}, TrainJob())
     first, second = stages_of(job)
     assert (first.size, steps_of(first), first.begins) == ((296, 128), 0, "image")
-    assert (second.size, steps_of(second), second.begins) == ((592, 256), 10, "made image")
+    assert (second.size, steps_of(second), second.begins) == ((592, 256), 10, "previous image")
 
 
 @pytest.mark.slow

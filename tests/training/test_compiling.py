@@ -166,7 +166,7 @@ def test_too_many_sizes_are_told_and_go_on_uncompiled(monkeypatch):
     for size, result in plain.items():
         torch.testing.assert_close(ask(unet, size), result)
     assert kept and "further sizes run without torch.compile" in kept[0][0] and len(kept) <= len(compiling.BLOCKS)
-    assert max(blocks.pieces.values()) <= blocks._most
+    assert max(blocks.pieces.values()) <= blocks._max_graphs
     blocks.release()
 
 

@@ -19,7 +19,7 @@ from core.families.sd1 import FAMILY as sd1
 from core.imports.projects.export import export_project
 from core.imports.projects.importers import import_project
 from core.imports.projects.kohya_export import export_preset
-from core.networks.frozen import install, works
+from core.networks.frozen import can_pack, install
 from core.networks.network import Network, attached
 from core.optimization.clipping import NonFiniteGuard
 from core.optimization.groups import parameter_groups
@@ -116,7 +116,7 @@ def replayed(job, steps):
     objective, losses, rates = Diffusion(job.noise), [], []
     with attached(network):
         set_attention(unet, "auto")
-        assert install(unet) or not works(torch.float32)  # as every training on a CPU
+        assert install(unet) or not can_pack(torch.float32)  # as every training on a CPU
         for number in range(steps):
             fed = {
                 name: inputs[f"{number:02d}.{name}"]

@@ -54,7 +54,7 @@ class DeepShrink(Hook):
                     stack.callback(block.register_forward_pre_hook(self._shrink(depth), with_kwargs=True).remove)
             head: Any = self._unet.conv_norm_out
             stack.callback(head.register_forward_pre_hook(self._restore).remove)
-            stack.enter_context(_Enlarged())
+            stack.enter_context(_MatchesSkipSizes())
             yield
 
     def _shrink(self, depth: int) -> Any:
@@ -78,7 +78,7 @@ def resized(states: Tensor, size: Any = None, factor: float | None = None) -> Te
     return interpolate(states.float(), size=size, scale_factor=factor, mode="bicubic").to(states.dtype)
 
 
-class _Enlarged(TorchFunctionMode):
+class _MatchesSkipSizes(TorchFunctionMode):
     """Resizes hidden states to the size of the skip connection that they are concatenated with."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

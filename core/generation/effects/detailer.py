@@ -39,7 +39,7 @@ FILE, DETECTOR = "detailer.ad_model_file", "detailer.ad_model"
 FOLDER = "detectors"  # in models/
 SEPARATOR, WHOLE, SKIP = re.compile(r"\s*\[SEP\]\s*"), "[PROMPT]", "[SKIP]"
 # Groups that act on the whole image only
-OF_WHOLE = "hires detailer deep_shrink gradual_latent refiner controls perceptual regions sizes".split()
+WHOLE_IMAGE_GROUPS = "hires detailer deep_shrink gradual_latent refiner controls perceptual regions sizes".split()
 
 
 # -- checks
@@ -83,9 +83,9 @@ def file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> I
 
 def files(jobs: Sequence[GenerateJob], workspace: Workspace) -> dict[str, HookFile]:
     """{name in the settings: detector file}, on the CPU. Raises ProblemsError."""
-    chosen_files = dict.fromkeys((job.detailer.ad_model_file, job.detailer.ad_model_classes or "") for job in jobs)
+    named_files = dict.fromkeys((job.detailer.ad_model_file, job.detailer.ad_model_classes or "") for job in jobs)
     problems: list[Problem] = []
-    paths = {name: collected(problems, detector_file, name, of, workspace) for name, of in chosen_files if name}
+    paths = {name: collected(problems, detector_file, name, kinds, workspace) for name, kinds in named_files if name}
     raise_if_errors(problems)
     return {name: HookFile(path, 0) for name, path in paths.items() if path is not None}
 
@@ -133,7 +133,7 @@ class Detailer(ExitStack):
         settings = job.detailer
         if not settings.used:
             return image
-        boxes = chosen(self._find(settings, image), image.size, settings)
+        boxes = boxes_to_detail(self._find(settings, image), image.size, settings)
         if not boxes:
             what = f"The detailer found nothing in the image with seed {job.generate.seed}, which is unchanged"
             fix = "lower the detector confidence, or choose another detector"
@@ -163,7 +163,7 @@ class Detailer(ExitStack):
         return self.enter_context(YoloDetector(path, FILE, self._reports.cancel, classes)).find
 
 
-def chosen(boxes: Sequence[Box], size: tuple[int, int], settings: DetailerSettings) -> list[Pixels]:
+def boxes_to_detail(boxes: Sequence[Box], size: tuple[int, int], settings: DetailerSettings) -> list[Pixels]:
     """The boxes of an area that the settings allow, at most the `ad_mask_k_largest` largest, in the order of `ad_bbox_sortby`:
     dilated, in whole pixels within an image of (width, height)."""
     low, high = (ratio * size[0] * size[1] for ratio in (settings.ad_mask_min_ratio, settings.ad_mask_max_ratio))
@@ -178,7 +178,7 @@ def chosen(boxes: Sequence[Box], size: tuple[int, int], settings: DetailerSettin
             fitting.sort(key=lambda box: math.hypot(box[0] + box[2] - size[0], box[1] + box[3] - size[1]))
         case "area":
             fitting.sort(key=area, reverse=True)
-    whole = [_whole(box, size, settings.ad_dilate_erode / 2) for box in fitting]
+    whole = [_dilated_in_pixels(box, size, settings.ad_dilate_erode / 2) for box in fitting]
     return [box for box in whole if box[0] < box[2] and box[1] < box[3]]
 
 
@@ -186,9 +186,9 @@ def area(box: Box) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def _whole(box: Box, size: tuple[int, int], more: float) -> Pixels:
-    left, top = max(math.floor(box[0] - more), 0), max(math.floor(box[1] - more), 0)
-    return left, top, min(math.ceil(box[2] + more), size[0]), min(math.ceil(box[3] + more), size[1])
+def _dilated_in_pixels(box: Box, size: tuple[int, int], margin: float) -> Pixels:
+    left, top = max(math.floor(box[0] - margin), 0), max(math.floor(box[1] - margin), 0)
+    return left, top, min(math.ceil(box[2] + margin), size[0]), min(math.ceil(box[3] + margin), size[1])
 
 
 def mask_of(box: Pixels, size: tuple[int, int]) -> Image:
@@ -225,7 +225,7 @@ def job_of(job: GenerateJob, number: int) -> GenerateJob | None:
         "inpaint_area": "masked",
         "masked_content": "original",
     }
-    plain = job.model_copy(update={name: type(getattr(job, name))() for name in OF_WHOLE})
+    plain = job.model_copy(update={name: type(getattr(job, name))() for name in WHOLE_IMAGE_GROUPS})
     return with_settings(plain, generate=generate, image_to_image=initial)
 
 

@@ -31,7 +31,7 @@ class GradualLatent(Hook):
 
     def __init__(self, settings: GradualLatentSettings, late: bool = False):
         self._settings, self._late = settings, late
-        self._ratio, self._since = settings.gradual_latent_ratio, 1000
+        self._ratio, self._steps_since_growth = settings.gradual_latent_ratio, 1000
         self._unsharp = unsharp_of(settings.gradual_latent_unsharp_params)
         self._full = (0, 0)
 
@@ -39,45 +39,45 @@ class GradualLatent(Hook):
         if at.index == 0:
             self._full = (at.latents.shape[-2], at.latents.shape[-1])
             # Reflected borders must be inside; .5 against rounding.
-            least = 1.5 + (self._unsharp[0] // 2 if self._unsharp else 0)
-            self._ratio = max(self._ratio, min(least / min(self._full), 1.0))
+            min_side = 1.5 + (self._unsharp[0] // 2 if self._unsharp else 0)
+            self._ratio = max(self._ratio, min(min_side / min(self._full), 1.0))
             small = interpolate(at.latents, scale_factor=self._ratio, mode="bicubic")
             at.latents = self._sharpened(small)
-            self._draws = [noise.after_all() if self._late else noise.sampler for noise in at.noises]
+            self._generators = [noise.after_all() if self._late else noise.sampler for noise in at.noises]
 
     def step(self, at: Moment, output: Tensor) -> Tensor | None:
         size = self._next_size(at)
         scheduler = at.scheduler
         if scheduler.step_index is None:
             scheduler._init_step_index(at.timestep)
-        sigma, after = scheduler.sigmas[scheduler.step_index], scheduler.sigmas[scheduler.step_index + 1]
-        clean = _clean(scheduler.config.prediction_type, at.latents, output, sigma)
-        up = (after**2 * (sigma**2 - after**2) / sigma**2).sqrt()
-        down = (after**2 - up**2).sqrt()
+        sigma, sigma_next = scheduler.sigmas[scheduler.step_index], scheduler.sigmas[scheduler.step_index + 1]
+        clean = _clean_latents(scheduler.config.prediction_type, at.latents, output, sigma)
+        sigma_up = (sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2).sqrt()
+        sigma_down = (sigma_next**2 - sigma_up**2).sqrt()
         slope = (at.latents - clean) / sigma
         scheduler._step_index += 1
         target_x = self._unsharp is None or self._unsharp[3]
         if size is None or target_x:
-            latents = at.latents + slope * (down - sigma)
+            latents = at.latents + slope * (sigma_down - sigma)
             latents = latents if size is None else self._sharpened(interpolate(latents, size=size, mode="bicubic"))
         else:
-            start = self._sharpened(interpolate(at.latents, size=size, mode="bicubic"))
-            latents = start + interpolate(slope, size=size, mode="bicubic") * (down - sigma)
-        drawn = [torch.randn(latents.shape[1:], generator=draws, device=draws.device) for draws in self._draws]
+            enlarged = self._sharpened(interpolate(at.latents, size=size, mode="bicubic"))
+            latents = enlarged + interpolate(slope, size=size, mode="bicubic") * (sigma_down - sigma)
+        drawn = [torch.randn(latents.shape[1:], generator=rng, device=rng.device) for rng in self._generators]
         noise = torch.stack(drawn).to(latents)
-        return latents + noise * up * (1.0 if size is None else self._settings.gradual_latent_s_noise)
+        return latents + noise * sigma_up * (1.0 if size is None else self._settings.gradual_latent_s_noise)
 
     def _next_size(self, at: Moment) -> tuple[int, int] | None:
         """(height, width) that this step enlarges the latents to; None keeps their size."""
         settings, last = self._settings, at.index == at.steps - 1 and not self._late
         begun = float(at.timestep) < (settings.gradual_latent_timesteps or 0)
         size = None
-        if self._ratio < 1 and (last or (begun and self._since >= settings.gradual_latent_every_n_steps)):
+        if self._ratio < 1 and (last or (begun and self._steps_since_growth >= settings.gradual_latent_every_n_steps)):
             self._ratio = 1.0 if last else min(self._ratio + settings.gradual_latent_ratio_step, 1.0)
             height, width = (max(int(side * self._ratio) // STEP * STEP, min(STEP, side)) for side in self._full)
             size = self._full if last else (height, width)
-            self._since = 0
-        self._since += 1
+            self._steps_since_growth = 0
+        self._steps_since_growth += 1
         return size
 
     def _sharpened(self, latents: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ class GradualLatent(Hook):
         return latents + (latents - blurred(latents, size, sigma)) * strength
 
 
-def _clean(prediction: str, latents: Tensor, output: Tensor, sigma: Tensor) -> Tensor:
+def _clean_latents(prediction: str, latents: Tensor, output: Tensor, sigma: Tensor) -> Tensor:
     """The predicted clean latents, [B, C, h, w], in the sampler's scale. prediction: "epsilon" or "v_prediction"."""
     if prediction == "v_prediction":
         return output * (-sigma / (sigma**2 + 1).sqrt()) + latents / (sigma**2 + 1)

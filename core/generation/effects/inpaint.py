@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from core.families.components import Components
 
 # (blur radius, repetitions), from far to near: A1111's `masking.fill`
-FILL = ((256, 1), (64, 1), (16, 2), (4, 4), (2, 2), (0, 1))
+FILL_BLURS = ((256, 1), (64, 1), (16, 2), (4, 4), (2, 2), (0, 1))
 
 
 def canvas_of(job: GenerateJob, size: tuple[int, int]) -> Canvas:
@@ -65,16 +65,16 @@ def box_around(area: Box, image: tuple[int, int], padding: int, size: tuple[int,
     right, bottom = min(right + padding, image[0]), min(bottom + padding, image[1])
     ratio = size[0] / size[1]
     if (right - left) / (bottom - top) > ratio:
-        top, bottom = _stretched(top, bottom, int((right - left) / ratio), image[1])
+        top, bottom = _extended_span(top, bottom, int((right - left) / ratio), image[1])
     else:
-        left, right = _stretched(left, right, int((bottom - top) * ratio), image[0])
+        left, right = _extended_span(left, right, int((bottom - top) * ratio), image[0])
     return left, top, right, bottom
 
 
-def _stretched(start: int, end: int, length: int, most: int) -> tuple[int, int]:
+def _extended_span(start: int, end: int, length: int, limit: int) -> tuple[int, int]:
     """A span extended to both sides to `length`, and shifted into 0..most."""
-    length = min(max(length, end - start), most)
-    start = min(max(start - (length - (end - start)) // 2, 0), most - length)
+    length = min(max(length, end - start), limit)
+    start = min(max(start - (length - (end - start)) // 2, 0), limit - length)
     return start, start + length
 
 
@@ -83,11 +83,11 @@ def filled(image: Image, mask: Image) -> Image:
     from PIL import Image as pillow
     from PIL import ImageFilter, ImageOps
 
-    around_it = pillow.new("RGBa", image.size)
-    around_it.paste(image.convert("RGBA").convert("RGBa"), mask=ImageOps.invert(mask))
+    surroundings = pillow.new("RGBa", image.size)
+    surroundings.paste(image.convert("RGBA").convert("RGBa"), mask=ImageOps.invert(mask))
     result = pillow.new("RGBA", image.size)
-    for radius, times in FILL:
-        layer = around_it.filter(ImageFilter.GaussianBlur(radius)).convert("RGBA")
+    for radius, times in FILL_BLURS:
+        layer = surroundings.filter(ImageFilter.GaussianBlur(radius)).convert("RGBA")
         for _ in range(times):
             result.alpha_composite(layer)
     return result.convert("RGB")
@@ -96,14 +96,13 @@ def filled(image: Image, mask: Image) -> Image:
 # -- inpainting models
 
 
-def reads_mask(components: Components) -> bool:
-    """Whether it is an inpainting model, whose U-Net also reads a mask and the masked image's latents (2 C + 1
-    channels)."""
+def is_inpainting_model(components: Components) -> bool:
+    """Whether it is an inpainting model, whose U-Net also reads a mask and the masked image's latents (2 C + 1 channels)."""
     config = getattr(components.denoiser, "config", {})
     return bool(config.get("in_channels") == 2 * config.get("out_channels", 0) + 1)
 
 
-def reading_mask(
+def with_mask_input(
     model: Denoiser, components: Components, stage: Stage, noises: Sequence[ImageNoise], canvas: Canvas | None
 ) -> Denoiser:
     """The denoiser with mask and masked latents added to its input; without a mask, everything is repainted."""
@@ -130,7 +129,7 @@ def reading_mask(
 def hook_of(making: Making) -> Hook | None:
     """The hook for an initial image with a mask; None without them, for an inpainting model, and for sd-scripts' second stage,
     which repaints everything."""
-    if reads_mask(making.components):
+    if is_inpainting_model(making.components):
         return None
     latents, kohya = making.latents, as_generator(making.job)
     mask = None if making.canvas is None else making.canvas.mask

@@ -18,7 +18,7 @@ from core.record.lazy_torch import Tensor, torch
 
 SECONDS = 0.25  # between two previews
 QUALITY = 80
-LARGEST = 1024  # pixels, of a side of the JPEG
+MAX_SIDE = 1024  # pixels, of a side of the JPEG
 GRAY = 128  # of empty cells of the sheet
 # RGB in -1..1 for each latent channel, and the bias, as published by ComfyUI (comfy/latent_formats.py).
 SD = [[0.3512, 0.2297, 0.3227], [0.3250, 0.4974, 0.2350], [-0.2829, 0.1762, 0.2721], [-0.2120, -0.2616, -0.7177]]
@@ -26,7 +26,7 @@ SDXL = [[0.3651, 0.4232, 0.4341], [-0.2533, -0.0042, 0.1068], [0.1076, 0.1111, -
 PUBLISHED = {"sd1": [*SD, [0.0] * 3], "sd2": [*SD, [0.0] * 3], "sdxl": [*SDXL, [0.1084, -0.0175, -0.0011]]}
 PUBLISHED["sdxl_refiner"] = PUBLISHED["sdxl"]
 WIDTHS = [128, 256, 512, 512]  # of the VAEs they are for
-FITTED: WeakKeyDictionary[Any, Tensor] = WeakKeyDictionary()  # by VAE
+FITTED_FACTORS: WeakKeyDictionary[Any, Tensor] = WeakKeyDictionary()  # by VAE
 
 
 def hook_of(making: Making) -> Preview | None:
@@ -39,16 +39,15 @@ def hook_of(making: Making) -> Preview | None:
 
 
 def rgb_factors(family: Family, vae: Any) -> Tensor:
-    """float32 [C + 1, 3]: RGB in -1..1 per latent channel, and the bias. Fitted to the VAE if none are published for
-    it."""
+    """float32 [C + 1, 3]: RGB in -1..1 per latent channel, and the bias. Fitted to the VAE if none are published for it."""
     if family.name in PUBLISHED and list(vae.config.get("block_out_channels", ())) == WIDTHS:
         return torch.tensor(PUBLISHED[family.name])
-    if vae not in FITTED:
-        FITTED[vae] = fitted(family, vae)
-    return FITTED[vae]
+    if vae not in FITTED_FACTORS:
+        FITTED_FACTORS[vae] = fitted_factors(family, vae)
+    return FITTED_FACTORS[vae]
 
 
-def fitted(family: Family, vae: Any) -> Tensor:
+def fitted_factors(family: Family, vae: Any) -> Tensor:
     """Factors as of `rgb_factors`, fitted by least squares to smooth random latents that the VAE decodes."""
     from torch.nn.functional import interpolate
 
@@ -59,10 +58,10 @@ def fitted(family: Family, vae: Any) -> Tensor:
     with torch.no_grad():
         pixels = family.decode_latents(vae, latents.to(parameter.device)).float().cpu()
     pixels = interpolate(pixels, size=latents.shape[-2:], mode="area")
-    return torch.linalg.lstsq(_with_one(latents[0]), pixels[0].flatten(1).T).solution
+    return torch.linalg.lstsq(_with_bias_column(latents[0]), pixels[0].flatten(1).T).solution
 
 
-def _with_one(latents: Tensor) -> Tensor:
+def _with_bias_column(latents: Tensor) -> Tensor:
     """[C, h, w] -> [h * w, C + 1]"""
     flat = latents.flatten(1).T
     return torch.cat([flat, flat.new_ones(len(flat), 1)], 1)
@@ -111,9 +110,9 @@ class Preview(Hook):
         in `pixels`"""
         from PIL import Image
 
-        image, times = Image.fromarray(pixels.cpu().numpy()), self.size[0] / width
-        times = min(times, LARGEST / max(image.size))
+        image, scale = Image.fromarray(pixels.cpu().numpy()), self.size[0] / width
+        scale = min(scale, MAX_SIDE / max(image.size))
         content = BytesIO()
-        size = round(image.width * times), round(image.height * times)
+        size = round(image.width * scale), round(image.height * scale)
         (image if image.size == size else image.resize(size)).save(content, "JPEG", quality=QUALITY)
         return content.getvalue()

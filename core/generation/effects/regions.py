@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # (output, output below the adapter, input, adapter) -> the output with the change in its region
 Change = Callable[[Tensor, Tensor, Tensor, Adapter], Tensor]
-SMALL = 1e-4  # added to sums of masks before a division
+EPSILON = 1e-4  # added to sums of masks before a division
 LEVELS = 5  # resolutions of the U-Net, each half of the one before
 
 
@@ -50,7 +50,7 @@ def hook_of(making: Making) -> Hook | None:
         len(making.noises),
         making.family.latent_shape(making.stage.size)[1:],
         before=making.sides.index(POSITIVE),
-        plain=kohya,
+        kohya_masks=kohya,
         weak_time=kohya and making.family.name == "sdxl",
     )
 
@@ -82,7 +82,7 @@ class Regions(Hook):
     masks      [n, H, W] of the sub-prompts                      size     (height, width) of the latents
     networks   {number of its sub-prompt: LoRA}; those without a sub-prompt act on the whole image        images   B
     before     sides of the guidance before the prompt's, of B rows each
-    plain      sub-prompts without a LoRA get an empty mask, as in sd-scripts
+    kohya_masks  sub-prompts without a LoRA get an empty mask, as in sd-scripts
     weak_time  LoRAs of the time embedding act at 1 / n of their strength, as in sd-scripts for SDXL
     """
 
@@ -95,13 +95,13 @@ class Regions(Hook):
         size: tuple[int, int],
         *,
         before: int = 1,
-        plain: bool = False,
+        kohya_masks: bool = False,
         weak_time: bool = False,
     ):
-        self._unet, self._networks, self._images, self._before = unet, networks, images, before * images
+        self._unet, self._networks, self._images, self._first_row = unet, networks, images, before * images
         self._count, self._weak_time = len(masks), weak_time
         device = masks.device
-        if plain:
+        if kohya_masks:
             masks = masks * torch.tensor([float(at in networks) for at in range(len(masks))]).to(device)[:, None, None]
         else:
             masks = torch.where(masks.sum(dim=0, keepdim=True) > 0, masks, torch.ones_like(masks))
@@ -122,26 +122,26 @@ class Regions(Hook):
             for number, network in self._networks.items():
                 for adapter in network.adapters.values() if number < self._count else ():
                     if id(adapter.module) in names and network.attached:
-                        self._replace(adapter, number, names[id(adapter.module)], stack)
+                        self._limit(adapter, number, names[id(adapter.module)], stack)
             yield
 
     # -- the cross-attention
 
     def _couple(self, module: nn.Module, stack: ExitStack) -> None:
         """Until the stack ends, compute a cross-attention once per sub-prompt and average its outputs by the masks."""
-        plain = module.forward
+        original_forward = module.forward
 
         def couple(
             hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *args: Any, **kwargs: Any
         ) -> Any:
-            rows = slice(self._before, self._before + self._images)
+            rows = slice(self._first_row, self._first_row + self._images)
             parts = hidden_states[rows].repeat_interleave(self._count, dim=0)
             hidden = torch.cat([hidden_states[: rows.start], parts, hidden_states[rows.stop :]])
-            output = plain(hidden, encoder_hidden_states, *args, **kwargs)
+            output = original_forward(hidden, encoder_hidden_states, *args, **kwargs)
             stop = rows.start + self._images * self._count
             parts = output[rows.start : stop].unflatten(0, (self._images, self._count))
             masks = self._masks(output.shape[1], output)  # [n, tokens, 1]
-            combined = (parts * masks).sum(dim=1) / (masks.sum(dim=0) + SMALL)
+            combined = (parts * masks).sum(dim=1) / (masks.sum(dim=0) + EPSILON)
             return torch.cat([output[: rows.start], combined.to(output.dtype), output[stop:]])
 
         stack.enter_context(replaced(module, forward=couple))
@@ -155,15 +155,15 @@ class Regions(Hook):
 
     # -- LoRAs
 
-    def _replace(self, adapter: Adapter, number: int, name: str, stack: ExitStack) -> None:
+    def _limit(self, adapter: Adapter, number: int, name: str, stack: ExitStack) -> None:
         """Limit an adapter to the region of sub-prompt `number` until the stack ends, one of the time embedding only with
         `weak_time`. name: of its module"""
         if "time_emb" in name and not self._weak_time:
             return
-        waiting = adapter.module.__dict__[STACK]
-        index = waiting.index(adapter)
-        waiting[index] = _InRegion(adapter, self._change_for(name, number))
-        stack.callback(waiting.__setitem__, index, adapter)
+        adapters = adapter.module.__dict__[STACK]
+        index = adapters.index(adapter)
+        adapters[index] = _InRegion(adapter, self._change_for(name, number))
+        stack.callback(adapters.__setitem__, index, adapter)
 
     def _change_for(self, name: str, number: int) -> Change:
         """Return how a LoRA of sub-prompt `number` changes the output of the module `name`."""
@@ -173,7 +173,7 @@ class Regions(Hook):
             return lambda y, start, x, adapter: y + (adapter.changed(start, x) - y) / self._count
         if ".attn2.to_out" in name:
             return lambda y, start, x, adapter: self._prompt_rows(
-                y, start, x, adapter, number, self._masks(y.shape[1], y).sum(dim=0) + SMALL
+                y, start, x, adapter, number, self._masks(y.shape[1], y).sum(dim=0) + EPSILON
             )
         return lambda y, start, x, adapter: self._masked(y, start, x, adapter, number)
 
@@ -181,7 +181,7 @@ class Regions(Hook):
         self, y: Tensor, start: Tensor, x: Tensor, adapter: Adapter, number: int, factor: Tensor | None
     ) -> Tensor:
         """The output with the LoRA's change in the rows of its sub-prompt only. factor: of the change; None: 1"""
-        rows = slice(self._before + number, self._before + self._images * self._count, self._count)
+        rows = slice(self._first_row + number, self._first_row + self._images * self._count, self._count)
         output = y[rows]
         change = adapter.changed(start[rows], x[rows]) - output
         y = y.clone()

@@ -35,7 +35,7 @@ SPECIAL = {  # titles
 FILES = (LORA, CONTROL)
 NONE = "none"  # an empty setting among the values of an axis
 # A1111's names that differ from a setting's name and title.
-ALSO = {
+A1111_NAMES = {
     "checkpoint": "model.base_model",
     "checkpoint name": "model.base_model",
     "cfg scale": "generate.guidance_scale",
@@ -50,7 +50,7 @@ ALSO = {
     "lora steps": LORA,
     "checkpoint step": LORA,
 }
-ALONE = ("generate.count", "generate.batch_size", "generate.loras")  # a cell is one image; LoRAs have separate axes
+NO_AXIS = ("generate.count", "generate.batch_size", "generate.loras")  # a cell is one image; LoRAs have separate axes
 MOST_VALUES, MOST_CELLS, LONGEST = 1000, 1000, 200_000
 
 OPTIONS = re.compile(r"\s--[a-z]")  # the first option of a prompt
@@ -89,7 +89,9 @@ def settings_of_axes() -> Mapping[str, Declared]:
     return {
         entry.path: entry
         for entry in declared(GenerateJob)
-        if entry.group != "prompts" and entry.path not in ALONE and (entry.kind != "list" or entry.name == "embeddings")
+        if entry.group != "prompts"
+        and entry.path not in NO_AXIS
+        and (entry.kind != "list" or entry.name == "embeddings")
     }
 
 
@@ -101,7 +103,7 @@ def axes_of(job: GridJob) -> list[Axis]:
         name, text = getattr(job.grid, f"{letter}_axis").strip(), getattr(job.grid, f"{letter}_values")
         if name or text.strip():
             axes += _axis(letter, name, text, problems)
-    problems += _twice(axes)
+    problems += _repeated_settings(axes)
     if not axes and not problems:
         what, fix = "The grid has no axis", "choose a setting for the X axis and write its values"
         problems.append(Problem(what, "grid.x_axis", fix, code="grid.no-axis"))
@@ -134,7 +136,7 @@ def _axis(letter: str, name: str, text: str, problems: list[Problem]) -> list[Ax
     return [Axis(letter, setting, title_of(setting), tuple(values))]
 
 
-def _twice(axes: list[Axis]) -> Iterator[Problem]:
+def _repeated_settings(axes: list[Axis]) -> Iterator[Problem]:
     """Errors of axes that change the same setting."""
     changed_before: set[str] = set()
     for axis in axes:
@@ -146,7 +148,7 @@ def _twice(axes: list[Axis]) -> Iterator[Problem]:
 
 
 def _not_found(job: GridJob, axes: list[Axis]) -> Iterator[Problem]:
-    """Advice about prompt S/R axes whose first value is in no prompt."""
+    """Errors of prompt S/R axes whose first value is in no prompt."""
     texts = [job.generate.prompt, job.generate.negative_prompt]
     prompts = ("generate.prompt", "generate.negative_prompt")
     texts += [str(value.value) for axis in axes if axis.setting in prompts for value in axis.values]
@@ -160,8 +162,7 @@ def _not_found(job: GridJob, axes: list[Axis]) -> Iterator[Problem]:
 
 
 def setting_named(name: str) -> str | None:
-    """The path of a setting by its path, name or title, its name in sd-scripts or A1111, or a special name; None
-    without one."""
+    """The path of a setting by its path, name or title, its name in sd-scripts or A1111, or a special name; None without one."""
     plain = name.strip().casefold()
     head, colon, lora = name.strip().partition(":")
     if colon and head.strip().casefold() in (STRENGTH, SPECIAL[STRENGTH].casefold()) and lora.strip():
@@ -176,7 +177,7 @@ def _names() -> dict[str, str]:
     entries = sorted(settings_of_axes().values(), key=lambda entry: entry.group != "generate")
     for path in (entry.path for entry in entries):
         paths.setdefault(path.casefold(), path)
-    paths |= {key: name for name, title in SPECIAL.items() for key in (name, title.casefold())} | ALSO
+    paths |= {key: name for name, title in SPECIAL.items() for key in (name, title.casefold())} | A1111_NAMES
     for entry in entries:
         for name in (entry.name, entry.title, *entry.kohya_names):
             paths.setdefault(name.casefold(), entry.path)
@@ -206,8 +207,7 @@ def title_of(setting: str) -> str:
 
 
 def texts_of(text: str) -> list[str]:
-    """The values in a text, separated by commas or lines; double quotes around values with commas. Raises
-    ProblemsError."""
+    """The values in a text, separated by commas or lines; double quotes around values with commas. Raises ProblemsError."""
     if len(text) > LONGEST:
         what = f"The values have {len(text):,} characters; the limit is {LONGEST:,}"
         raise ProblemsError.one(what, "", "use fewer", "grid.text-too-long")

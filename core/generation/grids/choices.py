@@ -25,18 +25,18 @@ def pairs_of(folder: GridFolder, content: GridContent, letter: str) -> list[Pair
 
 
 def _pairs(folder: GridFolder, content: GridContent, letter: str) -> Iterator[Pair]:
-    done, at, size = folder.generated(), LETTERS.index(letter), list(content.size)
-    number, size[at] = size[at], 1
+    done, axis_index, size = folder.generated(), LETTERS.index(letter), list(content.size)
+    number, size[axis_index] = size[axis_index], 1
     for first in product(*map(range, size)):
-        cells = [content.source(_moved(first, at, value)) for value in range(number)]
+        cells = [content.source(_with_value(first, axis_index, value)) for value in range(number)]
         generated = [value for value, cell in enumerate(cells) if cell in done]
         for one, other in combinations(generated, 2):
             if cells[one] != cells[other]:
                 yield f"{letter}{one + 1}", f"{letter}{other + 1}", name_of(first)
 
 
-def _moved(position: Sequence[int], at: int, value: int) -> Index:
-    x, y, z = (value if axis == at else number for axis, number in enumerate(position))
+def _with_value(position: Sequence[int], axis_index: int, value: int) -> Index:
+    x, y, z = (value if axis == axis_index else number for axis, number in enumerate(position))
     return x, y, z
 
 
@@ -67,12 +67,12 @@ def answered(folder: GridFolder, letter: str, choice: Mapping[str, Any], url: Ca
         "axis": axis.letter,
         "axes": [[each.letter, each.title] for each in axes],
         "missing": len(content.cells - folder.generated() - content.failed.keys()),
-        "pair": _next(folder, content, axis, list(names), choices, url),
+        "pair": _next_pair(folder, content, axis, list(names), choices, url),
         "result": standing(names, choices),
     }
 
 
-def _next(
+def _next_pair(
     folder: GridFolder,
     content: GridContent,
     axis: AxisTexts,
@@ -85,8 +85,8 @@ def _next(
     first = position_of(pair[2]) if pair else None
     if pair is None or first is None:
         return None
-    at = LETTERS.index(axis.letter)
-    shown = [content.source(_moved(first, at, int(name[1:]) - 1)) for name in pair[:2]]
+    axis_index = LETTERS.index(axis.letter)
+    cells = [content.source(_with_value(first, axis_index, int(name[1:]) - 1)) for name in pair[:2]]
     others = [
         ("" if each.setting == PROMPT else f"{each.title} ") + each.texts[first[LETTERS.index(each.letter)]]
         for each in content.axes
@@ -97,7 +97,7 @@ def _next(
         "right": pair[1],
         "prompt": pair[2],
         "about": ", ".join(others) or content.prompt,
-        "images": [url(folder.cell(cell)) for cell in shown],
+        "images": [url(folder.cell(cell)) for cell in cells],
         "number": len(choices) + 1,
     }
 

@@ -15,7 +15,7 @@ from core.dataset.images.thumbnails import jpeg_url
 from core.generation.grids.folder import GridContent, GridFolder, Index
 from core.record import atomic
 
-PAPER, INK, SOFT, EMPTY = (255, 255, 255), (20, 20, 20), (110, 110, 110), (236, 236, 236)
+PAPER, INK, GRAY, EMPTY = (255, 255, 255), (20, 20, 20), (110, 110, 110), (236, 236, 236)
 MOST_SIDE, MOST_PIXELS = 16_000, 120_000_000  # of the cells together, so that most programs can open the image
 LARGEST_IN_HTML = 768  # pixels of a cell's longer side
 GAP, MOST_LINES = 6, 8
@@ -27,9 +27,9 @@ def export(folder: GridFolder) -> None:
     content = folder.content()
     pages = [Page.of(folder, content, z) for z in range(content.size[2])]
     image = image_of(content, pages)
-    into = BytesIO()
-    image.save(into, format="PNG", optimize=False)
-    atomic.write_bytes(folder.png, into.getvalue())
+    buffer = BytesIO()
+    image.save(buffer, format="PNG", optimize=False)
+    atomic.write_bytes(folder.png, buffer.getvalue())
     atomic.write_text(folder.html, html_of(content, pages))
 
 
@@ -80,7 +80,7 @@ def image_of(content: GridContent, pages: Sequence[Page]) -> Image.Image:
     alone fit MOST_SIDE and MOST_PIXELS; labels and gaps are added to that. Raises ValueError if no cell has an image."""
     columns, rows, _ = content.size
     wide, high = _cell_size(pages)
-    scale = min(1.0, _fitting(columns, rows * len(pages), wide, high))
+    scale = min(1.0, _scale_to_limits(columns, rows * len(pages), wide, high))
     wide, high = max(int(wide * scale), 16), max(int(high * scale), 16)
     font = ImageFont.load_default(size=max(12, min(wide // 18, 40)))
     tops = [_wrapped(label(content, "x", x), font, wide - 2 * GAP) for x in range(columns)]
@@ -93,9 +93,9 @@ def image_of(content: GridContent, pages: Sequence[Page]) -> Image.Image:
     heights = [top + len(title) * line_height + (2 * GAP if title else 0) + rows * (high + GAP) for title in titles]
     sheet = Image.new("RGB", (total, sum(heights) + GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
-    at = 0
+    page_top = 0
     for page, title, height in zip(pages, titles, heights, strict=True):
-        y = at + GAP
+        y = page_top + GAP
         for number, text in enumerate(title):
             draw.text((GAP, y + number * line_height), text, INK, font)
         y += len(title) * line_height + (GAP if title else 0)
@@ -107,7 +107,7 @@ def image_of(content: GridContent, pages: Sequence[Page]) -> Image.Image:
             for x, cell in enumerate(cells):
                 _paste(sheet, draw, cell, font, (label_width + GAP + x * (wide + GAP), y, wide, high))
             y += high + GAP
-        at += height
+        page_top += height
     return sheet
 
 
@@ -120,7 +120,7 @@ def _cell_size(pages: Sequence[Page]) -> tuple[int, int]:
     return max(width for width, _ in sizes), max(height for _, height in sizes)
 
 
-def _fitting(columns: int, rows: int, wide: int, high: int) -> float:
+def _scale_to_limits(columns: int, rows: int, wide: int, high: int) -> float:
     area = (MOST_PIXELS / (columns * wide * rows * high)) ** 0.5
     return min(area, MOST_SIDE / (columns * wide), MOST_SIDE / (rows * high))
 
@@ -138,29 +138,29 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
     """Lines of at most `width` pixels, broken between words and within longer ones; at most MOST_LINES."""
     lines: list[str] = []
     for part in text.split("\n") if text else []:
-        now = ""
+        line = ""
         for word in part.split():
             for piece in _pieces(word, font, width):
-                longer = f"{now} {piece}".strip()
-                if now and font.getlength(longer) > width:
-                    lines.append(now)
-                    now = piece
+                longer = f"{line} {piece}".strip()
+                if line and font.getlength(longer) > width:
+                    lines.append(line)
+                    line = piece
                 else:
-                    now = longer
-        lines += [now] if now else []
+                    line = longer
+        lines += [line] if line else []
     return [*lines[: MOST_LINES - 1], "…"] if len(lines) > MOST_LINES else lines
 
 
 def _pieces(word: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
     """A word split into pieces of at most `width` pixels."""
-    pieces, now = [], ""
+    pieces, piece = [], ""
     for letter in word:
-        if now and font.getlength(now + letter) > width:
-            pieces.append(now)
-            now = letter
+        if piece and font.getlength(piece + letter) > width:
+            pieces.append(piece)
+            piece = letter
         else:
-            now += letter
-    return [*pieces, now]
+            piece += letter
+    return [*pieces, piece]
 
 
 def _centered(
@@ -191,7 +191,7 @@ def _paste(
     if cell.path is None:
         draw.rectangle((x, y, x + wide - 1, y + high - 1), EMPTY)
         small = ImageFont.load_default(size=max(10, min(wide // 24, 20)))
-        _centered(draw, _wrapped(cell.why, small, wide - 2 * GAP), small, box, SOFT)
+        _centered(draw, _wrapped(cell.why, small, wide - 2 * GAP), small, box, GRAY)
         return
     with Image.open(cell.path) as opened:
         image = opened.convert("RGB")

@@ -112,19 +112,21 @@ class Work:
         if self._samples:
             self.reports.say(f"{count(len(self._samples), 'sample')} of the run used again")
         steps = {position: 0 if position in self._samples else sampling_steps(job) for position, job in jobs.items()}
-        self._before = sum(steps[position] for position in steps if position in self.done)
-        self.progress = Progress(self.reports, "image", len(steps), sum(steps.values()), len(self.done), self._before)
+        self._old_steps = sum(steps[position] for position in steps if position in self.done)
+        self.progress = Progress(
+            self.reports, "image", len(steps), sum(steps.values()), len(self.done), self._old_steps
+        )
 
     def run(self) -> bool:
         """Generate the missing cells; False if the minutes of the grid were over before the last one."""
         self._began = time.monotonic()
         self.folder.cells.mkdir(exist_ok=True)
         for part in self.grid.parts:
-            alone = False
-            while any(not self._is_over(cell) for cell in part.cells):
+            one_by_one = False
+            while any(not self._is_finished(cell) for cell in part.cells):
                 if self._is_late:
                     return False
-                alone = self._try(part, alone)
+                one_by_one = self._generate_or_fail(part, one_by_one)
         return True
 
     def end(self, state: str) -> None:
@@ -134,7 +136,7 @@ class Work:
             self.folder.change(
                 state=state,
                 failed=self.failed,
-                steps=max(self.progress.steps_done - self._before, 0),
+                steps=max(self.progress.steps_done - self._old_steps, 0),
                 seconds=round(seconds, 2),
             )
             if self.done:
@@ -147,14 +149,14 @@ class Work:
     def _is_late(self) -> bool:
         return 0 < self._seconds <= time.monotonic() - self._began
 
-    def _is_over(self, cell: Cell) -> bool:
+    def _is_finished(self, cell: Cell) -> bool:
         return cell.position in self.done or cell.position in self.failed
 
-    def _try(self, part: Part, alone: bool) -> bool:
-        """Generate a part's cells until an error. alone: one by one; returns whether the next try needs that."""
+    def _generate_or_fail(self, part: Part, one_by_one: bool) -> bool:
+        """Generate a part's cells until an error. one_by_one: one by one; returns whether the next try needs that."""
         self.progress.batch = []
         try:
-            self._make(part, 1 if alone else None)
+            self._generate(part, 1 if one_by_one else None)
             return False
         except (Cancelled, Unsaved):
             raise
@@ -162,34 +164,34 @@ class Work:
             why, batch = reason(error), [part.cells[number] for number in self.progress.batch]
             if len(batch) > 1:
                 self.reports.say("Several images at once failed; continuing one by one")
-                alone = True
+                one_by_one = True
             else:
-                self._fail(batch or [cell for cell in part.cells if not self._is_over(cell)], why)
+                self._fail(batch or [cell for cell in part.cells if not self._is_finished(cell)], why)
         free_memory()
-        return alone
+        return one_by_one
 
-    def _make(self, part: Part, most: int | None) -> None:
-        """Generate and save a part's missing cells. most: largest batch"""
+    def _generate(self, part: Part, max_batch_size: int | None) -> None:
+        """Generate and save a part's missing cells. max_batch_size: largest batch"""
         plan = part.plan(self.workspace)
         with loaded_maker(plan, self.workspace, store=self.store, device=self.device, reports=self.reports) as (
             maker,
             metadata,
         ):
             self._take_samples(part, metadata)
-            existing = [number for number, cell in enumerate(part.cells) if self._is_over(cell)]
-            for number, images in each_image(plan.requests, maker, self.progress, existing, most):
+            existing = [number for number, cell in enumerate(part.cells) if self._is_finished(cell)]
+            for number, images in each_image(plan.requests, maker, self.progress, existing, max_batch_size):
                 request, position = plan.requests[number], part.cells[number].position
                 self._save(images[-1], self.folder.cell(position), metadata.job_of(request.job), metadata)
                 self.done.add(position)
                 self.reports.generated(self.folder.cell(position), request.seed)
-                if self._is_late and all(self._is_over(part.cells[number]) for number in self.progress.batch):
+                if self._is_late and all(self._is_finished(part.cells[number]) for number in self.progress.batch):
                     return
 
     def _take_samples(self, part: Part, metadata: ImageMetadata) -> None:
         """Save the samples of the run that are missing cells, with their settings; those that cannot be read are generated."""
         for cell in part.cells:
             path = self._samples.pop(cell.position, None)
-            if path is None or self._is_over(cell):
+            if path is None or self._is_finished(cell):
                 continue
             try:
                 image = opened(path, "grid")

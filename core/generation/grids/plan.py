@@ -102,7 +102,7 @@ class Grid:
     def _title(self, axis: Axis, workspace: Workspace) -> str:
         """The title of an axis; of one LoRA's strength with the LoRA's title."""
         name = axis.setting.partition(":")[2]
-        uses = (use for cell in self.cells for use in cell.request.job.generate.loras if name and _is(use, name))
+        uses = (use for cell in self.cells for use in cell.request.job.generate.loras if name and _is_lora(use, name))
         path = next((path for use in uses if (path := find_file(use.file, workspace))), None)
         return f"{SPECIAL[STRENGTH]} ({title_of_file(path, workspace.runs)})" if path else axis.title
 
@@ -180,14 +180,14 @@ def _request(
     base: GenerateJob, job: GridJob, axes: Sequence[Axis], position: Index, workspace: Workspace, notes: list[Problem]
 ) -> Request | None:
     """The request of a cell's image; None, with the problems in `notes`, if its prompt cannot be used."""
-    at = {axis.letter: axis.values[position[LETTERS.index(axis.letter)]].value for axis in axes}
+    values = {axis.letter: axis.values[position[LETTERS.index(axis.letter)]].value for axis in axes}
     prompts = PromptSettings(dynamic_prompts=base.prompts.dynamic_prompts, styles=base.prompts.styles)
-    alone = {"count": 1, "seed": _seed(job, axes, position)}
-    cell = with_settings(base, generate=alone, prompts=dict(prompts))
+    single = {"count": 1, "seed": _seed(job, axes, position)}
+    cell = with_settings(base, generate=single, prompts=dict(prompts))
     for when in (BEFORE_TEXTS, TEXTS):
         for axis in sorted(axes, key=lambda each: each.setting != MODEL):  # a model resets its family and prediction
-            if _when(axis) == when:
-                cell = _put(cell, axis, at[axis.letter])
+            if _order_of(axis) == when:
+                cell = _with_value(cell, axis, values[axis.letter])
     result = collected(notes, requests_and_notes, cell, workspace)
     if result is None:
         return None
@@ -207,9 +207,9 @@ def _request(
             notes.append(Problem(what, axis.field, "remove the option", "advice", code="grid.option-wins"))
     for when in (AFTER, LAST):
         for axis in axes:
-            if _when(axis) == when:
-                cell_job = _put(cell_job, axis, at[axis.letter])
-    if closed := list(_closed(cell_job)):
+            if _order_of(axis) == when:
+                cell_job = _with_value(cell_job, axis, values[axis.letter])
+    if closed := list(_closed_paths(cell_job)):
         notes += closed
         return None
     request = with_initial_images([replace(requests[0], job=cell_job)])[0]
@@ -217,9 +217,8 @@ def _request(
     return replace(request, job=jobs[0]) if jobs else request
 
 
-def _closed(job: GenerateJob) -> Iterator[Problem]:
-    """Problems of axis files that a shared page may not open. Models, LoRAs and embeddings are only searched for in
-    open folders anyway."""
+def _closed_paths(job: GenerateJob) -> Iterator[Problem]:
+    """Problems of axis files that a shared page may not open. Models, LoRAs and embeddings are only searched for in open folders anyway."""
     for named in named_in(job):
         if named.what == "path" and not may_reach(resolve_path(named.value)):
             what = f"'{named.value}' is not accessible from a shared page"
@@ -236,12 +235,12 @@ def _seed(job: GridJob, axes: Sequence[Axis], position: Index) -> int:
     return seed % SEEDS
 
 
-def _when(axis: Axis) -> int:
+def _order_of(axis: Axis) -> int:
     name = axis.setting.partition(":")[0]
     return {PROMPT_SR: TEXTS, LORA: AFTER, CONTROL: AFTER, STRENGTH: LAST, WEIGHT: LAST}.get(name, BEFORE_TEXTS)
 
 
-def _put(job: GenerateJob, axis: Axis, value: Any) -> GenerateJob:
+def _with_value(job: GenerateJob, axis: Axis, value: Any) -> GenerateJob:
     """The job with a value of an axis applied."""
     name, _, lora = axis.setting.partition(":")
     settings = job.generate
@@ -255,8 +254,8 @@ def _put(job: GenerateJob, axis: Axis, value: Any) -> GenerateJob:
         return with_settings(job, generate={"loras": _with_file(settings.loras, LoraUse, value)})
     if name == STRENGTH:
         strength = {"strength": value, "text_encoder_strength": None}
-        chosen = ((use, not lora or _is(use, lora)) for use in settings.loras)
-        uses = [use.model_copy(update=strength) if changed else use for use, changed in chosen]
+        matches = ((use, not lora or _is_lora(use, lora)) for use in settings.loras)
+        uses = [use.model_copy(update=strength) if changed else use for use, changed in matches]
         return with_settings(job, generate={"loras": uses})
     if name in (CONTROL, WEIGHT):
         weighted = [use.model_copy(update={"weight": value}) for use in job.controls.nets]
@@ -278,7 +277,7 @@ def _with_file(uses: Sequence[Use], kind: type[Use], file: str | None) -> list[U
     return result
 
 
-def _is(use: LoraUse, name: str) -> bool:
+def _is_lora(use: LoraUse, name: str) -> bool:
     return file_stem(use.file).casefold() == file_stem(name).casefold()
 
 
@@ -287,7 +286,7 @@ def _unused_loras(axes: Sequence[Axis], cells: Sequence[Cell]) -> Iterator[Probl
     for axis in axes:
         head, _, name = axis.setting.partition(":")
         uses = [use for cell in cells for use in cell.request.job.generate.loras]
-        if head == STRENGTH and not any(not name or _is(use, name) for use in uses):
+        if head == STRENGTH and not any(not name or _is_lora(use, name) for use in uses):
             names = ", ".join(dict.fromkeys(file_stem(use.file) for use in uses))
             what = f"There is no LoRA '{name}' in this grid" if name else "There is no LoRA in this grid"
             fix = f"use one of {names}" if names else "add a LoRA, or write <lora:name:1> in the prompt"
@@ -305,7 +304,7 @@ def parts_of(cells: Sequence[Cell]) -> list[Part]:
         by_files = models.setdefault(_model_key(cell.request.job), {})
         by_files.setdefault(_files_key(cell.request.job), []).append(cell)
     return [
-        Part(_alike_together(part), loads=number == 0)
+        Part(_batchable_adjacent(part), loads=number == 0)
         for by_files in models.values()
         for number, part in enumerate(by_files.values())
     ]
@@ -314,18 +313,18 @@ def parts_of(cells: Sequence[Cell]) -> list[Part]:
 def _in_rounds(parts: Sequence[Part]) -> list[Part]:
     """At strength 1 the first prompts of all files, then the other prompts, then the other strengths: if it is stopped, all files
     can be compared."""
-    usual = [cell.request.job.generate.prompt for part in parts for cell in part.cells if _is_usual(cell)]
-    first = list(dict.fromkeys(usual))[:FIRST_PROMPTS]
+    prompts = [cell.request.job.generate.prompt for part in parts for cell in part.cells if _has_strength_1(cell)]
+    first = list(dict.fromkeys(prompts))[:FIRST_PROMPTS]
 
-    def number(cell: Cell) -> int:
-        return 2 if not _is_usual(cell) else int(cell.request.job.generate.prompt not in first)
+    def round_of(cell: Cell) -> int:
+        return 2 if not _has_strength_1(cell) else int(cell.request.job.generate.prompt not in first)
 
-    rounds = [[cell for cell in part.cells if number(cell) == each] for each in range(3) for part in parts]
+    rounds = [[cell for cell in part.cells if round_of(cell) == each] for each in range(3) for part in parts]
     loads = [part.loads and each == 0 for each in range(3) for part in parts]
     return [Part(cells, new) for cells, new in zip(rounds, loads, strict=True) if cells]
 
 
-def _is_usual(cell: Cell) -> bool:
+def _has_strength_1(cell: Cell) -> bool:
     job = cell.request.job
     return {use.strength for use in job.generate.loras} | {use.weight for use in job.controls.used} <= {1.0}
 
@@ -341,12 +340,12 @@ def _files_key(job: GenerateJob) -> str:
     return f"{sorted(use.file for use in settings.loras)} {settings.embeddings} {merged} {nets}"
 
 
-def _alike_together(cells: Sequence[Cell]) -> list[Cell]:
-    order: dict[str, list[Cell]] = {}
+def _batchable_adjacent(cells: Sequence[Cell]) -> list[Cell]:
+    groups: dict[str, list[Cell]] = {}
     for cell in cells:
-        free = {"prompt": "", "negative_prompt": "", "seed": None, "variation_seed": None}
-        order.setdefault(with_settings(cell.request.job, generate=free).model_dump_json(), []).append(cell)
-    return [cell for alike in order.values() for cell in alike]
+        varying = {"prompt": "", "negative_prompt": "", "seed": None, "variation_seed": None}
+        groups.setdefault(with_settings(cell.request.job, generate=varying).model_dump_json(), []).append(cell)
+    return [cell for group in groups.values() for cell in group]
 
 
 # -- the check
@@ -359,7 +358,7 @@ def expected_steps(job: GridJob, axes: Sequence[Axis]) -> int:
     for values in product(*(axis.values for axis in staged)):
         cell: GenerateJob = job
         for axis, value in zip(staged, values, strict=True):
-            cell = _put(cell, axis, value.value)
+            cell = _with_value(cell, axis, value.value)
         steps += sampling_steps(cell)
     return steps * prod(len(axis.values) for axis in axes if axis not in staged)
 

@@ -20,7 +20,7 @@ def reuse(folder: GridFolder, grid: Grid, workspace: Workspace) -> int:
     """
     run, existing = folder.content().run, folder.generated()
     missing = {_key(cell.request.job): cell.position for cell in grid.cells if run and cell.position not in existing}
-    linked = 0
+    reused = 0
     for other in list_grids(workspace) if missing else ():
         if other.name == folder.name:
             continue
@@ -29,13 +29,12 @@ def reuse(folder: GridFolder, grid: Grid, workspace: Workspace) -> int:
             if position is not None and not is_older(image, job, workspace):
                 _link_or_copy(image, folder, position)
                 missing.pop(_key(job))
-                linked += 1
-    return linked
+                reused += 1
+    return reused
 
 
 def _images_of(folder: GridFolder, run: str, workspace: Workspace) -> list[tuple[GenerateJob, Path]]:
-    """(settings, image) of the cells of a grid of this run; none of another run's, of a damaged one, or of one whose files are
-    gone."""
+    """(settings, image) of the cells of a grid of this run; none of another run's, of a damaged one, or of one whose files are gone."""
     try:
         if folder.content().run != run:
             return []

@@ -9,7 +9,7 @@ from math import isnan
 from typing import Any
 
 from core.generation.images.a1111_rows import ROWS
-from core.generation.images.a1111_topics import Reading, read_hashes, read_pairs, written_pairs
+from core.generation.images.a1111_topics import SettingsReader, read_hashes, read_pairs, written_pairs
 from core.generation.images.record import ForeignSettings, ImageRecord
 from core.generation.model.sources import Hashes
 from core.generation.prompt.loras import LARGEST, LoraTag, tag_of, use_of, without_tags
@@ -58,31 +58,30 @@ def _quoted(value: Any) -> str:
 def a1111_parts(text: str) -> tuple[str, str, dict[str, str]]:
     """(prompt, negative prompt, settings) of A1111's text; no settings without a line of them."""
     lines = text.strip().replace("\r\n", "\n").split("\n")
-    at = _begin(lines)
-    if at == len(lines) and (flat := FLAT.search(text)):  # websites join all lines
+    settings_start = _settings_line(lines)
+    if settings_start == len(lines) and (flat := FLAT.search(text)):  # websites join all lines
         lines = [*NEGATIVE.sub(r"\n\1", text[: flat.start()], 1).strip().split("\n"), text[flat.start() :].strip()]
-        at = len(lines) - 1
-    start = next((number for number, line in enumerate(lines[:at]) if NEGATIVE.match(line)), at)
+        settings_start = len(lines) - 1
+    start = next((number for number, line in enumerate(lines[:settings_start]) if NEGATIVE.match(line)), settings_start)
     prompt = "\n".join(lines[:start]).strip()
-    negative = NEGATIVE.sub("", "\n".join(lines[start:at]), 1).strip()
-    return prompt, negative, _pairs("\n".join(lines[at:]))
+    negative = NEGATIVE.sub("", "\n".join(lines[start:settings_start]), 1).strip()
+    return prompt, negative, _pairs("\n".join(lines[settings_start:]))
 
 
-def _begin(lines: Sequence[str]) -> int:
-    """The line where the settings begin (a value with line breaks continues on the next lines); the end if there are
-    none."""
+def _settings_line(lines: Sequence[str]) -> int:
+    """The line where the settings begin (a value with line breaks continues on the next lines); the end if there are none."""
     end, last = len(lines), len(lines) - 1
     pairs_in = {number: _pairs(line) for number, line in enumerate(lines) if NAME.match(line.lstrip())}
-    numbered = (number for number in reversed(pairs_in) if len(pairs_in[number]) >= 3 and _counts(pairs_in[number]))
+    numbered = (number for number in reversed(pairs_in) if len(pairs_in[number]) >= 3 and _has_steps(pairs_in[number]))
     if (first := next(numbered, None)) is not None:
         return first
     pairs = pairs_in.get(last, {})
     named = pairs.keys() & KNOWN
-    is_settings = _counts(pairs) or (len(pairs) == 2 == len(named)) or (len(pairs) > 2 and named - {"Steps"})
+    is_settings = _has_steps(pairs) or (len(pairs) == 2 == len(named)) or (len(pairs) > 2 and named - {"Steps"})
     return last if is_settings or (pairs and all(name.startswith(OF_EXTRAS) for name in pairs)) else end
 
 
-def _counts(pairs: Mapping[str, str]) -> bool:
+def _has_steps(pairs: Mapping[str, str]) -> bool:
     return pairs.get("Steps", "")[:1].isdigit()
 
 
@@ -131,7 +130,7 @@ def from_a1111_text(text: str, processed: str = "") -> ImageRecord:
     if not pairs and (not re.search(r"\w", prompt + negative) or JSON.match(prompt)):
         return ImageRecord(reason="This image contains a text, but no generation settings that are known here.")
     tags: list[LoraTag] = []
-    reading = Reading(pairs, "a1111", [*_resources(pairs), *_pairs(processed)])
+    reader = SettingsReader(pairs, "a1111", [*_resources(pairs), *_pairs(processed)])
     try:
         prompt, tags = without_tags(prompt)
         tags += [
@@ -139,18 +138,18 @@ def from_a1111_text(text: str, processed: str = "") -> ImageRecord:
             for name, weight in WEIGHTED.findall(pairs.get("Lora weights", ""))
         ]
     except ValueError as error:
-        reading.note(f"The prompt was not changed: {error}", "bad-lora")
-    return _record(reading, prompt, negative, tags)
+        reader.note(f"The prompt was not changed: {error}", "bad-lora")
+    return _record(reader, prompt, negative, tags)
 
 
-def _limited(reading: Reading, tag: LoraTag) -> LoraTag | None:
+def _clamped(reader: SettingsReader, tag: LoraTag) -> LoraTag | None:
     """A LoRA with strengths that a job can have, and a note where its own are beyond; None if one is not a number."""
     if isnan(tag.unet) or isnan(tag.text_encoder):
-        reading.note(f"The strength of the LoRA {tag.name} is not a number; it is left out", "lora-strength")
+        reader.note(f"The strength of the LoRA {tag.name} is not a number; it is left out", "lora-strength")
         return None
     unet, text_encoder = (min(max(each, -LARGEST), LARGEST) for each in (tag.unet, tag.text_encoder))
     if (unet, text_encoder) != (tag.unet, tag.text_encoder):
-        reading.note(
+        reader.note(
             f"The strength {tag.unet:g} of the LoRA {tag.name} became {unet:g}, the limit here", "lora-strength"
         )
     return replace(tag, unet=unet, text_encoder=text_encoder)
@@ -160,23 +159,23 @@ def from_foreign(settings: ForeignSettings) -> ImageRecord:
     """The settings of another program as a job, with notes on differences; without a job for a text that is too long."""
     if len(settings.prompt) + len(settings.negative) > LONGEST_TEXT:
         return ImageRecord(reason="This image contains a text that is too long for settings.")
-    reading = Reading(settings.pairs, settings.source.lower(), settings.unread)
+    reader = SettingsReader(settings.pairs, settings.source.lower(), settings.unread)
     what = f"{settings.source} weights prompts and samples differently, so the image will differ"
-    reading.note(what, "other-program")
+    reader.note(what, "other-program")
     if not settings.prompt:
-        reading.note("No prompt was found in it", "no-prompt", "write it")
+        reader.note("No prompt was found in it", "no-prompt", "write it")
     tags = [LoraTag(name, unet, text) for name, unet, text in settings.loras]
-    return _record(reading, settings.prompt, settings.negative, tags)
+    return _record(reader, settings.prompt, settings.negative, tags)
 
 
-def _record(reading: Reading, prompt: str, negative: str, tags: Sequence[LoraTag]) -> ImageRecord:
+def _record(reader: SettingsReader, prompt: str, negative: str, tags: Sequence[LoraTag]) -> ImageRecord:
     """The settings that were read, and notes on the others."""
-    if not reading.pairs:
-        reading.note("It contains a prompt alone; all other settings are the defaults", "prompt-alone")
-    reading.groups["prompts"]["dynamic_prompts"] = False
-    reading.groups["generate"] |= {"prompt": prompt, "negative_prompt": negative}
-    groups = read_pairs(reading)
+    if not reader.pairs:
+        reader.note("It contains a prompt alone; all other settings are the defaults", "prompt-alone")
+    reader.groups["prompts"]["dynamic_prompts"] = False
+    reader.groups["generate"] |= {"prompt": prompt, "negative_prompt": negative}
+    groups = read_pairs(reader)
     steps = GenerateSettings.model_validate(groups["generate"]).steps
-    groups["generate"]["loras"] = [use_of(tag, steps) for tag in map(partial(_limited, reading), tags) if tag]
+    groups["generate"]["loras"] = [use_of(tag, steps) for tag in map(partial(_clamped, reader), tags) if tag]
     job = GenerateJob.model_validate(groups)
-    return ImageRecord(job=job, source=reading.source, notes=reading.notes, hashes=read_hashes(reading.pairs))
+    return ImageRecord(job=job, source=reader.source, notes=reader.notes, hashes=read_hashes(reader.pairs))

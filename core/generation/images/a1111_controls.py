@@ -35,7 +35,7 @@ FITS = {
     "Outer Fit (Shrink to Fit)": "fill",
 }
 THRESHOLDS = ("threshold a", "threshold b")
-UNREAD, USUAL = ("hr option", "effective region mask"), (None, "", "None", "Both")
+UNREAD, IDLE = ("hr option", "effective region mask"), (None, "", "None", "Both")
 UNIT = re.compile(r"controlnet \d+", re.IGNORECASE)
 # Versions before 1.1.400 have numbers in brackets.
 PART = re.compile(r"\s*([A-Za-z][\w /]*):\s*(\([^)]*\)|[^,]*)(?:,|$)")
@@ -86,7 +86,7 @@ def uses_in(pairs: Mapping[str, str], note: Note) -> list[dict[str, Any]]:
 def unread_in(pairs: Mapping[str, str]) -> list[str]:
     """Values of ControlNet units that have no setting here, as "ControlNet 0 hr option": see UNREAD."""
     units = enumerate(_units_in(pairs))
-    return [f"ControlNet {number} {name}" for number, unit in units for name in UNREAD if unit.get(name) not in USUAL]
+    return [f"ControlNet {number} {name}" for number, unit in units for name in UNREAD if unit.get(name) not in IDLE]
 
 
 def hashes_in(pairs: Mapping[str, str]) -> dict[str, str]:
@@ -131,11 +131,11 @@ def _use(values: Mapping[str, str], note: Note) -> dict[str, Any]:
     }
 
 
-def _choice(names: Mapping[str, str], text: str, usual: str) -> str:
+def _choice(names: Mapping[str, str], text: str, default: str) -> str:
     """A choice by its name or, as API clients write it, by its number."""
     choices = {name.casefold(): value for name, value in names.items()}
     choices |= {str(number): value for number, value in enumerate(list(names.values())[:3])}
-    return choices.get(text.casefold(), usual)
+    return choices.get(text.casefold(), default)
 
 
 def _number(text: str) -> float | int | None:

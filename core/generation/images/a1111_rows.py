@@ -150,8 +150,7 @@ _HAVE_ROWS = frozenset(row.path for row in ROWS)
 
 
 def other_settings() -> dict[str, Declared]:
-    """{name: setting} of those that change an image and that A1111 does not have; a package's setting by its path if
-    its name is taken."""
+    """{name: setting} of those that change an image and that A1111 does not have; a package's setting by its path if its name is taken."""
     settings: dict[str, Declared] = {}
     for entry in declared(GenerateJob):
         if entry.group not in SILENT_GROUPS and entry.path not in SILENT | _HAVE_ROWS and entry.kind != "list":

@@ -83,11 +83,11 @@ SWITCHES = {  # name -> ours that it turns on
     "ADetailer use separate CFG scale": ("ad_cfg_scale",),
 }
 DETAILER_IDLE = ("ADetailer version", "ADetailer tap enable", *SWITCHES)
-OF_FACES = ("face", "mediapipe_face")  # how names of ADetailer's face detectors begin
+FACE_PREFIXES = ("face", "mediapipe_face")  # how names of ADetailer's face detectors begin
 HIRES = ("Hires upscale", "Hires resize")  # either turns hires fix on
 
 
-class Reading:
+class SettingsReader:
     """The settings of one image by A1111's names, being converted into ours.
 
     unread   those not read yet; more: names of others that cannot be read
@@ -99,13 +99,13 @@ class Reading:
         self.groups: dict[str, dict[str, Any]] = defaultdict(dict)
         # A1111 and Forge; others write its text too, but generate differently. SD.Next's version is a hash.
         by_a1111 = "App" not in pairs and re.match(r"[vf]?\d|neo|$", pairs.get("Version", ""))
-        self.of_a1111 = source == "a1111" and bool(by_a1111)
+        self.is_a1111 = source == "a1111" and bool(by_a1111)
 
     def note(self, what: str, slug: str, fix: str = "") -> None:
         self.notes.append(Problem(what, "the image's settings", fix, level="advice", code=f"image-settings.{slug}"))
 
-    def take(self, name: str, usual: str = "") -> str:
-        return self.unread.pop(name, usual)
+    def take(self, name: str, default: str = "") -> str:
+        return self.unread.pop(name, default)
 
     def put(self, path: str, value: Any) -> None:
         group, _, name = path.partition(".")
@@ -146,7 +146,7 @@ class Topic:
     """
 
     write: Callable[[GenerateJob, Hashes], Mapping[str, Any]]
-    read: Callable[[Reading], None]
+    read: Callable[[SettingsReader], None]
 
 
 # -- sampler and schedule
@@ -172,9 +172,9 @@ def _schedule_types() -> dict[str, str]:
     return {label.replace("uniform", "Uniform"): name for name, label in labels.items()}
 
 
-def _read_sampler(reading: Reading) -> None:
+def _read_sampler(reader: SettingsReader) -> None:
     """Read the sampler by its label, and the schedule type, which may be part of the label."""
-    label, schedule = reading.take("Sampler"), reading.take("Schedule type")
+    label, schedule = reader.take("Sampler"), reader.take("Schedule type")
     if not label:
         return
     ending = "|".join(re.escape(each) for each in _schedule_types())
@@ -191,22 +191,22 @@ def _read_sampler(reading: Reading) -> None:
         names = by_label | SAMPLERS
         relatives = [each for each in names if re.match(rf"{re.escape(each)}[ _]", name.lower())]
         sampler = names[max(relatives, key=len, default="ddim")]
-        reading.note(f"The sampler {label[:60]} is not available; using {SAMPLER_LABELS[sampler]}", "no-sampler")
-    reading.put("generate.sampler", sampler)
+        reader.note(f"The sampler {label[:60]} is not available; using {SAMPLER_LABELS[sampler]}", "no-sampler")
+    reader.put("generate.sampler", sampler)
     schedule = ending_match[1] if ending_match else schedule
-    if schedule_type := _schedule(reading, sampler, schedule.lower(), known):
-        reading.put("generate.schedule_type", schedule_type)
+    if schedule_type := _schedule(reader, sampler, schedule.lower(), known):
+        reader.put("generate.schedule_type", schedule_type)
     else:
         what = f"It was generated with another noise schedule ({schedule[:60]}), so the image will differ slightly"
-        reading.note(what, "noise-schedule")
+        reader.note(what, "noise-schedule")
 
 
-def _schedule(reading: Reading, sampler: str, schedule: str, known: bool) -> str | None:
+def _schedule(reader: SettingsReader, sampler: str, schedule: str, known: bool) -> str | None:
     """Our schedule type for A1111's; None if the sampler does not have it. known: whether `sampler` is the image's own"""
-    if not schedule or (known and reading.of_a1111 and sampler in UNSCHEDULED):  # uniform before version 1.9
+    if not schedule or (known and reader.is_a1111 and sampler in UNSCHEDULED):  # uniform before version 1.9
         return "own"
     schedule_type = next((value for name, value in _schedule_types().items() if name.casefold() == schedule), None)
-    if reading.source == "a1111" and sampler in AUTOMATIC:
+    if reader.source == "a1111" and sampler in AUTOMATIC:
         schedule_type = {"own": AUTOMATIC[sampler], "uniform": "own"}.get(schedule_type or "", schedule_type)
     return schedule_type if schedule_type is not None and schedule_problem(sampler, schedule_type, "") is None else None
 
@@ -221,14 +221,14 @@ def _emphasis(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
     return {"Emphasis": name if name != "Original" and _brackets(settings.prompt, settings.negative_prompt) else None}
 
 
-def _read_emphasis(reading: Reading) -> None:
+def _read_emphasis(reader: SettingsReader) -> None:
     """Read the emphasis. Without one, brackets in prompts of A1111, sd-scripts and this program are weights."""
-    name, generate = reading.unread.get("Emphasis", ""), reading.groups["generate"]
+    name, generate = reader.unread.get("Emphasis", ""), reader.groups["generate"]
     brackets = _brackets(generate["prompt"], generate["negative_prompt"])
-    if not name and brackets and (reading.of_a1111 or reading.source == "sd-scripts" or reading.by_atelier):
+    if not name and brackets and (reader.is_a1111 or reader.source == "sd-scripts" or reader.by_atelier):
         name = "Original"
     if name in EMPHASES:
-        reading.take("Emphasis")
+        reader.take("Emphasis")
         generate |= dict(zip(("prompt_weights", "emb_normalize_mode"), EMPHASES[name], strict=True))
 
 
@@ -243,19 +243,19 @@ def _rows(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
     return {row.key: row.text(job, hashes) for row in ROWS} | other_texts(job)
 
 
-def _read_rows(reading: Reading) -> None:
+def _read_rows(reader: SettingsReader) -> None:
     """Read the settings that have a row, and those by our names."""
-    reading.put("start_noise.noise_source", "device" if reading.of_a1111 else "cpu")  # A1111 leaves RNG out for the GPU
+    reader.put("start_noise.noise_source", "device" if reader.is_a1111 else "cpu")  # A1111 leaves RNG out for the GPU
     others = other_settings()
     for row in ROWS:
-        if row.key in reading.unread:
-            reading.read(row.key, row.path, row.from_text)
-    for name in [name for name in reading.unread if name in others]:
+        if row.key in reader.unread:
+            reader.read(row.key, row.path, row.from_text)
+    for name in [name for name in reader.unread if name in others]:
         entry = others[name]
-        reading.read(name, entry.path, lambda text, entry=entry: read_other(entry, text))
-    hires = reading.unread.keys() & {*HIRES}
-    if "Denoising strength" in reading.pairs and "image_path" not in reading.pairs and not hires:
-        reading.note("It was made from another image, which is not in the file", "no-initial-image", "choose it")
+        reader.read(name, entry.path, lambda text, entry=entry: read_other(entry, text))
+    hires = reader.unread.keys() & {*HIRES}
+    if "Denoising strength" in reader.pairs and "image_path" not in reader.pairs and not hires:
+        reader.note("It was made from another image, which is not in the file", "no-initial-image", "choose it")
 
 
 # -- size, and hires fix
@@ -265,16 +265,16 @@ def _size(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
     return {"Size": f"{job.generate.width}x{job.generate.height}"}
 
 
-def _read_size(reading: Reading) -> None:
-    text = reading.take("Size")
+def _read_size(reader: SettingsReader) -> None:
+    text = reader.take("Size")
     if size := SIZE.fullmatch(text):
         sides = [min(max((int(side) + 4) // 8 * 8, 64), 4096) for side in size.groups()]  # as `Side` has them
         if sides != [int(side) for side in size.groups()]:
             what = f"The size {text} became {sides[0]}x{sides[1]}: sides are multiples of 8 from 64 to 4096"
-            reading.note(what, "size")
-        reading.groups["generate"] |= dict(zip(("width", "height"), sides, strict=True))
+            reader.note(what, "size")
+        reader.groups["generate"] |= dict(zip(("width", "height"), sides, strict=True))
     elif text:
-        reading.note(f"Size '{text[:60]}' is not valid and was ignored", "unreadable-value")
+        reader.note(f"Size '{text[:60]}' is not valid and was ignored", "unreadable-value")
 
 
 def _hires(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
@@ -295,31 +295,31 @@ def _hires(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
     return values | {"Hires upscaler": Path(file).stem if file else upscaler_of(job).title} | names
 
 
-def _read_hires(reading: Reading) -> None:
+def _read_hires(reader: SettingsReader) -> None:
     """Read hires fix: A1111's steps and size are those of the first stage; 0 hires steps are as many. Where the text also
     has the setting for the first stage, its steps are that, and the hires steps the sampling steps."""
-    if not reading.unread.keys() & {*HIRES}:
+    if not reader.unread.keys() & {*HIRES}:
         return
-    generate, hires = reading.groups["generate"], reading.groups["hires"]
-    scale, resize, steps = (reading.take(name) for name in ("Hires upscale", "Hires resize", "Hires steps"))
+    generate, hires = reader.groups["generate"], reader.groups["hires"]
+    scale, resize, steps = (reader.take(name) for name in ("Hires upscale", "Hires resize", "Hires steps"))
     if steps not in ("", "0", str(generate.get("steps"))):
         group, name = (generate, "steps") if "highres_fix_steps" in hires else (hires, "hires_steps")
         group[name] = steps
     if scale:
         hires["highres_fix_scale"] = scale
-    if upscaler := reading.take("Hires upscaler"):
+    if upscaler := reader.take("Hires upscaler"):
         named = {each.title: name for name, each in UPSCALERS.items()} | UPSCALER_TITLES
         setting = "highres_fix_upscaler" if upscaler in named else "highres_fix_upscaler_file"
         hires[setting] = named.get(upscaler, upscaler)
     if large := SIZE.fullmatch(resize):
-        _resize(reading, int(large[1]), int(large[2]))
+        _resize(reader, int(large[1]), int(large[2]))
     elif resize:
-        reading.note(f"Hires resize '{resize[:60]}' is not valid and was ignored", "unreadable-value")
+        reader.note(f"Hires resize '{resize[:60]}' is not valid and was ignored", "unreadable-value")
 
 
-def _resize(reading: Reading, width: int, height: int) -> None:
+def _resize(reader: SettingsReader, width: int, height: int) -> None:
     """Convert the target size of hires fix in pixels, where one side may be 0, to a scale."""
-    generate, hires = reading.groups["generate"], reading.groups["hires"]
+    generate, hires = reader.groups["generate"], reader.groups["hires"]
     small = generate.get("width") or 0, generate.get("height") or 0
     if "highres_fix_scale" in hires:  # as this program writes it: a fraction of the final size
         generate |= {"width": width, "height": height}
@@ -337,7 +337,7 @@ def _resize(reading: Reading, width: int, height: int) -> None:
         generate |= {"width": target[0], "height": target[1]}
         hires["highres_fix_scale"] = 1 / scale
         return
-    reading.note(f"A1111 cropped it to {width}x{height}; here hires fix keeps the aspect ratio", "hires-size")
+    reader.note(f"A1111 cropped it to {width}x{height}; here hires fix keeps the aspect ratio", "hires-size")
 
 
 # -- files
@@ -353,11 +353,11 @@ def _model(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
     }
 
 
-def _read_model(reading: Reading) -> None:
-    reading.put("generate.embeddings", list(_hash_pairs(reading.pairs, "TI hashes")))
-    if model := reading.pairs.get("Model"):
+def _read_model(reader: SettingsReader) -> None:
+    reader.put("generate.embeddings", list(_hash_pairs(reader.pairs, "TI hashes")))
+    if model := reader.pairs.get("Model"):
         what = f"It was generated with the model '{model[:100]}'; the selected model is kept"
-        reading.note(what, "other-model", "choose that model to generate it again")
+        reader.note(what, "other-model", "choose that model to generate it again")
 
 
 def read_hashes(pairs: Mapping[str, str]) -> Hashes:
@@ -371,10 +371,10 @@ def _hash_pairs(pairs: Mapping[str, str], name: str) -> dict[str, str]:
     return dict(re.findall(r"\s*([^:,]{1,200}+):\s*([0-9a-fA-F]+)", pairs.get(name, "")))
 
 
-def _read_nets(reading: Reading) -> None:
-    nets = uses_in(reading.pairs, reading.note)
-    reading.put("controls.nets", [reading.valid(net, ControlUse) for net in nets])
-    reading.more = [*reading.more, *unread_in(reading.pairs)]
+def _read_nets(reader: SettingsReader) -> None:
+    nets = uses_in(reader.pairs, reader.note)
+    reader.put("controls.nets", [reader.valid(net, ControlUse) for net in nets])
+    reader.more = [*reader.more, *unread_in(reader.pairs)]
 
 
 # -- detailer
@@ -383,8 +383,8 @@ def _read_nets(reading: Reading) -> None:
 def _detailer_names() -> dict[str, str]:
     """{ADetailer's name: our setting}, besides its model."""
     names = [name for name in DetailerSettings.model_fields if name not in ("ad_model", "ad_model_file")]
-    usual = {name: f"ADetailer {name.removeprefix('ad_').replace('_', ' ')}" for name in names}
-    return {word: name for name, word in (usual | DETAILER_NAMES).items()}
+    derived = {name: f"ADetailer {name.removeprefix('ad_').replace('_', ' ')}" for name in names}
+    return {text: name for name, text in (derived | DETAILER_NAMES).items()}
 
 
 def _detailer(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
@@ -396,37 +396,37 @@ def _detailer(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
     values = settings.model_dump() | {"ad_confidence": lowest_confidence(settings)}
     if settings.ad_inpaint_width or settings.ad_inpaint_height:
         values["ad_inpaint_width"], values["ad_inpaint_height"] = detail_size(job)
-    usual = DetailerSettings().model_dump()
-    written = {word for word, name in _detailer_names().items() if name in ALWAYS or values[name] != usual[name]}
-    words = {word: plain(values[name]) for word, name in _detailer_names().items() if word in written}
-    on = {word: "True" for word, names in SWITCHES.items() if any(values[name] != usual[name] for name in names)}
-    return {DETAILER: PurePath(file).name if file else settings.ad_model, ONLY_MASKED: "True"} | words | on
+    default = DetailerSettings().model_dump()
+    written = {key for key, name in _detailer_names().items() if name in ALWAYS or values[name] != default[name]}
+    texts = {key: plain(values[name]) for key, name in _detailer_names().items() if key in written}
+    switches = {key: "True" for key, names in SWITCHES.items() if any(values[name] != default[name] for name in names)}
+    return {DETAILER: PurePath(file).name if file else settings.ad_model, ONLY_MASKED: "True"} | texts | switches
 
 
-def _read_detailer(reading: Reading) -> None:
+def _read_detailer(reader: SettingsReader) -> None:
     """Read ADetailer's words. Its .pt files are not opened here: a face detector becomes ours, another an .onnx file."""
-    model = reading.take(DETAILER)
+    model = reader.take(DETAILER)
     if model in ("", "None"):
         return
     if model in DETECTORS:
-        reading.put("detailer.ad_model", model)
-    elif not model.lower().endswith(".onnx") and model.lower().startswith(OF_FACES):
-        reading.put("detailer.ad_model", "face")
-        reading.take("ADetailer confidence")  # of another detector
-        reading.note(f"Faces were found by {model[:60]}; here by MTCNN, so the image will differ", "detector")
+        reader.put("detailer.ad_model", model)
+    elif not model.lower().endswith(".onnx") and model.lower().startswith(FACE_PREFIXES):
+        reader.put("detailer.ad_model", "face")
+        reader.take("ADetailer confidence")  # of another detector
+        reader.note(f"Faces were found by {model[:60]}; here by MTCNN, so the image will differ", "detector")
     else:
         file = PurePath(model).name
-        reading.put("detailer.ad_model_file", f"{PurePath(file).stem}.onnx")
+        reader.put("detailer.ad_model_file", f"{PurePath(file).stem}.onnx")
         if not file.lower().endswith(".onnx"):
             fix = f"export it, and put it into models/detectors: yolo export model={file[:60]} format=onnx"
-            reading.note(f"The detailer needs {file[:60]} as an ONNX file", "detector", fix)
-    if reading.take(ONLY_MASKED, "True") != "True":
-        reading.more = [*reading.more, ONLY_MASKED]
+            reader.note(f"The detailer needs {file[:60]} as an ONNX file", "detector", fix)
+    if reader.take(ONLY_MASKED, "True") != "True":
+        reader.more = [*reader.more, ONLY_MASKED]
     for word in DETAILER_IDLE:
-        reading.take(word)
+        reader.take(word)
     for word, name in _detailer_names().items():
-        if word in reading.unread:
-            reading.read(word, f"detailer.{name}", str)
+        if word in reader.unread:
+            reader.read(word, f"detailer.{name}", str)
 
 
 # -- all
@@ -456,40 +456,40 @@ def written_pairs(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
     return pairs | {"Version": f"{PROGRAM} {__version__}"}
 
 
-def read_pairs(reading: Reading) -> dict[str, Any]:
-    """{group: its settings}, read from all names; notes on unread settings. reading: its groups have the prompts"""
-    _former_names(reading)
+def read_pairs(reader: SettingsReader) -> dict[str, Any]:
+    """{group: its settings}, read from all names; notes on unread settings. reader: its groups have the prompts"""
+    _rename_other_names(reader)
     for topic in TOPICS:
-        topic.read(reading)
-    _note_rest(reading)
+        topic.read(reader)
+    _note_unread(reader)
     kinds = {name: cast(type[Settings], info.annotation) for name, info in GenerateJob.model_fields.items()}
     return {
-        name: reading.valid(values, kinds[name]) if name != "controls" else values
-        for name, values in reading.groups.items()
+        name: reader.valid(values, kinds[name]) if name != "controls" else values
+        for name, values in reader.groups.items()
     }
 
 
-def _former_names(reading: Reading) -> None:
+def _rename_other_names(reader: SettingsReader) -> None:
     """Rename names of older A1111 versions, of Forge and of other programs that write A1111's text."""
     for name, current in OTHER_NAMES.items():
-        if name in reading.unread and current not in reading.pairs:
-            reading.pairs[current] = reading.unread[current] = reading.take(name)
-    if (first := reading.take("First pass size")) and SIZE.fullmatch(first):
-        reading.unread |= {"Hires resize": reading.unread.get("Size", ""), "Size": first} if first != "0x0" else {}
-    if "VAE" not in reading.unread and "Module 2" not in reading.unread and "Module 1" in reading.unread:
-        reading.unread["VAE"] = reading.take("Module 1")
-    if reading.unread.get("Hires CFG Scale") == reading.unread.get("CFG scale"):
-        reading.take("Hires CFG Scale")
+        if name in reader.unread and current not in reader.pairs:
+            reader.pairs[current] = reader.unread[current] = reader.take(name)
+    if (first := reader.take("First pass size")) and SIZE.fullmatch(first):
+        reader.unread |= {"Hires resize": reader.unread.get("Size", ""), "Size": first} if first != "0x0" else {}
+    if "VAE" not in reader.unread and "Module 2" not in reader.unread and "Module 1" in reader.unread:
+        reader.unread["VAE"] = reader.take("Module 1")
+    if reader.unread.get("Hires CFG Scale") == reader.unread.get("CFG scale"):
+        reader.take("Hires CFG Scale")
 
 
-def _note_rest(reading: Reading) -> None:
+def _note_unread(reader: SettingsReader) -> None:
     """Add one note that names all unread settings that may change the image."""
     names = [
         name
-        for name, value in reading.unread.items()
+        for name, value in reader.unread.items()
         if not (name in SILENT or UNIT.fullmatch(name) or value in NOTHING or value.startswith("Use same"))
     ]
-    names += [name for name in reading.more if name not in names]
+    names += [name for name in reader.more if name not in names]
     if names:
         named = first_of([name[:100] for name in names], MOST_NAMED)
-        reading.note(f"Not available here, so the image may differ: {named}", "not-read")
+        reader.note(f"Not available here, so the image may differ: {named}", "not-read")

@@ -49,12 +49,12 @@ _KNOWN = re.compile(
     re.IGNORECASE,
 )
 # Those that only store, join, show or save something; all others are reported.
-_HOLDS = re.compile(
+_PASSIVE = re.compile(
     r".*(Preview|Save|Show|Display|Primitive|String|Text|Prompt|Seed|Float|Concat|Integer|(?-i:Int|INT|\bint)(Constant|\b)).*",
     re.IGNORECASE,
 )
 # Nodes that change their input texts.
-_CHANGES = re.compile(
+_CHANGES_TEXT = re.compile(
     r"replac|styl|random|wildcard|regex|trim|slic|substring|translat|llm|gpt|generat|template|format|case|interrogat|tagger|schedul"
     r"|travel|split|extract|truncat|enhanc|expan|upsampl|edit|function",
     re.IGNORECASE,
@@ -78,15 +78,15 @@ def positive_prompts(graph: Graph) -> list[str]:
     visited: set[str] = set()
     texts: list[str] = []
     for start in _starts(graph):
-        waiting = [start]
-        while waiting:
-            name = waiting.pop()
+        stack = [start]
+        while stack:
+            name = stack.pop()
             if name in visited:
                 continue
             visited.add(name)
             carried = list(_carried(graph, name))
             texts += [text for text in carried if isinstance(text, str) and text.strip()]
-            waiting += [node for value in reversed(carried) if (node := _linked(value))]
+            stack += [node for value in reversed(carried) if (node := _linked(value))]
     return list(dict.fromkeys(texts))
 
 
@@ -164,22 +164,22 @@ def settings_of(
     size       of the image, for nodes without one
     """
     graph = _Graph(nodes)
-    chosen = graph.sampler()
-    if chosen is None:
+    sampler = graph.sampler()
+    if sampler is None:
         texts = positive_prompts(nodes or graph_of(workflow))
         return ForeignSettings("ComfyUI", ", ".join(texts), unread=graph.unknown()) if texts else None
-    positive = chosen.get("positive", chosen.get("conditioning"))
-    negative = graph.text(chosen.get("negative"), "negative")
+    positive = sampler.get("positive", sampler.get("conditioning"))
+    negative = graph.text(sampler.get("negative"), "negative")
     settings = ForeignSettings("ComfyUI", graph.text(positive, "positive"), negative)
-    numbers = {name: graph.value(chosen, name, (int, float), NUMBERS) for name in ("steps", "cfg", "denoise")}
-    settings.put({"Steps": numbers["steps"], "CFG scale": 1 if "conditioning" in chosen else numbers["cfg"]})
-    settings.put({"Seed": graph.value(chosen, "seed" if "seed" in chosen else "noise_seed", (int,), NUMBERS)})
+    numbers = {name: graph.value(sampler, name, (int, float), NUMBERS) for name in ("steps", "cfg", "denoise")}
+    settings.put({"Steps": numbers["steps"], "CFG scale": 1 if "conditioning" in sampler else numbers["cfg"]})
+    settings.put({"Seed": graph.value(sampler, "seed" if "seed" in sampler else "noise_seed", (int,), NUMBERS)})
     settings.put({"Denoising strength": numbers["denoise"] if numbers["denoise"] != 1 else None})
-    settings.sampled(*(graph.value(chosen, name, (str,), TEXTS) for name in ("sampler_name", "scheduler")))
-    settings.put({"Size": graph.size(chosen, size)})
-    for inputs in (chosen, *graph.before(chosen.get("model"), MODELS)):
+    settings.sampled(*(graph.value(sampler, name, (str,), TEXTS) for name in ("sampler_name", "scheduler")))
+    settings.put({"Size": graph.size(sampler, size)})
+    for inputs in (sampler, *graph.inputs_upstream(sampler.get("model"), MODELS)):
         _add_model(settings, graph, inputs)
-    for inputs in (chosen, *graph.before(positive)):
+    for inputs in (sampler, *graph.inputs_upstream(positive)):
         layers = [layer for name in CLIP_LAYERS if isinstance(layer := inputs.get(name), int) and layer < 0]
         settings.put({"Clip skip": -layers[0] if layers else None})
     settings.put({"VAE": graph.vae()})
@@ -219,23 +219,13 @@ def _add_numbered(settings: ForeignSettings, graph: _Graph, inputs: Mapping[str,
     if beyond or inputs.get(f"switch{number}") == "Off":
         return
     unused = "lora_wt" if inputs.get("input_mode") == "advanced" else ""
-    unet, text = (
-        next(
-            (
-                graph.value(inputs, key + number, (int, float), NUMBERS)
-                for key in keys
-                if key + number in inputs and key != unused
-            ),
-            None,
-        )
-        for keys in _STRENGTHS
-    )
+    present = ([key + number for key in keys if key + number in inputs and key != unused] for keys in _STRENGTHS)
+    unet, text = (graph.value(inputs, names[0], (int, float), NUMBERS) if names else None for names in present)
     settings.add_lora(name, unet, text)
 
 
 class _Graph:
-    """samplers: their number; joined: whether prompts were joined by an unknown node; missed: inputs whose value was
-    not found"""
+    """samplers: their number; joined: whether prompts were joined by an unknown node; missed: inputs whose value was not found"""
 
     def __init__(self, nodes: Graph):
         self.inputs = {name: _inputs(nodes, name) for name in nodes if _inputs(nodes, name)}
@@ -249,7 +239,7 @@ class _Graph:
         return [
             kind
             for kind in kinds
-            if not _KNOWN.fullmatch(kind) and (_CHANGES.search(kind) or not _HOLDS.fullmatch(kind))
+            if not _KNOWN.fullmatch(kind) and (_CHANGES_TEXT.search(kind) or not _PASSIVE.fullmatch(kind))
         ]
 
     def sampler(self) -> dict[str, Any] | None:
@@ -273,7 +263,7 @@ class _Graph:
         return next(first, samplers[0] if samplers else None)
 
     def _is_first(self, sampler: Mapping[str, Any]) -> bool:
-        return all("latent_image" not in inputs for inputs in self.before(sampler.get("latent_image")))
+        return all("latent_image" not in inputs for inputs in self.inputs_upstream(sampler.get("latent_image")))
 
     def node(self, link: Any) -> str | None:
         """The id of the node at the other end of a link; None if it is not a link."""
@@ -284,14 +274,14 @@ class _Graph:
         """The nodes upstream of a link, nearest first, each once. names: the inputs to follow; all if empty"""
         visited, queue = set(), [self.node(link)]
         while queue:
-            at = queue.pop(0)
-            if at is None or at in visited:
+            node = queue.pop(0)
+            if node is None or node in visited:
                 continue
-            visited.add(at)
-            yield at
-            queue += [self.node(value) for name, value in self.inputs[at].items() if not names or name in names]
+            visited.add(node)
+            yield node
+            queue += [self.node(value) for name, value in self.inputs[node].items() if not names or name in names]
 
-    def before(self, link: Any, names: Sequence[str] = ()) -> Iterator[Mapping[str, Any]]:
+    def inputs_upstream(self, link: Any, names: Sequence[str] = ()) -> Iterator[Mapping[str, Any]]:
         """The inputs of the nodes upstream of a link."""
         return (self.inputs[name] for name in self.upstream(link, names))
 
@@ -302,7 +292,7 @@ class _Graph:
             return int(value)
         if isinstance(value, kind):
             return value
-        for each in self.before(value):
+        for each in self.inputs_upstream(value):
             for key in (name, f"{name}_total", *names):
                 if isinstance(each.get(key), kind):
                     return each[key]
@@ -317,7 +307,7 @@ class _Graph:
     def size(self, sampler: Mapping[str, Any], image: tuple[int, int] | None) -> str | None:
         """The size of the latents as "WxH", from the nearest node that states it; else the size (width, height) of `image`, unless a
         node or a second sampler changes it; None if unknown."""
-        for inputs in (sampler, *self.before(sampler.get("latent_image"))):
+        for inputs in (sampler, *self.inputs_upstream(sampler.get("latent_image"))):
             for names in SIDES:
                 sides = [self.value(inputs, name, (int,), NUMBERS) for name in names]
                 if all(sides):
@@ -332,17 +322,16 @@ class _Graph:
         return next(named, None)
 
     def text(self, link: Any, side: str, depth: int = 0) -> str:
-        """The text at a link: of its node, or those of its inputs, joined as the node does. side: "positive" or
-        "negative" """
+        """The text at a link: of its node, or those of its inputs, joined as the node does. side: "positive" or "negative" """
         if isinstance(link, str):
             return link[:LONGEST]
-        at = self.node(link)
-        if at is None or depth > DEEPEST or self.kind_of[at] == EMPTY:
+        node = self.node(link)
+        if node is None or depth > DEEPEST or self.kind_of[node] == EMPTY:
             return ""
-        if (at, side) in self._texts:
-            return self._texts[at, side]
-        self._texts[at, side] = ""  # a cycle
-        inputs = self.inputs[at]
+        if (node, side) in self._texts:
+            return self._texts[node, side]
+        self._texts[node, side] = ""  # a cycle
+        inputs = self.inputs[node]
         named = _carriers(inputs, side)
         links = [name for name in inputs if _linked(inputs[name]) and name not in NO_TEXT]
         texts = [self.text(inputs[name], side, depth + 1) for name in named or links]
@@ -353,10 +342,10 @@ class _Graph:
             texts = list(dict.fromkeys(texts))
             self.joined |= len(texts) > 1
         text = (", " if separator is None else separator.replace("\\n", "\n")).join(texts)
-        if self.kind_of[at] == REPLACES and all(isinstance(inputs.get(name), str) for name in ("find", "replace")):
+        if self.kind_of[node] == REPLACES and all(isinstance(inputs.get(name), str) for name in ("find", "replace")):
             text = text.replace(inputs["find"], inputs["replace"])
-        self._texts[at, side] = text[:LONGEST]
-        return self._texts[at, side]
+        self._texts[node, side] = text[:LONGEST]
+        return self._texts[node, side]
 
 
 def _carriers(inputs: Mapping[str, Any], side: str) -> list[str]:

@@ -48,7 +48,7 @@ class Program:
         return name in self.paths or name in self.silent or bool(LORA.fullmatch(name))
 
 
-def plain(name: str) -> str:
+def as_key(name: str) -> str:
     return name.strip().lower().replace(" ", "_")
 
 
@@ -56,7 +56,7 @@ LORA = re.compile(r"lora(_combined)?_\d{1,2}")  # of Fooocus: "name.safetensors 
 _LORA_NAMES = ("loras", "loraweights", "lora", "lora_model", "use_lora_model", "lora_alpha", "lora_strength")
 
 
-def _below(layer: Any) -> Any:
+def _clip_skip(layer: Any) -> Any:
     """The number of skipped layers, counted from 0, as A1111's clip skip."""
     return layer + 1 if isinstance(layer, int) and layer > 0 else None
 
@@ -110,7 +110,7 @@ INVOKEAI = Program(
         "clip_skip": "Clip skip",
     },
     frozenset({"loras", "app_version", "generation_mode", "canvas_v2_metadata"}),
-    values={"Clip skip": _below},
+    values={"Clip skip": _clip_skip},
 )  # fmt: skip
 INVOKEAI_2 = Program(
     "InvokeAI",
@@ -195,7 +195,7 @@ def read_foreign(texts: Mapping[str, str], comment: str, size: tuple[int, int]) 
             return settings
     if dream := _dream(texts.get("Dream", "")):
         return _invokeai_2({"image": dream})
-    names = {plain(name) for name in texts}
+    names = {as_key(name) for name in texts}
     if "prompt" in names and names & {"negative_prompt", "guidance_scale", "num_inference_steps"}:
         return _read(EASY_DIFFUSION, texts)
     if texts.get("prompt") and texts.keys() & {"seed", "steps", "scale", "sampler"}:
@@ -214,7 +214,7 @@ def _read_shared_field(
     if isinstance(inner := content.get("Comment"), str):  # NovelAI's, in formats other than PNG
         content, texts = _object(inner) or {}, content
     of_novelai = "NovelAI" in (texts.get("Software"), str(texts.get("Source"))[:7])
-    names = {plain(name) for name in content}
+    names = {as_key(name) for name in content}
     program = NOVELAI if of_novelai else next((each for each in BY_MARKS if each.marks & names), None)
     if program is None:
         return None
@@ -251,7 +251,7 @@ def _object(text: str) -> dict[str, Any] | None:
 
 def _read(program: Program, content: Mapping[str, Any], size: tuple[int, int] | None = None) -> ForeignSettings:
     """The settings by the program's table. size: of the image, if it is not in the content"""
-    values = {plain(key): value for key, value in content.items()}
+    values = {as_key(key): value for key, value in content.items()}
     pairs: dict[str, Any] = {}
     for path, name in program.paths.items():
         value = _name(values.get(path))
@@ -269,7 +269,7 @@ def _read(program: Program, content: Mapping[str, Any], size: tuple[int, int] | 
         settings.put({"Size": "{}x{}".format(*(size or (width, height)))})
     settings.sampled(sampler or both, schedule)
     _add_loras(settings, values)
-    settings.unread = [key for key, value in content.items() if not program.reads(plain(key)) and value not in NOTHING]
+    settings.unread = [key for key, value in content.items() if not program.reads(as_key(key)) and value not in NOTHING]
     return settings
 
 
@@ -311,8 +311,8 @@ def _invokeai_2(content: dict[str, Any]) -> ForeignSettings | None:
     prompts = image.get("prompt")
     texts = [prompts] if isinstance(prompts, str) else [_name(each) for each in _list(prompts)]
     joined = ", ".join(text for text in texts if isinstance(text, str))
-    plain = {"prompt": re.sub(r"\s*\[[^\[\]]*\]", "", joined).strip(), "model": content.get("model_weights")}
-    settings = _read(INVOKEAI_2, image | plain)
+    as_key = {"prompt": re.sub(r"\s*\[[^\[\]]*\]", "", joined).strip(), "model": content.get("model_weights")}
+    settings = _read(INVOKEAI_2, image | as_key)
     settings.negative = ", ".join(re.findall(r"\[([^\[\]]*)\]", joined))
     return settings
 

@@ -120,11 +120,12 @@ def nets_text(job: GenerateJob, title_of: Callable[[str], str] = file_stem) -> s
     strengths: dict[str, list[str]] = {}
     paths = {use.file for use in job.generate.loras if Path(use.file).name != use.file}
     for use in job.generate.loras:
-        both = use.text_encoder_strength not in (None, use.strength)
-        strength = f"{use.strength:g}" + (f" / {use.text_encoder_strength:g}" if both else "")
+        differs = use.text_encoder_strength not in (None, use.strength)
+        strength = f"{use.strength:g}" + (f" / {use.text_encoder_strength:g}" if differs else "")
         same = [path for path in paths if use.file not in paths and file_stem(path) == file_stem(use.file)]
         strengths.setdefault(same[0] if len(same) == 1 else use.file, []).append(strength)
-    names = [title_of(file) + f" at {' + '.join(of)}" * (of != ["1"]) for file, of in strengths.items()]
+    parts = {file: "" if texts == ["1"] else f" at {' + '.join(texts)}" for file, texts in strengths.items()}
+    names = [title_of(file) + strength for file, strength in parts.items()]
     names += [text.partition("=")[0] if "=" in text else title_of(text) for text in job.generate.embeddings]
     trained = job.model.base_model
     return ", ".join(names) or (title_of(trained) if "checkpoints" in Path(trained).parts else "")
@@ -163,8 +164,7 @@ class Filter:
     stars: int = 0
 
     def span(self) -> tuple[float, float]:
-        """(first, end) of the day filter in seconds since the epoch, the end exclusive. Raises ProblemsError for an invalid
-        date."""
+        """(first, end) of the day filter in seconds since the epoch, the end exclusive. Raises ProblemsError for an invalid date."""
         today = date.today()
         try:
             first = {"": date.min, "today": today, "week": today - timedelta(6)}.get(self.day)
@@ -280,16 +280,16 @@ class Gallery:
             waiting = self.unread()[:most]
             for start in range(0, len(waiting), AT_ONCE):
                 part = waiting[start : start + AT_ONCE]
-                facts = self._memo.facts(KIND, part, self._measured, check)
+                facts = self._memo.facts(KIND, part, self._facts_json, check)
                 with self._lock:
-                    self._take({path: text for path, text in facts.items() if isinstance(text, str)})
+                    self._add_facts({path: text for path, text in facts.items() if isinstance(text, str)})
                     self.version += 1
                 if progress:
                     progress(start + len(part), len(waiting))
         finally:
             self._reading.release()
 
-    def _take(self, texts: dict[Path, str]) -> None:
+    def _add_facts(self, texts: dict[Path, str]) -> None:
         """Add facts to the index. texts: {image: its facts as JSON}; damaged ones are read from the image again"""
         for path, text in texts.items():
             shot = self._shots.get(path.relative_to(self.folder).as_posix())
@@ -302,7 +302,7 @@ class Gallery:
                 facts = read_facts(path, self._title_of)
             self._facts[shot.name] = (shot, facts)
 
-    def _measured(self, shot: Shot) -> str:
+    def _facts_json(self, shot: Shot) -> str:
         return json.dumps(asdict(read_facts(shot.path, self._title_of)))
 
     # -- queries
@@ -338,7 +338,7 @@ class Gallery:
             for shot in self.newest()
             if begin <= shot.time < end
             and (not criteria.stars or self.stars(shot.name) >= criteria.stars)
-            and self._suits(shot.name, words, criteria)
+            and self._matches(shot.name, words, criteria)
         ]
         return self.without_twins(shots)
 
@@ -346,10 +346,10 @@ class Gallery:
         """`shots` without those that a comparison made as the `twin` of one that is listed."""
         twins = {shot.name: twin for shot in shots if self._compared(twin := self.twin(shot.name), shot)}
         hidden = set(twins.values())
-        hidden = {twin for name, twin in twins.items() if name not in hidden}
+        hidden = {twin for name, twin in twins.items() if name not in hidden}  # a hidden image hides no twin of its own
         return [shot for shot in shots if shot.name not in hidden]
 
-    def _suits(self, name: str, words: list[str], criteria: Filter) -> bool:
+    def _matches(self, name: str, words: list[str], criteria: Filter) -> bool:
         facts = self.facts(name)
         if (criteria.model and facts.model != criteria.model) or (criteria.lora and criteria.lora not in facts.loras):
             return False
@@ -362,7 +362,7 @@ class Gallery:
         that was not trained here is its base."""
         facts = self.facts(name)
         bases = [each for each in self._kin(name) if not self.facts(each).own] if facts.own else []
-        bases = bases or self._plain_ones()[0].get(facts.bare if facts.plain else facts.pair, [])
+        bases = bases or self._without_loras()[0].get(facts.bare if facts.plain else facts.pair, [])
         return self._older(bases, name) or next(iter(bases), "")
 
     def before(self, name: str) -> str:
@@ -378,9 +378,9 @@ class Gallery:
     def _kin(self, name: str) -> list[str]:
         """Images without LoRAs and embeddings with the settings of this one, itself included, newest first."""
         facts = self.facts(name)
-        return self._plain_ones()[1].get(facts.kin, []) if facts.plain and facts.kin else []
+        return self._without_loras()[1].get(facts.kin, []) if facts.plain and facts.kin else []
 
-    def _plain_ones(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    def _without_loras(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
         """Images without LoRAs and embeddings by pair and by kin, newest first."""
         if self._plain[0] != self.version:
             pairs: dict[str, list[str]] = {}
@@ -479,8 +479,7 @@ class Gallery:
         return token
 
     def put_back(self, token: str) -> list[str]:
-        """Restore the files of one `put_away`; returns the images' names. Raises ProblemsError for tokens of another
-        trash."""
+        """Restore the files of one `put_away`; returns the images' names. Raises ProblemsError for tokens of another trash."""
         if Path(token).parent.parent != Path(os.path.abspath(self.folder)) / TRASH_FOLDER:
             what = "The trash folder no longer has a record of this; nothing was changed"
             raise ProblemsError.one(what, token[:200], "move the files back manually", "trash.missing-record")

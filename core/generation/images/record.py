@@ -72,8 +72,7 @@ _ENDINGS = ("karras", "exponential", "sgm_uniform", "ddim_uniform", "kl_optimal"
 
 
 def names_of(sampler: str, schedule: str = "") -> tuple[str, str]:
-    """(our sampler, A1111's schedule type) for another program's names, which may be a single one; unknown names
-    unchanged."""
+    """(our sampler, A1111's schedule type) for another program's names, which may be a single one; unknown names unchanged."""
     name, kind = sampler.lower(), schedule.lower()
     if ending := next((each for each in _ENDINGS if name.endswith(f"_{each}")), ""):
         name, kind = name.removesuffix(f"_{ending}"), ending

@@ -63,12 +63,12 @@ class Embedding:
 def find_embedding(text: str, workspace: Workspace) -> Embedding:
     """The embedding of "FILE", whose name without extension is the token, as is the one that it was trained for, or
     "TOKEN=FILE". Raises ProblemsError for a missing file."""
-    name, file = parted(text)
+    name, file = split_token(text)
     path = find("embedding", file, workspace)
     return Embedding(name, path) if name else Embedding(path.stem, path, also=trained_token(path))
 
 
-def parted(text: str) -> tuple[str, str]:
+def split_token(text: str) -> tuple[str, str]:
     """(token, file) of "TOKEN=FILE"; ("", file) of "FILE"."""
     name, equals, file = text.partition("=")
     named = equals and "/" not in name and "\\" not in name
@@ -82,7 +82,7 @@ def find_embeddings(text: str, workspace: Workspace) -> list[Embedding]:
     tokens = tokens_of_file(embedding.path)
     if tokens == [""]:
         return [embedding]
-    if not parted(text)[0]:
+    if not split_token(text)[0]:
         return [Embedding(token, embedding.path, token) for token in tokens]
     if embedding.name not in tokens:
         what = f"{embedding.path.name} has no token '{embedding.name}', but {first_of(tokens, 5)}"
@@ -90,14 +90,14 @@ def find_embeddings(text: str, workspace: Workspace) -> list[Embedding]:
     return [Embedding(embedding.name, embedding.path, embedding.name)]
 
 
-def each_word_once(embeddings: Sequence[Embedding]) -> list[Embedding]:
+def without_repeated_tokens(embeddings: Sequence[Embedding]) -> list[Embedding]:
     """The embeddings without trained tokens that are the word of another one, or of an earlier one's training."""
-    taken = {each.name.casefold() for each in embeddings}
-    alone = []
+    names = {each.name.casefold() for each in embeddings}
+    unique = []
     for each in embeddings:
-        alone.append(replace(each, also="") if each.also.casefold() in taken else each)
-        taken.add(each.also.casefold())
-    return alone
+        unique.append(replace(each, also="") if each.also.casefold() in names else each)
+        names.add(each.also.casefold())
+    return unique
 
 
 def check_token(embedding: Embedding, others: Sequence[Embedding], family: str, model: Path) -> None:
@@ -117,9 +117,9 @@ def check_token(embedding: Embedding, others: Sequence[Embedding], family: str, 
     widths = token_widths(model)
     for number, key in enumerate(expected):
         count, width = shapes[key]
-        reads = widths[0 if expected is LAYERS else number] if widths else width
-        if width != reads:
-            what = f"{embedding.path.name} has vectors of width {width}; this model's have {reads}"
+        model_width = widths[0 if expected is LAYERS else number] if widths else width
+        if width != model_width:
+            what = f"{embedding.path.name} has vectors of width {width}; this model's have {model_width}"
             raise ProblemsError.one(what, where, fix, code="embedding.other-width")
         if count != shapes[expected[0]][0]:
             what = f"{embedding.path.name} has different numbers of vectors in {key} and {expected[0]}"
@@ -133,10 +133,10 @@ def check_embedding(kind: ModelKind, path: Path, family: str) -> None:
         what = f"{path.name} is not an embedding but: {kind} ({kind.evidence})"
         raise ProblemsError.one(what, where, "choose a textual inversion embedding", code="embedding.not-an-embedding")
     if kind.family not in (None, family):
-        its, name = FAMILY_NAMES[str(kind.family)], FAMILY_NAMES[family]
+        file_family, model_family = FAMILY_NAMES[str(kind.family)], FAMILY_NAMES[family]
         what, fix = (
-            f"{path.name} is an embedding for {its}; the model is {name}",
-            f"choose an embedding for {name}, or a matching model",
+            f"{path.name} is an embedding for {file_family}; the model is {model_family}",
+            f"choose an embedding for {model_family}, or a matching model",
         )
         raise ProblemsError.one(what, where, fix, "embedding.other-family")
 
@@ -176,8 +176,8 @@ class PromptEncoder:
         with torch.no_grad():
             encoded = [
                 self._read(
-                    [self._spelled(text, suffix) for text in texts],
-                    [self._spelled(text, suffix) for text in others],
+                    [self._with_tokens(text, suffix) for text in texts],
+                    [self._with_tokens(text, suffix) for text in others],
                     reading,
                 )
                 for suffix in suffixes
@@ -209,7 +209,7 @@ class PromptEncoder:
         used = {each.casefold() for text in texts for each in word_pattern(list(self._counts)).findall(text)}
         return [name for name in self._counts if name.casefold() not in used]
 
-    def _spelled(self, text: str, suffix: str) -> str:
+    def _with_tokens(self, text: str, suffix: str) -> str:
         """The text with each embedding's name replaced by its tokens. suffix: after the name of tokens of layered ones"""
         from core.methods.tokens import tokens_of
 
@@ -242,7 +242,7 @@ def embeddings_attached(
     tokenizers = [copy.deepcopy(tokenizer) for tokenizer in components.tokenizers]
     with ExitStack() as stack:
         for number, (encoder, tokenizer) in enumerate(zip(components.text_encoders, tokenizers, strict=True)):
-            names, rows = _rows(vectors_by_name, number)
+            names, rows = _tokens_and_vectors(vectors_by_name, number)
             add_tokens(tokenizer, (), names)
             table = encoder.get_input_embeddings()
             stack.callback(encoder.set_input_embeddings, table)
@@ -252,7 +252,7 @@ def embeddings_attached(
         yield PromptEncoder(replace(components, tokenizers=tokenizers), counts, layered, cache)
 
 
-def _rows(vectors_by_name: dict[str, dict[str, Tensor]], encoder: int) -> tuple[list[str], Tensor]:
+def _tokens_and_vectors(vectors_by_name: dict[str, dict[str, Tensor]], encoder: int) -> tuple[list[str], Tensor]:
     """(tokens, their vectors [n, C]) of all embeddings for the text encoder with this index."""
     from core.methods.tokens import tokens_of
 

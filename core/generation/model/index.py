@@ -27,8 +27,8 @@ from core.record.workspace import PROJECT, Workspace
 
 FILE = "models.json"
 UNREADABLE = "unreadable"
-SHOWN_REASON, LONGEST_ALIAS = 100, 200
-OF_FOLDER = ("model_index.json", "config.json")  # that describe a diffusers folder: of a model, of a part
+MAX_REASON, MAX_ALIAS = 100, 200  # characters
+FOLDER_CONFIGS = ("model_index.json", "config.json")  # that describe a diffusers folder: of a model, of a part
 PREVIEWS = tuple(f"{mark}{suffix}" for mark in ("", ".preview") for suffix in (".png", ".jpg", ".jpeg", ".webp"))
 DETECTION = ("formats", "networks/kinds", "families")  # folders of core/ that detect files
 
@@ -37,11 +37,10 @@ DETECTION = ("formats", "networks/kinds", "families")  # folders of core/ that d
 class FileFacts:
     """The facts of a file or folder.
 
-    kind, family, variant, network, evidence    as in `detect.ModelKind`; the kind "unreadable" has the error in a few
-                                                words
-    rank    of a LoRA-like file, the largest if its layers differ     conv_rank   of its 3x3 convolutions, if it differs
-    words   trigger words and frequent tags of a LoRA, the likeliest first     alias   the name of a LoRA in A1111's
-            prompts     step   after which it was saved, if the file says so
+    kind, family, variant, network, evidence    as in `detect.ModelKind`; `problem` has the error of the kind "unreadable"
+    rank, conv_rank   of a LoRA-like file, the largest if its layers differ; of its 3x3 convolutions, if it differs
+    words             trigger words and frequent tags of a LoRA, the likeliest first
+    alias, step       name of a LoRA in A1111's prompts; training step in the metadata
     """
 
     kind: str
@@ -71,13 +70,12 @@ _lock = threading.Lock()
 
 
 def facts_of_file(path: Path) -> FileFacts:
-    """The facts of a model file or diffusers folder, read again only if it has changed. Never raises: one damaged file
-    hides no others."""
+    """The facts of a model file or diffusers folder, read again only if it has changed. Never raises: one damaged file hides no others."""
     try:
         name, status = str(path), os.stat(path)
-        parts = (path / each for each in OF_FOLDER) if stat.S_ISDIR(status.st_mode) else ()
-        described = next((part for part in parts if part.is_file()), None)
-        state = stamp_of(status) if described is None else stamp(described)
+        parts = (path / each for each in FOLDER_CONFIGS) if stat.S_ISDIR(status.st_mode) else ()
+        config = next((part for part in parts if part.is_file()), None)
+        state = stamp_of(status) if config is None else stamp(config)
     except (OSError, ValueError):
         return GONE
     cached = _cache.get(name)
@@ -96,7 +94,7 @@ def _read(path: Path) -> FileFacts:
         return _detected(path)
     except ProblemsError as error:
         what = error.problems[0].what
-        return FileFacts(UNREADABLE, problem=what if len(what) <= SHOWN_REASON else what[:SHOWN_REASON] + " ...")
+        return FileFacts(UNREADABLE, problem=what if len(what) <= MAX_REASON else what[:MAX_REASON] + " ...")
     except Exception as error:
         return FileFacts(UNREADABLE, problem=type(error).__name__)
 
@@ -109,7 +107,7 @@ def _detected(path: Path) -> FileFacts:
     kind = detect.identify_header(tensors, metadata)
     rank, conv_rank = ranks_of(tensors, kind.network, metadata)
     triggers = trigger_words(path, metadata) if kind.kind == "lora" else ()
-    alias = metadata.get("ss_output_name", "")[:LONGEST_ALIAS] if kind.kind == "lora" else ""
+    alias = metadata.get("ss_output_name", "")[:MAX_ALIAS] if kind.kind == "lora" else ""
     saved_after = metadata.get("ss_steps", "")
     step = int(saved_after) if saved_after.isascii() and saved_after.isdecimal() and len(saved_after) < 10 else None
     return replace(_facts(kind), rank=rank, conv_rank=conv_rank, words=triggers, alias=alias, step=step)
@@ -127,7 +125,7 @@ def preview_of(path: Path, workspace: Workspace, step: int | None = None) -> Pat
     preview = next((file for end in PREVIEWS if (file := path.with_name(stem + end)).is_file()), None)
     if preview is not None or path.parent.name != "checkpoints" or not path.is_relative_to(workspace.runs):
         return preview
-    folder, own = path.parent.parent / "samples", stem.rpartition("-step")[2]
+    folder, step_in_name = path.parent.parent / "samples", stem.rpartition("-step")[2]
     try:
         named = [entry.name.removesuffix("_00.png") for entry in os.scandir(folder) if entry.name.endswith("_00.png")]
     except OSError:
@@ -136,14 +134,13 @@ def preview_of(path: Path, workspace: Workspace, step: int | None = None) -> Pat
     if not steps:
         return None
     if step is None:
-        step = int(own if own.isdecimal() else steps[-1])
+        step = int(step_in_name if step_in_name.isdecimal() else steps[-1])
     return folder / f"{min(steps, key=lambda name: abs(int(name) - step))}_00.png"
 
 
 @contextmanager
 def cached_facts(workspace: Workspace) -> Iterator[None]:
-    """A context with the facts of earlier processes, which saves new ones at the end. Unreadable and unwritable files
-    are ignored."""
+    """A context with the facts of earlier processes, which saves new ones at the end. Unreadable and unwritable files are ignored."""
     file = workspace.private / FILE
     with _lock:
         if file not in _loaded:
@@ -151,11 +148,11 @@ def cached_facts(workspace: Workspace) -> Iterator[None]:
             _load(file)
     yield
     with _lock:
-        below = tuple(f"{root}{os.sep}" for root in (workspace.models, workspace.outputs))
-        news = {name for name in _unsaved if name.startswith(below)}
-        if news and workspace.outputs.is_dir():
-            _unsaved.difference_update(news)
-            _save(file, below)
+        prefixes = tuple(f"{root}{os.sep}" for root in (workspace.models, workspace.outputs))
+        unsaved = {name for name in _unsaved if name.startswith(prefixes)}
+        if unsaved and workspace.outputs.is_dir():
+            _unsaved.difference_update(unsaved)
+            _save(file, prefixes)
 
 
 def _load(file: Path) -> None:
@@ -163,36 +160,34 @@ def _load(file: Path) -> None:
     with suppress(ProblemsError, OSError):
         stored = read_json_object(file)
         files = stored.get("files")
-        if stored.get("detection") != _detection() or not isinstance(files, dict):
+        if stored.get("detection") != _detection_version() or not isinstance(files, dict):
             return
         for name, entry in files.items():
             with suppress(TypeError, ValueError, KeyError):
                 size, changed = entry["state"]
-                _cache.setdefault(name, ((int(size), int(changed)), _checker().validate_python(entry["facts"])))
+                _cache.setdefault(name, ((int(size), int(changed)), _facts_validator().validate_python(entry["facts"])))
 
 
-def _save(file: Path, below: tuple[str, ...]) -> None:
-    """Save the facts, except of damaged files and folders, whose parts may change unnoticed, and of names that are not
-    valid Unicode."""
-    sound = {
+def _save(file: Path, prefixes: tuple[str, ...]) -> None:
+    """Save the facts, except of damaged files and folders, whose parts may change unnoticed, and of names that are not valid Unicode."""
+    readable = {
         name: {"state": list(state), "facts": asdict(facts)}
         for name, (state, facts) in _cache.items()
-        if name.startswith(below) and facts.kind != UNREADABLE and printable(name) == name and os.path.isfile(name)
+        if name.startswith(prefixes) and facts.kind != UNREADABLE and printable(name) == name and os.path.isfile(name)
     }
     with suppress(OSError, ProblemsError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, {"detection": _detection(), "files": sound})
+        write_json(file, {"detection": _detection_version(), "files": readable})
 
 
 @cache
-def _checker() -> TypeAdapter[FileFacts]:
+def _facts_validator() -> TypeAdapter[FileFacts]:
     return TypeAdapter(FileFacts)
 
 
 @cache
-def _detection() -> list[Any]:
-    """A value that changes with the code that detects files, and with what packages have registered: earlier facts are
-    then read again."""
+def _detection_version() -> list[Any]:
+    """A value that changes with the code that detects files, and with what packages have registered: earlier facts are then read again."""
     sources = stamp_of_files(path for name in DETECTION for path in (PROJECT / "core" / name).rglob("*.py"))
     registered = [getattr(each, "__qualname__", "") for each in (*detect.RECOGNIZERS, *detect.FOLDER_RECOGNIZERS)]
     columns = [field.name for field in fields(FileFacts)]

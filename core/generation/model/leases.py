@@ -58,7 +58,7 @@ def leased(
             store.lease("VAE", parts.vae_key, parts.vae, name=vae_name, size=sizes.get("vae", 0), device=device)
         )
         vae.vae.to(parts.rests)
-        stack.enter_context(_sliced(vae, parts, settings.vae_slices, reports))
+        stack.enter_context(_in_strips(vae, parts, settings.vae_slices, reports))
         if parts.rests != device:
             stack.enter_context(vae_visits(vae.vae, device))
         encoders = _encoders(parts, store, stack, **facts)
@@ -88,14 +88,13 @@ def refiners_of(
     base: Components,
     offload: Offload,
 ) -> Refiner:
-    """A function that leases a job's refiners. base: its model, which is moved to RAM meanwhile if anything is
-    offloaded"""
-    every = Parts.of_refiners(job.memory, sources, device)
+    """A function that leases a job's refiners. base: its model, which is moved to RAM meanwhile if anything is offloaded"""
+    parts_by_name = Parts.of_refiners(job.memory, sources, device)
 
     @contextmanager
     def lease(refined_job: GenerateJob) -> Iterator[tuple[Components, PromptEncoder]]:
         name = refined_job.refiner.refiner_checkpoint or ""
-        parts = every[name]
+        parts = parts_by_name[name]
         parts.offload = offload
         facts = {"name": parts.path.name, "device": device}
         with ExitStack() as stack:
@@ -117,20 +116,20 @@ def refiners_of(
     return lease
 
 
-def _sliced(loaded: Components, parts: Parts, strips: int | None, reports: Reports) -> AbstractContextManager[None]:
+def _in_strips(loaded: Components, parts: Parts, strips: int | None, reports: Reports) -> AbstractContextManager[None]:
     """A context in which the VAE works in `strips`; None: in strips only if the whole image does not fit."""
-    from core.families.counting import decoding_bytes, frozen
-    from core.families.vae_strips import FIRST, in_strips, suits
+    from core.families.counting import config_key, decoding_bytes
+    from core.families.vae_strips import RETRY_STRIPS, can_use_strips, in_strips
 
-    if not suits(loaded.vae):
+    if not can_use_strips(loaded.vae):
         return nullcontext()
 
     def slices(pixels: int) -> int:
         if strips is not None:
             return strips
-        config = frozen(loaded.vae_config)
+        config = config_key(loaded.vae_config)
         needed = decoding_bytes(parts.kind.name, config, pixels, parts.vae_dtype)
-        return 1 if needed < FREE_SHARE * machine.free_memory(parts.device) else FIRST
+        return 1 if needed < FREE_SHARE * machine.free_memory(parts.device) else RETRY_STRIPS
 
     def retry(number: int) -> None:
         free_memory()
@@ -151,7 +150,7 @@ def text_cache(
     tokenizers = tuple(map(fingerprint, sorted(files)))
     dtype = Parts(memory, sources, device).dtype
     model = (kind.name, encoders, tokenizers, str(dtype), memory.fp8_base, device, embeddings)
-    return ModelTextCache(store.texts, device, model, loras.on_texts)
+    return ModelTextCache(store.texts, device, model, loras.text_state_key)
 
 
 class LazyList(Sequence[Any]):
@@ -169,5 +168,5 @@ class LazyList(Sequence[Any]):
     def __len__(self) -> int:
         return len(self._all())
 
-    def __getitem__(self, at: Any) -> Any:
-        return self._all()[at]
+    def __getitem__(self, index: Any) -> Any:
+        return self._all()[index]

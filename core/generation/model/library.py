@@ -30,7 +30,7 @@ from core.record.stamps import Stamp, cached_until_changed, stamp
 from core.record.units import first_of
 from core.record.workspace import CAPTIONERS, PREPROCESSORS, PROJECT, Workspace, display_path, real_path, resolve_path
 
-SHOWN, COMPARED = 3, 1 << 20  # files listed of one name; bytes compared
+MAX_LISTED, COMPARED_BYTES = 3, 1 << 20  # files listed of one name; bytes compared
 SUFFIXES = {".safetensors", ".ckpt", ".pt", ".bin"}
 UPSCALER_SUFFIXES = SUFFIXES | {".pth"}
 INDEX, CONFIG = "model_index.json", "config.json"  # in a diffusers folder: of a model, of a part
@@ -43,7 +43,7 @@ FOLDER_KINDS = {  # of folders under models/
     "vaes": "vae",
     "controlnet": "controlnet",
 }
-MOST_NEAR = 3  # suggestions for a missing name
+MAX_NEAR = 3  # for a missing name
 
 
 class Scan:
@@ -112,13 +112,13 @@ class Scan:
 
     @cached_property
     def _own(self) -> tuple[list[Path], list[Path]]:
-        return _walked(self.workspace.models)
+        return _weights_and_folders(self.workspace.models)
 
     @cached_property
     def _runs(self) -> list[tuple[Path, tuple[list[Path], list[Path]]]]:
         """(run, files and diffusers folders among its checkpoints)."""
         runs = sorted(self.workspace.runs.iterdir()) if self.workspace.runs.is_dir() else []
-        return [(run, _walked(run / "checkpoints")) for run in runs]
+        return [(run, _weights_and_folders(run / "checkpoints")) for run in runs]
 
     def _files_of_kind(
         self, files: Iterable[Path], root: Path, kind: str, suffixes: Collection[str]
@@ -170,10 +170,9 @@ def _best_first(files: list[tuple[str, Path]], workspace: Workspace) -> list[tup
     first: dict[Path, int] = {}  # per run, the position of its newest file
     for number, (_, path) in enumerate(files):
         first.setdefault(runs.get(path, path), number)
-    order = sorted(
-        enumerate(files), key=lambda item: (first[runs[item[1][1]]], 0) if item[1][1] in marks else (item[0], 1)
-    )
-    return [(f"{label} ({marks[path]})" if path in marks else label, path) for _, (label, path) in order]
+    keys = [(first[runs[path]], 0) if path in marks else (number, 1) for number, (_, path) in enumerate(files)]
+    ordered = [files[number] for number in sorted(range(len(files)), key=keys.__getitem__)]
+    return [(f"{label} ({marks[path]})" if path in marks else label, path) for label, path in ordered]
 
 
 def _marks(runs: Iterable[Path]) -> dict[Path, str]:
@@ -188,8 +187,7 @@ def _marks(runs: Iterable[Path]) -> dict[Path, str]:
 
 
 def find_file(name: str, workspace: Workspace) -> Path | None:
-    """The file or folder at a path that is absolute or relative to the project, the models or the outputs folder; None
-    without one."""
+    """The file or folder at a path that is absolute or relative to the project, the models or the outputs folder; None without one."""
     text = name.strip()
     existing = (path for path in _as_paths(text, workspace) if may_reach(path) and os.path.exists(path))
     return next(existing, None) if text else None
@@ -264,8 +262,7 @@ KINDS = {
 
 
 def find(kind: str, name: str, workspace: Workspace, where: str = "") -> Path:
-    """The file for a name: the likeliest of several, for LoRAs the newest. Arguments as in `find_all`. Raises
-    ProblemsError."""
+    """The file for a name: the likeliest of several, for LoRAs the newest. Arguments as in `find_all`. Raises ProblemsError."""
     return find_all(kind, name, workspace, where=where)[0]
 
 
@@ -289,30 +286,30 @@ def find_all(
         return [path]
     files = entry.listed(workspace) if listed is None else listed
     parts = [part for part in plain.replace("\\", "/").split("/") if part not in ("", ".")]
-    end = "/" + "/".join(parts[1:] if parts[:1] == ["models"] else parts)
-    matches = [path for label, path in files if plain == _plain(label) or _plain(path.as_posix()).endswith(end)]
+    ending = "/" + "/".join(parts[1:] if parts[:1] == ["models"] else parts)
+    matches = [path for label, path in files if plain == _plain(label) or _plain(path.as_posix()).endswith(ending)]
     if matches and plain:
         return list(dict.fromkeys(matches))
     renamed = [path for _, path in files if _plain(facts_of_file(path).alias) == plain] if plain else []
     if len(renamed) == 1:
         return renamed
-    fix = _near(plain, files) if files else entry.none
+    fix = _suggestion(plain, files) if files else entry.none
     raise ProblemsError.one(f"No {entry.title} '{name}'", where or entry.where, fix, entry.code)
 
 
-def _near(missing: str, files: Sequence[tuple[str, Path]]) -> str:
+def _suggestion(missing: str, files: Sequence[tuple[str, Path]]) -> str:
     """The suggestion for an unknown name."""
     names = {_plain(path.name): path.stem for _, path in files}  # as prompts can contain them too
     steps = [int(match[1]) for name in names if (match := re.fullmatch(rf"{re.escape(missing)}-step(\d{{8}})", name))]
     if steps:  # of a run whose last file was deleted
-        return f"did you mean step {_either(f'{step:,}' for step in sorted(steps, reverse=True)[:MOST_NEAR])}?"
-    near = difflib.get_close_matches(missing, list(names), n=MOST_NEAR, cutoff=0.5)
+        return f"did you mean step {_or_list(f'{step:,}' for step in sorted(steps, reverse=True)[:MAX_NEAR])}?"
+    near = difflib.get_close_matches(missing, list(names), n=MAX_NEAR, cutoff=0.5)
     if near:
-        return f"did you mean {_either(names[name] for name in near)}?"
-    return f"choose one from the list, for example {', '.join(list(names.values())[:MOST_NEAR])}"
+        return f"did you mean {_or_list(names[name] for name in near)}?"
+    return f"choose one from the list, for example {', '.join(list(names.values())[:MAX_NEAR])}"
 
 
-def _either(options: Iterable[str]) -> str:
+def _or_list(options: Iterable[str]) -> str:
     """ "a", "a or b", "a, b or c"."""
     *first, last = options
     return f"{', '.join(first)} or {last}" if first else last
@@ -321,10 +318,10 @@ def _either(options: Iterable[str]) -> str:
 def ambiguity_advice(kind: str, name: str, files: Sequence[Path]) -> list[Problem]:
     """Advice if a name matches several files that differ. kind: of KINDS"""
     entry, first = KINDS[kind], files[0]
-    rest = [path for path in files[1:] if not _same(path, first)]
+    rest = [path for path in files[1:] if not _are_copies(path, first)]
     if not rest:
         return []
-    examples = first_of([display_path(path) for path in rest], SHOWN)
+    examples = first_of([display_path(path) for path in rest], MAX_LISTED)
     what = (
         f"'{name}' is {display_path(first)}, the first of {len(rest) + 1} files of this name; there is also {examples}"
     )
@@ -332,12 +329,12 @@ def ambiguity_advice(kind: str, name: str, files: Sequence[Path]) -> list[Proble
     return [Problem(what, entry.where, fix, "advice", code=f"{entry.code.partition('.')[0]}.several")]
 
 
-def _same(path: Path, other: Path) -> bool:
+def _are_copies(path: Path, other: Path) -> bool:
     """Whether two files are copies, by their sizes and beginnings, which contain metadata and weights."""
     with suppress(OSError, ProblemsError):
         if path.stat().st_size == other.stat().st_size:
             with open_regular(path) as first, open_regular(other) as second:
-                return first.read(COMPARED) == second.read(COMPARED)
+                return first.read(COMPARED_BYTES) == second.read(COMPARED_BYTES)
     return False
 
 
@@ -345,18 +342,19 @@ def _as_paths(text: str, workspace: Workspace) -> Iterator[Path]:
     """Paths that a name may refer to; `models/...` and `outputs/...` are those folders, wherever they are."""
     if "\0" in text:
         return
-    inside = PurePosixPath(text.replace("\\", "/"))
-    relative = not inside.is_absolute() and ".." not in inside.parts
+    portable = PurePosixPath(text.replace("\\", "/"))
+    relative = not portable.is_absolute() and ".." not in portable.parts
     roots = {"models": workspace.models, "outputs": workspace.outputs} if relative else {}
-    first = inside.parts[0] if inside.parts else ""
+    first = portable.parts[0] if portable.parts else ""
     if first in roots:  # before the project's folder of that name
-        yield roots[first] / PurePosixPath(*inside.parts[1:])
+        yield roots[first] / PurePosixPath(*portable.parts[1:])
     yield resolve_path(text)
     for root in roots.values():
-        yield root / inside
+        yield root / portable
 
 
 def _plain(name: str) -> str:
+    """The name in lower case without the suffix of a model file."""
     stem, dot, suffix = name.rpartition(".")
     return (stem if dot and f".{suffix.lower()}" in UPSCALER_SUFFIXES else name).lower()
 
@@ -364,7 +362,7 @@ def _plain(name: str) -> str:
 # -- scanning
 
 
-def _walked(root: Path) -> tuple[list[Path], list[Path]]:
+def _weights_and_folders(root: Path) -> tuple[list[Path], list[Path]]:
     """(files with weights, diffusers folders) below a folder, without the parts of diffusers folders and hidden folders."""
     weights, diffusers = [], []
     for folder, names, files in walk_folders(root):
@@ -372,7 +370,7 @@ def _walked(root: Path) -> tuple[list[Path], list[Path]]:
             names[:] = []
             diffusers.append(folder)
             continue
-        names[:] = _entered(folder, names, root)
+        names[:] = _searched_subfolders(folder, names, root)
         weights += [
             folder / file
             for file in sorted(files)
@@ -387,10 +385,10 @@ def _weights_below(root: Path) -> list[tuple[str, Path]]:
     return [(path.relative_to(root).as_posix(), path) for path in files if path.suffix.lower() in UPSCALER_SUFFIXES]
 
 
-def _entered(folder: Path, names: list[str], root: Path) -> list[str]:
+def _searched_subfolders(folder: Path, names: list[str], root: Path) -> list[str]:
     """The subfolders to search: without those of the system and of captioning models."""
-    entered = sorted(name for name in names if not is_junk(name))
-    return [name for name in entered if name not in (CAPTIONERS, PREPROCESSORS) or folder != root]
+    visible = sorted(name for name in names if not is_junk(name))
+    return [name for name in visible if name not in (CAPTIONERS, PREPROCESSORS) or folder != root]
 
 
 def _listed_as(path: Path, root: Path) -> str:
@@ -418,8 +416,7 @@ def _label(path: Path, root: Path) -> str:
 
 
 def kind_of(path: Path) -> str:
-    """The kind from `formats.detect` ("lora", "checkpoint" ...), cached until the file changes; "unreadable" for a
-    damaged file."""
+    """The kind from `formats.detect` ("lora", "checkpoint" ...), cached until the file changes; "unreadable" for a damaged file."""
     return facts_of_file(path).kind
 
 
@@ -436,7 +433,7 @@ def wildcard_lines(workspace: Workspace, name: str) -> list[str]:
     Raises WildcardError if there are none or a file is not UTF-8."""
     folder = (workspace.models / "wildcards").resolve()
     plain = name.strip("/")
-    names = [each for each in wildcard_names(workspace) if _fits(plain, each)] if "*" in plain else [plain]
+    names = [each for each in wildcard_names(workspace) if _matches_wildcard(plain, each)] if "*" in plain else [plain]
     files = (folder / f"{each}.txt" for each in names)
     matches = [file for file in files if os.path.isfile(file) and file.resolve().is_relative_to(folder)]
     lines: list[str] = []
@@ -456,17 +453,16 @@ def wildcard_lines(workspace: Workspace, name: str) -> list[str]:
     )
 
 
-def _fits(pattern: str, name: str) -> bool:
-    """Whether a name matches: * is anything within a folder's or file's name, ** any folders, and at the end everything
-    below."""
+def _matches_wildcard(pattern: str, name: str) -> bool:
+    """Whether a name matches: * is anything within a folder's or file's name, ** any folders, and at the end everything below."""
     parts, names = pattern.split("/"), name.split("/")
-    reached = {0}  # how many of the names the parts so far can match
+    matched_counts = {0}  # numbers of names that the parts so far can match
     for part in [*parts, "*"] if parts[-1] == "**" else parts:
         if part == "**":
-            reached = set(range(min(reached), len(names) + 1)) if reached else reached
+            matched_counts = set(range(min(matched_counts), len(names) + 1)) if matched_counts else matched_counts
         else:
-            reached = {at + 1 for at in reached if at < len(names) and fnmatch(names[at], part)}
-    return len(names) in reached
+            matched_counts = {n + 1 for n in matched_counts if n < len(names) and fnmatch(names[n], part)}
+    return len(names) in matched_counts
 
 
 def wildcard_names(workspace: Workspace) -> list[str]:
@@ -487,13 +483,13 @@ def _embeddings(workspace: Workspace) -> Iterator[tuple[str, Path, str]]:
 def trained_token(path: Path) -> str:
     """The token that an embedding file was trained for, if it is another than the file's name; "" for files of other programs."""
     with suppress(ProblemsError, OSError):
-        token = _trained(path)
+        token = _token_in_header(path)
         return token if token.casefold() != path.stem.casefold() and len(token.split()) == 1 else ""
     return ""
 
 
 @cached_until_changed(4096, missing="")
-def _trained(path: Path) -> str:
+def _token_in_header(path: Path) -> str:
     return read_header(path)[1].get(TOKEN, "")
 
 

@@ -85,7 +85,7 @@ class LorasInUse:
     strengths: list[Strength] = field(default_factory=list)
     by_use: dict[int, Network] = field(default_factory=dict)
     _originals: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    _now: list[Strength] = field(default_factory=list)
+    _merged_strengths: list[Strength] = field(default_factory=list)
 
     def use(self, uses: Sequence[LoraUse]) -> None:
         """Set the strengths of these uses, matched by file and order; LoRAs that are not among them get strength 0."""
@@ -99,11 +99,11 @@ class LorasInUse:
             strengths.append(Strength.of(remaining.pop(index), self.sdxl) if index is not None else NO_STRENGTH)
             strengths[-1].set_on(network)
         self.strengths = strengths
-        if self.merged and strengths[: self.merged] != self._now:
+        if self.merged and strengths[: self.merged] != self._merged_strengths:
             self._merge()
-            self._now = strengths[: self.merged]
+            self._merged_strengths = strengths[: self.merged]
 
-    def on_texts(self) -> tuple[Any, ...]:
+    def text_state_key(self) -> tuple[Any, ...]:
         """The key of the text states: file and strengths of each LoRA that changes the text encoders now."""
         key: list[Any] = []
         for number, (lora, network) in enumerate(zip(self.loras, self.networks, strict=True)):
@@ -181,11 +181,11 @@ def loras_attached(
 _NETWORKS: WeakKeyDictionary[Any, dict[Any, Network]] = WeakKeyDictionary()
 
 
-def _network(components: Components, path: Path, before: int) -> Network:
-    """The network of a file, read only if it is not cached. before: how many uses of the file came before this one"""
+def _network(components: Components, path: Path, earlier_uses: int) -> Network:
+    """The network of a file, read only if it is not cached. earlier_uses: how many uses of the file came before this one"""
     parts = (*components.text_encoders, components.denoiser)
     cached = _NETWORKS.setdefault(components.denoiser, {})
-    key = (fingerprint(path), before, tuple(part is None for part in parts))
+    key = (fingerprint(path), earlier_uses, tuple(part is None for part in parts))
     network = cached.pop(key, None)
     layers = {id(module) for part in parts if part is not None for module in part.modules()}
     if network is None or any(id(each.module) not in layers for each in network.adapters.values()):
@@ -204,12 +204,12 @@ def _forget_oldest(components: Components) -> None:
         del cached[key]
 
 
-def together(lists: Iterable[Sequence[LoraUse]]) -> list[LoraUse]:
+def together(uses_of_images: Iterable[Sequence[LoraUse]]) -> list[LoraUse]:
     """The LoRAs to attach for several images: each file as often as in the image that uses it most."""
     attached: dict[tuple[str, int], LoraUse] = {}
-    for list_uses in lists:
+    for uses in uses_of_images:
         counts: Counter[str] = Counter()
-        for use in list_uses:
+        for use in uses:
             attached.setdefault((use.file, counts[use.file]), use)
             counts[use.file] += 1
     return list(attached.values())

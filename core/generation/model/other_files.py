@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 NETS, UPSCALER = "controls.nets", "hires.highres_fix_upscaler_file"
 REFINER_FILE = "refiner.refiner_checkpoint"
-NEEDED = ("unet", "text_encoder_2")  # parts of a refiner
+REFINER_PARTS = ("unet", "text_encoder_2")  # parts of a refiner
 Leased = Callable[[str], AbstractContextManager[Any]]  # name of an upscaler file -> a context with its network
 
 
@@ -109,8 +109,7 @@ def control_file(path: Path, family: str | None, model: Path | None) -> ControlF
 
 
 def upscaler_kind(path: Path, where: str = UPSCALER) -> str:
-    """What an upscaler file upscales: "images" (ESRGAN's family) or "latents" (sd-scripts' upscaler). Raises
-    ProblemsError."""
+    """What an upscaler file upscales: "images" (ESRGAN's family) or "latents" (sd-scripts' upscaler). Raises ProblemsError."""
     return kind_of_upscaler(identify(path), path, where)
 
 
@@ -158,8 +157,7 @@ def networks_of(store: ModelStore, workspace: Workspace, device: str) -> Leased:
 
 
 def find_refiner(name: str, workspace: Workspace, base: str | None) -> Path:
-    """The file or folder of a refiner. base: the family of the model whose images it finishes; None: unknown. Raises
-    ProblemsError."""
+    """The file or folder of a refiner. base: the family of the model whose images it finishes; None: unknown. Raises ProblemsError."""
     try:
         path = model_path(name, workspace, REFINER_FILE)
     except ProblemsError as error:
@@ -169,7 +167,7 @@ def find_refiner(name: str, workspace: Workspace, base: str | None) -> Path:
         what = f"The refiner finishes the latents of SDXL; the base model is {FAMILY_NAMES[base]}"
         fix = "choose an SDXL base model, or empty the field"
         raise ProblemsError.one(what, REFINER_FILE, fix, "refiner.other-base")
-    missing = [part_title(part) for part in NEEDED if part not in open_checkpoint(path, REFINER).parts]
+    missing = [part_title(part) for part in REFINER_PARTS if part not in open_checkpoint(path, REFINER).parts]
     if missing:
         what = f"The refiner {path.name} has no {' and no '.join(missing)}"
         raise ProblemsError.one(what, REFINER_FILE, "choose a complete file", "model.missing-part")

@@ -87,11 +87,11 @@ class Parts:
 
     def _bytes(self, name: str) -> dict[str, int]:
         """{key of a tensor: its bytes in memory} of a part, at its dtype or in fp8."""
-        item = (self.vae_dtype if name == "vae" else self.dtype).itemsize
-        narrow = {self.kind.denoiser: self.memory.narrow_unet, "vae": False}.get(name, self.memory.fp8_base)
+        itemsize = (self.vae_dtype if name == "vae" else self.dtype).itemsize
+        in_fp8 = {self.kind.denoiser: self.memory.narrow_unet, "vae": False}.get(name, self.memory.fp8_base)
         shapes = {key: location.entry.shape for key, location in self.opened[name].locations.items()}
         return {
-            key: prod(shape) * (1 if narrow and len(shape) > 1 and "embedding" not in key else item)
+            key: prod(shape) * (1 if in_fp8 and len(shape) > 1 and "embedding" not in key else itemsize)
             for key, shape in shapes.items()
         }
 
@@ -134,14 +134,14 @@ class Parts:
             rest_in_ram(denoiser, self.device)
         else:
             denoiser.to(self.device)
-            _lay_out(denoiser, self.device)
+            _to_channels_last(denoiser, self.device)
         if self.device.startswith("cpu"):
             install(denoiser)  # as in training, so that both generate the same image
         return loaded
 
     def vae(self) -> Components:
         loaded = self._load(("vae",), device=self.rests, vae=self.separate_vae, vae_dtype=self.vae_dtype)
-        _lay_out(loaded.vae, self.device)
+        _to_channels_last(loaded.vae, self.device)
         return loaded
 
     def text_encoders(self) -> Components:
@@ -158,7 +158,7 @@ class Parts:
         return self.kind.load(self.path, parts=parts, dtype=self.dtype, **options)
 
 
-def _lay_out(module: Any, device: str) -> None:
+def _to_channels_last(module: Any, device: str) -> None:
     """Put weights on a GPU into channels_last layout, which convolutions prefer; results differ by rounding only."""
     if device.startswith("cuda"):
         module.to(memory_format=torch.channels_last)

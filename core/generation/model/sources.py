@@ -28,8 +28,7 @@ class HookFile:
 
 @dataclass(frozen=True)
 class Sources:
-    """The files of a job, found and detected by their headers only. loras, refiners, controls, hook_files: {name in the
-    settings: file}"""
+    """The files of a job, found and detected by their headers only. loras, refiners, controls, hook_files: {name in the settings: file}"""
 
     model: Path
     family: str

@@ -92,8 +92,7 @@ class ModelStore:
                 loaded.uses -= 1
 
     def release(self, wait: bool = True) -> bool:
-        """Free all models that this thread does not lease. wait: for the leases of others; else return False if there
-        is one"""
+        """Free all models that this thread does not lease. wait: for the leases of others; else return False if there is one"""
         if not self._lock.acquire(blocking=wait):
             return False
         try:
@@ -129,17 +128,17 @@ class ModelStore:
     def _make_room(self, size: int, device: str) -> None:
         """Drop the least recently used models until `size` more bytes are within the budget."""
         budget = int(SHARE * machine.memory(device)[1]) if self.budget is None else self.budget
-        leaving: list[LoadedModel] = []
+        idle: list[LoadedModel] = []
         for loaded in self._entries:
-            if sum(each.bytes for each in self._entries if each not in leaving) + size <= budget:
+            if sum(each.bytes for each in self._entries if each not in idle) + size <= budget:
                 break
-            leaving += [] if loaded.uses else [loaded]
-        self._drop(leaving)
+            idle += [] if loaded.uses else [loaded]
+        self._drop(idle)
 
-    def _drop(self, leaving: list[LoadedModel]) -> None:
-        if not leaving:
+    def _drop(self, models: list[LoadedModel]) -> None:
+        if not models:
             return
-        for loaded in leaving:
+        for loaded in models:
             self._entries.remove(loaded)
             loaded.content = None
         gc.collect()

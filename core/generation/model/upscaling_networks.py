@@ -35,8 +35,7 @@ OLDER = (
 
 
 def load_network(path: Path, kind: str, device: str) -> Any:
-    """The network of a file on a device, in float32. kind: of `other_files.upscaler_kind`. Raises ProblemsError if keys
-    do not fit."""
+    """The network of a file on a device, in float32. kind: of `other_files.upscaler_kind`. Raises ProblemsError if keys do not fit."""
     with TensorFile(path) as file:
         averaged = any(name.startswith("params_ema.") for name in file.entries)
         start = "params_ema." if averaged else "params."
@@ -123,8 +122,7 @@ class RRDBNet(nn.Module):
 
     @classmethod
     def of(cls, shapes: Mapping[str, Sequence[int]]) -> RRDBNet:
-        """A network with the layer sizes of tensors of these shapes; KeyError if its blocks are not numbered
-        consecutively."""
+        """A network with the layer sizes of tensors of these shapes; KeyError if its blocks are not numbered consecutively."""
         width, inward = shapes["conv_first.weight"][:2]
         channels, growth = shapes["conv_last.weight"][0], shapes["body.0.rdb1.conv1.weight"][0]
         blocks = sum(name.startswith("body.") for name in shapes) // TENSORS_OF_A_BLOCK
@@ -176,7 +174,7 @@ def tiled(network: Any, pixels: Tensor, scale: int, tile: int, margin: int, mult
     return output[..., : height * scale, : width * scale]
 
 
-def enlarging_bytes(size: tuple[int, int]) -> int:
+def upscaling_bytes(size: tuple[int, int]) -> int:
     """The peak of ESRGAN's usual network for an image of a size: its weights, three maps of 64 channels of the largest
     tile, and the images, all in fp32."""
     weights, part = 16_697_987, prod(4 * min(side, TILE + 2 * MARGIN) for side in size)

@@ -19,7 +19,7 @@ from core.generation.plan.stages import (
     guidance_group,
     has_regions,
     least_strength,
-    only_enlarges,
+    only_upscales,
     sampling_of,
     stages_of,
 )
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from core.families.base import Family
 
 Jobs = Sequence[GenerateJob]
-CFG_PP_MOST = 2.0  # a guidance scale of CFG++
+MAX_CFG_PP_SCALE = 2.0  # a guidance scale of CFG++
 STRENGTH = "image_to_image.strength"
 SWITCH = "refiner.refiner_switch_at"
 FIELD = re.compile(r"\[([^\[\]]*)\]")
@@ -57,7 +57,7 @@ def _prompt_problems(job: GenerateJob) -> Iterator[Problem]:
 
 def _step_problems(job: GenerateJob) -> Iterator[Problem]:
     settings, steps = job.image_to_image, stages_of(job)[-1].steps
-    if stages_of(job)[-1].run == 0 and not only_enlarges(job):
+    if stages_of(job)[-1].run == 0 and not only_upscales(job):
         what = f"With {steps} steps, a denoising strength of {settings.strength:g} runs no steps"
         yield Problem(
             what, STRENGTH, f"use at least {least_strength(steps):g}, or more steps", code="generate.no-steps"
@@ -122,7 +122,7 @@ def _guidance_problems(job: GenerateJob) -> Iterator[Problem]:
     for name in [name for name, used in unused.items() if off and used]:
         what = f"{settings.title_of(name)} has no effect: guidance is off at a scale of 1 and below"
         yield Problem(what, f"generate.{name}", "raise the guidance scale", "advice", code="generate.no-guidance")
-    if SAMPLERS[settings.sampler].cfg_pp and (settings.guidance_scale or 0) > CFG_PP_MOST:
+    if SAMPLERS[settings.sampler].cfg_pp and (settings.guidance_scale or 0) > MAX_CFG_PP_SCALE:
         what = f"{SAMPLER_LABELS[settings.sampler]} oversaturates at a guidance scale of {settings.guidance_scale:g}"
         yield Problem(what, "generate.guidance_scale", "use 0.5 to 2", "advice", code="generate.cfg-pp-scale")
     if settings.negative_scale is not None and not kind.negative_scale:
@@ -131,18 +131,18 @@ def _guidance_problems(job: GenerateJob) -> Iterator[Problem]:
     if settings.guidance_start >= settings.guidance_end:
         what, fix = "Guidance begins after its end", "make the start smaller than the end"
         yield Problem(what, "generate.guidance_start", fix, code="guidance.range")
-    part = settings.guidance_start > 0 or settings.guidance_end < 1
-    if has_regions(job) and (kind.layers is not None or part):
+    limited = settings.guidance_start > 0 or settings.guidance_end < 1
+    if has_regions(job) and (kind.layers is not None or limited):
         name = (
             "guidance" if kind.layers is not None else "guidance_start" if settings.guidance_start else "guidance_end"
         )
         what = kind.title if kind.layers is not None else "Guidance in part of the steps"
         what += " cannot be used with regions"
         yield Problem(what, f"generate.{name}", "turn one of them off", code="guidance.regions")
-    yield from _without_effect(job)
+    yield from _unselected_guidance_advice(job)
 
 
-def _without_effect(job: GenerateJob) -> Iterator[Problem]:
+def _unselected_guidance_advice(job: GenerateJob) -> Iterator[Problem]:
     """Advice about settings of unselected guidance kinds."""
     for name in GUIDANCES:
         group = getattr(job, name, None)
@@ -266,10 +266,11 @@ def switch_problems(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
             yield Problem(what, SWITCH, fix, "advice", code="refiner.alone")
 
 
-def _with_guidance(jobs: Jobs, sources: Sources) -> Iterator[Problem]:
-    """Each guidance once, with the model and with the refiner after it."""
-    for name, some in ((sources.family, jobs), (REFINER, [job for job in jobs if job.refiner.refiner_checkpoint])):
-        for job in {(job.generate.guidance, guidance_group(job)): job for job in some}.values():
+def _model_guidance_problems(jobs: Jobs, sources: Sources) -> Iterator[Problem]:
+    """Problems of each distinct guidance, with the model and with the refiner."""
+    refined = [job for job in jobs if job.refiner.refiner_checkpoint]
+    for name, jobs_of_family in ((sources.family, jobs), (REFINER, refined)):
+        for job in {(job.generate.guidance, guidance_group(job)): job for job in jobs_of_family}.values():
             yield from guidance_problems(job, family(name))
 
 
@@ -278,7 +279,7 @@ def problems_with_model(jobs: Jobs, sources: Sources, workspace: Workspace) -> l
     kind = family(sources.family)
     problems = [
         *depth_problems(jobs, kind),
-        *_with_guidance(jobs, sources),
+        *_model_guidance_problems(jobs, sources),
         *(each for job in jobs for hook in HOOKS.values() for each in hook.file_problems(job, sources, workspace)),
         *(each for job in jobs for each in upscaler_problems(job, sources.family, workspace)),
         *(each for job in jobs for each in stage_problems(job, kind)),

@@ -13,7 +13,7 @@ from core.families.prompt_weights import FIX
 from core.families.trained_size import own_guidance
 from core.formats.detect import identify
 from core.formats.models.checkpoint import open_vae
-from core.generation.model.embeddings import Embedding, check_token, each_word_once, find_embeddings
+from core.generation.model.embeddings import Embedding, check_token, find_embeddings, without_repeated_tokens
 from core.generation.model.library import ambiguity_advice, find_all, named_embeddings
 from core.generation.model.other_files import REFINER_FILE as REFINER_FILE
 from core.generation.model.other_files import control_file, find_refiner
@@ -98,8 +98,7 @@ def _checked_files(
     problems: list[Problem],
     notes: list[Problem],
 ) -> Iterator[tuple[str, Path, Checked | None]]:
-    """(name in the settings, file, result of `check`, None if it fails) of the files that exist; `notes` gets advice on
-    ambiguous names."""
+    """(name in the settings, file, result of `check`, None if it fails) of the files that exist; `notes` gets advice on ambiguous names."""
     for name in dict.fromkeys(names):
         if paths := collected(problems, find_all, kind, name, workspace):
             yield name, paths[0], collected(problems, check, paths[0])
@@ -116,7 +115,7 @@ def _chosen_embeddings(
             if model and family_name:
                 collected(problems, check_token, embedding, embeddings, family_name, model)
             embeddings.append(embedding)
-    return each_word_once(embeddings)
+    return without_repeated_tokens(embeddings)
 
 
 def model_problems(sources: Sources) -> list[Problem]:

@@ -26,9 +26,9 @@ STRIP_TENSORS, MIDDLE_TENSORS = 3, 9
 STRIPS = 8  # if the number is not set
 # Factor for reordered copies in convolutions on a CPU, measured in the VAE. For the gradient of SD 1.5 in fp32, 1.2 to
 # 1.3 was measured at 512 px and 1.4 to 1.6 at 256 px; for the starter up to 2 (docs/benchmarks.md).
-CPU_TIMES = 1.7
-GRADIENT_TIMES = 1.2  # the same for a gradient on a GPU: computed for SD 1.5 (1.18 with CLIP guidance) and SDXL (1.18)
-MEASURING = 256  # bytes per pixel of an image whose distance is differentiated: VGG16 and CLIP read it smaller
+CPU_FACTOR = 1.7
+GRADIENT_FACTOR = 1.2  # the same for a gradient on a GPU: computed for SD 1.5 (1.18 with CLIP guidance) and SDXL (1.18)
+GUIDANCE_BYTES = 256  # per pixel of an image that CLIP or VGG guidance differentiates: they read it smaller
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,13 @@ class Forecast:
 class Needs:
     """Bytes of weights and of computing on the device.
 
-    denoiser, vae, texts   weights of parts      layer   largest layer of the denoiser
-    reading      of text encoders that compute while their weights rest in RAM
-    evaluation   of one evaluation       decoding, in_strips   of decoding an image as a whole, in strips
-    loras        of LoRAs, ControlNets and models of hooks              upscaling   of a running upscaling network
-    gradient     of a gradient through denoiser and VAE, which is then on the device
+    denoiser, vae, texts    weights of the denoiser, the VAE, the text encoders
+    layer                   weights of the denoiser's largest layer
+    reading                 text encoders that compute while their weights rest in RAM
+    evaluation              one evaluation of the denoiser
+    decoding, in_strips     decoding an image as a whole, in strips
+    loras                   weights of LoRAs, ControlNets and models of hooks
+    upscaling, gradient     a running upscaling network; a gradient through denoiser and VAE
     """
 
     denoiser: int
@@ -85,8 +87,7 @@ class Needs:
 
 
 def peak_of(base: Needs, refiners: Iterable[Needs], offload: Offload, sliced: bool = False) -> int:
-    """The highest peak of a model, alone and with each of its refiners: both on the device, or one in RAM if anything is
-    offloaded."""
+    """The highest peak of a model, alone and with each of its refiners: both on the device, or one in RAM if anything is offloaded."""
     peaks = [base.peak(offload, sliced)]
     for refiner in refiners:
         together = base.with_refiner(refiner) if offload == "off" else replace(refiner, loras=base.loras)
@@ -96,50 +97,51 @@ def peak_of(base: Needs, refiners: Iterable[Needs], offload: Offload, sliced: bo
 
 def needs_of(job: GenerateJob, parts: Parts) -> Needs:
     """The needs of the largest stage of a job's images, or of the detailer's."""
-    from core.families.counting import decoding_bytes, frozen, gradient_bytes
-    from core.generation.model.upscaling_networks import enlarging_bytes
+    from core.families.counting import config_key, decoding_bytes, gradient_bytes
+    from core.generation.model.upscaling_networks import upscaling_bytes
 
     kind = parts.kind
     job = with_size(job, trained_size(parts.path, kind.name), FAMILIES[kind.name].size_step)
     stages = stages_of(job)
-    size = sides = max((stage.size for stage in stages), key=prod)
-    images = images_together(job, parts.device, size, kind.latent_pixels)
+    size = largest = max((stage.size for stage in stages), key=prod)
+    images = forecast_batch_size(job, parts.device, size, kind.latent_pixels)
     config, evaluation = parts.config(kind.denoiser), _evaluation_bytes(job, parts, size, images)
     if job.detailer.used:  # one detection at a time, without gradients
         detail = detail_size(job)
-        evaluation, sides = max(evaluation, _evaluation_bytes(job, parts, detail, 1)), max(size, detail, key=prod)
+        evaluation, largest = max(evaluation, _evaluation_bytes(job, parts, detail, 1)), max(size, detail, key=prod)
     decoding = 0
     if _has_diffusers_vae(parts):
-        decoding = decoding_bytes(kind.name, frozen(parts.config("vae")), prod(sides), parts.vae_dtype)
+        decoding = decoding_bytes(kind.name, config_key(parts.config("vae")), prod(largest), parts.vae_dtype)
     if parts.device.startswith("cpu"):
-        decoding = int(CPU_TIMES * decoding)
-    gradient = 0
+        decoding = int(CPU_FACTOR * decoding)
+    gradient, attention = 0, parts.memory.attention
     if differentiates(job) and decoding:
-        vae = frozen(parts.config("vae")), size, images, parts.dtype, parts.vae_dtype, parts.memory.attention
-        times = CPU_TIMES if parts.device.startswith("cpu") else GRADIENT_TIMES
-        gradient = int(times * gradient_bytes(kind.name, frozen(config), *vae, TEXT_TOKENS)) + MEASURING * prod(size)
+        vae_config, dtypes = config_key(parts.config("vae")), (parts.dtype, parts.vae_dtype)
+        arguments = config_key(config), vae_config, size, images, *dtypes, attention, TEXT_TOKENS
+        factor = CPU_FACTOR if parts.device.startswith("cpu") else GRADIENT_FACTOR
+        gradient = int(factor * gradient_bytes(kind.name, *arguments)) + GUIDANCE_BYTES * prod(size)
     entries = parts.opened[kind.denoiser].locations.values()
-    item = 1 if parts.memory.narrow_unet else parts.dtype.itemsize
+    itemsize = 1 if parts.memory.narrow_unet else parts.dtype.itemsize
     return Needs(
         denoiser=parts.sizes[kind.denoiser],
-        layer=max(prod(location.entry.shape) for location in entries) * item,
+        layer=max(prod(location.entry.shape) for location in entries) * itemsize,
         vae=parts.sizes.get("vae", 0),
         texts=sum(parts.sizes[name] for name in parts.texts),
         reading=parts.reading_size,
         evaluation=evaluation,
         decoding=decoding,
-        in_strips=strip_bytes(parts, sides, job.generation_memory.vae_slices or STRIPS) if decoding else 0,
+        in_strips=strip_bytes(parts, largest, job.generation_memory.vae_slices or STRIPS) if decoding else 0,
         loras=parts.lora_size + parts.control_size + parts.other_size,
         gradient=gradient,
-        upscaling=enlarging_bytes(stages[0].size) if job.hires.highres_fix_upscaler_file and len(stages) > 1 else 0,
+        upscaling=upscaling_bytes(stages[0].size) if job.hires.highres_fix_upscaler_file and len(stages) > 1 else 0,
     )
 
 
 def _evaluation_bytes(job: GenerateJob, parts: Parts, sides: tuple[int, int], images: int) -> int:
     """Bytes of evaluating the denoiser for images of (width, height), with the sides of the guidance."""
-    from core.families.counting import evaluation_bytes, frozen
+    from core.families.counting import config_key, evaluation_bytes
 
-    kind, config = parts.kind, frozen(parts.config(parts.kind.denoiser))
+    kind, config = parts.kind, config_key(parts.config(parts.kind.denoiser))
     rows = images * (1 if kind.reads_guidance else len(sampling_of(job, "epsilon").guidance().sides))
     estimate = kind.activation_bytes(prod(sides), rows)
     if estimate is not None:
@@ -147,7 +149,7 @@ def _evaluation_bytes(job: GenerateJob, parts: Parts, sides: tuple[int, int], im
     return evaluation_bytes(kind.name, config, sides, rows, parts.dtype, parts.memory.attention, TEXT_TOKENS)
 
 
-def images_together(job: GenerateJob, device: str, sides: tuple[int, int], latent_pixels: int) -> int:
+def forecast_batch_size(job: GenerateJob, device: str, sides: tuple[int, int], latent_pixels: int) -> int:
     """Images in a batch, for the forecast: the setting, else one on a GPU, and on a CPU as many as it generates together."""
     settings = job.generate
     if settings.batch_size is not None:
@@ -182,10 +184,10 @@ def offload_of(job: GenerateJob, parts: Parts, refiners: Iterable[Parts] = ()) -
         return settings.offload
     needs, sliced = needs_of(job, parts), (settings.vae_slices or STRIPS) > 1
     refiner_needs = [needs_of(job, each) for each in refiners]
-    room = SHARE * machine.memory(parts.device)[1] - machine.RUNTIME_BYTES["cuda"]
+    budget = SHARE * machine.memory(parts.device)[1] - machine.RUNTIME_BYTES["cuda"]
     choices: list[Offload] = ["off", "parts"]
     last: Offload = "parts" if differentiates(job) else "layers"
-    return next((offload for offload in choices if peak_of(needs, refiner_needs, offload, sliced) < room), last)
+    return next((offload for offload in choices if peak_of(needs, refiner_needs, offload, sliced) < budget), last)
 
 
 def offload_for(job: GenerateJob, sources: Sources, device: str) -> Offload:

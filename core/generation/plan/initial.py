@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.generation.plan.requests import Request
-from core.generation.plan.stages import FIRST_STEP, as_generator
+from core.generation.plan.stages import KOHYA_SIZE_STEP, as_generator
 from core.generation.prompt.changes import with_settings
 from core.generation.sample.canvas import fitted
 from core.record.problems import Problem, ProblemsError
@@ -59,7 +59,7 @@ def opened(path: Path, where: str) -> Image:
 def size_from(job: GenerateJob, image: tuple[int, int], step: int) -> tuple[int, int]:
     """(width, height) of the result for an initial image of this size: as set; with one side set, in the image's aspect ratio;
     else the image's. Rounded down to multiples of `step`, of FIRST_STEP with compatibility "kohya"; at least one of them."""
-    step = FIRST_STEP if as_generator(job) else step
+    step = KOHYA_SIZE_STEP if as_generator(job) else step
     width, height = job.generate.width, job.generate.height
     if width and not height:
         height = round(image[1] * width / image[0])

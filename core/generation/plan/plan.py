@@ -40,9 +40,9 @@ class Plan:
 def plan_of(job: GenerateJob, workspace: Workspace) -> Plan:
     """The plan of a job. Raises ProblemsError with all problems of prompts, settings and files."""
     problems: list[Problem] = []
-    both = collected(problems, requests_and_notes, job, workspace)
-    if both is not None:
-        requests, notes = both
+    expanded = collected(problems, requests_and_notes, job, workspace)
+    if expanded is not None:
+        requests, notes = expanded
         return plan_for(job, requests, workspace, notes)
     no_prompts = {"prompt": "", "negative_prompt": ""}
     without_prompts = with_settings(
@@ -61,7 +61,7 @@ def requests_and_notes(job: GenerateJob, workspace: Workspace) -> tuple[list[Req
 def plan_for(job: GenerateJob, requests: list[Request], workspace: Workspace, notes: Sequence[Problem] = ()) -> Plan:
     """The plan of requests that use one model. job: names that model. Raises ProblemsError as `plan_of`"""
     requests, sources, advice = _with_files(job, requests, workspace, notes)
-    decided = [replace(request, job=_decided(request.job, sources)) for request in requests]
+    decided = [replace(request, job=_resolved(request.job, sources)) for request in requests]
     advice += problems_with_model([request.job for request in decided], sources, workspace)
     raise_if_errors(advice)
     return Plan(decided, sources, [*advice, *sources.notes])
@@ -88,7 +88,7 @@ def _with_files(
     return requests, replace(sources, hook_files=hook_models), problems
 
 
-def _decided(job: GenerateJob, sources: Sources) -> GenerateJob:
+def _resolved(job: GenerateJob, sources: Sources) -> GenerateJob:
     """The job of one image with size, guidance scale and zero terminal SNR resolved."""
     job = with_model_schedule(with_model_guidance(job, sources.model), sources)
     return with_size(job, trained_size(sources.model, sources.family), FAMILIES[sources.family].size_step)
@@ -98,9 +98,9 @@ def with_size(job: GenerateJob, trained: tuple[int, int], step: int) -> Generate
     """The job of one image with its size resolved: as set, else the initial image's, else the model's (`trained`). "Only
     masked" does not use the initial image's size."""
     settings = job.image_to_image
-    first, alone = settings.image_path, settings.inpaint_area == "masked" and settings.mask_path
-    if first and not alone:
-        width, height = size_from(job, opened(resolve_path(first), IMAGE).size, step)
+    initial_image, only_masked = settings.image_path, settings.inpaint_area == "masked" and settings.mask_path
+    if initial_image and not only_masked:
+        width, height = size_from(job, opened(resolve_path(initial_image), IMAGE).size, step)
     else:
         width, height = job.generate.width or trained[0], job.generate.height or trained[1]
     return with_settings(job, generate={"width": width, "height": height})

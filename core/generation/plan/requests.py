@@ -25,8 +25,8 @@ from core.settings.generation.prompts import PromptSettings
 from core.settings.job import GenerateJob
 
 FILE, PROMPT, NEGATIVE = "prompts.from_file", "generate.prompt", "generate.negative_prompt"
-USUAL_DEPTH, USUAL_START = 3, 650  # of Deep Shrink and Gradual Latent, if an inline option turns them on
-MOST = 100_000  # images of one job
+DEFAULT_DEPTH, DEFAULT_START = 3, 650  # of Deep Shrink and Gradual Latent, if an inline option turns them on
+MAX_IMAGES = 100_000  # images of one job
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def requests_of(
     styles       the styles that the job names
     """
     job, entries, where = in_styles(_with_enabled(job), styles)
-    notes = _syntax(job, entries, Names(files, embeddings=embeddings), where)
+    notes = _syntax_problems(job, entries, Names(files, embeddings=embeddings), where)
     raise_if_errors(notes)
     seeds = _Seeds(job, len(entries))
     requests: list[Request] = []
@@ -76,8 +76,8 @@ def requests_of(
             Random(seeds.first + turn).shuffle(order)
         for entry in order:
             requests += _requests_of_entry(job, entry, seeds, files, notes, where)
-            if len(requests) > MOST:
-                what, fix = f"There are more than {MOST:,} images", "lower the number of images or of repetitions"
+            if len(requests) > MAX_IMAGES:
+                what, fix = f"There are more than {MAX_IMAGES:,} images", "lower the number of images or of repetitions"
                 raise ProblemsError.one(what, where, fix, "generate.too-many-images")
     notes = list(dict.fromkeys(notes))
     raise_if_errors(notes)
@@ -99,7 +99,7 @@ def in_styles(job: GenerateJob, styles: Sequence[Style]) -> tuple[GenerateJob, l
     return with_settings(job, generate=changes, prompts={"styles": []}), entries, where
 
 
-def _syntax(job: GenerateJob, entries: Sequence[Entry], names: Names, where: str) -> list[Problem]:
+def _syntax_problems(job: GenerateJob, entries: Sequence[Entry], names: Names, where: str) -> list[Problem]:
     """Problems of the prompts as written, before options and variants are resolved."""
     dynamic, weighted = job.prompts.dynamic_prompts, job.generate.prompt_weights
     passes = tuple(each for each in passes_of(job) if each is not None)
@@ -142,14 +142,14 @@ class _Seeds:
         self._varied = ((variation_seed + number) % SEEDS for number in numbers())
 
     def _draws(self, job: GenerateJob, prompts: int) -> Iterator[int]:
-        """An endless iterator of seeds: counted up, constant with a variation strength, or random as in sd-scripts' generator."""
-        alone = bool(job.prompts.from_file) and prompts == 1 and job.generate.count == 1
-        per_image = not job.prompts.dynamic_prompts or (alone and job.generate.seed is not None)  # as recorded
+        """Endless seeds: counted up, constant with a variation strength, or random as in sd-scripts' generator."""
+        single = bool(job.prompts.from_file) and prompts == 1 and job.generate.count == 1
+        per_image = not job.prompts.dynamic_prompts or (single and job.generate.seed is not None)  # of a saved image
         if job.generate.compatibility != "kohya" or per_image:
             step = 0 if job.generate.variation_strength else 1
             return ((self.first + number * step) % SEEDS for number in numbers())
-        by = Random(self.first)
-        return (by.randint(0, FRESH_SEEDS - 1) for _ in numbers())
+        rng = Random(self.first)
+        return (rng.randint(0, FRESH_SEEDS - 1) for _ in numbers())
 
     def begin(self, number: int) -> None:
         self._prompt_seed = next(self._drawn) if self._same else 0
@@ -171,8 +171,7 @@ class _Seeds:
 def _requests_of_entry(
     job: GenerateJob, entry: Entry, seeds: _Seeds, files: Files, notes: list[Problem], where: str
 ) -> Iterator[Request]:
-    """Yield the requests of one prompt, one for each seed or combination of variants. notes: gets problems; where: the prompt's
-    setting"""
+    """Yield the requests of one prompt, one for each seed or combination of variants. notes: gets problems; where: the prompt's setting"""
     if not job.prompts.dynamic_prompts and where == PROMPT:
         for seed in seeds.of((), job.generate.count, False):
             yield _request(job, PromptLine(str(entry)), seed, seeds, notes, where)
@@ -180,11 +179,11 @@ def _requests_of_entry(
     line, line_seeds = take_seeds(entry) if isinstance(entry, str) else line_of_table(entry, notes, where)
     text = line if isinstance(line, str) else line.text
     varied = job.prompts.dynamic_prompts and has_variants(text)
-    drawn = seeds.of(line_seeds, job.generate.count, varied)
+    image_seeds = seeds.of(line_seeds, job.generate.count, varied)
     dynamic = job.prompts.dynamic_prompts  # also without variants: escaped braces are unescaped
     try:
         weighted = job.generate.compatibility != "kohya"
-        lines = variants(text, drawn, files, weighted) if dynamic else [(text, seed) for seed in drawn]
+        lines = variants(text, image_seeds, files, weighted) if dynamic else [(text, seed) for seed in image_seeds]
     except WildcardError as error:  # in a group that exists only after others were chosen
         fix = "correct it, or write \\{ and \\} for literal braces"
         notes.append(Problem(f"In the prompt '{text[:40]}', {error}", where, fix, code="prompt.bad-wildcard"))
@@ -195,8 +194,7 @@ def _requests_of_entry(
 
 
 def _request(job: GenerateJob, line: PromptLine, seed: int, seeds: _Seeds, notes: list[Problem], where: str) -> Request:
-    """The request of one image: the job with a line's text, options and LoRAs. notes: gets the error of a merged LoRA with a step
-    range"""
+    """The request of one image: the job with a line's text, options and LoRAs. notes: gets the error of a merged LoRA with a step range"""
     changes: dict[str, dict[str, Any]] = {"generate": {"prompt": line.text, "seed": seed, "count": 1}}
     if line.values.get("generate.variation_strength", job.generate.variation_strength):
         changes["generate"]["variation_seed"] = seeds.next_variation()
@@ -208,9 +206,9 @@ def _request(job: GenerateJob, line: PromptLine, seed: int, seeds: _Seeds, notes
     _turn_on(changes, job)
     strengths = line.values.get("strengths")
     if strengths:
-        changes["generate"]["loras"] = _with_strengths(job.generate.loras, strengths, merged_first(job))
+        changes["generate"]["loras"] = _with_strengths(job.generate.loras, strengths, count_merged_for_job(job))
     with_loras = with_prompt_loras(with_settings(job, **changes))
-    if any(not use.always for use in with_loras.generate.loras[: merged_of(job, len(with_loras.generate.loras))]):
+    if any(not use.always for use in with_loras.generate.loras[: count_merged(job, len(with_loras.generate.loras))]):
         fix = "turn merging off, or give it all steps"
         notes.append(Problem("A LoRA that is merged acts at every step", LORAS, fix, code="lora.merged-range"))
     return Request(with_loras, line.values.get("file_name"))
@@ -218,25 +216,25 @@ def _request(job: GenerateJob, line: PromptLine, seed: int, seeds: _Seeds, notes
 
 def _turn_on(changes: dict[str, dict[str, Any]], job: GenerateJob) -> None:
     """Turn on Deep Shrink or Gradual Latent for an inline option."""
-    for group, first, usual in (
-        ("deep_shrink", "ds_depth_1", USUAL_DEPTH),
-        ("gradual_latent", "gradual_latent_timesteps", USUAL_START),
+    for group, first, default in (
+        ("deep_shrink", "ds_depth_1", DEFAULT_DEPTH),
+        ("gradual_latent", "gradual_latent_timesteps", DEFAULT_START),
     ):
         if group in changes and first not in changes[group] and getattr(getattr(job, group), first) is None:
-            changes[group][first] = usual
+            changes[group][first] = default
 
 
-def merged_first(job: GenerateJob) -> int:
-    """How many LoRAs, the first ones, are merged for the whole job: prompts do not change their strengths."""
+def count_merged_for_job(job: GenerateJob) -> int:
+    """Number of LoRAs at the start of the list that are merged once for the whole job: prompts do not change their strengths."""
     settings = job.generate
     if settings.network_merge_n_models is not None:
         return min(settings.network_merge_n_models, len(settings.loras))
     return len(settings.loras) if settings.network_merge else 0
 
 
-def merged_of(job: GenerateJob, loras: int) -> int:
-    """How many of the LoRAs in use are merged into the weights."""
-    return loras if job.generate.network_pre_calc else merged_first(job)
+def count_merged(job: GenerateJob, loras: int) -> int:
+    """Number of LoRAs merged into an image's weights, of `loras` in use: all with network_pre_calc."""
+    return loras if job.generate.network_pre_calc else count_merged_for_job(job)
 
 
 def _with_strengths(uses: Sequence[LoraUse], strengths: Sequence[float], fixed: int) -> list[LoraUse]:

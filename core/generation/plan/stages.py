@@ -8,7 +8,7 @@ from random import Random
 
 from core.diffusion.noise_levels import OF_FAMILIES
 from core.diffusion.schedule import TIMESTEPS
-from core.generation.plan.upscalers import through_latents
+from core.generation.plan.upscalers import upscales_latents
 from core.generation.prompt.editing import Pass
 from core.generation.prompt.runs import parts_of
 from core.generation.prompt.states import Reading
@@ -20,9 +20,9 @@ from core.settings.generation.conditioning import SizeSettings
 from core.settings.job import GenerateJob
 from core.settings.model import traits_of
 
-FIRST_STEP = 32  # pixels: sides of the first stage of hires fix, and of initial images in sd-scripts
+KOHYA_SIZE_STEP = 32  # pixels; sd-scripts rounds the first stage of hires fix and initial images to multiples of it
 HIRES_STEPS = 28  # of the first stage, sd-scripts' default
-FULL = 0.999  # A1111's highest strength
+MAX_STRENGTH = 0.999  # A1111's highest strength
 PENULTIMATE = 2  # layer of SDXL's text encoders that programs read by default
 SIDES = (NEGATIVE, POSITIVE, EMPTY)
 
@@ -71,27 +71,26 @@ def _base_stages(job: GenerateJob) -> list[Stage]:
     small, large = hires_sizes(size, scale)
     if strength is not None and hires.highres_fix_strength is not None:
         strength = hires.highres_fix_strength
-    again: Begins = "made latents" if through_latents(job) else "made image"
+    second_begins: Begins = "previous latents" if upscales_latents(job) else "previous image"
     low, high = (scale, 1.0) if scale < 1 else (1.0, scale)
     steps = hires.highres_fix_steps or (HIRES_STEPS if as_generator(job) else settings.steps)
     first = _first_stage(job, small, steps, begins, strength, low)
-    return [first, Stage(large, *_second_steps(job), again, another=1, sizes=_sizes(job.sizes, high))]
+    return [first, Stage(large, *_second_steps(job), second_begins, another=1, sizes=_sizes(job.sizes, high))]
 
 
 def _first_stage(
     job: GenerateJob, size: tuple[int, int], steps: int, begins: Begins, strength: float | None, scale: float
 ) -> Stage:
     """scale: of the size conditioning"""
-    run, fresh = _steps_run(job, steps, strength), _hides_image(job, strength)
+    run, fresh = _steps_run(job, steps, strength), _starts_from_pure_noise(job, strength)
     return Stage(size, steps, run, begins, sizes=_sizes(job.sizes, scale), fresh=fresh)
 
 
 def _steps_run(job: GenerateJob, steps: int, strength: float | None) -> int | None:
-    """Number of steps that run from an initial image: steps times strength in sd-scripts, one more in A1111; None
-    without an image."""
+    """Number of steps that run from an initial image: steps times strength in sd-scripts, one more in A1111; None without an image."""
     if not strength:
         return None if strength is None else 0
-    return int(steps * strength) if as_generator(job) else int(steps * min(strength, FULL)) + 1
+    return int(steps * strength) if as_generator(job) else int(steps * min(strength, MAX_STRENGTH)) + 1
 
 
 def detail_size(job: GenerateJob) -> tuple[int, int]:
@@ -108,17 +107,18 @@ def least_strength(steps: int) -> float:
 
 
 def _second_steps(job: GenerateJob) -> tuple[int, int | None]:
-    """(steps of the second stage's schedule, how many of them run): A1111 runs all that are set, of a schedule that is
-    longer by the strength."""
+    """(steps of the second stage's schedule, how many of them run). As in A1111 the steps that are set all run: the schedule
+    has steps / strength, so that the strength skips the others."""
     steps, strength = job.hires.hires_steps or job.generate.steps, job.image_to_image.strength
-    total = int(min(steps / min(strength, FULL), 2 * TIMESTEPS)) if strength and not as_generator(job) else steps
+    lengthens = strength and not as_generator(job)
+    total = int(min(steps / min(strength, MAX_STRENGTH), 2 * TIMESTEPS)) if strength and lengthens else steps
     longer = steps < total <= TIMESTEPS
     return (total, steps) if longer else (min(total, TIMESTEPS), _steps_run(job, min(total, TIMESTEPS), strength))
 
 
 def passes_of(job: GenerateJob) -> list[Pass | None]:
-    """For each stage the `Pass` by which prompts with edits are parsed, a refiner's with the base model's; None: edits are not
-    parsed."""
+    """For each stage the `Pass` by which prompts with edits are parsed (None: edits are text); a refiner continues the base
+    model's pass."""
     stages = stages_of(job)
     if as_generator(job) or not job.generate.prompt_weights:
         return [None] * len(stages)
@@ -129,17 +129,17 @@ def passes_of(job: GenerateJob) -> list[Pass | None]:
     return passes
 
 
-def only_enlarges(job: GenerateJob) -> bool:
+def only_upscales(job: GenerateJob) -> bool:
     """Whether an initial image is upscaled without generating, which needs no model."""
     hires, image = job.hires, job.image_to_image
     first = image.strength if hires.highres_fix_strength is None else hires.highres_fix_strength
-    alone = not (image.mask_path or job.refiner.refiner_checkpoint or through_latents(job) or job.detailer.used)
+    alone = not (image.mask_path or job.refiner.refiner_checkpoint or upscales_latents(job) or job.detailer.used)
     return bool(image.image_path and alone and (hires.highres_fix_scale or 0) > 1 and first == image.strength == 0)
 
 
-def _hides_image(job: GenerateJob, strength: float | None) -> bool:
-    """Whether the inpainted area starts from pure noise: at strength 1 with the masked content "original"; other masked
-    contents stay visible."""
+def _starts_from_pure_noise(job: GenerateJob, strength: float | None) -> bool:
+    """Whether the inpainted area starts from noise alone: at strength 1 with the masked content "original". Other masked
+    contents remain in the initial latents."""
     image_settings = job.image_to_image
     repaints = bool(image_settings.mask_path) and image_settings.masked_content == "original"
     return strength == 1 and repaints and not as_generator(job)
@@ -150,7 +150,7 @@ def hires_sizes(size: tuple[int, int], scale: float) -> tuple[tuple[int, int], t
     (sd-scripts), above it the second is larger (A1111)."""
     width, height = size
     if scale < 1:
-        return (_scaled(width, scale, FIRST_STEP), _scaled(height, scale, FIRST_STEP)), size
+        return (_scaled(width, scale, KOHYA_SIZE_STEP), _scaled(height, scale, KOHYA_SIZE_STEP)), size
     return size, (_scaled(width, scale, 8), _scaled(height, scale, 8))
 
 
@@ -167,9 +167,9 @@ def _sizes(settings: SizeSettings, scale: float) -> Mapping[str, Sizes]:
         return int((number or 0) * scale + 0.5)
 
     height, width = at(settings.original_height), at(settings.original_width)
-    away = at(settings.original_height_negative) or height, at(settings.original_width_negative) or width
+    negative = at(settings.original_height_negative) or height, at(settings.original_width_negative) or width
     crop = at(settings.crop_top), at(settings.crop_left)
-    return {side: (*((height, width) if side == POSITIVE else away), *crop, 0, 0) for side in SIDES}
+    return {side: (*((height, width) if side == POSITIVE else negative), *crop, 0, 0) for side in SIDES}
 
 
 def sampling_of(job: GenerateJob, prediction: str, family_name: str = "") -> Sampling:
@@ -226,16 +226,16 @@ def described(job: GenerateJob) -> Iterator[str]:
     begin = {
         "noise": "from noise",
         "image": "from the initial image",
-        "made image": "from the image before, enlarged",
-        "made latents": "from the latents before, enlarged",
+        "previous image": "from the image before, enlarged",
+        "previous latents": "from the latents before, enlarged",
         "unfinished latents": f"finished by {Path(job.refiner.refiner_checkpoint or '').name}",
     }
     for stage in stages_of(job):
         width, height = stage.size
-        yield f"{width} x {height} {begin[stage.begins]}: {_part_of_steps(job, stage)}{stage.steps} steps"
+        yield f"{width} x {height} {begin[stage.begins]}: {_steps_prefix(job, stage)}{stage.steps} steps"
 
 
-def _part_of_steps(job: GenerateJob, stage: Stage) -> str:
+def _steps_prefix(job: GenerateJob, stage: Stage) -> str:
     """Text such as "16 of " if the stage does not run all steps."""
     if stage.switch_at is None:
         return "" if stage.run in (None, stage.steps) else f"{stage.run} of "

@@ -49,7 +49,7 @@ def upscaler_of(job: GenerateJob) -> Upscaler:
     return UPSCALERS[BICUBIC if latents else name]
 
 
-def through_latents(job: GenerateJob) -> bool:
+def upscales_latents(job: GenerateJob) -> bool:
     """Whether the second stage starts from the first one's upscaled latents, without decoding them."""
     return not job.hires.highres_fix_upscaler_file and upscaler_of(job).latents is not None
 

@@ -35,7 +35,7 @@ BAD_WILDCARD = "prompt.bad-wildcard"
 MOST_FINDINGS = 100  # of one prompt
 MOST_WORDS = 200  # words compared with the names of embeddings
 COUNTED_STEPS = 8  # of a pass, for counting tokens of edited prompts
-LIKE, LEAST = 0.85, 6  # minimum similarity (difflib) and length of a word that may be a mistyped name
+MIN_SIMILARITY, MIN_LENGTH = 0.85, 6  # minimum similarity (difflib) and length of a word that may be a mistyped name
 _COMFY = re.compile(r"(?<!\w)embedding:([\w.\-]+)", re.IGNORECASE)
 _WORD = re.compile(r"\w[\w.\-]*")
 # kind of a prompt_weights.Fault -> code, level, fix
@@ -122,8 +122,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Part:
-    """A prompt between AND: its weight, and the content tokens in each of its windows, for the longest text of an
-    edited one."""
+    """A prompt between AND: its weight, and the content tokens in each of its windows, for the longest text of an edited one."""
 
     weight: float
     windows: tuple[int, ...]
@@ -154,8 +153,8 @@ def analyze(text: str, known: Names = Names(), mode: Parsing = Parsing()) -> Ana
     pattern = breaks.pattern if mode.negative else f"{AND.pattern}|{breaks.pattern}"
     joints = [match.span() for match in re.finditer(pattern, prompt_text)]
     drawn = mode.dynamic and has_variants(text)
-    sound = all(finding.problem.code != BAD_WILDCARD for finding in findings)
-    parts = _parts(text if not (drawn and sound) else drawn_once(text, 0, known.files), known, mode)
+    valid = all(finding.problem.code != BAD_WILDCARD for finding in findings)
+    parts = _parts(text if not (drawn and valid) else drawn_once(text, 0, known.files), known, mode)
     return Analysis(tuple(parts), tuple(joints), findings, drawn)
 
 
@@ -165,12 +164,12 @@ def findings_of(text: str, known: Names = Names(), mode: Parsing = Parsing()) ->
         what = f"The prompt has {len(text):,} characters; {LONGEST:,} is the limit"
         return (Finding(0, len(text), Problem(what, mode.where, "shorten it", code="prompt.too-long")),)
     line = _split(text, mode)
-    looks = [_prompt_findings(_within(text, _parts_of_kind(PROMPT, line)), known, mode)]
+    groups = [_prompt_findings(_within(text, _parts_of_kind(PROMPT, line)), known, mode)]
     if mode.dynamic:
         negative = _within(text, _parts_of_kind("n", line))
-        looks += [_prompt_findings(negative, known, replace(mode, negative=True))]
-        looks += [_variant_findings(text, known, mode), _option_findings(text, line, mode)]
-    findings = [finding for look in looks for finding in islice(look, MOST_FINDINGS)]
+        groups += [_prompt_findings(negative, known, replace(mode, negative=True))]
+        groups += [_variant_findings(text, known, mode), _option_findings(text, line, mode)]
+    findings = [finding for group in groups for finding in islice(group, MOST_FINDINGS)]
     return tuple(sorted(findings, key=lambda each: (each.start, each.end))[:MOST_FINDINGS])
 
 
@@ -303,13 +302,13 @@ def _edit_findings(text: str, tags: Sequence[tuple[int, int, object]], mode: Par
         malformed = [
             span for span in near_misses(part) if part[slice(*span)] == text[begin + span[0] : begin + span[1]]
         ]
-        steps = " and ".join(str(during.steps) for during in mode.passes)
-        for places, what, fix, slug in (
+        steps = " and ".join(str(edit_pass.steps) for edit_pass in mode.passes)
+        for faults, what, fix, slug in (
             (() if mode.passes else spans, *_UNREAD, "unread-edit"),
             (idle, f"changes at none of the {steps} steps", _WHEN_FIX, "idle-edit"),
             (malformed, *_NO_EDIT, "no-edit"),
         ):
-            for start, end in places:
+            for start, end in faults:
                 span = (begin + start, begin + end)
                 what_of = f"'{text[slice(*span)][:60]}' {what}"
                 yield Finding(*span, Problem(what_of, mode.where, fix, "advice", code=f"prompt.{slug}"))
@@ -322,7 +321,7 @@ def _edit_findings(text: str, tags: Sequence[tuple[int, int, object]], mode: Par
 
 def _is_idle(edit: Switch, passes: Sequence[Pass]) -> bool:
     """Whether it has the same text at all steps."""
-    lasts = [(during.last(edit.when), during.steps) for during in passes]
+    lasts = [(edit_pass.last(edit.when), edit_pass.steps) for edit_pass in passes]
     return bool(lasts) and (all(last >= steps for last, steps in lasts) or all(last < 1 for last, _ in lasts))
 
 
@@ -334,13 +333,13 @@ def _embedding_findings(text: str, known: Names, mode: Parsing) -> Iterator[Find
         what = f"'{match[0][:60]}' is read as text: embeddings are named without 'embedding:'"
         fix = f"write {near or match[1]} alone" if near else "write the name of a file in models/embeddings alone"
         yield Finding(*match.span(), Problem(what, mode.where, fix, "advice", code="prompt.unknown-embedding"))
-    candidates = [match for match in _WORD.finditer(text) if names and len(match[0]) >= LEAST][:MOST_WORDS]
+    candidates = [match for match in _WORD.finditer(text) if names and len(match[0]) >= MIN_LENGTH][:MOST_WORDS]
     for match in candidates:
         lowered = match[0].casefold()
         like = [name for name in names if name[0] == lowered[0] and abs(len(name) - len(lowered)) <= 2]
         if lowered in names or not like or count_tokens(lowered) < 2:  # a single token is in the vocabulary, not a typo
             continue
-        for near in difflib.get_close_matches(lowered, like, 1, LIKE):
+        for near in difflib.get_close_matches(lowered, like, 1, MIN_SIMILARITY):
             what = f"'{match[0]}' is not an embedding and is read as text"
             fix = f"write {names[near]} for the embedding"
             yield Finding(*match.span(), Problem(what, mode.where, fix, "advice", code="prompt.unknown-embedding"))

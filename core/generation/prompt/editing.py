@@ -79,8 +79,7 @@ class _Open:
         return "".join(item if isinstance(item, str) else "[]" for item in self.texts[-1])
 
     def literal(self, closed: str = "") -> list[Any]:
-        """Its plain text and nested edits in order, for a bracket that is not an edit. closed: the closing bracket, if there is
-        one"""
+        """Its plain text and nested edits in order, for a bracket that is not an edit. closed: the closing bracket, if there is one"""
         joined = [self.sign, *self.texts[0]]
         for sign, text in zip(self.between, self.texts[1:], strict=True):
             joined += [sign, *text]
@@ -110,7 +109,7 @@ def _read(prompt: str) -> tuple[Text, tuple[tuple[int, int], ...]]:
                 _leave_open(opened)
             closed = opened.pop()
             edit = _edit(closed, match.end()) if part == "]" and closed.sound else None
-            if edit is None and part == "]" and _like_an_edit(closed):
+            if edit is None and part == "]" and _resembles_edit(closed):
                 missed.append((closed.start, match.end()))
             opened[-1].add(*(closed.literal(part) if edit is None else [edit]))
         elif part in (":", "|") and opened[-1].sign == "[":
@@ -141,7 +140,7 @@ def _edit(bracket: _Open, end: int) -> Switch | Alternation | None:
     return Switch(*_halves(bracket), when[1], bracket.start, end)
 
 
-def _like_an_edit(bracket: _Open) -> bool:
+def _resembles_edit(bracket: _Open) -> bool:
     """Whether it resembles an edit. [artist:name] does not: it is a lower weight."""
     return bracket.sound and (len(bracket.between) > 1 or bool(bracket.between and _NUMBERED.match(bracket.last)))
 
@@ -157,34 +156,38 @@ def _halves(bracket: _Open) -> tuple[Text, Text]:
     return (tuple(halves[0]), tuple(halves[1])) if len(halves) == 2 else ((), tuple(halves[0]))
 
 
-def text_at(text: Text, step: int, during: Pass) -> str:
+def text_at(text: Text, step: int, edit_pass: Pass) -> str:
     """The text of a step, counted from 1."""
-    return "".join(item if isinstance(item, str) else text_at(_now(item, step, during), step, during) for item in text)
+    return "".join(
+        item if isinstance(item, str) else text_at(_current(item, step, edit_pass), step, edit_pass) for item in text
+    )
 
 
-def _now(edit: Switch | Alternation, step: int, during: Pass) -> Text:
+def _current(edit: Switch | Alternation, step: int, edit_pass: Pass) -> Text:
     if isinstance(edit, Alternation):
         return edit.texts[(step - 1) % len(edit.texts)]
-    return edit.before if step <= during.last(edit.when) else edit.after
+    return edit.before if step <= edit_pass.last(edit.when) else edit.after
 
 
-def schedule(prompt: str, during: Pass | None, most: int | None = None) -> list[tuple[int, str]]:
+def schedule(prompt: str, edit_pass: Pass | None, most: int | None = None) -> list[tuple[int, str]]:
     """[(its last step, the text)] in the order of the steps, counted from 1; one entry for a prompt without edits, or without a
     pass.
 
     most   return at most this number, the last ones
     """
-    if during is None:
+    if edit_pass is None:
         return [(1, prompt)]
-    text, steps = parsed(prompt), max(during.steps, 1)
-    return [(last, text_at(text, last, during)) for last in sorted({*_ends(text, during), steps})[-(most or 0) :]]
+    text, steps = parsed(prompt), max(edit_pass.steps, 1)
+    lasts = sorted({*_ends(text, edit_pass), steps})
+    return [(last, text_at(text, last, edit_pass)) for last in (lasts[-most:] if most else lasts)]
 
 
-def _ends(text: Text, during: Pass) -> Iterator[int]:
+def _ends(text: Text, edit_pass: Pass) -> Iterator[int]:
+    """The last step of each text that an edit ends."""
     for edit in edits(text):
         if isinstance(edit, Alternation):
-            yield from range(1, during.steps + 1)
-        elif (last := during.last(edit.when)) >= 1:
+            yield from range(1, edit_pass.steps + 1)
+        elif (last := edit_pass.last(edit.when)) >= 1:
             yield last
 
 
@@ -201,9 +204,9 @@ def has_edits(prompt: str) -> bool:
     return "[" in prompt and any(not isinstance(item, str) for item in parsed(prompt))
 
 
-def at_steps(prompts: Sequence[str], during: Pass | None) -> list[tuple[int, tuple[str, ...]]]:
+def at_steps(prompts: Sequence[str], edit_pass: Pass | None) -> list[tuple[int, tuple[str, ...]]]:
     """[(steps done, the prompts' texts from then on)], for each step at which one of them changes."""
-    each = [schedule(prompt, during) for prompt in prompts]
+    each = [schedule(prompt, edit_pass) for prompt in prompts]
     begins = sorted({0, *(last for texts in each for last, _ in texts[:-1])})
     return [(begin, tuple(next(text for last, text in texts if last > begin) for texts in each)) for begin in begins]
 
@@ -215,4 +218,4 @@ def wrong_weight_in(prompt: str, passes: Sequence[Pass | None]) -> str:
 
 def texts_of(prompt: str, passes: Sequence[Pass | None], most: int | None = None) -> list[str]:
     """The distinct texts of a prompt over the steps. most: number of steps of a pass"""
-    return list(dict.fromkeys(text for during in passes for _, text in schedule(prompt, during, most)))
+    return list(dict.fromkeys(text for edit_pass in passes for _, text in schedule(prompt, edit_pass, most)))

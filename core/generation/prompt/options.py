@@ -182,16 +182,16 @@ def parts_of_line(line: str) -> list[LinePart]:
     cuts = [(match.start(), match.end()) for match in _CUT.finditer(line)]
     ends = [*(start for start, _ in cuts), len(line)]
     parts = [LinePart(0, ends[0], line[: ends[0]], PROMPT)]
-    last = ""
+    last_switch = ""
     for (start, begin), end in zip(cuts, ends[1:], strict=True):
         part = line[begin:end]
         match = _SWITCH.fullmatch(part.rstrip())
         switch = match[1].lower() if match else ""
         if switch not in OPTIONS and switch not in FOR_OTHER_FAMILIES:
             dropped = _NO_TEXT.fullmatch(part.rstrip())
-            parts.append(LinePart(start, end, part, "" if dropped else last if last in TEXTS else PROMPT))
+            parts.append(LinePart(start, end, part, "" if dropped else last_switch if last_switch in TEXTS else PROMPT))
         elif match and match[2]:
-            last = switch
+            last_switch = switch
             parts.append(LinePart(start, end, match[2].strip(), switch, switch))
         else:
             parts.append(LinePart(start, end, "", "", switch))
@@ -206,11 +206,11 @@ def line_of(text: str, texts: Mapping[str, Any], notes: list[Problem], where: st
             what = f"'--{switch}' of the prompt '{text[:40]}' is ignored: it is for other model families"
             notes.append(_note(what, where, "unsupported-option"))
         elif value is not None:
-            _take(values, switch, value, notes, where)
+            _store(values, switch, value, notes, where)
     return PromptLine(text, values)
 
 
-def _take(values: dict[str, Any], switch: str, value: Any, notes: list[Problem], where: str) -> None:
+def _store(values: dict[str, Any], switch: str, value: Any, notes: list[Problem], where: str) -> None:
     """Put an option's value into `values`, clamped to its bounds; `notes` gets a problem for an invalid or clamped one."""
     option, value_text = OPTIONS[switch], str(value).strip()
     try:

@@ -61,16 +61,16 @@ def read_prompts(settings: SampleSettings, control: bool = False) -> tuple[list[
         file = resolve_path(settings.sample_prompts_file)
         from_file = _parsed(read_entries(file, WHERE), notes, f"{WHERE}, {file.name}", settings)
     if settings.prompt_weights:
-        during = Pass(settings.sample_steps) if reads_edits(settings) else None
-        if wrong := wrong_weight_in(settings.negative_prompt, [during]):
-            notes.append(_wrong(f"In the negative prompt, {wrong}", "samples.negative_prompt", FIX, "bad-weight"))
+        edit_pass = Pass(settings.sample_steps) if reads_edits(settings) else None
+        if wrong := wrong_weight_in(settings.negative_prompt, [edit_pass]):
+            notes.append(_error(f"In the negative prompt, {wrong}", "samples.negative_prompt", FIX, "bad-weight"))
     prompts = [*typed, *from_file]
     if not control:
         prompts = [_without_control(each, notes) for each in prompts]
     elif missing := [each.prompt for each in prompts if each.control is None]:
         what = f"{len(missing)} of {count(len(prompts), 'sample prompt')} without a control image: '{missing[0][:40]}'"
         notes.append(
-            _wrong(what, "samples.sample_prompts", "give each a control image: --cn and its file", "no-control-image")
+            _error(what, "samples.sample_prompts", "give each a control image: --cn and its file", "no-control-image")
         )
     if settings.compatibility == "none":
         prompts = [_without_loras(each, notes) for each in prompts]
@@ -93,7 +93,7 @@ def _parsed(entries: Sequence[Entry], notes: list[Problem], where: str, settings
 def _without_control(prompt: SamplePrompt, notes: list[Problem]) -> SamplePrompt:
     if prompt.control is not None:
         what = f"'--cn' of the prompt '{prompt.prompt[:40]}' is ignored: this training has no ControlNet"
-        notes.append(_note(what, "samples.sample_prompts", "unsupported-option"))
+        notes.append(_advice(what, "samples.sample_prompts", "unsupported-option"))
     return replace(prompt, control=None)
 
 
@@ -121,19 +121,19 @@ def _without_loras(prompt: SamplePrompt, notes: list[Problem]) -> SamplePrompt:
         text, tags = without_tags(prompt.prompt)
     except ValueError as error:
         what = f"In the prompt '{prompt.prompt[:40]}', {error}"
-        notes.append(_wrong(what, "samples.sample_prompts", TAG_FIX, "bad-lora"))
+        notes.append(_error(what, "samples.sample_prompts", TAG_FIX, "bad-lora"))
         return prompt
     ignored = "is ignored: samples use only the LoRA being trained"
-    notes += [_note(f"{tag} {ignored}", "samples.sample_prompts", "lora") for tag in tags]
+    notes += [_advice(f"{tag} {ignored}", "samples.sample_prompts", "lora") for tag in tags]
     return replace(prompt, prompt=text)
 
 
 def _wrong_weights(prompts: Iterable[SamplePrompt], where: str, settings: SampleSettings) -> Iterator[Problem]:
     for each in prompts:
-        during = Pass(each.steps or settings.sample_steps) if reads_edits(settings) else None
+        edit_pass = Pass(each.steps or settings.sample_steps) if reads_edits(settings) else None
         for text in (each.prompt, each.negative or ""):
-            if wrong := wrong_weight_in(text, [during]):
-                yield _wrong(f"In the prompt '{text[:40]}', {wrong}", where, FIX, "bad-weight")
+            if wrong := wrong_weight_in(text, [edit_pass]):
+                yield _error(f"In the prompt '{text[:40]}', {wrong}", where, FIX, "bad-weight")
 
 
 def filled(
@@ -170,14 +170,14 @@ def sample_of(line: PromptLine, notes: list[Problem], where: str) -> SamplePromp
     seeds = line.values.get("seeds", (None,))
     for name in [name for name in line.values if name not in {*FIELDS, "seeds"}]:
         what = f"'{name.rpartition('.')[2]}' of the prompt '{line.text[:40]}' is ignored: samples do not follow it"
-        notes.append(_note(what, where, "unsupported-option"))
+        notes.append(_advice(what, where, "unsupported-option"))
     values = {FIELDS[name]: value for name, value in line.values.items() if name in FIELDS}
     return SamplePrompt(line.text, seed=seeds[0], **values)
 
 
-def _note(what: str, where: str, slug: str) -> Problem:
+def _advice(what: str, where: str, slug: str) -> Problem:
     return Problem(what, where, "remove it", "advice", code=f"prompts.{slug}")
 
 
-def _wrong(what: str, where: str, fix: str, slug: str) -> Problem:
+def _error(what: str, where: str, fix: str, slug: str) -> Problem:
     return Problem(what, where, fix, code=f"prompts.{slug}")

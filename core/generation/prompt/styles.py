@@ -28,8 +28,7 @@ class Style:
 
 
 def styled(text: str, styles: Iterable[str]) -> str:
-    """The text wrapped in, or followed by, each of these parts: "a fox", ["ink of {prompt}", "b/w"] -> "ink of a fox,
-    b/w"."""
+    """The text wrapped in, or followed by, each of these parts: "a fox", ["ink of {prompt}", "b/w"] -> "ink of a fox, b/w"."""
     for style in styles:
         if PROMPT_FIELD in style:
             text = style.replace(PROMPT_FIELD, text)
@@ -103,8 +102,7 @@ def _style(value: Any) -> Style | None:
 
 
 def styles_of_csv(text: str) -> list[Style]:
-    """The styles in the first MOST rows of A1111's styles.csv: name,prompt,negative_prompt. Raises ProblemsError, also without
-    any."""
+    """The styles in the first MOST rows of A1111's styles.csv: name,prompt,negative_prompt. Raises ProblemsError, also without any."""
     try:
         rows = list(csv.DictReader(io.StringIO(text.lstrip("\ufeff"), newline="")))
     except csv.Error as error:

@@ -13,7 +13,7 @@ from functools import cache, partial
 from itertools import combinations, product
 from random import Random
 
-MOST, COUNTED = 10_000, 10**18  # prompts of one line; combinations counted at most
+MAX_PROMPTS, MAX_COUNT = 10_000, 10**18  # prompts of one line; combinations counted at most
 DEEPEST, LONGEST = 50, 100_000  # nesting of resolved groups; characters of a prompt
 MOST_PROBLEMS = 100  # of one text
 MOST_TEXT = 50_000_000  # characters of all prompts of one line
@@ -23,7 +23,7 @@ _FILE = re.compile(r"__([A-Za-z0-9*][\w\-./*]*?)__")
 _FROM_FILE = re.compile(r"\{[0-9][^|{}]*\$\$\s*" + _FILE.pattern + r"\s*\}")  # {2$$__name__}: several lines of a file
 _WEIGHT = re.compile(r"\s*([0-9]{1,6}(?:\.[0-9]{0,6})?|\.[0-9]{1,6})::")
 _COLONS = "\ue003"  # for "::" that is not a weight
-_ESCAPED, _WIDE = {r"\{": "\ue000", r"\}": "\ue001"}, "\ue002"
+_ESCAPED, _PADDING = {r"\{": "\ue000", r"\}": "\ue001"}, "\ue002"
 
 Files = Callable[[str], Sequence[str]]  # name -> its lines; raises WildcardError if there is none
 
@@ -34,38 +34,38 @@ class WildcardError(ValueError):
 
 @dataclass(frozen=True)
 class Group:
-    """One group: `low` to `high` of the variants, joined by `joined`. each: all combinations in turn, else a random
+    """One group: `low` to `high` of the variants, joined by `separator`. each: all combinations in turn, else a random
     one. weights: of the variants, none if all are equal"""
 
     variants: tuple[str, ...]
     low: int = 1
     high: int = 1
-    joined: str = ", "
+    separator: str = ", "
     each: bool = False
     weights: tuple[float, ...] = ()
 
     def draw(self, rng: Random) -> str:
         number = rng.randint(self.low, self.high)
         if not self.weights:
-            return self.joined.join(rng.sample(self.variants, number))
+            return self.separator.join(rng.sample(self.variants, number))
         remaining, chosen = list(range(len(self.variants))), list[int]()
         for _ in range(number):
             chosen += rng.choices(remaining, [self.weights[at] for at in remaining])
             remaining.remove(chosen[-1])
-        return self.joined.join(self.variants[at] for at in chosen)
+        return self.separator.join(self.variants[at] for at in chosen)
 
     def count(self) -> int:
-        """The number of combinations, at most `COUNTED`."""
+        """The number of combinations, at most `MAX_COUNT`."""
         total = 0
         for number in range(self.low, self.high + 1):
             total += math.comb(len(self.variants), number)
-            if total > COUNTED:
-                return COUNTED
+            if total > MAX_COUNT:
+                return MAX_COUNT
         return total
 
     def all(self) -> list[str]:
         numbers = range(self.low, self.high + 1)
-        return [self.joined.join(chosen) for number in numbers for chosen in combinations(self.variants, number)]
+        return [self.separator.join(chosen) for number in numbers for chosen in combinations(self.variants, number)]
 
 
 def no_files(name: str) -> Sequence[str]:
@@ -87,24 +87,24 @@ def variants(text: str, seeds: Sequence[int], files: Files = no_files, weighted:
     hidden = hidden if weighted else hidden.replace("::", _COLONS)
     if not any(match[1] for match in _GROUP.finditer(hidden)):
         return [(_unescaped(_expanded(hidden, partial(Random, seed), files)), seed) for seed in seeds]
-    by = Random(seeds[0])
-    return [(_unescaped(_expanded(variant, lambda: by, files)), seeds[0]) for variant in _combinations(hidden)]
+    rng = Random(seeds[0])
+    return [(_unescaped(_expanded(variant, lambda: rng, files)), seeds[0]) for variant in _combinations(hidden)]
 
 
 def problems_in(text: str, files: Files = no_files) -> list[tuple[int, int, str]]:
     """(start, end, problem) of a text's variants, chosen or not."""
-    placed, files = _escaped(text, _WIDE), cache(files)
+    placed, files = _escaped(text, _PADDING), cache(files)
     problems: list[tuple[int, int, str]] = []
     groups = list(_GROUP.finditer(placed))
-    sound: set[str] = set()
+    checked: set[str] = set()
     for match in [*groups, *_FILE.finditer(placed)]:
         try:
             if several := _FROM_FILE.fullmatch(match[0]):
-                _lines_of(several, files)
+                _file_group(several, files)
             elif match[0].startswith("{"):
                 _group(match)
             else:
-                _follow(match[1], files, (), sound)
+                _check_includes(match[1], files, (), checked)
         except WildcardError as error:
             problems.append((*match.span(), str(error)))
         if len(problems) == MOST_PROBLEMS:
@@ -130,44 +130,44 @@ def braces(text: str) -> tuple[list[tuple[int, int]], list[int]]:
     """((start, end) of each pair of braces, positions of unpaired ones, which are text)."""
     pairs: list[tuple[int, int]] = []
     opened: list[int] = []
-    alone: list[int] = []
-    for match in re.finditer("[{}]", _escaped(text, _WIDE)):
+    unpaired: list[int] = []
+    for match in re.finditer("[{}]", _escaped(text, _PADDING)):
         if match[0] == "{":
             opened.append(match.start())
         elif opened:
             pairs.append((opened.pop(), match.end()))
         else:
-            alone.append(match.start())
-    return pairs, sorted(alone + opened)
+            unpaired.append(match.start())
+    return pairs, sorted(unpaired + opened)
 
 
-def _follow(name: str, files: Files, through: tuple[str, ...], sound: set[str]) -> None:
-    """Raise WildcardError if a file is missing, includes itself through others, or is nested deeper than DEEPEST. through:
-    files that led to it; sound: files already checked, to which it is added"""
-    if name in sound:
+def _check_includes(name: str, files: Files, parents: tuple[str, ...], checked: set[str]) -> None:
+    """Raise WildcardError if a file is missing, includes itself through others, or is nested deeper than DEEPEST. parents:
+    files that led to it; checked: files already checked, to which it is added"""
+    if name in checked:
         return
-    if name in through:
-        raise WildcardError(f"the wildcard file '{name}' contains itself: {' > '.join((*through, name))}")
-    if len(through) > DEEPEST:
+    if name in parents:
+        raise WildcardError(f"the wildcard file '{name}' contains itself: {' > '.join((*parents, name))}")
+    if len(parents) > DEEPEST:
         raise WildcardError(f"more than {DEEPEST} wildcard files name one another")
     for line in files(name):
         for match in _FILE.finditer(line):
-            _follow(match[1], files, (*through, name), sound)
-    sound.add(name)
+            _check_includes(match[1], files, (*parents, name), checked)
+    checked.add(name)
 
 
-def _escaped(text: str, filled: str = "") -> str:
-    """The text with escaped braces as marks. filled: added after each mark, to keep positions"""
+def _escaped(text: str, padding: str = "") -> str:
+    """The text with escaped braces as marks. padding: added after each mark, to keep positions"""
     for escaped, mark in _ESCAPED.items():
-        text = text.replace(escaped, mark + filled)
+        text = text.replace(escaped, mark + padding)
     return text
 
 
 def _unescaped(text: str) -> str:
-    return text.replace("\ue000", "{").replace("\ue001", "}").replace(_COLONS, "::").replace(_WIDE, "")
+    return text.replace("\ue000", "{").replace("\ue001", "}").replace(_COLONS, "::").replace(_PADDING, "")
 
 
-def _lines_of(match: re.Match[str], files: Files) -> Group:
+def _file_group(match: re.Match[str], files: Files) -> Group:
     """The group of {2$$__name__}: the lines of the file are the variants."""
     group = _GROUP.fullmatch(match[0])
     assert group is not None
@@ -177,21 +177,21 @@ def _lines_of(match: re.Match[str], files: Files) -> Group:
 def _group(match: re.Match[str], texts: Sequence[str] = ()) -> Group:
     """The group in a match. Raises WildcardError if it asks for more variants than it has. texts: the variants, instead of those
     in the match"""
-    each, first, second, joined, inline = match.groups()
-    choices, weights = _weighed(texts or inline.split("|"))
+    each, first, second, separator, inline = match.groups()
+    choices, weights = _split_weights(texts or inline.split("|"))
     low, high = sorted((int(first or 1), int(second or first or 1)))
     if low > len(choices):
         raise WildcardError(f"{_unescaped(match[0])[:60]} asks for {low} of {len(choices)} variants")
-    return Group(choices, low, min(high, len(choices)), ", " if joined is None else joined, bool(each), weights)
+    return Group(choices, low, min(high, len(choices)), ", " if separator is None else separator, bool(each), weights)
 
 
-def _weighed(texts: Sequence[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+def _split_weights(texts: Sequence[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """(the texts without their weights and without those of weight 0, the weights; none if all are equal)."""
     matches = [(_WEIGHT.match(text), text) for text in texts]
     if not any(match for match, _ in matches):
         return tuple(texts), ()
-    parted = [(text[match.end() :], float(match[1])) if match else (text, 1.0) for match, text in matches]
-    weighted = [(text, weight) for text, weight in parted if weight > 0]
+    split = [(text[match.end() :], float(match[1])) if match else (text, 1.0) for match, text in matches]
+    weighted = [(text, weight) for text, weight in split if weight > 0]
     return tuple(text for text, _ in weighted), tuple(weight for _, weight in weighted)
 
 
@@ -201,7 +201,7 @@ def _unweighted(files: Files, name: str) -> list[str]:
 
 def _line_of(name: str, files: Files, rng: Random) -> str:
     """A random line of a file, weighted as variants can be."""
-    lines, weights = _weighed(files(name))
+    lines, weights = _split_weights(files(name))
     if not lines:
         raise WildcardError(f"all lines of the wildcard file '{name}' have the weight 0")
     return rng.choices(lines, weights)[0] if weights else rng.choice(lines)
@@ -213,28 +213,28 @@ def _combinations(text: str) -> Iterator[str]:
     groups = [_group(match) for match in matches]
     number = 1
     for group in groups:
-        number = min(number * group.count(), COUNTED)
-    if number > MOST:
-        more = " or more" if number == COUNTED else ""
-        raise WildcardError(f"it has {number:,}{more} combinations; {MOST:,} is the limit")
+        number = min(number * group.count(), MAX_COUNT)
+    if number > MAX_PROMPTS:
+        more = " or more" if number == MAX_COUNT else ""
+        raise WildcardError(f"it has {number:,}{more} combinations; {MAX_PROMPTS:,} is the limit")
     if number * len(text) > MOST_TEXT:
         raise WildcardError(f"its {number:,} combinations are longer than {MOST_TEXT:,} characters together")
     for chosen in product(*(group.all() for group in groups)):
         yield _replaced(text, matches, chosen)
 
 
-def _expanded(text: str, start: Callable[[], Random], files: Files) -> str:
-    """The text with a random choice for every group and file. start: the random numbers of each level of nesting:
+def _expanded(text: str, new_rng: Callable[[], Random], files: Files) -> str:
+    """The text with a random choice for every group and file. new_rng: the random numbers of each level of nesting:
     sd-scripts restarts them per level, but not with {e$$...}"""
     for _ in range(DEEPEST):
-        by = start()
+        rng = new_rng()
         if several := list(_FROM_FILE.finditer(text)):
-            text = _replaced(text, several, [_lines_of(match, files).draw(by) for match in several])
+            text = _replaced(text, several, [_file_group(match, files).draw(rng) for match in several])
         elif named := list(_FILE.finditer(text)):
-            text = _replaced(text, named, [_line_of(match[1], files, by) for match in named])
+            text = _replaced(text, named, [_line_of(match[1], files, rng) for match in named])
         elif matches := list(_GROUP.finditer(text)):
             # sd-scripts' order: from the last position backwards.
-            drawn = [_group(match).draw(by) for match in reversed(matches)]
+            drawn = [_group(match).draw(rng) for match in reversed(matches)]
             text = _replaced(text, matches, drawn[::-1])
         else:
             return text

@@ -40,24 +40,24 @@ def fitted(image: Image, size: tuple[int, int], fit: str) -> Image:
     return image.resize(size, pillow.Resampling.LANCZOS)
 
 
-def placed(image: Image, fit: str, size: Size, part: Part | None, make: Callable[[Image], Image]) -> Image:
+def control_image_for(image: Image, fit: str, size: Size, part: Part | None, make: Callable[[Image], Image]) -> Image:
     """The control image at (width, height). part: (size of the full image, box of the visible part), None for all of it;
     make: (image) -> its control image"""
     if part is None:
-        return filled(image, size, make) if fit == "fill" else make(fitted(image, size, fit))
+        return resized_and_filled(image, size, make) if fit == "fill" else make(fitted(image, size, fit))
     full_size, box = part
     if fit == "fill":
-        return fitted(filled(image, full_size, make).crop(box), size, "resize")
+        return fitted(resized_and_filled(image, full_size, make).crop(box), size, "resize")
     return make(fitted(fitted(image, full_size, fit).crop(box), size, "resize"))
 
 
-def filled(image: Image, size: Size, make: Callable[[Image], Image]) -> Image:
+def resized_and_filled(image: Image, size: Size, make: Callable[[Image], Image]) -> Image:
     """The control image of the whole image, centered in (width, height), on the median color of its border: A1111's
     "resize and fill" (sd-webui-controlnet)."""
     import numpy as np
     from PIL.Image import new
 
-    scale = min(wide / side for wide, side in zip(size, image.size, strict=True))
+    scale = min(target / side for target, side in zip(size, image.size, strict=True))
     inner = make(fitted(image, (max(1, round(image.width * scale)), max(1, round(image.height * scale))), "resize"))
     pixels = np.array(inner)
     border = np.median(np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]), axis=0)

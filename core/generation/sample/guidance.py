@@ -68,8 +68,8 @@ def at_any_scale(scale: float) -> Guidance:
     """Classifier-free guidance n + scale (p - n), also at scales up to 1."""
 
     def combine(outputs: Outputs, at: Moment) -> Tensor:
-        away, to = outputs[NEGATIVE], outputs[POSITIVE]
-        return away + scale * (to - away)
+        negative, positive = outputs[NEGATIVE], outputs[POSITIVE]
+        return negative + scale * (positive - negative)
 
     return Guidance((NEGATIVE, POSITIVE), combine)
 
@@ -84,8 +84,8 @@ def classic(scale: float, negative_scale: float | None = None) -> Guidance:
 
     def with_negative(outputs: Outputs, at: Moment) -> Tensor:
         assert negative_scale is not None
-        away, to, empty = outputs[NEGATIVE], outputs[POSITIVE], outputs[EMPTY]
-        return empty + scale * (to - empty) - negative_scale * (away - empty)
+        negative, positive, empty = outputs[NEGATIVE], outputs[POSITIVE], outputs[EMPTY]
+        return empty + scale * (positive - empty) - negative_scale * (negative - empty)
 
     if negative_scale is None:
         return at_any_scale(scale)
@@ -95,17 +95,18 @@ def classic(scale: float, negative_scale: float | None = None) -> Guidance:
 def composed(base: Guidance, weights: Sequence[float]) -> Guidance:
     """Guidance towards several prompts at once (Liu et al. 2022, arXiv:2206.01714): n + sum of weight (p - n) instead
     of p; without a negative prompt, their weighted mean."""
-    several = {side: parts_of_side(side, len(weights)) for side in base.sides if side in (POSITIVE, PERTURBED)}
-    sides = [each for side in base.sides for each in several.get(side, (side,))]
+    parts_of = {side: parts_of_side(side, len(weights)) for side in base.sides if side in (POSITIVE, PERTURBED)}
+    sides = [each for side in base.sides for each in parts_of.get(side, (side,))]
 
     def weighted_mean(outputs: Outputs, parts: Sequence[str]) -> Tensor:
-        away = outputs.get(NEGATIVE)
-        zero = outputs[parts[0]] * 0 if away is None else away
-        summed = sum((weight * (outputs[part] - zero) for part, weight in zip(parts, weights, strict=True)), zero)
-        return summed if away is not None else summed / sum(weights)
+        negative = outputs.get(NEGATIVE)
+        origin = outputs[parts[0]] * 0 if negative is None else negative
+        summed = sum((weight * (outputs[part] - origin) for part, weight in zip(parts, weights, strict=True)), origin)
+        return summed if negative is not None else summed / sum(weights)
 
     def combine(outputs: Outputs, at: Moment) -> Tensor:
-        return base.combine({**outputs, **{side: weighted_mean(outputs, parts) for side, parts in several.items()}}, at)
+        means = {side: weighted_mean(outputs, parts) for side, parts in parts_of.items()}
+        return base.combine({**outputs, **means}, at)
 
     return replace(base, sides=tuple(sides), combine=combine)
 

@@ -53,7 +53,7 @@ Predict = Callable[[Tensor, Tensor, Conditioning], Tensor]
 Ask = Callable[[Tensor], Tensor]  # the model's input latents -> its output for the prompt alone
 OnStep = Callable[[int, int], None]  # (steps done, total steps)
 Sizes = tuple[int, int, int, int, int, int]  # SDXL's: original height, width; crop top, left; target height, width
-Begins = Literal["noise", "image", "made image", "made latents", "unfinished latents"]
+Begins = Literal["noise", "image", "previous image", "previous latents", "unfinished latents"]
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,9 @@ class Stage:
     def sizes_of(self, side: str) -> tuple[float, ...]:
         """The model's inputs besides the text: SDXL's sizes; a refiner's score instead of the target size."""
         width, height = self.size
-        plain = side.split()[0]
-        high, wide, top, left, _, _ = self.sizes.get(plain, (0, 0, 0, 0, 0, 0))
-        tail = (self.scores[plain != POSITIVE],) if self.refines else (height, width)
+        kind = side.split()[0]
+        high, wide, top, left, _, _ = self.sizes.get(kind, (0, 0, 0, 0, 0, 0))
+        tail = (self.scores[kind != POSITIVE],) if self.refines else (height, width)
         return (high or height, wide or width, top, left, *tail)
 
 
@@ -161,7 +161,7 @@ class Denoiser:
     def of(cls, components: Components) -> Denoiser:
         kind = family(components.family)
         return cls(
-            kind, lambda noisy, timesteps, given: kind.predict(components, noisy, timesteps, given), components.denoiser
+            kind, lambda noisy, timesteps, texts: kind.predict(components, noisy, timesteps, texts), components.denoiser
         )
 
 
@@ -176,8 +176,7 @@ class Hook:
         """Called before each evaluation of the model."""
 
     def conditioned(self, at: Moment, noisy: Tensor, conditioning: Conditioning) -> Conditioning:
-        """The conditioning for `noisy`, the model's input at this evaluation: rows of all sides, in the order of
-        `conditioning`."""
+        """The conditioning for `noisy`, the model's input at this evaluation: rows of all sides, in the order of `conditioning`."""
         return conditioning
 
     def corrected(self, at: Moment, output: Tensor, ask: Ask) -> Tensor:
@@ -210,13 +209,13 @@ def noises_of(
     draws = stage.steps * SAMPLERS[sampling.sampler].draws
     stage_seeds = [(seed + stage.another) % SEEDS for seed in seeds]
     stage_variations = [each and replace(each, seed=(each.seed + stage.another) % SEEDS) for each in variations]
-    drawn: tuple[torch.device | str, torch.dtype | None] = ("cpu", None)
+    target: tuple[torch.device | str, torch.dtype | None] = ("cpu", None)
     if sampling.device_noise:
         sd_scripts = sampling.program == "generator" and model.module is not None
         dtype = next(model.module.parameters()).dtype if sd_scripts else None
-        drawn = device, None if dtype is None or dtype.itemsize < 2 else dtype  # there is no noise in fp8
+        target = device, None if dtype is None or dtype.itemsize < 2 else dtype  # there is no noise in fp8
     return [
-        ImageNoise(seed, shape, draws, sampling.start_noise, *drawn, variation=variation)
+        ImageNoise(seed, shape, draws, sampling.start_noise, *target, variation=variation)
         for seed, variation in zip(stage_seeds, stage_variations or [None] * len(stage_seeds), strict=True)
     ]
 
@@ -243,7 +242,7 @@ def conditioning(
     texts = {NEGATIVE: states.negative, POSITIVE: states.positive, EMPTY: states.empty}
     texts |= dict(zip(parts_of_side(POSITIVE, len(states.parts)), states.parts, strict=True))
     sides = [side.replace(PERTURBED, POSITIVE) for side in guidance.sides]
-    batch = join_texts([_each(texts[side] or states.negative, count) for side in sides])
+    batch = join_texts([_per_image(texts[side] or states.negative, count) for side in sides])
     device = batch.context.device
     sizes = torch.tensor([stage.sizes_of(side) for side in sides], dtype=torch.float32, device=device)
     rows = count * len(sides)
@@ -252,7 +251,7 @@ def conditioning(
     return Conditioning(batch, sizes.repeat_interleave(count, 0), scales, hints)
 
 
-def _each(text: TextStates, count: int) -> TextStates:
+def _per_image(text: TextStates, count: int) -> TextStates:
     """The text repeated for all images, or one for each."""
     return text.each(lambda tensor: tensor.expand(count, *tensor.shape[1:]) if len(tensor) == 1 else tensor)
 
@@ -282,14 +281,14 @@ def denoise(
     device = states.positive.context.device
     scheduler = sampling.scheduler()
     scheduler.set_timesteps(stage.steps, device=device)
-    with torch.no_grad(), ExitStack() as around:
+    with torch.no_grad(), ExitStack() as contexts:
         first, now = _begin(scheduler, stage, noises, sampling, latents, device)
         timesteps, evaluations = scheduler.timesteps[first:], stage_evaluations(scheduler, stage, first)
         steps = steps_of(stage)
         at = Moment(scheduler, noises, evaluations.start, len(timesteps), scheduler.timesteps[0], now)
         inputs = _Inputs(model, states, stage, sampling, len(noises), control)
         for hook in hooks:
-            around.enter_context(hook.around())
+            contexts.enter_context(hook.around())
         for at.index in evaluations:
             at.timestep = timesteps[at.index]
             if cancel is not None:
@@ -299,8 +298,8 @@ def denoise(
             guidance, conditioned = inputs.at(at)
             output = _guided(model, guidance, conditioned, at, hooks)
             for hook in hooks:
-                output = hook.corrected(at, output, lambda noisy: model.predict(noisy, at.timestep, inputs.alone(at)))
-            at.latents = _next(at, output, hooks)
+                output = hook.corrected(at, output, lambda noisy: model.predict(noisy, at.timestep, inputs.prompt(at)))
+            at.latents = _next_latents(at, output, hooks)
             for hook in hooks:
                 hook.after(at)
             if on_step is not None:
@@ -322,16 +321,16 @@ class _Inputs:
 
     def at(self, at: Moment) -> tuple[Guidance, Conditioning]:
         """(the guidance, the conditioning of its sides)."""
-        return self._of(self._now(at), self.sampling.guides(at.index, at.steps))
+        return self._cached(self._states_now(at), self.sampling.guides(at.index, at.steps))
 
-    def alone(self, at: Moment) -> Conditioning:
+    def prompt(self, at: Moment) -> Conditioning:
         """The conditioning of the prompt alone."""
-        return self._of(self._now(at), None)[1]
+        return self._cached(self._states_now(at), None)[1]
 
-    def _now(self, at: Moment) -> PromptStates:
+    def _states_now(self, at: Moment) -> PromptStates:
         return self.states.at(at.index * total_steps(self.stage) // at.steps)
 
-    def _of(self, now: PromptStates, guided: bool | None) -> tuple[Guidance, Conditioning]:
+    def _cached(self, now: PromptStates, guided: bool | None) -> tuple[Guidance, Conditioning]:
         """(the guidance, the conditioning of its sides) for these states. guided: False for a step without guidance; None: the
         prompt alone, without parts"""
         key = id(now), guided
@@ -354,8 +353,8 @@ def steps_of(stage: Stage) -> int:
     run = total_steps(stage)
     if stage.switch_at is None:
         return run
-    before = max(round(stage.steps * stage.switch_at) - (stage.steps - run), 0)
-    return run - before if stage.refines else before
+    base_steps = max(round(stage.steps * stage.switch_at) - (stage.steps - run), 0)
+    return run - base_steps if stage.refines else base_steps
 
 
 def stage_evaluations(scheduler: Any, stage: Stage, first: int) -> range:
@@ -390,10 +389,10 @@ def _begin(
 ) -> tuple[int, Tensor]:
     """(the first evaluation of the image, the latents for the first one of the stage)."""
     first, noised = _first_evaluations(scheduler, stage, sampling)
-    begins = first + stage_evaluations(scheduler, stage, first).start
+    stage_start = first + stage_evaluations(scheduler, stage, first).start
     starts_late = stage.refines or (stage.run is not None and sampling.program != "generator")
     if starts_late and hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(begins)
+        scheduler.set_begin_index(stage_start)
     if stage.refines:
         assert latents is not None, "a refiner continues latents"
         return first, latents.to(device)
@@ -433,11 +432,11 @@ def _guided(
     return guidance.combine(outputs, at)
 
 
-def _next(at: Moment, output: Tensor, hooks: Sequence[Hook]) -> Tensor:
+def _next_latents(at: Moment, output: Tensor, hooks: Sequence[Hook]) -> Tensor:
     """The next latents: those of the first hook that returns any, else of the sampler's step."""
     for hook in hooks:
-        replaced = hook.step(at, output)
-        if replaced is not None:
-            return replaced
+        latents = hook.step(at, output)
+        if latents is not None:
+            return latents
     draws = [noise.sampler for noise in at.noises]
     return sampler_step(at.scheduler, output, at.timestep, at.latents, draws, at.unguided)

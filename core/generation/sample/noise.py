@@ -59,21 +59,21 @@ class ImageNoise:
         self,
         seed: int,
         shape: Sequence[int],
-        draws: int,
+        max_draws: int,
         settings: StartNoise = PLAIN,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
         variation: Variation | None = None,
     ):
-        """draws           maximum noises of the sampler
+        """max_draws       maximum noises of the sampler
         device, dtype   of the generated noise (None: float32); each gives other values"""
-        self._shape, self._draws, self._dtype = tuple(shape), draws, dtype or torch.float32
+        self._shape, self._max_draws, self._dtype = tuple(shape), max_draws, dtype or torch.float32
         self.sampler = torch.Generator(device).manual_seed(seed)
         self._share = 0.0 if variation is None else variation.strength
-        self._varied = None if variation is None else ImageNoise(variation.seed, shape, draws, PLAIN, device, dtype)
+        self._other = None if variation is None else ImageNoise(variation.seed, shape, max_draws, PLAIN, device, dtype)
         start = self._draw(self.sampler)
-        start = start if self._varied is None else slerp(self._share, start, self._varied.start)
-        self.start: Tensor = _changed(start, settings, settings.chance(seed), self.sampler)
+        start = start if self._other is None else slerp(self._share, start, self._other.start)
+        self.start: Tensor = _with_offset_and_pyramid(start, settings, settings.chance(seed), self.sampler)
         self._after_start = self.sampler.get_state()
 
     def _draw(self, generator: Generator) -> Tensor:
@@ -84,16 +84,16 @@ class ImageNoise:
         """A generator in its state after the noise of all steps."""
         generator = torch.Generator(self.sampler.device)
         generator.set_state(self._after_start)
-        for _ in range(self._draws):
+        for _ in range(self._max_draws):
             self._draw(generator)
         return generator
 
     def image_noise(self) -> tuple[Tensor, Tensor]:
         """(noise added to an initial image's latents, noise of the VAE's posterior sample)."""
         generator = self.after_all()
-        added, of_vae = self._draw(generator), self._draw(generator)
-        added = added if self._varied is None else slerp(self._share, added, self._varied.image_noise()[0])
-        return added, of_vae
+        added, vae_noise = self._draw(generator), self._draw(generator)
+        added = added if self._other is None else slerp(self._share, added, self._other.image_noise()[0])
+        return added, vae_noise
 
 
 def mixed_noise(noises: Sequence[ImageNoise], device: torch.device) -> Tensor:
@@ -111,7 +111,7 @@ def slerp(fraction: float, low: Tensor, high: Tensor) -> Tensor:
     return (torch.sin((1 - fraction) * angle) * low + torch.sin(fraction * angle) * high) / torch.sin(angle)
 
 
-def _changed(noise: Tensor, settings: StartNoise, chance: Random, generator: Generator) -> Tensor:
+def _with_offset_and_pyramid(noise: Tensor, settings: StartNoise, chance: Random, generator: Generator) -> Tensor:
     """The initial noise with pyramid noise and noise offset, each added by its probability."""
     if settings.pyramid_prob and chance.random() < settings.pyramid_prob:
         low, high = settings.pyramid_discount

@@ -70,23 +70,23 @@ class DoraAdapter(Adapter):
 
     def _scale(self, like: Tensor) -> Tensor:
         """magnitude / |W + change|, for the channels of an input or output, in its dtype."""
-        scale = self.magnitude.float() / (self._norm_now() + EPSILON)
+        scale = self.magnitude.float() / (self._current_norm() + EPSILON)
         return over_channels(scale, like, self.module)
 
-    def _norm_now(self) -> Tensor:
+    def _current_norm(self) -> Tensor:
         """|W + change| including the adapters below. Cached while nothing trains."""
         below = list(self.below())
         trains = any(parameter.requires_grad for adapter in (self, *below) for parameter, _ in adapter.parameters())
         weight = as_weight(self.module.weight)
-        now = (weight.data_ptr(), weight._version, [(ref(adapter), adapter.multiplier) for adapter in below])
-        if trains or self._cached_norm is None or self._cached_norm[0] != now:
+        state = (weight.data_ptr(), weight._version, [(ref(adapter), adapter.multiplier) for adapter in below])
+        if trains or self._cached_norm is None or self._cached_norm[0] != state:
             from core.networks.fp8 import base_weight
 
             with torch.no_grad():
-                wide = base_weight(self.module)
+                weights = base_weight(self.module)
                 for adapter in below:
-                    wide = adapter.merged(wide)
-                self._cached_norm = (now, _norm(wide + self.inner.delta(), self.per_output))
+                    weights = adapter.merged(weights)
+                self._cached_norm = (state, _norm(weights + self.inner.delta(), self.per_output))
         return self._cached_norm[1]
 
     def merged(self, weight: Tensor) -> Tensor:

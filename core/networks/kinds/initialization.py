@@ -26,8 +26,8 @@ def initialized(adapter: Adapter, initialization: str, seed: int) -> Adapter:
     if initialization == "pissa":
         return PissaAdapter.of(adapter, seed)
     if not adapter.down.is_meta:
-        starts = {"gaussian": _gaussian, "orthogonal": _orthogonal}[initialization]
-        down, up = starts(adapter, generator(seed, f"network_init_{initialization}", adapter.name))
+        initialize = {"gaussian": _gaussian, "orthogonal": _orthogonal}[initialization]
+        down, up = initialize(adapter, generator(seed, f"network_init_{initialization}", adapter.name))
         adapter.put(down.reshape(adapter.down.shape), up.reshape(adapter.up.shape))
     return adapter
 
@@ -108,8 +108,7 @@ class PissaAdapter(LoraAdapter):
         return self.delta().norm()
 
     def shorten(self, ratio: Tensor) -> None:
-        """Scale both products, since their difference is the change; the subtracted one is rounded like the trained
-        one."""
+        """Scale both products, since their difference is the change; the subtracted one is rounded like the trained one."""
         super().shorten(ratio)
         root = ratio.sqrt().to(self.down.dtype).float()
         for first in (self.first_down, self.first_up):

@@ -36,8 +36,7 @@ MODULE = "networks.lora"
 
 
 class LoraAdapter(ScaledAdapter):
-    """`down` and `up` are float32 parameters in the file's shapes. Subclasses may store them otherwise: forward passes
-    use `_weights`."""
+    """`down` and `up` are float32 parameters in the file's shapes. Subclasses may store them otherwise: forward passes use `_weights`."""
 
     def __init__(self, name: str, module: nn.Module, down: Tensor, up: Tensor, alpha: float):
         super().__init__(name, module, down.shape[0], alpha)
@@ -275,8 +274,7 @@ def to_peft(tensors: Tensors, dtype: Any) -> dict[str, Tensor]:
 
 
 def network_args(job: TrainJob) -> dict[str, str]:
-    """The network_args of sd-scripts that differ from its defaults. The dropout is included if there are others, as in
-    sd-scripts."""
+    """The network_args of sd-scripts that differ from its defaults. The dropout is included if there are others, as in sd-scripts."""
     network, optimizer = job.network, job.optimizer
     values: dict[str, Any] = {}
     if network.conv_rank is not None:

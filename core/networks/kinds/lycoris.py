@@ -23,13 +23,13 @@ NOT_IN_PEFT = Misread({"diffusers": UNREAD})
 def lycoris_args(job: TrainJob, algo: str, options: Settings | None) -> dict[str, str]:
     """LyCORIS' network_args for these settings: the algorithm, its enabled options, and the common ones."""
     arguments = {name: getattr(options, name) for name in type(options).model_fields} if options is not None else {}
-    on = {name: str(value) for name, value in arguments.items() if value not in (False, None, -1)}
+    enabled = {name: str(value) for name, value in arguments.items() if value not in (False, None, -1)}
     layers = job.network.layers
     preset = {"preset": layers[0]} if len(layers) == 1 and layers[0] in PRESETS else {}
     network = job.network
     scaled = network.rank_dropout > 0 and network.rank_dropout_scale and "rank_dropout" in network.traits.uses
-    on |= {"rank_dropout_scale": "True"} if scaled else {}
-    return {"algo": algo} | preset | on | network_args(job)
+    enabled |= {"rank_dropout_scale": "True"} if scaled else {}
+    return {"algo": algo} | preset | enabled | network_args(job)
 
 
 def register_product(name: str, title: str, product: Product, algo: str = "", **fields: Any) -> None:

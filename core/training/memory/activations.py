@@ -15,7 +15,7 @@ import torch
 from core.families import family
 from core.families.attention import checkpoint_unet, set_attention
 from core.families.components import Components
-from core.families.counting import FusedAttention, Live, conditioning_on_meta, frozen, model_on_meta
+from core.families.counting import FusedAttention, Live, conditioning_on_meta, config_key, model_on_meta
 from core.networks.kinds import settings_of
 from core.networks.network import Network
 from core.record.problems import ProblemsError
@@ -57,7 +57,7 @@ def peak_bytes(pass_: Pass, config: Mapping[str, Any] | None = None) -> int:
     config   of the U-Net; None uses the family's published config
     """
     try:
-        return _peak(pass_, frozen(config if config is not None else family(pass_.family).layout.config("unet")))
+        return _peak(pass_, config_key(config if config is not None else family(pass_.family).layout.config("unet")))
     except RuntimeError as error:  # shapes of the config that do not multiply
         what = f"The sizes of this U-Net's layers do not match ({str(error).splitlines()[0][:200]})"
         fix = "download the model again: its config was changed"
@@ -66,7 +66,7 @@ def peak_bytes(pass_: Pass, config: Mapping[str, Any] | None = None) -> int:
 
 @lru_cache(maxsize=256)
 def _peak(pass_: Pass, config: tuple) -> int:
-    """`peak_bytes`, cached. config: `frozen`"""
+    """`peak_bytes`, cached. config: `config_key`"""
     (unet, side, weights), kind = _models(pass_, config), family(pass_.family)
     on_meta = partial(torch.empty, device="meta")
     rows, (width, height) = pass_.batch, pass_.sides

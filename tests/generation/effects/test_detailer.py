@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from core.control.detectors import DETECTORS, Detector
-from core.generation.effects.detailer import chosen, job_of
+from core.generation.effects.detailer import boxes_to_detail, job_of
 from core.generation.images.a1111 import a1111_parts, a1111_text, from_a1111_text
 from core.generation.images.metadata import read_image_metadata
 from core.generation.model.sources import Hashes
@@ -152,12 +152,12 @@ BOXES = [(50.0, 20.0, 70.0, 40.0), (0.0, 0.0, 10.0, 10.0), (90.0, 70.0, 130.0, 9
 def test_area_limits_the_largest_k_and_the_order(settings, order):
     whole = [(50, 20, 70, 40), (0, 0, 10, 10), (90, 70, 100, 80)]
     settings = DetailerSettings.model_validate({"ad_dilate_erode": 0} | settings)
-    assert chosen(BOXES, SIZE, settings) == [whole[number] for number in order]
+    assert boxes_to_detail(BOXES, SIZE, settings) == [whole[number] for number in order]
 
 
 def test_boxes_are_dilated_within_the_image_and_shrunk_to_nothing():
-    assert chosen([(5, 5, 20, 20)], SIZE, DetailerSettings(ad_dilate_erode=20)) == [(0, 0, 30, 30)]
-    assert chosen([(5, 5, 20, 20)], SIZE, DetailerSettings(ad_dilate_erode=-16)) == []
+    assert boxes_to_detail([(5, 5, 20, 20)], SIZE, DetailerSettings(ad_dilate_erode=20)) == [(0, 0, 30, 30)]
+    assert boxes_to_detail([(5, 5, 20, 20)], SIZE, DetailerSettings(ad_dilate_erode=-16)) == []
 
 
 def test_prompts_of_detections_are_separated_inserted_and_skipped():

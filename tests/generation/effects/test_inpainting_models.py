@@ -37,7 +37,7 @@ def workspace(tmp_path_factory):
 def test_without_a_mask_everything_is_masked_and_gray(model, workspace, store, monkeypatch):
     name, folder = model
     seen = []
-    reading = inpainting.reading_mask
+    reading = inpainting.with_mask_input
 
     def watched(own, *given):
         def predict(noisy, timesteps, told):
@@ -46,7 +46,7 @@ def test_without_a_mask_everything_is_masked_and_gray(model, workspace, store, m
 
         return reading(replace(own, predict=predict), *given)
 
-    monkeypatch.setattr("core.generation.making.reading_mask", watched)
+    monkeypatch.setattr("core.generation.making.with_mask_input", watched)
     job = job_of(folder, None, generate={"steps": 2, "width": 64, "height": 64, "count": 2, "batch_size": 2})
     assert len(run_generate(job, workspace, store=store)) == 2
     assert seen[0].shape == (4, 9, 8, 8) and bool((seen[0][:, 4] == 1).all())
@@ -65,7 +65,7 @@ def test_a_single_file_says_its_channels_by_its_shapes(tmp_path, name):
     save_file(single_file(states, name), tmp_path / "inpainting.safetensors", metadata={"format": "pt"})
     kind = replace(family(name), layout=tiny_layout(name, tmp_path / "configs"))
     loaded = kind.load(tmp_path / "inpainting.safetensors")
-    assert loaded.denoiser.conv_in.weight.shape[1] == 9 and inpainting.reads_mask(loaded)
+    assert loaded.denoiser.conv_in.weight.shape[1] == 9 and inpainting.is_inpainting_model(loaded)
     assert loaded.prediction == "epsilon", "there are none of v"
 
 

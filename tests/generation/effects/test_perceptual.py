@@ -19,7 +19,7 @@ from core.diffusion.samplers import SAMPLERS, clean_estimate, make_sampler, mode
 from core.diffusion.text_states import TextStates
 from core.families import family
 from core.generation.effects.perceptual.checks import CONVOLUTIONS
-from core.generation.effects.perceptual.hook import Clip, Perceptual, Vgg16, _plain, _pulled, spherical
+from core.generation.effects.perceptual.hook import Clip, Perceptual, Vgg16, _backward, _clip_text, spherical
 from core.generation.images.metadata import read_image_metadata
 from core.generation.model.parts import Parts
 from core.generation.plan.forecast import needs_of, offload_of
@@ -309,7 +309,7 @@ def test_a_prompt_brings_its_text_and_the_control_image_is_the_guide(folders, cl
     kept = read_image_metadata(path).job.perceptual
     assert (kept.clip_prompt, kept.guide_image) == ("a red cup", "guide.png")
     assert kept.clip_model == clip.name and kept.vgg16_model is None
-    assert _plain("a (fox:1.2) BREAK [red] AND a cup :0.5", True).split() == "a fox red a cup".split()
+    assert _clip_text("a (fox:1.2) BREAK [red] AND a cup :0.5", True).split() == "a fox red a cup".split()
 
 
 def test_what_is_missing_or_foreign_is_refused_before_the_start(folders, clip, vgg, guide, space, place):
@@ -357,5 +357,5 @@ def test_memory_counts_the_gradient_and_the_models(folders, clip, vgg, guide, sp
 
 def test_without_a_distance_the_gradient_is_0():
     inputs = torch.ones(2, requires_grad=True)
-    assert torch.equal(_pulled(inputs * 3, inputs, torch.zeros(2)), torch.zeros(2))
-    assert torch.equal(_pulled(inputs * 3, inputs, torch.full((2,), 1e-30)), torch.full((2,), 3e-30))
+    assert torch.equal(_backward(inputs * 3, inputs, torch.zeros(2)), torch.zeros(2))
+    assert torch.equal(_backward(inputs * 3, inputs, torch.full((2,), 1e-30)), torch.full((2,), 3e-30))

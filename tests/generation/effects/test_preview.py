@@ -12,7 +12,7 @@ from core.diffusion.samplers import SAMPLERS, add_noise, clean_estimate, make_sa
 from core.diffusion.schedule import sd_alpha_bar
 from core.families import family
 from core.generation.effects import preview
-from core.generation.effects.preview import PUBLISHED, Preview, approximated, fitted, rgb_factors, tiled
+from core.generation.effects.preview import PUBLISHED, Preview, approximated, fitted_factors, rgb_factors, tiled
 from core.generation.run import run_generate
 from core.record.commands import NoCommands
 from core.record.context import JobContext
@@ -83,7 +83,7 @@ def test_factors_are_published_ones_for_stable_diffusions_vae_and_fitted_to_othe
     assert [len(PUBLISHED[name]) for name in ("sd1", "sd2", "sdxl")] == [5, 5, 5]
     vae = family("sd1").load(PROJECT / "models" / "starter", parts=("vae",)).vae
     factors = rgb_factors(family("sd1"), vae)
-    assert factors.shape == (5, 3) and torch.allclose(factors, fitted(family("sd1"), vae), atol=1e-4)
+    assert factors.shape == (5, 3) and torch.allclose(factors, fitted_factors(family("sd1"), vae), atol=1e-4)
     gray = approximated(torch.zeros(1, 4, 2, 2), torch.tensor([[0.0] * 3] * 5))
     assert gray.tolist() == [[[[128] * 3] * 2] * 2]
     latents, factors = torch.rand(2, 4, 3, 5), torch.rand(5, 3)

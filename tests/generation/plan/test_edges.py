@@ -16,9 +16,9 @@ from core.generation.grids.plan import Cell, _ignored, _seed, expected_steps, pa
 from core.generation.plan import files as sources
 from core.generation.plan import forecast
 from core.generation.plan.checks import problems_of
-from core.generation.plan.forecast import Needs, images_together, peak_of
+from core.generation.plan.forecast import Needs, forecast_batch_size, peak_of
 from core.generation.plan.initial import blur_of, image_files, mask_size_advice, size_from, with_initial_images
-from core.generation.plan.requests import Request, merged_first, merged_of, requests_of
+from core.generation.plan.requests import Request, count_merged, count_merged_for_job, requests_of
 from core.generation.plan.stages import least_strength
 from core.generation.prompt.wildcards import no_files
 from core.record.file_titles import file_stem
@@ -243,7 +243,7 @@ def test_control_images_of_a_folder_are_dealt_to_the_nets_as_sd_scripts_does(tmp
 
 
 def test_a_job_has_a_limited_number_of_images(monkeypatch):
-    monkeypatch.setattr("core.generation.plan.requests.MOST", 3)
+    monkeypatch.setattr("core.generation.plan.requests.MAX_IMAGES", 3)
     for count, repeats, refuses in ((3, 1, False), (4, 1, True), (1, 3, False), (2, 2, True)):
         job = job_of(generate={"count": count}, prompts={"n_iter": repeats})
         if refuses:
@@ -269,7 +269,7 @@ def test_seeds_count_up_and_begin_again_after_the_last():
 )  # fmt: skip
 def test_how_many_loras_are_merged(settings, first, with_tag):
     job = job_of(generate={"loras": [{"file": "a"}, {"file": "b"}], **settings})
-    assert (merged_first(job), merged_of(job, 3)) == (first, with_tag)
+    assert (count_merged_for_job(job), count_merged(job, 3)) == (first, with_tag)
     found, _ = asked("a --am 0.5", generate={"loras": [{"file": "a"}, {"file": "b"}], **settings})
     assert [use.strength for use in found.generate.loras] == [1.0] * first + [0.5] * (2 - first)
 
@@ -402,7 +402,7 @@ def test_a_refiner_is_on_the_device_with_the_model_or_alone():
     ],
 )  # fmt: skip
 def test_the_smallest_batch_of_a_generation(groups, device, sides, images):
-    assert images_together(job_of(**groups), device, sides, 8) == images
+    assert forecast_batch_size(job_of(**groups), device, sides, 8) == images
 
 
 def test_the_strength_that_is_proposed_runs_a_step():

@@ -236,7 +236,7 @@ def test_hires_fix_is_two_stages_of_which_the_second_has_the_next_seed():
         (256, 256),
         11,
         9,
-        "made image",
+        "previous image",
         1,
     )
 

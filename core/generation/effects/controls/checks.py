@@ -89,13 +89,13 @@ def _files_for(text: str | None, number: int, files: dict[str, list[Path]], nets
         return []
     if text not in files:
         files[text] = image_files(text, NETS)
-    several = files[text]
-    nets = max(nets, 1) if len(several) > 1 else 1
-    if len(several) < nets:
-        what = f"'{text}' contains {count(len(several), 'control image')} for {count(nets, 'ControlNet')}"
+    folder_files = files[text]
+    nets = max(nets, 1) if len(folder_files) > 1 else 1
+    if len(folder_files) < nets:
+        what = f"'{text}' contains {count(len(folder_files), 'control image')} for {count(nets, 'ControlNet')}"
         raise ProblemsError.one(what, NETS, "add images, so that each has its own", "controls.too-few-images")
-    first = number % (len(several) // nets) * nets
-    chosen = several[first : first + nets]
+    first = number % (len(folder_files) // nets) * nets
+    chosen = folder_files[first : first + nets]
     for path in chosen:
         _is_black(path)
     return [str(path) for path in chosen]

@@ -28,7 +28,7 @@ from core.generation.plan.hooks import Making
 from core.generation.plan.initial import CONTROL, opened
 from core.generation.plan.stages import as_generator, has_regions
 from core.generation.prompt.runs import parts_of
-from core.generation.sample.canvas import Canvas, Part, Size, fitted, placed
+from core.generation.sample.canvas import Canvas, Part, Size, control_image_for, fitted
 from core.generation.sample.guidance import PERTURBED, POSITIVE, Moment
 from core.generation.sample.loop import Hook
 from core.record.context import Reports
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from core.families.components import Components
     from core.generation.model.sources import Sources
 
-SOFT = 0.825  # ratio of each residual's weight to the next one inwards, in A1111 (sd-webui-controlnet)
+SOFT_WEIGHT_RATIO = 0.825  # ratio of each residual's weight to the next one inwards, in A1111 (sd-webui-controlnet)
 CACHED_HINTS = 40  # of a job in RAM: twenty nets in two stages
 # Settings that do not change a control image.
 IRRELEVANT: dict[str, Any] = {"file": "", "weight": 1.0, "start_at": 0.0, "end_at": 1.0, "mode": "balanced"}
@@ -58,14 +58,14 @@ def nets_of(
         else:
             net = ControlNet(load_control_net(file.path, unet, family, sources.model))
         # a module around diffusers': its `to` warns about fp32 layers although it lists none
-        return net.to(components.device, _type_of(unet)).eval()
+        return net.to(components.device, _compute_dtype(unet)).eval()
 
-    def lease(use: ControlUse, before: int) -> AbstractContextManager[ControlNet | LLLite]:
+    def lease(use: ControlUse, earlier_uses: int) -> AbstractContextManager[ControlNet | LLLite]:
         file = sources.controls[use.file]
         path = file.path
         size = path.stat().st_size if path.is_file() else 0
-        dtype = str(_type_of(components.denoiser))
-        key = fingerprint(path), fingerprint(sources.model), components.device, dtype, before
+        dtype = str(_compute_dtype(components.denoiser))
+        key = fingerprint(path), fingerprint(sources.model), components.device, dtype, earlier_uses
         return store.lease("ControlNet", key, partial(load, file), name=path.name, size=size, device=components.device)
 
     with HintMaker(workspace, NETS, reports.cancel) as maker:
@@ -81,7 +81,7 @@ def _cached_hints(maker: HintMaker, reports: Reports) -> Callable[[ControlUse, S
             return image if use.preprocessor == "none" else fromarray(maker.make(np.array(image), use))
 
         path = resolve_path(use.image or "")
-        pixels = np.array(placed(opened(path, CONTROL), use.fit, size, part, make))
+        pixels = np.array(control_image_for(opened(path, CONTROL), use.fit, size, part, make))
         if use.preprocessor != "none" and not pixels.any():
             reports.warn(black_hints([path.name], NETS))
         return pixels
@@ -93,7 +93,7 @@ def _cached_hints(maker: HintMaker, reports: Reports) -> Callable[[ControlUse, S
     return hint
 
 
-def _type_of(unet: Any) -> torch.dtype:
+def _compute_dtype(unet: Any) -> torch.dtype:
     """The U-Net's compute dtype: weights may be stored in fewer bytes."""
     return next(weight.dtype for weight in unet.parameters() if weight.dtype.itemsize > 1)
 
@@ -140,14 +140,14 @@ class Controls(Hook):
     def conditioned(self, at: Moment, noisy: Tensor, conditioning: Conditioning) -> Conditioning:
         height, width = noisy.shape[-2:]
         size = width * self._making.family.latent_pixels, height * self._making.family.latent_pixels
-        shape = self._making.stage.size if self._take_turns else size  # then sd-scripts resizes the embedding
+        hint = self._making.stage.size if self._take_turns else size  # then sd-scripts resizes the embedding
         total: Residuals | None = None
         for number, (use, net, acts) in enumerate(zip(self._uses, self._nets, self._acting(at), strict=True)):
             if isinstance(net, LLLite):
                 net.show(self._image(number, size) if acts else None)
             elif acts:
-                more = self._residuals(use, net, at, noisy, replace(conditioning, control=self._image(number, shape)))
-                total = more if total is None else total.plus(more)
+                added = self._residuals(use, net, at, noisy, replace(conditioning, control=self._image(number, hint)))
+                total = added if total is None else total.plus(added)
         return conditioning if total is None else replace(conditioning, added={**conditioning.added, **total.added()})
 
     def _acting(self, at: Moment) -> list[bool]:
@@ -179,7 +179,7 @@ class Controls(Hook):
         part = net.residuals(noisy[rows], at.timestep, _rows_of(conditioning, rows))
         weighted = part.scaled(use.weight) if pooled and use.mode == "guess" else _weighted(part, use)
         return Residuals(
-            tuple(_spread(each, rows, len(noisy)) for each in weighted.down), _spread(weighted.mid, rows, len(noisy))
+            tuple(_scatter(each, rows, len(noisy)) for each in weighted.down), _scatter(weighted.mid, rows, len(noisy))
         )
 
     @staticmethod
@@ -221,7 +221,7 @@ def _weighted(residuals: Residuals, use: ControlUse) -> Residuals:
         return residuals if use.weight == 1 else residuals.scaled(use.weight)
     if use.mode == "guess":  # as diffusers' ControlNetModel
         return residuals.scaled([use.weight * float(each) for each in torch.logspace(-1, 0, count)])
-    return residuals.scaled([use.weight * SOFT ** (count - 1 - number) for number in range(count)])
+    return residuals.scaled([use.weight * SOFT_WEIGHT_RATIO ** (count - 1 - number) for number in range(count)])
 
 
 def _rows_of(conditioning: Conditioning, rows: Tensor) -> Conditioning:
@@ -231,7 +231,7 @@ def _rows_of(conditioning: Conditioning, rows: Tensor) -> Conditioning:
     )
 
 
-def _spread(part: Tensor, rows: Tensor, count: int) -> Tensor:
+def _scatter(part: Tensor, rows: Tensor, count: int) -> Tensor:
     """The rows of `part` at their indices among `count` rows of zeros."""
     all_rows = part.new_zeros(count, *part.shape[1:])
     all_rows[rows] = part

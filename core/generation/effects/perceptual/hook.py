@@ -39,7 +39,7 @@ from core.record.workspace import resolve_path
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-LEAST = 1e-4  # lowest alpha_bar of a guided step: the estimated image is divided by its root
+MIN_ALPHA_BAR = 1e-4  # lowest alpha_bar of a guided step: the estimated image is divided by its root
 
 
 def hook_of(making: Making) -> Hook | None:
@@ -65,13 +65,13 @@ class Perceptual(Hook):
             stack.enter_context(visiting([parts.vae], parts.device))
             for part in (parts.denoiser, parts.vae):
                 stack.enter_context(_checkpointed(part))
-            self._measures = self._measured(stack)
+            self._measures = self._scaled_distances(stack)
             try:
                 yield
             finally:
                 self._measures = []
 
-    def _measured(self, stack: ExitStack) -> list[list[tuple[float, Measure]]]:
+    def _scaled_distances(self, stack: ExitStack) -> list[list[tuple[float, Measure]]]:
         """The distances of each image with their scales; the models are leased until the stack ends."""
         making, settings = self._making, self._making.job.perceptual
         device, lend = making.components.device, making.lend
@@ -89,47 +89,49 @@ class Perceptual(Hook):
                 shared.append((settings.vgg16_guidance_scale, distance))
         if not settings.clip_guidance_scale:
             return [shared] * len(making.prompts)
-        texts = [settings.clip_prompt or _plain(each, making.job.generate.prompt_weights) for each in making.prompts]
+        weighted = making.job.generate.prompt_weights
+        texts = [settings.clip_prompt or _clip_text(prompt, weighted) for prompt in making.prompts]
         return [[(settings.clip_guidance_scale, clip.to_text(text)), *shared] for text in texts]
 
     def corrected(self, at: Moment, output: Tensor, ask: Ask) -> Tensor:
-        root = root_alpha_bar(at.scheduler, at.timestep)
-        if root**2 < LEAST:
+        a = root_alpha_bar(at.scheduler, at.timestep)
+        if a**2 < MIN_ALPHA_BAR:
             return output
-        spread, velocity = (1 - root**2) ** 0.5, config_of(at.scheduler)["prediction_type"] == "v_prediction"
+        s, velocity = (1 - a**2) ** 0.5, config_of(at.scheduler)["prediction_type"] == "v_prediction"
         lms = self._making.job.generate.sampler == "lms"
         noisy = model_input(at.scheduler, at.latents, at.timestep)
-        change = spread * self.gradient(noisy, root, ask, velocity, 1.0 if lms else spread)
+        change = s * self.gradient(noisy, a, ask, velocity, 1.0 if lms else s)
         if not lms:
-            return output + (change / root if velocity else change)
+            return output + (change / a if velocity else change)
         # As in sd-scripts, the latents move by sigma ** 2 times the gradient, and their noise is unchanged.
-        moved = -change * spread / root
+        moved = -change * s / a
         at.latents = at.latents + moved
-        return output - spread * moved if velocity else output
+        return output - s * moved if velocity else output
 
-    def gradient(self, noisy: Tensor, root: float, ask: Ask, velocity: bool, share: float) -> Tensor:
+    def gradient(self, noisy: Tensor, a: float, ask: Ask, velocity: bool, share: float) -> Tensor:
         """The gradient of the distances with respect to the latents in the model's input: [B, C, h, w]. Raises ProblemsError for
         NaN values.
 
-        root       of alpha_bar                            ask   (model's input) -> its output
+        a          root of alpha_bar
+        ask        (model's input) -> its output
         velocity   whether that output is v, not epsilon
         share      of the clean latents in the decoded ones; the rest is `noisy`
         """
-        spread = (1 - root**2) ** 0.5
+        s = (1 - a**2) ** 0.5
         with torch.enable_grad():
             inputs = noisy.detach().requires_grad_()
             output = ask(inputs).to(inputs.dtype)
-            clean = root * inputs - spread * output if velocity else (inputs - spread * output) / root
+            clean = a * inputs - s * output if velocity else (inputs - s * output) / a
             decoded = share * clean + (1 - share) * inputs
-        pull = torch.cat([self._pull(latents, number) for number, latents in enumerate(decoded.detach().split(1))])
-        gradient = _pulled(decoded, inputs, pull)
+        of_decoded = [self._gradient(latents, number) for number, latents in enumerate(decoded.detach().split(1))]
+        gradient = _backward(decoded, inputs, torch.cat(of_decoded))
         if not is_finite(gradient):
             what, where = "The gradient of CLIP or VGG guidance contains NaN values", "memory.mixed_precision"
             fix = "set mixed precision and VAE precision to bf16 or fp32"
             raise ProblemsError.one(what, where, fix, "perceptual.nan")
         return gradient
 
-    def _pull(self, latents: Tensor, number: int) -> Tensor:
+    def _gradient(self, latents: Tensor, number: int) -> Tensor:
         """The gradient of one image's distances with respect to its latents before decoding, [1, C, h, w]."""
         parts, family = self._making.components, self._making.family
         with torch.enable_grad():
@@ -137,20 +139,20 @@ class Perceptual(Hook):
             pixels = (family.decode_latents(parts.vae, inputs) / 2 + 0.5).clamp(0, 1)
             leaf = pixels.detach().requires_grad_()
             loss = torch.stack([scale * measure(leaf) for scale, measure in self._measures[number]]).sum()
-        (pull,) = torch.autograd.grad(loss, leaf)
-        return _pulled(pixels, inputs, pull)
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        return _backward(pixels, inputs, gradient)
 
 
-def _pulled(outputs: Tensor, inputs: Tensor, pull: Tensor) -> Tensor:
-    """The gradient with respect to `inputs`, from `pull`, the one with respect to `outputs`; scaled to about 1 in
+def _backward(outputs: Tensor, inputs: Tensor, output_gradient: Tensor) -> Tensor:
+    """The gradient with respect to `inputs`, from `output_gradient`, the one with respect to `outputs`; scaled to about 1 in
     between, so that it neither underflows nor overflows in 16 bits."""
-    largest = pull.abs().max()
+    largest = output_gradient.abs().max()
     power = torch.where((largest > 0) & largest.isfinite(), largest.log2().floor().exp2(), torch.ones_like(largest))
-    (gradient,) = torch.autograd.grad(outputs, inputs, pull / power)
+    (gradient,) = torch.autograd.grad(outputs, inputs, output_gradient / power)
     return gradient * power
 
 
-def _plain(prompt: str, weighted: bool) -> str:
+def _clip_text(prompt: str, weighted: bool) -> str:
     """The prompt for CLIP: without weights, AND and BREAK."""
     parts = [part for part, _ in weighted_parts(prompt)]
     if weighted:
@@ -160,8 +162,7 @@ def _plain(prompt: str, weighted: bool) -> str:
 
 @contextmanager
 def _checkpointed(part: Any) -> Iterator[None]:
-    """A context with gradient checkpointing: passes with gradients store only the inputs of blocks and compute the
-    blocks twice."""
+    """A context with gradient checkpointing: passes with gradients store only the inputs of blocks and compute the blocks twice."""
     if not hasattr(part, "enable_gradient_checkpointing"):
         yield
         return
@@ -173,10 +174,10 @@ def _checkpointed(part: Any) -> Iterator[None]:
 
 
 # Mean and deviation of RGB in 0..1
-CLIP_NUMBERS = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-VGG_NUMBERS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_MEAN_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+VGG_MEAN_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 POOLS = (4, 9, 16, 23, 30)
-SMALLEST = 32  # pixels, of a side of VGG16's input: it halves them five times
+MIN_SIDE = 32  # pixels, of a side of VGG16's input: it halves them five times
 TOKENS = 77
 Measure = Callable[[Tensor], Tensor]  # an image [1, 3, H, W] in 0..1 -> its distance, one number
 
@@ -188,11 +189,11 @@ def spherical(first: Tensor, second: Tensor) -> Tensor:
     return (2 * (square.sqrt() / 2).arcsin().square()).mean()
 
 
-def _model_input(pixels: Tensor, size: tuple[int, int], numbers: tuple[tuple[float, ...], ...]) -> Tensor:
+def _model_input(pixels: Tensor, size: tuple[int, int], mean_std: tuple[tuple[float, ...], ...]) -> Tensor:
     """An image as a model's input: resized to (height, width) and normalized."""
     if tuple(pixels.shape[-2:]) != size:
         pixels = interpolate(pixels, size=size, mode="bilinear", antialias=True)
-    mean, deviation = (torch.tensor(each).to(pixels)[:, None, None] for each in numbers)
+    mean, deviation = (torch.tensor(each).to(pixels)[:, None, None] for each in mean_std)
     return (pixels - mean) / deviation
 
 
@@ -218,21 +219,21 @@ class Clip:
         return model
 
     @property
-    def _like(self) -> Tensor:
+    def _weight(self) -> Tensor:
         weight: Tensor = self.model.visual_projection.weight
         return weight
 
     def _image(self, pixels: Tensor) -> Tensor:
         """The unit CLIP embedding [N, C] of images [N, 3, H, W] in 0..1."""
         side = self.model.config.vision_config.image_size
-        inputs = _model_input(pixels, (side, side), CLIP_NUMBERS)
+        inputs = _model_input(pixels, (side, side), CLIP_MEAN_STD)
         return normalize(self.model.get_image_features(inputs).pooler_output, dim=-1)
 
     def to_text(self, text: str) -> Measure:
         """Return a function from an image to its spherical distance to a text, of which CLIP reads 75 tokens."""
         ids = load_tokenizer()(text, truncation=True, max_length=TOKENS)["input_ids"]
         with torch.no_grad():
-            features = self.model.get_text_features(torch.tensor([ids], device=self._like.device))
+            features = self.model.get_text_features(torch.tensor([ids], device=self._weight.device))
         target = normalize(features.pooler_output, dim=-1)
         return lambda pixels: spherical(self._image(pixels), target)
 
@@ -240,7 +241,7 @@ class Clip:
         """Return a function from an image to its spherical distance to `image`."""
         side = self.model.config.vision_config.image_size
         with torch.no_grad():
-            target = self._image(_pixels(image, (side, side), self._like))
+            target = self._image(_pixels(image, (side, side), self._weight))
         return lambda pixels: spherical(self._image(pixels), target)
 
 
@@ -272,7 +273,7 @@ class Vgg16:
         """Return a function from an image to the mean squared difference of a layer's outputs for it and for `image`, both at
         a quarter of `size`, the (width, height) of the generated images."""
         net, like = self.layers[: layer + 1], next(self.layers.parameters())
-        small = max(size[1] // 4, SMALLEST), max(size[0] // 4, SMALLEST)
+        small = max(size[1] // 4, MIN_SIDE), max(size[0] // 4, MIN_SIDE)
         with torch.no_grad():
-            target = net(_model_input(_pixels(image, small, like), small, VGG_NUMBERS))
-        return lambda pixels: (net(_model_input(pixels, small, VGG_NUMBERS)) - target).square().mean()
+            target = net(_model_input(_pixels(image, small, like), small, VGG_MEAN_STD))
+        return lambda pixels: (net(_model_input(pixels, small, VGG_MEAN_STD)) - target).square().mean()

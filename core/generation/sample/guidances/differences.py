@@ -15,12 +15,12 @@ def apg(scale: float, negative_scale: float | None, settings: ApgSettings) -> Gu
     average: list[Tensor] = []
 
     def combine(outputs: Outputs, at: Moment) -> Tensor:
-        away, to = outputs[NEGATIVE], outputs[POSITIVE]
-        difference = to - away
+        negative, positive = outputs[NEGATIVE], outputs[POSITIVE]
+        difference = positive - negative
         if average:
             difference = difference + settings.apg_momentum * average.pop()
         average.append(difference)
-        return away + scale * projected(difference, to, settings.apg_eta, settings.apg_threshold)
+        return negative + scale * projected(difference, positive, settings.apg_eta, settings.apg_threshold)
 
     return Guidance(SIDES, combine)
 
@@ -45,25 +45,24 @@ def cfg_zero(scale: float, negative_scale: float | None, settings: CfgZeroSettin
     `cfg_zero_steps` outputs are zero."""
 
     def combine(outputs: Outputs, at: Moment) -> Tensor:
-        away, to = outputs[NEGATIVE], outputs[POSITIVE]
+        negative, positive = outputs[NEGATIVE], outputs[POSITIVE]
         if at.index < settings.cfg_zero_steps:
-            return torch.zeros_like(to)
-        axes = list(range(1, to.ndim))
-        fit = (to * away).sum(dim=axes, keepdim=True) / ((away**2).sum(dim=axes, keepdim=True) + 1e-8)
-        return away * fit + scale * (to - away * fit)
+            return torch.zeros_like(positive)
+        axes = list(range(1, positive.ndim))
+        fit = (positive * negative).sum(dim=axes, keepdim=True) / ((negative**2).sum(dim=axes, keepdim=True) + 1e-8)
+        return negative * fit + scale * (positive - negative * fit)
 
     return Guidance(SIDES, combine)
 
 
 def tangential(scale: float, negative_scale: float | None, settings: None) -> Guidance:
-    """Tangential damping (Kwon et al. 2025, arXiv:2503.18137): the negative output's component along the first singular
-    vector of both."""
+    """Tangential damping (Kwon et al. 2025, arXiv:2503.18137): the negative output's component along the first singular vector of both."""
 
     def combine(outputs: Outputs, at: Moment) -> Tensor:
-        away, to = outputs[NEGATIVE], outputs[POSITIVE]
-        both = torch.stack([to, away], dim=1).flatten(2)
+        negative, positive = outputs[NEGATIVE], outputs[POSITIVE]
+        both = torch.stack([positive, negative], dim=1).flatten(2)
         first = torch.linalg.svd(both, full_matrices=False).Vh[:, :1]
-        damped = (away.flatten(1)[:, None] @ first.mT @ first).reshape(away.shape)
-        return damped + scale * (to - damped)
+        damped = (negative.flatten(1)[:, None] @ first.mT @ first).reshape(negative.shape)
+        return damped + scale * (positive - damped)
 
     return Guidance(SIDES, combine)

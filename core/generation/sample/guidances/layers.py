@@ -1,5 +1,6 @@
 """Guidance away from a perturbed model: the prompt in extra rows, for which some layers of the U-Net are changed."""
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -15,13 +16,13 @@ from core.settings.generation.guidance import PagSettings, SkipLayerSettings, Sm
 
 SHORT = {"mid": "mid_block", "down": "down_blocks", "up": "up_blocks"}
 
-# (layer, moment, (states [B, N, C]) -> number of unperturbed rows) -> context manager of an evaluation
+# (layer, moment, (states [B, N, C]) -> index of the first perturbed row) -> context manager of an evaluation
 Change = Callable[[nn.Module, Moment, Callable[[Tensor], int]], AbstractContextManager[Any]]
 
 
 def pag(scale: float, negative_scale: float | None, settings: PagSettings) -> Guidance:
     """Perturbed attention (Ahn et al. 2024, arXiv:2403.17377): the self-attention map is the identity."""
-    return _perturbed(scale, negative_scale, settings.pag_scale, settings.pag_layers, "attn1", _itself)
+    return _perturbed(scale, negative_scale, settings.pag_scale, settings.pag_layers, "attn1", _identity)
 
 
 def skip_layer(scale: float, negative_scale: float | None, settings: SkipLayerSettings) -> Guidance:
@@ -32,14 +33,14 @@ def skip_layer(scale: float, negative_scale: float | None, settings: SkipLayerSe
 def smoothed_energy(scale: float, negative_scale: float | None, settings: SmoothedEnergySettings) -> Guidance:
     """Smoothed energy (Hong 2024, arXiv:2408.00760): the queries of self-attention are blurred."""
 
-    def change(layer: nn.Module, at: Moment, first: Callable[[Tensor], int]) -> AbstractContextManager[Any]:
-        return _blurred_queries(layer, at, first, settings.seg_blur)
+    def change(layer: nn.Module, at: Moment, start_of: Callable[[Tensor], int]) -> AbstractContextManager[Any]:
+        return _blurred_queries(layer, at, start_of, settings.seg_blur)
 
     return _perturbed(scale, negative_scale, settings.seg_scale, settings.seg_layers, "attn1", change)
 
 
 def _perturbed(
-    scale: float, negative_scale: float | None, perturbed_scale: float, layers: str, ending: str, change: Change
+    scale: float, negative_scale: float | None, perturbed_scale: float, layers: str, suffix: str, change: Change
 ) -> Guidance:
     """Classic guidance plus perturbed_scale (p - p'): p' is the prompt's output while `change` acts on the chosen layers."""
     base = classic(scale, negative_scale)
@@ -52,20 +53,20 @@ def _perturbed(
     @contextmanager
     def changed(module: nn.Module, at: Moment, unperturbed: int, sides: int) -> Iterator[None]:
         with ExitStack() as stack:
-            for layer in layers_of(module, layers, ending).values():
+            for layer in layers_of(module, layers, suffix).values():
                 stack.enter_context(change(layer, at, lambda rows: len(rows) * unperturbed // sides))
             yield
 
     return Guidance((*base.sides, PERTURBED), combine, changed)
 
 
-def layers_of(module: nn.Module, text: str, ending: str) -> dict[str, nn.Module]:
+def layers_of(module: nn.Module, text: str, suffix: str) -> dict[str, nn.Module]:
     """{name: layer} below the blocks that a text names ("mid, up.1").
 
-    ending   suffix of their names; * is a number
+    suffix   suffix of their names; * is a number
     """
     blocks = [_block(part.strip()) for part in text.split(",") if part.strip()]
-    last = re.compile(r"(^|.*\.)" + re.escape(ending).replace(r"\*", r"\d+"))
+    last = re.compile(r"(^|.*\.)" + re.escape(suffix).replace(r"\*", r"\d+"))
     return {
         name: layer
         for name, layer in module.named_modules()
@@ -78,41 +79,41 @@ def _block(part: str) -> str:
     return SHORT.get(first, first) + dot + inner
 
 
-def _itself(layer: Any, at: Moment, first: Callable[[Tensor], int]) -> AbstractContextManager[Any]:
-    """A context in which self-attention returns the projected values in the perturbed rows. first: (tensor) -> index of the first
-    such row"""
-    plain = layer.forward
+def _identity(layer: Any, at: Moment, start_of: Callable[[Tensor], int]) -> AbstractContextManager[Any]:
+    """A context in which self-attention returns the projected values in the perturbed rows. start_of:
+    (tensor) -> index of the first such row"""
+    original_forward = layer.forward
 
     def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        start = first(hidden_states)
-        usual: Tensor = plain(hidden_states[:start], *args, **kwargs)
+        start = start_of(hidden_states)
+        unperturbed: Tensor = original_forward(hidden_states[:start], *args, **kwargs)
         values = layer.to_v(hidden_states[start:])
         for part in layer.to_out:
             values = part(values)
-        return torch.cat([usual, values])
+        return torch.cat([unperturbed, values])
 
     return replaced(layer, forward=forward)
 
 
-def _skipped(layer: nn.Module, at: Moment, first: Callable[[Tensor], int]) -> AbstractContextManager[Any]:
-    """A context in which the layer returns its input in the perturbed rows. first: as in `_itself`"""
-    plain = layer.forward
+def _skipped(layer: nn.Module, at: Moment, start_of: Callable[[Tensor], int]) -> AbstractContextManager[Any]:
+    """A context in which the layer returns its input in the perturbed rows. start_of: as in `_identity`"""
+    original_forward = layer.forward
 
     def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        start = first(hidden_states)
-        return torch.cat([plain(hidden_states, *args, **kwargs)[:start], hidden_states[start:]])
+        start = start_of(hidden_states)
+        return torch.cat([original_forward(hidden_states, *args, **kwargs)[:start], hidden_states[start:]])
 
     return replaced(layer, forward=forward)
 
 
 @contextmanager
-def _blurred_queries(layer: Any, at: Moment, first: Callable[[Tensor], int], sigma: float | None) -> Iterator[None]:
-    """A context in which the queries of self-attention are blurred in the perturbed rows. first: as in `_itself`; sigma: as in
-    `smoothed`"""
+def _blurred_queries(layer: Any, at: Moment, start_of: Callable[[Tensor], int], sigma: float | None) -> Iterator[None]:
+    """A context in which the queries of self-attention are blurred in the perturbed rows. start_of: as in
+    `_identity`; sigma: as in `smoothed`"""
     height, width = at.latents.shape[-2:]
 
     def change(module: nn.Module, inputs: Any, queries: Tensor) -> Tensor:
-        start = first(queries)
+        start = start_of(queries)
         size = sides_of(queries.shape[1], height / width)
         return torch.cat([queries[:start], smoothed(queries[start:], size, sigma)])
 
@@ -130,12 +131,11 @@ def sides_of(count: int, ratio: float) -> tuple[int, int]:
 
 
 def smoothed(queries: Tensor, size: tuple[int, int], sigma: float | None) -> Tensor:
-    """Queries [B, N, C] of a (height, width) map, blurred with a kernel up to the shorter side; without a sigma, their
-    mean."""
+    """Queries [B, N, C] of a (height, width) map, blurred with a kernel up to the shorter side; without a sigma, their mean."""
     if sigma is None:
         return queries.mean(dim=1, keepdim=True).expand_as(queries)
     short = min(size)
-    kernel = min(int(-(-6 * sigma // 1)) // 2 * 2 + 1, short + 1 - short % 2)
+    kernel = min(math.ceil(6 * sigma) // 2 * 2 + 1, short + 1 - short % 2)  # both odd
     images = queries.mT.unflatten(2, size)
     return blurred(images, kernel, sigma).flatten(2).mT
 
@@ -143,10 +143,10 @@ def smoothed(queries: Tensor, size: tuple[int, int], sigma: float | None) -> Ten
 def blurred(images: Tensor, size: int, sigma: float) -> Tensor:
     """Gaussian blur of [B, C, H, W] with a kernel of `size` pixels and reflected borders, as in torchvision."""
     half = (size - 1) / 2
-    at = torch.linspace(-half, half, size, dtype=images.dtype, device=images.device)
-    kernel = torch.exp(-0.5 * (at / sigma) ** 2)
+    offsets = torch.linspace(-half, half, size, dtype=images.dtype, device=images.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
     kernel = kernel / kernel.sum()
     channels = images.shape[1]
     square = (kernel[:, None] * kernel[None]).expand(channels, 1, size, size)
-    around = [size // 2] * 4
-    return torch.nn.functional.conv2d(pad(images, around, mode="reflect"), square, groups=channels)
+    padding = [size // 2] * 4
+    return torch.nn.functional.conv2d(pad(images, padding, mode="reflect"), square, groups=channels)

@@ -15,16 +15,18 @@ def _differences(name: str) -> Callable[[float, float | None, Any], Guidance]:
     return extensions.later("core.generation.sample.guidances.differences", name)
 
 
-def _layers(name: str, title: str, group: type[Settings], of: tuple[str, str]) -> None:
-    """Register a kind with layers. of: the setting that names them, and the suffix of their names"""
+def _layers(name: str, title: str, group: type[Settings], layers: tuple[str, str]) -> None:
+    """Register a kind with layers. layers: the setting that names them, and the suffix of their names"""
     make = extensions.later("core.generation.sample.guidances.layers", name)
-    where, ending = of
+    where, suffix = layers
     path = f"{name}.{where}"
-    register(GuidanceKind(name, title, make, group, True, True, lambda own: (path, str(getattr(own, where)), ending)))
+    register(GuidanceKind(name, title, make, group, True, True, lambda own: (path, str(getattr(own, where)), suffix)))
 
 
 register(
-    GuidanceKind("classic", "Classifier-free guidance", lambda scale, away, settings: classic(scale, away), None, True)
+    GuidanceKind(
+        "classic", "Classifier-free guidance", lambda scale, other, settings: classic(scale, other), None, True
+    )
 )
 register(GuidanceKind("apg", "Adaptive projected (APG)", _differences("apg"), settings.ApgSettings))
 register(GuidanceKind("cfg_zero", "CFG-Zero*", _differences("cfg_zero"), settings.CfgZeroSettings))

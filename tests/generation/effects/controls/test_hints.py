@@ -13,7 +13,7 @@ from core.families import family
 from core.generation.effects.controls import hook as controls
 from core.generation.effects.controls.hook import Controls, hook_of
 from core.generation.run import run_generate
-from core.generation.sample.canvas import placed
+from core.generation.sample.canvas import control_image_for
 from core.generation.sample.loop import Stage
 from core.record.cancel import CancelToken
 from core.record.workspace import Workspace
@@ -221,7 +221,7 @@ WAYS = {  # a white frame around black on (80, 40) at (40, 40): where the result
 def test_resize_modes_stretch_crop_or_fill(fit):
     whole = np.full((40, 80, 3), 255, np.uint8)
     whole[10:30, 10:70] = 0
-    made = np.array(placed(Image.fromarray(whole), fit, (40, 40), None, lambda image: image))
+    made = np.array(control_image_for(Image.fromarray(whole), fit, (40, 40), None, lambda image: image))
     y, x = np.mgrid[:40, :40]
     wanted = WAYS[fit](x, y)
     edge = np.zeros_like(wanted)  # within two pixels of a change, resampling decides
@@ -236,9 +236,9 @@ def test_what_is_filled_around_an_image_is_no_edge_of_it():
     whole = np.full((40, 80, 3), (90, 140, 30), np.uint8)
     whole[:, 38:42] = 255
     edges = lambda image: Image.fromarray(by_model.make_hint(np.array(image), HintSettings(edge_low=50)))  # noqa: E731
-    made = np.array(placed(Image.fromarray(whole), "fill", (80, 80), None, edges))
+    made = np.array(control_image_for(Image.fromarray(whole), "fill", (80, 80), None, edges))
     assert made[:20].max() == made[60:].max() == 0 and made[22:58, 30:50].max() == 255
-    none = placed(Image.fromarray(whole), "fill", (80, 80), None, lambda image: image)
+    none = control_image_for(Image.fromarray(whole), "fill", (80, 80), None, lambda image: image)
     assert none.getpixel((3, 3)) == none.getpixel((70, 75)) == (90, 140, 30)
-    part = placed(Image.fromarray(whole), "fill", (40, 40), ((80, 80), (0, 0, 40, 40)), edges)
+    part = control_image_for(Image.fromarray(whole), "fill", (40, 40), ((80, 80), (0, 0, 40, 40)), edges)
     assert np.array_equal(np.array(part), made[:40, :40])  # of "only masked"
