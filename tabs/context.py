@@ -23,7 +23,7 @@ from core.record.machine import gpu_memory
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.stamps import stamp_or_none
-from core.record.workspace import Workspace
+from core.record.workspace import PROJECT, Workspace
 from core.settings.job import TrainJob
 from core.settings.presets.files import PresetStore
 from tabs.dataset.reading import Reading
@@ -263,7 +263,7 @@ class Page:
 
 def make_page(engine: Any, workspace: Workspace, *, shared: bool = False, keys: bool = False) -> Page:
     """Create the Page of an engine, without widgets. keys: jobs of a shared page may use the owner's keys"""
-    presets = PresetStore(workspace.presets, workspace.person)
+    presets = PresetStore(workspace.presets, workspace.person, PROJECT / "presets")
     roots = Roots(workspace, local=not shared, keys=keys)
     if engine is not None:
         engine.limits = roots.limits

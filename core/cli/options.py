@@ -24,7 +24,10 @@ from core.settings.presets.files import Preset, PresetStore, apply, read, to_val
 COMMON = {
     "outputs": ("DIR", "where runs, images and caches go (default: outputs)"),
     "models": ("DIR", "the models folder (default: models)"),
-    "presets": ("DIR", "the presets folder (default: presets)"),
+    "presets": (
+        "DIR",
+        "the folder of your presets (default: presets); those that come with the program stay available",
+    ),
     "device": ("NAME", "cpu, cuda, cuda:1 or mps (default: the fastest available)"),
     "allow-module": (
         "NAME",
@@ -398,7 +401,8 @@ def preset_path(text: str, workspace: Workspace) -> Path:
     path = open_home(text)
     if os.path.isfile(path) or path.suffix == ".json":  # a name may be too long for the system
         return path
-    return workspace.presets / f"{text}.json"
+    files = [folder / f"{text}.json" for folder in (workspace.presets, PROJECT / "presets")]
+    return next((file for file in files if os.path.isfile(file)), files[0])
 
 
 def saved_path(options: Options, source: Path) -> Path:

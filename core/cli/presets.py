@@ -5,6 +5,7 @@ import json
 from core.cli.main import DONE
 from core.cli.options import OWN, preset_path, split_options
 from core.record.problems import Problem, ProblemsError
+from core.record.workspace import PROJECT
 from core.settings.base import declared
 from core.settings.job import JOBS
 from core.settings.presets.files import Preset, PresetStore, read
@@ -22,7 +23,7 @@ def run(argv: list[str]) -> int:
     if options.preset is not None:
         print("\n".join(described(read(preset_path(options.preset, workspace)))))
         return DONE
-    store, rows = PresetStore(workspace.presets), []
+    store, rows = PresetStore(workspace.presets, shipped=PROJECT / "presets"), []
     for name in store.names():
         try:
             preset = store.load(name)

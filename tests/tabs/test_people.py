@@ -29,7 +29,7 @@ from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.job import GenerateJob, TrainJob
-from core.settings.presets.files import PresetStore
+from core.settings.presets.files import PresetStore, dump
 from tabs.captions.tab import CaptionHandlers
 from tabs.context import make_page
 from tabs.generate import prompt_box
@@ -161,6 +161,18 @@ def test_each_has_presets_of_their_own(tmp_path):
     anna.save("fox", TrainJob())
     owner.save("cat", TrainJob())
     assert [store.names() for store in (owner, anna, ben)] == [["user/cat"], ["user/fox"], []]
+
+
+def test_presets_in_another_folder_stand_beside_those_that_come_with_the_program(tmp_path):
+    (tmp_path / "shipped").mkdir()
+    (tmp_path / "shipped" / "starter.json").write_text(json.dumps(dump(TrainJob())))
+    store = PresetStore(tmp_path / "mine", shipped=tmp_path / "shipped")
+    store.save("fox", TrainJob())
+    (tmp_path / "mine" / "cat.json").write_text(json.dumps(dump(TrainJob())))
+    assert store.names() == ["cat", "starter", "user/fox"]
+    assert all(store.load(name).kind == "job" for name in store.names())
+    page = make_page(None, Workspace(tmp_path / "outputs", presets=tmp_path / "mine"))
+    assert page.presets.names()[0] == "cat" and {"starter_lora", "user/fox"} <= set(page.presets.names())
 
 
 @pytest.fixture

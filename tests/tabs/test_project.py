@@ -81,9 +81,9 @@ def test_an_embedding_is_called_as_its_word_until_a_person_has_named_it(project,
 
 
 def test_a_shipped_recipe_leaves_the_name_that_a_person_gave_an_embedding(project, store):
-    store.shipped.mkdir(parents=True, exist_ok=True)
+    next(iter(store.folders)).mkdir(parents=True, exist_ok=True)
     recipe = {"kind": "recipe", "schema_version": 2, "method": {"kind": "embedding"}}
-    (store.shipped / "inversion.json").write_text(json.dumps(recipe))
+    (next(iter(store.folders)) / "inversion.json").write_text(json.dumps(recipe))
     project.choose("inversion")
     project.edit("saving.output_name", "mine")
     project.edit("embedding.token_string", "zkw")

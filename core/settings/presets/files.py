@@ -321,14 +321,18 @@ def _about(path: Path) -> tuple[str, str]:
 
 class PresetStore:
     """The presets by name: shipped ones in presets/, which are never changed, and the user's in presets/user/, or for a person
-    with a page of their own in presets/user/<person>/."""
+    with a page of their own in presets/user/<person>/.
 
-    def __init__(self, folder: Path, person: str = ""):
-        self.shipped, self.user = folder, folder / "user" / person
+    shipped   the folder of those that come with the program, where `folder` is another one (--presets)
+    """
+
+    def __init__(self, folder: Path, person: str = "", shipped: Path | None = None):
+        self.folders, self.user = dict.fromkeys((folder, shipped or folder)), folder / "user" / person
 
     def names(self, task: str = "") -> list[str]:
         """Names of the presets of a task, or of all: sorted shipped ones, then the user's as "user/name"."""
-        names = [*_stems(self.shipped), *(f"user/{name}" for name in _stems(self.user))]
+        unchanged = dict.fromkeys(stem for folder in self.folders for stem in _stems(folder))
+        names = [*unchanged, *(f"user/{name}" for name in _stems(self.user))]
         return [name for name in names if not task or self._about(name)[0] == task]
 
     def _about(self, name: str) -> tuple[str, str]:
@@ -345,7 +349,8 @@ class PresetStore:
         if reason:
             what = f"'{stem}' cannot be the name of a preset: {reason}"
             raise ProblemsError.one(what, "preset name", "use letters, digits, - and _", "settings.bad-name")
-        return (self.user if is_user else self.shipped) / f"{stem}.json"
+        files = [folder / f"{stem}.json" for folder in ((self.user,) if is_user else self.folders)]
+        return next((file for file in files if file.exists()), files[-1])
 
     def load(self, name: str, task: str = "") -> Preset:
         """Read a preset. Raises ProblemsError, also for another task than `task`, if that is given."""
