@@ -31,7 +31,7 @@ from tabs.dataset.concepts import entries_of
 from tabs.dataset.questions import change_folders
 from tabs.form.model_lists import STARTER
 from tabs.form.view import label
-from tabs.generate.view import Shown, strengths
+from tabs.generate.view import NewestImage, strengths
 from tabs.markup import esc, facts, short
 
 TAB = "Generate"
@@ -86,7 +86,7 @@ class GalleryHandlers:
             "cancel": self._cancel,
         }
 
-    def follow(self) -> int:
+    def refresh(self) -> int:
         """Update the index: a few new images at once, many on the light lane. Returns its version."""
         self.gallery.refresh()
         if self.gallery.unread():
@@ -105,32 +105,32 @@ class GalleryHandlers:
             self.gallery.refresh(full=True)
         self.gallery.read(check=task.check)
 
-    def newest(self) -> Shown | None:
+    def newest(self) -> NewestImage | None:
         """The newest image, which the page shows large; None if there is none."""
-        self.follow()
+        self.refresh()
         for shot in self.gallery.newest():
-            known = self.gallery.facts(shot.name)
-            known = read_facts(shot.path) if known is UNREAD else known
-            prompt, stars = known.prompt or shot.path.name, self.gallery.stars(shot.name)
-            return Shown(shot.name, shot.path, prompt, known.seed, bool(known.source), stars)
+            image_facts = self.gallery.facts(shot.name)
+            image_facts = read_facts(shot.path) if image_facts is UNREAD else image_facts
+            prompt, stars = image_facts.prompt or shot.path.name, self.gallery.stars(shot.name)
+            return NewestImage(shot.name, shot.path, prompt, image_facts.seed, bool(image_facts.source), stars)
         return None
 
     def last_seed(self) -> int | None:
         """The seed of the newest image that has one."""
-        self.follow()
+        self.refresh()
         seeds = (self.gallery.facts(shot.name).seed for shot in self.gallery.newest())
         return next((seed for seed in seeds if seed is not None), None)
 
     def shot(self, name: str) -> Shot:
         """The image of a name. Raises ProblemsError if it does not exist."""
-        self.follow()
+        self.refresh()
         return self.gallery.shot(name)
 
     # -- the tick
 
     def parts(self, tab: Any, request: dict[str, Any]) -> dict[str, Any]:
         """Part of the tick: a version that changes when the script should reload the list, and the progress of a copy."""
-        return {"gallery": {"version": self.follow(), "copy": self._copy_state()}} if tab == TAB else {}
+        return {"gallery": {"version": self.refresh(), "copy": self._copy_state()}} if tab == TAB else {}
 
     def _copy_state(self) -> dict[str, Any] | None:
         """{id, text, share: 0 to 1, done, and then problems and message} of the newest copy to the dataset; None without one."""
@@ -157,7 +157,7 @@ class GalleryHandlers:
 
     def _list(self, request: dict[str, Any]) -> dict[str, Any]:
         """The names of the images that match the filter, newest first, with the tiles of the first ones."""
-        version, gallery = self.follow(), self.gallery
+        version, gallery = self.refresh(), self.gallery
         if request.get("whole") is True:  # a page was opened: a full scan finds overwritten files
             self.warm()
         matches = gallery.matching(filter_of(request))
@@ -189,13 +189,13 @@ class GalleryHandlers:
 
     def _tile(self, name: str) -> dict[str, Any]:
         """Data of an image in the strip or gallery."""
-        shot, known, base = self.gallery.shot(name), self.gallery.facts(name), self.gallery.twin(name)
+        shot, image_facts, base = self.gallery.shot(name), self.gallery.facts(name), self.gallery.twin(name)
         return {
             "thumb": self.page.thumb_url(shot.path, THUMB),
             "base": self.page.thumb_url(self.gallery.shot(base).path, SMALL) if base else "",
-            "says": short(known.prompt or shot.path.name, 90),
-            "seed": None if known.seed is None else str(known.seed),  # JavaScript rounds above 2**53
-            "own": known.own,
+            "says": short(image_facts.prompt or shot.path.name, 90),
+            "seed": None if image_facts.seed is None else str(image_facts.seed),  # JavaScript rounds above 2**53
+            "own": image_facts.own,
             "stars": self.gallery.stars(name),
         }
 
@@ -308,11 +308,11 @@ def _strengths(use: LoraUse) -> str:
 def _net(use: ControlUse, called: Callable[[str], str]) -> str:
     """HTML of a ControlNet with its weight, its control image and what is set for it."""
     entries = [Declared(name, "controls", name, info) for name, info in fields_of(ControlUse).items()]
-    rest = [each for each in entries if each.name not in ("file", "image", "weight", "enabled")]
-    changed = [(each, value) for each in rest if (value := getattr(use, each.name)) != each.default]
-    words = [f", {esc(label(each).lower())} {esc(shown_value(each, value))}" for each, value in changed]
+    further = [each for each in entries if each.name not in ("file", "image", "weight", "enabled")]
+    changed = [(each, value) for each in further if (value := getattr(use, each.name)) != each.default]
+    texts = [f", {esc(label(each).lower())} {esc(shown_value(each, value))}" for each, value in changed]
     image = f", follows {_file(use.image, file_stem)}" if use.image else ""
-    return f"{_file(use.file, called)} <b>{use.weight:g}</b>{image}{''.join(words)}"
+    return f"{_file(use.file, called)} <b>{use.weight:g}</b>{image}{''.join(texts)}"
 
 
 def _file(name: str, called: Callable[[str], str]) -> str:

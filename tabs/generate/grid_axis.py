@@ -146,9 +146,9 @@ def _card(
     if lora.checkpoint:
         title = title.replace(f", {lora.checkpoint.label}", "", 1)
     if len(lora.steps) > 1:
-        words = f"All {len(lora.steps)} steps"
-        tools = button("file_steps", words, number, kind="quiet", label=f"{words} of {title}") + tools
-    cross = button("file_off", "\u00d7", number, kind="quiet", label=f"Remove {title}")
+        label = f"All {len(lora.steps)} steps"
+        tools = button("file_steps", label, number, kind="quiet", label=f"{label} of {title}") + tools
+    remove = button("file_off", "\u00d7", number, kind="quiet", label=f"Remove {title}")
 
     def swaps(each: Checkpoint) -> str:
         return f'data-act="file_step" data-arg="{number}:{esc(each.path.name)}"'
@@ -156,7 +156,7 @@ def _card(
     return card(
         lora,
         page.thumb_url,
-        head=f'<b title="{esc(title)}">{middle(title)}</b><span class="grow"></span>{cross}',
+        head=f'<b title="{esc(title)}">{middle(title)}</b><span class="grow"></span>{remove}',
         middle=f'<div class="strip">{tools}</div>',
         words="",
         about=about,
@@ -207,7 +207,9 @@ def changed(act: str, arg: str, value: str, axes: Mapping[str, str], page: Page)
         return {}
     letter, name = listed[at]
     kind = kinds_in(axes)[letter]
-    rows = [[each] if index != at else _instead(act, name, file, kind, page) for index, (_, each) in enumerate(listed)]
+    rows = [
+        [each] if index != at else _replacements(act, name, file, kind, page) for index, (_, each) in enumerate(listed)
+    ]
     names = [each for (of, _), row in zip(listed, rows, strict=True) if of == letter for each in row]
     return {f"{letter}_values": joined(list(dict.fromkeys(names)))}
 
@@ -217,7 +219,7 @@ def _value(name: str, kind: FileAxis, page: Page) -> str:
     return kind.value(path, page) if path is not None else name
 
 
-def _instead(act: str, name: str, file: str, kind: FileAxis, page: Page) -> list[str]:
+def _replacements(act: str, name: str, file: str, kind: FileAxis, page: Page) -> list[str]:
     """The values that replace one: none, another step of its run, or all steps."""
     if act == "file_off":
         return []

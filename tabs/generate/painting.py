@@ -74,16 +74,16 @@ class Painting:
     def take(self, upload: str) -> str:
         """Copy a dropped image to outputs/inputs and return its path. Raises ProblemsError."""
         path = Path(upload)
-        where, size = printable(path.name), os.path.getsize(path)
+        name, size = printable(path.name), os.path.getsize(path)
         if size > MAX_BYTES:
             what = f"The image is larger than {size_words(MAX_BYTES)}"
-            raise ProblemsError.one(what, where, "save it as JPEG or WebP", "image.too-many-bytes")
+            raise ProblemsError.one(what, name, "save it as JPEG or WebP", "image.too-many-bytes")
         image = opened(path, IMAGE)  # decodes it, so that a damaged one is refused
-        raise_if_errors([wrong] if (wrong := too_large(image.size, where)) else [])
+        raise_if_errors([wrong] if (wrong := too_large(image.size, name)) else [])
         ending = FORMATS.get(read_header(path).format)
         if ending is None:
             raise ProblemsError.one(
-                "The file is not a PNG, JPEG or WebP image", where, "convert it first", "image.format"
+                "The file is not a PNG, JPEG or WebP image", name, "convert it first", "image.format"
             )
         stem = path.stem[:60] if bad_name(path.stem[:60]) is None else "image"
         return self._store(stem, path.read_bytes(), ending)
@@ -105,13 +105,13 @@ class Painting:
             return f'<div class="gen-paint"><div class="strip">{buttons}</div><div class="strip">{shown}</div></div>'
         return ""
 
-    def thumb(self, text: Any, words: str) -> str:
-        """HTML of the thumbnail of a file; "" if it is missing or not allowed. words: its alternative text"""
+    def thumb(self, text: Any, alt: str) -> str:
+        """HTML of the thumbnail of a file; "" if it is missing or not allowed. alt: its alternative text"""
         path = resolve_path(str(text)) if text else None
         if path is None or not self.page.roots.holds(path) or not path.is_file():
             return ""
         url = self.page.thumb_url(path, THUMB_SIZE)
-        return f'<img class="gen-thumb" src="{esc(url)}" alt="{esc(words)}" title="{esc(f"{words}: {path.name}")}">'
+        return f'<img class="gen-thumb" src="{esc(url)}" alt="{esc(alt)}" title="{esc(f"{alt}: {path.name}")}">'
 
     # -- the requests
 
@@ -204,9 +204,9 @@ class Painting:
         url = self.page.thumb_url(path, IMAGE_SIZE)
         return {"url": url, "name": printable(path.name), "width": size[0], "height": size[1]}
 
-    def _saved(self, image: Image.Image, stem: str, field: str, words: str) -> dict[str, Any]:
+    def _saved(self, image: Image.Image, stem: str, field: str, title: str) -> dict[str, Any]:
         path = self._store(stem, to_png(image), ".png")
-        return {"said": f"{words} saved to {path}.", "fields": {field: path}}
+        return {"said": f"{title} saved to {path}.", "fields": {field: path}}
 
     def _store(self, stem: str, content: bytes, ending: str) -> str:
         """Write a file in outputs/inputs whose name has the hash of its content, and return its path."""
@@ -231,5 +231,5 @@ def _upright(path: Path) -> tuple[int, int]:
     return header.width, header.height
 
 
-def _button(what: str, words: str) -> str:
-    return f'<button type="button" class="btn" data-paint="{what}">{words}</button>'
+def _button(act: str, label: str) -> str:
+    return f'<button type="button" class="btn" data-paint="{act}">{label}</button>'
