@@ -66,7 +66,7 @@ def badges(facts: FileFacts) -> list[str]:
     return [text for text in (family, kind, rank) if text]
 
 
-def network_words(facts: FileFacts) -> str:
+def network_text(facts: FileFacts) -> str:
     """The badges of a network in a line, where it is known to be a LoRA."""
     return " \u00b7 ".join(text for text in badges(facts) if text != "LoRA")
 
@@ -118,8 +118,8 @@ class ModelLists:
         """Start a reading in a thread, unless one ended within the last `after` seconds, and wait up to `wait` seconds for it. With
         `after`, a tenth of the time is spent on reading at most."""
         with self._lock:
-            rest = max(after, IDLE * self._took) if after else 0.0
-            if not self.reading and time.monotonic() - self._read_at >= rest:
+            pause = max(after, IDLE * self._took) if after else 0.0
+            if not self.reading and time.monotonic() - self._read_at >= pause:
                 self._reading = threading.Thread(target=self.read, name="model lists", daemon=True)
                 self._reading.start()
             reading = self._reading

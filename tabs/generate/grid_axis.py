@@ -17,7 +17,7 @@ from core.settings.base import Declared, setting
 from tabs.context import Page
 from tabs.form.lora_card import card, copy_button, strip
 from tabs.form.lora_steps import Checkpoint, Lora, checkpoints
-from tabs.form.model_lists import network_words
+from tabs.form.model_lists import network_text
 from tabs.form.picker import file_named, is_path
 from tabs.form.plain_form import PlainForm
 from tabs.markup import button, esc, index_of, middle, row_of
@@ -136,7 +136,7 @@ def _card(
     lora = lora if len(files) == 1 else Lora(lora.path, title, lora.image)
     parts = kind.parts(name)
     about = " \u00b7 ".join(
-        each for each in (*(token for token, _ in parts), network_words(facts) if facts else "") if each
+        each for each in (*(token for token, _ in parts), network_text(facts) if facts else "") if each
     )
     tools = copy_button(lora.path, title) if facts else ""
     if kind.none and name.casefold() == NONE:

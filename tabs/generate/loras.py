@@ -25,7 +25,7 @@ from tabs.form.bars import weight_bars
 from tabs.form.form_values import changed_values, entries
 from tabs.form.lora_card import LORAS, card, copy_button, strength_slider, strip
 from tabs.form.lora_steps import Checkpoint, checkpoints, one_for_each_run
-from tabs.form.model_lists import Listed, ModelLists, model_lists, network_words
+from tabs.form.model_lists import Listed, ModelLists, model_lists, network_text
 from tabs.form.picker import check_choice, file_named, matching, misfit
 from tabs.form.picker import rows as rows_of
 from tabs.form.plain_form import PlainForm
@@ -143,7 +143,7 @@ def _card(number: int, use: dict[str, Any], total: int, family: str, prompt: str
     remove = button("remove", "\u00d7", number, kind="quiet", label=f"Remove {name}")
     fitting = _words_in_row(facts.words)
     others = _words(number, facts.words[:MAX_WORDS], prompt, fitting)
-    about = " \u00b7 ".join(filter(None, [area, facts.problem or network_words(facts)]))
+    about = " \u00b7 ".join(filter(None, [area, facts.problem or network_text(facts)]))
     head = (
         f'<label><input type="checkbox" data-act="on" data-arg="{number}" aria-label="Use {esc(name)}"'
         f'{" checked" if on else ""}><b title="{esc(name)}">{middle(name)}</b></label><span class="grow"></span>{remove}'

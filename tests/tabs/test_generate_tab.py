@@ -509,7 +509,7 @@ def test_the_base_image_of_a_comparison_alone_is_folded_into_the_other(desk, mon
         ended(desk, f"e{number}")
     draw(folder / "alone.png")
     os.utime(folder / "alone.png", (time.time() + 3,) * 2)
-    desk.gallery_handlers.follow()
+    desk.gallery_handlers.refresh()
     assert [shot.name for shot in desk.gallery_handlers.gallery.matching()] == ["alone.png", "2.png"]
 
 
