@@ -173,8 +173,8 @@ def _is_page(scope: Any, start: Any) -> bool:
 def _is_text(start: Any) -> bool:
     headers = Headers(raw=start["headers"])
     kind = headers.get("content-type", "").partition(";")[0].strip()
-    whole = start["status"] != 206 and "content-encoding" not in headers and "content-disposition" not in headers
-    return kind in TEXTS and whole
+    is_whole = start["status"] != 206 and "content-encoding" not in headers and "content-disposition" not in headers
+    return kind in TEXTS and is_whole
 
 
 def _cache_control(scope: Any) -> str:
@@ -184,8 +184,8 @@ def _cache_control(scope: Any) -> str:
     return A_DAY if "/static/" in scope["path"] else ASK_FIRST
 
 
-def _encoding(accepted: str) -> str:
-    encodings = {each.partition(";")[0].strip() for each in accepted.split(",")}
+def _encoding(accept_encoding: str) -> str:
+    encodings = {each.partition(";")[0].strip() for each in accept_encoding.split(",")}
     return "br" if "br" in encodings else "gzip" if "gzip" in encodings else ""
 
 

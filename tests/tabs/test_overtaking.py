@@ -141,11 +141,11 @@ def test_a_port_that_another_program_takes_at_the_last_moment_is_not_the_end():
         if len(tried) <= failures:
             raise OSError("Cannot find empty port")
 
-    app._at_a_free_port(serve, "127.0.0.1", 18500)
+    app._serve_at_free_port(serve, "127.0.0.1", 18500)
     assert len(tried) == 2 and tried[1] > tried[0]
     tried.clear()
     with pytest.raises(OSError, match="Cannot find"):
-        app._at_a_free_port(lambda server_port: serve(server_port, 99), "127.0.0.1", 18500)
+        app._serve_at_free_port(lambda server_port: serve(server_port, 99), "127.0.0.1", 18500)
 
 
 # -- in a browser
