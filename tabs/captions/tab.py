@@ -236,7 +236,7 @@ class CaptionHandlers:
     def only(self, keys: str) -> dict[str, Any]:
         """The values that limit a captioner to the images of `_chosen`; {} where they are the whole dataset. Raises ProblemsError
         where they are not known or none."""
-        if not (keys or self._narrowed()):
+        if not (keys or self._is_filtered()):
             return {}
         rows, filter_problem = self._rows()
         if filter_problem:
@@ -249,7 +249,7 @@ class CaptionHandlers:
             raise ProblemsError.one(what, "Find", "empty the filter, or wait", "captions.none-listed")
         return {"only": [str(row.path) for row in chosen]}
 
-    def _narrowed(self) -> bool:
+    def _is_filtered(self) -> bool:
         """Whether the list shows a part of the dataset."""
         state = self._state()
         return bool(state.get("find")) or str(state.get("show", "all")) != "all"
@@ -377,7 +377,7 @@ class CaptionHandlers:
             "sort": str(state.get("sort", "folder")),
             "find": find,
             "wrong": filter_problem,
-            "narrowed": len(rows) if self._narrowed() and not filter_problem else None,
+            "narrowed": len(rows) if self._is_filtered() and not filter_problem else None,
             "tally": view.lead(report) + encoding_notice(report),
             **self._steps(),
         }

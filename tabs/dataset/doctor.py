@@ -64,10 +64,8 @@ class DoctorHandlers:
 
     def undo(self, data: dict[str, Any], browser: Browser) -> None:
         """Restore the images that this browser has moved last."""
-        tokens, browser.moved_images = (
-            browser.moved_images,
-            [],
-        )  # at once: the second of two presses finds nothing to do
+        # at once: the second of two presses finds nothing to do
+        tokens, browser.moved_images = browser.moved_images, []
         for token in tokens:
             self.put_back(token, entries_of(self.page.project.job))
 

@@ -83,10 +83,9 @@ CARDS = (
         shown=("ad_model", "ad_denoising_strength", "ad_prompt"),
         adds={"ad_model": "face"},
         titles={
-            name: title
+            name: entry.title.removeprefix("Detailer ").capitalize()
             for name, entry in form.OF_JOB.items()
             if entry.group == DETAILER
-            for title in [entry.title.removeprefix("Detailer ").capitalize()]
         },
     ),
     Card(

@@ -92,9 +92,8 @@ class ModelOverrides(Settings):
 
 ELSEWHERE = ("model", "memory")  # groups of a generation that are set in Train
 _BUILT_IN = {each.name: each.path for each in declared(GenerateJob) if each.group in GenerateJob.__annotations__}
-OF_JOB: dict[
-    str, Declared
-] = {}  # by name; by path if a built-in setting or an earlier group of a package has that name
+# By name; by path if a built-in setting or an earlier group of a package has that name
+OF_JOB: dict[str, Declared] = {}
 for _entry in declared(GenerateJob):
     if _entry.group not in ELSEWHERE:
         _taken = _entry.name in OF_JOB or _BUILT_IN.get(_entry.name, _entry.path) != _entry.path

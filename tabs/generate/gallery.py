@@ -44,20 +44,8 @@ MAX_COPIED = 1000  # images of a new dataset
 LATELY = 10  # newest deletions that are looked through for one that can be undone
 THUMB, SMALL = 384, 256
 # Settings that `about_job` lists separately, or that have no meaning for one image.
-NAMED = {
-    "prompt",
-    "negative_prompt",
-    "width",
-    "height",
-    "steps",
-    "sampler",
-    "guidance_scale",
-    "seed",
-    "loras",
-    "embeddings",
-    "nets",
-}
-NAMED |= {"count", "prompt_weights", "zero_terminal_snr"}
+NAMED = {"prompt", "negative_prompt", "width", "height", "steps", "sampler", "guidance_scale", "seed"}
+NAMED |= {"loras", "embeddings", "nets", "count", "prompt_weights", "zero_terminal_snr"}
 
 # The viewer is outside the boards, so its buttons trigger the event of the gallery's board. Its script may load before or after.
 SENDS = """

@@ -18,12 +18,7 @@ from tabs.context import Page
 from tabs.markup import board_event, button, esc
 
 ASK = "Memory that these settings take at most; PyTorch is loaded to count it"
-FREED = (
-    "prompt",
-    "negative_prompt",
-    "seed",
-    "variation_seed",
-)  # of the settings, those that change nothing about memory
+IRRELEVANT = ("prompt", "negative_prompt", "seed", "variation_seed")  # settings that change nothing about memory
 
 
 class MemoryLine:
@@ -60,7 +55,7 @@ class MemoryLine:
         if self.page.roots.refused(job):
             return ""
         values = to_values(job)
-        values["generate"] = {name: each for name, each in values["generate"].items() if name not in FREED}
+        values["generate"] = {name: each for name, each in values["generate"].items() if name not in IRRELEVANT}
         key = json.dumps(values, sort_keys=True, default=str)
         if self._known[0] == key:
             return self._known[1]

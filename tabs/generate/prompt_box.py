@@ -293,9 +293,8 @@ class History:
         """(prompt, negative prompt) of the newest images."""
         for shot in self._gallery.newest()[:HISTORY_IMAGES]:
             facts = self._gallery.facts(shot.name)
-            if (
-                facts.prompt and max(len(facts.prompt), len(facts.negative)) < LONGEST
-            ):  # longer ones are cut in the index
+            is_whole = max(len(facts.prompt), len(facts.negative)) < LONGEST  # longer ones are cut in the index
+            if facts.prompt and is_whole:
                 yield facts.prompt, facts.negative
 
 

@@ -264,9 +264,8 @@ def _running(facts: dict[str, Any], stopping: bool) -> str:
     step, steps = facts.get("of_image") or (0, 0)
     if not total:
         return progress(_capitalized(text), None)
-    parts = [
-        _capitalized(text.rpartition(" ")[0]).removeprefix("Generating ")
-    ]  # without the count of all steps at its end
+    without_count = text.rpartition(" ")[0]  # of all steps
+    parts = [_capitalized(without_count).removeprefix("Generating ")]
     parts += [f"step {step} of {steps}"] if steps else []
     seconds_left, remaining = facts.get("eta_seconds") or 0.0, total - done
     if seconds_left and remaining:

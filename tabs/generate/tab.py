@@ -103,9 +103,8 @@ def build(page: Page) -> None:
             added = board("gen-cards", AWAITED, script=OPEN_GROUPS)
             grid_panel = grids.panel_board()
             control = gr.File(label="Control image", elem_id="gen-control")
-            initial = gr.File(
-                label="Initial image", elem_id="gen-initial"
-            )  # no file_types: our own message names the file
+            # no file_types: our own message names the file
+            initial = gr.File(label="Initial image", elem_id="gen-initial")
             more = board("gen-more", AWAITED, script=OPEN_GROUPS)
             embeddings = gr.Dropdown(
                 choices=[],

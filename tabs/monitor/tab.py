@@ -90,9 +90,8 @@ def parts(page: Page, chosen: str) -> dict[str, Any]:
     return data
 
 
-INTERMEDIATE = re.compile(
-    r"-(?:step\d{8,}|\d{6,})(?:-|$)"
-)  # in the name of a checkpoint of a step or an epoch, after the output name
+# In the name of a checkpoint of a step or an epoch, after the output name
+INTERMEDIATE = re.compile(r"-(?:step\d{8,}|\d{6,})(?:-|$)")
 
 
 def saved_files(

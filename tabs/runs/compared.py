@@ -416,9 +416,8 @@ def _moments(samples: list[list[dict[str, Any]]], limit: int) -> list[Moment]:
     steps = [fewest[index]["step"] for index in spread(len(fewest), limit)]
     moments = [tuple(_nearest(each, step) for each in samples) for step in steps]
     for number, run_samples in enumerate(samples):
-        if (
-            run_samples is not fewest
-        ):  # of moments with the same sample of the run, keep the one whose steps are nearest
+        if run_samples is not fewest:
+            # of moments with the same sample of the run, keep the one whose steps are nearest
             moments.sort(key=lambda moment: -max(abs(moment[0]["step"] - each["step"]) for each in moment))
             moments = [*{moment[number]["step"]: moment for moment in moments}.values()]
     moments.sort(key=lambda moment: [each["step"] for each in moment])

@@ -244,9 +244,8 @@ def _shown(run: RunSummary, host: FormPage) -> Lora | None:
         return None
     lora = brief(file, host.workspace)
     checkpoint = lora.checkpoint
-    if (
-        checkpoint is not None and best and file == run.folder / best["file"]
-    ):  # a run that continues may not have stored it yet
+    # a run that continues may not have stored its best one yet
+    if checkpoint is not None and best and file == run.folder / best["file"]:
         mark = short_label(best["label"])
         checkpoint = replace(checkpoint, marks=tuple(filter(None, dict.fromkeys((mark, *checkpoint.marks)))))
     return replace(lora, image=lora.image or run.thumbnail, checkpoint=checkpoint)

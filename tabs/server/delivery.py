@@ -31,12 +31,8 @@ MIN_BYTES = 1000
 THREAD_BYTES = 100_000  # from here on compressed in a thread
 MAX_COMPRESSED = 200
 MAX_PAGES = 8
-ADDRESS_HEADERS = (
-    "host",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-gradio-server",
-)  # gradio.route_utils.get_request_origin
+# As of gradio.route_utils.get_request_origin
+ADDRESS_HEADERS = ("host", "x-forwarded-host", "x-forwarded-proto", "x-gradio-server")
 HASHED = re.compile(r"/assets/.+-[A-Za-z0-9_-]{8,10}\.(js|css|woff2?|png|svg)$")
 PACKED_FILE = re.compile(r"/assets/page-[0-9a-f]{10}\.(js|css)$")
 FOREVER, A_DAY, ASK_FIRST = "public, max-age=31536000, immutable", "private, max-age=86400", "private, no-cache"

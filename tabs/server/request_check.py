@@ -39,10 +39,8 @@ ALLOWED_PATHS = re.compile(  # what the page needs of Gradio: no queue, no API d
     r"|/gradio_api/(run/predict|upload|upload_progress|startup-events|app_id|heartbeat/[\w-]{1,64})"
 )
 STREAMS = ("/gradio_api/heartbeat/", "/gradio_api/upload_progress")
-ENTRY_PATHS = (
-    "/",
-    "/atelier/pulse",
-)  # where a browser gets a session: the page, or the tick of one open during a restart
+# Where a browser gets a session: the page, or the tick of one open during a restart
+ENTRY_PATHS = ("/", "/atelier/pulse")
 REFUSAL_DELAY = 2.0  # seconds until a 503: clients that repeat a refused request at once take less CPU time
 MAX_DELAYED = 200  # refusals at once, of MAX_CONNECTIONS
 READ_TIMEOUT = 20.0  # seconds without a byte of an unfinished body

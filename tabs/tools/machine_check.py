@@ -82,8 +82,8 @@ class MachineCheck:
         if error is not None:
             lines = [line for line in self._lines if line["state"] != "looking"]
             first = error.problems[0]
-            words = "Cancelled." if self._task.token.wanted else f"{first.what}. {first.fix}".strip()
-            return self._data(lines, words)
+            text = "Cancelled." if self._task.token.wanted else f"{first.what}. {first.fix}".strip()
+            return self._data(lines, text)
         try:
             report = read_json_object(self.file)
             return self._data(report["items"], f"{report['made']}: {summary(report)}", file=True)
@@ -91,13 +91,13 @@ class MachineCheck:
             return self._data([], "")
 
     def _data(
-        self, lines: list[dict[str, Any]], words: str, *, running: bool = False, share: float = 0.0, file: bool = False
+        self, lines: list[dict[str, Any]], text: str, *, running: bool = False, share: float = 0.0, file: bool = False
     ) -> dict[str, Any]:
         address = self.page.file_url(self.file) if file else ""
         return {
             "running": running,
             "share": share,
-            "words": words,
+            "words": text,
             "lines": [_row(line) for line in lines],
             "file": address,
         }

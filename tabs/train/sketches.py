@@ -32,12 +32,12 @@ class RateSketch:
         """{"steps", "lines": [{"name", "values"}], "total", "about"}; "steps" is empty if there is nothing to show."""
         key = (job.schedule, job.optimizer, job.method, job.network, job.dataset.train_batch_size, total)
         if self._known[0] != key:
-            later = job.schedule.lr_scheduler_type and "torch" not in sys.modules
+            needs_torch = job.schedule.lr_scheduler_type and "torch" not in sys.modules
             self._known = (
                 key,
-                _nothing(total, "The schedule is being calculated.") if later else self._computed(job, total),
+                _nothing(total, "The schedule is being calculated.") if needs_torch else self._computed(job, total),
             )
-            if later:
+            if needs_torch:
                 self._engine.light(self._later, job, total, key, title="learning-rate curve")
         return self._known[1]
 

@@ -17,7 +17,7 @@ from work_parts import heard, make_page
 from core.record.problems import ProblemsError
 from tabs.context import ANY_TAB, as_listener
 from tabs.markup import BoardView, board, board_event, digest
-from tabs.pulse import answer, commanded
+from tabs.pulse import answer, run_command
 from tabs.server import app
 from tabs.server.browsers import TURN_SECONDS, Browsers
 from tabs.train.tab import _edit
@@ -66,7 +66,7 @@ def test_a_tick_that_a_click_has_overtaken_sends_nothing(page):
     page.commands["toy"] = lambda data, browser: None
 
     def commands() -> str:
-        commanded(page, {"name": "toy"}, browser)
+        run_command(page, {"name": "toy"}, browser)
         return "old"
 
     assert heard(as_listener(page, commands, [None], drop_if_overtaken=True))[0] == gr.skip()
