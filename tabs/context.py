@@ -223,8 +223,8 @@ class Page:
         self._listen_to_ticks(tab, None, fn, inputs, outputs)
 
     def on_change(self, tab: str, view: BoardView, outputs: Mapping[str, Any]) -> None:
-        """Draw again what differs while `tab` is open and the browser shows something with another stamp. The pulse asks for it: a
-        message that Gradio carries takes ten times as long. outputs: components by name, "client" is the browser's `client_state`"""
+        """Redraw the boards that differ while `tab` is open and the browser shows another stamp. The tick compares the stamps, since a
+        message that Gradio carries takes ten times as long. outputs: components by name; "client" is the browser's `client_state`"""
         self._listen_to_ticks(tab, view.stamp, view.tick, outputs["client"], outputs)
 
     def _listen_to_ticks(
@@ -284,7 +284,7 @@ def _labelled(label: str, component: Any, value: Any) -> Any:
 
 @contextmanager
 def handling(request: gr.Request | None) -> Iterator[None]:
-    """For what handles a request: `Page.browser` is its browser, and jobs are those of its guest."""
+    """Context in which a request is handled: `Page.browser` is its browser, and new jobs are its guest's."""
     session = CURRENT_SESSION.set(getattr(request, "session_hash", None))
     try:
         with as_guest(getattr(getattr(request, "request", None), "scope", {}).get("guest", "")):

@@ -68,7 +68,7 @@ class Bulk:
         self._rewriting = rewriting
         self.form = TaskForm(page, tasks()["edit_captions"], "cap-bulk", "bulk_field", storage)
         self._lock = threading.Lock()
-        self._of: tuple[Report | None, Any] = (None, None)
+        self._items_of: tuple[Report | None, Any] = (None, None)
         self._items: dict[tuple[str, str], tuple[Placed, Row, Item]] = {}
         self._planned: tuple[Any, list[CaptionEdit]] = (None, [])
         self._sorted: tuple[Any, str, Any, list[Row]] = (None, "", None, [])
@@ -81,18 +81,18 @@ class Bulk:
         """{key: item} of the images whose captions can be changed. Items of unchanged rows are reused."""
         report, findings = self._reading.report, self._reading.findings
         with self._lock:
-            if self._of[0] is not report or self._of[1] is not findings:
+            if self._items_of[0] is not report or self._items_of[1] is not findings:
                 placed = (
                     {each.image.key: each for each in (*report.validation, *reversed(report.placed))} if report else {}
                 )
                 kinds = _finding_kinds(findings or ())
-                reusable = self._items if self._of[1] is findings else {}
+                reusable = self._items if self._items_of[1] is findings else {}
                 self._items = {
                     row.key: _entry(reusable.get(row.key), placed[row.key], row, kinds.get(row.key, ()))
                     for row in (report.rows if report else ())
                     if row.key in placed and row.bucket is not None
                 }
-                self._of = (report, findings)
+                self._items_of = (report, findings)
             return {key: item for key, (_, _, item) in self._items.items()}
 
     def sorted(self, rows: list[Row], order: str) -> list[Row]:

@@ -76,7 +76,9 @@ class Edits:
         self._report: Any = None
         self._present: dict[str, Placed] = {}  # images of the newest report
         self._stems: dict[str, Placed] = {}  # the same by path without extension
-        self._known: OrderedDict[str, Placed] = OrderedDict()  # also of earlier reports, whose late saves are accepted
+        self._known_images: OrderedDict[str, Placed] = (
+            OrderedDict()
+        )  # also of earlier reports, whose late saves are accepted
 
     # -- images
 
@@ -89,15 +91,15 @@ class Edits:
                 self._report = report
                 self._present = {key_of(each): each for each in images}  # first resolution last
                 self._stems = {os.path.splitext(each.image.path)[0]: each for each in images}
-                self._known.update(self._present)
-                while len(self._known) > MAX_IMAGES:
-                    self._known.popitem(last=False)
+                self._known_images.update(self._present)
+                while len(self._known_images) > MAX_IMAGES:
+                    self._known_images.popitem(last=False)
             return self._present.get(key)
 
-    def known(self, key: str) -> Placed | None:
+    def known_image(self, key: str) -> Placed | None:
         """The image of a key, also of an earlier report."""
         with self._lock:
-            return self.image(key) or self._known.get(key)
+            return self.image(key) or self._known_images.get(key)
 
     def caption(self, placed: Placed) -> Caption:
         """The caption on disk now."""
@@ -121,7 +123,7 @@ class Edits:
         visit    id of one opening of the image in one browser; all that was typed in it is one undo step
         """
         with self._lock:
-            placed = self.known(key)
+            placed = self.known_image(key)
             if placed is None:
                 return None
             if reason := self.read_only(placed):
@@ -156,7 +158,7 @@ class Edits:
     def give_up(self, key: str, text: str) -> None:
         """Discard a typed text in favor of the caption on disk. The text goes into the history, and undo writes it."""
         with self._lock:
-            placed = self.known(key)
+            placed = self.known_image(key)
             if placed is None or self.read_only(placed) or plain(text) == caption_text(self.caption(placed)):
                 return
             change = caption_change(placed.image.path, text, placed.concept.captions.caption_extension)

@@ -53,20 +53,20 @@ class _ImageSteps:
     """The steps at which images are trained in the first epochs, by the training plan. Cached for the newest report."""
 
     def __init__(self) -> None:
-        self._of: tuple[Any, Any, dict[tuple[tuple[str, ...], int, int], int]] = (None, None, {})
+        self._cached: tuple[Any, Any, dict[tuple[tuple[str, ...], int, int], int]] = (None, None, {})
 
     def of(self, job: TrainJob, report: Report) -> dict[tuple[tuple[str, ...], int, int], int]:
         """{(key of an image, epoch, repeat): step}, all counted from 0."""
         settings = (job.dataset, job.schedule, job.memory.num_processes)
-        if self._of[0] is not report or self._of[1] != settings:
+        if self._cached[0] is not report or self._cached[1] != settings:
             plan = Plan(report.placed, job, job.schedule.seed or 0, report.total_steps)
             end = min(plan.epochs.first_step(EPOCHS), report.total_steps or plan.epochs.first_step(EPOCHS))
             steps: dict[tuple[tuple[str, ...], int, int], int] = {}
             for step in range(end):
                 epoch, batches = plan.step_batches(step)
                 steps |= {(each.key, epoch, repeat): step for batch in batches for each, repeat in batch.items}
-            self._of = (report, settings, steps)
-        return self._of[2]
+            self._cached = (report, settings, steps)
+        return self._cached[2]
 
 
 _IMAGE_STEPS = _ImageSteps()

@@ -87,7 +87,7 @@ class Masks:
     def answer(self, body: dict[str, Any]) -> dict[str, Any]:
         """Answer a request of the script. Raises ProblemsError, and nothing was changed then."""
         act = self._acts.get(str(body.get("act", "")))
-        placed = self.edits.known(str(body.get("key", "")))
+        placed = self.edits.known_image(str(body.get("key", "")))
         if act is None or placed is None:
             what, fix = "The image is not in the chosen folder", "choose its folder again"
             raise ProblemsError.one(what, "Captions", fix, "mask.unknown-image")

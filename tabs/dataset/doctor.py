@@ -39,7 +39,7 @@ class DoctorHandlers:
         self._finished: set[str] = set()
         page.commands[PUT_BACK] = self.undo
 
-    def put_away(self, finding_id: str, entries: Sequence[Source]) -> None:
+    def move_to_trash(self, finding_id: str, entries: Sequence[Source]) -> None:
         """Move the images that a finding advises to remove to the trash of their folders, read the dataset again, and say so, with
         Undo. Raises ProblemsError for a finding that no longer exists, unless it was treated before."""
         finding = next((each for each in self.reading.findings or () if each.id == finding_id), None)

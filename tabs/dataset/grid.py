@@ -53,7 +53,7 @@ SHOWS: dict[str, tuple[str, Callable[[Row], bool]]] = {
 RARE = ("held", "masks", "control")  # in the list only if they have images
 
 
-def shown_rows(report: Report | None, show: str) -> list[tuple[int, Row]]:
+def rows_of_view(report: Report | None, show: str) -> list[tuple[int, Row]]:
     """[(index in the report, row)] of a view: one of SHOWS, or a bucket "512x768"."""
     rows = list(enumerate(report.rows)) if report else []
     if show in SHOWS:
@@ -92,7 +92,7 @@ def grid(
 ) -> str:
     """HTML of one page of thumbnails, with pagers and the list of views.
 
-    show    the view, as of `shown_rows`                 page    from 0; clamped
+    show    the view, as of `rows_of_view`                 page    from 0; clamped
     busy    the dataset is being read                    first   rows that are shown until there is a report
     hold    returns an image's `hold` of `tile`
     """
@@ -105,7 +105,7 @@ def grid(
             waiting = '<div class="tiles waiting" aria-hidden="true">' + '<div class="tile"></div>' * 12 + "</div>"
             return section("Images", waiting)
         return section("Images", empty_state("No images yet.", "Choose a folder above, or drop images or a zip."))
-    rows = shown_rows(report, show)
+    rows = rows_of_view(report, show)
     pages = page_count(len(rows), PAGE_SIZE)
     page = max(0, min(page, pages - 1))
     part = rows[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]

@@ -339,7 +339,7 @@ class DatasetHandlers(BoardView):
         """Move images of a finding to the trash, or restore them."""
         listed = entries_of(self.page.project.job)
         if act == "away":
-            self.doctor.put_away(arg, listed)
+            self.doctor.move_to_trash(arg, listed)
         else:
             self.doctor.put_back(arg, listed)
 

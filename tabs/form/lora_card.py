@@ -114,7 +114,7 @@ def copy_button(path: Path, name: str = "") -> str:
 
 
 def face(lora: Lora, thumb_url: Callable[..., str]) -> str:
-    """HTML of a thing in one line: what a field shows instead of the path."""
+    """HTML of a model file on one line, which a field shows instead of its path."""
     checkpoint = lora.checkpoint
     label = ", ".join((checkpoint.label, *checkpoint.marks)) if checkpoint else ""
     return f"{thumb(lora.image, thumb_url)}<b>{middle(lora.name)}</b><span>{esc(label)}</span>"

@@ -53,10 +53,10 @@ def brief(path: Path, workspace: Workspace) -> Lora:
     run, image, stem = run_of(path, workspace.runs), preview_of(path, workspace), file_stem(path.name)
     if run is None:
         return Lora(path, stem, image)
-    folder, best, kept = RunFolder(run), read_best(run), read_kept(run)
+    folder, best, keep_marks = RunFolder(run), read_best(run), read_kept(run)
     file, output = path.relative_to(run).as_posix(), output_of(stem)
     title, image = title_of(folder), image or _comparison_image(run, path.name, workspace)
-    checkpoint = Checkpoint(path, None, _label(path, run), _marks(file, best, kept), None, None)
+    checkpoint = Checkpoint(path, None, _label(path, run), _marks(file, best, keep_marks), None, None)
     return Lora(path, title if output in (title, initial_title(folder)) else f"{title} / {output}", image, checkpoint)
 
 
@@ -105,12 +105,12 @@ def checkpoints(page: FormPage, path: Path | None) -> list[Checkpoint]:
         rows = candidates([file["name"] for file in facts["files"]], facts)
     except (ProblemsError, OSError, KeyError):
         return []
-    best, kept = facts.get("best"), read_kept(run)
+    best, keep_marks = facts.get("best"), read_kept(run)
     best_mark = (best["file"], best.get("label", "best")) if best else None
     checkpoints = []
     for row in rows:
         path = run / "checkpoints" / row["file"]
-        marks = _marks(path.relative_to(run).as_posix(), best_mark, kept)
+        marks = _marks(path.relative_to(run).as_posix(), best_mark, keep_marks)
         sample = run / "samples" / f"{row['step']:08d}_00.png"
         image = sample if sample.is_file() else _comparison_image(run, row["file"], page.workspace)
         checkpoints.append(Checkpoint(path, row["step"], row["label"], marks, image, row["loss"]))

@@ -29,7 +29,7 @@ KINDS = {"checkpoint": "", "embedding": "embedding"}  # text of the badge
 REFINER = "refiner"  # a list of the checkpoints that are refiners
 STARTER_LABEL = "starter (SD 1.x, 128 px)"
 REFRESH_SECONDS = 3.0  # after which lists that are requested all the time are read again
-IDLE = 9  # times as long as a reading took
+IDLE = 9  # least pause between readings, as a multiple of the seconds of the last one
 WAIT_SECONDS = 0.4  # for which a response waits for the first reading of the folders
 CHOICES_WAIT, MAX_CHOICES = 0.12, 200  # of a list of choices: seconds it waits for a reading, and its length
 

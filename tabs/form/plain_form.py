@@ -179,7 +179,7 @@ class PlainForm(PresetForm):
             try:
                 values = changed_values(self.known, before, name, text, self.page.roots)
             except ProblemsError as error:
-                self.put(before, wrong={name: BadInput(text, error.problems[0])})
+                self.put(before, invalid={name: BadInput(text, error.problems[0])})
                 raise
             self.put(self.with_dependents(name, before, values), corrected=[name])
 
@@ -194,18 +194,18 @@ class PlainForm(PresetForm):
         values: Values,
         preset: str | None = None,
         corrected: Iterable[str] = (),
-        wrong: Mapping[str, BadInput] = {},
+        invalid: Mapping[str, BadInput] = {},
     ) -> None:
         """Store these values as one step of undo. Invalid input is discarded in fields whose values change, and stays in
         others.
 
-        preset   the loaded preset from now on      corrected   other fields whose invalid input is discarded      wrong
-                 new invalid input
+        preset      the loaded preset from now on      corrected   other fields whose invalid input is discarded
+        invalid     new invalid input
         """
         name, before, bad = state = self._current()
         changed = {*corrected, *(each for each, value in values.items() if value != before.get(each))}
         remaining = {each: text for each, text in bad.items() if each not in changed}
-        new_state = (name if preset is None else preset, values, remaining | dict(wrong))
+        new_state = (name if preset is None else preset, values, remaining | dict(invalid))
         if new_state != state:
             self._steps.add("change", state)
             self._restore(new_state)

@@ -121,7 +121,7 @@ def without_card(name: str, values: dict[str, Any], added: Collection[str]) -> d
     return values | BY_NAME[name].defaults() | (shared if name in (IMAGE, HIRES) else {})
 
 
-def keep_used(page: Page | FormPage, values: Mapping[str, Any]) -> None:
+def drop_unused(page: Page | FormPage, values: Mapping[str, Any]) -> None:
     """Remove the added cards that these values do not use, which would be refused as empty."""
     with page.project.lock:
         names = [name for name in added(page) if name == GRID or BY_NAME[name].is_used(values)]
@@ -164,10 +164,10 @@ def html(
     invalid  fields with invalid input
     """
     to_fix = {form.OF_JOB[name].group for name in invalid if name in form.OF_JOB}
-    shown = shown_cards(values, {*added, *to_fix})
+    visible_cards = shown_cards(values, {*added, *to_fix})
     cards = ""
     for card in CARDS:
-        visible, more = fields_in(card, values, shown)
+        visible, more = fields_in(card, values, visible_cards)
         in_sight = f'<div class="concept-fields">{draw(*visible, titles=card.titles)}</div>' if visible else ""
         errors, changes = sum(name in invalid for name in more), sum(form.is_set(name, values) for name in more)
         summary = f"{errors} to fix" if errors else f"{changes} set" if changes else ""
@@ -176,7 +176,7 @@ def html(
             f'<div class="concept-fields">{draw(*more, titles=card.titles)}</div></details>'
         )
         body = above(card.group) + in_sight + rest
-        cards += frame(card.group, card.title, body, card.group in shown, notes.get(card.group, ""))
+        cards += frame(card.group, card.title, body, card.group in visible_cards, notes.get(card.group, ""))
     return cards
 
 

@@ -402,11 +402,11 @@ def generate_with(page: Page, name: str, file: str = "") -> dict[str, Any]:
         if sample and before["prompt"] in _automatic_prompts(state):
             state, before = state | {"prompt_of_run": sample["prompt"]}, before | sample
     if job is not None and job.method.traits.new_words:
-        words = [
+        embeddings = [
             find_embedding(text, page.workspace).plain(page.workspace)
             for text in word_values(job, list(filter(Path.exists, paths)), page.workspace)
         ]
-        values = before | {"loras": [], "embeddings": words} | model_values(job.model, project.model)
+        values = before | {"loras": [], "embeddings": embeddings} | model_values(job.model, project.model)
     elif job is not None and job.method.traits.control_images:
         values = before | {"loras": [], "nets": [{"file": chosen, **_first_control(job, base)}]}
         values |= model_values(job.model, project.model)

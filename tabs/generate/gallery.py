@@ -69,7 +69,7 @@ class GalleryHandlers:
             "open": self._open,
             "stars": self._set_stars,
             "trash": self._trash,
-            "back": self._back,
+            "back": self._restore,
             "train": self._train,
             "cancel": self._cancel,
         }
@@ -158,7 +158,7 @@ class GalleryHandlers:
             "strip": strip,
             "tiles": {name: self._tile(name) for name in {*names[:FIRST_TILES], *strip}},
             "total": len(gallery.newest()),
-            "away": self._away(),
+            "away": self._last_deletion(),
             "left": len(gallery.unread()),
             "models": sorted(gallery.models().items()),
             "loras": sorted(gallery.loras().items()),
@@ -190,7 +190,7 @@ class GalleryHandlers:
     def _open(self, request: dict[str, Any]) -> dict[str, Any]:
         """Data of an image for the viewer."""
         shot = self.shot(str(request.get("name")))
-        base, other = self.gallery.twin(shot.name), self.gallery.before(shot.name)
+        base, previous = self.gallery.twin(shot.name), self.gallery.before(shot.name)
         record = read_image_metadata(shot.path)
         return {
             "name": shot.name,
@@ -198,8 +198,8 @@ class GalleryHandlers:
             "url": self.page.file_url(shot.path),
             "base": self.page.file_url(self.gallery.shot(base).path) if base else "",
             "initial": self._initial(record.job),
-            "other": [self.gallery.facts(other).model, self.page.file_url(self.gallery.shot(other).path)]
-            if other
+            "other": [self.gallery.facts(previous).model, self.page.file_url(self.gallery.shot(previous).path)]
+            if previous
             else [],
             "about": about_job(
                 record.job, record, partial(title_of_name, workspace=self.page.workspace), _size(shot.path)
@@ -231,14 +231,14 @@ class GalleryHandlers:
         token = self.gallery.put_away(names)
         return {"token": token, "names": names, "said": f"{count(len(names), 'image')} moved to the trash"}
 
-    def _away(self) -> dict[str, Any] | None:
+    def _last_deletion(self) -> dict[str, Any] | None:
         """The last deletion that can be undone. recent: since the start of the server, for an Undo that survives a refresh"""
         for each in trash.undoable_actions(self.gallery.folder, most=LATELY):
             message = f"{count(len(each.images), 'image')} moved to the trash"
             return {"token": each.token, "said": message, "recent": each.when >= self.begun}
         return None
 
-    def _back(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _restore(self, request: dict[str, Any]) -> dict[str, Any]:
         names = self.gallery.put_back(str(request.get("token")))
         return {"names": names, "said": f"{count(len(names), 'image')} restored"}
 
@@ -260,15 +260,15 @@ class GalleryHandlers:
     def _copy(self, images: list[tuple[Path, str]], name: str, task: Any) -> str:
         """Copy (image, prompt) pairs as a new dataset folder, add it to the dataset, and return the message."""
         folder = copy_as_dataset(images, name, self.page.workspace.datasets, task.check, task.stage)
-        project, shown = self.page.project, display_path(folder)
+        project, folder_text = self.page.project, display_path(folder)
         with project.lock:
             others = [entry for entry in entries_of(project.job) if resolve_path(entry.folder) != STARTER / "images"]
             if others:
-                change_folders(project, [*others, Source(folder=shown)], "adding generated images")
+                change_folders(project, [*others, Source(folder=folder_text)], "adding generated images")
             else:  # replaces the starter's images
-                project.edit("dataset.folder", shown)
+                project.edit("dataset.folder", folder_text)
         self.page.reading.want()
-        return f"{count(len(images), 'image')} copied to {shown}"
+        return f"{count(len(images), 'image')} copied to {folder_text}"
 
     def _cancel(self, request: dict[str, Any]) -> dict[str, Any]:
         if self._copying is not None:

@@ -61,8 +61,8 @@ class FileAxis:
         """The value of a file; of a run's embedding with the word that it was trained for."""
         run = run_of(path, page.workspace.runs) if self.tokens else None
         job = page.readable_job(run.name) if run is not None else None
-        words = word_values(job, [path], page.workspace) if job is not None and job.method.traits.new_words else []
-        return words[0] if words else portable_name(path, page.workspace)
+        texts = word_values(job, [path], page.workspace) if job is not None and job.method.traits.new_words else []
+        return texts[0] if texts else portable_name(path, page.workspace)
 
 
 FILE_AXES: Mapping[str, FileAxis] = {  # by name
@@ -169,15 +169,15 @@ def _card(
 def add_buttons(letter: str, kind: FileAxis) -> str:
     """HTML of the buttons that add a file, or the value without one, to an axis. The picker writes its choice into a hidden
     field."""
-    field, words = f"{letter}_values", f"{kind.title} for {letter.upper()}"
-    about = f'data-pick="{field}" data-form="{AXES}" data-looks="any" data-title="{words}" aria-label="{words}"'
+    field, title = f"{letter}_values", f"{kind.title} for {letter.upper()}"
+    attributes = f'data-pick="{field}" data-form="{AXES}" data-looks="any" data-title="{title}" aria-label="{title}"'
     none = (
         button("file_none", "+ None", letter, label=f"+ None for {letter.upper()}: {kind.none}", title=kind.about_none)
         if kind.none
         else ""
     )
     return (
-        f'<div class="axis-adds" data-of="{kind.title}">{drop_field(letter)}<button type="button" class="btn" {about}>'
+        f'<div class="axis-adds" data-of="{kind.title}">{drop_field(letter)}<button type="button" class="btn" {attributes}>'
         f"+ {kind.title}</button>{none}</div>"
     )
 

@@ -56,7 +56,7 @@ class GridRow:
     doing: str
 
     @property
-    def words(self) -> str:
+    def progress(self) -> str:
         """How many of its images are there: "6 images", "3 of 6, 1 failed, running"."""
         images = count(self.total, "image") if self.done >= self.total else f"{self.done:,} of {self.total:,}"
         return ", ".join(filter(None, [images, f"{self.failed} failed" if self.failed else "", self.doing]))
@@ -74,7 +74,7 @@ def recent(grids: Sequence[GridRow]) -> str:
     """HTML of the grids of this session, to open one again; "" without any."""
     if not grids:
         return ""
-    links = (button("open", f"{each.title}, {each.words}", each.name, kind="small quiet") for each in grids)
+    links = (button("open", f"{each.title}, {each.progress}", each.name, kind="small quiet") for each in grids)
     return (
         '<div class="strip grid-recent" role="group" aria-label="Grids of this session"><span class="hint">Grids</span>'
         f"{''.join(links)}</div>"
@@ -191,7 +191,7 @@ def earlier(grids: Sequence[GridRow], open_one: str, more: int) -> str:
 def _earlier(grid: GridRow, is_open: bool) -> str:
     opens = button("open", grid.title, grid.name, kind="quiet", label=f"Open the grid {grid.title}, {grid.name}")
     now = ' aria-current="true"' if is_open else ""
-    return f'<li{now}>{opens}<span class="hint" title="{esc(grid.name)}">{esc(grid.words)}</span></li>'
+    return f'<li{now}>{opens}<span class="hint" title="{esc(grid.name)}">{esc(grid.progress)}</span></li>'
 
 
 # -- the table
@@ -349,7 +349,7 @@ def removed(state: Mapping[str, Any]) -> str:
     )
 
 
-def unreadable(name: str, what: str) -> str:
+def unreadable(name: str, message: str) -> str:
     """HTML of an open grid whose file is damaged."""
     close: Any = button("close", "Close", kind="quiet")
-    return section(name, f'<p class="run-message error"><strong>{esc(what)}</strong></p>{close}')
+    return section(name, f'<p class="run-message error"><strong>{esc(message)}</strong></p>{close}')

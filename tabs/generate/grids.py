@@ -129,9 +129,9 @@ class Grids(BoardView):
         jobs = [(entry.id, entry.state) for entry in self.page.own_jobs() if entry.task == "grid"]
         opened = self._open()
         checkpoints = self._checkpoints(opened) if opened else {}
-        shown = cards.added(self.page)
+        added = cards.added(self.page)
         return (
-            f"{self._state()} {times} {stage} {jobs} {checkpoints} {self._refusal()} {shown} {self.model_lists.version}"
+            f"{self._state()} {times} {stage} {jobs} {checkpoints} {self._refusal()} {added} {self.model_lists.version}"
         )
 
     def panel(self) -> str:
@@ -144,9 +144,9 @@ class Grids(BoardView):
         folders = list_grids(self.page.workspace)
         listed = [self._earlier(folder) for folder in folders[:LISTED]]
         earlier_html = view.earlier(listed, str(self._state().get("open", "")), len(folders) - LISTED)
-        shown = cards.GRID in cards.added(self.page) or any(axes.values())
+        visible = cards.GRID in cards.added(self.page) or any(axes.values())
         file_cards = file_axes(axes, self.fields, self.page)
-        return view.panel(axes, invalid, summary, error, loras, earlier_html, kinds_in(axes), file_cards, shown)
+        return view.panel(axes, invalid, summary, error, loras, earlier_html, kinds_in(axes), file_cards, visible)
 
     def _summary(self, fields: dict[str, str]) -> tuple[str, bool]:
         """(number of images, steps and model loads with the expected time, or the first problem; whether it is a problem)."""
@@ -408,12 +408,12 @@ class Grids(BoardView):
 
 def submit(page: Page, run_grid: RunGrid, run: str = "") -> None:
     """Check a grid, create its folder, queue it and open it. Raises ProblemsError."""
-    folder = begun(page, run_grid, run)
+    folder = new_grid_folder(page, run_grid, run)
     queue(page, folder)
     show(page, folder.name)
 
 
-def begun(page: Page, run_grid: RunGrid, run: str = "") -> GridFolder:
+def new_grid_folder(page: Page, run_grid: RunGrid, run: str = "") -> GridFolder:
     """The folder of a new grid whose settings are valid and allowed. run: whose checkpoints are compared. Raises ProblemsError."""
     page.roots.admit(run_grid.job)
     grid, _ = checked(run_grid.job, page.workspace)
@@ -462,7 +462,7 @@ def close(page: Page, requested: float = math.inf) -> None:
         page.project.keep(STATE, state | {"open": ""})
 
 
-def of_run(page: Page, name: str) -> None:
+def queue_run(page: Page, name: str) -> None:
     """Queue the grid of a run's checkpoints, and open it in Generate."""
     prompt = form.stored_values(page.project.tab_state(TAB), page.project.job)["prompt"]
     facts = page.engine.snapshot(name)
@@ -470,7 +470,7 @@ def of_run(page: Page, name: str) -> None:
     submit(page, grid, name)
 
 
-def of_runs(page: Page, names: Sequence[str]) -> None:
+def queue_runs(page: Page, names: Sequence[str]) -> None:
     """Queue the grid of the recommended checkpoint of each run, its last one without any, and open it in Generate."""
     prompt = form.stored_values(page.project.tab_state(TAB), page.project.job)["prompt"]
     runs = []

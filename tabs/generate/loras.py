@@ -142,7 +142,7 @@ def _card(number: int, use: dict[str, Any], total: int, family: str, prompt: str
     on = use.get("enabled", True)
     remove = button("remove", "\u00d7", number, kind="quiet", label=f"Remove {name}")
     fitting = _words_in_row(facts.words)
-    others = _words(number, facts.words[:MAX_WORDS], prompt, fitting)
+    others = _word_buttons(number, facts.words[:MAX_WORDS], prompt, fitting)
     about = " \u00b7 ".join(filter(None, [area, facts.problem or network_text(facts)]))
     head = (
         f'<label><input type="checkbox" data-act="on" data-arg="{number}" aria-label="Use {esc(name)}"'
@@ -159,7 +159,7 @@ def _card(number: int, use: dict[str, Any], total: int, family: str, prompt: str
         middle=strength_slider(
             name, float(use["strength"]), f"lora-{number}-", f'data-act="strength" data-arg="{number}"'
         ),
-        words=_words(number, facts.words[:fitting], prompt),
+        words=_word_buttons(number, facts.words[:fitting], prompt),
         about=about,
         why=why,
         steps=strip(lora, swaps, page.thumb_url),
@@ -179,13 +179,13 @@ def _tools(number: int, name: str, total: int, path: Path | None) -> str:
     return f'<div class="strip">{moves}</div>'
 
 
-def _words_in_row(words: Sequence[str]) -> int:
+def _words_in_row(triggers: Sequence[str]) -> int:
     """Number of trigger words that fit the row; the others are in its details."""
-    widths = accumulate(min(len(word), WORD_WIDTH) + FRAME for word in words)
+    widths = accumulate(min(len(word), WORD_WIDTH) + FRAME for word in triggers)
     return max(1, sum(each <= ROW_WIDTH for each in widths))
 
 
-def _words(number: int, words: Sequence[str], prompt: str, first: int = 0) -> str:
+def _word_buttons(number: int, words: Sequence[str], prompt: str, first: int = 0) -> str:
     """HTML of trigger words, beginning with index `first`, as buttons that append them to the prompt."""
     chips = "".join(
         f'<button type="button" class="word" data-act="word" data-arg="{number}:{index}" title="Append to the prompt"'
@@ -195,19 +195,19 @@ def _words(number: int, words: Sequence[str], prompt: str, first: int = 0) -> st
     return f'<div class="words" role="group" aria-label="Trigger words">{chips}</div>' if chips else ""
 
 
-def embeddings_help(words: Sequence[str]) -> str:
-    """The line below the label of Embeddings. words: of the chosen ones"""
-    return f"In prompts: {first_of(words, MAX_WORDS)}" if words else "Prompts name them by file name."
+def embeddings_help(triggers: Sequence[str]) -> str:
+    """The line below the label of Embeddings. triggers: of the chosen ones"""
+    return f"In prompts: {first_of(triggers, MAX_WORDS)}" if triggers else "Prompts name them by file name."
 
 
 def has_word(prompt: str, word: str) -> bool:
     return word.lower() in prompt.lower()
 
 
-def _details(number: int, use: dict[str, Any], words: str, family: str, tools: str) -> str:
+def _details(number: int, use: dict[str, Any], word_buttons: str, family: str, tools: str) -> str:
     """HTML of closed details: strengths by part, block and step.
 
-    words   HTML of further trigger words      family   of the LoRA      tools   HTML of buttons
+    word_buttons   HTML of further trigger words      family   of the LoRA      tools   HTML of buttons
     """
     fields = block_bars = ""
     for name in DETAILS:
@@ -219,7 +219,7 @@ def _details(number: int, use: dict[str, Any], words: str, family: str, tools: s
     return (
         f'<details data-group="lora {esc(use["file"])}"><summary title="Strengths by part, block and step" '
         f'aria-label="Strengths by part, block and step" class="{"is-set" if _has_details(use) else ""}">\u22ef</summary>'
-        f'{words}{tools}<div class="concept-fields">{fields}{block_bars}</div></details>'
+        f'{word_buttons}{tools}<div class="concept-fields">{fields}{block_bars}</div></details>'
     )
 
 

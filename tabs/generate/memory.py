@@ -30,7 +30,7 @@ class MemoryLine:
     def __init__(self, page: Page, job: Callable[[], GenerateJob]):
         self.page, self._job = page, job
         self._task: Any = None
-        self._known: tuple[str, str] = ("", "")  # settings, text of their forecast
+        self._cached: tuple[str, str] = ("", "")  # settings, text of their forecast
 
     def html(self) -> str:
         job = self.page.engine.status()["job"]
@@ -57,8 +57,8 @@ class MemoryLine:
         values = to_values(job)
         values["generate"] = {name: each for name, each in values["generate"].items() if name not in IRRELEVANT}
         key = json.dumps(values, sort_keys=True, default=str)
-        if self._known[0] == key:
-            return self._known[1]
+        if self._cached[0] == key:
+            return self._cached[1]
         busy = self._task is not None and not self._task.done
         if compute and not busy:
             self._task, busy = self.page.engine.light(self._count, job, key, title="memory forecast"), True
@@ -73,7 +73,7 @@ class MemoryLine:
             memory = forecast(job, self.page.workspace, device)
             text = f"About {memory_words(memory.peak)} of {memory_words(memory.total)}"
             text += " VRAM" if machine.gpu_memory(device) else " RAM"
-        self._known = (key, text)
+        self._cached = (key, text)
 
 
 def line(models: Sequence[Any], in_use: bool, forecast: str | None) -> str:

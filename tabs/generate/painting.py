@@ -79,7 +79,7 @@ class Painting:
             what = f"The image is larger than {size_words(MAX_BYTES)}"
             raise ProblemsError.one(what, name, "save it as JPEG or WebP", "image.too-many-bytes")
         image = opened(path, IMAGE)  # decodes it, so that a damaged one is refused
-        raise_if_errors([wrong] if (wrong := too_large(image.size, name)) else [])
+        raise_if_errors([problem] if (problem := too_large(image.size, name)) else [])
         ending = FORMATS.get(read_header(path).format)
         if ending is None:
             raise ProblemsError.one(
@@ -91,18 +91,16 @@ class Painting:
     def row(self, group: str, values: dict[str, Any]) -> str:
         """HTML above the fields of a group: the chosen images and the buttons to upload and paint; "" for other groups."""
         if group == "image_to_image":
-            shown = self.thumb(values["image_path"], "Initial image") + self.thumb(values["mask_path"], "Mask")
+            thumbs = self.thumb(values["image_path"], "Initial image") + self.thumb(values["mask_path"], "Mask")
             buttons = _button("upload", "Upload image") + _button("mask", "Paint mask")
-            drop = "" if shown else '<span class="hint">Or drop an image here.</span>'
-            return (
-                f'<div class="gen-paint"><div class="strip">{buttons}{drop}</div><div class="strip">{shown}</div></div>'
-            )
+            drop = "" if thumbs else '<span class="hint">Or drop an image here.</span>'
+            return f'<div class="gen-paint"><div class="strip">{buttons}{drop}</div><div class="strip">{thumbs}</div></div>'
         if group == "regions":
-            shown = self.thumb(values["region_map"], "Region map")
+            thumbs = self.thumb(values["region_map"], "Region map")
             buttons = _button("regions", "Paint regions")
             if len(parts_of(str(values["prompt"]))) < 2:  # the place of the image, which there is none of at first
-                shown = shown or '<span class="hint">Join the prompts by AND: a fox AND a dog.</span>'
-            return f'<div class="gen-paint"><div class="strip">{buttons}</div><div class="strip">{shown}</div></div>'
+                thumbs = thumbs or '<span class="hint">Join the prompts by AND: a fox AND a dog.</span>'
+            return f'<div class="gen-paint"><div class="strip">{buttons}</div><div class="strip">{thumbs}</div></div>'
         return ""
 
     def thumb(self, text: Any, alt: str) -> str:
@@ -143,8 +141,8 @@ class Painting:
         # Up to three regions are the channels of sd-scripts' masks, more are its color codes.
         codes = (1, 2, 4)[:number] if number <= MIN_REGIONS else range(1, number + 1)
         names += [f"prompt {index + 1}" for index in range(len(names), number)]
-        used = [use["file"] for use in self._values()["loras"] if LoraUse.model_validate(use).used]
-        titles = [title_of_name(file, self.page.workspace) for file in used]
+        acting = [use["file"] for use in self._values()["loras"] if LoraUse.model_validate(use).used]
+        titles = [title_of_name(file, self.page.workspace) for file in acting]
         names = [f"{name} \u00b7 {titles[at]}" if at < len(titles) else name for at, name in enumerate(names)]
         start, note = "", "Paint where each prompt acts. Choose a color, or press its number."
         if len(parts) < 2:
@@ -197,7 +195,7 @@ class Painting:
             path = self._image(request)
             return _upright(path), path
         size = form.sides(self._values(), self.page.project.job, self.page.workspace)
-        raise_if_errors([wrong] if (wrong := too_large(size, MAP)) else [])
+        raise_if_errors([problem] if (problem := too_large(size, MAP)) else [])
         return size, None
 
     def _over(self, path: Path, size: tuple[int, int]) -> dict[str, Any]:
@@ -227,7 +225,7 @@ def _upright(path: Path) -> tuple[int, int]:
     except BrokenImage as error:
         what = f"The image {printable(path.name)} {error}"
         raise ProblemsError.one(what, IMAGE, "choose another image file", "image.unreadable") from error
-    raise_if_errors([wrong] if (wrong := too_large((header.width, header.height), IMAGE)) else [])
+    raise_if_errors([problem] if (problem := too_large((header.width, header.height), IMAGE)) else [])
     return header.width, header.height
 
 

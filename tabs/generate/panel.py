@@ -193,23 +193,23 @@ def groups(rows: Sequence[Group]) -> str:
 
 def rows_of(
     values: Mapping[str, Any],
-    shown: Iterable[str],
+    shown_above: Iterable[str],
     draw: Draw,
     first: Callable[[str], str] = lambda group: "",
     notes: Mapping[str, str] = {},
     invalid: Collection[str] = (),
 ) -> list[Group]:
-    """The closed rows, with all settings that are neither in `shown` nor on a card.
+    """The closed rows, with all settings that are neither in `shown_above` nor on a card.
 
     first   returns the HTML above the fields of a group      notes   {row: end of its summary}
     invalid fields with invalid input: counted in the summary, and shown even where they have no effect
     """
-    elsewhere = {*shown, cards.STRENGTH, *(name for card in cards.CARDS for name in card.fields)}
-    left = [name for name in (BASE, *form.MODEL, *form.FIELDS) if name not in elsewhere]
-    left = [name for name in left if name in invalid or _has_effect(name, values)]
+    elsewhere = {*shown_above, cards.STRENGTH, *(name for card in cards.CARDS for name in card.fields)}
+    remaining = [name for name in (BASE, *form.MODEL, *form.FIELDS) if name not in elsewhere]
+    remaining = [name for name in remaining if name in invalid or _has_effect(name, values)]
     row_of = {group: row for row, (_, members) in TOGETHER.items() for group in members}
     names: dict[str, dict[str, list[str]]] = {}
-    for name in left:
+    for name in remaining:
         group = "model" if name == BASE else form.ENTRIES[name].group
         names.setdefault(row_of.get(group, group), {}).setdefault(group, []).append(name)
     order = sorted(names, key=lambda row: row == LAST)  # stable

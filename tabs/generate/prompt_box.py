@@ -71,8 +71,8 @@ class PromptBox:
         negative = request.get("name") == "negative_prompt"
         dynamic, weighted = bool(values["dynamic_prompts"]) and not negative, bool(values["prompt_weights"])
         mode = replace(self._parsing(values), dynamic=dynamic, weighted=weighted, negative=negative)
-        words = form.chosen_embeddings(values, self.page)
-        chosen = [(word, each.path, each.token) for each in words for word in each.words]
+        embeddings = form.chosen_embeddings(values, self.page)
+        chosen = [(word, each.path, each.token) for each in embeddings for word in each.words]
         names = replace(
             prompt_names(self.page.workspace, chosen),
             lora=lambda name: ambiguity_advice("lora", name, self._model_lists.find(name)),
@@ -107,7 +107,7 @@ class PromptBox:
         if kind in sources:
             return {"options": sources[kind](value)[:OPTIONS], "length": len(value)}
         for text in dict.fromkeys((value, value.rpartition(" ")[2])):
-            options = self._words(text) if len(text) > 1 else []
+            options = self._word_options(text) if len(text) > 1 else []
             if options:
                 return {"options": options, "length": len(text)}
         return {"options": []}
@@ -122,7 +122,7 @@ class PromptBox:
     def _wildcards(self, value: str) -> list[dict[str, str]]:
         return [_option(name, f"__{name}__", "wildcard") for name in _like(wildcard_names(self.page.workspace), value)]
 
-    def _words(self, value: str) -> list[dict[str, str]]:
+    def _word_options(self, value: str) -> list[dict[str, str]]:
         """Completions of a word: embeddings, then tags. LoRAs are not included, since their names may be trigger words."""
         listed = (Path(each.name) for each in self._model_lists.of(["embedding"]))
         files = (path for path in listed if path.parts[0] == "models")

@@ -79,7 +79,7 @@ class Sending:
         if act == "use":
             self._load_settings(read_image_metadata(shot.path), f"the image {shot.path.name}")
         elif act in SENT:
-            self._begin(begun_with(shot, facts))
+            self._begin(initial_values(shot, facts))
             self.page.say("done", f"{SENT[act]} {shot.path.name}.")
         elif act == "control":
             self._follow(str(shot.path))
@@ -119,11 +119,11 @@ class Sending:
         """Load the settings of A1111's text that was pasted as a prompt."""
         self._load_settings(from_a1111_text(text), "the text")
 
-    def _load_settings(self, record: ImageRecord, what: str) -> None:
+    def _load_settings(self, record: ImageRecord, source: str) -> None:
         """Fill in the form with an image's settings, and show a message."""
         if record.job is None:
             fix = "choose an image that was generated here or by A1111"
-            return self.page.say("error", problems=[Problem(record.reason, what, fix, code="image.no-settings")])
+            return self.page.say("error", problems=[Problem(record.reason, source, fix, code="image.no-settings")])
         with replacing(self.page):
             values, notes = self._values_of(record)
             if values["image_path"]:
@@ -131,10 +131,10 @@ class Sending:
             else:
                 self._keep({})
             self._fields.put(values)
-            cards.keep_used(self.page, values)
+            cards.drop_unused(self.page, values)
         seed = "" if values["seed"] is None else f" Its seed {values['seed']} is set: turn off Lock for other images."
         self.page.say(
-            "done", f"The settings of {what} were loaded.{seed}", problems=record.notes + notes, undo_by=TAKE_BACK
+            "done", f"The settings of {source} were loaded.{seed}", problems=record.notes + notes, undo_by=TAKE_BACK
         )
 
     def _values_of(self, record: ImageRecord) -> tuple[Values, list[Problem]]:
@@ -379,7 +379,7 @@ def _chosen(choice: str) -> tuple[int, str, float]:
     return factor, upscaler, strength
 
 
-def begun_with(shot: Shot, facts: Facts) -> Values:
+def initial_values(shot: Shot, facts: Facts) -> Values:
     """Values for images that begin with this one, at its size."""
     return {"image_path": str(shot.path), "mask_path": None, "seed": None} | _sides(facts)
 

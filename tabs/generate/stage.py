@@ -40,9 +40,9 @@ class Stage:
     """
 
     def __init__(
-        self, page: Page, shown: Callable[[], NewestImage | None], jobs: Callable[[bool], Sequence[GenerateJob]]
+        self, page: Page, newest_image: Callable[[], NewestImage | None], jobs: Callable[[bool], Sequence[GenerateJob]]
     ):
-        self.page, self._shown, self._jobs = page, shown, jobs
+        self.page, self._shown, self._jobs = page, newest_image, jobs
         self._lock = threading.Lock()
         self.bases: set[str] = set()  # ids of the jobs that make the base images of comparisons
         self._awaited = ""  # id of the job after which the next is queued; "" while Forever is off
@@ -243,7 +243,7 @@ def _retries(identity: str, problem: Problem) -> str:
     """HTML of buttons that retry a job that ran out of memory with less."""
     if problem.code != NO_MEMORY:
         return ""
-    return "".join(button(saving, words, identity) for saving, (words, _) in LESS_MEMORY.items())
+    return "".join(button(saving, label, identity) for saving, (label, _) in LESS_MEMORY.items())
 
 
 def _line(entry: QueueEntry, wait: Wait | None, job: dict[str, Any] | None) -> str:

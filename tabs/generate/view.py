@@ -73,11 +73,11 @@ def image_buttons(image: NewestImage) -> str:
         ("begin", "Image to image", "Begin the next images with this one"),
         ("inpaint", "Inpaint", "Paint what is generated again"),
     )
-    buttons = "".join(_image_button("use", act, words, image.name, title) for act, words, title in acts)
+    buttons = "".join(_image_button("use", act, label, image.name, title) for act, label, title in acts)
     copies = (("Copy prompt", image.prompt), ("Copy seed", "" if image.seed is None else str(image.seed)))
     buttons += "".join(
-        f'<button type="button" class="btn quiet" data-copy="{esc(text)}">{words}</button>'
-        for words, text in copies
+        f'<button type="button" class="btn quiet" data-copy="{esc(text)}">{label}</button>'
+        for label, text in copies
         if text
     )
     return buttons

@@ -141,9 +141,9 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
     images = _images(page, facts, job, current, opened, frozenset() if opened else sampled(comparison))
     seconds = _seconds(page, comparison, facts, job, opened[1] if opened else None)
     columns = candidates(files, facts)
-    kept, best, copies = read_kept(run), facts.get("best"), Copies(page)
+    keep_marks, best, copies = read_kept(run), facts.get("best"), Copies(page)
     for column in columns:
-        column["kept"] = kept.get(f"checkpoints/{column['file']}")
+        column["kept"] = keep_marks.get(f"checkpoints/{column['file']}")
         column["best"] = best["label"] if best and column["file"] == Path(best["file"]).name else ""
         column["mark"] = short_label(column["best"])
         column["kept_mark"] = kept_mark(column["file"], column["kept"]) if column["kept"] is not None else ""
@@ -181,7 +181,7 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
         "blind": None if refused else _blind(page, columns, current, images, choices),
         "preferred": preferred,
         "average": _average(page, run.name, job),
-        "others": _others(run, facts, kept),
+        "others": _others(run, facts, keep_marks),
         "copy_to": printable(folder) if (folder := copies.folder(saved_kind(job))) else "",
         "copy_hint": copy_hint(saved_kind(job)),
     }
@@ -451,7 +451,7 @@ def start(page: Page, run: str, more: bool = False, strength: float = 1.0) -> bo
 
 def _new_grid(page: Page, run: Path, comparison: Comparison) -> GridFolder:
     """The folder of a new grid, which takes over existing images, as the comparison of a run. Raises ProblemsError."""
-    grid = grids.begun(page, comparison.grid, run.name)
+    grid = grids.new_grid_folder(page, comparison.grid, run.name)
     grid.change(minutes=_minutes(page))
     reuse(grid, grid_of(grid.job(), page.workspace), page.workspace)
     write_verdict(run, grid.name, comparison)
@@ -507,7 +507,7 @@ def _show_all(page: Page, data: dict[str, Any], browser: Browser) -> None:
     run = Path(_text(data, "run")).name
     verdict = read_verdict(page.workspace.runs / run)
     if verdict is None:
-        grids.of_run(page, run)
+        grids.queue_run(page, run)
     else:
         grids.show(page, verdict.grid)
     page.browsers.say(browser, "done", "The grid of its checkpoints is in Generate.", go="Generate")

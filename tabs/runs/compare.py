@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder, list_runs
-from tabs.generate.grids import of_runs
+from tabs.generate.grids import queue_runs
 from tabs.monitor.charts import loss_series, validation_points, value_series
 from tabs.runs import compare_view
 from tabs.runs import view as runs_view
@@ -53,7 +53,7 @@ class Comparisons:
         names = [Path(str(name)).name for name in requested] if isinstance(requested, list) else []
         if not 2 <= len(names) <= len(runs_view.LETTERS):
             raise ProblemsError.one("There are no runs to compare", "Runs", "choose two to four runs", "runs.none")
-        of_runs(self._page, names)
+        queue_runs(self._page, names)
         self._page.browsers.say(browser, "done", "A grid of these runs is in Generate.", go="Generate")
 
     def _compared(self, names: Names) -> dict[str, Any]:

@@ -210,7 +210,7 @@ def loss_text(loss: float) -> str:
 
 
 def _row(run: RunSummary, host: FormPage, picked: bool) -> str:
-    lora = _shown(run, host)
+    lora = _recommended_lora(run, host)
     image = thumb(lora.image if lora else run.thumbnail, host.thumb_url)
     others = strip_later(lora, RUNS) if lora else ""
     steps = f"{run.step:,} / {run.total:,}" if run.total else f"{run.step:,}"
@@ -233,7 +233,7 @@ def _row(run: RunSummary, host: FormPage, picked: bool) -> str:
     )
 
 
-def _shown(run: RunSummary, host: FormPage) -> Lora | None:
+def _recommended_lora(run: RunSummary, host: FormPage) -> Lora | None:
     """The `recommended` checkpoint of a run, else its last one, with the newest sample if it has none of its
     own; None before one is saved."""
     best = run.best_file

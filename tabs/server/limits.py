@@ -46,16 +46,16 @@ class RateLimit:
     concurrency: float = math.inf
     clock: Callable[[], float] = time.monotonic
     active: int = 0  # requests
-    _used: float = 0.0
+    _spent: float = 0.0
     _updated: float = 0.0
 
     def allows(self, cost: float) -> bool:
         now = self.clock()
-        self._used, self._updated = max(self._used - (now - self._updated) * self.rate, 0.0), now
-        return self.active < self.concurrency and self._used + cost <= self.burst
+        self._spent, self._updated = max(self._spent - (now - self._updated) * self.rate, 0.0), now
+        return self.active < self.concurrency and self._spent + cost <= self.burst
 
     def add(self, cost: float) -> None:
-        self._used += cost
+        self._spent += cost
 
 
 class Limits:

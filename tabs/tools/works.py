@@ -147,7 +147,7 @@ class Works:
         self._engine, self._workspace, self._project, self._roots = engine, workspace, project, roots
         self._thumb_url, self._file_url = thumb_url, file_url
         self._since = time.time()
-        self._known: dict[str, Work] = {}
+        self._works: dict[str, Work] = {}
         self._hidden: set[str] = set()
         self._lock = threading.Lock()
         self.commands = {
@@ -168,10 +168,10 @@ class Works:
             earlier = entry.added < self._since and entry.state not in ("waiting", "running")
             if task is None or task.card is None or earlier:
                 continue
-            work = self._known.get(entry.id) or self._work(entry.id, task, entry)
+            work = self._works.get(entry.id) or self._work(entry.id, task, entry)
             if not any(newer.replaces(work) for newer in works):
                 works.append(work)
-        self._known = {work.id: work for work in works}
+        self._works = {work.id: work for work in works}
         return [work for work in works if work.id not in self._hidden][:MAX_WORKS]
 
     def _work(self, identity: str, task: Task, entry: QueueEntry) -> Work:

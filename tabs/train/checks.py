@@ -65,7 +65,7 @@ class Checks:
         self._facts_of: TrainJob | None = None  # the job of the facts; None after Check again
         self._facts_folders: list[str] = []  # folders of the job of the facts
         self._facts_job: TrainJob | None = None  # the job of the facts, also after Check again
-        self._read = (0, 0)  # images that the running preflight has decoded, and all
+        self._decoded = (0, 0)  # images that the running preflight has decoded, and all
         self._took = 0.0  # seconds of the last preflight, without decoding
         self._last_request = -IDLE_RECHECK_SECONDS
         self.setup: Setup | None = None  # recommended settings
@@ -148,7 +148,7 @@ class Checks:
             answer = {"checking": self._facts_of != job, **facts}
             if failed := self._failed():
                 return answer | {"checking": False, "problems": [*failed, *facts.get("problems", ())]}
-            return answer | ({"read": self._read} if facts.get("undecoded") else {})
+            return answer | ({"read": self._decoded} if facts.get("undecoded") else {})
 
     def _current_facts(self, job: TrainJob) -> dict[str, Any]:
         """The facts without the problems of fields that have changed since."""
@@ -183,13 +183,13 @@ class Checks:
             self._took = time.monotonic() - began
             earlier = self._facts.get("problems", ()) if self._facts_of == job else ()
             had_errors = any(problem["level"] == "error" for problem in earlier)
-            self._read = (0, 0)
+            self._decoded = (0, 0)
         if not facts.get("undecoded"):
             return self._publish(job, facts)
 
         def say(done: int, total: int) -> None:
             if not task.token.wanted:
-                self._read = (done, total)
+                self._decoded = (done, total)
 
         if not had_errors:  # earlier errors stay until the images are decoded
             self._publish(job, facts)
