@@ -16,7 +16,7 @@ from tabs.form.presets import MAX_BYTES as PRESET_BYTES
 from tabs.form.project import Project, with_value
 from tabs.runs.view import table
 from tabs.train import imports
-from tabs.train.tab import ACTIONS, _do
+from tabs.train.tab import ACTIONS, _run_action
 from tests.refusals import refused
 
 KOHYA = {
@@ -102,7 +102,7 @@ def test_folders_of_concepts_that_are_missing_are_chosen_one_by_one(page, tmp_pa
     ]
     json.dumps([imports.report(page.project), imports.origin(page.project)])
     (tmp_path / "fox").mkdir()
-    _do(
+    _run_action(
         page,
         "found_folder",
         {"before": "E:\\gone\\fox", "now": str(tmp_path / "fox"), "stamp": page.project.stamp},
@@ -195,7 +195,7 @@ def test_a_refused_text_changes_nothing(page, text, code):
     with refused(code):
         opened(page, text, "notes.json" if text == "{" else "")
     browser = page.browsers.of("one")
-    _do(page, "file", {"text": text, "stamp": page.project.stamp}, browser)
+    _run_action(page, "file", {"text": text, "stamp": page.project.stamp}, browser)
     assert page.project.revision == revision and browser.message["kind"] == "error"
     assert code in [each["code"] for each in browser.message["problems"]]
 
