@@ -51,9 +51,7 @@ if TYPE_CHECKING:
 
 CURRENT_SESSION: ContextVar[str | None] = ContextVar("session of the browser whose request is handled", default=None)
 ANY_TAB = "tabs"  # scope of actions that discard the ticks of every tab
-ANSWERS = itertools.count(
-    time.time_ns() // 10**6
-)  # numbers of answers in the order they were made, also after a restart
+ANSWERS = itertools.count(time.time_ns() // 10**6)  # numbers of answers in their order, also after a restart
 PRIVATE = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}  # of all listeners
 TABS = ("Dataset", "Captions", "Train", "Monitor", "Generate", "Runs", "Tools")
 
@@ -76,12 +74,10 @@ class Page:
     form_bus: Any = None  # carries the form's state to the browser and its actions back
     pulse_bus: Any = None  # carries what changes by itself, and commands back
     envelope: Any = None  # hidden input that the page's script fills in
-    commands: dict[str, Callable[[dict[str, Any], Browser], None]] = field(
-        default_factory=dict
-    )  # of other tabs, by name
-    pulse_parts: list[Callable[[Any, dict[str, Any]], dict[str, Any]]] = field(
-        default_factory=list
-    )  # (tab, body of the tick) -> parts
+    # of other tabs, by name
+    commands: dict[str, Callable[[dict[str, Any], Browser], None]] = field(default_factory=dict)
+    # (tab, body of the tick) -> parts
+    pulse_parts: list[Callable[[Any, dict[str, Any]], dict[str, Any]]] = field(default_factory=list)
     reported_errors: set[str] = field(default_factory=set)  # unexpected errors of ticks that were shown once
     forms: dict[str, Any] = field(default_factory=dict)  # of the tasks with a card, by name (tabs.tools.forms)
     form_state: tuple[Any, dict[str, Any]] = (None, {})  # what Train's form showed last, with what it follows from
@@ -167,9 +163,9 @@ class Page:
     def already_reported(self, error: ProblemsError) -> bool:
         """Whether a tick failed with the same unexpected error before. Each is shown once, not once a second."""
         messages = {problem.what for problem in error.problems if problem.code == FAILED}
-        before = bool(messages) and messages <= self.reported_errors
+        is_repeated = bool(messages) and messages <= self.reported_errors
         self.reported_errors |= messages
-        return before
+        return is_repeated
 
     def listen(
         self,
@@ -226,10 +222,10 @@ class Page:
         self.ticks[tab] = seconds
         self._listen_to_ticks(tab, None, fn, inputs, outputs)
 
-    def on_change(self, tab: str, drawn: BoardView, outputs: Mapping[str, Any]) -> None:
-        """Draw again what differs while `tab` is open and the browser shows something with another stamp. The pulse asks for it: a
-        message that Gradio carries takes ten times as long. outputs: components by name, "client" is the browser's `client_state`"""
-        self._listen_to_ticks(tab, drawn.stamp, drawn.tick, outputs["client"], outputs)
+    def on_change(self, tab: str, view: BoardView, outputs: Mapping[str, Any]) -> None:
+        """Redraw the boards that differ while `tab` is open and the browser shows another stamp. The tick compares the stamps, since a
+        message that Gradio carries takes ten times as long. outputs: components by name; "client" is the browser's `client_state`"""
+        self._listen_to_ticks(tab, view.stamp, view.tick, outputs["client"], outputs)
 
     def _listen_to_ticks(
         self, tab: str, stamp: Callable[[], str] | None, fn: Callable, inputs: Any, outputs: Any
@@ -288,7 +284,7 @@ def _labelled(label: str, component: Any, value: Any) -> Any:
 
 @contextmanager
 def handling(request: gr.Request | None) -> Iterator[None]:
-    """For what handles a request: `Page.browser` is its browser, and jobs are those of its guest."""
+    """Context in which a request is handled: `Page.browser` is its browser, and new jobs are its guest's."""
     session = CURRENT_SESSION.set(getattr(request, "session_hash", None))
     try:
         with as_guest(getattr(getattr(request, "request", None), "scope", {}).get("guest", "")):
@@ -309,7 +305,7 @@ def as_listener(
     imported for type checkers only. So the wrapper is annotated with the event alone.
     """
     signature = inspect.signature(fn)
-    about = _name_of(fn)
+    name = _name_of(fn)
     keys = names or outputs
 
     def wrapped(*args):
@@ -323,41 +319,40 @@ def as_listener(
             with handling(request), page.browsers.in_turn(browser, turn), act:
                 handled = max(turn, browser.turn)  # later ones, which may end meanwhile, are not in this result
                 late = field and not page.browsers.is_newest(browser, field, turn)
-                result = gr.skip() if late else errors_as_problems(lambda: fn(*args), about)
+                result = gr.skip() if late else errors_as_problems(lambda: fn(*args), name)
             if drop_if_overtaken and overtaken():
                 result = gr.skip()
         except ProblemsError as error:
             result = gr.skip()
             if not (drop_if_overtaken and page.already_reported(error)):
-                page.browsers.say(browser, "error", problems=error.problems, about=about)
+                page.browsers.say(browser, "error", problems=error.problems, about=name)
         else:
-            page.browsers.succeeded(browser, about)
+            page.browsers.succeeded(browser, name)
         message = gr.skip() if browser.message is before else to_json({"said": with_signature(browser.message)})
         skipped = result is None or (isinstance(result, dict) and result.get("__type__") == "update")
         if isinstance(result, dict) and not skipped:
-            assert result.keys() <= set(keys), f"{about} returns {result.keys() - set(keys)}, which are not its outputs"
+            assert result.keys() <= set(keys), f"{name} returns {result.keys() - set(keys)}, which are not its outputs"
             result = [result.get(key, gr.skip()) for key in keys]
         elif len(outputs) == 1 and not names:
             result = [result]
         elif skipped:
             result = [gr.skip()] * len(outputs)
-        mixed = (
-            "?" if browser.turn > handled else ""
-        )  # an event was handled meanwhile: its change may be in this answer or not
-        label = f"{handled}.{next(ANSWERS)}{mixed}"
+        # an event was handled meanwhile: its change may be in this answer or not
+        uncertain = "?" if browser.turn > handled else ""
+        label = f"{handled}.{next(ANSWERS)}{uncertain}"
         values = [_labelled(label, each, value) for each, value in zip(outputs, result, strict=True)]
         return (*values, message) if values else message
 
     wrapped.__signature__ = signature  # type: ignore[attr-defined]
-    wrapped.__name__ = about.rsplit(".", 1)[-1]
+    wrapped.__name__ = name.rsplit(".", 1)[-1]
     wrapped.__annotations__ = {"event": gr.EventData} if "event" in signature.parameters else {}
     return wrapped
 
 
 def _name_of(fn: Callable) -> str:
     """Return "module.name" of a function or functools.partial."""
-    named = getattr(fn, "func", fn)
-    return f"{getattr(named, '__module__', '')}.{getattr(named, '__qualname__', 'handler')}"
+    function = getattr(fn, "func", fn)
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', 'handler')}"
 
 
 def run_all(page: Page, event: Any, calls: Sequence[dict[str, Any]]) -> None:

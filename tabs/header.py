@@ -27,9 +27,9 @@ def build(page: Page) -> None:
     """Build the header and the two message buses, `form_bus` and `pulse_bus`."""
     account, person = "", esc(page.workspace.person or page.engine.owner)
     if page.login:
-        who = f'<span class="who">{person}</span>' if person else ""
-        about = f' title="Logged in as {person}"' if person else ""
-        account = f'<button id="log-out" type="button" class="btn small quiet"{about}>Log out {who}</button>'
+        person_html = f'<span class="who">{person}</span>' if person else ""
+        tooltip = f' title="Logged in as {person}"' if person else ""
+        account = f'<button id="log-out" type="button" class="btn small quiet"{tooltip}>Log out {person_html}</button>'
     html = piece("header").replace("{version}", __version__).replace("{account}", account)
     gr.HTML(html, elem_id="header-holder", apply_default_css=False)
     page.form_bus = gr.HTML(

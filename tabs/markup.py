@@ -160,8 +160,8 @@ def arg_now(event: gr.EventData, rows: Sequence[str]) -> str:
         return arg
     if int(number) < len(rows) and digest(rows[int(number)]) == mark:
         return arg
-    now = [index for index, row in enumerate(rows) if digest(row) == mark]
-    return f"{now[0]}{colon}{name}" if len(now) == 1 else ""
+    matches = [index for index, row in enumerate(rows) if digest(row) == mark]
+    return f"{matches[0]}{colon}{name}" if len(matches) == 1 else ""
 
 
 def digest(text: str) -> str:
@@ -187,10 +187,10 @@ def shows(client: str, stamp: str) -> bool:
 
 def changed_boards(client: str, stamp: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Outputs of a tick: {name: value} of the contents that the browser does not show, and its new "client" state."""
-    before = json_object(client).get("sent")
-    known = before if isinstance(before, dict) else {}
-    fresh = {name: value for name, value in values.items() if known.get(name) != hash(value)}
-    return fresh | sent_boards(values, stamp)
+    sent = json_object(client).get("sent")
+    hashes = sent if isinstance(sent, dict) else {}
+    changed = {name: value for name, value in values.items() if hashes.get(name) != hash(value)}
+    return changed | sent_boards(values, stamp)
 
 
 def with_client(boards: dict[str, str]) -> dict[str, str]:
@@ -275,14 +275,12 @@ def pager(act: str, page: int, pages: int, total: int = 0, noun: str = "", label
     unique on its tab"""
     if pages <= 1:
         return ""
-    before = button(act, "Previous", page - 1, disabled=page <= 0, again=True)
-    after = button(act, "Next", page + 1, disabled=page >= pages - 1, again=True)
+    previous = button(act, "Previous", page - 1, disabled=page <= 0, again=True)
+    following = button(act, "Next", page + 1, disabled=page >= pages - 1, again=True)
     choices = "".join(f'<option value="{n}"{" selected" if n == page else ""}>{n + 1}</option>' for n in range(pages))
-    choose = f'<select data-act="{esc(act)}" aria-label="Page">{choices}</select>'
-    of = f" · {total:,} {esc(noun)}" if noun else ""
-    return (
-        f'<nav class="pager" aria-label="{esc(label)}">{before}<span>Page {choose} of {pages:,}{of}</span>{after}</nav>'
-    )
+    page_list = f'<select data-act="{esc(act)}" aria-label="Page">{choices}</select>'
+    total_html = f" · {total:,} {esc(noun)}" if noun else ""
+    return f'<nav class="pager" aria-label="{esc(label)}">{previous}<span>Page {page_list} of {pages:,}{total_html}</span>{following}</nav>'
 
 
 def index_of(text: str, total: int) -> int | None:
@@ -302,10 +300,10 @@ def page_count(total: int, size: int) -> int:
 
 def progress(text: str, share: float | None) -> str:
     """HTML of a progress bar with its text. share: 0 to 1, None while it is unknown"""
-    now = "" if share is None else f' aria-valuenow="{100 * share:.0f}" aria-valuemin="0" aria-valuemax="100"'
+    aria = "" if share is None else f' aria-valuenow="{100 * share:.0f}" aria-valuemin="0" aria-valuemax="100"'
     width = "" if share is None else f' style="width:{100 * share:.1f}%"'
     kind = " unknown" if share is None else ""
-    bar = f'<span class="gauge{kind}" role="progressbar" aria-label="{esc(text)}"{now}><i{width}></i></span>'
+    bar = f'<span class="gauge{kind}" role="progressbar" aria-label="{esc(text)}"{aria}><i{width}></i></span>'
     return f'<div class="going"><span>{esc(text)}</span>{bar}</div>'
 
 
@@ -370,10 +368,10 @@ def short(text: str, length: int = 60) -> str:
 def middle(text: str) -> str:
     """HTML of a name that the browser shortens before its last 8 characters, which distinguish checkpoints. Never splits at a
     space, which a screen reader would drop, nor a number, whose end would be taken for the whole."""
-    at = max(0, len(text) - 8)
-    while at and (" " in (around := text[at - 1 : at + 1]) or around.isdigit()):
-        at -= 1
-    return f'<span class="cut"><span>{esc(text[:at])}</span><span>{esc(text[at:])}</span></span>'
+    split = max(0, len(text) - 8)
+    while split and (" " in (around := text[split - 1 : split + 1]) or around.isdigit()):
+        split -= 1
+    return f'<span class="cut"><span>{esc(text[:split])}</span><span>{esc(text[split:])}</span></span>'
 
 
 def client_rendered(kind: str, data: Any, tag: str = "div") -> str:
@@ -401,5 +399,5 @@ def options(choices: Iterable[tuple[str, Any]], chosen: Any = None) -> str:
 
 def choice_list(elem: str, choices: Sequence[tuple[str, str]], chosen: str, label: str, arg: str = "") -> str:
     """HTML of a select that sends the act `elem` with `arg`. choices: (label, value)"""
-    about = f'data-act="{esc(elem)}" data-arg="{esc(arg)}" aria-label="{esc(label)}"'
-    return f"<select {about}>{options(choices, chosen)}</select>"
+    attributes = f'data-act="{esc(elem)}" data-arg="{esc(arg)}" aria-label="{esc(label)}"'
+    return f"<select {attributes}>{options(choices, chosen)}</select>"

@@ -42,14 +42,14 @@ def build(page: Page) -> None:
     def command(request: gr.Request, event: gr.EventData) -> Any:
         data = event._data if isinstance(event._data, dict) else {}
         with handling(request):
-            return commanded(page, data, page.browsers.of(request.session_hash)) or gr.skip()
+            return run_command(page, data, page.browsers.of(request.session_hash)) or gr.skip()
 
     page.links.answer("pulse", tick)
     # not by `page.listen`: its message would be a second value of the same bus
     page.pulse_bus.command(command, None, page.pulse_bus, trigger_mode="multiple", **PRIVATE)
 
 
-def commanded(page: Page, data: dict[str, Any], browser: Browser) -> str:
+def run_command(page: Page, data: dict[str, Any], browser: Browser) -> str:
     """Carry out a command of a browser. Returns JSON of the parts that have changed, as `answer`."""
     with page.browsers.acting(browser, COMMANDS), page.browsers.acting(browser, ANY_TAB):
         monitor.command(page, data, browser)
@@ -65,8 +65,8 @@ def changed_parts(page: Page, body: dict[str, Any], browser: Browser) -> str:
         text = "The status cannot be shown; training continues. See the terminal for details."
         message = {"id": what, "kind": "error", "title": "The page has an error", "text": f"{text} {what}."}
         news = with_signature(message)
-        known = body.get("have")
-        return "" if isinstance(known, dict) and known.get("said") == news["sig"] else to_json({"said": news})
+        shown = body.get("have")
+        return "" if isinstance(shown, dict) and shown.get("said") == news["sig"] else to_json({"said": news})
 
 
 def answer(page: Page, body: dict[str, Any], browser: Browser) -> str:
@@ -86,7 +86,7 @@ def all_parts(page: Page, body: dict[str, Any], browser: Browser) -> dict[str, A
     if tab in ("Train", "", None):
         parts["form"] = form_part(page, browser)
         parts["checks"] = _checks(page)
-        if _fixed(page, browser, parts["checks"]):
+        if _is_start_fixed(page, browser, parts["checks"]):
             page.browsers.succeeded(browser, START)
             parts["said"] = browser.message
     if tab == "Runs":
@@ -105,11 +105,11 @@ def _is_old(page: Page, tab: str, shown: Any, browser: Browser) -> bool:
     stamps = {number: stamp for number, stamp in enumerate(page.stamps.get(tab, ())) if stamp is not None}
     if not all(browser.is_drawn((tab, number)) for number in stamps):
         return True
-    now = {digest(stamp()) for stamp in stamps.values()}
-    return not now <= set(map(str, shown if isinstance(shown, list) else ()))
+    current = {digest(stamp()) for stamp in stamps.values()}
+    return not current <= set(map(str, shown if isinstance(shown, list) else ()))
 
 
-def _fixed(page: Page, browser: Browser, checks: dict[str, Any]) -> bool:
+def _is_start_fixed(page: Page, browser: Browser, checks: dict[str, Any]) -> bool:
     """Whether the errors of a refused start are fixed: the form was changed since, and no error is left."""
     if browser.failed != START or browser.failed_at == page.project.revision:
         return False
@@ -123,8 +123,8 @@ def _checks(page: Page) -> dict[str, Any]:
     facts = dict(page.checks.latest(page.project.job))
     if facts.get("setup") and not page.setup.still_applies(page.project.job):
         facts["setup"] = None
-    bad = [problem.to_dict() for problem in page.project.problems()]
-    return facts | ({"problems": bad + facts.get("problems", [])} if bad else {})
+    invalid = [problem.to_dict() for problem in page.project.problems()]
+    return facts | ({"problems": invalid + facts.get("problems", [])} if invalid else {})
 
 
 def _waiting(page: Page, entries: Sequence[QueueEntry]) -> list[dict[str, str]]:
@@ -135,7 +135,7 @@ def _waiting(page: Page, entries: Sequence[QueueEntry]) -> list[dict[str, str]]:
     ]
 
 
-def _trained(page: Page, entries: Sequence[QueueEntry]) -> dict[str, str] | None:
+def _newest_finished(page: Page, entries: Sequence[QueueEntry]) -> dict[str, str] | None:
     """{run, title} of the training that began last, if it is done and none of its checkpoints is kept. Jobs begin in the order of the
     queue, which differs from that in which they were added where one was moved."""
     last = next((entry for entry in reversed(entries) if entry.task == "train" and entry.run), None)
@@ -149,9 +149,9 @@ def status(page: Page) -> dict[str, Any]:
     facts, entries = dict(page.engine.status()), page.engine.queue()
     facts["memory_used"] = int(facts.get("memory_used") or 0) // MEMORY_STEP * MEMORY_STEP
     facts["waits"] = _waiting(page, entries)
-    facts["trained"] = _trained(page, entries)
-    here = (facts.get("job") or {}).get("entry")
-    facts["tool"] = next((each.title for each in entries if each.state == "running" and each.id != here), "")
+    facts["trained"] = _newest_finished(page, entries)
+    device_entry = (facts.get("job") or {}).get("entry")
+    facts["tool"] = next((each.title for each in entries if each.state == "running" and each.id != device_entry), "")
     facts["busy"] = bool(facts.get("job")) or bool(getattr(page.engine, "works", False))
     if facts.get("job"):
         job = dict(facts["job"])

@@ -68,7 +68,7 @@ class Bulk:
         self._rewriting = rewriting
         self.form = TaskForm(page, tasks()["edit_captions"], "cap-bulk", "bulk_field", storage)
         self._lock = threading.Lock()
-        self._of: tuple[Report | None, Any] = (None, None)
+        self._items_of: tuple[Report | None, Any] = (None, None)
         self._items: dict[tuple[str, str], tuple[Placed, Row, Item]] = {}
         self._planned: tuple[Any, list[CaptionEdit]] = (None, [])
         self._sorted: tuple[Any, str, Any, list[Row]] = (None, "", None, [])
@@ -81,18 +81,18 @@ class Bulk:
         """{key: item} of the images whose captions can be changed. Items of unchanged rows are reused."""
         report, findings = self._reading.report, self._reading.findings
         with self._lock:
-            if self._of[0] is not report or self._of[1] is not findings:
+            if self._items_of[0] is not report or self._items_of[1] is not findings:
                 placed = (
                     {each.image.key: each for each in (*report.validation, *reversed(report.placed))} if report else {}
                 )
                 kinds = _finding_kinds(findings or ())
-                before = self._items if self._of[1] is findings else {}
+                reusable = self._items if self._items_of[1] is findings else {}
                 self._items = {
-                    row.key: _entry(before.get(row.key), placed[row.key], row, kinds.get(row.key, ()))
+                    row.key: _entry(reusable.get(row.key), placed[row.key], row, kinds.get(row.key, ()))
                     for row in (report.rows if report else ())
                     if row.key in placed and row.bucket is not None
                 }
-                self._of = (report, findings)
+                self._items_of = (report, findings)
             return {key: item for key, (_, _, item) in self._items.items()}
 
     def sorted(self, rows: list[Row], order: str) -> list[Row]:
@@ -100,8 +100,8 @@ class Bulk:
         if order not in ORDERS or ORDERS[order] is None:
             return rows
         items, key = self.items(), ORDERS[order]
-        of, by, known, result = self._sorted
-        if of is not rows or by != order or known is not self._items:
+        sorted_rows, sorted_by, sorted_items, result = self._sorted
+        if sorted_rows is not rows or sorted_by != order or sorted_items is not self._items:
             result = sorted(rows, key=lambda row: key(items[row.key]) if row.key in items else 0)  # type: ignore[misc]
             self._sorted = (rows, order, self._items, result)
         return result
@@ -112,11 +112,11 @@ class Bulk:
         if not find:
             return list(rows)
         if not is_expression(find):
-            wanted, texts = normalized(find), self._search_texts()
-            return [row for row in rows if wanted in _search_text(texts.get(row.key), row)[1]]
+            text, texts = normalized(find), self._search_texts()
+            return [row for row in rows if text in _search_text(texts.get(row.key), row)[1]]
         items = self.items()
-        taken = {id(each) for each in chosen(list(items.values()), find)}
-        return [row for row in rows if row.key in items and id(items[row.key]) in taken]
+        matching = {id(each) for each in chosen(list(items.values()), find)}
+        return [row for row in rows if row.key in items and id(items[row.key]) in matching]
 
     def _search_texts(self) -> dict[tuple[str, str], tuple[Row, str]]:
         """{key of an image: (row, text to search)}. Texts of unchanged rows are reused."""
@@ -134,8 +134,8 @@ class Bulk:
         """Data for the tag list: tags of the dataset that contain the text `find`, with counts, in one of TAG_ORDERS; the most
         frequent ones of all; and those that often occur together with `tag`."""
         items = list(self.items().values())
-        counts, wanted = self._counts(items), comparable(find)
-        listed = [each for each in counts if wanted in comparable(each[0])]
+        counts, text = self._counts(items), comparable(find)
+        listed = [each for each in counts if text in comparable(each[0])]
         if order in TAG_ORDERS:
             listed.sort(key=TAG_ORDERS[order])
         result: dict[str, Any] = {"tags": listed[:MAX_TAGS], "found": len(listed), "all": len(counts)}
@@ -156,14 +156,14 @@ class Bulk:
     def complete(self, text: str) -> dict[str, Any]:
         """At most OPTIONS tags that begin with a text, of the dataset and then of the lists in models/tag_lists, and problems
         of these lists."""
-        wanted = comparable(text)
-        counts = self._counts(list(self.items().values())) if wanted else []
-        matches = [(tag, number, "") for tag, number in counts if comparable(tag).startswith(wanted)][:OPTIONS]
-        known = {comparable(tag) for tag, _, _ in matches}
+        prefix = comparable(text)
+        counts = self._counts(list(self.items().values())) if prefix else []
+        matches = [(tag, number, "") for tag, number in counts if comparable(tag).startswith(prefix)][:OPTIONS]
+        offered = {comparable(tag) for tag, _, _ in matches}
         lists, problems = tag_lists(self._workspace)
         listed = lists.complete(text, OPTIONS) if len(matches) < OPTIONS else []
         matches += [
-            (tag_words(each.tag), each.times, each.alias) for each in listed if comparable(each.tag) not in known
+            (tag_words(each.tag), each.times, each.alias) for each in listed if comparable(each.tag) not in offered
         ]
         names = ("tag", "count", "alias")
         options = [dict(zip(names, each, strict=True)) for each in matches[:OPTIONS]]
@@ -179,17 +179,17 @@ class Bulk:
         self.form.check()
         items, settings = self.items(), self.settings()
         chosen_items = [items[row.key] for row in rows if row.key in items]
-        before, plan = self._planned
-        if before is None or before != (settings, chosen_items):
+        planned_for, plan = self._planned
+        if planned_for is None or planned_for != (settings, chosen_items):
             plan = planned(chosen_items, settings)
             self._planned = ((settings, chosen_items), plan)
         return plan
 
-    def apply(self, rows: Sequence[Row], previewed: str, done: Callable[[ChangeResult, str], str]) -> str:
+    def apply(self, rows: Sequence[Row], previewed: str, message_of: Callable[[ChangeResult, str], str]) -> str:
         """Apply the change and return its message.
 
         previewed   hash of the plan in the preview. Raises ProblemsError if another window has changed form or filter since
-        done        gets the result and the title, and returns the message
+        message_of  gets the result and the title, and returns the message
         """
         title, plan = EDITS[self.settings().edit], self.plan(rows)
         if plan_hash(plan) != previewed:
@@ -198,25 +198,25 @@ class Bulk:
             raise ProblemsError.one(what, "Change many captions", fix, code="edit.changed-meanwhile")
         if not plan:
             return "No caption would change."
-        return self._rewriting.run(title, len(plan), lambda progress: self._write(title, plan, done, progress))
+        return self._rewriting.run(title, len(plan), lambda progress: self._write(title, plan, message_of, progress))
 
-    def _left_in_prompts(self) -> str:
+    def _prompts_note(self) -> str:
         """Note for the message if Train's sample prompts still have a replaced or removed text, else ""."""
         settings, prompts = self.settings(), self._reading.prompts
-        gone = {"replace": [settings.find] if settings.match != "regex" else [], "remove": settings.tags.split(",")}
-        left = [
-            words.strip()
-            for words in gone.get(settings.edit, ())
-            if words.strip() and any(words.strip().casefold() in prompt.casefold() for prompt in prompts)
+        edited = {"replace": [settings.find] if settings.match != "regex" else [], "remove": settings.tags.split(",")}
+        remaining = [
+            text.strip()
+            for text in edited.get(settings.edit, ())
+            if text.strip() and any(text.strip().casefold() in prompt.casefold() for prompt in prompts)
         ]
-        return f"; the sample prompts on Train still have '{left[0][:60]}'" if left else ""
+        return f"; the sample prompts on Train still have '{remaining[0][:60]}'" if remaining else ""
 
     def _write(
-        self, title: str, plan: list[CaptionEdit], done: Callable[[ChangeResult, str], str], progress: Progress
+        self, title: str, plan: list[CaptionEdit], message_of: Callable[[ChangeResult, str], str], progress: Progress
     ) -> str:
         with self._reading.undisturbed(len(plan)):
             result = self._history.apply(title, changes_of(plan), progress=progress)
-            return done(result, title) + self._left_in_prompts()
+            return message_of(result, title) + self._prompts_note()
 
     # -- the form
 
@@ -254,16 +254,16 @@ class Bulk:
                 return f'<p class="hint bulk-says" role="status">{esc(missing)}.</p>'
             self.form.mark(error.problems)
             return f'<div class="bulk-says">{problems_html(error.problems)}</div>'
-        lines = "".join(_difference(each) for each in plan[:PREVIEWED])
+        items = "".join(_difference(each) for each in plan[:PREVIEWED])
         more = f"<li>and {len(plan) - PREVIEWED:,} more</li>" if len(plan) > PREVIEWED else ""
         summary = f"{count(len(plan), 'caption')} of {len(rows):,} would change."
-        go = (
+        apply = (
             f'<button type="button" class="btn primary" id="cap-bulk-go" data-act="bulk_apply" data-arg="{plan_hash(plan)}">'
             f"Change {count(len(plan), 'caption')}</button>"
             if plan
             else ""
         )
-        return f'<p class="hint bulk-says" role="status">{esc(summary)}</p>{go}<ul class="plain differences">{lines}{more}</ul>'
+        return f'<p class="hint bulk-says" role="status">{esc(summary)}</p>{apply}<ul class="plain differences">{items}{more}</ul>'
 
 
 def plan_hash(plan: Iterable[CaptionEdit]) -> str:
@@ -274,20 +274,20 @@ def plan_hash(plan: Iterable[CaptionEdit]) -> str:
     return digest.hexdigest()
 
 
-def _difference(each: CaptionEdit) -> str:
+def _difference(edit: CaptionEdit) -> str:
     """HTML of a caption's change: removed and added parts are marked, equal ones shortened."""
-    texts = each.before, each.after
-    same = next((at for at, (a, b) in enumerate(zip(*texts)) if a != b), min(map(len, texts)))
-    before, after = ([*_WORD.findall(text[max(0, same - MAX_SAME) : same + MAX_DIFFERENT])] for text in texts)
-    parts = ["… "] if same > MAX_SAME else []
+    texts = edit.before, edit.after
+    start = next((index for index, (a, b) in enumerate(zip(*texts)) if a != b), min(map(len, texts)))
+    before, after = ([*_WORD.findall(text[max(0, start - MAX_SAME) : start + MAX_DIFFERENT])] for text in texts)
+    parts = ["… "] if start > MAX_SAME else []
     for kind, a, b, c, d in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
-        gone, new = "".join(before[a:b]), "".join(after[c:d])
+        old, new = "".join(before[a:b]), "".join(after[c:d])
         if kind == "equal":
-            parts.append(esc(gone if len(gone) <= 60 else f"{gone[:25]} … {gone[-25:]}"))
+            parts.append(esc(old if len(old) <= 60 else f"{old[:25]} … {old[-25:]}"))
         else:
-            parts += [f"<{tag}>{esc(text)}</{tag}>" for tag, text in (("del", gone), ("ins", new)) if text]
-    cut = " …" if max(map(len, texts)) > same + MAX_DIFFERENT else ""
-    return f"<li><b>{esc(each.item.name)}</b> {''.join(parts)}{cut}</li>"
+            parts += [f"<{tag}>{esc(text)}</{tag}>" for tag, text in (("del", old), ("ins", new)) if text]
+    ending = " …" if max(map(len, texts)) > start + MAX_DIFFERENT else ""
+    return f"<li><b>{esc(edit.item.name)}</b> {''.join(parts)}{ending}</li>"
 
 
 def _finding_kinds(findings: Iterable[Any]) -> dict[tuple[str, str], tuple[str, ...]]:
@@ -299,15 +299,15 @@ def _finding_kinds(findings: Iterable[Any]) -> dict[tuple[str, str], tuple[str, 
     return kinds
 
 
-def _search_text(before: tuple[Row, str] | None, row: Row) -> tuple[Row, str]:
-    """(row, its name and caption without differences in spelling); `before` if it is of the same row."""
-    return before if before is not None and before[0] is row else (row, normalized(f"{row.key[1]}\n{row.caption}"))
+def _search_text(cached: tuple[Row, str] | None, row: Row) -> tuple[Row, str]:
+    """(row, its name and caption without differences in spelling); `cached` if it is of the same row."""
+    return cached if cached is not None and cached[0] is row else (row, normalized(f"{row.key[1]}\n{row.caption}"))
 
 
-def _entry(before: Any, placed: Placed, row: Row, finding_kinds: tuple[str, ...]) -> tuple[Placed, Row, Item]:
-    """(placed, row, item) of an image; `before`, whose tags are already parsed, if the image is unchanged."""
-    if before is not None and before[0] is placed and before[1] is row:
-        return before  # type: ignore[no-any-return]
+def _entry(cached: Any, placed: Placed, row: Row, finding_kinds: tuple[str, ...]) -> tuple[Placed, Row, Item]:
+    """(placed, row, item) of an image; `cached`, whose tags are already parsed, if the image is unchanged."""
+    if cached is not None and cached[0] is placed and cached[1] is row:
+        return cached  # type: ignore[no-any-return]
     image, caption = placed.image, placed.caption
     bucket = f"{row.bucket[0]}x{row.bucket[1]}" if row.bucket else ""
     extension = placed.concept.captions.caption_extension

@@ -76,7 +76,9 @@ class Edits:
         self._report: Any = None
         self._present: dict[str, Placed] = {}  # images of the newest report
         self._stems: dict[str, Placed] = {}  # the same by path without extension
-        self._known: OrderedDict[str, Placed] = OrderedDict()  # also of earlier reports, whose late saves are accepted
+        self._known_images: OrderedDict[str, Placed] = (
+            OrderedDict()
+        )  # also of earlier reports, whose late saves are accepted
 
     # -- images
 
@@ -85,19 +87,19 @@ class Edits:
         report = self._reading.report
         with self._lock:
             if self._report is not report:
-                everything = (*report.validation, *reversed(report.placed)) if report else ()
+                images = (*report.validation, *reversed(report.placed)) if report else ()
                 self._report = report
-                self._present = {key_of(each): each for each in everything}  # first resolution last
-                self._stems = {os.path.splitext(each.image.path)[0]: each for each in everything}
-                self._known.update(self._present)
-                while len(self._known) > MAX_IMAGES:
-                    self._known.popitem(last=False)
+                self._present = {key_of(each): each for each in images}  # first resolution last
+                self._stems = {os.path.splitext(each.image.path)[0]: each for each in images}
+                self._known_images.update(self._present)
+                while len(self._known_images) > MAX_IMAGES:
+                    self._known_images.popitem(last=False)
             return self._present.get(key)
 
-    def known(self, key: str) -> Placed | None:
+    def known_image(self, key: str) -> Placed | None:
         """The image of a key, also of an earlier report."""
         with self._lock:
-            return self.image(key) or self._known.get(key)
+            return self.image(key) or self._known_images.get(key)
 
     def caption(self, placed: Placed) -> Caption:
         """The caption on disk now."""
@@ -121,7 +123,7 @@ class Edits:
         visit    id of one opening of the image in one browser; all that was typed in it is one undo step
         """
         with self._lock:
-            placed = self.known(key)
+            placed = self.known_image(key)
             if placed is None:
                 return None
             if reason := self.read_only(placed):
@@ -134,19 +136,19 @@ class Edits:
             if plain(text) == disk:
                 return Saved(disk)
             if disk not in {plain(each) for each in over}:
-                _check_still_there(placed)
+                _require_image(placed)
                 return Saved(disk, refused=True)
             if len(text.encode("utf-8")) > MAX_CAPTION_BYTES:
                 what = "The caption is larger than 1 MB, so it is not used as a caption"
                 raise ProblemsError.one(what, printable(placed.image.relative), "shorten it", code="caption.too-long")
-            extension, (_, before) = placed.concept.captions.caption_extension, self._visits.get(visit, ("", ""))
-            done = save_caption(self._history, placed.image.path, text, extension, over=disk, resume=before)
-            if done.changed_since:  # between reading and writing
+            extension, (_, change_id) = placed.concept.captions.caption_extension, self._visits.get(visit, ("", ""))
+            result = save_caption(self._history, placed.image.path, text, extension, over=disk, resume=change_id)
+            if result.changed_since:  # between reading and writing
                 return Saved(caption_text(self.caption(placed)), refused=True)
-            self._local_ids.add(done.id)
-            if done.id and not before:
-                self._visits[visit] = (key, done.id)
-                self._push(placed, printable(placed.image.relative), done.id)
+            self._local_ids.add(result.id)
+            if result.id and not change_id:
+                self._visits[visit] = (key, result.id)
+                self._push(placed, printable(placed.image.relative), result.id)
                 while len(self._visits) > MAX_VISITS:
                     self._visits.popitem(last=False)
             self._reading.captions_saved([placed.image.path])
@@ -156,7 +158,7 @@ class Edits:
     def give_up(self, key: str, text: str) -> None:
         """Discard a typed text in favor of the caption on disk. The text goes into the history, and undo writes it."""
         with self._lock:
-            placed = self.known(key)
+            placed = self.known_image(key)
             if placed is None or self.read_only(placed) or plain(text) == caption_text(self.caption(placed)):
                 return
             change = caption_change(placed.image.path, text, placed.concept.captions.caption_extension)
@@ -189,84 +191,84 @@ class Edits:
         placed = self.image(key)
         if placed is None or placed.image.metadata_caption is not None:
             return
-        opened = key, stamp_or_none(placed.caption.path)
-        if opened != self._open_file:
-            self._open_file, now = opened, self.caption(placed)
-            if (now.source, now.text) != (placed.caption.source, placed.caption.text):
+        open_file = key, stamp_or_none(placed.caption.path)
+        if open_file != self._open_file:
+            self._open_file, caption = open_file, self.caption(placed)
+            if (caption.source, caption.text) != (placed.caption.source, placed.caption.text):
                 self._reading.captions_saved([placed.image.path])
 
     def _push_run(self, id: str) -> None:
         """Add a finished run to the undo stack."""
         with suppress(ProblemsError):
             entry, changes = self._history.entry(id), self._history.changes(id)
-            first = next((image for each in changes if (image := self._image_of(each.path))), None)
-            own = entry.about.get("person", "") == self._history.person
-            if first is not None and own and "undoes" not in entry.about:
+            first = next((image for each in changes if (image := self._image_with_caption(each.path))), None)
+            is_own = entry.about.get("person", "") == self._history.person
+            if first is not None and is_own and "undoes" not in entry.about:
                 self._push(first, entry.title, id)
 
     # -- undo
 
-    def changed(self, done: ChangeResult, title: str) -> None:
+    def changed(self, result: ChangeResult, title: str) -> None:
         """Add a change of many captions to the undo stack, and read them again."""
         with self._lock:
-            self._local_ids.add(done.id)
-            self._reading.captions_saved(done.written)
-            first = next((each for path in done.written if (each := self._image_of(path))), None)
+            self._local_ids.add(result.id)
+            self._reading.captions_saved(result.written)
+            first = next((each for path in result.written if (each := self._image_with_caption(path))), None)
             if first is not None:
-                self._push(first, title, done.id)
+                self._push(first, title, result.id)
 
-    def _image_of(self, caption_file: Path) -> Placed | None:
-        """The image of a caption file."""
+    def _image_with_caption(self, caption_file: Path) -> Placed | None:
+        """The image that a caption file belongs to."""
         self.image("")  # updates `_stems` to the newest report
         return self._stems.get(os.path.splitext(caption_file)[0])
 
     def _push(self, placed: Placed, name: str, id: str) -> None:
         self._keep({"undo": [*self._load().get("undo", []), [key_of(placed), name, id]][-MAX_UNDO:], "redo": []})
 
-    def next_step(self, which: str) -> Step:
+    def next_step(self, stack: str) -> Step:
         """The newest step of "undo" or "redo" of an image in the newest report; empty without one."""
         with self._lock:
-            steps = reversed(self._load().get(which, []))
+            steps = reversed(self._load().get(stack, []))
             return next((Step(*each) for each in steps if self.image(each[0]) is not None), Step())
 
-    def step(self, which: str, progress: Callable[[int, int], None]) -> tuple[Step, ChangeResult] | None:
+    def step(self, stack: str, progress: Callable[[int, int], None]) -> tuple[Step, ChangeResult] | None:
         """Undo or redo the newest change; None if there is none. Captions can be saved meanwhile. Raises ProblemsError."""
         with self._stepping:
-            step = self.next_step(which)
+            step = self.next_step(stack)
             if not step.id:
                 return None
             try:
                 with self._reading.undisturbed(self._history.count(step.id)):
-                    back = self._history.undo(step.id, progress)
+                    result = self._history.undo(step.id, progress)
             except ProblemsError as error:
                 if NO_HISTORY in error.codes:
-                    self._drop(which, step.id)
+                    self._drop(stack, step.id)
                 raise
-            self._stepped(which, step, back)
-            return step, back
+            self._stepped(stack, step, result)
+            return step, result
 
-    def _drop(self, which: str, id: str) -> None:
+    def _drop(self, stack: str, id: str) -> None:
         with self._lock:
-            self._keep({which: [each for each in self._load().get(which, []) if each[2] != id]})
+            self._keep({stack: [each for each in self._load().get(stack, []) if each[2] != id]})
 
-    def _stepped(self, which: str, step: Step, back: ChangeResult) -> None:
+    def _stepped(self, from_stack: str, step: Step, result: ChangeResult) -> None:
         """Move an undone or redone change to the other stack."""
-        other = "redo" if which == "undo" else "undo"
+        to_stack = "redo" if from_stack == "undo" else "undo"
         with self._lock:
-            self._drop(which, step.id)
-            self._local_ids.add(back.id)
-            if back.id:
-                self._keep({other: [*self._load().get(other, []), [step.key, step.name, back.id]][-MAX_UNDO:]})
-            for visit in [each for each, (of, _) in self._visits.items() if of == step.key]:
+            self._drop(from_stack, step.id)
+            self._local_ids.add(result.id)
+            if result.id:
+                self._keep({to_stack: [*self._load().get(to_stack, []), [step.key, step.name, result.id]][-MAX_UNDO:]})
+            for visit in [each for each, (image_key, _) in self._visits.items() if image_key == step.key]:
                 del self._visits[visit]  # later typing is a new step
-            self._reading.captions_saved(back.written)
+            self._reading.captions_saved(result.written)
 
 
-def _check_still_there(placed: Placed) -> None:
+def _require_image(placed: Placed) -> None:
     """Raise ProblemsError if the image no longer exists."""
     if not placed.image.path.exists():
-        gone = "image" if placed.image.path.parent.is_dir() else "folder"
-        what, fix = f"The {gone} no longer exists", "restore it, or reload the folder on Dataset"
+        missing = "image" if placed.image.path.parent.is_dir() else "folder"
+        what, fix = f"The {missing} no longer exists", "restore it, or reload the folder on Dataset"
         raise ProblemsError.one(what, printable(placed.image.relative), fix, "caption.image-gone")
 
 

@@ -23,11 +23,11 @@ def preview(job: TrainJob, report: Report | None, placed: Placed, text: str) -> 
     if report is None or not is_random(settings):
         return ""
     saved = read_caption(placed.image, settings)
-    both = saved.sentence is not None
-    caption: Caption | str = saved if both else text
+    two_files = saved.sentence is not None
+    caption: Caption | str = saved if two_files else text
     views = min(max(placed.repeats, 1), MAX_VIEWS)
-    at = _IMAGE_STEPS.of(job, report) if needs_steps(settings) else {}
-    known = any((placed.key, 0, repeat) in at for repeat in range(views))
+    step_by_view = _IMAGE_STEPS.of(job, report) if needs_steps(settings) else {}
+    any_known = any((placed.key, 0, repeat) in step_by_view for repeat in range(views))
     previews = caption_preview(
         caption,
         settings,
@@ -37,47 +37,47 @@ def preview(job: TrainJob, report: Report | None, placed: Placed, text: str) -> 
         repeats=views,
         class_tokens=placed.image.class_tokens,
         total_steps=report.total_steps,
-        step_of=lambda epoch, repeat: at.get((placed.key, epoch, repeat), epoch * report.steps_per_epoch),
+        step_of=lambda epoch, repeat: step_by_view.get((placed.key, epoch, repeat), epoch * report.steps_per_epoch),
     )
     items = ""
     for each in previews:
-        if known and (placed.key, each.epoch - 1, each.repeat - 1) not in at:
+        if any_known and (placed.key, each.epoch - 1, each.repeat - 1) not in step_by_view:
             continue  # shown in a later epoch
-        when = f"Epoch {each.epoch}" + (f", view {each.repeat}" if views > 1 else "")
+        title = f"Epoch {each.epoch}" + (f", view {each.repeat}" if views > 1 else "")
         caption_html = f"<q>{esc(each.text)}</q>" if each.text else "<i>no caption</i>"
-        items += f"<li><b>{when}</b> {caption_html}</li>"
-    return f'<div class="epochs"><strong>Captions in the first epochs</strong><ul>{items}</ul>{_about(job, both, placed)}</div>'
+        items += f"<li><b>{title}</b> {caption_html}</li>"
+    return f'<div class="epochs"><strong>Captions in the first epochs</strong><ul>{items}</ul>{_about(job, two_files, placed)}</div>'
 
 
 class _ImageSteps:
     """The steps at which images are trained in the first epochs, by the training plan. Cached for the newest report."""
 
     def __init__(self) -> None:
-        self._of: tuple[Any, Any, dict[tuple[tuple[str, ...], int, int], int]] = (None, None, {})
+        self._cached: tuple[Any, Any, dict[tuple[tuple[str, ...], int, int], int]] = (None, None, {})
 
     def of(self, job: TrainJob, report: Report) -> dict[tuple[tuple[str, ...], int, int], int]:
         """{(key of an image, epoch, repeat): step}, all counted from 0."""
         settings = (job.dataset, job.schedule, job.memory.num_processes)
-        if self._of[0] is not report or self._of[1] != settings:
+        if self._cached[0] is not report or self._cached[1] != settings:
             plan = Plan(report.placed, job, job.schedule.seed or 0, report.total_steps)
-            last = min(plan.epochs.first_step(EPOCHS), report.total_steps or plan.epochs.first_step(EPOCHS))
-            shown: dict[tuple[tuple[str, ...], int, int], int] = {}
-            for step in range(last):
+            end = min(plan.epochs.first_step(EPOCHS), report.total_steps or plan.epochs.first_step(EPOCHS))
+            steps: dict[tuple[tuple[str, ...], int, int], int] = {}
+            for step in range(end):
                 epoch, batches = plan.step_batches(step)
-                shown |= {(each.key, epoch, repeat): step for batch in batches for each, repeat in batch.items}
-            self._of = (report, settings, shown)
-        return self._of[2]
+                steps |= {(each.key, epoch, repeat): step for batch in batches for each, repeat in batch.items}
+            self._cached = (report, settings, steps)
+        return self._cached[2]
 
 
 _IMAGE_STEPS = _ImageSteps()
 
 
-def _about(job: TrainJob, both: bool, placed: Placed) -> str:
+def _about(job: TrainJob, two_files: bool, placed: Placed) -> str:
     """HTML of notes on the preview."""
     parts = []
     if job.schedule.seed is None:
         parts.append("No seed is set, so a training shuffles differently; this preview uses seed 0.")
-    if both:
+    if two_files:
         parts.append("This image has two caption files; both are shown as saved.")
     if placed.repeats > MAX_VIEWS:
         parts.append(f"The first {MAX_VIEWS} of {placed.repeats} views of an epoch.")
@@ -87,17 +87,17 @@ def _about(job: TrainJob, both: bool, placed: Placed) -> str:
 @once_per_report
 def not_utf8(report: Report | None) -> list[Caption]:
     """Captions whose files are not UTF-8, each file once."""
-    everything = (*report.placed, *report.validation) if report else ()
-    old = (each.caption for each in everything if each.caption.encoding not in UTF_8)
-    return list({each.path: each for each in old if each.source == "file"}.values())
+    placed = (*report.placed, *report.validation) if report else ()
+    other_encodings = (each.caption for each in placed if each.caption.encoding not in UTF_8)
+    return list({each.path: each for each in other_encodings if each.source == "file"}.values())
 
 
 def encoding_notice(report: Report | None) -> str:
     """HTML of the number of caption files that are not UTF-8, with a button to rewrite them; "" without any."""
-    old = not_utf8(report)
-    if not old:
+    captions = not_utf8(report)
+    if not captions:
         return ""
-    kinds = ", ".join(f"{number} {name}" for name, number in Counter(each.encoding for each in old).most_common())
-    about = f"{count(len(old), 'caption file')} not in UTF-8 ({kinds}). Check their text first."
-    rewrite = button("utf8", f"Rewrite {count(len(old), 'caption')} as UTF-8")
-    return f'<div class="told encodings"><span>{esc(about)}</span>{rewrite}</div>'
+    kinds = ", ".join(f"{number} {name}" for name, number in Counter(each.encoding for each in captions).most_common())
+    text = f"{count(len(captions), 'caption file')} not in UTF-8 ({kinds}). Check their text first."
+    rewrite = button("utf8", f"Rewrite {count(len(captions), 'caption')} as UTF-8")
+    return f'<div class="told encodings"><span>{esc(text)}</span>{rewrite}</div>'

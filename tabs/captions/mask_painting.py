@@ -87,7 +87,7 @@ class Masks:
     def answer(self, body: dict[str, Any]) -> dict[str, Any]:
         """Answer a request of the script. Raises ProblemsError, and nothing was changed then."""
         act = self._acts.get(str(body.get("act", "")))
-        placed = self.edits.known(str(body.get("key", "")))
+        placed = self.edits.known_image(str(body.get("key", "")))
         if act is None or placed is None:
             what, fix = "The image is not in the chosen folder", "choose its folder again"
             raise ProblemsError.one(what, "Captions", fix, "mask.unknown-image")
@@ -97,20 +97,20 @@ class Masks:
 
     def mask_state(self, placed: Placed, spot: Spot) -> dict[str, Any]:
         """{"line": how training masks the image now, "offer": whether there are painted masks that it does not use}."""
-        concept = self._in_force(placed)
+        concept = self._current_concept(placed)
         chosen = conditioning_folder(concept.images.conditioning_data_dir)
-        uses = concept.images.masked_loss and chosen is not None and _same(chosen, spot.folder)
-        clear = concept.images.alpha_mask and self._may_be_transparent(placed)
-        whole = "transparent areas do not train" if clear else "the whole image trains"
+        is_used = concept.images.masked_loss and chosen is not None and _same(chosen, spot.folder)
+        by_alpha = concept.images.alpha_mask and self._may_be_transparent(placed)
+        default_text = "transparent areas do not train" if by_alpha else "the whole image trains"
         if painting.mask_in(spot.folder, spot.stem):
-            line = "Painted mask, used for training." if uses else "Painted mask, not used for training."
-        elif uses or placed.image.conditioning is None:
-            line = f"No {'painted ' if clear else ''}mask: {whole}."
+            line = "Painted mask, used for training." if is_used else "Painted mask, not used for training."
+        elif is_used or placed.image.conditioning is None:
+            line = f"No {'painted ' if by_alpha else ''}mask: {default_text}."
         elif concept.images.masked_loss:
             line = f"Mask from {printable(placed.image.conditioning.parent.name)}, used for training."
         else:
-            line = f"Mask not used, as masked loss is off: {whole}."
-        return {"line": line, "offer": spot.folder.is_dir() and not uses and not concept.control}
+            line = f"Mask not used, as masked loss is off: {default_text}."
+        return {"line": line, "offer": spot.folder.is_dir() and not is_used and not concept.control}
 
     def open(self, spot: Spot) -> dict[str, Any]:
         """The arguments of the painter. mask: data URL of a gray PNG of the image's size, "" for none"""
@@ -155,14 +155,14 @@ class Masks:
         if not spot.folder.is_dir():
             what, fix = "No masks have been painted for this folder", "paint one first"
             raise ProblemsError.one(what, printable(spot.images), fix, "mask.none-painted")
-        if self._in_force(placed).control:
+        if self._current_concept(placed).control:
             what, fix = "The mask folder of these images holds their control images", "choose another training method"
             raise ProblemsError.one(what, printable(spot.images), fix, "mask.control-images")
         with self._lock:
             painting.add_missing(spot.folder, self._existing_masks(spot))
-        chosen = {"conditioning_data_dir": display_path(spot.folder), "masked_loss": True}
+        changes = {"conditioning_data_dir": display_path(spot.folder), "masked_loss": True}
         entries = [
-            to_values(entry) | chosen if _is_of(entry, spot.images) else entry
+            to_values(entry) | changes if _reads_folder(entry, spot.images) else entry
             for entry in entries_of(self.page.project.job)
         ]
         change_folders(self.page.project, entries, "training with painted masks")
@@ -181,10 +181,10 @@ class Masks:
             raise ProblemsError.one(what, printable(placed.image.relative), fix, "mask.no-folder")
         datasets = self.page.workspace.datasets
         same_stem = self._with_same_stem(placed.image.path)
-        if wrong := refusal(placed.image, same_stem, images, datasets) or painting.too_large(
+        if problem := refusal(placed.image, same_stem, images, datasets) or painting.too_large(
             (placed.image.width, placed.image.height), printable(placed.image.relative)
         ):
-            raise ProblemsError([wrong])
+            raise ProblemsError([problem])
         spot = Spot(placed.image, images, painted_folder(datasets, images), stem_below(placed.image, images))
         self.page.roots.check_written(spot.path, "Captions")
         return spot
@@ -208,14 +208,14 @@ class Masks:
         """{stem: file} of the masks that the folder's images have without painting, if the page may read them."""
         report = self.page.reading.report
         placed = (*report.placed, *report.validation) if report else ()
-        images = {each.image.path: each.image for each in placed if _is_of(each.concept.source, spot.images)}
+        images = {each.image.path: each.image for each in placed if _reads_folder(each.concept.source, spot.images)}
         if not images:
             what, fix = "The folder is being read, or no longer chosen", "wait a moment, then save again"
             raise ProblemsError.one(what, printable(spot.images), fix, "mask.folder-not-read")
         masks = existing_masks(images.values(), spot.images)
         return {name: path for name, path in masks.items() if self.page.roots.holds(path)}
 
-    def _in_force(self, placed: Placed) -> Concept:
+    def _current_concept(self, placed: Placed) -> Concept:
         """The current settings of the image's folder; the report may be of earlier ones."""
         of = [each for each in concepts_of(self.page.project.job) if each.source.folder == placed.concept.source.folder]
         return next((each for each in of if each.number == placed.concept.number), of[0] if of else placed.concept)
@@ -238,7 +238,7 @@ def _same(one: Path, other: Path) -> bool:
     return os.path.realpath(one) == os.path.realpath(other)
 
 
-def _is_of(entry: Source, images: Path) -> bool:
+def _reads_folder(entry: Source, images: Path) -> bool:
     folder, _ = folder_of(entry)
     return folder is not None and _same(folder, images)
 

@@ -139,7 +139,7 @@ class CaptionHandlers:
             return self._preset(act, key, arg, value, body.get("session"))
         if act in self._handlers:
             return self._handlers[act](key, arg, value)
-        opened, message = self._do(act, key, arg, value)
+        opened, message = self._handle(act, key, arg, value)
         return self.list_state(opened, SEARCH_REACH if act == "find" else REACH) | {"said": message}
 
     def _saved(self, body: Any) -> dict[str, Any]:
@@ -176,7 +176,7 @@ class CaptionHandlers:
             self._keep(key=key)
         return {"disk": caption_text(self.edits.caption(placed)), **self._about(placed, text)}
 
-    def _do(self, act: str, key: str, arg: str, value: str) -> tuple[str, str]:
+    def _handle(self, act: str, key: str, arg: str, value: str) -> tuple[str, str]:
         """Handle an act that changes many captions or the list. Returns (key of the image to open, message)."""
         if act == "open":
             self.reading.want(again=True)
@@ -236,11 +236,11 @@ class CaptionHandlers:
     def only(self, keys: str) -> dict[str, Any]:
         """The values that limit a captioner to the images of `_chosen`; {} where they are the whole dataset. Raises ProblemsError
         where they are not known or none."""
-        if not (keys or self._narrowed()):
+        if not (keys or self._is_filtered()):
             return {}
-        rows, wrong = self._rows()
-        if wrong:
-            raise ProblemsError.one(wrong, "Find", "correct the filter, or empty it", "captions.wrong-filter")
+        rows, filter_problem = self._rows()
+        if filter_problem:
+            raise ProblemsError.one(filter_problem, "Find", "correct the filter, or empty it", "captions.wrong-filter")
         chosen, report = self._chosen(keys, rows), self.reading.report
         if report is not None and len(chosen) == len(report.rows):
             return {}
@@ -249,7 +249,7 @@ class CaptionHandlers:
             raise ProblemsError.one(what, "Find", "empty the filter, or wait", "captions.none-listed")
         return {"only": [str(row.path) for row in chosen]}
 
-    def _narrowed(self) -> bool:
+    def _is_filtered(self) -> bool:
         """Whether the list shows a part of the dataset."""
         state = self._state()
         return bool(state.get("find")) or str(state.get("show", "all")) != "all"
@@ -273,8 +273,8 @@ class CaptionHandlers:
 
         def work(progress: Progress) -> str:
             with self.reading.undisturbed(files):
-                done = self._history.undo(id, progress)
-                return self._changed(done, self._history.entry(done.id).title if done.id else "Nothing to undo")
+                result = self._history.undo(id, progress)
+                return self._changed(result, self._history.entry(result.id).title if result.id else "Nothing to undo")
 
         return self.rewriting.run(f"Undo: {self._history.entry(id).title}", files, work)
 
@@ -282,8 +282,8 @@ class CaptionHandlers:
         title = "Rewrite as UTF-8"
 
         def work(progress: Progress) -> str:
-            old = [caption.path for caption in not_utf8(self.reading.report)]
-            return self._changed(rewrite_as_utf8(self._history, old), title)
+            paths = [caption.path for caption in not_utf8(self.reading.report)]
+            return self._changed(rewrite_as_utf8(self._history, paths), title)
 
         return self.rewriting.run(title, len(not_utf8(self.reading.report)), work)
 
@@ -298,12 +298,12 @@ class CaptionHandlers:
         texts = self._history.of(self.edits.caption(placed).path, MAX_EARLIER) if placed else []
         return {"texts": view.earlier(texts)}
 
-    def _changed(self, done: ChangeResult, title: str) -> str:
+    def _changed(self, result: ChangeResult, title: str) -> str:
         """Add a bulk change to the undo stack and return its message."""
-        self.edits.changed(done, title)
-        left = f"; {count(len(done.changed_since), 'file')} changed since and skipped" if done.changed_since else ""
-        noun = "mask" if any(path.suffix == ".png" for path in done.written) else "caption"
-        return f"{title}: {count(len(done.written), noun)}{left}"
+        self.edits.changed(result, title)
+        left = f"; {count(len(result.changed_since), 'file')} changed since and skipped" if result.changed_since else ""
+        noun = "mask" if any(path.suffix == ".png" for path in result.written) else "caption"
+        return f"{title}: {count(len(result.written), noun)}{left}"
 
     def _step(self, act: str, key: str) -> tuple[str, str]:
         """Undo or redo one step. Returns (key of the image to open, message)."""
@@ -323,9 +323,9 @@ class CaptionHandlers:
             self._keep_list()
             if not key or len(done.written) <= 1:
                 opened[0] = step.key
-            left = count(len(done.changed_since), "file") if done.changed_since else ""
+            skipped = count(len(done.changed_since), "file") if done.changed_since else ""
             message = f"{'Undone' if act == 'undo' else 'Redone'}: {step.name}"
-            return f"{message}; {left} changed since and skipped" if left else message
+            return f"{message}; {skipped} changed since and skipped" if skipped else message
 
         title = f"{'Undo' if act == 'undo' else 'Redo'}: {next_step.name}"
         message = self.rewriting.run(title, self._history.count(next_step.id), work)
@@ -345,30 +345,30 @@ class CaptionHandlers:
         """
         stamp, state, report = self._stamp(), self._state(), self.reading.report
         show, find = str(state.get("show", "all")), str(state.get("find", ""))
-        rows, wrong = self._rows()
-        known = keys_of(report)
-        keys = [known[row.key] if row.key in known else key_of(row) for row in rows]
+        rows, filter_problem = self._rows()
+        known_keys = keys_of(report)
+        keys = [known_keys[row.key] if row.key in known_keys else key_of(row) for row in rows]
         key = next((each for each in (key, str(state.get("key", "")), *keys) if self.edits.image(each) is not None), "")
         positions = {each: number for number, each in enumerate(keys)}
         page = int(state.get("page", 0)) if "page" in state else positions.get(key, 0) // view.PAGE_SIZE
         if key and state.get("key") != key:
             self._keep(key=key)
-        chain, at, ring = self._chain(key, keys, positions, reach)
+        chain, index, is_whole = self._chain(key, keys, positions, reach)
         html, first = view.image_list(
             report, rows, key, page, self.page.thumb_url, self.reading.busy, self.reading.first
         )
         on_page = keys[first : first + view.PAGE_SIZE]
-        near = {key, *chain[max(0, at - DETAILED_REACH) : at + DETAILED_REACH]}
+        detailed = {key, *chain[max(0, index - DETAILED_REACH) : index + DETAILED_REACH]}
         items = {
-            each: self._item(each, positions, len(keys), each in near)
+            each: self._item(each, positions, len(keys), each in detailed)
             for each in dict.fromkeys([key, *chain, *on_page])
         }
         return {
             "stamp": stamp,
             "open": key,
             "chain": chain,
-            "at": at,
-            "ring": ring,
+            "at": index,
+            "ring": is_whole,
             "items": {each: item for each, item in items.items() if item},
             "list": html,
             "page": on_page,
@@ -376,8 +376,8 @@ class CaptionHandlers:
             "show": show,
             "sort": str(state.get("sort", "folder")),
             "find": find,
-            "wrong": wrong,
-            "narrowed": len(rows) if self._narrowed() and not wrong else None,
+            "wrong": filter_problem,
+            "narrowed": len(rows) if self._is_filtered() and not filter_problem else None,
             "tally": view.lead(report) + encoding_notice(report),
             **self._steps(),
         }
@@ -391,23 +391,23 @@ class CaptionHandlers:
             return ([key], 0, False) if key else ([], -1, False)
         if key in positions and len(keys) <= 2 * reach + 1:
             return list(keys), positions[key], True
-        ahead = positions[key] + 1 if key in positions else self._gap(key, keys)
-        behind = ahead - 2 if key in positions else ahead - 1
+        next_index = positions[key] + 1 if key in positions else self._gap(key, keys)
+        previous_index = next_index - 2 if key in positions else next_index - 1
         reach = min(reach, len(keys))
-        before = [keys[(behind - number) % len(keys)] for number in range(reach)][::-1]
-        after = [keys[(ahead + number) % len(keys)] for number in range(reach)]
+        before = [keys[(previous_index - number) % len(keys)] for number in range(reach)][::-1]
+        after = [keys[(next_index + number) % len(keys)] for number in range(reach)]
         return [*before, key, *after], reach, False
 
     def _gap(self, key: str, keys: Sequence[str]) -> int:
         """Index of the first image in the list that comes after one that is not in it."""
         in_list = set(keys)
         order = list(keys_of(self.reading.report).values())
-        here = order.index(key) if key in order else -1
-        ahead = next((each for each in order[here + 1 :] if each in in_list), keys[0])
-        return keys.index(ahead)
+        own_index = order.index(key) if key in order else -1
+        next_key = next((each for each in order[own_index + 1 :] if each in in_list), keys[0])
+        return keys.index(next_key)
 
-    def _item(self, key: str, positions: dict[str, int], total: int, near: bool) -> dict[str, Any] | None:
-        """An image for the browser: its caption on disk, its HTML, and with `near` meter and notes."""
+    def _item(self, key: str, positions: dict[str, int], total: int, detailed: bool) -> dict[str, Any] | None:
+        """An image for the browser: its caption on disk, its HTML, and with `detailed` meter and notes."""
         placed = self.edits.image(key)
         if placed is None:
             return None
@@ -419,7 +419,7 @@ class CaptionHandlers:
             "words": placed.image.class_tokens if caption.missing else "",
             "fixed": bool(self.edits.read_only(placed)),
             "stage": view.image(placed, positions.get(key, -1), total, self.page.thumb_url),
-            **(self._about(placed, text) if near else {}),
+            **(self._about(placed, text) if detailed else {}),
         }
 
     def _about(self, placed: Placed, text: str) -> dict[str, str]:
@@ -429,11 +429,11 @@ class CaptionHandlers:
         caption = self.edits.caption(placed)
         text = class_tokens if caption.missing and not text.strip() else text
         tokens = count_tokens(plain_caption(text, settings, class_tokens))
-        longest = self.reading.job.captions.max_token_length
-        others = view.sharing(self.reading.report, placed.image.path, caption.path)
-        notes = view.notes(caption, text, settings, class_tokens, self.edits.read_only(placed), longest, others)
+        limit = self.reading.job.captions.max_token_length
+        sharing = view.sharing(self.reading.report, placed.image.path, caption.path)
+        notes = view.notes(caption, text, settings, class_tokens, self.edits.read_only(placed), limit, sharing)
         return {
-            "meter": view.meter(tokens, longest),
+            "meter": view.meter(tokens, limit),
             "notes": notes + preview(self.reading.job, self.reading.report, placed, text),
         }
 

@@ -44,8 +44,8 @@ SHOWS: dict[str, tuple[str, Callable[[Row], bool]]] = {
 @once_per_report
 def listed(report: Report | None, show: str) -> list[Row]:
     """The training and validation images of one of SHOWS."""
-    test = SHOWS.get(show, SHOWS["all"])[1]
-    return [row for row in report.rows if row.bucket is not None and test(row)] if report else []
+    belongs = SHOWS.get(show, SHOWS["all"])[1]
+    return [row for row in report.rows if row.bucket is not None and belongs(row)] if report else []
 
 
 @once_per_report
@@ -114,44 +114,44 @@ def image(placed: Placed, index: int, total: int, thumb_url: Callable[..., str])
     name = name_of(placed)
     width, height = placed.image.width, placed.image.height
     bucket = placed.placement.bucket
-    where = f"{index + 1:,} of {total:,}" if index >= 0 else f"not in this list of {total:,}"
+    position_text = f"{index + 1:,} of {total:,}" if index >= 0 else f"not in this list of {total:,}"
     control = thumb_url(placed.image.control, 768) if placed.image.control is not None else ""
     url = thumb_url(placed.image.path, 768)
     image = framed_image(url, name, (width, height), placed.placement.frame, control)
     return (
         f'<figure class="stage">{image}{pair_view_buttons() if control else ""}'
-        f"<figcaption><b>{esc(name)}</b><span>{esc(where)}</span>"
+        f"<figcaption><b>{esc(name)}</b><span>{esc(position_text)}</span>"
         f'<span class="hint">{width} × {height}, trains at {bucket[0]} × {bucket[1]}</span></figcaption></figure>'
     )
 
 
-def words_on_length(tokens: int, longest: int) -> str:
+def length_text(tokens: int, limit: int) -> str:
     """Text on a caption's length: "9 of 75 tokens", "81 of 75 tokens: the last 6 are not trained"."""
-    text = f"{tokens} of {longest} tokens"
-    if tokens <= longest:
+    text = f"{tokens} of {limit} tokens"
+    if tokens <= limit:
         return text
-    over = tokens - longest
-    return text + (": the last one is not trained" if over == 1 else f": the last {over} are not trained")
+    truncated = tokens - limit
+    return text + (": the last one is not trained" if truncated == 1 else f": the last {truncated} are not trained")
 
 
 def meter(tokens: int, longest: int) -> str:
     """HTML of a bar of the token count, with marks at one, two and three windows of the text encoder; of a long text only at
     `longest`."""
     scale = max(WINDOWS[-1], tokens)
-    shown = WINDOWS if scale < 2 * WINDOWS[-1] else (longest,)  # else the marks would overlap
+    limits = WINDOWS if scale < 2 * WINDOWS[-1] else (longest,)  # else the marks would overlap
     trained = min(tokens, longest)
-    over = tokens - trained
+    truncated = tokens - trained
     marks = "".join(
-        f'<span class="notch{" limit" if at == longest else ""}" style="left:{100 * at / scale:.2f}%"><i>'
-        f"</i>{at}</span>"
-        for at in shown
+        f'<span class="notch{" limit" if limit == longest else ""}" style="left:{100 * limit / scale:.2f}%"><i>'
+        f"</i>{limit}</span>"
+        for limit in limits
     )
-    message = words_on_length(tokens, longest)
+    message = length_text(tokens, longest)
     return (
-        f'<div class="meter{" too-long" if over else ""}"><div class="counted" role="status">{esc(message)}</div>'
+        f'<div class="meter{" too-long" if truncated else ""}"><div class="counted" role="status">{esc(message)}</div>'
         f'<div class="track" role="img" aria-label="{esc(message)}"><span class="kept" '
         f'style="width:{100 * trained / scale:.2f}%"></span>'
-        f'<span class="over" style="width:{100 * over / scale:.2f}%"></span>{marks}</div></div>'
+        f'<span class="over" style="width:{100 * truncated / scale:.2f}%"></span>{marks}</div></div>'
     )
 
 
@@ -187,9 +187,9 @@ def notes(
     fixed          the reason why the caption is read-only, or ""      others    names of other images with this caption file
     """
     name = esc(printable(caption.path.name))
-    also = f", also the caption of {esc(printable(first_of(others, 3)))}" if others else ""
+    sharing_note = f", also the caption of {esc(printable(first_of(others, 3)))}" if others else ""
     source = {
-        "file": f"From <code>{name}</code>{also}.",
+        "file": f"From <code>{name}</code>{sharing_note}.",
         "blank": f"<code>{name}</code> is empty, so the image is trained with an empty caption.",
         "metadata": f"Read only. {esc(fixed)}. Edit it there, then press Reload on the Dataset tab.",
         "words": f"No caption file: the image is trained with the class tokens of its folder. Saving a text creates <code>{name}</code>.",
@@ -203,10 +203,10 @@ def notes(
         lines = sum(bool(line.strip()) for line in text.split("\n"))
         why = "Only the first line is trained: " if lines > 1 and settings.caption_lines == "first" else "Trained as: "
         parts.append(f'<p class="hint">{why}<q>{esc(trained)}</q></p>')
-    whole, cut = cut_at(trained, longest) if longest else (trained, "")
+    used, cut = cut_at(trained, longest) if longest else (trained, "")
     if cut:
         parts.append(
-            f'<p class="hint cut">Cut after {longest} tokens: … {esc(whole[-60:])} <del>{esc(short(cut, MAX_CUT))}</del></p>'
+            f'<p class="hint cut">Cut after {longest} tokens: … {esc(used[-60:])} <del>{esc(short(cut, MAX_CUT))}</del></p>'
         )
     if caption.problem is not None and caption.source != "blank":  # which the first note mentions
         parts.append(problems_html([caption.problem]))
@@ -228,10 +228,10 @@ def tally(report: Report | None) -> str:
         return ""
     rows = listed(report, "all")
     captioned = sum(row.source in IMAGE_SOURCES for row in rows)
-    rest = len(rows) - captioned
-    without = "" if not rest else f", {rest:,} without"
+    missing = len(rows) - captioned
+    missing_text = "" if not missing else f", {missing:,} without"
     longest = f" The longest has {count(report.longest_tokens, 'token')}." if report.longest_tokens is not None else ""
-    return f"{count(captioned, 'image')} with a caption{without}.{longest}"
+    return f"{count(captioned, 'image')} with a caption{missing_text}.{longest}"
 
 
 def earlier(changes: Sequence[tuple[Entry, Change]]) -> str:
@@ -274,6 +274,6 @@ def _when(seconds: float) -> str:
 
 def _changed_files(entry: Entry, files: int, damaged: int) -> str:
     """The changed file, or the number of changed files."""
-    what = str(entry.about.get("first", "")) if files == 1 and "first" in entry.about else count(files, "file")
-    by = f", by {entry.about['person']}" if "person" in entry.about else ""
-    return f"{what}{by} ({count(damaged, 'damaged line')} left out)" if damaged else f"{what}{by}"
+    files_text = str(entry.about.get("first", "")) if files == 1 and "first" in entry.about else count(files, "file")
+    person = f", by {entry.about['person']}" if "person" in entry.about else ""
+    return f"{files_text}{person} ({count(damaged, 'damaged line')} left out)" if damaged else f"{files_text}{person}"

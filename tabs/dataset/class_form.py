@@ -69,8 +69,8 @@ class ClassForm:
     def jobs(self) -> list[Any]:
         """Entries of the queue with this task: open ones, and the last ended one."""
         entries = [entry for entry in self.page.engine.queue() if entry.task == TASK]
-        going = [entry for entry in entries if entry.state in ("waiting", "running")]
-        return going or entries[-1:]
+        open_entries = [entry for entry in entries if entry.state in ("waiting", "running")]
+        return open_entries or entries[-1:]
 
     @property
     def stamp(self) -> str:
@@ -86,14 +86,14 @@ class ClassForm:
             return f'<div class="class-line">{head}</div>'
         word = (entry.class_word if entry else None) or first_class_word(self.page.project.job.dataset)
         known, hints = self.form.known, {"class_word": word} if word else {}
-        form = self.form.fields([name for name in known if known[name].level == "shown"], hints=hints)
-        more = self.form.fields([name for name in known if known[name].level != "shown"], hints=hints)
-        make = button("class_make", "Generate", number, kind="primary")
+        fields = self.form.fields([name for name in known if known[name].level == "shown"], hints=hints)
+        sampling = self.form.fields([name for name in known if known[name].level != "shown"], hints=hints)
+        generate = button("class_make", "Generate", number, kind="primary")
         about = "At the training resolutions. Only missing images are generated, so a stopped job can be resumed."
         return (
             f'<div class="class-line">{head}</div><div class="concept-more">{self.form.bar()}'
-            f'<div class="concept-fields">{form}</div><h4>Sampling</h4><div class="concept-fields">{more}</div>'
-            f'<div class="class-line">{make}<span class="hint">{esc(about)}</span></div></div>'
+            f'<div class="concept-fields">{fields}</div><h4>Sampling</h4><div class="concept-fields">{sampling}</div>'
+            f'<div class="class-line">{generate}<span class="hint">{esc(about)}</span></div></div>'
         )
 
     def _going(self, entry: Source | None) -> str:
@@ -104,6 +104,6 @@ class ClassForm:
                 continue
             state = {"running": "generating", "done": "generated"}.get(job.state, job.state)
             state += f". {job.message}" if job.message else ""
-            follows = f' data-waits="{esc(job.id)}"' if job.state == "waiting" else ""
-            return f'<span class="hint" role="status">Regularization images: <span{follows}>{esc(state)}</span></span>'
+            waits = f' data-waits="{esc(job.id)}"' if job.state == "waiting" else ""
+            return f'<span class="hint" role="status">Regularization images: <span{waits}>{esc(state)}</span></span>'
         return ""

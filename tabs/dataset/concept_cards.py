@@ -15,13 +15,13 @@ from core.settings.dataset.source import Source
 from core.settings.job import TrainJob
 from core.settings.values import shown_value
 from tabs.dataset.concepts import FolderContents
-from tabs.form.form_values import SHARED_NAMES, SOURCE, in_words
+from tabs.form.form_values import SHARED_NAMES, SOURCE, settings_text
 from tabs.form.view import FieldView
 from tabs.markup import breakable, button, choice_list, empty_state, esc, row_of, section
 
 FOLDERS_SHOWN = 12
 ClassForm = Callable[[int, Source | None], str]
-_note_on = lru_cache(maxsize=500)(identifier_note)
+_cached_note = lru_cache(maxsize=500)(identifier_note)
 NONE: Mapping[int, Sequence[str]] = MappingProxyType({})
 SHORT_LIST = 3  # of a folder's own settings that are named on its card
 HEAD = ("enabled", "role", "folder")  # at the top of a card
@@ -58,7 +58,7 @@ def cards(
     for number, (entry, inside) in enumerate(zip(entries, contents, strict=True)):
         root = resolve_path(entry.folder)
         name, tokens = printable(root.name or entry.folder), proposed.get(number)
-        more = _more(number, entry, common) if number in opened else ""
+        more = _all_settings(number, entry, common) if number in opened else ""
         form = class_form(number, entry) if entry.role == "regularization" else ""
         state = ("" if entry.enabled else " is-off") + f" {entry.role}"
         body += (
@@ -83,27 +83,27 @@ def common_values(job: TrainJob) -> dict[str, Any]:
 def _head(
     number: int, entry: Source, contents: FolderContents, name: str, thumb_url: Callable[..., str], unread: bool
 ) -> str:
-    shown = display_path(resolve_path(entry.folder))
+    path = display_path(resolve_path(entry.folder))
     image = '<span class="concept-pic"></span>'
     if contents.first is not None:
         url = esc(thumb_url(contents.first, 128))
         image = f'<img class="concept-pic" src="{url}" alt="" loading="lazy" decoding="async">'
-    ticked = " checked" if entry.enabled else ""
-    use = (
-        f'<label class="switch"><input type="checkbox" data-act="own" data-arg="{number}:enabled"{ticked} '
+    checked = " checked" if entry.enabled else ""
+    enabled_box = (
+        f'<label class="switch"><input type="checkbox" data-act="own" data-arg="{number}:enabled"{checked} '
         f'aria-label="Use {esc(name)}"><b>{esc(name)}</b></label>'
     )
     roles = [(SOURCE["role"].label(role), role) for role in SOURCE["role"].choices]
     role = choice_list("own", roles, entry.role, f"Role of {name}", arg=f"{number}:role")
     return (
-        f'<div class="concept-head">{image}<div class="who">{use}'
-        f'<span class="hint path" title="{esc(shown)}">{esc(shown)}</span>'
-        f'<span class="counted">{esc(_counted(entry, contents, unread))}</span></div>'
+        f'<div class="concept-head">{image}<div class="who">{enabled_box}'
+        f'<span class="hint path" title="{esc(path)}">{esc(path)}</span>'
+        f'<span class="counted">{esc(_views_text(entry, contents, unread))}</span></div>'
         f'<div class="does">{role}</div></div>'
     )
 
 
-def _counted(entry: Source, contents: FolderContents, unread: bool) -> str:
+def _views_text(entry: Source, contents: FolderContents, unread: bool) -> str:
     """Text with the number of images and views per epoch."""
     if not entry.enabled:
         return "left out"
@@ -123,8 +123,8 @@ def _fields(number: int, entry: Source, contents: FolderContents) -> str:
     repeats, tokens = {each.repeats for each in contents.folders}, {each.class_tokens for each in contents.folders}
     repeated = str(next(iter(repeats))) if len(repeats) == 1 else ("by name" if repeats else "1")
     class_tokens = (next(iter(tokens)) or "none") if len(tokens) == 1 else ("by name" if tokens else "none")
-    both = " ".join(word for word in (entry.identifier, entry.class_word) if word)
-    hints = {"num_repeats": repeated, "class_tokens": both or class_tokens}
+    tokens_text = " ".join(word for word in (entry.identifier, entry.class_word) if word)
+    hints = {"num_repeats": repeated, "class_tokens": tokens_text or class_tokens}
     return "".join(_field(number, entry, name, hints.get(name, "")) for name in ON_CARD if _applies(name, entry.role))
 
 
@@ -135,7 +135,7 @@ def _applies(name: str, role: str) -> bool:
 
 def _identifier_line(number: int, entry: Source, proposed: Sequence[str] | None) -> str:
     """HTML of a note on the identifier's tokens, and of the proposed rare tokens."""
-    note = _note_on(entry.identifier) if entry.identifier and entry.role != "validation" else ""
+    note = _cached_note(entry.identifier) if entry.identifier and entry.role != "validation" else ""
     hint = f'<span class="hint">{esc(note)}</span>' if note else ""
     buttons = "".join(button("word", word, f"{number}:{word}", label=f"Use {word}") for word in proposed or ())
     offers = f'<span class="offers">{buttons}</span>' if buttons else ""
@@ -165,21 +165,21 @@ def _more_line(number: int, entry: Source, name: str, opened: bool, proposed: bo
     names = [*overridden_settings(entry), *(name for name in PLAIN if getattr(entry, name) != SOURCE[name].default)]
     summary = "same as all folders"
     if names:
-        summary = f"{count(len(names), 'setting')} set here: {in_words(names[:SHORT_LIST], entry)}"
+        summary = f"{count(len(names), 'setting')} set here: {settings_text(names[:SHORT_LIST], entry)}"
         summary += " ..." if len(names) > SHORT_LIST else ""
     label = "Less" if opened else "More"
     note = "Removes it from this list; its files are kept"
     remove = button("remove", "Remove", number, kind="quiet", title=note, label=f"Remove {name}")
-    ask = "Other identifiers" if proposed else "Suggest rare words"
-    propose = button("propose", ask, number, kind="quiet") if entry.role == "train" else ""
-    unfold = (
+    propose_label = "Other identifiers" if proposed else "Suggest rare words"
+    propose = button("propose", propose_label, number, kind="quiet") if entry.role == "train" else ""
+    more_button = (
         f'<button type="button" class="btn quiet" data-act="more" data-arg="{number}" '
         f'aria-expanded="{"true" if opened else "false"}">{label}</button>'
     )
-    return f'<div class="more-line">{unfold}<span class="hint" title="{esc(summary)}">{esc(summary)}</span>{propose}{remove}</div>'
+    return f'<div class="more-line">{more_button}<span class="hint" title="{esc(summary)}">{esc(summary)}</span>{propose}{remove}</div>'
 
 
-def _more(number: int, entry: Source, common: dict[str, Any]) -> str:
+def _all_settings(number: int, entry: Source, common: dict[str, Any]) -> str:
     """HTML of all settings that a folder can have. An empty field shows the common value."""
     blocks = ""
     for title, names in SHARED_NAMES.items():

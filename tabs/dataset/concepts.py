@@ -29,14 +29,14 @@ def entries_of(job: TrainJob) -> list[Source]:
 
 def with_entries(job: TrainJob, entries: Sequence[Any]) -> TrainJob:
     """Return `job` with these folders. The first ones become short settings if these can express them."""
-    plain = [to_values(entry) if isinstance(entry, Source) else dict(entry) for entry in entries]
+    folders = [to_values(entry) if isinstance(entry, Source) else dict(entry) for entry in entries]
     values = to_values(job)
     values["dataset"]["folder"] = values["dataset"]["reg_data_dir"] = None
-    if plain and plain[0] == to_values(Source(folder=plain[0]["folder"])):
-        values["dataset"]["folder"] = plain.pop(0)["folder"]
-    if plain and plain[0] == to_values(Source(folder=plain[0]["folder"], role="regularization")):
-        values["dataset"]["reg_data_dir"] = plain.pop(0)["folder"]
-    values["dataset"]["sources"] = plain
+    if folders and folders[0] == to_values(Source(folder=folders[0]["folder"])):
+        values["dataset"]["folder"] = folders.pop(0)["folder"]
+    if folders and folders[0] == to_values(Source(folder=folders[0]["folder"], role="regularization")):
+        values["dataset"]["reg_data_dir"] = folders.pop(0)["folder"]
+    values["dataset"]["sources"] = folders
     return build_job(TrainJob, values)
 
 
@@ -49,8 +49,8 @@ def changed(entry: Source, name: str, text: str, roots: Roots) -> dict[str, Any]
         what = "The folder's path is empty"
         raise ProblemsError.one(what, "Folder", "enter a path, or remove the folder", "folder.no-path")
     values = changed_values(SOURCE, to_values(entry), name, text, roots)
-    gone = values[name] is None and name not in ("num_repeats", "class_tokens")
-    return {each: value for each, value in values.items() if not (gone and each == name)}
+    unset = values[name] is None and name not in ("num_repeats", "class_tokens")
+    return {each: value for each, value in values.items() if not (unset and each == name)}
 
 
 def with_shared_settings(entry: Source) -> dict[str, Any]:

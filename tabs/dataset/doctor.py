@@ -22,9 +22,9 @@ from tabs.markup import button, esc, progress, row_of, section
 from tabs.server.browsers import Browser
 
 IMAGES_SHOWN = 12
-GOES = " <span>would be removed</span>"
+REMOVED = " <span>would be removed</span>"
 FINDINGS_SHOWN = 20
-BACK_SHOWN = 4
+REMOVALS_SHOWN = 4
 PUT_BACK = "put_back_images"  # command
 MOST_AT_ONCE = 0.25  # of the images; more are moved only after a question
 
@@ -34,16 +34,16 @@ class DoctorHandlers:
 
     def __init__(self, page: Page, reading: Reading):
         self.page, self.reading = page, reading
-        self._away: tuple[object, list[Removal]] = (None, [])
+        self._removals: tuple[object, list[Removal]] = (None, [])
         self._turn = 0
-        self._treated: set[str] = set()
+        self._finished: set[str] = set()
         page.commands[PUT_BACK] = self.undo
 
-    def put_away(self, finding_id: str, entries: Sequence[Source]) -> None:
+    def move_to_trash(self, finding_id: str, entries: Sequence[Source]) -> None:
         """Move the images that a finding advises to remove to the trash of their folders, read the dataset again, and say so, with
         Undo. Raises ProblemsError for a finding that no longer exists, unless it was treated before."""
         finding = next((each for each in self.reading.findings or () if each.id == finding_id), None)
-        if finding is None and finding_id in self._treated:  # a second click on the same button
+        if finding is None and finding_id in self._finished:  # a second click on the same button
             return
         if finding is None:
             raise ProblemsError.one("This finding no longer exists", "Dataset", "check again", code="doctor.gone")
@@ -57,36 +57,35 @@ class DoctorHandlers:
             raise
         self.page.browser.moved_images = moved
         self._turn += 1
-        self._treated.add(finding_id)
+        self._finished.add(finding_id)
         self.reading.findings = tuple(each for each in self.reading.findings or () if each.id != finding_id)
         self.reading.want(now=True)
         self.page.say("done", f"{count(len(finding.advised), 'image')} moved to the trash.", undo_by=PUT_BACK)
 
     def undo(self, data: dict[str, Any], browser: Browser) -> None:
         """Restore the images that this browser has moved last."""
-        tokens, browser.moved_images = (
-            browser.moved_images,
-            [],
-        )  # at once: the second of two presses finds nothing to do
+        # at once: the second of two presses finds nothing to do
+        tokens, browser.moved_images = browser.moved_images, []
         for token in tokens:
             self.put_back(token, entries_of(self.page.project.job))
 
     def _by_folder(self, finding: Finding, entries: Sequence[Source]) -> dict[str, list[Key]]:
         """{folder: keys of the images to remove that are in it}: each folder's trash takes its own."""
-        report, used = self.reading.report, [entry for entry in entries if entry.enabled]
+        report, enabled = self.reading.report, [entry for entry in entries if entry.enabled]
         rows = [row for row in report.rows if row.key in set(finding.advised)] if report else []
-        if not rows or max(row.concept for row in rows) >= len(used):
+        if not rows or max(row.concept for row in rows) >= len(enabled):
             what = "The images are no longer in these folders"
             raise ProblemsError.one(what, "Dataset", "reload the folder", "doctor.no-images")
-        found: dict[str, list[Key]] = {}
+        keys: dict[str, list[Key]] = {}
         for row in rows:
-            found.setdefault(str(self.page.roots.check(used[row.concept].folder, "dataset.folder")), []).append(row.key)
-        return found
+            folder = str(self.page.roots.check(enabled[row.concept].folder, "dataset.folder"))
+            keys.setdefault(folder, []).append(row.key)
+        return keys
 
     def put_back(self, token: str, entries: Sequence[Source]) -> None:
         """Restore the images of one action, and read the dataset again. Raises ProblemsError if the trash of the dataset's
         folders does not have it."""
-        if token not in [each.token for each in self.away(entries)]:
+        if token not in [each.token for each in self.removals(entries)]:
             raise ProblemsError.one("This was already restored", "Dataset", "check the list", "doctor.already-restored")
         try:
             put_back(token)
@@ -95,21 +94,21 @@ class DoctorHandlers:
         self.reading.want(now=True)
         self.page.say("done", "The images were restored from the trash.")
 
-    def away(self, entries: Sequence[Source]) -> list[Removal]:
+    def removals(self, entries: Sequence[Source]) -> list[Removal]:
         """The actions recorded in the trash of the dataset's folders, newest first; cached until the next action or reading."""
         key = (self._turn, self.reading.version, tuple(entry.folder for entry in entries))
-        if self._away[0] != key:
+        if self._removals[0] != key:
             folders = dict.fromkeys(
                 resolve_path(entry.folder) for entry in entries if self.page.roots.holds(resolve_path(entry.folder))
             )
             actions = [each for folder in folders for each in undoable_actions(folder)]
-            self._away = (key, sorted(actions, key=lambda each: -each.when))
-        return self._away[1]
+            self._removals = (key, sorted(actions, key=lambda each: -each.when))
+        return self._removals[1]
 
     def html(self, entries: Sequence[Source]) -> str:
         reading = self.reading
         body = cards(reading.findings, reading.report, self.page.thumb_url, reading.examining)
-        body += back(self.away(entries))
+        body += removals_html(self.removals(entries))
         if not body:
             return ""
         number = len(reading.findings or ())
@@ -148,47 +147,47 @@ def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> s
         items = ""
         for image in group[: IMAGES_SHOWN - shown]:
             shown += 1
-            name, goes = printable(image.key[-1]), image.key in advised
+            name, removed = printable(image.key[-1]), image.key in advised
             folder = f"{printable(image.key[0])}/" if names[image.key[-1]] > 1 else ""
             tooltip = ", ".join(
-                part for part in (folder + name, image.note, "would be removed" if goes else "") if part
+                part for part in (folder + name, image.note, "would be removed" if removed else "") if part
             )
-            shows = "" if finding.advised else ' class="unseen"'  # which file goes is worth a line
+            name_class = "" if finding.advised else ' class="unseen"'  # which file goes is worth a line
             place = places.get(image.key)
-            where = f' data-act="open" data-arg="{place[0]}"{row_of(key_of(place[1]))}' if place else " disabled"
+            opens = f' data-act="open" data-arg="{place[0]}"{row_of(key_of(place[1]))}' if place else " disabled"
             items += (
-                f'<button type="button" class="seen{" goes" if goes else ""}"{where} title="{esc(tooltip)}">'
+                f'<button type="button" class="seen{" goes" if removed else ""}"{opens} title="{esc(tooltip)}">'
                 f'<img src="{esc(thumb_url(image.path, 96))}" alt="" loading="lazy" decoding="async">'
-                f"{folder and f'<b{shows}>{esc(folder)}</b>'}<b{shows}>{esc(name)}</b> <span>{esc(image.note)}</span>"
-                f"{GOES if goes else ''}</button>"
+                f"{folder and f'<b{name_class}>{esc(folder)}</b>'}<b{name_class}>{esc(name)}</b> <span>{esc(image.note)}</span>"
+                f"{REMOVED if removed else ''}</button>"
             )
         images += f'<div class="seen-group">{items}</div>'
-    rest = finding.count - shown
-    more = f'<p class="hint">and {count(rest, "more image")}</p>' if rest > 0 else ""
-    act = ""
+    hidden = finding.count - shown
+    more = f'<p class="hint">and {count(hidden, "more image")}</p>' if hidden > 0 else ""
+    trash_button = ""
     if finding.action == "put away" and finding.advised:
         number = len(finding.advised)
         tooltip = "Moves them with their captions to the trash folder next to the dataset; they can be restored"
-        most = (
+        question = (
             f"These are {number:,} of {len(places):,} images. {tooltip}." if number > MOST_AT_ONCE * len(places) else ""
         )
-        act = button("away", f"Move {number:,} to trash", finding.id, title=tooltip, sure=most)
+        trash_button = button("away", f"Move {number:,} to trash", finding.id, title=tooltip, sure=question)
     kind = "Error" if finding.level == "error" else "Advice"
     return (
         f'<article class="finding {esc(finding.level)}"><div class="finding-head"><span class="kind">{kind}</span>'
         f"<div><strong>{esc(KINDS.get(finding.kind, finding.kind))}</strong><p>{esc(finding.what)}</p>"
-        f'<p class="hint">{esc(finding.fix)}</p></div>{act}</div><div class="seen-row">{images}</div>{more}</article>'
+        f'<p class="hint">{esc(finding.fix)}</p></div>{trash_button}</div><div class="seen-row">{images}</div>{more}</article>'
     )
 
 
-def back(away: Sequence[Removal]) -> str:
-    """HTML of the first BACK_SHOWN actions that can be undone, and the number of the others."""
+def removals_html(removals: Sequence[Removal]) -> str:
+    """HTML of the first REMOVALS_SHOWN actions that can be undone, and the number of the others."""
     rows = ""
-    for each in away[:BACK_SHOWN]:
+    for each in removals[:REMOVALS_SHOWN]:
         when = time.strftime("%d %B, %H:%M", time.localtime(each.when))
         message = f"{count(len(each.images), 'image')} removed on {when}: {each.reason}"
         undo = button("back", "Restore", each.token, label=f"Restore: {message}")
         rows += f'<div class="told"><span>{esc(message)}</span>{undo}</div>'
-    if len(away) > BACK_SHOWN:
-        rows += f'<p class="hint">and {count(len(away) - BACK_SHOWN, "earlier action")} in the trash folder</p>'
+    if len(removals) > REMOVALS_SHOWN:
+        rows += f'<p class="hint">and {count(len(removals) - REMOVALS_SHOWN, "earlier action")} in the trash folder</p>'
     return f'<div class="away">{rows}</div>' if rows else ""

@@ -68,6 +68,6 @@ class Exchange:
 
 def buttons() -> str:
     """HTML of the export buttons."""
-    each = "".join(button("export", f"Export {kind.upper()}", kind, kind="quiet") for kind in KINDS)
-    about = "Export the folders and their settings as an sd-scripts dataset config:"
-    return f'<div class="exchange"><span class="hint">{about}</span>{each}</div>'
+    exports = "".join(button("export", f"Export {kind.upper()}", kind, kind="quiet") for kind in KINDS)
+    text = "Export the folders and their settings as an sd-scripts dataset config:"
+    return f'<div class="exchange"><span class="hint">{text}</span>{exports}</div>'

@@ -53,7 +53,7 @@ SHOWS: dict[str, tuple[str, Callable[[Row], bool]]] = {
 RARE = ("held", "masks", "control")  # in the list only if they have images
 
 
-def shown_rows(report: Report | None, show: str) -> list[tuple[int, Row]]:
+def rows_of_view(report: Report | None, show: str) -> list[tuple[int, Row]]:
     """[(index in the report, row)] of a view: one of SHOWS, or a bucket "512x768"."""
     rows = list(enumerate(report.rows)) if report else []
     if show in SHOWS:
@@ -68,11 +68,11 @@ def shown_rows(report: Report | None, show: str) -> list[tuple[int, Row]]:
 def validation_states(entries: Sequence[Source]) -> Callable[[Row], str]:
     """Return a function of an image: "named" if validation_images has it, "free" if the user can choose it for validation, else
     ""."""
-    used = [entry for entry in entries if entry.enabled]
-    named = [set(entry.validation_images) for entry in used]
+    enabled = [entry for entry in entries if entry.enabled]
+    named = [set(entry.validation_images) for entry in enabled]
 
     def state(row: Row) -> str:
-        if not 0 <= row.concept < len(used) or used[row.concept].role != "train" or row.bucket is None:
+        if not 0 <= row.concept < len(enabled) or enabled[row.concept].role != "train" or row.bucket is None:
             return ""
         if row.key[1] in named[row.concept] or row.path.name in named[row.concept]:
             return "named"
@@ -92,7 +92,7 @@ def grid(
 ) -> str:
     """HTML of one page of thumbnails, with pagers and the list of views.
 
-    show    the view, as of `shown_rows`                 page    from 0; clamped
+    show    the view, as of `rows_of_view`                 page    from 0; clamped
     busy    the dataset is being read                    first   rows that are shown until there is a report
     hold    returns an image's `hold` of `tile`
     """
@@ -105,19 +105,19 @@ def grid(
             waiting = '<div class="tiles waiting" aria-hidden="true">' + '<div class="tile"></div>' * 12 + "</div>"
             return section("Images", waiting)
         return section("Images", empty_state("No images yet.", "Choose a folder above, or drop images or a zip."))
-    rows = shown_rows(report, show)
+    rows = rows_of_view(report, show)
     pages = page_count(len(rows), PAGE_SIZE)
     page = max(0, min(page, pages - 1))
     part = rows[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
     tiles = "".join(tile(number, row, thumb_url, hold(row)) for number, row in part)
-    blocks = [] if report.rows else errors(report.problems)
-    nothing = empty_state("No images here.", "Choose another view on the right.")
-    if blocks:
-        nothing = empty_state(f"{blocks[0].what}.", f"{blocks[0].fix[:1].upper()}{blocks[0].fix[1:]}")
-    body = f'<ul class="tiles">{tiles}</ul>' if tiles else nothing
+    failed = [] if report.rows else errors(report.problems)
+    empty = empty_state("No images here.", "Choose another view on the right.")
+    if failed:
+        empty = empty_state(f"{failed[0].what}.", f"{failed[0].fix[:1].upper()}{failed[0].fix[1:]}")
+    body = f'<ul class="tiles">{tiles}</ul>' if tiles else empty
     choices = []
-    for name, (title, test) in SHOWS.items():
-        number = sum(map(test, report.rows))
+    for name, (title, belongs) in SHOWS.items():
+        number = sum(map(belongs, report.rows))
         if number or name not in RARE or name == show:
             choices.append((f"{title} ({number:,})", name))
     if show not in SHOWS:
@@ -134,11 +134,11 @@ def tile(number: int, row: Row, thumb_url: Callable[..., str], hold: str = "") -
     chosen for validation, "" where it cannot be, else any text"""
     name = printable(row.key[1])
     image = _image(row, name, thumb_url)
-    opens = row.bucket is not None
-    if opens:
+    editable = row.bucket is not None
+    if editable:
         caption = f'<div class="says{"" if row.source in IMAGE_SOURCES else " folder"}" title="{esc(row.caption)}">{_caption(row)}</div>'
-        about = f"Edit the caption of {name}"
-        opener = f'<button type="button" class="shot" data-act="open" data-arg="{number}" aria-label="{esc(about)}">'
+        label = f"Edit the caption of {name}"
+        opener = f'<button type="button" class="shot" data-act="open" data-arg="{number}" aria-label="{esc(label)}">'
         body = opener + image + "</button>"
     else:
         caption = f'<div class="says">{esc("It " + row.why if row.why else "It is not trained.")}</div>'

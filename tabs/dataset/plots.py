@@ -31,10 +31,10 @@ def size_marks(sizes: Sequence[tuple[int, int]]) -> tuple[list[tuple[float, floa
         cell = longest / cells if longest else 1
         groups: dict[tuple[int, int], list[float]] = {}
         for (width, height), number in Counter(sizes).items():
-            held = groups.setdefault((int(width / cell), int(height / cell)), [0.0, 0.0, 0.0])
-            held[0] += width * number
-            held[1] += height * number
-            held[2] += number
+            sums = groups.setdefault((int(width / cell), int(height / cell)), [0.0, 0.0, 0.0])
+            sums[0] += width * number
+            sums[1] += height * number
+            sums[2] += number
         marks = [(w / n, h / n, int(n)) for w, h, n in groups.values()]
         if len(marks) <= MOST_MARKS:
             break
@@ -53,7 +53,7 @@ def sizes_plot(job: TrainJob, report: Report | None) -> str:
     widths = [top * step / 60 for step in range(1, 61) if area * 60 / step <= top * top]
     most = max(number for _, _, number in marks)
     spots = [
-        (round(width), round(height), round(2.5 + 6 * math.sqrt(number / most), 1), _size_words(width, height, number))
+        (round(width), round(height), round(2.5 + 6 * math.sqrt(number / most), 1), _size_text(width, height, number))
         for width, height, number in sorted(marks, key=lambda mark: -mark[2])
     ]
     small = sum(width * height < area for width, height in sizes)
@@ -63,17 +63,17 @@ def sizes_plot(job: TrainJob, report: Report | None) -> str:
         "steps": [round(width) for width in widths],
         "values": [round(area / width) for width in widths],
     }
-    chart = client_rendered("chart", _plane(label, top, top, "width", "height") | {"lines": [line], "spots": spots})
+    chart = client_rendered("chart", _axes(label, top, top, "width", "height") | {"lines": [line], "spots": spots})
     caption = f'<p class="hint">Below the line an image has fewer pixels than the resolution ({small:,} do).</p>'
-    different = len(set(sizes))
-    return section("Sizes", chart + caption, f"{different:,} different" if different > 1 else "all the same")
+    distinct = len(set(sizes))
+    return section("Sizes", chart + caption, f"{distinct:,} different" if distinct > 1 else "all the same")
 
 
-def _size_words(width: float, height: float, number: int) -> str:
+def _size_text(width: float, height: float, number: int) -> str:
     return f"{width:,.0f} × {height:,.0f}: {count(number, 'image')}"
 
 
-def _plane(label: str, right: float, top: float, across: str, up: str) -> dict[str, Any]:
+def _axes(label: str, right: float, top: float, across: str, up: str) -> dict[str, Any]:
     """Common options of the charts, whose axes begin at 0."""
     return {"label": label, "right": round(right, 1), "top": round(top, 1), "across": across, "up": up, "lines": []}
 
@@ -90,9 +90,9 @@ def balance(names: Sequence[str], roles: Sequence[str], views: Sequence[int]) ->
     rows = ""
     for name, role, number in zip(names, roles, views, strict=True):
         share = number / total
-        of = "" if role == "train" else f' <span class="hint">{esc(role)}</span>'
+        role_note = "" if role == "train" else f' <span class="hint">{esc(role)}</span>'
         rows += (
-            f'<div class="share-row {esc(role)}" title="{number:,} of {total:,} views"><span class="name">{esc(name)}{of}</span>'
+            f'<div class="share-row {esc(role)}" title="{number:,} of {total:,} views"><span class="name">{esc(name)}{role_note}</span>'
             f'<span class="track"><i style="width:{100 * share:.1f}%"></i></span>'
             f'<span class="num">{number:,}</span><span class="num hint">{share:.0%}</span></div>'
         )
@@ -125,17 +125,17 @@ def lengths_plot(report: Report | None) -> str:
     marks = [mark for mark in WINDOWS if mark <= max(beyond + WINDOWS[0], limit)]  # those reached, and the next
     right = max(len(bins) * size, max(marks)) * 1.04
     columns = [
-        (index * size, size, number, _length_words(index * size, size, number), index * size > limit)
+        (index * size, size, number, _length_text(index * size, size, number), index * size > limit)
         for index, number in enumerate(bins)
         if number
     ]
     over = sum(number > limit for number in tokens)
     label = f"Captions by tokens; {over:,} are longer than {limit} and are truncated"
     aside = f"{count(over, 'caption')} truncated at {limit}" if over else f"none is truncated at {limit}"
-    plane = _plane(label, right, max(bins) * 1.1, "tokens", "captions")
-    chart = client_rendered("chart", plane | {"columns": columns, "marks": marks, "limit": limit})
+    chart_options = _axes(label, right, max(bins) * 1.1, "tokens", "captions")
+    chart = client_rendered("chart", chart_options | {"columns": columns, "marks": marks, "limit": limit})
     return section("Caption length in tokens", chart, aside)
 
 
-def _length_words(begin: int, size: int, number: int) -> str:
+def _length_text(begin: int, size: int, number: int) -> str:
     return f"{begin} to {begin + size - 1} tokens: {count(number, 'caption')}"

@@ -22,11 +22,11 @@ MAX_DATASETS = 50
 
 @dataclass(frozen=True)
 class Choice:
-    """One choice. does: its effect; values: {path: value} of its settings"""
+    """One choice. values: {path: value} of its settings"""
 
     name: str
-    words: str
-    does: str
+    title: str
+    effect: str
     values: dict[str, Any]
 
 
@@ -114,12 +114,12 @@ def with_answered(state: dict[str, Any], job: TrainJob, kinds: Collection[str]) 
 def change_folders(project: Project, entries: Sequence[Any], did: str) -> None:
     """Replace the folders and their settings. Questions that were answered before stay answered. did: label of the undo step"""
     with project.lock:
-        done = answered(project.tab_state(TAB), project.job)
+        kinds = answered(project.tab_state(TAB), project.job)
         project.change(with_entries(project.job, entries), did=did)
-        if done:
-            state, after = project.tab_state(TAB), project.job
-            known = with_answered(state, after, {*done, *answered(state, after)})
-            project.update_tab(TAB, answered=known)
+        if kinds:
+            state, job = project.tab_state(TAB), project.job
+            answers = with_answered(state, job, {*kinds, *answered(state, job)})
+            project.update_tab(TAB, answered=answers)
 
 
 def answer(job: TrainJob, kind: str, name: str, color: str = "") -> TrainJob:
@@ -165,13 +165,13 @@ def _open_question(job: TrainJob, question: Question, done: bool) -> str:
     text, choices = QUESTIONS[question.kind]
     now = in_force(job, question.kind)
     buttons = "".join(
-        _choice(question.kind, each.name, each.words, each.does + _tags_only(question, each), each.name == now, done)
+        _choice(question.kind, each.name, each.title, each.effect + _tags_only(question, each), each.name == now, done)
         for each in choices
     )
     if question.kind == "transparency":
-        chosen = " now" if now == COLOR else ""
+        mark = " now" if now == COLOR else ""
         buttons += (
-            f'<label class="choice{chosen}"><b>A color <input type="color" data-act="answer" '
+            f'<label class="choice{mark}"><b>A color <input type="color" data-act="answer" '
             f'data-arg="transparency:{COLOR}" value="{esc(job.dataset.alpha_color)}" aria-label="Color behind"></b>'
             "<span>They are placed on this color. Right when the subject itself is white.</span></label>"
         )
@@ -196,13 +196,13 @@ def _images_of(question: Question) -> str:
     return f'<strong>{esc(count(question.images, "image"))}</strong> <span class="hint">({esc(about)})</span>'
 
 
-def _choice(kind: str, name: str, words: str, does: str, now: bool, done: bool) -> str:
-    mark = f'<i class="hint{"" if now else " off"}">{"chosen" if done else "as it is now"}</i>'
-    pressed = "true" if now and done else "false"
+def _choice(kind: str, name: str, title: str, effect: str, is_current: bool, answered: bool) -> str:
+    mark = f'<i class="hint{"" if is_current else " off"}">{"chosen" if answered else "as it is now"}</i>'
+    pressed = "true" if is_current and answered else "false"
     return (
-        f'<button type="button" class="choice{" now" if now else ""}" data-act="answer" data-arg="{kind}:{name}" '
+        f'<button type="button" class="choice{" now" if is_current else ""}" data-act="answer" data-arg="{kind}:{name}" '
         f'aria-pressed="{pressed}">'
-        f"<b>{esc(words)} {mark}</b><span>{esc(does)}</span></button>"
+        f"<b>{esc(title)} {mark}</b><span>{esc(effect)}</span></button>"
     )
 
 
@@ -212,9 +212,9 @@ def _answered_line(job: TrainJob, question: Question) -> str:
         "sidecars": "Of several caption files",
         "lines": "Of several lines",
     }
-    now = in_force(job, question.kind)
-    answer = next((each.words.lower() for each in QUESTIONS[question.kind][1] if each.name == now), "")
-    if now == COLOR:
+    current = in_force(job, question.kind)
+    answer = next((each.title.lower() for each in QUESTIONS[question.kind][1] if each.name == current), "")
+    if current == COLOR:
         answer = f"the color {job.dataset.alpha_color}"
-    ask = button("ask", "Change", question.kind, kind="quiet", label=f"Change: {titles[question.kind]}")
-    return f'<div class="told"><span>{esc(titles[question.kind])}: <b>{esc(answer or "as set in Train")}</b></span>{ask}</div>'
+    change = button("ask", "Change", question.kind, kind="quiet", label=f"Change: {titles[question.kind]}")
+    return f'<div class="told"><span>{esc(titles[question.kind])}: <b>{esc(answer or "as set in Train")}</b></span>{change}</div>'

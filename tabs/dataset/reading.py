@@ -66,8 +66,8 @@ def once_per_report(work: Callable[..., Answer]) -> Callable[..., Answer]:
         nonlocal newest
         if newest[0] is not report:
             newest = (report, {})
-        of, results = newest
-        if of is not report:  # another thread has called with another one
+        results_report, results = newest
+        if results_report is not report:  # another thread has called with another one
             return work(report, *args)
         if args not in results:
             results[args] = work(report, *args)
@@ -125,17 +125,17 @@ class Reading:
             default=str,
         )
         with self._lock:
-            old = self._finished and time.monotonic() - self._finished > FRESH_SECONDS
-            if key == self._key and not now and not (again and old and not self.busy):
+            stale = self._finished and time.monotonic() - self._finished > FRESH_SECONDS
+            if key == self._key and not now and not (again and stale and not self.busy):
                 return
             if self._task is not None:
                 self._task.cancel()
             if key != self._key:
-                other = _folders(job) != _folders(self.job)
-                self.report = None if other else self.report
-                self.first = () if other else self.first
-                self.findings = None if other else self.findings
-                self.problems = () if other else self.problems  # else the list would be gone at every change
+                other_folders = _folders(job) != _folders(self.job)
+                self.report = None if other_folders else self.report
+                self.first = () if other_folders else self.first
+                self.findings = None if other_folders else self.findings
+                self.problems = () if other_folders else self.problems  # else the list would be gone at every change
             self._key, self.job, self._finished, self._saved, self._captions_at = key, job, 0.0, set(), 0.0
             self.version += 1
             self._task = self._engine.light(self._read, job, key, title="Reading the images")
@@ -216,14 +216,14 @@ class Reading:
             def say(done: int, total: int) -> None:
                 task.stage(f"Checking images: {done:,} of {total:,}", done, max(total, 1))
 
-            whole = preflight(
+            full = preflight(
                 job, self._workspace, count_tokens=count_tokens, decode=True, cancel=task.token, progress=say
             )
-            self._publish(key, whole, layout, finished=True)
+            self._publish(key, full, layout, finished=True)
         except ProblemsError as error:
             self._publish(key, None, "", tuple(error.problems), finished=True)
         else:
-            self._examine(key, whole, task)
+            self._examine(key, full, task)
 
     def _find_first(self, job: TrainJob, key: str, task: Any) -> None:
         """Publish the first images early, since reading thousands takes seconds."""
@@ -293,11 +293,11 @@ class Reading:
         report = self.report
         if report is None or not stems:
             return
-        placed = [_read_again(each, stems) for each in report.placed]
-        validation = [_read_again(each, stems) for each in report.validation]
+        placed = [_with_new_caption(each, stems) for each in report.placed]
+        validation = [_with_new_caption(each, stems) for each in report.validation]
         fresh = {each.image.key: each for each in (*placed, *validation) if _stem(each) in stems}
-        counted = len(fresh) <= COUNTED_AT_ONCE
-        rows = [_row_of(row, fresh[row.key], counted) if row.key in fresh else row for row in report.rows]
+        count_them = len(fresh) <= COUNTED_AT_ONCE
+        rows = [_updated_row(row, fresh[row.key], count_them) if row.key in fresh else row for row in report.rows]
         trained = {each.image.key: each for each in placed}
         self.report = replace(
             report,
@@ -313,13 +313,13 @@ def _stem(placed: Placed) -> str:
     return os.path.splitext(placed.image.path)[0]
 
 
-def _read_again(placed: Placed, stems: Collection[str]) -> Placed:
+def _with_new_caption(placed: Placed, stems: Collection[str]) -> Placed:
     if _stem(placed) not in stems:
         return placed
     return replace(placed, caption=read_caption(placed.image, placed.concept.captions))
 
 
-def _row_of(row: Row, placed: Placed, counted: bool) -> Row:
+def _updated_row(row: Row, placed: Placed, counted: bool) -> Row:
     """The row of an image after its caption was read again. counted: with its number of tokens, which takes longest"""
     text = plain_caption(placed.caption.text, placed.concept.captions, placed.image.class_tokens)
     caption = placed.caption
@@ -339,8 +339,8 @@ def _layout(job: TrainJob) -> str:
     training, *others = (
         list(dict.fromkeys(folders.get(role, ()))) for role in ("train", "regularization", "validation")
     )
-    named = f"{count(len(training), 'folder')}: {listed([last_part(folder) for folder in training], 6)}"
-    parts = [describe_layout(training[0]).rstrip(".") if len(training) == 1 else named] if training else []
+    folders_text = f"{count(len(training), 'folder')}: {listed([last_part(folder) for folder in training], 6)}"
+    parts = [describe_layout(training[0]).rstrip(".") if len(training) == 1 else folders_text] if training else []
     roles = zip(others, ("regularization", "validation"), strict=True)
     parts += [f"{count(len(each), 'folder')} of {role} images" for each, role in roles if each]
     text = ", and ".join(parts)

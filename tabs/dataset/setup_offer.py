@@ -43,27 +43,27 @@ class SetupOffer:
         """The recommended settings for these images; None if the form has no demo settings or the user declined."""
         if report is None or not self.still_applies(job):
             return None
-        return setup_for(job, report, self._workspace, self._gpu_memory(), self._left(job))
+        return setup_for(job, report, self._workspace, self._gpu_memory(), self._offered(job))
 
     def _gpu_memory(self) -> int:
         """Bytes of the GPU's memory; 0 without a GPU or with shared memory."""
         status = self._engine.status()
-        alone = not str(status["device"]).lower().startswith(("cpu", "apple"))
-        return int(status.get("memory_total") or 0) if alone else 0
+        dedicated = not str(status["device"]).lower().startswith(("cpu", "apple"))
+        return int(status.get("memory_total") or 0) if dedicated else 0
 
     def still_applies(self, job: TrainJob) -> bool:
         """Whether the form has settings of the demo or an earlier offer, and the user has not declined."""
         declined = self._project.tab_state(STATE).get("keep_demo", [])
-        return dataset_key(job) not in declined and (bool(self._left(job)) or holds_demo(job, self._workspace))
+        return dataset_key(job) not in declined and (bool(self._offered(job)) or holds_demo(job, self._workspace))
 
-    def _left(self, job: TrainJob) -> list[str]:
+    def _offered(self, job: TrainJob) -> list[str]:
         """Paths of settings that still have the values of an offer which was applied for other images."""
         applied = self._project.tab_state(STATE).get("made")
         if not isinstance(applied, dict) or applied.get("of") == dataset_key(job) or not other_images(job):
             return []
         values = dict(applied.get("values", {}))
-        left = [path for path in values if path in FIELDS and value_of(job, path) == values[path]]
-        return left if {NAME, PROMPTS} & set(left) else []
+        unchanged = [path for path in values if path in FIELDS and value_of(job, path) == values[path]]
+        return unchanged if {NAME, PROMPTS} & set(unchanged) else []
 
     def decline(self) -> None:
         """Do not offer settings for these folders again."""
@@ -91,10 +91,10 @@ def card(setup: Setup | None, lead: bool = True) -> str:
     reason = f'<p class="no-model">{esc(setup.no_model)}</p>' if setup.no_model and lead else ""
     listed = "".join(map(_row, setup.changes))
     table = f'<table class="setup-rows">{listed}</table>' if listed else ""
-    both = button("setup", "Apply", kind="primary") if listed else ""
-    both += button("keep_demo", "Keep current settings")
-    both += button("get_model", "Get a base model") if setup.no_model else ""
-    return section(TITLE, f'<div class="setup">{reason}{table}<div class="setup-buttons">{both}</div></div>')
+    buttons = button("setup", "Apply", kind="primary") if listed else ""
+    buttons += button("keep_demo", "Keep current settings")
+    buttons += button("get_model", "Get a base model") if setup.no_model else ""
+    return section(TITLE, f'<div class="setup">{reason}{table}<div class="setup-buttons">{buttons}</div></div>')
 
 
 def _row(change: Change) -> str:

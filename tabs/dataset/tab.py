@@ -67,8 +67,8 @@ def build(page: Page) -> None:
             with gr.Row(elem_classes="tight"):
                 browse = gr.Button("Browse", size="sm", elem_id="ds-browse")
                 add = gr.Button("Add folder", size="sm", elem_id="ds-add")
-                again = gr.Button("Reload", size="sm", elem_id="ds-again")
-                taken = gr.UploadButton(
+                reload = gr.Button("Reload", size="sm", elem_id="ds-again")
+                import_button = gr.UploadButton(
                     f"Import {' or '.join(ending[1:].upper() for ending in endings())}",
                     file_types=endings(),
                     size="sm",
@@ -88,19 +88,19 @@ def build(page: Page) -> None:
         with gr.Column(scale=3, min_width=420):
             boards["grid"] = board("ds-grid")
     client = client_state()
-    shown = {"client": client, "folder": folder, "intake": intake, "browser": browser, **boards}
-    page.on_show(TAB, handlers.show, None, shown)
-    page.on_change(TAB, handlers, shown)
-    page.on_input([folder.blur, folder.submit], handlers.choose, folder, shown)
+    outputs = {"client": client, "folder": folder, "intake": intake, "browser": browser, **boards}
+    page.on_show(TAB, handlers.show, None, outputs)
+    page.on_change(TAB, handlers, outputs)
+    page.on_input([folder.blur, folder.submit], handlers.choose, folder, outputs)
     for opener, act in ((browse, "use"), (add, "also")):
         page.listen(opener.click, None, js=BROWSES.format(act))
-    page.listen(again.click, handlers.read_again, None, shown)
+    page.listen(reload.click, handlers.read_again, None, outputs)
     page.listen(drop.upload, handlers.take, drop, {"drop": drop, "intake": intake, "client": client})
-    page.listen(taken.upload, handlers.import_config, taken, shown | {"taken": taken})
+    page.listen(import_button.upload, handlers.import_config, import_button, outputs | {"taken": import_button})
     page.on_act(exports, handlers.export)
-    page.on_act(intake, handlers.intake_act, None, shown)
-    page.on_act(browser, handlers.browse, None, shown)
-    page.on_act(list(boards.values()), handlers.act, None, shown | {"tabs": page.tabs})
+    page.on_act(intake, handlers.intake_act, None, outputs)
+    page.on_act(browser, handlers.browse, None, outputs)
+    page.on_act(list(boards.values()), handlers.act, None, outputs | {"tabs": page.tabs})
 
 
 class DatasetHandlers(BoardView):
@@ -177,7 +177,7 @@ class DatasetHandlers(BoardView):
             for act, (message, did) in steps.items()
         )
 
-    def _all(self) -> dict[str, Any]:
+    def _all_outputs(self) -> dict[str, Any]:
         """Outputs after a click: all boards and the client state."""
         values = self.boards()
         return values | sent_boards(values)
@@ -185,9 +185,9 @@ class DatasetHandlers(BoardView):
     def _plots(self, entries: list[Source], contents: list[FolderContents], show: str) -> str:
         """HTML of the charts, without disabled folders in that of views; "" without images. show: as of `histogram`"""
         report, job = self.reading.report, self.page.project.job
-        used = [(entry, each) for entry, each in zip(entries, contents, strict=True) if entry.enabled]
-        names = [printable(resolve_path(entry.folder).name or entry.folder) for entry, _ in used]
-        shares = plots.balance(names, [entry.role for entry, _ in used], [each.views for _, each in used])
+        enabled = [(entry, each) for entry, each in zip(entries, contents, strict=True) if entry.enabled]
+        names = [printable(resolve_path(entry.folder).name or entry.folder) for entry, _ in enabled]
+        shares = plots.balance(names, [entry.role for entry, _ in enabled], [each.views for _, each in enabled])
         charts = [
             dataset_view.histogram(report, show),
             shares,
@@ -208,7 +208,7 @@ class DatasetHandlers(BoardView):
         sources = self.page.project.job.dataset.sources
         if not text.strip() or resolve_path(text) not in {resolve_path(each.folder) for each in sources if each.folder}:
             self._set_folder(text)
-        return self._all()
+        return self._all_outputs()
 
     def _set_folder(self, text: str) -> None:
         """Set the folder in Train's form. Raises ProblemsError for a path that is not allowed."""
@@ -223,21 +223,21 @@ class DatasetHandlers(BoardView):
 
     def read_again(self):
         self.reading.want(now=True)
-        return self._all()
+        return self._all_outputs()
 
     def _chosen_folders(self) -> str:
         """HTML of hidden fields for the folder browser, which begins at the first folder: one to use the chosen folder alone, one
         to add it."""
-        begin = esc(next((entry.folder for entry in entries_of(self.page.project.job)), "."))
-        browses = '<button type="button" data-browse="folder"></button>'
-        fields = (f'<span><input data-act="{act}" value="{begin}">{browses}</span>' for act in ("use", "also"))
+        first = esc(next((entry.folder for entry in entries_of(self.page.project.job)), "."))
+        browse = '<button type="button" data-browse="folder"></button>'
+        fields = (f'<span><input data-act="{act}" value="{first}">{browse}</span>' for act in ("use", "also"))
         return f"<div hidden>{''.join(fields)}</div>"
 
     def browse(self, event: gr.EventData):
         """Use a folder from the folder browser in place of the first one, or add it to the others."""
         act, _, value = board_event(event)
         self._use(display_path(self.page.roots.check(value, "dataset.folder")), act)
-        return self._all()
+        return self._all_outputs()
 
     def _use(self, folder: str, act: str) -> None:
         if act == "use":
@@ -280,15 +280,15 @@ class DatasetHandlers(BoardView):
         if not task.done:
             doing = progress(task.text or "Adding files", task.progress)
             return f"<div class='intake'>{doing}{button('cancel', 'Cancel')}</div>"
-        wrong, kind = (task.result, "") if task.error is None else (task.error.problems, " failed")
-        asks, does = "", button("close", "Close")
+        problems, kind = (task.result, "") if task.error is None else (task.error.problems, " failed")
+        question, buttons = "", button("close", "Close")
         if self._arrived:
             name = printable(resolve_path(self._arrived).name)
-            asks = f"<span>The dataset has images. Add <strong>{esc(name)}</strong> to them?</span>"
-            does = button("add", "Add", kind="primary") + button("alone", "Use it alone") + does
-        if not wrong and not asks:
+            question = f"<span>The dataset has images. Add <strong>{esc(name)}</strong> to them?</span>"
+            buttons = button("add", "Add", kind="primary") + button("alone", "Use it alone") + buttons
+        if not problems and not question:
             return ""
-        return f"<div class='intake{kind}'>{problems_html(wrong)}{asks}<span class='does'>{does}</span></div>"
+        return f"<div class='intake{kind}'>{problems_html(problems)}{question}<span class='does'>{buttons}</span></div>"
 
     def intake_act(self, event: gr.EventData) -> dict[str, Any]:
         act, _, _ = board_event(event)
@@ -299,7 +299,7 @@ class DatasetHandlers(BoardView):
             self._intake, self._arrived = None, ""
             if folder and act in ("add", "alone"):
                 self._use(folder, "also" if act == "add" else "use")
-        return self._all()
+        return self._all_outputs()
 
     # -- the config of sd-scripts
 
@@ -309,7 +309,7 @@ class DatasetHandlers(BoardView):
             self.exchange.take(file)
             self._keep(show="all", page=0, open=[])
             self.reading.want()
-        return self._all() | {"taken": None}
+        return self._all_outputs() | {"taken": None}
 
     def export(self, event: gr.EventData) -> None:
         self.exchange.give(board_event(event)[1])
@@ -324,9 +324,9 @@ class DatasetHandlers(BoardView):
             tabs = gr.skip()
         else:
             with self.page.project.lock:  # two changes at once must both count
-                tabs = self._do(act, self._arg_now(event), value)
+                tabs = self._handle(act, self._arg_now(event), value)
         self.reading.want()
-        return self._all() | {"tabs": tabs}
+        return self._all_outputs() | {"tabs": tabs}
 
     def _arg_now(self, event: gr.EventData) -> str:
         """The event's arg, with the number that its card or image has now."""
@@ -339,11 +339,11 @@ class DatasetHandlers(BoardView):
         """Move images of a finding to the trash, or restore them."""
         listed = entries_of(self.page.project.job)
         if act == "away":
-            self.doctor.put_away(arg, listed)
+            self.doctor.move_to_trash(arg, listed)
         else:
             self.doctor.put_back(arg, listed)
 
-    def _do(self, act: str, arg: str, value: str) -> Any:
+    def _handle(self, act: str, arg: str, value: str) -> Any:
         """Handle an act. Returns an update of the tabs, or gr.skip()."""
         tabs = gr.skip()
         if self.class_form.form.act(act, arg, value):
@@ -406,12 +406,12 @@ class DatasetHandlers(BoardView):
         """Apply an answer about the dataset, or ask the question again."""
         kind, _, name = arg.partition(":")
         job, state = self.page.project.job, self.page.project.tab_state(TAB)
-        done = {each for each in questions.answered(state, job) if each != kind}
+        answered = {each for each in questions.answered(state, job) if each != kind}
         if act == "answer":
             self.page.project.change(questions.answer(job, kind, name, value), did="an answer about the images")
-            done.add(kind)
+            answered.add(kind)
             self._lately.add(kind)
-        self._keep(answered=questions.with_answered(state, job, done))
+        self._keep(answered=questions.with_answered(state, job, answered))
 
     def _class_images(self, act: str, arg: str) -> None:
         """Open or close the form for regularization images, or queue its job and add its folder to the cards."""
@@ -429,19 +429,19 @@ class DatasetHandlers(BoardView):
         entries = entries_of(self.page.project.job)
         if (number := index_of(arg, len(entries))) is not None:
             seed = self._proposed.get(number, (0, []))[0] + 1
-            taken = [entry.identifier for entry in entries if entry.identifier]
-            self._proposed[number] = (seed, propose(PROPOSED, seed, taken))
+            used = [entry.identifier for entry in entries if entry.identifier]
+            self._proposed[number] = (seed, propose(PROPOSED, seed, used))
 
-    def _hold(self, arg: str, wanted: bool) -> None:
+    def _hold(self, arg: str, validates: bool) -> None:
         """Use an image for validation, or for training again."""
         entries, row = entries_of(self.page.project.job), self._row(arg)
-        places = [index for index, entry in enumerate(entries) if entry.enabled]
-        if row is None or row.concept >= len(places) or not dataset_grid.validation_states(entries)(row):
+        enabled = [index for index, entry in enumerate(entries) if entry.enabled]
+        if row is None or row.concept >= len(enabled) or not dataset_grid.validation_states(entries)(row):
             return
-        at = places[row.concept]
+        at = enabled[row.concept]
         names = [name for name in entries[at].validation_images if name not in (row.key[1], row.path.name)]
-        entry = entries[at].model_copy(update={"validation_images": [*names, row.key[1]] if wanted else names})
-        did = "using an image for validation" if wanted else "using an image for training again"
+        entry = entries[at].model_copy(update={"validation_images": [*names, row.key[1]] if validates else names})
+        did = "using an image for validation" if validates else "using an image for training again"
         self._set_sources([*entries[:at], entry, *entries[at + 1 :]], did)
 
     def _unfold(self, arg: str) -> None:
@@ -453,15 +453,15 @@ class DatasetHandlers(BoardView):
     def _change_source(self, act: str, arg: str, value: str) -> None:
         """Change a field of a card (arg: "number:name"), or remove or clear the card."""
         entries = entries_of(self.page.project.job)
-        at, _, name = arg.partition(":")
-        if (number := index_of(at, len(entries))) is None:
+        index_text, _, name = arg.partition(":")
+        if (number := index_of(index_text, len(entries))) is None:
             return
         if act == "remove":
             self._proposed = {}
             self._set_sources(entries[:number] + entries[number + 1 :], "removing a folder")
             opened, form = self.page.project.tab_state(TAB).get("open", []), self.class_form.open_on
-            left = [int(each) - (int(each) > number) for each in opened if int(each) != number]
-            self._keep(open=left, class_on=None if form in (None, number) else form - (form > number))
+            still_open = [int(each) - (int(each) > number) for each in opened if int(each) != number]
+            self._keep(open=still_open, class_on=None if form in (None, number) else form - (form > number))
             return
         entry = entries[number]
         values = with_shared_settings(entry) if act == "clear" else changed(entry, name, value, self.page.roots)

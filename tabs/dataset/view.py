@@ -25,16 +25,16 @@ def summary(report: Report | None, layout: str, doing: tuple[str, float]) -> str
         share = f"{all_images} found" if report.undecoded else f"{report.trained:,} of {all_images} {will} train"
         captions = f"{report.captions_found:,} with a caption"
         held = sum(row.role == "validation" for row in report.rows)
-        lead = f'<button type="button" class="link" data-field="validation.best_checkpoint">{held:,} held out for validation</button>, '
+        link = f'<button type="button" class="link" data-field="validation.best_checkpoint">{held:,} held out for validation</button>, '
         sentence = report.sentence.rstrip(".") + "."
         parts.append(
-            f'<p class="lead"><strong>{esc(share)}</strong>, {lead if held else ""}{esc(captions)}. {esc(sentence)}</p>'
+            f'<p class="lead"><strong>{esc(share)}</strong>, {link if held else ""}{esc(captions)}. {esc(sentence)}</p>'
         )
     if layout:
         parts.append(f'<p class="hint">{esc(layout)}</p>')
     text, share_done = doing
-    going = progress(text, share_done if share_done > 0 else None) if text else ""
-    parts.append(f'<div class="doing">{going}</div>')  # its line is kept free: reading moves nothing
+    progress_html = progress(text, share_done if share_done > 0 else None) if text else ""
+    parts.append(f'<div class="doing">{progress_html}</div>')  # its line is kept free: reading moves nothing
     return f'<div class="summary">{"".join(parts)}</div>'
 
 
@@ -46,15 +46,15 @@ def checks(job: TrainJob, report: Report | None, problems: Sequence[Problem], ch
     broken = sum(problem.remedy == SKIP for problem in problems)
     body = ""
     if broken or job.dataset.skip_broken:
-        on = job.dataset.skip_broken
+        skips = job.dataset.skip_broken
         images = count(broken, "broken image")
-        wording = f"Skip {images if broken else 'broken images'}"
-        if on and broken:
-            wording = f"{images} {'is' if broken == 1 else 'are'} skipped"
-        ticked = " checked" if on else ""
+        label = f"Skip {images if broken else 'broken images'}"
+        if skips and broken:
+            label = f"{images} {'is' if broken == 1 else 'are'} skipped"
+        checked = " checked" if skips else ""
         body += (
-            f'<label class="switch consent"><input type="checkbox" data-act="skip"{ticked}>'
-            f"<span>{esc(wording)}</span></label>"
+            f'<label class="switch consent"><input type="checkbox" data-act="skip"{checked}>'
+            f"<span>{esc(label)}</span></label>"
         )
     ordered = errors_first(problems)
     shown = ordered[:PROBLEMS_SHOWN]

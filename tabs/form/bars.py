@@ -90,14 +90,14 @@ def _weight_facts(family: str, default: float = 1.0, checkpoints: bool = False) 
     """Data of `weight_bars` for the page's script: named lists of blocks by length, presets and limits."""
     sdxl = has_nine_blocks(family)
     length, others = WEIGHT_LENGTHS[sdxl], (ONLY_SD if sdxl else ONLY_SDXL) if family else ()
-    short = {len(WITHOUT_BASE[sdxl]): WITHOUT_BASE[sdxl]} if checkpoints else {}
+    without_base = {len(WITHOUT_BASE[sdxl]): WITHOUT_BASE[sdxl]} if checkpoints else {}
     curves = {
         title: [default, *(round(value, 2) for value in rate_numbers(name, length - 1))]
         for title, name in WEIGHT_CURVES.items()
     }
     return {
         "slots": SLOTS,
-        "lists": {count: names for count, names in LISTS.items() if count not in others} | short,
+        "lists": {count: names for count, names in LISTS.items() if count not in others} | without_base,
         "length": length,
         "weights": {name: block_weights(name, sdxl) for name in WEIGHT_PRESETS},
         "presets": {title: [",".join(f"{value:g}" for value in values)] for title, values in curves.items()},
@@ -111,5 +111,5 @@ def _weight_facts(family: str, default: float = 1.0, checkpoints: bool = False) 
 def _element(title: str, controls: list[str], facts: dict[str, Any], label: str = "", line: int | None = None) -> str:
     """label: title of the closed bars, "Bars" by default; line: the line of the text field that they edit, None for all of it"""
     data, names = esc(json.dumps(facts, separators=(",", ":"))), esc(" ".join(controls))
-    more = (f' data-label="{esc(label)}"' if label else "") + ("" if line is None else f' data-line="{line}"')
-    return f'<block-bars data-title="{esc(title)}"{more} data-for="{names}" data-facts="{data}"></block-bars>'
+    attributes = (f' data-label="{esc(label)}"' if label else "") + ("" if line is None else f' data-line="{line}"')
+    return f'<block-bars data-title="{esc(title)}"{attributes} data-for="{names}" data-facts="{data}"></block-bars>'

@@ -62,10 +62,10 @@ def _joint(entry: Declared) -> str:
     """HTML of a control for several fields, below the last one: bars, or the tree of layers."""
     if entry.widget == "layers":
         return f'<div class="joint">{piece("layer_tree")}</div>'
-    several = [each for each in FIELDS.values() if each.group == entry.group and each.widget == "block rates"]
-    if not several or entry != several[-1]:
+    rate_entries = [each for each in FIELDS.values() if each.group == entry.group and each.widget == "block rates"]
+    if not rate_entries or entry != rate_entries[-1]:
         return ""
-    return f'<div class="joint">{rate_bars([f"{element_id(each.path)}-control" for each in several])}</div>'
+    return f'<div class="joint">{rate_bars([f"{element_id(each.path)}-control" for each in rate_entries])}</div>'
 
 
 def on_form() -> Iterator[Declared]:

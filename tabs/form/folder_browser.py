@@ -44,9 +44,9 @@ def starts(roots: Roots) -> list[tuple[str, Path]]:
     return [(name, path) for name, path in folders if roots.holds(path) and path.is_dir()]
 
 
-def nearest(roots: Roots, wanted: Path) -> Path:
-    """Return `wanted` or its nearest parent that exists and is allowed, else the first start."""
-    above = Path(os.path.abspath(wanted)) if "\0" not in str(wanted) else PROJECT
+def nearest(roots: Roots, folder: Path) -> Path:
+    """Return `folder` or its nearest parent that exists and is allowed, else the first start."""
+    above = Path(os.path.abspath(folder)) if "\0" not in str(folder) else PROJECT
     existing = (each for each in (above, *above.parents) if roots.holds(each) and os.path.isdir(each))
     return next(existing, None) or starts(roots)[0][1]
 
@@ -83,18 +83,18 @@ def listing(roots: Roots, text: str) -> Listing:
 
 def images_below(roots: Roots, listed: Listing) -> tuple[int, bool]:
     """(number of images in the subfolders of a listed folder at any depth, whether there may be more): of MAX_BELOW entries."""
-    waiting, images, left = [os.path.join(listed.folder, name) for name in listed.folders], 0, MAX_BELOW
-    while waiting and left > 0:
-        with suppress(OSError), os.scandir(waiting.pop(0)) as entries:
-            for entry in islice(entries, left):
-                left -= 1
+    queue, images, entries_left = [os.path.join(listed.folder, name) for name in listed.folders], 0, MAX_BELOW
+    while queue and entries_left > 0:
+        with suppress(OSError), os.scandir(queue.pop(0)) as entries:
+            for entry in islice(entries, entries_left):
+                entries_left -= 1
                 if is_junk(entry.name):
                     continue
                 if is_image_name(entry.name):
                     images += not is_label(entry.name)
                 elif entry.is_dir(follow_symlinks=False) and roots.holds(entry.path):
-                    waiting.append(entry.path)
-    return images, left == 0
+                    queue.append(entry.path)
+    return images, entries_left == 0
 
 
 def image_folders(workspace: Workspace) -> list[tuple[str, str]]:

@@ -60,7 +60,7 @@ def bad_value(entry: Declared, text: str) -> ProblemsError:
     return ProblemsError.one(what, entry.title, f"use {allowed(entry)}", code="settings.bad-value")
 
 
-def in_words(names: Iterable[str], source: Source) -> str:
+def settings_text(names: Iterable[str], source: Source) -> str:
     """Settings of a folder on one line: "Resolution 768, Random flip on"."""
     return ", ".join(f"{SOURCE[name].title} {shown_value(SOURCE[name], getattr(source, name))}" for name in names)
 
@@ -113,5 +113,5 @@ def names_elsewhere() -> dict[str, str]:
         for entry in SOURCE.values()
         for name in (entry.name, *entry.kohya_names)
     }
-    taken = {name for entry in FIELDS.values() for name in (entry.name, *entry.kohya_names)}
-    return {name: text for name, text in (on_dataset | ELSEWHERE).items() if name not in taken}
+    used = {name for entry in FIELDS.values() for name in (entry.name, *entry.kohya_names)}
+    return {name: text for name, text in (on_dataset | ELSEWHERE).items() if name not in used}

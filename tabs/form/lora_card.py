@@ -13,8 +13,8 @@ LORAS, RUNS = "gen-loras", "runs"  # ids of what chooses by an act: the list of 
 
 
 def thumb(image: Path | None, thumb_url: Callable[..., str]) -> str:
-    shown = f'<img src="{esc(thumb_url(image, THUMB))}" alt="" loading="lazy">' if image is not None else ""
-    return f'<span class="lora-thumb">{shown}</span>'
+    image_html = f'<img src="{esc(thumb_url(image, THUMB))}" alt="" loading="lazy">' if image is not None else ""
+    return f'<span class="lora-thumb">{image_html}</span>'
 
 
 def card(
@@ -66,10 +66,10 @@ def strip_later(lora: Lora, form: str) -> str:
     copies its path."""
     marks = lora.checkpoint.marks if lora.checkpoint and form == RUNS else ()  # other lists show them next to the name
     text = ", ".join((lora.checkpoint.label, *marks)) if lora.checkpoint else "path"
-    says = f"Other steps of {lora.name}, now {text}" if lora.checkpoint else f"Copy the path of {lora.name}"
+    label = f"Other steps of {lora.name}, now {text}" if lora.checkpoint else f"Copy the path of {lora.name}"
     return (
         f'<details class="lora-steps" data-group="steps {esc(lora.path)}" data-steps="{esc(display_path(lora.path))}" '
-        f'data-form="{esc(form)}"><summary class="btn quiet" aria-label="{esc(says)}">{esc(text)}</summary>'
+        f'data-form="{esc(form)}"><summary class="btn quiet" aria-label="{esc(label)}">{esc(text)}</summary>'
         f"<ul></ul></details>"
     )
 
@@ -84,12 +84,12 @@ def step_buttons(
     button"""
     buttons = ""
     for each in steps:
-        words = ", ".join((each.label, *each.marks))
+        label = ", ".join((each.label, *each.marks))
         loss = f"loss {each.loss:.3g}" if each.loss is not None else ""
         buttons += (
-            f'<li><button type="button" class="btn" {attributes(each)} title="{esc(", ".join(filter(None, (words, loss))))}" '
+            f'<li><button type="button" class="btn" {attributes(each)} title="{esc(", ".join(filter(None, (label, loss))))}" '
             f'aria-pressed="{str(each.path == chosen).lower()}" data-again>{thumb(each.sample, thumb_url)}'
-            f'<span>{esc(words)}</span><span class="hint">{loss}</span></button></li>'
+            f'<span>{esc(label)}</span><span class="hint">{loss}</span></button></li>'
         )
     return buttons
 
@@ -114,7 +114,7 @@ def copy_button(path: Path, name: str = "") -> str:
 
 
 def face(lora: Lora, thumb_url: Callable[..., str]) -> str:
-    """HTML of a thing in one line: what a field shows instead of the path."""
+    """HTML of a model file on one line, which a field shows instead of its path."""
     checkpoint = lora.checkpoint
-    words = ", ".join((checkpoint.label, *checkpoint.marks)) if checkpoint else ""
-    return f"{thumb(lora.image, thumb_url)}<b>{middle(lora.name)}</b><span>{esc(words)}</span>"
+    label = ", ".join((checkpoint.label, *checkpoint.marks)) if checkpoint else ""
+    return f"{thumb(lora.image, thumb_url)}<b>{middle(lora.name)}</b><span>{esc(label)}</span>"

@@ -53,10 +53,10 @@ def brief(path: Path, workspace: Workspace) -> Lora:
     run, image, stem = run_of(path, workspace.runs), preview_of(path, workspace), file_stem(path.name)
     if run is None:
         return Lora(path, stem, image)
-    folder, best, kept = RunFolder(run), read_best(run), read_kept(run)
+    folder, best, keep_marks = RunFolder(run), read_best(run), read_kept(run)
     file, output = path.relative_to(run).as_posix(), output_of(stem)
-    title, image = title_of(folder), image or _compared(run, path.name, workspace)
-    checkpoint = Checkpoint(path, None, _label(path, run), _marks(file, best, kept), None, None)
+    title, image = title_of(folder), image or _comparison_image(run, path.name, workspace)
+    checkpoint = Checkpoint(path, None, _label(path, run), _marks(file, best, keep_marks), None, None)
     return Lora(path, title if output in (title, initial_title(folder)) else f"{title} / {output}", image, checkpoint)
 
 
@@ -66,7 +66,7 @@ def _marks(file: str, best: tuple[str, str] | None, kept: Mapping[str, str]) -> 
     return lowest + ((kept_mark(file, kept[file]),) if file in kept else ())
 
 
-def _compared(run: Path, file: str, workspace: Workspace) -> Path | None:
+def _comparison_image(run: Path, file: str, workspace: Workspace) -> Path | None:
     """The first image of a checkpoint in the comparison of its run."""
     return next((image for image, _ in images_in(run, file, workspace)), None)
 
@@ -87,12 +87,12 @@ def output_of(stem: str) -> str:
 
 def lora_of(page: FormPage, path: Path) -> Lora:
     """The `Lora` of a file with the other steps of its run."""
-    thing, steps = brief(path, page.workspace), checkpoints(page, path)
+    lora, steps = brief(path, page.workspace), checkpoints(page, path)
     checkpoint = next((each for each in steps if each.path == path), None)
     if checkpoint is None:
-        return Lora(path, file_stem(path.name), thing.image)
+        return Lora(path, file_stem(path.name), lora.image)
     image = checkpoint.sample or preview_of(path, page.workspace, checkpoint.step)
-    return replace(thing, image=image, checkpoint=checkpoint, steps=tuple(steps))
+    return replace(lora, image=image, checkpoint=checkpoint, steps=tuple(steps))
 
 
 def checkpoints(page: FormPage, path: Path | None) -> list[Checkpoint]:
@@ -105,15 +105,15 @@ def checkpoints(page: FormPage, path: Path | None) -> list[Checkpoint]:
         rows = candidates([file["name"] for file in facts["files"]], facts)
     except (ProblemsError, OSError, KeyError):
         return []
-    best, kept = facts.get("best"), read_kept(run)
-    measured = (best["file"], best.get("label", "best")) if best else None
+    best, keep_marks = facts.get("best"), read_kept(run)
+    best_mark = (best["file"], best.get("label", "best")) if best else None
     checkpoints = []
     for row in rows:
         path = run / "checkpoints" / row["file"]
-        marks = _marks(path.relative_to(run).as_posix(), measured, kept)
+        marks = _marks(path.relative_to(run).as_posix(), best_mark, keep_marks)
         sample = run / "samples" / f"{row['step']:08d}_00.png"
-        existing = sample if sample.is_file() else _compared(run, row["file"], page.workspace)
-        checkpoints.append(Checkpoint(path, row["step"], row["label"], marks, existing, row["loss"]))
+        image = sample if sample.is_file() else _comparison_image(run, row["file"], page.workspace)
+        checkpoints.append(Checkpoint(path, row["step"], row["label"], marks, image, row["loss"]))
     return checkpoints
 
 
@@ -122,8 +122,8 @@ def one_for_each_run(files: Iterable[Listed], workspace: Workspace) -> list[tupl
     by_output: dict[Any, list[Listed]] = {}
     for each in files:
         run = run_of(each.path, workspace.runs)
-        alone = run is None or bool(each.facts.problem)
-        by_output.setdefault(each.path if alone else (run, output_of(file_stem(each.path.name))), []).append(each)
+        single = run is None or bool(each.facts.problem)
+        by_output.setdefault(each.path if single else (run, output_of(file_stem(each.path.name))), []).append(each)
     return [_entry(each, workspace) for each in by_output.values()]
 
 

@@ -29,7 +29,7 @@ KINDS = {"checkpoint": "", "embedding": "embedding"}  # text of the badge
 REFINER = "refiner"  # a list of the checkpoints that are refiners
 STARTER_LABEL = "starter (SD 1.x, 128 px)"
 REFRESH_SECONDS = 3.0  # after which lists that are requested all the time are read again
-IDLE = 9  # times as long as a reading took
+IDLE = 9  # least pause between readings, as a multiple of the seconds of the last one
 WAIT_SECONDS = 0.4  # for which a response waits for the first reading of the folders
 CHOICES_WAIT, MAX_CHOICES = 0.12, 200  # of a list of choices: seconds it waits for a reading, and its length
 
@@ -66,7 +66,7 @@ def badges(facts: FileFacts) -> list[str]:
     return [text for text in (family, kind, rank) if text]
 
 
-def network_words(facts: FileFacts) -> str:
+def network_text(facts: FileFacts) -> str:
     """The badges of a network in a line, where it is known to be a LoRA."""
     return " \u00b7 ".join(text for text in badges(facts) if text != "LoRA")
 
@@ -118,8 +118,8 @@ class ModelLists:
         """Start a reading in a thread, unless one ended within the last `after` seconds, and wait up to `wait` seconds for it. With
         `after`, a tenth of the time is spent on reading at most."""
         with self._lock:
-            rest = max(after, IDLE * self._took) if after else 0.0
-            if not self.reading and time.monotonic() - self._read_at >= rest:
+            pause = max(after, IDLE * self._took) if after else 0.0
+            if not self.reading and time.monotonic() - self._read_at >= pause:
                 self._reading = threading.Thread(target=self.read, name="model lists", daemon=True)
                 self._reading.start()
             reading = self._reading

@@ -105,25 +105,25 @@ def rows(
     reason   of a file, why it does not fit, or ""     attributes   of the button that chooses a file
     form   whose list it is      verb   what the button does, for screen readers
     """
-    things = [(each, number, reason(each)) for each, number in one_for_each_run(files, page.workspace)]
-    shown = sorted(things, key=lambda thing: bool(thing[2]))[:MAX_ROWS]  # stable
-    more = f'<li class="hint">{len(things) - MAX_ROWS:,} more: search for them</li>' if len(things) > MAX_ROWS else ""
-    return "".join(_row(*thing, page, attributes(thing[0].path), form, verb) for thing in shown) + more
+    entries = [(each, number, reason(each)) for each, number in one_for_each_run(files, page.workspace)]
+    visible = sorted(entries, key=lambda entry: bool(entry[2]))[:MAX_ROWS]  # stable
+    more = f'<li class="hint">{len(entries) - MAX_ROWS:,} more: search for them</li>' if len(entries) > MAX_ROWS else ""
+    return "".join(_row(*entry, page, attributes(entry[0].path), form, verb) for entry in visible) + more
 
 
 def _row(file: Listed, number: int, reason: str, page: FormPage, attributes: str, form: str, verb: str) -> str:
     """HTML of a card. number: checkpoints of its run; reason: why it does not fit, or ""; others as of `rows`"""
-    lora, labels = brief(file.path, page.workspace), badges(file.facts)
-    about = esc(", ".join((*labels, *([reason] if reason else []))))
-    named = f'aria-label="{esc(verb)} {esc(lora.name)}" aria-description="{about}"'
-    choose = f'<button type="button" class="choose" {attributes} {named}><b>{middle(lora.name)}</b></button>'
+    lora, badge_texts = brief(file.path, page.workspace), badges(file.facts)
+    about = esc(", ".join((*badge_texts, *([reason] if reason else []))))
+    aria = f'aria-label="{esc(verb)} {esc(lora.name)}" aria-description="{about}"'
+    choose = f'<button type="button" class="choose" {attributes} {aria}><b>{middle(lora.name)}</b></button>'
     triggers = esc(", ".join(file.facts.words))
     saved = count(number, "checkpoint") if number > 1 else ""
     return card(
         lora,
         page.thumb_url,
         head=choose + (_badges(lora.checkpoint.marks) if lora.checkpoint else ""),
-        middle=f'<div class="strip badges">{_badges(labels)}</div>',
+        middle=f'<div class="strip badges">{_badges(badge_texts)}</div>',
         words=f'<small class="why">{esc(reason)}</small>'
         if reason
         else f'<small title="{triggers}">{triggers}</small>',
@@ -163,8 +163,8 @@ class Picker:
             return {"steps": self._steps(body["steps"], form)}
         if isinstance(body.get("faces"), list):
             return {"faces": {str(each): self._face(each) for each in body["faces"][:MAX_ROWS]}}
-        known = FIELDS if form == TRAIN else self.forms[form].known if form in self.forms else {}
-        entry = known.get(field)
+        fields = FIELDS if form == TRAIN else self.forms[form].known if form in self.forms else {}
+        entry = fields.get(field)
         if entry is None or not entry.holds:
             return {"rows": "", "count": 0, "reading": False}
         family = self._family(form, entry)
@@ -185,8 +185,8 @@ class Picker:
 
         matches = matching(files, query)
         html = rows(matches, self.page, reason, lambda path: self.chooses(path, form), form)
-        where = next((KINDS[kind].none for kind in entry.holds if kind in KINDS), "")
-        return {"rows": html, "count": len(files), "reading": lists.reading, "where": where}
+        advice = next((KINDS[kind].none for kind in entry.holds if kind in KINDS), "")
+        return {"rows": html, "count": len(files), "reading": lists.reading, "where": advice}
 
     def chooses(self, path: Path, form: str) -> str:
         """Attributes of the button that chooses a file: for a field by its value, for the LoRAs of Generate and for Runs by an act."""
@@ -208,9 +208,9 @@ class Picker:
         if path is None:
             return '<li class="hint">This file is not on this machine.</li>'
         steps = checkpoints(self.page, path)
-        does = '<li class="hint">Generate with</li>' if form == RUNS else ""
+        heading = '<li class="hint">Generate with</li>' if form == RUNS else ""
         return (
-            does
+            heading
             + step_buttons(steps, path, lambda each: self.chooses(each.path, form), self.page.thumb_url)
             + f"<li>{copy_button(path)}</li>"
         )

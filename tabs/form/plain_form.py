@@ -43,7 +43,7 @@ class PlainForm(PresetForm):
         self.titles = {name: known[name].title for name in covered}
         self.presets, self.lock = page.presets, page.project.lock
         page.picker.forms[id] = self
-        self._wrong: set[str] = set()
+        self._invalid: set[str] = set()
         self.bad: dict[str, BadInput] = {}
         self._steps: Steps[State] = Steps(STEPS)
         self._deleting = ""  # the preset whose Delete was clicked once
@@ -72,10 +72,10 @@ class PlainForm(PresetForm):
         """The family that a model file in this field must have, which is that of the first other file in the form; "" if
         unknown."""
         values = self.load()
-        for other, entry in self.known.items():
-            if not {"lora", "checkpoint"} & set(entry.holds) or (other == name and entry.kind != "list"):
+        for field, entry in self.known.items():
+            if not {"lora", "checkpoint"} & set(entry.holds) or (field == name and entry.kind != "list"):
                 continue
-            files = values.get(other) or []
+            files = values.get(field) or []
             for text in [files] if isinstance(files, str) else files:
                 if family := family_of_file(str(text), self.page):
                     return family
@@ -104,8 +104,8 @@ class PlainForm(PresetForm):
 
     def changed(self) -> dict[str, Any]:
         """{field: value in the preset} of the fields that differ from the preset. An empty field equals its effective value."""
-        now, before = self.load(), self.reference()
-        empty = self.empty(now)
+        values, reference = self.load(), self.reference()
+        empty = self.empty(values)
 
         def effective(name: str, value: Any) -> Any:
             if name in self.items:  # an item may leave out what has its default
@@ -113,9 +113,9 @@ class PlainForm(PresetForm):
             return empty.get(name, value) if value == self.known[name].default else value
 
         return {
-            name: before.get(name)
+            name: reference.get(name)
             for name in self.titles
-            if effective(name, now.get(name)) != effective(name, before.get(name))
+            if effective(name, values.get(name)) != effective(name, reference.get(name))
         }
 
     # -- fields
@@ -141,7 +141,7 @@ class PlainForm(PresetForm):
         replaced = {each.replaces: each.title for name, each in self.known.items() if each.replaces and shown.get(name)}
         below = self.below(shown)
 
-        def line(name: str) -> str:
+        def field_html(name: str) -> str:
             entry = self.known[name]
             empty = hints.get(name, entry.hint if entry.optional or entry.default == "" else "")
             return FieldView(
@@ -155,11 +155,11 @@ class PlainForm(PresetForm):
                 offers=self.lists.get(name, self.offers) if entry.names == "path or name" else "",
                 replaced=replaced.get(name, ""),
                 changed=name in changed,
-                wrong=name in self._wrong or name in self.bad,
+                wrong=name in self._invalid or name in self.bad,
                 title=titles.get(name, ""),
             ).line()
 
-        return "".join(line(name) + below.get(name, "") for name in names)
+        return "".join(field_html(name) + below.get(name, "") for name in names)
 
     def below(self, values: Values) -> dict[str, str]:
         """{field: HTML below it} with these values."""
@@ -179,13 +179,13 @@ class PlainForm(PresetForm):
             try:
                 values = changed_values(self.known, before, name, text, self.page.roots)
             except ProblemsError as error:
-                self.put(before, wrong={name: BadInput(text, error.problems[0])})
+                self.put(before, invalid={name: BadInput(text, error.problems[0])})
                 raise
             self.put(self.with_dependents(name, before, values), corrected=[name])
 
     def mark(self, problems: Iterable[Problem]) -> None:
         """Mark the fields that these problems name as invalid until the next change."""
-        self._wrong = {each.where.rpartition(".")[2] for each in problems}
+        self._invalid = {each.where.rpartition(".")[2] for each in problems}
 
     # -- changes
 
@@ -194,21 +194,21 @@ class PlainForm(PresetForm):
         values: Values,
         preset: str | None = None,
         corrected: Iterable[str] = (),
-        wrong: Mapping[str, BadInput] = {},
+        invalid: Mapping[str, BadInput] = {},
     ) -> None:
         """Store these values as one step of undo. Invalid input is discarded in fields whose values change, and stays in
         others.
 
-        preset   the loaded preset from now on      corrected   other fields whose invalid input is discarded      wrong
-                 new invalid input
+        preset      the loaded preset from now on      corrected   other fields whose invalid input is discarded
+        invalid     new invalid input
         """
-        name, before, bad = now = self._current()
-        gone = {*corrected, *(each for each, value in values.items() if value != before.get(each))}
-        left = {each: text for each, text in bad.items() if each not in gone}
-        after = (name if preset is None else preset, values, left | dict(wrong))
-        if after != now:
-            self._steps.add("change", now)
-            self._restore(after)
+        name, before, bad = state = self._current()
+        changed = {*corrected, *(each for each, value in values.items() if value != before.get(each))}
+        remaining = {each: text for each, text in bad.items() if each not in changed}
+        new_state = (name if preset is None else preset, values, remaining | dict(invalid))
+        if new_state != state:
+            self._steps.add("change", state)
+            self._restore(new_state)
 
     def update(self, changes: Values) -> None:
         """Change these fields in one step of undo."""
@@ -220,23 +220,23 @@ class PlainForm(PresetForm):
     def _restore(self, state: State) -> None:
         """Store the preset, values and invalid input of a state."""
         preset, values, bad = state
-        self._deleting, self._wrong = "", set()
+        self._deleting, self._invalid = "", set()
         self.page.project.keep(self._state_key, {"preset": preset})
         self.keep(values)
         self.bad = dict(bad)
 
     def undo(self, redo: bool = False) -> None:
-        if (before := self._steps.step(self._current(), redo)) is not None:
-            self._restore(before)
+        if (state := self._steps.step(self._current(), redo)) is not None:
+            self._restore(state)
 
     def act(self, act: str, arg: str, value: str) -> bool:
         """Handle an event of the preset bar. Returns False for an act of another control. Raises ProblemsError."""
         name = act.removeprefix("preset_")
         if name == act or name not in ACTS:
             return False
-        done = self.run_act(name, {"preset": arg or value, "replace": bool(arg), "text": value, "field": arg})
-        if done:
-            self.page.say("done", done.text, problems=done.problems)
+        result = self.run_act(name, {"preset": arg or value, "replace": bool(arg), "text": value, "field": arg})
+        if result:
+            self.page.say("done", result.text, problems=result.problems)
         return True
 
     def checked_job(self) -> Settings:
@@ -247,11 +247,11 @@ class PlainForm(PresetForm):
         self._restore((name, self.load(), self.bad))
 
     def apply_preset(self, preset: preset_files.Preset | None, name: str | None = None, done: str = "") -> Done | None:
-        now = self.load() if name is None else self.initial()
-        values, notes = self.values_of(preset_files.apply(preset), now) if preset else (now, [])
+        before = self.load() if name is None else self.initial()
+        values, notes = self.values_of(preset_files.apply(preset), before) if preset else (before, [])
         self.put(values, name, corrected=self.known)
-        usual = "The JSON is applied." if name is None else f"Loaded {self.presets.shown_name(name)}."
-        return Done(done or usual, notes) if preset else None
+        message = "The JSON is applied." if name is None else f"Loaded {self.presets.shown_name(name)}."
+        return Done(done or message, notes) if preset else None
 
     def delete(self, name: str) -> Done | None:
         """Delete the loaded preset at the second call."""
@@ -265,8 +265,8 @@ class PlainForm(PresetForm):
             self.update({field: self.reference().get(field)})
 
     def restore_all(self) -> None:
-        before = self.reference()
-        self.update({name: before.get(name) for name in self.titles})
+        reference = self.reference()
+        self.update({name: reference.get(name) for name in self.titles})
 
     # -- the bar
 

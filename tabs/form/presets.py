@@ -49,14 +49,14 @@ class Steps(Generic[State]):
         self.past = [*self.past, (name, before)][-self._max_steps :]
         self.undone.clear()
 
-    def step(self, now: State, redo: bool = False) -> State | None:
-        """Undo the last change, or with `redo` the last undo: returns the state to restore; None if there is none. now: the current
+    def step(self, current: State, redo: bool = False) -> State | None:
+        """Undo the last change, or with `redo` the last undo: returns the state to restore; None if there is none. current: the current
         state, stored for the opposite step"""
         source, target = (self.undone, self.past) if redo else (self.past, self.undone)
         if not source:
             return None
         name, state = source.pop()
-        target.append((name, now))
+        target.append((name, current))
         return state
 
 
@@ -130,12 +130,12 @@ class PresetForm(ABC):
         ProblemsError for invalid fields, an invalid name, and an existing one without `replace`."""
         with self.lock:
             job, user_name = self.checked_job(), "user/" + name.strip().removeprefix("user/")
-            before = read_preset(self.presets, user_name) if replace and user_name == self.name else None
-            if before is None:
-                about = self.description
-                saved = self.presets.save(name, job, task=self.task_name, replace=replace, description=about)
+            replaced = read_preset(self.presets, user_name) if replace and user_name == self.name else None
+            if replaced is None:
+                description = self.description
+                saved = self.presets.save(name, job, task=self.task_name, replace=replace, description=description)
             else:
-                saved = self.presets.keep(user_name, preset_files.with_job(before, job), replace=True)
+                saved = self.presets.keep(user_name, preset_files.with_job(replaced, job), replace=True)
             self.set_preset(saved)
         return Done(f"Saved as {saved.removeprefix('user/')}.")
 
@@ -161,10 +161,10 @@ class PresetForm(ABC):
         file_name = Path(file).name
         preset = read_text(file_name, text, self.task_name)
         stem = "opened" if bad_name(Path(file_name).stem) else Path(file_name).stem
-        taken = {name.casefold() for name in self.presets.names()}  # one file each on Windows and macOS
-        name = next(name for name in numbered(stem) if f"user/{name}".casefold() not in taken)
-        job, whole = preset_files.apply(preset), preset.kind != "recipe"
-        stored = self.presets.keep(name, preset_files.with_job(preset, job) if whole else preset)
+        existing = {name.casefold() for name in self.presets.names()}  # one file each on Windows and macOS
+        name = next(name for name in numbered(stem) if f"user/{name}".casefold() not in existing)
+        job, replaces_job = preset_files.apply(preset), preset.kind != "recipe"
+        stored = self.presets.keep(name, preset_files.with_job(preset, job) if replaces_job else preset)
         return self.choose(stored, f"Opened {file_name} and kept it as {name}.")
 
 

@@ -79,7 +79,7 @@ class Project(PresetForm):
         self.imported: dict[str, Any] = {}  # what is known of the import that the form began with; see `take_import`
         self.job = new_project()
         self._reference_cache: tuple[Any, TrainJob] | None = None
-        self._open()
+        self._read_file()
 
     # -- reading
 
@@ -198,11 +198,11 @@ class Project(PresetForm):
 
     def _with_token_name(self, job: TrainJob) -> TrainJob:
         """Name the output of textual inversion by its token, by which other programs use the file, unless the user named it."""
-        before, name = self.job.saving.output_name, token_name(job)
-        shipped = not self.preset.startswith("user/")
+        current, token = self.job.saving.output_name, token_name(job)
+        is_shipped = not self.preset.startswith("user/")
         automatic = {TrainJob().saving.output_name, token_name(self.job)}
-        automatic |= {self.reference().saving.output_name} if shipped and self.recipe() is None else set()
-        return with_value(job, NAME, name) if name and NAME not in self.bad and before in automatic else job
+        automatic |= {self.reference().saving.output_name} if is_shipped and self.recipe() is None else set()
+        return with_value(job, NAME, token) if token and NAME not in self.bad and current in automatic else job
 
     def restore(self, path: str) -> None:
         if path in FIELDS:
@@ -226,13 +226,13 @@ class Project(PresetForm):
         """
         with self.lock:
             self.check_stamp()
-            named: dict[str, Any] = {}
+            preset_state: dict[str, Any] = {}
             if preset is not None:
-                named = {"preset": preset if preset in self.presets.names("train") else ""}
-                named["imported"] = self._import_of(named["preset"])
-            self._change(did, job=job, bad=dict(bad), **named)
+                preset_state = {"preset": preset if preset in self.presets.names("train") else ""}
+                preset_state["imported"] = self._import_report(preset_state["preset"])
+            self._change(did, job=job, bad=dict(bad), **preset_state)
 
-    def _import_of(self, preset: str) -> dict[str, Any]:
+    def _import_report(self, preset: str) -> dict[str, Any]:
         """The report of the import that a preset was saved from; {} for any other preset."""
         loaded = read_preset(self.presets, preset)
         return {"description": loaded.description} if loaded and loaded.description.startswith(IMPORTED) else {}
@@ -247,7 +247,7 @@ class Project(PresetForm):
         with self.lock:
             self.check_stamp()
             self._change(f"importing {title}", job=job, bad={}, preset="", imported=imported)
-        return self._replaced(done, unsaved)
+        return self._replaced_message(done, unsaved)
 
     @property
     def name(self) -> str:
@@ -264,7 +264,7 @@ class Project(PresetForm):
 
     def set_preset(self, name: str) -> None:
         with self.lock:
-            self._take(preset=name)
+            self._set_state(preset=name)
 
     def apply_preset(self, preset: preset_files.Preset | None, name: str | None = None, done: str = "") -> Done | None:
         """Load a preset, or the defaults if it is None. Returns the message about it: `done`, else the usual text.
@@ -282,30 +282,30 @@ class Project(PresetForm):
         stated = recipe.stated() if recipe else FIELDS
         bad = {path: each for path, each in self.bad.items() if preset_files.kept(FIELDS[path]) and path not in stated}
         self.replace(job, preset=name, did=f"loading {name}" if name else "reset to default", bad=bad)
-        left = "; your model, images, prompts, names, validation and logging stay" if recipe else ""
-        usual = f"{self.presets.shown_name(name)} loaded{left}." if name else "All settings are at their defaults."
-        return self._replaced(done or usual, unsaved)
+        stays = "; your model, images, prompts, names, validation and logging stay" if recipe else ""
+        message = f"{self.presets.shown_name(name)} loaded{stays}." if name else "All settings are at their defaults."
+        return self._replaced_message(done or message, unsaved)
 
     def restore_all(self) -> Done:
         unsaved = self._unsaved()
         self.replace(self.reference(), did="restoring all")
-        return self._replaced("All changes were reverted.", unsaved)
+        return self._replaced_message("All changes were reverted.", unsaved)
 
     def _unsaved(self) -> int:
         """Number of fields that differ from the preset or have invalid input."""
         with self.lock:
             return len(self.changed().keys() | self.bad.keys())
 
-    def _replaced(self, done: str, unsaved: int) -> Done:
+    def _replaced_message(self, done: str, unsaved: int) -> Done:
         """Message after the whole form was replaced, with its undo step."""
-        had = f" The form had {count(unsaved, 'unsaved change')}." if unsaved else ""
-        return Done(f"{done}{had}", undo=self.can_undo)
+        unsaved_note = f" The form had {count(unsaved, 'unsaved change')}." if unsaved else ""
+        return Done(f"{done}{unsaved_note}", undo=self.can_undo)
 
     def undo(self, redo: bool = False) -> None:
         with self.lock:
             self.check_stamp()
-            if (before := self.steps.step(self._snapshot(), redo)) is not None:
-                self._take(**before)
+            if (state := self.steps.step(self._snapshot(), redo)) is not None:
+                self._set_state(**state)
 
     def redo(self) -> None:
         self.undo(redo=True)
@@ -331,11 +331,11 @@ class Project(PresetForm):
             self.keep(tab, self.tab_state(tab) | changes)
 
     def _change(self, did: str, **state: Any) -> None:
-        """Set the state as one step of undo. Arguments: see `_take`"""
+        """Set the state as one step of undo. Arguments: see `_set_state`"""
         self.steps.add(did, self._snapshot())
-        self._take(**state)
+        self._set_state(**state)
 
-    def _take(self, **state: Any) -> None:
+    def _set_state(self, **state: Any) -> None:
         """Set the state and store the project. state: those of `job`, `bad`, `preset` and `imported` that change"""
         job, bad = state.get("job", self.job), state.get("bad", self.bad)
         fields = {
@@ -365,7 +365,7 @@ class Project(PresetForm):
         except OSError as error:
             self.notice = f"The project cannot be saved ({error.strerror or error}). Free some space."
 
-    def _open(self) -> None:
+    def _read_file(self) -> None:
         """Read the project file; without a readable one, begin with the starter."""
         try:
             content = read_json_object(self.file)
@@ -379,10 +379,10 @@ class Project(PresetForm):
         except MissingFile:
             pass
         except (ValueError, KeyError, TypeError, AttributeError, ProblemsError, OverflowError):
-            aside = self.file.with_name(f"project-unreadable-{time.time_ns()}.json")
+            renamed = self.file.with_name(f"project-unreadable-{time.time_ns()}.json")
             try:
-                atomic.replace(self.file, aside)
-                self.notice = f"The saved project could not be read and was renamed to {aside.name}."
+                atomic.replace(self.file, renamed)
+                self.notice = f"The saved project could not be read and was renamed to {renamed.name}."
             except OSError:
                 self.notice = "The saved project could not be read."
         self.job, self.preset = self._first_job()
@@ -421,8 +421,8 @@ def with_value(job: TrainJob, path: str, value: Any) -> TrainJob:
 
 def with_values(job: TrainJob, values: Mapping[str, Any]) -> TrainJob:
     """Return `job` with these values by path. Raises ProblemsError for invalid ones."""
-    whole = to_values(job)
+    groups = to_values(job)
     for path, value in values.items():
         group, name = path.split(".", 1)
-        whole[group][name] = value
-    return build(TrainJob, whole)
+        groups[group][name] = value
+    return build(TrainJob, groups)

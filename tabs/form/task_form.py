@@ -13,7 +13,7 @@ from tabs.form.bars import line_bars, weight_bars
 from tabs.form.form_page import FormPage
 from tabs.form.form_values import usable
 from tabs.form.lora_card import card, strength_slider, strip_later
-from tabs.form.model_lists import network_words
+from tabs.form.model_lists import network_text
 from tabs.form.picker import family_of_file, file_named
 from tabs.form.plain_form import PlainForm, Values, plain
 from tabs.form.task_settings import form_settings, job_of, main_setting
@@ -40,9 +40,9 @@ class TaskForm(PlainForm):
     ):
         self.task, (self._read, self._write) = task, storage
         known = {name: entry for name, entry in form_settings(task).items() if name not in without}
-        aside = {name for name, entry in known.items() if entry.names == "path" or entry.widget == "extension"}
-        aside.add(main_setting(task))
-        self.covered = plain({name: entry.default for name, entry in known.items() if name not in aside})
+        not_in_presets = {name for name, entry in known.items() if entry.names == "path" or entry.widget == "extension"}
+        not_in_presets.add(main_setting(task))
+        self.covered = plain({name: entry.default for name, entry in known.items() if name not in not_in_presets})
         super().__init__(page, id, task.name, known, act, self.covered)
 
     def values(self) -> Values:
@@ -82,8 +82,8 @@ class TaskForm(PlainForm):
             return {}
         family = self.family_for(FILES)
         cards = json.dumps({name: self._card(name, family) for name in ("", *map(str, values.get(FILES) or []))})
-        about = f'data-files="{self.id}-{FILES}" data-ratios="{self.id}-{STRENGTHS}" data-cards="{esc(cards)}"'
-        return {FILES: f"<lora-rows {about}></lora-rows>"}
+        attributes = f'data-files="{self.id}-{FILES}" data-ratios="{self.id}-{STRENGTHS}" data-cards="{esc(cards)}"'
+        return {FILES: f"<lora-rows {attributes}></lora-rows>"}
 
     def _card(self, file: str, family: str = "") -> str:
         """HTML of the card of a LoRA, to which assets/merging.js adds its strength; for "", of one that is still being read.
@@ -91,7 +91,7 @@ class TaskForm(PlainForm):
         lora, facts, why = file_named(file, self.page, "", steps=False)
         if facts and not why and family and facts.family not in (None, family):
             why = f"is for {FAMILY_NAMES[str(facts.family)]}, another LoRA here for {FAMILY_NAMES[family]}"
-        words = "".join(f'<span class="badge">{esc(word)}</span>' for word in facts.words[:WORDS]) if facts else ""
+        badges = "".join(f'<span class="badge">{esc(word)}</span>' for word in facts.words[:WORDS]) if facts else ""
         name = f"{lora.name}, {lora.checkpoint.label}" if lora.checkpoint else lora.name
         return card(
             lora,
@@ -99,8 +99,8 @@ class TaskForm(PlainForm):
             head=f'<b title="{esc(lora.name)}">{middle(lora.name)}</b><span class="grow"></span><button type="button" '
             f'class="btn quiet" data-remove aria-label="Remove {esc(name)}">\u00d7</button>',
             middle=strength_slider(name, 1.0),
-            words=words,
-            about=network_words(facts) if facts else "",
+            words=badges,
+            about=network_text(facts) if facts else "",
             why=why if file else "",
             steps=strip_later(lora, self.id) if facts else "",
         )
@@ -108,16 +108,16 @@ class TaskForm(PlainForm):
     def _bars(self, name: str, values: Values) -> str:
         """HTML of the bars of a text field, or of each of its lines with the name of its file."""
         entry, control = self.known[name], f"{self.id}-{name}"
-        of = self.known[entry.blocks_of]
-        files = values.get(of.name) or []
+        source = self.known[entry.blocks_of]
+        files = values.get(source.name) or []
         files = files.splitlines() if isinstance(files, str) else files
-        named = [
+        file_families = [
             (title_of_name(str(file), self.page.workspace), family_of_file(str(file), self.page)) for file in files
         ]
-        family = next((family for _, family in named if family), "")
+        family = next((family for _, family in file_families if family), "")
         if entry.kind == "list":
-            return line_bars([(file, each or family) for file, each in named], control)
-        return weight_bars(family, control, default=self._default(entry), checkpoints="checkpoint" in of.holds)
+            return line_bars([(file, each or family) for file, each in file_families], control)
+        return weight_bars(family, control, default=self._default(entry), checkpoints="checkpoint" in source.holds)
 
     def _default(self, entry: Declared) -> float:
         """Block weight while the field is empty."""

@@ -29,8 +29,8 @@ def main_setting(task: Task) -> str:
 
 def job_of(task: Task, values: dict[str, Any], project: TrainJob) -> Settings:
     """The job of a form's values, with Train's groups from the project. Raises ProblemsError."""
-    of_project = to_values(project)
-    groups: dict[str, Any] = {group: of_project[group] for group in task.job.model_fields if group in of_project}
+    train = to_values(project)
+    groups: dict[str, Any] = {group: train[group] for group in task.job.model_fields if group in train}
     for name, entry in form_settings(task).items():
         if name in values:
             groups.setdefault(entry.group, {})[entry.name] = values[name]

@@ -97,19 +97,19 @@ class FieldView:
     def line(self) -> str:
         """HTML of a labeled control of a board; for a file or folder, with a button that opens a list or the file browser."""
         entry, title = self.entry, f"<span>{esc(self.title or label(self.entry))}</span>"
-        about = f'data-act="{esc(self.act)}" data-arg="{esc(self.arg)}" aria-description="{esc(entry.help)}"'
-        named = self if self.offers or entry.names != "path or name" else replace(self, offers=TOOL_FILES)
-        control, look = named.control(about), self.button()
-        kind = " is-own" if self.changed else ""
+        attributes = f'data-act="{esc(self.act)}" data-arg="{esc(self.arg)}" aria-description="{esc(entry.help)}"'
+        view = self if self.offers or entry.names != "path or name" else replace(self, offers=TOOL_FILES)
+        control, browse = view.control(attributes), self.button()
+        classes = " is-own" if self.changed else ""
         if self.is_switch:
-            return f'<label class="own switch{kind}" title="{esc(entry.help)}">{control}{title}</label>'
-        kind += " wide" if has_lines(entry) or look else ""
-        shown = (self.empty, *(each for each, _ in choices(entry)))
-        kind += " long" if max(map(len, shown)) >= LONG_CHOICE else ""
+            return f'<label class="own switch{classes}" title="{esc(entry.help)}">{control}{title}</label>'
+        classes += " wide" if has_lines(entry) or browse else ""
+        texts = (self.empty, *(each for each, _ in choices(entry)))
+        classes += " long" if max(map(len, texts)) >= LONG_CHOICE else ""
         note = esc(self._note())
-        if not look:
-            return f'<label class="own{kind}" title="{note}">{title}{control}</label>'
-        return f'<div class="own browses{kind}" title="{note}"><label>{title}{control}</label>{look}</div>'
+        if not browse:
+            return f'<label class="own{classes}" title="{note}">{title}{control}</label>'
+        return f'<div class="own browses{classes}" title="{note}"><label>{title}{control}</label>{browse}</div>'
 
     def block(self, bars: str = "") -> str:
         """HTML of the field with title and help. assets/form.js fills in its value and the notes below it. bars: HTML below the
@@ -124,60 +124,60 @@ class FieldView:
 
     def _inside(self, elem: str, about: str) -> str:
         """HTML of the title, help and control of a block."""
-        entry, words = self.entry, esc(label(self.entry))
+        entry, title = self.entry, esc(label(self.entry))
         info = f'<span class="info-text" id="{elem}-info">{esc(about)}</span>'
-        data = f'data-set="{entry.path}" aria-describedby="{elem}-info {elem}-foot" aria-keyshortcuts="F1"'
+        attributes = f'data-set="{entry.path}" aria-describedby="{elem}-info {elem}-foot" aria-keyshortcuts="F1"'
         if self.is_switch:
-            return f'<label class="field-switch">{self.control(data)}<span>{words}</span></label>{info}'
+            return f'<label class="field-switch">{self.control(attributes)}<span>{title}</span></label>{info}'
         letters = [len(each) for each, _ in choices(entry)]
         if entry.kind == "choice" and len(letters) <= RADIO_CHOICES and sum(letters) <= RADIO_LETTERS:
-            return f'<span class="field-title" id="{elem}-title">{words}</span>{info}{self._radios(elem, data)}'
-        control, look, listed = self.control(data), self.button(), ""
+            return f'<span class="field-title" id="{elem}-title">{title}</span>{info}{self._radios(elem, attributes)}'
+        control, choose, listed = self.control(attributes), self.button(), ""
         if self.offers:
             listed = f'<datalist id="{self.offers}"></datalist>'
             if not entry.holds:
-                look = f'<select class="offered" data-offers="{entry.path}" aria-label="Choose: {words}"></select>'
-        title = f'<label class="field-title" for="{self.id}">{words}</label>'
-        return title + info + (f'<div class="line">{control}{look}</div>' if look else control) + listed
+                choose = f'<select class="offered" data-offers="{entry.path}" aria-label="Choose: {title}"></select>'
+        label_html = f'<label class="field-title" for="{self.id}">{title}</label>'
+        return label_html + info + (f'<div class="line">{control}{choose}</div>' if choose else control) + listed
 
-    def _radios(self, elem: str, data: str) -> str:
-        each = "".join(
-            f'<label><input type="radio" name="{elem}" value="{esc(value)}" {data}><span>{esc(title)}</span></label>'
+    def _radios(self, elem: str, attributes: str) -> str:
+        radios = "".join(
+            f'<label><input type="radio" name="{elem}" value="{esc(value)}" {attributes}><span>{esc(title)}</span></label>'
             for title, value in choices(self.entry)
         )
-        return f'<div class="few" role="radiogroup" aria-labelledby="{elem}-title">{each}</div>'
+        return f'<div class="few" role="radiogroup" aria-labelledby="{elem}-title">{radios}</div>'
 
-    def control(self, about: str) -> str:
-        """HTML of the control with the attributes `about` and those of its state."""
+    def control(self, attributes: str) -> str:
+        """HTML of the control with these attributes and those of its state."""
         entry = self.entry
-        about += f' id="{esc(self.id)}"' if self.id else ""
-        about += ' aria-invalid="true"' if self.wrong else ""
-        about += " disabled" if self.replaced else ""
-        about += f' list="{esc(self.offers)}"' if self.offers else ""
+        attributes += f' id="{esc(self.id)}"' if self.id else ""
+        attributes += ' aria-invalid="true"' if self.wrong else ""
+        attributes += " disabled" if self.replaced else ""
+        attributes += f' list="{esc(self.offers)}"' if self.offers else ""
         if self.is_switch:
-            return f'<input type="checkbox" {about}{" checked" if self.value else ""}>'
+            return f'<input type="checkbox" {attributes}{" checked" if self.value else ""}>'
         if entry.kind in ("bool", "choice"):
-            return f"<select {about}>{self._options()}</select>"
+            return f"<select {attributes}>{self._options()}</select>"
         if has_lines(entry):
             # A line break at the beginning of a textarea is not part of its text.
-            return f'<textarea rows="2" {about} placeholder="{esc(self.empty)}">\n{esc(self._text())}</textarea>'
+            return f'<textarea rows="2" {attributes} placeholder="{esc(self.empty)}">\n{esc(self._text())}</textarea>'
         number = " num" if entry.kind in ("int", "float", "pair", "span") else ""
         text = NOTHING if self.value == "" and entry.optional else self._text()
         return (
-            f'<input type="text" class="text{number}" {about} value="{esc(text)}" placeholder="{esc(self.empty)}" '
+            f'<input type="text" class="text{number}" {attributes} value="{esc(text)}" placeholder="{esc(self.empty)}" '
             f'autocomplete="off" spellcheck="false">'
         )
 
     def button(self) -> str:
         """HTML of a button that opens the list of model files or the file browser; "" if the setting's value is not a path."""
-        entry, looks, title = self.entry, browses(self.entry), esc(label(self.entry))
+        entry, browsed, title = self.entry, browses(self.entry), esc(label(self.entry))
         if entry.holds and self.form:
             name = entry.path if self.form == TRAIN else entry.name
-            looks = entry.widget if self.form == TRAIN and entry.widget == "model" else looks
-            about = f'data-pick="{esc(name)}" data-form="{esc(self.form)}" data-looks="{looks}"'
-            return f'<button type="button" class="btn" {about} aria-label="Choose: {title}">Choose</button>'
-        about = f'data-browse="{looks}" aria-label="Browse: {title}"'
-        return f'<button type="button" class="btn" {about}>Browse</button>' if looks else ""
+            browsed = entry.widget if self.form == TRAIN and entry.widget == "model" else browsed
+            attributes = f'data-pick="{esc(name)}" data-form="{esc(self.form)}" data-looks="{browsed}"'
+            return f'<button type="button" class="btn" {attributes} aria-label="Choose: {title}">Choose</button>'
+        attributes = f'data-browse="{browsed}" aria-label="Browse: {title}"'
+        return f'<button type="button" class="btn" {attributes}>Browse</button>' if browsed else ""
 
     def _text(self) -> str:
         if isinstance(self.value, str):  # the value of a text, or invalid input
@@ -188,10 +188,10 @@ class FieldView:
         entry = self.entry
         if self.replaced:
             return f"<option>{esc(f'set by {self.replaced}')}</option>"
-        none = [(f"as for all: {self.empty}" if self.shared else self.empty, None)] if entry.optional else []
+        empty = [(f"as for all: {self.empty}" if self.shared else self.empty, None)] if entry.optional else []
         switch = entry.kind == "bool"
-        offered = [("on", True), ("off", False)] if switch else [(entry.label(each), each) for each in entry.choices]
-        return options(((title, plain(each)) for title, each in (*none, *offered)), plain(self.value))
+        listed = [("on", True), ("off", False)] if switch else [(entry.label(each), each) for each in entry.choices]
+        return options(((title, plain(each)) for title, each in (*empty, *listed)), plain(self.value))
 
     def _note(self) -> str:
         """Help of the field, and how to enter an empty value if empty means the common one."""

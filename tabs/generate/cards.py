@@ -83,10 +83,9 @@ CARDS = (
         shown=("ad_model", "ad_denoising_strength", "ad_prompt"),
         adds={"ad_model": "face"},
         titles={
-            name: title
+            name: entry.title.removeprefix("Detailer ").capitalize()
             for name, entry in form.OF_JOB.items()
             if entry.group == DETAILER
-            for title in [entry.title.removeprefix("Detailer ").capitalize()]
         },
     ),
     Card(
@@ -117,12 +116,12 @@ def with_card(name: str, values: dict[str, Any]) -> dict[str, Any]:
 
 def without_card(name: str, values: dict[str, Any], added: Collection[str]) -> dict[str, Any]:
     """Return the values after removing a card: its group has its defaults."""
-    left = set(shown_cards(values, added)) - {name}
-    shared = {} if left & {IMAGE, HIRES} else {STRENGTH: form.ENTRIES[STRENGTH].default}
+    remaining = set(shown_cards(values, added)) - {name}
+    shared = {} if remaining & {IMAGE, HIRES} else {STRENGTH: form.ENTRIES[STRENGTH].default}
     return values | BY_NAME[name].defaults() | (shared if name in (IMAGE, HIRES) else {})
 
 
-def keep_used(page: Page | FormPage, values: Mapping[str, Any]) -> None:
+def drop_unused(page: Page | FormPage, values: Mapping[str, Any]) -> None:
     """Remove the added cards that these values do not use, which would be refused as empty."""
     with page.project.lock:
         names = [name for name in added(page) if name == GRID or BY_NAME[name].is_used(values)]
@@ -146,9 +145,9 @@ def empty_problems(values: Mapping[str, Any], added: Collection[str]) -> list[Pr
 def fields_in(card: Card, values: Mapping[str, Any], shown: Collection[str]) -> tuple[list[str], list[str]]:
     """(fields in sight, fields under More) of a card. shown: cards in sight"""
     owner = IMAGE if IMAGE in shown or HIRES not in shown else HIRES
-    first = [*card.shown, *(card.masked if values.get("mask_path") else ())]
-    first = [name for name in first if name != STRENGTH or owner == card.group]
-    return first, [name for name in card.fields if name not in first]
+    visible = [*card.shown, *(card.masked if values.get("mask_path") else ())]
+    visible = [name for name in visible if name != STRENGTH or owner == card.group]
+    return visible, [name for name in card.fields if name not in visible]
 
 
 def html(
@@ -157,33 +156,33 @@ def html(
     draw: Callable[..., str],
     above: Callable[[str], str],
     notes: Mapping[str, str] = {},
-    wrong: Collection[str] = (),
+    invalid: Collection[str] = (),
 ) -> str:
     """HTML of every card; those that are not in sight are hidden.
 
     draw   returns the HTML of fields      above   returns the HTML above the fields of a group      notes   {group: state}
-    wrong  fields with invalid input
+    invalid  fields with invalid input
     """
-    to_fix = {form.OF_JOB[name].group for name in wrong if name in form.OF_JOB}
-    shown = shown_cards(values, {*added, *to_fix})
+    to_fix = {form.OF_JOB[name].group for name in invalid if name in form.OF_JOB}
+    visible_cards = shown_cards(values, {*added, *to_fix})
     cards = ""
     for card in CARDS:
-        first, more = fields_in(card, values, shown)
-        in_sight = f'<div class="concept-fields">{draw(*first, titles=card.titles)}</div>' if first else ""
-        bad, set_ones = sum(name in wrong for name in more), sum(form.is_set(name, values) for name in more)
-        says = f"{bad} to fix" if bad else f"{set_ones} set" if set_ones else ""
+        visible, more = fields_in(card, values, visible_cards)
+        in_sight = f'<div class="concept-fields">{draw(*visible, titles=card.titles)}</div>' if visible else ""
+        errors, changes = sum(name in invalid for name in more), sum(form.is_set(name, values) for name in more)
+        summary = f"{errors} to fix" if errors else f"{changes} set" if changes else ""
         rest = (
-            f'<details data-group="{card.group} more"><summary class="row"><b>More</b><span class="hint">{says}</span></summary>'
+            f'<details data-group="{card.group} more"><summary class="row"><b>More</b><span class="hint">{summary}</span></summary>'
             f'<div class="concept-fields">{draw(*more, titles=card.titles)}</div></details>'
         )
         body = above(card.group) + in_sight + rest
-        cards += frame(card.group, card.title, body, card.group in shown, notes.get(card.group, ""))
+        cards += frame(card.group, card.title, body, card.group in visible_cards, notes.get(card.group, ""))
     return cards
 
 
 def frame(name: str, title: str, body: str, shown: bool, note: str = "") -> str:
     """HTML of a card. body: HTML below its title; note: text next to the title"""
-    cross = button(
+    remove = button(
         "card_remove",
         "\u00d7",
         name,
@@ -193,7 +192,7 @@ def frame(name: str, title: str, body: str, shown: bool, note: str = "") -> str:
     )
     return (
         f'<section class="gen-card block-part" data-card="{name}" aria-label="{esc(title)}"{"" if shown else " hidden"}>'
-        f'<div class="strip"><h3>{esc(title)}</h3><span class="hint">{esc(note)}</span><span class="grow"></span>{cross}</div>'
+        f'<div class="strip"><h3>{esc(title)}</h3><span class="hint">{esc(note)}</span><span class="grow"></span>{remove}</div>'
         f"{body}</section>"
     )
 

@@ -77,21 +77,21 @@ class Controls:
 
     def _row(self, number: int, use: dict[str, Any], family: str, values: Values) -> str:
         name, on = title_of_name(str(use["file"]), self.page.workspace), use.get("enabled", True)
-        words, why = self._about(str(use["file"]), family)
-        cross = button("net_remove", "\u00d7", number, kind="quiet", label=f"Remove {name}")
+        badge, reason = self._about(str(use["file"]), family)
+        remove = button("net_remove", "\u00d7", number, kind="quiet", label=f"Remove {name}")
         image = use.get("image") or values["control_image"]
         images = self._painting.thumb(image, f"Control image of {name}") + self._preview(number, use, image, values)
         previewed = _preview_key(number, use) in self.page.browser.previewed
-        listed = _hint_model(use) in known_models(self.page.workspace)
-        names = [*BASIC, *(() if listed else settings_of(use.get("preprocessor", "none")))]
-        see = button("net_see", "Hide preview" if previewed else "Preview", number, kind="quiet", again=True)
+        known = _hint_model(use) in known_models(self.page.workspace)
+        names = [*BASIC, *(() if known else settings_of(use.get("preprocessor", "none")))]
+        preview = button("net_see", "Hide preview" if previewed else "Preview", number, kind="quiet", again=True)
         return (
             f'<li class="net{"" if on else " is-off"}"{row_of(str(use["file"]))}>'
             f'<div><div class="strip"><label><input type="checkbox" data-act="net_part" '
             f'data-arg="{number}:enabled" aria-label="Use {esc(name)}"{" checked" if on else ""}><b title="{esc(name)}">'
-            f'{middle(name)}</b></label><span class="badge{" bad" if why else ""}">{esc(words)}</span><span class="grow"></span>'
-            f"{see if image else ''}{cross}</div>"
-            f"{f'<p class=field-error>{esc(why)}</p>' if why else ''}<div class='strip'>{images}</div>"
+            f'{middle(name)}</b></label><span class="badge{" bad" if reason else ""}">{esc(badge)}</span><span class="grow"></span>'
+            f"{preview if image else ''}{remove}</div>"
+            f"{f'<p class=field-error>{esc(reason)}</p>' if reason else ''}<div class='strip'>{images}</div>"
             f'<div class="concept-fields">{self._fields_with_models(number, use, names, "" if image else "choose or upload one")}</div>'
             f'<details data-group="net {number}"><summary>Mode and fit</summary>'
             f'<div class="concept-fields">{self._fields_with_models(number, use, DETAILS)}</div></details></div></li>'
@@ -106,8 +106,8 @@ class Controls:
         chosen = _hint_model(use)
         shown = use | {"preprocessor": OF_MODEL + chosen} if chosen in models else use
         listed = options(((name, OF_MODEL + name) for name in models), f"{OF_MODEL}{chosen}")
-        before, name, after = self._fields_of(number, shown, names, empty).partition(f'id="net-{number}-preprocessor"')
-        return before + name + after.replace("</select>", listed + "</select>", 1)
+        before, id, after = self._fields_of(number, shown, names, empty).partition(f'id="net-{number}-preprocessor"')
+        return before + id + after.replace("</select>", listed + "</select>", 1)  # appended to the list of this field
 
     def _fields_of(self, number: int, use: dict[str, Any], names: Any, empty: str) -> str:
         return "".join(
@@ -162,13 +162,13 @@ class Controls:
 
     def act(self, act: str, arg: str, value: str) -> None:
         """Handle an event of the group. Raises ProblemsError."""
-        first, _, name = arg.partition(":")
+        index_text, _, name = arg.partition(":")
         with self.page.project.lock:
             values = self._fields.load()
             uses = list(values["nets"])
-            number = index_of(first, len(uses))
+            number = index_of(index_text, len(uses))
             if act == "net_add":
-                uses.append(self._added(value, len(uses)))
+                uses.append(self._new_net(value, len(uses)))
             elif number is None:
                 return
             elif act == "net_see":
@@ -184,18 +184,18 @@ class Controls:
                 uses[number] = changed_values(PARTS, uses[number], name, value, self.page.roots)
             self._fields.put(values | {"nets": uses})
 
-    def _added(self, text: str, before: int) -> dict[str, Any]:
-        """Values of a new ControlNet by its name or path, with the preprocessor that its file name suggests. before: number in
-        use. Raises ProblemsError."""
-        if before >= MAX_NETS:
+    def _new_net(self, text: str, in_use: int) -> dict[str, Any]:
+        """Values of a new ControlNet by its name or path, with the preprocessor that its file name suggests. in_use: number of
+        ControlNets before it. Raises ProblemsError."""
+        if in_use >= MAX_NETS:
             raise ProblemsError.one(
                 f"{MAX_NETS} ControlNets are the most", "ControlNet", "remove one", "controls.too-many"
             )
         path = find("controlnet", text, self.page.workspace)
         self.page.roots.check(str(path), "ControlNet")
         file = portable_name(path, self.page.workspace) if not Path(text).is_absolute() else text
-        named = next((hint for word, hint in HINT_OF_NAME.items() if word in path.stem.lower()), None)
-        return {"file": file} | ({"preprocessor": named} if named else {})
+        preprocessor = next((hint for word, hint in HINT_OF_NAME.items() if word in path.stem.lower()), None)
+        return {"file": file} | ({"preprocessor": preprocessor} if preprocessor else {})
 
 
 def _hint_model(use: dict[str, Any]) -> str | None:
@@ -214,7 +214,7 @@ def _hint(
     """Data URL of the control image that a ControlNet gets at this image size. changed: times of the image and model files"""
     url: Future[str] = Future()
 
-    def hinted(image: Image.Image) -> Image.Image:
+    def preprocess(image: Image.Image) -> Image.Image:
         if use.preprocessor == "none":
             return image
         with HintMaker(workspace, NETS, CancelToken()) as maker:
@@ -222,7 +222,7 @@ def _hint(
 
     def make() -> None:
         try:
-            image = control_image_for(opened(path, CONTROL), use.fit, size, None, hinted)
+            image = control_image_for(opened(path, CONTROL), use.fit, size, None, preprocess)
             image.thumbnail((PREVIEW, PREVIEW))
             url.set_result(png_url(image))
         except Exception as error:  # shown in place of the preview

@@ -92,9 +92,8 @@ class ModelOverrides(Settings):
 
 ELSEWHERE = ("model", "memory")  # groups of a generation that are set in Train
 _BUILT_IN = {each.name: each.path for each in declared(GenerateJob) if each.group in GenerateJob.__annotations__}
-OF_JOB: dict[
-    str, Declared
-] = {}  # by name; by path if a built-in setting or an earlier group of a package has that name
+# By name; by path if a built-in setting or an earlier group of a package has that name
+OF_JOB: dict[str, Declared] = {}
 for _entry in declared(GenerateJob):
     if _entry.group not in ELSEWHERE:
         _taken = _entry.name in OF_JOB or _BUILT_IN.get(_entry.name, _entry.path) != _entry.path
@@ -137,9 +136,9 @@ def is_set(name: str, values: Mapping[str, Any]) -> bool:
 def model_values(model: ModelSettings, project: ModelSettings) -> dict[str, Any]:
     """The values of the fields for model settings; empty fields where they equal those of Train."""
     unset = {name: ENTRIES[name].default for name in MODEL}
-    differs = {name: getattr(model, name) for name in MODEL if getattr(model, name) != getattr(project, name)}
-    if project.model_copy(update=differs) == model and not differs.items() & unset.items():
-        return {"base_model": "", "model": {}} | unset | differs
+    overrides = {name: getattr(model, name) for name in MODEL if getattr(model, name) != getattr(project, name)}
+    if project.model_copy(update=overrides) == model and not overrides.items() & unset.items():
+        return {"base_model": "", "model": {}} | unset | overrides
     others = {name: value for name, value in to_values(model).items() if name not in MODEL}
     return {"base_model": model.base_model, "model": others} | {name: getattr(model, name) for name in MODEL}
 
@@ -164,26 +163,26 @@ def values_of(
     for use in job.generate.loras:
         missing: list[Problem] = []
         if path := collected(missing, find, "lora", use.file, workspace):
-            here = use.model_copy(update={"file": portable_name(path, workspace)})
-            values["loras"].append(here.model_dump(exclude_none=True))
+            use_here = use.model_copy(update={"file": portable_name(path, workspace)})
+            values["loras"].append(use_here.model_dump(exclude_none=True))
         strength = strengths(use.strength, use.text_encoder_strength)
         notes += [replace(each, what=f"{each.what} (strength {strength})") for each in missing]
     values["nets"] = [net for use in job.controls.nets if (net := _net_here(use, net_hashes, workspace, notes))]
-    words = [collected(notes, find_embeddings, text, workspace) or () for text in job.generate.embeddings]
-    values["embeddings"] = [word.setting(workspace) for each in words for word in each]
+    embeddings = [collected(notes, find_embeddings, text, workspace) or () for text in job.generate.embeddings]
+    values["embeddings"] = [word.setting(workspace) for each in embeddings for word in each]
     for name, find_named in FIND_BY_NAME.items():
         missing = []
         if values[name] and collected(missing, find_named, values[name], workspace) is None:
             values[name] = None
         notes += [replace(each, fix=f"it is left out; {each.fix}") for each in missing]
-    wanted = job.model.base_model
-    file = find_file(wanted, workspace)
+    stated = job.model.base_model
+    file = find_file(stated, workspace)
     if file is None:
-        what = f"The model '{wanted}' is not on this machine; the chosen one is kept"
+        what = f"The model '{stated}' is not on this machine; the chosen one is kept"
         notes.append(Problem(what, "model.base_model", "download it, or choose another", "advice", code=NO_MODEL))
     else:
-        same = find_file(project.base_model, workspace)
-        name = project.base_model if same is not None and real_path(same) == real_path(file) else wanted
+        train_file = find_file(project.base_model, workspace)
+        name = project.base_model if train_file is not None and real_path(train_file) == real_path(file) else stated
         values |= model_values(job.model.model_copy(update={"base_model": name}), project)
     return values, [replace(each, level="advice") for each in notes]
 
@@ -364,18 +363,16 @@ def add_lora(values: dict[str, Any], path: Path, workspace: Workspace, strength:
 def files_to_use(page: Page, facts: Mapping[str, Any], file: str = "") -> list[Mapping[str, Any]]:
     """The checkpoint `file` of a run, else the `recommended` or its last one, and the others of its step, since an embedding has one
     for each word; [] if the run has none. facts: the run's snapshot"""
-    use, _ = (None, "") if file else recommended(page.workspace.runs / facts["run"], facts.get("best"))
-    wanted = use.name if use is not None else file
+    best, _ = (None, "") if file else recommended(page.workspace.runs / facts["run"], facts.get("best"))
+    name = best.name if best is not None else file
     saved = [each for each in facts["files"] if not is_average(each["name"])]
-    chosen = (
-        [each for each in facts["files"] if each["name"] == wanted] if wanted else saved[-1:] or facts["files"][-1:]
-    )
+    chosen = [each for each in facts["files"] if each["name"] == name] if name else saved[-1:] or facts["files"][-1:]
     return chosen + [
         each for each in saved for one in chosen if one in saved and each != one and each["step"] == one["step"]
     ]
 
 
-def chosen_words(values: Mapping[str, Any], page: Page) -> list[Embedding]:
+def chosen_embeddings(values: Mapping[str, Any], page: Page) -> list[Embedding]:
     """The embeddings that are chosen in the form, without those that are missing, which the start reports."""
     embeddings = (
         collected(list[Problem](), find_embeddings, text, page.workspace) or () for text in values["embeddings"]
@@ -388,12 +385,12 @@ def generate_with(page: Page, name: str, file: str = "") -> dict[str, Any]:
     run's base model and the guidance scale of its samples, as base model, as ControlNet, or as embeddings. Unless the user wrote a
     prompt, also with the settings of the first sample. Returns the values. Raises ProblemsError if the run has no checkpoint."""
     facts, folder = page.engine.snapshot(name), page.workspace.runs / name
-    together = [Path(each["path"]) for each in files_to_use(page, facts, file)]
-    if not together:
+    paths = [Path(each["path"]) for each in files_to_use(page, facts, file)]
+    if not paths:
         raise ProblemsError.one("This run has no saved file", name, "wait until it has saved one", code="run.no-file")
-    state, now = page.project.tab_state("Generate"), page.project.job
-    before = stored_values(state, now) | {"embeddings": []}
-    chosen = portable_name(together[0], page.workspace)
+    state, project = page.project.tab_state("Generate"), page.project.job
+    before = stored_values(state, project) | {"embeddings": []}
+    chosen = portable_name(paths[0], page.workspace)
     job = page.readable_job(name)  # without it, its LoRA can still be used
     if job is not None:
         base = find_file(job.model.base_model, page.workspace)
@@ -405,21 +402,21 @@ def generate_with(page: Page, name: str, file: str = "") -> dict[str, Any]:
         if sample and before["prompt"] in _automatic_prompts(state):
             state, before = state | {"prompt_of_run": sample["prompt"]}, before | sample
     if job is not None and job.method.traits.new_words:
-        words = [
+        embeddings = [
             find_embedding(text, page.workspace).plain(page.workspace)
-            for text in word_values(job, list(filter(Path.exists, together)), page.workspace)
+            for text in word_values(job, list(filter(Path.exists, paths)), page.workspace)
         ]
-        values = before | {"loras": [], "embeddings": words} | model_values(job.model, now.model)
+        values = before | {"loras": [], "embeddings": embeddings} | model_values(job.model, project.model)
     elif job is not None and job.method.traits.control_images:
         values = before | {"loras": [], "nets": [{"file": chosen, **_first_control(job, base)}]}
-        values |= model_values(job.model, now.model)
+        values |= model_values(job.model, project.model)
     elif job is not None and job.method.traits.base_trains:  # its VAE is in the file
         model = job.model.model_copy(update={"base_model": chosen, "vae": None})
-        values = before | {"loras": []} | model_values(model, now.model)
+        values = before | {"loras": []} | model_values(model, project.model)
     else:
-        alone = before | {"loras": [use for use in before["loras"] if use["file"] == chosen]}
-        values = add_lora(alone, together[0], page.workspace, best_strength(folder, together[0].name) or 1.0)
-        values |= model_values(job.model, now.model) if job is not None else {}
+        without_others = before | {"loras": [use for use in before["loras"] if use["file"] == chosen]}
+        values = add_lora(without_others, paths[0], page.workspace, best_strength(folder, paths[0].name) or 1.0)
+        values |= model_values(job.model, project.model) if job is not None else {}
     page.project.keep("Generate", state | {"values": values})
     return values
 
@@ -486,16 +483,16 @@ def marked_for_zero_snr(
 ) -> list[str]:
     """Names of the chosen files that were trained with zero terminal SNR, by their metadata. Missing files are skipped, since the
     start reports them. lora: returns the file of a LoRA's name"""
-    looks: list[tuple[Callable[..., Any], str]] = [
+    lookups: list[tuple[Callable[..., Any], str]] = [
         (lambda text: model_path(text, workspace), str(values["base_model"]).strip() or project.model.base_model),
         *((lora, use["file"]) for use in values["loras"] if LoraUse.model_validate(use).used),
         *((lora, tag.name) for tag in tags_of(str(values["prompt"]))),
         *((lambda text: find_embedding(text, workspace).path, text) for text in values["embeddings"]),
     ]
     names = []
-    for look, name in looks:
+    for find_path, name in lookups:
         try:
-            path = look(name)
+            path = find_path(name)
             names += [path.name] if identify(path).zero_terminal_snr else []
         except (ProblemsError, OSError):
             continue

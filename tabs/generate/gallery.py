@@ -31,7 +31,7 @@ from tabs.dataset.concepts import entries_of
 from tabs.dataset.questions import change_folders
 from tabs.form.model_lists import STARTER
 from tabs.form.view import label
-from tabs.generate.view import Shown, strengths
+from tabs.generate.view import NewestImage, strengths
 from tabs.markup import esc, facts, short
 
 TAB = "Generate"
@@ -44,20 +44,8 @@ MAX_COPIED = 1000  # images of a new dataset
 LATELY = 10  # newest deletions that are looked through for one that can be undone
 THUMB, SMALL = 384, 256
 # Settings that `about_job` lists separately, or that have no meaning for one image.
-NAMED = {
-    "prompt",
-    "negative_prompt",
-    "width",
-    "height",
-    "steps",
-    "sampler",
-    "guidance_scale",
-    "seed",
-    "loras",
-    "embeddings",
-    "nets",
-}
-NAMED |= {"count", "prompt_weights", "zero_terminal_snr"}
+NAMED = {"prompt", "negative_prompt", "width", "height", "steps", "sampler", "guidance_scale", "seed"}
+NAMED |= {"loras", "embeddings", "nets", "count", "prompt_weights", "zero_terminal_snr"}
 
 # The viewer is outside the boards, so its buttons trigger the event of the gallery's board. Its script may load before or after.
 SENDS = """
@@ -81,12 +69,12 @@ class GalleryHandlers:
             "open": self._open,
             "stars": self._set_stars,
             "trash": self._trash,
-            "back": self._back,
+            "back": self._restore,
             "train": self._train,
             "cancel": self._cancel,
         }
 
-    def follow(self) -> int:
+    def refresh(self) -> int:
         """Update the index: a few new images at once, many on the light lane. Returns its version."""
         self.gallery.refresh()
         if self.gallery.unread():
@@ -105,32 +93,32 @@ class GalleryHandlers:
             self.gallery.refresh(full=True)
         self.gallery.read(check=task.check)
 
-    def newest(self) -> Shown | None:
+    def newest(self) -> NewestImage | None:
         """The newest image, which the page shows large; None if there is none."""
-        self.follow()
+        self.refresh()
         for shot in self.gallery.newest():
-            known = self.gallery.facts(shot.name)
-            known = read_facts(shot.path) if known is UNREAD else known
-            prompt, stars = known.prompt or shot.path.name, self.gallery.stars(shot.name)
-            return Shown(shot.name, shot.path, prompt, known.seed, bool(known.source), stars)
+            image_facts = self.gallery.facts(shot.name)
+            image_facts = read_facts(shot.path) if image_facts is UNREAD else image_facts
+            prompt, stars = image_facts.prompt or shot.path.name, self.gallery.stars(shot.name)
+            return NewestImage(shot.name, shot.path, prompt, image_facts.seed, bool(image_facts.source), stars)
         return None
 
     def last_seed(self) -> int | None:
         """The seed of the newest image that has one."""
-        self.follow()
+        self.refresh()
         seeds = (self.gallery.facts(shot.name).seed for shot in self.gallery.newest())
         return next((seed for seed in seeds if seed is not None), None)
 
     def shot(self, name: str) -> Shot:
         """The image of a name. Raises ProblemsError if it does not exist."""
-        self.follow()
+        self.refresh()
         return self.gallery.shot(name)
 
     # -- the tick
 
     def parts(self, tab: Any, request: dict[str, Any]) -> dict[str, Any]:
         """Part of the tick: a version that changes when the script should reload the list, and the progress of a copy."""
-        return {"gallery": {"version": self.follow(), "copy": self._copy_state()}} if tab == TAB else {}
+        return {"gallery": {"version": self.refresh(), "copy": self._copy_state()}} if tab == TAB else {}
 
     def _copy_state(self) -> dict[str, Any] | None:
         """{id, text, share: 0 to 1, done, and then problems and message} of the newest copy to the dataset; None without one."""
@@ -157,7 +145,7 @@ class GalleryHandlers:
 
     def _list(self, request: dict[str, Any]) -> dict[str, Any]:
         """The names of the images that match the filter, newest first, with the tiles of the first ones."""
-        version, gallery = self.follow(), self.gallery
+        version, gallery = self.refresh(), self.gallery
         if request.get("whole") is True:  # a page was opened: a full scan finds overwritten files
             self.warm()
         matches = gallery.matching(filter_of(request))
@@ -170,7 +158,7 @@ class GalleryHandlers:
             "strip": strip,
             "tiles": {name: self._tile(name) for name in {*names[:FIRST_TILES], *strip}},
             "total": len(gallery.newest()),
-            "away": self._away(),
+            "away": self._last_deletion(),
             "left": len(gallery.unread()),
             "models": sorted(gallery.models().items()),
             "loras": sorted(gallery.loras().items()),
@@ -189,20 +177,20 @@ class GalleryHandlers:
 
     def _tile(self, name: str) -> dict[str, Any]:
         """Data of an image in the strip or gallery."""
-        shot, known, base = self.gallery.shot(name), self.gallery.facts(name), self.gallery.twin(name)
+        shot, image_facts, base = self.gallery.shot(name), self.gallery.facts(name), self.gallery.twin(name)
         return {
             "thumb": self.page.thumb_url(shot.path, THUMB),
             "base": self.page.thumb_url(self.gallery.shot(base).path, SMALL) if base else "",
-            "says": short(known.prompt or shot.path.name, 90),
-            "seed": None if known.seed is None else str(known.seed),  # JavaScript rounds above 2**53
-            "own": known.own,
+            "says": short(image_facts.prompt or shot.path.name, 90),
+            "seed": None if image_facts.seed is None else str(image_facts.seed),  # JavaScript rounds above 2**53
+            "own": image_facts.own,
             "stars": self.gallery.stars(name),
         }
 
     def _open(self, request: dict[str, Any]) -> dict[str, Any]:
         """Data of an image for the viewer."""
         shot = self.shot(str(request.get("name")))
-        base, other = self.gallery.twin(shot.name), self.gallery.before(shot.name)
+        base, previous = self.gallery.twin(shot.name), self.gallery.before(shot.name)
         record = read_image_metadata(shot.path)
         return {
             "name": shot.name,
@@ -210,8 +198,8 @@ class GalleryHandlers:
             "url": self.page.file_url(shot.path),
             "base": self.page.file_url(self.gallery.shot(base).path) if base else "",
             "initial": self._initial(record.job),
-            "other": [self.gallery.facts(other).model, self.page.file_url(self.gallery.shot(other).path)]
-            if other
+            "other": [self.gallery.facts(previous).model, self.page.file_url(self.gallery.shot(previous).path)]
+            if previous
             else [],
             "about": about_job(
                 record.job, record, partial(title_of_name, workspace=self.page.workspace), _size(shot.path)
@@ -243,14 +231,14 @@ class GalleryHandlers:
         token = self.gallery.put_away(names)
         return {"token": token, "names": names, "said": f"{count(len(names), 'image')} moved to the trash"}
 
-    def _away(self) -> dict[str, Any] | None:
+    def _last_deletion(self) -> dict[str, Any] | None:
         """The last deletion that can be undone. recent: since the start of the server, for an Undo that survives a refresh"""
         for each in trash.undoable_actions(self.gallery.folder, most=LATELY):
             message = f"{count(len(each.images), 'image')} moved to the trash"
             return {"token": each.token, "said": message, "recent": each.when >= self.begun}
         return None
 
-    def _back(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _restore(self, request: dict[str, Any]) -> dict[str, Any]:
         names = self.gallery.put_back(str(request.get("token")))
         return {"names": names, "said": f"{count(len(names), 'image')} restored"}
 
@@ -272,15 +260,15 @@ class GalleryHandlers:
     def _copy(self, images: list[tuple[Path, str]], name: str, task: Any) -> str:
         """Copy (image, prompt) pairs as a new dataset folder, add it to the dataset, and return the message."""
         folder = copy_as_dataset(images, name, self.page.workspace.datasets, task.check, task.stage)
-        project, shown = self.page.project, display_path(folder)
+        project, folder_text = self.page.project, display_path(folder)
         with project.lock:
             others = [entry for entry in entries_of(project.job) if resolve_path(entry.folder) != STARTER / "images"]
             if others:
-                change_folders(project, [*others, Source(folder=shown)], "adding generated images")
+                change_folders(project, [*others, Source(folder=folder_text)], "adding generated images")
             else:  # replaces the starter's images
-                project.edit("dataset.folder", shown)
+                project.edit("dataset.folder", folder_text)
         self.page.reading.want()
-        return f"{count(len(images), 'image')} copied to {shown}"
+        return f"{count(len(images), 'image')} copied to {folder_text}"
 
     def _cancel(self, request: dict[str, Any]) -> dict[str, Any]:
         if self._copying is not None:
@@ -308,11 +296,11 @@ def _strengths(use: LoraUse) -> str:
 def _net(use: ControlUse, called: Callable[[str], str]) -> str:
     """HTML of a ControlNet with its weight, its control image and what is set for it."""
     entries = [Declared(name, "controls", name, info) for name, info in fields_of(ControlUse).items()]
-    rest = [each for each in entries if each.name not in ("file", "image", "weight", "enabled")]
-    changed = [(each, value) for each in rest if (value := getattr(use, each.name)) != each.default]
-    words = [f", {esc(label(each).lower())} {esc(shown_value(each, value))}" for each, value in changed]
+    further = [each for each in entries if each.name not in ("file", "image", "weight", "enabled")]
+    changed = [(each, value) for each in further if (value := getattr(use, each.name)) != each.default]
+    texts = [f", {esc(label(each).lower())} {esc(shown_value(each, value))}" for each, value in changed]
     image = f", follows {_file(use.image, file_stem)}" if use.image else ""
-    return f"{_file(use.file, called)} <b>{use.weight:g}</b>{image}{''.join(words)}"
+    return f"{_file(use.file, called)} <b>{use.weight:g}</b>{image}{''.join(texts)}"
 
 
 def _file(name: str, called: Callable[[str], str]) -> str:

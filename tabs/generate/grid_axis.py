@@ -17,7 +17,7 @@ from core.settings.base import Declared, setting
 from tabs.context import Page
 from tabs.form.lora_card import card, copy_button, strip
 from tabs.form.lora_steps import Checkpoint, Lora, checkpoints
-from tabs.form.model_lists import network_words
+from tabs.form.model_lists import network_text
 from tabs.form.picker import file_named, is_path
 from tabs.form.plain_form import PlainForm
 from tabs.markup import button, esc, index_of, middle, row_of
@@ -61,8 +61,8 @@ class FileAxis:
         """The value of a file; of a run's embedding with the word that it was trained for."""
         run = run_of(path, page.workspace.runs) if self.tokens else None
         job = page.readable_job(run.name) if run is not None else None
-        words = word_values(job, [path], page.workspace) if job is not None and job.method.traits.new_words else []
-        return words[0] if words else portable_name(path, page.workspace)
+        texts = word_values(job, [path], page.workspace) if job is not None and job.method.traits.new_words else []
+        return texts[0] if texts else portable_name(path, page.workspace)
 
 
 FILE_AXES: Mapping[str, FileAxis] = {  # by name
@@ -136,7 +136,7 @@ def _card(
     lora = lora if len(files) == 1 else Lora(lora.path, title, lora.image)
     parts = kind.parts(name)
     about = " \u00b7 ".join(
-        each for each in (*(token for token, _ in parts), network_words(facts) if facts else "") if each
+        each for each in (*(token for token, _ in parts), network_text(facts) if facts else "") if each
     )
     tools = copy_button(lora.path, title) if facts else ""
     if kind.none and name.casefold() == NONE:
@@ -146,9 +146,9 @@ def _card(
     if lora.checkpoint:
         title = title.replace(f", {lora.checkpoint.label}", "", 1)
     if len(lora.steps) > 1:
-        words = f"All {len(lora.steps)} steps"
-        tools = button("file_steps", words, number, kind="quiet", label=f"{words} of {title}") + tools
-    cross = button("file_off", "\u00d7", number, kind="quiet", label=f"Remove {title}")
+        label = f"All {len(lora.steps)} steps"
+        tools = button("file_steps", label, number, kind="quiet", label=f"{label} of {title}") + tools
+    remove = button("file_off", "\u00d7", number, kind="quiet", label=f"Remove {title}")
 
     def swaps(each: Checkpoint) -> str:
         return f'data-act="file_step" data-arg="{number}:{esc(each.path.name)}"'
@@ -156,7 +156,7 @@ def _card(
     return card(
         lora,
         page.thumb_url,
-        head=f'<b title="{esc(title)}">{middle(title)}</b><span class="grow"></span>{cross}',
+        head=f'<b title="{esc(title)}">{middle(title)}</b><span class="grow"></span>{remove}',
         middle=f'<div class="strip">{tools}</div>',
         words="",
         about=about,
@@ -169,15 +169,15 @@ def _card(
 def add_buttons(letter: str, kind: FileAxis) -> str:
     """HTML of the buttons that add a file, or the value without one, to an axis. The picker writes its choice into a hidden
     field."""
-    field, words = f"{letter}_values", f"{kind.title} for {letter.upper()}"
-    about = f'data-pick="{field}" data-form="{AXES}" data-looks="any" data-title="{words}" aria-label="{words}"'
+    field, title = f"{letter}_values", f"{kind.title} for {letter.upper()}"
+    attributes = f'data-pick="{field}" data-form="{AXES}" data-looks="any" data-title="{title}" aria-label="{title}"'
     none = (
         button("file_none", "+ None", letter, label=f"+ None for {letter.upper()}: {kind.none}", title=kind.about_none)
         if kind.none
         else ""
     )
     return (
-        f'<div class="axis-adds" data-of="{kind.title}">{drop_field(letter)}<button type="button" class="btn" {about}>'
+        f'<div class="axis-adds" data-of="{kind.title}">{drop_field(letter)}<button type="button" class="btn" {attributes}>'
         f"+ {kind.title}</button>{none}</div>"
     )
 
@@ -207,7 +207,9 @@ def changed(act: str, arg: str, value: str, axes: Mapping[str, str], page: Page)
         return {}
     letter, name = listed[at]
     kind = kinds_in(axes)[letter]
-    rows = [[each] if index != at else _instead(act, name, file, kind, page) for index, (_, each) in enumerate(listed)]
+    rows = [
+        [each] if index != at else _replacements(act, name, file, kind, page) for index, (_, each) in enumerate(listed)
+    ]
     names = [each for (of, _), row in zip(listed, rows, strict=True) if of == letter for each in row]
     return {f"{letter}_values": joined(list(dict.fromkeys(names)))}
 
@@ -217,7 +219,7 @@ def _value(name: str, kind: FileAxis, page: Page) -> str:
     return kind.value(path, page) if path is not None else name
 
 
-def _instead(act: str, name: str, file: str, kind: FileAxis, page: Page) -> list[str]:
+def _replacements(act: str, name: str, file: str, kind: FileAxis, page: Page) -> list[str]:
     """The values that replace one: none, another step of its run, or all steps."""
     if act == "file_off":
         return []

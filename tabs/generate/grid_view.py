@@ -45,7 +45,7 @@ FIRST = (  # of the settings of an axis: those that people compare most
 
 
 @dataclass(frozen=True)
-class Earlier:
+class GridRow:
     """A grid in the list. done: number of generated cells; doing: "waiting", "running", "damaged" or \"\""""
 
     name: str
@@ -56,7 +56,7 @@ class Earlier:
     doing: str
 
     @property
-    def words(self) -> str:
+    def progress(self) -> str:
         """How many of its images are there: "6 images", "3 of 6, 1 failed, running"."""
         images = count(self.total, "image") if self.done >= self.total else f"{self.done:,} of {self.total:,}"
         return ", ".join(filter(None, [images, f"{self.failed} failed" if self.failed else "", self.doing]))
@@ -70,11 +70,11 @@ class Checkpoint:
     copied: str
 
 
-def recent(grids: Sequence[Earlier]) -> str:
+def recent(grids: Sequence[GridRow]) -> str:
     """HTML of the grids of this session, to open one again; "" without any."""
     if not grids:
         return ""
-    links = (button("open", f"{each.title}, {each.words}", each.name, kind="small quiet") for each in grids)
+    links = (button("open", f"{each.title}, {each.progress}", each.name, kind="small quiet") for each in grids)
     return (
         '<div class="strip grid-recent" role="group" aria-label="Grids of this session"><span class="hint">Grids</span>'
         f"{''.join(links)}</div>"
@@ -86,9 +86,9 @@ def recent(grids: Sequence[Earlier]) -> str:
 
 def panel(
     axes: Mapping[str, str],
-    wrong: set[str],
+    invalid: set[str],
     summary: str,
-    bad: bool,
+    error: bool,
     loras: Mapping[str, str],
     earlier: str,
     kinds: Mapping[str, FileAxis] = {},
@@ -97,13 +97,13 @@ def panel(
 ) -> str:
     """HTML of the card with the three axes, their summary, and the list of grids.
 
-    axes      {"x_axis": text, "x_values": text, ...}      wrong   names of those with problems      bad   summary is a problem
+    axes      {"x_axis": text, "x_values": text, ...}      invalid   names of those with problems    error   summary is a problem
     loras     {name: title} of the LoRAs in use            earlier   HTML of the list      shown   whether the card is in sight
     kinds, cards   {letter: kind of its files} and {letter: HTML of their cards} of the axes of model files
     """
-    rows = "".join(_axis(letter, axes, wrong, kinds.get(letter), cards.get(letter, ""), loras) for letter in LETTERS)
+    rows = "".join(_axis(letter, axes, invalid, kinds.get(letter), cards.get(letter, ""), loras) for letter in LETTERS)
     offered = options((title, value) for value, title in _offers(loras))
-    text = f'<span class="hint{" bad" if bad else ""}" role="status">{esc(summary)}</span>'
+    text = f'<span class="hint{" bad" if error else ""}" role="status">{esc(summary)}</span>'
     go = button("make", "Generate grid", kind="primary")
     body = (
         f'<div class="grid-axes">{rows}</div><div class="grid-go">{go}{text}</div>{earlier}'
@@ -113,12 +113,12 @@ def panel(
 
 
 def _axis(
-    letter: str, axes: Mapping[str, str], wrong: set[str], kind: FileAxis | None, cards: str, loras: Mapping[str, str]
+    letter: str, axes: Mapping[str, str], invalid: set[str], kind: FileAxis | None, cards: str, loras: Mapping[str, str]
 ) -> str:
     """HTML of an axis. kind: of its model files, shown as cards instead of text; cards: their HTML; loras: {name: title} of those
     in use"""
     name, values = f"{letter}_axis", f"{letter}_values"
-    mark = {each: ' aria-invalid="true"' if each in wrong else "" for each in (name, values)}
+    mark = {each: ' aria-invalid="true"' if each in invalid else "" for each in (name, values)}
     up = letter.upper()
     title = loras.get((setting_named(axes.get(name, "")) or "").removeprefix(f"{STRENGTH}:"), "")
     face = f'<span class="pick-face"><span><b>{middle(title)}</b></span></span>' if title else ""
@@ -131,10 +131,10 @@ def _axis(
         f'spellcheck="false"{mark[values]}>'
         f"{esc(axes.get(values, ''))}</textarea></label>{drop_field(letter)}"
     )
-    known = "All known values" if kind is None else "One file of each run, and all others"
-    used = axes.get(values, "").strip()
-    tools = button("clear", "Clear", letter, kind="quiet", label=f"Clear the values of {up}") if used else ""
-    tools += button("fill", "Fill in all", letter, kind="quiet", label=f"Fill in all values of {up}", title=known)
+    about_fill = "All known values" if kind is None else "One file of each run, and all others"
+    filled = axes.get(values, "").strip()
+    tools = button("clear", "Clear", letter, kind="quiet", label=f"Clear the values of {up}") if filled else ""
+    tools += button("fill", "Fill in all", letter, kind="quiet", label=f"Fill in all values of {up}", title=about_fill)
     return (
         f'<div class="grid-axis"><label class="own"><span>{up} ({WHERE[letter]})</span><input type="text" class="text" '
         f'list="grid-settings" id="grid-{letter}-axis" data-act="field" data-arg="{name}" value="{esc(axes.get(name, ""))}" '
@@ -180,7 +180,7 @@ def _offers(loras: Mapping[str, str]) -> list[tuple[str, str]]:
     ]
 
 
-def earlier(grids: Sequence[Earlier], open_one: str, more: int) -> str:
+def earlier(grids: Sequence[GridRow], open_one: str, more: int) -> str:
     if not grids:
         return ""
     rows = "".join(_earlier(grid, grid.name == open_one) for grid in grids)
@@ -188,10 +188,10 @@ def earlier(grids: Sequence[Earlier], open_one: str, more: int) -> str:
     return f'<ul class="grid-list" aria-label="Grids">{rows}</ul>{rest}'
 
 
-def _earlier(grid: Earlier, is_open: bool) -> str:
+def _earlier(grid: GridRow, is_open: bool) -> str:
     opens = button("open", grid.title, grid.name, kind="quiet", label=f"Open the grid {grid.title}, {grid.name}")
     now = ' aria-current="true"' if is_open else ""
-    return f'<li{now}>{opens}<span class="hint" title="{esc(grid.name)}">{esc(grid.words)}</span></li>'
+    return f'<li{now}>{opens}<span class="hint" title="{esc(grid.name)}">{esc(grid.progress)}</span></li>'
 
 
 # -- the table
@@ -229,32 +229,32 @@ def table(
 def _head(
     folder: GridFolder, content: GridContent, state: State, done: int, total: int, file_url: Callable[..., str]
 ) -> str:
-    does = ""
+    buttons = ""
     if not state.entry:
-        does += button("resume", "Resume", folder.name, kind="primary") if done < total else ""
-        for path, words in ((folder.png, "Image"), (folder.html, "HTML")):
+        buttons += button("resume", "Resume", folder.name, kind="primary") if done < total else ""
+        for path, label in ((folder.png, "Image"), (folder.html, "HTML")):
             name = f"{folder.name}{path.suffix}"
-            does += link(file_url(path), words, download=name) if path.is_file() else ""
+            buttons += link(file_url(path), label, download=name) if path.is_file() else ""
         sure = "Its folder moves to the trash of the outputs folder."
         name = f"Delete the grid {content.title}"
-        does += button("delete", "Delete", folder.name, kind="quiet", label=name, sure=sure)
+        buttons += button("delete", "Delete", folder.name, kind="quiet", label=name, sure=sure)
     if axes_to_choose(content) and not content.run:  # a run's are on Monitor
         about = "Choose between two images without names; once there are three pairs"
-        does += (
+        buttons += (
             f'<button type="button" class="btn" data-choose="{esc(folder.name)}" title="{about}">Blind choice</button>'
         )
     if content.run:
-        does += f'<a class="btn" href="#Monitor/{quote(content.run)}" title="Compare its checkpoints on Monitor">Its run</a>'
-    does += button("close", "Close", kind="quiet")
-    words = f"{done:,} of {count(total, 'image')}"
+        buttons += f'<a class="btn" href="#Monitor/{quote(content.run)}" title="Compare its checkpoints on Monitor">Its run</a>'
+    buttons += button("close", "Close", kind="quiet")
+    progress = f"{done:,} of {count(total, 'image')}"
     wait = f', <span data-waits="{esc(state.entry)}"></span>' if state.waits else ""
     message = f'<p class="run-message error"><strong>{esc(state.message)}</strong></p>' if state.message else ""
     if preferred := preferred_words(folder, content):
         message += f'<p class="grid-preferred">{esc(preferred)}</p>'
     return (
         f'<div class="grid-head"><h3 tabindex="-1" data-land="{esc(folder.name)}">{esc(content.title)}</h3>'
-        f'<span class="hint">{esc(words)}{wait}</span>'
-        f'<span class="grow"></span><span class="does">{does}</span></div>{message}'
+        f'<span class="hint">{esc(progress)}{wait}</span>'
+        f'<span class="grow"></span><span class="does">{buttons}</span></div>{message}'
     )
 
 
@@ -270,7 +270,7 @@ def _table(
     columns, rows, _ = content.size
     x_axis, y_axis, z_axis = (content.axis(letter) for letter in LETTERS)
     corner = "<td></td>" if y_axis else ""
-    heads = "".join(f'<th scope="col">{_label(x_axis, x, checkpoints)}</th>' for x in range(columns)) if x_axis else ""
+    titles = "".join(f'<th scope="col">{_label(x_axis, x, checkpoints)}</th>' for x in range(columns)) if x_axis else ""
     body = ""
     for y in range(rows):
         side = f'<th scope="row">{_label(y_axis, y, checkpoints)}</th>' if y_axis else ""
@@ -278,7 +278,7 @@ def _table(
         body += f"<tr>{side}{cells}</tr>"
     title = f"<h4>{_label(z_axis, z, checkpoints)}</h4>" if z_axis else ""
     name = esc(f"{z_axis.title} {z_axis.texts[z]}" if z_axis else content.title)
-    head = f"<thead><tr>{corner}{heads}</tr></thead>" if x_axis else ""
+    head = f"<thead><tr>{corner}{titles}</tr></thead>" if x_axis else ""
     return (
         f'{title}<div class="grid-scroll" tabindex="0" role="region" aria-label="{name}">'
         f'<table class="grid-table">{head}<tbody>{body}</tbody></table></div>'
@@ -288,8 +288,8 @@ def _table(
 def _label(axis: AxisTexts, number: int, checkpoints: Mapping[str, Checkpoint]) -> str:
     note = f'<span class="hint">{esc(axis.notes[number])}</span>' if axis.notes[number] else ""
     text = axis.texts[number]
-    words = f'<small>{esc(axis.title)}</small><b title="{esc(text)}">{esc(short(text, 120))}</b>{note}'
-    return words + _keep_button(axis, number, checkpoints)
+    title_html = f'<small>{esc(axis.title)}</small><b title="{esc(text)}">{esc(short(text, 120))}</b>{note}'
+    return title_html + _keep_button(axis, number, checkpoints)
 
 
 def _keep_button(axis: AxisTexts, number: int, checkpoints: Mapping[str, Checkpoint]) -> str:
@@ -325,18 +325,18 @@ def _cell(
         for letter, number in zip(LETTERS, position, strict=True)
         if (axis := content.axis(letter))
     ]
-    words = esc(", ".join(texts))
+    label = esc(", ".join(texts))
     if source in done:
         path = folder.cell(source)
         name = f"grid:{folder.name}/{path.name}"
         return (
             f'<td><button type="button" class="grid-cell" data-name="{esc(name)}" data-full="{esc(file_url(path))}" '
-            f'data-row="{position[1]}" data-column="{position[0]}" title="{words}"><img src="{esc(thumb_url(path, 256))}" alt="{words}" '
+            f'data-row="{position[1]}" data-column="{position[0]}" title="{label}"><img src="{esc(thumb_url(path, 256))}" alt="{label}" '
             f'loading="lazy"></button></td>'
         )
     if source in content.failed:
-        return f'<td><div class="grid-cell failed" title="{words}"><span>{esc(short(content.failed[source], 160))}</span></div></td>'
-    return f'<td><div class="grid-cell waits" title="{words}"></div></td>'
+        return f'<td><div class="grid-cell failed" title="{label}"><span>{esc(short(content.failed[source], 160))}</span></div></td>'
+    return f'<td><div class="grid-cell waits" title="{label}"></div></td>'
 
 
 def removed(state: Mapping[str, Any]) -> str:
@@ -349,7 +349,7 @@ def removed(state: Mapping[str, Any]) -> str:
     )
 
 
-def unreadable(name: str, what: str) -> str:
+def unreadable(name: str, message: str) -> str:
     """HTML of an open grid whose file is damaged."""
     close: Any = button("close", "Close", kind="quiet")
-    return section(name, f'<p class="run-message error"><strong>{esc(what)}</strong></p>{close}')
+    return section(name, f'<p class="run-message error"><strong>{esc(message)}</strong></p>{close}')

@@ -124,34 +124,34 @@ class Grids(BoardView):
             else []
         )
         times = [os.stat(path).st_mtime_ns if path.exists() else 0 for path in paths]
-        now = self.page.engine.status()["job"]
-        doing = [now.get(each) for each in ("entry", "state", "stage", "stopping")] if now else None
+        job = self.page.engine.status()["job"]
+        stage = [job.get(each) for each in ("entry", "state", "stage", "stopping")] if job else None
         jobs = [(entry.id, entry.state) for entry in self.page.own_jobs() if entry.task == "grid"]
         opened = self._open()
         checkpoints = self._checkpoints(opened) if opened else {}
-        shown = cards.added(self.page)
+        added = cards.added(self.page)
         return (
-            f"{self._state()} {times} {doing} {jobs} {checkpoints} {self._wrong()} {shown} {self.model_lists.version}"
+            f"{self._state()} {times} {stage} {jobs} {checkpoints} {self._refusal()} {added} {self.model_lists.version}"
         )
 
     def panel(self) -> str:
         """HTML of the panel with the axes, their summary and problems, and the list of earlier grids."""
         axes = self._axes()
-        wrong = {each.where.removeprefix("grid.") for each in self._wrong()}
-        summary, bad = self._summary(axes)
+        invalid = {each.where.removeprefix("grid.") for each in self._refusal()}
+        summary, error = self._summary(axes)
         names = [str(use["file"]) for use in self.fields.load().get("loras", [])]
         loras = {file_stem(name): title_of_name(name, self.page.workspace) for name in names}
         folders = list_grids(self.page.workspace)
         listed = [self._earlier(folder) for folder in folders[:LISTED]]
-        older = view.earlier(listed, str(self._state().get("open", "")), len(folders) - LISTED)
-        shown = cards.GRID in cards.added(self.page) or any(axes.values())
+        earlier_html = view.earlier(listed, str(self._state().get("open", "")), len(folders) - LISTED)
+        visible = cards.GRID in cards.added(self.page) or any(axes.values())
         file_cards = file_axes(axes, self.fields, self.page)
-        return view.panel(axes, wrong, summary, bad, loras, older, kinds_in(axes), file_cards, shown)
+        return view.panel(axes, invalid, summary, error, loras, earlier_html, kinds_in(axes), file_cards, visible)
 
     def _summary(self, fields: dict[str, str]) -> tuple[str, bool]:
         """(number of images, steps and model loads with the expected time, or the first problem; whether it is a problem)."""
-        if wrong := self._wrong():
-            first = wrong[0]
+        if problems := self._refusal():
+            first = problems[0]
             return f"{first.what}: {first.fix}" if first.fix else first.what, True
         if not any(fields.values()):
             return "Choose a setting for the columns and write its values.", False
@@ -161,28 +161,28 @@ class Grids(BoardView):
         except ProblemsError as error:
             first = error.problems[0]
             return f"{first.what}: {first.fix}" if first.fix else first.what, first.code != "grid.empty-axis"
-        used = {axis.setting for axis in axes}
-        repaints = job.image_to_image.image_path or job.hires.highres_fix_scale or used & REPAINT
-        if STRENGTH_OF_IMAGE in used and not repaints:
+        changed = {axis.setting for axis in axes}
+        repaints = job.image_to_image.image_path or job.hires.highres_fix_scale or changed & REPAINT
+        if STRENGTH_OF_IMAGE in changed and not repaints:
             return "Denoising strength has no effect: there is no initial image and no Hires", True
         cells, steps = prod(len(axis.values) for axis in axes), expected_steps(job, axes)
         loads = next(
             (len({each.value for each in axis.values}) for axis in axes if axis.setting == "model.base_model"), 1
         )
-        words = [count(cells, "image"), count(steps, "step"), count(loads, "model load")]
-        each = pace(self.page.workspace)
-        return ", ".join([*words, *([f"about {clock(each * steps)}"] if each else [])]), False
+        parts = [count(cells, "image"), count(steps, "step"), count(loads, "model load")]
+        step_seconds = pace(self.page.workspace)
+        return ", ".join([*parts, *([f"about {clock(step_seconds * steps)}"] if step_seconds else [])]), False
 
-    def _earlier(self, folder: GridFolder) -> view.Earlier:
+    def _earlier(self, folder: GridFolder) -> view.GridRow:
         """The row of a grid in the list."""
         try:
             content = folder.content()
         except ProblemsError:
-            return view.Earlier(folder.name, folder.name, 0, 0, 0, "damaged")
+            return view.GridRow(folder.name, folder.name, 0, 0, 0, "damaged")
         total = len(content.cells)
         entry = entry_of(self.page, folder.name)
         doing = "" if entry is None else "waiting" if entry.state == "waiting" else "running"
-        return view.Earlier(folder.name, content.title, len(folder.generated()), total, len(content.failed), doing)
+        return view.GridRow(folder.name, content.title, len(folder.generated()), total, len(content.failed), doing)
 
     def _open(self) -> GridContent | None:
         """The open grid; None without one, or if it is gone or damaged."""
@@ -253,7 +253,7 @@ class Grids(BoardView):
             elif act in ("uncopy", "copied"):
                 self._end_copy(act, arg)
             elif act == "card_remove":
-                self._forget_wrong()
+                self._clear_refusal()
                 self._keep(fields={}, axes={name: text for name, text in self._axes().items() if text}, trashed="")
                 cards.put(self.page, cards.GRID, False)
             elif act == "put_back":
@@ -268,15 +268,15 @@ class Grids(BoardView):
         return answered(folder, str(request.get("axis", "")), answer, self.page.file_url)
 
     def _set(self, name: str, value: str) -> None:
-        self._forget_wrong()
+        self._clear_refusal()
         self._keep(fields=self._axes() | {name: value}, axes={})
 
-    def _forget_wrong(self) -> None:
+    def _clear_refusal(self) -> None:
         """Remove the marks and message of a refused start: the form has changed."""
         self._refused = [], {}
         self.page.browsers.succeeded(self.page.browser, START)
 
-    def _wrong(self) -> list[Problem]:
+    def _refusal(self) -> list[Problem]:
         """The problems of a refused start while the form is the one that was refused."""
         problems, fields = self._refused
         return problems if problems and fields == self.fields.load() else []
@@ -284,12 +284,12 @@ class Grids(BoardView):
     def _fill(self, letter: str) -> None:
         """Fill in an axis with all known values. Raises ProblemsError if there is no list of values."""
         name = setting_named(self._axes()[f"{letter}_axis"])
-        known = self._offered_values(name) if name else []
-        if not known:
+        offered = self._offered_values(name) if name else []
+        if not offered:
             what = "There is no list of values for this setting" if name else "No setting is chosen"
             fix = "write them, such as 1-10 [5]" if name else "choose one first"
             raise ProblemsError.one(what, f"{letter.upper()} axis", fix, "grid.no-list")
-        self._set(f"{letter}_values", joined(known[:MAX_FILLED]))
+        self._set(f"{letter}_values", joined(offered[:MAX_FILLED]))
 
     def _offered_values(self, name: str) -> list[str]:
         """All values to offer for an axis of this setting, of files one for each run; [] if there is no such list."""
@@ -353,14 +353,14 @@ class Grids(BoardView):
             cards.put(self.page, cards.GRID, True)
             self._keep(fields=axes, axes={})
             return
-        away = self.page.workspace.trash / Path(str(state.get("trashed", ""))).name
-        folder = self.page.workspace.outputs / "grids" / away.name.rpartition("-")[0]
-        if not state.get("trashed") or not away.is_dir() or folder.exists():
+        in_trash = self.page.workspace.trash / Path(str(state.get("trashed", ""))).name
+        folder = self.page.workspace.outputs / "grids" / in_trash.name.rpartition("-")[0]
+        if not state.get("trashed") or not in_trash.is_dir() or folder.exists():
             self._keep(trashed="")
             raise ProblemsError.one(
-                "The grid is no longer in the trash", away.name, "make it again", "grid.not-in-trash"
+                "The grid is no longer in the trash", in_trash.name, "make it again", "grid.not-in-trash"
             )
-        atomic.replace(away, folder)
+        atomic.replace(in_trash, folder)
         self._keep(open=folder.name, trashed="")
 
     # -- checkpoints
@@ -408,12 +408,12 @@ class Grids(BoardView):
 
 def submit(page: Page, run_grid: RunGrid, run: str = "") -> None:
     """Check a grid, create its folder, queue it and open it. Raises ProblemsError."""
-    folder = begun(page, run_grid, run)
+    folder = new_grid_folder(page, run_grid, run)
     queue(page, folder)
     show(page, folder.name)
 
 
-def begun(page: Page, run_grid: RunGrid, run: str = "") -> GridFolder:
+def new_grid_folder(page: Page, run_grid: RunGrid, run: str = "") -> GridFolder:
     """The folder of a new grid whose settings are valid and allowed. run: whose checkpoints are compared. Raises ProblemsError."""
     page.roots.admit(run_grid.job)
     grid, _ = checked(run_grid.job, page.workspace)
@@ -462,7 +462,7 @@ def close(page: Page, requested: float = math.inf) -> None:
         page.project.keep(STATE, state | {"open": ""})
 
 
-def of_run(page: Page, name: str) -> None:
+def queue_run(page: Page, name: str) -> None:
     """Queue the grid of a run's checkpoints, and open it in Generate."""
     prompt = form.stored_values(page.project.tab_state(TAB), page.project.job)["prompt"]
     facts = page.engine.snapshot(name)
@@ -470,7 +470,7 @@ def of_run(page: Page, name: str) -> None:
     submit(page, grid, name)
 
 
-def of_runs(page: Page, names: Sequence[str]) -> None:
+def queue_runs(page: Page, names: Sequence[str]) -> None:
     """Queue the grid of the recommended checkpoint of each run, its last one without any, and open it in Generate."""
     prompt = form.stored_values(page.project.tab_state(TAB), page.project.job)["prompt"]
     runs = []

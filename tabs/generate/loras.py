@@ -25,7 +25,7 @@ from tabs.form.bars import weight_bars
 from tabs.form.form_values import changed_values, entries
 from tabs.form.lora_card import LORAS, card, copy_button, strength_slider, strip
 from tabs.form.lora_steps import Checkpoint, checkpoints, one_for_each_run
-from tabs.form.model_lists import Listed, ModelLists, model_lists, network_words
+from tabs.form.model_lists import Listed, ModelLists, model_lists, network_text
 from tabs.form.picker import check_choice, file_named, matching, misfit
 from tabs.form.picker import rows as rows_of
 from tabs.form.plain_form import PlainForm
@@ -93,7 +93,7 @@ def rows(
 ) -> str:
     """HTML of a card for each LoRA, and a note on the LoRAs in the prompt. notes: further HTML; family: of the model; areas: as of
     `areas_of`"""
-    named = ", ".join(_tag_words(tag, uses) for tag in tags)
+    named = ", ".join(_tag_text(tag, uses) for tag in tags)
     notes = (f'<p class="hint">From the prompt: {esc(named)}</p>' if named else "") + notes
     if not uses:
         return notes
@@ -104,7 +104,7 @@ def rows(
     return f'<ul class="loras lora-cards">{listed}</ul><datalist id="lora-blocks">{names}</datalist>{notes}'
 
 
-def _tag_words(tag: LoraTag, uses: Sequence[dict[str, Any]]) -> str:
+def _tag_text(tag: LoraTag, uses: Sequence[dict[str, Any]]) -> str:
     """Text of a LoRA of the prompt, "fox 0.7", or "fox 0.7 + 0.8 of its card = 1.5": strengths add up. The sum is left out where
     there is more than one: strengths of the text encoder, of blocks or of some steps."""
     text = f"{tag.name} {strengths(tag.unet, tag.text_encoder)}"
@@ -123,30 +123,30 @@ def _has_details(use: dict[str, Any]) -> bool:
 
 
 def areas_of(values: Mapping[str, Any]) -> dict[int, str]:
-    """{index of a LoRA that is used: where it acts} with a region map: each belongs to the prompt of its place; {} without regions."""
+    """{index of a LoRA in use: where it acts} with a region map: the n-th acts where prompt n does; {} without regions."""
     parts = parts_of(str(values["prompt"]))
     if not values.get("region_map") or len(parts) < 2:
         return {}
-    used = [number for number, use in enumerate(values["loras"]) if LoraUse.model_validate(use).used]
+    acting = [number for number, use in enumerate(values["loras"]) if LoraUse.model_validate(use).used]
     if values.get("network_regional_mask_max_color_codes"):  # with colors of its own
-        places = [f"prompt {place}" for place in range(1, len(parts) + 1)]
+        areas = [f"prompt {place}" for place in range(1, len(parts) + 1)]
     else:
-        places = [f"prompt {place}, {color}" for place, color in enumerate(REGION_COLORS, 1)][: len(parts)]
-    return dict(zip(used, [*places, *["whole image"] * len(used)], strict=False))
+        areas = [f"prompt {place}, {color}" for place, color in enumerate(REGION_COLORS, 1)][: len(parts)]
+    return dict(zip(acting, [*areas, *["whole image"] * len(acting)], strict=False))
 
 
 def _card(number: int, use: dict[str, Any], total: int, family: str, prompt: str, page: Page, area: str = "") -> str:
     """HTML of a LoRA's card. area: where it acts"""
-    lora, known, why = file_named(str(use["file"]), page, family)
-    facts, name = known or FileFacts("lora"), lora.name
+    lora, file_facts, why = file_named(str(use["file"]), page, family)
+    facts, name = file_facts or FileFacts("lora"), lora.name
     on = use.get("enabled", True)
-    cross = button("remove", "\u00d7", number, kind="quiet", label=f"Remove {name}")
-    fitting = _fitting_words(facts.words)
-    others = _words(number, facts.words[:MAX_WORDS], prompt, fitting)
-    about = " \u00b7 ".join(filter(None, [area, facts.problem or network_words(facts)]))
+    remove = button("remove", "\u00d7", number, kind="quiet", label=f"Remove {name}")
+    fitting = _words_in_row(facts.words)
+    others = _word_buttons(number, facts.words[:MAX_WORDS], prompt, fitting)
+    about = " \u00b7 ".join(filter(None, [area, facts.problem or network_text(facts)]))
     head = (
         f'<label><input type="checkbox" data-act="on" data-arg="{number}" aria-label="Use {esc(name)}"'
-        f'{" checked" if on else ""}><b title="{esc(name)}">{middle(name)}</b></label><span class="grow"></span>{cross}'
+        f'{" checked" if on else ""}><b title="{esc(name)}">{middle(name)}</b></label><span class="grow"></span>{remove}'
     )
 
     def swaps(each: Checkpoint) -> str:
@@ -159,12 +159,12 @@ def _card(number: int, use: dict[str, Any], total: int, family: str, prompt: str
         middle=strength_slider(
             name, float(use["strength"]), f"lora-{number}-", f'data-act="strength" data-arg="{number}"'
         ),
-        words=_words(number, facts.words[:fitting], prompt),
+        words=_word_buttons(number, facts.words[:fitting], prompt),
         about=about,
         why=why,
         steps=strip(lora, swaps, page.thumb_url),
         below=_details(
-            number, use, others, facts.family or family, _tools(number, name, total, lora.path if known else None)
+            number, use, others, facts.family or family, _tools(number, name, total, lora.path if file_facts else None)
         ),
         attributes=f' class="{"" if on else "is-off"}"{row_of(str(use["file"]))} data-lora="{esc(use["file"])}"',
     )
@@ -179,13 +179,13 @@ def _tools(number: int, name: str, total: int, path: Path | None) -> str:
     return f'<div class="strip">{moves}</div>'
 
 
-def _fitting_words(words: Sequence[str]) -> int:
+def _words_in_row(triggers: Sequence[str]) -> int:
     """Number of trigger words that fit the row; the others are in its details."""
-    widths = accumulate(min(len(word), WORD_WIDTH) + FRAME for word in words)
+    widths = accumulate(min(len(word), WORD_WIDTH) + FRAME for word in triggers)
     return max(1, sum(each <= ROW_WIDTH for each in widths))
 
 
-def _words(number: int, words: Sequence[str], prompt: str, first: int = 0) -> str:
+def _word_buttons(number: int, words: Sequence[str], prompt: str, first: int = 0) -> str:
     """HTML of trigger words, beginning with index `first`, as buttons that append them to the prompt."""
     chips = "".join(
         f'<button type="button" class="word" data-act="word" data-arg="{number}:{index}" title="Append to the prompt"'
@@ -195,31 +195,31 @@ def _words(number: int, words: Sequence[str], prompt: str, first: int = 0) -> st
     return f'<div class="words" role="group" aria-label="Trigger words">{chips}</div>' if chips else ""
 
 
-def words_line(words: Sequence[str]) -> str:
-    """The line below the label of Embeddings. words: of the chosen ones"""
-    return f"In prompts: {first_of(words, MAX_WORDS)}" if words else "Prompts name them by file name."
+def embeddings_help(triggers: Sequence[str]) -> str:
+    """The line below the label of Embeddings. triggers: of the chosen ones"""
+    return f"In prompts: {first_of(triggers, MAX_WORDS)}" if triggers else "Prompts name them by file name."
 
 
 def has_word(prompt: str, word: str) -> bool:
     return word.lower() in prompt.lower()
 
 
-def _details(number: int, use: dict[str, Any], words: str, family: str, tools: str) -> str:
+def _details(number: int, use: dict[str, Any], word_buttons: str, family: str, tools: str) -> str:
     """HTML of closed details: strengths by part, block and step.
 
-    words   HTML of further trigger words      family   of the LoRA      tools   HTML of buttons
+    word_buttons   HTML of further trigger words      family   of the LoRA      tools   HTML of buttons
     """
-    fields = bars = ""
+    fields = block_bars = ""
     for name in DETAILS:
         entry = PARTS[name]
         blocks, id, value = entry.widget == "block weights", f"lora-{number}-{name}", use.get(name, entry.default)
-        offers = "lora-blocks" if blocks else ""
-        fields += FieldView(entry, value, "part", f"{number}:{name}", id, empty=entry.hint, offers=offers).line()
-        bars += weight_bars(family, id) if blocks else ""
+        suggestions = "lora-blocks" if blocks else ""
+        fields += FieldView(entry, value, "part", f"{number}:{name}", id, empty=entry.hint, offers=suggestions).line()
+        block_bars += weight_bars(family, id) if blocks else ""
     return (
         f'<details data-group="lora {esc(use["file"])}"><summary title="Strengths by part, block and step" '
         f'aria-label="Strengths by part, block and step" class="{"is-set" if _has_details(use) else ""}">\u22ef</summary>'
-        f'{words}{tools}<div class="concept-fields">{fields}{bars}</div></details>'
+        f'{word_buttons}{tools}<div class="concept-fields">{fields}{block_bars}</div></details>'
     )
 
 
@@ -228,24 +228,24 @@ def _details(number: int, use: dict[str, Any], words: str, family: str, tools: s
 
 def changed(values: dict[str, Any], act: str, arg: str, value: str, page: Page) -> dict[str, Any]:
     """Return the form's values after an act on a LoRA's card. Raises ProblemsError."""
-    first, _, what = arg.partition(":")
+    index_text, _, detail = arg.partition(":")
     uses = list(values.get("loras", []))
-    if (number := index_of(first, len(uses))) is None:
+    if (number := index_of(index_text, len(uses))) is None:
         return values
     if act == "word":
-        return values | {"prompt": with_word(str(values["prompt"]), _word(uses[number], what, page.workspace))}
+        return values | {"prompt": with_word(str(values["prompt"]), _word(uses[number], detail, page.workspace))}
     if act == "remove":
         del uses[number]
     elif act in ("up", "down"):
-        other = number - 1 if act == "up" else number + 1
-        if 0 <= other < len(uses):
-            uses[number], uses[other] = uses[other], uses[number]
+        neighbor = number - 1 if act == "up" else number + 1
+        if 0 <= neighbor < len(uses):
+            uses[number], uses[neighbor] = uses[neighbor], uses[number]
     elif act == "step":
-        uses[number] = uses[number] | {"file": _other_step(uses[number], what, page)}
+        uses[number] = uses[number] | {"file": _other_step(uses[number], detail, page)}
     elif act == "on":
         uses[number] = uses[number] | {"enabled": value == "true"}
     elif act in ("strength", "part"):
-        name = "strength" if act == "strength" else what
+        name = "strength" if act == "strength" else detail
         if name not in (*DETAILS, "strength"):
             return values
         uses[number] = changed_values(PARTS, uses[number], name, value, page.roots)
@@ -269,8 +269,8 @@ def with_word(prompt: str, word: str) -> str:
     """Return the prompt with a word appended, unless it contains it."""
     if not word or has_word(prompt, word):
         return prompt
-    begin = prompt.rstrip().rstrip(",")
-    return f"{begin}, {word}" if begin else word
+    start = prompt.rstrip().rstrip(",")
+    return f"{start}, {word}" if start else word
 
 
 class Loras:
@@ -287,8 +287,8 @@ class Loras:
         marked = form.marked_for_zero_snr(
             values, self.page.project.job, self.page.workspace, lambda name: self.model_lists.find(name)[0]
         )
-        used = "but it is off." if values["zero_terminal_snr"] == "off" else "and it is used."
-        note = f'<p class="hint">Trained with zero terminal SNR: {esc(", ".join(marked))}, {used}</p>' if marked else ""
+        use = "but it is off." if values["zero_terminal_snr"] == "off" else "and it is used."
+        note = f'<p class="hint">Trained with zero terminal SNR: {esc(", ".join(marked))}, {use}</p>' if marked else ""
         prompt = str(values["prompt"])
         family = self._family(values)
         return rows(values["loras"], form.tags_of(prompt), note, self.page, family, prompt, areas_of(values))
@@ -307,7 +307,7 @@ class Loras:
         listed = [(each.with_reason(reasons[each.name]), each.name) for each in offered]
         listed.sort(key=lambda item: bool(reasons[item[1]]))  # stable
         listed += [(text, text) for text in chosen if text not in reasons]
-        about = words_line([word for each in form.chosen_words(values, self.page) for word in each.words])
+        about = embeddings_help([word for each in form.chosen_embeddings(values, self.page) for word in each.words])
         return gr.Dropdown(choices=listed, value=chosen, multiselect=True, allow_custom_value=True, info=about)
 
     def refused_embedding(self, text: str) -> list[Problem]:

@@ -18,12 +18,7 @@ from tabs.context import Page
 from tabs.markup import board_event, button, esc
 
 ASK = "Memory that these settings take at most; PyTorch is loaded to count it"
-FREED = (
-    "prompt",
-    "negative_prompt",
-    "seed",
-    "variation_seed",
-)  # of the settings, those that change nothing about memory
+IRRELEVANT = ("prompt", "negative_prompt", "seed", "variation_seed")  # settings that change nothing about memory
 
 
 class MemoryLine:
@@ -35,12 +30,12 @@ class MemoryLine:
     def __init__(self, page: Page, job: Callable[[], GenerateJob]):
         self.page, self._job = page, job
         self._task: Any = None
-        self._known: tuple[str, str] = ("", "")  # settings, text of their forecast
+        self._cached: tuple[str, str] = ("", "")  # settings, text of their forecast
 
     def html(self) -> str:
-        now = self.page.engine.status()["job"]
-        used = bool(now and now.get("task") in ("generate", "grid"))
-        return line(self.page.engine.models.loaded(), used, self._forecast("torch" in sys.modules))
+        job = self.page.engine.status()["job"]
+        in_use = bool(job and job.get("task") in ("generate", "grid"))
+        return line(self.page.engine.models.loaded(), in_use, self._forecast("torch" in sys.modules))
 
     def act(self, event: gr.EventData) -> str:
         """Handle a button: unload models or make the forecast. Returns the HTML of the line."""
@@ -51,7 +46,7 @@ class MemoryLine:
             self._forecast(True)
         return self.html()
 
-    def _forecast(self, wanted: bool) -> str | None:
+    def _forecast(self, compute: bool) -> str | None:
         """Text of the forecast; "" while it is computed or if the job is invalid, None if it was not requested."""
         try:
             job = self._job()
@@ -60,12 +55,12 @@ class MemoryLine:
         if self.page.roots.refused(job):
             return ""
         values = to_values(job)
-        values["generate"] = {name: each for name, each in values["generate"].items() if name not in FREED}
+        values["generate"] = {name: each for name, each in values["generate"].items() if name not in IRRELEVANT}
         key = json.dumps(values, sort_keys=True, default=str)
-        if self._known[0] == key:
-            return self._known[1]
+        if self._cached[0] == key:
+            return self._cached[1]
         busy = self._task is not None and not self._task.done
-        if wanted and not busy:
+        if compute and not busy:
             self._task, busy = self.page.engine.light(self._count, job, key, title="memory forecast"), True
         return "" if busy else None
 
@@ -73,24 +68,24 @@ class MemoryLine:
         """Compute the forecast of a job on the light lane. key: of the job"""
         from core.generation.plan.forecast import forecast
 
-        device, words = self.page.engine.known_device or machine.default_device(), ""
+        device, text = self.page.engine.known_device or machine.default_device(), ""
         with suppress(ProblemsError, OSError):  # problems of a job are reported when it is started
             memory = forecast(job, self.page.workspace, device)
-            words = f"About {memory_words(memory.peak)} of {memory_words(memory.total)}"
-            words += " VRAM" if machine.gpu_memory(device) else " RAM"
-        self._known = (key, words)
+            text = f"About {memory_words(memory.peak)} of {memory_words(memory.total)}"
+            text += " VRAM" if machine.gpu_memory(device) else " RAM"
+        self._cached = (key, text)
 
 
-def line(held: Sequence[Any], used: bool, forecast: str | None) -> str:
-    """HTML of the line. held: loaded models; used: whether one of them is in use; forecast: its text, None for a button that
+def line(models: Sequence[Any], in_use: bool, forecast: str | None) -> str:
+    """HTML of the line. models: the loaded ones; in_use: whether one of them is; forecast: its text, None for a button that
     requests it"""
     sizes: dict[str, int] = {}
-    for each in held:
+    for each in models:
         name = Path(each.name).stem
         sizes[name] = sizes.get(name, 0) + each.bytes
     listed = ", ".join(f"{name} {memory_words(size)}" for name, size in sizes.items())
-    words, about = f"Unload {memory_words(sum(sizes.values()))}", f"Free the memory of loaded models: {listed}"
-    unload = button("unload", words, kind="quiet", disabled=used, title=about) if sizes else ""
-    takes = button("forecast", "Memory needed", kind="quiet", title=ASK) if forecast is None else ""
-    takes = takes or f'<span class="hint" title="{ASK}">{esc(forecast or "")}</span>'
-    return f'<div class="strip gen-memory">{takes}<span class="grow"></span>{unload}</div>'
+    label, about = f"Unload {memory_words(sum(sizes.values()))}", f"Free the memory of loaded models: {listed}"
+    unload = button("unload", label, kind="quiet", disabled=in_use, title=about) if sizes else ""
+    needs = button("forecast", "Memory needed", kind="quiet", title=ASK) if forecast is None else ""
+    needs = needs or f'<span class="hint" title="{ASK}">{esc(forecast or "")}</span>'
+    return f'<div class="strip gen-memory">{needs}<span class="grow"></span>{unload}</div>'

@@ -74,16 +74,16 @@ class Painting:
     def take(self, upload: str) -> str:
         """Copy a dropped image to outputs/inputs and return its path. Raises ProblemsError."""
         path = Path(upload)
-        where, size = printable(path.name), os.path.getsize(path)
+        name, size = printable(path.name), os.path.getsize(path)
         if size > MAX_BYTES:
             what = f"The image is larger than {size_words(MAX_BYTES)}"
-            raise ProblemsError.one(what, where, "save it as JPEG or WebP", "image.too-many-bytes")
+            raise ProblemsError.one(what, name, "save it as JPEG or WebP", "image.too-many-bytes")
         image = opened(path, IMAGE)  # decodes it, so that a damaged one is refused
-        raise_if_errors([wrong] if (wrong := too_large(image.size, where)) else [])
+        raise_if_errors([problem] if (problem := too_large(image.size, name)) else [])
         ending = FORMATS.get(read_header(path).format)
         if ending is None:
             raise ProblemsError.one(
-                "The file is not a PNG, JPEG or WebP image", where, "convert it first", "image.format"
+                "The file is not a PNG, JPEG or WebP image", name, "convert it first", "image.format"
             )
         stem = path.stem[:60] if bad_name(path.stem[:60]) is None else "image"
         return self._store(stem, path.read_bytes(), ending)
@@ -91,27 +91,25 @@ class Painting:
     def row(self, group: str, values: dict[str, Any]) -> str:
         """HTML above the fields of a group: the chosen images and the buttons to upload and paint; "" for other groups."""
         if group == "image_to_image":
-            shown = self.thumb(values["image_path"], "Initial image") + self.thumb(values["mask_path"], "Mask")
+            thumbs = self.thumb(values["image_path"], "Initial image") + self.thumb(values["mask_path"], "Mask")
             buttons = _button("upload", "Upload image") + _button("mask", "Paint mask")
-            drop = "" if shown else '<span class="hint">Or drop an image here.</span>'
-            return (
-                f'<div class="gen-paint"><div class="strip">{buttons}{drop}</div><div class="strip">{shown}</div></div>'
-            )
+            drop = "" if thumbs else '<span class="hint">Or drop an image here.</span>'
+            return f'<div class="gen-paint"><div class="strip">{buttons}{drop}</div><div class="strip">{thumbs}</div></div>'
         if group == "regions":
-            shown = self.thumb(values["region_map"], "Region map")
+            thumbs = self.thumb(values["region_map"], "Region map")
             buttons = _button("regions", "Paint regions")
             if len(parts_of(str(values["prompt"]))) < 2:  # the place of the image, which there is none of at first
-                shown = shown or '<span class="hint">Join the prompts by AND: a fox AND a dog.</span>'
-            return f'<div class="gen-paint"><div class="strip">{buttons}</div><div class="strip">{shown}</div></div>'
+                thumbs = thumbs or '<span class="hint">Join the prompts by AND: a fox AND a dog.</span>'
+            return f'<div class="gen-paint"><div class="strip">{buttons}</div><div class="strip">{thumbs}</div></div>'
         return ""
 
-    def thumb(self, text: Any, words: str) -> str:
-        """HTML of the thumbnail of a file; "" if it is missing or not allowed. words: its alternative text"""
+    def thumb(self, text: Any, alt: str) -> str:
+        """HTML of the thumbnail of a file; "" if it is missing or not allowed. alt: its alternative text"""
         path = resolve_path(str(text)) if text else None
         if path is None or not self.page.roots.holds(path) or not path.is_file():
             return ""
         url = self.page.thumb_url(path, THUMB_SIZE)
-        return f'<img class="gen-thumb" src="{esc(url)}" alt="{esc(words)}" title="{esc(f"{words}: {path.name}")}">'
+        return f'<img class="gen-thumb" src="{esc(url)}" alt="{esc(alt)}" title="{esc(f"{alt}: {path.name}")}">'
 
     # -- the requests
 
@@ -143,8 +141,8 @@ class Painting:
         # Up to three regions are the channels of sd-scripts' masks, more are its color codes.
         codes = (1, 2, 4)[:number] if number <= MIN_REGIONS else range(1, number + 1)
         names += [f"prompt {index + 1}" for index in range(len(names), number)]
-        used = [use["file"] for use in self._values()["loras"] if LoraUse.model_validate(use).used]
-        titles = [title_of_name(file, self.page.workspace) for file in used]
+        acting = [use["file"] for use in self._values()["loras"] if LoraUse.model_validate(use).used]
+        titles = [title_of_name(file, self.page.workspace) for file in acting]
         names = [f"{name} \u00b7 {titles[at]}" if at < len(titles) else name for at, name in enumerate(names)]
         start, note = "", "Paint where each prompt acts. Choose a color, or press its number."
         if len(parts) < 2:
@@ -197,16 +195,16 @@ class Painting:
             path = self._image(request)
             return _upright(path), path
         size = form.sides(self._values(), self.page.project.job, self.page.workspace)
-        raise_if_errors([wrong] if (wrong := too_large(size, MAP)) else [])
+        raise_if_errors([problem] if (problem := too_large(size, MAP)) else [])
         return size, None
 
     def _over(self, path: Path, size: tuple[int, int]) -> dict[str, Any]:
         url = self.page.thumb_url(path, IMAGE_SIZE)
         return {"url": url, "name": printable(path.name), "width": size[0], "height": size[1]}
 
-    def _saved(self, image: Image.Image, stem: str, field: str, words: str) -> dict[str, Any]:
+    def _saved(self, image: Image.Image, stem: str, field: str, title: str) -> dict[str, Any]:
         path = self._store(stem, to_png(image), ".png")
-        return {"said": f"{words} saved to {path}.", "fields": {field: path}}
+        return {"said": f"{title} saved to {path}.", "fields": {field: path}}
 
     def _store(self, stem: str, content: bytes, ending: str) -> str:
         """Write a file in outputs/inputs whose name has the hash of its content, and return its path."""
@@ -227,9 +225,9 @@ def _upright(path: Path) -> tuple[int, int]:
     except BrokenImage as error:
         what = f"The image {printable(path.name)} {error}"
         raise ProblemsError.one(what, IMAGE, "choose another image file", "image.unreadable") from error
-    raise_if_errors([wrong] if (wrong := too_large((header.width, header.height), IMAGE)) else [])
+    raise_if_errors([problem] if (problem := too_large((header.width, header.height), IMAGE)) else [])
     return header.width, header.height
 
 
-def _button(what: str, words: str) -> str:
-    return f'<button type="button" class="btn" data-paint="{what}">{words}</button>'
+def _button(act: str, label: str) -> str:
+    return f'<button type="button" class="btn" data-paint="{act}">{label}</button>'

@@ -66,14 +66,14 @@ def model_of(values: Mapping[str, Any], project_model: Any, workspace: Workspace
 
 
 def settings(
-    draw: Draw, model: Model, size: tuple[int, int], locked: bool, chip: str, hires: float | None = None
+    draw: Draw, model: Model, size: tuple[int, int], locked: bool, model_html: str, hires: float | None = None
 ) -> str:
     """HTML of base model, size and sampling settings.
 
-    size   of the images        locked   whether a seed is set
-    chip   HTML of the model    hires    factor of hires fix, None without it
+    size         of the images        locked   whether a seed is set
+    model_html   of the model         hires    factor of hires fix, None without it
     """
-    fix = (
+    hires_button = (
         button("hires", "Hires fix", title="Begins at the trained size")
         if hires_scale(model, size) and hires is None
         else ""
@@ -85,10 +85,10 @@ def settings(
     )
     sizes = " then ".join(f"{w} \u00d7 {h}" for w, h in dict.fromkeys(hires_sizes(size, hires) if hires else (size,)))
     return (
-        f'<div class="block-part">{chip}<fieldset class="gen-sizes"><legend>Size '
+        f'<div class="block-part">{model_html}<fieldset class="gen-sizes"><legend>Size '
         f'<b>{sizes}</b></legend>{_ratios(model, size)}<div class="gen-own-size">'
         f'<div class="gen-row size">{draw("width")}{swap}{draw("height")}</div>'
-        f'<p class="hint gen-says">{esc(about_size(model, size, hires is not None))} {fix}</p></div></fieldset>'
+        f'<p class="hint gen-says">{esc(about_size(model, size, hires is not None))} {hires_button}</p></div></fieldset>'
         f'<div class="gen-row steps">{draw("steps", "guidance_scale", "seed", titles=SHORT)}{lock}</div>'
         f'<div class="gen-row ways">{draw("sampler", "schedule_type")}</div></div>'
     )
@@ -127,9 +127,9 @@ def model_chip(name: str, model: Model, image: str) -> str:
 
 def badge(family: str, problem: str = "") -> str:
     """HTML of a badge with the family of a file."""
-    words = FAMILY_NAMES.get(family, family) if family else "unknown"
+    text = FAMILY_NAMES.get(family, family) if family else "unknown"
     return (
-        f'<span class="badge{"" if family else " bad"}" title="{esc(problem or "Detected family")}">{esc(words)}</span>'
+        f'<span class="badge{"" if family else " bad"}" title="{esc(problem or "Detected family")}">{esc(text)}</span>'
     )
 
 
@@ -177,44 +177,44 @@ class Group:
 
 def groups(rows: Sequence[Group]) -> str:
     """HTML of "All settings": a search, and the closed rows."""
-    listed = "".join(
+    rows_html = "".join(
         f'<details data-group="{esc(group.name)}"><summary class="row"><b>{esc(group.title)}</b> '
         f'<span class="hint" title="{esc(group.summary)}">{esc(short(group.summary, 70))}</span></summary>{group.fields}'
         f"</details>"
         for group in rows
     )
-    of_all = ", ".join(group.in_use for group in rows if group.in_use)
+    summary = ", ".join(group.in_use for group in rows if group.in_use)
     return (
         f'<details data-group="all" class="block-part gen-all"><summary class="btn row"><b>All settings, presets</b> '
-        f'<span class="hint" title="{esc(of_all)}">{esc(short(of_all, 60))}</span></summary>{piece("gen_search")}'
-        f'<div class="gen-groups">{listed}</div></details>'
+        f'<span class="hint" title="{esc(summary)}">{esc(short(summary, 60))}</span></summary>{piece("gen_search")}'
+        f'<div class="gen-groups">{rows_html}</div></details>'
     )
 
 
 def rows_of(
     values: Mapping[str, Any],
-    shown: Iterable[str],
+    shown_above: Iterable[str],
     draw: Draw,
     first: Callable[[str], str] = lambda group: "",
     notes: Mapping[str, str] = {},
-    wrong: Collection[str] = (),
+    invalid: Collection[str] = (),
 ) -> list[Group]:
-    """The closed rows, with all settings that are neither in `shown` nor on a card.
+    """The closed rows, with all settings that are neither in `shown_above` nor on a card.
 
     first   returns the HTML above the fields of a group      notes   {row: end of its summary}
-    wrong   fields with invalid input: counted in the summary, and shown even where they have no effect
+    invalid fields with invalid input: counted in the summary, and shown even where they have no effect
     """
-    above = {*shown, cards.STRENGTH, *(name for card in cards.CARDS for name in card.fields)}
-    left = [name for name in (BASE, *form.MODEL, *form.FIELDS) if name not in above]
-    left = [name for name in left if name in wrong or _has_effect(name, values)]
+    elsewhere = {*shown_above, cards.STRENGTH, *(name for card in cards.CARDS for name in card.fields)}
+    remaining = [name for name in (BASE, *form.MODEL, *form.FIELDS) if name not in elsewhere]
+    remaining = [name for name in remaining if name in invalid or _has_effect(name, values)]
     row_of = {group: row for row, (_, members) in TOGETHER.items() for group in members}
     names: dict[str, dict[str, list[str]]] = {}
-    for name in left:
+    for name in remaining:
         group = "model" if name == BASE else form.ENTRIES[name].group
         names.setdefault(row_of.get(group, group), {}).setdefault(group, []).append(name)
     order = sorted(names, key=lambda row: row == LAST)  # stable
     rows = [_row(row, names[row], values, draw, first) for row in order]
-    to_fix = {row: sum(name in wrong for group in names[row].values() for name in group) for row in order}
+    to_fix = {row: sum(name in invalid for group in names[row].values() for name in group) for row in order}
     described = []
     for row in rows:
         in_use = ", ".join(filter(None, (f"{to_fix[row.name]} to fix" if to_fix[row.name] else "", row.summary)))

@@ -71,13 +71,13 @@ class PromptBox:
         negative = request.get("name") == "negative_prompt"
         dynamic, weighted = bool(values["dynamic_prompts"]) and not negative, bool(values["prompt_weights"])
         mode = replace(self._parsing(values), dynamic=dynamic, weighted=weighted, negative=negative)
-        words = form.chosen_words(values, self.page)
-        chosen = [(word, each.path, each.token) for each in words for word in each.words]
-        known = replace(
+        embeddings = form.chosen_embeddings(values, self.page)
+        chosen = [(word, each.path, each.token) for each in embeddings for word in each.words]
+        names = replace(
             prompt_names(self.page.workspace, chosen),
             lora=lambda name: ambiguity_advice("lora", name, self._model_lists.find(name)),
         )
-        analysis = analyze(text, known, mode)
+        analysis = analyze(text, names, mode)
         offsets = _utf16(text)
         marks = [
             {
@@ -103,13 +103,13 @@ class PromptBox:
         """{"options", "length": number of characters to replace} that complete {"kind": "lora", "wildcard" or "word",
         "value"}."""
         kind, value = str(request.get("kind")), _text(request.get("value"))[:200]
-        looks = {"lora": self._loras, "wildcard": self._wildcards}
-        if kind in looks:
-            return {"options": looks[kind](value)[:OPTIONS], "length": len(value)}
-        for words in dict.fromkeys((value, value.rpartition(" ")[2])):
-            options = self._words(words) if len(words) > 1 else []
+        sources = {"lora": self._loras, "wildcard": self._wildcards}
+        if kind in sources:
+            return {"options": sources[kind](value)[:OPTIONS], "length": len(value)}
+        for text in dict.fromkeys((value, value.rpartition(" ")[2])):
+            options = self._word_options(text) if len(text) > 1 else []
             if options:
-                return {"options": options, "length": len(words)}
+                return {"options": options, "length": len(text)}
         return {"options": []}
 
     def _loras(self, value: str) -> list[dict[str, str]]:
@@ -122,12 +122,12 @@ class PromptBox:
     def _wildcards(self, value: str) -> list[dict[str, str]]:
         return [_option(name, f"__{name}__", "wildcard") for name in _like(wildcard_names(self.page.workspace), value)]
 
-    def _words(self, value: str) -> list[dict[str, str]]:
+    def _word_options(self, value: str) -> list[dict[str, str]]:
         """Completions of a word: embeddings, then tags. LoRAs are not included, since their names may be trigger words."""
-        known = (Path(each.name) for each in self._model_lists.of(["embedding"]))
-        files = (path for path in known if path.parts[0] == "models")
-        words = (token or path.stem for path in files for token in tokens_of_file(resolve_path(str(path))))
-        embeddings = _like(list(words), value)
+        listed = (Path(each.name) for each in self._model_lists.of(["embedding"]))
+        files = (path for path in listed if path.parts[0] == "models")
+        tokens = (token or path.stem for path in files for token in tokens_of_file(resolve_path(str(path))))
+        embeddings = _like(list(tokens), value)
         options = [_option(name, name, "embedding") for name in embeddings]
         return (options[: OPTIONS // 2] + self._tags(value))[:OPTIONS]
 
@@ -153,8 +153,8 @@ class PromptBox:
             values = self._form.load()
             style = Style(value.strip(), values["prompt"], values["negative_prompt"])
             styles = read_styles(self.page.workspace)
-            done = "Replaced" if style.name in styles else "Saved"
-            self._change(f"{done} {short(style.name, 40)}", [*(styles | {style.name: style}).values()])
+            verb = "Replaced" if style.name in styles else "Saved"
+            self._change(f"{verb} {short(style.name, 40)}", [*(styles | {style.name: style}).values()])
         elif act == "style_delete":
             styles = read_styles(self.page.workspace)
             self._change(f"Deleted {short(name, 40)}", [each for each in styles.values() if each.name != name])
@@ -168,10 +168,10 @@ class PromptBox:
         if styles != values["styles"]:
             self._form.update({"styles": styles})
 
-    def _change(self, done: str, styles: list[Style]) -> None:
+    def _change(self, title: str, styles: list[Style]) -> None:
         before = list(read_styles(self.page.workspace).values())
         write_styles(self.page.workspace, styles)
-        self._before = [*self._before[-20:], (done, before)]
+        self._before = [*self._before[-20:], (title, before)]
 
     def _import(self, request: dict[str, Any]) -> dict[str, Any]:
         """Import styles of A1111's styles.csv. They replace styles with the same names; Undo restores these."""
@@ -197,11 +197,11 @@ class PromptBox:
 
     def _styles(self, chosen: Iterable[str]) -> str:
         """HTML of the styles menu. chosen: names"""
-        wrong, styles = "", dict[str, Style]()
+        error_html, styles = "", dict[str, Style]()
         try:
             styles = read_styles(self.page.workspace)
         except ProblemsError as error:
-            wrong = f'<p class="hint">{esc(error.problems[0].what)}: {esc(error.problems[0].where)}</p>'
+            error_html = f'<p class="hint">{esc(error.problems[0].what)}: {esc(error.problems[0].where)}</p>'
         marked = set(chosen)
         rows = "".join(
             f'<li title="{esc(short(" / ".join(filter(None, (each.prompt, each.negative_prompt))), 300))}"><label>'
@@ -215,7 +215,7 @@ class PromptBox:
         return (
             '<details class="menu" id="gen-styles"><summary class="btn quiet">Styles</summary>'
             '<div class="menu-items" role="group" aria-label="Styles">'
-            f'{wrong}{f"<ul>{rows}</ul>" if rows else none}<div class="with-button"><input type="text" class="text" '
+            f'{error_html}{f"<ul>{rows}</ul>" if rows else none}<div class="with-button"><input type="text" class="text" '
             'id="gen-style-name" aria-label="Name of the style" placeholder="Name" maxlength="100">'
             '<button type="button" class="btn" data-act="style_save" data-from="gen-style-name">Save prompts as</button>'
             f'</div>{undo}<label class="btn row">Import styles.csv<input type="file" accept=".csv" id="gen-styles-file" '
@@ -243,9 +243,9 @@ def _option(name: str, text: str, about: str, alias: str = "") -> dict[str, str]
 
 def _like(names: Iterable[str], value: str) -> list[str]:
     """The names that begin with a text, then those that contain it."""
-    wanted = value.strip().casefold()
-    matches = [name for name in names if wanted in name.casefold()]
-    return sorted(matches, key=lambda name: not name.casefold().startswith(wanted))[:OPTIONS]
+    text = value.strip().casefold()
+    matches = [name for name in names if text in name.casefold()]
+    return sorted(matches, key=lambda name: not name.casefold().startswith(text))[:OPTIONS]
 
 
 def _text(value: Any) -> str:
@@ -293,9 +293,8 @@ class History:
         """(prompt, negative prompt) of the newest images."""
         for shot in self._gallery.newest()[:HISTORY_IMAGES]:
             facts = self._gallery.facts(shot.name)
-            if (
-                facts.prompt and max(len(facts.prompt), len(facts.negative)) < LONGEST
-            ):  # longer ones are cut in the index
+            is_whole = max(len(facts.prompt), len(facts.negative)) < LONGEST  # longer ones are cut in the index
+            if facts.prompt and is_whole:
                 yield facts.prompt, facts.negative
 
 

@@ -82,7 +82,7 @@ def use_run(page: Page, browser: Browser, name: str, file: str = "", go: str = "
 
 def use_result(page: Page, data: dict[str, Any], browser: Browser) -> None:
     """Use the file that a tool wrote, a LoRA or a base model, in Generate: {"work"}. Raises ProblemsError if it no longer exists."""
-    path = page.works.written(str(data.get("work")))
+    path = page.works.written_file(str(data.get("work")))
     if path is None:
         raise ProblemsError.one("The file no longer exists", "Generate", "start the tool again", "file.gone")
     kind = identify(path)

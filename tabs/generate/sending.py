@@ -75,16 +75,16 @@ class Sending:
     def act(self, event: gr.EventData) -> None:
         """Handle a button of an image. Raises ProblemsError."""
         act, name, value = board_event(event)
-        shot, known = self._image(name)
+        shot, facts = self._image(name)
         if act == "use":
             self._load_settings(read_image_metadata(shot.path), f"the image {shot.path.name}")
         elif act in SENT:
-            self._begin(begun_with(shot, known))
+            self._begin(initial_values(shot, facts))
             self.page.say("done", f"{SENT[act]} {shot.path.name}.")
         elif act == "control":
             self._follow(str(shot.path))
         elif act == "upscale":
-            self._enlarge(shot, known, value)
+            self._enlarge(shot, facts, value)
         elif act == "vary":
             self._vary(shot)
 
@@ -119,11 +119,11 @@ class Sending:
         """Load the settings of A1111's text that was pasted as a prompt."""
         self._load_settings(from_a1111_text(text), "the text")
 
-    def _load_settings(self, record: ImageRecord, what: str) -> None:
+    def _load_settings(self, record: ImageRecord, source: str) -> None:
         """Fill in the form with an image's settings, and show a message."""
         if record.job is None:
             fix = "choose an image that was generated here or by A1111"
-            return self.page.say("error", problems=[Problem(record.reason, what, fix, code="image.no-settings")])
+            return self.page.say("error", problems=[Problem(record.reason, source, fix, code="image.no-settings")])
         with replacing(self.page):
             values, notes = self._values_of(record)
             if values["image_path"]:
@@ -131,31 +131,31 @@ class Sending:
             else:
                 self._keep({})
             self._fields.put(values)
-            cards.keep_used(self.page, values)
+            cards.drop_unused(self.page, values)
         seed = "" if values["seed"] is None else f" Its seed {values['seed']} is set: turn off Lock for other images."
         self.page.say(
-            "done", f"The settings of {what} were loaded.{seed}", problems=record.notes + notes, undo_by=TAKE_BACK
+            "done", f"The settings of {source} were loaded.{seed}", problems=record.notes + notes, undo_by=TAKE_BACK
         )
 
     def _values_of(self, record: ImageRecord) -> tuple[Values, list[Problem]]:
         """(values that generate an image again, problems of its files that are not on this machine)."""
-        now, job = self._fields.load(), record.job
+        current, job = self._fields.load(), record.job
         assert job is not None
         values, notes = form.values_of(
-            job, now, self.page.workspace, self.page.project.job.model, record.hashes.controls
+            job, current, self.page.workspace, self.page.project.job.model, record.hashes.controls
         )
         if record.source != "atelier":  # of another program, whose model names are unknown: the chosen model stays
-            model = {name: now[name] for name in ("base_model", "model", *form.MODEL)}
+            model = {name: current[name] for name in ("base_model", "model", *form.MODEL)}
             notes = [note for note in notes if note.code != form.NO_MODEL]
             values |= model | form.model_values_in(job, self.page.workspace, notes)
         if not values["variation_strength"]:
             values["variation_seed"] = None  # drawn for each grid, without effect
-        space = self.page.workspace
+        workspace = self.page.workspace
         if values["zero_terminal_snr"] == "off" and not form.marked_for_zero_snr(
-            values, self.page.project.job, space, lambda name: find("lora", name, space)
+            values, self.page.project.job, workspace, lambda name: find("lora", name, workspace)
         ):
             values["zero_terminal_snr"] = "auto"  # which is off for these files
-        output = {name: now[name] for name in form.FIELDS if form.OF_JOB[name].group == "output"}
+        output = {name: current[name] for name in form.FIELDS if form.OF_JOB[name].group == "output"}
         return values | output | {"count": 1}, notes
 
     # -- the image itself
@@ -219,16 +219,16 @@ class Sending:
             if values["image_path"] != fields.get("image_path"):
                 unchanged = {}
             after = values | unchanged | {"image_path": None, "mask_path": None}
-            left = {name: value for name, value in values.items() if after[name] != value or name in OF_IMAGE_ALONE}
+            removed = {name: value for name, value in values.items() if after[name] != value or name in OF_IMAGE_ALONE}
             self._fields.put(after)
-            self._keep({"left": left})
+            self._keep({"left": removed})
 
     def again(self) -> None:
         """Undo `stop`."""
         with self.page.project.lock:
-            left = self._sent_state().get("left", {})
+            removed = self._sent_state().get("left", {})
             values = self._fields.load()
-            self._begin({name: value for name, value in left.items() if name in values})
+            self._begin({name: value for name, value in removed.items() if name in values})
 
     def forget(self) -> None:
         """Do not offer the undo of `stop` any more."""
@@ -257,28 +257,28 @@ class Sending:
                 entries = read_entries(path, FROM_FILE)
                 number = sum(isinstance(entry, dict) or is_prompt(entry) for entry in entries)
         name = path.name if file else module
-        count_of = f" ({count(number, 'prompt')})" if number else ""
+        number_of_prompts = f" ({count(number, 'prompt')})" if number else ""
         stop = button("file_stop", "Stop using it", kind="quiet", label=f"Stop using the prompts from {name}")
-        words = f"Prompts from <b>{esc(short(name, 40))}</b>{count_of}"
-        return f'<div class="gen-using"><span title="{esc(file or module)}">{words}</span>{stop}</div>'
+        text = f"Prompts from <b>{esc(short(name, 40))}</b>{number_of_prompts}"
+        return f'<div class="gen-using"><span title="{esc(file or module)}">{text}</span>{stop}</div>'
 
     def _image_html(self, values: Values) -> str:
         """HTML about the initial image, or about the undo after it was removed; "" without one."""
         path = str(values["image_path"] or "")
         if not path:
-            left = self._sent_state().get("left", {})
-            name = Path(str(left.get("image_path") or "")).name
+            removed = self._sent_state().get("left", {})
+            name = Path(str(removed.get("image_path") or "")).name
             if not name:
                 return ""
-            words, does = f"{esc(short(name, 40))} is not used.", button("image_again", "Undo", kind="quiet")
+            text, action = f"{esc(short(name, 40))} is not used.", button("image_again", "Undo", kind="quiet")
         else:
             kind = "Inpaint" if values["mask_path"] else "Image to image"
-            words = f"{kind}: <b>{esc(short(Path(path).name, 40))}</b> (strength {values['strength']:g})"
-            does = button("image_stop", "Stop using it", kind="quiet")
+            text = f"{kind}: <b>{esc(short(Path(path).name, 40))}</b> (strength {values['strength']:g})"
+            action = button("image_stop", "Stop using it", kind="quiet")
         advice = "".join(
             f'<span class="warn">{esc(each.what)}; {esc(each.fix)}.</span>' for each in self._advice(values)
         )
-        return f'<div class="gen-using"><span title="{esc(path)}">{words}</span>{does}{advice}</div>'
+        return f'<div class="gen-using"><span title="{esc(path)}">{text}</span>{action}{advice}</div>'
 
     def _advice(self, values: Values) -> list[Problem]:
         """Advice about the mask's size."""
@@ -300,18 +300,18 @@ class Sending:
         sizes       [[factor, width, height]] in pixels; [[factor]] if the size is unknown
         upscalers   [(choice, label, whether it upscales latents, reason why it cannot be chosen)], that of the form first
         """
-        shot, known = self._image(str(request.get("name")))
-        now = self._fields.load()
-        chosen = now["highres_fix_upscaler_file"]
+        shot, facts = self._image(str(request.get("name")))
+        values = self._fields.load()
+        chosen = values["highres_fix_upscaler_file"]
         offered = [(name, each.title, each.latents is not None, "") for name, each in UPSCALERS.items()]
         self._lists.refresh()
         offered += self._files(str(chosen or ""))
-        first = FILE + chosen if chosen else now["highres_fix_upscaler"]
-        sides = _sides(known)
+        form_choice = FILE + chosen if chosen else values["highres_fix_upscaler"]
+        sides = _sides(facts)
         return {
             "file": shot.path.name,
             "sizes": [[times, *(side * times for side in sides.values())] for times in FACTORS],
-            "upscalers": sorted(offered, key=lambda each: each[0] != first),  # stable
+            "upscalers": sorted(offered, key=lambda each: each[0] != form_choice),  # stable
             "strength": KEEPS,
         }
 
@@ -354,55 +354,55 @@ class Sending:
         self._make(self._checked(values | ALONE | {"variation_seed": form.new_seed(), "variation_strength": VARIES}))
         self.page.say("done", f"Making a variation of {shot.path.name}.", problems=notes)
 
-    def _enlarge(self, shot: Shot, known: Facts, choice: str) -> None:
+    def _enlarge(self, shot: Shot, facts: Facts, choice: str) -> None:
         """Queue an upscaled version of an image with its settings. The form is not changed."""
-        record, now = read_image_metadata(shot.path), self._fields.load()
-        values, notes = self._values_of(record) if record.job is not None else (now, [])
-        times, upscaler, strength = _chosen(choice)
-        changes = upscale_values(shot, known, times, upscaler, strength)
+        record, current = read_image_metadata(shot.path), self._fields.load()
+        values, notes = self._values_of(record) if record.job is not None else (current, [])
+        factor, upscaler, strength = _chosen(choice)
+        changes = upscale_values(shot, facts, factor, upscaler, strength)
         self._make(self._checked(values | changes))
         notes = [note for note in notes if note.where.rpartition(".")[2] not in changes]
-        how = f"denoising strength {strength:g}" if strength else "only enlarged"
-        self.page.say("done", f"Making {shot.path.name} {times} times as large ({how}).", problems=notes)
+        method = f"denoising strength {strength:g}" if strength else "only enlarged"
+        self.page.say("done", f"Making {shot.path.name} {factor} times as large ({method}).", problems=notes)
 
 
 def _chosen(choice: str) -> tuple[int, str, float]:
     """Parse (factor, upscaler, denoising strength) of the dialog. Raises ProblemsError."""
     try:
         data = json_or_none(choice)
-        times, upscaler, strength = int(data["factor"]), str(data["upscaler"]), float(data["strength"])
+        factor, upscaler, strength = int(data["factor"]), str(data["upscaler"]), float(data["strength"])
     except (ValueError, TypeError, KeyError):
-        times, upscaler, strength = 0, "", -1.0
-    if times not in FACTORS or not 0 <= strength <= 1 or not (upscaler in UPSCALERS or upscaler.startswith(FILE)):
+        factor, upscaler, strength = 0, "", -1.0
+    if factor not in FACTORS or not 0 <= strength <= 1 or not (upscaler in UPSCALERS or upscaler.startswith(FILE)):
         what, fix = "The image cannot be upscaled so", "use a factor of 2, 3 or 4 and a denoising strength from 0 to 1"
         raise ProblemsError.one(what, "Upscale", fix, "upscale.bad-choice")
-    return times, upscaler, strength
+    return factor, upscaler, strength
 
 
-def begun_with(shot: Shot, known: Facts) -> Values:
+def initial_values(shot: Shot, facts: Facts) -> Values:
     """Values for images that begin with this one, at its size."""
-    return {"image_path": str(shot.path), "mask_path": None, "seed": None} | _sides(known)
+    return {"image_path": str(shot.path), "mask_path": None, "seed": None} | _sides(facts)
 
 
-def upscale_values(shot: Shot, known: Facts, times: int, upscaler: str, strength: float) -> Values:
+def upscale_values(shot: Shot, facts: Facts, factor: int, upscaler: str, strength: float) -> Values:
     """Values that upscale an image. With Lanczos, it is resized and then denoised at the new size. Another upscaler, or a size above
     MAX_SIDE, is applied by hires fix after a first stage without effect. A strength of 0 only upscales."""
-    begin = {"image_path": str(shot.path), "mask_path": None, "strength": strength, "highres_fix_save_1st": False}
-    large = {name: side * times for name, side in _sides(known).items()}
+    initial = {"image_path": str(shot.path), "mask_path": None, "strength": strength, "highres_fix_save_1st": False}
+    large = {name: side * factor for name, side in _sides(facts).items()}
     if upscaler == LANCZOS and strength and max(large.values(), default=0) <= MAX_SIDE:
-        return ALONE | {"region_map": None} | begin | {"highres_fix_scale": None} | large
+        return ALONE | {"region_map": None} | initial | {"highres_fix_scale": None} | large
     file = upscaler.removeprefix(FILE) if upscaler.startswith(FILE) else None
     hires: Values = {
-        "highres_fix_scale": float(times),
+        "highres_fix_scale": float(factor),
         "highres_fix_strength": 0.0,
         "highres_fix_latents_upscaling": False,
     }
     hires |= {"highres_fix_upscaler": LANCZOS if file else upscaler, "highres_fix_upscaler_file": file}
     hires |= {} if strength else {"refiner_checkpoint": None}  # which would have no step
-    return ALONE | {"region_map": None} | begin | hires | _sides(known)
+    return ALONE | {"region_map": None} | initial | hires | _sides(facts)
 
 
-def _sides(known: Facts) -> Values:
+def _sides(facts: Facts) -> Values:
     """Width and height of an image, as multiples of STEP; {} if unknown."""
-    sides = {"width": known.width, "height": known.height}
+    sides = {"width": facts.width, "height": facts.height}
     return {name: max(64, side // STEP * STEP) for name, side in sides.items() if side}

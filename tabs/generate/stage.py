@@ -18,7 +18,7 @@ from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import GenerateJob
 from tabs.context import Page
-from tabs.generate.view import Shown, does, marks
+from tabs.generate.view import NewestImage, image_buttons, star_and_trash
 from tabs.markup import board_event, button, empty_state, esc, problems_html, progress, short
 
 TAB = "Generate"
@@ -39,8 +39,10 @@ class Stage:
     jobs    returns the jobs of the form, with its seed or (True) a random one; raises ProblemsError
     """
 
-    def __init__(self, page: Page, shown: Callable[[], Shown | None], jobs: Callable[[bool], Sequence[GenerateJob]]):
-        self.page, self._shown, self._jobs = page, shown, jobs
+    def __init__(
+        self, page: Page, newest_image: Callable[[], NewestImage | None], jobs: Callable[[bool], Sequence[GenerateJob]]
+    ):
+        self.page, self._shown, self._jobs = page, newest_image, jobs
         self._lock = threading.Lock()
         self.bases: set[str] = set()  # ids of the jobs that make the base images of comparisons
         self._awaited = ""  # id of the job after which the next is queued; "" while Forever is off
@@ -87,23 +89,32 @@ class Stage:
 
     def stamp(self) -> list[Any]:
         """A value that changes with the display."""
-        now = self._now()
-        doing = [now.get(name) for name in ("entry", "state", "stage", "of_image", "stopping")] if now else None
-        parts = [(entry.id, entry.state) for entry in self.page.own_jobs()]
-        return [parts, self.page.engine.queue_paused, doing, self._preview_time(now), self.endless, bool(self._refused)]
+        job = self._running_job()
+        stage = [job.get(name) for name in ("entry", "state", "stage", "of_image", "stopping")] if job else None
+        entries = [(entry.id, entry.state) for entry in self.page.own_jobs()]
+        return [
+            entries,
+            self.page.engine.queue_paused,
+            stage,
+            self._preview_time(job),
+            self.endless,
+            bool(self._refused),
+        ]
 
     def status(self) -> str:
         waits = self.page.engine.waits()
         failures = [*self._failures(), *(("refused", problem) for problem in self._refused)]
         resumable = may_resume(self.page.engine.paused_by)
-        return status(self.page.own_jobs(), waits, self._now(), failures, self.endless, self._cancelled(), resumable)
+        return status(
+            self.page.own_jobs(), waits, self._running_job(), failures, self.endless, self._cancelled(), resumable
+        )
 
-    def _now(self) -> dict[str, Any] | None:
+    def _running_job(self) -> dict[str, Any] | None:
         """The running device job, if it is one of this page's."""
-        now = self.page.engine.status()["job"]
-        if now and self.page.engine.people and now["entry"] not in [entry.id for entry in self.page.own_jobs()]:
+        job = self.page.engine.status()["job"]
+        if job and self.page.engine.people and job["entry"] not in [entry.id for entry in self.page.own_jobs()]:
             return None
-        return now
+        return job
 
     def _cancelled(self) -> str:
         """Text about the last job if it was cancelled, else ""."""
@@ -117,21 +128,21 @@ class Stage:
 
     def newest(self) -> str:
         """HTML of the large image, with the live preview while a job runs."""
-        now = self._now()
-        live = b""
-        if now and self._preview_time(now):
+        job = self._running_job()
+        preview = b""
+        if job and self._preview_time(job):
             with suppress(OSError):
-                live = self._preview(now["run"]).read_bytes()
-        return newest(self._shown(), self.page.file_url, live, str(now["title"]) if now else "")
+                preview = self._preview(job["run"]).read_bytes()
+        return newest(self._shown(), self.page.file_url, preview, str(job["title"]) if job else "")
 
     def _preview(self, run: str) -> Any:
         return RunFolder(self.page.workspace.private / "jobs" / run).preview
 
-    def _preview_time(self, now: dict[str, Any] | None) -> int:
+    def _preview_time(self, job: dict[str, Any] | None) -> int:
         """Time of the running job's preview; 0 without one."""
         with suppress(OSError):
-            if now and now.get("task") == "generate" and now.get("run"):
-                return int(self._preview(now["run"]).stat().st_mtime_ns)
+            if job and job.get("task") == "generate" and job.get("run"):
+                return int(self._preview(job["run"]).stat().st_mtime_ns)
         return 0
 
     def _failures(self) -> list[tuple[str, Problem]]:
@@ -195,7 +206,7 @@ def _is_open(entry: QueueEntry) -> bool:
 def status(
     entries: Sequence[QueueEntry],
     waits: Mapping[str, Wait],
-    now: dict[str, Any] | None,
+    job: dict[str, Any] | None,
     failures: Sequence[tuple[str, Problem]],
     endless: bool = False,
     cancelled: str = "",
@@ -207,14 +218,14 @@ def status(
         (entry for entry in entries if _is_open(entry)),
         key=lambda entry: (TASKS.index(entry.task), entry.state != "running"),
     )
-    lines = [_line(entry, waits.get(entry.id), now) for entry in active]
+    lines = [_line(entry, waits.get(entry.id), job) for entry in active]
     idle = f"{cancelled or 'Nothing is being generated'}."
     first = lines[0] if lines else f'<span class="hint">{esc(idle)}</span>'
-    rest = "".join(f"<li>{line}</li>" for line in lines[1:])
-    if rest:
-        rest = (
+    others = "".join(f"<li>{line}</li>" for line in lines[1:])
+    if others:
+        others = (
             f'<details class="gen-waits" data-group="waits"><summary class="btn quiet">{count(len(lines) - 1, "more job")}</summary>'
-            f'<ul class="jobs">{rest}</ul></details>'
+            f'<ul class="jobs">{others}</ul></details>'
         )
     paused = any(wait.queue_paused for wait in waits.values())
     reason = "The queue is paused." if resumable else "Only who paused the queue can resume it."
@@ -225,42 +236,41 @@ def status(
         for identity, problem in failures
     )
     failed = f'<div role="alert"><ul class="jobs gen-failed">{failed}</ul></div>' if failed else ""
-    return f'<div class="gen-line"><div class="gen-now">{first}</div>{rest}{resume}{switch}{failed}</div>'
+    return f'<div class="gen-line"><div class="gen-now">{first}</div>{others}{resume}{switch}{failed}</div>'
 
 
 def _retries(identity: str, problem: Problem) -> str:
     """HTML of buttons that retry a job that ran out of memory with less."""
     if problem.code != NO_MEMORY:
         return ""
-    return "".join(button(saving, words, identity) for saving, (words, _) in LESS_MEMORY.items())
+    return "".join(button(saving, label, identity) for saving, (label, _) in LESS_MEMORY.items())
 
 
-def _line(entry: QueueEntry, wait: Wait | None, now: dict[str, Any] | None) -> str:
-    """HTML of a job, running or waiting, with its Cancel button. now: facts of the running job"""
-    facts = now if now and now.get("entry") == entry.id else {}
-    stops = bool(facts.get("stopping"))
-    cancel = button("cancel", "Cancel", entry.id, label=f"Cancel {short(entry.title, 40)}", disabled=stops)
-    line = _running(facts, stops) if entry.state == "running" else _waiting(entry, wait)
+def _line(entry: QueueEntry, wait: Wait | None, job: dict[str, Any] | None) -> str:
+    """HTML of a job, running or waiting, with its Cancel button. job: facts of the running job"""
+    facts = job if job and job.get("entry") == entry.id else {}
+    stopping = bool(facts.get("stopping"))
+    cancel = button("cancel", "Cancel", entry.id, label=f"Cancel {short(entry.title, 40)}", disabled=stopping)
+    line = _running(facts, stopping) if entry.state == "running" else _waiting(entry, wait)
     return f'{line}<span class="grow"></span>{cancel}'
 
 
-def _running(now: dict[str, Any], stops: bool) -> str:
-    """HTML of a running job's progress bar: stage, sampling step, time left and speed. now: its facts, {} before there are any"""
-    if stops:
+def _running(facts: dict[str, Any], stopping: bool) -> str:
+    """HTML of a running job's progress bar: stage, sampling step, time left and speed. facts: its facts, {} before there are any"""
+    if stopping:
         return progress("Stopping", None)
-    text = str(now.get("stage") or "starting")
-    done, total = now.get("counted") or (0, 0)
-    step, steps = now.get("of_image") or (0, 0)
+    text = str(facts.get("stage") or "starting")
+    done, total = facts.get("counted") or (0, 0)
+    step, steps = facts.get("of_image") or (0, 0)
     if not total:
         return progress(_capitalized(text), None)
-    words = [
-        _capitalized(text.rpartition(" ")[0]).removeprefix("Generating ")
-    ]  # without the count of all steps at its end
-    words += [f"step {step} of {steps}"] if steps else []
-    left, rest = now.get("eta_seconds") or 0.0, total - done
-    if left and rest:
-        words += [f"{clock(left)} left ({_pace(left / rest)})"]
-    return progress(_capitalized(", ".join(words)), done / total)
+    without_count = text.rpartition(" ")[0]  # of all steps
+    parts = [_capitalized(without_count).removeprefix("Generating ")]
+    parts += [f"step {step} of {steps}"] if steps else []
+    seconds_left, remaining = facts.get("eta_seconds") or 0.0, total - done
+    if seconds_left and remaining:
+        parts += [f"{clock(seconds_left)} left ({_pace(seconds_left / remaining)})"]
+    return progress(_capitalized(", ".join(parts)), done / total)
 
 
 def _pace(seconds: float) -> str:
@@ -274,17 +284,17 @@ def _capitalized(text: str) -> str:
 
 def _waiting(entry: QueueEntry, wait: Wait | None) -> str:
     """HTML of a waiting job: what it waits for, and its title."""
-    words = wait.words if wait else "about to start"
-    return f'<span class="gen-words">{esc(_capitalized(words))}: <q>{esc(short(entry.title, 40))}</q></span>'
+    reason = wait.words if wait else "about to start"
+    return f'<span class="gen-words">{esc(_capitalized(reason))}: <q>{esc(short(entry.title, 40))}</q></span>'
 
 
-def newest(shown: Shown | None, file_url: Callable[..., str], live: bytes = b"", title: str = "") -> str:
-    """HTML of the preview of the running job, else of the newest image with its buttons. live: JPEG"""
-    if live:
-        source = base64.b64encode(live).decode("ascii")
+def newest(shown: NewestImage | None, file_url: Callable[..., str], preview: bytes = b"", title: str = "") -> str:
+    """HTML of the preview of the running job, else of the newest image with its buttons. preview: JPEG"""
+    if preview:
+        source = base64.b64encode(preview).decode("ascii")
         image = f'<img src="data:image/jpeg;base64,{source}" alt="Preview of {esc(short(title, 100))}">'
-        under = f'<span class="hint" title="{esc(title)}">{esc(short(title, 90))}</span><span class="grow"></span>'
-        return f'<div class="gen-stage">{image}</div><div class="strip gen-does">{under}<span class="hint">Preview</span></div>'
+        caption = f'<span class="hint" title="{esc(title)}">{esc(short(title, 90))}</span><span class="grow"></span>'
+        return f'<div class="gen-stage">{image}</div><div class="strip gen-does">{caption}<span class="hint">Preview</span></div>'
     if shown is None:
         return f'<div class="gen-stage">{empty_state("No images yet.", "Write a prompt and press Generate.")}</div>'
     seed = f'<span class="hint">seed {shown.seed}</span>' if shown.seed is not None else ""
@@ -292,5 +302,5 @@ def newest(shown: Shown | None, file_url: Callable[..., str], live: bytes = b"",
     return (
         f'<div class="gen-stage"><button type="button" class="shot" data-view="{esc(shown.name)}" title="Enlarge">{image}'
         f'</button></div><div class="strip gen-does"><span class="hint" title="{esc(shown.prompt)}">'
-        f'{esc(short(shown.prompt, 200))}</span>{seed}{marks(shown)}<span class="grow"></span>{does(shown)}</div>'
+        f'{esc(short(shown.prompt, 200))}</span>{seed}{star_and_trash(shown)}<span class="grow"></span>{image_buttons(shown)}</div>'
     )

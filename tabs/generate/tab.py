@@ -28,7 +28,7 @@ from tabs.form.view import label
 from tabs.generate import cards, form, grids, panel, replaced, view
 from tabs.generate.controls import Controls
 from tabs.generate.gallery import SENDS, GalleryHandlers
-from tabs.generate.loras import Loras, words_line
+from tabs.generate.loras import Loras, embeddings_help
 from tabs.generate.memory import MemoryLine
 from tabs.generate.painting import Painting
 from tabs.generate.prompt_box import PROMPTS, PromptBox
@@ -103,21 +103,20 @@ def build(page: Page) -> None:
             added = board("gen-cards", AWAITED, script=OPEN_GROUPS)
             grid_panel = grids.panel_board()
             control = gr.File(label="Control image", elem_id="gen-control")
-            initial = gr.File(
-                label="Initial image", elem_id="gen-initial"
-            )  # no file_types: our own message names the file
+            # no file_types: our own message names the file
+            initial = gr.File(label="Initial image", elem_id="gen-initial")
             more = board("gen-more", AWAITED, script=OPEN_GROUPS)
-            words = gr.Dropdown(
+            embeddings = gr.Dropdown(
                 choices=[],
                 multiselect=True,
                 allow_custom_value=True,
                 label=label(form.EMBEDDINGS),
-                info=words_line(()),
+                info=embeddings_help(()),
                 elem_id="gen-embeddings",
             )
             presets = board("gen-presets", handlers.presets.html())
         with gr.Column(scale=1, min_width=300, elem_id="gen-side"):
-            line = board("gen-status", status((), {}, None, ()), script=OPEN_GROUPS + view.IN_REACH)
+            progress = board("gen-status", status((), {}, None, ()), script=OPEN_GROUPS + view.IN_REACH)
             grid_table = grids.table_board()
             newest = board("gen-newest", AWAITED)
             strip = board("gen-strip", piece("gallery_strip"))
@@ -137,23 +136,23 @@ def build(page: Page) -> None:
         "loras": loras,
         "presets": presets,
     }
-    boards = {"memory": memory, "status": line, "newest": newest}
-    shown = {"client": client, "add": add, "drop": drop, "embeddings": words} | fields | boards
-    page.on_show(TAB, handlers.show, None, shown)
-    page.on_change(TAB, handlers, shown)
-    page.on_input([words.input], handlers.choose_words, words, fields | {"embeddings": words})
+    boards = {"memory": memory, "status": progress, "newest": newest}
+    outputs = {"client": client, "add": add, "drop": drop, "embeddings": embeddings} | fields | boards
+    page.on_show(TAB, handlers.show, None, outputs)
+    page.on_change(TAB, handlers, outputs)
+    page.on_input([embeddings.input], handlers.choose_embeddings, embeddings, fields | {"embeddings": embeddings})
     page.listen(initial.upload, handlers.begin_with, initial, fields | {"initial": initial})
     page.listen(control.upload, handlers.follow, control, fields | {"control": control})
     page.links.answer("paint", handlers.painting.answer)
     page.links.answer("prompt", handlers.prompt_box.answer)
-    page.listen(drop.upload, handlers.read, drop, shown)
-    page.on_act([prompts, settings, added, more], handlers.act, None, fields | {"status": line, "client": client})
-    of_add = {"add": add, "embeddings": words, "client": client, "panel": grid_panel}
-    page.on_act([add, loras], handlers.lora_act, None, fields | of_add)
-    page.on_act(presets, handlers.preset_act, None, shown)
-    page.on_act(line, handlers.stage_act, None, {"status": line, "settings": settings, "client": client})
+    page.listen(drop.upload, handlers.read, drop, outputs)
+    page.on_act([prompts, settings, added, more], handlers.act, None, fields | {"status": progress, "client": client})
+    lora_outputs = {"add": add, "embeddings": embeddings, "client": client, "panel": grid_panel}
+    page.on_act([add, loras], handlers.lora_act, None, fields | lora_outputs)
+    page.on_act(presets, handlers.preset_act, None, outputs)
+    page.on_act(progress, handlers.stage_act, None, {"status": progress, "settings": settings, "client": client})
     page.on_act(memory, handlers.memory_act, None, {"memory": memory, "client": client})
-    page.on_act([newest, strip, gallery], handlers.send, None, shown)
+    page.on_act([newest, strip, gallery], handlers.send, None, outputs)
     page.links.answer("gallery", handlers.gallery_handlers.answer)
     page.links.answer("upscale", handlers.sending.answer)
     page.pulse_parts.append(handlers.gallery_handlers.parts)
@@ -237,9 +236,9 @@ class GenerateHandlers(BoardView):
         self.controls = Controls(page, self.presets, self.painting)
         self.prompt_box = PromptBox(page, self.presets, self.gallery_handlers.gallery, self.loras.model_lists)
         self.stage = Stage(page, self.gallery_handlers.newest, self._jobs)
-        self._shown_after = ""  # id of the job after which the open grid closes
+        self._closes_grid = ""  # id of the job after which the open grid closes
         page.engine.ended.append(self._ended)
-        page.project.kept.append(self._kept)
+        page.project.kept.append(self._redraw_others)
         self.sending = Sending(
             page, self.presets, self.gallery_handlers, self.painting, self.loras.model_lists, self._checked, self._make
         )
@@ -265,7 +264,7 @@ class GenerateHandlers(BoardView):
             with self._lock:
                 if act.startswith("style"):
                     self.prompt_box.act(act, name, value)
-                    self._kept(TAB)  # the list of styles is a file
+                    self._redraw_others(TAB)  # the list of styles is a file
                 elif act == "card_remove" and name in cards.BY_NAME:
                     self._remove_card(name)
                 elif act == "read_text":
@@ -318,14 +317,14 @@ class GenerateHandlers(BoardView):
             return {"width": width, "height": height}
         return {"width": height, "height": width}
 
-    def _seed(self, now: int | None) -> int | None:
+    def _seed(self, current: int | None) -> int | None:
         """The seed after a click on Lock: None if it was locked, else that of the newest image or a random one."""
-        if now is not None:
+        if current is not None:
             return None
         newest = self.gallery_handlers.last_seed()
         return form.new_seed() if newest is None else newest
 
-    def choose_words(self, chosen: Any) -> dict[str, Any]:
+    def choose_embeddings(self, chosen: Any) -> dict[str, Any]:
         """Set the embeddings. Those that do not fit the model are left out and reported."""
         with self._lock:
             before, names = self._values()["embeddings"], [str(text) for text in chosen or []]
@@ -341,14 +340,14 @@ class GenerateHandlers(BoardView):
         browser = self.page.browser
         if browser.failed not in (START, FIELD):
             return self._form()
-        shown = (browser.message or {}).get("problems", [])
+        shown_problems = (browser.message or {}).get("problems", [])
         problems = self.presets.problems() if browser.failed == FIELD else self._start_problems()
-        left = [problem for problem in problems if problem.to_dict() in shown]
-        self.presets.mark(left)
-        if not left:
+        remaining = [problem for problem in problems if problem.to_dict() in shown_problems]
+        self.presets.mark(remaining)
+        if not remaining:
             self.page.browsers.succeeded(browser, browser.failed)
-        elif len(left) < len(shown):
-            self.page.browsers.say(browser, "error", problems=left, about=browser.failed)
+        elif len(remaining) < len(shown_problems):
+            self.page.browsers.say(browser, "error", problems=remaining, about=browser.failed)
         return self._form()
 
     def _start_problems(self) -> list[Problem]:
@@ -378,7 +377,7 @@ class GenerateHandlers(BoardView):
 
         above = {*panel.SHOWN_ABOVE, *PROMPTS, "count", "compare"}
         notes = {"conditioning": "refiner: SDXL only"} if model.family not in ("", "sdxl") else {}
-        rows = panel.rows_of(values, above, draw, lambda group: self._above(group, values), notes, self.presets.bad)
+        groups = panel.rows_of(values, above, draw, lambda group: self._above(group, values), notes, self.presets.bad)
         return {
             "prompts": view.prompts(
                 self.prompt_box.html(draw, values), draw("count", "compare"), self.sending.line(values)
@@ -399,7 +398,7 @@ class GenerateHandlers(BoardView):
                 self._card_notes(values),
                 self.presets.bad,
             ),
-            "more": panel.groups(rows),
+            "more": panel.groups(groups),
             "loras": self.loras.rows(),
             "presets": self.presets.html(),
         }
@@ -461,9 +460,9 @@ class GenerateHandlers(BoardView):
     def stamp(self) -> str:
         """A text that changes with `boards`."""
         closed = self._state().get("closed")
-        return f"{self.stage.stamp()} {self.gallery_handlers.follow()} {closed} {self.memory.html()} {self.loras.model_lists.version}"
+        return f"{self.stage.stamp()} {self.gallery_handlers.refresh()} {closed} {self.memory.html()} {self.loras.model_lists.version}"
 
-    def _kept(self, tab: str) -> None:
+    def _redraw_others(self, tab: str) -> None:
         """Listener for stored states of tabs: other windows show the form as this one has changed it."""
         if tab == TAB:
             self.page.browsers.redraw_others(self.page.browser, TAB)
@@ -481,8 +480,8 @@ class GenerateHandlers(BoardView):
             with self._lock:
                 return self._add_card(name) | self._changed() if name in (*cards.BY_NAME, cards.GRID) else self._form()
         picker = self.loras.act(event)
-        more = self._changed() if picker is None else with_client({"add": picker})
-        return {"embeddings": self.loras.embeddings()} | more
+        outputs = self._changed() if picker is None else with_client({"add": picker})
+        return {"embeddings": self.loras.embeddings()} | outputs
 
     # -- generating
 
@@ -509,7 +508,7 @@ class GenerateHandlers(BoardView):
 
     def _make(self, jobs: Sequence[GenerateJob]) -> None:
         """Queue jobs, and close the open grid so that their images are in view: one that runs when they end."""
-        self._shown_after = self.stage.submit(jobs)
+        self._closes_grid = self.stage.submit(jobs)
         grids.close(self.page)
 
     def _ended(self, entry: QueueEntry) -> None:
@@ -517,21 +516,21 @@ class GenerateHandlers(BoardView):
         if entry.id in self.stage.bases:
             with suppress(ProblemsError):
                 self.gallery_handlers.gallery.add_bases(map(Path, self.page.engine.progress(entry.id)["images"]))
-        if entry.id == self._shown_after and entry.state == "done":
+        if entry.id == self._closes_grid and entry.state == "done":
             grids.close(self.page, entry.added)
 
     def _jobs(self, new_seed: bool = False) -> list[GenerateJob]:
         """The jobs of the form, with its seed or a random one. Raises ProblemsError."""
         return self._checked(self._values() | ({"seed": None} if new_seed else {}), self.presets.start_problems())
 
-    def _checked(self, values: dict[str, Any], wrong: Sequence[Problem] = ()) -> list[GenerateJob]:
-        """The checked jobs of these values. wrong: known problems. Raises ProblemsError with all problems."""
-        problems, now = list(wrong), self.page.project.job
-        job = collected(problems, form.job_of, values, now)
+    def _checked(self, values: dict[str, Any], known: Sequence[Problem] = ()) -> list[GenerateJob]:
+        """The checked jobs of these values. Raises ProblemsError with all problems, the `known` ones included."""
+        problems, project = list(known), self.page.project.job
+        job = collected(problems, form.job_of, values, project)
         if job is not None and not job.prompts.from_file:
             # with the texts of the styles, so that later changes of a style do not affect the queue
             job = collected(problems, self._in_styles, job) or job
-        jobs = collected(problems, form.jobs_to_generate, job, values["compare"], now) if job is not None else []
+        jobs = collected(problems, form.jobs_to_generate, job, values["compare"], project) if job is not None else []
         for each in [job] if jobs is None else jobs:
             collected(problems, self._check_files, each)
         raise_if_errors(list(dict.fromkeys(problems)))
@@ -544,8 +543,8 @@ class GenerateHandlers(BoardView):
         """Raise ProblemsError unless model, LoRAs, embeddings and ControlNets exist, are allowed, and fit together."""
         self.page.roots.admit(job)
         sources = plan_of(job, self.page.workspace).sources
-        more = [*(word.path for word in sources.embeddings), *(net.path for net in sources.controls.values())]
-        for path in (sources.model, sources.vae, *sources.loras.values(), *more):
+        added = [*(word.path for word in sources.embeddings), *(net.path for net in sources.controls.values())]
+        for path in (sources.model, sources.vae, *sources.loras.values(), *added):
             if path is not None and not self.page.roots.holds(path):
                 self.page.roots.check(path, "model, LoRA, embedding or ControlNet")
 

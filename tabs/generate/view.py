@@ -53,7 +53,7 @@ def prompts(fields: str, start_fields: str, below: str) -> str:
 
 
 @dataclass(frozen=True)
-class Shown:
+class NewestImage:
     """The large image. name: in the gallery; settings: whether it has settings to load; stars: 0 to 5"""
 
     name: str
@@ -64,38 +64,38 @@ class Shown:
     stars: int = 0
 
 
-def does(each: Shown) -> str:
+def image_buttons(image: NewestImage) -> str:
     """HTML of the buttons of an image."""
-    made = (("use", "Use settings", ""), ("vary", "Vary", "The same image with small changes")) if each.settings else ()
-    uses = (
-        *made,
+    reuse = (("use", "Use settings", ""), ("vary", "Vary", "The same image with small changes"))
+    acts = (
+        *(reuse if image.settings else ()),
         ("upscale", "Upscale", ""),
         ("begin", "Image to image", "Begin the next images with this one"),
         ("inpaint", "Inpaint", "Paint what is generated again"),
     )
-    buttons = "".join(_image_button("use", act, words, each.name, title) for act, words, title in uses)
-    copies = (("Copy prompt", each.prompt), ("Copy seed", "" if each.seed is None else str(each.seed)))
+    buttons = "".join(_image_button("use", act, label, image.name, title) for act, label, title in acts)
+    copies = (("Copy prompt", image.prompt), ("Copy seed", "" if image.seed is None else str(image.seed)))
     buttons += "".join(
-        f'<button type="button" class="btn quiet" data-copy="{esc(text)}">{words}</button>'
-        for words, text in copies
+        f'<button type="button" class="btn quiet" data-copy="{esc(text)}">{label}</button>'
+        for label, text in copies
         if text
     )
     return buttons
 
 
-def marks(each: Shown) -> str:
+def star_and_trash(image: NewestImage) -> str:
     """HTML of an image's star and the button that deletes it."""
-    star, next_stars = ("\u2605" * each.stars, "0") if each.stars else ("\u2606", "1")
-    favorite = _image_button("star", next_stars, star, each.name, "Favorite", pressed=bool(each.stars))
-    return favorite + _image_button("trash", "", "Move to trash", each.name)
+    star, next_stars = ("\u2605" * image.stars, "0") if image.stars else ("\u2606", "1")
+    favorite = _image_button("star", next_stars, star, image.name, "Favorite", pressed=bool(image.stars))
+    return favorite + _image_button("trash", "", "Move to trash", image.name)
 
 
-def _image_button(what: str, arg: str, words: str, name: str, title: str = "", pressed: bool | None = None) -> str:
+def _image_button(kind: str, arg: str, label: str, name: str, title: str = "", pressed: bool | None = None) -> str:
     """HTML of a button of an image, which assets/gallery.js handles."""
     state = "" if pressed is None else f' aria-pressed="{str(pressed).lower()}" aria-label="{title}"'
     return (
-        f'<button type="button" class="btn quiet" data-image-{what}="{arg}" data-name="{esc(name)}" title="{title}"{state}>'
-        f"{words}</button>"
+        f'<button type="button" class="btn quiet" data-image-{kind}="{arg}" data-name="{esc(name)}" title="{title}"{state}>'
+        f"{label}</button>"
     )
 
 

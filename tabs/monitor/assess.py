@@ -52,8 +52,8 @@ def part(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob) -> dict
     measures = [each.title.lower() for each in MEASURES.values() if target.applies(each) and not each.recorded]
     if not measures:
         return None
-    left = [checkpoint for checkpoint in checkpoints if MEASURES.keys() - cells.get(checkpoint.path.name, {}).keys()]
-    seconds = target.predictions(left, target.measures) * seconds_per_prediction(facts, job)
+    missing = [checkpoint for checkpoint in checkpoints if MEASURES.keys() - cells.get(checkpoint.path.name, {}).keys()]
+    seconds = target.predictions(missing, target.measures) * seconds_per_prediction(facts, job)
     entry, (done, total) = _entry(page, run.name), _progress(page, _entry(page, run.name))
     return {
         "state": entry.state if entry else "",
@@ -62,7 +62,7 @@ def part(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob) -> dict
         "done": done,
         "total": total,
         "left": time_left(page, entry) if done else "",
-        "missing": len(left),
+        "missing": len(missing),
         "measures": listed(measures),
         "about": clock(seconds) if seconds else "",
         "rows": {file: [_row(page, run, row) for row in rows_of(measured)] for file, measured in cells.items()},
@@ -109,8 +109,8 @@ def _progress(page: Page, entry: QueueEntry | None) -> tuple[int, int]:
 
 def time_left(page: Page, entry: QueueEntry | None) -> str:
     """The time that a running job still takes; "" while it is unknown."""
-    now = page.engine.status()["job"]
-    seconds = now.get("eta_seconds") if now and entry and now["entry"] == entry.id else 0
+    running = page.engine.status()["job"]
+    seconds = running.get("eta_seconds") if running and entry and running["entry"] == entry.id else 0
     return clock(seconds) if seconds else ""
 
 

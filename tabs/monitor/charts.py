@@ -34,8 +34,8 @@ def rate_series(points: Sequence[Sequence[Any]]) -> dict[str, Any]:
     return {
         "steps": [int(point[0]) for point in points],
         "lines": [
-            {"name": " and ".join(_words(name) for name in same), "values": list(values)}
-            for values, same in lines.items()
+            {"name": " and ".join(_series_name(name) for name in group), "values": list(values)}
+            for values, group in lines.items()
         ],
     }
 
@@ -61,10 +61,10 @@ def value_series(points: Sequence[Sequence[Any]], index: int = 1) -> dict[str, l
     return {"steps": [step for step, _ in pairs], "values": [value for _, value in pairs]}
 
 
-def _words(name: str) -> str:
-    words = (
+def _series_name(name: str) -> str:
+    text = (
         name.replace("text_encoder_2", "second text encoder")
         .replace("unet", "U-Net")
         .replace("controlnet", "control layers")
     )
-    return words.replace("_", " ")
+    return text.replace("_", " ")

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 REQUEUE = "requeue"  # command
 COMMANDS = ("pause", "resume", "stop", "save", "sample")
 SHOWN_ENDED = 20
-TOLD = 2  # how many settings tell trainings of one name apart
+NAMED_SETTINGS = 2  # settings after the equal names of two trainings
 SHOWN_IMAGES = 4  # of a job that has ended
 WORST = 40  # images in the table of those that train worst
 RUNS_SECONDS = 5.0
@@ -85,20 +85,19 @@ def parts(page: Page, chosen: str) -> dict[str, Any]:
     job = page.readable_job(name)
     data["verdict"] = verdict.part(page, name, facts, job)
     data["log"] = facts["log"]
-    kept = {Path(file).name for file in read_kept(page.workspace.runs / Path(name).name)}
-    data["files"] = saved_files(page, facts["files"], kept, job.saving.output_name if job else "")
+    kept_names = {Path(file).name for file in read_kept(page.workspace.runs / Path(name).name)}
+    data["files"] = saved_files(page, facts["files"], kept_names, job.saving.output_name if job else "")
     return data
 
 
-INTERMEDIATE = re.compile(
-    r"-(?:step\d{8,}|\d{6,})(?:-|$)"
-)  # in the name of a checkpoint of a step or an epoch, after the output name
+# In the name of a checkpoint of a step or an epoch, after the output name
+INTERMEDIATE = re.compile(r"-(?:step\d{8,}|\d{6,})(?:-|$)")
 
 
 def saved_files(
-    page: Page, files: Sequence[dict[str, Any]], kept: Collection[str] = (), output: str = ""
+    page: Page, files: Sequence[dict[str, Any]], kept_names: Collection[str] = (), output: str = ""
 ) -> list[dict[str, Any]]:
-    """Data of a run's files, newest first. final: saved at the end, without a step or an epoch in its name; kept: names of those
+    """Data of a run's files, newest first. final: saved at the end, without a step or an epoch in its name; kept_names: names of those
     marked to keep; output: the run's output name, which may end in such digits"""
     return [
         {
@@ -107,7 +106,7 @@ def saved_files(
             "url": _download(page, file["path"]),
             "bytes": file["bytes"],
             "step": file["step"],
-            "kept": file["name"] in kept,
+            "kept": file["name"] in kept_names,
             "final": not is_average(file["name"])
             and INTERMEDIATE.search(Path(file["name"]).stem.removeprefix(output)) is None,
         }
@@ -130,13 +129,13 @@ def _expected(page: Page, name: str, state: str) -> int:
     """Number of sample rows of an active run; 0 for others."""
     job = page.readable_job(name) if state in ("running", "paused", "waiting") else None
     settings = job.samples if job is not None else None
-    some = settings and (
+    makes_samples = settings and (
         settings.sample_at_first
         or settings.sample_every_n_steps
         or settings.sample_every_n_epochs
         or settings.sample_every_minutes
     )
-    return len(settings.sample_prompts) if settings and some else 0
+    return len(settings.sample_prompts) if settings and makes_samples else 0
 
 
 def _download(page: Page, path: str) -> str:
@@ -180,11 +179,11 @@ def head(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
     entry = next(
         (entry for entry in page.engine.queue() if entry.run == name and entry.state in ("waiting", "running")), None
     )
-    shown = {
+    shown_facts = {
         key: facts.get(key)
         for key in ("title", "stage", "step", "total", "epoch", "epochs", "message", "fix", "sentence", "person")
     }
-    return shown | {
+    return shown_facts | {
         "run": name,
         "state": "waiting" if entry is not None and entry.state == "waiting" else state,
         "entry": entry.id if entry else "",
@@ -245,47 +244,47 @@ def queue(page: Page) -> dict[str, Any]:
     move), and the last SHOWN_ENDED ended ones, newest first, without the trainings, which Runs lists, and the images of other
     people. Tools shows the jobs that do not use the device."""
     entries = [entry for entry in page.engine.queue() if lane_of(entry) == "device"]
-    going = [entry for entry in entries if entry.state == "running"]
-    going += [entry for entry in entries if entry.state == "waiting"]
-    ended = [entry for entry in entries if entry not in going and not (entry.task == "train" and entry.run)]
+    active = [entry for entry in entries if entry.state == "running"]
+    active += [entry for entry in entries if entry.state == "waiting"]
+    ended = [entry for entry in entries if entry not in active and not (entry.task == "train" and entry.run)]
     if page.engine.people:  # whose images are their own
         ended = [entry for entry in ended if may_manage(entry) or entry.task not in TASKS]
     job, waits = page.engine.status()["job"], page.engine.waits()
-    titles = _titles([entry for entry in going if entry.task == "train"])
-    shown = [
+    titles = _titles([entry for entry in active if entry.task == "train"])
+    active_rows = [
         _row(entry, page.engine)
         | {"title": titles.get(entry.id, entry.title)}
         | {"doing": waits[entry.id].words if entry.id in waits else _doing(entry, job)}
-        for entry in going
+        for entry in active
     ]
-    waiting = [row for row in shown if row["state"] == "waiting"]
+    waiting = [row for row in active_rows if row["state"] == "waiting"]
     own = [place for place, row in enumerate(waiting) if row["own"]]  # a guest's job changes places only with these
-    for before, place, after in zip([None, *own], own, [*own[1:], None], strict=False):
-        waiting[place] |= {"up": before, "down": after}
-    latest = [_row(entry, page.engine) | _result(page, entry) for entry in reversed(ended[-SHOWN_ENDED:])]
+    for up, position, down in zip([None, *own], own, [*own[1:], None], strict=False):
+        waiting[position] |= {"up": up, "down": down}
+    ended_rows = [_row(entry, page.engine) | _result(page, entry) for entry in reversed(ended[-SHOWN_ENDED:])]
     paused_by = page.engine.paused_by
     return {
         "paused": page.engine.queue_paused,
         "paused_by": "" if paused_by in (None, GUEST.get()) else _name(paused_by, page.engine),
         "resumable": may_resume(paused_by),
-        "entries": shown,
-        "ended": latest,
+        "entries": active_rows,
+        "ended": ended_rows,
     }
 
 
 def _titles(trainings: Sequence[Any]) -> dict[str, str]:
-    """{id: title} of trainings; equal titles are followed by the first TOLD numbers and choices in which these differ, as in "fox
+    """{id: title} of trainings; equal titles are followed by the first NAMED_SETTINGS numbers and choices in which these differ, as in "fox
     (Network rank (dim) 4)"."""
-    titles, alike = {}, defaultdict(list)
+    titles, by_title = {}, defaultdict(list)
     for entry in trainings:
-        alike[entry.title].append(entry)
-    for title, entries in alike.items():
+        by_title[entry.title].append(entry)
+    for title, entries in by_title.items():
         values = [_values(entry.job) for entry in entries] if len(entries) > 1 else []
         first, others = (values[0], values[1:]) if values else ({}, [])
-        paths = [path for path in first if any(each[path] != first[path] for each in others)][:TOLD]
+        paths = [path for path in first if any(each[path] != first[path] for each in others)][:NAMED_SETTINGS]
         for entry, run_values in zip(entries, values, strict=False):
-            words = [f"{FIELDS[path].title} {shown_value(FIELDS[path], run_values[path])}" for path in paths]
-            titles[entry.id] = f"{title} ({', '.join(words)})" if words else title
+            differences = [f"{FIELDS[path].title} {shown_value(FIELDS[path], run_values[path])}" for path in paths]
+            titles[entry.id] = f"{title} ({', '.join(differences)})" if differences else title
     return titles
 
 
@@ -320,26 +319,26 @@ def _doing(entry: Any, job: dict[str, Any] | None) -> str:
         return str(job.get("stage") or "")
     if not job.get("step") or not job.get("total"):
         return str(job.get("stage") or "starting")
-    left = f", {clock(job['eta_seconds'])} left" if job.get("eta_seconds") else ""
-    return f"step {job['step']:,} of {job['total']:,}{left}"
+    left_text = f", {clock(job['eta_seconds'])} left" if job.get("eta_seconds") else ""
+    return f"step {job['step']:,} of {job['total']:,}{left_text}"
 
 
 def _row(entry: Any, engine: Any) -> dict[str, Any]:
     """Data of a job for the list. own: whether this user may manage it"""
     facts = asdict(entry) if is_dataclass(entry) and not isinstance(entry, type) else dict(vars(entry))
     kind = tasks()[entry.task].title if entry.task in tasks() else entry.task
-    named = "" if entry.title.startswith(kind) else kind
+    kind_text = "" if entry.title.startswith(kind) else kind
     row = {name: facts.get(name, "") for name in ("id", "task", "title", "state", "run", "message")}
     guest = facts.get("guest", "")
-    return row | {"kind": named, "by": _added_by(guest, engine), "own": GUEST.get() in ("", guest)}
+    return row | {"kind": kind_text, "by": _added_by(guest, engine), "own": GUEST.get() in ("", guest)}
 
 
 def _added_by(guest: str, engine: Any) -> str:
     """Who has added a job; "" if only the owner has added jobs."""
-    asks = GUEST.get()
-    if guest and guest == asks:
+    asking = GUEST.get()
+    if guest and guest == asking:
         return "yours"
-    return _name(guest, engine, "the owner's") if guest or asks else ""
+    return _name(guest, engine, "the owner's") if guest or asking else ""
 
 
 def _name(guest: str, engine: Any, owner: str = "the owner") -> str:
@@ -349,10 +348,10 @@ def _name(guest: str, engine: Any, owner: str = "the owner") -> str:
 
 def run_names(page: Page) -> list[dict[str, str]]:
     """The newest 200 runs for the list, newest first. Read from the engine every few seconds and when a job begins or ends."""
-    now = (time.monotonic() // RUNS_SECONDS, [(entry.id, entry.state) for entry in page.engine.queue()])
-    if page.run_list[0] != now:
-        known = [{"name": run.name, "title": run.title, "state": run.state} for run in page.engine.run_states(200)]
-        page.run_list = (now, known)
+    key = (time.monotonic() // RUNS_SECONDS, [(entry.id, entry.state) for entry in page.engine.queue()])
+    if page.run_list[0] != key:
+        names = [{"name": run.name, "title": run.title, "state": run.state} for run in page.engine.run_states(200)]
+        page.run_list = (key, names)
     return page.run_list[1]
 
 
@@ -369,27 +368,27 @@ def command(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 def _take_settings(page: Page, run: str, entry: str, browser: Browser) -> None:
     """Fill in Train's form with the settings of a run, or of a training that was cancelled while it waited."""
-    waited = next((each for each in page.engine.queue() if each.id == entry and each.task == "train"), None)
-    if run or waited is None:
+    waiting = next((each for each in page.engine.queue() if each.id == entry and each.task == "train"), None)
+    if run or waiting is None:
         job, preset, title = page.engine.run_job(run), page.engine.run_preset(run), run
     else:
-        job, preset, title = build_job(TrainJob, waited.job), waited.preset, waited.title
+        job, preset, title = build_job(TrainJob, waiting.job), waiting.preset, waiting.title
     with edited_by(browser.session):
         page.project.replace(job, preset=preset, did=f"loading the settings of {title}")
 
 
-def _stops(page: Page, browser: Browser, stops: bool, **named: str) -> None:
+def _stops(page: Page, browser: Browser, is_stop: bool, **attributes: str) -> None:
     """Remember a training that this browser stops, for `report_stopped`."""
-    for entry in page.engine.queue() if stops else ():
-        mine = all(getattr(entry, name) == value for name, value in named.items())
-        if mine and (entry.task, entry.state) == ("train", "running") and entry.run not in browser.stopping:
+    for entry in page.engine.queue() if is_stop else ():
+        matches = all(getattr(entry, name) == value for name, value in attributes.items())
+        if matches and (entry.task, entry.state) == ("train", "running") and entry.run not in browser.stopping:
             browser.stopping.append(entry.run)
 
 
 def report_stopped(page: Page, browser: Browser, body: dict[str, Any]) -> None:
     """Show a message on each training that this browser has stopped and that has ended, with a link to it."""
-    going = {entry.run for entry in page.engine.queue() if entry.state == "running"} if browser.stopping else set()
-    for run in [run for run in browser.stopping if run not in going]:
+    running = {entry.run for entry in page.engine.queue() if entry.state == "running"} if browser.stopping else set()
+    for run in [run for run in browser.stopping if run not in running]:
         browser.stopping.remove(run)
         try:
             facts = page.engine.snapshot(run)
@@ -397,14 +396,14 @@ def report_stopped(page: Page, browser: Browser, body: dict[str, Any]) -> None:
             continue
         if (body.get("tab"), body.get("run")) == ("Monitor", run):
             continue
-        opens = (f"#Monitor/{quote(run)}", "Open")
+        link = (f"#Monitor/{quote(run)}", "Open")
         if facts["state"] == "failed":
             problem = Problem(facts["message"], facts["title"], facts["fix"], code="runs.stop-failed")
-            page.browsers.say(browser, "error", problems=[problem], opens=opens)
+            page.browsers.say(browser, "error", problems=[problem], opens=link)
             continue
         ended = "finished" if facts["state"] == "done" else "stopped"
         saved = f"{ended} and saved at step {facts['step']:,}" if facts["files"] else ended
-        page.browsers.say(browser, "done", f"{facts['title']}: {saved}.", opens=opens)
+        page.browsers.say(browser, "done", f"{facts['title']}: {saved}.", opens=link)
 
 
 def requeue(page: Page, browser: Browser) -> None:

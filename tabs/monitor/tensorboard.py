@@ -45,7 +45,7 @@ class TensorBoard:
         with socket.socket() as probe:
             probe.bind((HOST, 0))
             port = probe.getsockname()[1]
-        line = [
+        command = [
             sys.executable,
             "-m",
             "tabs.monitor.tensorboard_server",
@@ -59,7 +59,7 @@ class TensorBoard:
             "false",
         ]
         self._process = subprocess.Popen(
-            line, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         self._folder, self.address = logs, f"http://{HOST}:{port}/"
         atexit.register(self.close)

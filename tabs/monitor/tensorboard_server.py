@@ -5,7 +5,7 @@ from typing import Any
 from tabs.server.hosts import Hosts
 
 
-def only_here(app: Any) -> Any:
+def refuse_other_hosts(app: Any) -> Any:
     """WSGI middleware that refuses other Host headers, so that a web site cannot read logs by DNS rebinding."""
     hosts = Hosts()
 
@@ -19,12 +19,12 @@ def only_here(app: Any) -> Any:
 
 
 def main() -> None:
-    """Run TensorBoard with `only_here` around its app."""
+    """Run TensorBoard with `refuse_other_hosts` around its app."""
     from absl import app
     from tensorboard import default, main_lib, program
 
     def server(wsgi: Any, flags: Any) -> Any:
-        return program.create_port_scanning_werkzeug_server(only_here(wsgi), flags)
+        return program.create_port_scanning_werkzeug_server(refuse_other_hosts(wsgi), flags)
 
     main_lib.global_init()
     board = program.TensorBoard(plugins=default.get_plugins(), server_class=server)

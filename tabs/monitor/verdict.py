@@ -67,10 +67,10 @@ TAB, BUDGET, MOST_MINUTES = "Monitor", 10.0, 1440.0  # minutes for the images of
 
 @dataclass(frozen=True)
 class Images:
-    """The images of a comparison. wanted: all of them; paths: of those to show; failed: reasons; generated: those of its grid;
+    """The images of a comparison. cells: all of them; paths: of those to show; failed: reasons; generated: those of its grid;
     samples: those that are samples of the run, which its grid takes over"""
 
-    wanted: Set[Cell]
+    cells: Set[Cell]
     paths: Mapping[Cell, str]
     failed: Mapping[Cell, str]
     generated: Set[Cell]
@@ -78,10 +78,10 @@ class Images:
 
     @property
     def missing(self) -> int:
-        return len(self.wanted) - len(self.generated)
+        return len(self.cells) - len(self.generated)
 
     @property
-    def taken(self) -> int:
+    def from_samples(self) -> int:
         """How many of the missing ones are samples."""
         return len(self.samples - self.generated)
 
@@ -97,11 +97,11 @@ def part(page: Page, name: str, facts: Mapping[str, Any], job: TrainJob | None) 
     run = page.workspace.runs / name
     verdict = read_verdict(run)
     stamp = _stamp(page, run, facts, verdict)
-    known = page.verdicts.get(name)
-    if known is None or known[0] != stamp:
-        known = (stamp, _data(page, run, facts, job, verdict))
-        page.verdicts = dict(list(page.verdicts.items())[-REMEMBERED:]) | {name: known}
-    return known[1]
+    cached = page.verdicts.get(name)
+    if cached is None or cached[0] != stamp:
+        cached = (stamp, _data(page, run, facts, job, verdict))
+        page.verdicts = dict(list(page.verdicts.items())[-REMEMBERED:]) | {name: cached}
+    return cached[1]
 
 
 def _stamp(page: Page, run: Path, facts: Mapping[str, Any], verdict: Verdict | None) -> tuple[Any, ...]:
@@ -136,14 +136,14 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
         comparison = _comparison(page, facts, job, verdict)
     except ProblemsError as error:
         return {"run": run.name, "problems": [problem.to_dict() for problem in error.problems]}
-    shown = verdict or Verdict("", comparison.files, comparison.prompts)
-    files, prompts, strengths = shown.files, shown.prompts, shown.strengths
-    images = _images(page, facts, job, shown, opened, frozenset() if opened else sampled(comparison))
+    current = verdict or Verdict("", comparison.files, comparison.prompts)
+    files, prompts, strengths = current.files, current.prompts, current.strengths
+    images = _images(page, facts, job, current, opened, frozenset() if opened else sampled(comparison))
     seconds = _seconds(page, comparison, facts, job, opened[1] if opened else None)
     columns = candidates(files, facts)
-    kept, best, copies = read_kept(run), facts.get("best"), Copies(page)
+    keep_marks, best, copies = read_kept(run), facts.get("best"), Copies(page)
     for column in columns:
-        column["kept"] = kept.get(f"checkpoints/{column['file']}")
+        column["kept"] = keep_marks.get(f"checkpoints/{column['file']}")
         column["best"] = best["label"] if best and column["file"] == Path(best["file"]).name else ""
         column["mark"] = short_label(column["best"])
         column["kept_mark"] = kept_mark(column["file"], column["kept"]) if column["kept"] is not None else ""
@@ -178,10 +178,10 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
         "sentence": f"{decided}{sentence}",
         "assess": assess.part(page, run, facts, job),
         "making": _making(page, facts, job, seconds, verdict, opened, images, comparison, columns),
-        "blind": None if refused else _blind(page, columns, shown, images, choices),
+        "blind": None if refused else _blind(page, columns, current, images, choices),
         "preferred": preferred,
         "average": _average(page, run.name, job),
-        "others": _others(run, facts, kept),
+        "others": _others(run, facts, keep_marks),
         "copy_to": printable(folder) if (folder := copies.folder(saved_kind(job))) else "",
         "copy_hint": copy_hint(saved_kind(job)),
     }
@@ -198,13 +198,13 @@ def _comparison(
     """The comparison to generate: that of the verdict extended by what is new in the run; without a verdict the first one, with as
     many prompts as the time limit allows. more: with all prompts; strength: one more strength"""
     strengths = sorted({*(verdict.strengths if verdict is not None else USUAL), strength} & {*STRENGTHS})
-    most = None if more else len(verdict.prompts) if verdict is not None else FEW
-    comparison = comparison_of(facts, job, page.workspace, most, _prompt(page), strengths)
+    limit = None if more else len(verdict.prompts) if verdict is not None else FEW
+    comparison = comparison_of(facts, job, page.workspace, limit, _prompt(page), strengths)
     seconds = _seconds(page, comparison, facts, job) * len(comparison.files)  # of a prompt
-    fits = max(1, int(60 * _minutes(page) / seconds)) if seconds else FEW
-    if verdict is not None or more or fits >= len(comparison.prompts):
+    prompt_limit = max(1, int(60 * _minutes(page) / seconds)) if seconds else FEW
+    if verdict is not None or more or prompt_limit >= len(comparison.prompts):
         return comparison
-    return comparison_of(facts, job, page.workspace, fits, _prompt(page), strengths)
+    return comparison_of(facts, job, page.workspace, prompt_limit, _prompt(page), strengths)
 
 
 def _seconds(
@@ -254,18 +254,18 @@ def _images(
     if not job.method.traits.new_words:
         steps[""] = 0  # before the first step a model gives the images of its base
     saved = {(each["step"], each["prompt"]): each["file"] for each in facts["samples"]}
-    places = cells_of(verdict)
-    usual = [(file, prompt, strength) for file, prompt, strength in places if (strength,) == USUAL]
+    positions = cells_of(verdict)
+    usual = [(file, prompt, strength) for file, prompt, strength in positions if (strength,) == USUAL]
     paths = {cell: path for cell in usual if (path := saved.get((steps.get(cell[0], -1), cell[1])))}
     if opened is None:
-        return Images(places.keys(), paths, {}, frozenset(), samples)
+        return Images(positions.keys(), paths, {}, frozenset(), samples)
     folder, content = opened
-    generated, taken = folder.generated(), folder.samples(page.workspace)
-    sources = {cell: content.source(position) for cell, position in places.items()}
+    generated, reused = folder.generated(), folder.samples(page.workspace)
+    sources = {cell: content.source(position) for cell, position in positions.items()}
     made = {cell for cell, source in sources.items() if source in generated}
     failed = {cell: content.failed[at] for cell, at in sources.items() if at in content.failed and cell not in made}
     paths |= {cell: str(folder.cell(sources[cell])) for cell in made}
-    return Images(places.keys(), paths, failed, made, {cell for cell, source in sources.items() if source in taken})
+    return Images(positions.keys(), paths, failed, made, {cell for cell, source in sources.items() if source in reused})
 
 
 def _complete(verdict: Verdict, images: Images) -> Verdict | None:
@@ -313,22 +313,22 @@ def _making(
     state = entry.state if entry else "" if opened is None else "done" if not images.missing else "stopped"
     labels = {each["file"]: each["label"] for each in columns}
     more = comparison.proposed - len(comparison.prompts)
-    existing = images.wanted if entry else images.generated | images.samples
+    existing = images.cells if entry else images.generated | images.samples
 
-    def further(wanted: Comparison) -> int:
+    def missing_images(wanted: Comparison) -> int:
         return len(cells_of(wanted).keys() - existing - sampled(wanted))
 
-    new_images = further(comparison)
-    more_images = further(_comparison(page, facts, job, verdict, more=True)) if more and state == "done" else 0
+    new_images = missing_images(comparison)
+    more_images = missing_images(_comparison(page, facts, job, verdict, more=True)) if more and state == "done" else 0
     strength_images = new_images + len(comparison.prompts) * len(list(filter(None, comparison.files)))
     complete = _complete(verdict, images) if verdict is not None and state == "stopped" else None
     return {
         "state": state,
         "entry": entry.id if entry else "",
-        "total": len(images.wanted),
+        "total": len(images.cells),
         "missing": images.missing,
-        "taken": images.taken,
-        "about": clock(seconds * (images.missing - images.taken)) if seconds else "",
+        "taken": images.from_samples,
+        "about": clock(seconds * (images.missing - images.from_samples)) if seconds else "",
         "left": assess.time_left(page, entry),
         "minutes": _minutes(page),
         "late": state == "stopped" and opened is not None and opened[1].state == "late",
@@ -348,13 +348,13 @@ def _making(
 
 def _incomplete(verdict: Verdict, complete: Verdict, labels: Mapping[str, str]) -> str:
     """What is in a comparison but not in its complete part: "step 180, step 240, 5 prompts and strength 0.8"."""
-    words = [labels[file] for file in verdict.files if file not in complete.files]
-    if len(words) > MOST_NAMED:
-        words = [count(len(words), "checkpoint")]
+    parts = [labels[file] for file in verdict.files if file not in complete.files]
+    if len(parts) > MOST_NAMED:
+        parts = [count(len(parts), "checkpoint")]
     if prompts := len(verdict.prompts) - len(complete.prompts):
-        words.append(count(prompts, "prompt"))
-    words += [f"strength {each:g}" for each in verdict.strengths if each not in complete.strengths]
-    return listed(words)
+        parts.append(count(prompts, "prompt"))
+    parts += [f"strength {each:g}" for each in verdict.strengths if each not in complete.strengths]
+    return listed(parts)
 
 
 def _blind(
@@ -385,10 +385,10 @@ def _preferred(columns: Sequence[Mapping[str, Any]], choices: Sequence[Choice]) 
     """Result of the blind choices, as of `standing`; a row says whether its checkpoint is gone. None without any."""
     gone = {column["file"]: column["gone"] for column in columns[1:]}
     labels = {column["file"]: column["label"] + ", deleted" * column["gone"] for column in columns[1:]}
-    shown = standing(labels, choices)
-    if shown is not None:
-        shown["rows"] = [row | {"gone": gone[row["file"]]} for row in shown["rows"]]
-    return shown
+    result = standing(labels, choices)
+    if result is not None:
+        result["rows"] = [row | {"gone": gone[row["file"]]} for row in result["rows"]]
+    return result
 
 
 def _average(page: Page, run: str, job: TrainJob) -> dict[str, Any] | None:
@@ -403,9 +403,9 @@ def _average(page: Page, run: str, job: TrainJob) -> dict[str, Any] | None:
 
 
 def _others(run: Path, facts: Mapping[str, Any], kept: Mapping[str, str]) -> dict[str, int]:
-    """How many checkpoints are not kept, if one is, and how many were moved to the trash last and can be put back."""
-    away = undoable_actions(RunFolder(run).checkpoints, 1)
-    return {"left": len(facts["files"]) - len(kept) if kept else 0, "away": len(away[0].images) if away else 0}
+    """{"left": number of checkpoints that are not kept, if one is, "away": number of those that Put back would restore}."""
+    removals = undoable_actions(RunFolder(run).checkpoints, 1)
+    return {"left": len(facts["files"]) - len(kept) if kept else 0, "away": len(removals[0].images) if removals else 0}
 
 
 # -- commands
@@ -451,7 +451,7 @@ def start(page: Page, run: str, more: bool = False, strength: float = 1.0) -> bo
 
 def _new_grid(page: Page, run: Path, comparison: Comparison) -> GridFolder:
     """The folder of a new grid, which takes over existing images, as the comparison of a run. Raises ProblemsError."""
-    grid = grids.begun(page, comparison.grid, run.name)
+    grid = grids.new_grid_folder(page, comparison.grid, run.name)
     grid.change(minutes=_minutes(page))
     reuse(grid, grid_of(grid.job(), page.workspace), page.workspace)
     write_verdict(run, grid.name, comparison)
@@ -478,18 +478,18 @@ def _leave_out(page: Page, data: dict[str, Any], browser: Browser) -> None:
     with _STARTING:
         job, verdict = page.engine.run_job(run.name), read_verdict(run.path)
         opened = _open(page, verdict)
-        part = (
+        complete = (
             _complete(verdict, _images(page, facts, job, verdict, opened)) if verdict is not None and opened else None
         )
-        if part is None:
+        if complete is None:
             what, fix = "No prompt has all of its images", "make the rest"
             raise ProblemsError.one(what, run.name, fix, "verdict.nothing-complete")
-        saved = [file for file in facts["files"] if file["name"] in part.files]
+        saved = [file for file in facts["files"] if file["name"] in complete.files]
         steps = {file["step"] for file in saved if not is_average(file["name"])}
         of_steps = [file for file in facts["files"] if file["step"] in steps and not is_average(file["name"])]
         files = [file for file in facts["files"] if file in saved or file in of_steps]  # an embedding's other words too
         few = {**facts, "files": files}
-        comparison = comparison_of(few, job, page.workspace, len(part.prompts), _prompt(page), part.strengths)
+        comparison = comparison_of(few, job, page.workspace, len(complete.prompts), _prompt(page), complete.strengths)
         _new_grid(page, run.path, comparison).change(state="done")
 
 
@@ -507,7 +507,7 @@ def _show_all(page: Page, data: dict[str, Any], browser: Browser) -> None:
     run = Path(_text(data, "run")).name
     verdict = read_verdict(page.workspace.runs / run)
     if verdict is None:
-        grids.of_run(page, run)
+        grids.queue_run(page, run)
     else:
         grids.show(page, verdict.grid)
     page.browsers.say(browser, "done", "The grid of its checkpoints is in Generate.", go="Generate")
@@ -522,7 +522,7 @@ def _copy(page: Page, data: dict[str, Any], browser: Browser) -> None:
     Copies(page).start(*(_text(data, each) for each in ("run", "file", "folder")))
 
 
-def _put_away(page: Page, data: dict[str, Any], browser: Browser) -> None:
+def _move_to_trash(page: Page, data: dict[str, Any], browser: Browser) -> None:
     run, facts = _run(page, data)
     _require_no_average(page, run.name)
     files = [page.roots.check(file["path"], file["name"]) for file in facts["files"]]
@@ -536,12 +536,12 @@ def _put_away(page: Page, data: dict[str, Any], browser: Browser) -> None:
 def _put_back(page: Page, data: dict[str, Any], browser: Browser) -> None:
     """Restore the checkpoints that Keep last moved to the trash. Raises ProblemsError if they were restored already."""
     run, _ = _run(page, data)
-    away = undoable_actions(run.checkpoints, 1)
-    if not away:
+    removals = undoable_actions(run.checkpoints, 1)
+    if not removals:
         what, fix = "The files were already restored", "check the list of the run's files"
         raise ProblemsError.one(what, run.name, fix, "trash.already-restored")
-    put_back(away[0].token)
-    page.browsers.say(browser, "done", f"{count(len(away[0].images), 'checkpoint')} restored from the trash.")
+    put_back(removals[0].token)
+    page.browsers.say(browser, "done", f"{count(len(removals[0].images), 'checkpoint')} restored from the trash.")
 
 
 def _choose(page: Page, data: dict[str, Any], browser: Browser) -> None:
@@ -578,7 +578,7 @@ COMMANDS = {
     "verdict_all": _show_all,
     "verdict_keep": _keep,
     "verdict_copy": _copy,
-    "verdict_put_away": _put_away,
+    "verdict_put_away": _move_to_trash,
     "verdict_put_back": _put_back,
     "verdict_choose": _choose,
     "verdict_average": _begin_average,

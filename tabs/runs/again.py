@@ -35,7 +35,7 @@ SWITCH = {"on": True, "true": True, "off": False, "false": False}
 
 
 @dataclass(frozen=True)
-class Again:
+class PlannedRuns:
     """The runs to queue. values: as texts of the form; seconds: estimate for all, None if the run's speed is unknown"""
 
     entry: Declared
@@ -44,16 +44,16 @@ class Again:
     seconds: float | None
 
 
-def again(job: TrainJob, path: str, text: str, run: RunSummary, now: dict[str, Any]) -> Again:
-    """The runs with each value of a setting. Raises ProblemsError with the problems of all values. now: the run's snapshot"""
+def again(job: TrainJob, path: str, text: str, run: RunSummary, facts: dict[str, Any]) -> PlannedRuns:
+    """The runs with each value of a setting. Raises ProblemsError with the problems of all values. facts: the run's snapshot"""
     path = _path_of(path, offered(job))
-    entry, texts = FIELDS[path], list(dict.fromkeys(re.split(r"[;\s]+|,\s+", text.strip().strip(",;"))))
-    if not 1 <= len(texts) <= MOST or not texts[0]:
-        what = f"{len(texts)} values are given" if texts[0] else "No value is given"
+    entry, values = FIELDS[path], list(dict.fromkeys(re.split(r"[;\s]+|,\s+", text.strip().strip(",;"))))
+    if not 1 <= len(values) <= MOST or not values[0]:
+        what = f"{len(values)} values are given" if values[0] else "No value is given"
         raise ProblemsError.one(what, entry.title, f"write 1 to {MOST} values, separated by spaces", "again.values")
     problems: list[Problem] = []
     jobs: list[TrainJob] = []
-    for each in texts:
+    for each in values:
         try:
             value = SWITCH.get(each.lower(), each) if entry.kind == "bool" else value_from(entry, each)
             changed = to_values(job)
@@ -66,26 +66,26 @@ def again(job: TrainJob, path: str, text: str, run: RunSummary, now: dict[str, A
             problems += error.problems
     raise_if_errors(problems)
     pace = run.seconds / run.step if run.step else None
-    seconds = sum(_steps(each, job, int(now.get("total") or 0)) for each in jobs) * pace if pace else None
-    return Again(entry, [str(text_of(entry, value_of(each, path))) for each in jobs], jobs, seconds)
+    seconds = sum(_steps(each, job, int(facts.get("total") or 0)) for each in jobs) * pace if pace else None
+    return PlannedRuns(entry, [str(text_of(entry, value_of(each, path))) for each in jobs], jobs, seconds)
 
 
-def _path_of(text: str, known: Mapping[str, Declared]) -> str:
+def _path_of(text: str, fields: Mapping[str, Declared]) -> str:
     """The path of the one setting with this path, name or title. Raises ProblemsError."""
-    named = text.strip().lower()
-    paths = [path for path, entry in known.items() if named in (path, entry.name, entry.title.lower())]
+    name = text.strip().lower()
+    paths = [path for path, entry in fields.items() if name in (path, entry.name, entry.title.lower())]
     if len(paths) != 1:
         what, fix = f"'{text[:60]}' cannot be varied", "choose a setting of the list that has an effect in this run"
         raise ProblemsError.one(what, "Setting", fix, "again.setting")
     return paths[0]
 
 
-def _steps(job: TrainJob, before: TrainJob, total: int) -> float:
+def _steps(job: TrainJob, base: TrainJob, total: int) -> float:
     """Estimated number of steps of a job. before, total: job and steps of the run it is based on"""
     if job.schedule.steps_in_force is not None:
         return job.schedule.steps_in_force
-    epochs = [each.schedule.max_train_epochs or 1 for each in (job, before)]
-    images = [each.dataset.train_batch_size * each.schedule.gradient_accumulation_steps for each in (before, job)]
+    epochs = [each.schedule.max_train_epochs or 1 for each in (job, base)]
+    images = [each.dataset.train_batch_size * each.schedule.gradient_accumulation_steps for each in (base, job)]
     return total * epochs[0] / epochs[1] * images[0] / images[1]
 
 
@@ -110,13 +110,13 @@ class Agains:
         if run is None:
             what, fix = "The run no longer exists", "choose one from the list"
             raise ProblemsError.one(what, name, fix, "runs.no-such-run")
-        known = self._tasks.get(name)
-        if known is not None and not known.done:
+        running = self._tasks.get(name)
+        if running is not None and not running.done:
             raise ProblemsError.one("These runs are being checked", name, "wait a moment", "again.busy")
         planned = again(engine.run_job(name), path, text, run, engine.snapshot(name))
         self._tasks[name] = engine.light(self._queue, planned, engine.run_preset(name), title="Run again")
 
-    def _queue(self, planned: Again, preset: str, task: Any) -> int:
+    def _queue(self, planned: PlannedRuns, preset: str, task: Any) -> int:
         """Check the jobs and queue all of them, or none. Returns their number. Raises ProblemsError."""
         checks, engine = self._page.checks, self._page.engine
         problems: list[Problem] = []
@@ -134,45 +134,45 @@ class Agains:
             raise
         return len(planned.jobs)
 
-    def html(self, run: RunSummary, job: TrainJob, now: dict[str, Any], path: str, text: str) -> str:
+    def html(self, run: RunSummary, job: TrainJob, facts: dict[str, Any], path: str, text: str) -> str:
         """HTML of the fields, of what they would queue, and of the last attempt."""
         known, name = offered(job), esc(run.name)
-        offers = options((entry.title, each) for each, entry in known.items())
-        present = ""
+        listed = options((entry.title, each) for each, entry in known.items())
+        current = ""
         with suppress(ProblemsError):
             setting = _path_of(path, known)
-            present = str(text_of(FIELDS[setting], value_of(job, setting)))
-        hint = f"now {present}" if present else "such as 4 8 16"
+            current = str(text_of(FIELDS[setting], value_of(job, setting)))
+        hint = f"now {current}" if current else "such as 4 8 16"
         fields = (
             f'<label>Setting <input type="text" list="again-settings" data-act="again-setting" data-arg="{name}" value="{esc(path)}" '
             f'placeholder="such as network.rank" maxlength="100" autocomplete="off" spellcheck="false"></label>'
             f'<label>Values <input type="text" data-act="again-values" data-live data-arg="{name}" value="{esc(text)}" '
             f'placeholder="{esc(hint)}" maxlength="{LONGEST}" autocomplete="off" spellcheck="false"></label>'
-            f'<datalist id="again-settings">{offers}</datalist>'
+            f'<datalist id="again-settings">{listed}</datalist>'
         )
-        about = f'<p class="hint">One value, or 2 to {MOST} for a sweep. Everything else, the seed too, stays as it was.</p>'
+        help = f'<p class="hint">One value, or 2 to {MOST} for a sweep. Everything else, the seed too, stays as it was.</p>'
         return section(
-            "Run again with", f'{about}<div class="again">{fields}</div>{self._plan(run, job, now, path, text)}'
+            "Run again with", f'{help}<div class="again">{fields}</div>{self._plan(run, job, facts, path, text)}'
         )
 
-    def _plan(self, run: RunSummary, job: TrainJob, now: dict[str, Any], path: str, text: str) -> str:
+    def _plan(self, run: RunSummary, job: TrainJob, facts: dict[str, Any], path: str, text: str) -> str:
         """HTML of the runs that a setting and its values would queue, with the button, and of the last attempt."""
         task = self._tasks.get(run.name)
         if task is not None and not task.done:
             return '<p class="hint" role="status">Checking the images ...</p>'
-        last = ""
+        outcome = ""
         if task is not None:
             done = f'<p class="run-message fine" role="status">{count(task.result or 0, "run")} added to the queue.</p>'
-            last = problems_html(task.error.problems) if task.error else done
+            outcome = problems_html(task.error.problems) if task.error else done
         try:
             if path:
                 _path_of(path, offered(job))
             if not path or not text:
-                return last
-            planned = again(job, path, text, run, now)
+                return outcome
+            planned = again(job, path, text, run, facts)
         except ProblemsError as error:
             return problems_html(error.problems)
         number = count(len(planned.jobs), "run")
         time = f"about {clock(planned.seconds)} in all at this run's pace" if planned.seconds else "time unknown"
-        words = f"{number}: {planned.entry.title} {', '.join(planned.values)}; {time}."
-        return f'<p class="hint">{esc(words)}</p>{button("again", f"Add {number} to the queue", run.name, kind="primary")}{last}'
+        summary = f"{number}: {planned.entry.title} {', '.join(planned.values)}; {time}."
+        return f'<p class="hint">{esc(summary)}</p>{button("again", f"Add {number} to the queue", run.name, kind="primary")}{outcome}'

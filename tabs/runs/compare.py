@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder, list_runs
-from tabs.generate.grids import of_runs
+from tabs.generate.grids import queue_runs
 from tabs.monitor.charts import loss_series, validation_points, value_series
 from tabs.runs import compare_view
 from tabs.runs import view as runs_view
@@ -32,8 +32,8 @@ class Comparisons:
         page.commands["grid_of_runs"] = self._generate
 
     def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
-        wants = body.get("wants")
-        names = wants.get("compare") if isinstance(wants, dict) else None
+        wanted = body.get("wants")
+        names = wanted.get("compare") if isinstance(wanted, dict) else None
         if tab != "Runs" or not isinstance(names, list) or not 2 <= len(names) <= len(runs_view.LETTERS):
             return {}
         return {"compare": self.answer(*(str(name)[:200] for name in names))}
@@ -53,20 +53,20 @@ class Comparisons:
         names = [Path(str(name)).name for name in requested] if isinstance(requested, list) else []
         if not 2 <= len(names) <= len(runs_view.LETTERS):
             raise ProblemsError.one("There are no runs to compare", "Runs", "choose two to four runs", "runs.none")
-        of_runs(self._page, names)
+        queue_runs(self._page, names)
         self._page.browsers.say(browser, "done", "A grid of these runs is in Generate.", go="Generate")
 
     def _compared(self, names: Names) -> dict[str, Any]:
         """HTML of the parts, and the series of the charts, cached until a run has new data."""
         facts = [self._page.engine.snapshot(name) for name in names]
         state = [(each["seq"], each["state"], len(each["files"])) for each in facts]
-        known = self._comparisons.get(names)
-        if known is None or known[0] != state:
+        cached = self._comparisons.get(names)
+        if cached is None or cached[0] != state:
             sides = [self._side(letter, name) for letter, name in zip(runs_view.LETTERS, names, strict=False)]
             html = compare_view.comparison_parts(sides, self._page.thumb_url, self._page.file_url)
-            known = (state, {"html": html, "curves": [curves(side) for side in sides]})
-            self._comparisons = newest(self._comparisons) | {names: known}
-        return known[1]
+            cached = (state, {"html": html, "curves": [curves(side) for side in sides]})
+            self._comparisons = newest(self._comparisons) | {names: cached}
+        return cached[1]
 
     def _ready(self, names: Names) -> bool:
         """Whether the journals have been read. The first call starts that in a thread: 100,000 lines take seconds."""
@@ -93,9 +93,9 @@ class Comparisons:
         return Side(letter, facts, self._page.readable_job(name), preset, read_dataset(folder.dataset_file))
 
 
-def newest(known: dict[Any, Any]) -> dict[Any, Any]:
+def newest(cache: dict[Any, Any]) -> dict[Any, Any]:
     """The last MAX_CACHED entries of a cache."""
-    return dict(list(known.items())[-MAX_CACHED:])
+    return dict(list(cache.items())[-MAX_CACHED:])
 
 
 def curves(side: Side) -> dict[str, Any]:

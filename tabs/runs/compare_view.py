@@ -19,7 +19,7 @@ from tabs.runs.compared import (
     sample_rows,
     verdicts,
 )
-from tabs.runs.view import LETTERS, compare_address, sample_cell, value_words
+from tabs.runs.view import LETTERS, compare_address, sample_cell, value_html
 from tabs.runs.view import moment as moment_of
 
 Url = Callable[..., str]
@@ -30,15 +30,15 @@ NO_EFFECT = "<span class='hint'>no effect</span>"
 def head(chosen: Sequence[str], folders: Sequence[RunFolder]) -> str:
     """HTML of the back button, a list for each run to replace it, and a list to add one."""
     names = {folder.name: f"{title_of(folder)}, {moment_of(folder.name)}" for folder in folders}
-    names |= {name: title_words(name) for name in chosen if name not in names}
+    names |= {name: title_text(name) for name in chosen if name not in names}
     free = {name: words for name, words in names.items() if name not in chosen}
     lists = ""
     for letter, name in zip(LETTERS, chosen, strict=False):
         offered = {each: title for each, title in names.items() if each == name or each in free}
-        rest = compare_address(*(each for each in chosen if each != name))
-        out = f'<a class="btn quiet" href="{esc(rest)}" aria-label="Leave out run {letter}">\u00d7</a>'
+        others = compare_address(*(each for each in chosen if each != name))
+        leave_out = f'<a class="btn quiet" href="{esc(others)}" aria-label="Leave out run {letter}">\u00d7</a>'
         side = f"<label>{_letter(letter)} {_choice(offered, name, letter, f'Run {letter}')}</label>"
-        lists += f'<span class="run-side">{side}{out if len(chosen) > 2 else ""}</span>'
+        lists += f'<span class="run-side">{side}{leave_out if len(chosen) > 2 else ""}</span>'
     if len(chosen) < len(LETTERS) and free:
         lists += _choice({"": "Add a run ..."} | free, "", LETTERS[len(chosen)], "Add a run")
     if len(chosen) == 2:
@@ -59,7 +59,7 @@ def _letter(letter: str) -> str:
     return f'<b class="letter {letter.lower()}">{letter}</b>'
 
 
-def title_words(name: str) -> str:
+def title_text(name: str) -> str:
     """Name and start of a run: "glyphs, 2026-01-31 12:05"."""
     return f"{name.split('_', 1)[-1]}, {moment_of(name)}"
 
@@ -94,21 +94,21 @@ def _settings(sides: Sequence[Side]) -> str:
     title = "Settings that differ"
     unread = [side.letter for side in sides if side.job is None]
     if unread:
-        words = f"The settings of {' and '.join(unread)} cannot be read by this version."
-        return section(title, f'<p class="hint">{words}</p>')
+        text = f"The settings of {' and '.join(unread)} cannot be read by this version."
+        return section(title, f'<p class="hint">{text}</p>')
     differ = differing_settings(sides)
     if not differ:
         return section(title, '<p class="hint">None that have an effect: the runs have the same settings.</p>')
     rows = "".join(
         f"<tr><td>{esc(FIELDS[path].title)}<span class='hint'>{esc(path)}</span></td>"
-        + "".join(f"<td>{_value(path, value) if used else NO_EFFECT}</td>" for value, used in values)
+        + "".join(f"<td>{_value(path, value) if has_effect else NO_EFFECT}</td>" for value, has_effect in values)
         + "</tr>"
         for path, values in differ.items()
     )
-    top = f"<thead><tr><th>Setting</th>{_titles(sides)}</tr></thead>"
+    head = f"<thead><tr><th>Setting</th>{_titles(sides)}</tr></thead>"
     return section(
         title,
-        f'<table class="settings runs-{len(sides)}">{top}<tbody>{rows}</tbody></table>',
+        f'<table class="settings runs-{len(sides)}">{head}<tbody>{rows}</tbody></table>',
         count(len(differ), "setting"),
     )
 
@@ -120,8 +120,8 @@ def _images(sides: Sequence[Side]) -> str:
         changes = image_changes(first.dataset, side.dataset)
         head = f"<h4>{_letter(first.letter)} to {_letter(side.letter)}</h4>"
         if not changes:
-            words = "Not recorded." if changes is None else "The same images, captions and sizes."
-            parts += f'{head}<p class="hint">{words}</p>'
+            text = "Not recorded." if changes is None else "The same images, captions and sizes."
+            parts += f'{head}<p class="hint">{text}</p>'
             continue
         added, removed = ([(name, "") for name in names] for names in (changes.added, changes.removed))
         lists = {"Added": added, "Removed": removed, "Changed": changes.changed}
@@ -145,27 +145,27 @@ def _names(images: Sequence[tuple[str, str]]) -> str:
 def _value(path: str, value: Any) -> str:
     """HTML of a value as the form shows it, with its unit."""
     unit = FIELDS[path].unit
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and unit not in ("", "bytes")
-    return value_words(path, value) + (f" {esc(unit)}" if number else "")
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and unit not in ("", "bytes")
+    return value_html(path, value) + (f" {esc(unit)}" if is_number else "")
 
 
 def _samples(sides: Sequence[Side], thumb_url: Url, file_url: Url) -> str:
     rows = sample_rows(*sides)
-    alone = ", ".join(other_prompts(*sides))
+    unshared = ", ".join(other_prompts(*sides))
     if not rows:
-        words = f"The runs have no sample prompt in common ({alone})." if alone else "No run has samples."
-        return section("Samples", f'<p class="hint">{esc(words)}</p>')
+        text = f"The runs have no sample prompt in common ({unshared})." if unshared else "No run has samples."
+        return section("Samples", f'<p class="hint">{esc(text)}</p>')
     names = [sampled_words(each["step"] for each in side.facts["samples"]) for side in sides]
     parts = "".join(_sample_row(row, names, thumb_url, file_url) for row in rows)
-    hint = f'<p class="hint">{esc(alone[:1].upper() + alone[1:])}.</p>' if alone else ""
+    hint = f'<p class="hint">{esc(unshared[:1].upper() + unshared[1:])}.</p>' if unshared else ""
     return section("Samples", parts + hint, "same prompt, nearest step; click one to enlarge")
 
 
 def _sample_row(row: SampleRow, names: Sequence[Mapping[int, str]], thumb_url: Url, file_url: Url) -> str:
     """HTML of the samples of one prompt, a line for each run. names: of the steps of each run"""
     seeds = [sample["seed"] for sample in row.moments[-1]]
-    of_each = ", ".join(f"{seed} in {letter}" for seed, letter in zip(seeds, LETTERS, strict=False))
-    other_seed = f" Seed {of_each}." if len({*seeds}) > 1 else ""
+    seeds_text = ", ".join(f"{seed} in {letter}" for seed, letter in zip(seeds, LETTERS, strict=False))
+    other_seed = f" Seed {seeds_text}." if len({*seeds}) > 1 else ""
     prompt, lines = esc(short(row.prompt, 60)), ""
     for index, letter in enumerate(LETTERS[: len(names)]):
         cells = ""

@@ -21,7 +21,7 @@ from core.settings.noise import TIMESTEP_SETTINGS
 from core.settings.presets.files import differences
 from core.settings.rules import ineffective
 from tabs.form.project import FIELDS
-from tabs.runs.view import epoch_words, loss_words, of_total, pace_words, when
+from tabs.runs.view import epochs_text, loss_text, of_total, pace_text, when
 
 UNKNOWN = "–"
 MEASURED_BY_MODEL = ("model.base_model", "model.vae", "model.family", "model.prediction")
@@ -89,26 +89,26 @@ def verdict(a: Side, b: Side, notes: bool = True) -> str:
             "depends on the images, noise and timesteps of its steps. Compare the samples."
         )
     if not a.best or not b.best:
-        one, other = (a, b) if a.best else (b, a)
+        measured, unmeasured = (a, b) if a.best else (b, a)
         return (
-            f"Only {one.letter} measured validation loss: {_at(one.best)} at best. {other.letter} measured none, so "
+            f"Only {measured.letter} measured validation loss: {_at(measured.best)} at best. {unmeasured.letter} measured none, so "
             f"the numbers do not show which is better."
         )
     reasons = unlike(a, b)
     message = f"{_lower(a, b)}; {_measure(a, reasons)}."
-    more = [] if reasons else [*_by_timestep(a, b), *_by_chance(a, b)]
-    return " ".join([message, *more, *(note for side in (a, b) if notes for note in _notes(side))])
+    details = [] if reasons else [*_by_timestep(a, b), *_by_chance(a, b)]
+    return " ".join([message, *details, *(note for side in (a, b) if notes for note in _notes(side))])
 
 
 def _at(point: dict[str, Any]) -> str:
-    return f"{loss_words(point['loss'])} at step {point['step']:,}"
+    return f"{loss_text(point['loss'])} at step {point['step']:,}"
 
 
 def _lower(a: Side, b: Side) -> str:
     low, high = _lower_first(a, b)
     if equal(a, b):
         steps = ", ".join(f"{side.letter} at step {side.best['step']:,}" for side in (a, b))
-        return f"The best validation losses are equal: {loss_words(a.best['loss'])}, {steps}"
+        return f"The best validation losses are equal: {loss_text(a.best['loss'])}, {steps}"
     return f"{low.letter}'s best validation loss is lower: {_at(low.best)} against {_at(high.best)}"
 
 
@@ -118,7 +118,7 @@ def _lower_first(a: Side, b: Side) -> tuple[Side, Side]:
 
 def equal(a: Side, b: Side) -> bool:
     """Whether the best losses are displayed as the same number."""
-    return loss_words(a.best["loss"]) == loss_words(b.best["loss"])
+    return loss_text(a.best["loss"]) == loss_text(b.best["loss"])
 
 
 def _measure(a: Side, reasons: Sequence[str]) -> str:
@@ -151,11 +151,11 @@ UNLIKE = {  # what images of dataset.json differ in: the reason
 
 
 def _unlike_images(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> list[str]:
-    def same(*names: str) -> bool:
+    def agree(*names: str) -> bool:
         rows = (sorted(json.dumps([each.get(name) for name in ("sha256", *names)]) for each in side) for side in (a, b))
         return next(rows) == next(rows)
 
-    return [reason for names, reason in UNLIKE.items() if not same(*names)] if same() else ["on different images"]
+    return [reason for names, reason in UNLIKE.items() if not agree(*names)] if agree() else ["on different images"]
 
 
 def _unlike_settings(a: Side, b: Side) -> list[str]:
@@ -171,12 +171,12 @@ def _unlike_settings(a: Side, b: Side) -> list[str]:
 def _by_timestep(a: Side, b: Side) -> list[str]:
     """Sentence on how many timesteps agree with the mean on which loss is lower, since one timestep can dominate the mean."""
     low, high = _lower_first(a, b)
-    of_low, of_high = (side.best.get("by_timestep") or {} for side in (low, high))
-    both = [name for name in of_low if name in of_high]
-    if len(both) < 2 or equal(a, b):
+    low_losses, high_losses = (side.best.get("by_timestep") or {} for side in (low, high))
+    shared = [name for name in low_losses if name in high_losses]
+    if len(shared) < 2 or equal(a, b):
         return []
-    lower = sum(of_low[name] < of_high[name] for name in both)
-    return [f"{low.letter} is lower at {lower} of {len(both)} timesteps."]
+    lower = sum(low_losses[name] < high_losses[name] for name in shared)
+    return [f"{low.letter} is lower at {lower} of {len(shared)} timesteps."]
 
 
 def _by_chance(a: Side, b: Side) -> list[str]:
@@ -185,8 +185,8 @@ def _by_chance(a: Side, b: Side) -> list[str]:
     assert a.job is not None and b.job is not None
     low, high = (side.best["loss"] for side in _lower_first(a, b))
     methods = [side.dataset.get("measured_with") for side in (a, b)]
-    alike = methods[0] == methods[1] and (methods[0] is not None or a.job.schedule.seed == b.job.schedule.seed)
-    if a.job.memory.latent_draw == "mean" or alike or high - low >= CHANCE * high or equal(a, b):
+    same_method = methods[0] == methods[1] and (methods[0] is not None or a.job.schedule.seed == b.job.schedule.seed)
+    if a.job.memory.latent_draw == "mean" or same_method or high - low >= CHANCE * high or equal(a, b):
         return []
     return [
         "A difference below 1% can be random here: in an earlier version the VAE's noise followed the training seed."
@@ -220,19 +220,19 @@ def fact_rows(*sides: Side) -> list[Row]:
 
 def shared_images(*datasets: dict[str, Any]) -> str:
     """Text on the number of shared training images, and of those with the same caption; "" if those of a run are unknown."""
-    known = [
-        {each["sha256"]: each.get("caption") for each in one.get("images", []) if each.get("sha256")}
-        for one in datasets
+    captions_by_hash = [
+        {each["sha256"]: each.get("caption") for each in run.get("images", []) if each.get("sha256")}
+        for run in datasets
     ]
-    if not all(known):
+    if not all(captions_by_hash):
         return ""
-    same = set.intersection(*map(set, known))
-    captions = sum(len({one[key] for one in known}) == 1 for key in same)
-    if all(len(one) == len(same) for one in known):
+    shared = set.intersection(*map(set, captions_by_hash))
+    captions = sum(len({run[key] for run in captions_by_hash}) == 1 for key in shared)
+    if all(len(run) == len(shared) for run in captions_by_hash):
         return "the same images" + (
-            " and captions" if captions == len(same) else f", {captions:,} with the same caption"
+            " and captions" if captions == len(shared) else f", {captions:,} with the same caption"
         )
-    return f"{count(len(same), 'image')}, {captions:,} with the same caption" if same else "no image"
+    return f"{count(len(shared), 'image')}, {captions:,} with the same caption" if shared else "no image"
 
 
 @dataclass(frozen=True)
@@ -255,19 +255,19 @@ def image_changes(before: dict[str, Any], after: dict[str, Any]) -> ImageChanges
         return None
     pairs: dict[int, int] = {}  # index in `new` -> index in `old`
     for key in (("source", "path"), ("sha256",)):
-        paired, known = set(pairs.values()), dict[tuple[Any, ...], list[int]]()
+        paired, unpaired = set(pairs.values()), dict[tuple[Any, ...], list[int]]()
         for index, row in enumerate(old):
             if index not in paired and row.get(key[-1]):
-                known.setdefault(tuple(row.get(name) for name in key), []).append(index)
+                unpaired.setdefault(tuple(row.get(name) for name in key), []).append(index)
         for index, row in enumerate(new):
-            if index not in pairs and (same := known.get(tuple(row.get(name) for name in key))):
-                pairs[index] = same.pop(0)
+            if index not in pairs and (matches := unpaired.get(tuple(row.get(name) for name in key))):
+                pairs[index] = matches.pop(0)
     paired = set(pairs.values())
     changes = ((_image(new[index]), _changes(old[other], new[index])) for index, other in sorted(pairs.items()))
     return ImageChanges(
         [_image(row) for index, row in enumerate(new) if index not in pairs],
         [_image(row) for index, row in enumerate(old) if index not in paired],
-        [(name, words) for name, words in changes if words],
+        [(name, change) for name, change in changes if change],
     )
 
 
@@ -276,7 +276,7 @@ IMAGE_FACTS = {"sha256": "image", "caption": "caption", "repeats": "repeats", "b
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> str:
     renamed = [f"was {_image(old)}"] if _image(old) != _image(new) else []
-    return ", ".join([*renamed, *(words for name, words in IMAGE_FACTS.items() if old.get(name) != new.get(name))])
+    return ", ".join([*renamed, *(title for name, title in IMAGE_FACTS.items() if old.get(name) != new.get(name))])
 
 
 def _image(row: dict[str, Any]) -> str:
@@ -343,9 +343,9 @@ FACTS: tuple[tuple[str, Callable[[Side], str]], ...] = (  # (title, its text for
     ("Dataset", _dataset),
     ("Training images", _images),
     ("Steps", lambda side: of_total(side.facts["step"], side.facts.get("total"))),
-    ("Epochs", lambda side: epoch_words(side.facts)),
+    ("Epochs", lambda side: epochs_text(side.facts)),
     ("Time", lambda side: clock(side.facts.get("seconds"))),
-    ("A step", lambda side: pace_words(side.facts)),
+    ("A step", lambda side: pace_text(side.facts)),
     ("Best validation loss", lambda side: _at(side.best) if side.best else ""),
     ("Checkpoint at that step", checkpoint),
     ("Last validation loss", _last),
@@ -372,13 +372,13 @@ class SampleRow:
     compared: list[tuple[dict[str, Any] | None, ...]]
 
 
-def sample_rows(*sides: Side, most: int = 5) -> list[SampleRow]:
-    """Rows of the prompts that all runs sampled, in the first run's order, with at most `most` moments: steps of the run with
+def sample_rows(*sides: Side, limit: int = 5) -> list[SampleRow]:
+    """Rows of the prompts that all runs sampled, in the first run's order, with at most `limit` moments: steps of the run with
     fewest samples and the nearest ones of the others, no sample twice; and the last samples if the runs end at different
     steps."""
     by_prompt = [_by_prompt(side) for side in sides]
     return [
-        SampleRow(prompt, _moments([each[prompt] for each in by_prompt], most), _compared(prompt, sides))
+        SampleRow(prompt, _moments([each[prompt] for each in by_prompt], limit), _compared(prompt, sides))
         for prompt in by_prompt[0]
         if all(prompt in each for each in by_prompt)
     ]
@@ -409,21 +409,20 @@ def _by_prompt(side: Side) -> dict[str, list[dict[str, Any]]]:
     return samples
 
 
-def _moments(samples: list[list[dict[str, Any]]], most: int) -> list[Moment]:
-    """For each step of the run with fewest samples (at most `most`), a sample of each run. samples: of one prompt, by run, in
+def _moments(samples: list[list[dict[str, Any]]], limit: int) -> list[Moment]:
+    """For each step of the run with fewest samples (at most `limit`), a sample of each run. samples: of one prompt, by run, in
     order of steps"""
     fewest = min(samples, key=len)
-    steps = [fewest[index]["step"] for index in spread(len(fewest), most)]
-    near = [tuple(_nearest(each, step) for each in samples) for step in steps]
+    steps = [fewest[index]["step"] for index in spread(len(fewest), limit)]
+    moments = [tuple(_nearest(each, step) for each in samples) for step in steps]
     for number, run_samples in enumerate(samples):
-        if (
-            run_samples is not fewest
-        ):  # of moments with the same sample of the run, keep the one whose steps are nearest
-            near.sort(key=lambda moment: -max(abs(moment[0]["step"] - each["step"]) for each in moment))
-            near = [*{moment[number]["step"]: moment for moment in near}.values()]
-    near.sort(key=lambda moment: [each["step"] for each in moment])
+        if run_samples is not fewest:
+            # of moments with the same sample of the run, keep the one whose steps are nearest
+            moments.sort(key=lambda moment: -max(abs(moment[0]["step"] - each["step"]) for each in moment))
+            moments = [*{moment[number]["step"]: moment for moment in moments}.values()]
+    moments.sort(key=lambda moment: [each["step"] for each in moment])
     ends = tuple(each[-1] for each in samples)
-    return near if near[-1] == ends else [*near, ends]
+    return moments if moments[-1] == ends else [*moments, ends]
 
 
 def _nearest(samples: list[dict[str, Any]], step: int) -> dict[str, Any]:

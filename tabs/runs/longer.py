@@ -8,35 +8,35 @@ from core.settings.job import TrainJob
 from tabs.markup import esc, section
 
 
-def length_of(job: TrainJob, now: dict[str, Any]) -> tuple[str, str, int]:
+def length_of(job: TrainJob, facts: dict[str, Any]) -> tuple[str, str, int]:
     """(setting, unit, value) of the setting that determines a run's length."""
     if job.schedule.steps_in_force is not None:
         return "max_train_steps", "steps", job.schedule.steps_in_force
-    return "max_train_epochs", "epochs", job.schedule.max_train_epochs or int(now.get("epochs") or 0)
+    return "max_train_epochs", "epochs", job.schedule.max_train_epochs or int(facts.get("epochs") or 0)
 
 
-def longer(run: RunSummary, now: dict[str, Any], job: TrainJob) -> str:
+def longer(run: RunSummary, facts: dict[str, Any], job: TrainJob) -> str:
     """HTML of the fields to train longer; "" without a training state to resume from."""
     if run.resumable_step <= 0:
         return ""
-    _, unit, length = length_of(job, now)
-    steps = int(now.get("total") or 0)
+    _, unit, length = length_of(job, facts)
+    steps = int(facts.get("total") or 0)
     jump = rate_jump(job, steps, job, 2 * steps, run.resumable_step) if steps else None
     field = (
         f'<input id="longer-{unit}" type="number" min="{length + 1}" step="1" value="{2 * length}" '
         f'aria-label="New length in {unit}">'
     )
     acts = {"longer": f"Train longer, with more {unit}"}
-    about = f"From step {run.resumable_step:,}; so far it was {length:,} {unit} in all."
+    text = f"From step {run.resumable_step:,}; so far it was {length:,} {unit} in all."
     if jump is not None:
-        about += (
+        text += (
             f" The scheduler covers the whole new length: at twice the length the learning rate rises from {jump[0]:.2g} to"
             f" {jump[1]:.2g}. Or train on at the last rate, or with a warm restart of the scheduler."
         )
         acts |= {"longer-constant": "At the last rate", "longer-restart": "With a warm restart"}
-    go = "".join(
-        f'<button type="button" class="btn" data-act="{act}" data-arg="{esc(run.name)}" data-from="longer-{unit}">{words}</button>'
-        for act, words in acts.items()
+    buttons = "".join(
+        f'<button type="button" class="btn" data-act="{act}" data-arg="{esc(run.name)}" data-from="longer-{unit}">{label}</button>'
+        for act, label in acts.items()
     )
-    about = f'<p class="hint">{about}</p>'
-    return section("Train longer", f'{about}<div class="longer">{field} {unit} in all {go}</div>')
+    text = f'<p class="hint">{text}</p>'
+    return section("Train longer", f'{text}<div class="longer">{field} {unit} in all {buttons}</div>')

@@ -64,11 +64,11 @@ def build(page: Page) -> None:
     page.pulse_parts.append(Comparisons(page).parts)
     page.commands["look"] = lambda data, browser: None  # only requests the current parts
     client, state = client_state(), gr.State({})
-    shown = {"client": client, "state": state, "main": main, "copy": copy, "tabs": page.tabs}
-    page.on_show(TAB, handlers.show, state, shown)
+    outputs = {"client": client, "state": state, "main": main, "copy": copy, "tabs": page.tabs}
+    page.on_show(TAB, handlers.show, state, outputs)
     page.on_tick(TAB, handlers.tick, [client, state], {"client": client, "main": main}, seconds=SECONDS)
-    page.on_act(main, handlers.act, state, shown)
-    page.on_act(copy, handlers.copy_act, state, shown)
+    page.on_act(main, handlers.act, state, outputs)
+    page.on_act(copy, handlers.copy_act, state, outputs)
 
 
 class RunHandlers:
@@ -96,8 +96,8 @@ class RunHandlers:
     def tick(self, client: str, state: dict[str, Any]):
         if self.page.engine.listing.locked():  # a browser has just opened the list: it comes first
             return gr.skip()
-        fresh = changed_boards(client, "", {"main": self._main(state)})
-        return gr.skip() if fresh["client"] == client else fresh
+        outputs = changed_boards(client, "", {"main": self._main(state)})
+        return gr.skip() if outputs["client"] == client else outputs
 
     def _main(self, state: dict[str, Any]) -> str:
         """HTML of the table, or of the open run."""
@@ -105,41 +105,41 @@ class RunHandlers:
         run = self.page.engine.run(name) if name else None
         if run is not None:
             return self._details(run, state)
-        runs, left = self.page.engine.runs_so_far(runs_view.PATIENCE)
+        runs, unread = self.page.engine.runs_so_far(runs_view.PATIENCE)
         show, find = str(state.get("show", "all")), str(state.get("find", ""))
         picked = state.get("picked", ())
         asking, page = bool(state.get("asking")), int(state.get("page", 0))
         sort = str(state.get("sort", ""))
-        return runs_view.table(runs, show, find, page, self.page, picked, asking, left, sort)
+        return runs_view.table(runs, show, find, page, self.page, picked, asking, unread, sort)
 
     def _details(self, run: RunSummary, state: dict[str, Any]) -> str:
         """HTML of the open run."""
-        now = self.page.engine.snapshot(run.name)
+        facts = self.page.engine.snapshot(run.name)
         size = self._size(run)
         job = self.page.readable_job(run.name)
         ended = run.state not in ("running", "paused", "waiting")
-        own = not whose_run(run.person, self.page.engine.people)
-        more = longer(run, now, job) if ended and own and job is not None else ""
+        is_own = not whose_run(run.person, self.page.engine.people)
+        below = longer(run, facts, job) if ended and is_own and job is not None else ""
         if job is not None:
-            more += self.agains.html(run, job, now, str(state.get("setting", "")), str(state.get("values", "")))
-        more += self.proofs.html(run.name, ended and job is not None)
+            below += self.agains.html(run, job, facts, str(state.get("setting", "")), str(state.get("values", "")))
+        below += self.proofs.html(run.name, ended and job is not None)
         return runs_view.details(
             run,
-            now,
+            facts,
             job,
             size,
             bool(state.get("asking")),
             self.page,
             partial(self.copies.row, kind=copies.saved_kind(job)),
-            more,
+            below,
         )
 
     def _size(self, run: RunSummary) -> int:
         """Bytes of the run's folder, cached for some seconds."""
         with self._lock:
-            known = self._sizes.get(run.name)
-            if known and time.monotonic() - known[0] < 10 * SECONDS:
-                return known[1]
+            cached = self._sizes.get(run.name)
+            if cached and time.monotonic() - cached[0] < 10 * SECONDS:
+                return cached[1]
         size = folder_bytes(run.folder)
         with self._lock:
             self._sizes[run.name] = (time.monotonic(), size)
@@ -259,19 +259,19 @@ class RunHandlers:
         self.page.say("done", f"Added to the queue: {run.title if run is not None else name}, {wait.words}.")
         return ""
 
-    def _longer(self, name: str, wanted: str, after: str) -> str:
+    def _longer(self, name: str, text: str, after: str) -> str:
         """Resume the run with another length, in epochs, or in steps if these are set. Returns the job's id.
 
         after   the schedule after the present length: "constant" or "restart"; "" stretches the schedule
         """
         job, snapshot = self.page.engine.run_job(name), self.page.engine.snapshot(name)
-        field, unit, now = length_of(job, snapshot)
-        words = wanted.strip()
-        if not words.isdecimal() or len(words) > 7 or int(words) <= now:
-            fix = f"use a whole number of {unit}, {now + 1} to 9999999"
-            shown = f"'{words[:20]}'" if words else "empty"
-            raise ProblemsError.one(f"The new length is {shown}", name, fix, code="run.bad-length")
-        changes: dict[str, Any] = {"max_train_epochs": None, "max_train_steps": None} | {field: int(words)}
+        field, unit, length = length_of(job, snapshot)
+        number = text.strip()
+        if not number.isdecimal() or len(number) > 7 or int(number) <= length:
+            fix = f"use a whole number of {unit}, {length + 1} to 9999999"
+            given = f"'{number[:20]}'" if number else "empty"
+            raise ProblemsError.one(f"The new length is {given}", name, fix, code="run.bad-length")
+        changes: dict[str, Any] = {"max_train_epochs": None, "max_train_steps": None} | {field: int(number)}
         if after:
             changes |= {"lr_scheduler_steps": int(snapshot["total"]), "lr_scheduler_after": after}
         return self.page.engine.continue_run(name, {"schedule": changes})
@@ -325,17 +325,17 @@ class Proofs:
         if not possible and task is None:
             return ""
         about = f"Trains {STEPS} steps of this job without a break, and again with a stop in the middle; both must end bit-identical."
-        again = button("prove", "Test resuming" if task is None else "Test again", run)
+        start = button("prove", "Test resuming" if task is None else "Test again", run)
         if task is None:
-            body = f'<p class="hint">{about}</p>{again}'
+            body = f'<p class="hint">{about}</p>{start}'
         elif not task.done:
             stop = button("unprove", "Cancel", run)
             body = progress(task.text.capitalize() or "Waiting", task.progress or None) + stop
         elif task.error is not None:
-            words = "Cancelled." if task.token.wanted else "; ".join(each.what for each in task.error.problems)
-            body = f'<p class="run-message advice"><strong>{esc(words)}</strong></p>{again}'
+            outcome = "Cancelled." if task.token.wanted else "; ".join(each.what for each in task.error.problems)
+            body = f'<p class="run-message advice"><strong>{esc(outcome)}</strong></p>{start}'
         else:
-            body = _result(task.result) + again
+            body = _result(task.result) + start
         return section("Stopping and resuming", body)
 
 
@@ -344,8 +344,8 @@ def _result(proof: Proof) -> str:
         (f"{proof.steps} steps without a break", f"<code>{esc(proof.whole)}</code>"),
         (f"{proof.stopped_at}, stopped, {proof.steps - proof.stopped_at} more", f"<code>{esc(proof.resumed)}</code>"),
     ]
-    words = "Bit-identical: weights, optimizer, random numbers and every loss." if proof.equal else "Not identical."
+    verdict = "Bit-identical: weights, optimizer, random numbers and every loss." if proof.equal else "Not identical."
     different = f" Different: {esc(', '.join(proof.different[:10]))}." if proof.different else ""
     level = "fine" if proof.equal else "error"
-    message = f'<p class="run-message {level}"><strong>{words}</strong>{different}</p>'
+    message = f'<p class="run-message {level}"><strong>{verdict}</strong>{different}</p>'
     return f'<div class="proof">{message}{facts(rows)}</div>'

@@ -75,28 +75,28 @@ SORTS: dict[str, tuple[str, Callable[[RunSummary], Any]]] = {  # (title, key); t
 def listed(runs: Sequence[RunSummary], presets: PresetStore, show: str, find: str = "") -> list[RunSummary]:
     """The runs in a state of this view that have all words of the search in name, title, note, dataset, model, method or preset."""
     states = SHOWS.get(show, SHOWS["all"])[1]
-    wanted = find.casefold().split()
-    matching = [run for run in runs if (not states or run.state in states) and _holds(run, presets, wanted)]
+    words = find.casefold().split()
+    matching = [run for run in runs if (not states or run.state in states) and _holds(run, presets, words)]
     return [run for run in matching if run.starred] if show == STARRED else matching
 
 
-def _holds(run: RunSummary, presets: PresetStore, wanted: Sequence[str]) -> bool:
-    words = (run.name, run.title, run.note, run.words.preset, *origin_words(run, presets)) if wanted else ()
-    text = "\n".join(words).casefold()
-    return all(word in text for word in wanted)
+def _holds(run: RunSummary, presets: PresetStore, words: Sequence[str]) -> bool:
+    texts = (run.name, run.title, run.note, run.words.preset, *origin_texts(run, presets)) if words else ()
+    text = "\n".join(texts).casefold()
+    return all(word in text for word in words)
 
 
-def origin_words(run: RunSummary, presets: PresetStore) -> list[str]:
+def origin_texts(run: RunSummary, presets: PresetStore) -> list[str]:
     """Dataset, base model, method, preset and person of a run, if known."""
-    words = run.words
-    method = shown_value(FIELDS["method.kind"], words.method) if words.method else ""
-    preset = f"preset {presets.shown_name(words.preset)}" if words.preset else ""
+    facts = run.words
+    method = shown_value(FIELDS["method.kind"], facts.method) if facts.method else ""
+    preset = f"preset {presets.shown_name(facts.preset)}" if facts.preset else ""
     return [
-        each for each in (words.dataset, words.model, method, preset, f"of {run.person}" * bool(run.person)) if each
+        each for each in (facts.dataset, facts.model, method, preset, f"of {run.person}" * bool(run.person)) if each
     ]
 
 
-def state_words(run: RunSummary) -> str:
+def state_text(run: RunSummary) -> str:
     """Text of the state: "interrupted at step 120"."""
     if run.state in ("interrupted", "stopped", "failed") and run.step:
         return f"{run.state} at step {run.step:,}"
@@ -104,7 +104,7 @@ def state_words(run: RunSummary) -> str:
 
 
 def badge(run: RunSummary) -> str:
-    return f'<span class="badge {esc(run.state)}">{esc(state_words(run))}</span>'
+    return f'<span class="badge {esc(run.state)}">{esc(state_text(run))}</span>'
 
 
 def when(started: float) -> str:
@@ -122,75 +122,75 @@ def table(
     host: FormPage,
     picked: Sequence[str] = (),
     asking: bool = False,
-    left: int = 0,
+    unread: int = 0,
     sort: str = "",
 ) -> str:
     """HTML of one page of runs. sort: a key of SORTS
 
     picked   names of the selected runs     asking   the user is asked whether to delete them
-    left     number of runs that are still being read
+    unread   number of runs that are still being read
     """
-    if not runs and left:
+    if not runs and unread:
         return '<p class="hint" role="status">Loading runs ...</p>'
     if not runs:
         return section("Runs", empty_state("No runs yet.", "Start with the starter preset in Train."), IMPORT)
     rows = sorted(listed(runs, host.presets, show, find), key=SORTS.get(sort, SORTS[""])[1])
     pages = page_count(len(rows), PAGE_SIZE)
     page = max(0, min(page, pages - 1))
-    part = rows[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
+    page_rows = rows[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
     head = (
         "<tr><th class='ticks'><span class='unseen'>Select</span></th><td></td><th>Run</th><th>State</th>"
         "<th class='num'>Steps</th><th class='num lowest' title='On validation images; – without them'>Best validation</th>"
         "<th class='num took'>Time</th><th class='num amount'>Files</th>"
         "<th class='date'>Started</th><th><span class='unseen'>Actions</span></th></tr>"
     )
-    body = "".join(_row(run, host, run.name in picked) for run in part)
+    body = "".join(_row(run, host, run.name in picked) for run in page_rows)
     choices = [(f"{words} ({len(listed(runs, host.presets, name)):,})", name) for name, (words, _) in SHOWS.items()]
-    aside = (
+    controls = (
         f'<input type="text" data-act="find" data-live value="{esc(find)}" placeholder="name, dataset, model, note" '
         f'aria-label="Find runs by name, dataset, base model, method, preset or note">'
         f"{choice_list('show', choices, show, 'Which runs are shown')}"
         f"{choice_list('sort', [(words, name) for name, (words, _) in SORTS.items()], sort, 'Order of the runs')}{IMPORT}"
     )
     content = f'<table class="runs"><thead>{head}</thead><tbody>{body}</tbody></table>'
-    if not part:
+    if not page_rows:
         content = empty_state("No matches.", "Choose another view, or clear the search.")
     others_run = next(
         filter(None, (whose_run(run.person, host.engine.people) for run in runs if run.name in picked)), ""
     )
     content = _picks(runs, picked, asking, others_run) + content + pager("page", page, pages, len(rows), "runs")
-    if left:
-        content += f'<p class="hint" role="status">Loading {count(left, "more run")} ...</p>'
-    return section("Runs", content, aside)
+    if unread:
+        content += f'<p class="hint" role="status">Loading {count(unread, "more run")} ...</p>'
+    return section("Runs", content, controls)
 
 
 def _picks(runs: Sequence[RunSummary], picked: Sequence[str], asking: bool, others_run: str) -> str:
     """HTML of the selection with its actions: compare up to four, delete all. others_run: see `whose_run`, of the first such run"""
     if len(runs) < 2:
         return ""
-    known = {run.name: run.title for run in runs}
-    chosen = [name for name in picked if name in known]
+    titles = {run.name: run.title for run in runs}
+    chosen = [name for name in picked if name in titles]
     if not chosen:
         return (
             '<p class="hint picks-line" role="status">Select two to four runs to compare, or any number to delete.</p>'
         )
-    words = " and ".join(f"<b>{esc(known[name])}</b> <span class='hint'>{esc(moment(name))}</span>" for name in chosen)
+    text = " and ".join(f"<b>{esc(titles[name])}</b> <span class='hint'>{esc(moment(name))}</span>" for name in chosen)
     if len(chosen) > 2:
-        words = f"<b>{count(len(chosen), 'selected run')}</b>"
+        text = f"<b>{count(len(chosen), 'selected run')}</b>"
     if asking:
         files = count(sum(len(run.files) for run in runs if run.name in chosen), "file")
-        words = f"Delete {words} ({files})? The folders move to the trash of the outputs folder."
-        does = button("delete-picked", f"Delete {count(len(chosen), 'run')}", kind="danger")
-        does += button("keep", "Keep", lands="ask")
+        text = f"Delete {text} ({files})? The folders move to the trash of the outputs folder."
+        buttons = button("delete-picked", f"Delete {count(len(chosen), 'run')}", kind="danger")
+        buttons += button("keep", "Keep", lands="ask")
         label = f'role="alertdialog" aria-label="Delete {count(len(chosen), "run")}?"'
-        return f'<div class="picks-line question" {label}><span>{words}</span> {does}</div>'
+        return f'<div class="picks-line question" {label}><span>{text}</span> {buttons}</div>'
     go = '<span class="hint">Select another run to compare with.</span>' if len(chosen) == 1 else ""
     if 2 <= len(chosen) <= len(LETTERS):
         go = f'<a class="btn primary" href="{esc(compare_address(*chosen))}">Compare</a>'
     go += button("ask", "Delete", kind="danger", title=others_run, disabled=bool(others_run)) + button(
         "unpick", "Clear", kind="quiet"
     )
-    return f'<div class="picks-line" role="status"><span>{words}</span> {go}</div>'
+    return f'<div class="picks-line" role="status"><span>{text}</span> {go}</div>'
 
 
 def compare_address(*names: str) -> str:
@@ -204,36 +204,36 @@ def moment(name: str) -> str:
     return "{}-{}-{} {}:{}".format(*stamp.groups()) if stamp else name
 
 
-def loss_words(loss: float) -> str:
+def loss_text(loss: float) -> str:
     """Format a loss with four decimals, a small one with three significant digits, as `atelier.loss` does."""
     return f"{loss:.4f}" if abs(loss) >= 0.01 else f"{loss:.3g}"
 
 
 def _row(run: RunSummary, host: FormPage, picked: bool) -> str:
-    shown = _shown(run, host)
-    image = thumb(shown.image if shown else run.thumbnail, host.thumb_url)
-    others = strip_later(shown, RUNS) if shown else ""
+    lora = _recommended_lora(run, host)
+    image = thumb(lora.image if lora else run.thumbnail, host.thumb_url)
+    others = strip_later(lora, RUNS) if lora else ""
     steps = f"{run.step:,} / {run.total:,}" if run.total else f"{run.step:,}"
     others_run = whose_run(run.person, host.engine.people)
-    more = _continue(run, others_run) if run.state in CONTINUABLE else ""
-    more += button("watch", "Watch", run.name) if run.state in ("running", "paused") else ""
-    best = f"{loss_words(run.best[0])} @ {run.best[1]:,}" if run.best else ""
-    tick = (
+    actions = _continue(run, others_run) if run.state in CONTINUABLE else ""
+    actions += button("watch", "Watch", run.name) if run.state in ("running", "paused") else ""
+    best = f"{loss_text(run.best[0])} @ {run.best[1]:,}" if run.best else ""
+    checkbox = (
         f'<input type="checkbox" data-act="pick" data-arg="{esc(run.name)}"{" checked" if picked else ""} '
         f'aria-label="Select {esc(run.title)}, {esc(moment(run.name))}">'
     )
     return (
-        f'<tr><td class="ticks"><label>{tick}</label></td><td class="small">{image}</td><td>'
+        f'<tr><td class="ticks"><label>{checkbox}</label></td><td class="small">{image}</td><td>'
         f'<button type="button" class="open" data-act="open" '
         f'data-arg="{esc(run.name)}">{breakable(run.title)}</button>{star(run, others_run)}{_under(run, host.presets)}{others}</td>'
         f'<td>{badge(run)}</td><td class="num steps">{steps}</td><td class="num lowest">{best}</td>'
         f'<td class="num took">{clock(run.seconds)}</td><td class="num amount">{len(run.files)}</td>'
-        f'<td class="date">{when(run.started)}</td><td class="num">{more}</td>'
+        f'<td class="date">{when(run.started)}</td><td class="num">{actions}</td>'
         f"</tr>"
     )
 
 
-def _shown(run: RunSummary, host: FormPage) -> Lora | None:
+def _recommended_lora(run: RunSummary, host: FormPage) -> Lora | None:
     """The `recommended` checkpoint of a run, else its last one, with the newest sample if it has none of its
     own; None before one is saved."""
     best = run.best_file
@@ -242,22 +242,21 @@ def _shown(run: RunSummary, host: FormPage) -> Lora | None:
         file = run.files[-1] if run.files else None
     if file is None:
         return None
-    thing = brief(file, host.workspace)
-    checkpoint = thing.checkpoint
-    if (
-        checkpoint is not None and best and file == run.folder / best["file"]
-    ):  # a run that continues may not have stored it yet
+    lora = brief(file, host.workspace)
+    checkpoint = lora.checkpoint
+    # a run that continues may not have stored its best one yet
+    if checkpoint is not None and best and file == run.folder / best["file"]:
         mark = short_label(best["label"])
         checkpoint = replace(checkpoint, marks=tuple(filter(None, dict.fromkeys((mark, *checkpoint.marks)))))
-    return replace(thing, image=thing.image or run.thumbnail, checkpoint=checkpoint)
+    return replace(lora, image=lora.image or run.thumbnail, checkpoint=checkpoint)
 
 
 def star(run: RunSummary, others_run: str) -> str:
     """HTML of the button that stars a run, or takes the star away. others_run: see `whose_run`"""
-    sign, label = "\u2605" if run.starred else "\u2606", f"Star {run.title}, {moment(run.name)}"
-    about, off = others_run or "Starred runs can be listed alone or first", bool(others_run)
+    symbol, label = "\u2605" if run.starred else "\u2606", f"Star {run.title}, {moment(run.name)}"
+    tooltip, disabled = others_run or "Starred runs can be listed alone or first", bool(others_run)
     return button(
-        "star", sign, run.name, kind="quiet star", label=label, title=about, pressed=run.starred, disabled=off
+        "star", symbol, run.name, kind="quiet star", label=label, title=tooltip, pressed=run.starred, disabled=disabled
     )
 
 
@@ -272,7 +271,7 @@ def _continue(run: RunSummary, others_run: str) -> str:
 
 def _under(run: RunSummary, presets: PresetStore) -> str:
     """HTML below a run's title in the table."""
-    made = f'<span class="made">{breakable(" · ".join(short(each, 60) for each in origin_words(run, presets)))}</span>'
+    made = f'<span class="made">{breakable(" · ".join(short(each, 60) for each in origin_texts(run, presets)))}</span>'
     note = f'<span class="note">{esc(short(run.note, 120))}</span>' if run.note else ""
     return made + note
 
@@ -282,7 +281,7 @@ def _under(run: RunSummary, presets: PresetStore) -> str:
 
 def details(
     run: RunSummary,
-    facts_now: dict[str, Any],
+    facts: dict[str, Any],
     job: TrainJob | None,
     size: int,
     asking: bool,
@@ -297,40 +296,40 @@ def details(
     """
     others_run = whose_run(run.person, host.engine.people)
     parts = [_head(run, asking, size, job is not None, others_run)]
-    if facts_now.get("message") and run.state in ("failed", "stopped", "damaged"):
+    if facts.get("message") and run.state in ("failed", "stopped", "damaged"):
         level = "advice" if run.state == "stopped" else "error"
-        fix = f'<span class="fix">{esc(facts_now["fix"])}</span>' if facts_now.get("fix") else ""
-        parts.append(f'<p class="run-message {level}"><strong>{esc(facts_now["message"])}</strong>{fix}</p>')
+        fix = f'<span class="fix">{esc(facts["fix"])}</span>' if facts.get("fix") else ""
+        parts.append(f'<p class="run-message {level}"><strong>{esc(facts["message"])}</strong>{fix}</p>')
     parts.append(_naming(run, others_run))
-    kept = {(run.folder / file).name: name for file, name in read_kept(run.folder).items()}
-    files = _files(facts_now.get("files", []), host.file_url, copies, run.best_file, kept, others_run)
-    left = [_about(run, facts_now, size, host.presets.shown_name(run.words.preset)), files]
-    right = [_samples(facts_now.get("samples", []), host.thumb_url, host.file_url), more]
-    parts.append(f'<div class="run-columns"><div>{"".join(left)}</div><div>{"".join(right)}</div></div>')
+    kept_names = {(run.folder / file).name: name for file, name in read_kept(run.folder).items()}
+    files = _files(facts.get("files", []), host.file_url, copies, run.best_file, kept_names, others_run)
+    first_column = [_about(run, facts, size, host.presets.shown_name(run.words.preset)), files]
+    right = [_samples(facts.get("samples", []), host.thumb_url, host.file_url), more]
+    parts.append(f'<div class="run-columns"><div>{"".join(first_column)}</div><div>{"".join(right)}</div></div>')
     parts.append(_settings(job))
-    message = facts_now.get("message") if run.state == "failed" else None  # shown at the top
-    parts.append(_log([line for line in facts_now.get("log", []) if line["text"] != message]))
+    message = facts.get("message") if run.state == "failed" else None  # shown at the top
+    parts.append(_log([line for line in facts.get("log", []) if line["text"] != message]))
     return f'<div class="run-details">{"".join(parts)}</div>'
 
 
 def _head(run: RunSummary, asking: bool, size: int, has_job: bool, others_run: str) -> str:
     """HTML of the title with the run's actions. asking: the user is asked whether to delete it"""
     back = button("back", "All runs", kind="quiet")
-    does = []
+    actions = []
     if run.state in CONTINUABLE:
-        does.append(_continue(run, others_run))
+        actions.append(_continue(run, others_run))
     if run.state in ("running", "paused"):
-        does.append(button("watch", "Watch in Monitor", run.name, kind="primary"))
+        actions.append(button("watch", "Watch in Monitor", run.name, kind="primary"))
     if run.files:
-        does.append(button("draw", "Generate with it", run.name))
+        actions.append(button("draw", "Generate with it", run.name))
         if run.state not in ("running", "paused", "waiting"):
             about = "Its checkpoints next to the base model, in Monitor"
-            does.append(f'<a class="btn" href="#Monitor/{quote(run.name)}" title="{about}">Compare checkpoints</a>')
+            actions.append(f'<a class="btn" href="#Monitor/{quote(run.name)}" title="{about}">Compare checkpoints</a>')
     step = next_step(run.state, run.resumable_step, run.fix)
     if has_job and not (step and step.name == "settings"):
-        does.append(button("use", "Use its settings", run.name))
+        actions.append(button("use", "Use its settings", run.name))
     if run.state not in ("running", "paused") and not others_run:
-        does.append(button("ask", "Delete", run.name, kind="danger", disabled=asking))
+        actions.append(button("ask", "Delete", run.name, kind="danger", disabled=asking))
     question = ""
     if asking:
         question = (
@@ -345,7 +344,7 @@ def _head(run: RunSummary, asking: bool, size: int, has_job: bool, others_run: s
         f'<div class="run-top"><div class="run-head">{back}'
         f'<h2 tabindex="-1" data-land="{esc(run.name)}">{breakable(run.title)}</h2>{star(run, others_run)}'
         f'{badge(run)}<span class="grow">'
-        f"</span><span class='does'>{''.join(does)}</span></div>{question}</div>"
+        f"</span><span class='does'>{''.join(actions)}</span></div>{question}</div>"
     )
 
 
@@ -371,11 +370,11 @@ def _about(run: RunSummary, now: dict[str, Any], size: int, preset: str) -> str:
     losses = now.get("loss", [])
     rows = [
         ("Steps", of_total(run.step, run.total)),
-        ("Epochs", epoch_words(now)),
+        ("Epochs", epochs_text(now)),
         ("Time", clock(run.seconds)),
-        ("A step", pace_words(now)),
+        ("A step", pace_text(now)),
         ("Started", when(run.started)),
-        ("Loss", f"{loss_words(losses[-1][2])} (smoothed)" if losses else ""),
+        ("Loss", f"{loss_text(losses[-1][2])} (smoothed)" if losses else ""),
         ("Dataset", breakable(run.words.dataset)),
         ("Base model", breakable(run.words.model)),
         ("Method", esc(shown_value(FIELDS["method.kind"], run.words.method)) if run.words.method else ""),
@@ -392,31 +391,31 @@ def of_total(done: int, total: int | None) -> str:
     return f"{done:,} of {total:,}" if total else f"{done:,}"
 
 
-def epoch_words(now: Mapping[str, Any]) -> str:
+def epochs_text(facts: Mapping[str, Any]) -> str:
     """Text of the epochs in a run's snapshot; "" before they are known."""
-    return of_total(now.get("epoch", 0), now["epochs"]) if now.get("epochs") else ""
+    return of_total(facts.get("epoch", 0), facts["epochs"]) if facts.get("epochs") else ""
 
 
-def pace_words(now: Mapping[str, Any]) -> str:
+def pace_text(facts: Mapping[str, Any]) -> str:
     """Text of the seconds of a step in a run's snapshot; "" before they are known."""
-    return f"{now['seconds_per_step']:.2f} s" if now.get("seconds_per_step") else ""
+    return f"{facts['seconds_per_step']:.2f} s" if facts.get("seconds_per_step") else ""
 
 
 def loss_chart(losses: Sequence[Sequence[float]]) -> str:
     """HTML of a small chart of the smoothed loss, with its first and last value; "" for fewer than three points."""
     if len(losses) < 3:
         return ""
-    series, words = loss_series(losses), f"Smoothed loss from {loss_words(losses[0][2])} to {loss_words(losses[-1][2])}"
+    series, label = loss_series(losses), f"Smoothed loss from {loss_text(losses[0][2])} to {loss_text(losses[-1][2])}"
     line = {"name": "smoothed loss", "values": series["smooth"], "kind": "smooth"}
-    chart = client_rendered("chart", {"label": words, "up": "loss", "steps": series["steps"], "lines": [line]})
-    return f'{chart}<p class="hint">{words}</p>'
+    chart = client_rendered("chart", {"label": label, "up": "loss", "steps": series["steps"], "lines": [line]})
+    return f'{chart}<p class="hint">{label}</p>'
 
 
-def best_words(best: dict[str, Any]) -> str:
+def best_html(best: dict[str, Any]) -> str:
     """HTML of the best checkpoint by validation, and how reliable that is."""
-    best_one = f"step {best['step']:,} · {loss_words(best['loss'])} · lowest"
+    text = f"step {best['step']:,} · {loss_text(best['loss'])} · lowest"
     return (
-        f'<p class="best-words"><b title="{esc(Path(best["file"]).name)}">{best_one}</b> '
+        f'<p class="best-words"><b title="{esc(Path(best["file"]).name)}">{text}</b> '
         f'<span class="hint">{esc(best["what"])}; {esc(best["sure"])}</span></p>'
     )
 
@@ -438,7 +437,7 @@ def _files(
         _file(file, label, file_url, *copies(file), kept_names.get(file["name"]), others_run)
         for file, label in zip(ordered, labels, strict=True)
     )
-    return section("Files", f'{best_words(best) if best else ""}<ul class="files">{rows}</ul>')
+    return section("Files", f'{best_html(best) if best else ""}<ul class="files">{rows}</ul>')
 
 
 def _file(
@@ -452,11 +451,11 @@ def _file(
 ) -> str:
     """HTML of a file: label, size and actions. kept_name: the name it is marked with, None if it is not"""
     name, run = file["name"], Path(file["path"]).parent.parent.name
-    does = _take(file, file_url) + button("draw", "Generate", f"{run}/{name}", label=f"Generate with {label}")
+    actions = _take(file, file_url) + button("draw", "Generate", f"{run}/{name}", label=f"Generate with {label}")
     return (
         f'<li><div class="file-head"><b title="{esc(name)}">{breakable(label)}</b><span class="hint">{size_words(file["bytes"])}'
         f"</span>{_keep_button(name, kept_name, others_run)}</div>"
-        f'<div class="does">{does}{_card_button(file)}{copy}{copy_button(Path(file["path"]), name)}</div>{copied}</li>'
+        f'<div class="does">{actions}{_card_button(file)}{copy}{copy_button(Path(file["path"]), name)}</div>{copied}</li>'
     )
 
 
@@ -482,9 +481,9 @@ def _keep_button(name: str, kept_name: str | None, others_run: str) -> str:
             lands=f"keep {name}",
             title="Marks it in lists of files",
         )
-    words = "Kept" if kept_name == Path(name).stem else f"Kept as {short(kept_name, 40)}"
+    label = "Kept" if kept_name == Path(name).stem else f"Kept as {short(kept_name, 40)}"
     undo = button("unmark", "Undo", name, kind="quiet", label=f"Undo keeping {name}", lands=f"kept {name}")
-    return f'<span class="good">{esc(words)}</span>{"" if others_run else undo}'
+    return f'<span class="good">{esc(label)}</span>{"" if others_run else undo}'
 
 
 def _take(file: dict[str, Any], file_url: Callable[..., str]) -> str:
@@ -502,20 +501,20 @@ def _samples(samples: Sequence[dict[str, Any]], thumb_url: Callable[..., str], f
         )
     steps = sampled_words(sample["step"] for sample in samples)
     made = [step for step in steps if step not in COMPARED]
-    shown = [step for step in steps if step in COMPARED] + [made[each] for each in spread(len(made), SAMPLE_STEPS)]
-    by_place = {(sample["index"], sample["step"]): sample for sample in samples}
+    columns = [step for step in steps if step in COMPARED] + [made[each] for each in spread(len(made), SAMPLE_STEPS)]
+    by_cell = {(sample["index"], sample["step"]): sample for sample in samples}
     prompts = {sample["index"]: sample["prompt"] for sample in samples}
-    names = {step: steps[step] for step in shown}
+    names = {step: steps[step] for step in columns}
     head = "".join(f"<th>{name}</th>" for name in names.values())
     rows = []
     for index in sorted(prompts):
         prompt = short(prompts[index], 60)
         cells = "".join(
-            sample_cell(by_place.get((index, step)), f"{prompt}, {name}", thumb_url, file_url)
+            sample_cell(by_cell.get((index, step)), f"{prompt}, {name}", thumb_url, file_url)
             for step, name in names.items()
         )
         rows.append(f"<tr><th scope='row' title='{esc(prompts[index])}'>{esc(prompt)}</th>{cells}</tr>")
-    more = f"{len(shown)} of {len(steps)} times" if len(shown) < len(steps) else ""
+    more = f"{len(columns)} of {len(steps)} times" if len(columns) < len(steps) else ""
     grid = (
         f'<div class="run-samples"><table><thead><tr><td></td>{head}</tr></thead><tbody>{"".join(rows)}</tbody>'
         f"</table></div>"
@@ -549,15 +548,15 @@ def _settings(job: TrainJob | None) -> str:
         return section("Settings", '<p class="hint">All settings were at their defaults.</p>')
     rows = "".join(
         f"<tr><td>{esc(FIELDS[path].title)}<span class='hint'>{esc(path)}</span></td>"
-        f"<td>{value_words(path, mine)}</td><td class='hint'>{value_words(path, default)}</td></tr>"
-        for path, (mine, default) in changed.items()
+        f"<td>{value_html(path, value)}</td><td class='hint'>{value_html(path, default)}</td></tr>"
+        for path, (value, default) in changed.items()
     )
     head = "<tr><th>Setting</th><th>This run</th><th>Default</th></tr>"
     body = f'<table class="settings"><thead>{head}</thead><tbody>{rows}</tbody></table>'
     return section("Settings that differ from the defaults", body, count(len(changed), "setting"))
 
 
-def value_words(path: str, value: Any) -> str:
+def value_html(path: str, value: Any) -> str:
     """HTML of a value as the form shows it; of a text the first 12 lines."""
     entry = FIELDS[path]
     if entry.kind in ("bool", "choice"):
@@ -571,9 +570,9 @@ def _log(lines: Sequence[dict[str, Any]]) -> str:
     if not lines:
         return section("Log", '<p class="hint">No messages.</p>')
     errors = [line for line in lines if line["level"] == "error"]
-    shown = errors[-5:] + [line for line in lines[-LOG_SHOWN:] if line["level"] != "error"]
+    visible = errors[-5:] + [line for line in lines[-LOG_SHOWN:] if line["level"] != "error"]
     rows = []
-    for line in shown:
+    for line in visible:
         moment = time.strftime("%H:%M:%S", time.localtime(line["time"]))
         level = "" if line["level"] == "info" else f"<b>{esc(line['level'])}</b> "
         fix = f'<span class="hint">{esc(line["fix"])}</span>' if line.get("fix") else ""

@@ -49,13 +49,13 @@ def build(page: Page) -> gr.Blocks:
     ) as blocks:
         header.build(page)
         with gr.Tabs(selected="Train", elem_id="tabs", overflow_behavior="wrap") as page.tabs:
-            opened = {name: gr.Tab(name, id=name) for name in TABS if _module(name)}
-        for name, tab in opened.items():
+            tabs = {name: gr.Tab(name, id=name) for name in TABS if _module(name)}
+        for name, tab in tabs.items():
             with tab:
                 # Each tab is a chapter below the page's h1; its name is on the tab already.
                 gr.HTML(f'<h2 class="unseen">{name}</h2>', padding=False, elem_classes="tab-heading")
                 importlib.import_module(f"tabs.{name.lower()}.tab").build(page)
-        for name, tab in opened.items():
+        for name, tab in tabs.items():
             run_all(page, tab.select, page.shows.get(name, []))
         run_all(page, blocks.load, page.loads + page.shows.get("Train", []))
         pulse.build(page)
@@ -80,17 +80,17 @@ def free_port(host: str, port: int) -> int:
     raise OSError(f"no free port from {port} to {port + PORTS_TRIED - 1}")
 
 
-def _at_a_free_port(serve_at: Any, host: str, port: int) -> None:
+def _serve_at_free_port(serve_at: Any, host: str, port: int) -> None:
     """Call `serve_at` with a free port; with another one if a program takes it meanwhile."""
     for attempt in range(LAUNCHES):
-        chosen = free_port(host, port)
+        candidate = free_port(host, port)
         try:
-            serve_at(server_port=chosen)
+            serve_at(server_port=candidate)
             return
         except OSError:
             if attempt == LAUNCHES - 1:
                 raise
-            port = chosen + 1 if chosen + 1 < 65536 else port
+            port = candidate + 1 if candidate + 1 < 65536 else port
 
 
 def _lifespan(
@@ -165,7 +165,7 @@ def launch(
         quiet=True,
         **_gradio_options(page, blocks, nonce, request_check, list(apps.values())),
     )
-    _at_a_free_port(serve_at, host, port)
+    _serve_at_free_port(serve_at, host, port)
     limit_connections(blocks.server)
     wake_seldom(blocks.server)
     page.engine.runs_so_far(0)  # begins to read the runs, so that their list opens at once
@@ -234,8 +234,8 @@ def serve(
     auth, owner, people = _login_roles(logins, shared)
     opens = browser and can_show_a_browser()
     with without_gc():
-        make = functools.partial(make_page, engine, shared=shared, keys=keys)
-        page, pages = make(workspace), {login: make(replace(workspace, person=login[0])) for login in people}
+        new_page = functools.partial(make_page, engine, shared=shared, keys=keys)
+        page, pages = new_page(workspace), {login: new_page(replace(workspace, person=login[0])) for login in people}
         if people:
             engine.people, engine.owner = frozenset(name for name, _ in people), logins[0][0]
         keep_files_inside(page.roots.folders if shared else None, keys=keys)  # also the files that other files name

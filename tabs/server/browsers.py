@@ -125,13 +125,13 @@ class Browsers:
         before = browser.acts.get(scope, 0)
         return lambda: browser.acts.get(scope, 0) != before
 
-    def double_press(self, browser: Browser, what: str, token: str) -> str:
+    def double_press(self, browser: Browser, job: str, token: str) -> str:
         """The token of the start that this press repeats (a double click); "" for a new start."""
         with self._news:
-            when, before, earlier = browser.pressed
-            if before == what and time.monotonic() - when < DOUBLE_PRESS_SECONDS:
-                return earlier
-            browser.pressed = (time.monotonic(), what, token)
+            pressed_at, last_job, last_token = browser.pressed
+            if last_job == job and time.monotonic() - pressed_at < DOUBLE_PRESS_SECONDS:
+                return last_token
+            browser.pressed = (time.monotonic(), job, token)
             return ""
 
     def say(
@@ -164,14 +164,14 @@ class Browsers:
         link    (URL, name) of a file to download     opens   (URL, text) of a link within the page
         """
         browser.redraws[""] += redraws
-        listed = [problem.to_dict() for problem in problems]
+        problem_dicts = [problem.to_dict() for problem in problems]
         message = {
             "at": self._next(browser),
             "id": identity or f"{time.time():.6f}",
             "kind": kind,
             "title": title,
             "text": text,
-            "problems": listed,
+            "problems": problem_dicts,
             "go": go,
             "undo": undo,
             "undo_by": undo_by,

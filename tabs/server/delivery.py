@@ -31,12 +31,8 @@ MIN_BYTES = 1000
 THREAD_BYTES = 100_000  # from here on compressed in a thread
 MAX_COMPRESSED = 200
 MAX_PAGES = 8
-ADDRESS_HEADERS = (
-    "host",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-gradio-server",
-)  # gradio.route_utils.get_request_origin
+# As of gradio.route_utils.get_request_origin
+ADDRESS_HEADERS = ("host", "x-forwarded-host", "x-forwarded-proto", "x-gradio-server")
 HASHED = re.compile(r"/assets/.+-[A-Za-z0-9_-]{8,10}\.(js|css|woff2?|png|svg)$")
 PACKED_FILE = re.compile(r"/assets/page-[0-9a-f]{10}\.(js|css)$")
 FOREVER, A_DAY, ASK_FIRST = "public, max-age=31536000, immutable", "private, max-age=86400", "private, no-cache"
@@ -173,8 +169,8 @@ def _is_page(scope: Any, start: Any) -> bool:
 def _is_text(start: Any) -> bool:
     headers = Headers(raw=start["headers"])
     kind = headers.get("content-type", "").partition(";")[0].strip()
-    whole = start["status"] != 206 and "content-encoding" not in headers and "content-disposition" not in headers
-    return kind in TEXTS and whole
+    is_whole = start["status"] != 206 and "content-encoding" not in headers and "content-disposition" not in headers
+    return kind in TEXTS and is_whole
 
 
 def _cache_control(scope: Any) -> str:
@@ -184,8 +180,8 @@ def _cache_control(scope: Any) -> str:
     return A_DAY if "/static/" in scope["path"] else ASK_FIRST
 
 
-def _encoding(accepted: str) -> str:
-    encodings = {each.partition(";")[0].strip() for each in accepted.split(",")}
+def _encoding(accept_encoding: str) -> str:
+    encodings = {each.partition(";")[0].strip() for each in accept_encoding.split(",")}
     return "br" if "br" in encodings else "gzip" if "gzip" in encodings else ""
 
 

@@ -98,8 +98,8 @@ class Pack:
         entry, style = ENTRY.search(page), STYLE.search(page)
         if not self.script or not entry or not style:
             return page
-        loads = f'<script src="./assets/{self.script}"></script><script type="module">import "./assets/'.encode()
-        page = page.replace(entry.group(), loads + entry.group(1) + b'";</script>', 1)
+        script_tags = f'<script src="./assets/{self.script}"></script><script type="module">import "./assets/'.encode()
+        page = page.replace(entry.group(), script_tags + entry.group(1) + b'";</script>', 1)
         joined = f'<link rel="stylesheet" href="./assets/{self.style}">'.encode()  # after the first, as Gradio has them
         return page.replace(style.group(), style.group() + joined, 1)
 
@@ -127,22 +127,22 @@ def needed(kinds: Iterable[str], folder: Path) -> list[str]:
     style = STYLE.search((folder.parent / "index.html").read_bytes())
     if entry is None or style is None:
         return []
-    first = entry.group(1).decode()
-    files = {first: None} | dict.fromkeys(_listed_files(read(first)))
+    entry_name = entry.group(1).decode()
+    files = {entry_name: None} | dict.fromkeys(_listed_files(read(entry_name)))
     for name in [name for name in files if name.endswith(".js")]:
-        for drawn, deps in re.findall(DYNAMIC, read(name)):
-            if drawn.startswith("Blocks-"):
-                files |= dict.fromkeys([drawn, *_deps(read(name), deps)])
+        for module, deps in re.findall(DYNAMIC, read(name)):
+            if module.startswith("Blocks-"):
+                files |= dict.fromkeys([module, *_deps(read(name), deps)])
         for kind in sorted(kinds):
-            if loads := re.search(
+            if component := re.search(
                 rf"[,{{]{kind}:{{(?:(?!component:).)*component:\(\)=>.{{1,20}}?{DYNAMIC}", read(name)
             ):
-                files |= dict.fromkeys([loads.group(1), *_deps(read(name), loads.group(2))])
-    waiting = [name for name in files if name.endswith(".js")]
-    while waiting:
-        more = [name for name in STATIC.findall(read(waiting.pop())) if name not in files]
-        files |= dict.fromkeys(more)
-        waiting += more
+                files |= dict.fromkeys([component.group(1), *_deps(read(name), component.group(2))])
+    queue = [name for name in files if name.endswith(".js")]
+    while queue:
+        imports = [name for name in STATIC.findall(read(queue.pop())) if name not in files]
+        files |= dict.fromkeys(imports)
+        queue += imports
     return [name for name in files if (folder / name).is_file()]
 
 
@@ -159,11 +159,11 @@ def _deps(source: str, numbers: str) -> list[str]:
 def _module(name: str, folder: Path) -> str:
     """Return the source of a module as it runs from a blob: imports are names of the import map, `import.meta.url` is a URL."""
 
-    def mapped(match: re.Match[str]) -> str:
+    def to_import_map(match: re.Match[str]) -> str:
         bundled = (folder / match.group(2)).is_file()
         return f"{match.group(1)}gradio-assets/{match.group(2)}" if bundled else match.group()
 
-    source = IMPORT.sub(mapped, (folder / name).read_text("utf-8"))
+    source = IMPORT.sub(to_import_map, (folder / name).read_text("utf-8"))
     if (clock := CLOCK_ELEMENT.search(source)) is not None:
         source = CLOCK.sub(rf"\1&&{clock.group(1)}&&\2()}})}}", source)
     source = PROGRESS.sub(r"\g<0>if(\4===`hidden`)\2=\3=[];", source)

@@ -73,11 +73,11 @@ class Hosts:
         site = host_and_port(parts.netloc) if parts.scheme in DEFAULT_PORTS else None
         if site is None or parts.path or parts.query:
             return False
-        usual = DEFAULT_PORTS[parts.scheme]
+        default_port = DEFAULT_PORTS[parts.scheme]
         host = host_and_port(authority)
-        same = host is not None and (site[0], site[1] or usual) == (host[0], host[1] or usual)
-        bare = (site[0], "" if site[1] == usual else site[1])
-        return same or bare in self._configured()
+        is_own = host is not None and (site[0], site[1] or default_port) == (host[0], host[1] or default_port)
+        without_default = (site[0], "" if site[1] == default_port else site[1])
+        return is_own or without_default in self._configured()
 
     def _configured(self) -> list[tuple[str, str]]:
         share = urlsplit(self.share() or "").netloc

@@ -46,16 +46,16 @@ class RateLimit:
     concurrency: float = math.inf
     clock: Callable[[], float] = time.monotonic
     active: int = 0  # requests
-    _used: float = 0.0
+    _spent: float = 0.0
     _updated: float = 0.0
 
     def allows(self, cost: float) -> bool:
         now = self.clock()
-        self._used, self._updated = max(self._used - (now - self._updated) * self.rate, 0.0), now
-        return self.active < self.concurrency and self._used + cost <= self.burst
+        self._spent, self._updated = max(self._spent - (now - self._updated) * self.rate, 0.0), now
+        return self.active < self.concurrency and self._spent + cost <= self.burst
 
     def add(self, cost: float) -> None:
-        self._used += cost
+        self._spent += cost
 
 
 class Limits:
@@ -77,9 +77,9 @@ class Limits:
     def session_of(self, request: Request) -> str:
         """The session of a request by its cookies; "" if it has none."""
         logins = self.logins()
-        known: Container[str] = self.sessions if logins is None else logins
+        valid: Container[str] = self.sessions if logins is None else logins
         cookies = request.cookies.items()
-        return next((value for name, value in cookies if SESSION_COOKIE.fullmatch(name) and value in known), "")
+        return next((value for name, value in cookies if SESSION_COOKIE.fullmatch(name) and value in valid), "")
 
     def user_of(self, session: str) -> str:
         """The user name of a session; "" without a login, and for the owner."""
@@ -96,10 +96,10 @@ class Limits:
         if self.logins() is not None:
             return ""
         if len(self.sessions) >= MAX_SESSIONS:
-            closed = next((session for session, limit in self.sessions.items() if not limit.active), "")
-            if not closed:
+            idle = next((session for session, limit in self.sessions.items() if not limit.active), "")
+            if not idle:
                 return ""
-            del self.sessions[closed]
+            del self.sessions[idle]
         session = secrets.token_hex(16)
         self.sessions[session] = RateLimit(*self.table["session"])
         return session

@@ -58,7 +58,7 @@ class Links:
     def thumb_url(self, path: str | os.PathLike, size: int = 256) -> str:
         """URL of a thumbnail whose longer side is at most the smallest of SIZES from `size` on, or the largest if all are
         smaller."""
-        return "atelier/thumb?" + self._query(path, str(next((known for known in SIZES if known >= size), SIZES[-1])))
+        return "atelier/thumb?" + self._query(path, str(next((each for each in SIZES if each >= size), SIZES[-1])))
 
     def answer(self, name: str, fn: Callable[[dict[str, Any]], dict[str, Any] | str]) -> None:
         """Add the route POST atelier/<name>. `fn` gets the parsed body and returns an object or its JSON; "" becomes status 204.

@@ -39,10 +39,8 @@ ALLOWED_PATHS = re.compile(  # what the page needs of Gradio: no queue, no API d
     r"|/gradio_api/(run/predict|upload|upload_progress|startup-events|app_id|heartbeat/[\w-]{1,64})"
 )
 STREAMS = ("/gradio_api/heartbeat/", "/gradio_api/upload_progress")
-ENTRY_PATHS = (
-    "/",
-    "/atelier/pulse",
-)  # where a browser gets a session: the page, or the tick of one open during a restart
+# Where a browser gets a session: the page, or the tick of one open during a restart
+ENTRY_PATHS = ("/", "/atelier/pulse")
 REFUSAL_DELAY = 2.0  # seconds until a 503: clients that repeat a refused request at once take less CPU time
 MAX_DELAYED = 200  # refusals at once, of MAX_CONNECTIONS
 READ_TIMEOUT = 20.0  # seconds without a byte of an unfinished body
@@ -132,8 +130,8 @@ class RequestCheck:
         if not ALLOWED_PATHS.fullmatch(path):
             return PlainTextResponse("There is no such address.", 404)
         # Gradio protects the page itself, and shows the form of the login there.
-        private = path.startswith("/atelier/") or not (method in SAFE_METHODS or path.rstrip("/") == LOGIN)
-        if not session and (path.startswith(STREAMS) or (private and self.limits.logins() is not None)):
+        needs_login = path.startswith("/atelier/") or not (method in SAFE_METHODS or path.rstrip("/") == LOGIN)
+        if not session and (path.startswith(STREAMS) or (needs_login and self.limits.logins() is not None)):
             return _refuse(401, "Not authenticated")
         return None
 
@@ -144,8 +142,8 @@ class RequestCheck:
             return len(origins) == 1 and self.hosts.is_same_site(origins[0], host)
         if headers.get("sec-fetch-site", "none") in ("same-origin", "none"):
             return True
-        document = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
-        return method in SAFE_METHODS and document
+        opens_page = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+        return method in SAFE_METHODS and opens_page
 
     async def _dispatch(self, scope: Any, receive: Any, send: Any, session: str) -> None:
         """Name the guest or person, set cookies, and pass a request on with the limits of its kind: stream, login, upload or other."""
@@ -269,7 +267,7 @@ def _on_start(send: Any, change: Callable[[Any], Any]) -> Any:
 def _with_security_headers(send: Any, close: bool) -> Any:
     """Return `send` that adds security headers, restricts cookies to this site, and with `close` ends the connection."""
 
-    def protected(start: Any) -> Any:
+    def add_headers(start: Any) -> Any:
         headers = MutableHeaders(scope=start)
         for name, value in SECURITY_HEADERS.items():
             headers.setdefault(name, value)
@@ -282,7 +280,7 @@ def _with_security_headers(send: Any, close: bool) -> Any:
         ]
         return start
 
-    return _on_start(send, protected)
+    return _on_start(send, add_headers)
 
 
 def lax(cookie: bytes) -> bytes:

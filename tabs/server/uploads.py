@@ -40,27 +40,27 @@ def take_in(files: Sequence[str | Path], datasets: Path, task=None, unused: Walk
 def gather(paths: Sequence[Path], datasets: Path, task=None, unused: Walk | None = None) -> Path:
     """Copy images and captions into one new folder, which is removed if one fails; return it. Raises ProblemsError, also
     without an image. For `unused` see `take_in`."""
-    wanted = [
+    usable = [
         path
         for path in paths
         if not is_junk(path.name) and (extension(path.name) in DATASET_EXTENSIONS or is_image(path, path.name))
     ]
-    unused, taken = Walk() if unused is None else unused, set(wanted)
+    unused, copied = Walk() if unused is None else unused, set(usable)
     for path in paths:
-        if path not in taken:
+        if path not in copied:
             note_unused(unused, path.name)
-    images = [path for path in wanted if is_image(path, path.name)]
+    images = [path for path in usable if is_image(path, path.name)]
     if not images:
         names = ", ".join(printable(path.name) for path in paths[:3])
         raise ProblemsError.one("The dropped files contain no images", names, FIX, code="upload.no-images")
-    targets = _names(wanted, set(images))
+    targets = _names(usable, set(images))
     datasets.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=datasets))
     try:
-        for number, (path, name) in enumerate(zip(wanted, targets, strict=True)):
+        for number, (path, name) in enumerate(zip(usable, targets, strict=True)):
             if task:
                 task.check()
-                task.stage(f"Copying {number + 1} of {len(wanted)}", number, len(wanted))
+                task.stage(f"Copying {number + 1} of {len(usable)}", number, len(usable))
             shutil.copyfile(path, temporary / name)
         os.chmod(temporary, 0o755)
         return put_folder(temporary, datasets, _name_for(images))
@@ -74,26 +74,26 @@ def gather(paths: Sequence[Path], datasets: Path, task=None, unused: Walk | None
 def _names(paths: Sequence[Path], images: Collection[Path]) -> list[str]:
     """A unique name for each file, also ignoring case. Repeated names get a suffix, the same for an image and its caption. Raises
     ProblemsError if only some images of one name have a caption."""
-    times = Counter(path.name.casefold() for path in paths)
-    named: dict[str, set[int]] = defaultdict(set)
+    name_counts = Counter(path.name.casefold() for path in paths)
+    counts_by_stem: dict[str, set[int]] = defaultdict(set)
     for path in paths:
-        named[path.stem.casefold()].add(times[path.name.casefold()])
+        counts_by_stem[path.stem.casefold()].add(name_counts[path.name.casefold()])
     for path in paths:
-        if path not in images and len(named[path.stem.casefold()]) > 1:
+        if path not in images and len(counts_by_stem[path.stem.casefold()]) > 1:
             what = f"Files named {printable(path.stem)} come from several folders, and not each image has its caption"
             fix = "drop one folder at a time, or rename the images"
             raise ProblemsError.one(what, printable(path.name), fix, "upload.captions-unclear")
     names: list[str] = []
     stems: dict[tuple[str, int], str] = {}
-    taken, seen = set(named), Counter[str]()
+    used, repeats = set(counts_by_stem), Counter[str]()
     for path in paths:
-        stem, before = path.stem, seen[path.name.casefold()]
-        seen[path.name.casefold()] += 1
-        if before and (stem.casefold(), before) not in stems:
-            free = next(each for each in numbered(stem) if each.casefold() not in taken)
-            taken.add(free.casefold())
-            stems[stem.casefold(), before] = free
-        names.append(stems.get((stem.casefold(), before), stem) + path.suffix)
+        stem, index = path.stem, repeats[path.name.casefold()]
+        repeats[path.name.casefold()] += 1
+        if index and (stem.casefold(), index) not in stems:
+            free = next(each for each in numbered(stem) if each.casefold() not in used)
+            used.add(free.casefold())
+            stems[stem.casefold(), index] = free
+        names.append(stems.get((stem.casefold(), index), stem) + path.suffix)
     return names
 
 

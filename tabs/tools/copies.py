@@ -106,16 +106,16 @@ class Copies:
             if error.problems[0].code == MISSING:
                 self._page.browser.folderless = (run, name, str(folder))
             raise
-        going = self._copies.get(str(source))
-        if going is not None and not going.task.done:
+        running = self._copies.get(str(source))
+        if running is not None and not running.task.done:
             what = f"'{self._title(source)}' is being copied"
-            raise ProblemsError.one(what, str(going.folder), "wait for it, or cancel it", "copy.running")
-        wanted = self._name(run, source)
+            raise ProblemsError.one(what, str(running.folder), "wait for it, or cancel it", "copy.running")
+        copy_name = self._name(run, source)
         title = f"copy of {self._title(source)}"
-        task = self._page.engine.light(self._copy, source, folder, wanted, title=title, kind="copies")
+        task = self._page.engine.light(self._copy, source, folder, copy_name, title=title, kind="copies")
         program = program_of(folder)
         misread = misread_by(source, (program,)) if program else []
-        self._copies[str(source)] = Copying(folder, wanted, task, misread)
+        self._copies[str(source)] = Copying(folder, copy_name, task, misread)
         self._page.project.update_tab(TAB, **{_key(self._kind(run)): str(folder)})
 
     def again(self, run: str, name: str) -> None:
@@ -153,30 +153,30 @@ class Copies:
 
         return copy_into(source, folder, task.token, report, name)
 
-    def keep(self, run: str, name: str, wanted: str | None) -> None:
+    def keep(self, run: str, name: str, kept_name: str | None) -> None:
         """Mark a file of a run to keep, with a name ("" for the file's own), and copy it to the remembered folder; renaming a
         kept one does not copy it again. None removes the mark, not the copy."""
         source, folder = self._file(run, name), self._page.engine.own_folder(run).path
-        file, into = source.relative_to(folder).as_posix(), self.folder(self._kind(run))
-        new = wanted is not None and file not in read_kept(folder)
-        keep(folder, source, wanted)
+        file, target = source.relative_to(folder).as_posix(), self.folder(self._kind(run))
+        newly_kept = kept_name is not None and file not in read_kept(folder)
+        keep(folder, source, kept_name)
         browser = self._page.browser
         # One thread does these and copies in the order in which they are begun: the copy has the new metadata.
         self._page.engine.light(
             self._write_metadata, run, source, browser, title=f"metadata of {self._title(source)}", kind="copies"
         )
         copied = (self.outcome(source) or {}).get("path")
-        if wanted is None and copied:
+        if kept_name is None and copied:
             self._page.say("done", f"No longer kept: {self._title(source)}. Its copy stays: {copied}.")
-        if not new:
+        if not newly_kept:
             return
-        known = read_kept(folder)[file]
-        also_named = "" if known == source.stem else f" as {known}"
+        name_kept = read_kept(folder)[file]
+        also_named = "" if name_kept == source.stem else f" as {name_kept}"
         message = f"Kept: {self._title(source)}{also_named}."
         try:
-            if into is not None:
-                self.start(run, name, str(into))
-                message += f" Copied to {printable(into)}."
+            if target is not None:
+                self.start(run, name, str(target))
+                message += f" Copied to {printable(target)}."
         except ProblemsError as error:
             self._page.say("error", f"{message} It is not copied.", problems=error.problems)
             return
@@ -204,9 +204,9 @@ class Copies:
                 raise unwritten(error, "The metadata cannot be written", str(source)) from None
 
     def cancel(self, run: str, name: str) -> None:
-        going = self._copies.get(str(self._file(run, name)))
-        if going is not None:
-            going.task.cancel()
+        copy = self._copies.get(str(self._file(run, name)))
+        if copy is not None:
+            copy.task.cancel()
 
     def forget(self, run: str, name: str) -> None:
         """Remove the state of a finished copy."""
@@ -241,71 +241,71 @@ class Copies:
         if not name or not state.get("open"):
             return ""
         kind = self._kind(str(state["open"]))
-        text = printable(known) if (known := self.folder(kind)) else ""
+        text = printable(remembered) if (remembered := self.folder(kind)) else ""
         field = (
             f'<input type="text" id="copy-folder" data-land="{esc(name)}" value="{esc(text)}" maxlength="4000" '
             f'spellcheck="false" autocomplete="off" placeholder="{hint(kind)}" '
             f'aria-label="Folder to copy {esc(name)} to">'
         )
         browse = '<button type="button" class="btn" data-browse="folder">Browse</button>'
-        go = '<button type="button" class="btn primary" data-act="into" data-from="copy-folder">Copy</button>'
+        copy_button = '<button type="button" class="btn primary" data-act="into" data-from="copy-folder">Copy</button>'
         return (
             f'<section class="block-part copy-to" role="dialog" aria-label="Copy"><h3>Copy {esc(name)} to a folder</h3>'
-            f'<div class="copy-line">{field}{browse}{go}{button("shut", "Cancel")}</div>'
+            f'<div class="copy-line">{field}{browse}{copy_button}{button("shut", "Cancel")}</div>'
             f'<p class="hint">Files with the same name are never replaced. The folder is remembered for files of this kind.</p></section>'
         )
 
     def row(self, file: dict[str, Any], kind: str) -> tuple[str, str]:
         """(HTML of the copy buttons, HTML of the copy's state) of a file in the list. kind: of FOLDERS"""
         name = file["name"]
-        again = ""
-        if known := self.folder(kind):
-            text = f"Copy to {short(printable(known.name or known), 24)}"
-            label = f"Copy {name} to {printable(known)}"
-            again = button("copy", text, name, title=printable(known), label=label)
-        other = button("copy-to", "Copy to ...", name, label=f"Copy to ... another folder: {name}")
-        return again + other, self.state(file)
+        to_remembered = ""
+        if remembered := self.folder(kind):
+            text = f"Copy to {short(printable(remembered.name or remembered), 24)}"
+            label = f"Copy {name} to {printable(remembered)}"
+            to_remembered = button("copy", text, name, title=printable(remembered), label=label)
+        to_another = button("copy-to", "Copy to ...", name, label=f"Copy to ... another folder: {name}")
+        return to_remembered + to_another, self.state(file)
 
     def state(self, file: dict[str, Any]) -> str:
         """HTML of the state of a file's newest copy; "" without one."""
-        going = self._copies.get(str(file["path"]))
-        return _state(file["name"], going) if going else ""
+        copy = self._copies.get(str(file["path"]))
+        return _state(file["name"], copy) if copy else ""
 
     def outcome(self, path: Path) -> dict[str, Any] | None:
         """{percent of a running copy, or None; path of the finished one; problems} of a file's newest copy; None without one."""
-        going = self._copies.get(str(path))
-        if going is None:
+        copy = self._copies.get(str(path))
+        if copy is None:
             return None
-        task = going.task
-        ended = task.done and task.error is None
-        problems = [*task.error.problems] if task.done and task.error else going.misread if ended else []
+        task = copy.task
+        succeeded = task.done and task.error is None
+        problems = [*task.error.problems] if task.done and task.error else copy.misread if succeeded else []
         return {
             "percent": None if task.done else round(100 * task.progress),
-            "path": printable(task.result.path) if ended else "",
+            "path": printable(task.result.path) if succeeded else "",
             "problems": [problem.to_dict() for problem in problems],
         }
 
 
-def _state(name: str, going: Copying) -> str:
-    task = going.task
+def _state(name: str, copy: Copying) -> str:
+    task = copy.task
     if not task.done:
-        words = f"{task.text.capitalize()}: {task.progress:.0%}" if task.text else "Waiting for another copy"
+        text = f"{task.text.capitalize()}: {task.progress:.0%}" if task.text else "Waiting for another copy"
         stop = button("uncopy", "Cancel", name, label=f"Cancel the copy of {name}")
-        return f'<div class="copying" role="status">{progress(words, task.progress)}{stop}</div>'
+        return f'<div class="copying" role="status">{progress(text, task.progress)}{stop}</div>'
     close = button("copied", "Close", name, kind="quiet", label=f"Close the message about {name}")
     if task.error is None:
         warning = ""
-        if going.misread:
+        if copy.misread:
             label = f"Convert to a plain LoRA: {name}"
-            warning = problems_html(going.misread) + button(CONVERTS, "Convert to a plain LoRA", name, label=label)
-        done = f'<span class="good">{_done(going.name, task.result)}</span>'
-        return f'<div class="copying" role="status">{done}{warning}{close}</div>'
+            warning = problems_html(copy.misread) + button(CONVERTS, "Convert to a plain LoRA", name, label=label)
+        result = f'<span class="good">{_result_html(copy.name, task.result)}</span>'
+        return f'<div class="copying" role="status">{result}{warning}{close}</div>'
     if task.token.wanted:
         return f'<div class="copying" role="status"><span>Cancelled. The copy was removed.</span>{close}</div>'
     return f'<div class="copying" role="alert">{problems_html(task.error.problems)}{close}</div>'
 
 
-def _done(name: str, copied: Copied) -> str:
+def _result_html(name: str, copied: Copied) -> str:
     path = f"<code>{esc(printable(copied.path))}</code>"
     if not copied.new:
         return f"Already there: {path}"

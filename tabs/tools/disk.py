@@ -92,15 +92,15 @@ class DiskHandlers:
 
     def _folders(self) -> list[Path]:
         """The dataset's folders that this page may use."""
-        listed = dict.fromkeys(resolve_path(each.folder) for each in self.page.project.job.dataset.all_sources())
-        return [folder for folder in listed if self.page.roots.holds(folder)]
+        folders = dict.fromkeys(resolve_path(each.folder) for each in self.page.project.job.dataset.all_sources())
+        return [folder for folder in folders if self.page.roots.holds(folder)]
 
     def _checkpoints(self) -> list[Path]:
         """Folders of runs whose checkpoints were moved to the trash."""
         return [path.parent for path in self.page.workspace.runs.glob(f"*/checkpoints/{TRASH_FOLDER}")]
 
     @staticmethod
-    def _put_away(folders: list[Path]) -> int:
+    def _trash_bytes(folders: list[Path]) -> int:
         return sum(folder_bytes(folder / TRASH_FOLDER) for folder in folders if trash.undoable_actions(folder))
 
     # -- display
@@ -118,25 +118,25 @@ class DiskHandlers:
                 RUNS,
                 "Deleted runs and checkpoints",
                 "In the trash of the outputs folder and of the runs.",
-                folder_bytes(space.trash) + self._put_away(self._checkpoints()),
+                folder_bytes(space.trash) + self._trash_bytes(self._checkpoints()),
             ),
             (
                 IMAGES,
                 "Removed images",
                 "From the current folders; restore them in Dataset.",
-                self._put_away(self._folders()),
+                self._trash_bytes(self._folders()),
             ),
             (
                 GENERATED,
                 "Deleted generations",
                 "Images moved to the trash in Generate.",
-                self._put_away([space.images]),
+                self._trash_bytes([space.images]),
             ),
         ]
-        for name, title, words, size in trashes:
-            ask = button("ask", "Delete for good", name, kind="danger", label=f"Delete for good: {title}")
-            ask = "" if self.page.workspace.person and name == RUNS else ask
-            rows.append(_row(title, words, size, ask if asking != name else _confirm_buttons(name, size)))
+        for name, title, effect, size in trashes:
+            buttons = button("ask", "Delete for good", name, kind="danger", label=f"Delete for good: {title}")
+            buttons = "" if self.page.workspace.person and name == RUNS else buttons
+            rows.append(_row(title, effect, size, buttons if asking != name else _confirm_buttons(name, size)))
             rows += [_deleted(each) for each in deleted_runs(space)[:LISTED]] if name == RUNS else []
         keep = esc(state.get("keep", "0"))
         field = (
@@ -147,20 +147,20 @@ class DiskHandlers:
         return section(WHERE, f'<ul class="disk">{"".join(rows)}</ul>{field}')
 
 
-def _row(title: str, words: str, size: int, act: str) -> str:
-    does = act if size else ""
+def _row(title: str, effect: str, size: int, button_html: str) -> str:
+    buttons = button_html if size else ""
     return (
-        f'<li><div><strong>{esc(title)}</strong><span class="hint">{esc(words)}</span></div>'
-        f'<span class="figures">{size_words(size) if size else "nothing"}</span><span class="does">{does}</span></li>'
+        f'<li><div><strong>{esc(title)}</strong><span class="hint">{esc(effect)}</span></div>'
+        f'<span class="figures">{size_words(size) if size else "nothing"}</span><span class="does">{buttons}</span></li>'
     )
 
 
 def _deleted(run: DeletedRun) -> str:
     when = f"deleted {time.strftime('%Y-%m-%d %H:%M', time.localtime(run.time))}"
-    back = button("put-back", "Put back", run.name, label=f"Put back {run.run}")
+    restore = button("put-back", "Put back", run.name, label=f"Put back {run.run}")
     return (
         f'<li><div>{esc(run.run)}<span class="hint">{when}</span></div><span class="figures"></span>'
-        f'<span class="does">{back}</span></li>'
+        f'<span class="does">{restore}</span></li>'
     )
 
 

@@ -91,11 +91,11 @@ class ToolForm(BoardView):
 
     def _store(self, task: Task, values: dict[str, Any]) -> None:
         """Store the values of a task's form, those that it does not share under keys of its own."""
-        before, keys, separate = self.values(task), self._keys(task), self._separate()
-        stored = {name: value for name, value in self._stored().items() if name in keys or name not in before}
+        values_before, keys, separate = self.values(task), self._keys(task), self._separate()
+        stored = {name: value for name, value in self._stored().items() if name in keys or name not in values_before}
         stored |= {name: value for name, value in values.items() if name not in keys}
         for key in set(keys.values()):
-            others = {name: value for name, value in separate.get(key, {}).items() if name not in before}
+            others = {name: value for name, value in separate.get(key, {}).items() if name not in values_before}
             separate[key] = others | {name: values[name] for name in keys if keys[name] == key and name in values}
         self._keep(**{self.card.name: stored | ({BY_TASK: separate} if separate else {})})
 
@@ -147,8 +147,8 @@ class ToolForm(BoardView):
         if "folders" in form_settings(self.task) and not values.get("folders"):
             values["folders"] = [source.folder for source in self.page.project.job.dataset.all_sources()]
         for name, entry in form_settings(self.task).items():
-            if entry.widget == "extension" and (used := self._extensions()):
-                values.setdefault(name, entry.default if entry.default in used else used[0])
+            if entry.widget == "extension" and (extensions := self._extensions()):
+                values.setdefault(name, entry.default if entry.default in extensions else extensions[0])
         return values
 
     def _extensions(self) -> list[str]:
@@ -156,12 +156,12 @@ class ToolForm(BoardView):
 
     def html(self) -> str:
         task, form = self.task, self.form()
-        previewed = form_settings(task).get(PREVIEW)
+        preview = form_settings(task).get(PREVIEW)
         main = f"{form.id}-{main_setting(task)}" if main_setting(task) else ""
-        go = _start("go", task.button, main, "primary")
-        if previewed:
-            words = previewed.title if previewed.kind == "bool" else f"Preview {PREVIEWED} {previewed.unit}"
-            go += _start(PREVIEW, words, main)
+        buttons = _start("go", task.button, main, "primary")
+        if preview:
+            label = preview.title if preview.kind == "bool" else f"Preview {PREVIEWED} {preview.unit}"
+            buttons += _start(PREVIEW, label, main)
         about = "" if len(self.tasks) == 1 else f'<span class="hint">{esc((task.job.__doc__ or "").strip())}</span>'
         # filled in by assets/captions_tools.js
         scope = '<strong class="cap-scope"></strong>' if self.chosen is not None else ""
@@ -169,7 +169,7 @@ class ToolForm(BoardView):
             f'<section class="card block-part tool-card" aria-label="{esc(self.card.title)}"><h3>{esc(self.card.title)}</h3>'
             f'<p class="hint">{esc(self.card.help)}</p><div class="tool-head">{self._choice()}{form.bar()}</div>'
             f"{self._fields()}"
-            f'<div class="class-line">{go}{scope}{about}</div>{self._problems()}</section>'
+            f'<div class="class-line">{buttons}{scope}{about}</div>{self._problems()}</section>'
         )
 
     def _fields(self) -> str:
@@ -177,16 +177,16 @@ class ToolForm(BoardView):
         others."""
         form, filled, opened = self.form(), self._filled(), self.card.name in self._state().get("opened", [])
         unused = self.task.unused(filled)
-        known = {name: entry for name, entry in form.known.items() if name not in unused or name in form.bad}
-        set_here = {name for name, entry in known.items() if filled.get(name, entry.default) != entry.default}
-        basic = {name for name, entry in known.items() if entry.level == "shown" or len(known) <= SHORT}
-        shown = basic if opened else basic | set_here
-        rest = [name for name in known if name not in shown]
-        words = f"{'Fewer' if opened else 'More'} settings ({len(rest)})"
-        more = f'<div class="class-line">{button("more", words, kind="quiet", again=True)}</div>' if rest else ""
-        first = form.fields([name for name in known if name in shown], filled)
-        others = f'<div class="concept-fields">{form.fields(rest, filled)}</div>' if rest and opened else ""
-        return f'<div class="concept-fields">{first}</div>{more}{others}'
+        entries = {name: entry for name, entry in form.known.items() if name not in unused or name in form.bad}
+        changed = {name for name, entry in entries.items() if filled.get(name, entry.default) != entry.default}
+        basic = {name for name, entry in entries.items() if entry.level == "shown" or len(entries) <= SHORT}
+        visible = basic if opened else basic | changed
+        hidden = [name for name in entries if name not in visible]
+        label = f"{'Fewer' if opened else 'More'} settings ({len(hidden)})"
+        more = f'<div class="class-line">{button("more", label, kind="quiet", again=True)}</div>' if hidden else ""
+        visible_html = form.fields([name for name in entries if name in visible], filled)
+        hidden_html = f'<div class="concept-fields">{form.fields(hidden, filled)}</div>' if hidden and opened else ""
+        return f'<div class="concept-fields">{visible_html}</div>{more}{hidden_html}'
 
     def _problems(self) -> str:
         return f'<div class="tool-refused" role="alert">{problems_html(self._refused)}</div>' if self._refused else ""
@@ -231,25 +231,25 @@ class ToolForm(BoardView):
             if self.chosen is not None:
                 data = event._data if isinstance(event._data, dict) else {}
                 values = self.chosen(str(data.get("keys", ""))) | values
-            used = {name: value for name, value in values.items() if name not in self.task.unused(values)}
-            self.page.works.start(self.task, job_of(self.task, used, self.page.project.job))
+            effective = {name: value for name, value in values.items() if name not in self.task.unused(values)}
+            self.page.works.start(self.task, job_of(self.task, effective, self.page.project.job))
             if values.get(UNDO):
                 self.form().change(UNDO, "false")  # applies once
         return self.html()
 
-    def _preview(self, wanted: bool) -> dict[str, Any]:
+    def _preview(self, on: bool) -> dict[str, Any]:
         """The value of the setting that makes a start a preview, of tools that have it."""
         entry = form_settings(self.task).get(PREVIEW)
         if entry is None:
             return {}
-        return {PREVIEW: wanted if entry.kind == "bool" else PREVIEWED if wanted else None}
+        return {PREVIEW: on if entry.kind == "bool" else PREVIEWED if on else None}
 
     def acted(self, event: gr.EventData) -> dict[str, str]:
         """`act` that shows problems: those of a start below its button until the next start, others in the panel."""
         starts, browser = board_event(event)[0] in STARTS, self.page.browser
         about = f"change {self.card.name}"
         try:
-            shown = self.act(event)
+            card_html = self.act(event)
         except ProblemsError as error:
             if starts:
                 self._refused = list(error.problems)
@@ -258,7 +258,7 @@ class ToolForm(BoardView):
                 self.page.browsers.say(browser, "error", problems=error.problems, about=about)
             return with_client({"area": self.html()})
         self.page.browsers.succeeded(browser, about)
-        return with_client({"area": shown})
+        return with_client({"area": card_html})
 
 
 def fill_in(page: Page, name: str, values: Mapping[str, Any]) -> None:
@@ -270,8 +270,8 @@ def fill_in(page: Page, name: str, values: Mapping[str, Any]) -> None:
     form.form().update(dict(values))
 
 
-def _start(act: str, words: str, main: str, kind: str = "") -> str:
-    return f'<button type="button" class="btn {kind}" data-act="{act}" data-from="{esc(main)}">{esc(words)}</button>'
+def _start(act: str, label: str, field: str, kind: str = "") -> str:
+    return f'<button type="button" class="btn {kind}" data-act="{act}" data-from="{esc(field)}">{esc(label)}</button>'
 
 
 def build_form(page: Page, card: Card, chosen: Callable[[str], dict[str, Any]] | None = None) -> None:
@@ -279,9 +279,9 @@ def build_form(page: Page, card: Card, chosen: Callable[[str], dict[str, Any]] |
     form = ToolForm(page, card, chosen)
     area = board(f"tools-{card.name}", AWAITED, script=ENTER)
     client = client_state()
-    shown = {"client": client, "area": area}
-    page.on_show(card.tab, form.show, None, shown)
-    page.on_change(card.tab, form, shown)
-    page.on_act(area, form.acted, None, shown)
+    outputs = {"client": client, "area": area}
+    page.on_show(card.tab, form.show, None, outputs)
+    page.on_change(card.tab, form, outputs)
+    page.on_act(area, form.acted, None, outputs)
     works = f'<div class="tool-tasks" data-tasks="{esc(card.name)}"></div>'
     gr.HTML(works, elem_id=f"tools-{card.name}-tasks", elem_classes=["tool-tasks-holder"], apply_default_css=False)

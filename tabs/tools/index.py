@@ -37,7 +37,7 @@ def ordered(tab: str) -> list[Card]:
 def groups() -> dict[str, list[str]]:
     """{title of a group: HTML of its entries}. Cards of a single tool are in the group about the machine."""
     by_group: dict[str, list[str]] = {}
-    single = []
+    of_machine = []
     for card in [*ordered("Tools"), *cards(CAPTIONS)]:
         members = [task for task in tasks().values() if task.card == card]
         entries = [
@@ -54,29 +54,29 @@ def groups() -> dict[str, list[str]]:
         elif len(members) > 1:
             by_group[card.title] = entries
         else:
-            single += [_entry(card.title, f"{members[0].name} {members[0].about}", card, members[0].name)]
+            of_machine += [_entry(card.title, f"{members[0].name} {members[0].about}", card, members[0].name)]
     places = [_place(*place) for place in PLACES]
-    return by_group | {MACHINE: [places[0], *single, *places[1:]]}
+    return by_group | {MACHINE: [places[0], *of_machine, *places[1:]]}
 
 
 def _offered(task: Task) -> str:
     """Labels of the choices in a tool's form, such as Canny edges, for the search."""
     fields = form_settings(task).values()
-    return " ".join(words for entry in fields if entry.kind == "choice" for words, _ in choices(entry))
+    return " ".join(label for entry in fields if entry.kind == "choice" for label, _ in choices(entry))
 
 
-def _entry(words: str, more: str, card: Card, task: str) -> str:
-    about = f'data-tool="{esc(task)}" data-at="tools-{esc(card.name)}" data-tab="{esc(card.tab)}"'
-    return _line(words, more, about)
+def _entry(title: str, keywords: str, card: Card, task: str) -> str:
+    attributes = f'data-tool="{esc(task)}" data-at="tools-{esc(card.name)}" data-tab="{esc(card.tab)}"'
+    return _index_entry(title, keywords, attributes)
 
 
-def _place(words: str, more: str, place: str) -> str:
-    return _line(words, more, f'data-at="{place}" data-tab="Tools"')
+def _place(title: str, keywords: str, elem_id: str) -> str:
+    return _index_entry(title, keywords, f'data-at="{elem_id}" data-tab="Tools"')
 
 
-def _line(words: str, more: str, about: str) -> str:
-    found_by = esc(" ".join(f"{words} {more}".lower().split()))
-    return f'<li data-found="{found_by}"><button type="button" class="link" {about}>{esc(words)}</button></li>'
+def _index_entry(title: str, keywords: str, attributes: str) -> str:
+    found_by = esc(" ".join(f"{title} {keywords}".lower().split()))
+    return f'<li data-found="{found_by}"><button type="button" class="link" {attributes}>{esc(title)}</button></li>'
 
 
 def html() -> str:

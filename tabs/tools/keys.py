@@ -60,9 +60,9 @@ def states() -> dict[str, dict[str, Any]]:
 
 
 def _state_text(name: str) -> str:
-    used = next((variable for variable in NAMES[name] if os.environ.get(variable, "").strip()), "")
-    if used:
-        return f"Set by {used}, which overrides the file."
+    variable_set = next((variable for variable in NAMES[name] if os.environ.get(variable, "").strip()), "")
+    if variable_set:
+        return f"Set by {variable_set}, which overrides the file."
     return "Kept." if is_stored(name) else "Not set."
 
 
@@ -75,12 +75,8 @@ def keep(page: Page, data: dict[str, Any], browser: Browser) -> None:
     if name not in NAMES:
         raise ProblemsError.one("Unknown key", WHERE, "use one of the fields", code="keys.unknown")
     if len(value) > MOST_LETTERS or any(not sign.isprintable() or sign.isspace() for sign in value):
-        raise ProblemsError.one(
-            f"This is not a valid {TITLES[name]}",
-            WHERE,
-            "paste it again, without spaces",
-            code="keys.invalid",
-        )  # without the text, which may be a key
+        what, fix = f"This is not a valid {TITLES[name]}", "paste it again, without spaces"
+        raise ProblemsError.one(what, WHERE, fix, code="keys.invalid")  # without the text, which may be a key
     store(name, value or None)
-    done = f"The {TITLES[name]} was saved." if value else f"The {TITLES[name]} was deleted."
-    page.browsers.say(browser, "done", done)
+    text = f"The {TITLES[name]} was saved." if value else f"The {TITLES[name]} was deleted."
+    page.browsers.say(browser, "done", text)

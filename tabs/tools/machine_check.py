@@ -34,7 +34,7 @@ class MachineCheck:
         self._task: Any = None
         self._lines: list[dict[str, Any]] = []
         self._total = 0
-        self._words = ""
+        self._text = ""
 
     def start(self, data: dict[str, Any], browser: Browser) -> None:
         """Start a check. Raises ProblemsError while a job runs."""
@@ -46,7 +46,7 @@ class MachineCheck:
         with self._lock:
             if self._running():
                 return
-            self._lines, self._total, self._words = [], 0, "Waiting for the device."
+            self._lines, self._total, self._text = [], 0, "Waiting for the device."
             self._task = self.page.engine.light(self._run, title=WHERE)
 
     def cancel(self, data: dict[str, Any], browser: Browser) -> None:
@@ -67,7 +67,7 @@ class MachineCheck:
     def _report(self, lines: Sequence[Line], total: int) -> None:
         self._lines = [line.to_dict() for line in lines]
         self._total = total
-        self._words = f"{len(lines)} of {total}: {lines[-1].item.title}" if lines else ""
+        self._text = f"{len(lines)} of {total}: {lines[-1].item.title}" if lines else ""
 
     def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
         """Part of the tick while Tools is open: data of the card."""
@@ -77,13 +77,13 @@ class MachineCheck:
         """Data of the running check, else of a failed one, else of the last report."""
         if self._running():
             share = max(0, len(self._lines) - 1) / self._total if self._total else 0.0
-            return self._data(self._lines, self._words, running=True, share=share)
+            return self._data(self._lines, self._text, running=True, share=share)
         error = self._task.error if self._task is not None else None
         if error is not None:
             lines = [line for line in self._lines if line["state"] != "looking"]
             first = error.problems[0]
-            words = "Cancelled." if self._task.token.wanted else f"{first.what}. {first.fix}".strip()
-            return self._data(lines, words)
+            text = "Cancelled." if self._task.token.wanted else f"{first.what}. {first.fix}".strip()
+            return self._data(lines, text)
         try:
             report = read_json_object(self.file)
             return self._data(report["items"], f"{report['made']}: {summary(report)}", file=True)
@@ -91,13 +91,13 @@ class MachineCheck:
             return self._data([], "")
 
     def _data(
-        self, lines: list[dict[str, Any]], words: str, *, running: bool = False, share: float = 0.0, file: bool = False
+        self, lines: list[dict[str, Any]], text: str, *, running: bool = False, share: float = 0.0, file: bool = False
     ) -> dict[str, Any]:
         address = self.page.file_url(self.file) if file else ""
         return {
             "running": running,
             "share": share,
-            "words": words,
+            "words": text,
             "lines": [_row(line) for line in lines],
             "file": address,
         }

@@ -48,8 +48,8 @@ class Models:
 
     def _model_choices(self) -> list[Any]:
         """The entries of the lists of models, read again every few seconds. A browser updates its lists when they change."""
-        when, choices = self._choices
-        if time.monotonic() - when > RECHECK_SECONDS:
+        read_at, choices = self._choices
+        if time.monotonic() - read_at > RECHECK_SECONDS:
             listed = (choices_of(kind, self._workspace, RECHECK_SECONDS) for kind in ("checkpoint", "vae"))
             choices = [value for of_kind in listed for _, value in of_kind]
             self._choices = (time.monotonic(), choices)
@@ -66,15 +66,15 @@ class Models:
 
     def choose(self, data: dict[str, Any]) -> None:
         """Set the form to a file or catalog entry: {"use": "base_model" or "vae", "about": file}. Raises ProblemsError."""
-        field, about = FIELDS_OF_MODELS.get(str(data.get("use"))), str(data.get("about", ""))
-        if field is None or field not in FIELDS or not about:
+        field, file = FIELDS_OF_MODELS.get(str(data.get("use"))), str(data.get("about", ""))
+        if field is None or field not in FIELDS or not file:
             return
-        path = self._roots.check(about, field)
+        path = self._roots.check(file, field)
         with self._project.lock:
             job, changes = self._project.job, {field: display_path(path)}
             if field == FIELDS_OF_MODELS["base_model"]:
-                last = self._needs(job.model.base_model)
-                changes |= {name: FIELDS[name].default for name in last if value_of(job, name) == last[name]}
+                old_needs = self._needs(job.model.base_model)
+                changes |= {name: FIELDS[name].default for name in old_needs if value_of(job, name) == old_needs[name]}
                 changes |= self._needs(str(path))
             self._project.set_values(changes, did="choosing a model")
 
@@ -85,8 +85,8 @@ class Models:
             path = resolve(reference, models, self._workspace.outputs)
         except ProblemsError:
             return {}
-        known = (entry for entry in catalog.ENTRIES if entry.needs and catalog.installed_path(entry, models) == path)
-        return next((entry.needs for entry in known), {})
+        matching = (entry for entry in catalog.ENTRIES if entry.needs and catalog.installed_path(entry, models) == path)
+        return next((entry.needs for entry in matching), {})
 
 
 def browse(workspace: Workspace, roots: Roots, text: str, kind: str = MODEL) -> dict[str, Any]:
@@ -96,14 +96,14 @@ def browse(workspace: Workspace, roots: Roots, text: str, kind: str = MODEL) -> 
     kind   of what is chosen: "model", "file", "folder", or "any" (a file or a folder)
     """
     places = [("Models", workspace.models), *starts(roots)]
-    known = [
+    starts_here = [
         (name, str(path)) for name, path in places if path.is_dir() and (kind != MODEL or name != "Starter images")
     ]
     now = listing(roots, text or str(workspace.models))
     return {
         "folder": printable(now.folder),
         "parent": str(now.parent) if now.parent else "",
-        "places": [place for place in known if _can_be_sent(place[1])],
+        "places": [place for place in starts_here if _can_be_sent(place[1])],
         "folders": [name for name in now.folders if _can_be_sent(name)],
         "files": [] if now.reason or kind == "folder" else _files(roots, now.folder, kind),
         "images": now.images,
@@ -121,8 +121,8 @@ def _files(roots: Roots, folder: Path, kind: str) -> list[dict[str, Any]]:
     with os.scandir(folder) as entries:
         for entry in islice(entries, MAX_ENTRIES):
             name = entry.name
-            other = kind == MODEL and Path(name).suffix.lower() not in SUFFIXES
-            if other or is_junk(name) or not _can_be_sent(name):
+            is_other = kind == MODEL and Path(name).suffix.lower() not in SUFFIXES
+            if is_other or is_junk(name) or not _can_be_sent(name):
                 continue
             try:
                 if entry.is_file() and roots.holds(entry.path):

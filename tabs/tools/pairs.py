@@ -30,12 +30,12 @@ def train_pairs(page: Page, data: dict[str, Any], browser: Browser) -> None:
     if pairs is None:
         return
     images, control = (display_path(Path(pairs[name])) for name in ("images", "control"))
-    read = page.engine.light(
+    task = page.engine.light(
         partial(_fill_in, page, browser, images, control),
         with_pairs(page.project.job, images, control),
         title="Reading the pairs",
     )
-    _wait(read)
+    _wait(task)
 
 
 def _fill_in(page: Page, browser: Browser, images: str, control: str, job: TrainJob, task: LightTask) -> None:
@@ -72,9 +72,9 @@ def _use_as_samples(page: Page, browser: Browser, job: TrainJob, task: LightTask
         page.browsers.say(browser, "done", f"Samples: {prompts[1]}.", undo=page.project.can_undo)
 
 
-def _wait(read: LightTask) -> None:
+def _wait(task: LightTask) -> None:
     with suppress(TimeoutError):
-        read.wait(QUICK_SECONDS)
+        task.wait(QUICK_SECONDS)
 
 
 def _fits(prompt: str, earlier: Path | None) -> bool:
@@ -91,9 +91,9 @@ def with_pairs(job: TrainJob, images: str, control: str) -> TrainJob:
     entries = entries_of(job)
     same = [resolve_path(entry.folder) == resolve_path(images) for entry in entries]
     if len(entries) > 1 and any(same):
-        own = [
+        changed = [
             each.model_copy(update={FOLDER: control}) if its else each for each, its in zip(entries, same, strict=True)
         ]
-        return with_entries(job, own)
+        return with_entries(job, changed)
     remaining = [each.model_copy(update={FOLDER: None}) for each, its in zip(entries, same, strict=True) if its]
     return with_value(with_entries(job, remaining or [Source(folder=images)]), f"dataset.{FOLDER}", control)

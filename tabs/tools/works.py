@@ -58,13 +58,13 @@ class Work:
         return self.task.card.tab if self.task.card else ""
 
     @property
-    def same(self) -> tuple[str, str, bool]:
+    def input_key(self) -> tuple[str, str, bool]:
         """A key that is equal for jobs of one tool with the same input."""
         return self.task.name, self.about if self.task.name == DOWNLOAD else self.reference, self.reads
 
     def replaces(self, other: Work) -> bool:
         """Whether this is another attempt of the same download."""
-        return self.task.name == DOWNLOAD and self.same == other.same
+        return self.task.name == DOWNLOAD and self.input_key == other.input_key
 
     def facts(self, engine: Any) -> dict[str, Any]:
         """State, progress, result and problems as JSON values for the page's script; fixed once the job has ended."""
@@ -108,13 +108,13 @@ class Work:
     def _pace(self, done: int, total: int) -> str:
         """Text on a download: size so far, speed, and time left."""
         now = time.monotonic()
-        began, before = self.first = self.first or (now, done)
-        words = f"{done / 1e6:,.0f}" + (f" of {total / 1e6:,.0f} MB" if total else " MB")
-        if now - began < 1 or done <= before:
-            return words
-        rate = (done - before) / (now - began)
-        left = f", {clock((total - done) / rate)} left" if total else ""
-        return f"{words}, {rate / 1e6:,.1f} MB/s{left}"
+        started, bytes_before = self.first = self.first or (now, done)
+        text = f"{done / 1e6:,.0f}" + (f" of {total / 1e6:,.0f} MB" if total else " MB")
+        if now - started < 1 or done <= bytes_before:
+            return text
+        rate = (done - bytes_before) / (now - started)
+        time_left = f", {clock((total - done) / rate)} left" if total else ""
+        return f"{text}, {rate / 1e6:,.1f} MB/s{time_left}"
 
 
 def _shortened(lines: list[str]) -> list[str]:
@@ -123,7 +123,7 @@ def _shortened(lines: list[str]) -> list[str]:
     return [*lines[:MAX_LINES], f"and {count(more, 'more line')}", lines[-1]] if more > 0 else lines
 
 
-def _already(facts: dict[str, Any]) -> ProblemsError:
+def _already_queued(facts: dict[str, Any]) -> ProblemsError:
     """The error for a second job with the same input."""
     fix = "wait until it is done, or cancel it"
     if facts["state"] == "waiting":
@@ -147,7 +147,7 @@ class Works:
         self._engine, self._workspace, self._project, self._roots = engine, workspace, project, roots
         self._thumb_url, self._file_url = thumb_url, file_url
         self._since = time.time()
-        self._known: dict[str, Work] = {}
+        self._works: dict[str, Work] = {}
         self._hidden: set[str] = set()
         self._lock = threading.Lock()
         self.commands = {
@@ -165,13 +165,13 @@ class Works:
         works: list[Work] = []
         for entry in reversed(self._engine.queue()):
             task = tasks().get(entry.task)
-            old = entry.added < self._since and entry.state not in ("waiting", "running")
-            if task is None or task.card is None or old:
+            earlier = entry.added < self._since and entry.state not in ("waiting", "running")
+            if task is None or task.card is None or earlier:
                 continue
-            work = self._known.get(entry.id) or self._work(entry.id, task, entry)
+            work = self._works.get(entry.id) or self._work(entry.id, task, entry)
             if not any(newer.replaces(work) for newer in works):
                 works.append(work)
-        self._known = {work.id: work for work in works}
+        self._works = {work.id: work for work in works}
         return [work for work in works if work.id not in self._hidden][:MAX_WORKS]
 
     def _work(self, identity: str, task: Task, entry: QueueEntry) -> Work:
@@ -185,13 +185,13 @@ class Works:
 
     def use(self, data: dict[str, Any], browser: Browser) -> None:
         """Start a tool: {"tool", "about": its input, a file or what to download}."""
-        task, about = tasks().get(str(data.get("tool"))), str(data.get("about", "")).strip()
+        task, input_text = tasks().get(str(data.get("tool"))), str(data.get("about", "")).strip()
         if task is None or task.card is None:
             return
-        known = next(
-            (work.reference for work in self.works() if (work.task.name, work.about) == (task.name, about)), ""
+        reference = next(
+            (work.reference for work in self.works() if (work.task.name, work.about) == (task.name, input_text)), ""
         )
-        self.start(task, job_of(task, {main_setting(task): known or about}, self._project.job))
+        self.start(task, job_of(task, {main_setting(task): reference or input_text}, self._project.job))
 
     def start(self, task: Task, job: Settings) -> None:
         """Check a job and queue it. Raises ProblemsError, also if a job with the same input is active, other than its preview."""
@@ -201,8 +201,8 @@ class Works:
         work = Work("", task, about, task.only_reads(job), reference)
         with self._lock:
             for each in self.works():
-                if each.same == work.same and self._runs(each):
-                    raise _already(each.facts(self._engine))
+                if each.input_key == work.input_key and self._is_active(each):
+                    raise _already_queued(each.facts(self._engine))
             self._engine.submit(
                 task.name, job, title=about if about.startswith(task.title) else f"{task.title}: {about}"
             )
@@ -223,7 +223,7 @@ class Works:
         path = find_file(text, self._workspace) if isinstance(text, str) else None
         return title_of_file(path, self._workspace.runs) if path is not None and path.is_file() else str(text)
 
-    def _runs(self, work: Work) -> bool:
+    def _is_active(self, work: Work) -> bool:
         return work.facts(self._engine)["state"] in ACTIVE
 
     def cancel(self, data: dict[str, Any], browser: Browser) -> None:
@@ -246,7 +246,7 @@ class Works:
 
     def close(self, data: dict[str, Any], browser: Browser) -> None:
         """Hide the result of a finished job. Its journal stays."""
-        self._hidden |= {work.id for work in self.works() if work.id == data.get("work") and not self._runs(work)}
+        self._hidden |= {work.id for work in self.works() if work.id == data.get("work") and not self._is_active(work)}
 
     def close_failed(self, card: Card) -> None:
         """Hide a card's failed jobs that the user has noticed, when a tool is started again or another one chosen."""
@@ -255,7 +255,7 @@ class Works:
         self._hidden |= {work.id for work in works if work.failed is not None and work.failed <= noticed}
 
     def _works_named(self, data: dict[str, Any]) -> list[Work]:
-        return [work for work in self.works() if work.id == data.get("work") and self._runs(work)]
+        return [work for work in self.works() if work.id == data.get("work") and self._is_active(work)]
 
     def discard(self, data: dict[str, Any], browser: Browser) -> None:
         """Cancel a download and delete its partial files: {"about"}."""
@@ -264,7 +264,7 @@ class Works:
         source = parse_source(str(data.get("about", "")))
         downloads = [work for work in self.works() if (work.task.name, work.about) == (DOWNLOAD, str(source))]
         for work in downloads:
-            if self._runs(work):
+            if self._is_active(work):
                 self._engine.cancel(work.id)
         self._hidden |= {work.id for work in downloads}
         # In the lane of the downloads, so after the one that still has the file open.
@@ -281,7 +281,7 @@ class Works:
             return {}
         shown = [work for work in self.works() if work.tab == tab or (tab == "Train" and work.task.name == DOWNLOAD)]
         works = [self._data(work) for work in shown]
-        files = {"Captions": self._captioners, "Tools": self._known_files}
+        files = {"Captions": self._captioners, "Tools": self._model_files}
         return {"works": works} | ({"tool_files": files[tab]()} if tab in files else {})
 
     def _data(self, work: Work) -> dict[str, Any]:
@@ -297,7 +297,7 @@ class Works:
         size = 256 if "hint" in preview else 128
         return {name: self._thumb_url(preview[name], size) for name in ("image", "hint") if name in preview}
 
-    def written(self, identity: str) -> Path | None:
+    def written_file(self, identity: str) -> Path | None:
         """The file that a job wrote; None if it is a folder, not allowed or gone."""
         work = next((each for each in self.works() if each.id == identity), None)
         return self._readable_path(work.facts(self._engine)["file"]) if work is not None else None
@@ -305,12 +305,12 @@ class Works:
     def _readable_path(self, path: Any) -> Path | None:
         return Path(path) if isinstance(path, str) and self._roots.holds(path) and Path(path).is_file() else None
 
-    def _file(self, written: Any) -> dict[str, Any] | None:
+    def _file(self, file: Any) -> dict[str, Any] | None:
         """Name and URL of the file that a job wrote, and whether it is a page to show or can be used in Generate; None without."""
-        if (path := self._readable_path(written)) is None:
+        if (path := self._readable_path(file)) is None:
             return None
-        shown = {"page": path.suffix == ".html", "uses": facts_of_file(path).kind in ("lora", "checkpoint")}
-        return {"name": path.name, "url": self._file_url(str(path))} | shown
+        usable = {"page": path.suffix == ".html", "uses": facts_of_file(path).kind in ("lora", "checkpoint")}
+        return {"name": path.name, "url": self._file_url(str(path))} | usable
 
     def _captioners(self) -> list[str]:
         """Names of the captioner models on this machine."""
@@ -318,7 +318,7 @@ class Works:
             return sorted(each.name for each in self._workspace.captioners.iterdir() if each.is_dir())[:300]
         return []
 
-    def _known_files(self) -> list[str]:
+    def _model_files(self) -> list[str]:
         lists = model_lists(self._workspace)
         lists.refresh(WAIT_SECONDS, REFRESH_SECONDS)
         return [each.value for each in lists.of(["lora", "checkpoint"])][:300]

@@ -37,10 +37,8 @@ RECHECK_SECONDS = 5.0  # until the folders of an unchanged job are checked again
 IDLE_RECHECK_SECONDS = 60.0  # the same if all pages are idle, which then ask less often (assets/ticks.js)
 IDLE_AFTER_SECONDS = 5.0  # without a request
 RECHECK_FACTOR = 30  # times the seconds of the last preflight, at least: large datasets must not keep a core busy
-BY_RECIPE = (
-    "recipe.other-family",
-    "recipe.more-vram",
-)  # warnings that the recipe's card shows, counted in the headline
+# Warnings that the recipe's card shows, counted in the headline
+BY_RECIPE = ("recipe.other-family", "recipe.more-vram")
 SHOWN_IMAGES = 12
 
 
@@ -67,11 +65,11 @@ class Checks:
         self._facts_of: TrainJob | None = None  # the job of the facts; None after Check again
         self._facts_folders: list[str] = []  # folders of the job of the facts
         self._facts_job: TrainJob | None = None  # the job of the facts, also after Check again
-        self._read = (0, 0)  # images that the running preflight has decoded, and all
+        self._decoded = (0, 0)  # images that the running preflight has decoded, and all
         self._took = 0.0  # seconds of the last preflight, without decoding
         self._last_request = -IDLE_RECHECK_SECONDS
         self.setup: Setup | None = None  # recommended settings
-        self._known = lru_cache(50)(lambda text, family, state: self._identify(text, family))
+        self._identify_cached = lru_cache(50)(lambda text, family, state: self._identify(text, family))
         self._paths: tuple[list[str], dict[tuple[str, str], Path]] = ([], {})  # folders, {(folder, name): path}
 
     # -- the model
@@ -79,9 +77,9 @@ class Checks:
     def model(self, text: str, family: str = "auto") -> dict[str, Any]:
         """Facts of a base model: {"family": "SD 1.x", "evidence", "problem", "fix", "offer": hub id to download or "",
         "numbers": number of parameters, 0 if unknown}."""
-        return self._known(text, family, self._state_of(text))
+        return self._identify_cached(text, family, self._model_stamp(text))
 
-    def _state_of(self, text: str) -> Any:
+    def _model_stamp(self, text: str) -> Any:
         """A value that changes with the file or folder."""
         try:
             path = self._locate(text)
@@ -139,20 +137,20 @@ class Checks:
             active, self._last_request = now - self._last_request < IDLE_AFTER_SECONDS, now
             wait = max(RECHECK_SECONDS if active else IDLE_RECHECK_SECONDS, RECHECK_FACTOR * self._took)
             stale = self._started is None or self._started[0] != job or again
-            idle = self._task is None or self._task.done
-            if stale and not idle:
+            finished = self._task is None or self._task.done
+            if stale and not finished:
                 self._task.cancel()
-            if stale or (idle and self._started is not None and now - self._started[1] > wait):
+            if stale or (finished and self._started is not None and now - self._started[1] > wait):
                 self._started = (job, now)
                 self._task = self._engine.light(self._preflight, job, title="preflight")
                 self._facts_of = None if again else self._facts_of
-            facts = self._about_fields_of(job) if self._facts_folders == _folders(job) else {}
+            facts = self._current_facts(job) if self._facts_folders == _folders(job) else {}
             answer = {"checking": self._facts_of != job, **facts}
             if failed := self._failed():
                 return answer | {"checking": False, "problems": [*failed, *facts.get("problems", ())]}
-            return answer | ({"read": self._read} if facts.get("undecoded") else {})
+            return answer | ({"read": self._decoded} if facts.get("undecoded") else {})
 
-    def _about_fields_of(self, job: TrainJob) -> dict[str, Any]:
+    def _current_facts(self, job: TrainJob) -> dict[str, Any]:
         """The facts without the problems of fields that have changed since."""
         changed = differences(job, self._facts_job) if self._facts_job not in (None, job) else {}
         kept = [each for each in self._facts.get("problems", ()) if changed.keys().isdisjoint(paths_of(each["where"]))]
@@ -183,17 +181,17 @@ class Checks:
         facts = self.facts(job, task.token)
         with self._lock:
             self._took = time.monotonic() - began
-            old = self._facts.get("problems", ()) if self._facts_of == job else ()
-            refused = any(problem["level"] == "error" for problem in old)
-            self._read = (0, 0)
+            earlier = self._facts.get("problems", ()) if self._facts_of == job else ()
+            had_errors = any(problem["level"] == "error" for problem in earlier)
+            self._decoded = (0, 0)
         if not facts.get("undecoded"):
             return self._publish(job, facts)
 
         def say(done: int, total: int) -> None:
             if not task.token.wanted:
-                self._read = (done, total)
+                self._decoded = (done, total)
 
-        if not refused:  # earlier errors stay until the images are decoded
+        if not had_errors:  # earlier errors stay until the images are decoded
             self._publish(job, facts)
         self._publish(job, self.facts(job, task.token, say, decode=True))
 
@@ -212,12 +210,12 @@ class Checks:
         facts = report.summary()
         paths = {(row.key[0], " ".join(row.key[1:])): row.path for row in report.rows if row.trains}
         self._paths = (_folders(job), paths)
-        shown = [row for row in report.rows if row.trains][:SHOWN_IMAGES]
-        facts["images"] = [self._image_facts(row) for row in shown]
-        held = [row for row in report.rows if row.role == "validation"]
+        trained = [row for row in report.rows if row.trains][:SHOWN_IMAGES]
+        facts["images"] = [self._image_facts(row) for row in trained]
+        validation = [row for row in report.rows if row.role == "validation"]
         facts["held_out"] = {
-            "count": len(held),
-            "images": [self._image_facts(row) for row in held[:SHOWN_IMAGES]],
+            "count": len(validation),
+            "images": [self._image_facts(row) for row in validation[:SHOWN_IMAGES]],
             "automatic": job.validation.automatic and not holds_out(job),
         }
         device = self._engine.find_device() if "torch" in sys.modules else None  # the page does not wait for torch
@@ -263,16 +261,16 @@ class Checks:
         problems = problems_before_start(job, self._workspace, report, device, copies=find_copies)
         family = family_found(job.model, self._workspace)
         problems = errors_first([*problems, *recipe_problems(self._recipe(), family)])
-        alone = errors(model_problems(job.model.model_copy(update={"vae": None}), self._workspace))
-        problems = [replace(each, where="model.base_model") if each in alone else each for each in problems]
+        model_errors = errors(model_problems(job.model.model_copy(update={"vae": None}), self._workspace))
+        problems = [replace(each, where="model.base_model") if each in model_errors else each for each in problems]
         problems = [_at_its_field(each, job.dataset.folder) for each in problems]
         return problems if find_copies or not report.validation else errors_first([*problems, *self._copies(job)])
 
     def _copies(self, job: TrainJob) -> list[Problem]:
         read = self._reading.job
-        same = (read.dataset, read.captions, read.validation) == (job.dataset, job.captions, job.validation)
-        known = self._reading.findings if same else None
-        return [finding.problem() for finding in known or () if finding.level == "error"]
+        is_current = (read.dataset, read.captions, read.validation) == (job.dataset, job.captions, job.validation)
+        findings = self._reading.findings if is_current else None
+        return [finding.problem() for finding in findings or () if finding.level == "error"]
 
 
 def _at_its_field(problem: Problem, folder: str | None) -> Problem:

@@ -67,7 +67,7 @@ class Forecast:
         self._task: Any = None
         self._requested = False
         self._key: Any = None
-        self._tried: Any = None  # the `plan_key` of the newest memory test of this server
+        self._test_key: Any = None  # the `plan_key` of the newest memory test of this server
         self._facts: dict[str, Any] = {}
         self._hints: dict[str, str] = {}
         self._device = ""
@@ -78,7 +78,7 @@ class Forecast:
 
     # -- the forecast
 
-    def ask(self, data: dict[str, Any], browser: Browser) -> None:
+    def request(self, data: dict[str, Any], browser: Browser) -> None:
         """Compute the forecast from now on, even if torch must be loaded for it."""
         self._requested = True
 
@@ -90,20 +90,20 @@ class Forecast:
         """Data of the card. Starts a new forecast if the job has changed."""
         key = plan_key(job)
         fresh = self._key == key
-        wanted = (self._requested or "torch" in sys.modules) and not self._roots.refused(job)
+        allowed = (self._requested or "torch" in sys.modules) and not self._roots.refused(job)
         with self._lock:
             busy = self._task is not None and not self._task.done
-            if wanted and not fresh and not busy:
+            if allowed and not fresh and not busy:
                 self._task, busy = self._engine.light(self._plan, job, key, title="memory forecast"), True
-        positions = [
+        level_rows = [
             {"number": each.number, "title": each.title, "words": each.words} for each in levels(job, self._device)
         ]
         return {
             **(self._facts if fresh else {key: value for key, value in self._facts.items() if key != "problem"}),
             "fresh": fresh,
             "busy": busy,
-            "wanted": wanted,
-            "levels": positions,
+            "wanted": allowed,
+            "levels": level_rows,
             "level": level_of(job, self._device),
             "tried": self._test_state(job),
         }
@@ -120,11 +120,11 @@ class Forecast:
             if model["problem"]:
                 raise ProblemsError.one(model["problem"], "model.base_model", model["fix"], code="model.unusable")
             facts = facts_of(job, self._workspace, self._device)
-            depends = forecast_key(key, facts, *(machine.memory(each)[1] for each in (self._device, "cpu")))
-            stored = stored_forecast(depends, self._workspace)
+            stored_key = forecast_key(key, facts, *(machine.memory(each)[1] for each in (self._device, "cpu")))
+            stored = stored_forecast(stored_key, self._workspace)
             if stored is None or stored.keys() != {"facts", "hints"}:
                 stored = _computed(job, facts)
-                store_forecast(depends, stored, self._workspace)
+                store_forecast(stored_key, stored, self._workspace)
             data, hints = stored["facts"], stored["hints"]
         except ProblemsError as error:
             data, hints = {"problem": error.problems[0].what}, {}
@@ -144,7 +144,7 @@ class Forecast:
 
     # -- the memory test
 
-    def try_it(self, data: dict[str, Any], browser: Browser) -> None:
+    def queue_test(self, data: dict[str, Any], browser: Browser) -> None:
         """Queue a job with two steps, on the largest and the smallest batch. Raises ProblemsError if one is queued already."""
         engine = self._engine
         if any(entry.task == "probe" and entry.state in ("waiting", "running") for entry in engine.queue()):
@@ -152,23 +152,23 @@ class Forecast:
             raise ProblemsError.one("A memory test is already queued", "Forecast", fix, "forecast.already-queued")
         job = self._project.job
         engine.submit("probe", job, f"a test of {job.saving.output_name}")
-        self._tried = plan_key(job)
+        self._test_key = plan_key(job)
 
     def _test_state(self, job: TrainJob) -> dict[str, Any]:
         """State and message of the newest memory test. old: it was of other settings than this job's"""
         entry = next((each for each in reversed(self._engine.queue()) if each.task == "probe"), None)
         if entry is None:
             return {}
-        words = wait.words if (wait := self._engine.waits().get(entry.id)) else entry.message
+        message = wait.words if (wait := self._engine.waits().get(entry.id)) else entry.message
         if entry.state in ("running", "done") and entry.run:
             try:
-                now = self._engine.snapshot(entry.run)
+                facts = self._engine.snapshot(entry.run)
             except ProblemsError:  # its folder was deleted for newer ones
                 return {}
-            messages = [line["text"] for line in now["log"] if line["level"] == "info"]
-            words = messages[-1] if entry.state == "done" and messages else str(now.get("stage") or "")
-        old = self._tried is not None and self._tried != plan_key(job)
-        return {"state": entry.state, "words": words, "title": entry.title, "old": old}
+            messages = [line["text"] for line in facts["log"] if line["level"] == "info"]
+            message = messages[-1] if entry.state == "done" and messages else str(facts.get("stage") or "")
+        of_other_settings = self._test_key is not None and self._test_key != plan_key(job)
+        return {"state": entry.state, "words": message, "title": entry.title, "old": of_other_settings}
 
 
 def _computed(job: TrainJob, facts: MemoryFacts) -> dict[str, Any]:
@@ -218,21 +218,21 @@ def _outside_gpu(memory: int, disk: int) -> list[str]:
     from core.record import machine
 
     ram = machine.memory("cpu")[1]
-    words = f"RAM takes about {memory_words(memory)} of {memory_words(ram)} besides"
-    texts = [words + (": does not fit" if memory > ram else "")] if memory else []
+    text = f"RAM takes about {memory_words(memory)} of {memory_words(ram)} besides"
+    texts = [text + (": does not fit" if memory > ram else "")] if memory else []
     return texts + ([f"the fast disk takes about {size_words(disk)}"] if disk else [])
 
 
 def plan_key(job: TrainJob) -> Any:
     """The settings that a forecast depends on."""
-    looks = [
+    folders = [
         (images.resolution, images.more_resolutions, images.train_batch_size, bool(changes_by_chance(images)))
         for images in (concept.images for concept in concepts_of(job))
     ]
-    named = [value_of(job, f"{group}.{name}") for group, names in COUNTED.items() for name in names.split()]
-    of_network = kind_named(job.network.kind).kind_settings(job)
-    more = needs_untrained_model(job), job.optimizer.optimizer_args.get("beta1")
-    return looks, named, of_network, max(1, len(job.embedding.words)), more
+    values = [value_of(job, f"{group}.{name}") for group, names in COUNTED.items() for name in names.split()]
+    kind_settings = kind_named(job.network.kind).kind_settings(job)
+    others = needs_untrained_model(job), job.optimizer.optimizer_args.get("beta1")
+    return folders, values, kind_settings, max(1, len(job.embedding.words)), others
 
 
 def _rounded(size: int) -> int:

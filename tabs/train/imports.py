@@ -43,14 +43,14 @@ def open_text(page: Page, data: dict[str, Any], browser: Browser) -> None:
     browser.choosing = None
     try:
         if _is_preset(text):
-            done = page.project.take_file(name or "pasted.json", text)
+            result = page.project.take_file(name or "pasted.json", text)
         else:
-            done = _take(page, name, text, str(data.get("choice") or ""), token)
+            result = _import_text(page, name, text, str(data.get("choice") or ""), token)
     except ChoiceNeeded as error:
         browser.choosing = {"token": token, "choices": error.choices[:MOST_ROWS]}
         return
-    if done:
-        page.browsers.say(browser, "done", done.text, problems=done.problems, undo=done.undo)
+    if result:
+        page.browsers.say(browser, "done", result.text, problems=result.problems, undo=result.undo)
 
 
 def _is_preset(text: str) -> bool:
@@ -59,7 +59,7 @@ def _is_preset(text: str) -> bool:
     return isinstance(value, dict) and "schema_version" in value
 
 
-def _take(page: Page, name: str, text: str, choice: str, token: str) -> Done:
+def _import_text(page: Page, name: str, text: str, choice: str, token: str) -> Done:
     """Fill in the form from another program's settings. A shared page reads no file that they name."""
     if name.lower().endswith(WEIGHTS):
         imported = _import_header(text, name, page.workspace.private)
@@ -75,13 +75,13 @@ def _take(page: Page, name: str, text: str, choice: str, token: str) -> Done:
 def _import_header(header: str, name: str, folder: Path) -> Import:
     """The settings in the metadata of a weights file, of which the browser sent only the header: a sparse file stands in for its
     data."""
-    data, stops = header.encode(), [int(stop) for stop in STOP.findall(header)]
+    data, tensor_ends = header.encode(), [int(stop) for stop in STOP.findall(header)]
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="import-", dir=folder) as folder_name:
         path = Path(folder_name) / f"header{WEIGHTS}"
         with path.open("wb") as file:
             file.write(len(data).to_bytes(8, "little") + data)
-            file.truncate(file.tell() + min(max(stops, default=0), MOST_BYTES))
+            file.truncate(file.tell() + min(max(tensor_ends, default=0), MOST_BYTES))
         try:
             return import_project(path, name=name, reads=False)
         except ProblemsError as error:
@@ -91,7 +91,7 @@ def _import_header(header: str, name: str, folder: Path) -> Import:
 # -- the report
 
 
-def marks(project: Project) -> dict[str, Any] | None:
+def origin(project: Project) -> dict[str, Any] | None:
     """{"token": of the request, "about": title, "folders": of the dataset now} of the import that the form is based on; None
     without one."""
     if not project.imported:
@@ -105,7 +105,7 @@ def marks(project: Project) -> dict[str, Any] | None:
 
 def report(project: Project) -> dict[str, Any]:
     """The report of the import that the form is based on; for a preset saved from an import, what its description contains."""
-    return project.imported.get("report") or _described(project.description)
+    return project.imported.get("report") or _stored_report(project.description)
 
 
 def report_of(imported: Import, page: Page) -> dict[str, Any]:
@@ -114,30 +114,30 @@ def report_of(imported: Import, page: Page) -> dict[str, Any]:
     def exists(path: Path) -> bool:
         return page.roots.holds(path) and path.exists()
 
-    before = page.project.job  # of the form that is replaced: its folders exist here
-    folder, model = before.dataset.folder, before.model.base_model
-    places = (("dataset.folder", folder), (SOURCES, folder), ("model.base_model", model))
-    now = {path: text for path, text in places if text and exists(resolve_path(text))}
+    form_job = page.project.job  # of the form that is replaced: its folders exist here
+    folder, model = form_job.dataset.folder, form_job.model.base_model
+    form_paths = (("dataset.folder", folder), (SOURCES, folder), ("model.base_model", model))
+    now = {path: text for path, text in form_paths if text and exists(resolve_path(text))}
     sources = [
         each for each in imported.job.dataset.sources if each.role == "train" and not each.diff_output_preservation
     ]
     train_folders = [each.folder for each in sources]
     if len(train_folders) > 1:
         now.pop(SOURCES, None)  # it is unclear which of them it replaces
-    used = [resolve_path(each).parent for each in (folder, model) if each]
+    parents = [resolve_path(each).parent for each in (folder, model) if each]
     missing, own_folders = (
         list(missing_paths(imported.job, exists)),
         filter(page.roots.holds, nearby_folders(imported.job, exists)),
     )
-    folders = [*own_folders, page.workspace.models, *used, *([PROJECT, PROJECT.parent] if page.roots.local else ())]
-    near = nearby(missing, folders)
+    folders = [*own_folders, page.workspace.models, *parents, *([PROJECT, PROJECT.parent] if page.roots.local else ())]
+    nearby_paths = nearby(missing, folders)
 
-    def offered(path: str, text: str) -> list[str]:
-        paths = [*map(str, filter(page.roots.holds, near[path, text]))]
-        other = (
+    def suggestions(path: str, text: str) -> list[str]:
+        paths = [*map(str, filter(page.roots.holds, nearby_paths[path, text]))]
+        is_listed = (
             path not in now or (path == SOURCES and text not in train_folders) or str(resolve_path(now[path])) in paths
         )
-        return paths if other else [*paths, now[path]]
+        return paths if is_listed else [*paths, now[path]]
 
     parts = []
     for kind, title in TITLES.items():
@@ -148,7 +148,7 @@ def report_of(imported: Import, page: Page) -> dict[str, Any]:
         "title": IMPORTED + imported.title,
         "summary": imported.summary,
         "parts": [part for part in parts if part["rows"]],
-        "missing": [_missing(path, text, offered(path, text)) for path, text in missing],
+        "missing": [_missing(path, text, suggestions(path, text)) for path, text in missing],
         "advice": [
             problem.to_dict() for problem in limited(imported.problems) if problem.code != "import.missing-path"
         ],
@@ -162,11 +162,11 @@ def _row(entry: Entry) -> dict[str, Any]:
     return {"key": key[:MOST_LETTERS], "value": entry.text, "settings": entry.settings, "why": entry.sentence}
 
 
-def _missing(path: str, text: str, near: list[str]) -> dict[str, Any]:
+def _missing(path: str, text: str, suggestions: list[str]) -> dict[str, Any]:
     """A setting whose file is not here. looks: what the file browser shows; nearby: where the file may be, and what the form had"""
     entry = FIELDS[path]
-    looks = "model" if entry.widget == "model" else "folder" if path == SOURCES else browses(entry) or "any"
-    return {"field": path, "text": text, "looks": looks, "nearby": near}
+    browsed = "model" if entry.widget == "model" else "folder" if path == SOURCES else browses(entry) or "any"
+    return {"field": path, "text": text, "looks": browsed, "nearby": suggestions}
 
 
 def replace_folder(page: Page, data: dict[str, Any], browser: Browser) -> None:
@@ -177,7 +177,7 @@ def replace_folder(page: Page, data: dict[str, Any], browser: Browser) -> None:
     page.project.set_values({SOURCES: changed}, did="choosing a folder")
 
 
-def _described(description: str) -> dict[str, Any]:
+def _stored_report(description: str) -> dict[str, Any]:
     """The report that is stored in a preset's description (`Import.description`)."""
     head, *lines = description.split("\n")
     title, _, summary = head.partition(": ")

@@ -71,11 +71,11 @@ class Layers:
 
     def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
         """Part of the tick: the facts of the tree that the browser shows."""
-        wants = body.get("wants")
-        shown = wants.get("layers") if tab == "Train" and isinstance(wants, dict) else None
-        if not isinstance(shown, dict):
+        requested = body.get("wants")
+        request = requested.get("layers") if tab == "Train" and isinstance(requested, dict) else None
+        if not isinstance(request, dict):
             return {}
-        return {"layers": self.facts(self._project.job) | {"choice": shown.get("choice")}}
+        return {"layers": self.facts(self._project.job) | {"choice": request.get("choice")}}
 
     def facts(self, job: TrainJob) -> dict[str, Any]:
         """The leaves with the numbers of chosen and trained layers; none while they are counted. Starts a new count if the job has
@@ -108,7 +108,7 @@ class Layers:
             what, fix = "The base model is not known", "choose a base model"
             raise ProblemsError.one(what, "model.base_model", fix, "layers.no-model")
         path = model_path(job.model.base_model, self._workspace)
-        return chosen_layers(job, _tree_of(path, family, os.stat(path).st_mtime_ns))
+        return chosen_layers(job, _layer_tree(path, family, os.stat(path).st_mtime_ns))
 
     def choose(self, data: dict[str, Any]) -> None:
         """Choose or deselect the leaves of these indices; with "usual", empty the settings. Raises ProblemsError for another
@@ -121,12 +121,12 @@ class Layers:
                 what, fix = "The tree is of another base model", "choose again in this one"
                 raise ProblemsError.one(what, CHOSEN, fix, "layers.other-tree")
             self._roots.admit(job)
-            before, indices = self._find(job), data.get("leaves")
-            leaves = before.tree.leaves
+            current, indices = self._find(job), data.get("leaves")
+            leaves = current.tree.leaves
             valid = {each for each in indices if isinstance(each, int)} if isinstance(indices, list) else set()
             mask = sum(leaves[index].mask for index in valid if 0 <= index < len(leaves))
-            chosen = before.chosen | mask if data.get("on") else before.chosen & ~mask
-            texts = before.tree.texts(chosen, before.usual, before.wanted)
+            chosen = current.chosen | mask if data.get("on") else current.chosen & ~mask
+            texts = current.tree.texts(chosen, current.usual, current.wanted)
         values = {CHOSEN: "\n".join(texts[0]), EXCLUDED: "\n".join(texts[1])}
         self._project.edit_several(values, did="choice of layers")
 
@@ -150,6 +150,6 @@ def chosen_layers(job: TrainJob, tree: LayerTree) -> ChosenLayers:
 
 
 @lru_cache(maxsize=4)
-def _tree_of(path: Path, family: str, changed: int) -> LayerTree:
+def _layer_tree(path: Path, family: str, changed: int) -> LayerTree:
     """The tree of a model, from its header. changed: time of the file, so that a replaced one is read again"""
     return LayerTree(layers_of(family, open_checkpoint(path, family).parts))

@@ -45,22 +45,22 @@ def form_part(page: Page, browser: Browser) -> dict[str, Any]:
 
 def _project_state(project: Project, model: dict[str, Any]) -> dict[str, Any]:
     """The parts that follow from the project and its `model` alone."""
-    job, bad, changed = project.job, project.bad, project.changed()
-    errors = {path: {"what": item.problem.what, "fix": item.problem.fix} for path, item in bad.items()}
+    job, invalid, changed = project.job, project.bad, project.changed()
+    errors = {path: {"what": item.problem.what, "fix": item.problem.fix} for path, item in invalid.items()}
     notes: dict[str, list[dict[str, str]]] = {}
     for problem in training_problems(job):
         for path in form.paths_of(problem.where):
-            if path not in bad:
+            if path not in invalid:
                 notes.setdefault(path, []).append({"what": problem.what, "fix": problem.fix, "level": problem.level})
-    known = method_needs.with_family(job, model)
-    idle = method_needs.idle_fields(known)
+    resolved = method_needs.with_family(job, model)
+    idle = method_needs.idle_fields(resolved)
     return {
         "values": {entry.path: project.shown(entry.path) for entry in form.on_form()},
-        "imported": imports.marks(project),
+        "imported": imports.origin(project),
         "changed": {path: shown_value(FIELDS[path], value) for path, value in changed.items()},
         "errors": errors,
         "notes": notes,
-        "ignored": ineffective(known),
+        "ignored": ineffective(resolved),
         "idle": list(idle),
         "groups": {group: _group(group, job, changed, errors, idle) for group in form.groups()},
         "method": job.method.kind,
@@ -78,14 +78,14 @@ def _group(
 ) -> dict[str, Any]:
     """Whether a group is shown, its summary, and the number of changed, invalid and unused fields in it."""
 
-    def inside(paths: Any) -> int:
+    def number_in_group(paths: Any) -> int:
         return sum(FIELDS[path].group == group and form.in_group(FIELDS[path]) for path in paths)
 
     return {
         "shown": group_shown(job, group),
         "summary": summary(job, group),
-        "changed": inside(changed),
-        "errors": inside(errors),
+        "changed": number_in_group(changed),
+        "errors": number_in_group(errors),
         "idle": method_needs.idle_group(group, idle),
     }
 

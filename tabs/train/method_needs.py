@@ -43,7 +43,7 @@ NUMBERS = {"SD 1.x": 1.066e9, "SD 2.x": 1.290e9, "SDXL": 3.469e9}
 
 def with_family(job: TrainJob, model: Mapping[str, Any]) -> TrainJob:
     """Return the job with the family of the model's file if its setting is auto."""
-    keys = {words: key for key, words in FIELDS["model.family"].labels.items()}
+    keys = {label: key for key, label in FIELDS["model.family"].labels.items()}
     family = keys.get(model["family"])
     if job.model.family != "auto" or family is None:
         return job
@@ -86,16 +86,16 @@ def _control_images(job: TrainJob) -> list[list[str]]:
         return [["Make control images", "make_pairs"]]
     if all(CONTROL_IMAGE.search(line) for line in job.samples.sample_prompts):
         return []
-    held = job.validation.automatic or holds_out(job)
-    return [[f"Use {'validation' if held else 'training'} images as samples", "sample_pairs"]]
+    has_validation = job.validation.automatic or holds_out(job)
+    return [[f"Use {'validation' if has_validation else 'training'} images as samples", "sample_pairs"]]
 
 
 def _size(job: TrainJob, model: Mapping[str, Any]) -> str:
     """Text on the size of each saved file."""
-    saved, several = job.saving.save_precision, every(job.saving.save_n_evenly) or 0
-    one = (model["numbers"] or NUMBERS.get(model["family"], 0)) * (4 if saved == "fp32" else 2)
-    size = f"about {size_words(one)} in {saved}" if one else "several GB"
-    many = f" {several} evenly spaced ones take {size_words(one * several)}." if several > 1 and one else ""
+    precision, number = job.saving.save_precision, every(job.saving.save_n_evenly) or 0
+    file_bytes = (model["numbers"] or NUMBERS.get(model["family"], 0)) * (4 if precision == "fp32" else 2)
+    size = f"about {size_words(file_bytes)} in {precision}" if file_bytes else "several GB"
+    many = f" {number} evenly spaced ones take {size_words(file_bytes * number)}." if number > 1 and file_bytes else ""
     return f"The full model is trained; each checkpoint takes {size}.{many}"
 
 
@@ -109,29 +109,29 @@ def optimizer_choices(device: str | None = None) -> list[tuple[str, list[tuple[s
     device  the training device; None while it is unknown
     """
     members: dict[str, list[tuple[str, str]]] = {}
-    for group, words, entry in _optimizers(device):
-        members.setdefault(group, []).append((words, entry.name))
+    for group, label, entry in _optimizers(device):
+        members.setdefault(group, []).append((label, entry.name))
     return list(members.items())
 
 
 def _optimizers(device: str | None) -> list[tuple[str, str, Entry]]:
     """[(group, label, entry)]: the usual optimizers, the others by package, and those that cannot be used here, with the reason."""
     packages = [*data()["packages"], OWN]
-    listed = []
+    ranked = []
     for number, entry in enumerate(catalog().values()):
-        reason, usual = entry.unusable(device), entry.name in USUAL
-        rank = len(packages) + 1 if reason else 0 if usual else packages.index(entry.package) + 1
-        group = "Cannot be used here" if reason else "Usual" if usual else entry.package
-        words = f"{entry.name}: unavailable, {reason}" if reason else _optimizer_words(entry, device)
-        listed.append(((rank, USUAL.index(entry.name) if usual else number), (group, words, entry)))
-    return [each for _, each in sorted(listed, key=lambda item: item[0])]
+        reason, is_usual = entry.unusable(device), entry.name in USUAL
+        rank = len(packages) + 1 if reason else 0 if is_usual else packages.index(entry.package) + 1
+        group = "Cannot be used here" if reason else "Usual" if is_usual else entry.package
+        label = f"{entry.name}: unavailable, {reason}" if reason else _optimizer_label(entry, device)
+        ranked.append(((rank, USUAL.index(entry.name) if is_usual else number), (group, label, entry)))
+    return [each for _, each in sorted(ranked, key=lambda item: item[0])]
 
 
-def _optimizer_words(entry: Entry, device: str | None) -> str:
-    bare = entry.name.rsplit(".", 1)[-1]
-    notes = [entry.package] + [words for trait, words in TRAITS.items() if trait in entry.traits]
+def _optimizer_label(entry: Entry, device: str | None) -> str:
+    short_name = entry.name.rsplit(".", 1)[-1]
+    notes = [entry.package] + [text for trait, text in TRAITS.items() if trait in entry.traits]
     notes += [f"only on {' or '.join(entry.only_on)}"] if entry.only_on and device is None else []
-    return f"{bare} ({', '.join(notes)})"
+    return f"{short_name} ({', '.join(notes)})"
 
 
 def hints(job: TrainJob) -> dict[str, str]:
@@ -140,18 +140,18 @@ def hints(job: TrainJob) -> dict[str, str]:
     entry = find(job.optimizer.optimizer_type)
     if entry is not None and entry.arguments:
         names = list(entry.arguments.values())
-        words = first_of([_argument(each) for each in names], MOST_ARGUMENTS)
-        texts["optimizer.optimizer_args"] = f"{entry.name} takes {words}."
+        listed = first_of([_argument(each) for each in names], MOST_ARGUMENTS)
+        texts["optimizer.optimizer_args"] = f"{entry.name} takes {listed}."
     if chosen := [printable(display_path(each.folder)) for each in job.dataset.sources if each.enabled]:
-        also = "Also trains" if job.dataset.folder else "Trains"
+        verb = "Also trains" if job.dataset.folder else "Trains"
         folders = first_of(chosen, MOST_FOLDERS)
-        texts["dataset.folder"] = f"{also} on {count(len(chosen), 'folder')} of the Dataset tab: {folders}."
+        texts["dataset.folder"] = f"{verb} on {count(len(chosen), 'folder')} of the Dataset tab: {folders}."
     for group in ("dataset", "captions", "validation"):
         for name in type(getattr(job, group)).model_fields.keys() & OwnSettings.model_fields.keys():
             own = [value for each in job.dataset.sources if each.enabled and (value := getattr(each, name)) is not None]
             if own:
-                words = first_of(list(dict.fromkeys(shown_value(FIELDS[f"{group}.{name}"], each) for each in own)), 3)
-                texts[f"{group}.{name}"] = f"Set for {count(len(own), 'folder')} of the Dataset tab: {words}."
+                listed = first_of(list(dict.fromkeys(shown_value(FIELDS[f"{group}.{name}"], each) for each in own)), 3)
+                texts[f"{group}.{name}"] = f"Set for {count(len(own), 'folder')} of the Dataset tab: {listed}."
     if sentence := scale_sentence(job, job.memory.num_processes):
         texts["optimizer.scale_lr"] = f"{sentence}."
     return texts
@@ -176,7 +176,7 @@ def _recipes(job: TrainJob) -> dict[str, list[Recipe]]:
     offers["schedule.lr_scheduler"] = constant_or_warmup(job)
     if job.noise.loss_type in HUBER_LIKE:
         offers["noise.loss_type"] = [HUBER]
-    return {path: useful for path, each in offers.items() if (useful := [one for one in each if changes(job, one)])}
+    return {path: changing for path, each in offers.items() if (changing := [one for one in each if changes(job, one)])}
 
 
 def recipe_offers(job: TrainJob) -> dict[str, list[dict[str, str]]]:
@@ -193,7 +193,7 @@ def _settings_text(changed: dict[str, Any]) -> str:
 
 def with_recipe(job: TrainJob, path: str, title: str) -> TrainJob:
     """Return the job with a recipe of `recipe_offers`. Raises ProblemsError if it is no longer offered."""
-    wanted = next((one for one in _recipes(job).get(path, []) if one.title == title), None)
-    if wanted is None:
+    recipe = next((one for one in _recipes(job).get(path, []) if one.title == title), None)
+    if recipe is None:
         raise ProblemsError.one("This recipe is already applied", path, "", code="recipe.applied")
-    return with_values(job, changes(job, wanted))
+    return with_values(job, changes(job, recipe))

@@ -21,26 +21,26 @@ DEFAULTS = ""
 def choices(page: Page) -> list[tuple[str, list[tuple[str, str]]]]:
     """[(group, [(label, name)])]: complete presets, then recipes by family, those that need more VRAM than there is last."""
     members: dict[str, list[tuple[str, str]]] = {"": [("Defaults", DEFAULTS)]}
-    for group, words, name in _preset_rows(page):
-        members.setdefault(group, []).append((words, name))
+    for group, label, name in _preset_rows(page):
+        members.setdefault(group, []).append((label, name))
     return list(members.items())
 
 
 def _preset_rows(page: Page) -> list[tuple[str, str, str]]:
     """[(group, label, name)] of the training presets."""
-    gpu, ordered = page.gpu(), []
+    gpu, ranked = page.gpu(), []
     for number, name in enumerate(page.presets.names("train")):
         preset = read_preset(page.presets, name)
         is_user = name.startswith("user/")
-        words = page.presets.shown_name(name) + (" (yours)" if is_user else "")
+        label = page.presets.shown_name(name) + (" (yours)" if is_user else "")
         family = preset.family if preset is not None and not is_user else ""
-        enough = preset is None or preset.kind != "recipe" or fits(preset, gpu)
-        words += "" if enough or not gpu else " (needs more VRAM)"
+        fits_gpu = preset is None or preset.kind != "recipe" or fits(preset, gpu)
+        label += "" if fits_gpu or not gpu else " (needs more VRAM)"
         group = "Your presets" if is_user else FAMILY_NAMES.get(family, "Presets")
         group += " (for a GPU)" if family and gpu == 0 else ""
         vram = preset.vram_gb if preset is not None and family else number
-        ordered.append(((is_user, family, not enough, vram), (group, words, name)))
-    return [listed for _, listed in sorted(ordered)]
+        ranked.append(((is_user, family, not fits_gpu, vram), (group, label, name)))
+    return [listed for _, listed in sorted(ranked)]
 
 
 def recipe_facts(page: Page) -> dict[str, Any] | None:
@@ -69,13 +69,13 @@ def _fit(page: Page, recipe: preset_files.Preset) -> dict[str, Any] | None:
         return None
     names = (name for name in page.presets.names("train") if name != page.project.preset)
     others = {name: preset for name in names if (preset := read_preset(page.presets, name)) is not None}
-    wanted = family if family in FAMILY_NAMES else recipe.family
-    best = nearest(others.values(), recipe, wanted, gpu)
-    other = next(([name, page.presets.shown_name(name)] for name, preset in others.items() if preset is best), None)
+    wanted_family = family if family in FAMILY_NAMES else recipe.family
+    closest = nearest(others.values(), recipe, wanted_family, gpu)
+    offer = next(([name, page.presets.shown_name(name)] for name, preset in others.items() if preset is closest), None)
     mismatch = any(problem.code == "recipe.other-family" for problem in problems)
     return {
         "what": [f"{problem.what}." for problem in problems],
         "level": problems[0].level,
-        "recipe": other if mismatch or (best is not None and fits(best, gpu)) else None,
+        "recipe": offer if mismatch or (closest is not None and fits(closest, gpu)) else None,
         "model": FAMILY_NAMES[recipe.family] if mismatch else "",
     }

@@ -26,27 +26,27 @@ class RateSketch:
 
     def __init__(self, engine: Engine):
         self._engine = engine
-        self._known: tuple[Any, dict[str, Any]] = (None, {})
+        self._cached: tuple[Any, dict[str, Any]] = (None, {})
 
     def facts(self, job: TrainJob, total: int) -> dict[str, Any]:
         """{"steps", "lines": [{"name", "values"}], "total", "about"}; "steps" is empty if there is nothing to show."""
         key = (job.schedule, job.optimizer, job.method, job.network, job.dataset.train_batch_size, total)
-        if self._known[0] != key:
-            later = job.schedule.lr_scheduler_type and "torch" not in sys.modules
-            self._known = (
+        if self._cached[0] != key:
+            needs_torch = job.schedule.lr_scheduler_type and "torch" not in sys.modules
+            self._cached = (
                 key,
-                _nothing(total, "The schedule is being calculated.") if later else self._computed(job, total),
+                _nothing(total, "The schedule is being calculated.") if needs_torch else self._computed(job, total),
             )
-            if later:
+            if needs_torch:
                 self._engine.light(self._later, job, total, key, title="learning-rate curve")
-        return self._known[1]
+        return self._cached[1]
 
     def _later(self, job: TrainJob, total: int, key: Any, task: Any) -> None:
         import torch  # noqa: F401  the curve is one of its classes
 
         facts = self._computed(job, total)
-        if self._known[0] == key:
-            self._known = (key, facts)
+        if self._cached[0] == key:
+            self._cached = (key, facts)
 
     def _computed(self, job: TrainJob, total: int) -> dict[str, Any]:
         """The result of `facts`, computed now. total: optimizer steps, 0 while unknown"""

@@ -41,27 +41,27 @@ def press(page: Page, browser: Browser, message: dict[str, Any]) -> None:
     with page.project.lock, edited_by(browser.session, str(message.get("stamp", ""))):
         page.project.check_stamp()
         job, preset = page.project.job, page.project.preset
-        bad = page.project.problems()
+        invalid = page.project.problems()
     if page.browsers.double_press(browser, f"{how} {with_signature(to_values(job))['sig']}", token):
         return
     page.browsers.say(browser, "info", "Checking the images ...", identity=f"{token}-checking")
-    work = threading.Thread(
+    thread = threading.Thread(
         target=copy_context().run,
-        args=(_check_and_submit, page, browser, job, preset, bad, how, token),
+        args=(_check_and_submit, page, browser, job, preset, invalid, how, token),
         name="start",
         daemon=True,
     )
-    work.start()
-    work.join(QUICK_SECONDS)
+    thread.start()
+    thread.join(QUICK_SECONDS)
 
 
 def _check_and_submit(
-    page: Page, browser: Browser, job: TrainJob, preset: str, bad: list[Problem], how: str, token: str
+    page: Page, browser: Browser, job: TrainJob, preset: str, invalid: list[Problem], how: str, token: str
 ) -> None:
     """Check the job and submit it, in a thread, so that the response does not wait and closing the browser does not stop it."""
     try:
         report = page.checks.report(job, decode=True)
-        problems = bad + errors(page.checks.problems(job, report, page.engine.find_device(), find_copies=True))
+        problems = invalid + errors(page.checks.problems(job, report, page.engine.find_device(), find_copies=True))
         uploads = [] if problems else upload_problems(job)
         problems += errors(uploads)
         if problems:
@@ -92,19 +92,19 @@ def _check_and_submit(
         problem = Problem(explanation.what, "start", explanation.fix, code="start.failed")
         return page.browsers.say(browser, "error", title="Not started", problems=[problem], identity=f"{token}-refused")
     wait = page.engine.waits().get(entry)
-    first = wait is not None and wait.queue_paused and not (wait.on or wait.ahead)
-    if first and how == "start" and may_resume(page.engine.paused_by):
+    only_paused = wait is not None and wait.queue_paused and not (wait.on or wait.ahead)
+    if only_paused and how == "start" and may_resume(page.engine.paused_by):
         page.engine.resume_queue()
         wait = None
     queued = how == "queue" or (wait is not None and not wait.begins)
-    words = "Added to the queue" if queued else "Started"
-    ahead = f", {wait.words}" if wait is not None and not wait.begins else ""
-    go = "Monitor" if how == "start" and not queued else ""  # where one that waits is not shown yet
+    outcome = "Added to the queue" if queued else "Started"
+    wait_text = f", {wait.words}" if wait is not None and not wait.begins else ""
+    tab = "Monitor" if how == "start" and not queued else ""  # where one that waits is not shown yet
     advice = "".join(f" {problem.what}." for problem in uploads)
     page.browsers.say(
         browser,
         "done",
-        f"{words}: {job.saving.output_name}{ahead}.{advice}",
+        f"{outcome}: {job.saving.output_name}{wait_text}.{advice}",
         identity=f"{token}-{how}ed",
-        go=go,
+        go=tab,
     )

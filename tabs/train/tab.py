@@ -75,7 +75,7 @@ def build(page: Page) -> None:
                 check = gr.Button("Check again", elem_id="check", size="md")
             gr.HTML(piece("preflight"), elem_id="preflight-holder")
             gr.HTML(piece("forecast"), elem_id="forecast-holder", apply_default_css=False)
-            page.commands |= {"forecast": page.forecast.ask, "try": page.forecast.try_it}
+            page.commands |= {"forecast": page.forecast.request, "try": page.forecast.queue_test}
             page.pulse_parts += [page.forecast.parts, page.layers.parts]
             page.links.answer("import", lambda body: imports.report(page.project))
             page.links.answer("export", lambda body: imports.exported(page, str(body.get("to"))))
@@ -102,8 +102,8 @@ def _form() -> str:
 def _adds() -> str:
     """HTML of the buttons below the first screen that open the group of what many add next, at its first field."""
     buttons = "".join(
-        f'<button type="button" class="btn" data-field="{path}" title="{esc(FIELDS[path].title)}">+ {words}</button>'
-        for words, path in ADDS.items()
+        f'<button type="button" class="btn" data-field="{path}" title="{esc(FIELDS[path].title)}">+ {title}</button>'
+        for title, path in ADDS.items()
     )
     return f'<div class="train-adds" role="group" aria-label="Add">{buttons}</div>'
 
@@ -120,19 +120,19 @@ def _row(row: str, entries: list[Declared]) -> str:
 
 def _group(group: str, entries: list[Declared]) -> str:
     """HTML of a closed group: basic fields, and the others in a closed More."""
-    shown = [entry for entry in entries if entry.level == "shown"]
-    more = [entry for entry in entries if entry.level != "shown"]
-    inside = _fields(shown or more) + SKETCHES.get(group, "")
-    inside += "".join(_pointer(entry) for entry in FIELDS.values() if entry.group == group and entry.elsewhere)
-    if shown and more:
-        inside += _folding("more", group, f"More ({len(more)})", _fields(more))
-    return _folding("group", group, form.group_title(group), inside)
+    basic = [entry for entry in entries if entry.level == "shown"]
+    advanced = [entry for entry in entries if entry.level != "shown"]
+    content = _fields(basic or advanced) + SKETCHES.get(group, "")
+    content += "".join(_pointer(entry) for entry in FIELDS.values() if entry.group == group and entry.elsewhere)
+    if basic and advanced:
+        content += _folding("more", group, f"More ({len(advanced)})", _fields(advanced))
+    return _folding("group", group, form.group_title(group), content)
 
 
-def _folding(kind: str, name: str, title: str, inside: str) -> str:
+def _folding(kind: str, name: str, title: str, content: str) -> str:
     return (
         f'<section class="{kind}" id="{kind}-{name}"><button type="button" class="label-wrap" aria-expanded="false">'
-        f'<span>{esc(title)}</span></button><div class="folded" hidden>{inside}</div></section>'
+        f'<span>{esc(title)}</span></button><div class="folded" hidden>{content}</div></section>'
     )
 
 
@@ -157,8 +157,8 @@ def _is_listed(entry: Declared) -> bool:
 def _pointer(entry: Declared) -> str:
     """HTML of a link to the tab that shows this setting."""
     tab = entry.elsewhere.partition("#")[0]
-    lead = f'<button type="button" class="link" data-field="{entry.path}">Open {tab}</button>'
-    return f'<p class="hint elsewhere">{entry.title} are on the {tab} tab, with the settings of each. {lead}</p>'
+    open_button = f'<button type="button" class="link" data-field="{entry.path}">Open {tab}</button>'
+    return f'<p class="hint elsewhere">{entry.title} are on the {tab} tab, with the settings of each. {open_button}</p>'
 
 
 def _lists(page: Page) -> dict[str, Any]:
@@ -179,8 +179,8 @@ def _offers(page: Page, entry: Declared) -> list[tuple[str, list[tuple[str, str]
 def _message(page: Page, browser: Browser, *, lists: bool = False) -> str:
     """Message to a browser: first the numbers of its changes that have arrived, for which its fields wait, then the form.
     lists: with the lists and the status, for the first message to a page"""
-    more = {"lists": with_signature(_lists(page)), "status": with_signature(status(page))} if lists else {}
-    return to_json({"acks": list(browser.arrived)} | more | {"form": with_signature(form_part(page, browser))})
+    first_parts = {"lists": with_signature(_lists(page)), "status": with_signature(status(page))} if lists else {}
+    return to_json({"acks": list(browser.arrived)} | first_parts | {"form": with_signature(form_part(page, browser))})
 
 
 def _say_refused(page: Page, browser: Browser) -> None:
@@ -191,12 +191,12 @@ def _say_refused(page: Page, browser: Browser) -> None:
 def _edit(page: Page, data: dict[str, Any], browser: Browser) -> None:
     """Set the fields of "values", {path: text}, unless a newer change of a field has arrived. With "did", the name of an undo step,
     all are one step, and an invalid text prevents it; else each is its own step."""
-    known, texts, number = {each.path: each for each in form.on_form()}, data.get("values"), to_count(data.get("n"))
+    entries, texts, number = {each.path: each for each in form.on_form()}, data.get("values"), to_count(data.get("n"))
     with page.project.lock:  # no other change between the check and the edit
         values = {
-            path: raw(known[path], str(value))
+            path: raw(entries[path], str(value))
             for path, value in (texts if isinstance(texts, dict) else {}).items()
-            if path in known and page.browsers.is_newest(browser, path, number)
+            if path in entries and page.browsers.is_newest(browser, path, number)
         }
         if did := str(data.get("did") or "")[:60]:
             page.project.edit_several(values, did=f"change of {did}")
@@ -205,11 +205,11 @@ def _edit(page: Page, data: dict[str, Any], browser: Browser) -> None:
             page.project.edit(path, value)
 
 
-def _press(name: str, page: Page, data: dict[str, Any], browser: Browser) -> None:
+def _act(name: str, page: Page, data: dict[str, Any], browser: Browser) -> None:
     """Run an action of the preset bar or of a button below a field."""
     # The key of a field is not "path": Gradio takes an object with that key for a file and refuses the message.
-    if done := page.project.run_act(name, data):
-        page.browsers.say(browser, "done", done.text, problems=done.problems, undo=done.undo)
+    if result := page.project.run_act(name, data):
+        page.browsers.say(browser, "done", result.text, problems=result.problems, undo=result.undo)
 
 
 def _take_json(page: Page, data: dict[str, Any], browser: Browser) -> None:
@@ -222,7 +222,7 @@ def _take_json(page: Page, data: dict[str, Any], browser: Browser) -> None:
         browser.json_problems = [problem.to_dict() for problem in error.problems]
 
 
-def _follow(page: Page, data: dict[str, Any], browser: Browser) -> None:
+def _apply_recipe(page: Page, data: dict[str, Any], browser: Browser) -> None:
     """Apply a recipe as one undo step."""
     title = str(data.get("title", ""))
     job = method_needs.with_recipe(page.project.job, str(data.get("field", "")), title)
@@ -235,12 +235,12 @@ def _train_all(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 # Actions of the page's script by name. Each is a change by the browser of the state that it shows.
-ACTIONS: dict[str, Callable[[Page, dict[str, Any], Browser], Any]] = {name: partial(_press, name) for name in ACTS} | {
+ACTIONS: dict[str, Callable[[Page, dict[str, Any], Browser], Any]] = {name: partial(_act, name) for name in ACTS} | {
     "json": _take_json,
     "edit": _edit,
     "file": imports.open_text,
     "found_folder": imports.replace_folder,
-    "recipe": _follow,
+    "recipe": _apply_recipe,
     "level": lambda page, data, browser: page.forecast.set_level(data),
     "layers": lambda page, data, browser: page.layers.choose(data),
     "use_model": lambda page, data, browser: page.models.choose(data),
@@ -261,14 +261,14 @@ def _listen_to_form(page: Page) -> None:
     def act(event: gr.EventData) -> str:
         data = event._data if isinstance(event._data, dict) else {}
         browser, name = page.browser, str(data.get("name", ""))
-        _do(page, name, data, browser)
+        _run_action(page, name, data, browser)
         return _message(page, browser, lists=name != "edit")
 
     page.listen(page.form_bus.act, act, None, page.form_bus, trigger_mode="multiple")
     page.on_load(lambda: _message(page, page.browser, lists=True), None, page.form_bus)
 
 
-def _do(page: Page, name: str, data: dict[str, Any], browser: Browser) -> None:
+def _run_action(page: Page, name: str, data: dict[str, Any], browser: Browser) -> None:
     """Run an action. An error is shown in the browser's panel, and nothing changes then."""
     action = ACTIONS.get(name)
     try:

@@ -40,6 +40,7 @@ class Engine:
     """A queue that never moves, and the images of a folder."""
 
     people: frozenset = frozenset()
+    paused_by = None
 
     known_device = "cpu"
 

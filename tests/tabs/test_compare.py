@@ -35,7 +35,7 @@ from tabs.runs.compared import (
     verdicts,
 )
 from tabs.runs.tab import RunHandlers
-from tabs.runs.view import loss_words
+from tabs.runs.view import loss_text
 
 A, B = "20260101-120000_one", "20260102-130000_two"
 MEASURED_A, MEASURED_B = [(0, 0.2), (20, 0.121), (40, 0.13)], [(0, 0.2), (20, 0.15), (60, 0.1344)]
@@ -299,7 +299,7 @@ def test_the_curves_are_those_of_monitor(sides):
 
 
 def test_a_loss_is_told_with_four_decimals_or_three_figures():
-    assert [loss_words(value) for value in (0.1344, 1.5, 0.001234)] == ["0.1344", "1.5000", "0.00123"]
+    assert [loss_text(value) for value in (0.1344, 1.5, 0.001234)] == ["0.1344", "1.5000", "0.00123"]
 
 
 def test_settings_without_effect_are_no_difference(sides):

@@ -428,13 +428,13 @@ def test_copies_are_put_away_and_put_back_from_the_page(desk, tmp_path):
     assert len(list((tmp_path / "set").glob("*.png"))) == 3 and desk.reading.report.trained == 3
     desk.act(event("away", finding.id))  # a double click: nothing is wrong
     assert not [each for each in desk.reading.findings if each.kind == "copy"]
-    away = desk.doctor.away(entries_of(desk.page.project.job))
-    assert "1 image removed" in desk.doctor.html(entries_of(desk.page.project.job)) and len(away) == 1
-    desk.act(event("back", away[0].token))
+    removals = desk.doctor.removals(entries_of(desk.page.project.job))
+    assert "1 image removed" in desk.doctor.html(entries_of(desk.page.project.job)) and len(removals) == 1
+    desk.act(event("back", removals[0].token))
     wait_until(lambda: not desk.reading.busy)
     assert (tmp_path / "set" / "copy.txt").read_text() == "a copy" and desk.reading.report.trained == 4
     with pytest.raises(ProblemsError):
-        desk.act(event("back", away[0].token))
+        desk.act(event("back", removals[0].token))
 
 
 def found_by_doctor(problems):

@@ -484,7 +484,7 @@ def test_where_one_folder_s_images_cannot_be_moved_those_of_the_others_stay_too(
     (folders[1] / "_atelier_trash").write_text("no folder")
     finding = next(each for each in desk.reading.findings if each.kind == "plain")
     with pytest.raises(ProblemsError):
-        desk.doctor.put_away(finding.id, entries_of(desk.page.project.job))
+        desk.doctor.move_to_trash(finding.id, entries_of(desk.page.project.job))
     assert all((folder / "a.png").is_file() for folder in folders)
 
 

@@ -36,7 +36,7 @@ def test_nothing_is_counted_before_torch_is_there_or_wanted(page, monkeypatch):
 @pytest.mark.slow
 def test_the_plan_adds_up_and_says_what_each_place_saves(page, monkeypatch):
     monkeypatch.setattr("core.record.machine.default_device", lambda: "cpu")
-    page.forecast.ask({}, Browser(""))
+    page.forecast.request({}, Browser(""))
     facts(page)
     wait_until(lambda: facts(page)["fresh"], 120)
     found = facts(page)
@@ -110,7 +110,7 @@ def test_it_is_counted_again_only_after_a_change_of_what_it_depends_on(page, mon
     monkeypatch.setattr(
         page.forecast, "_plan", lambda job, key, task: counted.append(setattr(page.forecast, "_key", key))
     )
-    page.forecast.ask({}, Browser(""))
+    page.forecast.request({}, Browser(""))
 
     def counts(path: str, text: str) -> int:
         page.project.edit(path, text)
@@ -198,7 +198,7 @@ def with_another(job, entry):
 
 def test_a_model_that_is_not_there_is_said_instead_of_a_number(page):
     page.project.edit("model.base_model", "models/none.safetensors")
-    page.forecast.ask({}, Browser(""))
+    page.forecast.request({}, Browser(""))
     facts(page)
     wait_until(lambda: facts(page)["fresh"], 60)
     assert facts(page)["problem"] and "parts" not in facts(page)
@@ -218,13 +218,13 @@ def test_the_slider_sets_the_group_and_undo_takes_it_back(page):
 
 @pytest.mark.slow
 def test_a_try_waits_in_the_queue_once(page):
-    page.forecast.try_it({}, Browser(""))
+    page.forecast.queue_test({}, Browser(""))
     assert [entry.task for entry in page.engine.queue()] == ["probe"]
     assert (facts(page)["tried"]["state"], facts(page)["tried"]["old"]) == ("waiting", False)
     page.project.edit("dataset.train_batch_size", "3")
     assert facts(page)["tried"]["old"]  # its result is of other settings
     with pytest.raises(ProblemsError) as refused:
-        page.forecast.try_it({}, Browser(""))
+        page.forecast.queue_test({}, Browser(""))
     assert refused.value.codes == ["forecast.already-queued"]
 
 

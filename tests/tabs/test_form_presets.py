@@ -163,7 +163,7 @@ def test_what_a_field_cannot_be_stays_in_it_while_others_change_together_and_pre
     for act, arg in (("swap", ""), ("seed", "lock"), ("file_stop", "")):
         desk.act(event(act, arg))
         assert list(desk.presets.bad) == ["steps"], act
-    desk.choose_words(["ink"])
+    desk.choose_embeddings(["ink"])
     assert list(desk.presets.bad) == ["steps"] and desk._values()["width"] == 128
     desk.draw()
     assert desk.page.engine.jobs == [] and "many" in desk.presets.fields(["steps"])

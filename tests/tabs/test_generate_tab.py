@@ -357,7 +357,7 @@ def test_embeddings_are_chosen_from_the_list_kept_and_drawn_with(desk):
     name = "outputs/runs/r/checkpoints/zunkel.safetensors"
     assert desk.lora_act(event("refresh"))["embeddings"].choices == [("r / zunkel (embedding)", name)]
     before = desk.loras.embeddings().info
-    answer = desk.choose_words([name])["embeddings"]
+    answer = desk.choose_embeddings([name])["embeddings"]
     assert answer.value == [name] and "zunkel" in answer.info and "zunkel" not in before
     press(desk, embeddings=[name, f"brabol={name}"])
     assert desk.page.engine.jobs[0].generate.embeddings == [name, f"brabol={name}"]
@@ -509,7 +509,7 @@ def test_the_base_image_of_a_comparison_alone_is_folded_into_the_other(desk, mon
         ended(desk, f"e{number}")
     draw(folder / "alone.png")
     os.utime(folder / "alone.png", (time.time() + 3,) * 2)
-    desk.gallery_handlers.follow()
+    desk.gallery_handlers.refresh()
     assert [shot.name for shot in desk.gallery_handlers.gallery.matching()] == ["alone.png", "2.png"]
 
 

@@ -340,7 +340,7 @@ def test_a_removed_grid_card_comes_back_with_its_axes(desk):
 
 def test_a_run_gives_a_grid_with_its_losses_and_a_checkpoint_is_kept_copied_and_let_go(desk, tmp_path):
     run = trained(desk)
-    grids.of_run(desk.page, RUN)
+    grids.queue_run(desk.page, RUN)
     (folder,) = list_grids(desk.page.workspace)
     content = folder.content()
     assert content.size == (3, 3, 2) and content.run == RUN and desk.page.engine.jobs[0].grid.folder == folder.name
@@ -508,7 +508,7 @@ OTHER = "20260103-030405_owl"
 def test_runs_are_compared_by_the_best_checkpoint_of_each_on_the_prompts_of_all(desk):
     trained(desk)
     trained(desk, OTHER)
-    grids.of_runs(desk.page, [RUN, OTHER])
+    grids.queue_runs(desk.page, [RUN, OTHER])
     (folder,) = list_grids(desk.page.workspace)
     content = folder.content()
     assert content.run == "" and content.size == (3, 2, 1) and "data-choose" in desk._table()
@@ -521,7 +521,7 @@ def test_runs_of_several_kinds_are_refused_together(desk):
     trained(desk)
     trained(desk, OTHER, method={"kind": "embedding"}, embedding={"token_string": "zunkel"})
     with refused("run-grid.kinds"):
-        grids.of_runs(desk.page, [RUN, OTHER])
+        grids.queue_runs(desk.page, [RUN, OTHER])
     assert not list_grids(desk.page.workspace)
 
 

@@ -228,7 +228,7 @@ def test_the_last_line_of_a_long_result_says_what_was_done(both, tmp_path, monke
     form.act(event("field", "folder", str(folder)))
     form.act(event("go"))
     (work,) = tools.works()
-    wait_until(lambda: not tools._runs(work))
+    wait_until(lambda: not tools._is_active(work))
     lines = work.facts(form.page.engine)["lines"]
     assert len(lines) == 4 and "3 more lines" in lines[2] and "5 skipped" in lines[3]
 
@@ -335,7 +335,7 @@ def test_a_discarded_download_does_not_show_an_earlier_try(page, monkeypatch):
     about = "some/model/file.safetensors"
     for _ in range(2):
         page.works.use({"tool": "download", "about": about}, None)
-        wait_until(lambda: all(not page.works._runs(work) for work in page.works.works()))
+        wait_until(lambda: all(not page.works._is_active(work) for work in page.works.works()))
     (work,) = page.works.works()
     page.works.discard({"about": work.about}, None)
     assert page.works.works() == []
@@ -358,7 +358,7 @@ def test_a_preview_shows_images_beside_their_control_images(page, tmp_path):
     form.act(event("field", "folder", str(tmp_path / "set")))
     form.act(event("preview"))
     (work,) = page.works.works()
-    wait_until(lambda: not page.works._runs(work))
+    wait_until(lambda: not page.works._is_active(work))
     (pair,) = page.works.parts("Tools", {})["works"][0]["previews"]
     assert pair["name"] == "a.png" and pair["image"] != pair["hint"]
     assert all("size=256" in pair[name] for name in ("image", "hint"))
@@ -373,7 +373,7 @@ def test_pairs_that_a_tool_has_made_are_trained_with_one_press(page, tmp_path):
     form.act(event("field", "output", str(tmp_path / "lines")))
     form.act(event("go"))
     (work,) = page.works.works()
-    wait_until(lambda: not page.works._runs(work))
+    wait_until(lambda: not page.works._is_active(work))
     page.project.edit("samples.sample_prompts", ["a fox, glyph style"])
     page.project.edit("validation.validation_split", 0.5)
     before, browser = page.project.job, page.browsers.of("someone")

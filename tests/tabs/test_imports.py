@@ -16,7 +16,7 @@ from tabs.form.presets import MAX_BYTES as PRESET_BYTES
 from tabs.form.project import Project, with_value
 from tabs.runs.view import table
 from tabs.train import imports
-from tabs.train.tab import ACTIONS, _do
+from tabs.train.tab import ACTIONS, _run_action
 from tests.refusals import refused
 
 KOHYA = {
@@ -70,7 +70,7 @@ def test_any_text_fills_the_form_and_undo_restores_it_with_what_was_wrong(page, 
     assert page.project.job.network.rank == rank and not page.project.bad
     assert message["kind"] == "done" and message["undo"] == page.project.can_undo
     page.project.undo()
-    assert page.project.job == before and list(page.project.bad) == [RATE] and imports.marks(page.project) is None
+    assert page.project.job == before and list(page.project.bad) == [RATE] and imports.origin(page.project) is None
 
 
 def test_the_report_has_every_key_with_what_became_of_it_and_no_secret(page):
@@ -100,15 +100,15 @@ def test_folders_of_concepts_that_are_missing_are_chosen_one_by_one(page, tmp_pa
     assert [(each["field"], each["text"]) for each in imports.report(page.project)["missing"]] == [
         ("dataset.sources", "E:\\gone\\fox")
     ]
-    json.dumps([imports.report(page.project), imports.marks(page.project)])
+    json.dumps([imports.report(page.project), imports.origin(page.project)])
     (tmp_path / "fox").mkdir()
-    _do(
+    _run_action(
         page,
         "found_folder",
         {"before": "E:\\gone\\fox", "now": str(tmp_path / "fox"), "stamp": page.project.stamp},
         page.browsers.of("one"),
     )
-    assert imports.marks(page.project)["folders"] == [str(tmp_path / "fox"), str(tmp_path)]
+    assert imports.origin(page.project)["folders"] == [str(tmp_path / "fox"), str(tmp_path)]
 
 
 def test_files_of_the_same_name_are_offered(page):
@@ -162,15 +162,15 @@ def test_what_the_preset_turns_off_is_not_said_to_be_missing_from_it(page):
 def test_the_report_is_kept_with_the_preset_and_after_a_restart(page):
     opened(page, json.dumps(KOHYA), "fox.json")
     again = Project(page.project.file, page.presets)
-    assert imports.marks(again) == imports.marks(page.project) and imports.report(again)["missing"]
+    assert imports.origin(again) == imports.origin(page.project) and imports.report(again)["missing"]
     page.project.edit("network.rank", "12")
     page.project.save("fox")
     assert rows(page)["max_grad_norm"] == "changed"
     page.project.choose("")
-    assert imports.marks(page.project) is None
+    assert imports.origin(page.project) is None
     page.project.choose("user/fox")
     found = imports.report(page.project)
-    assert page.project.job.network.rank == 12 and imports.marks(page.project)["token"] == ""
+    assert page.project.job.network.rank == 12 and imports.origin(page.project)["token"] == ""
     lines = [row["why"] for part in found["parts"] for row in part["rows"]]
     assert found["title"] == "Imported from kohya_ss, train_network.py" and len(found["parts"]) >= 3
     assert any("max_grad_norm" in line for line in lines) and not any("network_dim" in line for line in lines)
@@ -195,7 +195,7 @@ def test_a_refused_text_changes_nothing(page, text, code):
     with refused(code):
         opened(page, text, "notes.json" if text == "{" else "")
     browser = page.browsers.of("one")
-    _do(page, "file", {"text": text, "stamp": page.project.stamp}, browser)
+    _run_action(page, "file", {"text": text, "stamp": page.project.stamp}, browser)
     assert page.project.revision == revision and browser.message["kind"] == "error"
     assert code in [each["code"] for each in browser.message["problems"]]
 

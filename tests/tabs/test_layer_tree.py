@@ -18,7 +18,7 @@ from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.job import TrainJob
 from tabs.form.project import with_value
-from tabs.train.layers import Layers, _tree_of, chosen_layers
+from tabs.train.layers import Layers, _layer_tree, chosen_layers
 
 STARTER = "models/starter"
 
@@ -28,7 +28,7 @@ def job_with(network):
 
 
 def found(**network):
-    return chosen_layers(job_with(network), _tree_of(model_path(STARTER, Workspace()), "sd1", 0))
+    return chosen_layers(job_with(network), _layer_tree(model_path(STARTER, Workspace()), "sd1", 0))
 
 
 def leaves_of(found, block):
@@ -60,8 +60,8 @@ def test_counting_for_the_page_imports_no_torch():
 import sys
 from pathlib import Path
 from core.settings.job import TrainJob
-from tabs.train.layers import _tree_of, chosen_layers
-assert chosen_layers(TrainJob(), _tree_of(Path({STARTER!r}), "sd1", 0)).leaves
+from tabs.train.layers import _layer_tree, chosen_layers
+assert chosen_layers(TrainJob(), _layer_tree(Path({STARTER!r}), "sd1", 0)).leaves
 sys.exit("torch" in sys.modules)"""
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

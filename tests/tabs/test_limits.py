@@ -403,8 +403,8 @@ def test_more_than_a_quarter_of_the_images_is_moved_only_after_a_question():
 
 def test_the_first_four_of_what_was_put_away_can_be_put_back():
     away = [Removal(f"token{n}", 0.0, "by hand", ("a.png",), 1) for n in range(5)]
-    assert re.findall(r"token\d", doctor.back(away)) == [f"token{n}" for n in range(4)]
-    assert ["earlier action" in doctor.back(away[:number]) for number in (4, 5)] == [False, True]
+    assert re.findall(r"token\d", doctor.removals_html(away)) == [f"token{n}" for n in range(4)]
+    assert ["earlier action" in doctor.removals_html(away[:number]) for number in (4, 5)] == [False, True]
 
 
 def test_thirty_problems_are_listed_errors_first():

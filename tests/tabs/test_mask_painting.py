@@ -103,8 +103,8 @@ def test_a_saved_mask_is_gray_of_the_images_size_and_is_shown_again(folder):
 
 
 def test_masks_never_take_the_place_of_control_images(folder, monkeypatch):
-    painter, before = Painter(folder), Masks._in_force
-    monkeypatch.setattr(Masks, "_in_force", lambda *asked: replace(before(*asked), control=True))
+    painter, before = Painter(folder), Masks._current_concept
+    monkeypatch.setattr(Masks, "_current_concept", lambda *asked: replace(before(*asked), control=True))
     assert not painter.save("a.png", left_half((64, 48)))["offer"]
     assert codes(painter.ask("use", "a.png")) == ["mask.control-images"]
     assert not painter.page.project.job.dataset.conditioning_data_dir

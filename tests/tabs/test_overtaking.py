@@ -17,7 +17,7 @@ from work_parts import heard, make_page
 from core.record.problems import ProblemsError
 from tabs.context import ANY_TAB, as_listener
 from tabs.markup import BoardView, board, board_event, digest
-from tabs.pulse import answer, commanded
+from tabs.pulse import answer, run_command
 from tabs.server import app
 from tabs.server.browsers import TURN_SECONDS, Browsers
 from tabs.train.tab import _edit
@@ -66,7 +66,7 @@ def test_a_tick_that_a_click_has_overtaken_sends_nothing(page):
     page.commands["toy"] = lambda data, browser: None
 
     def commands() -> str:
-        commanded(page, {"name": "toy"}, browser)
+        run_command(page, {"name": "toy"}, browser)
         return "old"
 
     assert heard(as_listener(page, commands, [None], drop_if_overtaken=True))[0] == gr.skip()
@@ -141,11 +141,11 @@ def test_a_port_that_another_program_takes_at_the_last_moment_is_not_the_end():
         if len(tried) <= failures:
             raise OSError("Cannot find empty port")
 
-    app._at_a_free_port(serve, "127.0.0.1", 18500)
+    app._serve_at_free_port(serve, "127.0.0.1", 18500)
     assert len(tried) == 2 and tried[1] > tried[0]
     tried.clear()
     with pytest.raises(OSError, match="Cannot find"):
-        app._at_a_free_port(lambda server_port: serve(server_port, 99), "127.0.0.1", 18500)
+        app._serve_at_free_port(lambda server_port: serve(server_port, 99), "127.0.0.1", 18500)
 
 
 # -- in a browser

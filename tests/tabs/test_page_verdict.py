@@ -185,7 +185,7 @@ def test_a_kept_checkpoint_is_named_and_copied_the_others_go_to_the_trash_and_al
 
 
 def test_the_images_to_make_are_told_from_all_that_the_progress_counts(window, served, monkeypatch):
-    monkeypatch.setattr(verdict.Images, "taken", property(lambda images: 6))
+    monkeypatch.setattr(verdict.Images, "from_samples", property(lambda images: 6))
     make = window.open(f"Monitor/{trained(served, 'counted').name}").locator("#verdict > .verdict-make")
     expect(make.get_by_role("button", name="Make 14 images")).to_be_visible()
     expect(make).to_contain_text("prompts: 20 images, 6 of them samples of the training")

@@ -137,7 +137,7 @@ def test_an_embedding_of_another_family_is_not_taken(page):
     desk.loras.model_lists.read()
     files = [f"models/embeddings/{name}.safetensors" for name in ("word", "words")]
     assert [value for _, value in desk.loras.embeddings().choices] == files
-    answer = desk.choose_words([*files, "no file"])
+    answer = desk.choose_embeddings([*files, "no file"])
     assert desk._values()["embeddings"] == [files[0], "no file"] == answer["embeddings"].value
     said = page.browsers.of(None).message
     assert [each["code"] for each in said["problems"]] == ["embedding.other-family"]

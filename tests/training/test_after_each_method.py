@@ -98,5 +98,5 @@ def test_everything_after_a_training(ended, workspace, kind):
     assert {*found} == {file["name"] for file in facts["files"]}
     taken = {name for cells in found.values() for name, each in cells.items() if "why" not in each}
     assert taken == TAKEN[kind]
-    grids.of_run(page, folder.name)
-    grids.of_runs(page, [folder.name])
+    grids.queue_run(page, folder.name)
+    grids.queue_runs(page, [folder.name])
