@@ -166,7 +166,7 @@ def ranks() -> Facts:
         "lora_unet_time_embedding_linear_1",
         "x",
     )
-    yield "places", [layers.place_of(name) for name in names]
+    yield "places", [layers.cell_of(name) for name in names]
     yield (
         "columns",
         [layers.columns_of(part, {"IN04", "OUT03", "MID", "other", "2", "11", "10"}) for part in layers.PARTS.values()],
@@ -250,7 +250,10 @@ def crops() -> Facts:
                     ] + [len(left_out)]
 
                 yield f"{number} {name}", refused(made)
-    yield "around", [faces.around(x, y, (20, 30), (60, 50)) for x, y in product((0, 10, 30.5, 59), (0, 25.5, 49))]
+    yield (
+        "around",
+        [faces.window_around(x, y, (20, 30), (60, 50)) for x, y in product((0, 10, 30.5, 59), (0, 25.5, 49))],
+    )
     turned = [faces.rotated(smooth(40, 30), degrees, (10, 12)) for degrees in (0.04, 0.06, 30, -90, 180)]
     yield "rotated", [[each // 200 for each in quarters(image)] for image in turned]
 
