@@ -18,7 +18,7 @@ from core.assess.trigger import with_word, without_word
 from core.dataset.buckets.batches import Placed
 from core.dataset.images.pixels import load_bucketed
 from core.diffusion.text_states import Conditioning, join_texts
-from core.generation.making import Maker
+from core.generation.making import ImageMaker
 from core.generation.model.store import make_store
 from core.generation.plan.plan import plan_of
 from core.generation.plan.requests import Request
@@ -79,7 +79,7 @@ class Bench:
             maker,
             _,
         ):
-            assert isinstance(maker, Maker)
+            assert isinstance(maker, ImageMaker)
             with torch.no_grad():
                 yield Subject(self, maker, plan.requests[0].job, checkpoint)
 
@@ -162,7 +162,7 @@ class Bench:
 class Subject:
     """The model with a checkpoint, None for the base model alone; what it computed stays when it is closed."""
 
-    def __init__(self, bench: Bench, maker: Maker, job: GenerateJob, checkpoint: Checkpoint | None):
+    def __init__(self, bench: Bench, maker: ImageMaker, job: GenerateJob, checkpoint: Checkpoint | None):
         self.bench, self.maker, self.job, self.checkpoint = bench, maker, job, checkpoint
         self._at_once = images_at_once(maker.components, *bench.target.size, AT_ONCE)
         self._predictions: dict[tuple[str, float], Tensor] = {}

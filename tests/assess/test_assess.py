@@ -79,7 +79,7 @@ def use(workspace, folder, **settings):
 
 def test_every_measure_is_taken_once_and_a_killed_assessment_resumes_at_the_next_cell(made, monkeypatch):
     workspace, folder = made(steps=(40,))
-    keep, kept = assess._keep, []
+    keep, kept = assess._store, []
 
     def killed(target, cells, checkpoint, measure, data):
         keep(target, cells, checkpoint, measure, data)
@@ -191,7 +191,7 @@ def test_what_cannot_be_measured_is_named_and_the_rest_is_measured(made, tmp_pat
 def test_a_checkpoint_that_is_damaged_or_goes_ends_nothing_and_loses_no_cell(made, monkeypatch):
     workspace, folder = made(steps=(10, 20, 30))
     damaged, good, going = sorted(folder.checkpoints.iterdir())
-    keep = assess._keep
+    keep = assess._store
 
     def kept(*given):
         keep(*given)
