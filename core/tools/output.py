@@ -15,6 +15,7 @@ from core.record.units import size_words
 from core.record.workspace import display_path, real_path, resolve_path
 
 SAFETENSORS = (".safetensors",)
+PRECISION_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}  # of a number
 MOST_NAMES = 1000
 FILE_ENDINGS = (*WEIGHTS, ".txt", ".htm", ".html", ".json", ".md", ".pdf")
 

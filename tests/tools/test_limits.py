@@ -19,7 +19,7 @@ from core.tools.images.folders import Copies, _output_problems, natural_order
 from core.tools.images.number import numbered_stems
 from core.tools.loras.merge_lora_to_model import _cast, _NotFinite
 from core.tools.loras.resize_lora import _max_rank, _method_problems, _rank, needed_rank
-from core.tools.loras.singular_values import _needed_rank, _quantile, usual_rank, values_of
+from core.tools.loras.singular_values import _quantile, rank_that_keeps, usual_rank, values_of
 from core.tools.loras.sums import Term, averaged, averaged_as_sd_scripts, concatenated, concatenated_as_sd_scripts
 from core.tools.loras.svd import Product, clamped, decompose
 from core.tools.merges import ratios_of
@@ -90,7 +90,7 @@ def test_the_next_usual_rank_is_recommended(rank, usual):
 
 
 def test_ranks_and_quantiles_at_their_edges():
-    assert [_needed_rank([0.5, 0.9, 1.0], keep) for keep in (0.5, 0.51, 0.9, 0.91, 1.0)] == [1, 2, 2, 3, 3]
+    assert [rank_that_keeps([0.5, 0.9, 1.0], keep) for keep in (0.5, 0.51, 0.9, 0.91, 1.0)] == [1, 2, 2, 3, 3]
     assert [_quantile(list(range(10)), share) for share in (0.0, 0.1, 0.11, 0.5, 0.9, 0.91, 1.0)] == [
         0,
         0,
@@ -100,7 +100,7 @@ def test_ranks_and_quantiles_at_their_edges():
         9,
         9,
     ]
-    assert _needed_rank([0.5, 0.9], 1.0) == 2
+    assert rank_that_keeps([0.5, 0.9], 1.0) == 2
 
 
 def test_singular_values_below_a_millionth_of_the_first_are_rounding():

@@ -36,9 +36,9 @@ from core.settings.readers import PROGRAMS
 from core.settings.tools.model_files import ConvertLoraSettings
 from core.tools.files import file_of, files_below
 from core.tools.loras.building import precision_of
-from core.tools.loras.headers import BYTES, check_base_model
+from core.tools.loras.headers import check_base_model
 from core.tools.loras.plain import MODEL, is_plain, plain_bytes, to_plain
-from core.tools.output import output_file, output_problems
+from core.tools.output import PRECISION_BYTES, output_file, output_problems
 
 FILE, OUTPUT = "convert_lora.file", "convert_lora.output"
 SUFFIXES = {".safetensors", ".ckpt", ".pt", ".bin"}
@@ -181,8 +181,8 @@ def _bytes_of(file: Path, base: Checkpoint | None, settings: ConvertLoraSettings
         if settings.names != "kohya":
             list(peft_layers(lora))
     precision = settings.save_precision or ("fp32" if settings.names == "diffusers_folded" else None)
-    sizes = (BYTES[precision] if precision else ITEM_BYTES[str(each.dtype)] for each in lora.tensors.values())
-    return sum(each.numel() * size for each, size in zip(lora.tensors.values(), sizes, strict=True))
+    item = PRECISION_BYTES[precision] if precision else 0
+    return sum(each.numel() * (item or ITEM_BYTES[str(each.dtype)]) for each in lora.tensors.values())
 
 
 def _refuse_losses(lora: LoraFile, settings: ConvertLoraSettings) -> None:

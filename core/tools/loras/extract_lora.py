@@ -30,9 +30,9 @@ from core.settings.model import traits_of
 from core.settings.tools.loras import ExtractLoraSettings
 from core.tools.files import model_file
 from core.tools.loras.building import lora_tensors
-from core.tools.loras.headers import BYTES, SPILLED, bytes_of, has_large_kernel, refuse_device
+from core.tools.loras.headers import SPILLED, bytes_of, has_large_kernel, refuse_device
 from core.tools.loras.svd import CLAMP, decompose
-from core.tools.output import output_file, output_problems
+from core.tools.output import PRECISION_BYTES, output_file, output_problems
 
 GROUP = "extract_lora"
 
@@ -81,7 +81,7 @@ def plan(settings: ExtractLoraSettings, workspace: Workspace) -> Plan:
     all_layers = list(_layers(settings, original, tuned, one))
     layers, left_out = ([layer for layer in all_layers if layer.left_out == each] for each in (False, True))
     target = output_file(settings.output, tuned.path, "_lora")
-    width = BYTES[settings.save_precision or "fp32"] + SPILLED
+    width = PRECISION_BYTES[settings.save_precision or "fp32"] + SPILLED
     size = bytes_of([layer.shape for layer in layers], settings.dim, settings.conv_dim or 0, width)
     raise_if_errors(output_problems(target, [original.path, tuned.path], size, f"{GROUP}.output"))
     return Plan(original, tuned, one, layers, left_out, target)

@@ -22,13 +22,13 @@ from core.record.lazy_torch import Tensor, torch
 from core.record.problems import Problem, ProblemsError
 from core.record.units import with_article
 from core.record.workspace import Workspace
+from core.tools.output import PRECISION_BYTES
 
 if TYPE_CHECKING:
     from core.families.components import Components
 
 SHOWN = 3
-BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
-SPILLED = BYTES["fp32"]  # of each number, on the disk next to the result until that is written
+SPILLED = PRECISION_BYTES["fp32"]  # of each number, on the disk next to the result until that is written
 
 
 def refuse_device(device: str, where: str) -> None:
@@ -103,7 +103,7 @@ def inherited_metadata(lora: LoraFile) -> dict[str, str]:
 def item_bytes(lora: LoraFile, precision: str | None) -> int:
     """Bytes per element of `precision`, else of the file's matrices. lora: its outline"""
     counts = Counter(str(each.dtype) for each in lora.tensors.values() if each.ndim > 1 and each.is_floating_point())
-    return BYTES[precision] if precision else ITEM_BYTES[counts.most_common(1)[0][0]] if counts else 4
+    return PRECISION_BYTES[precision] if precision else ITEM_BYTES[counts.most_common(1)[0][0]] if counts else 4
 
 
 def bytes_of(shapes: Iterable[tuple[int, ...]], rank: int, conv_rank: int, width: int) -> int:

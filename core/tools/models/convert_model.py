@@ -34,10 +34,9 @@ from core.settings.needs import without_effect
 from core.settings.tools.convert_model import ConvertModelSettings
 from core.tools.files import model_file
 from core.tools.models.inspect import total_bytes
-from core.tools.output import FILE_ENDINGS, output_file, output_problems, progress
+from core.tools.output import FILE_ENDINGS, PRECISION_BYTES, output_file, output_problems, progress
 
 COUNTERS = ("epoch", "global_step")
-BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 FOLDERS = ("diffusers", "diffusers_safetensors")
 
 
@@ -192,7 +191,7 @@ def _form_title(form: str) -> str:
 
 def _size(settings: ConvertModelSettings, source: Checkpoint, parts: dict[str, Part]) -> int:
     """An upper estimate of the result's size in bytes."""
-    item = BYTES.get(settings.save_precision or "")
+    item = PRECISION_BYTES.get(settings.save_precision or "")
     size = sum(part.weight_bytes(item) for part in parts.values())
     extra = extra_file(source.path)
     if extra is not None:

@@ -44,7 +44,7 @@ def write_copy(path: Path, header: bytes, target: Path, cancel: CancelToken) -> 
     """Write `target` (which may be `path`) with this header and the tensors of `path`."""
     with atomic.open_atomic(target) as temporary:
         with open_regular(path) as source, open(temporary, "wb") as handle:
-            source.seek(_tensors_offset(source))
+            source.seek(tensors_offset(source))
             handle.write(len(header).to_bytes(8, "little") + header)
             while chunk := source.read(CHUNK_BYTES):
                 cancel.check()
@@ -103,12 +103,12 @@ def _tensors_of(header: bytes) -> Any:
 
 def _header(path: Path) -> bytes:
     with open_regular(path) as handle:
-        stop = _tensors_offset(handle)
+        stop = tensors_offset(handle)
         handle.seek(8)
         return handle.read(stop - 8)
 
 
-def _tensors_offset(handle: BinaryIO) -> int:
+def tensors_offset(handle: BinaryIO) -> int:
     """The offset of the tensors."""
     handle.seek(0)
     return 8 + int.from_bytes(handle.read(8), "little")
