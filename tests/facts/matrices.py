@@ -143,7 +143,10 @@ def ranks() -> Facts:
     """Retained norms, needed and usual ranks, places of layers in maps, figures and colors of plots."""
     values = {"a": torch.tensor([4.0, 2.0, 1.0]).double(), "b": torch.tensor([3.0]).double()}
     yield "retained", [singular_values._retained(values["a"]), singular_values.retained_together(values, 3)]
-    yield "needed", [singular_values.rank_that_keeps([0.5, 0.9, 1.0], keep) for keep in (0.4, 0.5, 0.9, 0.9 + 5e-10, 0.91, 1.1)]
+    yield (
+        "needed",
+        [singular_values.rank_that_keeps([0.5, 0.9, 1.0], keep) for keep in (0.4, 0.5, 0.9, 0.9 + 5e-10, 0.91, 1.1)],
+    )
     yield "usual", [singular_values.usual_rank(rank) for rank in (*range(1, 10), 16, 17, 64, 65, 128, 129, 5000)]
     yield (
         "quantiles",
