@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from core.imports.projects import ai_toolkit, onetrainer_config, simpletuner
-from core.imports.projects.kohya_ss import FAMILIES, FIELDS, NETWORKS, PLUS
+from core.imports.projects.kohya_ss import FAMILIES, FIELDS, LORA_PLUS, NETWORKS
 from core.imports.projects.options import SCRIPTS, options_of
 from core.imports.projects.report import known_settings
 from core.imports.projects.rules import SECRETS, Reading
@@ -145,7 +145,7 @@ def _option(name: str) -> tuple[str, str]:
 def kohya_ss() -> list[Row]:
     arguments = {
         part.lstrip("?").partition("=")[2] or part.lstrip("?")
-        for part in " ".join((*(row["arguments"] for row in NETWORKS.values()), *PLUS)).split()
+        for part in " ".join((*(row["arguments"] for row in NETWORKS.values()), *LORA_PLUS)).split()
     }
     rows = []
     for name, row in FIELDS.items():

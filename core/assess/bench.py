@@ -18,7 +18,7 @@ from core.assess.trigger import with_word, without_word
 from core.dataset.buckets.batches import Placed
 from core.dataset.images.pixels import load_bucketed
 from core.diffusion.text_states import Conditioning, join_texts
-from core.generation.making import Maker
+from core.generation.making import ImageMaker
 from core.generation.model.store import make_store
 from core.generation.plan.plan import plan_of
 from core.generation.plan.requests import Request
@@ -66,7 +66,7 @@ class Bench:
 
     def __init__(self, target: Target, context: JobContext, total: int):
         self.target, self.context, self._store = target, context, context.store or make_store()
-        self.prompts = [unaugmented_caption(placed) for placed in target.some(target.training)]
+        self.prompts = [unaugmented_caption(placed) for placed in target.spread(target.training)]
         self.sets: dict[str, list[Probe]] = {}
         self.memo: dict[str, Any] = {}
         self._done, self._total = 0, total
@@ -79,7 +79,7 @@ class Bench:
             maker,
             _,
         ):
-            assert isinstance(maker, Maker)
+            assert isinstance(maker, ImageMaker)
             with torch.no_grad():
                 yield Subject(self, maker, plan.requests[0].job, checkpoint)
 
@@ -105,7 +105,7 @@ class Bench:
         if name == "outside":
             captions, images = target.outside, [image for image, _ in self.base.generate(target.outside, 1)]
         else:
-            chosen = target.some(target.held_out if name == "held_out" else target.training)
+            chosen = target.spread(target.held_out if name == "held_out" else target.training)
             captions = [unaugmented_caption(placed) for placed in chosen]
             images = [load(placed, target.size) for placed in chosen]
         if name == "plain":
@@ -121,7 +121,7 @@ class Bench:
         change = (subject.predicted(name, strength).flatten(1) - base).norm(dim=1)
         return [float(each) for each in change / base.norm(dim=1)]
 
-    def moved(self, subject: Subject, name: str, block_weights: str) -> list[float]:
+    def block_changes(self, subject: Subject, name: str, block_weights: str) -> list[float]:
         """Relative change of the predictions with other block weights, |prediction - changed| / |base model's|, of each image of
         a set, each at one timestep in turn."""
         probes = self.sets[self.target.set_named(name)]
@@ -162,17 +162,17 @@ class Bench:
 class Subject:
     """The model with a checkpoint, None for the base model alone; what it computed stays when it is closed."""
 
-    def __init__(self, bench: Bench, maker: Maker, job: GenerateJob, checkpoint: Checkpoint | None):
+    def __init__(self, bench: Bench, maker: ImageMaker, job: GenerateJob, checkpoint: Checkpoint | None):
         self.bench, self.maker, self.job, self.checkpoint = bench, maker, job, checkpoint
         self._at_once = images_at_once(maker.components, *bench.target.size, AT_ONCE)
-        self._known: dict[tuple[str, float], Tensor] = {}
+        self._predictions: dict[tuple[str, float], Tensor] = {}
 
     def predicted(self, name: str, strength: float = 1.0) -> Tensor:
         """The predictions of a set of probes, computed once: [N, C, h, w], float32 on the CPU, in the form of the target."""
         key = self.bench.target.set_named(name), strength
-        if key not in self._known:
-            self._known[key] = torch.cat(list(self.predictions(self.bench.sets[key[0]], strength)))
-        return self._known[key]
+        if key not in self._predictions:
+            self._predictions[key] = torch.cat(list(self.predictions(self.bench.sets[key[0]], strength)))
+        return self._predictions[key]
 
     def predictions(
         self, probes: Sequence[Probe], strength: float = 1.0, block_weights: str | None = None
@@ -184,14 +184,14 @@ class Subject:
         captions = list(dict.fromkeys(probe.caption for probe in probes))
         reading = Reading(clip_skip=self.job.model.clip_skip, weighted=False, as_trained=True)
         states = dict(zip(captions, self.maker.encoder.encode_each(captions, reading), strict=True))
-        for some in (probes[start : start + self._at_once] for start in range(0, len(probes), self._at_once)):
-            x0, noise, at = inputs(some, components.device)
+        for part in (probes[start : start + self._at_once] for start in range(0, len(probes), self._at_once)):
+            x0, noise, at = inputs(part, components.device)
             noisy = self.objective.noised(x0, noise, at)
-            sizes = torch.tensor([Stage(size).sizes_of(POSITIVE)] * len(some), dtype=torch.float32, device=noisy.device)
-            guidance = torch.ones(len(some), device=noisy.device) if kind.reads_guidance else None
-            texts = join_texts([states[probe.caption] for probe in some])
+            sizes = torch.tensor([Stage(size).sizes_of(POSITIVE)] * len(part), dtype=torch.float32, device=noisy.device)
+            guidance = torch.ones(len(part), device=noisy.device) if kind.reads_guidance else None
+            texts = join_texts([states[probe.caption] for probe in part])
             output = kind.predict(components, noisy, at, Conditioning(texts, sizes, guidance)).float()
-            self.bench.count(len(some))
+            self.bench.count(len(part))
             yield self.objective.form(output, noisy, at).cpu()
 
     def generate(self, prompts: Sequence[str], seeds: int) -> list[tuple[Image, str]]:

@@ -27,14 +27,14 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
     """`blocks_of` the parts of the model that the LoRA trains."""
     loras, whole = subject.maker.loras, in_turn(bench.changes(subject, "outside"))
     trained = {slot_of(name) for network in loras.networks for name in network.adapters}
-    moved = {}
+    block_changes = {}
     for part, slots in slots_of(loras.sdxl).items():
         if slots & trained:
             weights = ",".join("0" if slot in slots else "1" for slot in range(len(SLOTS)))
-            moved[part] = [bench.moved(subject, name, weights) for name in SETS]
+            block_changes[part] = [bench.block_changes(subject, name, weights) for name in SETS]
         else:
             bench.count(len(SETS) * len(whole))
-    return blocks_of(whole, moved)
+    return blocks_of(whole, block_changes)
 
 
 def slots_of(sdxl: bool) -> dict[str, frozenset[int]]:
@@ -45,7 +45,7 @@ def slots_of(sdxl: bool) -> dict[str, frozenset[int]]:
     return {part: halves.get(part) or frozenset([alone[part]]) for part in PARTS}
 
 
-def blocks_of(whole: Sequence[float], moved: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, Any]:
+def blocks_of(whole: Sequence[float], block_changes: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, Any]:
     """{"parts": {part: {value, low, high, times}}}, the largest value first. Raises NotMeasured.
 
     value   share of the whole drift for other prompts that depends on the part, with its interval
@@ -55,7 +55,7 @@ def blocks_of(whole: Sequence[float], moved: Mapping[str, Sequence[Sequence[floa
     if not min(whole) > 0:
         raise NotMeasured("the checkpoint changes nothing")
     parts = {}
-    for part, (outside, inside) in moved.items():
+    for part, (outside, inside) in block_changes.items():
         share = paired_ratio(outside, whole) if min(outside) > 0 else Interval(fmean(outside) / fmean(whole))
         times = ratio_of(outside, inside).value if min(*outside, *inside) > 0 else None
         parts[part] = share.data | {"times": times and round(times, 4)}
@@ -69,9 +69,9 @@ def brief(data: Mapping[str, Any]) -> str:
 
 def sentence(data: Mapping[str, Any]) -> str:
     rows = iter(data["parts"].items())
-    part, most = next(rows)
+    part, top = next(rows)
     rest = "; ".join(f"{PARTS[name]} ({name}) {each['value']:.2f}{_times(each)}" for name, each in rows)
-    text = f"Its change of other prompts needs most the {PARTS[part]} ({part}): {Interval.of(most)} of the whole change{_times(most)}"
+    text = f"Its change of other prompts needs most the {PARTS[part]} ({part}): {Interval.of(top)} of the whole change{_times(top)}"
     return f"{text}. Then: {rest}." if rest else f"{text}."
 
 

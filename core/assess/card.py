@@ -53,7 +53,7 @@ SAMPLE_SIDE = 640  # pixels
 LONGEST = 2000  # characters of a text
 MOST_BYTES = 10_000_000  # of a page
 MOST_THUMBNAIL = 8_000_000  # characters of modelspec.thumbnail
-TRAINED = {
+TRAINING_ROWS = {
     "steps": ("Steps", "ss_steps"),
     "epochs": ("Epochs", "ss_epoch"),
     "unet_lr": ("U-Net learning rate", "ss_unet_lr"),
@@ -251,9 +251,9 @@ class Source:
         fact = partial(Fact, "measures")
         best, too_short = self.snapshot.get("best"), self.snapshot.get("too_short", False)
         if self.step is not None and (best is not None or too_short):
-            this = label_of(self.path.name, self.step)
-            unmeasured = f" Of the {this} no loss was measured." if best and is_average(self.path.name) else ""
-            sentence = f"This is {this}. {measured_sentence(best, False, too_short)}{unmeasured}"
+            label = label_of(self.path.name, self.step)
+            unmeasured = f" Of the {label} no loss was measured." if best and is_average(self.path.name) else ""
+            sentence = f"This is {label}. {measured_sentence(best, False, too_short)}{unmeasured}"
             yield fact("among", "Among the checkpoints of its run", sentence)
         yield fact("choice", "Why it was kept", self.metadata.get("atelier_choice", ""))
         for name, data in self._measured.items():
@@ -269,7 +269,7 @@ class Source:
         images = self.snapshot.get("images") or sum(each for each in counts if isinstance(each, int))
         yield fact("images", "Training images", images or self._stated("ss_num_train_images"))
         yield fact("folders", "Folders of the dataset", [str(each) for each in folders][:20], "names")
-        for name, (title, key) in TRAINED.items():
+        for name, (title, key) in TRAINING_ROWS.items():
             yield fact(name, title, self._stated(key))
         yield fact("optimizer", "Optimizer", self._stated("ss_optimizer").partition("(")[0].rpartition(".")[2])
         yield fact("date", "Date", self._stated("modelspec.date")[:10])
@@ -301,8 +301,8 @@ class Source:
         included = [each for each in samples if each["step"] == nearest]
         if (nearest != step or is_average(self.path.name)) and self.run is not None:
             compared = images_in(self.run.path, self.path.name, self.workspace)
-            made = [{"file": image, "prompt": prompt, "seed": None, "step": step} for image, prompt in compared]
-            included = made or included
+            others = [{"file": image, "prompt": prompt, "seed": None, "step": step} for image, prompt in compared]
+            included = others or included
         included, shown = included[: self.settings.samples], []
         for each in included:
             prompt = self.clean(each["prompt"]) if self.settings.captions else ""

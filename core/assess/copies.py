@@ -85,27 +85,27 @@ class Gallery:
         first. beyond: only those whose hash differs in more bits"""
         from PIL.Image import Transpose
 
-        sides = [image, image.transpose(Transpose.FLIP_LEFT_RIGHT)]
-        hashes = [int(difference_hash(side), 16) for side in sides]
+        views = [image, image.transpose(Transpose.FLIP_LEFT_RIGHT)]
+        hashes = [int(difference_hash(view), 16) for view in views]
         bits = [min((reference ^ each).bit_count() for each in hashes) for reference in self._hashes]
         order = sorted((each, number) for number, each in enumerate(bits) if each > beyond)
-        latents = [self.encode(side) for side in sides]
-        return sorted((min(distance(side, self._latents(at)) for side in latents), at) for _, at in order[:CANDIDATES])
+        latents = [self.encode(view) for view in views]
+        return sorted((min(distance(view, self._latents(at)) for view in latents), at) for _, at in order[:CANDIDATES])
 
 
-def apart(one: Tensor, other: Tensor) -> float:
+def latent_difference(one: Tensor, other: Tensor) -> float:
     """The mean squared difference of two images' latents [C, h, w] over the sum of their spatial variances: 0 for equal images,
     about 1 for unrelated ones."""
     return float((one - other).square().mean()) / _contrast(one, other)
 
 
 def distance(one: Tensor, other: Tensor) -> float:
-    """The root of `apart` at the best of shifts by up to SHIFTS half latent pixels, over the overlap."""
+    """The root of `latent_difference` at the best of shifts by up to SHIFTS half latent pixels, over the overlap."""
     from torch.nn.functional import interpolate
 
-    fine = [interpolate(each[None], scale_factor=2, mode="bilinear")[0] for each in (one, other)]
+    upscaled = [interpolate(each[None], scale_factor=2, mode="bilinear")[0] for each in (one, other)]
     steps = range(-SHIFTS, SHIFTS + 1)
-    shifts = ((_cut(fine[0], y, x), _cut(fine[1], -y, -x)) for y in steps for x in steps)
+    shifts = ((_overlap(upscaled[0], y, x), _overlap(upscaled[1], -y, -x)) for y in steps for x in steps)
     return (min(float((a - b).square().mean()) for a, b in shifts) / _contrast(one, other)) ** 0.5
 
 
@@ -113,7 +113,7 @@ def _contrast(one: Tensor, other: Tensor) -> float:
     return max(sum(float(each.var(dim=(1, 2)).mean()) for each in (one, other)), 1e-6)
 
 
-def _cut(latents: Tensor, down: int, right: int) -> Tensor:
+def _overlap(latents: Tensor, down: int, right: int) -> Tensor:
     """The part of [C, h, w] that overlaps with another one shifted down and right."""
     _, height, width = latents.shape
     return latents[:, max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)]

@@ -5,7 +5,7 @@ from itertools import combinations
 from statistics import fmean
 from typing import Any
 
-from core.assess.copies import apart
+from core.assess.copies import latent_difference
 from core.assess.statistics import Interval, paired_ratio
 from core.record.lazy_torch import Tensor
 
@@ -18,7 +18,7 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
 
 def variation(latents: Sequence[Tensor]) -> float:
     """The variance over seeds as a share of the spatial variance of the images: about 1 for unrelated ones. latents: [C, h, w]"""
-    return fmean(apart(one, other) for one, other in combinations(latents, 2))
+    return fmean(latent_difference(one, other) for one, other in combinations(latents, 2))
 
 
 def sentence(data: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from core.assess.statistics import NotMeasured
 from core.networks.adapter_file import load_finite
 from core.record.lazy_torch import Tensor
 from core.tools.loras.layers import open_layers
-from core.tools.loras.singular_values import retained_together, usual_rank, values_of
+from core.tools.loras.singular_values import rank_that_keeps, retained_together, usual_rank, values_of
 
 KEPT, SMALL = 0.9, 0.98  # of the norm: what counts as used, and what resizing should keep
 SHOWN = 3
@@ -28,7 +28,7 @@ def rank_of(values: Mapping[str, Tensor]) -> dict[str, Any]:
         raise NotMeasured("the checkpoint changes nothing")
     longest = max(map(len, values.values()))
     kept = retained_together(values, longest)
-    used, small = (next(rank for rank, share in enumerate(kept, 1) if share >= least - 1e-9) for least in (KEPT, SMALL))
+    used, small = (rank_that_keeps(kept, share) for share in (KEPT, SMALL))
     norms = {name: float(each.norm()) for name, each in values.items()}
     layers = {name: round(norms[name], 4) for name in sorted(norms, key=lambda name: -norms[name])[:SHOWN]}
     resize = usual_rank(small)

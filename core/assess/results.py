@@ -65,16 +65,16 @@ def with_warnings(sentence: str, labels: Mapping[str, str], cells: Cells, good: 
     worse = [label for label in assessed if label not in warned and label not in clear]
     what = listed(clear)
     if len(clear) > MOST_NAMED:
-        but = f", all but {listed(worse)}, of higher or unknown loss" if 0 < len(worse) <= MOST_NAMED else ""
-        what = f"{len(clear)} of {len(assessed)} assessed checkpoints{but}"
+        exception = f", all but {listed(worse)}, of higher or unknown loss" if 0 < len(worse) <= MOST_NAMED else ""
+        what = f"{len(clear)} of {len(assessed)} assessed checkpoints{exception}"
     remarks = _remarks(labels, cells)
-    last = f" Nothing{' else' * bool(remarks)} that was measured speaks against {what}." if clear else ""
-    some = (
+    all_clear = f" Nothing{' else' * bool(remarks)} that was measured speaks against {what}." if clear else ""
+    progress = (
         f" Only {len(assessed)} of {count(len(labels), 'checkpoint')} assessed so far."
         if 0 < len(assessed) < len(labels)
         else ""
     )
-    return "; ".join([sentence.removesuffix("."), *parts]) + f".{remarks}{last}{some}"
+    return "; ".join([sentence.removesuffix("."), *parts]) + f".{remarks}{all_clear}{progress}"
 
 
 def _remarks(labels: Collection[str], cells: Cells) -> str:

@@ -82,7 +82,7 @@ class Work:
         for measure in target.measures:
             if cells.get(measure.name, {}).get(KEY) != target.key(measure, checkpoint):
                 if why := target.reason(measure):
-                    _keep(target, self.cells, checkpoint, measure, {"why": why})
+                    _store(target, self.cells, checkpoint, measure, {"why": why})
                 else:
                     missing.append(measure)
         return missing
@@ -107,7 +107,7 @@ class Work:
                 data = {"why": str(reason)}
             except ProblemsError as error:
                 data = {"why": error.problems[0].what}
-            _keep(self.target, self.cells, checkpoint, measure, data)
+            _store(self.target, self.cells, checkpoint, measure, data)
 
     @contextmanager
     def _skipping_unreadable(self, checkpoint: Checkpoint, measures: Sequence[Measure]) -> Iterator[None]:
@@ -130,7 +130,7 @@ class Work:
             self.context.warn(replace(problem, what=f"{checkpoint.label} is not measured: {problem.what}"))
 
 
-def _keep(target: Target, cells: Cells, checkpoint: Checkpoint, measure: Measure, data: Mapping[str, Any]) -> None:
+def _store(target: Target, cells: Cells, checkpoint: Checkpoint, measure: Measure, data: Mapping[str, Any]) -> None:
     """Add a cell to assess.json."""
     cells.setdefault(checkpoint.path.name, {})[measure.name] = {KEY: target.key(measure, checkpoint), **data}
     _write(target, cells)

@@ -43,14 +43,14 @@ def mean_of(values: Sequence[float]) -> Interval:
     return _interval(fmean(values), [values])
 
 
-def paired_ratio(above: Sequence[float], below: Sequence[float]) -> Interval:
+def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Interval:
     """The geometric mean of the ratios of pairs."""
-    return _exp(mean_of([a - b for a, b in zip(_logs(above), _logs(below), strict=True)]))
+    return _exp(mean_of([a - b for a, b in zip(_logs(numerators), _logs(denominators), strict=True)]))
 
 
-def ratio_of(above: Sequence[float], below: Sequence[float]) -> Interval:
+def ratio_of(numerators: Sequence[float], denominators: Sequence[float]) -> Interval:
     """The ratio of the geometric means of two independent groups, with the degrees of freedom of the smaller one."""
-    groups = [_logs(above), _logs(below)]
+    groups = [_logs(numerators), _logs(denominators)]
     return _exp(_interval(fmean(groups[0]) - fmean(groups[1]), groups))
 
 
@@ -63,10 +63,10 @@ def lower_bound(values: Sequence[float], rate: float) -> float:
 
 
 def _interval(center: float, groups: Sequence[Sequence[float]]) -> Interval:
-    least = min(map(len, groups))
-    if least < LEAST:
+    count = min(map(len, groups))
+    if count < LEAST:
         return Interval(center)
-    width = student_t((1 + CONFIDENCE) / 2, least - 1) * math.sqrt(sum(variance(each) / len(each) for each in groups))
+    width = student_t((1 + CONFIDENCE) / 2, count - 1) * math.sqrt(sum(variance(each) / len(each) for each in groups))
     return Interval(center, center - width, center + width)
 
 

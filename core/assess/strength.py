@@ -22,7 +22,7 @@ def strength_of(base: Sequence[float], each: Mapping[float, Sequence[float]], dr
     as_good = [s for s in sorted(each) if s == lowest or not clearly_lower(each[lowest], each[s], len(each) - 1)]
     best = as_good[0]
     rows = [
-        [s, round(1 - fmean(each[s]) / fmean(base), 4), round(moved, 4)] for s, moved in zip(each, drift, strict=True)
+        [s, round(1 - fmean(each[s]) / fmean(base), 4), round(change, 4)] for s, change in zip(each, drift, strict=True)
     ]
     return {
         "best": best if clearly_lower(each[best], base) else None,

@@ -78,7 +78,7 @@ class Target:
     def kind(self) -> str:
         traits = self.job.method.traits
         kinds = {"control": traits.control_images, "embedding": traits.new_words, "model": traits.base_trains}
-        return next((name for name, is_so in kinds.items() if is_so), "network")
+        return next((name for name, applies in kinds.items() if applies), "network")
 
     @cached_property
     def captions(self) -> list[str]:
@@ -101,7 +101,7 @@ class Target:
         """Prompts for things that no caption mentions."""
         return (list(unknown(SCENES, self.captions)) or list(SCENES))[: self.settings.prompts]
 
-    def some(self, images: Sequence[Placed]) -> list[Placed]:
+    def spread(self, images: Sequence[Placed]) -> list[Placed]:
         """As many of the images as there are prompts, evenly spaced."""
         return pick_evenly(images, self.settings.prompts)
 
@@ -126,11 +126,11 @@ class Target:
         todo = [measure for measure in measures if not self.reason(measure)]
         reads = {(self.set_named(name), strength) for measure in todo for name, strength in measure.reads}
         sets, prompts = {name for name, _ in reads}, self.settings.prompts
-        image = prompts * self.settings.sampling_steps * 2  # with guidance
-        made, probes = image * SEEDS * any(measure.images for measure in todo), prompts * len(TIMESTEPS)
-        base = probes * len(sets) + image * ("outside" in sets) + made
-        each = made + probes * len(reads) + prompts * sum(measure.more for measure in todo)
-        return (base + len(checkpoints) * each) * bool(checkpoints)
+        per_image = prompts * self.settings.sampling_steps * 2  # with guidance
+        generated, probes = per_image * SEEDS * any(measure.images for measure in todo), prompts * len(TIMESTEPS)
+        base = probes * len(sets) + per_image * ("outside" in sets) + generated
+        per_checkpoint = generated + probes * len(reads) + prompts * sum(measure.more for measure in todo)
+        return (base + len(checkpoints) * per_checkpoint) * bool(checkpoints)
 
     def key(self, measure: Measure, checkpoint: Checkpoint) -> str:
         """Changes with whatever a measured value depends on."""

@@ -35,10 +35,10 @@ class Residuals:
 
     def scaled(self, weight: float | Sequence[float] | Tensor) -> Residuals:
         """The residuals times `weight`: one factor for all, or n + 1 of them, the middle block's last."""
-        every = list(weight) if isinstance(weight, (Sequence, Tensor)) else [weight] * (len(self.down) + 1)
-        assert len(every) == len(self.down) + 1, "one weight for each residual"
-        down = tuple(each * factor for each, factor in zip(self.down, every, strict=False))
-        return Residuals(down, self.mid * every[-1])
+        factors = list(weight) if isinstance(weight, (Sequence, Tensor)) else [weight] * (len(self.down) + 1)
+        assert len(factors) == len(self.down) + 1, "one weight for each residual"
+        down = tuple(each * factor for each, factor in zip(self.down, factors, strict=False))
+        return Residuals(down, self.mid * factors[-1])
 
     def plus(self, other: Residuals) -> Residuals:
         """The sum of both, as several ControlNets act together."""
@@ -77,11 +77,11 @@ class ControlNet(nn.Module):
     def residuals(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Residuals:
         """The residuals at full strength."""
         assert conditioning.control is not None, "a ControlNet reads a control image"
-        dtype, texts, more = self.net.dtype, conditioning.texts, {}
+        dtype, texts, sdxl = self.net.dtype, conditioning.texts, {}
         hints = for_rows(conditioning.control, len(noisy_latents)).to(dtype)
         if self.net.config.addition_embed_type == "text_time":
             assert texts.pooled is not None and conditioning.sizes is not None
-            more["added_cond_kwargs"] = {"text_embeds": texts.pooled.to(dtype), "time_ids": conditioning.sizes.float()}
+            sdxl["added_cond_kwargs"] = {"text_embeds": texts.pooled.to(dtype), "time_ids": conditioning.sizes.float()}
         with _embedded_at(self.net, hints, noisy_latents):
             down, mid = self.net(
                 noisy_latents.to(dtype),
@@ -89,7 +89,7 @@ class ControlNet(nn.Module):
                 encoder_hidden_states=texts.context.to(dtype),
                 controlnet_cond=2 * hints - 1 if self.signed else hints,
                 return_dict=False,
-                **more,
+                **sdxl,
             )
         return Residuals(tuple(down), mid)
 
@@ -146,7 +146,7 @@ def from_unet(unet: Any, seed: int) -> ControlNetModel:
     seed   for the hint embedding, initialized as torch initializes convolutions
     """
     net = empty(controlnet_config(unet.config)).to_empty(device=unet.device)
-    _draw(net, seed)
+    _initialize_hint(net, seed)
     with torch.no_grad():
         weights = dict(weights_of(unet))
         for name, weight in net.named_parameters():
@@ -166,15 +166,15 @@ def weights_of(unet: Any) -> Iterator[tuple[str, Tensor]]:
             yield f"{path}.{name}", dequantized(weight, factors) if quantized and factors is not None else weight
 
 
-def _draw(net: ControlNetModel, seed: int) -> None:
+def _initialize_hint(net: ControlNetModel, seed: int) -> None:
     """Initialize the hint embedding as torch initializes convolutions, with the same values on every device."""
     for path, module in net.controlnet_cond_embedding.named_modules():
         if not isinstance(module, nn.Conv2d):
             continue
         with torch.random.fork_rng([]):
             torch.manual_seed(address(seed, "controlnet", path))
-            drawn = nn.Conv2d(module.in_channels, module.out_channels, module.kernel_size)
+            initial = nn.Conv2d(module.in_channels, module.out_channels, module.kernel_size)
         with torch.no_grad():
-            module.weight.copy_(drawn.weight)
-            assert module.bias is not None and drawn.bias is not None
-            module.bias.copy_(drawn.bias)
+            module.weight.copy_(initial.weight)
+            assert module.bias is not None and initial.bias is not None
+            module.bias.copy_(initial.bias)

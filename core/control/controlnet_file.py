@@ -117,7 +117,7 @@ def to_ldm(name: str, family: str) -> str:
 # -- for a U-Net
 
 
-def fitting(file: ControlNetFile, unet_config: Mapping[str, Any], family: str) -> ControlNetModel:
+def net_for_file(file: ControlNetFile, unet_config: Mapping[str, Any], family: str) -> ControlNetModel:
     """A ControlNet of the file's shapes on the "meta" device. Raises ProblemsError if it was made for another model."""
     from core.control.controlnet import empty
 
@@ -165,13 +165,13 @@ def load_control_net(path: Path, unet: Any, family: str, model: Path | None = No
     Raises ProblemsError for another kind or family, and for NaN or infinite weights.
     """
     file = open_control_net(path)
-    net = fitting(file, unet.config, family).to_empty(device="cpu")
+    net = net_for_file(file, unet.config, family).to_empty(device="cpu")
     base: Mapping[str, TensorLocation] = {}
     if file.relative:
         assert model is not None, "a difference is one to a model"
         base = open_checkpoint(model, family).parts["unet"].locations
-    with ExitStack() as opened:
-        sources = {each: opened.enter_context(TensorFile(each)) for each in {tensor.file for tensor in base.values()}}
+    with ExitStack() as stack:
+        sources = {each: stack.enter_context(TensorFile(each)) for each in {tensor.file for tensor in base.values()}}
 
         def absolute(name: str, value: torch.Tensor) -> torch.Tensor:
             if name not in base:

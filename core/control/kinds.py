@@ -15,9 +15,9 @@ CODES = {  # of a file of another kind, and of another family
 UNUSED = {"union": "ControlNet Union", "Control-LoRA": "Control-LoRA"}  # variants that are recognized and not supported
 
 
-def check_control(detected: ModelKind, path: Path, holds: Sequence[str], family: str = "") -> None:
-    """Raise ProblemsError unless a file is of one of the kinds in `holds`, supported and of this family."""
-    kind = detected.kind if detected.kind in holds else holds[0]
+def check_control(detected: ModelKind, path: Path, kinds: Sequence[str], family: str = "") -> None:
+    """Raise ProblemsError unless a file is of one of these kinds, supported and of this family."""
+    kind = detected.kind if detected.kind in kinds else kinds[0]
     name, where = KIND_NAMES[kind], display_path(path)
     if detected.kind != kind:
         what = f"{path.name} is not a {name} but: {detected} ({detected.evidence})"

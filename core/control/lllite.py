@@ -44,9 +44,9 @@ class LayerNet(nn.Module):
     def tokens(self, hint: Tensor) -> Tensor:
         """[B, 3, H, W] in -1..1 -> [B, h * w, cond_emb_dim], with h and w = H and W / `shrinks`, rounded up. For that the
         border is repeated up to a multiple of `shrinks`: a U-Net rounds up when it halves, the layers here round down."""
-        high, wide = (-side % self.shrinks for side in hint.shape[2:])
-        if high or wide:
-            hint = nn.functional.pad(hint, (0, wide, 0, high), mode="replicate")
+        pad_height, pad_width = (-side % self.shrinks for side in hint.shape[2:])
+        if pad_height or pad_width:
+            hint = nn.functional.pad(hint, (0, pad_width, 0, pad_height), mode="replicate")
         tokens: Tensor = self.conditioning1(hint.to(self.up[0].weight.dtype))
         return tokens.flatten(2).transpose(1, 2)
 

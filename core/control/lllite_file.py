@@ -25,12 +25,12 @@ def sizes_of(path: Path, family: str = "") -> tuple[int, int]:
     """(cond_emb_dim, network_dim) of a file. Raises ProblemsError if it is no LLLite, or for another family."""
     check_control(identify(path), path, (LLLITE,), family)
     entries, _ = read_header(path)
-    halves = {entry.side(0) for name, entry in entries.items() if name.endswith(SIZES[0])}
+    half_embeddings = {entry.side(0) for name, entry in entries.items() if name.endswith(SIZES[0])}
     hidden = {entry.side(0) for name, entry in entries.items() if name.endswith(SIZES[1])}
-    if len(halves) != 1 or len(hidden) != 1 or 0 in halves | hidden:
+    if len(half_embeddings) != 1 or len(hidden) != 1 or 0 in half_embeddings | hidden:
         what = f"{path.name} has modules of several sizes"
         raise ProblemsError.one(what, display_path(path), "download or copy it again", "lllite.other-tensors")
-    return 2 * halves.pop(), hidden.pop()
+    return 2 * half_embeddings.pop(), hidden.pop()
 
 
 def file_problems(path: Path, unet: Shapes, family: str) -> list[Problem]:
@@ -39,13 +39,13 @@ def file_problems(path: Path, unet: Shapes, family: str) -> list[Problem]:
         if family not in FAMILIES:
             what = f"ControlNet-LLLite is for SD 1.x and SDXL; the model is {FAMILY_NAMES.get(family, family)}"
             raise ProblemsError.one(what, display_path(path), "choose a ControlNet", "lllite.family")
-        _check(path, lllite_shapes(unet, family, *sizes_of(path, family)), family)
+        _check_tensors(path, lllite_shapes(unet, family, *sizes_of(path, family)), family)
     except ProblemsError as error:
         return error.problems
     return []
 
 
-def _check(path: Path, expected: Shapes, family: str) -> None:
+def _check_tensors(path: Path, expected: Shapes, family: str) -> None:
     shapes = {name: tuple(entry.shape) for name, entry in read_header(path)[0].items()}
     check_shapes(path, shapes, expected, OTHER, family)
 
@@ -56,7 +56,7 @@ def load_lllite(path: Path, targets: list[LLLiteTarget], family: str) -> LLLite:
     from core.control.lllite import empty
 
     net = empty(targets, *sizes_of(path, family))
-    _check(path, {name: tuple(value.shape) for name, value in net.state_dict().items()}, family)
+    _check_tensors(path, {name: tuple(value.shape) for name, value in net.state_dict().items()}, family)
     net.to_empty(device="cpu")
     fill(net, path, {name: (path, name) for name in net.state_dict()}, lambda name, value: value)
     return net

@@ -37,18 +37,18 @@ def check_shapes(path: Path, shapes: Shapes, expected: Shapes, problem: tuple[st
 
     problem   (what to choose instead, code)
     """
-    wrong = sorted(
+    different = sorted(
         name
         for name in expected.keys() | shapes.keys()
-        if name not in shapes or name not in expected or not _same(shapes[name], expected[name])
+        if name not in shapes or name not in expected or not _same_values(shapes[name], expected[name])
     )
-    if wrong:
-        what = f"{path.name} was made for another model: {len(wrong)} tensors differ, such as {first_of(wrong, SHOWN)}"
+    if different:
+        what = f"{path.name} was made for another model: {len(different)} tensors differ, such as {first_of(different, SHOWN)}"
         fix = f"choose {problem[0]} for {FAMILY_NAMES.get(family, family)}"
         raise ProblemsError.one(what, display_path(path), fix, problem[1])
 
 
-def _same(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+def _same_values(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     """Whether two shapes hold the same values, as those of a 1x1 convolution and a Linear do."""
     shorter, longer = sorted((tuple(shape), tuple(expected)), key=len)
     return longer[: len(shorter)] == shorter and set(longer[len(shorter) :]) <= {1}
@@ -142,8 +142,8 @@ def targets_among(widths: Mapping[str, int], family: str) -> list[LLLiteTarget]:
 def conditioning_layers(depth: int, emb: int) -> list[tuple[int, int, int]]:
     """(input channels, output channels, kernel and stride) of the convolutions of a hint, each followed by a ReLU but the last."""
     half = emb // 2
-    rest = {1: [(half, emb, 2)], 2: [(half, emb, 4)], 3: [(half, half, 4), (half, emb, 2)]}
-    return [(3, half, 4), *rest[depth]]
+    following = {1: [(half, emb, 2)], 2: [(half, emb, 4)], 3: [(half, half, 4), (half, emb, 2)]}
+    return [(3, half, 4), *following[depth]]
 
 
 def lllite_shapes(unet: Shapes, family: str, emb: int, hidden: int) -> Shapes:

@@ -60,7 +60,7 @@ def family_of(path: Path | str, wanted: str = "auto", variants: Collection[str] 
     return check_family(identify(path), path, wanted, variants)
 
 
-def family_found(settings: ModelSettings, workspace: Workspace) -> str:
+def known_family(settings: ModelSettings, workspace: Workspace) -> str:
     """The base model's family; "" if it is missing or unusable, which `model_problems` reports."""
     try:
         return family_of(model_path(settings.base_model, workspace), settings.family)

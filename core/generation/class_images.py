@@ -21,7 +21,7 @@ from core.generation.class_plan import (
     seed_of,
 )
 from core.generation.images.output import encoded_image
-from core.generation.making import Maker, Progress, each_image
+from core.generation.making import ImageMaker, Progress, each_image
 from core.generation.model.embeddings import PromptEncoder
 from core.generation.model.leases import leased, text_cache
 from core.generation.model.loras import LorasInUse
@@ -84,7 +84,7 @@ def make_class_images(
         with leased(base, sources, store, device, reports, offload_for(base, sources, device)) as components:
             loras = LorasInUse()
             cache = text_cache(base, sources, store, device, workspace, loras)
-            maker = Maker(components, PromptEncoder(components, {}, set(), cache), loras, reports)
+            maker = ImageMaker(components, PromptEncoder(components, {}, set(), cache), loras, reports)
             metadata = ImageMetadata(workspace, sources, hashes)
             files = _Missing(plan, manifest, base, maker, metadata).all_images(
                 todo, job.class_images.batch, job.captions.caption_extension
@@ -174,7 +174,9 @@ class _Missing:
     folder must get the same bytes however often the job was interrupted.
     """
 
-    def __init__(self, plan: ClassPlan, manifest: Manifest, job: GenerateJob, maker: Maker, metadata: ImageMetadata):
+    def __init__(
+        self, plan: ClassPlan, manifest: Manifest, job: GenerateJob, maker: ImageMaker, metadata: ImageMetadata
+    ):
         self.plan, self.manifest, self.job = plan, manifest, job
         self.maker, self.metadata = maker, metadata
 

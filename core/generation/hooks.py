@@ -1,5 +1,7 @@
 """Hooks for packages (docs/extending.md): `core.generation.plan.hooks`."""
 
-from core.generation.plan.hooks import HookKind, Making, register
+from core.generation.plan.hooks import HookInputs, HookKind, register
 
-__all__ = ["HookKind", "Making", "register"]
+Making = HookInputs  # the name in packages written earlier
+
+__all__ = ["HookInputs", "HookKind", "Making", "register"]

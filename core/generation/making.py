@@ -18,7 +18,7 @@ from core.generation.model.leases import Refiner
 from core.generation.model.loras import LorasInUse
 from core.generation.model.other_files import Leased
 from core.generation.model.store import empty_device_cache
-from core.generation.plan.hooks import Finish, Lend, Making, differentiates, hooks_of
+from core.generation.plan.hooks import Finish, HookInputs, Lend, differentiates, hooks_of
 from core.generation.plan.initial import IMAGE, opened
 from core.generation.plan.requests import Request
 from core.generation.plan.stages import (
@@ -101,7 +101,7 @@ class Progress:
 
 def each_image(
     requests: Sequence[Request],
-    maker: Maker | UpscaleMaker,
+    maker: ImageMaker | UpscaleMaker,
     progress: Progress,
     existing: Iterable[int] = (),
     max_batch_size: int | None = None,
@@ -156,7 +156,7 @@ class UpscaleMaker:
     make_if_fits = make
 
 
-class Maker:
+class ImageMaker:
     """Generates images with a model and its attached LoRAs and embeddings."""
 
     def __init__(
@@ -280,7 +280,7 @@ class Maker:
         if result.canvas is None and job.image_to_image.image_path:
             result.canvas = canvas_of(job, stage.size)
         result.initial = self._initial_latents(stage, batch, noises, result)
-        making = self._making(
+        hook_inputs = self._inputs(
             job,
             stage,
             self.components,
@@ -295,7 +295,7 @@ class Maker:
         model = self.model
         if is_inpainting_model(self.components):
             model = with_mask_input(model, self.components, stage, noises, result.canvas)
-        return self._denoised(model, states, making, sampling, result.initial, on_step)
+        return self._denoised(model, states, hook_inputs, sampling, result.initial, on_step)
 
     def _refined(
         self,
@@ -312,14 +312,16 @@ class Maker:
             sampling = replace(self.sampling(job), prediction=refiner.prediction)
             states = self._states_of(encoder, batch, edit_pass)
             model = replace(refiner, vae=self.components.vae, vae_config=self.components.vae_config)  # by previews
-            making = self._making(job, stage, model, result)
-            return self._denoised(Denoiser.of(refiner), states, making, sampling, result.latents[-1], on_step)
+            hook_inputs = self._inputs(job, stage, model, result)
+            return self._denoised(Denoiser.of(refiner), states, hook_inputs, sampling, result.latents[-1], on_step)
 
-    def _making(self, job: GenerateJob, stage: Stage, model: Components, result: BatchResult, **lent: Any) -> Making:
+    def _inputs(
+        self, job: GenerateJob, stage: Stage, model: Components, result: BatchResult, **lent: Any
+    ) -> HookInputs:
         """The input of a stage's hooks. lent: LoRAs, models of hooks ..., which a refiner does not have"""
         sides = self.sampling(job).guidance().sides
         canvas, latents, show = result.canvas, result.initial, self.reports.preview
-        return Making(
+        return HookInputs(
             job, stage, model, family(model.family), result.noises, latents, canvas, sides=sides, show=show, **lent
         )
 
@@ -327,14 +329,14 @@ class Maker:
         self,
         model: Denoiser,
         states: PromptStates,
-        making: Making,
+        hook_inputs: HookInputs,
         sampling: Sampling,
         latents: Tensor | None,
         on_step: Callable[[int, int], None],
     ) -> Tensor:
         """The latents of a stage, sampled with all its hooks."""
-        hooks, cancel = hooks_of(making), self.reports.cancel
-        stage, noises = making.stage, making.noises
+        hooks, cancel = hooks_of(hook_inputs), self.reports.cancel
+        stage, noises = hook_inputs.stage, hook_inputs.noises
         return denoise(
             model, states, stage, noises, sampling, latents=latents, hooks=hooks, on_step=on_step, cancel=cancel
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from core.families.components import Components
 from core.generation.images.metadata import one_image
 from core.generation.images.output import save_image
-from core.generation.making import Maker, Progress, UpscaleMaker, each_image
+from core.generation.making import ImageMaker, Progress, UpscaleMaker, each_image
 from core.generation.model.embeddings import embeddings_attached, unused
 from core.generation.model.leases import leased, refiners_of, text_cache
 from core.generation.model.library import find
@@ -69,7 +69,7 @@ def run_generate(
 @contextmanager
 def loaded_maker(
     plan: Plan, workspace: Workspace, *, store: ModelStore, device: str, reports: Reports
-) -> Iterator[tuple[Maker | UpscaleMaker, ImageMetadata]]:
+) -> Iterator[tuple[ImageMaker | UpscaleMaker, ImageMetadata]]:
     """Context manager: load the model, LoRAs and embeddings of a plan, and yield (the maker of its images, the metadata of
     their files). For upscaling alone no model is loaded."""
     job, sources = plan.requests[0].job, plan.sources
@@ -95,7 +95,7 @@ def loaded_maker(
             lend = _lender(store, components, sources)
             nets_in_use = _nets_of(store, components, sources, workspace, reports)
             with nets_in_use as nets, finishers(workspace, reports) as finish:
-                maker = Maker(components, encoder, loras, reports, upscalers, refiners, nets, lend, finish)
+                maker = ImageMaker(components, encoder, loras, reports, upscalers, refiners, nets, lend, finish)
                 yield maker, ImageMetadata(workspace, sources, hashes)
 
 
@@ -141,7 +141,7 @@ class ImageMetadata:
 
 
 def _generate_all(
-    plan: Plan, maker: Maker | UpscaleMaker, metadata: ImageMetadata, reports: Reports, files: list[Path]
+    plan: Plan, maker: ImageMaker | UpscaleMaker, metadata: ImageMetadata, reports: Reports, files: list[Path]
 ) -> None:
     """Generate and save a job's images; appends each file to `files`."""
     progress = Progress(reports, "image", len(plan.requests), plan.steps())

@@ -33,7 +33,7 @@ from core.imports.dataset_options import (
     declaration,
     fits,
     range_of,
-    refused_there,
+    sd_scripts_refuses,
     to_setting,
 )
 from core.imports.dataset_text import Document, read_document
@@ -46,10 +46,10 @@ from core.settings.check import build, shorten
 from core.settings.dataset.source import Source
 from core.settings.job import TrainJob
 
-# Set on each folder, never in the common groups.
-OWN = "folder metadata_file conditioning_data_dir class_tokens num_repeats cache_info custom_attributes".split()
+# Settings of each folder, never in the common groups.
+PER_FOLDER = "folder metadata_file conditioning_data_dir class_tokens num_repeats cache_info custom_attributes".split()
 # Unknown to sd-scripts and would change what a file's folders and captions mean: an import resets them.
-PUT_BACK: dict[str, dict[str, Any]] = {
+RESET: dict[str, dict[str, Any]] = {
     "dataset": dict.fromkeys(("folder", "reg_data_dir", "dataset_class", "conditioning_data_dir"))
     | {"more_resolutions": []},
     "captions": {"sidecars": "one", "caption_lines": "first", "trigger_word": None, "tag_dropout_mode": "each"},
@@ -116,7 +116,7 @@ def read_dataset_config(path: str | os.PathLike, fallback: Mapping[str, Any] | N
         datasets = _datasets(document, document.raw, fallback or {})
         for dataset in datasets:
             _check_dataset_values(document, dataset)
-            subsets += _without_twins(document, dataset)
+            subsets += _without_duplicates(document, dataset)
         if datasets and not any(dataset.subsets for dataset in datasets) and not errors(document.problems):
             fix = "add [[datasets.subsets]] with an image_dir"
             document.error("The file contains no folder", "datasets", fix, "no-folder")
@@ -144,10 +144,10 @@ def _replaced(before: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     folders = [before["dataset"]["folder"], before["dataset"]["reg_data_dir"], *before["dataset"]["sources"]]
     if any(folders):
         notes.append("The previous folders were replaced by those of the file.")
-    for group, names in PUT_BACK.items():
-        for name, plain in names.items():
+    for group, names in RESET.items():
+        for name, default in names.items():
             old = before[group][name]
-            if old not in (plain, None) and name not in ("folder", "reg_data_dir") and new[group][name] != old:
+            if old not in (default, None) and name not in ("folder", "reg_data_dir") and new[group][name] != old:
                 title = next(entry.title for entry in declared(TrainJob) if entry.path == f"{group}.{name}")
                 notes.append(f"'{title}' was {shorten(old)} and was reset: such files do not contain it.")
     return notes
@@ -183,13 +183,13 @@ def _dataset(
     tables = _tables(document, table.get("subsets", []), f"{path}.subsets")
     method = method_of(subset for _, subset in tables)
     written = {name: value for name, value in table.items() if name != "subsets"}
-    upper = {**general, **_check_table(document, written, path, DATASET, method)}
+    inherited = {**general, **_check_table(document, written, path, DATASET, method)}
     dataset = Dataset(path, method, general_names | frozenset(table))
-    known = {name: option.default for name, option in OPTIONS.items() if method in option.methods}
+    defaults = {name: option.default for name, option in OPTIONS.items() if method in option.methods}
     for index, subset in tables:
         subset_path = f"{path}.subsets[{index}]"
-        values = upper | _check_table(document, subset, subset_path, SUBSET, method)
-        options = {name: values.get(name, default) for name, default in known.items()}
+        values = inherited | _check_table(document, subset, subset_path, SUBSET, method)
+        options = {name: values.get(name, default) for name, default in defaults.items()}
         dataset.subsets.append(Subset(number, method, subset_path, options))
         _check_required(document, subset, subset_path, method)
     if not tables and isinstance(table.get("subsets", []), list):
@@ -222,10 +222,10 @@ def method_of(subsets: Iterable[Mapping[str, Any]]) -> str:
 def _check_required(document: Document, subset: Mapping[str, Any], path: str, method: str) -> None:
     """Add a problem for each required option that is missing or empty. A misspelled one is already reported as unknown."""
     for name in REQUIRED[method]:
-        misspelt = [key for key in subset if key not in OPTIONS and _meant_by(key, SUBSET, method) == name]
+        misspelled = [key for key in subset if key not in OPTIONS and _nearest_option(key, SUBSET, method) == name]
         if name in subset and subset[name] == "":
             document.error(f"{path} has an empty {name}", f"{path}.{name}", "set it to a folder or file", "empty-path")
-        elif name not in subset and not misspelt:
+        elif name not in subset and not misspelled:
             document.error(f"{path} has no {name}", path, f"add {name} = 'path'", "missing-path")
 
 
@@ -234,24 +234,24 @@ def _check_required(document: Document, subset: Mapping[str, Any], path: str, me
 
 def _check_table(document: Document, table: Mapping[str, Any], path: str, level: str, method: str) -> dict[str, Any]:
     """The valid values {option: value} of a table; adds a problem for each other one."""
-    good: dict[str, Any] = {}
+    valid: dict[str, Any] = {}
     for name, value in table.items():
-        place = f"{path}.{name}"
+        key_path = f"{path}.{name}"
         option = OPTIONS.get(name)
         if option is None:
-            fix = _unknown(name, level, method) if len(document.problems) < MOST else "remove it"  # the search is slow
-            document.error(f"{place} is not an option of sd-scripts dataset files", place, fix, "unknown-option")
+            fix = _fix_for(name, level, method) if len(document.problems) < MOST else "remove it"  # the search is slow
+            document.error(f"{key_path} is not an option of sd-scripts dataset files", key_path, fix, "unknown-option")
         elif level not in option.levels:
             fix = f"move it to {' or '.join(option.levels)}"
-            document.error(f"{name} is not allowed in {level}", place, fix, "misplaced-option")
+            document.error(f"{name} is not allowed in {level}", key_path, fix, "misplaced-option")
         elif level != GENERAL and method not in option.methods:
             what, fix = _WHY_NOT[name]
-            document.error(what, place, fix, "wrong-dataset-kind")
+            document.error(what, key_path, fix, "wrong-dataset-kind")
         elif value is None:
-            document.notes.append(f"{place} is null, which counts as not set.")
-        elif _value_fits(document, option, value, place):
-            good[name] = value
-    return good
+            document.notes.append(f"{key_path} is null, which counts as not set.")
+        elif _value_fits(document, option, value, key_path):
+            valid[name] = value
+    return valid
 
 
 def _value_fits(document: Document, option: Option, value: Any, path: str) -> bool:
@@ -265,7 +265,7 @@ def _value_fits(document: Document, option: Option, value: Any, path: str) -> bo
         what = f"{name} is {shorten(value)}, not {expected.split(':')[0]}"
         document.error(what, path, fix, "wrong-type")
         return False
-    if refused_there(option.kind, value):
+    if sd_scripts_refuses(option.kind, value):
         document.notes.append(f"{path}: {shorten(value)} was accepted; sd-scripts requires a decimal point here.")
     if name == "resize_interpolation" and value not in INTERPOLATIONS:
         what = f"{name} is {shorten(value)}"
@@ -281,13 +281,13 @@ def _value_fits(document: Document, option: Option, value: Any, path: str) -> bo
         what = f"{name} is {shorten(value)}: outside 0 to 1 no image is held out"
         document.advise(what, path, "use 0 to 1", "validation-split-out-of-range")
         return True
-    wrong = range_of(option, to_setting(option, value))
-    if wrong:
-        document.error(f"{name} is {shorten(value)}", path, wrong, "value-out-of-range")
-    return not wrong
+    limits = range_of(option, to_setting(option, value))
+    if limits:
+        document.error(f"{name} is {shorten(value)}", path, limits, "value-out-of-range")
+    return not limits
 
 
-def _meant_by(name: str, level: str, method: str) -> str:
+def _nearest_option(name: str, level: str, method: str) -> str:
     """The option most similar to an unknown key; empty if none is."""
     if name in COMMAND_LINE_NAMES:
         return COMMAND_LINE_NAMES[name]
@@ -303,11 +303,11 @@ def _meant_by(name: str, level: str, method: str) -> str:
     return ""
 
 
-def _unknown(name: str, level: str, method: str) -> str:
+def _fix_for(name: str, level: str, method: str) -> str:
     for entry in declared(TrainJob):
         if name in entry.kohya_names and name not in COMMAND_LINE_NAMES:
             return f"remove it: it is a command line option of sd-scripts, and here the setting {entry.path}"
-    near = _meant_by(name, level, method)
+    near = _nearest_option(name, level, method)
     return f"use {near}" if near else "remove it"
 
 
@@ -358,18 +358,18 @@ def _check_sides(document: Document, dataset: Dataset, options: Mapping[str, Any
     width, height = size if isinstance(size, list) else (size, size)
     lowest, highest = options["min_bucket_reso"] // step * step, -(-options["max_bucket_reso"] // step) * step
     # Without upscaling the limits have no effect, and only sd-scripts refuses them.
-    say = document.advise if options["bucket_no_upscale"] else document.error
+    report = document.advise if options["bucket_no_upscale"] else document.error
     default = "; sd-scripts' default"
     if min(width, height) < lowest:
         origin = default if options["min_bucket_reso"] == 256 else ""
         what = f"min_bucket_reso ({lowest}{origin}) is above the resolution {width} x {height}"
         fix = f"set min_bucket_reso to {min(width, height)} or less"
-        say(what, f"{dataset.path}.min_bucket_reso", fix, "min-bucket-above-resolution")
+        report(what, f"{dataset.path}.min_bucket_reso", fix, "min-bucket-above-resolution")
     if max(width, height) > highest:
         origin = default if options["max_bucket_reso"] == 1024 else ""
         what = f"max_bucket_reso ({highest}{origin}) is below the resolution {width} x {height}"
         fix = f"set max_bucket_reso to {2 * max(width, height)}"
-        say(what, f"{dataset.path}.max_bucket_reso", fix, "max-bucket-below-resolution")
+        report(what, f"{dataset.path}.max_bucket_reso", fix, "max-bucket-below-resolution")
     if step % 64:
         note = f"{dataset.path}: bucket_reso_steps {step} was accepted; sd-scripts requires multiples of 64 (SDXL: 32)."
         document.notes.append(note)
@@ -379,7 +379,7 @@ def _metadata_sizes(document: Document, subsets: list[Subset]) -> list[tuple[int
     """train_resolution of all images of a fine-tuning dataset; empty unless every image has one."""
     sizes: list[tuple[int, int]] = []
     for subset in subsets:
-        path = resolve_path(_path(document, subset.options["metadata_file"] or "", tell=False))
+        path = resolve_path(_path(document, subset.options["metadata_file"] or "", add_note=False))
         try:
             entries = read_json_object(path, max_bytes=MAX_BYTES, max_values=MAX_VALUES).values()
             sizes += [(int(each["train_resolution"][0]), int(each["train_resolution"][1])) for each in entries]
@@ -388,7 +388,7 @@ def _metadata_sizes(document: Document, subsets: list[Subset]) -> list[tuple[int
     return sizes
 
 
-def _without_twins(document: Document, dataset: Dataset) -> list[Subset]:
+def _without_duplicates(document: Document, dataset: Dataset) -> list[Subset]:
     """The dataset's subsets: a folder that is listed twice only once, and those with repeats below 1 disabled."""
     folders: dict[tuple, Subset] = {}
     for subset in dataset.subsets:
@@ -417,11 +417,11 @@ def _values(document: Document, subsets: list[Subset]) -> dict[str, dict[str, An
     for subset, source in zip(subsets, sources, strict=True):
         if grouped:
             source["batch_group"] = f"dataset {subset.dataset + 1}"
-    values = {group: dict(names) for group, names in PUT_BACK.items()}
+    values = {group: dict(names) for group, names in RESET.items()}
     for group, model in GROUPS.items():
         for name in model.model_fields:
             stated = [source[name] for source in sources if name in source]
-            if not stated or name in OWN or name == "validation_seed":
+            if not stated or name in PER_FOLDER or name == "validation_seed":
                 continue
             if all(each == stated[0] for each in stated):
                 values[group][name] = stated[0]
@@ -463,18 +463,18 @@ def _source(document: Document, subset: Subset) -> dict[str, Any]:
     return source
 
 
-def _path(document: Document, text: str, tell: bool = True) -> str:
-    """A path of the file. If it exists relative to the file, but not to the program, it is made absolute. tell: add a note
-    then"""
+def _path(document: Document, text: str, add_note: bool = True) -> str:
+    """A path of the file. If it exists relative to the file, but not to the program, it is made absolute. add_note: report
+    that"""
     path = Path(text)
     if path.is_absolute() or not text or os.path.exists(PROJECT / path):
         return text
-    beside = document.path.absolute().parent / path
-    if not os.path.exists(beside):
+    next_to_file = document.path.absolute().parent / path
+    if not os.path.exists(next_to_file):
         return text
-    if tell:
-        document.notes.append(f"'{text}' was found next to the file: {beside}")
-    return str(beside)
+    if add_note:
+        document.notes.append(f"'{text}' was found next to the file: {next_to_file}")
+    return str(next_to_file)
 
 
 def _seed(document: Document, subsets: list[Subset]) -> dict[str, int]:

@@ -41,13 +41,13 @@ from core.settings.job import TrainJob
 ALWAYS = frozenset(
     "resolution batch_size enable_bucket min_bucket_reso max_bucket_reso image_dir num_repeats caption_extension".split()
 )
-OF_DATASETS = [name for name, option in OPTIONS.items() if DATASET in option.levels and SUBSET not in option.levels]
+DATASET_ONLY = [name for name, option in OPTIONS.items() if DATASET in option.levels and SUBSET not in option.levels]
 NOT_SHARED = frozenset("class_tokens num_repeats custom_attributes cache_info".split())  # stay with their folder
 
-READ_THERE = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl"))  # the last two with plugins
+READ_BY_SD_SCRIPTS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl"))  # the last two with plugins
 
 # Settings of the job that are lost if they differ from their default.
-OF_THE_JOB = (
+LOST_SETTINGS = (
     ("dataset", "dataset_class", "pass --dataset_class to sd-scripts"),
     ("captions", "max_token_length", "pass --max_token_length (up to 225) to sd-scripts"),
     ("dataset", "short_batches", "expect incomplete batches: sd-scripts always keeps them"),
@@ -103,7 +103,7 @@ def dataset_text(job: TrainJob, kind: str, where: str = "dataset") -> tuple[str,
     config, problems = dataset_config(job)
     if kind == "json":
         return json.dumps(config, indent=2, allow_nan=False) + "\n", config, problems
-    problems += _only_toml(config)
+    problems += _drop_not_toml(config)
     text = dataset_toml(config)
     if not reads_as(text, config):
         fix = "write a .json file, or rename folders with unusual characters"
@@ -112,13 +112,13 @@ def dataset_text(job: TrainJob, kind: str, where: str = "dataset") -> tuple[str,
     return text, config, problems
 
 
-def _only_toml(config: dict[str, Any]) -> list[Problem]:
+def _drop_not_toml(config: dict[str, Any]) -> list[Problem]:
     """Leave out custom attributes that TOML cannot represent (null, mixed lists), and report them."""
     problems = []
     for dataset in config["datasets"]:
         for subset in dataset["subsets"]:
             for name, value in list(subset.get("custom_attributes", {}).items()):
-                if not survives({name: value}):
+                if not fits_toml({name: value}):
                     del subset["custom_attributes"][name]
                     what = f"The custom attribute '{name}' cannot be written as TOML"
                     where, fix = subset.get("image_dir", ""), "write a .json file"
@@ -135,18 +135,18 @@ def dataset_config(job: TrainJob) -> tuple[dict[str, Any], list[Problem]]:
         raise ProblemsError.one(what, "dataset.sources", "choose an image folder first", "dataset.no-folder")
     problems = not_representable(job, concepts)
     datasets: dict[tuple, dict[str, Any]] = {}
-    places: dict[str, set[tuple]] = defaultdict(set)
+    group_keys: dict[str, set[tuple]] = defaultdict(set)
     for concept in concepts:
         for each, variant in _resolutions(concept):
             for folder in _folders(each, problems):
                 options = _options(each, folder)
-                upper = {name: options.pop(name) for name in OF_DATASETS if name in options}
-                key = (each.source.batch_group, variant, method_of(each), repr(sorted(upper.items())))
-                datasets.setdefault(key, {**upper, "subsets": []})["subsets"].append(options)
+                dataset_options = {name: options.pop(name) for name in DATASET_ONLY if name in options}
+                key = (each.source.batch_group, variant, method_of(each), repr(sorted(dataset_options.items())))
+                datasets.setdefault(key, {**dataset_options, "subsets": []})["subsets"].append(options)
                 if not variant:
                     problems += _unread_captions(each, folder)
-                    places[concept.batch_group].add(key)
-    if any(len(keys) > 1 for keys in places.values()):
+                    group_keys[concept.batch_group].add(key)
+    if any(len(keys) > 1 for keys in group_keys.values()):
         what = "Folders that share batches here become separate datasets: sd-scripts never mixes datasets in a batch"
         fix = "give them the same resolution and buckets if they should share batches"
         problems.append(_advice(what, "dataset.sources", fix, "separate-datasets"))
@@ -155,14 +155,14 @@ def dataset_config(job: TrainJob) -> tuple[dict[str, Any], list[Problem]]:
 
 def _all_concepts(job: TrainJob) -> Iterator[Concept]:
     """Every folder including disabled ones, which num_repeats = 0 excludes there."""
-    everything = job.dataset.model_copy(
+    dataset = job.dataset.model_copy(
         update={"sources": [source.model_copy(update={"enabled": True}) for source in job.dataset.sources]}
     )
-    enabled = [True] * (len(everything.all_sources()) - len(job.dataset.sources))
+    enabled = [True] * (len(dataset.all_sources()) - len(job.dataset.sources))
     enabled += [source.enabled for source in job.dataset.sources]
-    whole = job.model_copy(update={"dataset": everything})
-    for concept, on in zip(concepts_of(whole), enabled, strict=True):
-        yield concept if on else replace(concept, source=concept.source.model_copy(update={"enabled": False}))
+    with_all = job.model_copy(update={"dataset": dataset})
+    for concept, is_enabled in zip(concepts_of(with_all), enabled, strict=True):
+        yield concept if is_enabled else replace(concept, source=concept.source.model_copy(update={"enabled": False}))
 
 
 def method_of(concept: Concept) -> str:
@@ -252,12 +252,12 @@ def _unread_captions(concept: Concept, folder: _Folder) -> Iterator[Problem]:
     """Advice on captions that `auto` reads and sd-scripts does not, with its one extension per folder."""
     if concept.captions.caption_extension != "auto" or concept.source.metadata_file:
         return
-    written = _extension(concept, folder)
-    lost = [name for name, ending in _captions_in(folder) if ending != written]
+    chosen = _extension(concept, folder)
+    lost = [name for name, ending in _captions_in(folder) if ending != chosen]
     if lost:
-        other = ".caption" if written == ".txt" else ".txt"
-        what = f"sd-scripts reads one caption extension per folder, here {written}, and ignores the {other} of {listed(lost, 3)}"
-        fix = f"rename these {other} files to {written}"
+        other = ".caption" if chosen == ".txt" else ".txt"
+        what = f"sd-scripts reads one caption extension per folder, here {chosen}, and ignores the {other} of {listed(lost, 3)}"
+        fix = f"rename these {other} files to {chosen}"
         yield _advice(what, folder.path, fix, "mixed-caption-extensions")
 
 
@@ -282,32 +282,32 @@ def _folders(concept: Concept, problems: list[Problem]) -> list[_Folder]:
     class_tokens = class_tokens_for(source, "\0")  # an impossible folder name: what is left are the source's settings
     if not source.recursive and (source.num_repeats is not None or not source.enabled) and class_tokens != "\0":
         return [_Folder(path, source.num_repeats or 1, class_tokens, masks)]
-    return _looked_into(concept, path, masks, problems)
+    return _scanned_folders(concept, path, masks, problems)
 
 
-def _looked_into(concept: Concept, path: str, masks: str | None, problems: list[Problem]) -> list[_Folder]:
+def _scanned_folders(concept: Concept, path: str, masks: str | None, problems: list[Problem]) -> list[_Folder]:
     """Every folder of a source that directly contains images, with the repeats and class tokens of its path. Adds advice on
     files that sd-scripts does not read, or on finding no images."""
     source = concept.source
     folders: list[_Folder] = []
     others: Counter[str] = Counter()
     top, _ = folder_of(source)
-    without = [Path(masks)] if masks else []
+    excluded = [Path(masks)] if masks else []
     for root in roots_of(source, top)[0] if top else []:
-        walked = walk(root.path, None, root.left_out, excluded=without, recursive=source.recursive)
+        walked = walk(root.path, None, root.left_out, excluded=excluded, recursive=source.recursive)
         for parent in dict.fromkeys(file.path.parent for file in walked.files):
             written = parent.as_posix()
             folders.append(_Folder(written, root.repeats, root.class_tokens, _masks_of(parent, top, masks)))
-        others.update(ending for file in walked.files if (ending := extension(file.relative)) not in READ_THERE)
+        others.update(ending for file in walked.files if (ending := extension(file.relative)) not in READ_BY_SD_SCRIPTS)
     if others:
         what = f"sd-scripts does not read {', '.join(f'{number} {ending}' for ending, number in others.items())} files"
         problems.append(_advice(what, path, "convert them to .png", "unread-images"))
     if not folders:
-        named = repeats_and_words(PurePosixPath(path).name) or (1, as_words(PurePosixPath(path).name))
+        repeats, words = repeats_and_words(PurePosixPath(path).name) or (1, as_words(PurePosixPath(path).name))
         what = "The folder contains no images; it is written without subfolders"
         fix = "check it on the machine that trains"
         problems.append(Problem(what, path, fix, "advice", code="dataset.no-images"))
-        folders = [_Folder(path, source.num_repeats or max(named[0], 1), class_tokens_for(source, named[1]), masks)]
+        folders = [_Folder(path, source.num_repeats or max(repeats, 1), class_tokens_for(source, words), masks)]
     return folders
 
 
@@ -337,19 +337,19 @@ def _tidy(datasets: list[dict[str, Any]], general: dict[str, Any]) -> dict[str, 
         tables = [subset for each in datasets for subset in each["subsets"]] if SUBSET in option.levels else datasets
         holders = [table for table in tables if name in table]
         if holders and all(table[name] == holders[0][name] for table in holders):
-            if not _left_out(name, holders[0][name]):
+            if not _is_omitted(name, holders[0][name]):
                 general[name] = holders[0][name]
             for table in holders:
                 del table[name]
     for dataset in datasets:
         for table in (dataset, *dataset["subsets"]):
-            for name in [name for name in table if name != "subsets" and _left_out(name, table[name])]:
+            for name in [name for name in table if name != "subsets" and _is_omitted(name, table[name])]:
                 del table[name]
-        dataset["subsets"] = dataset.pop("subsets")
+        dataset["subsets"] = dataset.pop("subsets")  # the last key: TOML writes them below the options
     return {**({"general": general} if general else {}), "datasets": datasets}
 
 
-def _left_out(name: str, value: Any) -> bool:
+def _is_omitted(name: str, value: Any) -> bool:
     if value is None or (value == "" and name == "class_tokens"):
         return True
     return name not in ALWAYS and value == OPTIONS[name].default
@@ -362,11 +362,11 @@ def not_representable(job: TrainJob, concepts: Sequence[Concept]) -> list[Proble
     """Advice for every setting of the job that the file cannot contain."""
     problems: list[Problem] = []
     with_regularization = any(concept.role == "regularization" for concept in concepts)
-    for group, name, fix in OF_THE_JOB + (WITH_REGULARIZATION if with_regularization else ()):
+    for group, name, fix in LOST_SETTINGS + (WITH_REGULARIZATION if with_regularization else ()):
         model = getattr(job, group)
         info = type(model).model_fields[name]
         if getattr(model, name) != info.default:
-            problems.append(_lost(name, f"{group}.{name}", fix, info.title))
+            problems.append(_lost_advice(name, f"{group}.{name}", fix, info.title))
     if with_regularization and job.dataset.reg_balance != "kohya":
         what = "sd-scripts uses only the first regularization images"
         fix = "set model.compatibility to compare with it"
@@ -376,7 +376,7 @@ def not_representable(job: TrainJob, concepts: Sequence[Concept]) -> list[Proble
     return list(dict.fromkeys(problems))
 
 
-def _lost(name: str, where: str, fix: str, title: str | None = None) -> Problem:
+def _lost_advice(name: str, where: str, fix: str, title: str | None = None) -> Problem:
     """Advice that a setting is lost; its code is dataset-config.lost.<name>."""
     what = f"'{title or declaration(name).title}' cannot be written to a dataset config of sd-scripts"
     return _advice(what, where, fix, f"lost.{name}")
@@ -391,7 +391,7 @@ def _folder_advice(concept: Concept) -> Iterator[Problem]:
     source, images, captions = concept.source, concept.images, concept.captions
     masks, metadata = images.conditioning_data_dir, source.metadata_file
     regularization = concept.role == "regularization"
-    words = source.class_tokens or source.identifier or source.class_word
+    class_words = source.class_tokens or source.identifier or source.class_word
     lost = (
         (captions.sidecars != "one", "sidecars", "join them into one caption file: sd-scripts reads only one"),
         (captions.caption_lines != "first" and not captions.enable_wildcard, "caption_lines", "turn on wildcards to pick a random line"),
@@ -413,7 +413,7 @@ def _folder_advice(concept: Concept) -> Iterator[Problem]:
         (masks and images.alpha_mask, "alpha_mask", "turn one of them off: sd-scripts uses the mask folder only"),
         (regularization and (masks or metadata), "role",
          "use regularization folders without masks and metadata: sd-scripts supports no others"),
-        (masks and words, "class_tokens", "write caption files"),
+        (masks and class_words, "class_tokens", "write caption files"),
         (metadata and source.cache_info, "cache_info", "turn it off: sd-scripts reads the metadata file"),
     )  # fmt: skip
     other = (
@@ -427,7 +427,7 @@ def _folder_advice(concept: Concept) -> Iterator[Problem]:
          "pass --masked_loss to sd-scripts"),
         (masks and images.random_crop, "random-crop-with-masks", "sd-scripts refuses random crop with a mask folder", "turn it off"),
     )  # fmt: skip
-    yield from (_lost(name, source.folder, fix) for applies, name, fix in lost if applies)
+    yield from (_lost_advice(name, source.folder, fix) for applies, name, fix in lost if applies)
     yield from (_advice(what, source.folder, fix, slug) for applies, slug, what, fix in other if applies)
 
 
@@ -447,7 +447,7 @@ def dataset_toml(config: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def survives(value: Any) -> bool:
+def fits_toml(value: Any) -> bool:
     """Whether a value survives sd-scripts' TOML parser (no null, no mixed lists, ...)."""
     config = {"datasets": [{"subsets": [{"x": value, "image_dir": "a"}, {"image_dir": "b"}]}]}
     return reads_as(dataset_toml(config), config)
@@ -491,8 +491,8 @@ def _value(value: Any) -> str:
 def _text(text: str) -> str:
     """In single quotes, which keep backslashes; else the simplest form that sd-scripts' parser reads back."""
     literal = [f"'{text}'"] if "'" not in text and not _CONTROL.search(text) and re.search(r'[\\/"]', text) else []
-    coded = "".join(f"\\u{ord(each):04x}" if ord(each) < 128 and not each.isalnum() else each for each in text)
-    forms = [*literal, _basic(text), f'"{coded}"']
+    escaped = "".join(f"\\u{ord(each):04x}" if ord(each) < 128 and not each.isalnum() else each for each in text)
+    forms = [*literal, _basic(text), f'"{escaped}"']
     return next((form for form in forms if reads_as(f"a = {form}\nb = 1\n", {"a": text, "b": 1})), forms[-1])
 
 

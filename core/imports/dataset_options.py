@@ -21,7 +21,7 @@ from core.settings.dataset.validation import ValidationSettings
 
 DREAMBOOTH, FINE_TUNING, CONDITIONED = "DreamBooth", "fine-tuning", "conditioned"
 ALL = frozenset((DREAMBOOTH, FINE_TUNING, CONDITIONED))
-BESIDE = frozenset((DREAMBOOTH, CONDITIONED))  # captions are next to the images
+CAPTION_FILES = frozenset((DREAMBOOTH, CONDITIONED))  # captions are next to the images
 
 GENERAL, DATASET, SUBSET = "[general]", "[[datasets]]", "[[datasets.subsets]]"
 UP_TO_DATASET, ANYWHERE, IN_SUBSET = (GENERAL, DATASET), (GENERAL, DATASET, SUBSET), (SUBSET,)
@@ -91,8 +91,8 @@ OPTIONS = {
         Option("is_reg", False, IN_SUBSET, frozenset((DREAMBOOTH,)), None, "bool"),
         Option("alpha_mask", False, IN_SUBSET, frozenset((DREAMBOOTH, FINE_TUNING))),
         Option("class_tokens", None, ANYWHERE, frozenset((DREAMBOOTH,))),
-        Option("caption_extension", ".caption", ANYWHERE, BESIDE),
-        Option("cache_info", False, ANYWHERE, BESIDE),
+        Option("caption_extension", ".caption", ANYWHERE, CAPTION_FILES),
+        Option("cache_info", False, ANYWHERE, CAPTION_FILES),
         Option("num_repeats", 1),
         Option("shuffle_caption", False),
         Option("caption_separator", ","),
@@ -154,7 +154,7 @@ def fits(kind: str, value: Any) -> bool:
     return True
 
 
-def refused_there(kind: str, value: Any) -> bool:
+def sd_scripts_refuses(kind: str, value: Any) -> bool:
     """Whether sd-scripts refuses this value although its meaning is clear: a whole number for a float."""
     if kind == "float":
         return type(value) is int

@@ -25,7 +25,7 @@ from core.record.regular import read_regular
 from core.record.workspace import open_home, resolve_path
 
 MAX_BYTES, MAX_VALUES = 4_000_000, 200_000
-_FOR_TOML = (200_000, 5_000)  # characters of a text, and of a line in it
+_MAX_TOML = (200_000, 5_000)  # characters of a text, and of a line in it
 _KEYS = "|".join(PATHS)
 _WHOLE, _CUT = r'"(?!"")((?:[^"\\\n]|\\.)*)"', r'"([^"\n]*[^"\\\n]\\)"[ \t]*'
 # key = "value" and "key": "value"; second: a string whose last backslash escapes the closing quote
@@ -79,8 +79,8 @@ def read_document(path: str | os.PathLike) -> Document:
         _parse_toml(document, text)
     else:
         _parse_json(document, text)
-    for key, line, meant in repaired:
-        _report_path(document, suffix, key, line, meant)
+    for key, line, intended in repaired:
+        _report_path(document, suffix, key, line, intended)
     if document.raw is not None and not isinstance(document.raw, dict):
         document.error("The file is not a JSON object", "", 'start it with { "datasets": [ ... ] }', "not-a-table")
         document.raw = None
@@ -123,18 +123,18 @@ def _repair_paths(text: str, suffix: str) -> tuple[str, list[tuple[str, int, str
 
     def repair(match: re.Match[str]) -> str:
         line_start = match.string.rfind("\n", 0, match.start()) + 1
-        meant = _meant(match[3], suffix)
-        if meant is None or (suffix == ".toml" and "#" in match.string[line_start : match.start()]):
+        intended = _intended(match[3], suffix)
+        if intended is None or (suffix == ".toml" and "#" in match.string[line_start : match.start()]):
             return match[0]
-        repaired.append((match[1], match.string.count("\n", 0, match.start()) + 1, meant))
+        repaired.append((match[1], match.string.count("\n", 0, match.start()) + 1, intended))
         old = f'"{match[3]}"'
-        return match[0].replace(old, json.dumps(meant, ensure_ascii=False), 1)
+        return match[0].replace(old, json.dumps(intended, ensure_ascii=False), 1)
 
     whole, cut = _PATH_VALUES[suffix]
     return whole.sub(repair, cut.sub(repair, text)), repaired
 
 
-def _meant(written: str, suffix: str) -> str | None:
+def _intended(written: str, suffix: str) -> str | None:
     """The path intended by the text between the quotes; None if it is escaped correctly."""
     escapes = _ESCAPE.findall(written)
     good = ("\\", '"', "/") if suffix == ".json" else ("\\", '"')
@@ -153,20 +153,20 @@ def _as_escapes(written: str) -> str:
         return ""
 
 
-def _report_path(document: Document, suffix: str, key: str, line: int, meant: str) -> None:
+def _report_path(document: Document, suffix: str, key: str, line: int, path: str) -> None:
     """Add the problem of a path with single backslashes: advice if the intended path exists, else an error."""
-    place = next((path for path, number in document.lines.items() if number == line and path.endswith(key)), "")
-    where = document.where(place) if place else f"{document.path}, line {line}, {key}"
-    slashed = meant.replace("\\", "/")
+    table_path = next((known for known, number in document.lines.items() if number == line and known.endswith(key)), "")
+    where = document.where(table_path) if table_path else f"{document.path}, line {line}, {key}"
+    slashed = path.replace("\\", "/")
     if suffix == ".toml":
         what = f'{key} uses single backslashes in "...", which TOML reads as escapes (\\n is a line break, \\t a tab)'
-        quoted = f"{key} = '{meant}'" if "'" not in meant and not meant.endswith("\\") else f'{key} = "{slashed}"'
+        quoted = f"{key} = '{path}'" if "'" not in path and not path.endswith("\\") else f'{key} = "{slashed}"'
         fix = f'write {quoted}, or use slashes: "{slashed}"'
     else:
         what = f"{key} uses single backslashes, which JSON reads as escapes (\\n is a line break, \\t a tab)"
         fix = f'write "{key}": "{slashed}", or double each backslash'
-    if os.path.exists(resolve_path(meant)):
-        what = f"{what}; it was read as {meant}, which exists"
+    if os.path.exists(resolve_path(path)):
+        what = f"{what}; it was read as {path}, which exists"
         document.problems.append(Problem(what, where, fix, "advice", code="dataset-config.backslashes-repaired"))
     else:
         document.problems.append(Problem(what, where, fix, code="dataset-config.backslashes"))
@@ -182,7 +182,7 @@ def _parse_toml(document: Document, text: str) -> None:
         document.raw = bounded_loads(text)
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).rstrip(".")
-    short = len(text) <= _FOR_TOML[0] and max(map(len, text.split("\n"))) <= _FOR_TOML[1]
+    short = len(text) <= _MAX_TOML[0] and max(map(len, text.split("\n"))) <= _MAX_TOML[1]
     if short or not reason:
         document.lines = toml_lines(text)
     if short:
@@ -219,8 +219,8 @@ def _parse_json(document: Document, text: str) -> None:
         else:
             document.problems += error.problems
         return
-    document.lines, twice = json_lines(text)
-    for path, line in twice:
+    document.lines, duplicates = json_lines(text)
+    for path, line in duplicates:
         what, where = f"{path} appears twice; the last one counts, as in sd-scripts", f"{document.path}, line {line}"
         problem = Problem(what, where, "remove one of them", "advice", code="dataset-config.duplicate-key")
         document.problems.append(problem)
@@ -273,14 +273,14 @@ def toml_lines(text: str) -> dict[str, int]:
     lines: dict[str, int] = {}
     counts: dict[str, int] = {}
     table, depth = "", 0
-    without_text = _BLANKED.sub(lambda match: "\n" * match[0].count("\n"), text)
-    for number, (line, code) in enumerate(zip(text.split("\n"), without_text.split("\n"), strict=True), 1):
-        top = depth == 0 and bool(code.strip())
-        if top and (header := _HEADER.match(line)):
+    code_only = _BLANKED.sub(lambda match: "\n" * match[0].count("\n"), text)
+    for number, (line, code) in enumerate(zip(text.split("\n"), code_only.split("\n"), strict=True), 1):
+        at_top = depth == 0 and bool(code.strip())
+        if at_top and (header := _HEADER.match(line)):
             table = _table(_parts(header[2]), header[1] == "[[", counts)
             lines.setdefault(table, number)
             continue
-        if top and (key := _KEY.match(line)):
+        if at_top and (key := _KEY.match(line)):
             lines.setdefault(".".join(filter(None, [table, *_parts(key[1])])), number)
         depth = max(0, depth + sum(code.count(mark) for mark in "[{") - sum(code.count(mark) for mark in "]}"))
     return lines
@@ -309,7 +309,7 @@ def _table(parts: list[str], new: bool, counts: dict[str, int]) -> str:
 def json_lines(text: str) -> tuple[dict[str, int], list[tuple[str, int]]]:
     """({path: line} of the objects and keys of a valid JSON text, [(path, line)] of keys that appear twice in one object)."""
     lines: dict[str, int] = {}
-    twice: list[tuple[str, int]] = []
+    duplicates: list[tuple[str, int]] = []
     breaks = [match.end() for match in re.finditer("\n", text)]
     parts = (match for match in _JSON_PART.finditer(text) if match["key"] or match["opened"])
     numbers = (bisect_right(breaks, match.start()) + 1 for match in parts)
@@ -320,7 +320,7 @@ def json_lines(text: str) -> tuple[dict[str, int], list[tuple[str, int]]]:
         if isinstance(value, tuple):  # the keys and values of an object
             for name, each in value:
                 key, line = f"{path}.{name}" if path else name, next(numbers)
-                twice.extend([(key, line)] if key in lines else [])
+                duplicates.extend([(key, line)] if key in lines else [])
                 lines[key] = line
                 visit(each, key)
         elif isinstance(value, list):
@@ -329,4 +329,4 @@ def json_lines(text: str) -> tuple[dict[str, int], list[tuple[str, int]]]:
 
     visit(json.loads(text.removeprefix("\ufeff"), object_pairs_hook=tuple), "")
     lines.pop("", None)
-    return lines, twice
+    return lines, duplicates

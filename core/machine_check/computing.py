@@ -29,7 +29,7 @@ PATIENCE = 10.0  # seconds for all products: a processor without fp16 takes 44 s
 # significant bits; each bound is about ten times the rounding of one value, far below any wrong kernel.
 ROUNDING = {"fp32": 1e-5, "tf32": 1e-2, "bf16": 5e-2, "fp16": 1e-2}
 TYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-NEW_CARD = 8  # compute capability of the first NVIDIA GPUs with TF32 and bf16
+AMPERE = 8  # compute capability of the first NVIDIA GPUs with TF32 and bf16
 
 
 def torch_build(context: CheckContext) -> Finding:
@@ -44,8 +44,8 @@ def torch_build(context: CheckContext) -> Finding:
     }
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {facts['hip']}" if facts["hip"] else "CPU"
     finding = Finding(OK, f"torch {facts['torch']}, built for {build}", facts=facts)
-    seen = machine_facts()
-    if torch.cuda.is_available() or not (seen.nvidia_card or seen.driver or seen.amd_card):
+    hardware = machine_facts()
+    if torch.cuda.is_available() or not (hardware.nvidia_card or hardware.driver or hardware.amd_card):
         return finding
     if torch.version.cuda or facts["hip"]:
         reason = "torch cannot use the GPU; usually the driver is too old for this CUDA version"
@@ -67,14 +67,14 @@ def device(context: CheckContext) -> Finding:
     if not context.cuda:
         reason = "torch finds no usable GPU, so training runs on the CPU"
         return Finding(SLOWER, name, reason, "nothing to do; small models at small sizes train in minutes", facts)
-    about = torch.cuda.get_device_properties(context.device)
+    properties = torch.cuda.get_device_properties(context.device)
     facts |= {
-        "compute_capability": f"{about.major}.{about.minor}",
-        "multiprocessors": about.multi_processor_count,
+        "compute_capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
         "count": torch.cuda.device_count(),
         "built_for": torch.cuda.get_arch_list(),
     }
-    return Finding(OK, f"{name}, compute capability {about.major}.{about.minor}", facts=facts)
+    return Finding(OK, f"{name}, compute capability {properties.major}.{properties.minor}", facts=facts)
 
 
 def vram(context: CheckContext) -> Finding:
@@ -92,11 +92,11 @@ def vram(context: CheckContext) -> Finding:
 # -- dtypes
 
 
-def number_type(name: str, context: CheckContext) -> Finding:
+def dtype_products(name: str, context: CheckContext) -> Finding:
     """Whether products in this dtype are correct on this device, and how fast they are compared with fp32."""
     if name == "fp8":
-        return narrow_type(context)
-    if name == "tf32" and (not context.cuda or torch.cuda.get_device_capability(context.device)[0] < NEW_CARD):
+        return fp8_storage(context)
+    if name == "tf32" and (not context.cuda or torch.cuda.get_device_capability(context.device)[0] < AMPERE):
         return absent("TF32 needs an NVIDIA GPU from 2020 or later")
     torch.set_num_threads(machine.threads())
     use_tf32(name == "tf32")
@@ -110,9 +110,9 @@ def number_type(name: str, context: CheckContext) -> Finding:
     if not error <= ROUNDING[name]:  # NaN fails too
         reason = f"products in {name} are wrong: off by {error:.1e} of the largest entry"
         return finding.failed(reason, "choose another precision, and report this")
-    plain = context.earlier.get("fp32", {}).get("flops_per_second")
-    if plain and rate * EQUAL < plain:
-        reason = f"{plain / rate:.1f} times slower than fp32: this device has no fast {name}"
+    fp32_rate = context.earlier.get("fp32", {}).get("flops_per_second")
+    if fp32_rate and rate * EQUAL < fp32_rate:
+        reason = f"{fp32_rate / rate:.1f} times slower than fp32: this device has no fast {name}"
         return finding.limited(reason, "leave mixed precision on auto")
     return finding
 
@@ -158,14 +158,14 @@ def product_error(dtype: torch.dtype, device: str) -> float:
     return float(torch.stack(errors).max())  # NaN if any is, unlike Python's max
 
 
-def narrow_type(context: CheckContext) -> Finding:
+def fp8_storage(context: CheckContext) -> Finding:
     """fp8 (float8_e4m3fn) as Atelier uses it: weights are stored in 8 bits and upcast at each use."""
     if context.device == "mps":
         return absent("Apple GPUs do not support fp8", "leave the fp8 base model off")
-    wide = torch.linspace(-8, 8, 4096).to(context.device)
+    values = torch.linspace(-8, 8, 4096).to(context.device)
     begun = time.perf_counter()
-    back = wide.to(torch.float8_e4m3fn).to(torch.bfloat16).float()
-    error = float(((back - wide).abs() / wide.abs().clamp(min=2**-6)).max())
+    restored = values.to(torch.float8_e4m3fn).to(torch.bfloat16).float()
+    error = float(((restored - values).abs() / values.abs().clamp(min=2**-6)).max())
     facts = {"error": error, "seconds": time.perf_counter() - begun}
     if not error <= 2**-4 * 1.01:  # 3 mantissa bits, rounded to nearest
         reason = f"weights stored in fp8 are off by {error:.1e}"
@@ -226,9 +226,9 @@ def xformers(context: CheckContext) -> Finding:
     import xformers.ops
 
     q, k, v = (torch.randn(1, 1024, 8, 40, device=context.device, dtype=torch.float16) for _ in range(3))
-    ours = xformers.ops.memory_efficient_attention(q, k, v)
-    plain = nn.functional.scaled_dot_product_attention(*(each.transpose(1, 2) for each in (q, k, v))).transpose(1, 2)
-    error = float((ours - plain).abs().max())
+    result = xformers.ops.memory_efficient_attention(q, k, v)
+    expected = nn.functional.scaled_dot_product_attention(*(each.transpose(1, 2) for each in (q, k, v))).transpose(1, 2)
+    error = float((result - expected).abs().max())
     facts = {"version": version("xformers"), "error": error}
     if not error <= 1e-2:  # fp16 has 11 significant bits; entries are below 4
         reason = f"xFormers differs from torch's attention by {error:.1e}"
@@ -276,8 +276,8 @@ def onnxruntime(context: CheckContext) -> Finding:
 def compiler(context: CheckContext) -> Finding:
     """torch.compile: a C++ compiler, triton on a GPU, and a small layer compiled with its gradient."""
     facts: dict[str, Any] = {"triton": installed("triton")}
-    if wrong := errors(compiling.compile_problems(MemorySettings(torch_compile=True), context.device)):
-        return Finding(ABSENT, "", wrong[0].what, f"{wrong[0].fix}; torch.compile is optional", facts)
+    if unusable := errors(compiling.compile_problems(MemorySettings(torch_compile=True), context.device)):
+        return Finding(ABSENT, "", unusable[0].what, f"{unusable[0].fix}; torch.compile is optional", facts)
     begun = time.perf_counter()
     try:
         compiling.try_compiling("inductor", context.device)

@@ -11,7 +11,7 @@ from typing import Any
 
 from core.machine_check.item import FAILED, OK, SLOWER, CheckContext, Finding
 from core.machine_check.random_model import make_model
-from core.machine_check.trainings import BF16, built, check_workspace, memory, starter, take_steps, train
+from core.machine_check.trainings import BF16, check_workspace, memory, ready_run, starter, take_steps, train
 from core.record import machine
 from core.record.lazy_torch import torch
 from core.record.machine import RUNTIME_BYTES
@@ -23,7 +23,7 @@ from core.settings.job import TrainJob
 SIZE = 512
 STEPS = 6
 WARM = 4  # steps before: the first ones allocate optimizer state, and may wait for that
-WATCHED = 2  # a step has tens of thousands of events, which take seconds to sort
+PROFILED_STEPS = 2  # a step has tens of thousands of events, which take seconds to sort
 MARK = "atelier step"
 # What the host calls to wait for the GPU, in CUDA and ROCm.
 WAITS = {
@@ -55,31 +55,31 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 def no_waits(context: CheckContext) -> Finding:
     """Steps after the first ones under torch's profiler: how often and where the host waited for the GPU."""
     profiler = torch.profiler
-    with built(starter(BF16), context) as run:
+    with ready_run(starter(BF16), context) as run:
         take_steps(run, WARM)
         machine.synchronize(context.device)
-        with waiting_lines() as places:
+        with waiting_lines() as lines:
             take_steps(run, 1)
         machine.synchronize(context.device)
-        with profiler.profile(activities=[profiler.ProfilerActivity.CPU, profiler.ProfilerActivity.CUDA]) as seen:
-            for _ in range(WATCHED):
+        with profiler.profile(activities=[profiler.ProfilerActivity.CPU, profiler.ProfilerActivity.CUDA]) as profile:
+            for _ in range(PROFILED_STEPS):
                 with profiler.record_function(MARK):
                     take_steps(run, 1)
-        counted = waits_within(seen.events() or [])
-    facts = {"waits": dict(counted), "places": places, "steps": WATCHED}
-    if counted or places:
-        reason = f"the host waits for the GPU during a step: {', '.join(counted) or places[0]}"
+        waits = waits_within(profile.events() or [])
+    facts = {"waits": dict(waits), "places": lines, "steps": PROFILED_STEPS}
+    if waits or lines:
+        reason = f"the host waits for the GPU during a step: {', '.join(waits) or lines[0]}"
         return Finding(SLOWER, "", reason, "report this: steps take longer than necessary", facts)
-    return Finding(OK, f"{WATCHED} steps under the profiler without a wait", facts=facts)
+    return Finding(OK, f"{PROFILED_STEPS} steps under the profiler without a wait", facts=facts)
 
 
 def waits_within(events: Iterable[Any]) -> Counter[str]:
     """How often each waiting call was made within a range marked MARK. events: from torch's profiler."""
-    listed = list(events)
-    ranges = [(each.time_range.start, each.time_range.end) for each in listed if each.name == MARK]
+    all_events = list(events)
+    ranges = [(each.time_range.start, each.time_range.end) for each in all_events if each.name == MARK]
     return Counter(
         each.name
-        for each in listed
+        for each in all_events
         if each.name in WAITS and any(start <= each.time_range.start <= end for start, end in ranges)
     )
 
@@ -87,21 +87,21 @@ def waits_within(events: Iterable[Any]) -> Counter[str]:
 @contextmanager
 def waiting_lines() -> Iterator[list[str]]:
     """A context whose list receives the lines of this project at which torch waited for the GPU: "inner:12 < outer:34"."""
-    places: list[str] = []
+    lines: list[str] = []
 
     def note(message: Any, category: Any, filename: str, lineno: int, *_: Any) -> None:
         if SYNC_WARNING not in str(message):  # torch also warns once that this mode is a prototype
             return
         ours = [line for line in traceback.extract_stack() if "/core/" in line.filename.replace("\\", "/")]
-        inner = [line for line in ours if "/machine_check/" not in line.filename.replace("\\", "/")]
-        places.append(" < ".join(f"{line.name}:{line.lineno}" for line in reversed(inner[-4:])) or f"line {lineno}")
+        outside = [line for line in ours if "/machine_check/" not in line.filename.replace("\\", "/")]
+        lines.append(" < ".join(f"{line.name}:{line.lineno}" for line in reversed(outside[-4:])) or f"line {lineno}")
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = note  # type: ignore[assignment]
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            yield places
+            yield lines
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -135,7 +135,7 @@ def real_model(context: CheckContext) -> Finding:
 def real_training(option: str, context: CheckContext) -> Finding:
     """One option: time of a step with it, what it saves, and what the forecast says it saves."""
     values = real_values(context, OPTIONS[option][1])
-    forecast = planned(context, values)
+    forecast = forecast_of(context, values)
     try:
         trained = train(values, context, warm_up=3)
     except Exception as error:
@@ -147,19 +147,19 @@ def real_training(option: str, context: CheckContext) -> Finding:
         fix = "avoid this option here, and report this"
         return Finding(FAILED, trained.words(), "losses are not finite", fix, facts)
     summary = f"{trained.words()} of tensors, {memory_words(trained.reserved_bytes)} in all"
-    plain = context.earlier.get("real_plain", {})
-    if "reserved_bytes" in plain:
-        facts["saves_bytes"] = plain["reserved_bytes"] - trained.reserved_bytes
-        facts["forecast_saves_bytes"] = plain["forecast_bytes"] - forecast
-        facts["time_ratio"] = trained.seconds_per_step / plain["seconds_per_step"]
+    baseline = context.earlier.get("real_plain", {})
+    if "reserved_bytes" in baseline:
+        facts["saves_bytes"] = baseline["reserved_bytes"] - trained.reserved_bytes
+        facts["forecast_saves_bytes"] = baseline["forecast_bytes"] - forecast
+        facts["time_ratio"] = trained.seconds_per_step / baseline["seconds_per_step"]
         saved = facts["saves_bytes"]
         saving = f"saves {memory_words(saved)}" if saved >= 0 else f"takes {memory_words(-saved)} more"
         summary += f"; {saving}, {facts['time_ratio']:.2f} of the time"
     # The forecast includes the driver's context, which torch's allocator does not count.
-    off = (trained.reserved_bytes + RUNTIME_BYTES["cuda"]) / forecast - 1
-    facts["forecast_off"] = off
-    if off > NEAR:
-        reason = f"it takes {off:.0%} more than the forecast of {memory_words(forecast)}"
+    excess = (trained.reserved_bytes + RUNTIME_BYTES["cuda"]) / forecast - 1
+    facts["forecast_off"] = excess
+    if excess > NEAR:
+        reason = f"it takes {excess:.0%} more than the forecast of {memory_words(forecast)}"
         fix = "report this; leave a margin when a forecast is close to the GPU's memory"
         return Finding(SLOWER, summary, reason, fix, facts)
     return Finding(OK, f"{summary} (forecast {memory_words(forecast)})", facts=facts)
@@ -174,7 +174,7 @@ def _too_large(context: CheckContext, forecast: int) -> Finding:
     return Finding(SLOWER, "", reason, fix, facts)
 
 
-def planned(context: CheckContext, values: dict[str, Any]) -> int:
+def forecast_of(context: CheckContext, values: dict[str, Any]) -> int:
     """Bytes that the forecast predicts."""
     from core.training.memory.plan import facts_of, memory_plan
 

@@ -24,7 +24,7 @@ def all_items() -> list[Item]:
         Item("disk", "Disk", MACHINE, system.disk),
         Item("locks", "File locks", MACHINE, system.locks),
         *(
-            Item(name, title, TYPES, partial(computing.number_type, name), needs=BASIS)
+            Item(name, title, TYPES, partial(computing.dtype_products, name), needs=BASIS)
             for name, title in DTYPES.items()
         ),
         Item("attention", "SDPA kernels", LIBRARIES, computing.attention, needs=BASIS),

@@ -17,14 +17,14 @@ SAMPLE_OFF = 12.0
 PROVED_STEPS = 4
 
 
-def generated(context: CheckContext, **more: Any) -> Path:
-    """The path of one image from the starter, generated as in Generate. more: further settings of `generate`"""
+def generate(context: CheckContext, **changes: Any) -> Path:
+    """The path of one image from the starter, generated as in Generate. changes: further settings of `generate`"""
     from core.generation.model.store import make_store
     from core.generation.run import run_generate
 
     values = {
         "model": {"base_model": str(STARTER)},
-        "generate": {"prompt": "a fox", "steps": 8, "seed": 3, "width": 128, "height": 128, **more},
+        "generate": {"prompt": "a fox", "steps": 8, "seed": 3, "width": 128, "height": 128, **changes},
     }
     job = build(GenerateJob, values)
     store = make_store()
@@ -46,7 +46,7 @@ def tones(path: Path) -> list[float]:
 def sample_tones(context: CheckContext) -> tuple[float, list[float]]:
     """(seconds, tones) of the image to record."""
     begun = time.perf_counter()
-    path = generated(context)
+    path = generate(context)
     return time.perf_counter() - begun, tones(path)
 
 
@@ -56,14 +56,14 @@ def distance(one: list[float], other: list[float]) -> float:
 
 def sample(context: CheckContext) -> Finding:
     """One image compared with the recorded one."""
-    seconds, tones = sample_tones(context)
-    off = distance(tones, recorded()["sample"])
-    summary = f"a 128 px image in {seconds:.1f} s including loading, within {off:.1f} of 255 of the recorded one"
-    finding = Finding(OK, summary, facts={"seconds": seconds, "difference": off, "tones": tones})
-    if max(tones) == min(tones):
+    seconds, image_tones = sample_tones(context)
+    error = distance(image_tones, recorded()["sample"])
+    summary = f"a 128 px image in {seconds:.1f} s including loading, within {error:.1f} of 255 of the recorded one"
+    finding = Finding(OK, summary, facts={"seconds": seconds, "difference": error, "tones": image_tones})
+    if max(image_tones) == min(image_tones):
         return finding.failed("the image has a single color: NaN values become black", "choose fp32, and report this")
-    if not off <= SAMPLE_OFF:
-        return finding.failed(f"the image differs from the recorded one by up to {off:.0f} of 255", "report this")
+    if not error <= SAMPLE_OFF:
+        return finding.failed(f"the image differs from the recorded one by up to {error:.0f} of 255", "report this")
     return finding
 
 
@@ -88,7 +88,7 @@ def save_and_load(context: CheckContext) -> Finding:
     if not all(bool(torch.isfinite(each).all()) for each in tensors.values()):
         reason = "the saved LoRA contains NaN or infinite values"
         return Finding(FAILED, "", reason, "choose fp32, and report this", facts)
-    facts["change"] = distance(tones(generated(context, loras=[{"file": str(file)}])), tones(generated(context)))
+    facts["change"] = distance(tones(generate(context, loras=[{"file": str(file)}])), tones(generate(context)))
     if facts["change"] < 1:
         return Finding(FAILED, "", "the saved LoRA has no effect on images", "report this", facts)
     return Finding(OK, f"a LoRA of {len(tensors)} tensors trained, saved and read back in {seconds:.1f} s", facts=facts)

@@ -26,15 +26,15 @@ def random_state(name: str, config: dict[str, Any], dtype: torch.dtype, seed: in
     state, offset = {}, 0
     for key, value in make_empty(name, config).state_dict().items():
         count = prod(value.shape)
-        scale, shift = _spread(key, count, value.shape)
-        cut = pattern[offset % PERIOD :][: min(count, PERIOD)]
-        tile = (cut * scale + shift).to(dtype)
+        scale, shift = _std_and_mean(key, count, value.shape)
+        values = pattern[offset % PERIOD :][: min(count, PERIOD)]
+        tile = (values * scale + shift).to(dtype)
         state[key] = tile.repeat(-(-count // len(tile)))[:count].clone().reshape(value.shape)
         offset += count
     return state
 
 
-def _spread(key: str, count: int, shape: torch.Size) -> tuple[float, float]:
+def _std_and_mean(key: str, count: int, shape: torch.Size) -> tuple[float, float]:
     """(standard deviation, mean) of a tensor's random values. count: its number of elements"""
     if key.endswith("bias"):
         return 0.02, 0.0

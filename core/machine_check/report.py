@@ -67,11 +67,11 @@ def replacements(workspace: Workspace) -> dict[str, str]:
         "<temp>": Path(tempfile.gettempdir()),
         "~": Path.home(),
     }
-    names = {form: short for short, path in places.items() for form in _forms(path)}
+    names = {form: short for short, path in places.items() for form in _spellings(path)}
     return dict(sorted(names.items(), key=lambda each: -len(each[0])))  # longest first: one may contain another
 
 
-def _forms(path: Path) -> set[str]:
+def _spellings(path: Path) -> set[str]:
     """A path as programs write it, with links followed and unfollowed, with either slash."""
     forms = [text for text in (str(path), os.path.realpath(path)) if len(text) > 3]
     return {form for text in forms for form in (text, text.replace("\\", "/"), text.replace("\\", "\\\\"))}

@@ -54,7 +54,7 @@ def run_check(
     device   "" for the best available      items, worker   replacements, for tests
     """
     refuse_while_training(workspace)
-    lock, folder = _own_folder(workspace)
+    lock, folder = _locked_folder(workspace)
     begun = time.monotonic()
     examiner = Examiner(workspace, device, folder, worker, token or CancelToken())
     try:
@@ -68,7 +68,7 @@ def run_check(
     return report_of(examiner.lines, workspace, examiner.device, time.monotonic() - begun)
 
 
-def _own_folder(workspace: Workspace) -> tuple[Lock | None, Path]:
+def _locked_folder(workspace: Workspace) -> tuple[Lock | None, Path]:
     """(its lock, a folder for one check at a time); (None, a temporary folder) if outputs are not writable. Raises
     ProblemsError while another check runs."""
     folder = workspace.private / "check"
@@ -113,11 +113,11 @@ class Examiner:
             total = sum(self.gpu or not each.gpu for each in items)
             tell([*self.lines, Line(item)], total)
             begun = time.monotonic()
-            finding = self._unmet(item) or self._run_in_process(item, end)
+            finding = self._finding_of_needs(item) or self._run_in_process(item, end)
             self.lines.append(Line(item, finding, time.monotonic() - begun))
             tell(self.lines, total)
 
-    def _unmet(self, item: Item) -> Finding | None:
+    def _finding_of_needs(self, item: Item) -> Finding | None:
         """The finding for an item that needs another one which is not ok; None if it can run."""
         for line in self.lines:
             if line.item.name not in item.needs or line.finding is None or line.finding.state in (OK, SLOWER):
@@ -141,7 +141,7 @@ class Examiner:
         answer = self.worker.ask({"item": item.name, "earlier": earlier}, limit, self.token)
         if isinstance(answer, Gone):
             self.end()
-            return _no_time() if answer.hung and limit < item.seconds else gone(answer, limit)
+            return _no_time() if answer.hung and limit < item.seconds else worker_lost(answer, limit)
         self.device = str(answer["device"]) or self.device
         finding = Finding(**answer["finding"])
         if finding.facts.get("poisoned"):  # CUDA is unusable for the rest of that process
@@ -158,7 +158,7 @@ def _no_time() -> Finding:
     return Finding(SKIPPED, "", "the check ran out of time", "close other programs and check again")
 
 
-def gone(answer: Gone, seconds: float) -> Finding:
+def worker_lost(answer: Gone, seconds: float) -> Finding:
     """The finding for an item whose process ended or hung."""
     if answer.hung:
         reason = f"no answer within {seconds:.0f} seconds, so its process was killed"
@@ -186,13 +186,13 @@ def answer_items(words: Sequence[str], listed: Sequence[Item]) -> None:
         if not device and (item.needs or item.name == "torch"):
             with suppress(Exception):  # a torch that does not load is reported by its own item
                 device = machine.default_device()
-        finding = guarded(item, CheckContext(device or "cpu", workspace, Path(folder), question["earlier"]))
+        finding = run_guarded(item, CheckContext(device or "cpu", workspace, Path(folder), question["earlier"]))
         return {"device": device, "finding": asdict(finding)}
 
     answer_questions(answer)
 
 
-def guarded(item: Item, context: CheckContext) -> Finding:
+def run_guarded(item: Item, context: CheckContext) -> Finding:
     """The item's finding; of an error, its explanation if it has one, and its traceback."""
     try:
         return item.run(context)

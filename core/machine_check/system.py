@@ -96,24 +96,24 @@ def disk(context: CheckContext) -> Finding:
     outputs, models = context.workspace.outputs, context.workspace.models
     free = {"outputs": machine.free_disk(outputs), "models": machine.free_disk(models)}
     try:
-        pace = write_pace(context.folder / "disk.bin")
+        speed = write_speed(context.folder / "disk.bin")
     except OSError as error:
         reason = f"the outputs folder is not writable: {error.strerror or error}"
         return Finding(FAILED, "", reason, "check its permissions, or start with --outputs DIR", {"free": free})
-    summary = f"{size_words(free['outputs'])} free for outputs, writes {pace / 1e6:.0f} MB/s"
-    finding = Finding(OK, summary, facts={"free": free, "bytes_per_second": pace})
+    summary = f"{size_words(free['outputs'])} free for outputs, writes {speed / 1e6:.0f} MB/s"
+    finding = Finding(OK, summary, facts={"free": free, "bytes_per_second": speed})
     if free["outputs"] < RESERVE * 4:
         return finding.failed("the disk is nearly full, so no model can be saved", "free some space")
     if min(free.values()) < LITTLE_DISK:
         reason = f"only {size_words(min(free.values()))} are free, enough for a few full models only"
         return finding.limited(reason, "free some space, or start with --outputs DIR on another disk")
-    if pace < SLOW_DISK:
+    if speed < SLOW_DISK:
         fix = "start with --outputs DIR on a local disk"
         return finding.limited("this disk is slow, so saving a model delays training", fix)
     return finding
 
 
-def write_pace(path: Path) -> float:
+def write_speed(path: Path) -> float:
     """Bytes per second of writing a file, synced to the disk; it is removed afterwards. Raises OSError."""
     block = os.urandom(1 << 20)
     begun = time.perf_counter()
@@ -132,13 +132,13 @@ def locks(context: CheckContext) -> Finding:
     """Whether the drive of the outputs has file locks, which keep two programs from working on one run."""
     context.folder.mkdir(parents=True, exist_ok=True)
     lock = Lock(context.folder / "try.lock")
-    another = "start with --outputs DIR on another drive"
+    fix = "start with --outputs DIR on another drive"
     try:
         warnings = lock.acquire()
     except HeldElsewhere:
-        return Finding(FAILED, "", "a new lock appears to be held already", another)
+        return Finding(FAILED, "", "a new lock appears to be held already", fix)
     except OSError as error:
-        return Finding(FAILED, "", f"no lock can be created: {error.strerror or error}", another)
+        return Finding(FAILED, "", f"no lock can be created: {error.strerror or error}", fix)
     lock.release()
     if warnings:
         return Finding(SLOWER, "", warnings[0], "nothing to do, or start with --outputs DIR on a local disk")

@@ -164,7 +164,7 @@ def job_context(context: CheckContext, job: TrainJob) -> JobContext:
 
 
 @contextmanager
-def built(values: dict[str, Any], context: CheckContext) -> Iterator[Run]:
+def ready_run(values: dict[str, Any], context: CheckContext) -> Iterator[Run]:
     """The run of this job, all images and captions encoded, ready for its first step; released afterwards. Raises
     ProblemsError."""
     from core.training.building.setup import build_training
@@ -191,7 +191,7 @@ def train(values: dict[str, Any], context: CheckContext, warm_up: int = WARM_UP)
     """Run the steps of this job and read back the losses. Raises ProblemsError, also at a loss of NaN or infinity."""
     free_memory()
     before = machine.memory("cpu")[0]
-    with PeakMemory(context.device) as peak, built(values, context) as run:
+    with PeakMemory(context.device) as peak, ready_run(values, context) as run:
         take_steps(run, warm_up)
         machine.synchronize(context.device)
         begun = time.perf_counter()
@@ -211,21 +211,19 @@ def train_case(name: str, context: CheckContext) -> Finding:
     """Train a case, and compare its losses with the recorded ones and its time with `against`'s."""
     case = CASES[name]
     job = build(TrainJob, case.values())
-    if cannot := errors(memory_problems(job.memory, context.device)):
-        return absent(cannot[0].what, cannot[0].fix)
+    if unusable := errors(memory_problems(job.memory, context.device)):
+        return absent(unusable[0].what, unusable[0].fix)
     trained = train(case.values(), context)
-    off = difference(trained.losses, recorded()["losses"][case.series])
+    deviation = difference(trained.losses, recorded()["losses"][case.series])
     allowed = TOLERANCE[case.tolerance]
-    facts = asdict(trained) | {"difference": off, "tolerance": allowed}
-    finding = Finding(OK, f"{trained.words()}, losses within {off:.1e} of the recorded ones", facts=facts)
-    if not off <= allowed:
-        reason = (
-            f"losses differ from the recorded ones by {off:.1e}, more than the {allowed:.0e} that rounding explains"
-        )
+    facts = asdict(trained) | {"difference": deviation, "tolerance": allowed}
+    finding = Finding(OK, f"{trained.words()}, losses within {deviation:.1e} of the recorded ones", facts=facts)
+    if not deviation <= allowed:
+        reason = f"losses differ from the recorded ones by {deviation:.1e}, more than the {allowed:.0e} that rounding explains"
         return finding.failed(reason, "avoid this mode here, and report this")
-    plain = context.earlier.get(case.against, {}).get("seconds_per_step")
-    if plain and trained.seconds_per_step > SLOWER_BY * plain:
-        reason = f"a step takes {trained.seconds_per_step / plain:.1f} times as long as in fp32"
+    compared = context.earlier.get(case.against, {}).get("seconds_per_step")
+    if compared and trained.seconds_per_step > SLOWER_BY * compared:
+        reason = f"a step takes {trained.seconds_per_step / compared:.1f} times as long as in fp32"
         return finding.limited(reason, "leave mixed precision on auto")
     return finding
 
@@ -234,7 +232,7 @@ def difference(losses: Sequence[float], expected: Sequence[float]) -> float:
     """The largest relative difference of a step's loss; infinite if a step is missing or not finite."""
     if len(losses) != len(expected) or not all(map(isfinite, losses)):
         return inf
-    return max(abs(loss - wanted) / abs(wanted) for loss, wanted in zip(losses, expected, strict=True))
+    return max(abs(loss - target) / abs(target) for loss, target in zip(losses, expected, strict=True))
 
 
 def recorded() -> dict[str, Any]:

@@ -47,7 +47,7 @@ class ControlNetMethod(SideMethod):
         set_attention(net, memory.attention)
         if memory.gradient_checkpointing:
             net.enable_gradient_checkpointing()
-        self._ready(net, unet.device)
+        self._place_net(net, unet.device)
         self._side = ControlNet(self.net, kohya=trains_as_kohya(self._job, self._family))
         return self._parts()
 

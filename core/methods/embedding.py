@@ -14,7 +14,7 @@ from core.families.components import Components
 from core.formats.embedding_file import LAYERS, ONE, SDXL, TOKEN, read_embedding, write_embedding
 from core.formats.tensors.writer import type_named
 from core.methods import Method
-from core.methods.tokens import OneTextEach, TokenTable, add_tokens, first_rows, spelled_out, tokens_of
+from core.methods.tokens import TextPerLayer, TokenTable, add_tokens, first_rows, spelled_out, tokens_of
 from core.optimization.groups import Trainable
 from core.record.problems import Problem, ProblemsError
 from core.settings.names import without_signs
@@ -46,7 +46,7 @@ class EmbeddingMethod(Method):
         self._dtype = type_named(job.memory.full_precision)
         self._start = start
         self._tables: list[TokenTable] = []
-        self._layers: OneTextEach | None = None
+        self._layers: TextPerLayer | None = None
         self._family = "sd1"
 
     @property
@@ -66,18 +66,18 @@ class EmbeddingMethod(Method):
         initial = self._initial(len(components.text_encoders))
         for index, (encoder, tokenizer) in enumerate(zip(components.text_encoders, components.tokenizers, strict=True)):
             rows = [first_rows(encoder, tokenizer, init, count) for init in self._settings.init_words]
-            begin = torch.cat(rows).repeat(len(self._suffixes), 1)
+            initial_rows = torch.cat(rows).repeat(len(self._suffixes), 1)
             if initial is not None and initial[index] is not None:
-                begin = self._fitting(initial[index], begin)
+                initial_rows = self._checked_shape(initial[index], initial_rows)
             add_tokens(tokenizer, self.words, tokens)
             encoder.requires_grad_(False)
-            table = TokenTable(encoder.get_input_embeddings(), begin.to(encoder.device), self._dtype)
+            table = TokenTable(encoder.get_input_embeddings(), initial_rows.to(encoder.device), self._dtype)
             encoder.set_input_embeddings(table)
             self._tables.append(table)
         if components.denoiser is not None:
             components.denoiser.requires_grad_(False)
         if self._settings.extended:
-            self._layers = OneTextEach(components.denoiser)
+            self._layers = TextPerLayer(components.denoiser)
         if self._clips_table:  # sd-scripts clips the last encoder's whole table
             self.clipped = [self._tables[-1].weight, self._tables[-1].rows]
         return [Trainable(PARTS[index], [table.rows]) for index, table in enumerate(self._tables)]
@@ -101,11 +101,11 @@ class EmbeddingMethod(Method):
             raise ProblemsError.one(what, "embedding.embedding_weights", fix, "embedding.other-tensors")
         return [loaded.get(name) for name in names]
 
-    def _fitting(self, loaded: Tensor | None, begin: Tensor) -> Tensor:
-        """`loaded`, if it has the shape of `begin`; else raises ProblemsError."""
+    def _checked_shape(self, loaded: Tensor | None, initial_rows: Tensor) -> Tensor:
+        """`loaded`, if it has the shape of `initial_rows`; else raises ProblemsError."""
         assert loaded is not None
-        if loaded.shape != begin.shape:
-            (count, width), (needed, size) = loaded.shape, begin.shape
+        if loaded.shape != initial_rows.shape:
+            (count, width), (needed, size) = loaded.shape, initial_rows.shape
             what = (
                 f"The embedding contains {count} vectors of width {width}; this training needs {needed} of width {size}"
             )
@@ -139,13 +139,13 @@ class EmbeddingMethod(Method):
     def vectors(self, word: str) -> dict[str, Tensor]:
         """{name in its file: vectors [count, C]} of the embedding of one token."""
         count = self._settings.num_vectors_per_token
-        begin = self.words.index(word) * count
+        first = self.words.index(word) * count
         tables = [table.rows.data for table in self._tables]
         if self._settings.extended:
             rows = tables[0].view(len(LAYERS), -1, tables[0].shape[-1])
-            return {name: rows[number, begin : begin + count] for number, name in enumerate(LAYERS)}
+            return {name: rows[number, first : first + count] for number, name in enumerate(LAYERS)}
         names = ONE if len(tables) == 1 else SDXL
-        return {name: rows[begin : begin + count] for name, rows in zip(names, tables, strict=True)}
+        return {name: rows[first : first + count] for name, rows in zip(names, tables, strict=True)}
 
     def extra_files(self, path: Path) -> list[Path]:
         """One file for each token after the first, whose file is `path`."""

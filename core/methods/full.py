@@ -60,7 +60,7 @@ class FullMethod(Method):
         self.extension = ENDINGS[self._form]
         self.steady_gradients = job.method.stop_text_encoder_training is None
         self.needs_untrained = self.trains_unet
-        self._frozen: Any = None
+        self._untrained_unet: Any = None
         self._components: Components | None = None
         self._trainable: dict[str, Any] = {}  # part's name -> module
         self._unet: Any = None
@@ -73,8 +73,8 @@ class FullMethod(Method):
         """Make the trained parts trainable, in place."""
         self._components, self._unet = components, components.denoiser
         modules = modules_of(components, family(components.family).layout)
-        trainable = trained_parts(self._job, len(components.text_encoders))
-        self._trainable = {name: module for name, module in modules.items() if name in trainable}
+        names = trained_parts(self._job, len(components.text_encoders))
+        self._trainable = {name: module for name, module in modules.items() if name in names}
         for name, module in self._trainable.items():
             module.requires_grad_(True)
             if traits_of(components.family).penultimate and name == "text_encoder":
@@ -116,15 +116,15 @@ class FullMethod(Method):
     def untrained(self) -> Iterator[None]:
         """A context in which passes use the untrained U-Net: the loaded one if it is frozen, else the second one."""
         assert self._components is not None
-        assert self._frozen is not None or not self.trains_unet, "the setup loads it where it is needed"
-        self._components.denoiser = self._frozen or self._unet
+        assert self._untrained_unet is not None or not self.trains_unet, "the setup loads it where it is needed"
+        self._components.denoiser = self._untrained_unet or self._unet
         try:
             yield
         finally:
             self._components.denoiser = self._unet
 
     def hold_untrained(self, unet: Any) -> None:
-        self._frozen = unet
+        self._untrained_unet = unet
 
     def before_micro_batch(self, step: int, number: int, images: Sequence[object]) -> None:
         """Freeze the text encoders from the configured step on."""
@@ -165,7 +165,7 @@ class FullMethod(Method):
         )
 
     def release(self) -> None:
-        self._components = self._unet = self._frozen = None
+        self._components = self._unet = self._untrained_unet = None
         self._trainable, self._weights = {}, {}
 
 

@@ -40,7 +40,7 @@ class LLLiteMethod(SideMethod):
             net = lllite_file.load_lllite(self._start, targets, components.family)
         else:
             net = LLLite.create(targets, settings.cond_emb_dim, settings.hidden_dim, self._seed, settings.zero_bias)
-        self._ready(net, unet.device)
+        self._place_net(net, unet.device)
         if settings.dropout:
             net.dropout = Dropout(NetworkSettings(network_dropout=settings.dropout), self._seed)
         net.attach(unet, targets)

@@ -49,16 +49,16 @@ class NetworkMethod(Method):
         self._files = files or NetworkFiles()
         self.network: Network | None = None
         self._strength = 1.0
-        self._hits = ""  # how many layers the settings choose
-        rates = job.optimizer
+        self._layer_counts = ""  # how many layers the settings choose
+        optimizer = job.optimizer
         # Also at a rate of 0: its layers are saved with the others, and act where they come from a file.
         self.trains_text = job.network.train_text_encoder
         self.trains_unet = job.network.train_unet
         self._stop_text = self._stop_step = job.method.stop_text_encoder_training
         steady = job.network.module_dropout == 0 and not job.network.traits.by_chance
         self.steady_gradients = steady and self._stop_text is None
-        self._two_text_rates = rates.text_rates[0] != rates.text_rates[1]
-        self._clips_all = rates.clips_as_kohya
+        self._two_text_rates = optimizer.text_rates[0] != optimizer.text_rates[1]
+        self._clips_all = optimizer.clips_as_kohya
 
     def build(self, components: Components) -> list[Trainable]:
         """Create the network on these parts and attach it; returns the trained weights, with roles for LoRA+. Raises
@@ -67,7 +67,7 @@ class NetworkMethod(Method):
         self._family = components.family
         targets = list(targets_of(components, norms=settings.may_train_norms))
         if settings.chooses_layers and not settings.dim_from_weights:
-            self._hits = str(layer_hits(settings, self._kind_settings, targets))
+            self._layer_counts = str(layer_hits(settings, self._kind_settings, targets))
         if start is None:
             self.network = Network.create(targets, settings, self._seed, kind_settings=self._kind_settings)
         else:
@@ -166,8 +166,8 @@ class NetworkMethod(Method):
             metadata["ss_base_weights"] = json.dumps(merged, ensure_ascii=False)
         if self._stop_step is not None and self.trains_text:
             metadata["ss_stop_text_encoder_training"] = str(self._stop_step)
-        if self._hits:
-            metadata["ss_network_layers"] = self._hits
+        if self._layer_counts:
+            metadata["ss_network_layers"] = self._layer_counts
             for name in CHOICE:
                 if lines := getattr(self._settings, name):
                     metadata[f"ss_{name}"] = json.dumps(lines, ensure_ascii=False)

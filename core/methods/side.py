@@ -38,7 +38,7 @@ class SideMethod(Method):
         self.acts = True
         self.net: Any = None
 
-    def _ready(self, net: nn.Module, device: torch.device) -> None:
+    def _place_net(self, net: nn.Module, device: torch.device) -> None:
         """Move the net to the device, in the dtype that it trains in."""
         # torch's `to`: diffusers' warns about fp32 layers although it lists none
         nn.Module.to(net, device, type_named(self._job.memory.full_precision))

@@ -110,7 +110,7 @@ def first_rows(encoder: Any, tokenizer: Any, init_word: str | None, count: int) 
 # -- extended inversion (XTI): each cross-attention of the U-Net reads a different text (Voynov et al. 2023, arXiv:2303.09522)
 
 
-def readers(unet: Any) -> list[nn.Module]:
+def cross_attention_blocks(unet: Any) -> list[nn.Module]:
     """The 16 cross-attending transformers of an SD 1.x or 2.x U-Net, in the order of LAYERS."""
     transformers = [attention for block in unet.down_blocks for attention in getattr(block, "attentions", ())]
     transformers += list(unet.mid_block.attentions)
@@ -119,24 +119,24 @@ def readers(unet: Any) -> list[nn.Module]:
     return transformers
 
 
-class OneTextEach:
+class TextPerLayer:
     """Hooks that pass one of 16 texts to each transformer: [B, T, C] out of context [B, 16, T, C]."""
 
     def __init__(self, unet: Any):
         self._hooks = [
             module.register_forward_pre_hook(self._pick(number), with_kwargs=True)
-            for number, module in enumerate(readers(unet))
+            for number, module in enumerate(cross_attention_blocks(unet))
         ]
 
     @staticmethod
     def _pick(number: int) -> Any:
         """Return a pre-hook that passes text `number` of the context to the transformer."""
 
-        def pick(module: nn.Module, args: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-            text = named.get("encoder_hidden_states")
+        def pick(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+            text = kwargs.get("encoder_hidden_states")
             if isinstance(text, Tensor) and text.ndim == 4:
-                named = {**named, "encoder_hidden_states": text[:, number]}
-            return args, named
+                kwargs = {**kwargs, "encoder_hidden_states": text[:, number]}
+            return args, kwargs
 
         return pick
 

@@ -68,7 +68,7 @@ class Network:
         adapters = [adapter for adapter in fresh if adapter is not None]
         if kind.initialize is not None:
             adapters = [kind.initialize(adapter, settings.initialization, seed) for adapter in adapters]
-        dropout = Dropout(settings, seed) if settings.dropped_out else None
+        dropout = Dropout(settings, seed) if settings.has_dropout else None
         return cls([*adapters, *norms], dropout=dropout, needs_base_weight=kind.needs_base_weight)
 
     @classmethod

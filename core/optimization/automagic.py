@@ -39,17 +39,17 @@ class FactoredOptimizer(Optimizer):
         matrices and convolutions is factored into the means of the last two dimensions (Shazeer and Stern 2018,
         arXiv:1804.04235)."""
         assert weight.grad is not None
-        gradient, state, keep = weight.grad.float(), self.state[weight], 1 - group["beta2"]
+        gradient, state, new_share = weight.grad.float(), self.state[weight], 1 - group["beta2"]
         if not state:
             for name, shape in _moments(weight):
                 state[name] = torch.zeros(shape, dtype=torch.float32, device=weight.device)
         squares = gradient.square().add_(group["eps"])
         if weight.ndim > 1:
-            row = state["exp_avg_sq_row"].lerp_(squares.mean(-1), keep)
-            column = state["exp_avg_sq_col"].lerp_(squares.mean(-2), keep)
+            row = state["exp_avg_sq_row"].lerp_(squares.mean(-1), new_share)
+            column = state["exp_avg_sq_col"].lerp_(squares.mean(-2), new_share)
             factor = (row / row.mean(-1, keepdim=True)).rsqrt_().unsqueeze(-1) * column.rsqrt().unsqueeze(-2)
         else:
-            factor = state["exp_avg_sq"].lerp_(squares, keep).rsqrt()
+            factor = state["exp_avg_sq"].lerp_(squares, new_share).rsqrt()
         update = factor.mul_(gradient)
         rms = update.norm() / update.numel() ** 0.5
         return update.div_((rms / group["clip_threshold"]).clamp_(min=1.0))
@@ -148,10 +148,10 @@ class Automagic3(FactoredOptimizer):
 
 def _vote(signs: Tensor, history: int) -> Tensor:
     """1 where the last signs are equal, -1 where they alternate, else 0."""
-    every, other = 2**history - 1, sum(1 << bit for bit in range(0, history, 2))
-    window = signs & every
-    same = (window == 0) | (window == every)
-    return same.float() - ((window == other) | (window == every - other)).float()
+    all_ones, alternating = 2**history - 1, sum(1 << bit for bit in range(0, history, 2))
+    window = signs & all_ones
+    same = (window == 0) | (window == all_ones)
+    return same.float() - ((window == alternating) | (window == all_ones - alternating)).float()
 
 
 def _moments(weight: Tensor) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -42,11 +42,11 @@ def averaged(optimizer: Optimizer) -> Iterator[None]:
         modes = [group.get("train_mode") for group in optimizer.param_groups]
     try:
         with torch.no_grad():
-            _turn(optimizer, "eval")
+            _set_mode(optimizer, "eval")
         yield
     finally:
         with torch.no_grad():
-            _turn(optimizer, "train")
+            _set_mode(optimizer, "train")
             for group, mode in zip(optimizer.param_groups, modes, strict=True):
                 if mode is not None:
                     group["train_mode"] = mode
@@ -54,7 +54,7 @@ def averaged(optimizer: Optimizer) -> Iterator[None]:
                 weight.copy_(copy)
 
 
-def _turn(optimizer: Optimizer, mode: str) -> None:
+def _set_mode(optimizer: Optimizer, mode: str) -> None:
     """Call `optimizer.eval()` or `.train()`, with 16-bit weights in fp32 meanwhile, like their second set."""
     narrow = [(weight, weight.data) for weight in weights_of(optimizer.param_groups) if weight.dtype in NARROW]
     try:

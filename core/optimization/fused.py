@@ -44,30 +44,30 @@ class FusedBackward:
     def __init__(
         self, optimizer: Optimizer, wide: WideStep, guard: NonFiniteGuard, max_grad_norm: float, *, by_tensor: bool
     ):
-        self._wide, self._guard, self._longest = wide, guard, max_grad_norm
+        self._wide, self._guard, self._max_norm = wide, guard, max_grad_norm
         self._optimizer, self._by_tensor = optimizer, by_tensor
         self._parts: dict[nn.Parameter, Part] = {}
         for index, group in enumerate(optimizer.param_groups):
-            cut = [[weight] for weight in group["params"]] if by_tensor else [list(group["params"])]
-            for weights in cut:
+            parts = [[weight] for weight in group["params"]] if by_tensor else [list(group["params"])]
+            for weights in parts:
                 part = Part(index, weights)
                 self._parts.update(dict.fromkeys(weights, part))
         self._norms: list[Tensor] = []
-        self._hooks = [weight.register_post_accumulate_grad_hook(self._arrived) for weight in self._parts]
+        self._hooks = [weight.register_post_accumulate_grad_hook(self._on_gradient) for weight in self._parts]
 
     def begin(self, loss: Tensor) -> None:
         """Call before `loss.backward()`."""
         self._guard.watch(loss)
         self._norms = []
-        for part in self._each():
+        for part in self._distinct_parts():
             part.waiting = {weight for weight in part.weights if weight.requires_grad}
 
     def end(self) -> Tensor:
         """Call after `loss.backward()`: steps the parts of which only some tensors got a gradient. Returns the L2 norm of all
         gradients before clipping, 0-d; 0 without gradients."""
-        for part in self._each():
+        for part in self._distinct_parts():
             if part.waiting and any(weight.grad is not None for weight in part.weights):
-                self._move(part)
+                self._step_part(part)
         self._wide.count()
         return torch.stack(self._norms).norm() if self._norms else torch.zeros_like(self._guard.flag)
 
@@ -77,17 +77,17 @@ class FusedBackward:
             hook.remove()
         self._hooks, self._parts = [], {}
 
-    def _each(self) -> list[Part]:
+    def _distinct_parts(self) -> list[Part]:
         """All parts, once each."""
         return list({id(part): part for part in self._parts.values()}.values())
 
     @torch.no_grad()
-    def _arrived(self, weight: Any) -> None:
+    def _on_gradient(self, weight: Any) -> None:
         part = self._parts[weight]
         self._clip(weight)
         part.waiting.discard(weight)
         if not part.waiting:
-            self._move(part)
+            self._step_part(part)
 
     def _clip(self, weight: nn.Parameter) -> None:
         """Clip a weight's gradient alone; its norm is recorded and watched for non-finite values."""
@@ -95,15 +95,15 @@ class FusedBackward:
         norm = wide_norm(weight.grad)
         self._guard.watch(norm)
         self._norms.append(norm)
-        if self._longest > 0:
-            weight.grad.mul_((self._longest / (norm + 1e-6)).clamp(max=1.0).to(weight.grad.dtype))
+        if self._max_norm > 0:
+            weight.grad.mul_((self._max_norm / (norm + 1e-6)).clamp(max=1.0).to(weight.grad.dtype))
 
-    def _move(self, part: Part) -> None:
+    def _step_part(self, part: Part) -> None:
         # A group that is a part is passed as it is: some optimizers count their steps in it.
         group = self._optimizer.param_groups[part.group]
         if self._by_tensor:
             group = {**group, "params": part.weights}
-        self._wide.move([group], withheld=self._guard.flag)
+        self._wide.step_groups([group], withheld=self._guard.flag)
 
 
 def split_groups(groups: Sequence[Group], count: int) -> list[Group]:

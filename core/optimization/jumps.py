@@ -28,14 +28,14 @@ def rate_jump(before: TrainJob, steps: int, after: TrainJob, total: int, step: i
     continues with `total`; None without a jump. Only the schedule counts, not a changed learning rate setting."""
     processes = after.memory.num_processes
     rates_before, rates = effective_rates(before, processes), effective_rates(after, processes)
-    last = Rates(before, steps, before.memory.num_processes).at(max(0, step - 1), rates_before)
-    now = Rates(after, total, processes).at(step, rates)
+    last_rates = Rates(before, steps, before.memory.num_processes).at(max(0, step - 1), rates_before)
+    next_rates = Rates(after, total, processes).at(step, rates)
     rises = [
-        (last[name], rate)
-        for name, rate in now.items()
+        (last_rates[name], rate)
+        for name, rate in next_rates.items()
         if rates.get(name)
         and rates_before.get(name)
-        and abs(rate / rates[name]) > max(RISES * abs(last[name] / rates_before[name]), OF_RATE)
+        and abs(rate / rates[name]) > max(RISES * abs(last_rates[name] / rates_before[name]), OF_RATE)
     ]
     return max(rises, key=lambda pair: abs(pair[1]) - abs(pair[0]), default=None)
 

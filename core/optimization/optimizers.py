@@ -43,7 +43,7 @@ def build_optimizer(
     raise_if_errors(
         argument_problems(given_arguments(settings), entry.arguments, entry.name, "optimizer.optimizer_args")
     )
-    optimizer = _construct(settings, entry, groups_for(entry, groups, embeddings))
+    optimizer = _create(settings, entry, groups_for(entry, groups, embeddings))
     if "draws" in entry.traits or not entry.package:
         seed_steps(optimizer, seed)
     ready_to_train(optimizer)
@@ -68,7 +68,7 @@ def groups_for(entry: Entry, groups: Sequence[Group], embeddings: Iterable[Tenso
     return [part for part in parts if part["params"]]
 
 
-def _construct(settings: OptimizerSettings, entry: Entry, groups: list[Group]) -> Optimizer:
+def _create(settings: OptimizerSettings, entry: Entry, groups: list[Group]) -> Optimizer:
     """Create the optimizer; each group gets its rate as `lr` and `initial_lr`, except with AdaFactor's relative step. Raises
     ProblemsError if the library refuses its arguments."""
     arguments = arguments_in_force(settings, entry)
@@ -147,11 +147,11 @@ def load_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     numbers = [number for group in state["param_groups"] for number in group["params"]]
     for weight, number in zip(weights, numbers, strict=True):
         saved = state["state"].get(number, {})
-        now = optimizer.state.get(weight, {})
+        current_state = optimizer.state.get(weight, {})
         for name, value in saved.items():
-            current = now.get(name)
+            current = current_state.get(name)
             if isinstance(value, torch.Tensor) and isinstance(current, torch.Tensor) and current.dtype != value.dtype:
-                now[name] = value.detach().clone().to(current.device)
+                current_state[name] = value.detach().clone().to(current.device)
 
 
 def step_sizes(optimizer: Optimizer) -> dict[str, float]:

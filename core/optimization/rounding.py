@@ -49,11 +49,11 @@ def draws(seed: int, device: torch.device) -> Shorts:
         return lambda count: torch.from_numpy(source.random_raw(-(-count // 4)).view(numpy.int16)[:count])
     generator, low, high = torch.Generator(device).manual_seed(seed), -(2**63), 2**63 - 1
 
-    def drawn(count: int) -> Tensor:
+    def draw(count: int) -> Tensor:
         wide = torch.randint(low, high, (-(-count // 4),), dtype=torch.int64, device=device, generator=generator)
         return wide.view(torch.int16)[:count]
 
-    return drawn
+    return draw
 
 
 class WideStep:
@@ -71,7 +71,7 @@ class WideStep:
     def __init__(self, optimizer: Optimizer, seed: int, *, stochastic: bool, by_parts: bool, kahan: bool = False):
         self._optimizer, self._seed, self._stochastic, self._by_parts = optimizer, seed, stochastic, by_parts
         self._kahan = kahan
-        self._plain = type(optimizer).step
+        self._own_step = type(optimizer).step
         self._index = {weight: index for index, weight in enumerate(weights_of(optimizer.param_groups))}
         optimizer.param_groups[0].setdefault(STEP, 0)
 
@@ -80,7 +80,7 @@ class WideStep:
         assert closure is None
         groups = self._optimizer.param_groups
         for part in parts_of(groups) if self._by_parts else [groups]:
-            self.move(part)
+            self.step_groups(part)
         self.count()
 
     def count(self) -> None:
@@ -88,7 +88,7 @@ class WideStep:
         self._optimizer.param_groups[0][STEP] += 1
 
     @torch.no_grad()
-    def move(self, groups: Sequence[Group], withheld: Tensor | None = None) -> None:
+    def step_groups(self, groups: Sequence[Group], withheld: Tensor | None = None) -> None:
         """Step the weights of these groups only.
 
         withheld   0-d on the device: above 0, the weights stay unchanged
@@ -104,7 +104,7 @@ class WideStep:
             for weight, old in zip(weights, before, strict=True):
                 if old.dtype not in NARROW:
                     weight.data = old.clone()
-        _step(self._optimizer, self._plain, groups)
+        _step(self._optimizer, self._own_step, groups)
         for weight, old in zip(weights, before, strict=True):
             weight.grad = None
             new = weight.data
@@ -113,10 +113,10 @@ class WideStep:
             weight.data = old
             if on_cpu and withheld is not None and bool(withheld > 0):
                 continue
-            chance = self._chance(weight)
+            shorts = self._random_shorts(weight)
             blocked = None if on_cpu else withheld
             for target, values, *lost in in_pieces(old, new, *self._lost(weight)):
-                rounded = values if chance is None else round_stochastically(values, chance)
+                rounded = values if shorts is None else round_stochastically(values, shorts)
                 _put(target, rounded, blocked)
                 for rest in lost:
                     _put(rest, values - rounded.to(target.dtype), blocked)
@@ -127,7 +127,7 @@ class WideStep:
             return []
         return [self._optimizer.state[weight].setdefault(LOST, torch.zeros_like(weight))]
 
-    def _chance(self, weight: nn.Parameter) -> Shorts | None:
+    def _random_shorts(self, weight: nn.Parameter) -> Shorts | None:
         """The random numbers for rounding this weight; None rounds to nearest."""
         if weight.dtype != torch.bfloat16 or not self._stochastic or self._kahan:
             return None
@@ -194,11 +194,11 @@ def widen_steps(optimizer: Optimizer, seed: int, *, stochastic: bool, by_parts: 
     return wide
 
 
-def _step(optimizer: Optimizer, plain: Any, groups: Sequence[Group]) -> None:
+def _step(optimizer: Optimizer, own_step: Any, groups: Sequence[Group]) -> None:
     """Call the optimizer's own step for these groups only; its state is keyed by weight, so the others are not needed."""
-    everything = optimizer.param_groups
+    all_groups = optimizer.param_groups
     optimizer.param_groups = list(groups)
     try:
-        plain(optimizer)
+        own_step(optimizer)
     finally:
-        optimizer.param_groups = everything
+        optimizer.param_groups = all_groups

@@ -89,12 +89,12 @@ def _stable_decay(inputs: ScheduleInputs) -> float:
     if into >= inputs.decay:
         return low
     part = into / inputs.decay
-    fallen = {
+    curves = {
         "linear": 1.0 - part,
         "cosine": _half_waves(part, inputs.settings.lr_scheduler_num_cycles),
         "1-sqrt": 1.0 - math.sqrt(part),
     }
-    return max(0.0, fallen[inputs.argument("decay_type", "cosine")]) * (1 - low) + low
+    return max(0.0, curves[inputs.argument("decay_type", "cosine")]) * (1 - low) + low
 
 
 def _rex(inputs: ScheduleInputs) -> float:
@@ -126,14 +126,14 @@ SCHEDULES: dict[str, Callable[[ScheduleInputs], float]] = {
 NO_WARMUP = ("piecewise_constant", "adafactor")
 
 
-def _rise(inputs: ScheduleInputs) -> float:
+def _warmup_factor(inputs: ScheduleInputs) -> float:
     """Factor during the warmup."""
     part = (inputs.tick + (0 if inputs.settings.lr_warmup_from_zero else 1)) / inputs.warmup
     if inputs.settings.lr_scheduler != "warmup_stable_decay":
         return part
     low = inputs.settings.lr_scheduler_min_lr_ratio or 0.0
-    risen = {"linear": part, "cosine": 1.0 - _half_waves(part, 1), "1-sqrt": 1.0 - math.sqrt(max(0.0, 1.0 - part))}
-    return low + (1 - low) * risen[inputs.argument("warmup_type", "linear")]
+    curves = {"linear": part, "cosine": 1.0 - _half_waves(part, 1), "1-sqrt": 1.0 - math.sqrt(max(0.0, 1.0 - part))}
+    return low + (1 - low) * curves[inputs.argument("warmup_type", "linear")]
 
 
 class LrSchedule:
@@ -150,8 +150,8 @@ class LrSchedule:
         self._next: LrSchedule | None = None
         if self._length:
             if settings.lr_scheduler_after == "restart" and total > self._length:
-                once = settings.model_copy(update={"lr_scheduler_steps": None})
-                self._next = LrSchedule(once, total - self._length, processes)
+                without_steps = settings.model_copy(update={"lr_scheduler_steps": None})
+                self._next = LrSchedule(without_steps, total - self._length, processes)
             total = self._length
         self._total = total * self._ticks
         warms = settings.lr_scheduler not in NO_WARMUP
@@ -174,7 +174,7 @@ class LrSchedule:
         rate = reference_rate if self._kohya and reference_rate is not None else base_rate
         inputs = ScheduleInputs(settings, tick, self._total, self._warmup, self._decay, rate)
         if tick < self._warmup:
-            return _rise(inputs)
+            return _warmup_factor(inputs)
         factor, low = SCHEDULES[settings.lr_scheduler](inputs), settings.min_ratio
         return low + (1 - low) * factor if low else factor
 
@@ -210,9 +210,8 @@ class Rates:
         optimizer = job.optimizer
         self._schedule = None if without_schedule(optimizer) else LrSchedule(job.schedule, total, processes)
         self._relative = relative_steps(optimizer)
-        self._first = (
-            1e-6 if optimizer.optimizer_args.get("warmup_init") else None
-        )  # of relative steps, which then rise
+        # The first of AdaFactor's relative steps, which then rise.
+        self._first = 1e-6 if optimizer.optimizer_args.get("warmup_init") else None
         self._reference = optimizer.learning_rate * scale_factor(job, processes)
 
     def at(self, step: int, base_rates: Mapping[str, float]) -> dict[str, float]:

@@ -56,18 +56,18 @@ def _members(hint: Any) -> tuple[Any, ...]:
 def _kind(default: Any, members: tuple[Any, ...]) -> str:
     """The kind of an argument ("bool", "int", "number", "numbers", "text", "any"), by its default or, if that is None,
     its annotation."""
-    plain = {typing.get_origin(member) or member for member in members}
-    if isinstance(default, bool) or (default is None and bool in plain):
+    types = {typing.get_origin(member) or member for member in members}
+    if isinstance(default, bool) or (default is None and bool in types):
         return "bool"
-    if default is None and plain & {tuple, list} and plain & {float, int}:
+    if default is None and types & {tuple, list} and types & {float, int}:
         return "any"  # one number for all groups, or one each
-    if isinstance(default, (tuple, list)) or (default is None and plain & {tuple, list}):
+    if isinstance(default, (tuple, list)) or (default is None and types & {tuple, list}):
         return "numbers"
-    if isinstance(default, float) or float in plain:
+    if isinstance(default, float) or float in types:
         return "number"
-    if isinstance(default, int) or int in plain:
+    if isinstance(default, int) or int in types:
         # `weight_decay: int = 0` is a library's oversight: 0.01 must be accepted
-        return "int" if int in plain or (not members and default not in (0, 1)) else "number"
-    if isinstance(default, str) or str in plain:
+        return "int" if int in types or (not members and default not in (0, 1)) else "number"
+    if isinstance(default, str) or str in types:
         return "text"
     return "any"

@@ -95,17 +95,17 @@ def _attempt(make: Make, rate: float, same_rate: bool, device: str, rows: int) -
     with averaged(optimizer):
         pass  # saving a file must not change anything
     torch.save(optimizer.state_dict(), buffer)
-    again = Small(device, rows)
+    copy = Small(device, rows)
     with torch.no_grad():
-        for weight, saved in zip(again.parameters, net.parameters, strict=True):
+        for weight, saved in zip(copy.parameters, net.parameters, strict=True):
             weight.copy_(saved)
-    resumed = make(again.named_groups(rate, same_rate))
+    resumed = make(copy.named_groups(rate, same_rate))
     ready_to_train(resumed)
     load_state(resumed, torch.load(io.BytesIO(buffer.getvalue()), weights_only=True))
-    for one, other in ((net, optimizer), (again, resumed)):
+    for one, other in ((net, optimizer), (copy, resumed)):
         one.train(other, range(STEPS, 2 * STEPS))
     traits = [name for name, has in (("draws", net.drew), ("averages", averages(optimizer))) if has]
-    if not all(torch.equal(a, b) for a, b in zip(net.parameters, again.parameters, strict=True)):
+    if not all(torch.equal(a, b) for a, b in zip(net.parameters, copy.parameters, strict=True)):
         return Result("a resumed run differs from an unbroken one", traits)
     net.train(optimizer, range(2 * STEPS, 5 * STEPS))  # some start with steps of size 0, such as RAdam
     if not all(bool(torch.isfinite(weight).all()) for weight in net.parameters):

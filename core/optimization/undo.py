@@ -33,10 +33,9 @@ def can_undo(optimizer: Optimizer, device: torch.device) -> bool:
     except TypeError:
         return False
     on_device = [tensor for tensor in tensors if tensor.device == device]
+    # One number may lie on the host: torch's optimizers count steps there.
     return (
-        all(
-            tensor.device == device or tensor.numel() == 1 for tensor in tensors
-        )  # torch's optimizers count steps on the host
+        all(tensor.device == device or tensor.numel() == 1 for tensor in tensors)
         and all(tensor.element_size() in BITS for tensor in on_device)
         and sum(tensor.numel() * tensor.element_size() for tensor in on_device) <= MOST
     )

@@ -326,7 +326,7 @@ class NetworkSettings(Settings):
         return self.initialization == "pissa" and "initialization" in self.traits.uses and not self.network_weights
 
     @property
-    def dropped_out(self) -> bool:
+    def has_dropout(self) -> bool:
         """Whether any dropout is on."""
         return self.network_dropout > 0 or self.rank_dropout > 0 or self.module_dropout > 0
 
@@ -364,7 +364,7 @@ class NetworkSettings(Settings):
         parts += [f"conv rank {self.conv_rank}"] if self.conv_rank and "rank" in uses else []
         parts += ["by block"] if self.block_dims or self.conv_block_dims or self.has_block_rates else []
         parts += ["chosen layers"] if self.layers or self.exclude_layers else []
-        parts += ["dropout"] if self.dropped_out else []
+        parts += ["dropout"] if self.has_dropout else []
         parts += [f"from {PurePath(self.network_weights).stem}"] if self.network_weights else []
         trains = [name for name, on in (("U-Net", self.train_unet), ("text encoder", self.train_text_encoder)) if on]
         return ", ".join([*parts, " and ".join(trains) or "nothing trained"])

@@ -67,15 +67,14 @@ def sync(root: Path, *, force: bool = False, probe: Callable[[str], bool] | None
         build = build_for(root, facts, probe or index_answers)
         stamp = stamp_for(root, build)
         new, current = root / ".venv-new", root / ".venv"
-        if same(read_stamp(str(current)), stamp):
+        if matches(read_stamp(str(current)), stamp):
             say("everything is up to date.")
             return
         for note in build.notes:
             say(note)
-        if not same(
-            read_stamp(str(new)), stamp
-        ):  # one that waits is put in place: it was ready, but the old one was in use
-            make(root, new, build)
+        # One that waits is put in place: it was ready, but the old one was in use.
+        if not matches(read_stamp(str(new)), stamp):
+            create(root, new, build)
             write_stamp(str(new), stamp)
         swap(root)
 
@@ -109,7 +108,7 @@ def stamp_for(root: Path, build: Build) -> dict:
     }
 
 
-def same(recorded: dict | None, wanted: dict) -> bool:
+def matches(recorded: dict | None, wanted: dict) -> bool:
     """Whether an environment's stamp has all of these values; further ones, of packages for tests, do not count."""
     return recorded is not None and all(recorded.get(key) == value for key, value in wanted.items())
 
@@ -128,27 +127,27 @@ def index_answers(url: str) -> bool:
         except (OSError, ValueError, http.client.HTTPException):
             answers.append(False)
 
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(INDEX_SECONDS)
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(INDEX_SECONDS)
     return bool(answers and answers[0])
 
 
-def make(root: Path, target: Path, build: Build) -> None:
+def create(root: Path, target: Path, build: Build) -> None:
     """Create an environment in `target`: torch and xformers together from their index, the rest, and a test import. Raises
     SetupError."""
     remove(target)
     say(f"creating an environment with Python {python_version()} and PyTorch for {build.title}.")
     run_step([sys.executable, "-m", "venv", "--prompt", ".venv", str(target)], VENV_FAILED)
     text = adapted_requirements((root / "requirements.txt").read_text(encoding="utf-8"), build)
-    listed = target / "requirements.txt"
-    listed.write_text(text, encoding="utf-8")
+    requirements = target / "requirements.txt"
+    requirements.write_text(text, encoding="utf-8")
     if build.index_url:
-        pair = [line for line in (build.torch, build.xformers) if line]
-        say(f"installing {' and '.join(pair)} from {build.index_url}.")
-        pip(target, ["install", "--index-url", build.index_url, *pair])
+        packages = [line for line in (build.torch, build.xformers) if line]
+        say(f"installing {' and '.join(packages)} from {build.index_url}.")
+        pip(target, ["install", "--index-url", build.index_url, *packages])
     say("installing the packages in requirements.txt.")
-    pip(target, ["install", "-r", str(listed)])
+    pip(target, ["install", "-r", str(requirements)])
     run_step([python_of(str(target)), "-c", TRY_OUT], TORCH_FAILED)
 
 
@@ -168,20 +167,20 @@ def pip(environment: Path, arguments: list[str]) -> None:
     )
 
 
-def run_step(command: list[str], failed: str) -> None:
-    """Run one step of the installation with its output shown on stderr. Raises SetupError, whose text begins with `failed`."""
-    inherited = {
+def run_step(command: list[str], message: str) -> None:
+    """Run one step of the installation with its output shown on stderr. Raises SetupError, whose text begins with `message`."""
+    environment = {
         key: value
         for key, value in os.environ.items()
         if key not in ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX")
     }
     quiet = {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0", "PYTHONUTF8": "1"}
     try:
-        code = subprocess.run(command, env=inherited | quiet, stdout=sys.stderr, check=False).returncode
+        code = subprocess.run(command, env=environment | quiet, stdout=sys.stderr, check=False).returncode
     except OSError as error:
-        raise SetupError(f"{failed} ({error})") from error
+        raise SetupError(f"{message} ({error})") from error
     if code:
-        raise SetupError(failed)
+        raise SetupError(message)
 
 
 def swap(root: Path) -> None:
@@ -228,40 +227,40 @@ def remove(folder: Path) -> None:
         raise SetupError(f"{folder.name} could not be removed: close programs that use it and start again.")
 
 
-def point_scripts_to(environment: Path, made_as: str) -> None:
-    """Replace the path that an environment was created under in its scripts. Windows' .exe scripts are left: none is used."""
+def point_scripts_to(environment: Path, old_path: str) -> None:
+    """Replace the path under which an environment was created in its scripts. Windows' .exe scripts are left: none is used."""
     for script in (environment / ("Scripts" if os.name == "nt" else "bin")).iterdir():
         if script.is_symlink() or not script.is_file() or script.stat().st_size > 100_000:
             continue
         before = script.read_bytes()
-        after = before.replace(made_as.encode(), str(environment).encode())
+        after = before.replace(old_path.encode(), str(environment).encode())
         if after != before and b"\0" not in before:
             script.write_bytes(after)
 
 
 def sync_tests(root: Path) -> None:
     """Add what requirements-test.txt lists to `.venv`, once. It adds tools and changes nothing that the page uses."""
-    environment, listed = root / ".venv", root / "requirements-test.txt"
+    environment, requirements = root / ".venv", root / "requirements-test.txt"
     stamp = read_stamp(str(environment)) or {}
-    if stamp.get("tests") == digest(str(listed)):
+    if stamp.get("tests") == digest(str(requirements)):
         return
     say("installing the packages in requirements-test.txt.")
-    pip(environment, ["install", "-r", str(listed)])
-    write_stamp(str(environment), stamp | {"tests": digest(str(listed))})
+    pip(environment, ["install", "-r", str(requirements)])
+    write_stamp(str(environment), stamp | {"tests": digest(str(requirements))})
 
 
 def sync_deepspeed(root: Path) -> None:
     """Add DeepSpeed to `.venv`, once; Linux only. It is built here, without its own operators: those it compiles when used."""
-    environment, listed = root / ".venv", root / "requirements-deepspeed.txt"
+    environment, requirements = root / ".venv", root / "requirements-deepspeed.txt"
     stamp = read_stamp(str(environment)) or {}
-    if sys.platform != "linux" or not listed.exists() or stamp.get("deepspeed") == digest(str(listed)):
+    if sys.platform != "linux" or not requirements.exists() or stamp.get("deepspeed") == digest(str(requirements)):
         return
     say("installing the packages in requirements-deepspeed.txt.")
     os.environ["DS_BUILD_OPS"] = "0"
-    wheel = next(line for line in listed.read_text(encoding="utf-8").splitlines() if line.startswith("wheel=="))
+    wheel = next(line for line in requirements.read_text(encoding="utf-8").splitlines() if line.startswith("wheel=="))
     pip(environment, ["install", wheel])
-    pip(environment, ["install", "--no-build-isolation", "-r", str(listed)])
-    write_stamp(str(environment), (read_stamp(str(environment)) or {}) | {"deepspeed": digest(str(listed))})
+    pip(environment, ["install", "--no-build-isolation", "-r", str(requirements)])
+    write_stamp(str(environment), (read_stamp(str(environment)) or {}) | {"deepspeed": digest(str(requirements))})
 
 
 @contextmanager
@@ -274,14 +273,14 @@ def lock(root: Path) -> Iterator[None]:
             f"this folder cannot be written to ({error.strerror}): {root}. Move Atelier to a folder you can write to."
         ) from error
     with handle:
-        if not take(handle.fileno()):
+        if not try_lock(handle.fileno()):
             say("another start is installing: waiting for it to finish.")
-            while not take(handle.fileno()):
+            while not try_lock(handle.fileno()):
                 time.sleep(0.5)
         yield  # closing the file gives the lock back, also after a crash
 
 
-def take(descriptor: int) -> bool:
+def try_lock(descriptor: int) -> bool:
     """Lock the file; False while another process holds it. On a drive without locks it is always True."""
     try:
         if sys.platform == "win32":

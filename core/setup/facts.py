@@ -29,7 +29,7 @@ def machine_facts() -> MachineFacts:
         amd_card=Path("/dev/kfd").exists() or (system == "Windows" and shutil.which("hipInfo") is not None),
         macos=platform.mac_ver()[0] if system == "Darwin" else "",
         glibc=platform.libc_ver()[1] if system == "Linux" and platform.libc_ver()[0] == "glibc" else "",
-        translated=system == "Darwin" and answer(["sysctl", "-n", "sysctl.proc_translated"]).strip() == "1",
+        translated=system == "Darwin" and output_of(["sysctl", "-n", "sysctl.proc_translated"]).strip() == "1",
     )
 
 
@@ -51,7 +51,7 @@ def ask_nvidia_smi(program: str | None) -> tuple[str | None, tuple[str, ...]]:
     if program is None:
         return None, ()
     for fields in ("driver_version,compute_cap", "driver_version"):
-        driver, compute = parse_nvidia_smi(answer([program, f"--query-gpu={fields}", "--format=csv,noheader"]))
+        driver, compute = parse_nvidia_smi(output_of([program, f"--query-gpu={fields}", "--format=csv,noheader"]))
         if driver:
             return driver, compute
     return None, ()
@@ -82,7 +82,7 @@ def has_pci_display(vendor: str) -> bool:
     return False
 
 
-def answer(command: list[str]) -> str:
+def output_of(command: list[str]) -> str:
     """What a command prints, or nothing when it is missing, fails or takes over 20 seconds (a hung driver)."""
     try:
         return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20, check=True).stdout

@@ -32,9 +32,9 @@ def install(root: Path) -> None:
         say(note)
     steps, lines = plan(installed_torch(), build, (root / "requirements.txt").read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as folder:
-        listed = Path(folder) / "requirements.txt"
-        listed.write_text(lines, encoding="utf-8")
-        for step in [*steps, ["-r", str(listed)]]:
+        requirements = Path(folder) / "requirements.txt"
+        requirements.write_text(lines, encoding="utf-8")
+        for step in [*steps, ["-r", str(requirements)]]:
             say(f"installing {' '.join(step)}")
             run_step([sys.executable, "-m", "pip", "--disable-pip-version-check", "install", *step], PIP_FAILED)
     run_step([sys.executable, "-c", TRY_OUT], TORCH_FAILED)
@@ -48,19 +48,19 @@ def installed_torch() -> str | None:
         return None
 
 
-def plan(present: str | None, build: Build, requirements: str) -> tuple[list[list[str]], str]:
+def plan(installed: str | None, build: Build, requirements: str) -> tuple[list[list[str]], str]:
     """(arguments of pip for torch and xformers, text of the requirements for the last step).
 
-    present   version of the installed torch, None without one; kept if it has the pinned version, whatever CUDA it was built
+    installed version of the installed torch, None without one; kept if it has the pinned version, whatever CUDA it was built
               for, because it was built for that machine
     """
-    if present and f"torch=={present.split('+')[0]}" == build.torch:
-        if build.index_url and build.xformers and present.endswith(f"+{build.name}"):
+    if installed and f"torch=={installed.split('+')[0]}" == build.torch:
+        if build.index_url and build.xformers and installed.endswith(f"+{build.name}"):
             return [["--index-url", build.index_url, build.xformers]], adapted_requirements(requirements, build)
-        alone = Build(build.name, build.title, None, f"torch=={present}", None, build.onnxruntime)
-        return [], adapted_requirements(requirements, alone)
-    pair = [line for line in (build.torch, build.xformers) if line]
-    steps = [["--index-url", build.index_url, *pair]] if build.index_url else []
+        with_installed = Build(build.name, build.title, None, f"torch=={installed}", None, build.onnxruntime)
+        return [], adapted_requirements(requirements, with_installed)
+    packages = [line for line in (build.torch, build.xformers) if line]
+    steps = [["--index-url", build.index_url, *packages]] if build.index_url else []
     return steps, adapted_requirements(requirements, build)
 
 

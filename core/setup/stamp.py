@@ -33,8 +33,8 @@ def read_stamp(environment: str) -> dict | None:
             stamp = json.load(file)
     except (OSError, ValueError):
         return None
-    whole = isinstance(stamp, dict) and stamp.get("schema") == SCHEMA and os.path.exists(python_of(environment))
-    return stamp if whole else None
+    is_valid = isinstance(stamp, dict) and stamp.get("schema") == SCHEMA and os.path.exists(python_of(environment))
+    return stamp if is_valid else None
 
 
 def write_stamp(environment: str, stamp: dict) -> None:

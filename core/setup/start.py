@@ -62,7 +62,7 @@ def set_up(root: str, *, force: bool = False) -> bool:
         return True
     from core.setup.environment import say, sync
 
-    if installed(sync, root, force=force):
+    if setup_succeeds(sync, root, force=force):
         return True
     if force or read_stamp(os.path.join(root, ".venv")) is None:
         return False
@@ -70,7 +70,7 @@ def set_up(root: str, *, force: bool = False) -> bool:
     return True
 
 
-def installed(step: Callable[..., None], root: str, **options: bool) -> bool:
+def setup_succeeds(step: Callable[..., None], root: str, **options: bool) -> bool:
     """Run a step of the installation; False if it failed, after its message."""
     from pathlib import Path
 
@@ -118,24 +118,24 @@ def supervise(command: list[str]) -> int:
     import signal
     import subprocess
 
-    passed = ("SIGTERM", "SIGHUP") if terminal_is_ours() else ("SIGTERM", "SIGHUP", "SIGINT")
+    forwarded = ("SIGTERM", "SIGHUP") if terminal_is_ours() else ("SIGTERM", "SIGHUP", "SIGINT")
     children: list[subprocess.Popen] = []
 
-    def pass_on(number: int, frame: object) -> None:
-        if children and signal.Signals(number).name in passed:
+    def forward(number: int, frame: object) -> None:
+        if children and signal.Signals(number).name in forwarded:
             children[0].send_signal(number)
 
-    before = {}
+    handlers = {}
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         # An ignored signal (nohup, a background job) stays ignored, here and in the child.
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            before[number] = signal.signal(number, pass_on)
+            handlers[number] = signal.signal(number, forward)
     try:
         children.append(subprocess.Popen(command))
         code = children[0].wait()
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
     return code if code >= 0 else 128 - code  # a child killed by a signal: 130 for SIGINT, as in shells
 
@@ -155,9 +155,9 @@ def run_tests(root: str, arguments: list[str]) -> int:
     from core.setup.browser import MISSING, find_browser, install_browser
     from core.setup.environment import say, sync_deepspeed, sync_tests
 
-    if not installed(sync_tests, root):
+    if not setup_succeeds(sync_tests, root):
         return 1
-    if not installed(sync_deepspeed, root):
+    if not setup_succeeds(sync_deepspeed, root):
         say("DeepSpeed could not be installed: its tests are skipped.")
     if find_browser() is None:
         install_browser()
@@ -170,23 +170,23 @@ def run_tests(root: str, arguments: list[str]) -> int:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # Two processes, one file each: one waits for a browser or disk while the other computes. Files keep the order given by
     # tests/selection.py. Named tests run in one process: their output appears at once, and a debugger works.
-    split = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+    two_processes = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
     python = python_of(os.path.join(root, ".venv"))
     if "--near" in arguments:
         near = near_tests(python, arguments)
-        return replace_by([python, "-m", "pytest", *split, *near]) if near else 0
+        return replace_by([python, "-m", "pytest", *two_processes, *near]) if near else 0
     if "--all" in arguments:
-        split.append("--durations=20")
-    whole = not set(arguments) - {"--all", "--from"} or arguments[-2:-1] == ["--from"]
-    return replace_by([python, "-m", "pytest", *(split if whole else []), *arguments])
+        two_processes.append("--durations=20")
+    all_tests = not set(arguments) - {"--all", "--from"} or arguments[-2:-1] == ["--from"]
+    return replace_by([python, "-m", "pytest", *(two_processes if all_tests else []), *arguments])
 
 
 def near_tests(python: str, arguments: list[str]) -> list[str]:
     """pytest's arguments for `--near [REVISION]`; empty if no test is near. SystemExit: Git does not know the revision."""
     import subprocess
 
-    at = arguments.index("--near")
-    after = arguments[at + 1 :]
+    index = arguments.index("--near")
+    after = arguments[index + 1 :]
     revision = after[:1] if after and not after[0].startswith("-") else []
     command = [python, "-m", "tests.near", *revision]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -194,7 +194,7 @@ def near_tests(python: str, arguments: list[str]) -> list[str]:
     if result.returncode:
         raise SystemExit(result.returncode)
     files = result.stdout.split()
-    return [*files, *arguments[:at], *after[len(revision) :]] if files else []
+    return [*files, *arguments[:index], *after[len(revision) :]] if files else []
 
 
 def run_checks(root: str, arguments: list[str]) -> int:
@@ -203,7 +203,7 @@ def run_checks(root: str, arguments: list[str]) -> int:
 
     from core.setup.environment import say, sync_tests
 
-    if not installed(sync_tests, root):
+    if not setup_succeeds(sync_tests, root):
         return 1
     python = python_of(os.path.join(root, ".venv"))
     failed = []
@@ -226,7 +226,7 @@ def add_deepspeed(root: str, arguments: list[str]) -> int:
     if sys.platform != "linux":
         say("DeepSpeed runs on Linux only.")
         return 1
-    if not installed(sync_deepspeed, root):
+    if not setup_succeeds(sync_deepspeed, root):
         return 1
     say("DeepSpeed is installed: turn on sharding.deepspeed.")
     return 0

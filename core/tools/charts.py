@@ -8,8 +8,8 @@ Cells = Sequence[Sequence[float | None]]
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], copied: bool = False) -> dict[str, Any]:
     """A table; numbers are right-aligned. copied: whether each cell has a copy button."""
-    held = [[_plain(cell) for cell in row] for row in rows]
-    return {"kind": "table", "title": title, "columns": list(columns), "rows": held, "copied": copied}
+    cells = [[_plain(cell) for cell in row] for row in rows]
+    return {"kind": "table", "title": title, "columns": list(columns), "rows": cells, "copied": copied}
 
 
 def heat_map(
@@ -23,15 +23,15 @@ def heat_map(
 ) -> dict[str, Any]:
     """A heat map as JSON. values: by row and column, None for an empty cell; span: values of the palest and strongest color,
     with two colors from below 0 to above; notes: {"row|column": note}, which marks the cell"""
-    held = [[_plain(cell) for cell in row] for row in values]
-    known = [cell for row in held for cell in row if cell is not None]
-    low, high = span or (0.0, max(known, default=0.0))
+    cells = [[_plain(cell) for cell in row] for row in values]
+    numbers = [cell for row in cells for cell in row if cell is not None]
+    low, high = span or (0.0, max(numbers, default=0.0))
     return {
         "kind": "heat",
         "title": title,
         "rows": list(rows),
         "columns": list(columns),
-        "values": held,
+        "values": cells,
         "unit": unit,
         "span": [low, high],
         "notes": dict(notes or {}),
@@ -41,9 +41,9 @@ def heat_map(
 def curves(
     title: str, across: str, up: str, x: Sequence[float], lines: Mapping[str, Sequence[float | None]], log: bool = False
 ) -> dict[str, Any]:
-    """A plot with lines over common `x` values. log: whether the vertical axis is logarithmic."""
-    held = [{"name": name, "values": [_plain(value) for value in values]} for name, values in lines.items()]
-    return {"kind": "curves", "title": title, "across": across, "up": up, "x": list(x), "lines": held, "log": log}
+    """A plot with lines over common `x` values. across, up: titles of the axes; log: whether the vertical one is logarithmic"""
+    series = [{"name": name, "values": [_plain(value) for value in values]} for name, values in lines.items()]
+    return {"kind": "curves", "title": title, "across": across, "up": up, "x": list(x), "lines": series, "log": log}
 
 
 def _plain(value: Any) -> Any:

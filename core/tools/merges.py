@@ -80,7 +80,7 @@ class LoraInput:
     def strength(self, layer: str) -> float:
         return self.ratio * self.block_weight(layer)
 
-    def other_family(self, family: str, where: str) -> list[Problem]:
+    def family_problems(self, family: str, where: str) -> list[Problem]:
         if self.family in (None, family):
             return []
         what = f"{self.path.name} is a LoRA for {FAMILY_NAMES[str(self.family)]}, not for {FAMILY_NAMES[family]}"
@@ -101,14 +101,14 @@ def lora_inputs(
         fix = "give LoRAs, one per line"
         problems.append(Problem("No LoRA is given", where, fix, code="tools.no-file-given"))
     strengths = ratios_of(ratios, len(models), "LoRA", f"{group}.ratios", problems) or [1.0] * len(models)
-    lists = [*lbws, *([""] * (len(models) - len(lbws)))]
+    block_lists = [*lbws, *([""] * (len(models) - len(lbws)))]
     if len(lbws) > len(models):
         what = f"{count(len(lbws), 'line')} of block weights given for {count(len(models), 'LoRA')}"
         problems.append(Problem(what, f"{group}.lbws", "give one line per LoRA", code="merge.block-weights"))
-    header = problems_at(where)(lora_outline)
-    for name, ratio, lbw in zip(models, strengths, lists, strict=False):
+    outline = problems_at(where)(lora_outline)
+    for name, ratio, lbw in zip(models, strengths, block_lists, strict=False):
         path = collected(problems, lora_of, name, workspace, where)
-        lora = collected(problems, header, path) if path is not None else None
+        lora = collected(problems, outline, path) if path is not None else None
         if path is None or lora is None:
             continue
         lbw = lbw.strip().removeprefix("[").removesuffix("]")  # sd-scripts takes JSON lists

@@ -15,6 +15,7 @@ from core.record.units import size_words
 from core.record.workspace import display_path, real_path, resolve_path
 
 SAFETENSORS = (".safetensors",)
+PRECISION_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}  # of a number
 MOST_NAMES = 1000
 FILE_ENDINGS = (*WEIGHTS, ".txt", ".htm", ".html", ".json", ".md", ".pdf")
 
@@ -24,13 +25,13 @@ def output_file(
     first_input: Path,
     ending: str,
     suffixes: Sequence[str] = SAFETENSORS,
-    written: Callable[[Path], Iterable[Path]] = lambda file: (file,),
+    files_of: Callable[[Path], Iterable[Path]] = lambda file: (file,),
 ) -> Path:
     """The file to write: `output`; if that is a folder, a file in it; if empty, a file next to the first input.
 
     first_input  gives the name, with `ending` appended ("fox_rank8"), and a number ("fox_rank8_2") if that exists already
     suffixes     of output files; an `output` without one is a folder. Empty: the output is a folder itself
-    written      all files of an output
+    files_of     (output) -> all files it consists of
     """
     folder = first_input.parent
     if output:
@@ -40,7 +41,7 @@ def output_file(
     stem, suffix = first_input.name if first_input.is_dir() else first_input.stem, suffixes[0] if suffixes else ""
     first = folder / f"{stem}{ending}{suffix}"
     numbered = (folder / f"{stem}{ending}_{number}{suffix}" for number in range(2, MOST_NAMES)) if ending else ()
-    return next((each for each in chain([first], numbered) if not any(map(os.path.lexists, written(each)))), first)
+    return next((each for each in chain([first], numbered) if not any(map(os.path.lexists, files_of(each)))), first)
 
 
 def output_problems(target: Path, inputs: Sequence[Path], size: int, where: str) -> list[Problem]:
@@ -56,12 +57,9 @@ def output_problems(target: Path, inputs: Sequence[Path], size: int, where: str)
             "write the path with / and without a drive",
         )
         return [Problem(what, where, fix, code="tools.windows-path")]
-    if (
-        around := next(
-            (each for each in inputs if each.is_dir() and real_path(each) in real_path(target).parents), None
-        )
-    ) is not None:
-        what = f"The output would be inside {display_path(around)}, which is one of the inputs"
+    outer = next((each for each in inputs if each.is_dir() and real_path(each) in real_path(target).parents), None)
+    if outer is not None:
+        what = f"The output would be inside {display_path(outer)}, which is one of the inputs"
         return [Problem(what, where, "choose another folder; an input is never changed", code="tools.output-in-input")]
     folder = target.parent
     if target.suffix and folder.suffix.lower() in FILE_ENDINGS and not folder.is_dir():
@@ -98,9 +96,9 @@ def progress(context: JobContext, target: Path, size: int) -> Callable[[int], No
     """A callback for the bytes of each written tensor, which reports the progress of about `size` bytes."""
     done = 0
 
-    def wrote(written: int) -> None:
+    def report(size_written: int) -> None:
         nonlocal done
-        done = min(done + written, size)
+        done = min(done + size_written, size)
         context.stage(f"writing {target.name}", done, size, of_bytes=True)
 
-    return wrote
+    return report

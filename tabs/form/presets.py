@@ -205,4 +205,4 @@ def read_text(name: str, text: str, task: str, fix: str = "open it in its own ta
     """Parse the text of a preset file of this name. Raises ProblemsError. fix: for a preset of another task"""
     if len(text) > MAX_BYTES:
         raise ProblemsError.one("The file is too large for a preset", name, "choose a preset file", "preset.too-large")
-    return preset_files.of_task(preset_files.checked(text.encode("utf-8", "surrogatepass"), name), task, name, fix)
+    return preset_files.of_task(preset_files.parse_bytes(text.encode("utf-8", "surrogatepass"), name), task, name, fix)

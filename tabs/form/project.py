@@ -280,7 +280,7 @@ class Project(PresetForm):
         recipe = preset if preset and preset.kind == "recipe" else None
         # A recipe leaves the other fields as they are, with their mistakes.
         stated = recipe.stated() if recipe else FIELDS
-        bad = {path: each for path, each in self.bad.items() if preset_files.kept(FIELDS[path]) and path not in stated}
+        bad = {path: each for path, each in self.bad.items() if preset_files.keeps(FIELDS[path]) and path not in stated}
         self.replace(job, preset=name, did=f"loading {name}" if name else "reset to default", bad=bad)
         stays = "; your model, images, prompts, names, validation and logging stay" if recipe else ""
         message = f"{self.presets.shown_name(name)} loaded{stays}." if name else "All settings are at their defaults."

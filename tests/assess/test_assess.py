@@ -79,7 +79,7 @@ def use(workspace, folder, **settings):
 
 def test_every_measure_is_taken_once_and_a_killed_assessment_resumes_at_the_next_cell(made, monkeypatch):
     workspace, folder = made(steps=(40,))
-    keep, kept = assess._keep, []
+    keep, kept = assess._store, []
 
     def killed(target, cells, checkpoint, measure, data):
         keep(target, cells, checkpoint, measure, data)
@@ -87,7 +87,7 @@ def test_every_measure_is_taken_once_and_a_killed_assessment_resumes_at_the_next
         if len(kept) == 3:
             raise Cancelled
 
-    monkeypatch.setattr(assess, "_keep", killed)
+    monkeypatch.setattr(assess, "_store", killed)
     with pytest.raises(Cancelled):
         use(workspace, folder)
     outcome = use(workspace, folder)
@@ -130,7 +130,7 @@ def test_the_whole_drift_of_a_lora_in_one_block_depends_on_it_and_every_predicti
         assert counted[-1][0] == target.predictions(target.checkpoints, measures)
         whole = [in_turn(bench.changes(subject, name)) for name in SETS]
         for name, changes in zip(SETS, whole, strict=True):  # so small that other batches round it by a thousandth
-            off = bench.moved(subject, name, "NONE")
+            off = bench.block_changes(subject, name, "NONE")
             assert off == pytest.approx(changes, rel=1e-2), "all parts off: the base model"
         one, other = (image.tobytes() for image, _ in subject.generate(["a fox"] * 2, 1))
         assert one != other, "a caption of several images gets other seeds, else its images agree by nature"
@@ -191,7 +191,7 @@ def test_what_cannot_be_measured_is_named_and_the_rest_is_measured(made, tmp_pat
 def test_a_checkpoint_that_is_damaged_or_goes_ends_nothing_and_loses_no_cell(made, monkeypatch):
     workspace, folder = made(steps=(10, 20, 30))
     damaged, good, going = sorted(folder.checkpoints.iterdir())
-    keep = assess._keep
+    keep = assess._store
 
     def kept(*given):
         keep(*given)
@@ -200,7 +200,7 @@ def test_a_checkpoint_that_is_damaged_or_goes_ends_nothing_and_loses_no_cell(mad
     use(workspace, folder, measures=["rank"], steps=["30"])
     before = read_results(folder.path)[going.name]
     damaged.write_bytes(damaged.read_bytes()[:900])
-    monkeypatch.setattr(assess, "_keep", kept)
+    monkeypatch.setattr(assess, "_store", kept)
     use(workspace, folder, measures=["rank", "loss"])
     cells = read_results(folder.path)
     assert "why" in cells[damaged.name]["rank"] and cells[going.name]["rank"] == before["rank"]

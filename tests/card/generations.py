@@ -20,7 +20,7 @@ import torch
 
 from core.families.counting import FusedKernel
 from core.families.vae_strips import Strips
-from core.generation.making import Maker
+from core.generation.making import ImageMaker
 from core.generation.model.embeddings import embeddings_attached
 from core.generation.model.leases import leased
 from core.generation.model.loras import LorasInUse
@@ -80,7 +80,7 @@ def count(folder: Path, name: str) -> dict:
         embeddings_attached(components, [], ModelTextCache(device="cuda")) as words,
     ):
         found["loading"], watched.peak = watched.peak, watched.now
-        made = Maker(components, words, LorasInUse()).make(plan.requests, decoded=False)
+        made = ImageMaker(components, words, LorasInUse()).make(plan.requests, decoded=False)
         found["steps"], watched.peak = watched.peak, watched.now
         components_vae = components.vae
         from core.families.vae import decode_latents

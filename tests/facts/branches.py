@@ -28,7 +28,7 @@ from core.dataset.sources.metadata import Finder
 from core.dataset.sources.walk import walk
 from core.machine_check import report
 from core.machine_check.item import ABSENT, FAILED, OK, SKIPPED, SLOWER, CheckContext, Finding, Item
-from core.machine_check.run import Examiner, gone
+from core.machine_check.run import Examiner, worker_lost
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError
 from core.record.worker import Gone
@@ -348,7 +348,7 @@ def checks() -> Facts:
                 ],
             )
         for hung in (False, True):
-            lost = gone(Gone(hung, 3, "s"), 5)
+            lost = worker_lost(Gone(hung, 3, "s"), 5)
             yield f"gone {hung}", [lost.state, lost.traceback]
         yield "place", [CheckContext(device, space, root).cuda for device in ("cpu", "cuda", "cuda:1", "mps")]
 

@@ -323,7 +323,7 @@ def corrected() -> Facts:
     latents = torch.linspace(-1, 1, 16).reshape(1, 4, 2, 2)
     for sampler, velocity, root in product(("ddim", "lms"), (False, True), (0.009, 0.011, 0.3, 0.99)):
         made = object.__new__(perceptual.Perceptual)
-        made._making = SimpleNamespace(
+        made._inputs = SimpleNamespace(
             job=job_of(generate={"sampler": sampler}),
             components=SimpleNamespace(vae=None),
             family=SimpleNamespace(decode_latents=lambda vae, given: given[:, :3] * 0.9),

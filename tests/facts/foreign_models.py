@@ -423,7 +423,7 @@ def poses() -> Facts:
         parts = [person.body, *person.hands, *([] if person.face is None else [person.face])]
         yield f"person {options} {count}", [[each.shape, np.nan_to_num(each, nan=-1)] for each in parts]
     along = draws.random((2, 3, 48))
-    yield "located", list(top_down.located(along[0], along[1], np.array([5.0, 6.0]), np.array([10.0, 20.0])))
+    yield "located", list(top_down.keypoints_of(along[0], along[1], np.array([5.0, 6.0]), np.array([10.0, 20.0])))
     yield from sizes()
 
 

@@ -143,7 +143,10 @@ def ranks() -> Facts:
     """Retained norms, needed and usual ranks, places of layers in maps, figures and colors of plots."""
     values = {"a": torch.tensor([4.0, 2.0, 1.0]).double(), "b": torch.tensor([3.0]).double()}
     yield "retained", [singular_values._retained(values["a"]), singular_values.retained_together(values, 3)]
-    yield "needed", [singular_values._needed([0.5, 0.9, 1.0], keep) for keep in (0.4, 0.5, 0.9, 0.9 + 5e-10, 0.91, 1.1)]
+    yield (
+        "needed",
+        [singular_values.rank_that_keeps([0.5, 0.9, 1.0], keep) for keep in (0.4, 0.5, 0.9, 0.9 + 5e-10, 0.91, 1.1)],
+    )
     yield "usual", [singular_values.usual_rank(rank) for rank in (*range(1, 10), 16, 17, 64, 65, 128, 129, 5000)]
     yield (
         "quantiles",
@@ -166,7 +169,7 @@ def ranks() -> Facts:
         "lora_unet_time_embedding_linear_1",
         "x",
     )
-    yield "places", [layers.place_of(name) for name in names]
+    yield "places", [layers.cell_of(name) for name in names]
     yield (
         "columns",
         [layers.columns_of(part, {"IN04", "OUT03", "MID", "other", "2", "11", "10"}) for part in layers.PARTS.values()],
@@ -250,7 +253,10 @@ def crops() -> Facts:
                     ] + [len(left_out)]
 
                 yield f"{number} {name}", refused(made)
-    yield "around", [faces.around(x, y, (20, 30), (60, 50)) for x, y in product((0, 10, 30.5, 59), (0, 25.5, 49))]
+    yield (
+        "around",
+        [faces.window_around(x, y, (20, 30), (60, 50)) for x, y in product((0, 10, 30.5, 59), (0, 25.5, 49))],
+    )
     turned = [faces.rotated(smooth(40, 30), degrees, (10, 12)) for degrees in (0.04, 0.06, 30, -90, 180)]
     yield "rotated", [[each // 200 for each in quarters(image)] for image in turned]
 

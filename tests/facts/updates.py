@@ -203,7 +203,7 @@ def narrow() -> Facts:
                     torch.cos(torch.arange(8) + step).to(dtype),
                     torch.sin(torch.arange(8.0) + step),
                 )
-                wide.move(optimizer.param_groups, None if withheld is None else torch.tensor(withheld))
+                wide.step_groups(optimizer.param_groups, None if withheld is None else torch.tensor(withheld))
                 wide.count()
             found = [
                 first.grad is None,

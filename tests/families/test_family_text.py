@@ -10,7 +10,7 @@ from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 from core.families.clip import join_whole
 from core.families.components import Components
-from core.families.sdxl import pooled
+from core.families.sdxl import pooled_state
 from core.families.token_weights import tokenize
 from core.families.tokenizer import load_tokenizer
 
@@ -151,7 +151,7 @@ def test_the_pooled_vector_is_at_the_first_end_mark_whatever_ids_come_before():
     torch.nn.init.ones_(Encoder.text_projection.weight)
     ids = torch.tensor([[BEGIN, 49408, 320, END, END], [BEGIN, 320, 320, 320, 320]])
     states = torch.arange(10.0).view(2, 5, 1)
-    assert pooled(Encoder, states, ids, END).flatten().tolist() == [3.0, 5.0], "without an end mark the first"
+    assert pooled_state(Encoder, states, ids, END).flatten().tolist() == [3.0, 5.0], "without an end mark the first"
 
 
 def test_gradients_reach_every_layer_that_sdxl_reads(tiny_models):

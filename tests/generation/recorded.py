@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from core.families import family
-from core.generation.making import Maker
+from core.generation.making import ImageMaker
 from core.generation.model.embeddings import Embedding, embeddings_attached
 from core.generation.model.library import wildcard_lines
 from core.generation.model.loras import loras_attached, together
@@ -222,7 +222,7 @@ def run(case, components, work, monkeypatch):
         attached = stack.enter_context(loras_attached(components, uses, Path, count_merged(job, len(uses))))
         texts = ModelTextCache(changes=attached.text_state_key)
         known = stack.enter_context(embeddings_attached(components, words, texts))
-        maker = Maker(components, known, attached)
+        maker = ImageMaker(components, known, attached)
         left = list(requests)
         while left:
             batch = next(maker.batches(left, job.generate.batch_size or 1))

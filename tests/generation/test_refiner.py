@@ -130,14 +130,14 @@ def test_an_initial_image_is_finished_too(workspace, store, tmp_path, monkeypatc
     values = np.random.default_rng(0).integers(0, 255, (8, 12, 3), dtype=np.uint8)
     Image.fromarray(values).resize((WIDTH, HEIGHT)).save(tmp_path / "a.png")
     given = {"image_path": str(tmp_path / "a.png"), "strength": 0.6}
-    noises, begun = [], making.Maker._initial_latents
+    noises, begun = [], making.ImageMaker._initial_latents
 
     def kept(self, stage, batch, own, made):
         noises.append(begun(self, stage, batch, own, made))
         noises.append(own[0].image_noise()[0][None])
         return noises[0]
 
-    monkeypatch.setattr(making.Maker, "_initial_latents", kept)
+    monkeypatch.setattr(making.ImageMaker, "_initial_latents", kept)
     mine = latents_of(job_of(image_to_image=given, generate={"sampler": "euler"}), workspace, store)
     monkeypatch.setattr(f"{PIPELINE}.randn_tensor", lambda *shape, **how: noises[1])
     as_many = (int(STEPS * 0.6) + 1) / STEPS  # A1111's strength of 0.6 runs one step more than diffusers'

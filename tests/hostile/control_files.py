@@ -76,14 +76,14 @@ def make(folder: Path, case: int) -> Path:
 
 
 def readers() -> Readers:
-    from core.control.controlnet_file import fitting, load_control_net, open_control_net
+    from core.control.controlnet_file import load_control_net, net_for_file, open_control_net
     from core.control.lllite import lllite_targets
     from core.control.lllite_file import load_lllite, sizes_of
 
     places = lllite_targets(unet(), "sd1")
     return {
-        "header": lambda path: fitting(open_control_net(path), unet().config, "sd1"),
-        "of sdxl": lambda path: fitting(open_control_net(path), SDXL, "sdxl"),
+        "header": lambda path: net_for_file(open_control_net(path), unet().config, "sd1"),
+        "of sdxl": lambda path: net_for_file(open_control_net(path), SDXL, "sdxl"),
         "control net": lambda path: load_control_net(path, unet(), "sd1", Path(model().name)),
         "sizes": sizes_of,
         "lllite": lambda path: load_lllite(path, places, "sd1"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.imports.dataset_config import _meant_by, read_dataset_config
+from core.imports.dataset_config import _nearest_option, read_dataset_config
 from core.imports.dataset_options import GENERAL, INTERPOLATIONS
 from core.record.problems import errors
 
@@ -382,7 +382,7 @@ def test_a_class_word_in_general_is_right_whatever_the_datasets_are(tmp_path):
     ],
 )
 def test_names_of_the_command_line_and_near_ones_are_told_by_their_name_in_the_file(theirs, option):
-    assert _meant_by(theirs, GENERAL, "DreamBooth") == option
+    assert _nearest_option(theirs, GENERAL, "DreamBooth") == option
 
 
 @pytest.mark.parametrize(

@@ -86,9 +86,9 @@ def test_little_memory_is_told(place, monkeypatch):
 def test_a_disk_that_is_full_slow_or_read_only(place, monkeypatch):
     monkeypatch.setattr(system, "DISK_BYTES", 1 << 20)
     monkeypatch.setattr(system.machine, "free_disk", lambda folder: 50_000_000_000)
-    monkeypatch.setattr(system, "write_pace", lambda path: 500e6)
+    monkeypatch.setattr(system, "write_speed", lambda path: 500e6)
     assert system.disk(place).state == OK
-    monkeypatch.setattr(system, "write_pace", lambda path: 5e6)
+    monkeypatch.setattr(system, "write_speed", lambda path: 5e6)
     assert system.disk(place).state == SLOWER
     monkeypatch.setattr(system.machine, "free_disk", lambda folder: 5_000_000_000)
     assert system.disk(place).state == SLOWER
@@ -98,14 +98,14 @@ def test_a_disk_that_is_full_slow_or_read_only(place, monkeypatch):
     def refuses(path):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(system, "write_pace", refuses)
+    monkeypatch.setattr(system, "write_speed", refuses)
     told = system.disk(place)
     assert told.state == FAILED and "Read-only" in told.reason
 
 
 def test_the_pace_of_a_disk_leaves_no_file(place, monkeypatch):
     monkeypatch.setattr(system, "DISK_BYTES", 1 << 20)
-    assert system.write_pace(place.folder / "disk.bin") > 0
+    assert system.write_speed(place.folder / "disk.bin") > 0
     assert not (place.folder / "disk.bin").exists()
 
 
@@ -148,15 +148,15 @@ def test_a_gpu_that_this_torch_cannot_use_is_told(place, monkeypatch):
 def test_products_in_each_type_are_right_here_and_wrong_ones_are_told(place, monkeypatch):
     monkeypatch.setattr(computing, "gemm_rate", lambda *_: 1e12)
     for name in ("fp32", "bf16", "fp16", "fp8"):
-        told = computing.number_type(name, place)
+        told = computing.dtype_products(name, place)
         assert told.state == OK, (name, told)
-    assert computing.number_type("tf32", place).state == ABSENT
+    assert computing.dtype_products("tf32", place).state == ABSENT
     slow = CheckContext("cpu", place.workspace, place.folder, {"fp32": {"flops_per_second": 3e12}})
-    told = computing.number_type("bf16", slow)
+    told = computing.dtype_products("bf16", slow)
     assert told.state == SLOWER and "3.0 times" in told.reason
     for wrong in (0.5, float("nan")):
         monkeypatch.setattr(computing, "product_error", lambda *_, wrong=wrong: wrong)
-        assert computing.number_type("fp32", place).state == FAILED
+        assert computing.dtype_products("fp32", place).state == FAILED
 
 
 def test_the_bounds_of_types_are_near_their_rounding():
@@ -360,7 +360,7 @@ def test_a_switch_tells_what_it_saves_beside_the_forecast(place, monkeypatch):
     plain = {"reserved_bytes": 4 << 30, "forecast_bytes": 5 << 30, "seconds_per_step": 0.1}
     here = on_cuda(place, real_plain=plain)
     monkeypatch.setattr(gpu, "real_values", lambda *_: {})
-    monkeypatch.setattr(gpu, "planned", lambda *_: 3 << 30)
+    monkeypatch.setattr(gpu, "forecast_of", lambda *_: 3 << 30)
 
     def told(losses=(1.0,), size=3 << 30):
         monkeypatch.setattr(gpu, "train", lambda *_, **__: Trained(list(losses), 0.2, size, size))
@@ -383,7 +383,7 @@ def test_a_gpu_that_is_too_small_is_no_failure(place, monkeypatch):
         raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
 
     monkeypatch.setattr(gpu, "real_values", lambda *_: {})
-    monkeypatch.setattr(gpu, "planned", lambda *_: 9 << 30)
+    monkeypatch.setattr(gpu, "forecast_of", lambda *_: 9 << 30)
     monkeypatch.setattr(gpu.machine, "memory", lambda device: (0, 4 << 30))
     monkeypatch.setattr(gpu, "train", runs_out)
     told = gpu.real_training("plain", on_cuda(place))
@@ -430,5 +430,5 @@ def test_losses_at_the_bounds_of_rounding_and_times_at_theirs(place, monkeypatch
 def test_disks_at_the_edges_of_space_and_pace(place, monkeypatch, outputs, models, pace, state):
     free = {place.workspace.outputs: outputs, place.workspace.models: models}
     monkeypatch.setattr(system.machine, "free_disk", free.__getitem__)
-    monkeypatch.setattr(system, "write_pace", lambda path: pace)
+    monkeypatch.setattr(system, "write_speed", lambda path: pace)
     assert system.disk(place).state == state

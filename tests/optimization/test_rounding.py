@@ -109,7 +109,7 @@ def test_a_withheld_step_changes_nothing_of_a_kahan_summation(withheld):
     for flag in (0.0, withheld):
         before = one.detach().clone(), optimizer.state[one].get(rounding.LOST, torch.zeros(5)).clone()
         one.grad = torch.ones_like(one)
-        wide.move(optimizer.param_groups, torch.tensor(flag))
+        wide.step_groups(optimizer.param_groups, torch.tensor(flag))
     after = one.detach(), optimizer.state[one][rounding.LOST]
     assert all(map(torch.equal, before, after)) == bool(withheld)
 
@@ -143,7 +143,7 @@ def test_a_step_that_is_withheld_moves_nothing():
     before = [weight.detach().clone() for weight in weights]
     for weight in weights:
         weight.grad = torch.ones_like(weight)
-    optimizer.step.move(optimizer.param_groups, withheld=torch.ones(()))
+    optimizer.step.step_groups(optimizer.param_groups, withheld=torch.ones(()))
     assert all(torch.equal(one, other) for one, other in zip(weights, before, strict=True))
 
 

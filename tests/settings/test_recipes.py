@@ -12,7 +12,7 @@ from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import TrainJob
 from core.settings.presets import files as presets
-from core.settings.presets.files import PresetStore, apply, differences, kept, read, refused
+from core.settings.presets.files import PresetStore, apply, differences, keeps, read, refused
 from core.settings.rules import set_without_effect, training_problems
 from core.training.memory.plan import memory_plan
 from tests.selection import slow_unless
@@ -92,8 +92,8 @@ def test_a_recipe_states_only_what_differs_from_the_defaults(name):
     for path, value in stated.items():
         assert not refused(SETTINGS[path])
         assert value_of(job, path) == value_of(apply(preset), path)
-        assert kept(SETTINGS[path]) or value != SETTINGS[path].default, path
-    assert {"dataset.resolution", "dataset.train_batch_size"} == {path for path in stated if kept(SETTINGS[path])}
+        assert keeps(SETTINGS[path]) or value != SETTINGS[path].default, path
+    assert {"dataset.resolution", "dataset.train_batch_size"} == {path for path in stated if keeps(SETTINGS[path])}
     assert stated["dataset.resolution"] == WIDTH[preset.family]
 
 
@@ -110,7 +110,7 @@ def test_loading_a_recipe_leaves_model_data_and_names_to_the_user(name):
     before = users(RECIPE[name].family)
     after, stated = loaded(name, before), RECIPE[name].stated()
     changed = set(differences(after, before))
-    assert changed <= set(stated) | {path for path, entry in SETTINGS.items() if not kept(entry)}
+    assert changed <= set(stated) | {path for path, entry in SETTINGS.items() if not keeps(entry)}
     for path in ("model.base_model", "dataset.folder", "saving.output_name", "samples.sample_prompts"):
         assert path not in changed
     for path in ("captions.trigger_word", "embedding.token_string", "saving.copy_to", "validation.validation_split"):

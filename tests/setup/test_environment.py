@@ -162,7 +162,7 @@ def test_a_failed_update_leaves_the_old_environment_usable_and_is_said(project, 
 @pytest.mark.slow
 def test_after_a_failed_update_the_start_goes_on_with_the_old_environment(project, monkeypatch, capsys):
     want(project, "paint==1.0", "paint==9.9")
-    monkeypatch.setattr(environment, "make", fail)
+    monkeypatch.setattr(environment, "create", fail)
     monkeypatch.setattr(environment, "index_answers", silent)
     assert start.set_up(str(project))
     assert "previous environment" in capsys.readouterr().err
@@ -175,7 +175,7 @@ def fail(*arguments):
 
 def test_the_first_start_that_fails_does_not_start(project, monkeypatch, capsys):
     shutil.rmtree(project / ".venv")
-    monkeypatch.setattr(environment, "make", fail)
+    monkeypatch.setattr(environment, "create", fail)
     monkeypatch.setattr(environment, "index_answers", silent)
     assert not start.set_up(str(project))
     assert "no network" in capsys.readouterr().err
@@ -195,7 +195,7 @@ def test_one_that_is_in_use_stays_and_its_successor_waits_ready(project, monkeyp
         sync(project, probe=silent)
     assert ask(project, "import paint; print(paint.__version__)") == "1.0"
     monkeypatch.setattr(environment, "rename", real)
-    monkeypatch.setattr(environment, "make", fail)  # it must not be built a second time
+    monkeypatch.setattr(environment, "create", fail)  # it must not be built a second time
     sync(project, probe=silent)
     assert ask(project, "import paint; print(paint.__version__)") == "2.0"
 
@@ -243,7 +243,7 @@ def test_what_the_tests_need_is_added_once(project, monkeypatch):
 
 
 def test_an_update_that_finds_nothing_new_says_so_and_builds_nothing(project, monkeypatch, capsys):
-    monkeypatch.setattr(environment, "make", fail)
+    monkeypatch.setattr(environment, "create", fail)
     sync(project, force=True, probe=silent)
     assert "up to date" in capsys.readouterr().err
 
@@ -251,7 +251,7 @@ def test_an_update_that_finds_nothing_new_says_so_and_builds_nothing(project, mo
 def test_a_silent_index_is_said_aloud_and_the_default_one_taken(project, monkeypatch, capsys):
     monkeypatch.setattr(environment, "machine_facts", lambda: environment.MachineFacts("Linux", "x86_64", glibc="2.36"))
     made = []
-    monkeypatch.setattr(environment, "make", lambda root, target, build: made.append(build) or fail())
+    monkeypatch.setattr(environment, "create", lambda root, target, build: made.append(build) or fail())
     want(project, "paint==1.0", "paint==2.0")
     with pytest.raises(SetupError):
         sync(project, probe=silent)

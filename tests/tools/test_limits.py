@@ -15,16 +15,16 @@ from core.settings.tools.merge_models import MergeModelsSettings
 from core.settings.tools.upscale import LatentUpscalerSettings
 from core.tools import output
 from core.tools.images import latent_upscaler
-from core.tools.images.folders import Copies, _bad_output, natural_order
+from core.tools.images.folders import Copies, _output_problems, natural_order
 from core.tools.images.number import numbered_stems
-from core.tools.loras.merge_lora_to_model import _cast, _Unfit
-from core.tools.loras.resize_lora import _cap, _method_problems, _rank, needed_rank
-from core.tools.loras.singular_values import _needed, _quantile, usual_rank, values_of
+from core.tools.loras.merge_lora_to_model import _cast, _NotFinite
+from core.tools.loras.resize_lora import _max_rank, _method_problems, _rank, needed_rank
+from core.tools.loras.singular_values import _quantile, rank_that_keeps, usual_rank, values_of
 from core.tools.loras.sums import Term, averaged, averaged_as_sd_scripts, concatenated, concatenated_as_sd_scripts
 from core.tools.loras.svd import Product, clamped, decompose
 from core.tools.merges import ratios_of
 from core.tools.metadata.rules import (
-    NeverSettles,
+    EndlessReplacement,
     Replacement,
     TagRules,
     clean_tags,
@@ -33,7 +33,7 @@ from core.tools.metadata.rules import (
     read_replacements,
 )
 from core.tools.models import merge_models
-from core.tools.models.convert_model import _other_scale, misnamed
+from core.tools.models.convert_model import _other_scale, misnamed_problems
 from core.tools.models.header_edit import replace_header, restore_header, with_metadata
 from core.tools.models.merge_models import _weights
 from core.tools.models.strip_metadata import private_paths, stripped
@@ -70,7 +70,7 @@ def test_the_limit_of_convolutions_is_their_own_else_the_common_one():
         (2, "sd-scripts", [4, 2, 2]),
     ):
         asked = ResizeLoraSettings(file="a", new_rank=4, new_conv_rank=conv, compatibility=compatibility)
-        assert [_cap(asked, shape) for shape in kinds.values()] == expected
+        assert [_max_rank(asked, shape) for shape in kinds.values()] == expected
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_the_next_usual_rank_is_recommended(rank, usual):
 
 
 def test_ranks_and_quantiles_at_their_edges():
-    assert [_needed([0.5, 0.9, 1.0], keep) for keep in (0.5, 0.51, 0.9, 0.91, 1.0)] == [1, 2, 2, 3, 3]
+    assert [rank_that_keeps([0.5, 0.9, 1.0], keep) for keep in (0.5, 0.51, 0.9, 0.91, 1.0)] == [1, 2, 2, 3, 3]
     assert [_quantile(list(range(10)), share) for share in (0.0, 0.1, 0.11, 0.5, 0.9, 0.91, 1.0)] == [
         0,
         0,
@@ -100,7 +100,7 @@ def test_ranks_and_quantiles_at_their_edges():
         9,
         9,
     ]
-    assert _needed([0.5, 0.9], 1.0) == 2
+    assert rank_that_keeps([0.5, 0.9], 1.0) == 2
 
 
 def test_singular_values_below_a_millionth_of_the_first_are_rounding():
@@ -398,7 +398,7 @@ def test_a_merged_tensor_has_finite_values_that_its_precision_holds(value, dtype
         return
     with refused(code):
         merge_models._checked("a", [(1.0, Path("m"), part)], mixed, kind)
-    with pytest.raises(_Unfit):
+    with pytest.raises(_NotFinite):
         _cast(mixed, kind)
 
 
@@ -435,7 +435,7 @@ def test_copies_go_to_another_folder(tmp_path, where, code):
     for name in ("in", "out"):
         (tmp_path / name).mkdir()
     (tmp_path / "file").touch()
-    found = _bad_output(NumberSettings(folder="a"), tmp_path / where, tmp_path / "in")
+    found = _output_problems(NumberSettings(folder="a"), tmp_path / where, tmp_path / "in")
     assert [each.code for each in found] == ([code] if code else [])
 
 
@@ -488,7 +488,7 @@ def test_two_images_that_would_become_one_file_are_told_and_so_is_a_file_as_fold
     + [("x.ckpt/a.safetensors", "safetensors", True), ("x/a.safetensors", "safetensors", False)],
 )
 def test_an_output_is_named_by_its_format(tmp_path, target, form, told):
-    assert [each.code for each in misnamed(tmp_path / target, form, "a")] == ["convert.output-format"] * told
+    assert [each.code for each in misnamed_problems(tmp_path / target, form, "a")] == ["convert.output-format"] * told
 
 
 @pytest.mark.parametrize(
@@ -526,6 +526,6 @@ def test_replacements_by_word_repeat_until_nothing_changes():
     steps = [Replacement("b", "c"), Replacement("a", "b")]
     assert cleaner_of_captions(steps, True)("a, ab, b") == "c, ab, c"
     assert cleaner_of_captions(steps, False)("a, ab, b") == "b, bc, c"
-    with pytest.raises(NeverSettles):
+    with pytest.raises(EndlessReplacement):
         cleaner_of_captions([Replacement("a", "b"), Replacement("b", "a")], True)("a")
     assert [str(each) for each in (Replacement("a ", ""), Replacement("a", "b"))] == ['"a " -> ""', "a -> b"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from core.machine_check.gpu import planned
+from core.machine_check.gpu import forecast_of
 from core.machine_check.item import CheckContext
 from core.machine_check.random_model import make_model
 from core.machine_check.trainings import train
@@ -91,7 +91,7 @@ def measure_options(folder: Path, device: str, case: str, say: Callable[[str], N
             with CONTEXTS.get(name, nullcontext)():
                 trained = train(values, place, warm_up=WARM_UP)
             numbers = {key: value for key, value in asdict(trained).items() if key != "losses"}
-            result[name] = numbers | {"forecast_bytes": planned(place, values)}
+            result[name] = numbers | {"forecast_bytes": forecast_of(place, values)}
         except Exception as error:
             kind = "out of memory" if is_out_of_memory(error) else type(error).__name__
             result[name] = {"error": f"{kind}: {str(error)[:300]}"}

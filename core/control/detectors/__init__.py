@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 Find = Callable[["Image", float], Sequence[Box]]  # (RGB image, lowest confidence) -> boxes, the surest first
 
-OF_FILES = 0.3  # usual confidence, ADetailer's
+FILE_CONFIDENCE = 0.3  # usual confidence, ADetailer's
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Detector:
     title: str
     open: Callable[[], AbstractContextManager[Find]]
     check: Callable[[], object] = lambda: None
-    confidence: float = OF_FILES
+    confidence: float = FILE_CONFIDENCE
 
 
 DETECTORS: dict[str, Detector] = {}
@@ -45,8 +45,8 @@ def register(detector: Detector) -> None:
 
 def lowest_confidence(settings: DetailerSettings) -> float:
     """The confidence that is set, else the detector's usual one."""
-    usual = OF_FILES if settings.ad_model_file else DETECTORS[settings.ad_model].confidence
-    return usual if settings.ad_confidence is None else settings.ad_confidence
+    default = FILE_CONFIDENCE if settings.ad_model_file else DETECTORS[settings.ad_model].confidence
+    return default if settings.ad_confidence is None else settings.ad_confidence
 
 
 @contextmanager

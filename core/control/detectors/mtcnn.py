@@ -105,16 +105,16 @@ class FaceDetector:
             offsets, scores = self._first(small)
             rows, columns = torch.where(scores > _PROPOSE)
             if len(rows):
-                moved = offsets[:, rows, columns].T.numpy() * _CELL
+                shifts = offsets[:, rows, columns].T.numpy() * _CELL
                 corner = np.stack([columns.numpy(), rows.numpy()], 1).astype(np.float32) * _STRIDE
-                boxes = (np.concatenate([corner, corner + _CELL], 1) + moved) / scale
-                part = np.concatenate([boxes, scores[rows, columns].numpy()[:, None]], 1)
-                proposals.append(part[_nms(part, 0.5)])
+                boxes = (np.concatenate([corner, corner + _CELL], 1) + shifts) / scale
+                level_boxes = np.concatenate([boxes, scores[rows, columns].numpy()[:, None]], 1)
+                proposals.append(level_boxes[_nms(level_boxes, 0.5)])
             scale *= _PYRAMID
         if not proposals:
             return np.zeros((0, 5), np.float32)
-        together = np.concatenate(proposals)
-        return _squares(together[_nms(together, _OVERLAP)])
+        all_boxes = np.concatenate(proposals)
+        return _squares(all_boxes[_nms(all_boxes, _OVERLAP)])
 
     def _first(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """[1, 3, H, W] -> offsets [4, h, w] in cells, scores [h, w]."""
@@ -140,7 +140,7 @@ class FaceDetector:
             x = prelu(linear(_flat(x), w[9], w[10]), w[11])
             outputs.append(torch.cat([linear(x, w[12], w[13]), linear(x, w[14], w[15]).softmax(1)[:, 1:]], 1))
         result = torch.cat(outputs).numpy()
-        boxes = _moved(boxes, result[:, :4], result[:, 4])
+        boxes = _shifted(boxes, result[:, :4], result[:, 4])
         boxes = boxes[boxes[:, 4] > _REFINE]
         return _squares(boxes[_nms(boxes, _OVERLAP)])
 
@@ -164,15 +164,15 @@ class FaceDetector:
         sides = boxes[:, 2:4] - boxes[:, :2]
         xs = boxes[:, :1] + points[:, :5] * sides[:, :1]
         ys = boxes[:, 1:2] + points[:, 5:] * sides[:, 1:]
-        boxes = _moved(boxes, result[:, :4], scores)
-        sure = np.flatnonzero(scores >= min_score)
-        sure = sure[_nms(boxes[sure], _OVERLAP, smaller=True)]
-        found_faces = []
-        for n in sure:
+        boxes = _shifted(boxes, result[:, :4], scores)
+        confident = np.flatnonzero(scores >= min_score)
+        confident = confident[_nms(boxes[confident], _OVERLAP, smaller=True)]
+        faces = []
+        for n in confident:
             left, top, right, bottom, score = (float(value) for value in boxes[n])
             eyes = [(float(xs[n, eye]), float(ys[n, eye])) for eye in (0, 1)]
-            found_faces.append(Face(left, top, right, bottom, score, eyes[0], eyes[1]))
-        return found_faces
+            faces.append(Face(left, top, right, bottom, score, eyes[0], eyes[1]))
+        return faces
 
 
 def _flat(x: torch.Tensor) -> torch.Tensor:
@@ -197,7 +197,7 @@ def _patches(pixels: torch.Tensor, boxes: np.ndarray, side: int) -> torch.Tensor
     return torch.cat(patches)
 
 
-def _moved(boxes: np.ndarray, offsets: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def _shifted(boxes: np.ndarray, offsets: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """[N, 5]: boxes with each edge moved by its offset, a share of the box's side, and with new scores."""
     sides = boxes[:, 2:4] - boxes[:, :2] + 1
     return np.concatenate([boxes[:, :4] + offsets * np.tile(sides, 2), scores[:, None]], 1)
@@ -223,6 +223,6 @@ def _nms(boxes: np.ndarray, overlap: float, smaller: bool = False) -> Sequence[i
         low = np.maximum(boxes[best, :2], boxes[rest, :2])
         high = np.minimum(boxes[best, 2:4], boxes[rest, 2:4])
         common = np.prod(np.clip(high - low, 0, None), axis=1)
-        whole = np.minimum(area[best], area[rest]) if smaller else area[best] + area[rest] - common
-        order = rest[common <= overlap * whole]
+        reference = np.minimum(area[best], area[rest]) if smaller else area[best] + area[rest] - common
+        order = rest[common <= overlap * reference]
     return chosen

@@ -13,9 +13,9 @@ from core.control.detectors import Box
 from core.control.hints.models import ABOUT, Profile
 from core.control.hints.one_image import OneImageModel, letterboxed, normalized
 from core.control.hints.pose.detector import (
-    AROUND,
     MAX_BOXES,
     MAX_NUMBERS,
+    PAD_LEVEL,
     USUAL_SIZE,
     YOLOX_PROFILE,
     corners_of,
@@ -52,7 +52,7 @@ class YoloDetector(OneImageModel):
     def find(self, image: Image, lowest: float) -> list[Box]:
         """Boxes in an RGB image with at least this confidence, the surest first. Raises ProblemsError."""
         size = self.fixed or USUAL_SIZE
-        pixels, scale = letterboxed(np.asarray(image.convert("RGB")), size, AROUND)
+        pixels, scale = letterboxed(np.asarray(image.convert("RGB")), size, PAD_LEVEL)
         values = self._values(pixels)
         if is_yolox(values, size) and self._profile != YOLOX_PROFILE:  # known by its output alone
             self._profile = YOLOX_PROFILE
@@ -97,7 +97,7 @@ def class_numbers(file: Path, classes: str) -> list[int]:
     wanted = [each.strip().casefold() for each in classes.split(",") if each.strip()]
     numbered = [numbers.get(each, each) for each in wanted]
     for each in numbered:
-        if each not in numbers.values() if numbers else not NUMBER.fullmatch(each):
+        if not (each in numbers.values() if numbers else NUMBER.fullmatch(each)):
             what, known = f"The model {file.name} has no class '{each}'", ", ".join(numbers)[:200]
             fix = f"choose from {known}" if known else "write numbers: it names no classes"
             raise ProblemsError.one(what, "detailer.ad_model_classes", fix, f"{ABOUT}.class")

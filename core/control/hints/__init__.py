@@ -32,7 +32,7 @@ class Preprocessor:
     settings: tuple[str, ...] = ()
 
 
-NAMED = 10  # images in a problem
+MOST_NAMES = 10  # images in a problem
 PREPROCESSORS: dict[str, Preprocessor] = {}
 
 
@@ -64,8 +64,8 @@ def make_hint(image: ndarray, settings: HintSettings) -> ndarray:
 def black_hints(names: Sequence[str], where: str) -> Problem:
     """Advice about control images that are all black because nothing was detected. names: of the images; where: a
     setting"""
-    are = "control image is" if len(names) == 1 else "control images are"
-    what = f"Nothing was found in {listed(names, NAMED)}: {len(names)} {are} all black"
+    subject = "control image is" if len(names) == 1 else "control images are"
+    what = f"Nothing was found in {listed(names, MOST_NAMES)}: {len(names)} {subject} all black"
     fix = "leave these images out, or try other settings or another model"
     return Problem(what, where, fix, "advice", code="hints.all-black")
 

@@ -37,14 +37,14 @@ def _white(mask: np.ndarray) -> np.ndarray:
 
 def _thick(lines: np.ndarray, width: int) -> np.ndarray:
     """Lines of one pixel, widened with a round brush."""
-    height, across = lines.shape
+    height, columns = lines.shape
     reach = width // 2
-    around = np.pad(lines, reach)
+    padded = np.pad(lines, reach)
     thick = np.zeros_like(lines)
     for down in range(-reach, reach + 1):
         for right in range(-reach, reach + 1):
             if down * down + right * right <= width * width / 4:
-                thick |= around[reach + down : reach + down + height, reach + right : reach + right + across]
+                thick |= padded[reach + down : reach + down + height, reach + right : reach + right + columns]
     return thick
 
 
@@ -71,11 +71,11 @@ def _sobel(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _ridge(size: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
     """Non-maximum suppression: pixels that no neighbor along the gradient (one of four directions) exceeds; of two
     equal ones the first."""
-    around = np.pad(size, 1)
+    padded = np.pad(size, 1)
     height, width = size.shape
 
     def at(down: int, right: int) -> np.ndarray:
-        return around[1 + down : 1 + down + height, 1 + right : 1 + right + width]
+        return padded[1 + down : 1 + down + height, 1 + right : 1 + right + width]
 
     x, y = np.abs(dx), np.abs(dy)
     level = y < x * _TAN_22

@@ -58,9 +58,9 @@ class Profile(BaseModel):
     hands: bool = True
     face: bool = True
 
-    def over(self, usual: Mapping[str, Any]) -> Self:
+    def over(self, defaults: Mapping[str, Any]) -> Self:
         """The profile with `usual` in place of the defaults, for fields that the file leaves out."""
-        return type(self).model_validate({**usual, **self.model_dump(exclude_unset=True)})
+        return type(self).model_validate({**defaults, **self.model_dump(exclude_unset=True)})
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def checked_model(name: str, workspace: Workspace, where: str) -> ModelFile:
     if not name:
         fix = "choose an .onnx file, or a folder with one"
         raise ProblemsError.one("No model is chosen", where, fix, f"{ABOUT}.none")
-    path = _place(name, workspace)
+    path = _model_path(name, workspace)
     if not os.path.exists(path):  # false, not an error, for an invalid name
         what = f"There is no model '{name}'"
         raise ProblemsError.one(what, where, "check the path, or the name below models/preprocessors", f"{ABOUT}.none")
@@ -125,11 +125,11 @@ def known_models(workspace: Workspace) -> list[str]:
 def portable_model(name: str, workspace: Workspace) -> str:
     """The model's name below models/preprocessors, else the last part of its path, so that no folder of this machine
     appears."""
-    path, root = real_path(_place(name, workspace)), real_path(workspace.preprocessors)
+    path, root = real_path(_model_path(name, workspace)), real_path(workspace.preprocessors)
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
-def _place(name: str, workspace: Workspace) -> Path:
+def _model_path(name: str, workspace: Workspace) -> Path:
     path = workspace.preprocessors / name
     return path if not leads_out(name) and os.path.lexists(path) else resolve_path(name)
 

@@ -37,7 +37,7 @@ class OneImageModel(OfProcess):
         self._title, self._where = name, where
         self._model = ModelProcess(file, providers, device, cancel, self.refused)
         self.provider, self.preferred, self.outputs = self._model.provider, providers[0], self._model.outputs
-        self._room: tuple[int, ...] = ()
+        self._input_shape: tuple[int, ...] = ()
         try:
             self.layout, self.batch, self.fixed = self._input(usual)
             self.prepare()
@@ -55,9 +55,9 @@ class OneImageModel(OfProcess):
         pick     (shapes of all outputs) -> indices of those to return; raises for outputs that do not fit
         """
         prepared = np.ascontiguousarray(pixels.transpose(2, 0, 1) if self.layout == "NCHW" else pixels)
-        if self._room != prepared.shape:
+        if self._input_shape != prepared.shape:
             self._model.room(self.batch, prepared.shape)
-            self._room = prepared.shape
+            self._input_shape = prepared.shape
         results = self._model.run([prepared], self.batch, outputs)
         if sum(prod(shape) for _, shape in results) * LARGEST_NUMBER > MAX_INPUT:
             raise self.refused(f"returns {', '.join(str(shape) for _, shape in results)[:200]}: too many numbers")
@@ -78,10 +78,10 @@ class OneImageModel(OfProcess):
         if self.fixed:
             return self.fixed
         scale, step = profile.size / min(width, height), profile.multiple
-        across, down = (max(step, round(side * scale / step) * step) for side in (width, height))
-        if max(across, down) > MAX_SIDE:
-            raise self.refused(f"would be given {across} x {down} pixels, more than {MAX_SIDE}", "size")
-        return across, down
+        input_width, input_height = (max(step, round(side * scale / step) * step) for side in (width, height))
+        if max(input_width, input_height) > MAX_SIDE:
+            raise self.refused(f"would be given {input_width} x {input_height} pixels, more than {MAX_SIDE}", "size")
+        return input_width, input_height
 
     def _input(self, usual: Size) -> tuple[str, int, Size | None]:
         """(layout, batch, size or None where both sides are open) of the input; `usual` for one open side. Raises
@@ -104,10 +104,10 @@ class OneImageModel(OfProcess):
             raise self.refused(why)
         return layout, batch or 1, size if width or height else None
 
-    def refused(self, why: str, end: str = "model") -> ProblemsError:
-        """The error for a model that cannot be used. end: of its code"""
+    def refused(self, why: str, code: str = "model") -> ProblemsError:
+        """The error for a model that cannot be used. code: the end of its code"""
         fix = "choose a model of a kind that docs/control_images.md names, or correct its profile.json"
-        return ProblemsError.one(f"The model {self._title} {why}", self._where, fix, f"{ABOUT}.{end}")
+        return ProblemsError.one(f"The model {self._title} {why}", self._where, fix, f"{ABOUT}.{code}")
 
 
 class ProfiledModel(OneImageModel):

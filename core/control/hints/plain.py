@@ -64,10 +64,10 @@ def gaussian(values: np.ndarray, deviation: float) -> np.ndarray:
 
 def _rows_smoothed(values: np.ndarray, weights: np.ndarray, reach: int) -> np.ndarray:
     """The values convolved along the first axis."""
-    around = np.pad(values, ((reach, reach), (0, 0)), mode="reflect")
-    result: np.ndarray = around[reach : reach + len(values)] * weights[reach]
+    padded = np.pad(values, ((reach, reach), (0, 0)), mode="reflect")
+    result: np.ndarray = padded[reach : reach + len(values)] * weights[reach]
     for step in range(1, reach + 1):
-        both = around[reach - step : reach - step + len(values)] + around[reach + step : reach + step + len(values)]
-        both *= weights[reach + step]
-        result += both
+        pair = padded[reach - step : reach - step + len(values)] + padded[reach + step : reach + step + len(values)]
+        pair *= weights[reach + step]
+        result += pair
     return result

@@ -42,19 +42,19 @@ def encode_ids(
         outputs = encoder(queued(encoder_ids.flatten(0, 1), encoder.device), output_hidden_states=True)
         shape = (*encoder_ids.shape, -1)
         contexts.append(join(weigh(outputs.hidden_states[-layer].view(shape), weights, number, normalize)))
-    end = components.tokenizers[-1].eos_token_id
-    vector = pooled(encoder, outputs.last_hidden_state.view(shape)[:, 0], encoder_ids[:, 0], end)
+    eos = components.tokenizers[-1].eos_token_id
+    vector = pooled_state(encoder, outputs.last_hidden_state.view(shape)[:, 0], encoder_ids[:, 0], eos)
     return TextStates(torch.cat(contexts, dim=-1), vector)
 
 
-def pooled(encoder: Any, last: torch.Tensor, ids: torch.Tensor, end: int) -> torch.Tensor:
+def pooled_state(encoder: Any, last: torch.Tensor, ids: torch.Tensor, eos: int) -> torch.Tensor:
     """The projected state [B, P] at the first EOS of the first window.
 
     transformers can use the position of the highest id instead, which is wrong if tokens were added.
     last  [B, 77, C], after the final layer norm      ids  [B, 77]
     """
     ids = queued(ids, last.device)
-    position = (ids == end).int().argmax(dim=-1)
+    position = (ids == eos).int().argmax(dim=-1)
     projection = encoder.text_projection
     state = last[torch.arange(len(ids), device=last.device), position]
     return projection(state.to(projection.weight.dtype)).to(last.dtype)

@@ -10,18 +10,18 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.overrides import TorchFunctionMode
 
-from core.generation.plan.hooks import Making
+from core.generation.plan.hooks import HookInputs
 from core.generation.sample.guidance import Moment
 from core.generation.sample.loop import Hook
 from core.settings.generation.high_resolution import DeepShrinkSettings
 
 
-def hook_of(making: Making) -> Hook | None:
+def hook_of(inputs: HookInputs) -> Hook | None:
     """The hook, if depth 1 is set and the model has input blocks."""
-    if making.job.deep_shrink.ds_depth_1 is None or making.family.input_blocks is None:
+    if inputs.job.deep_shrink.ds_depth_1 is None or inputs.family.input_blocks is None:
         return None
-    unet = making.components.denoiser
-    return DeepShrink(making.job.deep_shrink, unet, making.family.input_blocks(unet))
+    unet = inputs.components.denoiser
+    return DeepShrink(inputs.job.deep_shrink, unet, inputs.family.input_blocks(unet))
 
 
 class DeepShrink(Hook):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from core.generation.plan.hooks import Making
+from core.generation.plan.hooks import HookInputs
 from core.generation.plan.stages import as_generator
 from core.generation.sample.guidance import Moment
 from core.generation.sample.guidances.layers import blurred
@@ -14,12 +14,12 @@ from core.settings.generation.high_resolution import GROWING, GradualLatentSetti
 STEP = 8  # sides in latents are multiples of it
 
 
-def hook_of(making: Making) -> Hook | None:
+def hook_of(inputs: HookInputs) -> Hook | None:
     """The hook, if a start timestep is set and the sampler supports it."""
-    settings = making.job.gradual_latent
-    if settings.gradual_latent_timesteps is None or making.job.generate.sampler not in GROWING:
+    settings = inputs.job.gradual_latent
+    if settings.gradual_latent_timesteps is None or inputs.job.generate.sampler not in GROWING:
         return None
-    return GradualLatent(settings, as_generator(making.job))
+    return GradualLatent(settings, as_generator(inputs.job))
 
 
 class GradualLatent(Hook):

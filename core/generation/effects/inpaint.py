@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from core.diffusion.samplers import add_noise
-from core.generation.plan.hooks import Making
+from core.generation.plan.hooks import HookInputs
 from core.generation.plan.initial import IMAGE, blur_of, opened, read_mask
 from core.generation.plan.stages import as_generator
 from core.generation.sample.canvas import Box, Canvas, encoded, fitted, mask_of, pixels_of
@@ -126,17 +126,17 @@ def with_mask_input(
     return replace(model, predict=predict)
 
 
-def hook_of(making: Making) -> Hook | None:
+def hook_of(inputs: HookInputs) -> Hook | None:
     """The hook for an initial image with a mask; None without them, for an inpainting model, and for sd-scripts' second stage,
     which repaints everything."""
-    if is_inpainting_model(making.components):
+    if is_inpainting_model(inputs.components):
         return None
-    latents, kohya = making.latents, as_generator(making.job)
-    mask = None if making.canvas is None else making.canvas.mask
-    if latents is None or mask is None or (kohya and making.stage.begins != "image"):
+    latents, kohya = inputs.latents, as_generator(inputs.job)
+    mask = None if inputs.canvas is None else inputs.canvas.mask
+    if latents is None or mask is None or (kohya and inputs.stage.begins != "image"):
         return None
-    weights = mask_of(mask, making.family.latent_shape(making.stage.size), kohya).to(latents.device)
-    return Repaint(latents, mixed_noise(making.noises, latents.device), weights, kohya)
+    weights = mask_of(mask, inputs.family.latent_shape(inputs.stage.size), kohya).to(latents.device)
+    return Repaint(latents, mixed_noise(inputs.noises, latents.device), weights, kohya)
 
 
 @dataclass

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from core.generation.model.loras import ALL_STEPS, NO_STRENGTH, Strength
-from core.generation.plan.hooks import Making
+from core.generation.plan.hooks import HookInputs
 from core.generation.sample.guidance import Moment
 from core.generation.sample.loop import Hook
 
@@ -39,11 +39,11 @@ class StepRanges(Hook):
         self._on = on
 
 
-def hook_of(making: Making) -> Hook | None:
+def hook_of(inputs: HookInputs) -> Hook | None:
     """The hook for a stage's LoRAs; None if all act at every step."""
     ranged = [
         (network, strength)
-        for network, strength in zip(making.networks, making.strengths, strict=True)
+        for network, strength in zip(inputs.networks, inputs.strengths, strict=True)
         if strength.steps != ALL_STEPS and network.attached
     ]
     return StepRanges(ranged) if ranged else None

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from core.diffusion.samplers import clean_estimate
 from core.families.base import Family
-from core.generation.plan.hooks import Making
+from core.generation.plan.hooks import HookInputs
 from core.generation.plan.stages import stages_of
 from core.generation.sample.guidance import Moment
 from core.generation.sample.loop import Hook
@@ -29,13 +29,13 @@ WIDTHS = [128, 256, 512, 512]  # of the VAEs they are for
 FITTED_FACTORS: WeakKeyDictionary[Any, Tensor] = WeakKeyDictionary()  # by VAE
 
 
-def hook_of(making: Making) -> Preview | None:
+def hook_of(inputs: HookInputs) -> Preview | None:
     """The preview of `output.preview_every_n_steps`; None if that is off."""
-    every = making.job.output.preview_every_n_steps
+    every = inputs.job.output.preview_every_n_steps
     if every is None:
         return None
-    _, height, width = making.family.latent_shape(stages_of(making.job)[-1].size)
-    return Preview(rgb_factors(making.family, making.components.vae), every, (width, height), making.show)
+    _, height, width = inputs.family.latent_shape(stages_of(inputs.job)[-1].size)
+    return Preview(rgb_factors(inputs.family, inputs.components.vae), every, (width, height), inputs.show)
 
 
 def rgb_factors(family: Family, vae: Any) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from core.families.offload import replaced
-from core.generation.plan.hooks import Making
+from core.generation.plan.hooks import HookInputs
 from core.generation.plan.initial import MAP, opened
 from core.generation.plan.stages import as_generator, has_regions
 from core.generation.prompt.runs import parts_of
@@ -36,22 +36,22 @@ EPSILON = 1e-4  # added to sums of masks before a division
 LEVELS = 5  # resolutions of the U-Net, each half of the one before
 
 
-def hook_of(making: Making) -> Hook | None:
+def hook_of(inputs: HookInputs) -> Hook | None:
     """The hook, if there is a region map and a prompt with AND; else None."""
-    job = making.job
+    job = inputs.job
     if not has_regions(job):
         return None
     image, kohya = opened(resolve_path(job.regions.region_map or ""), MAP), as_generator(job)
     codes = job.regions.network_regional_mask_max_color_codes
     return Regions(
-        making.components.denoiser,
-        masks_of(image, len(parts_of(job.generate.prompt)), codes).to(making.components.device),
-        making.by_use,
-        len(making.noises),
-        making.family.latent_shape(making.stage.size)[1:],
-        before=making.sides.index(POSITIVE),
+        inputs.components.denoiser,
+        masks_of(image, len(parts_of(job.generate.prompt)), codes).to(inputs.components.device),
+        inputs.by_use,
+        len(inputs.noises),
+        inputs.family.latent_shape(inputs.stage.size)[1:],
+        before=inputs.sides.index(POSITIVE),
         kohya_masks=kohya,
-        weak_time=kohya and making.family.name == "sdxl",
+        weak_time=kohya and inputs.family.name == "sdxl",
     )
 
 

@@ -234,7 +234,7 @@ def embeddings_attached(
     if not embeddings:
         yield PromptEncoder(components, {}, set(), cache)
         return
-    from core.methods.tokens import OneTextEach, TokenTable, add_tokens
+    from core.methods.tokens import TextPerLayer, TokenTable, add_tokens
 
     vectors_by_name = {word: read_embedding(each.path, each.token) for each in embeddings for word in each.words}
     layered = {name for name, vectors in vectors_by_name.items() if LAYERS[0] in vectors}
@@ -248,7 +248,7 @@ def embeddings_attached(
             stack.callback(encoder.set_input_embeddings, table)
             encoder.set_input_embeddings(TokenTable(table, rows.to(encoder.device)))
         if layered:
-            stack.callback(OneTextEach(components.denoiser).remove)
+            stack.callback(TextPerLayer(components.denoiser).remove)
         yield PromptEncoder(replace(components, tokenizers=tokenizers), counts, layered, cache)
 
 

@@ -42,7 +42,7 @@ Finish = Callable[[Inpaint, "GenerateJob", "Image"], "Image"]
 
 
 @dataclass(frozen=True)
-class Making:
+class HookInputs:
     """What hooks are made from: one stage of a batch of images.
 
     job       of one of them; they differ in prompt and seed only
@@ -80,7 +80,7 @@ class HookKind:
     """A registered kind of hook, which acts at the steps of a generation.
 
     name, title     of its settings group
-    make            Making -> the hook; None if the settings need none
+    make            HookInputs -> the hook; None if the settings need none
     settings        its settings group, named after it; None: it uses groups that jobs already have
     problems        (job of one image) -> problems of its settings, before files are searched
     file_problems   (job of one image, its files, workspace) -> problems of its files, and with the model
@@ -96,7 +96,7 @@ class HookKind:
 
     name: str
     title: str
-    make: Callable[[Making], Hook | None]
+    make: Callable[[HookInputs], Hook | None]
     settings: type[Settings] | None = None
     problems: Callable[[GenerateJob], Iterable[Problem]] = lambda job: ()
     file_problems: Callable[[GenerateJob, Sources, Workspace], Iterable[Problem]] = lambda job, sources, workspace: ()
@@ -120,10 +120,10 @@ def register(kind: HookKind) -> None:
         add_group(GenerateSettings, kind.name, kind.settings, kind.title)
 
 
-def hooks_of(making: Making) -> list[Hook]:
+def hooks_of(inputs: HookInputs) -> list[Hook]:
     """The hooks of a stage, in the order in which they were registered."""
     extensions.load()
-    created = [kind.make(making) for kind in HOOKS.values() if kind.of_refiner or not making.stage.refines]
+    created = [kind.make(inputs) for kind in HOOKS.values() if kind.of_refiner or not inputs.stage.refines]
     return [hook for hook in created if hook is not None]
 
 
@@ -209,5 +209,5 @@ _built_in("regions", "Regions", "regions")
 _built_in("repaint", "Mask", "inpaint", of_refiner=True)
 _of_detailer = {role: role for role in ("problems", "file_problems", "files", "texts")}
 register(
-    HookKind("detailer", "Detailer", lambda making: None, **_effect("detailer", finisher="Detailer", **_of_detailer))
+    HookKind("detailer", "Detailer", lambda inputs: None, **_effect("detailer", finisher="Detailer", **_of_detailer))
 )

@@ -15,9 +15,9 @@ from core.imports.projects.table import (
     bounded,
     chosen_optimizer,
     flattened,
+    item_values,
     optimizer_settings,
     other_family,
-    others,
     read_table,
     to_import,
     within,
@@ -70,7 +70,7 @@ def read(source: Source) -> Import:
     settings = config.ruled(RULES)
     folders, prompts = (_items(config, key) for key in ("datasets", "sample.samples"))
     settings |= datasets(config, folders) | samples(config, prompts)
-    written = config.written | others([*folders, *prompts], table())
+    written = config.written | item_values([*folders, *prompts], table())
     result = to_import(config, settings, written, FIXED, NAME, f"{config.method} of {settings['model.family']}")
     result.choices, result.choice = choices, choice
     return result
@@ -90,12 +90,12 @@ def resolve(source: Source) -> tuple[Config, tuple[str, ...], str]:
     if not listed or not isinstance(job, dict):
         fix = "paste the whole job, with config and process"
         raise ProblemsError.one("The job has no process", source.where, fix, "import.no-process")
-    at, choices = choose([_title(each) for each in listed], source, "processes")
+    index, choices = choose([_title(each) for each in listed], source, "processes")
     meta = content.get("meta")
     options = {key: value for key, value in content.items() if key not in ("config", "meta")}
-    options |= {key: value for key, value in job.items() if key != "process"} | listed[at]
+    options |= {key: value for key, value in job.items() if key != "process"} | listed[index]
     options |= {f"meta.{key}": value for key, value in meta.items()} if isinstance(meta, dict) else {}
-    options = _filled(options, str(job.get("name") or ""))
+    options = _with_job_name(options, str(job.get("name") or ""))
     config = Config(table(), source, flattened(flattened(options, PARTS[:-1]), PARTS[-1:]))
     for each in dict.fromkeys(VARIABLE.findall(source.text)[:20]):
         what = f"The text uses ${{{each}}}, a variable of the other machine"
@@ -106,7 +106,7 @@ def resolve(source: Source) -> tuple[Config, tuple[str, ...], str]:
     for each in repeated[:20]:
         what = f"The key {each[:100]} is written twice; the last one counts"
         config.warn(what, each[:100], "delete one", "import.twice")
-    return config, choices, choices[at] if choices else ""
+    return config, choices, choices[index] if choices else ""
 
 
 def _title(process: Mapping[str, Any]) -> str:
@@ -116,12 +116,12 @@ def _title(process: Mapping[str, Any]) -> str:
     return f"{str(process.get('type'))[:60]}, {str(name)[:100]}"
 
 
-def _filled(value: Any, name: str) -> Any:
+def _with_job_name(value: Any, name: str) -> Any:
     """A value with the job's name for [name]."""
     if isinstance(value, dict):
-        return {key: _filled(each, name) for key, each in value.items()}
+        return {key: _with_job_name(each, name) for key, each in value.items()}
     if isinstance(value, list):
-        return [_filled(each, name) for each in value]
+        return [_with_job_name(each, name) for each in value]
     return value.replace("[name]", name[:100]) if isinstance(value, str) else value
 
 
@@ -213,16 +213,16 @@ def _per_step(config: Config) -> int:
 
 def length(config: Config) -> Values:
     """{setting: value} of steps, gradient accumulation, saving and sampling, in optimizer steps."""
-    each, key = _per_step(config), "train.gradient_accumulation_steps"
+    batches, key = _per_step(config), "train.gradient_accumulation_steps"
     if config[key] < 0:
         config.note(key, "unavailable", "accumulates a whole epoch; 1 is set")
-    steps = {name: config[name] // each for name in ("train.steps", "save.save_every", "sample.sample_every")}
-    for name in steps if each > 1 else ():
-        config.note(name, "changed", f"counts batches: {max(1, steps[name])} steps of {each} ({key})")
+    steps = {name: config[name] // batches for name in ("train.steps", "save.save_every", "sample.sample_every")}
+    for name in steps if batches > 1 else ():
+        config.note(name, "changed", f"counts batches: {max(1, steps[name])} steps of {batches} ({key})")
     off = config["train.disable_sampling"]
     return {
         "schedule.max_train_steps": max(1, steps["train.steps"]),
-        "schedule.gradient_accumulation_steps": max(each, config["train.gradient_accumulation"]),
+        "schedule.gradient_accumulation_steps": max(batches, config["train.gradient_accumulation"]),
         "saving.save_every_n_steps": steps["save.save_every"] or None,
         "samples.sample_every_n_steps": None if off else steps["sample.sample_every"] or None,
         "samples.sample_at_first": not (config["train.skip_first_sample"] or off),
@@ -235,9 +235,9 @@ def length(config: Config) -> Values:
 def optimizer(config: Config) -> Values:
     """{setting: value} of the optimizer, its arguments and the learning rate; notes where AI Toolkit itself uses other values."""
     name = config["train.optimizer"].lower()
-    of_class, implied = chosen_optimizer(config, "train.optimizer", name)
+    class_name, implied = chosen_optimizer(config, "train.optimizer", name)
     params = config["train.optimizer_params"]
-    arguments = arguments_of(config, of_class, params, "train.optimizer_params") if isinstance(params, dict) else {}
+    arguments = arguments_of(config, class_name, params, "train.optimizer_params") if isinstance(params, dict) else {}
     rate = config["train.embedding_lr"] if config.method == "embedding" else None
     rate = config["train.lr"] if rate is None else rate
     if name.startswith(("dadaptation", "prodigy")) and rate < 0.1:
@@ -250,13 +250,13 @@ def optimizer(config: Config) -> Values:
         config.note("train.max_grad_norm", "changed", "AI Toolkit does not clip gradients with Adafactor")
     if config.method == "fine_tune":
         settings["memory.stochastic_rounding"] = not clips or name.startswith(ROUNDED)
-    return optimizer_settings(of_class, implied | arguments) | settings | {"optimizer.learning_rate": rate}
+    return optimizer_settings(class_name, implied | arguments) | settings | {"optimizer.learning_rate": rate}
 
 
 def schedule(config: Config) -> Values:
     """{setting: value} of the learning rate scheduler: constant, constant with warmup, or cosine; a note for others."""
     key, name, params = "train.lr_scheduler_params", config["train.lr_scheduler"], config["train.lr_scheduler_params"]
-    numbers = {word: _number(each) for word, each in params.items()} if isinstance(params, dict) else {}
+    numbers = {setting: _number(each) for setting, each in params.items()} if isinstance(params, dict) else {}
     warmup = int(numbers.get("num_warmup_steps") or 0)
     settings: Values = {"lr_scheduler": "constant", "lr_warmup_steps": warmup}
     if name == "constant_with_warmup":
@@ -269,7 +269,7 @@ def schedule(config: Config) -> Values:
         config.note("train.lr_scheduler", "unavailable", f"{shorten(name)} is not available; {sentence}")
     if unread := set(numbers) - {"num_warmup_steps", "eta_min", "total_iters", "T_max", "T_0"}:
         config.note(key, "unavailable", f"is not read: {', '.join(sorted(map(str, unread)))[:200]}")
-    return {f"schedule.{word}": value for word, value in settings.items()}
+    return {f"schedule.{setting}": value for setting, value in settings.items()}
 
 
 def _number(value: Any) -> Any:
@@ -314,23 +314,23 @@ RULES = (model, network, length, optimizer, schedule, noise)
 def datasets(config: Config, listed: list[Values]) -> Values:
     """{setting: value} of the image folders and of latent caching; a warning if there is no folder. listed: the items of
     `datasets`"""
-    taken = [config.take(each, "datasets.") for each in listed]
-    sources = [source for values in taken for source in _source(config, values)]
+    items = [config.take(each, "datasets.") for each in listed]
+    sources = [source for values in items for source in _source(config, values)]
     if not sources:
         config.warn("The text names no image folders", "datasets", "choose the image folders", "import.no-folders")
-    disk, memory = (any(values[f"datasets.cache_latents{end}"] for values in taken) for end in ("_to_disk", ""))
+    disk, memory = (any(values[f"datasets.cache_latents{end}"] for values in items) for end in ("_to_disk", ""))
     cache = "disk" if disk else "memory" if memory else "off"
-    if cache != "off" and any(values["datasets.random_crop"] for values in taken):
+    if cache != "off" and any(values["datasets.random_crop"] for values in items):
         sentence = "is random in each epoch, without cached latents; AI Toolkit crops once"
         config.note("datasets.random_crop", "changed", sentence)
         cache = "off"
-    floor = [values["datasets.mask_min_value"] for values in taken if values["datasets.mask_path"]]
+    mask_minimums = [values["datasets.mask_min_value"] for values in items if values["datasets.mask_path"]]
     return {
         "dataset.folder": None,
         "dataset.sources": sources,
         "dataset.resolution": sources[0]["resolution"] if sources else 512,
-        "dataset.masked_loss": bool(floor),
-        "noise.unmasked_weight": within(0.0, 1.0, max(floor, default=0.0)),
+        "dataset.masked_loss": bool(mask_minimums),
+        "noise.unmasked_weight": within(0.0, 1.0, max(mask_minimums, default=0.0)),
         "memory.cache_latents": cache,
         "memory.latent_draw": "sample" if cache == "off" else "frozen",
     }
@@ -370,8 +370,8 @@ def samples(config: Config, listed: list[Values]) -> Values:
     prompts = config.written.get("sample.prompts")
     texts = [str(each) for each in (prompts if isinstance(prompts, list) else [])[:MOST]]
     items = listed or [{"sample.samples.prompt": text} for text in texts]
-    walks, seed = config["sample.walk_seed"], within(0, 2**32 - 1, config["sample.seed"])
-    lines = [_line(config, each, None if walks else seed) for each in items]
+    walk_seed, seed = config["sample.walk_seed"], within(0, 2**32 - 1, config["sample.seed"])
+    lines = [_line(config, each, None if walk_seed else seed) for each in items]
     return {
         "samples.sample_prompts": [line for line in lines if line],
         "samples.negative_prompt": " ".join(config["sample.neg"][:LONGEST].split()),
@@ -388,12 +388,12 @@ def _line(config: Config, sample: Values, seed: int | None) -> str:
     options |= {flag: values[key] for key, flag in ITEM_FLAGS.items() if values.get(key) not in (None, "", False)}
     flags = dict(zip(rest[::2], rest[1::2], strict=False))
     options |= {FLAGS[flag]: value.strip() for flag, value in flags.items() if flag in FLAGS}
-    left = [flag for flag in flags if flag not in FLAGS]
-    left += [flag for flag, value in options.items() if flag != "n" and _number(value) is None]
-    if left:
-        sentence = f"options that are not available are left out: --{' --'.join(left[:10])[:200]}"
+    unavailable = [flag for flag in flags if flag not in FLAGS]
+    unavailable += [flag for flag, value in options.items() if flag != "n" and _number(value) is None]
+    if unavailable:
+        sentence = f"options that are not available are left out: --{' --'.join(unavailable[:10])[:200]}"
         config.note("sample.prompts", "changed", sentence)
     trigger = config["trigger_word"]
     text = text.replace("[trigger]", trigger) if trigger else text
-    words = [f"--{flag} {str(value)[:LONGEST]}" for flag, value in options.items() if flag not in left]
-    return " ".join([text.strip(), *words]) if text.strip() else ""
+    flag_words = [f"--{flag} {str(value)[:LONGEST]}" for flag, value in options.items() if flag not in unavailable]
+    return " ".join([text.strip(), *flag_words]) if text.strip() else ""

@@ -78,8 +78,8 @@ def _folders(job: TrainJob) -> dict[str, Any]:
     sources = job.dataset.sources
     if job.dataset.folder or len(sources) != 1 or not sources[0].metadata_file:
         return {"train_data_dir": job.dataset.folder}
-    (one,) = sources
-    return {"train_data_dir": one.folder, "in_json": one.metadata_file, "dataset_repeats": one.num_repeats}
+    (source,) = sources
+    return {"train_data_dir": source.folder, "in_json": source.metadata_file, "dataset_repeats": source.num_repeats}
 
 
 def _arguments(values: Mapping[str, Any]) -> list[str]:
@@ -187,11 +187,11 @@ PARTS: tuple[Callable[[TrainJob], dict[str, Any]], ...] = (_method, _network, _l
 def export_project(job: TrainJob) -> Exported:
     """The options with which sd-scripts trains as the job says. Raises ProblemsError for methods that it does not have."""
     script = _script(job)
-    ruled = {name: value for part in PARTS for name, value in part(job).items()}
-    plain = _imported(script, {})
-    direct = {name: path for name, path in direct_paths().items() if name not in ruled}
-    values = ruled | {
-        name: value_of(job, path) for name, path in direct.items() if value_of(job, path) != value_of(plain, path)
+    by_parts = {name: value for part in PARTS for name, value in part(job).items()}
+    defaults = _imported(script, {})
+    direct = {name: path for name, path in direct_paths().items() if name not in by_parts}
+    values = by_parts | {
+        name: value_of(job, path) for name, path in direct.items() if value_of(job, path) != value_of(defaults, path)
     }
     options: dict[str, Any] = {}
     for name, option in script.options.items():
@@ -205,9 +205,9 @@ def export_project(job: TrainJob) -> Exported:
         known = not option.choices or value in option.choices
         if value is not None and value is not False and value not in ("", []) and value != option.default and known:
             options[name] = value
-    back = _imported(script, options)
-    lost = {path: values for path, values in differences(job, back).items() if path not in OURS}
-    if same_optimizer(back.optimizer.optimizer_type, job.optimizer.optimizer_type):
+    reimported = _imported(script, options)
+    lost = {path: values for path, values in differences(job, reimported).items() if path not in OURS}
+    if same_optimizer(reimported.optimizer.optimizer_type, job.optimizer.optimizer_type):
         lost.pop("optimizer.optimizer_type", None)
     return Exported(script.name, options, lost)
 

@@ -13,8 +13,8 @@ from core.imports.projects.kohya_ss import (
     FIELDS,
     FINE_TUNE,
     LORA,
+    LORA_PLUS,
     NETWORKS,
-    PLUS,
     TABS,
     Form,
     Resolved,
@@ -34,7 +34,7 @@ from core.settings.presets.networks import arguments_of, is_on
 
 SAFE = re.compile(r"[\w@%+=:,./-]+", re.ASCII)  # kohya_ss passes other words with quotes around them
 # Fields whose value is decided with others
-TOGETHER = frozenset(
+COMBINED = frozenset(
     "LoRA_type lr_warmup lr_warmup_steps unet_lr text_encoder_lr learning_rate_te learning_rate_te1 learning_rate_te2 "
     "template xformers latent_metadata_filename max_train_steps max_train_epochs sample_prompts optimizer_args "
     "lr_scheduler_args save_model_as optimizer".split()
@@ -67,15 +67,16 @@ class KohyaPreset:
 
 def export_preset(job: TrainJob) -> KohyaPreset:
     """The preset with which kohya_ss trains as the job says. Raises ProblemsError for methods that it does not have."""
-    job_there = _for_tab(job)
-    tab = _tab(job_there)
-    exported = export_project(job_there)
+    tab_job = _for_tab(job)
+    tab = _tab(tab_job)
+    exported = export_project(tab_job)
     wanted = Reading(SCRIPTS[exported.script], exported.options, frozenset(exported.options))
     fields = _fields(tab, wanted) | _special(tab, wanted, job)
     resolved = resolve(fields, tab, "", lambda folder: None)
     fields["additional_parameters"] = " ".join(_additional_parameters(wanted, resolved))
-    back = read(Source(json.dumps(fields), choice=tab)).job
-    lost = {path: pair for path, pair in differences(job, back).items() if not _same(path, *pair, job, back)}
+    reimported = read(Source(json.dumps(fields), choice=tab)).job
+    pairs = differences(job, reimported)
+    lost = {path: pair for path, pair in pairs.items() if not _same(path, *pair, job, reimported)}
     return KohyaPreset(tab, fields, lost)
 
 
@@ -100,7 +101,7 @@ def _fields(tab: str, wanted: Reading) -> Form:
     fields = {name: value for name, value in form_of(tab).items() if name not in SECRETS}
     for name, default in fields.items():
         (option,) = FIELDS[name].get("options", [name])[:1]
-        if option in wanted.script.options and name not in TOGETHER and tab not in FIELDS[name].get("withheld", ()):
+        if option in wanted.script.options and name not in COMBINED and tab not in FIELDS[name].get("withheld", ()):
             fields[name] = _field(name, default, wanted.script.options[option], wanted[option], tab)
     return fields
 
@@ -208,7 +209,7 @@ def _full_rates(tab: str, wanted: Reading) -> Form:
 
 def _network(wanted: Reading) -> Form:
     """{field: value} of the network's type and its arguments; "Standard" if no type fits."""
-    written, plain = arguments_of(wanted["network_args"] or []), form_of(LORA)
+    written, defaults = arguments_of(wanted["network_args"] or []), form_of(LORA)
     convolutions = is_on(written.get("conv_dim"))
     named = {"networks.lora": "Kohya LoCon" if convolutions else "Standard"}
     algo = {"lora": "locon"}.get(written.get("algo", "lora"), written.get("algo"))
@@ -217,11 +218,11 @@ def _network(wanted: Reading) -> Form:
         (name for name, row in NETWORKS.items() if row["module"] == module and _algo(row) in ("", algo)), "Standard"
     )
     fields: Form = {"LoRA_type": kind}
-    for part in (*NETWORKS[kind]["arguments"].split(), *PLUS):
+    for part in (*NETWORKS[kind]["arguments"].split(), *LORA_PLUS):
         name, _, key = part.lstrip("?").partition("=")
         if not part.startswith("algo:"):
             field = key or name
-            fields[field] = _argument(field, plain[field], written.get(name))
+            fields[field] = _argument(field, defaults[field], written.get(name))
     return fields
 
 
@@ -251,13 +252,13 @@ def _argument(name: str, default: Any, text: str | None) -> Any:
 def _additional_parameters(wanted: Reading, resolved: Resolved) -> Iterator[str]:
     """Words of additional_parameters for options whose value the fields cannot express."""
     reread = Reading(wanted.script, resolved.options, frozenset(), prompts=resolved.prompts)
-    plain, has = TrainJob(), {tuple(names): values for names, values in settings_of(reread)}
+    default_job, kohya = TrainJob(), {tuple(names): values for names, values in settings_of(reread)}
     for names, values in settings_of(wanted):
-        others = has.get(tuple(names), {})
-        usual = {path: value_of(plain, path) for path in values | others}
-        wanted_values, kohya_values = usual | values, usual | others
-        off = {path for path in usual if not same_value(path, wanted_values[path], kohya_values[path])}
-        if off:  # options that one rule reads decide together
+        others = kohya.get(tuple(names), {})
+        defaults = {path: value_of(default_job, path) for path in values | others}
+        wanted_values, kohya_values = defaults | values, defaults | others
+        different = {path for path in defaults if not same_value(path, wanted_values[path], kohya_values[path])}
+        if different:  # options that one rule reads decide together
             for name in names:
                 words = option_words(name, wanted[name]) if wanted[name] != reread[name] else []
                 if all(SAFE.fullmatch(word) for word in words):
@@ -276,18 +277,18 @@ def same_value(path: str, here: Any, there: Any) -> bool:
     return here == there or (isinstance(here, tuple) and list(here) == there)
 
 
-def _same(path: str, here: Any, there: Any, job: TrainJob, back: TrainJob) -> bool:
-    """Whether both jobs train alike by a setting. here, there: its values in `job` and in `back`, the job read from the
+def _same(path: str, here: Any, there: Any, job: TrainJob, reimported: TrainJob) -> bool:
+    """Whether both jobs train alike by a setting. here, there: its values in `job` and in `reimported`, the job read from the
     preset"""
     if path in OURS or same_value(path, here, there):
         return True
     if path == "optimizer.unet_lr":
-        return job.optimizer.unet_rate == back.optimizer.unet_rate
+        return job.optimizer.unet_rate == reimported.optimizer.unet_rate
     if path == "optimizer.text_encoder_lr":
-        frozen = job.method.train_text_encoder == back.method.train_text_encoder == "no"
-        return frozen or job.optimizer.text_rates == back.optimizer.text_rates
+        frozen = job.method.train_text_encoder == reimported.method.train_text_encoder == "no"
+        return frozen or job.optimizer.text_rates == reimported.optimizer.text_rates
     if path == "logging.wandb_run_name":  # kohya_ss gives it the output's name
-        return here is None and there == back.saving.output_name
+        return here is None and there == reimported.saving.output_name
     return (
         path == "saving.save_model_as" and _tab(job) in (LORA, EMBEDDING) and (here, there) == ("source", "safetensors")
     )

@@ -30,7 +30,7 @@ MARKS = {  # by which a preset shows its tab, which it does not say
     EMBEDDING: ("num_vectors_per_token", "token_string"),
     FINE_TUNE: ("image_folder", "train_dir", "caption_metadata_filename"),
 }
-PLUS = ("?loraplus_lr_ratio", "?loraplus_unet_lr_ratio", "?loraplus_text_encoder_lr_ratio")  # arguments of all networks
+LORA_PLUS = ("?loraplus_lr_ratio", "?loraplus_unet_lr_ratio", "?loraplus_text_encoder_lr_ratio")  # of all networks
 Form = dict[str, Any]
 # Folder -> images in it ("") and in its subfolders; None if it is not there
 Counts = Callable[[str], Mapping[str, int] | None]
@@ -56,8 +56,8 @@ def recognizes(source: Source) -> bool:
 
 def read(source: Source) -> Import:
     preset = source.json or {}
-    marked = (tab for tab, names in MARKS.items() if any(name in preset for name in names))
-    tab = source.choice if source.choice in TABS else next(marked, DREAMBOOTH)
+    marked_tabs = (tab for tab, names in MARKS.items() if any(name in preset for name in names))
+    tab = source.choice if source.choice in TABS else next(marked_tabs, DREAMBOOTH)
     resolved = resolve(preset, tab, source.where, counted if source.folder is not None else lambda folder: None)
     script, written = SCRIPTS[resolved.script], frozenset(resolved.written(preset))
     reading = Reading(script, resolved.options, written, resolved.keys, resolved.prompts)
@@ -176,8 +176,8 @@ def _loaded(preset: Mapping[str, Any], tab: str) -> tuple[Form, dict[str, str]]:
             continue
         kind = {"int": int, "float": float}[FIELDS[name]["number"]]
         form[name] = number = _number(value, kind, kind(FIELDS[name].get("unread", 0)))
-        same = str(value).strip() in ("", str(number)) or _number(value, float, math.nan) == number
-        if name in stated and not same:
+        unchanged = str(value).strip() in ("", str(number)) or _number(value, float, math.nan) == number
+        if name in stated and not unchanged:
             comma = ", since it has a decimal comma" if isinstance(value, str) and "," in value else ""
             changed[name] = f"kohya_ss reads it as {number}{comma}"
     return form, changed
@@ -258,7 +258,7 @@ def _network(resolved: Resolved) -> dict[str, Any]:
     kind = str(form["LoRA_type"])
     row = NETWORKS.get(kind, {"module": "lycoris.kohya" if kind.startswith("LyCORIS/") else kind, "arguments": ""})
     arguments, used = [], []
-    for part in (*row["arguments"].split(), *PLUS):
+    for part in (*row["arguments"].split(), *LORA_PLUS):
         name, _, key = part.lstrip("?").partition("=")
         value = form.get(key or name)
         if part.startswith("algo:"):
@@ -286,8 +286,8 @@ def _rates(resolved: Resolved, sdxl: bool) -> dict[str, Any]:
     elif tab in (DREAMBOOTH, FINE_TUNE):
         rates = {"learning_rate_te": None if sdxl else form["learning_rate_te"]}
     if tab == DREAMBOOTH and sdxl:
-        resolved.used["train_text_encoder"] = both = ["learning_rate_te1", "learning_rate_te2"]
-        rates["train_text_encoder"] = any(_number(form[name]) > 0 for name in both)
+        resolved.used["train_text_encoder"] = encoder_rates = ["learning_rate_te1", "learning_rate_te2"]
+        rates["train_text_encoder"] = any(_number(form[name]) > 0 for name in encoder_rates)
     return rates
 
 
@@ -317,13 +317,13 @@ def _length(resolved: Resolved, counts: Counts) -> dict[str, Any]:
 
 def _images(form: Form, tab: str, counts: Counts) -> float | None:
     """Number of images in an epoch, with their repeats; None if the folder does not exist here."""
-    here = counts(str(form["image_folder"] if tab == FINE_TUNE else form["train_data_dir"]))
-    if here is None:
+    counted_folders = counts(str(form["image_folder"] if tab == FINE_TUNE else form["train_data_dir"]))
+    if counted_folders is None:
         return None
     if tab == FINE_TUNE:
-        return here.get("", 0) * _number(form["dataset_repeats"])
-    repeats = ((name.split("_")[0], number) for name, number in here.items() if name)
-    return float(sum(int(first[:9]) * number for first, number in repeats if first.isdecimal()))
+        return counted_folders.get("", 0) * _number(form["dataset_repeats"])
+    repeats = ((name.split("_")[0], number) for name, number in counted_folders.items() if name)
+    return float(sum(int(repeats_text[:9]) * number for repeats_text, number in repeats if repeats_text.isdecimal()))
 
 
 def counted(folder: str) -> dict[str, int] | None:
@@ -391,7 +391,7 @@ def _launcher_entries(form: Form, preset: Mapping[str, Any]) -> list[Entry]:
 def _rest(preset: Mapping[str, Any], resolved: Resolved, reported: set[str]) -> Iterator[Entry]:
     """An entry for each key of the file that has none yet."""
     parts = {name: option for option, names in resolved.used.items() for name in names if option in resolved.options}
-    usual, strangers = form_of(resolved.tab), 0
+    fresh, unknown_keys = form_of(resolved.tab), 0
     for key, value in preset.items():
         name, row = _field_of(key) or key, FORMER.get(key) or FIELDS.get(key)
         if key in reported:
@@ -399,9 +399,9 @@ def _rest(preset: Mapping[str, Any], resolved: Resolved, reported: set[str]) -> 
         if key in SECRETS and value:
             yield Entry("secret", key, sentence=ELSEWHERE[key])
         elif row is None:
-            strangers += 1
-            yield Entry("unavailable", key, value, sentence=unknown(key, FIELDS, strangers))
-        elif value is None or value == "" or (name in usual and value == usual[name] and name not in resolved.options):
+            unknown_keys += 1
+            yield Entry("unavailable", key, value, sentence=unknown(key, FIELDS, unknown_keys))
+        elif value is None or value == "" or (name in fresh and value == fresh[name] and name not in resolved.options):
             yield Entry("taken", key, "", sentence="not set")
         elif name in parts:
             yield Entry("taken", key, value, sentence=f"part of {parts[name]}")

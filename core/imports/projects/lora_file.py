@@ -40,7 +40,7 @@ KEYS = {
 }  # fmt: skip
 MACHINE = "mixed_precision full_fp16 gradient_checkpointing cache_latents lowram fp8_base fp8_base_unet".split()
 # What no file records: {what: how the import fills it in}
-ASKED = {
+NOT_RECORDED = {
     "lr_scheduler_num_cycles, lr_scheduler_power, lr_scheduler_args, bucket_reso_steps, caption_extension, masked_loss": (
         "are not recorded by sd-scripts; its defaults are set"
     ),
@@ -70,7 +70,7 @@ class Header:
         return any(name.startswith(parts) for name in self.tensors)
 
     @property
-    def trains(self) -> tuple[bool, bool]:
+    def trained_parts(self) -> tuple[bool, bool]:
         """Whether it has layers of the U-Net, and of text encoders."""
         text = ("lora_te", "text_encoder", "lycoris_text_encoder", "base_model.model.text_encoder")
         return any(not name.startswith(text) for name in self.tensors), self.has(*text)
@@ -94,7 +94,7 @@ def read(source: Source) -> Import:
         return result
     recorded = "ss_learning_rate" in header.metadata
     result = _from_options(header) if recorded else _from_tensors(header)
-    missing = list(ASKED.items())
+    missing = list(NOT_RECORDED.items())
     del missing[1 if recorded else 0]
     result.report += [*header.entries, *_facts(header, {entry.key for entry in result.report})]
     result.report += [Entry("unavailable", key, sentence=sentence) for key, sentence in missing]
@@ -128,12 +128,12 @@ def _from_options(header: Header) -> Import:
     """Import the options that sd-scripts recorded in the metadata."""
     metadata, version = header.metadata, header.metadata.get("ss_base_model_version", "")
     script = SCRIPTS["sdxl_train_network" if header.family == "sdxl" else "train_network"]
-    of_datasets, raw = _dataset(header), Values()
+    dataset_options, raw = _dataset(header), Values()
     for name, option in script.options.items():
-        text = metadata.get(KEYS.get(name, f"ss_{name}"), of_datasets.get(name))
+        text = metadata.get(KEYS.get(name, f"ss_{name}"), dataset_options.get(name))
         if text not in (None, "None", "") and name not in MACHINE:
             raw[name] = text.strip("[]()").split(",") if option.many and isinstance(text, str) else text
-    unet, text_encoder = header.trains
+    unet, text_encoder = header.trained_parts
     low, _, high = metadata.get("modelspec.timestep_range", "").partition(",")
     optimizer, arguments = _optimizer(metadata)
     network = [f"{name}={value}" for name, value in header.json("ss_network_args").items() if name != "dropout"]
@@ -173,8 +173,8 @@ def _optimizer(metadata: Mapping[str, str]) -> tuple[str | None, list[str]]:
     arguments = {each.arg: ast.unparse(each.value) for each in keywords if each.arg}
     entries = [each for each in catalog().values() if path in (each.path, each.definition, *each.aliases)]
     # Of SGDNesterov sd-scripts records momentum alone.
-    sign = "nesterov" if "atelier_version" in metadata else "momentum"
-    entries.sort(key=lambda each: ("nesterov" in each.implied) != (sign in arguments))
+    argument = "nesterov" if "atelier_version" in metadata else "momentum"
+    entries.sort(key=lambda each: ("nesterov" in each.implied) != (argument in arguments))
     return next((each.name for each in entries), path) or None, [f"{name}={value}" for name, value in arguments.items()]
 
 
@@ -193,7 +193,7 @@ def _from_tensors(header: Header) -> Import:
     known = {path: value for path, value in stated.items() if type(value) in (int, float, str)}
     guessed: Values = {
         "model.family": header.family, "network.kind": header.kind or "lora", "network.rank": rank, "network.conv_rank": conv,
-        "network.conv_alpha": conv, "network.train_unet": header.trains[0], "network.train_text_encoder": header.trains[1],
+        "network.conv_alpha": conv, "network.train_unet": header.trained_parts[0], "network.train_text_encoder": header.trained_parts[1],
         "network.alpha": rank,
     }  # fmt: skip
     guessed = {path: value for path, value in guessed.items() if value is not None and path not in known}

@@ -4,6 +4,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path, PureWindowsPath
 
@@ -26,13 +27,13 @@ MOST_SEARCHED, DEEPEST, MOST_FOUND = 20_000, 4, 4  # entries of folders, folders
 
 def missing_paths(job: TrainJob, exists: Callable[[Path], bool] = Path.exists) -> Iterator[tuple[str, str]]:
     """(setting, path) of the job's files and folders that are not on this machine."""
-    yield from ((setting, text) for setting, text, is_here in _read(job, exists) if not is_here)
+    yield from ((setting, text) for setting, text, is_here in _paths_to_read(job, exists) if not is_here)
     for setting in WRITTEN:
         if (text := value_of(job, setting)) and is_foreign(text):
             yield setting, text
 
 
-def _read(job: TrainJob, exists: Callable[[Path], bool]) -> Iterator[tuple[str, str, bool]]:
+def _paths_to_read(job: TrainJob, exists: Callable[[Path], bool]) -> Iterator[tuple[str, str, bool]]:
     """(setting, path, whether it is on this machine) of the job's files and folders to read."""
     folders = [(SOURCES, each.folder) for each in job.dataset.sources]
     for setting, text in (*((path, value_of(job, path)) for path in PATHS), *folders):
@@ -45,7 +46,7 @@ def _read(job: TrainJob, exists: Callable[[Path], bool]) -> Iterator[tuple[str, 
 
 def nearby_folders(job: TrainJob, exists: Callable[[Path], bool] = Path.exists) -> list[Path]:
     """Parents and grandparents of the job's files and folders that are on this machine, those of the dataset first."""
-    paths = [resolve_path(text) for _, text, is_here in reversed([*_read(job, exists)]) if is_here]
+    paths = [resolve_path(text) for _, text, is_here in reversed([*_paths_to_read(job, exists)]) if is_here]
     return list(dict.fromkeys(parent for path in paths for parent in path.parents[:2] if parent.name))
 
 
@@ -78,14 +79,11 @@ def nearby(missing: Sequence[tuple[str, str]], folders: Sequence[Path]) -> dict[
         )
         return -sum(1 for _ in takewhile(bool, same)), path.name != wanted[-1]
 
-    return {
-        (setting, text): sorted(
-            (path for path in named[wanted[-1].lower()] if fits(path, setting)), key=lambda path: order(path, wanted)
-        )[:MOST_FOUND]
-        if wanted
-        else []
-        for (setting, text), wanted in parts.items()
-    }
+    suggestions: dict[tuple[str, str], list[Path]] = {}
+    for (setting, text), wanted in parts.items():
+        candidates = [path for path in named[wanted[-1].lower()] if fits(path, setting)] if wanted else []
+        suggestions[setting, text] = sorted(candidates, key=partial(order, wanted=wanted))[:MOST_FOUND]
+    return suggestions
 
 
 def _below(level: list[Path]) -> Iterator[Path]:

@@ -8,7 +8,7 @@ from core.imports.projects.kohya_ss import counted
 from core.imports.projects.onetrainer_config import NAME, TITLE, Config, data, resolve, rows, table
 from core.imports.projects.onetrainer_rules import FIXED, RULES, SIZE, size_of
 from core.imports.projects.report import Import, Source
-from core.imports.projects.table import Values, bounded, flattened, others, to_import, within
+from core.imports.projects.table import Values, bounded, flattened, item_values, to_import, within
 from core.settings.presets.foreign import MARKS, ONETRAINER
 
 __all__ = ["NAME", "TITLE", "keys", "read", "recognizes"]
@@ -36,7 +36,7 @@ def read(source: Source) -> Import:
     folders = items(config, "concepts", "concept_file_name")
     prompts = items(config, "samples", "sample_definition_file_name")
     settings |= concepts(config, folders) | samples(config, prompts)
-    written = config.written | others([*folders, *prompts], table())
+    written = config.written | item_values([*folders, *prompts], table())
     for key in written:
         if key.rpartition(".")[2] == "__version":
             config.note(key, "idle", "is the version of the file")
@@ -73,9 +73,9 @@ def concepts(config: Config, listed: list[Values]) -> Values:
 
 def _sources(config: Config, concept: Values) -> Iterator[Values]:
     """Yield the settings {name: value} of a concept's folder; nothing but a note if it has no folder."""
-    old = concept.get("concepts.type")
-    if isinstance(old, bool):  # validation_concept
-        concept = concept | {"concepts.type": "VALIDATION" if old else "STANDARD"}
+    former_type = concept.get("concepts.type")
+    if isinstance(former_type, bool):  # validation_concept
+        concept = concept | {"concepts.type": "VALIDATION" if former_type else "STANDARD"}
     values = config.take(concept, "concepts.")
     role = config.among("concepts.type", ROLES, values["concepts.type"])
     if not values["concepts.path"].strip():
@@ -111,15 +111,15 @@ def _repeats(config: Config, values: Values) -> Values:
         return {"samples_per_epoch": int(number)}
     if number == int(number) and number >= 1:
         return {"num_repeats": int(number)}
-    here = counted(path) if config.source.folder is not None else None
-    if here is None:
+    counts = counted(path) if config.source.folder is not None else None
+    if counts is None:
         sentence = f"is {number:g} repeats: set samples_per_epoch to that part of the images"
         config.note("concepts.balancing", "unavailable", sentence)
         return {"num_repeats": round(number)}
-    images = sum(here.values()) if values["concepts.include_subdirectories"] else here.get("", 0)
-    part = math.floor(images * number)
-    config.note("concepts.balancing", "changed", f"{number:g} repeats of {images} images are {part} images per epoch")
-    return {"samples_per_epoch": part}
+    images = sum(counts.values()) if values["concepts.include_subdirectories"] else counts.get("", 0)
+    share = math.floor(images * number)
+    config.note("concepts.balancing", "changed", f"{number:g} repeats of {images} images are {share} images per epoch")
+    return {"samples_per_epoch": share}
 
 
 def samples(config: Config, listed: list[Values]) -> Values:
@@ -138,5 +138,5 @@ def _line(config: Config, sample: Values) -> Iterator[str]:
     width, height = (within(64, 4096, values[side] // 8 * 8) for side in ("width", "height"))
     options = {"n": negative, "w": width, "h": height, "d": within(0, 2**32 - 1, values["seed"])}
     options |= {"s": within(1, 1000, values["diffusion_steps"]), "l": f"{values['cfg_scale']:g}", "ss": sampler}
-    left = [name for name in ("n", "d") if (name == "n" and not negative) or (name == "d" and values["random_seed"])]
-    yield " ".join([prompt, *(f"--{name} {value}" for name, value in options.items() if name not in left)])
+    omitted = [name for name in ("n", "d") if (name == "n" and not negative) or (name == "d" and values["random_seed"])]
+    yield " ".join([prompt, *(f"--{name} {value}" for name, value in options.items() if name not in omitted)])

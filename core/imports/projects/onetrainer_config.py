@@ -82,15 +82,15 @@ def _version(options: Mapping[str, Any]) -> int:
 
 
 def _updated(config: Config, version: int) -> Values:
-    """{key: value} of what is written, by the keys of the current version; these are also noted in `config.today`."""
+    """{key: value} of what is written, by the keys of the current version; these are also noted in `config.current_keys`."""
     written, raw = config.written, Values()
     for key, value in written.items():
         before, name = data()["former"].get(key, (0, ""))
         if version < 1 and key.startswith("optimizer") and key != "optimizer_defaults" and "." not in key:
             before, name = 1, f"optimizer.{key.removeprefix('optimizer_')}"
         if version < before and name:
-            config.today[key] = name
-        raw[config.today.get(key, key)] = value
+            config.current_keys[key] = name
+        raw[config.current_keys.get(key, key)] = value
     for part in TRAINED:
         if version < 2 and f"train_{part}_epochs" in written:
             raw[f"{part}.stop_training_after_unit"] = "EPOCH"
@@ -119,5 +119,5 @@ def _timesteps(raw: Mapping[str, Any]) -> Values:
     if raw.get("noising_weight") in OFF:
         return {"timestep_distribution": "UNIFORM", "noising_weight": 0.0, "noising_bias": 0.0}
     bias = raw.get("noising_bias", 0.5)
-    plain = isinstance(bias, (int, float)) and not isinstance(bias, bool)
-    return {"timestep_distribution": "SIGMOID", "noising_bias": bias - 0.5 if plain else bias}
+    is_number = isinstance(bias, (int, float)) and not isinstance(bias, bool)
+    return {"timestep_distribution": "SIGMOID", "noising_bias": bias - 0.5 if is_number else bias}

@@ -31,7 +31,7 @@ OF_KINDS = {
     "dora_lokr": OF_LOKR | {"wd_on_output": "lokr_dora_on_output"},
 }
 LOSSES = {"mse_strength": "l2", "mae_strength": "l1", "log_cosh_strength": "log_cosh", "huber_strength": "huber"}
-CURVES = {
+SCHEDULERS = {
     "CONSTANT": "constant", "ADAFACTOR": "adafactor", "LINEAR": "linear", "COSINE": "cosine", "COSINE_WITH_RESTARTS": "cosine",
     "COSINE_WITH_HARD_RESTARTS": "cosine_with_restarts", "REX": "rex",
 }  # fmt: skip
@@ -40,7 +40,7 @@ SIZE, MOST_SIZES = re.compile(r"\d{1,5}(x\d{1,5})?"), 20
 ALL_TEXT = "^lora_te"  # finds all layers of the text encoders, which OneTrainer does not filter
 # Arguments that are one of a pair or triple in some classes, and those that have another name
 PAIRS = {"betas": ("beta1", "beta2", "beta3"), "eps": ("eps", "eps2")}
-ALSO = {"decoupled_decay": "weight_decouple", "eps": "eps1", "beta1": "beta", "muon_adam_lr": "adamw_lr"}
+OTHER_NAMES = {"decoupled_decay": "weight_decouple", "eps": "eps1", "beta1": "beta", "muon_adam_lr": "adamw_lr"}
 MINUTES = {"SECOND": 1 / 60, "MINUTE": 1.0, "HOUR": 60.0}
 # A period -> its settings for epochs, steps and minutes
 PERIODS = {
@@ -180,12 +180,12 @@ def ema(config: Config) -> Values:
     device = config.among("ema", {"OFF": "", "GPU": "device", "CPU": "cpu"})
     if not device:
         return {}
-    every = max(1, config["ema_update_step_interval"])
-    if every > 1:
-        config.note("ema_decay", "changed", f"is applied once in {every} steps: each step has its root")
-    decay = within(0.0, 1.0, config["ema_decay"]) ** (1 / every)
+    interval = max(1, config["ema_update_step_interval"])
+    if interval > 1:
+        config.note("ema_decay", "changed", f"is applied once in {interval} steps: each step has its root")
+    decay = within(0.0, 1.0, config["ema_decay"]) ** (1 / interval)
     settings = {"method.ema": True, "method.ema_device": device, "method.ema_decay": decay}
-    return settings | {"method.ema_update_every": every}
+    return settings | {"method.ema_update_every": interval}
 
 
 # ---- learning rates
@@ -214,14 +214,14 @@ def rates(config: Config) -> Values:
         rate = scaled["embedding_learning_rate"]
         return {"optimizer.learning_rate": main if rate is None else rate}
     text = [scaled[f"{part}.learning_rate"] if config.trains(part) else 0.0 for part in config.encoders]
-    both = [main if rate is None else rate for rate in text]
+    filled = [main if rate is None else rate for rate in text]
     trains = any(map(config.trains, config.encoders))
-    usual = set(text) == {None} or not trains
+    unset = set(text) == {None} or not trains
     frozen = config.method == "fine_tune" and not config.trains("unet")
     return {
         "optimizer.learning_rate": main,
         "optimizer.unet_lr": 0.0 if frozen else scaled["unet.learning_rate"],
-        "optimizer.text_encoder_lr": None if usual else both[0] if len(set(both)) == 1 else both,
+        "optimizer.text_encoder_lr": None if unset else filled[0] if len(set(filled)) == 1 else filled,
     } | ({"method.train_text_encoder": "yes" if trains else "no"} if config.method == "fine_tune" else {})
 
 
@@ -277,18 +277,18 @@ def schedule(config: Config) -> Values:
     elif name in ("ADAFACTOR", "CUSTOM") and steps:
         config.note(key, "unavailable", f"there is no warmup with {name}")
         steps = 0
-    curve = _custom(config) if name == "CUSTOM" else _curve(config, name, bool(steps))
-    settings = {"lr_scheduler": "constant", "lr_warmup_steps": steps} | curve
+    scheduler = _torch_scheduler(config) if name == "CUSTOM" else _named_scheduler(config, name, bool(steps))
+    settings = {"lr_scheduler": "constant", "lr_warmup_steps": steps} | scheduler
     return {"schedule.max_train_epochs": max(1, config["epochs"])} | {f"schedule.{k}": v for k, v in settings.items()}
 
 
-def _curve(config: Config, name: str, warmup: bool) -> Values:
+def _named_scheduler(config: Config, name: str, warmup: bool) -> Values:
     """{name: value} of a scheduler's schedule settings; cosine, with a note, for an unknown one."""
     low, cycles = within(0.0, 1.0, config["learning_rate_min_factor"]), within(0.0, 1e4, config["learning_rate_cycles"])
-    if name not in CURVES:
+    if name not in SCHEDULERS:
         sentence = f"{shorten(name)} is not available; cosine is the nearest"
         config.note("learning_rate_scheduler", "unavailable", sentence)
-    settings: Values = {"lr_scheduler": CURVES.get(name, "cosine")}
+    settings: Values = {"lr_scheduler": SCHEDULERS.get(name, "cosine")}
     if name == "CONSTANT" and warmup:
         settings["lr_scheduler"] = "constant_with_warmup"
     elif name == "REX":
@@ -302,7 +302,7 @@ def _curve(config: Config, name: str, warmup: bool) -> Values:
     return settings | ({"lr_scheduler_min_lr_ratio": low} if low and name not in ("CONSTANT", "ADAFACTOR") else {})
 
 
-def _custom(config: Config) -> Values:
+def _torch_scheduler(config: Config) -> Values:
     """{name: value} of the schedule settings for one of torch's schedulers; {} with a note for other classes."""
     name, params = config["custom_learning_rate_scheduler"].removeprefix(TORCH), config["scheduler_params"]
     if not name.isidentifier():
@@ -363,26 +363,26 @@ def optimizer(config: Config) -> Values:
 def _arguments(config: Config, entry: Entry, nulls: Mapping[str, Any]) -> Values:
     """{argument: value} if it differs from the class's default; adds notes on arguments that the class does not have."""
     rest = {key: row for key, row in rows().items() if "optimizer.optimizer_args" in row.settings and "." in key}
-    given = {key.partition(".")[2]: config[key] for key in rest}
-    given = {
-        name: nulls.get(name, value) if value is None or value is False else value for name, value in given.items()
+    stated = {key.partition(".")[2]: config[key] for key in rest}
+    stated = {
+        name: nulls.get(name, value) if value is None or value is False else value for name, value in stated.items()
     }
     arguments: Values = {}
     for target, names in PAIRS.items():
-        usual = entry.arguments[target].default if target in entry.arguments else None
-        if isinstance(usual, list):
-            whole = [each if given[name] is None else given[name] for name, each in zip(names, usual, strict=False)]
-            arguments |= {target: whole} if whole != usual else {}
-            given = {name: value for name, value in given.items() if name not in names[: len(usual)]}
+        default = entry.arguments[target].default if target in entry.arguments else None
+        if isinstance(default, list):
+            whole = [each if stated[name] is None else stated[name] for name, each in zip(names, default, strict=False)]
+            arguments |= {target: whole} if whole != default else {}
+            stated = {name: value for name, value in stated.items() if name not in names[: len(default)]}
     if "warmup_steps" in entry.arguments and config["learning_rate_warmup_steps"] > 1:
         arguments["warmup_steps"] = int(config["learning_rate_warmup_steps"])
         config.note("learning_rate_warmup_steps", "changed", "is an argument of schedule-free optimizers: warmup_steps")
-    for name, value in given.items():
-        argument = entry.arguments.get(name) or entry.arguments.get(ALSO.get(name, ""))
-        usual = rest[f"optimizer.{name}"].default if argument is None else argument.default
-        if value is None or value == usual or (argument is None and name == "stochastic_rounding"):
+    for name, value in stated.items():
+        argument = entry.arguments.get(name) or entry.arguments.get(OTHER_NAMES.get(name, ""))
+        default = rest[f"optimizer.{name}"].default if argument is None else argument.default
+        if value is None or value == default or (argument is None and name == "stochastic_rounding"):
             continue
-        if isinstance(value, float) and value.is_integer() and isinstance(usual, int):
+        if isinstance(value, float) and value.is_integer() and isinstance(default, int):
             value = int(value)
         if argument is not None and argument.takes(value):
             arguments[argument.name] = value
@@ -422,22 +422,22 @@ def loss(config: Config) -> Values:
 
 def timesteps(config: Config) -> Values:
     """{setting: value} of timestep range and distribution."""
-    drawn, weight, bias = config["timestep_distribution"], config["noising_weight"], config["noising_bias"]
-    least, most = (within(0.0, 1.0, config[f"{end}_noising_strength"]) for end in ("min", "max"))
-    settings: Values = {"noise.min_timestep": int(1000 * least), "noise.max_timestep": int(1000 * most)}
-    if drawn == "LOGIT_NORMAL":
+    distribution, weight, bias = config["timestep_distribution"], config["noising_weight"], config["noising_bias"]
+    low, high = (within(0.0, 1.0, config[f"{end}_noising_strength"]) for end in ("min", "max"))
+    settings: Values = {"noise.min_timestep": int(1000 * low), "noise.max_timestep": int(1000 * high)}
+    if distribution == "LOGIT_NORMAL":
         settings |= {"noise.logit_mean": bias, "noise.logit_std": weight + 1.0}
-    elif drawn == "HEAVY_TAIL":
+    elif distribution == "HEAVY_TAIL":
         settings["noise.mode_scale"] = weight
-    elif drawn == "BETA":
+    elif distribution == "BETA":
         settings |= {"noise.timestep_alpha": weight, "noise.timestep_beta": bias}
-    elif drawn in ("SIGMOID", "INVERTED_PARABOLA"):
+    elif distribution in ("SIGMOID", "INVERTED_PARABOLA"):
         settings |= {"noise.noising_weight": weight, "noise.noising_bias": bias}
     if config["timestep_shift"] == 1:
         return settings
-    if drawn == "SIGMOID":
+    if distribution == "SIGMOID":
         config.note("timestep_shift", "changed", "moves the ramp once; OneTrainer does so twice")
-    elif drawn not in ("COS_MAP", "INVERTED_PARABOLA") and (least > 0 or most < 1):
+    elif distribution not in ("COS_MAP", "INVERTED_PARABOLA") and (low > 0 or high < 1):
         config.note("timestep_shift", "changed", "is of the trained timesteps, not of all")
     return settings
 
@@ -449,10 +449,10 @@ def sizes(config: Config) -> Values:
         config.note("resolution", "unavailable", "is neither a number, a width x height nor a list; 512 is set")
         parts = ["512"]
     first, *more = [size_of(part) for part in parts]
-    drawn = {"dataset.resolution_choice": "drawn"} if more else {}
+    choice = {"dataset.resolution_choice": "drawn"} if more else {}
     buckets = config["aspect_ratio_bucketing"] and not any("x" in part for part in parts)
     settings: Values = {"dataset.resolution": first, "dataset.more_resolutions": more, "dataset.enable_bucket": buckets}
-    settings |= drawn
+    settings |= choice
     chances = {config[f"{part}.dropout_probability"] for part in config.encoders}
     if len(chances) > 1:
         config.note("text_encoder_2.dropout_probability", "unavailable", "captions are dropped for both text encoders")

@@ -22,7 +22,7 @@ NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")  # a negative number 
 MAX_DIGITS, LONG, MOST_SEARCHED = 40, 60, 30
 MORE_OPTIONS = "may hold more options, whose values the text does not give; set them in the form"
 # Values that a file may have although they are none of the option's choices -> what they mean.
-MEANT: dict[tuple[str, Any], Any] = {
+EQUIVALENTS: dict[tuple[str, Any], Any] = {
     ("save_model_as", "same as source model"): None,
     ("dynamo_backend", "no"): None,
     ("max_token_length", 75): None,
@@ -114,22 +114,22 @@ def parse_words(script: str, words: Iterable[str]) -> tuple[dict[str, Any], list
     """({option: True, a text or a list of texts}, entries for words that could not be parsed). The last repetition wins."""
     known, entries = options_of(script), list[Entry]()
     values: dict[str, Any] = {}
-    rest = deque(words)
-    while rest:
-        word = rest.popleft()
+    remaining = deque(words)
+    while remaining:
+        word = remaining.popleft()
         if not is_option(word):
             entries.append(_stray(word, "belongs to no option; sd-scripts refuses it"))
             continue
         name, equals, text = word.partition("=")
         following = [text] if equals else []
-        while not equals and rest and not is_option(rest[0]):
-            following.append(rest.popleft())
+        while not equals and remaining and not is_option(remaining[0]):
+            following.append(remaining.popleft())
         option, reason = _matching(name.lstrip("-"), known, script, len(entries))
         if option is None:
             entries.append(Entry("unavailable", name, " ".join(following), sentence=reason))
             continue
-        most = 0 if option.type == "bool" else len(following) if option.many else 1
-        if len(following) < most or (most == 1 and not following):
+        max_values = 0 if option.type == "bool" else len(following) if option.many else 1
+        if len(following) < max_values or (max_values == 1 and not following):
             entries.append(Entry("unavailable", name, sentence="has no value; left out"))
             continue
         if option.type == "bool":
@@ -142,7 +142,7 @@ def parse_words(script: str, words: Iterable[str]) -> tuple[dict[str, Any], list
                 following = []
         else:
             values[option.name] = following if option.many else following[0]
-        for extra in following[most:]:
+        for extra in following[max_values:]:
             entries.append(_stray(extra, f"is one value too many after {name}"))
     return values, entries
 
@@ -157,11 +157,11 @@ def _matching(name: str, known: Mapping[str, Option], script: str, before: int) 
     suggestions"""
     if name in known:
         return known[name], ""
-    longer = [each for each in known if each.startswith(name)]
-    if len(longer) == 1:
-        return known[longer[0]], ""
-    if longer:
-        return None, f"could be {' or '.join(longer[:5])}; write the whole name"
+    completions = [each for each in known if each.startswith(name)]
+    if len(completions) == 1:
+        return known[completions[0]], ""
+    if completions:
+        return None, f"could be {' or '.join(completions[:5])}; write the whole name"
     if name in options_of():
         return None, f"is not an option of {script}.py, which refuses it"
     return None, unknown(name, known, before)
@@ -189,9 +189,9 @@ def convert(option: Option, value: Any) -> tuple[Any, str]:
         value = ",".join(f"{each:g}" for each in value)  # resolution = [512, 768]
     value, sentence = _convert_one(option, value)
     if option.choices and value is not None and value not in option.choices:
-        if (option.name, value) not in MEANT:
+        if (option.name, value) not in EQUIVALENTS:
             raise ValueError(f"'{value}' is none of {', '.join(map(str, option.choices))}")
-        value = MEANT[option.name, value]
+        value = EQUIVALENTS[option.name, value]
     return value, sentence
 
 

@@ -128,8 +128,8 @@ class Import:
     @property
     def summary(self) -> str:
         """ "40 taken, 3 changed, 2 not available"."""
-        words: dict[EntryKind, str] = {"taken": "taken", "changed": "changed", "unavailable": "not available"}
-        return ", ".join(f"{len(self.entries(kind))} {text}" for kind, text in words.items())
+        titles: dict[EntryKind, str] = {"taken": "taken", "changed": "changed", "unavailable": "not available"}
+        return ", ".join(f"{len(self.entries(kind))} {text}" for kind, text in titles.items())
 
     @property
     def description(self) -> str:
@@ -186,11 +186,11 @@ class Source:
         none."""
         if self.folder is None or "\0" in name or not name.strip():
             return None
-        places = [self.folder / name]
+        candidates = [self.folder / name]
         if self.suffix:  # of a file; programs also count from their own folder, in which that of the file is
-            places += [self.folder / PureWindowsPath(name).name, self.folder.parent / name]
+            candidates += [self.folder / PureWindowsPath(name).name, self.folder.parent / name]
         try:
-            return next((path for path in (each.expanduser() for each in places) if path.is_file()), None)
+            return next((path for path in (each.expanduser() for each in candidates) if path.is_file()), None)
         except (OSError, RuntimeError, ValueError):
             return None
 
@@ -213,9 +213,9 @@ def choose(titles: Sequence[str], source: Source, what: str) -> tuple[int, tuple
     if len(titles) < 2:
         return 0, ()
     lines = tuple(f"{number}: {title}" for number, title in enumerate(titles, 1))
-    for at, line in enumerate(lines):
+    for index, line in enumerate(lines):
         if source.choice in (line, line.partition(":")[0]):
-            return at, lines
+            return index, lines
     what, fix = f"The text has {len(lines)} {what}", f"choose one: {'; '.join(lines)}"
     raise ChoiceNeeded(Problem(what, source.where, fix, code="import.several-commands"), lines)
 

@@ -120,14 +120,14 @@ def part_of_run(value: Any) -> Any:
     return float(value[:-1]) / 100 if isinstance(value, str) and value.endswith("%") else value or 0
 
 
-def _chosen(path: str, read: Reading) -> Values:
+def _chosen(path: str, reading: Reading) -> Values:
     values, otherwise = CHOICES[path]
-    return {path: next((value for option, value in values.items() if read[option]), otherwise)}
+    return {path: next((value for option, value in values.items() if reading[option]), otherwise)}
 
 
-def _converted(option: str, read: Reading) -> Values:
+def _converted(option: str, reading: Reading) -> Values:
     path, value = VALUES[option]
-    return {path: value(read[option])}
+    return {path: value(reading[option])}
 
 
 RULES: dict[tuple[str, ...], Callable[[Reading], Values]] = {
@@ -150,19 +150,19 @@ def rule(*names: str) -> Callable[[Callable[[Reading], Values]], Callable[[Readi
 
 
 @rule("v2", "v_parameterization")
-def _model(read: Reading) -> Values:
-    plain = "auto" if read.script.guessed else "sd1"
-    family = read.script.family or ("sd2" if read["v2"] else plain)
-    return {"model.family": family, "model.prediction": "v" if read["v_parameterization"] else "epsilon"}
+def _model(reading: Reading) -> Values:
+    plain = "auto" if reading.script.guessed else "sd1"
+    family = reading.script.family or ("sd2" if reading["v2"] else plain)
+    return {"model.family": family, "model.prediction": "v" if reading["v_parameterization"] else "epsilon"}
 
 
 @rule("train_text_encoder", "stop_text_encoder_training")
-def _text_encoder(read: Reading) -> Values:
-    if read.script.method not in ("dreambooth", "fine_tune"):
+def _text_encoder(reading: Reading) -> Values:
+    if reading.script.method not in ("dreambooth", "fine_tune"):
         return {}
-    if "train_text_encoder" in read.values:
-        return {"method.train_text_encoder": "yes" if read["train_text_encoder"] else "no"}
-    stop = read["stop_text_encoder_training"]
+    if "train_text_encoder" in reading.values:
+        return {"method.train_text_encoder": "yes" if reading["train_text_encoder"] else "no"}
+    stop = reading["stop_text_encoder_training"]
     trains = stop is None or stop >= 0
     return {
         "method.train_text_encoder": "yes" if trains else "no",
@@ -171,24 +171,24 @@ def _text_encoder(read: Reading) -> Values:
 
 
 @rule("train_data_dir", "in_json", "dataset_repeats")
-def _folders(read: Reading) -> Values:
-    folder, metadata = read["train_data_dir"], read["in_json"]
+def _folders(reading: Reading) -> Values:
+    folder, metadata = reading["train_data_dir"], reading["in_json"]
     if not metadata:
-        read.note("dataset_repeats", "idle", "counts only with in_json")
+        reading.note("dataset_repeats", "idle", "counts only with in_json")
         return {"dataset.folder": folder}
-    repeats = min(max(read["dataset_repeats"] or 1, 1), 10_000)
+    repeats = min(max(reading["dataset_repeats"] or 1, 1), 10_000)
     source = {"folder": folder or ".", "metadata_file": metadata, "num_repeats": repeats}
     return {"dataset.folder": None, "dataset.sources": [source]}
 
 
 @rule("dataset_class", "cache_info")
-def _not_taken(read: Reading) -> Values:
+def _not_taken(reading: Reading) -> Values:
     """Notes on options that have no setting here."""
-    if read["dataset_class"]:
+    if reading["dataset_class"]:
         sentence = "names Python code, which is never imported; set dataset.dataset_class if you trust its module"
-        read.note("dataset_class", "unavailable", sentence)
-    if read["cache_info"]:
-        read.note("cache_info", "unavailable", "is a setting of each folder: turn it on there")
+        reading.note("dataset_class", "unavailable", sentence)
+    if reading["cache_info"]:
+        reading.note("cache_info", "unavailable", "is a setting of each folder: turn it on there")
     return {}
 
 
@@ -196,60 +196,60 @@ def _not_taken(read: Reading) -> Values:
 
 
 @rule("network_train_unet_only", "network_train_text_encoder_only")
-def _parts(read: Reading) -> Values:
-    if not read.lora:
+def _parts(reading: Reading) -> Values:
+    if not reading.lora:
         return {}
-    text, unet = not read["network_train_unet_only"], not read["network_train_text_encoder_only"]
+    text, unet = not reading["network_train_unet_only"], not reading["network_train_text_encoder_only"]
     return {"network.train_text_encoder": text, "network.train_unet": unet}
 
 
 @rule("network_module", "network_args", "network_dim", "network_alpha", "network_dropout")
-def _network(read: Reading) -> Values:
-    if not read.lora:
+def _network(reading: Reading) -> Values:
+    if not reading.lora:
         return {}
-    module = read["network_module"] or "networks.lora"
-    words = [_unquoted(word) for word in read["network_args"] or []]
+    module = reading["network_module"] or "networks.lora"
+    words = [_unquoted(word) for word in reading["network_args"] or []]
     written = arguments_of(words)
     for word in words:
         if "=" not in word:
-            read.extra.append(
-                Entry("unavailable", read.key("network_args"), word, sentence="is not in the form name=value")
+            reading.extra.append(
+                Entry("unavailable", reading.key("network_args"), word, sentence="is not in the form name=value")
             )
     kind = ALSO_NETWORKS.get(module) or kind_of({"network_module": module, **written})
     if not kind:
         algo = f" with algo={written['algo']}" if "algo" in written else ""
         what = f"The network {module}{algo} is not available; the settings are those of a LoRA"
-        read.warn(what, "network_module", "choose a network type before you train", "import.unknown-network")
-        read.note("network_module", "unavailable", "is not known here; LoRA is set instead, with its rank and alpha")
+        reading.warn(what, "network_module", "choose a network type before you train", "import.unknown-network")
+        reading.note("network_module", "unavailable", "is not known here; LoRA is set instead, with its rank and alpha")
         kind, module = "lora", "networks.lora"
-    settings = _network_argument_values(read, module, kind, written)
-    rank, alpha = read["network_dim"] or 4, read["network_alpha"] or 0
+    settings = _network_argument_values(reading, module, kind, written)
+    rank, alpha = reading["network_dim"] or 4, reading["network_alpha"] or 0
     settings |= {"network.kind": kind, "network.rank": rank, "network.alpha": alpha}
-    if read["network_dropout"] is not None:
-        settings["network.network_dropout"] = read["network_dropout"]
+    if reading["network_dropout"] is not None:
+        settings["network.network_dropout"] = reading["network_dropout"]
     if kind.endswith("lokr") and rank >= FULL:
-        read.note("network_dim", "changed", f"{rank} makes LoKr's large matrix whole: {kind}.full_matrix")
+        reading.note("network_dim", "changed", f"{rank} makes LoKr's large matrix whole: {kind}.full_matrix")
         settings |= {f"{kind}.full_matrix": True, "network.rank": 16, "network.alpha": 16.0}
         settings = {path: value for path, value in settings.items() if not path.startswith("network.conv_")}
     return settings
 
 
-def _network_argument_values(read: Reading, module: str, kind: str, written: Mapping[str, str]) -> Values:
+def _network_argument_values(reading: Reading, module: str, kind: str, written: Mapping[str, str]) -> Values:
     """{path: value} of network_args. Where these are silent, LyCORIS' defaults apply, not those of our settings."""
     known = known_settings()
     arguments = dict(written)
     if module == LYCORIS:
         tucker = str(any(is_on(written.get(name)) for name in TUCKER))
-        usual = {"preset": "full", "rank_dropout_scale": "False", "use_tucker": tucker}
-        usual |= {"conv_alpha": number_text(read["network_alpha"] or 1)} if "conv_dim" in written else {}
-        arguments = usual | {name: value for name, value in written.items() if name not in TUCKER}
+        defaults = {"preset": "full", "rank_dropout_scale": "False", "use_tucker": tucker}
+        defaults |= {"conv_alpha": number_text(reading["network_alpha"] or 1)} if "conv_dim" in written else {}
+        arguments = defaults | {name: value for name, value in written.items() if name not in TUCKER}
         if not is_on(arguments.get("conv_dim")):  # LyCORIS takes the rank for it
             arguments.pop("conv_dim", None)
         if kind == "ia3":
             arguments["all_layers"] = str(arguments.pop("preset") != "ia3")
         elif arguments["preset"].endswith(".toml"):
             sentence = f"preset={arguments.pop('preset')} is a file of layers; write them into network.layers"
-            read.note("network_args", "unavailable", sentence)
+            reading.note("network_args", "unavailable", sentence)
     elif is_on(written.get("conv_dim")):
         arguments.setdefault("conv_alpha", "1")
     if "block_size" in arguments:
@@ -258,8 +258,8 @@ def _network_argument_values(read: Reading, module: str, kind: str, written: Map
     for name in unknown:
         if name in written and name not in SAME_HERE:
             sentence = f"{name} is no argument of {module} that is known here"
-            read.extra.append(
-                Entry("unavailable", read.key("network_args"), f"{name}={written[name]}", sentence=sentence)
+            reading.extra.append(
+                Entry("unavailable", reading.key("network_args"), f"{name}={written[name]}", sentence=sentence)
             )
     return {path: value_typed(known[path], str(value)) for path, value in settings.items()}
 
@@ -272,97 +272,97 @@ def _unquoted(word: str) -> str:
 
 
 @rule("optimizer_type", "use_8bit_adam", "use_lion_optimizer")
-def _optimizer(read: Reading) -> Values:
-    older = "AdamW8bit" if read["use_8bit_adam"] else "Lion" if read["use_lion_optimizer"] else "AdamW"
-    return {"optimizer.optimizer_type": read["optimizer_type"] or older}
+def _optimizer(reading: Reading) -> Values:
+    older = "AdamW8bit" if reading["use_8bit_adam"] else "Lion" if reading["use_lion_optimizer"] else "AdamW"
+    return {"optimizer.optimizer_type": reading["optimizer_type"] or older}
 
 
 @rule("optimizer_args")
-def _optimizer_arguments(read: Reading) -> Values:
-    arguments = _arguments(read, "optimizer_args")
+def _optimizer_arguments(reading: Reading) -> Values:
+    arguments = _arguments(reading, "optimizer_args")
     common = {name: arguments.pop(name) for name in COMMON if _numbers(arguments.get(name), pair=name == "betas")}
     return {"optimizer.optimizer_args": arguments} | {f"optimizer.{name}": value for name, value in common.items()}
 
 
 def _numbers(value: Any, pair: bool) -> bool:
     items = value if isinstance(value, list) else [value]
-    right = isinstance(value, list) == pair and len(items) == 1 + pair
-    return right and all(isinstance(each, (int, float)) and not isinstance(each, bool) for each in items)
+    fits = isinstance(value, list) == pair and len(items) == 1 + pair
+    return fits and all(isinstance(each, (int, float)) and not isinstance(each, bool) for each in items)
 
 
 @rule("lr_scheduler_args")
-def _scheduler_arguments(read: Reading) -> Values:
-    return {"schedule.lr_scheduler_args": _arguments(read, "lr_scheduler_args")}
+def _scheduler_arguments(reading: Reading) -> Values:
+    return {"schedule.lr_scheduler_args": _arguments(reading, "lr_scheduler_args")}
 
 
-def _arguments(read: Reading, name: str) -> Values:
+def _arguments(reading: Reading, name: str) -> Values:
     arguments: Values = {}
-    for word in read[name] or []:
+    for word in reading[name] or []:
         try:
-            one = parse_arguments([_unquoted(word)])
-            json.dumps(one, allow_nan=False)
-            arguments |= one
+            argument = parse_arguments([_unquoted(word)])
+            json.dumps(argument, allow_nan=False)
+            arguments |= argument
         except (ValueError, TypeError) as error:
-            read.extra.append(Entry("unavailable", read.key(name), word, sentence=str(error)))
+            reading.extra.append(Entry("unavailable", reading.key(name), word, sentence=str(error)))
     return arguments
 
 
 @rule("text_encoder_lr", "learning_rate_te", "learning_rate_te1", "learning_rate_te2")
-def _text_rates(read: Reading) -> Values:
-    rate: Any = read["learning_rate_te"]
-    if read.lora:
-        rates = read["text_encoder_lr"] or [None]
+def _text_rates(reading: Reading) -> Values:
+    rate: Any = reading["learning_rate_te"]
+    if reading.lora:
+        rates = reading["text_encoder_lr"] or [None]
         rate = rates[0]
         if any(each != rate for each in rates):
-            read.note(
+            reading.note(
                 "text_encoder_lr", "changed", f"has several rates, of which sd-scripts' LoRA uses the first: {rate}"
             )
-    elif read.script.family == "sdxl":
-        both = [read["learning_rate_te1"], read["learning_rate_te2"]]
-        some = any(each is not None for each in both)
-        both = [read["learning_rate"] if each is None else each for each in both]
-        rate = None if not some else both[0] if both[0] == both[1] else both
+    elif reading.script.family == "sdxl":
+        both = [reading["learning_rate_te1"], reading["learning_rate_te2"]]
+        any_set = any(each is not None for each in both)
+        both = [reading["learning_rate"] if each is None else each for each in both]
+        rate = None if not any_set else both[0] if both[0] == both[1] else both
     return {"optimizer.text_encoder_lr": rate}
 
 
 @rule("max_train_epochs", "max_train_steps")
-def _length(read: Reading) -> Values:
-    epochs, steps = read["max_train_epochs"] or None, read["max_train_steps"] or None
-    if epochs and "max_train_steps" in read.raw:
-        read.note("max_train_steps", "changed", f"has no effect: sd-scripts trains max_train_epochs, {epochs}")
+def _length(reading: Reading) -> Values:
+    epochs, steps = reading["max_train_epochs"] or None, reading["max_train_steps"] or None
+    if epochs and "max_train_steps" in reading.raw:
+        reading.note("max_train_steps", "changed", f"has no effect: sd-scripts trains max_train_epochs, {epochs}")
     return {"schedule.max_train_epochs": epochs, "schedule.max_train_steps": None if epochs else steps}
 
 
-def _scheduler(read: Reading) -> str:
-    return str(read["lr_scheduler"] or "constant").partition(":")[0]
+def _scheduler(reading: Reading) -> str:
+    return str(reading["lr_scheduler"] or "constant").partition(":")[0]
 
 
 @rule("lr_scheduler", "lr_scheduler_min_lr_ratio")
-def _schedulers(read: Reading) -> Values:
-    name, ratio = _scheduler(read), read["lr_scheduler_min_lr_ratio"]
+def _schedulers(reading: Reading) -> Values:
+    name, ratio = _scheduler(reading), reading["lr_scheduler_min_lr_ratio"]
     if name not in SCHEDULERS:
-        read.note("lr_scheduler", "unavailable", f"'{name}' is no scheduler of sd-scripts; constant is set")
-    elif ":" in str(read["lr_scheduler"]):
-        read.note("lr_scheduler", "changed", "the initial rate after the colon is only logged by sd-scripts")
+        reading.note("lr_scheduler", "unavailable", f"'{name}' is no scheduler of sd-scripts; constant is set")
+    elif ":" in str(reading["lr_scheduler"]):
+        reading.note("lr_scheduler", "changed", "the initial rate after the colon is only logged by sd-scripts")
     plain = name if name in SCHEDULERS else "constant"
     if ratio is not None and plain in FLOORED:
-        read.note("lr_scheduler_min_lr_ratio", "changed", f"has no effect in sd-scripts with {plain}")
+        reading.note("lr_scheduler_min_lr_ratio", "changed", f"has no effect in sd-scripts with {plain}")
         ratio = None
     return {"schedule.lr_scheduler": plain, "schedule.lr_scheduler_min_lr_ratio": ratio}
 
 
 @rule("lr_warmup_steps")
-def _warmup(read: Reading) -> Values:
-    steps = read["lr_warmup_steps"] or 0
-    refused = read["lr_scheduler_type"] or (_scheduler(read) if _scheduler(read) in WITHOUT_WARMUP else "")
+def _warmup(reading: Reading) -> Values:
+    steps = reading["lr_warmup_steps"] or 0
+    refused = reading["lr_scheduler_type"] or (_scheduler(reading) if _scheduler(reading) in WITHOUT_WARMUP else "")
     if steps and refused:
-        read.note("lr_warmup_steps", "changed", f"is 0 here: sd-scripts refuses to warm up with {refused}")
+        reading.note("lr_warmup_steps", "changed", f"is 0 here: sd-scripts refuses to warm up with {refused}")
         steps = 0
-    total = None if read["max_train_epochs"] else read["max_train_steps"]
+    total = None if reading["max_train_epochs"] else reading["max_train_steps"]
     part = float(steps.rstrip("%")) if isinstance(steps, str) else steps * 100 if isinstance(steps, float) else 0
-    if part and "lr_warmup_steps" not in read.notes:
+    if part and "lr_warmup_steps" not in reading.notes:
         length = f"{total} steps = {int(part * total / 100)} steps" if total else "the run"
-        read.note("lr_warmup_steps", "changed", f"warmup {number_text(part)}% of {length}")
+        reading.note("lr_warmup_steps", "changed", f"warmup {number_text(part)}% of {length}")
     return {"schedule.lr_warmup_steps": steps}
 
 
@@ -370,11 +370,11 @@ def _warmup(read: Reading) -> Values:
 
 
 @rule("resolution")
-def _resolution(read: Reading) -> Values:
-    size = _size(read["resolution"])
+def _resolution(reading: Reading) -> Values:
+    size = _size(reading["resolution"])
     if size is None:
-        if read["resolution"]:
-            read.note("resolution", "unavailable", "is neither one number nor width,height")
+        if reading["resolution"]:
+            reading.note("resolution", "unavailable", "is neither one number nor width,height")
         return {}
     return {"dataset.resolution": size[0] if size[0] == size[1] else list(size)}
 
@@ -388,35 +388,35 @@ def _size(text: Any) -> tuple[int, int] | None:
 
 
 @rule("caption_extension", "caption_extention")
-def _extension(read: Reading) -> Values:
-    text = read["caption_extention"] or read["caption_extension"] or ".caption"
+def _extension(reading: Reading) -> Values:
+    text = reading["caption_extention"] or reading["caption_extension"] or ".caption"
     return {"captions.caption_extension": text if text.startswith(".") else f".{text}"}
 
 
 @rule("face_crop_aug_range")
-def _face_crop(read: Reading) -> Values:
-    if not read["face_crop_aug_range"]:
+def _face_crop(reading: Reading) -> Values:
+    if not reading["face_crop_aug_range"]:
         return {}
     try:
-        low, high = (float(part) for part in read["face_crop_aug_range"].split(","))
+        low, high = (float(part) for part in reading["face_crop_aug_range"].split(","))
     except ValueError:
-        read.note("face_crop_aug_range", "unavailable", "is not two numbers with a comma between them")
+        reading.note("face_crop_aug_range", "unavailable", "is not two numbers with a comma between them")
         return {}
     return {"dataset.face_crop_aug_range": [low, high]}
 
 
 @rule("validation_seed", "validate_every_n_epochs", "validate_every_n_steps", "validation_split")
-def _validation(read: Reading) -> Values:
+def _validation(reading: Reading) -> Values:
     """Validation; without a seed of its own the training's, without a period each epoch (the default here too)."""
     epochs, steps, seed = (
-        read[name] for name in ("validate_every_n_epochs", "validate_every_n_steps", "validation_seed")
+        reading[name] for name in ("validate_every_n_epochs", "validate_every_n_steps", "validation_seed")
     )
-    split = read["validation_split"] or 0.0
+    split = reading["validation_split"] or 0.0
     settings: Values = {"validation.validation_split": split, "validation.validate_every_n_steps": steps}
     if epochs is not None or steps is not None:
         settings["validation.validate_every_n_epochs"] = epochs
     if split or seed is not None:
-        settings["validation.validation_seed"] = (read["seed"] if seed is None else seed) or 0
+        settings["validation.validation_seed"] = (reading["seed"] if seed is None else seed) or 0
     return settings
 
 
@@ -424,44 +424,45 @@ def _validation(read: Reading) -> Values:
 
 
 @rule("full_bf16", "full_fp16")
-def _full(read: Reading) -> Values:
-    name = "full_bf16" if read["full_bf16"] else "full_fp16" if read["full_fp16"] else ""
-    if name and read.script.method in ("lora", "embedding"):
-        read.note(name, "changed", "what trains stays in fp32, which is more accurate and small enough")
+def _full(reading: Reading) -> Values:
+    name = "full_bf16" if reading["full_bf16"] else "full_fp16" if reading["full_fp16"] else ""
+    if name and reading.script.method in ("lora", "embedding"):
+        reading.note(name, "changed", "what trains stays in fp32, which is more accurate and small enough")
         return {}
     return {"memory.full_precision": name.removeprefix("full_") or "fp32"}
 
 
 @rule("save_precision")
-def _save_precision(read: Reading) -> Values:
-    full = {"full_bf16": "bf16", "full_fp16": "fp16"} if read.script.method in ("dreambooth", "fine_tune") else {}
-    plain = next((name for option, name in full.items() if read[option]), "fp32")
-    named = {"float": "fp32"}.get(read["save_precision"], read["save_precision"])
+def _save_precision(reading: Reading) -> Values:
+    full = {"full_bf16": "bf16", "full_fp16": "fp16"} if reading.script.method in ("dreambooth", "fine_tune") else {}
+    plain = next((name for option, name in full.items() if reading[option]), "fp32")
+    named = {"float": "fp32"}.get(reading["save_precision"], reading["save_precision"])
     return {"saving.save_precision": named or plain}
 
 
 @rule("save_model_as", "use_safetensors")
-def _save_as(read: Reading) -> Values:
-    return {"saving.save_model_as": read["save_model_as"] or ("safetensors" if read["use_safetensors"] else "source")}
+def _save_as(reading: Reading) -> Values:
+    usual = "safetensors" if reading["use_safetensors"] else "source"
+    return {"saving.save_model_as": reading["save_model_as"] or usual}
 
 
 @rule("save_state", "save_state_on_train_end")
-def _states(read: Reading) -> Values:
+def _states(reading: Reading) -> Values:
     names = ("save_state", "save_state_on_train_end")  # ours stay on where the file is silent: they change no weight
-    return {f"saving.{name}": read[name] for name in names if name in read.written}
+    return {f"saving.{name}": reading[name] for name in names if name in reading.written}
 
 
 @rule("sample_prompts")
-def _prompts(read: Reading) -> Values:
-    if read.prompts is not None:
-        return {"samples.sample_prompts": read.prompts}
-    return {"samples.sample_prompts_file": read["sample_prompts"]}
+def _prompts(reading: Reading) -> Values:
+    if reading.prompts is not None:
+        return {"samples.sample_prompts": reading.prompts}
+    return {"samples.sample_prompts_file": reading["sample_prompts"]}
 
 
 @rule("log_with", "logging_dir")
-def _logging(read: Reading) -> Values:
-    folder = read["logging_dir"]
+def _logging(reading: Reading) -> Values:
+    folder = reading["logging_dir"]
     return {
-        "logging.log_with": read["log_with"] or ("tensorboard" if folder else "none"),
+        "logging.log_with": reading["log_with"] or ("tensorboard" if folder else "none"),
         "logging.logging_dir": folder,
     }

@@ -17,18 +17,18 @@ from core.record.workspace import last_part
 from core.settings.check import shorten
 
 NAME, TITLE = "sd_scripts", "sd-scripts"
-TRAINS = re.compile(r"(train|fine_?tune)\w{0,60}\.py(?![\w.])", re.IGNORECASE)
+TRAINING_SCRIPT = re.compile(r"(train|fine_?tune)\w{0,60}\.py(?![\w.])", re.IGNORECASE)
 OPTION = re.compile(r"(?<!\S)--([a-z]\w+)")
 # How scripts of other model families begin, or what they contain
-OTHERS = {
+OTHER_FAMILIES = {
     "flux": "FLUX", "sd3": "Stable Diffusion 3", "lumina": "Lumina", "hunyuan_image": "HunyuanImage", "anima": "Anima",
     "control_net": "ControlNet", "controlnet": "ControlNet", "leco": "LECO", "wan_": "Wan", "hv_": "HunyuanVideo",
     "qwen": "Qwen-Image", "zimage": "Z-Image", "fpack": "FramePack", "kandinsky": "Kandinsky",
 }  # fmt: skip
 # Commands that name a script without running it
-NAMING = frozenset("echo printf write-host write-output ls dir cat cp mv nano wget curl git chmod sed grep".split())
+NO_RUN = frozenset("echo printf write-host write-output ls dir cat cp mv nano wget curl git chmod sed grep".split())
 # Options that only one method's scripts have, where a file does not name its script
-TELLING = {"network_module": "train_network", "token_string": "train_textual_inversion"}
+SCRIPT_OF_OPTION = {"network_module": "train_network", "token_string": "train_textual_inversion"}
 
 
 def recognizes(source: Source) -> bool:
@@ -40,7 +40,7 @@ def recognizes(source: Source) -> bool:
     if tables is not None:
         return not {"datasets", "general"} & set(tables) and any(name in options_of() for name in flattened(tables)[0])
     names = OPTION.findall(source.text)
-    return bool(TRAINS.search(source.text)) or any(name in options_of() for name in names) or len(names) > 2
+    return bool(TRAINING_SCRIPT.search(source.text)) or any(name in options_of() for name in names) or len(names) > 2
 
 
 def read(source: Source) -> Import:
@@ -92,13 +92,13 @@ def _script_of(values: Mapping[str, Any], source: Source) -> tuple[Script, tuple
     name = last_part(source.choice).removesuffix(".py")
     if name in SCRIPTS:
         return SCRIPTS[name], tuple(SCRIPTS)
-    telling = next((script for option, script in TELLING.items() if values.get(option)), "")
-    if not telling:
+    shown = next((script for option, script in SCRIPT_OF_OPTION.items() if values.get(option)), "")
+    if not shown:
         what, where = "The text does not say which script of sd-scripts it is for", source.where
         fix = f"choose one of {', '.join(f'{name}.py' for name in SCRIPTS)}"
         raise ChoiceNeeded(Problem(what, where, fix, code="import.which-script"), list(SCRIPTS))
-    method = SCRIPTS[telling].method
-    return Script(telling, method, guessed=True), tuple(name for name, each in SCRIPTS.items() if each.method == method)
+    method = SCRIPTS[shown].method
+    return Script(shown, method, guessed=True), tuple(name for name, each in SCRIPTS.items() if each.method == method)
 
 
 # ---- command lines
@@ -106,56 +106,56 @@ def _script_of(values: Mapping[str, Any], source: Source) -> tuple[Script, tuple
 
 def _from_command(source: Source) -> Import:
     script = read_script(source.text, source.suffix)
-    commands = [words for words in script.commands if words[0].lower() not in NAMING and _place(words) >= 0]
+    commands = [words for words in script.commands if words[0].lower() not in NO_RUN and _script_index(words) >= 0]
     commands = [inner for words in commands for inner in _unwrapped(words)]
-    loose = [word for words in script.commands if any(is_option(word) for word in words) for word in words]
-    if not commands and not any(word.lstrip("-").partition("=")[0] in options_of() for word in loose):
+    bare_words = [word for words in script.commands if any(is_option(word) for word in words) for word in words]
+    if not commands and not any(word.lstrip("-").partition("=")[0] in options_of() for word in bare_words):
         what = "The text has no training command of sd-scripts"
         fix = "paste the whole command, from accelerate or python on, or its options"
         raise ProblemsError.one(what, source.where, fix, "import.no-command")
-    at, choices = choose([_title(words) for words in commands], source, "training commands")
-    result = _command(commands[at] if commands else loose, source)
+    index, choices = choose([_title(words) for words in commands], source, "training commands")
+    result = _command(commands[index] if commands else bare_words, source)
     if choices:
-        result.choices, result.choice = choices, choices[at]
+        result.choices, result.choice = choices, choices[index]
     result.problems += [Problem(note, source.where, level="advice", code="import.note") for note in script.notes]
     return result
 
 
 def _unwrapped(words: list[str]) -> list[list[str]]:
     """The commands in a word that is a text itself, as of `bash -c "python train_network.py ..."`; else the words."""
-    word = words[_place(words)]
+    word = words[_script_index(words)]
     inner = read_script(word).commands if word.split()[1:] else []
-    return [each for each in inner if len(each) > 1 and _place(each) >= 0] or [words]
+    return [each for each in inner if len(each) > 1 and _script_index(each) >= 0] or [words]
 
 
 def _title(words: list[str]) -> str:
     """ "train_network.py, fox"."""
-    name = last_part(words[_place(words)])
-    text = "=".join(words[_place(words) :])
+    name = last_part(words[_script_index(words)])
+    text = "=".join(words[_script_index(words) :])
     named = re.search(r"--output_name=([^=]{1,60})", text)
     return f"{name}, {named[1]}" if named else name
 
 
-def _place(words: list[str]) -> int:
+def _script_index(words: list[str]) -> int:
     """Where the script is; -1 if the words are only options."""
-    return next((number for number, word in enumerate(words) if TRAINS.search(word)), -1)
+    return next((number for number, word in enumerate(words) if TRAINING_SCRIPT.search(word)), -1)
 
 
 def _command(words: list[str], source: Source) -> Import:
-    index = _place(words)
+    index = _script_index(words)
     name = last_part(words[index]).removesuffix(".py") if index >= 0 else ""
     if name and not re.fullmatch(r"[\w.+-]+", name):
         what, fix = f"{shorten(name)} is no script of a command", "paste the command as in a terminal, without a list"
         raise ProblemsError.one(what, source.where, fix, "import.no-command")
     if name and name not in SCRIPTS:
-        family = next((title for begin, title in OTHERS.items() if begin in name.lower()), "")
+        family = next((title for begin, title in OTHER_FAMILIES.items() if begin in name.lower()), "")
         does = f"trains {family} models" if family else "is no training script of sd-scripts for SD and SDXL"
         code, fix = "other-family" if family else "unknown-script", f"paste a command of {'.py, '.join(SCRIPTS)}.py"
         raise ProblemsError.one(f"{name}.py {does}", source.where, fix, f"import.{code}")
     arguments = words[index + 1 :]
     script, choices = (SCRIPTS[name], ()) if name else _script_of(parse_words("", arguments)[0], source)
     values, entries = parse_words(script.name, arguments)
-    launcher = _launched(words[: max(index, 0)], values)
+    launcher = _launcher_entries(words[: max(index, 0)], values)
     values = _config_file(values, source, entries) | values
     return _imported(script, choices, values, source, entries, launcher)
 
@@ -171,12 +171,12 @@ def _config_file(values: dict[str, Any], source: Source, entries: list[Entry]) -
         entries.append(Entry("unavailable", "config_file", name, sentence=sentence))
         return {}
     text = decode_text(read_regular(path, MAX_BYTES)).text
-    content, wrong = flattened(parse_toml(text, str(path), "correct that line"))
-    entries += [Entry("taken", "config_file", name), *wrong]
+    content, nested_tables = flattened(parse_toml(text, str(path), "correct that line"))
+    entries += [Entry("taken", "config_file", name), *nested_tables]
     return content
 
 
-def _launched(words: list[str], values: Mapping[str, Any]) -> list[Entry]:
+def _launcher_entries(words: list[str], values: Mapping[str, Any]) -> list[Entry]:
     """Entries for accelerate's options."""
     entries = []
     for number, word in enumerate(words):

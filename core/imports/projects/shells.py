@@ -295,8 +295,8 @@ class _Shell(_Reader):
             case _:
                 super().take(kind, token)
 
-    def _after_comma(self, at: int) -> bool:
-        return self.text[max(0, at - 100) : at].rstrip(" \t").endswith(",")
+    def _after_comma(self, position: int) -> bool:
+        return self.text[max(0, position - 100) : position].rstrip(" \t").endswith(",")
 
     def _plain(self, text: str) -> None:
         self.is_computed = self.is_computed or (self.powershell and not _PS_NUMBER.fullmatch(text))
@@ -371,10 +371,10 @@ class _Shell(_Reader):
         else:
             self.add(token[0])
 
-    def _set(self, name: str, more: bool, value: Value | None) -> None:
+    def _set(self, name: str, append: bool, value: Value | None) -> None:
         """Set a variable, or forget it: None is a value that is not known, as is one that is set on a condition."""
         value = None if self.open_branches or any(self.blocks) else value
-        before = self.variables.get(name) if more else None
+        before = self.variables.get(name) if append else None
         if value is None and name in self.notebook_values:
             self.variables[name] = self.notebook_values[name]
         elif value is None:
@@ -429,19 +429,19 @@ def _arithmetic(text: str, variables: Mapping[str, Value]) -> str | None:
     """The result of $((...)) with whole numbers, as text; None for anything else."""
     filled = re.sub(r"\$?\{?([A-Za-z_]\w*)\}?", lambda name: str(variables.get(name[1], "?"))[:20], text)
     try:
-        return str(_computed(ast.parse(filled.strip(), mode="eval").body))
+        return str(_evaluated(ast.parse(filled.strip(), mode="eval").body))
     except (ValueError, SyntaxError, ZeroDivisionError, KeyError, RecursionError, MemoryError):
         return None
 
 
-def _computed(node: ast.AST) -> int:
+def _evaluated(node: ast.AST) -> int:
     match node:
         case ast.Constant(value=int() as value) if value is not True and value is not False:
             pass
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            value = -_computed(operand)
+            value = -_evaluated(operand)
         case ast.BinOp(left=left, op=sign, right=right):
-            value = _OPERATORS[type(sign)](_computed(left), _computed(right))
+            value = _OPERATORS[type(sign)](_evaluated(left), _evaluated(right))
         case _:
             raise ValueError("not whole numbers")
     if abs(value) > _LARGEST:

@@ -15,9 +15,9 @@ from core.imports.projects.table import (
     arguments_of,
     bounded,
     chosen_optimizer,
+    item_values,
     optimizer_settings,
     other_family,
-    others,
     read_table,
     to_import,
     within,
@@ -79,7 +79,7 @@ def read(source: Source) -> Import:
     listed = _backends(config)
     settings |= folders(config, listed)
     images = [each for each in listed if each.get("data.dataset_type", "image") in ("image", "eval")]
-    written = config.written | others(listed, table()) | others(images, table())
+    written = config.written | item_values(listed, table()) | item_values(images, table())
     return to_import(
         config, settings, written, FIXED, NAME, f"{config['model_type']} of {config['model_family'] or 'a model'}"
     )
@@ -89,8 +89,8 @@ def resolve(source: Source) -> Config:
     """The config. Raises ProblemsError for models and methods that are not trained here."""
     config = Config(table(), source, _content(source.json) if source.json else {BACKENDS: _backends_alone(source)})
     bare = {key: key.lstrip("-") for key in config.written}
-    config.today = {key: ALIASES.get(name, name) for key, name in bare.items()}
-    raw = {config.today[key]: value for key, value in config.written.items() if value not in (None, "")}
+    config.current_keys = {key: ALIASES.get(name, name) for key, name in bare.items()}
+    raw = {config.current_keys[key]: value for key, value in config.written.items() if value not in (None, "")}
     config.values = config.take({key: value for key, value in raw.items() if key != BACKENDS})
     family, data, where = config["model_family"].lower(), table().data, source.where
     if family not in data["families"]:
@@ -112,20 +112,20 @@ def model(config: Config) -> Values:
     base = config[key] or table().data["models"].get(family, {}).get(flavour, "")
     if not base:
         config.warn("The text names no model", key, "choose the base model", "import.no-model")
-    kind, second = config["prediction_type"], table().data["families"][family] == "sd2"
+    kind, is_sd2 = config["prediction_type"], table().data["families"][family] == "sd2"
     if kind and kind not in PREDICTIONS:
         config.note("prediction_type", "unavailable", f"is none of {', '.join(PREDICTIONS)}; the model's own is set")
-    if second and not config["rescale_betas_zero_snr"]:
+    if is_sd2 and not config["rescale_betas_zero_snr"]:
         config.note("rescale_betas_zero_snr", "changed", "SimpleTuner turns it on for SD 2.x")
-    usual = "v" if second else "epsilon" if family else "auto"
+    default = "v" if is_sd2 else "epsilon" if family else "auto"
     vae = config["pretrained_vae_model_name_or_path"]
     return {
         "method.kind": config.method,
         "model.family": table().data["families"][family],
-        "model.prediction": PREDICTIONS.get(kind, usual),
+        "model.prediction": PREDICTIONS.get(kind, default),
         "model.base_model": base,
         "model.vae": vae if family == "sdxl" else None,
-        "noise.zero_terminal_snr": config["rescale_betas_zero_snr"] or second,
+        "noise.zero_terminal_snr": config["rescale_betas_zero_snr"] or is_sd2,
         "schedule.seed": int(config["seed"]) if config["seed"] and config["seed"] > 0 else None,
         "saving.output_name": last_part(config["output_dir"])[:100] or "my_model",
     }
@@ -166,11 +166,11 @@ def length(config: Config) -> Values:
     steps, epochs = config["max_train_steps"], config["num_train_epochs"]
     if steps > 0 and epochs > 0:
         config.note("num_train_epochs", "idle", "max_train_steps counts")
-    every = config["checkpoint_epoch_interval"]
+    epochs_between = config["checkpoint_epoch_interval"]
     return {
         "schedule.max_train_steps": steps if steps > 0 else None,
         "schedule.max_train_epochs": None if steps > 0 else max(1, epochs),
-        "saving.save_every_n_epochs": every and max(1, int(every)),
+        "saving.save_every_n_epochs": epochs_between and max(1, int(epochs_between)),
     }
 
 
@@ -183,8 +183,8 @@ def network(config: Config) -> Values:
     rates |= {"network.train_text_encoder": text}
     if config["lora_type"] == "lycoris":
         return rates | _lycoris(config)
-    named = config["peft_lora_target_modules"]
-    layers = [re.escape(str(each)[:200]) for each in named[:100]] if isinstance(named, list) and named else ["attn"]
+    parts = config["peft_lora_target_modules"]
+    layers = [re.escape(str(each)[:200]) for each in parts[:100]] if isinstance(parts, list) and parts else ["attn"]
     kind, rank = "dora" if config["use_dora"] else "lora", config["lora_rank"]
     settings = {"network.kind": kind, "network.rank": rank, "network.layers": layers}
     settings |= {"network.alpha": rank if config["lora_alpha"] is None else config["lora_alpha"]}
@@ -230,13 +230,13 @@ def _unread_modules(preset: Any, lycoris: Values) -> list[str]:
 def optimizer(config: Config) -> Values:
     """{setting: value} of the optimizer, its arguments and gradient clipping."""
     name = config["optimizer"]
-    of_class, implied = chosen_optimizer(config, "optimizer", name)
+    class_name, implied = chosen_optimizer(config, "optimizer", name)
     pairs = [each.partition("=") for each in config["optimizer_config"].split(",") if each.strip()]
-    written = {word.strip(): value.strip() for word, _, value in pairs}
+    written = {argument.strip(): value.strip() for argument, _, value in pairs}
     betas = [config["optimizer_beta1"], config["optimizer_beta2"]]
-    arguments = implied | arguments_of(config, of_class, written, "optimizer_config")
+    arguments = implied | arguments_of(config, class_name, written, "optimizer_config")
     if not written and None not in betas:
-        arguments |= arguments_of(config, of_class, {"betas": betas}, "optimizer_beta1")
+        arguments |= arguments_of(config, class_name, {"betas": betas}, "optimizer_beta1")
     if name == "prodigy" and config["prodigy_steps"]:
         arguments["prodigy_steps"] = config["prodigy_steps"]
     if name.startswith("adamw_schedulefree") and config["lr_warmup_steps"]:
@@ -245,7 +245,7 @@ def optimizer(config: Config) -> Values:
     if not by_norm:
         sentence = "gradients are clipped by their norm only; they are not clipped here"
         config.note("grad_clip_method", "changed", sentence)
-    return optimizer_settings(of_class, arguments) | {
+    return optimizer_settings(class_name, arguments) | {
         "optimizer.max_grad_norm": config["max_grad_norm"] if by_norm else 0.0,
         "optimizer.scale_lr": config["lr_scale"],
     }
@@ -273,7 +273,7 @@ def schedule(config: Config) -> Values:
         settings["lr_scheduler"] = "constant"
     if config["lr_scale_sqrt"]:
         config.note("lr_scale_sqrt", "unavailable", "rates are multiplied by the whole product")
-    return {f"schedule.{word}": value for word, value in settings.items()}
+    return {f"schedule.{setting}": value for setting, value in settings.items()}
 
 
 def loss(config: Config) -> Values:
@@ -284,7 +284,7 @@ def loss(config: Config) -> Values:
     return {
         "noise.noise_offset": strength if on else None,
         "noise.unmasked_probability": 1 - within(0.0, 1.0, config["masked_loss_probability"]),
-        "dataset.skip_image_resolution": _least(config["minimum_image_size"]),
+        "dataset.skip_image_resolution": _min_pixels_side(config["minimum_image_size"]),
     }
 
 
@@ -301,9 +301,9 @@ def samples(config: Config) -> Values:
     seed = None if seed is None else within(0, 2**32 - 1, int(seed))
     prompts = [] if config["validation_disable"] else prompts[:MOST]
     lines = [" ".join(each[:LONGEST].split()) for each in prompts if each.strip()]
-    tail = "" if seed is None else f" --d {seed}"
+    end = "" if seed is None else f" --d {seed}"
     return {
-        "samples.sample_prompts": [f"{line}{_flags(size, sizes[0])}{tail}" for line in lines for size in sizes],
+        "samples.sample_prompts": [f"{line}{_flags(size, sizes[0])}{end}" for line in lines for size in sizes],
         "samples.negative_prompt": " ".join(config["validation_negative_prompt"][:LONGEST].split()),
         "samples.width": sizes[0][0],
         "samples.height": sizes[0][1],
@@ -323,7 +323,7 @@ def _size(text: str) -> tuple[int, int] | None:
     """Width and height of "1024x768", "1024" or "1.0" (megapixels)."""
     parts = text.lower().strip().split("x")
     try:
-        sides = [_edge(float(part), "" if float(part) > 10 else "area") for part in parts]
+        sides = [_side_of(float(part), "" if float(part) > 10 else "area") for part in parts]
     except (ValueError, OverflowError):
         return None
     width, height = (within(64, 4096, side // 8 * 8) for side in (sides[0], sides[-1]))
@@ -336,19 +336,19 @@ RULES = (model, machine, length, network, optimizer, schedule, loss, samples)
 # ---- data backends
 
 
-def _edge(value: float, kind: str) -> int:
+def _side_of(value: float, kind: str) -> int:
     """The side in pixels for a resolution setting; areas are in megapixels."""
     return within(64, 8192, round(math.sqrt(value * 1e6) / 64) * 64 if kind == "area" else int(value))
 
 
-def _least(value: float | None) -> int:
+def _min_pixels_side(value: float | None) -> int:
     """Images with no more pixels than its square are left out; SimpleTuner keeps those of the size itself."""
-    return _edge(value, "area" if value <= 10 else "") - 1 if value and 0 < value < 1e6 else 0
+    return _side_of(value, "area" if value <= 10 else "") - 1 if value and 0 < value < 1e6 else 0
 
 
 def _backends(config: Config) -> list[Values]:
     """The data backends by key ("data.crop"), from the config or the file that it names."""
-    stated = next((value for key, value in config.written.items() if config.today[key] == BACKENDS), None)
+    stated = next((value for key, value in config.written.items() if config.current_keys[key] == BACKENDS), None)
     content = config.source.json_of(stated) if isinstance(stated, str) and stated else stated
     if not isinstance(content, list):
         config.note(BACKENDS, "unavailable", "is not found here")
@@ -361,9 +361,9 @@ def _backends(config: Config) -> list[Values]:
 def folders(config: Config, listed: list[Values]) -> Values:
     """{setting: value} of the image folders, resolution, validation and latent caching; a warning if there is no folder.
     listed: as `_backends`"""
-    taken = [config.take(each, "data.") for each in listed]
-    ids = {str(values["data.id"]): values["data.instance_data_dir"] for values in taken}
-    sources = [source for values in taken for source in _source(config, values, ids)]
+    backends = [config.take(each, "data.") for each in listed]
+    ids = {str(values["data.id"]): values["data.instance_data_dir"] for values in backends}
+    sources = [source for values in backends for source in _source(config, values, ids)]
     if listed and not sources:
         what, fix = "No data backend is a folder with images", "choose the image folders"
         config.warn(what, BACKENDS, fix, "import.no-folders")
@@ -371,9 +371,9 @@ def folders(config: Config, listed: list[Values]) -> Values:
     area = config["resolution"]
     settings: Values = {"dataset.folder": None, "dataset.sources": sources}
     settings |= {"dataset.resolution": first or _resolution(config, area, config["resolution_type"], "resolution")}
-    every = config["eval_steps_interval"]
-    if every and any(source["role"] == "validation" for source in sources):
-        settings |= {"validation.validate_every_n_steps": int(every), "validation.validate_every_n_epochs": None}
+    interval = config["eval_steps_interval"]
+    if interval and any(source["role"] == "validation" for source in sources):
+        settings |= {"validation.validate_every_n_steps": int(interval), "validation.validate_every_n_epochs": None}
     if any(source.get("conditioning_data_dir") for source in sources):
         settings["dataset.masked_loss"] = True
     if any(source["random_crop"] for source in sources):
@@ -392,7 +392,7 @@ def _resolution(config: Config, value: Any, kind: str, key: str) -> int:
     if kind == "pixel":
         sentence = "is the side of a square with as many pixels; SimpleTuner takes it as the shorter side"
         config.note(key, "changed", sentence)
-    return _edge(number, "area" if number <= 10 else "")
+    return _side_of(number, "area" if number <= 10 else "")
 
 
 def _source(config: Config, values: Values, ids: dict[str, str]) -> Iterator[Values]:
@@ -424,7 +424,7 @@ def _source(config: Config, values: Values, ids: dict[str, str]) -> Iterator[Val
             "resolution": size,
             "skip_image_resolution": None
             if values["data.minimum_image_size"] is None
-            else _least(values["data.minimum_image_size"]),
+            else _min_pixels_side(values["data.minimum_image_size"]),
             "enable_bucket": not crops or buckets,
             "random_crop": crops and random,
             "conditioning_data_dir": mask or None,

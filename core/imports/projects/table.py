@@ -111,7 +111,7 @@ def read_table(name: str, title: str, lists: tuple[str, ...], nullable: tuple[st
 class Config(Remarks):
     """A program's config, by key: those of a part with a dot ("unet.train").
 
-    written   the file's own keys and values          today   key of the file -> its key in the table, where that is another
+    written   the file's own keys and values          current_keys   key of the file -> its key in the table, where that is another
     values    of all keys in the table                method  of the training, as settings name it
     """
 
@@ -119,7 +119,7 @@ class Config(Remarks):
     source: Source
     written: Values
     values: Values = field(default_factory=dict)
-    today: dict[str, str] = field(default_factory=dict)
+    current_keys: dict[str, str] = field(default_factory=dict)
     method: str = ""
 
     def __getitem__(self, key: str) -> Any:
@@ -210,18 +210,18 @@ def bounded(source: Values) -> Values:
     }
 
 
-def others(listed: Iterable[Values], table: Table) -> Values:
+def item_values(listed: Iterable[Values], table: Table) -> Values:
     """{key: its value that is not the default, several as "4, 8", else the default} over all items of lists."""
-    found: dict[str, list[Any]] = {}
+    values_by_key: dict[str, list[Any]] = {}
     for key, value in (pair for each in listed for pair in each.items()):
-        known = found.setdefault(key, [])
-        if value not in known:
-            known.append(value)
+        seen = values_by_key.setdefault(key, [])
+        if value not in seen:
+            seen.append(value)
     values: Values = {}
-    for key, every in found.items():
-        rest = [each for each in every if key not in table.rows or each != table.rows[key].default] or every
-        texts = ", ".join(each if isinstance(each, str) else shorten(each) for each in rest)
-        values[key] = rest[0] if len(rest) == 1 else texts
+    for key, every in values_by_key.items():
+        stated = [each for each in every if key not in table.rows or each != table.rows[key].default] or every
+        texts = ", ".join(each if isinstance(each, str) else shorten(each) for each in stated)
+        values[key] = stated[0] if len(stated) == 1 else texts
     return values
 
 
@@ -236,37 +236,37 @@ def optimizer_settings(name: str, arguments: Values) -> Values:
 def chosen_optimizer(config: Config, key: str, name: str) -> tuple[str, Values]:
     """(class for a program's optimizer name, or for its default if unknown; arguments that this name implies)."""
     data, row = config.table.data, config.table.rows[key]
-    of_class, implied = (
+    class_name, implied = (
         data["optimizers"].get(name) or data["near"].get(name) or (data["optimizers"] | data["near"])[row.default]
     )
     if name in data["near"]:
-        config.note(key, "changed", f"is {of_class} here")
+        config.note(key, "changed", f"is {class_name} here")
     elif name not in data["optimizers"]:
-        config.note(key, "unavailable", f"is not available; {of_class} is set")
+        config.note(key, "unavailable", f"is not available; {class_name} is set")
         what = f"The optimizer {shorten(name)} is not available"
         config.warn(what, key, "choose an optimizer before you train", "import.unknown-optimizer")
-    return of_class, implied
+    return class_name, implied
 
 
 def arguments_of(config: Config, name: str, arguments: Mapping[str, Any], key: str) -> Values:
     """The arguments in a key's value that an optimizer takes, as it takes them; notes the others."""
-    entry, taken, left = find(name), Values(), list[str]()
+    entry, accepted, refused = find(name), Values(), list[str]()
     for word, value in arguments.items():
         argument = None if entry is None else entry.arguments.get(word)
         value = literal(value) if isinstance(value, str) else value
         if argument is not None and argument.takes(value):
-            taken[word] = value
+            accepted[word] = value
         else:
-            left.append(word[:60])
-    if left:
-        config.note(key, "unavailable", f"{name} has no such argument or value: {', '.join(left[:10])}")
-    return taken
+            refused.append(word[:60])
+    if refused:
+        config.note(key, "unavailable", f"{name} has no such argument or value: {', '.join(refused[:10])}")
+    return accepted
 
 
 def other_family(config: Config, family: str) -> ProblemsError:
     """The refusal of a model that is not trained here, by its name."""
-    others = config.table.data["others"].items()
-    title = next((title for part, title in others if part in family), shorten(family))
+    families = config.table.data["others"].items()
+    title = next((title for part, title in families if part in family), shorten(family))
     fix = "open a config for SD 1.x, SD 2.x or SDXL"
     return ProblemsError.one(f"This config trains {title} models", config.source.where, fix, "import.other-family")
 
@@ -301,9 +301,9 @@ def _stated_entries(
     config: Config, written: Values, job_settings: Mapping[str, Any], corrected: Mapping[str, str]
 ) -> Iterator[Entry]:
     """An entry for each key of the file."""
-    strangers = 0
+    unknown_keys = 0
     for key, value in written.items():
-        row = config.table.row(config.today.get(key, key))
+        row = config.table.row(config.current_keys.get(key, key))
         if row is not None:
             yield _entry(config, key, row, value, job_settings, corrected)
         elif key in config.notes:
@@ -314,29 +314,29 @@ def _stated_entries(
         elif TOKENS.search(key):
             yield Entry("secret", key, sentence=NO_SECRETS)
         else:
-            strangers += 1
-            if strangers <= MOST_STRANGERS:
-                yield Entry("unavailable", key, value, sentence=unknown(key, config.table.rows, strangers))
-    if strangers > MOST_STRANGERS:
-        yield Entry("unavailable", f"{strangers - MOST_STRANGERS} more keys", sentence="are unknown")
+            unknown_keys += 1
+            if unknown_keys <= MOST_STRANGERS:
+                yield Entry("unavailable", key, value, sentence=unknown(key, config.table.rows, unknown_keys))
+    if unknown_keys > MOST_STRANGERS:
+        yield Entry("unavailable", f"{unknown_keys - MOST_STRANGERS} more keys", sentence="are unknown")
 
 
 def _entry(
     config: Config, key: str, row: Row, value: Any, job_settings: Mapping[str, Any], corrected: Mapping[str, str]
 ) -> Entry:
-    today = config.today.get(key, key)
+    current = config.current_keys.get(key, key)
     settings = tuple(path for path in row.settings if path in job_settings)
     wrong = next((f"{path} {corrected[path]}" for path in settings if path in corrected), "")
     if row.target == SECRET:
         return Entry("secret", key, sentence=NO_SECRETS)
-    if today in config.notes:
-        kind, sentence = config.notes[today]
+    if current in config.notes:
+        kind, sentence = config.notes[current]
         return Entry(kind, key, value, settings if kind in ("taken", "changed") else (), sentence)
     if wrong:
         return Entry("changed", key, value, settings, wrong)
     if row.target == IDLE:
         return Entry("idle", key, value, sentence=row.sentence)
-    if settings or config.values.get(today, value) == row.default:
+    if settings or config.values.get(current, value) == row.default:
         return Entry("taken", key, value, settings, "" if settings else "not set")
     if known_settings().keys() & set(row.settings):
         return Entry("idle", key, value, sentence="has no effect with these choices")
@@ -348,7 +348,7 @@ def _absent(
 ) -> Iterator[Entry]:
     """An entry for each key that is not in the file and whose default changes our default job, and for each fixed value."""
     plain, rows = TrainJob(), config.table.rows
-    stated = {config.today.get(key, key) for key in written}
+    stated = {config.current_keys.get(key, key) for key in written}
     reported = {path for key in stated if key in rows for path in rows[key].settings}
     for key, row in rows.items():
         kind, sentence = config.notes.get(key, ("", ""))

@@ -31,39 +31,39 @@ IGNORED: dict[str, tuple[EntryKind, str]] = {
     "train_inpainting": ("unavailable", "is not available: the model is trained as one that does not inpaint"),
 }
 # Ours stay on where they are not given: they change no weight
-KEPT = frozenset(("save_state", "save_state_on_train_end"))
+ON_BY_DEFAULT = frozenset(("save_state", "save_state_on_train_end"))
 SCRIPTLESS = ("controlnet", "lllite")  # groups of methods whose scripts are not imported
 
 
 def to_import(
-    read: Reading, source: Source, program: str, title: str, options: Values, launcher: list[Entry]
+    reading: Reading, source: Source, program: str, title: str, options: Values, launcher: list[Entry]
 ) -> Import:
     """The job that the options give, and an entry for each of them. launcher: entries of accelerate's options."""
-    become: dict[str, tuple[str, ...]] = {}  # option -> its settings
-    settings: Values = {"method.kind": read.script.method, "embedding.extended": read.script.name == XTI}
-    for names, values in settings_of(read):
+    settings_of_option: dict[str, tuple[str, ...]] = {}  # option -> its settings
+    settings: Values = {"method.kind": reading.script.method, "embedding.extended": reading.script.name == XTI}
+    for names, values in settings_of(reading):
         settings |= values
-        become |= names
+        settings_of_option |= names
     for entry in launcher:
         settings |= dict.fromkeys(entry.settings, entry.value)
     settings |= {path: value for path, (value, _) in FIXED.items()}
-    config = _dataset(read, source, settings)
-    if not read["pretrained_model_name_or_path"] and "pretrained_model_name_or_path" not in read.notes:
+    config = _dataset(reading, source, settings)
+    if not reading["pretrained_model_name_or_path"] and "pretrained_model_name_or_path" not in reading.notes:
         fix = "choose the base model"
-        read.warn("The text names no model", "pretrained_model_name_or_path", fix, "import.no-model")
+        reading.warn("The text names no model", "pretrained_model_name_or_path", fix, "import.no-model")
     nested = by_group(settings)
     if config is not None:
-        become["dataset_config"] = ("dataset.sources",)
+        settings_of_option["dataset_config"] = ("dataset.sources",)
         nested |= {group: nested.get(group, {}) | values for group, values in config.values.items()}
-        read.extra += [Entry("changed", "dataset_config", sentence=note) for note in config.notes]
-    if read.script.name == "sdxl_train" and nested["dataset"].get("folder"):
+        reading.extra += [Entry("changed", "dataset_config", sentence=note) for note in config.notes]
+    if reading.script.name == "sdxl_train" and nested["dataset"].get("folder"):
         nested["method"]["kind"] = (
             "dreambooth"  # the script trains folders as DreamBooth, a metadata file as fine-tuning
         )
     job, corrected = built(nested)
-    report = [*_entries(read, job, become, corrected), *read.extra, *launcher]
+    report = [*_entries(reading, job, settings_of_option, corrected), *reading.extra, *launcher]
     options = {name: value for name, value in options.items() if name not in SECRETS}
-    return Import(program, title, job, report, options, [*read.problems, *source.missing(job)])
+    return Import(program, title, job, report, options, [*reading.problems, *source.missing(job)])
 
 
 def direct_paths() -> dict[str, str]:
@@ -72,55 +72,55 @@ def direct_paths() -> dict[str, str]:
     for entry in known_settings().values():
         for name in entry.kohya_names:
             paths.setdefault(name, []).append(entry.path)
-    for name, several in paths.items():  # ControlNet-LLLite has a rank too
-        others = [path for path in several if path.partition(".")[0] not in SCRIPTLESS]
-        paths[name] = others or several
+    for name, candidates in paths.items():  # ControlNet-LLLite has a rank too
+        others = [path for path in candidates if path.partition(".")[0] not in SCRIPTLESS]
+        paths[name] = others or candidates
     return {name: named[0] for name, named in paths.items() if len(named) == 1 and name not in ELSEWHERE}
 
 
-def settings_of(read: Reading) -> Iterator[tuple[dict[str, tuple[str, ...]], Values]]:
+def settings_of(reading: Reading) -> Iterator[tuple[dict[str, tuple[str, ...]], Values]]:
     """({option: its settings}, {setting: value}): of each option that is itself a setting, then of each of RULES. Options that
     are settings are left out without a value."""
     paths = direct_paths()
     ruled = {name for names in RULES for name in names}
-    for name, value in read.values.items():
+    for name, value in reading.values.items():
         if name in paths and name not in ruled and value not in (None, ""):
             yield {name: (paths[name],)}, {paths[name]: value}
     for names, function in RULES.items():
-        if any(name in read.values for name in names):
-            values = function(read)
+        if any(name in reading.values for name in names):
+            values = function(reading)
             direct = {name: (paths[name],) for name in names if paths.get(name) in values}
             rest = tuple(path for path in values if (path,) not in direct.values())
             yield {name: direct.get(name, rest) for name in names}, values
 
 
-def _dataset(read: Reading, source: Source, settings: Mapping[str, Any]) -> Imported | None:
+def _dataset(reading: Reading, source: Source, settings: Mapping[str, Any]) -> Imported | None:
     """The import of the dataset config that the options name; None without one, with a note if it is missing or has errors."""
-    name = read["dataset_config"]
+    name = reading["dataset_config"]
     if not name:
         return None
     for option in ("train_data_dir", "in_json", "reg_data_dir"):
-        if option in read.written and read[option]:
-            read.note(option, "idle", "sd-scripts ignores it, since dataset_config names the folders")
+        if option in reading.written and reading[option]:
+            reading.note(option, "idle", "sd-scripts ignores it, since dataset_config names the folders")
     path = source.file(name)
     if path is None:
-        read.note("dataset_config", "unavailable", "is not found here; import it on the Dataset tab")
+        reading.note("dataset_config", "unavailable", "is not found here; import it on the Dataset tab")
         fix = "import the file on the Dataset tab, or put it where the text says"
-        read.warn(f"The dataset config {name} is not found", "dataset_config", fix, "import.no-dataset-config")
+        reading.warn(f"The dataset config {name} is not found", "dataset_config", fix, "import.no-dataset-config")
         return None
-    config = read_dataset_config(path, _fallback(read, settings))
-    read.problems += config.problems
+    config = read_dataset_config(path, _fallback(reading, settings))
+    reading.problems += config.problems
     if errors(config.problems):
-        read.note("dataset_config", "unavailable", "has errors; correct them, and import it on the Dataset tab")
+        reading.note("dataset_config", "unavailable", "has errors; correct them, and import it on the Dataset tab")
         return None
     return config
 
 
-def _fallback(read: Reading, settings: Mapping[str, Any]) -> Values:
+def _fallback(reading: Reading, settings: Mapping[str, Any]) -> Values:
     """{option: value} of the command line that a dataset config uses where it does not set them."""
-    names = {COMMAND_LINE_NAMES.get(name, name): name for name in read.raw}
+    names = {COMMAND_LINE_NAMES.get(name, name): name for name in reading.raw}
     general = {name: option for name, option in DATASET_OPTIONS.items() if name in names and GENERAL in option.levels}
-    options = {name: read[names[name]] for name in general}
+    options = {name: reading[names[name]] for name in general}
     options |= {
         name: settings.get(f"dataset.{name}") for name, option in general.items() if option.kind in ("size", "range")
     }
@@ -165,52 +165,53 @@ def _near(entry: Declared, value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not {"ge", "le"} & set(bounds):
         return None
     step = bounds.get("multiple_of")
-    near = max(1, round(value / step)) * step if step else value
-    near = max(near, bounds.get("ge", near))
-    near = min(near, bounds.get("le", near))
-    return near if near != value else None
+    nearest = max(1, round(value / step)) * step if step else value
+    nearest = max(nearest, bounds.get("ge", nearest))
+    nearest = min(nearest, bounds.get("le", nearest))
+    return nearest if nearest != value else None
 
 
 def _entries(
-    read: Reading, job: TrainJob, become: Mapping[str, tuple[str, ...]], corrected: Mapping[str, str]
+    reading: Reading, job: TrainJob, settings_of_option: Mapping[str, tuple[str, ...]], corrected: Mapping[str, str]
 ) -> Iterator[Entry]:
-    """An entry for each option that is written, and for each default that differs from ours. become: {option: its settings};
+    """An entry for each option that is written, and for each default that differs from ours. settings_of_option: {option: its settings};
     corrected: see `built`"""
-    plain, shown, strangers = TrainJob(), set[str](), 0
-    for name in dict.fromkeys((*(each for each in read.raw if each in read.written), *read.values)):
-        settings, value = become.get(name, ()), read.raw.get(name, read[name])
-        differs = [path for path in settings if path not in shown and value_of(job, path) != value_of(plain, path)]
-        shown |= set(settings)
-        if name in read.written:
-            strangers += name not in options_of()
-            yield _stated_entry(read, name, written_value(value), settings, corrected, strangers)
-        elif name in KEPT:
+    plain, reported, unknown_options = TrainJob(), set[str](), 0
+    for name in dict.fromkeys((*(each for each in reading.raw if each in reading.written), *reading.values)):
+        settings, value = settings_of_option.get(name, ()), reading.raw.get(name, reading[name])
+        differs = [path for path in settings if path not in reported and value_of(job, path) != value_of(plain, path)]
+        reported |= set(settings)
+        if name in reading.written:
+            unknown_options += name not in options_of()
+            yield _stated_entry(reading, name, written_value(value), settings, corrected, unknown_options)
+        elif name in ON_BY_DEFAULT:
             sentence = "sd-scripts would save no training state; here it is saved, which does not change the training"
-            yield Entry("default", read.key(name), False, sentence=sentence)
+            yield Entry("default", reading.key(name), False, sentence=sentence)
         elif differs:
             values = ", ".join(setting_text(value_of(job, path)) for path in differs)
-            yield Entry("default", read.key(name), values, tuple(differs), read.notes.get(name, ("", ""))[1])
+            yield Entry("default", reading.key(name), values, tuple(differs), reading.notes.get(name, ("", ""))[1])
     for path, (value, sentence) in FIXED.items():
         if sentence:
             yield Entry("default", path, setting_text(value), (path,), sentence)
 
 
 def _stated_entry(
-    read: Reading, name: str, value: Any, settings: tuple[str, ...], corrected: Mapping[str, str], before: int
+    reading: Reading, name: str, value: Any, settings: tuple[str, ...], corrected: Mapping[str, str], before: int
 ) -> Entry:
     """The entry of an option that the file states. before: how many unknown options preceded it"""
-    key = read.key(name)
+    key = reading.key(name)
     wrong = next((f"{path} {corrected[path]}" for path in settings if path in corrected), "")
     if name in SECRETS:
         return Entry("secret", key, sentence=ELSEWHERE[name])
     if wrong:
         return Entry("changed", key, value, settings, wrong)
-    if name in read.notes or name in IGNORED:
-        kind, sentence = read.notes.get(name) or IGNORED[name]
+    if name in reading.notes or name in IGNORED:
+        kind, sentence = reading.notes.get(name) or IGNORED[name]
         return Entry(kind, key, value, settings, sentence)
-    if name not in read.values:
+    if name not in reading.values:
+        other_script = name in options_of()
         reason = (
-            f"{read.script.name}.py has no such option" if name in options_of() else unknown(name, read.values, before)
+            f"{reading.script.name}.py has no such option" if other_script else unknown(name, reading.values, before)
         )
         return Entry("unavailable", key, value, sentence=reason)
     if settings or name == "dataset_config":

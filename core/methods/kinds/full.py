@@ -31,14 +31,14 @@ def _text_trains(by_default: bool, job: TrainJob) -> bool:
 
 def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, int]:
     """{part: parameters} of the trained parts."""
-    return {name: part.numbers for name, part in _trained(job, parts)}
+    return {name: part.numbers for name, part in _trained_sizes(job, parts)}
 
 
 def trained_shapes(job: TrainJob, family_name: str, parts: Parts) -> Counter[tuple[int, ...]]:
-    return sum((Counter(part.shapes) for _, part in _trained(job, parts)), Counter())
+    return sum((Counter(part.shapes) for _, part in _trained_sizes(job, parts)), Counter())
 
 
-def _trained(job: TrainJob, parts: Parts) -> list[tuple[str, PartSize]]:
+def _trained_sizes(job: TrainJob, parts: Parts) -> list[tuple[str, PartSize]]:
     text = spec_of(job).trains_text(job)
     trained = {"unet": True, "text_encoder": text, "text_encoder_2": text}
     return [(name, parts[name]) for name, trains in trained.items() if trains and name in parts]
@@ -47,17 +47,17 @@ def _trained(job: TrainJob, parts: Parts) -> list[tuple[str, PartSize]]:
 def _dreambooth_needs(job: TrainJob, family: str, size: str) -> Needs:
     """What preserves the class, in a text that ends with `size`, and the [title, setting] pairs that it depends on."""
     sources = [source for source in job.dataset.all_sources() if source.enabled and source.role == "regularization"]
-    keeps = [["Prior preservation", "method.prior"], ["Class caption", "method.class_caption"]]
+    prior_fields = [["Prior preservation", "method.prior"], ["Class caption", "method.class_caption"]]
     if job.method.prior == "model":
-        return f"The frozen base model preserves the class; no regularization images are needed. {size}", keeps
+        return f"The frozen base model preserves the class; no regularization images are needed. {size}", prior_fields
     if sources:
         folders = "1 folder" if len(sources) == 1 else f"{len(sources)} folders"
-        fields = [["Prior loss weight", "dataset.prior_loss_weight"], keeps[0]]
+        fields = [["Prior loss weight", "dataset.prior_loss_weight"], prior_fields[0]]
         return f"Regularization images from {folders} preserve the class. {size}", fields
     text = (
         "Without regularization images the model forgets the rest of the class: add some, or use the frozen base model."
     )
-    return f"{text} {size}", [["Add regularization images", "dataset.sources"], keeps[0]]
+    return f"{text} {size}", [["Add regularization images", "dataset.sources"], prior_fields[0]]
 
 
 def _fine_tune_needs(job: TrainJob, family: str, size: str) -> Needs:

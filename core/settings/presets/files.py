@@ -98,7 +98,7 @@ def refused(entry: Declared) -> bool:
     return (entry.group in _REFUSED_GROUPS and entry.path not in _SIZES | _TRAINED) or entry.path in _REFUSED
 
 
-def kept(entry: Declared) -> bool:
+def keeps(entry: Declared) -> bool:
     """Whether a setting that a recipe does not state keeps its value when the recipe is loaded."""
     named = bool(entry.names) or entry.name.startswith("metadata_")
     return refused(entry) or named or entry.group in _KEPT_GROUPS or entry.path in _KEPT | _SIZES
@@ -221,10 +221,10 @@ def read(path: Path) -> Preset:
         data = read_regular(path, MAX_BYTES)
     except MissingFile:
         raise ProblemsError.one("The preset does not exist", str(path), "check the name", "preset.unknown") from None
-    return checked(data, str(path))
+    return parse_bytes(data, str(path))
 
 
-def checked(data: bytes, where: str) -> Preset:
+def parse_bytes(data: bytes, where: str) -> Preset:
     """`read` for the bytes of a file. where: the file's name, for messages"""
     try:
         raw = parse_json(
@@ -287,7 +287,7 @@ def apply(preset: Preset, current: TrainJob | None = None) -> Settings:
         return build(model, preset.values, preset.name)
     values, old, stated = to_values(build(TrainJob, preset.values, preset.name)), to_values(current), preset.stated()
     for entry in declared(TrainJob):
-        if kept(entry) and entry.path not in stated:
+        if keeps(entry) and entry.path not in stated:
             values[entry.group][entry.name] = old[entry.group][entry.name]
     return build(TrainJob, values, preset.name)
 

@@ -17,7 +17,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         what = f"Full {weights} training needs mixed precision {weights}, not {TYPES[computed]}"
         fix = f"set memory.mixed_precision to {weights} or auto"
         yield Problem(what, "memory.full_precision, mixed_precision", fix, code="memory.full-precision-mismatch")
-    if memory.torch_compile and job.method.traits.uses_network and job.network.dropped_out:
+    if memory.torch_compile and job.method.traits.uses_network and job.network.has_dropout:
         what = "torch.compile does not support LoRA dropout"
         fix = "turn torch.compile off, or set the dropouts to 0"
         yield Problem(what, "memory.torch_compile, network", fix, code="memory.compile-with-dropout")

@@ -16,8 +16,8 @@ Box = tuple[int, int, int, int]
 
 
 def do(settings: EncodedCopySettings, plan: FolderPlan, context: JobContext) -> Outcome:
-    copies = COPIES[type(settings)]
-    return make_copies(settings, plan, context, lambda path: copies(path, settings))
+    copies_of = COPIES[type(settings)]
+    return make_copies(settings, plan, context, lambda path: copies_of(path, settings))
 
 
 def resized_copies(path: Path, settings: ResizeSettings) -> tuple[list[Copy], list[str]]:
@@ -31,9 +31,9 @@ def resized_copies(path: Path, settings: ResizeSettings) -> tuple[list[Copy], li
     left_out: list[str] = []
     sizes: dict[tuple[int, int], str] = {}
     for limit in settings.max_resolution:
-        most_width, most_height = (limit, limit) if isinstance(limit, int) else limit
-        name = f"{most_width}x{most_height}"
-        size = size_within(width, height, most_width * most_height)
+        max_width, max_height = (limit, limit) if isinstance(limit, int) else limit
+        name = f"{max_width}x{max_height}"
+        size = size_within(width, height, max_width * max_height)
         step = settings.divisible_by
         crop = (size[0] // step * step, size[1] // step * step)
         if 0 in crop:
@@ -43,16 +43,16 @@ def resized_copies(path: Path, settings: ResizeSettings) -> tuple[list[Copy], li
             left_out.append(f"has the same size at {name} as at {sizes[crop]}")
             continue
         sizes[crop] = name
-        image = cut(scaled(opened, size, settings.interpolation), middle(size, crop))
+        image = cut(scaled(opened, size, settings.interpolation), centered_box(size, crop))
         copies.append(Copy(f"{path.stem}+{name}", image, settings.format))
     return copies, left_out
 
 
-def size_within(width: int, height: int, most_pixels: int) -> tuple[int, int]:
+def size_within(width: int, height: int, max_pixels: int) -> tuple[int, int]:
     """The size of the same aspect ratio with at most `most_pixels` pixels; unchanged if it has no more. At least 1 x 1."""
-    if width * height <= most_pixels:
+    if width * height <= max_pixels:
         return width, height
-    scale = math.sqrt(most_pixels / (width * height))
+    scale = math.sqrt(max_pixels / (width * height))
     return max(1, int(width * scale)), max(1, int(height * scale))
 
 
@@ -67,7 +67,7 @@ def cropped_copies(path: Path, settings: CropSettings) -> tuple[list[Copy], list
         opened = scaled(opened, size, settings.interpolation)
     elif width < wanted[0] or height < wanted[1]:
         raise Skip(f"is {width} x {height}, smaller than {wanted[0]} x {wanted[1]}")
-    return [Copy(path.stem, cut(opened, middle(opened.colors.size, wanted)), settings.format)], []
+    return [Copy(path.stem, cut(opened, centered_box(opened.colors.size, wanted)), settings.format)], []
 
 
 _PILLOW_NAMES = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
@@ -77,8 +77,8 @@ def converted_copies(path: Path, settings: ConvertSettings) -> tuple[list[Copy],
     """([a copy in the output format], []); a file that already has it is copied unchanged, without loss."""
     opened = open_decoded(path)  # also for a copy: a broken image is named, not copied
     with Image.open(path) as image:
-        same = image.format == _PILLOW_NAMES[settings.format] and not getattr(image, "is_animated", False)
-    return [Copy(path.stem, path if same else opened, settings.format)], []
+        has_format = image.format == _PILLOW_NAMES[settings.format] and not getattr(image, "is_animated", False)
+    return [Copy(path.stem, path if has_format else opened, settings.format)], []
 
 
 COPIES: dict[type[EncodedCopySettings], Any] = {
@@ -88,7 +88,7 @@ COPIES: dict[type[EncodedCopySettings], Any] = {
 }
 
 
-def middle(size: tuple[int, int], crop: tuple[int, int]) -> Box:
+def centered_box(size: tuple[int, int], crop: tuple[int, int]) -> Box:
     """The centered box of size `crop`."""
     left, top = (size[0] - crop[0]) // 2, (size[1] - crop[1]) // 2
     return left, top, left + crop[0], top + crop[1]
@@ -113,7 +113,7 @@ def scaled(opened: DecodedImage, size: tuple[int, int], interpolation: str) -> D
         "bilinear": Image.Resampling.BILINEAR,
         "nearest": Image.Resampling.NEAREST,
     }
-    both = opened.colors.convert("RGBA")
-    both.putalpha(opened.alpha)
-    both = both.resize(size, filters[name])
-    return DecodedImage(both.convert("RGB"), both.getchannel("A"))
+    rgba = opened.colors.convert("RGBA")
+    rgba.putalpha(opened.alpha)
+    rgba = rgba.resize(size, filters[name])
+    return DecodedImage(rgba.convert("RGB"), rgba.getchannel("A"))

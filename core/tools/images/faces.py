@@ -56,7 +56,7 @@ def face_copies(path: Path, settings: FaceSettings, detector: Detector) -> tuple
     copies: list[Copy] = []
     for number, face in enumerate(fitting, 1):
         try:
-            crop, info = upright(image, face, settings)
+            crop, info = face_window(image, face, settings)
         except Skip as reason:
             left_out.append(str(reason))
             continue
@@ -67,37 +67,37 @@ def face_copies(path: Path, settings: FaceSettings, detector: Detector) -> tuple
     return copies, left_out
 
 
-def upright(image: Image.Image, face: Face, settings: FaceSettings) -> tuple[Image.Image, Sequence[int]]:
+def face_window(image: Image.Image, face: Face, settings: FaceSettings) -> tuple[Image.Image, Sequence[int]]:
     """(the window around a face, the face's (center x, center y, width, height) in it). Raises Skip if the window does not
     fit."""
     scale = 1.0
     size = max(face.size)
     window = settings.crop_size if settings.face_crop == "size" else None
     if settings.face_crop == "ratio":
-        wide, high = (int(size * ratio + 0.5) for ratio in settings.face_crop_ratio)
-        window = (min(wide, image.width), min(high, image.height))
+        crop_width, crop_height = (int(size * ratio + 0.5) for ratio in settings.face_crop_ratio)
+        window = (min(crop_width, image.width), min(crop_height, image.height))
     if settings.face_resize != "none" and window is not None and settings.face_crop == "size":
-        covers = max(window[0] / image.width, window[1] / image.height)
+        min_scale = max(window[0] / image.width, window[1] / image.height)
         # Never smaller than what covers the window: there is nothing outside the image to show.
-        scale = covers if settings.face_resize == "fit" else max(covers, settings.resize_face_size / size)
-    turned = rotated(image, face.tilt, face.center) if settings.face_rotate else image
+        scale = min_scale if settings.face_resize == "fit" else max(min_scale, settings.resize_face_size / size)
+    result = rotated(image, face.tilt, face.center) if settings.face_rotate else image
     if scale != 1.0:
-        turned = resize(
-            turned,
+        result = resize(
+            result,
             (math.ceil(image.width * scale - 1e-9), math.ceil(image.height * scale - 1e-9)),
             settings.interpolation,
         )
-    box = (0, 0, *turned.size)
+    box = (0, 0, *result.size)
     if window is not None:
-        if window[0] > turned.width or window[1] > turned.height:
-            raise Skip(f"is {turned.width} x {turned.height}, smaller than the crop of {window[0]} x {window[1]}")
-        box = around(face.center[0] * scale, face.center[1] * scale, window, turned.size)
-    middle = (face.center[0] * scale - box[0], face.center[1] * scale - box[1])
+        if window[0] > result.width or window[1] > result.height:
+            raise Skip(f"is {result.width} x {result.height}, smaller than the crop of {window[0]} x {window[1]}")
+        box = window_around(face.center[0] * scale, face.center[1] * scale, window, result.size)
+    center = (face.center[0] * scale - box[0], face.center[1] * scale - box[1])
     sides = (face.size[0] * scale, face.size[1] * scale)
-    return turned.crop(box), [max(0, round(value)) for value in (*middle, *sides)]
+    return result.crop(box), [max(0, round(value)) for value in (*center, *sides)]
 
 
-def around(x: float, y: float, window: tuple[int, int], size: tuple[int, int]) -> Box:
+def window_around(x: float, y: float, window: tuple[int, int], size: tuple[int, int]) -> Box:
     """The window inside an image of this size whose center is nearest to (x, y)."""
     left = min(max(round(x - window[0] / 2), 0), size[0] - window[0])
     top = min(max(round(y - window[1] / 2), 0), size[1] - window[1])
@@ -115,11 +115,11 @@ def rotated(image: Image.Image, degrees: float, center: tuple[float, float]) -> 
     def source(x: float, y: float) -> tuple[float, float]:
         return x0 + cos * (x - x0) - sin * (y - y0), y0 + sin * (x - x0) + cos * (y - y0)
 
-    corners = [source(x, y) for x in (0, width) for y in (0, height)]
+    corners = [source(x, y) for x in (0, width) for y in (0, height)]  # bicubic reads 2 pixels more
     left, top = (max(0, math.ceil(2 - min(corner[axis] for corner in corners))) for axis in (0, 1))
     right = max(0, math.ceil(max(corner[0] for corner in corners) + 2 - width))
     bottom = max(0, math.ceil(max(corner[1] for corner in corners) + 2 - height))
-    wide = Image.fromarray(np.pad(np.asarray(image), ((top, bottom), (left, right), (0, 0)), mode="symmetric"))
+    padded = Image.fromarray(np.pad(np.asarray(image), ((top, bottom), (left, right), (0, 0)), mode="symmetric"))
     start = source(0, 0)
     matrix = (cos, -sin, start[0] + left, sin, cos, start[1] + top)
-    return wide.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+    return padded.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)

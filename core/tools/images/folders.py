@@ -128,12 +128,12 @@ def plan(settings: FolderSettings, workspace: Workspace) -> FolderPlan:
     output = workspace.datasets / settings.tool / (folder.name or "images")
     if isinstance(settings, CopySettings) and not _in_place(settings):
         output = typed_path(settings.output) or output
-        problems += _bad_output(settings, output, None if problems else folder)
+        problems += _output_problems(settings, output, None if problems else folder)
     if isinstance(settings, ResizeSettings) and not settings.max_resolution:
         fix = "enter at least one, such as 512"
         problems.append(Problem("No size is given", f"{settings.tool}.max_resolution", fix, code="tools.no-size-given"))
     if isinstance(settings, FaceSettings):
-        problems += _bad_faces(settings)
+        problems += _face_problems(settings)
     raise_if_errors(problems)
     return FolderPlan(settings.tool, folder, output)
 
@@ -142,24 +142,24 @@ def _in_place(settings: CopySettings) -> bool:
     return isinstance(settings, NumberSettings) and settings.number_in_place
 
 
-def _bad_output(settings: CopySettings, output: Path, folder: Path | None) -> list[Problem]:
+def _output_problems(settings: CopySettings, output: Path, folder: Path | None) -> list[Problem]:
     if folder is not None and _inside(output, folder):
         what = "Copies would be written into the image folder itself"
         fix = "choose another folder, or the copies would be trained too"
         return [Problem(what, f"{settings.tool}.output", fix, code="tools.output-inside-folder")]
-    problem = output_is_file(output, f"{settings.tool}.output") or impossible_path(output, f"{settings.tool}.output")
+    problem = not_a_folder(output, f"{settings.tool}.output") or impossible_path(output, f"{settings.tool}.output")
     return [] if problem is None else [problem]
 
 
-def output_is_file(output: Path, where: str) -> Problem | None:
-    """The problem of an output folder that is a file; None if it is none. where: the setting"""
+def not_a_folder(output: Path, where: str) -> Problem | None:
+    """The problem of an output folder that is a file; else None. where: the setting"""
     if not os.path.exists(output) or output.is_dir():
         return None
     what = f"The output folder '{printable(output)}' is a file"
     return Problem(what, where, "choose another", code="tools.output-is-file")
 
 
-def _bad_faces(settings: FaceSettings) -> list[Problem]:
+def _face_problems(settings: FaceSettings) -> list[Problem]:
     problems: list[Problem] = []
     if settings.face_resize != "none" and settings.face_crop != "size":
         what = "Faces can only be scaled with a crop of a fixed size"
@@ -240,7 +240,7 @@ def _write(image: DecodedImage | Path, target: Path, ending: str, quality: int) 
         pixels = image.colors
         if ending == "jpg":
             pixels = image.on(WHITE) if image.alpha else pixels
-            # Above 95 colors are kept at full size too, as for whom every detail counts.
+            # Above 95, chroma is not subsampled: such a quality is chosen for every detail.
             pixels.save(temporary, "JPEG", quality=quality, subsampling=0 if quality > 95 else 2)
             return
         if image.alpha is not None:

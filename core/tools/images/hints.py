@@ -67,8 +67,8 @@ def folder_plan(settings: MadeHintsSettings, preprocessor: str, workspace: Works
     """The folders of a job. preprocessor: name of the preprocessor or model, part of the default output folder. Raises
     ProblemsError."""
     name = Path(os.path.abspath(resolve_path(settings.folder))).name if settings.folder else ""
-    usual = workspace.datasets / "control" / f"{name or 'images'}_{safe_name(preprocessor)}"
-    return folders.plan(settings.model_copy(update={"output": settings.output or str(usual)}), workspace)
+    default_output = workspace.datasets / "control" / f"{name or 'images'}_{safe_name(preprocessor)}"
+    return folders.plan(settings.model_copy(update={"output": settings.output or str(default_output)}), workspace)
 
 
 def make_all(settings: MadeHintsSettings, plan: FolderPlan, context: JobContext, hint: Hint) -> Outcome:
@@ -77,11 +77,11 @@ def make_all(settings: MadeHintsSettings, plan: FolderPlan, context: JobContext,
     folder = plan.folder
     images, _ = folders.images_to_use(folder, settings.recursive)
     report = Report(folder, plan.output)
-    wanted = _targets(images, folder, settings, report)
+    to_make = _targets(images, folder, settings, report)
     try:
-        for done, (path, target) in enumerate(wanted[: settings.preview]):
+        for done, (path, target) in enumerate(to_make[: settings.preview]):
             context.check()
-            context.stage(f"making control images: {printable(path.name)}", done, len(wanted[: settings.preview]))
+            context.stage(f"making control images: {printable(path.name)}", done, len(to_make[: settings.preview]))
             control = _hint_of(path, folder, hint, settings, report)
             if control is not None and not control.any():
                 report.black.append(_name(path, folder))
@@ -89,9 +89,9 @@ def make_all(settings: MadeHintsSettings, plan: FolderPlan, context: JobContext,
                 write_hint(control, target)
                 report.written.append(target)
             elif control is not None:
-                shown = context.folder.path / "preview" / f"{done}.png"
-                write_hint(control, shown)
-                report.previews.append(_preview(path, folder, shown))
+                preview = context.folder.path / "preview" / f"{done}.png"
+                write_hint(control, preview)
+                report.previews.append(_preview(path, folder, preview))
     except Cancelled:
         if not report.written:
             raise
@@ -107,21 +107,21 @@ def _targets(
     images: Sequence[Path], folder: Path, settings: MadeHintsSettings, report: Report
 ) -> list[tuple[Path, Path]]:
     """(image, path of its control image) of the control images to make."""
-    taken: dict[Path, Path] = {}
-    wanted = []
+    sources: dict[Path, Path] = {}
+    to_make = []
     for path in images:
         if split_label(path.stem)[1]:
             continue  # a mask or control image itself
         target = (report.output / path.relative_to(folder)).with_suffix(".png")
-        if target in taken:
-            report.skipped.append((_name(path, folder), f"has the name of {taken[target].name}"))
+        if target in sources:
+            report.skipped.append((_name(path, folder), f"has the name of {sources[target].name}"))
             continue
-        taken[target] = path
+        sources[target] = path
         if settings.existing == "keep" and settings.preview is None and os.path.lexists(target):
             report.existing += 1
             continue
-        wanted.append((path, target))
-    return wanted
+        to_make.append((path, target))
+    return to_make
 
 
 def _hint_of(path: Path, folder: Path, hint: Hint, settings: MadeHintsSettings, report: Report) -> np.ndarray | None:

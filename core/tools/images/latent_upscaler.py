@@ -36,7 +36,7 @@ GROUP = "latent_upscaler"
 SIDE, SCALE = 8, 2  # images are cut to multiples of the VAE's factor
 MOST_LINES = 20
 WRITTEN = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}  # output formats; others become PNG
-Read = tuple["Image", Path]  # with where it goes
+ImageAndTarget = tuple["Image", Path]  # target: the file to write
 Find = Callable[[str, Workspace, str], Path]  # (a setting's value, workspace, setting) -> the file
 
 
@@ -100,8 +100,8 @@ def _images(typed: str | None, problems: list[Problem]) -> list[Path]:
 
 def _is_source(path: Path) -> bool:
     """Whether it is an image to upscale: neither a mask nor already upscaled."""
-    others = is_junk(path.name) or is_label(path.name) or path.stem.endswith("_upscaled")
-    return path.is_file() and not others and is_image(path, path.name)
+    excluded = is_junk(path.name) or is_label(path.name) or path.stem.endswith("_upscaled")
+    return path.is_file() and not excluded and is_image(path, path.name)
 
 
 def _file(name: str | None, setting: str, title: str, find: Find, workspace: Workspace) -> Path:
@@ -151,7 +151,7 @@ def do(settings: LatentUpscalerSettings, plan: Plan, context: JobContext) -> Out
     return Outcome(lines=lines, facts={"written": written, "skipped": skipped})
 
 
-def _cropped_images(plan: Plan, skipped: list[str]) -> Iterator[Read]:
+def _cropped_images(plan: Plan, skipped: list[str]) -> Iterator[ImageAndTarget]:
     """Yield the images, cropped to multiples of 8. Skipped ones are added to `skipped` with the reason."""
     for path, target in zip(plan.images, plan.targets, strict=True):
         try:
@@ -166,14 +166,14 @@ def _cropped_images(plan: Plan, skipped: list[str]) -> Iterator[Read]:
             skipped.append(f"{path.name} is smaller than {SIDE} pixels")
 
 
-def _batches(images: Iterator[Read], size: int) -> Iterator[list[Read]]:
+def _batches(images: Iterator[ImageAndTarget], size: int) -> Iterator[list[ImageAndTarget]]:
     """Yield batches of consecutive images of the same size."""
-    for _, alike in groupby(images, key=lambda item: item[0].size):
-        while batch := list(islice(alike, size)):
+    for _, same_size in groupby(images, key=lambda item: item[0].size):
+        while batch := list(islice(same_size, size)):
             yield batch
 
 
-def _latents(vae: Any, images: list[Read], seed: int) -> Any:
+def _latents(vae: Any, images: list[ImageAndTarget], seed: int) -> Any:
     """Latents of the images enlarged by Lanczos, sampled from the VAE's posterior: [B, 4, h, w]."""
     from PIL.Image import Resampling
 

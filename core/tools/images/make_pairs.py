@@ -43,7 +43,7 @@ from core.settings.hints import BY_MODEL
 from core.settings.job import GenerateJob
 from core.settings.model import ModelSettings
 from core.settings.tools.hints import MakePairsSettings
-from core.tools.images.folders import output_is_file
+from core.tools.images.folders import not_a_folder
 from core.tools.images.hints import write_hint
 
 if TYPE_CHECKING:
@@ -51,11 +51,7 @@ if TYPE_CHECKING:
 
 GROUP = "make_pairs"
 MANIFEST = "pairs.json"  # in the output folder: the settings of its pairs
-PLACES = {
-    "captions",
-    "output",
-    "number",
-}  # settings that may change while pairs are added; captions are compared themselves
+UNCOMPARED = {"captions", "output", "number"}  # may change while pairs are added; captions are compared pair by pair
 CAPTIONS, MODEL = f"{GROUP}.captions", f"{GROUP}.hint_model"
 
 
@@ -150,7 +146,7 @@ def plan(settings: MakePairsSettings, workspace: Workspace) -> Plan:
     requests = [_request(base, captions, settings.seed, number) for number in range(settings.number or len(captions))]
     generation = collected(problems, plan_for, base, requests, workspace)
     output = _output(settings, workspace)
-    if (problem := output_is_file(output, f"{GROUP}.output")) is not None:
+    if (problem := not_a_folder(output, f"{GROUP}.output")) is not None:
         problems.append(problem)
     raise_if_errors([_at_tool_setting(problem) for problem in problems])
     assert generation is not None
@@ -165,7 +161,7 @@ def plan(settings: MakePairsSettings, workspace: Workspace) -> Plan:
 
 def _settings(settings: MakePairsSettings) -> dict[str, Any]:
     """The settings that all pairs of a folder share, as JSON has them."""
-    return settings.model_dump(mode="json", exclude=PLACES)
+    return settings.model_dump(mode="json", exclude=UNCOMPARED)
 
 
 def _different_settings(settings: MakePairsSettings, pairs: Sequence[Pair], output: Path) -> list[Problem]:

@@ -64,7 +64,7 @@ def rename_in_place(images: Sequence[Path], settings: NumberSettings, folder: Pa
     (None, 0) if all have these names. Raises ProblemsError if a name is taken."""
     stems = numbered_stems(images, settings)
     pairs = [(path, path.with_name(stem + path.suffix)) for path, stem in stems.items()]
-    pairs += [(each, each.with_name(stem + rest)) for each, stem, rest in belonging(stems)]
+    pairs += [(each, each.with_name(stem + rest)) for each, stem, rest in renamed_companions(stems)]
     pairs = [(old, new) for old, new in dict(pairs).items() if old != new]
     if not pairs:
         return None, 0
@@ -75,15 +75,15 @@ def rename_in_place(images: Sequence[Path], settings: NumberSettings, folder: Pa
     return str(record), len(pairs)
 
 
-def belonging(stems: Mapping[Path, str]) -> Iterator[tuple[Path, str, str]]:
+def renamed_companions(stems: Mapping[Path, str]) -> Iterator[tuple[Path, str, str]]:
     """Yield (file, new stem, rest of its name) of the captions, masks and caches of these images. The longest matching stem
     wins."""
     owners = {(path.parent, path.stem.casefold()): stem for path, stem in stems.items()}
     for each in companions(list(stems)):
-        for cut in range(len(each.stem), 0, -1):
-            stem = owners.get((each.parent, each.name[:cut].casefold()))
+        for length in range(len(each.stem), 0, -1):
+            stem = owners.get((each.parent, each.name[:length].casefold()))
             if stem is not None:
-                yield each, stem, each.name[cut:]
+                yield each, stem, each.name[length:]
                 break
 
 
@@ -94,8 +94,8 @@ def rename_back(folder: Path) -> int:
         try:
             content = read_json_object(record)
             pairs = [(path_in(folder, new), path_in(folder, old)) for old, new in content["files"]]
-            found = enumerate(_current_paths(pairs, content["first"]))
-            moves = [(number, now, old) for number, (now, old) in found if os.path.lexists(now) and now != old]
+            current = enumerate(_current_paths(pairs, content["first"]))
+            moves = [(number, now, old) for number, (now, old) in current if os.path.lexists(now) and now != old]
         except (ProblemsError, OSError, ValueError, LookupError, TypeError):
             continue
         fix = "rename or move that file, then try again; nothing was renamed"
@@ -122,8 +122,8 @@ def _current_paths(pairs: Sequence[tuple[Path, Path]], first: Sequence[int]) -> 
     # An undo was interrupted after it gave the first file its old name.
     undo_interrupted = not os.path.lexists(undoing[0]) and any(map(os.path.lexists, undoing))
     for stage, back, (new, old) in zip(numbering, undoing, pairs, strict=True):
-        rest = [] if undo_interrupted else [stage, *([] if before_new_names else [new])]
-        yield next(filter(os.path.lexists, [back, *rest]), old), old
+        candidates = [back] if undo_interrupted else [back, stage] if before_new_names else [back, stage, new]
+        yield next(filter(os.path.lexists, candidates), old), old
 
 
 def _stamp(path: Path) -> list[int]:

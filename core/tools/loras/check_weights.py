@@ -26,13 +26,13 @@ from core.tools.loras.headers import check_base_model, model_of
 from core.tools.loras.layers import (
     OTHER,
     PARTS,
+    cell_of,
     columns_of,
+    heat_maps,
     layer_maps,
-    maps,
+    map_cell,
     mean,
     open_layers,
-    place,
-    place_of,
     root_of_squares,
 )
 from core.tools.loras.plots import check_png, save_png
@@ -86,26 +86,26 @@ def _check_lora(path: Path, settings: CheckWeightsSettings, context: JobContext)
         context.check()
         context.stage("computing norms", number, len(layers))
         norms[layer.name] = layer.norm()
-    whole = root_of_squares([norm for norm in norms.values() if math.isfinite(norm)])
+    total_norm = root_of_squares([norm for norm in norms.values() if math.isfinite(norm)])
     untrained = set(health["untrained"])
-    notes = {place_of(name): "untrained" for name in untrained}
-    notes |= {place_of(layer.name): "damaged" for layer in layers if not math.isfinite(norms[layer.name])}
+    notes = {cell_of(name): "untrained" for name in untrained}
+    notes |= {cell_of(layer.name): "damaged" for layer in layers if not math.isfinite(norms[layer.name])}
     finite = {name: norm for name, norm in norms.items() if math.isfinite(norm)}
     shown = layer_maps("Norm of the change", finite, root_of_squares, notes=notes)
     order = sorted(layers, key=lambda layer: -norms[layer.name] if math.isfinite(norms[layer.name]) else -math.inf)
     rows = [[each.name, each.kind, each.rank, norms[each.name]] for each in order[:MOST_ROWS]]
     shown.append(table(f"Layers with the largest change, of {len(layers)}", ["Layer", "Kind", "Rank", "Norm"], rows))
-    lines = _damage(health["not_finite"], health["too_large"])
+    lines = _damage_lines(health["not_finite"], health["too_large"])
     if untrained:
         lines.append(f"no effect (untrained): {listed(sorted(untrained), SHOWN_NAMES)}")
     lines.append(
-        f"norm of the whole change: {whole:.4g} in {count(len(layers), 'layer')}; largest weight {health['largest']:.4g}"
+        f"norm of the whole change: {total_norm:.4g} in {count(len(layers), 'layer')}; largest weight {health['largest']:.4g}"
     )
     lines += [f"not measured without the base model: {listed(unread, SHOWN_NAMES)}"] if unread else []
-    lines += _by_block(finite)
+    lines += _block_norm_lines(finite)
     facts = {
         "norms": finite,
-        "norm": whole,
+        "norm": total_norm,
         "damaged": sorted(damaged),
         "untrained": sorted(untrained),
         "unread": unread,
@@ -117,22 +117,22 @@ def _unmeasured(health: dict[str, Any], lines: Sequence[str] = ()) -> tuple[list
     """The result if no layer's change can be computed."""
     facts = {"norms": {}, "norm": 0.0, "damaged": sorted(health["not_finite"] + health["too_large"])}
     facts |= {"untrained": sorted(health["untrained"]), "unread": [], "shown": []}
-    return [*_damage(health["not_finite"], health["too_large"]), *lines], facts
+    return [*_damage_lines(health["not_finite"], health["too_large"]), *lines], facts
 
 
-def _by_block(norms: dict[str, float]) -> list[str]:
+def _block_norm_lines(norms: dict[str, float]) -> list[str]:
     """A line with the norm of each text encoder and U-Net block; [] without layers. norms: by layer"""
     squares: defaultdict[str, float] = defaultdict(float)
     for name, norm in norms.items():
-        part, _, column = place_of(name)
+        part, _, column = cell_of(name)
         squares[column if part == PARTS["unet"] else part] += norm * norm
     blocks = columns_of(PARTS["unet"], set(squares))
-    texts = [part for part in PARTS.values() if part in squares]
-    each = [f"{name} {math.sqrt(squares[name]):.3g}" for name in (*texts, *blocks)]
+    encoders = [part for part in PARTS.values() if part in squares]
+    each = [f"{name} {math.sqrt(squares[name]):.3g}" for name in (*encoders, *blocks)]
     return [f"norm by block: {', '.join(each)}"] if each else []
 
 
-def _damage(not_finite: list[str], too_large: list[str]) -> list[str]:
+def _damage_lines(not_finite: list[str], too_large: list[str]) -> list[str]:
     lines = [f"DAMAGED: NaN or infinity in {listed(not_finite, SHOWN_NAMES)}"] if not_finite else []
     lines += [f"DAMAGED: values above {FAR_TOO_LARGE:,.0f} in {listed(too_large, SHOWN_NAMES)}"] if too_large else []
     return lines or ["no NaN, infinite or very large values"]
@@ -144,7 +144,7 @@ def _damage(not_finite: list[str], too_large: list[str]) -> list[str]:
 def _check_model(path: Path, context: JobContext) -> tuple[list[str], dict[str, Any]]:
     """(lines, facts) of the outcome for any other model file."""
     kind = identify(path)
-    not_finite, too_large, zero, sizes, numbers, weights = [], [], [], {}, [], 0
+    not_finite, too_large, zero, peaks, cells, weights = [], [], [], {}, [], 0
     with TensorFile(path) as file:
         for number, (name, entry) in enumerate(file.entries.items()):
             context.check()
@@ -153,39 +153,39 @@ def _check_model(path: Path, context: JobContext) -> tuple[list[str], dict[str, 
             if not value.is_floating_point() or not value.numel():
                 continue
             weights += value.numel()
-            sizes[name] = largest(value)
-            if not math.isfinite(sizes[name]):
+            peaks[name] = largest(value)
+            if not math.isfinite(peaks[name]):
                 not_finite.append(name)
                 continue
-            too_large += [name] if sizes[name] > FAR_TOO_LARGE else []
-            zero += [name] if sizes[name] == 0 else []
-            where = _place_in_model(name, kind.family)
-            if where is not None and len(entry.shape) > 1:
-                numbers.append((where, float(value.float().square().mean().sqrt())))
-    shown = maps("Root mean square of the weights", numbers, mean)
-    finite = {name: size for name, size in sizes.items() if math.isfinite(size)}
+            too_large += [name] if peaks[name] > FAR_TOO_LARGE else []
+            zero += [name] if peaks[name] == 0 else []
+            cell = _cell_in_model(name, kind.family)
+            if cell is not None and len(entry.shape) > 1:
+                cells.append((cell, float(value.float().square().mean().sqrt())))
+    shown = heat_maps("Root mean square of the weights", cells, mean)
+    finite = {name: peak for name, peak in peaks.items() if math.isfinite(peak)}
     order = sorted(finite, key=lambda name: -finite[name])
     shown.append(table("Largest values", ["Tensor", "Largest"], [[name, finite[name]] for name in order[:MOST_ROWS]]))
-    lines = _damage(not_finite, too_large)
+    lines = _damage_lines(not_finite, too_large)
     lines += [f"all zero: {listed(zero, SHOWN_NAMES)}"] if zero else []
     lines.append(
-        f"{kind}: {weights:,} numbers in {count(len(sizes), 'tensor')}; the largest is {max(finite.values(), default=0):.4g}"
+        f"{kind}: {weights:,} numbers in {count(len(peaks), 'tensor')}; the largest is {max(finite.values(), default=0):.4g}"
     )
     damaged = sorted({*not_finite, *too_large})
     return lines, {"damaged": damaged, "zero": zero, "largest": max(finite.values(), default=0.0), "shown": shown}
 
 
-def _place_in_model(name: str, family: str | None) -> tuple[str, str, str] | None:
+def _cell_in_model(name: str, family: str | None) -> tuple[str, str, str] | None:
     """The (part, row, column) of a weight in the heat maps; None for the VAE, biases and others."""
     if not name.endswith("weight"):
         return None
     if name.startswith(sd_keys.UNET_PREFIX):
         path = sd_keys.unet_to_diffusers(name.removeprefix(sd_keys.UNET_PREFIX), family or "sd1")
-        return place("unet", path.removesuffix(".weight"), SLOTS[slot_of_key(name, family)])
+        return map_cell("unet", path.removesuffix(".weight"), SLOTS[slot_of_key(name, family)])
     for part, prefixes in (("text_encoder", sd_keys.CLIP_PREFIXES), ("text_encoder_2", sd_keys.OPEN_CLIP_PREFIXES)):
         prefix = prefixes.get(family or "", "\0")
         if name.startswith(prefix):
             part_name = part if traits_of(family).two_encoders else "text_encoder"
-            position = place(part_name, name.removeprefix(prefix).removesuffix(".weight"), "")
-            return position if position[2] != OTHER else None
+            cell = map_cell(part_name, name.removeprefix(prefix).removesuffix(".weight"), "")
+            return cell if cell[2] != OTHER else None
     return None

@@ -74,12 +74,12 @@ def do(settings: CompareLorasSettings, plan: Plan, context: JobContext) -> Outco
     for number, name in enumerate(common):
         context.check()
         context.stage("comparing layers", number, len(common))
-        pairs[name] = _compared(first[name], second[name])
+        pairs[name] = _compare(first[name], second[name])
     cosines = {name: each["cosine"] for name, each in pairs.items() if each["cosine"] is not None}
     differences = {name: each["difference"] for name, each in pairs.items()}
-    whole = {key: root_of_squares([each[key] for each in pairs.values()]) for key in ("first", "second", "difference")}
+    totals = {key: root_of_squares([each[key] for each in pairs.values()]) for key in ("first", "second", "difference")}
     product = sum(each["product"] for each in pairs.values())
-    cosine = product / (whole["first"] * whole["second"]) if whole["first"] * whole["second"] else None
+    cosine = product / (totals["first"] * totals["second"]) if totals["first"] * totals["second"] else None
     shown = layer_maps("Cosine", cosines, mean, span=(-1.0, 1.0))
     shown += layer_maps("Norm of the difference", differences, root_of_squares)
     shown.append(_table(pairs))
@@ -87,14 +87,14 @@ def do(settings: CompareLorasSettings, plan: Plan, context: JobContext) -> Outco
     overall = "none: one has no effect" if cosine is None else f"{cosine:.4f}"
     lines = [
         f"cosine {overall} in {count(len(common), 'common layer')} (1: the same direction, 0: unrelated, -1: opposite)",
-        f"norms {whole['first']:.4g} and {whole['second']:.4g}; norm of the difference {whole['difference']:.4g}",
+        f"norms {totals['first']:.4g} and {totals['second']:.4g}; norm of the difference {totals['difference']:.4g}",
         *(f"{count(layers, 'layer')} only in {name}" for layers, name in alone if layers),
         *save_png(shown, settings.png),
     ]
-    return Outcome(lines=lines, facts={"cosine": cosine, **whole, "layers": pairs, "shown": shown})
+    return Outcome(lines=lines, facts={"cosine": cosine, **totals, "layers": pairs, "shown": shown})
 
 
-def _compared(one: Layer, other: Layer) -> dict[str, Any]:
+def _compare(one: Layer, other: Layer) -> dict[str, Any]:
     """cosine (None if a change is 0), difference, first and second (norms), product of two layers. Raises ProblemsError for
     different sizes."""
     a, b = one.change().flatten().double(), other.change().flatten().double()

@@ -36,9 +36,9 @@ from core.settings.readers import PROGRAMS
 from core.settings.tools.model_files import ConvertLoraSettings
 from core.tools.files import file_of, files_below
 from core.tools.loras.building import precision_of
-from core.tools.loras.headers import BYTES, check_base_model
+from core.tools.loras.headers import check_base_model
 from core.tools.loras.plain import MODEL, is_plain, plain_bytes, to_plain
-from core.tools.output import output_file, output_problems
+from core.tools.output import PRECISION_BYTES, output_file, output_problems
 
 FILE, OUTPUT = "convert_lora.file", "convert_lora.output"
 SUFFIXES = {".safetensors", ".ckpt", ".pt", ".bin"}
@@ -69,16 +69,16 @@ def do(settings: ConvertLoraSettings, plan: Plan, context: JobContext) -> Outcom
         context.check()
         context.stage(f"converting {source.name}", number, len(plan.files))
         try:
-            left_out += _converted(source, target, plan.base, settings, context)
+            left_out += _convert(source, target, plan.base, settings, context)
             written.append(target)
         except ProblemsError as error:
             if len(plan.files) == 1:
                 raise
             left_out.append(f"left out {display_path(source)}: {error.problems[0].what}")
     lines = [f"Saved: {display_path(target)}" for target in written]
-    for each in (lines, left_out):
-        if len(each) > SHOWN_LINES:
-            each[SHOWN_LINES:] = [f"and {len(each) - SHOWN_LINES} more"]
+    for listing in (lines, left_out):
+        if len(listing) > SHOWN_LINES:
+            listing[SHOWN_LINES:] = [f"and {len(listing) - SHOWN_LINES} more"]
     facts = {"file": str(written[0])} if written else {}
     return Outcome(lines=[*lines, *left_out], facts=facts | {"files": [str(target) for target in written]})
 
@@ -92,7 +92,7 @@ def plan(settings: ConvertLoraSettings, workspace: Workspace) -> Plan:
     else:
         _plan_file(plan, source, settings, workspace)
     twice = [target for target, times in Counter(target for _, target in plan.files).items() if times > 1]
-    problems = [_twice(target) for target in twice]
+    problems = [_shared_target_problem(target) for target in twice]
     inputs = [each for each, _ in plan.files]
     for _, target in plan.files:
         problems += output_problems(target, inputs if len(inputs) == 1 else (), plan.size, OUTPUT)
@@ -120,31 +120,31 @@ def _plan_file(plan: Plan, source: Path, settings: ConvertLoraSettings, workspac
     plan.files = [(source, output_file(settings.output, source.with_name(_name(source, settings)), ""))]
 
 
-def _twice(target: Path) -> Problem:
+def _shared_target_problem(target: Path) -> Problem:
     what = f"Two LoRAs of the folder would become {display_path(target)}"
     return Problem(what, FILE, "rename one of them", code="tools.output-twice")
 
 
 def _plan_folder(plan: Plan, folder: Path, settings: ConvertLoraSettings, workspace: Workspace) -> None:
     """Add all LoRAs of a folder to the plan; other files get a line in `plan.left_out`. Raises ProblemsError without any."""
-    out = resolve_path(settings.output) if settings.output else folder
-    if out.suffix.lower() in SUFFIXES or os.path.isfile(out):
+    output_folder = resolve_path(settings.output) if settings.output else folder
+    if output_folder.suffix.lower() in SUFFIXES or os.path.isfile(output_folder):
         what, fix = f"'{settings.output}' is not a folder, and there are several LoRAs", "name a folder"
         raise ProblemsError.one(what, OUTPUT, fix, "tools.output-not-a-folder")
-    if (problem := impossible_path(out, OUTPUT)) is not None:
+    if (problem := impossible_path(output_folder, OUTPUT)) is not None:
         raise ProblemsError([problem])
     for file in files_below(folder, SUFFIXES):
-        shown = file.relative_to(folder)
+        relative = file.relative_to(folder)
         try:
             if identify(file).kind != "lora":
-                plan.left_out.append(f"left out {shown}: it is not a LoRA")
+                plan.left_out.append(f"left out {relative}: it is not a LoRA")
             elif _is_unchanged(file, settings):
-                plan.left_out.append(f"left out {shown}: it is as it would be converted")
+                plan.left_out.append(f"left out {relative}: it is as it would be converted")
             else:
                 plan.size += _bytes_of(file, plan.base, settings, workspace)
-                plan.files.append((file, (out / shown).with_name(_name(file, settings))))
+                plan.files.append((file, (output_folder / relative).with_name(_name(file, settings))))
         except ProblemsError as error:
-            plan.left_out.append(f"left out {shown}: {error.problems[0].what}")
+            plan.left_out.append(f"left out {relative}: {error.problems[0].what}")
     if not plan.files:
         what = f"The folder {display_path(folder)} has no LoRA to convert"
         more = f": {plan.left_out[0]}" if plan.left_out else ""
@@ -180,9 +180,9 @@ def _bytes_of(file: Path, base: Checkpoint | None, settings: ConvertLoraSettings
     with problems_at(FILE):
         if settings.names != "kohya":
             list(peft_layers(lora))
-    width = 4 if settings.names == "diffusers_folded" else 0
-    width = BYTES[settings.save_precision] if settings.save_precision else width
-    return sum(each.numel() * (width or ITEM_BYTES[str(each.dtype)]) for each in lora.tensors.values())
+    precision = settings.save_precision or ("fp32" if settings.names == "diffusers_folded" else None)
+    item = PRECISION_BYTES[precision] if precision else 0
+    return sum(each.numel() * (item or ITEM_BYTES[str(each.dtype)]) for each in lora.tensors.values())
 
 
 def _refuse_losses(lora: LoraFile, settings: ConvertLoraSettings) -> None:
@@ -197,30 +197,30 @@ def _refuse_losses(lora: LoraFile, settings: ConvertLoraSettings) -> None:
         raise ProblemsError.one(what, "convert_lora.names", fix, "lora.norms-lost")
 
 
-def _converted(
+def _convert(
     source: Path, target: Path, base: Checkpoint | None, settings: ConvertLoraSettings, context: JobContext
 ) -> list[str]:
     """Convert and write one file. Returns lines for the result, such as what was left out."""
     if settings.network_type == "unchanged":
         dtype = type_named(settings.save_precision) if settings.save_precision else None
-        return _saved(source, target, load_lora(source), settings, dtype)
+        return _save(source, target, load_lora(source), settings, dtype)
     with torch.no_grad(), open_lora(source) as lora, OpenFiles() as files, Spill(target) as spill:
         plain, lines = to_plain(lora, base, settings, context, files, spill)
         dtype = precision_of(lora, settings.save_precision)
-        return [f"{source.name}: {line}" for line in lines] + _saved(source, target, plain, settings, dtype)
+        return [f"{source.name}: {line}" for line in lines] + _save(source, target, plain, settings, dtype)
 
 
-def _saved(
+def _save(
     source: Path, target: Path, lora: LoraFile, settings: ConvertLoraSettings, dtype: torch.dtype | None
 ) -> list[str]:
     """Write a LoRA with the requested names. Returns lines for the result."""
-    lines, kept = list[str](), dict[str, Any]()
+    lines, written = list[str](), dict[str, Any]()
     if settings.names == "kohya":
         save_lora(target, *to_kohya(lora), dtype)
-        lines, kept = [problem.what for problem in misread_problems(lora, PROGRAMS)], lora.bias_norm_in_use
+        lines, written = [problem.what for problem in misread_problems(lora, PROGRAMS)], lora.bias_norm_in_use
     else:
         save_diffusers(target, lora, dtype, fold_alpha=settings.names == "diffusers_folded")
-    left = [name for name, place in zip(lora.left_out, lora.bias_norm, strict=True) if place not in kept]
-    if left:
-        lines.append(f"left out {count(len(left), 'tensor')} that these names have no place for: {first_of(left, 3)}")
+    lost = [name for name, key in zip(lora.left_out, lora.bias_norm, strict=True) if key not in written]
+    if lost:
+        lines.append(f"left out {count(len(lost), 'tensor')} that these names have no place for: {first_of(lost, 3)}")
     return [f"{source.name}: {line}" for line in lines]

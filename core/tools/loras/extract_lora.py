@@ -30,9 +30,9 @@ from core.settings.model import traits_of
 from core.settings.tools.loras import ExtractLoraSettings
 from core.tools.files import model_file
 from core.tools.loras.building import lora_tensors
-from core.tools.loras.headers import BYTES, SPILLED, bytes_of, has_large_kernel, refuse_device
+from core.tools.loras.headers import SPILLED, bytes_of, has_large_kernel, refuse_device
 from core.tools.loras.svd import CLAMP, decompose
-from core.tools.output import output_file, output_problems
+from core.tools.output import PRECISION_BYTES, output_file, output_problems
 
 GROUP = "extract_lora"
 
@@ -78,10 +78,10 @@ def plan(settings: ExtractLoraSettings, workspace: Workspace) -> Plan:
         raise ProblemsError.one(what, f"{GROUP}.model_tuned", "choose two models of one family", "tools.other-family")
     if original.path.samefile(tuned.path):
         raise _no_difference("The original and the tuned model are the same file")
-    every = list(_layers(settings, original, tuned, one))
-    layers, left_out = ([layer for layer in every if layer.left_out == each] for each in (False, True))
+    all_layers = list(_layers(settings, original, tuned, one))
+    layers, left_out = ([layer for layer in all_layers if layer.left_out == each] for each in (False, True))
     target = output_file(settings.output, tuned.path, "_lora")
-    width = BYTES[settings.save_precision or "fp32"] + SPILLED
+    width = PRECISION_BYTES[settings.save_precision or "fp32"] + SPILLED
     size = bytes_of([layer.shape for layer in layers], settings.dim, settings.conv_dim or 0, width)
     raise_if_errors(output_problems(target, [original.path, tuned.path], size, f"{GROUP}.output"))
     return Plan(original, tuned, one, layers, left_out, target)
@@ -137,7 +137,7 @@ def do(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> Outcom
     quantile = settings.clamp_quantile or (CLAMP if settings.compatibility == "sd-scripts" else None)
     tensors, retained, squares = dict[str, Any](), list[float](), list[float]()
     with OpenFiles() as files, Spill(plan.target) as spill, torch.no_grad():
-        layers = _worth(settings, plan, files, context)
+        layers = _chosen_layers(settings, plan, files, context)
         for layer in layers:
             context.check()
             context.stage("extracting", len(retained), len(layers))
@@ -175,7 +175,7 @@ def do(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> Outcom
     return Outcome(lines=[*lines, f"Saved: {display_path(plan.target)}"], facts=facts)
 
 
-def _worth(settings: ExtractLoraSettings, plan: Plan, files: OpenFiles, context: JobContext) -> list[_Layer]:
+def _chosen_layers(settings: ExtractLoraSettings, plan: Plan, files: OpenFiles, context: JobContext) -> list[_Layer]:
     """The layers to extract: all, but the text encoders' only if one of them differs by more than `min_diff`."""
     text = [layer for layer in plan.layers if layer.name.startswith("lora_te")]
     for number, layer in enumerate(text):
@@ -211,23 +211,23 @@ def _read(location: TensorLocation, files: OpenFiles, precision: str | None) -> 
 def _metadata(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> dict[str, str]:
     """The metadata that sd-scripts writes, with the original model as the base model."""
     prediction = plan.tuned.kind.prediction
-    about = {
+    metadata = {
         **version_metadata(plan.family, prediction),
         **network_sizes(MODULE, {settings.dim}, {float(settings.dim)}),
     }
     if settings.conv_dim:
         args = {"conv_dim": str(settings.conv_dim), "conv_alpha": str(float(settings.conv_dim))}
-        about["ss_network_args"] = json.dumps(args)
+        metadata["ss_network_args"] = json.dumps(args)
     if settings.no_metadata:
-        return about
+        return metadata
     memo = HashMemo(context.workspace.private / "hashes.json")
     for model in (plan.original, plan.tuned):
         context.stage(f"hashing {model.path.name}")
         hashes = model_hashes(model.path, memo, context.cancel)
         if model is plan.original:
-            about |= {"ss_sd_model_name": model.path.name}
-            about |= dict(zip(("ss_sd_model_hash", "ss_new_sd_model_hash"), hashes, strict=True))
+            metadata |= {"ss_sd_model_name": model.path.name}
+            metadata |= dict(zip(("ss_sd_model_hash", "ss_new_sd_model_hash"), hashes, strict=True))
         else:
-            about["ss_training_comment"] = f"extracted from {model.path.name}, {hashes[1]}"
+            metadata["ss_training_comment"] = f"extracted from {model.path.name}, {hashes[1]}"
     side = traits_of(plan.family).resolution
-    return about | model_spec_of({}, plan.family, prediction, "lora", plan.target.stem, side)
+    return metadata | model_spec_of({}, plan.family, prediction, "lora", plan.target.stem, side)

@@ -22,13 +22,13 @@ from core.record.lazy_torch import Tensor, torch
 from core.record.problems import Problem, ProblemsError
 from core.record.units import with_article
 from core.record.workspace import Workspace
+from core.tools.output import PRECISION_BYTES
 
 if TYPE_CHECKING:
     from core.families.components import Components
 
 SHOWN = 3
-BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
-SPILLED = BYTES["fp32"]  # of each number, on the disk next to the result until that is written
+SPILLED = PRECISION_BYTES["fp32"]  # of each number, on the disk next to the result until that is written
 
 
 def refuse_device(device: str, where: str) -> None:
@@ -39,12 +39,12 @@ def refuse_device(device: str, where: str) -> None:
         raise ProblemsError.one("No CUDA GPU is found", where, "choose the CPU", "tools.no-gpu")
 
 
-def without_weights(path: Path, where: str) -> LoraFile:
+def outline_without_base(path: Path, where: str) -> LoraFile:
     """The outline of a LoRA whose layers' changes do not depend on the base model. Raises ProblemsError for others."""
     lora = lora_outline(path)
-    unknown, _ = _dependent_layers(lora)
-    if unknown:
-        title, names = next(iter(unknown.items()))
+    dependent, _ = _dependent_layers(lora)
+    if dependent:
+        title, names = next(iter(dependent.items()))
         what = f"{path.name} has layers of {title}, whose change depends on the base model: {', '.join(names[:SHOWN])}"
         fix = "make it a LoRA with the tool Convert LoRAs and its base model"
         raise ProblemsError([Problem(what, where, fix, code="tools.needs-base-model")])
@@ -53,13 +53,13 @@ def without_weights(path: Path, where: str) -> LoraFile:
 
 def _dependent_layers(lora: LoraFile) -> tuple[dict[str, list[str]], int]:
     """({title of a kind: its layers whose change depends on the base model}, number of other layers)."""
-    unknown: dict[str, list[str]] = {}
+    dependent: dict[str, list[str]] = {}
     modules = group_by_module(lora.tensors)
     for name, tensors in modules.items():
         kind = kind_of_keys(tensors)
         if kind is None or kind.weight_shape(tensors) is None:
-            unknown.setdefault(kind.title if kind is not None else "an unknown kind", []).append(name)
-    return unknown, len(modules) - sum(map(len, unknown.values()))
+            dependent.setdefault(kind.title if kind is not None else "an unknown kind", []).append(name)
+    return dependent, len(modules) - sum(map(len, dependent.values()))
 
 
 def weight_shape(tensors: Mapping[str, Tensor]) -> tuple[int, ...] | None:
@@ -96,22 +96,22 @@ def has_large_kernel(shape: tuple[int, ...]) -> bool:
 
 def inherited_metadata(lora: LoraFile) -> dict[str, str]:
     """A file's metadata for a new file, without the keys that describe its tensors and names."""
-    gone = (PEFT_METADATA, "format", "ss_network_args", "sshs_model_hash", "sshs_legacy_hash")
-    return {key: value for key, value in lora.metadata.items() if key not in gone}
+    dropped = (PEFT_METADATA, "format", "ss_network_args", "sshs_model_hash", "sshs_legacy_hash")
+    return {key: value for key, value in lora.metadata.items() if key not in dropped}
 
 
 def item_bytes(lora: LoraFile, precision: str | None) -> int:
     """Bytes per element of `precision`, else of the file's matrices. lora: its outline"""
     counts = Counter(str(each.dtype) for each in lora.tensors.values() if each.ndim > 1 and each.is_floating_point())
-    return BYTES[precision] if precision else ITEM_BYTES[counts.most_common(1)[0][0]] if counts else 4
+    return PRECISION_BYTES[precision] if precision else ITEM_BYTES[counts.most_common(1)[0][0]] if counts else 4
 
 
 def bytes_of(shapes: Iterable[tuple[int, ...]], rank: int, conv_rank: int, width: int) -> int:
     """The approximate size in bytes of a LoRA with these layers. width: bytes per element"""
     numbers = 0
     for shape in shapes:
-        into = shape[1] * (shape[2] * shape[3] if len(shape) > 2 else 1)
-        numbers += (shape[0] + into) * min(conv_rank if has_large_kernel(shape) else rank, shape[0], into)
+        inputs = shape[1] * (shape[2] * shape[3] if len(shape) > 2 else 1)
+        numbers += (shape[0] + inputs) * min(conv_rank if has_large_kernel(shape) else rank, shape[0], inputs)
     return numbers * width
 
 

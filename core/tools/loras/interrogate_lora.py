@@ -47,7 +47,7 @@ def plan(settings: InterrogateLoraSettings, workspace: Workspace) -> FilePlan:
 def _refuse_without_text_layers(path: Path) -> None:
     with problems_at(f"{GROUP}.file"):
         tensors = lora_outline(path).tensors
-    parts = {found[0] for name in tensors if (found := module_path(name.partition(".")[0]))}
+    parts = {module[0] for name in tensors if (module := module_path(name.partition(".")[0]))}
     if parts <= {"unet"}:
         what = f"{path.name} has no text encoder layers: it changes no token"
         fix = "choose a LoRA that was trained with the text encoder"
@@ -117,8 +117,7 @@ def _scores(
         context.check()
         context.stage(f"{title}: comparing tokens", start, total)
         tokens = torch.arange(start, min(start + batch_size, total))
-        ends = (torch.full_like(tokens, each) for each in (tokenizer.bos_token_id, tokenizer.eos_token_id))
-        first, last = ends
+        first, last = (torch.full_like(tokens, each) for each in (tokenizer.bos_token_id, tokenizer.eos_token_id))
         ids = torch.stack([first, tokens, last], dim=1)
         before = states(ids).float()
         with with_lora():

@@ -98,9 +98,9 @@ def layers_of(
         kind, name = kind_of_keys(tensors, file_name), layer_name(file_name)
         if kind is None or kind.flaw(name, tensors):
             continue
-        target = targets.get(name) or (
-            None if kind.needs_base_weight or model is not None else _stand_in(name, tensors)
-        )
+        target = targets.get(name)
+        if target is None and model is None and not kind.needs_base_weight:
+            target = _stand_in(name, tensors)
         adapter = kind.from_tensors(target, tensors) if target is not None else None
         if adapter is not None and (model is not None or _has_delta(adapter)):
             yield Layer(file_name, kind.title, adapter)
@@ -131,15 +131,15 @@ def target_with(name: str, weight: Tensor, bias: bool) -> Target:
 # -- the row and column of a layer in the map of its part
 
 
-def place_of(name: str) -> tuple[str, str, str]:
+def cell_of(name: str) -> tuple[str, str, str]:
     """(part, row, column) of a layer by its name in kohya's files: `lora_unet_down_blocks_1_attentions_0_proj_in` ->
     ("U-Net", "proj_in", "IN04"). Columns of text encoders are their layers."""
     part, path = module_path(name) or ("unet", name)
     slot = slot_of(name) if part == "unet" else None
-    return place(part, path, SLOTS[slot] if slot else OTHER)
+    return map_cell(part, path, SLOTS[slot] if slot else OTHER)
 
 
-def place(part: str, path: str, column: str) -> tuple[str, str, str]:
+def map_cell(part: str, path: str, column: str) -> tuple[str, str, str]:
     """(part, row, column) of a layer by its module path. column: of the U-Net's blocks."""
     if part != "unet":
         match = TEXT_LAYER.search(path)
@@ -168,30 +168,28 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def maps(
+def heat_maps(
     title: str,
     numbers: Iterable[tuple[MapCell, float]],
-    together: Callable[[Sequence[float]], float],
+    combine: Callable[[Sequence[float]], float],
     notes: Mapping[MapCell, str] | None = None,
-    **drawn: Any,
+    **options: Any,
 ) -> list[dict[str, Any]]:
-    """A heat map for each part of the model. numbers: (cell, value) of each layer; together: combines several values of a cell;
-    drawn: further arguments of `heat_map`"""
+    """A heat map for each part of the model. numbers: (cell, value) of each layer; combine: of several values in a cell;
+    options: further arguments of `heat_map`"""
     cells: dict[str, dict[tuple[str, str], list[float]]] = {}
     for (part, row, column), value in numbers:
         cells.setdefault(part, {}).setdefault((row, column), []).append(value)
     tables = []
-    for part, held in sorted(cells.items(), key=lambda item: (item[0] != "U-Net", item[0])):
-        rows = sorted({row for row, _ in held})
-        columns = columns_of(part, {column for _, column in held})
-        values = [
-            [together(held[row, column]) if (row, column) in held else None for column in columns] for row in rows
-        ]
-        marked = {f"{row}|{column}": note for (each, row, column), note in (notes or {}).items() if each == part}
-        tables.append(heat_map(f"{title}: {part}", rows, columns, values, notes=marked, **drawn))
+    for part, grid in sorted(cells.items(), key=lambda item: (item[0] != "U-Net", item[0])):
+        rows = sorted({row for row, _ in grid})
+        columns = columns_of(part, {column for _, column in grid})
+        values = [[combine(grid[row, column]) if (row, column) in grid else None for column in columns] for row in rows]
+        part_notes = {f"{row}|{column}": note for (each, row, column), note in (notes or {}).items() if each == part}
+        tables.append(heat_map(f"{title}: {part}", rows, columns, values, notes=part_notes, **options))
     return tables
 
 
-def layer_maps(title: str, numbers: Mapping[str, float], together: Any, **drawn: Any) -> list[dict[str, Any]]:
-    """`maps` for {LoRA layer's name: value}."""
-    return maps(title, ((place_of(name), value) for name, value in numbers.items()), together, **drawn)
+def layer_maps(title: str, numbers: Mapping[str, float], combine: Any, **options: Any) -> list[dict[str, Any]]:
+    """`heat_maps` for {LoRA layer's name: value}."""
+    return heat_maps(title, ((cell_of(name), value) for name, value in numbers.items()), combine, **options)

@@ -31,7 +31,7 @@ from core.tools.files import model_file
 from core.tools.loras.layers import target_with
 from core.tools.merges import LoraInput, as_recipe, lora_inputs, merge_record
 from core.tools.models import convert_model
-from core.tools.models.convert_model import named_form
+from core.tools.models.convert_model import output_form
 
 GROUP = "merge_lora_to_model"
 SHOWN = 5
@@ -54,7 +54,7 @@ def plan(settings: MergeLoraToModelSettings, workspace: Workspace) -> Plan:
     path = collected(problems, model_file, settings.file, workspace, f"{GROUP}.file")
     copy = None
     if path is not None:
-        form = named_form(settings.output, path)
+        form = output_form(settings.output, path)
         conversion = ConvertModelSettings(
             file=settings.file, output=settings.output, save_precision=settings.save_precision, save_model_as=form
         )
@@ -64,14 +64,14 @@ def plan(settings: MergeLoraToModelSettings, workspace: Workspace) -> Plan:
     loras = lora_inputs(settings.models, settings.ratios, settings.lbws, workspace, GROUP, problems)
     if copy is not None:
         for lora in loras:
-            problems += lora.other_family(copy.conversion.family, f"{GROUP}.models")
-            problems += [] if problems else _without_layers(lora, copy)
+            problems += lora.family_problems(copy.conversion.family, f"{GROUP}.models")
+            problems += [] if problems else _no_layer_problems(lora, copy)
     raise_if_errors(problems)
     assert copy is not None
     return Plan(copy, loras)
 
 
-def _without_layers(lora: LoraInput, copy: convert_model.Plan) -> list[Problem]:
+def _no_layer_problems(lora: LoraInput, copy: convert_model.Plan) -> list[Problem]:
     locations = {name: part.locations for name, part in copy.conversion.parts.items()}
     modules = [module for name in lora.layers if (module := module_of_layer(name)) is not None]
     if any(f"{path}.weight" in locations.get(part, ()) for part, path in modules):
@@ -119,51 +119,49 @@ class _Merging:
         result = {part: dict(state) for part, state in states.items()}
         for lora in self.plan.loras:
             self.context.stage(f"reading {lora.path.name}")
-            read = load_finite(lora.path)
-            layers, bias_norm = group_by_module(read.tensors), group_by_module(read.bias_norm)
-            if read.bundled:
-                self.left_out.setdefault(lora.path, []).extend(read.bundled)
+            file = load_finite(lora.path)
+            layers, bias_norm = group_by_module(file.tensors), group_by_module(file.bias_norm)
+            if file.bundled:
+                self.left_out.setdefault(lora.path, []).extend(file.bundled)
             for name in layers | bias_norm:
                 self.context.check()
-                place = module_of_layer(name)
-                state = result.get(place[0]) if place is not None else None
-                if place is None or state is None or f"{place[1]}.weight" not in state:
+                module = module_of_layer(name)
+                state = result.get(module[0]) if module is not None else None
+                if module is None or state is None or f"{module[1]}.weight" not in state:
                     self.left_out.setdefault(lora.path, []).append(name)
                     continue
                 change = _Change(name, layers.get(name, {}), lora.strength(name), lora.path)
                 if change.tensors:
-                    self._change(state, place, change)
+                    self._change_layer(state, module, change)
                 for key, value in bias_norm.get(name, {}).items():
-                    self._add(state, place, change, key, value)
+                    self._change_bias_or_norm(state, module, change, key, value)
         return result
 
-    def _change(self, state: dict[str, LazyTensor], place: tuple[str, str], change: _Change) -> None:
-        part, path = place
+    def _change_layer(self, state: dict[str, LazyTensor], module: tuple[str, str], change: _Change) -> None:
+        part, path = module
         weight, bias = f"{path}.weight", f"{path}.bias"
         before = state[weight]
         product = change.is_product(before.shape, bias in state)
         locations = self.plan.copy.conversion.parts[part].locations
-        self.merged.add(place)
-        compute = partial(change.sums, before) if product else partial(_whole, before, change.weight)
-        state[weight] = change.explained(before, locations[weight], compute)
+        self.merged.add(module)
+        compute = partial(change.product_rows, before) if product else partial(_whole, before, change.weight)
+        state[weight] = change.checked(before, locations[weight], compute)
         if bias in state and change.has_bias:
             compute = partial(_whole, state[bias], partial(change.bias, before.shape))
-            state[bias] = change.explained(state[bias], locations[bias], compute)
+            state[bias] = change.checked(state[bias], locations[bias], compute)
 
-    def _add(
-        self, state: dict[str, LazyTensor], place: tuple[str, str], change: _Change, key: str, value: Tensor
+    def _change_bias_or_norm(
+        self, state: dict[str, LazyTensor], owner: tuple[str, str], change: _Change, key: str, value: Tensor
     ) -> None:
         """Apply the change of a bias or norm layer."""
-        module = module_of_extra(f"{change.name}.{key}")
-        before = state.get(module[1]) if module is not None else None
-        if module is None or before is None or prod(before.shape) != value.numel():
+        extra = module_of_extra(f"{change.name}.{key}")
+        before = state.get(extra[1]) if extra is not None else None
+        if extra is None or before is None or prod(before.shape) != value.numel():
             self.left_out.setdefault(change.path, []).append(f"{change.name}.{key}")
             return
-        self.merged.add(place)
+        self.merged.add(owner)
         compute = partial(_whole, before, partial(change.added, value))
-        state[module[1]] = change.explained(
-            before, self.plan.copy.conversion.parts[place[0]].locations[module[1]], compute
-        )
+        state[extra[1]] = change.checked(before, self.plan.copy.conversion.parts[owner[0]].locations[extra[1]], compute)
 
 
 @dataclass(frozen=True)
@@ -201,7 +199,7 @@ class _Change:
         """The changed weight."""
         return self._adapter(weight).merged(weight) if self.strength else weight
 
-    def sums(self, before: LazyTensor, dtype: torch.dtype) -> Iterator[Tensor]:
+    def product_rows(self, before: LazyTensor, dtype: torch.dtype) -> Iterator[Tensor]:
         """weight + strength * up @ down in `dtype`, computed in fp32, a few rows at a time, which stay in the CPU's cache."""
         adapter = self._adapter(torch.empty(1).expand(before.shape))
         up, down = adapter.factors()
@@ -209,9 +207,9 @@ class _Change:
         step = max(1, ROWS_NUMBERS // columns)
         for piece in before.pieces(torch.float32, step * columns):
             for part in piece.view(-1, columns).split(step):
-                rows = slice(first, first := first + len(part))
-                part.addmm_(up[rows], down, alpha=adapter.strength)
+                part.addmm_(up[first : first + len(part)], down, alpha=adapter.strength)
                 yield _cast(part, dtype).view(-1)
+                first += len(part)
 
     def bias(self, shape: tuple[int, ...], bias: Tensor) -> Tensor:
         """The changed bias of a weight of this shape."""
@@ -221,20 +219,20 @@ class _Change:
         """The tensor with an additive change of the same shape."""
         return weight + value.to(weight).view_as(weight) * self.strength
 
-    def explained(
+    def checked(
         self, before: LazyTensor, location: TensorLocation, compute: Callable[[torch.dtype], Iterator[Tensor]]
     ) -> LazyTensor:
         """A changed lazy tensor. Reading it raises ProblemsError with tensor and file for values that are not finite in the dtype."""
 
-        def cut(dtype: torch.dtype, _: int) -> Iterator[Tensor]:
+        def pieces(dtype: torch.dtype, _: int) -> Iterator[Tensor]:
             try:
                 yield from compute(dtype)
-            except _Unfit:
-                raise self._unfit(before, location) from None
+            except _NotFinite:
+                raise self._not_finite_error(before, location) from None
 
-        return in_pieces(before.dtype, before.shape, cut)
+        return in_pieces(before.dtype, before.shape, pieces)
 
-    def _unfit(self, before: LazyTensor, location: TensorLocation) -> ProblemsError:
+    def _not_finite_error(self, before: LazyTensor, location: TensorLocation) -> ProblemsError:
         if not all(isfinite(largest(piece)) for piece in before.pieces()):
             what, fix = f"{location.name} has NaN or infinite values", "download the model again"
             return ProblemsError.one(what, display_path(location.file), fix, "weights.not-finite")
@@ -250,7 +248,7 @@ def _whole(before: LazyTensor, change: Callable[[Tensor], Tensor], dtype: torch.
     yield changed.view(-1)
 
 
-class _Unfit(Exception):
+class _NotFinite(Exception):
     """A value is NaN or infinite in the dtype of the copy."""
 
 
@@ -258,5 +256,5 @@ def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
     """A float32 tensor in another dtype. Raises _Unfit for NaN, inf and what the dtype cannot hold."""
     size = largest(value)  # in fp32, which is many times as fast as a look at 16 bits
     if not isfinite(size) or beyond({"": size}, dtype):
-        raise _Unfit
+        raise _NotFinite
     return value.to(dtype).contiguous()

@@ -34,10 +34,10 @@ from core.tools.loras.headers import (
     has_large_kernel,
     item_bytes,
     left_out_lines,
+    outline_without_base,
     refuse_device,
     weight_shape,
     with_kernel,
-    without_weights,
 )
 from core.tools.loras.layers import Layer
 from core.tools.loras.sums import Term, shuffled
@@ -70,8 +70,8 @@ def plan(settings: MergeLorasSettings, workspace: Workspace) -> Plan:
     loras = lora_inputs(settings.models, settings.ratios, settings.lbws, workspace, GROUP, problems)
     family = next((each.family for each in loras if each.family is not None), None)
     for each in loras:
-        problems += each.other_family(family, where) if family is not None else []
-    files = [collected(problems, without_weights, each.path, where) for each in loras]
+        problems += each.family_problems(family, where) if family is not None else []
+    files = [collected(problems, outline_without_base, each.path, where) for each in loras]
     raise_if_errors(problems)
     known = [file for file in files if file is not None]
     problems += _misfits(settings, known, [each.path for each in loras])
@@ -111,35 +111,35 @@ def _misfits(settings: MergeLorasSettings, files: Sequence[LoraFile], paths: Seq
                 return [Problem(what, where, "choose the method svd", code="merge.needs-svd")]
             source = with_kernel(name, weight_shape(layer) or ())
             shape = tuple(side for side in source if side != 1)
-            first = known.setdefault(name, (shape, rank, path))
-            if first[0] != shape:
-                what = f"{path.name} and {first[2].name} change other weights: {name} is {list(shape)} and {list(first[0])}"
+            known_shape, known_rank, other = known.setdefault(name, (shape, rank, path))
+            if known_shape != shape:
+                what = f"{path.name} and {other.name} change other weights: {name} is {list(shape)} and {list(known_shape)}"
                 return [Problem(what, where, "merge LoRAs of one family", code="merge.other-shape")]
-            if settings.method == "plain" and first[1] != rank:
-                what = f"{path.name} and {first[2].name} have other ranks at {name}: {rank} and {first[1]}"
+            if settings.method == "plain" and known_rank != rank:
+                what = f"{path.name} and {other.name} have other ranks at {name}: {rank} and {known_rank}"
                 return [Problem(what, where, "choose the method concat or svd", code="merge.other-rank")]
         for key, value in bias_norm_of(file).items():
-            first = known.setdefault(key, (value.numel(), path))
-            if first[0] != value.numel():
-                what = f"{path.name} and {first[1].name} change other weights: {key} has {value.numel()} and {first[0]} numbers"
+            numbers, other = known.setdefault(key, (value.numel(), path))
+            if numbers != value.numel():
+                what = f"{path.name} and {other.name} change other weights: {key} has {value.numel()} and {numbers} numbers"
                 return [Problem(what, where, "merge LoRAs of one family", code="merge.other-shape")]
     return []
 
 
 def do(settings: MergeLorasSettings, plan: Plan, context: JobContext) -> Outcome:
     """Merge the LoRAs layer by layer, and write the new file."""
-    tensors, firsts, retained, read = dict[str, Any](), list[tuple[int, float]](), list[float](), list[LoraFile]()
+    tensors, first_sizes, retained, files = dict[str, Any](), list[tuple[int, float]](), list[float](), list[LoraFile]()
     with ExitStack() as opened, torch.no_grad():
         for source in plan.loras:
             context.stage(f"reading {source.path.name}")
-            read.append(opened.enter_context(open_lora(source.path)))
+            files.append(opened.enter_context(open_lora(source.path)))
         spill = opened.enter_context(Spill(plan.target))
-        total = len({name for lora in read for name in group_by_module(lora.tensors)})
-        merged = _merging(settings, plan, read, context, retained)
-        for name, shape, terms in _layers(plan, read, context):
+        total = len({name for lora in files for name in group_by_module(lora.tensors)})
+        merged = _merge_function(settings, plan, files, context, retained)
+        for name, shape, terms in _layers(plan, files, context):
             context.check()
-            context.stage("merging", len(firsts), total)
-            firsts.append((terms[0].rank if terms[0].factors is not None else 0, terms[0].alpha))
+            context.stage("merging", len(first_sizes), total)
+            first_sizes.append((terms[0].rank if terms[0].factors is not None else 0, terms[0].alpha))
             up, down, alpha = merged(terms, shape)
             if settings.shuffle:
                 up, down = shuffled(up, down, settings.seed, name)
@@ -148,28 +148,28 @@ def do(settings: MergeLorasSettings, plan: Plan, context: JobContext) -> Outcome
         dtype = (
             torch.float32
             if sd_scripts and not settings.save_precision
-            else precision_of(read[0], settings.save_precision)
+            else precision_of(files[0], settings.save_precision)
         )
-        metadata = _metadata(settings, plan, read, firsts, tensors, context)
-        save_lora(plan.target, _with_bias_norm(tensors, plan, read), metadata, dtype)
+        metadata = _metadata(settings, plan, files, first_sizes, tensors, context)
+        save_lora(plan.target, _with_bias_norm(tensors, plan, files), metadata, dtype)
     names = ", ".join(source.path.name for source in plan.loras)
     lines = [f"{count(total, 'layer')} merged of {names}", f"rank {metadata['ss_network_dim']}"]
     if retained:
         lines.append(f"kept norm: {sum(retained) / len(retained):.1%} on average, {min(retained):.1%} at least")
-    lines += [line for lora in read for line in left_out_lines(lora, lora.bundled)]
+    lines += [line for lora in files for line in left_out_lines(lora, lora.bundled)]
     facts = {"file": str(plan.target), "layers": total, "kept": min(retained, default=1.0)}
     return Outcome(lines=[*lines, f"Saved: {display_path(plan.target)}"], facts=facts)
 
 
 def _layers(
-    plan: Plan, read: Sequence[LoraFile], context: JobContext
+    plan: Plan, files: Sequence[LoraFile], context: JobContext
 ) -> Iterator[tuple[str, tuple[int, ...], list[Term]]]:
     """Yield (name, shape of the weight, a term of each file with it) of each layer, read one by one."""
-    files = [(lora, group_by_module(lora.tensors), source) for lora, source in zip(read, plan.loras, strict=True)]
-    for name in dict.fromkeys(name for _, modules, _ in files for name in modules):
+    sources = [(lora, group_by_module(lora.tensors), source) for lora, source in zip(files, plan.loras, strict=True)]
+    for name in dict.fromkeys(name for _, modules, _ in sources for name in modules):
         layers = [
             (read_layer(lora, name, modules[name], context.cancel), source)
-            for lora, modules, source in files
+            for lora, modules, source in sources
             if name in modules
         ]
         yield name, shape_of_weight(layers[0][0]), [_term(layer, source) for layer, source in layers]
@@ -183,8 +183,8 @@ def _term(layer: Layer, source: LoraInput) -> Term:
     return Term(source.ratio, weight, 1.0, None, change)
 
 
-def _merging(
-    settings: MergeLorasSettings, plan: Plan, read: Sequence[LoraFile], context: JobContext, retained: list[float]
+def _merge_function(
+    settings: MergeLorasSettings, plan: Plan, files: Sequence[LoraFile], context: JobContext, retained: list[float]
 ) -> Callable[[Sequence[Term], tuple[int, ...]], tuple[Tensor, Tensor, float]]:
     """Return the method's function (terms, shape of the weight) -> (up, down, alpha). SVD appends the share of the norm that it
     keeps of each layer to `retained`."""
@@ -198,7 +198,7 @@ def _merging(
         }
         merged = methods[settings.method, sd_scripts]
         return lambda terms, shape: merged(terms)
-    rank = settings.new_rank or (USUAL_RANK if sd_scripts else _highest_factors(plan, read, context))
+    rank = settings.new_rank or (USUAL_RANK if sd_scripts else _highest_factor_rank(plan, files, context))
     quantile = settings.clamp_quantile or (CLAMP if sd_scripts else None)
 
     def by_svd(terms: Sequence[Term], shape: tuple[int, ...]) -> tuple[Tensor, Tensor, float]:
@@ -211,16 +211,16 @@ def _merging(
     return by_svd
 
 
-def _highest_factors(plan: Plan, read: Sequence[LoraFile], context: JobContext) -> int:
+def _highest_factor_rank(plan: Plan, files: Sequence[LoraFile], context: JobContext) -> int:
     """The highest rank of the layers with two factors; reads all layers once."""
-    layers = (terms for _, _, terms in _layers(plan, read, context))
+    layers = (terms for _, _, terms in _layers(plan, files, context))
     return max((term.rank for terms in layers for term in terms if term.factors is not None), default=16)
 
 
-def _with_bias_norm(tensors: Mapping[str, Any], plan: Plan, read: Sequence[LoraFile]) -> dict[str, Any]:
+def _with_bias_norm(tensors: Mapping[str, Any], plan: Plan, files: Sequence[LoraFile]) -> dict[str, Any]:
     """The tensors, and the sums of the changes of biases and norm layers."""
     summed = dict(tensors)
-    for lora, source in zip(read, plan.loras, strict=True):
+    for lora, source in zip(files, plan.loras, strict=True):
         for key, value in bias_norm_of(lora).items():
             change = loaded(value).float() * source.strength(key.partition(".")[0])
             summed[key] = summed[key] + change.view_as(summed[key]) if key in summed else change
@@ -230,19 +230,19 @@ def _with_bias_norm(tensors: Mapping[str, Any], plan: Plan, read: Sequence[LoraF
 def _metadata(
     settings: MergeLorasSettings,
     plan: Plan,
-    read: Sequence[LoraFile],
-    firsts: Sequence[tuple[int, float]],
+    files: Sequence[LoraFile],
+    first_sizes: Sequence[tuple[int, float]],
     tensors: Mapping[str, Tensor],
     context: JobContext,
 ) -> dict[str, str]:
-    stated = next((file.metadata for file in read if "ss_base_model_version" in file.metadata), {})
-    about = version_metadata(plan.family)
-    about |= {key: stated[key] for key in ("ss_v2", "ss_base_model_version") if stated.get(key)}
+    stated = next((file.metadata for file in files if "ss_base_model_version" in file.metadata), {})
+    metadata = version_metadata(plan.family)
+    metadata |= {key: stated[key] for key in ("ss_v2", "ss_base_model_version") if stated.get(key)}
     sd_scripts = settings.compatibility == "sd-scripts"
-    about |= _sizes_of_sd_scripts(settings, firsts) if sd_scripts else sizes_as_metadata(tensors)
+    metadata |= _sizes_of_sd_scripts(settings, first_sizes) if sd_scripts else sizes_as_metadata(tensors)
     if settings.no_metadata:
-        return about
-    return about | _record(settings, plan, [file.metadata for file in read], context)
+        return metadata
+    return metadata | _record(settings, plan, [file.metadata for file in files], context)
 
 
 def _record(
@@ -253,15 +253,15 @@ def _record(
     side = traits_of(plan.family).resolution
     spec = model_spec_of({}, plan.family, prediction, "lora", plan.target.stem, side) if plan.family else {}
     inputs, loras = as_recipe(plan.loras, context)
-    how = {"method": settings.method, "compatibility": settings.compatibility, "loras": loras}
+    recipe = {"method": settings.method, "compatibility": settings.compatibility, "loras": loras}
     stated = {} if settings.compatibility == "sd-scripts" else before[0]
-    alike = {
+    agreed = {
         key: stated[key] for key in AGREED if stated.get(key) and all(each.get(key) == stated[key] for each in before)
     }
-    return spec | alike | merge_record(inputs, how)
+    return spec | agreed | merge_record(inputs, recipe)
 
 
-def _sizes_of_sd_scripts(settings: MergeLorasSettings, firsts: Sequence[tuple[int, float]]) -> dict[str, str]:
+def _sizes_of_sd_scripts(settings: MergeLorasSettings, first_sizes: Sequence[tuple[int, float]]) -> dict[str, str]:
     """The ranks and alphas in sd-scripts' metadata: merge_lora writes those of the first file with each layer, svd_merge_lora the
     requested ones."""
     if settings.method == "svd":
@@ -269,4 +269,4 @@ def _sizes_of_sd_scripts(settings: MergeLorasSettings, firsts: Sequence[tuple[in
         conv = settings.new_conv_rank or rank
         args = f'{{"conv_dim": {conv}, "conv_alpha": {conv}}}'
         return network_sizes(MODULE, {rank}, {rank}) | {"ss_network_args": args}
-    return network_sizes(MODULE, {rank for rank, _ in firsts}, {alpha for _, alpha in firsts})
+    return network_sizes(MODULE, {rank for rank, _ in first_sizes}, {alpha for _, alpha in first_sizes})

@@ -50,7 +50,7 @@ def is_plain(lora: LoraFile, network_type: str) -> bool:
 def layer_shapes(lora: LoraFile, base: Checkpoint | None) -> tuple[dict[str, tuple[int, ...]], list[str]]:
     """({layer's name in the file: shape of its weight}, layers that the base model lacks). lora: or its outline. Raises ProblemsError
     without a needed base model, and for another one."""
-    shapes, needing, unmatched = dict[str, tuple[int, ...]](), dict[str, str](), list[str]()
+    shapes, dependent, unmatched = dict[str, tuple[int, ...]](), dict[str, str](), list[str]()
     for name, tensors in group_by_module(lora.tensors).items():
         kind, location = kind_of_keys(tensors, name), _location(base, name)
         shape = kind.weight_shape(tensors) if kind is not None else None
@@ -61,12 +61,12 @@ def layer_shapes(lora: LoraFile, base: Checkpoint | None) -> tuple[dict[str, tup
         elif shape is not None:
             shapes[name] = _whole_shape(name, shape, lora.family)
         elif base is None:
-            needing.setdefault(kind.title if kind is not None else "an unknown kind", name)
+            dependent.setdefault(kind.title if kind is not None else "an unknown kind", name)
         else:
             unmatched.append(name)
     path = display_path(lora.path) if lora.path else "The LoRA"
-    if needing:
-        what = f"The change of {' and '.join(needing)} in {path} depends on the base model"
+    if dependent:
+        what = f"The change of {' and '.join(dependent)} in {path} depends on the base model"
         raise ProblemsError.one(what, MODEL, "choose the model that it was trained on", "tools.needs-base-model")
     if not shapes:
         what, fix = f"{path} matches no layer of this model", "choose the model that it was trained on"
@@ -136,7 +136,7 @@ def to_plain(
     left_out = lora.left_out + tuple(key for key in bias_norm if key not in lora.bias_norm)
     family = lora.family or (base.kind.family if base is not None else None)
     plain = replace(lora, tensors=tensors, metadata=_metadata(lora, tensors, settings), family=family)
-    return replace(plain, bias_norm=bias_norm, left_out=left_out), _about(retained, unmatched)
+    return replace(plain, bias_norm=bias_norm, left_out=left_out), _report_lines(retained, unmatched)
 
 
 def _adapter(
@@ -177,9 +177,9 @@ def _low_rank(
     factors = adapter.factors()
     if factors is not None:
         return lora_tensors(layer_name(name), *factors, adapter.alpha, shape)
-    wanted = (settings.new_conv_rank or settings.new_rank) if has_large_kernel(shape) else settings.new_rank
-    parts = decompose(Layer(name, "", adapter).change().flatten(1), rank=wanted)
-    rank = min(wanted, len(parts.s))
+    max_rank = (settings.new_conv_rank or settings.new_rank) if has_large_kernel(shape) else settings.new_rank
+    parts = decompose(Layer(name, "", adapter).change().flatten(1), rank=max_rank)
+    rank = min(max_rank, len(parts.s))
     retained[name] = parts.retained(rank), parts.norm
     return lora_tensors(layer_name(name), *parts.cut(rank), rank, shape)
 
@@ -196,7 +196,7 @@ def _metadata(lora: LoraFile, tensors: Mapping[str, Tensor], settings: ConvertLo
     return metadata | sizes | {"ss_training_comment": comment}
 
 
-def _about(retained: Mapping[str, tuple[float, float]], unmatched: list[str]) -> list[str]:
+def _report_lines(retained: Mapping[str, tuple[float, float]], unmatched: list[str]) -> list[str]:
     lines = []
     if unmatched:
         lines.append(f"layers that this model does not have, left out: {listed(unmatched, SHOWN)}")

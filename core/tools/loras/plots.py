@@ -52,12 +52,12 @@ def draw(plots: Sequence[Mapping[str, Any]]) -> Image:
     from PIL import Image
 
     images = [_heat(each) if each["kind"] == "heat" else _curves(each) for each in plots]
-    whole = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)), PAPER)
+    page = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)), PAPER)
     top = 0
     for image in images:
-        whole.paste(image, (0, top))
+        page.paste(image, (0, top))
         top += image.height
-    return whole
+    return page
 
 
 def _page(width: int, height: int, title: str) -> tuple[Image, ImageDraw, Any]:
@@ -109,7 +109,7 @@ def figures(value: float) -> str:
 
 
 def _curves(plot: Mapping[str, Any]) -> Image:
-    lines, across = plot["lines"], plot["x"]
+    lines, xs = plot["lines"], plot["x"]
     image, pen, font = _page(WIDTH + 110, HEIGHT + TITLE + 60, plot["title"])
     left, top, bottom = 70, TITLE + 8, TITLE + HEIGHT
     known = [_scaled(value, plot["log"]) for line in lines for value in line["values"] if _fits(value, plot["log"])]
@@ -117,7 +117,7 @@ def _curves(plot: Mapping[str, Any]) -> Image:
     high = high if high > low else low + 1
 
     def x(value: float) -> float:
-        return left + (value - across[0]) / ((across[-1] - across[0]) or 1) * (WIDTH - left)
+        return left + (value - xs[0]) / ((xs[-1] - xs[0]) or 1) * (WIDTH - left)
 
     def y(value: float) -> float:
         return bottom - (_scaled(value, plot["log"]) - low) / (high - low) * (bottom - top)
@@ -128,15 +128,15 @@ def _curves(plot: Mapping[str, Any]) -> Image:
         pen.line((left, height, WIDTH, height), FAINT)
         pen.text((left - 8, height), figures(10**level if plot["log"] else level), INK, font, anchor="rm")
     for number in range(6):
-        place = across[0] + (across[-1] - across[0]) * number / 5
-        pen.text((x(place), bottom + 14), figures(round(place)), INK, font, anchor="mm")
+        value = xs[0] + (xs[-1] - xs[0]) * number / 5
+        pen.text((x(value), bottom + 14), figures(round(value)), INK, font, anchor="mm")
     pen.text((WIDTH, bottom + 32), plot["across"], INK, font, anchor="rm")
     pen.text((left, TITLE - 6), plot["up"], INK, font)
     for number, line in enumerate(lines):
-        places = [(x(at), y(v)) for at, v in zip(across, line["values"], strict=True) if _fits(v, plot["log"])]
+        points = [(x(at), y(v)) for at, v in zip(xs, line["values"], strict=True) if _fits(v, plot["log"])]
         color = LINES[number % len(LINES)]
-        if len(places) > 1:
-            pen.line(places, color, 2, joint="curve")
+        if len(points) > 1:
+            pen.line(points, color, 2, joint="curve")
         pen.text((WIDTH + 8, top + 18 * number), line["name"], color, font)
     return image
 

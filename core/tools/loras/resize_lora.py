@@ -25,9 +25,9 @@ from core.tools.loras.headers import (
     inherited_metadata,
     item_bytes,
     left_out_lines,
+    outline_without_base,
     refuse_device,
     weight_shape,
-    without_weights,
 )
 from core.tools.loras.svd import decompose
 from core.tools.output import output_file, output_problems
@@ -55,7 +55,7 @@ def plan(settings: ResizeLoraSettings, workspace: Workspace) -> FilePlan:
     problems = _method_problems(settings)
     collected(problems, refuse_device, settings.device, f"{GROUP}.device")
     path = collected(problems, lora_of, settings.file, workspace, f"{GROUP}.file")
-    lora = collected(problems, without_weights, path, f"{GROUP}.file") if path is not None else None
+    lora = collected(problems, outline_without_base, path, f"{GROUP}.file") if path is not None else None
     raise_if_errors(problems)
     assert path is not None and lora is not None
     target = output_file(
@@ -92,10 +92,10 @@ def do(settings: ResizeLoraSettings, plan: FilePlan, context: JobContext) -> Out
             context.check()
             context.stage("resizing", len(resized), total)
             (change, scale), shape = change_of(layer), shape_of_weight(layer)
-            cap = _cap(settings, shape)
-            needed = None if settings.dynamic_method in NEEDS_ALL else cap
+            max_rank = _max_rank(settings, shape)
+            needed = None if settings.dynamic_method in NEEDS_ALL else max_rank
             parts = decompose(change, settings.device, settings.compatibility, needed)
-            rank = _rank(parts.s, cap, settings, parts.squares)
+            rank = _rank(parts.s, max_rank, settings, parts.squares)
             tensors |= spill.put(lora_tensors(layer.name, *parts.cut(rank), scale * rank, shape))
             resized.append(Resized(layer.name, layer.kind, layer.rank, rank, parts.retained(rank), parts.norm * scale))
         metadata = _metadata(settings, lora, tensors)
@@ -106,23 +106,22 @@ def do(settings: ResizeLoraSettings, plan: FilePlan, context: JobContext) -> Out
     return replace(outcome, lines=[*outcome.lines, *left_out_lines(lora)])
 
 
-def _cap(settings: ResizeLoraSettings, shape: tuple[int, ...]) -> int:
+def _max_rank(settings: ResizeLoraSettings, shape: tuple[int, ...]) -> int:
     """The highest rank of a layer; sd-scripts counts 1x1 convolutions among the others."""
     conv = len(shape) > 2 if settings.compatibility == "sd-scripts" else has_large_kernel(shape)
     return (settings.new_conv_rank or settings.new_rank) if conv else settings.new_rank
 
 
-def _rank(values: Tensor, cap: int, settings: ResizeLoraSettings, squares: float | None = None) -> int:
+def _rank(values: Tensor, max_rank: int, settings: ResizeLoraSettings, squares: float | None = None) -> int:
     """The new rank by the singular values [k], descending. squares: see `needed_rank`"""
-    sd_scripts = settings.compatibility == "sd-scripts"
     if float(values[0]) <= NOTHING:
         return 1
     if settings.dynamic_method is None or settings.dynamic_param is None:
-        return min(cap, len(values))
+        return min(max_rank, len(values))
     needed = needed_rank(values, settings.dynamic_method, settings.dynamic_param, squares)
-    if sd_scripts:
+    if settings.compatibility == "sd-scripts":  # which keeps one value more
         needed = min(max(needed, 1), len(values) - 1) + 1
-    return min(max(needed, 1), cap, len(values))
+    return min(max(needed, 1), max_rank, len(values))
 
 
 def needed_rank(values: Tensor, method: str, parameter: float, squares: float | None = None) -> int:
@@ -134,8 +133,8 @@ def needed_rank(values: Tensor, method: str, parameter: float, squares: float | 
     if method == "sv_ratio":
         return int((values > values[0] / parameter).sum())
     if method == "sv_fro":
-        sizes, share = values.square(), parameter**2
-        return int((sizes.cumsum(0) / (sizes.sum() if squares is None else squares) < share).sum()) + 1
+        squared, share = values.square(), parameter**2
+        return int((squared.cumsum(0) / (squared.sum() if squares is None else squares) < share).sum()) + 1
     return int((values.cumsum(0) / values.sum() < parameter).sum()) + 1
 
 
@@ -155,12 +154,12 @@ def _outcome(source: Path, target: Path, resized: list[Resized]) -> Outcome:
     shares, ranks = [each.retained for each in resized], [each.new for each in resized]
     whole = sum((each.retained * each.norm) ** 2 for each in resized) / (sum(each.norm**2 for each in resized) or 1)
     rows = [[each.name, each.retained, each.kind, each.old, each.new] for each in resized]
-    ends = f"{min(ranks)}" if min(ranks) == max(ranks) else f"{min(ranks)} to {max(ranks)}"
+    rank_range = f"{min(ranks)}" if min(ranks) == max(ranks) else f"{min(ranks)} to {max(ranks)}"
     sizes = [path.stat().st_size for path in (source, target)]
     lines = [
-        f"{len(resized)} layers, now of rank {ends}",
+        f"{len(resized)} layers, now of rank {rank_range}",
         f"kept norm: {whole**0.5:.1%} of the whole, {shares[0]:.1%} of the weakest layer ({resized[0].name})",
-        *_about_kinds({each.kind for each in resized} - {"LoRA"}, larger=sizes[1] > sizes[0]),
+        *_conversion_lines({each.kind for each in resized} - {"LoRA"}, larger=sizes[1] > sizes[0]),
         f"Saved: {display_path(target)}, {size_words(sizes[1])}; before {size_words(sizes[0])}",
     ]
     shown = [table("Layers by kept norm", ["Layer", "Kept norm", "Before", "Rank before", "New rank"], rows)]
@@ -169,9 +168,9 @@ def _outcome(source: Path, target: Path, resized: list[Resized]) -> Outcome:
     return Outcome(lines=lines, facts=facts)
 
 
-def _about_kinds(others: set[str], larger: bool) -> list[str]:
+def _conversion_lines(others: set[str], larger: bool) -> list[str]:
     """Lines on converted kinds, whose ranks are not comparable and whose files are smaller at the same detail."""
     if not others:
         return []
-    grown = ", and the file is larger than before" if larger else ""
-    return [f"{', '.join(sorted(others))} became a LoRA: its rank before is none of a LoRA{grown}"]
+    growth = ", and the file is larger than before" if larger else ""
+    return [f"{', '.join(sorted(others))} became a LoRA: its rank before is none of a LoRA{growth}"]

@@ -47,7 +47,7 @@ def do(settings: SingularValuesSettings, plan: FilePlan, context: JobContext) ->
     if not values:
         return Outcome(lines=["This LoRA changes nothing: all its layers are untrained"], facts={"shown": []})
     retained = {name: _retained(each) for name, each in values.items()}
-    needed = {name: _needed(each, settings.keep) for name, each in retained.items()}
+    needed = {name: rank_that_keeps(each, settings.keep) for name, each in retained.items()}
     longest = max(len(each) for each in values.values())
     recommended = usual_rank(_quantile(sorted(needed.values()), 0.9))
     whole = retained_together(values, longest)
@@ -94,7 +94,8 @@ def retained_together(values: Mapping[str, Tensor], longest: int) -> list[float]
     return [float(each) for each in (squares.cumsum(0) / squares.sum()).sqrt()]
 
 
-def _needed(retained: list[float], keep: float) -> int:
+def rank_that_keeps(retained: list[float], keep: float) -> int:
+    """The lowest rank whose retained norm is at least this share. retained: by rank, from 1"""
     return next((rank for rank, share in enumerate(retained, 1) if share >= keep - 1e-9), len(retained))
 
 

@@ -94,10 +94,10 @@ def cut(tensors: Mapping[str, Tensor], rank: int, keep_alpha: bool) -> dict[str,
     """
     shortened = {}
     for name, layer in group_by_module(tensors).items():
-        before = size(layer)
-        here = min(rank, before.rank)
-        alpha = before.alpha if keep_alpha else before.alpha * here / before.rank
-        shortened[f"{name}.{DOWN}"] = layer[DOWN][:here].contiguous()
-        shortened[f"{name}.{UP}"] = layer[UP][:, :here].contiguous()
+        old = size(layer)
+        layer_rank = min(rank, old.rank)
+        alpha = old.alpha if keep_alpha else old.alpha * layer_rank / old.rank
+        shortened[f"{name}.{DOWN}"] = layer[DOWN][:layer_rank].contiguous()
+        shortened[f"{name}.{UP}"] = layer[UP][:, :layer_rank].contiguous()
         shortened[f"{name}.{ALPHA}"] = torch.tensor(alpha)
     return shortened

@@ -75,13 +75,13 @@ def _summed_factors(terms: Sequence[Term], squared: bool) -> Layer:
     return sum(ups, torch.zeros_like(ups[0])), sum(downs, torch.zeros_like(downs[0])), alpha
 
 
-def _scales(term: Term, alpha: float, both: bool) -> tuple[float, float]:
-    """(scale of up, scale of down) of a term; the sign goes into down. both: as sd-scripts, whose block weights do not change the
+def _scales(term: Term, alpha: float, squared: bool) -> tuple[float, float]:
+    """(scale of up, scale of down) of a term; the sign goes into down. squared: as sd-scripts, whose block weights do not change the
     sign."""
     relative = term.alpha / alpha if alpha else 0.0
     to_up = math.sqrt(abs(relative))
     to_down = math.copysign(to_up, relative)
-    if both:
+    if squared:
         return abs(term.ratio) * to_up * term.block_weight, term.ratio * to_down * term.block_weight
     return abs(term.strength) * to_up, term.strength * to_down
 
@@ -89,7 +89,7 @@ def _scales(term: Term, alpha: float, both: bool) -> tuple[float, float]:
 def concatenated_as_sd_scripts(terms: Sequence[Term]) -> Layer:
     """sd-scripts' concatenation, whose alpha does not grow with the rank: two LoRAs at 1 get half their strength."""
     alpha = terms[0].alpha
-    return *_joined(terms, [_scales(term, alpha, both=True) for term in terms]), alpha
+    return *_joined(terms, [_scales(term, alpha, squared=True) for term in terms]), alpha
 
 
 def total_change(terms: Sequence[Term]) -> Product | Tensor:

@@ -75,22 +75,22 @@ def decompose(
     compatibility   "sd-scripts": as sd-scripts computes it, of the whole product in fp32, with the library's signs
     """
     if compatibility == "sd-scripts":
-        return Parts(*torch.linalg.svd(_whole(change).float(), full_matrices=False))
+        return Parts(*torch.linalg.svd(_matrix(change).float(), full_matrices=False))
     if isinstance(change, Product) and change.is_low_rank:
         return _with_signs(*_by_factors(change, device))
-    matrix = _whole(change).to(device)
+    matrix = _matrix(change).to(device)
     if rank is not None and (truncated := leading(matrix.float(), rank)) is not None:
         return truncated
-    return _with_signs(*torch.linalg.svd(matrix.to(_wide(device)), full_matrices=False))
+    return _with_signs(*torch.linalg.svd(matrix.to(_svd_dtype(device)), full_matrices=False))
 
 
-def _wide(device: str) -> torch.dtype:
+def _svd_dtype(device: str) -> torch.dtype:
     return torch.float64 if torch.device(device).type == "cpu" else torch.float32
 
 
 def _by_factors(product: Product, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    left, upper = torch.linalg.qr(product.up.to(device, _wide(device)))
-    right, lower = torch.linalg.qr(product.down.to(device, _wide(device)).mT)
+    left, upper = torch.linalg.qr(product.up.to(device, _svd_dtype(device)))
+    right, lower = torch.linalg.qr(product.down.to(device, _svd_dtype(device)).mT)
     u, s, v = torch.linalg.svd(upper @ lower.mT)
     return left @ u, s, v @ right.mT
 
@@ -101,7 +101,7 @@ def _with_signs(u: Tensor, s: Tensor, v: Tensor, squares: float | None = None) -
     return Parts(u, s, v, squares)
 
 
-def _whole(change: Product | Tensor) -> Tensor:
+def _matrix(change: Product | Tensor) -> Tensor:
     return change if isinstance(change, torch.Tensor) else change.up.float() @ change.down.float()
 
 
@@ -135,33 +135,33 @@ def leading(matrix: Tensor, rank: int) -> Parts | None:
 def _leading(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor, float] | None:
     """(u, s, v, sum of all squares) of a matrix with at most as many rows as columns; None without convergence."""
     side, width = matrix.shape
-    most, check = int(side * SHARE), rank + 2 * BLOCK
-    if check > most:
+    max_size, next_check = int(side * SHARE), rank + 2 * BLOCK
+    if next_check > max_size:
         return None
     if not (size := largest(matrix)):
         return torch.eye(side, rank), torch.zeros(rank), torch.eye(rank, width), 0.0
     scale = 2.0 ** (math.frexp(size)[1] - 1)  # exact, and the squares stay within float32
-    space = _Subspace(matrix / scale, most)
-    while space.size + BLOCK <= most:
+    space = _Subspace(matrix / scale, max_size)
+    while space.size + BLOCK <= max_size:
         space.grow()
-        if space.size >= check:
+        if space.size >= next_check:
             if (converged := space.converged(rank)) is not None:
                 u, s, v = converged
                 return u, s * scale, v, space.squares * scale**2
-            check = int(space.size * GROWTH)
+            next_check = int(space.size * GROWTH)
     return None
 
 
 class _Subspace:
     """Orthonormal rows Q (`basis`) with Q A and Q A A^T Q^T, in float64 where squaring would lose small values."""
 
-    def __init__(self, matrix: Tensor, most: int):
+    def __init__(self, matrix: Tensor, max_size: int):
         side, width = matrix.shape
         self.matrix, self.size = matrix, 0
         self.squares = float(torch.linalg.vector_norm(matrix, dim=1).double().square().sum())
-        self._basis = matrix.new_empty(most, side)
-        self._images = matrix.new_empty(most, width, dtype=torch.float64)
-        self._inner = matrix.new_zeros(most, most, dtype=torch.float64)  # the lower half
+        self._basis = matrix.new_empty(max_size, side)
+        self._images = matrix.new_empty(max_size, width, dtype=torch.float64)
+        self._inner = matrix.new_zeros(max_size, max_size, dtype=torch.float64)  # the lower half
         self._next = normal((BLOCK, width), 0, "decompose").to(matrix.device) @ matrix.mT
 
     def grow(self) -> None:
@@ -180,9 +180,9 @@ class _Subspace:
         left = vectors.float().mT @ self._basis[: self.size]
         right = vectors.mT @ self._images[: self.size]  # s times v
         residuals = torch.linalg.vector_norm(right.float() @ self.matrix.mT - values.float()[:, None] * left, dim=1)
-        near = (residuals <= TOLERANCE * values + ROUNDING * values[0]).all()
-        apart = (left @ left.mT - torch.eye(rank, device=left.device)).abs().max() < ORTHOGONAL
-        if not (near and apart):
+        accurate = (residuals <= TOLERANCE * values + ROUNDING * values[0]).all()
+        orthogonal = (left @ left.mT - torch.eye(rank, device=left.device)).abs().max() < ORTHOGONAL
+        if not (accurate and orthogonal):
             return None
         u = torch.linalg.qr(left.double().mT).Q  # the basis is orthonormal within the rounding of float32 alone
         right = (u.mT.float() @ self.matrix).double()
@@ -200,10 +200,10 @@ def _largest_first(squares: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 def _orthonormal(rows: Tensor, before: Tensor) -> Tensor:
     """Orthonormal rows that span `rows` orthogonally to the rows `before`. Repeated, since each projection leaves rounding errors, which
     dominate rows nearly in that span."""
-    along = rows @ before.mT
+    projections = rows @ before.mT
     for _ in range(MOST_TIMES):
-        rows = torch.linalg.qr((rows - along @ before).mT).Q.mT
-        along = rows @ before.mT
-        if not along.numel() or along.abs().max() < NEGLIGIBLE:
+        rows = torch.linalg.qr((rows - projections @ before).mT).Q.mT
+        projections = rows @ before.mT
+        if not projections.numel() or projections.abs().max() < NEGLIGIBLE:
             break
     return rows

@@ -14,9 +14,9 @@ from core.record.regular import read_regular
 from core.record.units import count
 from core.record.workspace import Workspace, display_path, typed_path
 from core.settings.tools.metadata import CleanMetadataSettings
-from core.tools.metadata.files import Entries, entries_of, one_line, output_of, saved_words, write_entries
+from core.tools.metadata.files import Entries, entries_of, one_line, output_of, saved_message, write_entries
 from core.tools.metadata.rules import (
-    NeverSettles,
+    EndlessReplacement,
     Replacement,
     TagRules,
     clean_tags,
@@ -56,7 +56,7 @@ class Cleaned:
 
 def do(settings: CleanMetadataSettings, plan: Plan, context: JobContext) -> Outcome:
     """Clean every entry and write the file; a preview only lists the changes."""
-    out, held = plan.out, content_of(plan.out)
+    out, before_run = plan.out, content_of(plan.out)
     entries, advice = entries_of(plan.source)
     cleaned = _clean(entries, _cleaners(settings, plan.replacements), plan.source, context)
     facts = {
@@ -74,21 +74,21 @@ def do(settings: CleanMetadataSettings, plan: Plan, context: JobContext) -> Outc
     sentence += f" ({', '.join(without)})" if without else ""
     if settings.preview is not None:
         return Outcome(lines=[*lines, f"{sentence}; nothing was written"], facts=facts)
-    id = write_entries(context, "Clean metadata", out, held, entries)
-    lines.append(f"{sentence}; {saved_words(out, id, held is not None)}")
+    id = write_entries(context, "Clean metadata", out, before_run, entries)
+    lines.append(f"{sentence}; {saved_message(out, id, before_run is not None)}")
     return Outcome(lines=lines, facts=facts | {"file": str(out), "undo": id})
 
 
 def _clean(entries: Entries, cleaners: dict[str, Clean], source: Path, context: JobContext) -> Cleaned:
     """Clean the entries in memory, in place. Raises ProblemsError."""
-    wrong = [
+    invalid = [
         f"{name} of {key}"
         for key, entry in entries.items()
         for name in cleaners
         if not isinstance(entry.get(name), str | None)
     ]
-    if wrong:
-        what = f"{count(len(wrong), 'value')} of the metadata file are not text: {listed(wrong)}"
+    if invalid:
+        what = f"{count(len(invalid), 'value')} of the metadata file are not text: {listed(invalid)}"
         raise ProblemsError.one(what, printable(source), "fix or remove them", "metadata.invalid-values")
     cleaned = Cleaned()
     for done, (key, entry) in enumerate(entries.items(), 1):
@@ -101,8 +101,8 @@ def _clean(entries: Entries, cleaners: dict[str, Clean], source: Path, context: 
                 continue
             try:
                 entry[name] = clean(before)
-            except NeverSettles as error:
-                raise _never_ends(error.replacement, f"{printable(source)}, caption of {printable(key)}") from None
+            except EndlessReplacement as error:
+                raise _endless_error(error.replacement, f"{printable(source)}, caption of {printable(key)}") from None
             if entry[name] != before:
                 cleaned.changes.append((key, name, before, entry[name]))
     return cleaned
@@ -113,8 +113,8 @@ def _cleaners(settings: CleanMetadataSettings, replacements: list[Replacement]) 
         settings.clean_underscores, settings.clean_ratings, settings.clean_people, settings.clean_contained
     )
     by_word = settings.clean_rules == "words"
-    of_tags = clean_tags if by_word else clean_tags_as_sd_scripts
-    return {"tags": lambda text: of_tags(text, rules), "caption": cleaner_of_captions(replacements, by_word)}
+    clean_of_tags = clean_tags if by_word else clean_tags_as_sd_scripts
+    return {"tags": lambda text: clean_of_tags(text, rules), "caption": cleaner_of_captions(replacements, by_word)}
 
 
 # ---- the settings
@@ -125,10 +125,10 @@ def plan(settings: CleanMetadataSettings, workspace: Workspace) -> Plan:
     if source is None and not problems:
         what, fix = "No metadata file is given", "choose the metadata file to clean"
         problems.append(Problem(what, "clean_metadata.in_json", fix, code="metadata.missing-file"))
-    replacements, wrong = _replacements(settings)
-    problems += wrong
+    replacements, invalid = _replacements(settings)
+    problems += invalid
     for each in endless(replacements, settings.clean_rules == "words"):
-        problems += _never_ends(each, "clean_metadata.replacements").problems
+        problems += _endless_error(each, "clean_metadata.replacements").problems
     raise_if_errors(problems)
     return Plan(out, source or out, replacements)
 
@@ -144,11 +144,11 @@ def _replacements(settings: CleanMetadataSettings) -> tuple[list[Replacement], l
             lines += [(f"{printable(file)}, line {number}", line) for number, line in enumerate(text.splitlines(), 1)]
         except ProblemsError as error:
             unread = at_setting("clean_metadata.replacements_file", error.problems)
-    replacements, wrong = read_replacements(lines)
-    return replacements, [*unread, *wrong]
+    replacements, invalid = read_replacements(lines)
+    return replacements, [*unread, *invalid]
 
 
-def _never_ends(each: Replacement, where: str) -> ProblemsError:
+def _endless_error(each: Replacement, where: str) -> ProblemsError:
     what = f"The replacement {each} never ends: its result is replaced again"
     fix = "make sure that its result does not contain the text it replaces, and that no other line reverses it"
     return ProblemsError.one(what, where, fix, "metadata.endless-replacement")

@@ -85,26 +85,26 @@ def images_in(
 ) -> tuple[list[Image], list[Problem]]:
     """(images, advice): each image once, by folder and then in sd-scripts' order (by path components). Masks are left out, and
     with advice those that a shared page may not read. Raises ProblemsError without images. extensions: of caption files"""
-    found: dict[Path, Image] = {}
+    images: dict[Path, Image] = {}
     problems: list[Problem] = []
     endings = tuple(dict.fromkeys((*CAPTION_EXTENSIONS, *(each.lower() for each in extensions))))
     for folder in folders:
         walked = walk(folder, cancel, endings=endings, recursive=recursive)
         problems += walked.problems
-        images = [Image(folder / file.relative, file) for file in walked.files]
-        for image in sorted(images, key=lambda each: each.path):
+        folder_images = [Image(folder / file.relative, file) for file in walked.files]
+        for image in sorted(folder_images, key=lambda each: each.path):
             if not split_label(image.path.stem)[1]:
-                found.setdefault(image.path, image)
-    closed = [path for path in found if not may_reach(path)]  # behind a link in an open folder
-    what, where = "{n} not accessible from a shared page: {names}", printable(closed[0].parent) if closed else ""
+                images.setdefault(image.path, image)
+    denied = [path for path in images if not may_reach(path)]  # behind a link in an open folder
+    what, where = "{n} not accessible from a shared page: {names}", printable(denied[0].parent) if denied else ""
     fix = "copy them into the folder, or open the page on the machine itself"
-    problems += about([path.name for path in closed], what, fix, "metadata.no-access", where=where)
-    for path in closed:
-        del found[path]
-    if not found:
+    problems += about([path.name for path in denied], what, fix, "metadata.no-access", where=where)
+    for path in denied:
+        del images[path]
+    if not images:
         names = listed([str(folder) for folder in folders])
         raise ProblemsError.one("The folders contain no images", names, "choose other folders", "tools.no-images")
-    return list(found.values()), problems
+    return list(images.values()), problems
 
 
 # ---- the file
@@ -130,7 +130,7 @@ def write_entries(context: JobContext, title: str, path: Path, before: bytes | N
         return history.write_file(title, change, "metadata file", "metadata.changed-since")
 
 
-def saved_words(path: Path, id: str, existed: bool) -> str:
+def saved_message(path: Path, id: str, existed: bool) -> str:
     """Text on the saved file: that it is unchanged, or where it was saved. existed: the earlier file is in the caption
     history"""
     if not id:

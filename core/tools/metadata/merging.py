@@ -23,7 +23,7 @@ from core.tools.metadata.files import (
     images_in,
     one_line,
     output_of,
-    saved_words,
+    saved_message,
     write_entries,
 )
 
@@ -52,7 +52,7 @@ class Plan:
 
 
 @dataclass
-class Read:
+class Texts:
     """Texts by key. empty: files without text; missing: images without a file."""
 
     texts: dict[str, str] = field(default_factory=dict)
@@ -64,8 +64,8 @@ class Read:
 def plan(settings: MergeSettings, workspace: Workspace) -> Plan:
     tool, name, extension_setting = TOOLS[type(settings)]
     out, source, problems = output_of(settings, tool)
-    folders, unfound = image_folders(settings.folders, f"{tool}.folders")
-    problems += unfound
+    folders, folder_problems = image_folders(settings.folders, f"{tool}.folders")
+    problems += folder_problems
     if settings.recursive and not settings.full_path:
         what = "Subfolders need full paths: names without a folder could refer to several images"
         remedy = f"{tool}.full_path"
@@ -106,13 +106,13 @@ def do(settings: MergeSettings, plan: Plan, context: JobContext) -> Outcome:
         shown = [f"{printable(key)}: {one_line(text)}" for key, text in list(read.texts.items())[: settings.preview]]
         return Outcome(lines=[*shown, *lines, f"{sentence}; nothing was written"], facts=facts)
     id = write_entries(context, "Merge into metadata", out, before, entries)
-    lines.append(f"{sentence}; {saved_words(out, id, before is not None)}")
+    lines.append(f"{sentence}; {saved_message(out, id, before is not None)}")
     return Outcome(lines=lines, facts=facts | {"file": str(out), "undo": id})
 
 
-def _read(keys: dict[str, Image], extension: str, context: JobContext) -> Read:
+def _read(keys: dict[str, Image], extension: str, context: JobContext) -> Texts:
     """The text of each image, in order. Unreadable files are skipped and reported."""
-    read = Read()
+    read = Texts()
     for done, (key, image) in enumerate(keys.items(), 1):
         context.check()
         context.stage("reading captions", done, len(keys))
@@ -130,7 +130,7 @@ def _read(keys: dict[str, Image], extension: str, context: JobContext) -> Read:
     return read
 
 
-def _no_captions(read: Read, plan: Plan) -> ProblemsError:
+def _no_captions(read: Texts, plan: Plan) -> ProblemsError:
     """The error for no captions; it names other caption extensions in the folders, if any."""
     extension = plan.extension
     if not read.missing:

@@ -55,7 +55,7 @@ def do(settings: MetadataToCaptionsSettings, plan: Plan, context: JobContext) ->
     extensions = [each for each in (settings.captions_to, settings.tags_to) if each]
     images, advice = images_in(folders, settings.recursive, extensions, context.cancel)
     matches = _match(metadata.entries, ImageIndex(images, folders, settings.match_by_name))
-    texts = _texts(matches, settings)
+    texts = _caption_files(matches, settings)
     problems = [
         *metadata.problems,
         *advice,
@@ -99,12 +99,12 @@ def plan(settings: MetadataToCaptionsSettings, workspace: Workspace) -> Plan:
         problems.append(Problem(what, f"{TOOL}.in_json", fix, code="metadata.no-file-given"))
     else:
         problems += source_problems(source, TOOL)
-    folders, unfound = (
+    folders, folder_problems = (
         image_folders(settings.folders, f"{TOOL}.folders")
         if settings.folders
         else ([source.parent] if source else [], [])
     )
-    problems += unfound
+    problems += folder_problems
     if settings.captions_to is None and settings.tags_to is None:
         fix = "enter an extension for captions, such as .caption, or for tags, such as .txt"
         what = "Neither captions nor tags would be written"
@@ -126,8 +126,8 @@ class ImageIndex:
         self._by_stem: dict[str, list[Image]] = defaultdict(list)
         self._by_name: dict[str, list[Image]] = defaultdict(list)
         for image in images:
-            self._by_path[_address(image.path)].append(image)
-            self._by_stem[_address(image.caption_base)].append(image)
+            self._by_path[_normalized(image.path)].append(image)
+            self._by_stem[_normalized(image.caption_base)].append(image)
             for name in {image.path.name, image.path.stem}:
                 self._by_name[name].append(image)
 
@@ -135,9 +135,9 @@ class ImageIndex:
         """Images by full path or path within a folder, with or without extension; else by name if the key is one or
         `match_by_name` is on."""
         plain = key.replace("\\", "/")
-        places = [_address(folder / form) for folder in self.folders for form in dict.fromkeys((key, plain))]
-        for known in (self._by_path, self._by_stem):
-            images = {image.path: image for place in places for image in known.get(place, ())}
+        paths = [_normalized(folder / form) for folder in self.folders for form in dict.fromkeys((key, plain))]
+        for index in (self._by_path, self._by_stem):
+            images = {image.path: image for path in paths for image in index.get(path, ())}
             if images:
                 return list(images.values())
         if "/" in plain and not self._match_by_name:
@@ -148,14 +148,14 @@ class ImageIndex:
 
     def is_outside(self, key: str) -> bool:
         """Whether a key is a path outside of the folders: another folder or drive, or ../"""
-        whole = os.path.isabs(key) or bool(DRIVE.match(key))
+        absolute = os.path.isabs(key) or bool(DRIVE.match(key))
         plain = key.replace("\\", "/")
-        places = [_address(key)] if whole else [_address(folder / plain) for folder in self.folders]
-        inside = (os.path.join(_address(folder), "") for folder in self.folders)
-        return leads_out(key) and not any(place.startswith(folder) for folder in inside for place in places)
+        paths = [_normalized(key)] if absolute else [_normalized(folder / plain) for folder in self.folders]
+        inside = (os.path.join(_normalized(folder), "") for folder in self.folders)
+        return leads_out(key) and not any(path.startswith(folder) for folder in inside for path in paths)
 
 
-def _address(path: Path | str) -> str:
+def _normalized(path: Path | str) -> str:
     return os.path.normcase(os.path.abspath(path))
 
 
@@ -177,23 +177,23 @@ class Matches:
         file"""
         where, problems = printable(source), list(self.not_files)
 
-        def say(names: Sequence[str], what: str, fix: str, code: str, level: str) -> None:
+        def add(names: Sequence[str], what: str, fix: str, code: str, level: str) -> None:
             if names:
                 what = f"{len(names):,} of {count(total, 'entry', 'entries')} {what}: {listed(names, 3)}"
                 problems.append(Problem(what, where, fix, level, code=f"metadata.{code}"))
 
         fix = "choose the folders with these images, or remove the entries"
-        say([each.key for each in self.missing], "match no image", fix, "no-image", level)
+        add([each.key for each in self.missing], "match no image", fix, "no-image", level)
         fix = "add their folder if captions should be written there too"
-        say([each.key for each in self.outside], "are outside of the folders", fix, "outside-folder", level)
+        add([each.key for each in self.outside], "are outside of the folders", fix, "outside-folder", level)
         several = [f"{entry.key} ({listed([str(image.path) for image in same], 3)})" for entry, same in self.ambiguous]
         fix = "choose fewer folders, or use full paths in the metadata file"
-        say(several, "match several images", fix, "ambiguous-key", "error")
+        add(several, "match several images", fix, "ambiguous-key", "error")
         fix = "remove one of them: images with the same name share a caption file"
-        say(self.conflicts, "have different texts for the same file", fix, "shared-sidecar", "error")
-        say(self.too_long, "have a text of more than 1 MB", "shorten it", "text-too-long", "error")
+        add(self.conflicts, "have different texts for the same file", fix, "shared-sidecar", "error")
+        add(self.too_long, "have a text of more than 1 MB", "shorten it", "text-too-long", "error")
         fix = "add them, or choose the extension of the other text"
-        say([each.key for each in self.without_text], "have no text to write", fix, "no-text", level)
+        add([each.key for each in self.without_text], "have no text to write", fix, "no-text", level)
         return problems
 
 
@@ -214,7 +214,7 @@ def _match(entries: Sequence[Entry], index: ImageIndex) -> Matches:
 
 
 @dataclass(frozen=True)
-class Text:
+class CaptionFile:
     """A caption file to write. existing: whether it exists."""
 
     image: Path
@@ -236,9 +236,9 @@ def _texts_of(entry: Entry, settings: MetadataToCaptionsSettings) -> Iterator[tu
             yield extension, text.replace("\r\n", "\n").replace("\r", "\n").strip()
 
 
-def _texts(matches: Matches, settings: MetadataToCaptionsSettings) -> list[Text]:
+def _caption_files(matches: Matches, settings: MetadataToCaptionsSettings) -> list[CaptionFile]:
     """The files to write. Conflicts are added to the matches."""
-    planned: dict[tuple[str, str], Text] = {}
+    planned: dict[tuple[str, str], CaptionFile] = {}
     for entry, image in matches.matched:
         texts = list(_texts_of(entry, settings))
         if not texts:
@@ -252,12 +252,12 @@ def _texts(matches: Matches, settings: MetadataToCaptionsSettings) -> list[Text]
             files = caption_files(image.path, extension, image.file.sidecars)
             path = next((path for path in files if os.path.exists(path)), files[0])
             existing = os.path.exists(path)
-            planned[image.caption_base, extension] = Text(image.path, extension, path, text, existing)
-            matches.not_files += _special(path) if existing and settings.existing == "replace" else []
+            planned[image.caption_base, extension] = CaptionFile(image.path, extension, path, text, existing)
+            matches.not_files += _special_file_problems(path) if existing and settings.existing == "replace" else []
     return list(planned.values())
 
 
-def _special(path: Path) -> list[Problem]:
+def _special_file_problems(path: Path) -> list[Problem]:
     try:
         check_regular(path)
     except ProblemsError as error:

@@ -46,9 +46,8 @@ def clean_tags_as_sd_scripts(text: str, rules: TagRules) -> str:
     if rules.ratings:
         text = text.partition(", rating")[0]
     tags = _without_redundant(text.split(", "), rules, "girls" in text or "boys" in text)
-    return "".join(f", {tag}, " for tag in tags).replace(", , ", ", ")[
-        2:-2
-    ]  # sd-scripts' join, which differs for empty tags
+    joined = "".join(f", {tag}, " for tag in tags).replace(", , ", ", ")  # as sd-scripts joins: empty tags differ
+    return joined[2:-2]
 
 
 _RATING = re.compile("rating[ _:].*", re.IGNORECASE | re.DOTALL)
@@ -71,8 +70,8 @@ _BEFORE = re.compile(r"(\w+ )+")
 def _without_redundant(tags: list[str], rules: TagRules, several_people: bool) -> list[str]:
     if rules.people and several_people:
         for group in _GROUPS:
-            rest = [tag for tag in tags if not group.fullmatch(tag)]
-            tags = rest if len(tags) - len(rest) > 1 else tags
+            others = [tag for tag in tags if not group.fullmatch(tag)]
+            tags = others if len(tags) - len(others) > 1 else tags
     return _without_contained(tags) if rules.contained else tags
 
 
@@ -107,7 +106,7 @@ class Replacement:
         return re.compile(begins + re.escape(self.old) + ends)
 
 
-class NeverSettles(Exception):
+class EndlessReplacement(Exception):
     """A replacement that never ends in a text."""
 
     def __init__(self, replacement: Replacement):
@@ -148,7 +147,7 @@ def endless(replacements: Sequence[Replacement], by_word: bool) -> list[Replacem
 
 def cleaner_of_captions(replacements: Sequence[Replacement], by_word: bool) -> Callable[[str], str]:
     """The function that cleans one caption: each replacement is repeated until it finds nothing more. May raise
-    NeverSettles.
+    EndlessReplacement.
 
     by_word   replace whole words, and repeat the whole list until nothing changes; else run it once over plain text, as in
               sd-scripts
@@ -160,7 +159,7 @@ def cleaner_of_captions(replacements: Sequence[Replacement], by_word: bool) -> C
             text, changed = _one_pass(text, steps)
             if not changed or not by_word:
                 return text
-        raise NeverSettles(changed[-1])
+        raise EndlessReplacement(changed[-1])
 
     return clean
 
@@ -169,7 +168,7 @@ def _one_pass(text: str, steps: Sequence[tuple[Replacement, Callable[[str], str]
     """The text after every replacement, and those that changed it."""
     changed = []
     for each, replace in steps:
-        if each.old in text and (after := _settled(text, replace, each)) != text:
+        if each.old in text and (after := _replaced_until_stable(text, replace, each)) != text:
             text = after
             changed.append(each)
     return text, changed
@@ -182,8 +181,8 @@ def _replacer(each: Replacement, by_word: bool) -> Callable[[str], str]:
     return lambda text: pattern.sub(lambda match: each.new, text)
 
 
-def _settled(text: str, replace: Callable[[str], str], each: Replacement) -> str:
-    """The text after `replace`, repeated until it changes nothing. Raises NeverSettles."""
+def _replaced_until_stable(text: str, replace: Callable[[str], str], each: Replacement) -> str:
+    """The text after `replace`, repeated until it changes nothing. Raises EndlessReplacement."""
     for _ in range(ROUNDS):
         changed = replace(text)
         if changed == text:
@@ -191,4 +190,4 @@ def _settled(text: str, replace: Callable[[str], str], each: Replacement) -> str
         if len(changed) > MAX_CAPTION_BYTES and len(changed) > len(text):
             break
         text = changed
-    raise NeverSettles(each)
+    raise EndlessReplacement(each)

@@ -13,7 +13,7 @@ def plan(settings: BakeVaeSettings, workspace: Workspace) -> convert_model.Plan:
     if not settings.vae:
         what, fix = "No VAE is given", "choose the VAE to bake in"
         raise ProblemsError.one(what, "bake_vae.vae", fix, "tools.no-file-given")
-    values = settings.model_dump() | {"save_model_as": convert_model.named_form(settings.output, path)}
+    values = settings.model_dump() | {"save_model_as": convert_model.output_form(settings.output, path)}
     return convert_model.plan(ConvertModelSettings(**values), workspace, "bake_vae", "_baked")
 
 

@@ -34,10 +34,9 @@ from core.settings.needs import without_effect
 from core.settings.tools.convert_model import ConvertModelSettings
 from core.tools.files import model_file
 from core.tools.models.inspect import total_bytes
-from core.tools.output import FILE_ENDINGS, output_file, output_problems, progress
+from core.tools.output import FILE_ENDINGS, PRECISION_BYTES, output_file, output_problems, progress
 
 COUNTERS = ("epoch", "global_step")
-BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 FOLDERS = ("diffusers", "diffusers_safetensors")
 
 
@@ -58,7 +57,7 @@ def do(settings: ConvertModelSettings, plan: Plan, context: JobContext) -> Outco
     return run(plan, context)
 
 
-def named_form(output: str | None, path: Path) -> Form:
+def output_form(output: str | None, path: Path) -> Form:
     """The format by the output's extension, else the model's format."""
     if output and not os.path.isdir(resolve_path(output)):  # also of a name that no disk can hold
         for form in ("safetensors", "ckpt"):
@@ -67,7 +66,7 @@ def named_form(output: str | None, path: Path) -> Form:
     return form_of(path)
 
 
-# ---- what would be done
+# ---- planning
 
 
 @heap.without_gc()
@@ -88,14 +87,14 @@ def plan(
     if vae_may_lack and "vae" not in source.parts:
         settings = settings.model_copy(update={"no_vae": True})
     parts, problems = chosen_parts(settings, source, layout, workspace, f"{group}.vae")
-    wrong = [each for each in errors(problems) if each.where != f"{group}.vae"]
-    problems = [*at_setting(f"{group}.file", wrong), *(each for each in problems if each not in wrong)]
+    file_errors = [each for each in errors(problems) if each.where != f"{group}.vae"]
+    problems = [*at_setting(f"{group}.file", file_errors), *(each for each in problems if each not in file_errors)]
     form: Form = settings.save_model_as
     target = output_file(settings.output, path, ending, (ENDINGS[form],) if ENDINGS[form] else ())
     size = _size(settings, source, parts)
     inputs = [path, *(part.source for part in parts.values())]
     where = f"{group}.output"
-    problems += misnamed(target, form, where) or output_problems(target, inputs, size, where)
+    problems += misnamed_problems(target, form, where) or output_problems(target, inputs, size, where)
     raise_if_errors(problems)
     facts, advice = _facts(settings, source, layout, target)
     advice += [problem for problem in problems if problem.level != "error"]
@@ -146,7 +145,7 @@ def chosen_parts(
         if name in available:
             try:
                 parts[name], wrong = known_tensors(layout, available[name])
-                wrong = wrong or _left_out(available[name], parts[name])
+                wrong = wrong or _unknown_tensor_advice(available[name], parts[name])
             except ProblemsError as error:
                 wrong = error.problems
             problems += wrong if available[name] is source.parts.get(name) else at_setting(where, wrong)
@@ -168,7 +167,7 @@ def _other_scale(vae: Part, family: str, where: str) -> list[Problem]:
     return [Problem(what, where, f"choose a VAE for {FAMILY_NAMES[family]}", "warning", code="vae.other-family")]
 
 
-def _left_out(part: Part, known: Part) -> list[Problem]:
+def _unknown_tensor_advice(part: Part, known: Part) -> list[Problem]:
     """Advice on a folder's unknown tensors, which are left out (a single file's are kept)."""
     names = sorted(part.locations.keys() - known.locations.keys())
     if part.config is None or not names:
@@ -177,22 +176,22 @@ def _left_out(part: Part, known: Part) -> list[Problem]:
     return [Problem(what, str(part.source), "nothing, if images are as before", "advice", code="convert.left-out")]
 
 
-def misnamed(target: Path, form: str, where: str) -> list[Problem]:
+def misnamed_problems(target: Path, form: str, where: str) -> list[Problem]:
     """The problem of an output name with the extension of another format."""
     named = target if form in FOLDERS else target.parent
     if named.suffix.lower() not in FILE_ENDINGS or named.is_dir():
         return []
-    what = f"The output is named as a {named.suffix} file, but the format is {_titled(form)}"
+    what = f"The output is named as a {named.suffix} file, but the format is {_form_title(form)}"
     return [Problem(what, where, "choose the format that fits, or another name", code="convert.output-format")]
 
 
-def _titled(form: str) -> str:
+def _form_title(form: str) -> str:
     return "a folder" if form in FOLDERS else ENDINGS[form]
 
 
 def _size(settings: ConvertModelSettings, source: Checkpoint, parts: dict[str, Part]) -> int:
     """An upper estimate of the result's size in bytes."""
-    item = BYTES.get(settings.save_precision or "")
+    item = PRECISION_BYTES.get(settings.save_precision or "")
     size = sum(part.weight_bytes(item) for part in parts.values())
     extra = extra_file(source.path)
     if extra is not None:
@@ -231,8 +230,8 @@ def _metadata(
     before = metadata_of(source)
     if source.path.is_file() and sniff(source.path) != "safetensors":
         before = {name: before[name] for name in COUNTERS if name in before}
-    gone = (SIZES_KEY, "format", WEIGHTS_HASH, "sshs_legacy_hash")
-    before = {name: value for name, value in before.items() if name not in gone}
+    dropped = (SIZES_KEY, "format", WEIGHTS_HASH, "sshs_legacy_hash")
+    before = {name: value for name, value in before.items() if name not in dropped}
     if settings.text_projection == "kohya" and layout.family == "sdxl" and source.path.is_dir() != (kind == "folder"):
         before["atelier_text_projection"] = "kohya"
     title, side = target.stem if kind == "model" else target.name, _side(source, layout, prediction)
@@ -247,7 +246,7 @@ def _side(source: Checkpoint, layout: Layout, prediction: str | None) -> int:
     return trained_size(source.path, layout.family)[0]
 
 
-# ---- done
+# ---- writing
 
 
 @heap.without_gc()
@@ -255,10 +254,10 @@ def run(plan: Plan, context: JobContext, change: Callable[[States], States] | No
     """Write the converted model. change: the parts' lazy tensors -> those to write."""
     conversion = replace(plan.conversion, dtype=dtype_of(plan.precision))
     wrote = progress(context, conversion.target, plan.size)
-    return saved(conversion.target, plan.advice + convert(conversion, change, context.cancel, wrote), context)
+    return saved_outcome(conversion.target, plan.advice + convert(conversion, change, context.cancel, wrote), context)
 
 
-def saved(target: Path, advice: list[Problem], context: JobContext) -> Outcome:
+def saved_outcome(target: Path, advice: list[Problem], context: JobContext) -> Outcome:
     """The outcome of a tool that wrote one model."""
     for problem in advice:
         context.warn(problem)

@@ -29,16 +29,16 @@ def plan(settings: EditMetadataSettings, workspace: Workspace) -> FilePlan:
     if settings.undo:
         header_edit.check_can_restore(path, workspace, "edit_metadata.undo")
         return FilePlan(f"restore the metadata of {display_path(path)}", path, path)
-    header = _edited(path, settings)
+    header = _new_header(path, settings)
     target = path if settings.in_place else output_file(settings.output, path, "_edited")
     size = path.stat().st_size + len(header)
-    raise_if_errors(_room(path, target, size, "edit_metadata.output", itself=settings.in_place))
+    raise_if_errors(_space_problems(path, target, size, "edit_metadata.output", in_place=settings.in_place))
     return FilePlan(f"write {display_path(target)} with other metadata", path, target)
 
 
-def _room(path: Path, target: Path, size: int, where: str, itself: bool = False) -> list[Problem]:
+def _space_problems(path: Path, target: Path, size: int, where: str, in_place: bool = False) -> list[Problem]:
     """Problems of disk space. A file edited in place is replaced by a copy, which temporarily needs the same space."""
-    if itself:
+    if in_place:
         problems = output_problems(path.with_name(f"{path.stem}.atelier-new"), [path], size, where)
         return [problem for problem in problems if problem.code == "tools.no-room"]
     return output_problems(target, [path], size, where)
@@ -48,16 +48,16 @@ def do(settings: EditMetadataSettings, plan: FilePlan, context: JobContext) -> O
     """Show the metadata, or write changed metadata to a copy or into the file, whose old header is stored for undo."""
     path, target = plan.path, plan.target
     if not settings.changes:
-        return shown(path)
+        return metadata_outcome(path)
     context.stage(f"writing {target.name}")
     if settings.undo:
         header_edit.restore_header(path, context.workspace, context.cancel)
     elif settings.in_place:
-        header_edit.replace_header(path, _edited(path, settings), context.workspace, context.cancel)
+        header_edit.replace_header(path, _new_header(path, settings), context.workspace, context.cancel)
     else:
-        header_edit.write_copy(path, _edited(path, settings), target, context.cancel)
+        header_edit.write_copy(path, _new_header(path, settings), target, context.cancel)
     before, after = read_header(path)[1], read_header(target)[1]
-    done = {True: "Restored", False: "Saved"}[settings.undo]
+    done = "Restored" if settings.undo else "Saved"
     lines = [f"{done}: {display_path(target)}"] if target == path else [*_differences(before, after)]
     if target != path:
         lines.append(f"Saved: {display_path(target)}")
@@ -73,7 +73,7 @@ def _differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[st
     return lines
 
 
-def shown(path: Path) -> Outcome:
+def metadata_outcome(path: Path) -> Outcome:
     """The outcome that lists all metadata, sorted by name, with JSON values parsed."""
     metadata = readable(read_header(path)[1])
     lines = []
@@ -90,7 +90,7 @@ def _short(text: str) -> str:
     return text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]} ... ({len(text):,} characters)"
 
 
-def _edited(path: Path, settings: EditMetadataSettings) -> bytes:
+def _new_header(path: Path, settings: EditMetadataSettings) -> bytes:
     """The new header. Raises ProblemsError with all problems."""
     metadata, problems = dict(read_header(path)[1]), list[Problem]()
     for pattern in settings.remove_keys:

@@ -14,8 +14,8 @@ from core.record.units import size_words
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.convert_model import ExtractVaeSettings
 from core.tools.files import model_file
-from core.tools.models.convert_model import BYTES, FOLDERS, dtype_of, misnamed, saved
-from core.tools.output import output_file, output_problems, progress
+from core.tools.models.convert_model import FOLDERS, dtype_of, misnamed_problems, saved_outcome
+from core.tools.output import PRECISION_BYTES, output_file, output_problems, progress
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def plan(settings: ExtractVaeSettings, workspace: Workspace) -> Plan:
         vae, problems = known_tensors(layout_of(name or "sd1"), vae)
         raise_if_errors(problems)
     target = output_file(settings.output, path, "_vae", (".safetensors",) if form == "safetensors" else ())
-    size, where = vae.weight_bytes(BYTES.get(settings.save_precision or "")), "extract_vae.output"
-    raise_if_errors(misnamed(target, form, where) or output_problems(target, [path, vae.source], size, where))
+    size, where = vae.weight_bytes(PRECISION_BYTES.get(settings.save_precision or "")), "extract_vae.output"
+    raise_if_errors(misnamed_problems(target, form, where) or output_problems(target, [path, vae.source], size, where))
     return Plan(vae, name or "sd1", target, size)
 
 
@@ -60,4 +60,4 @@ def do(settings: ExtractVaeSettings, plan: Plan, context: JobContext) -> Outcome
         cancel=context.cancel,
         wrote=progress(context, plan.target, plan.size),
     )
-    return saved(plan.target, advice, context)
+    return saved_outcome(plan.target, advice, context)

@@ -44,7 +44,7 @@ def write_copy(path: Path, header: bytes, target: Path, cancel: CancelToken) -> 
     """Write `target` (which may be `path`) with this header and the tensors of `path`."""
     with atomic.open_atomic(target) as temporary:
         with open_regular(path) as source, open(temporary, "wb") as handle:
-            source.seek(_start(source))
+            source.seek(tensors_offset(source))
             handle.write(len(header).to_bytes(8, "little") + header)
             while chunk := source.read(CHUNK_BYTES):
                 cancel.check()
@@ -53,7 +53,7 @@ def write_copy(path: Path, header: bytes, target: Path, cancel: CancelToken) -> 
 
 def replace_header(path: Path, header: bytes, workspace: Workspace, cancel: CancelToken) -> None:
     """Replace the header in the file. The old one is stored for `restore_header`."""
-    before = _folder(path, workspace) / f"{len(_saved_headers(path, workspace)) + 1:04}.header"
+    before = _undo_folder(path, workspace) / f"{len(_saved_headers(path, workspace)) + 1:04}.header"
     atomic.write_bytes(before, _header(path))
     try:
         write_copy(path, header, path, cancel)
@@ -103,21 +103,21 @@ def _tensors_of(header: bytes) -> Any:
 
 def _header(path: Path) -> bytes:
     with open_regular(path) as handle:
-        stop = _start(handle)
+        stop = tensors_offset(handle)
         handle.seek(8)
         return handle.read(stop - 8)
 
 
-def _start(handle: BinaryIO) -> int:
+def tensors_offset(handle: BinaryIO) -> int:
     """The offset of the tensors."""
     handle.seek(0)
     return 8 + int.from_bytes(handle.read(8), "little")
 
 
-def _folder(path: Path, workspace: Workspace) -> Path:
+def _undo_folder(path: Path, workspace: Workspace) -> Path:
     name = hashlib.sha256(os.fsencode(real_path(path))).hexdigest()[:32]
     return workspace.private / HEADERS / name
 
 
 def _saved_headers(path: Path, workspace: Workspace) -> list[Path]:
-    return sorted(each for each in _folder(path, workspace).glob("*.header") if re.fullmatch(r"\d{4,}", each.stem))
+    return sorted(each for each in _undo_folder(path, workspace).glob("*.header") if re.fullmatch(r"\d{4,}", each.stem))

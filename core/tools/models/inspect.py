@@ -24,6 +24,7 @@ from core.record.workspace import Workspace, display_path
 from core.settings.network import SIZES
 from core.settings.tools.model_files import InspectSettings
 from core.tools.files import file_of
+from core.tools.models.header_edit import tensors_offset
 from core.tools.plans import FilePlan
 
 SHOWN_NAMES = 5
@@ -99,7 +100,7 @@ def weights_hash(path: Path, metadata: Mapping[str, str], cancel: CancelToken | 
     if sniff(path) != "safetensors":
         return {"sha256": None, "as_in_metadata": None}
     with open_regular(path) as handle:
-        start = 8 + int.from_bytes(handle.read(8), "little")
+        start = tensors_offset(handle)
     digest, stated = file_sha256(path, cancel, start=start), metadata.get("sshs_model_hash")
     return {"sha256": digest, "as_in_metadata": None if stated is None else stated == digest}
 

@@ -98,7 +98,7 @@ def do(settings: MergeModelsSettings, plan: Plan, context: JobContext) -> Outcom
     return Outcome(lines=lines, facts={"file": str(plan.target), "merged": len(plan.mixed), "skipped": skipped})
 
 
-# -- planned: all that can be wrong, from headers
+# -- planning: all checks, by the headers
 
 
 def plan(settings: MergeModelsSettings, workspace: Workspace) -> Plan:
@@ -129,12 +129,12 @@ def plan(settings: MergeModelsSettings, workspace: Workspace) -> Plan:
 def _mixed_keys(settings: MergeModelsSettings, floats: Sequence[Mapping[str, LazyTensor]]) -> list[str]:
     """The keys of the first model to merge: those in another model; for add_difference, in both others."""
     enough = all if settings.method == "add_difference" else any
-    scaled = settings.compatibility == "sd-scripts"  # also what the first model has alone
+    sd_scripts = settings.compatibility == "sd-scripts"  # also what the first model has alone
     return [
         key
         for key in floats[0]
         if (not settings.unet_only or key.startswith(sd_keys.UNET_PREFIX))
-        and (scaled or enough(key in tensors for tensors in floats[1:]))
+        and (sd_scripts or enough(key in tensors for tensors in floats[1:]))
     ]
 
 
@@ -144,8 +144,8 @@ def _open_models(
     """The models that can be opened, in order. Adds problems, also of their number and the method's multiplier."""
     where, models = f"{GROUP}.models", list[MergeModel]()
     wanted = {"add_difference": (3, 3, "three models, A, B and C"), "sigmoid": (2, 2, "two models")}
-    least, most, expected = wanted.get(settings.method, (2, 99, "two models or more"))
-    if not least <= len(settings.models) <= most:
+    min_models, max_models, expected = wanted.get(settings.method, (2, 99, "two models or more"))
+    if not min_models <= len(settings.models) <= max_models:
         what = f"{count(len(settings.models), 'model')} given"
         problems.append(Problem(what, where, f"give {expected}, one per line", code="merge.model-count"))
     if settings.method == "sigmoid" and not 0 <= settings.multiplier <= 1:
@@ -217,7 +217,7 @@ def _misfits(models: Sequence[MergeModel]) -> list[Problem]:
     return problems
 
 
-# -- how much of each model
+# -- the weights of the models
 
 
 def _weights(
@@ -282,7 +282,7 @@ def _blocks(settings: MergeModelsSettings, family: str | None, problems: list[Pr
         return None
 
 
-# -- merged
+# -- merging
 
 
 def _merged(plan: Plan, dtype: str | None) -> dict[str, LazyTensor]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.families import family
-from core.families.locate import family_found, model_path
+from core.families.locate import known_family, model_path
 from core.families.targets import is_norm
 from core.formats.hashes import HashMemo, model_hashes
 from core.formats.lora.names import module_of_extra
@@ -34,7 +34,7 @@ START, MERGED = "network.network_weights", "network.base_weights"
 
 def network_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
     """Problems of the network's files and choice of layers. Empty without a base model."""
-    family_name = family_found(job.model, workspace)
+    family_name = known_family(job.model, workspace)
     if not family_name:
         return []
     problems: list[Problem] = []

@@ -114,7 +114,7 @@ class Texts:
             inputs.model, "text_encoders", memo=inputs.memo, kohya_projection=job.model.kohya_projection
         ) + merged_identity(inputs.files)
         weighted = " weighted, mean kept" if self._keeps_mean else " weighted"
-        prompts = f" prompts each alone {self.reading}"
+        prompts = f" prompts each alone {self.reading}"  # its text names class and fields: renaming one loses caches
         parsing = prompts if tokens else weighted if job.captions.weighted_captions else ""
         return TextCache(
             inputs.context.workspace.cache / TEXTS.folder,

@@ -10,7 +10,7 @@ from core.control.hints.pose.bottom_up import FIELDS, MATCHED, bodies_of, peaks_
 from core.control.hints.pose.detector import corners_of, grid, non_max_suppression
 from core.control.hints.pose.drawing import COLORS, FINGERS, LIMBS, draw
 from core.control.hints.pose.person import Person, person_of
-from core.control.hints.pose.top_down import cropped, located, region_of
+from core.control.hints.pose.top_down import cropped, keypoints_of, region_of
 from tests.control.hints.pose_models import COCO, STANDING
 
 
@@ -110,7 +110,7 @@ def test_a_keypoint_is_where_both_axes_are_highest():
     along_x, along_y = np.zeros((3, 192), np.float32), np.zeros((3, 256), np.float32)
     for number, (i, j) in enumerate(((0, 0), (191, 255), (96, 128))):
         along_x[number, i], along_y[number, j] = 0.9, 0.2 + 0.4 * number
-    points, scores = located(along_x, along_y, center, extent)
+    points, scores = keypoints_of(along_x, along_y, center, extent)
     assert scores == pytest.approx([0.2, 0.6, 0.9])
     assert points[0].tolist() == [-5, -10] and points[2].tolist() == [70, 90]
     assert points[1] == pytest.approx([95.5 / 96 * 150 - 5, 127.5 / 128 * 200 - 10])

@@ -23,7 +23,7 @@ from core.generation.effects.perceptual.hook import Clip, Perceptual, Vgg16, _ba
 from core.generation.images.metadata import read_image_metadata
 from core.generation.model.parts import Parts
 from core.generation.plan.forecast import needs_of, offload_of
-from core.generation.plan.hooks import Making
+from core.generation.plan.hooks import HookInputs
 from core.generation.plan.plan import plan_of
 from core.generation.prompt.states import PromptStates
 from core.generation.run import run_generate
@@ -135,8 +135,8 @@ class Asked:
         parts.denoiser.double(), parts.vae.double()
         kind, model = replace(family(name), decode_latents=exact), Denoiser.of(parts)
         lend = lambda file, load: nullcontext(load(Path(file)).double())  # noqa: E731
-        making = Making(job, stage, parts, kind, [None], None, None, (), print, prompts=["a (fox:1.2)"], lend=lend)
-        self.hook, self.velocity, self.lms = Perceptual(making), velocity, sampler == "lms"
+        inputs = HookInputs(job, stage, parts, kind, [None], None, None, (), print, prompts=["a (fox:1.2)"], lend=lend)
+        self.hook, self.velocity, self.lms = Perceptual(inputs), velocity, sampler == "lms"
         self.vae, self.decode, self.way = parts.vae, exact, make_sampler(sampler, "v" if velocity else "epsilon")
         self.way.set_timesteps(STEPS)
         draws = torch.Generator().manual_seed(1)
@@ -288,8 +288,8 @@ def test_every_sampler_is_guided_and_a_batch_is_its_images(clip):
         job = job_of("any", generate={"sampler": sampler}, perceptual={CLIP_TEXT: 10 * guided})
         sampling, prompts = Sampling(sampler, 4.0), [texts[number] for number in which]
         noises = noises_of(model, stage, [5 + number for number in which], sampling)
-        making = Making(job, stage, parts, kind, noises, None, None, (), print, prompts=prompts)
-        hooks = [Perceptual(replace(making, lend=lambda name, load: nullcontext(read)))] if guided else []
+        inputs = HookInputs(job, stage, parts, kind, noises, None, None, (), print, prompts=prompts)
+        hooks = [Perceptual(replace(inputs, lend=lambda name, load: nullcontext(read)))] if guided else []
         pixels = kind.decode_latents(None, denoise(model, states, stage, noises, sampling, hooks=hooks)) / 2 + 0.5
         return [float(Clip(read).to_text(text)(one)) for text, one in zip(prompts, pixels.split(1), strict=True)]
 

@@ -259,14 +259,14 @@ def test_a_killed_process_leaves_a_grid_that_is_resumed(workspace, store):
 
 @pytest.mark.slow
 def test_a_failed_cell_is_marked_with_its_reason_and_the_others_go_on(workspace, store, monkeypatch):
-    real = making.Maker.make
+    real = making.ImageMaker.make
 
     def make(self, batch, *more):
         if any(request.job.generate.steps == 2 and request.seed == 2 for request in batch):
             raise MemoryError
         return real(self, batch, *more)
 
-    monkeypatch.setattr(making.Maker, "make", make)
+    monkeypatch.setattr(making.ImageMaker, "make", make)
     folder, failed = run_grid(job_of(**TWO), workspace, store=store)
     assert failed == 1 and list(folder.content().failed) == [(1, 1, 0)]
     assert "memory" in folder.content().failed[1, 1, 0]

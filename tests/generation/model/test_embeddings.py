@@ -16,7 +16,7 @@ from core.formats.detect import identify
 from core.formats.embedding_file import LAYERS, TOKEN, read_embedding, read_shapes, write_embedding
 from core.generation.images.a1111 import a1111_text, from_a1111_text
 from core.generation.images.metadata import read_image_metadata
-from core.generation.making import Maker
+from core.generation.making import ImageMaker
 from core.generation.model.embeddings import (
     Embedding,
     embeddings_attached,
@@ -291,7 +291,7 @@ def test_a_word_with_a_vector_for_each_layer_works_with_and_regions_guidance_kin
         job = build(GenerateJob, {"model": {"base_model": str(STARTER)}, "generate": generate} | groups)
         (request,) = plan_of(job, space).requests
         with loras_attached(components, [], Path, 0) as loras, embeddings_attached(components, [word]) as words:
-            return Maker(components, words, loras).make([request], decoded=False).latents[-1]
+            return ImageMaker(components, words, loras).make([request], decoded=False).latents[-1]
 
     for second, groups in (
         (" AND a cup", {}),

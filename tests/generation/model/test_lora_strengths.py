@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from core.families import family
-from core.generation.making import Maker
+from core.generation.making import ImageMaker
 from core.generation.model import loras as loras_module
 from core.generation.model.loras import Strength, loras_attached
 from core.generation.model.store import make_store
@@ -127,7 +127,7 @@ def test_a_step_range_is_a_run_with_the_lora_on_at_these_steps_only(starter, fil
     job = job_of(prompt="a fox", steps=STEPS, sampler="euler", seed=3, loras=[use])
     plan = plan_of(job, space)
     with loras_attached(starter, [use], lambda name: file) as loras:
-        maker = Maker(starter, no_words(starter), loras)
+        maker = ImageMaker(starter, no_words(starter), loras)
         made = maker.make(plan.requests, decoded=False).latents[-1]
         assert torch.equal(made, wanted)
         assert {each.multiplier for each in loras.networks[0].adapters.values()} == {0.9}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from core.families import family
-from core.generation.making import Maker
+from core.generation.making import ImageMaker
 from core.generation.plan.checks import problems_of
 from core.generation.plan.plan import plan_of
 from core.settings.check import build
@@ -46,7 +46,7 @@ def latents_of(job, workspace, model):
 
     (request,) = plan_of(job, workspace).requests
     with loras_attached(model, [], lambda name: name, 0) as loras, embeddings_attached(model, []) as words:
-        return Maker(model, words, loras).make([request], decoded=False).latents[-1]
+        return ImageMaker(model, words, loras).make([request], decoded=False).latents[-1]
 
 
 def test_the_sampler_begins_with_noise_or_an_image(model, workspace, tmp_path):

@@ -21,7 +21,7 @@ from core.settings.check import build
 from core.settings.presets.files import dump
 from core.settings.tools.images import FaceSettings
 from core.tools.images import faces
-from core.tools.images.faces import around, rotated, upright
+from core.tools.images.faces import face_window, rotated, window_around
 from core.tools.images.folders import images_of, plan
 from tests.refusals import refused
 from tests.tasks import surroundings
@@ -393,14 +393,14 @@ def test_turning_levels_the_eyes_and_the_face_stays_in_its_place(degrees):
 
 
 def test_the_window_lies_inside_the_image():
-    assert around(50, 50, (40, 20), (100, 100)) == (30, 40, 70, 60)
-    assert around(5, 99, (40, 20), (100, 100)) == (0, 80, 40, 100)
+    assert window_around(50, 50, (40, 20), (100, 100)) == (30, 40, 70, 60)
+    assert window_around(5, 99, (40, 20), (100, 100)) == (0, 80, 40, 100)
 
 
 def test_a_window_by_the_faces_size_is_named_by_where_the_face_is():
     image, face = tilted(10)
     settings = FaceSettings(face_crop="ratio", face_crop_ratio=(2, 1.5))
-    copy, info = upright(image, face, settings)
+    copy, info = face_window(image, face, settings)
     assert copy.size == (144, 108)  # 72 pixels, the larger side, times 2 and 1.5
     assert list(info) == [70, 54, 60, 72]  # at the left edge of the image: the window is moved in
 
@@ -408,13 +408,13 @@ def test_a_window_by_the_faces_size_is_named_by_where_the_face_is():
 def test_faces_are_scaled_to_one_size_and_never_beyond_the_image():
     image, face = tilted(0)
     settings = FaceSettings(face_crop="size", crop_size=(80, 64), face_resize="face", resize_face_size=36)
-    copy, info = upright(image, face, settings)
+    copy, info = face_window(image, face, settings)
     assert copy.size == (80, 64) and info[3] == 36
     small = settings.model_copy(update={"resize_face_size": 16})
-    copy, info = upright(image, face, small)
+    copy, info = face_window(image, face, small)
     assert copy.size == (80, 64) and info[3] == round(72 * 0.4)  # 80 of 200 pixels: the whole width shows
     fit = settings.model_copy(update={"face_resize": "fit"})
-    assert upright(image, face, fit)[1][3] == round(72 * 0.4)
+    assert face_window(image, face, fit)[1][3] == round(72 * 0.4)
 
 
 class Found:

@@ -19,7 +19,7 @@ from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.tools.loras import interrogate_lora as interrogation
 from core.tools.loras.headers import weight_shape
-from core.tools.loras.layers import place_of
+from core.tools.loras.layers import cell_of
 from tests.models import tiny_file, tiny_folder, tiny_lora
 from tests.refusals import refused
 from tests.tasks import surroundings
@@ -106,7 +106,7 @@ def test_every_layer_of_sdxl_and_sd_has_its_place():
         ),
         ("lora_te2_text_model_encoder_layers_31_mlp_fc1", ("Second text encoder", "mlp.fc1", "31")),
     ):
-        assert place_of(name) == wanted
+        assert cell_of(name) == wanted
 
 
 def test_the_rank_that_is_recommended_keeps_what_was_asked(tmp_path):

@@ -13,7 +13,7 @@ from core.control.hints.pose.person import Person
 
 # (value - 128) / 256, as OpenPose and Lightweight OpenPose, in the profile's words
 USUAL = {"channels": "BGR", "mean": (128 / 255,) * 3, "std": (256 / 255,) * 3, "size": 368, "multiple": 8}
-AROUND = 128
+PAD_LEVEL = 128
 MAX_OUTPUTS = 32
 MATCHED = (*LIMBS, (2, 16), (5, 17))
 FIELDS = (12, 20, 14, 16, 22, 24, 0, 2, 4, 6, 8, 10, 28, 30, 34, 32, 36, 18, 26)  # of a limb: x here, y in the next
@@ -36,7 +36,7 @@ class OpenPose(PoseModel):
     def find(self, image: np.ndarray) -> list[Person]:
         height, width = image.shape[:2]
         size = self.size_for(width, height, self.profile)
-        pixels, scale = letterboxed(image, size, AROUND)
+        pixels, scale = letterboxed(image, size, PAD_LEVEL)
         heat, fields = self.run(normalized(pixels, self.profile), self.outputs, self._maps)
         inner = (max(1, int(width * scale)), max(1, int(height * scale)))
         peaks = [peaks_of(part, size, inner) for part in heat[:PARTS]]
@@ -62,25 +62,25 @@ def peaks_of(heat: np.ndarray, size: Size, inner: Size) -> np.ndarray:
     Networks are trained with Gaussians about one cell wide: the logarithms of the three cells around a peak are a
     parabola, which gives its position between cells and its height.
     """
-    around = np.pad(heat, 1, constant_values=-np.inf)
+    padded = np.pad(heat, 1, constant_values=-np.inf)
     high, wide = heat.shape
-    best = heat > LOWEST_PEAK / 2
+    is_peak = heat > LOWEST_PEAK / 2
     for down, right in ((1, 1), (1, 0), (1, -1), (0, 1)):  # of equal cells the first is the peak
-        before = around[1 - down : 1 - down + high, 1 - right : 1 - right + wide]
-        after = around[1 + down : 1 + down + high, 1 + right : 1 + right + wide]
-        best &= (heat > before) & (heat >= after)
-    y, x = np.nonzero(best)
+        before = padded[1 - down : 1 - down + high, 1 - right : 1 - right + wide]
+        after = padded[1 + down : 1 + down + high, 1 + right : 1 + right + wide]
+        is_peak &= (heat > before) & (heat >= after)
+    y, x = np.nonzero(is_peak)
     value = heat[y, x]
     floor = value / 10  # a peak narrower than the Gaussian is not taken for a far higher one
-    middle = np.log(value)
-    height = middle.copy()
+    log_value = np.log(value)
+    height = log_value.copy()
     positions = []
-    for cell, low, top in ((x, around[y + 1, x], around[y + 1, x + 2]), (y, around[y, x + 1], around[y + 2, x + 1])):
+    for cell, low, top in ((x, padded[y + 1, x], padded[y + 1, x + 2]), (y, padded[y, x + 1], padded[y + 2, x + 1])):
         first, last = np.log(np.maximum(low, floor)), np.log(np.maximum(top, floor))
-        bend = first + last - 2 * middle
-        off = np.divide(first - last, 2 * bend, out=np.zeros_like(bend), where=bend < 0)
-        height += (last - first) * off / 4
-        positions.append(cell + off)
+        curvature = first + last - 2 * log_value
+        offset = np.divide(first - last, 2 * curvature, out=np.zeros_like(curvature), where=curvature < 0)
+        height += (last - first) * offset / 4
+        positions.append(cell + offset)
     across, down = (
         (cell + 0.5) * side / count - 0.5 for cell, side, count in zip(positions, size, (wide, high), strict=True)
     )
@@ -109,15 +109,15 @@ def bodies_of(peaks: Sequence[np.ndarray], fields: np.ndarray, size: Size, heigh
         field = fields[FIELDS[number] : FIELDS[number] + 2]
         for start, end, score in _limbs(peaks[first], peaks[second], field, size, height):
             with_end = score + float(peaks[second][end, 2])
-            near = [each for each in bodies if each.parts.get(first) == start or each.parts.get(second) == end]
-            if len(near) > 1 and not near[0].parts.keys() & near[1].parts.keys():
-                near[0].parts |= near[1].parts
-                near[0].score += near[1].score + score
-                bodies.remove(near[1])
-            elif near and near[0].parts.get(second) != end:
-                near[0].parts[second] = end
-                near[0].score += with_end
-            elif not near and number < len(LIMBS):  # ears alone do not start a person
+            matches = [each for each in bodies if each.parts.get(first) == start or each.parts.get(second) == end]
+            if len(matches) > 1 and not matches[0].parts.keys() & matches[1].parts.keys():
+                matches[0].parts |= matches[1].parts
+                matches[0].score += matches[1].score + score
+                bodies.remove(matches[1])
+            elif matches and matches[0].parts.get(second) != end:
+                matches[0].parts[second] = end
+                matches[0].score += with_end
+            elif not matches and number < len(LIMBS):  # ears alone do not start a person
                 bodies.append(_Body({first: start, second: end}, with_end + float(peaks[first][start, 2])))
     for body in bodies:
         if len(body.parts) >= FEWEST_PARTS and body.score >= LOWEST_SCORE * len(body.parts):
@@ -138,10 +138,10 @@ def _limbs(
         return
     vectors = ends[None, :, :2] - starts[:, None, :2]
     length = np.maximum(np.hypot(vectors[..., 0], vectors[..., 1]), 1e-3)
-    at = starts[:, None, None, :2] + vectors[:, :, None] * np.linspace(0, 1, SAMPLES)[:, None]
-    along = (_sampled(field, at, size) * (vectors / length[..., None])[:, :, None]).sum(axis=-1)
-    scores = along.mean(axis=-1) + np.minimum(0.5 * height / length - 1, 0)  # very long limbs are unlikely
-    fits = ((along > LOWEST_FIELD).sum(axis=-1) > ENOUGH) & (scores > 0)
+    points = starts[:, None, None, :2] + vectors[:, :, None] * np.linspace(0, 1, SAMPLES)[:, None]
+    alignment = (_sampled(field, points, size) * (vectors / length[..., None])[:, :, None]).sum(axis=-1)
+    scores = alignment.mean(axis=-1) + np.minimum(0.5 * height / length - 1, 0)  # very long limbs are unlikely
+    fits = ((alignment > LOWEST_FIELD).sum(axis=-1) > ENOUGH) & (scores > 0)
     free_starts, free_ends = {*range(len(starts))}, {*range(len(ends))}
     for index in np.argsort(-scores, axis=None, kind="stable"):
         start, end = divmod(int(index), len(ends))
@@ -151,10 +151,10 @@ def _limbs(
             yield start, end, float(scores[start, end])
 
 
-def _sampled(field: np.ndarray, at: np.ndarray, size: Size) -> np.ndarray:
-    """(x, y) of a field [2, h, w] at points [..., 2] of the input's (width, height), bilinear: [..., 2]."""
+def _sampled(field: np.ndarray, points: np.ndarray, size: Size) -> np.ndarray:
+    """(x, y) of a field [2, h, w] at `points` [..., 2] of the input's (width, height), bilinear: [..., 2]."""
     high, wide = field.shape[1:]
-    position = ((at + 0.5) * (wide / size[0], high / size[1]) - 0.5).clip(0, (wide - 1, high - 1))
+    position = ((points + 0.5) * (wide / size[0], high / size[1]) - 0.5).clip(0, (wide - 1, high - 1))
     low = position.astype(int)
     next_x, next_y = np.minimum(low[..., 0] + 1, wide - 1), np.minimum(low[..., 1] + 1, high - 1)
     share = position - low

@@ -8,7 +8,7 @@ from core.control.hints.models import Profile
 from core.control.hints.one_image import OneImageModel, Size, letterboxed, normalized
 
 USUAL_SIZE = (640, 640)  # of the input, where the model leaves it open
-AROUND = 114  # gray level around a smaller image
+PAD_LEVEL = 114  # gray level around a smaller image
 YOLOX_PROFILE = Profile(channels="BGR", scale="255")
 STRIDES = (8, 16, 32)
 MAX_BOXES, MAX_NUMBERS = 200_000, 1_000  # of an output: boxes, and values of each
@@ -28,7 +28,7 @@ class PersonDetector(OneImageModel):
         ProblemsError for outputs that are no boxes."""
         height, width = image.shape[:2]
         size = self.fixed or USUAL_SIZE
-        pixels, scale = letterboxed(image, size, AROUND)
+        pixels, scale = letterboxed(image, size, PAD_LEVEL)
         (values,) = self.run(normalized(pixels, YOLOX_PROFILE), self.outputs[:1], self._boxes)
         corners, scores = corners_of(values, size)
         if not np.isfinite(corners).all():

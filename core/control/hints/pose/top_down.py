@@ -50,7 +50,7 @@ class DWPose(PoseModel):
         center, extent = region_of(box, self._size)
         pixels = normalized(cropped(image, center, extent, self._size), self.profile)
         along_x, along_y = self.run(pixels, self.outputs, self._axes)
-        points, scores = located(along_x, along_y, center, extent)
+        points, scores = keypoints_of(along_x, along_y, center, extent)
         points[scores < self.profile.score] = np.nan
         return person_of(points, self.profile)
 
@@ -86,11 +86,11 @@ def cropped(image: np.ndarray, center: np.ndarray, extent: np.ndarray, size: Siz
     step = extent / size
     # Pillow reckons with the corners of pixels: the center of each is half a pixel off its index, in both images
     x, y = center - extent / 2 + 0.5 - step / 2
-    moved = (step[0], 0, x, 0, step[1], y)
-    return np.asarray(Image.fromarray(image).transform(size, Image.Transform.AFFINE, moved, Image.Resampling.BILINEAR))
+    matrix = (step[0], 0, x, 0, step[1], y)
+    return np.asarray(Image.fromarray(image).transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
 
 
-def located(
+def keypoints_of(
     along_x: np.ndarray, along_y: np.ndarray, center: np.ndarray, extent: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Keypoints (x, y) [K, 2] in the image's pixels and their scores [K], from SimCC outputs [K, positions] along both

@@ -24,7 +24,7 @@ from core.control.shapes import LLLiteTarget
 from core.diffusion.text_states import Conditioning
 from core.generation.model.other_files import NETS, ControlFile, Nets
 from core.generation.model.store import ModelStore, fingerprint
-from core.generation.plan.hooks import Making
+from core.generation.plan.hooks import HookInputs
 from core.generation.plan.initial import CONTROL, opened
 from core.generation.plan.stages import as_generator, has_regions
 from core.generation.prompt.runs import parts_of
@@ -98,13 +98,13 @@ def _compute_dtype(unet: Any) -> torch.dtype:
     return next(weight.dtype for weight in unet.parameters() if weight.dtype.itemsize > 1)
 
 
-def hook_of(making: Making) -> Hook | None:
+def hook_of(inputs: HookInputs) -> Hook | None:
     """The hook, if there are active ControlNets."""
-    uses = making.job.controls.used
-    if not uses or (making.stage.another and making.job.hires.highres_fix_disable_control_net):
+    uses = inputs.job.controls.used
+    if not uses or (inputs.stage.another and inputs.job.hires.highres_fix_disable_control_net):
         return None
-    regions = len(parts_of(making.job.generate.prompt)) if has_regions(making.job) else 1
-    return Controls(uses, making, regions)
+    regions = len(parts_of(inputs.job.generate.prompt)) if has_regions(inputs.job) else 1
+    return Controls(uses, inputs, regions)
 
 
 class Controls(Hook):
@@ -113,21 +113,21 @@ class Controls(Hook):
     regions   number of sub-prompts with their own regions in each image: a ControlNet reads the last of them
     """
 
-    def __init__(self, uses: Sequence[ControlUse], making: Making, regions: int = 1):
-        self._uses, self._making, self._regions = uses, making, regions
+    def __init__(self, uses: Sequence[ControlUse], inputs: HookInputs, regions: int = 1):
+        self._uses, self._inputs, self._regions = uses, inputs, regions
         self._nets: list[ControlNet | LLLite] = []
         self._images: dict[tuple[int, Size], Tensor] = {}
 
     @contextmanager
     def around(self) -> Iterator[None]:
-        making, unet, files = self._making, self._making.components.denoiser, [use.file for use in self._uses]
+        inputs, unet, files = self._inputs, self._inputs.components.denoiser, [use.file for use in self._uses]
         targets: list[LLLiteTarget] = []
         with ExitStack() as stack:
             for number, use in enumerate(self._uses):
-                assert making.nets is not None, "what has ControlNets lends them"
-                net = stack.enter_context(making.nets.lease(use, files[:number].count(use.file)))
+                assert inputs.nets is not None, "what has ControlNets lends them"
+                net = stack.enter_context(inputs.nets.lease(use, files[:number].count(use.file)))
                 if isinstance(net, LLLite):
-                    targets = targets or lllite_targets(unet, making.family.name)
+                    targets = targets or lllite_targets(unet, inputs.family.name)
                     stack.callback(net.detach)
                     net.attach(unet, targets)
                     net.multiplier = use.weight
@@ -139,8 +139,8 @@ class Controls(Hook):
 
     def conditioned(self, at: Moment, noisy: Tensor, conditioning: Conditioning) -> Conditioning:
         height, width = noisy.shape[-2:]
-        size = width * self._making.family.latent_pixels, height * self._making.family.latent_pixels
-        hint = self._making.stage.size if self._take_turns else size  # then sd-scripts resizes the embedding
+        size = width * self._inputs.family.latent_pixels, height * self._inputs.family.latent_pixels
+        hint = self._inputs.stage.size if self._take_turns else size  # then sd-scripts resizes the embedding
         total: Residuals | None = None
         for number, (use, net, acts) in enumerate(zip(self._uses, self._nets, self._acting(at), strict=True)):
             if isinstance(net, LLLite):
@@ -153,7 +153,7 @@ class Controls(Hook):
     def _acting(self, at: Moment) -> list[bool]:
         """Which of them act at a step. With sd-scripts compatibility, one whose range ends within a step still acts at
         it, and several ControlNets of SD 1.x and 2.x take turns, one per step (reference: controlnet, 4.1 and 4.2)."""
-        kohya = as_generator(self._making.job)
+        kohya = as_generator(self._inputs.job)
         end = (at.index if kohya else at.index + 1) / at.steps
         acting = [use.start_at <= at.index / at.steps and end <= use.end_at for use in self._uses]
         nets = [number for number, net in enumerate(self._nets) if isinstance(net, ControlNet)]
@@ -165,7 +165,7 @@ class Controls(Hook):
     @property
     def _take_turns(self) -> bool:
         """Whether ControlNets take turns as in sd-scripts' generator for SD 1.x and 2.x."""
-        return as_generator(self._making.job) and self._making.family.name != "sdxl"
+        return as_generator(self._inputs.job) and self._inputs.family.name != "sdxl"
 
     def _residuals(
         self, use: ControlUse, net: ControlNet, at: Moment, noisy: Tensor, conditioning: Conditioning
@@ -192,8 +192,8 @@ class Controls(Hook):
         """The conditioning with one text per row: with regions, the last sub-prompt of each image."""
         if self._regions == 1:
             return conditioning
-        images = len(self._making.noises)
-        before = self._making.sides.index(POSITIVE) * images
+        images = len(self._inputs.noises)
+        before = self._inputs.sides.index(POSITIVE) * images
         last = before + self._regions * (1 + torch.arange(images)) - 1
         after = before + self._regions * images
         keep = torch.cat([torch.arange(before), last, torch.arange(after, after + rows - before - images)])
@@ -204,13 +204,13 @@ class Controls(Hook):
         """A control image at a size, float32 [1, 3, H, W] in 0..1, on the stage's device. A preprocessor computes it
         once, at the size of the stage, also for the smaller latents of Gradual Latent."""
         if (number, size) not in self._images:
-            making, use = self._making, self._uses[number]
-            assert making.nets is not None
-            pixels = making.nets.hint(use, size if use.preprocessor == "none" else making.stage.size, making.canvas)
+            inputs, use = self._inputs, self._uses[number]
+            assert inputs.nets is not None
+            pixels = inputs.nets.hint(use, size if use.preprocessor == "none" else inputs.stage.size, inputs.canvas)
             if pixels.shape[1::-1] != size:
                 pixels = np.array(fitted(fromarray(pixels), size, "resize"))
             hint = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
-            self._images[number, size] = hint.to(making.components.device)
+            self._images[number, size] = hint.to(inputs.components.device)
         return self._images[number, size]
 
 

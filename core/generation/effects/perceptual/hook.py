@@ -27,7 +27,7 @@ from core.generation.effects.perceptual.checks import (
     vgg_name,
     vgg_shapes,
 )
-from core.generation.plan.hooks import Making
+from core.generation.plan.hooks import HookInputs
 from core.generation.plan.initial import GUIDE, opened
 from core.generation.prompt.runs import prompt_runs, weighted_parts
 from core.generation.sample.canvas import is_finite
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 MIN_ALPHA_BAR = 1e-4  # lowest alpha_bar of a guided step: the estimated image is divided by its root
 
 
-def hook_of(making: Making) -> Hook | None:
+def hook_of(inputs: HookInputs) -> Hook | None:
     """The hook, if a guidance scale is set."""
-    return Perceptual(making) if making.job.perceptual.used else None
+    return Perceptual(inputs) if inputs.job.perceptual.used else None
 
 
 class Perceptual(Hook):
@@ -54,13 +54,13 @@ class Perceptual(Hook):
     The distances are those of the image decoded from the U-Net's output for the prompt alone, without ControlNets.
     """
 
-    def __init__(self, making: Making):
-        self._making = making
+    def __init__(self, inputs: HookInputs):
+        self._inputs = inputs
         self._measures: list[list[tuple[float, Measure]]] = []  # of each image
 
     @contextmanager
     def around(self) -> Iterator[None]:
-        parts = self._making.components
+        parts = self._inputs.components
         with ExitStack() as stack:
             stack.enter_context(visiting([parts.vae], parts.device))
             for part in (parts.denoiser, parts.vae):
@@ -73,24 +73,24 @@ class Perceptual(Hook):
 
     def _scaled_distances(self, stack: ExitStack) -> list[list[tuple[float, Measure]]]:
         """The distances of each image with their scales; the models are leased until the stack ends."""
-        making, settings = self._making, self._making.job.perceptual
-        device, lend = making.components.device, making.lend
+        inputs, settings = self._inputs, self._inputs.job.perceptual
+        device, lend = inputs.components.device, inputs.lend
         assert lend is not None, "what has CLIP or VGG guidance lends their models"
         shared: list[tuple[float, Measure]] = []
         if settings.uses_clip:
-            clip = Clip(stack.enter_context(lend(clip_name(making.job), partial(Clip.load, device=device))))
+            clip = Clip(stack.enter_context(lend(clip_name(inputs.job), partial(Clip.load, device=device))))
         if settings.compares_images:
             image = opened(resolve_path(settings.guide_image or ""), GUIDE)
             if settings.clip_image_guidance_scale:
                 shared.append((settings.clip_image_guidance_scale, clip.to_image(image)))
             if settings.vgg16_guidance_scale:
-                vgg = Vgg16(stack.enter_context(lend(vgg_name(making.job), partial(Vgg16.load, device=device))))
-                distance = vgg.to_image(image, settings.vgg16_guidance_layer, making.stage.size)
+                vgg = Vgg16(stack.enter_context(lend(vgg_name(inputs.job), partial(Vgg16.load, device=device))))
+                distance = vgg.to_image(image, settings.vgg16_guidance_layer, inputs.stage.size)
                 shared.append((settings.vgg16_guidance_scale, distance))
         if not settings.clip_guidance_scale:
-            return [shared] * len(making.prompts)
-        weighted = making.job.generate.prompt_weights
-        texts = [settings.clip_prompt or _clip_text(prompt, weighted) for prompt in making.prompts]
+            return [shared] * len(inputs.prompts)
+        weighted = inputs.job.generate.prompt_weights
+        texts = [settings.clip_prompt or _clip_text(prompt, weighted) for prompt in inputs.prompts]
         return [[(settings.clip_guidance_scale, clip.to_text(text)), *shared] for text in texts]
 
     def corrected(self, at: Moment, output: Tensor, ask: Ask) -> Tensor:
@@ -98,7 +98,7 @@ class Perceptual(Hook):
         if a**2 < MIN_ALPHA_BAR:
             return output
         s, velocity = (1 - a**2) ** 0.5, config_of(at.scheduler)["prediction_type"] == "v_prediction"
-        lms = self._making.job.generate.sampler == "lms"
+        lms = self._inputs.job.generate.sampler == "lms"
         noisy = model_input(at.scheduler, at.latents, at.timestep)
         change = s * self.gradient(noisy, a, ask, velocity, 1.0 if lms else s)
         if not lms:
@@ -133,7 +133,7 @@ class Perceptual(Hook):
 
     def _gradient(self, latents: Tensor, number: int) -> Tensor:
         """The gradient of one image's distances with respect to its latents before decoding, [1, C, h, w]."""
-        parts, family = self._making.components, self._making.family
+        parts, family = self._inputs.components, self._inputs.family
         with torch.enable_grad():
             inputs = latents.requires_grad_()
             pixels = (family.decode_latents(parts.vae, inputs) / 2 + 0.5).clamp(0, 1)
