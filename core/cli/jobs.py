@@ -18,7 +18,7 @@ from core import tasks
 from core.cli.main import BAD_INPUT, DONE, FAILED, INTERRUPTED
 from core.cli.options import Options
 from core.engine.execute import execute, memory_advice, write_details
-from core.engine.explain import explain, sees_another_gone
+from core.engine.explain import explain, lost_another_process
 from core.engine.launch import is_launched, supervise
 from core.engine.other_process import clear_failure, record_failure
 from core.engine.owner import Ownership, hand_in, is_held
@@ -108,11 +108,11 @@ def _follow(processes: Together, workspace: Workspace) -> int:
         try:
             run_training(job, context)
         except Exception as error:
-            if sees_another_gone(error):
+            if lost_another_process(error):
                 end_if_launcher_gone()
             write_details(context.folder, traceback.format_exc(), f"error_{processes.rank + 1}.txt")
             explanation = explain(error, lambda: memory_advice("train", job, context))
-            record_failure(context.folder, explanation, None if sees_another_gone(error) else processes.rank + 1)
+            record_failure(context.folder, explanation, None if lost_another_process(error) else processes.rank + 1)
             raise
     return DONE
 

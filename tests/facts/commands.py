@@ -148,7 +148,7 @@ def together() -> Facts:
                     ("write_details", partial(noted, heard, "details", None)),
                     ("record_failure", partial(noted, heard, "failure", None)),
                     ("explain", lambda error, switches: "explained"),
-                    ("sees_another_gone", lambda error, supervised=supervised: bool(supervised)),
+                    ("lost_another_process", lambda error, supervised=supervised: bool(supervised)),
                     (
                         "StopOnSignal",
                         lambda token, heard=heard, **named: _Entered(None, heard, named["patient"] and named["quiet"]),
