@@ -38,7 +38,7 @@ class Ownership:
 
     def _refusal(self, held: lock.HeldElsewhere, workspace: Workspace) -> ProblemsError:
         """The error that names the holder, how to end it, and the alternative."""
-        heartbeat, wait = lock.held_words(held)
+        heartbeat, wait = lock.held_message(held)
         otherwise = "or choose another --outputs" + wait
         try:
             note = read_json_object(self._note)

@@ -105,7 +105,7 @@ class JobContext(Reports):
 
     def take_commands(self) -> list[str]:
         """Return the commands that arrived since the last call; "stop" also sets the cancel token."""
-        self._hear()
+        self._read_commands()
         taken, self.pending = self.pending, []
         return taken
 
@@ -121,7 +121,7 @@ class JobContext(Reports):
     def check(self) -> None:
         """Wait while the job is paused and raise Cancelled after a stop; to be called between units of work outside the training
         loop. Other commands stay pending."""
-        self._hear()
+        self._read_commands()
         if self.pauses and self._pause_requested():
             self._wait()
         self.token.check()
@@ -131,7 +131,7 @@ class JobContext(Reports):
         """A cancel token whose `check` is this context's, so that functions that take a token also wait while paused."""
         return _Checked(self)
 
-    def _hear(self) -> None:
+    def _read_commands(self) -> None:
         self.pending += self.commands.new()
         if "stop" in self.pending:
             self.token.cancel()
@@ -144,7 +144,7 @@ class JobContext(Reports):
         self.journal.put(StateChanged("paused"))
         while self._pause_requested() and not self.token.wanted:
             time.sleep(PAUSE_SECONDS)
-            self._hear()
+            self._read_commands()
         self.pending = [name for name in self.pending if name not in ("pause", "resume")]
         if not self.token.wanted:
             self.journal.put(StateChanged("running"))

@@ -56,8 +56,8 @@ def keep_freed_memory() -> Iterator[None]:
     try:
         yield
     finally:
-        for what, value in USUAL.items():
-            library.mallopt(what, value)
+        for parameter, value in USUAL.items():
+            library.mallopt(parameter, value)
         trim_heap()
 
 
