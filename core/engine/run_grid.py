@@ -110,13 +110,10 @@ def run_grid_of(
         },
     )
     notes = [BASE_MODEL, *(_note(facts, step) for step in steps), *("" for _ in averages)]
-    by_column_and_row = _samples(facts, job, steps, prompts)
-    if not strengths:
-        samples = {(x, y, 0): name for (x, y), name in by_column_and_row.items()}
-    elif 1.0 in strengths:  # that of the run's samples
-        samples = {(x, strengths.index(1.0), z): name for (x, z), name in by_column_and_row.items()}
-    else:
-        samples = {}
+    samples: dict[Index, str] = {}
+    if not strengths or 1.0 in strengths:  # samples are generated at strength 1
+        for (x, row), name in _samples(facts, job, steps, prompts).items():
+            samples[(x, strengths.index(1.0), row) if strengths else (x, row, 0)] = name
     return RunGrid(grid_job, {"x": notes}, files, len(prompts), samples)
 
 
