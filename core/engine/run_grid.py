@@ -129,7 +129,7 @@ def _samples(
     step_of_column = dict(enumerate(steps, 1))
     if not job.method.traits.new_words:
         step_of_column[0] = WITHOUT_CONTROL if job.method.traits.control_images else 0
-    samples = {}
+    samples: dict[tuple[int, int], str] = {}
     for row, prompt in enumerate(prompts):
         digest = settings_digest(prompt, job.samples)
         samples |= {(x, row): names[step, digest] for x, step in step_of_column.items() if (step, digest) in names}
