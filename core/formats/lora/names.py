@@ -146,6 +146,7 @@ def module_of_extra(key: str) -> tuple[str, str] | None:
 
 
 def _split(name: str) -> tuple[str | None, list[str]]:
+    """(kohya's prefix, None for other names; the words of the rest between underscores)."""
     for head in sorted(PREFIXES, key=len, reverse=True):
         if name.startswith(head + "_") and len(name) > len(head) + 1:
             return head, name[len(head) + 1 :].split("_")

@@ -82,8 +82,8 @@ def _open_clip(state: State, prefix: str, kohya_projection: bool) -> dict[str, L
         if third is not None:
             thirds.setdefault(ldm_name, {})[third] = tensor
         else:
-            turns = ldm_name == "text_projection" and not kohya_projection
-            tensors[prefix + ldm_name] = tensor.transposed() if turns else tensor
+            is_transposed = ldm_name == "text_projection" and not kohya_projection
+            tensors[prefix + ldm_name] = tensor.transposed() if is_transposed else tensor
     return tensors | {prefix + name: stacked([three[n] for n in range(3)]) for name, three in thirds.items()}
 
 
