@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
         _print_help(former_help(command))
         return DONE
     try:
-        extensions.admit(argv)
+        extensions.import_allowed(argv)
         if command in FORMER:
             name, *rest = with_present_tool(renewed(argv))
         else:

@@ -102,7 +102,7 @@ def check(job: TrainJob, options: Options, *, trains: bool = True) -> Report:
     trains  whether a training follows: then the device is checked, and no image may both train and validate
     """
     from core.dataset.preflight import preflight
-    from core.families.locate import family_found
+    from core.families.locate import base_model_family
     from core.families.token_count import count_tokens
     from core.settings.rules import set_without_effect
     from core.training.checks.before_start import problems_before_start, upload_problems
@@ -119,7 +119,7 @@ def check(job: TrainJob, options: Options, *, trains: bool = True) -> Report:
     if not errors(problems) or options.values.get("check") or not _to_download(job.model, options):
         problems += problems_before_start(job, workspace, report, device, copies=trains)
         problems += recipe_problems(
-            options.preset_read, family_found(job.model, workspace), gpu_memory(device) if device else None
+            options.preset_read, base_model_family(job.model, workspace), gpu_memory(device) if device else None
         )
     problems = errors_first([*problems, *set_without_effect(job)])
     if errors(problems):

@@ -558,7 +558,7 @@ class Engine:
         """{"device": name, "memory_used", "memory_total": bytes, "job": the running device job, as `_job_status`}."""
         used, total = machine.memory(self.device)
         return {
-            "device": machine.device_words(self.device),
+            "device": machine.device_title(self.device),
             "memory_used": used,
             "memory_total": total,
             "job": self._job_status(),

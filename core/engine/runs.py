@@ -15,12 +15,12 @@ from core.engine.view import ENDED, RunView, facts_of
 from core.record import atomic
 from core.record.journal import last_of_kind
 from core.record.problems import ProblemsError
+from core.record.regular import LONGEST_NAME
 from core.record.run_about import title_of
 from core.record.run_folder import RunFolder, list_runs, newest_runs
 from core.record.workspace import Workspace
 
 MAX_VIEWS = 8  # journals of trainings that are held at once, besides the one that runs
-LONGEST_NAME = 255  # bytes, of a folder on any system
 
 
 class Runs:

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PureWindowsPath
 
 from core.record.problems import ProblemsError
+from core.record.regular import LONGEST_NAME
 from core.record.workspace import PROJECT, is_share
 
 FILE = PROJECT / "allowed_modules.txt"
-LONGEST_NAME = 255  # of a file or folder: bytes, on Windows characters
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _by_flag: set[str] = set()
 OPEN_FOLDERS = "ATELIER_OPEN_FOLDERS"  # a JSON list, set for processes launched by a shared page

@@ -60,7 +60,7 @@ def trained_by_command() -> Facts:
             ("core.training.checks.before_start", "upload_problems", []),
             ("core.training.checks.recipe_fit", "recipe_problems", []),
             ("core.settings.rules", "set_without_effect", []),
-            ("core.families.locate", "family_found", "sd1"),
+            ("core.families.locate", "base_model_family", "sd1"),
             ("core.cli.train", "gpu_memory", 5),
             ("core.cli.train", "prove_resume", 7),
             ("core.cli.train", "run_job", 8),

@@ -73,7 +73,7 @@ class Part:
     reading: str = ""
     sizes: Mapping[str, Any] = field(default_factory=dict)
 
-    def config_after(self, published: Mapping[str, Any]) -> dict[str, Any]:
+    def full_config(self, published: Mapping[str, Any]) -> dict[str, Any]:
         """The folder's config; for a single file the published one with the sizes in the file's metadata."""
         return dict(self.config) if self.config is not None else {**published, **self.sizes}
 

@@ -94,7 +94,7 @@ def write_vae(
     wrote: Wrote | None = None,
 ) -> list[Problem]:
     """Write a VAE as a file with LDM's names, or as a diffusers folder. Returns advice as `convert` does."""
-    config, damaged = vae.config_after(published.config("vae")), list[str]()
+    config, damaged = vae.full_config(published.config("vae")), list[str]()
     with OpenFiles() as files:
         states, _, advice = _cast({"vae": part_state(vae, config, files)}, dtype, target)
         state = {name: tensor.watched(partial(_note, damaged, name)) for name, tensor in states["vae"].items()}
