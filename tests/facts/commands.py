@@ -171,7 +171,7 @@ def signals() -> Facts:
         ):
             token = CancelToken()
             stop, found = jobs.StopOnSignal(token, quiet=quiet, patient=True), []
-            for now in (10.0, 10.0 + jobs.PASSED_ON_SECONDS - 0.1, 10.0 + jobs.PASSED_ON_SECONDS):
+            for now in (10.0, 10.0 + jobs.REPEAT_SECONDS - 0.1, 10.0 + jobs.REPEAT_SECONDS):
                 with patch.object(jobs.time, "monotonic", lambda now=now: now):
                     try:
                         stop._handle(2, None)

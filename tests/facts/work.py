@@ -356,7 +356,7 @@ def compiled() -> Facts:
                 with torch.no_grad():
                     plain = block(torch.ones(1, 2)) is not None
                 answers = [block(torch.ones(1, 2)) for _ in range(one._max_graphs + 1)]
-            pieces = dict(one.pieces)
+            pieces = dict(one.graphs)
             one.release()
         restored = [
             (config.recompile_limit, config.accumulated_recompile_limit) == before,
