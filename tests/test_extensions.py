@@ -24,7 +24,9 @@ def modules(tmp_path, monkeypatch):
 
 def test_modules_are_allowed_by_both_forms_of_the_flag_and_listed_once(modules):
     before = extensions.EXTENSIONS
-    extensions.import_allowed(["train", "--allow-module=letters_here", "--steps", "3", "--allow-module", "numbers_here"])
+    extensions.import_allowed(
+        ["train", "--allow-module=letters_here", "--steps", "3", "--allow-module", "numbers_here"]
+    )
     assert extensions.EXTENSIONS == (*before, "letters_here", "numbers_here")
     extensions.import_allowed(["--allow-module", "letters_here"])
     assert extensions.EXTENSIONS == (*before, "letters_here", "numbers_here")

@@ -19,7 +19,7 @@ from core.families.attention import set_attention
 from core.families.components import Components
 
 
-class Live(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):
     """Within the context `now` and `peak` are the bytes of all new tensors that are not freed. existing: tensors not to count"""
 
     def __init__(self, existing: Iterable[torch.Tensor]) -> None:
@@ -97,11 +97,13 @@ def evaluation_bytes(
 
     config   of the U-Net (`config_key`)      sides   (width, height) in pixels      rows   batch size including guidance (2 x images)
     """
-    kind, unet = family(name), _unet(name, config, dtype, attention)
+    model_family, unet = family(name), _unet(name, config, dtype, attention)
     conditioning = conditioning_on_meta(name, config, rows, dtype, tokens)
-    with torch.no_grad(), Live([*unet.parameters(), *unet.buffers()]) as live:
-        latents = torch.empty(rows, *kind.latent_shape(sides), device="meta")
-        kind.predict(Components(denoiser=unet, family=name), latents, torch.zeros((), device="meta"), conditioning)
+    with torch.no_grad(), LiveBytes([*unet.parameters(), *unet.buffers()]) as live:
+        latents = torch.empty(rows, *model_family.latent_shape(sides), device="meta")
+        model_family.predict(
+            Components(denoiser=unet, family=name), latents, torch.zeros((), device="meta"), conditioning
+        )
     return live.peak
 
 
@@ -119,17 +121,19 @@ def gradient_bytes(
 ) -> int:
     """Peak bytes of the gradient of decoded images with respect to the latents, as CLIP and VGG guidance compute it: all images
     at once through the U-Net, one at a time through the VAE, with gradient checkpointing. Weights do not count."""
-    kind, unet, vae = family(name), _unet(name, config, dtype, attention), _vae(name, vae_config, vae_dtype)
+    model_family, unet, vae = family(name), _unet(name, config, dtype, attention), _vae(name, vae_config, vae_dtype)
     conditioning = conditioning_on_meta(name, config, rows, dtype, tokens)
     existing = [*unet.parameters(), *unet.buffers(), *vae.parameters(), *vae.buffers()]
     for part in (unet, vae):
         part.enable_gradient_checkpointing()
-    with Live(existing) as live:
-        latents = torch.empty(rows, *kind.latent_shape(sides), device="meta", requires_grad=True)
+    with LiveBytes(existing) as live:
+        latents = torch.empty(rows, *model_family.latent_shape(sides), device="meta", requires_grad=True)
         timestep = torch.zeros((), device="meta")
-        decoded = latents - kind.predict(Components(denoiser=unet, family=name), latents, timestep, conditioning)
+        decoded = latents - model_family.predict(
+            Components(denoiser=unet, family=name), latents, timestep, conditioning
+        )
         first = decoded[:1].detach().requires_grad_()
-        image = kind.decode_latents(vae, first)
+        image = model_family.decode_latents(vae, first)
         torch.autograd.grad(image, first, torch.empty_like(image))
         del image, first
         torch.autograd.grad(decoded, latents, torch.empty_like(decoded))
@@ -147,21 +151,24 @@ def _unet(name: str, config: tuple, dtype: torch.dtype, attention: str) -> Any:
 
 def conditioning_on_meta(name: str, config: tuple, rows: int, dtype: torch.dtype, tokens: int) -> Conditioning:
     """Empty conditioning for the family's `predict` on the "meta" device: text [rows, tokens, C]. config: of the U-Net (`config_key`)"""
-    kind, sizes = family(name), dict(config)
+    model_family, sizes = family(name), dict(config)
     text, pooled = torch.empty(rows, tokens, sizes["cross_attention_dim"], device="meta", dtype=dtype), None
-    if kind.reads_sizes:
-        width = sizes["projection_class_embeddings_input_dim"] - kind.size_numbers * sizes["addition_time_embed_dim"]
+    if model_family.reads_sizes:
+        width = (
+            sizes["projection_class_embeddings_input_dim"]
+            - model_family.size_numbers * sizes["addition_time_embed_dim"]
+        )
         pooled = torch.empty(rows, width, device="meta", dtype=dtype)
-    return Conditioning(TextStates(text, pooled), torch.empty(rows, kind.size_numbers, device="meta"))
+    return Conditioning(TextStates(text, pooled), torch.empty(rows, model_family.size_numbers, device="meta"))
 
 
 @lru_cache(maxsize=64)
 def decoding_bytes(name: str, config: tuple, pixels: int, dtype: torch.dtype) -> int:
     """Peak bytes of decoding a square image with this number of pixels at once, without the VAE's weights."""
-    kind, vae = family(name), _vae(name, config, dtype)
-    side = max(1, round(pixels**0.5) // kind.latent_pixels)
-    with torch.no_grad(), Live([*vae.parameters(), *vae.buffers()]) as live:
-        kind.decode_latents(vae, torch.empty(1, kind.latent_channels, side, side, device="meta"))
+    model_family, vae = family(name), _vae(name, config, dtype)
+    side = max(1, round(pixels**0.5) // model_family.latent_pixels)
+    with torch.no_grad(), LiveBytes([*vae.parameters(), *vae.buffers()]) as live:
+        model_family.decode_latents(vae, torch.empty(1, model_family.latent_channels, side, side, device="meta"))
     return live.peak
 
 

@@ -26,7 +26,7 @@ def sd_misfits(configs: Mapping[str, Mapping[str, Any]], path: Path) -> list[str
     texts = [config for name, config in configs.items() if name.startswith("text_encoder")]
     widths = sum(config["hidden_size"] for config in texts)
     channels = [unet.get("in_channels", 4), unet.get("out_channels", 4), vae.get("latent_channels", 4)]
-    flaws = {
+    misfits = {  # reason -> whether it applies
         f"its U-Net takes text embeddings of width {unet['cross_attention_dim']}, its text encoders output {widths}": (
             unet["cross_attention_dim"] != widths
         ),
@@ -43,7 +43,7 @@ def sd_misfits(configs: Mapping[str, Mapping[str, Any]], path: Path) -> list[str
             min(config.get("max_position_embeddings", 77) for config in texts) < 77
         ),
     }
-    return [why for why, is_so in flaws.items() if is_so]
+    return [reason for reason, applies in misfits.items() if applies]
 
 
 @dataclass(frozen=True)

@@ -62,9 +62,11 @@ NO_REPORTS = Reports()
 
 @dataclass
 class JobContext(Reports):
-    """A job's environment. `store` keeps a model loaded between generate jobs, `processes` are those that train as one.
+    """A job's environment.
 
-    pauses  whether `check` waits while the job is paused; trainings wait at the end of a step instead
+    store      keeps a model loaded between generate jobs        processes  those that train as one
+    pauses     whether `check` waits while the job is paused; trainings wait at the end of a step instead
+    pending    commands read but not handled yet
     """
 
     workspace: Workspace
@@ -106,8 +108,8 @@ class JobContext(Reports):
     def take_commands(self) -> list[str]:
         """Return the commands that arrived since the last call; "stop" also sets the cancel token."""
         self._read_commands()
-        taken, self.pending = self.pending, []
-        return taken
+        commands, self.pending = self.pending, []
+        return commands
 
     @contextmanager
     def after_stop(self) -> Iterator[None]:

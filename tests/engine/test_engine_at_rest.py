@@ -84,7 +84,7 @@ def test_only_an_error_that_spoils_the_device_ends_the_process_and_the_folder_is
     ended = []
     monkeypatch.setattr(engine_module.os, "_exit", ended.append)
     monkeypatch.setattr(engine._owner, "release", lambda: ended.append("free"))
-    for explanation in (None, Explanation("out of memory"), Explanation("spoilt", poisoned=True)):
+    for explanation in (None, Explanation("out of memory"), Explanation("about_error", poisoned=True)):
         monkeypatch.setattr(engine, "_train_or_execute", lambda *_, why=explanation: ("failed", why))
         engine.submit("train", job())
         entry = act(engine)
