@@ -314,7 +314,7 @@ def job_from(task: str, options: Options, defaults: dict[str, Any] | None = None
         values = merge(values, _dataset_config(options, problems))
     typed, wrong = read_flags(model, options.settings, values.get("method", {}).get("kind", ""))
     problems += wrong
-    job = collected(problems, build, model, merge(values, _relative_to_working_directory(model, typed)), "command line")
+    job = collected(problems, build, model, merge(values, _from_working_directory(model, typed)), "command line")
     if job is None or problems:
         raise ProblemsError(problems)
     return job
@@ -332,7 +332,7 @@ def _preset_values(task: str, options: Options) -> dict[str, Any]:
     return {name: values for name, values in to_values(apply(preset)).items() if name in known}
 
 
-def _relative_to_working_directory(model: type[Settings], typed: dict[str, Any]) -> dict[str, Any]:
+def _from_working_directory(model: type[Settings], typed: dict[str, Any]) -> dict[str, Any]:
     """The typed settings with absolute paths where a relative path refers to the working directory: if the file exists there,
     or if it exists nowhere, as a file to write. Other paths are relative to the project folder, as in presets."""
     if not _outside_project():
@@ -340,19 +340,17 @@ def _relative_to_working_directory(model: type[Settings], typed: dict[str, Any])
     for entry in declared(model):
         group, _, name = entry.path.partition(".")
         if name in typed.get(group, {}):
-            typed[group][name] = _with_absolute_paths(entry, typed[group][name])
+            typed[group][name] = _absolute_paths(entry, typed[group][name])
     return typed
 
 
-def _with_absolute_paths(entry: Declared, value: Any) -> Any:
-    """`_relative_to_working_directory` for the value of one setting, also for paths in lists and in their items."""
+def _absolute_paths(entry: Declared, value: Any) -> Any:
+    """`_from_working_directory` for the value of one setting, also for paths in lists and in their items."""
     if isinstance(value, list):
-        return [_with_absolute_paths(entry, each) for each in value]
+        return [_absolute_paths(entry, each) for each in value]
     if isinstance(value, dict) and (item := item_of(entry)):
         known = {name: Declared(f"{entry.path}[].{name}", "", name, info) for name, info in item.model_fields.items()}
-        return {
-            name: _with_absolute_paths(known[name], each) if name in known else each for name, each in value.items()
-        }
+        return {name: _absolute_paths(known[name], each) if name in known else each for name, each in value.items()}
     if not isinstance(value, str):
         return value
     if entry.names == "word=path" and "=" in value and not os.path.exists(open_home(value)):

@@ -24,17 +24,9 @@ from core.training.loop.samples import prompts_of, settings_digest
 STRENGTHS = (0.6, 0.8, 1.0)
 MOST_CHECKPOINTS, MOST_PROMPTS = 12, 12
 PROMPTS_EACH = 3  # of each of several runs
-# (field of SamplePrompt, its option after a prompt) of the settings that reproduce a sample.
-SWITCHES = (
-    ("width", "w"),
-    ("height", "h"),
-    ("seed", "d"),
-    ("steps", "s"),
-    ("guidance", "l"),
-    ("sampler", "ss"),
-    ("control", "cn"),
-    ("negative", "n"),
-)
+# {field of SamplePrompt: its option after a prompt}, for the settings that reproduce a sample.
+SWITCHES = {"width": "w", "height": "h", "seed": "d", "steps": "s", "guidance": "l", "sampler": "ss"}
+SWITCHES |= {"control": "cn", "negative": "n"}
 
 
 @dataclass(frozen=True)
@@ -212,7 +204,7 @@ def _generation_settings(sample: SamplePrompt, job: TrainJob) -> dict[str, Any]:
 
 def _prompt_line(sample: SamplePrompt) -> str:
     """A sample as one prompt line with its options."""
-    values = ((switch, getattr(sample, field)) for field, switch in SWITCHES)
+    values = ((switch, getattr(sample, field)) for field, switch in SWITCHES.items())
     options = "".join(f" --{switch} {value}" for switch, value in values if value not in (None, ""))
     return " ".join(_escaped(sample.prompt).split()) + options
 
