@@ -4,6 +4,6 @@ import sys
 
 __version__ = "0.4.24"  # of the newest release in CHANGELOG.md
 
-# bitsandbytes, transformers and diffusers fetch code from the Hub through the package `kernels` where it is installed, and run
-# it. Nobody was asked, so for this process it is not installed.
+# Where the package `kernels` is installed, bitsandbytes, transformers and diffusers download code from the Hub with it and run it,
+# without asking: for this process it counts as not installed.
 sys.modules["kernels"] = None  # type: ignore[assignment]

@@ -66,26 +66,27 @@ def load() -> None:
         _loaded = listed
 
 
-def admit(argv: Sequence[str] = ()) -> None:
+def import_allowed(argv: Sequence[str] = ()) -> None:
     """Import other people's modules that the owner allowed, and list them: called once, before any registry is read.
 
     argv   the command line, of which only --allow-module is read; its other problems are reported later
 
-    Of a package with entry points in the group `atelier` their modules are imported, of any other the module itself. Raises
+    For a package with entry points in the group `atelier`, the modules of those are imported, else the package itself. Raises
     ProblemsError with every module that fails.
     """
     global EXTENSIONS
     names = [word.partition("=")[2] for word in argv if word.startswith(f"{FLAG}=")]
     names += [after for word, after in pairwise(argv) if word == FLAG]
     for name in names:
-        with suppress(ProblemsError):  # a name that is none
+        with suppress(ProblemsError):  # not a module name: reported later
             allow(name)
     allowed = allowed_modules()
-    offered = {point.module for point in entry_points(group=GROUP) if _top(point.module) in allowed}
-    alone = {name for name in allowed - {_top(module) for module in offered} if find_spec(name) is not None}
+    modules = {point.module for point in entry_points(group=GROUP) if _top(point.module) in allowed}
+    without_entry_points = allowed - {_top(module) for module in modules}
+    packages = {name for name in without_entry_points if find_spec(name) is not None}
     load()
     wrong = []
-    for name in sorted(offered | alone):
+    for name in sorted(modules | packages):
         try:
             import_module(name)
         except Exception as error:  # of other people's code
@@ -94,7 +95,7 @@ def admit(argv: Sequence[str] = ()) -> None:
             wrong += ProblemsError.one(what, name, fix, "module.import").problems
     if wrong:
         raise ProblemsError(wrong)
-    EXTENSIONS = tuple(dict.fromkeys((*EXTENSIONS, *sorted(offered | alone))))
+    EXTENSIONS = tuple(dict.fromkeys((*EXTENSIONS, *sorted(modules | packages))))
 
 
 def _top(module: str) -> str:

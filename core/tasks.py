@@ -52,7 +52,7 @@ class Task:
     tab           the tab that its ended jobs lead to; "" for that of its card
     button        label of the form's start button
     values        name under which the form's values are stored; tasks of a card with the same name share them. "": the card's
-    under         another command of which it is a tool too: `caption tag` is `tag`
+    under         another command that it is a tool of: `caption tag` is `tag`
     on_cpu        whether a waiting job can be started at once on the CPU, in a process of its own
     unused        ({name: value} of its form) -> names of settings without effect, which the form hides; for tools, by default,
                   those whose needs are not met (core/settings/needs.py)

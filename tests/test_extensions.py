@@ -24,9 +24,11 @@ def modules(tmp_path, monkeypatch):
 
 def test_modules_are_allowed_by_both_forms_of_the_flag_and_listed_once(modules):
     before = extensions.EXTENSIONS
-    extensions.admit(["train", "--allow-module=letters_here", "--steps", "3", "--allow-module", "numbers_here"])
+    extensions.import_allowed(
+        ["train", "--allow-module=letters_here", "--steps", "3", "--allow-module", "numbers_here"]
+    )
     assert extensions.EXTENSIONS == (*before, "letters_here", "numbers_here")
-    extensions.admit(["--allow-module", "letters_here"])
+    extensions.import_allowed(["--allow-module", "letters_here"])
     assert extensions.EXTENSIONS == (*before, "letters_here", "numbers_here")
 
 
@@ -35,13 +37,13 @@ def test_lines_of_the_file_are_allowed_without_their_comments_and_absent_modules
         "letters_here # of a friend\n# numbers_here\nnobody_has_this\nbad name\n"
     )
     before = extensions.EXTENSIONS
-    extensions.admit()
+    extensions.import_allowed()
     assert extensions.EXTENSIONS == (*before, "letters_here") and "numbers_here" not in sys.modules
 
 
 def test_a_module_that_fails_is_named_and_none_is_listed(modules):
     before = extensions.EXTENSIONS
     with pytest.raises(ProblemsError) as caught:
-        extensions.admit(["--allow-module=broken_here", "--allow-module=letters_here"])
+        extensions.import_allowed(["--allow-module=broken_here", "--allow-module=letters_here"])
     assert [(each.code, each.where) for each in caught.value.problems] == [("module.import", "broken_here")]
     assert extensions.EXTENSIONS == before

@@ -15,7 +15,7 @@ from core.assess.measures import MEASURES, Measure
 from core.dataset.buckets.batches import Placed
 from core.dataset.preflight import preflight
 from core.engine.extend import job_of
-from core.engine.proposed_prompts import SCENES, unknown
+from core.engine.proposed_prompts import SCENES, with_new_words
 from core.engine.run_grid import spread_steps, word_values
 from core.engine.verdict import trigger_word
 from core.engine.view import RunView
@@ -99,7 +99,7 @@ class Target:
     @cached_property
     def outside(self) -> list[str]:
         """Prompts for things that no caption mentions."""
-        return (list(unknown(SCENES, self.captions)) or list(SCENES))[: self.settings.prompts]
+        return (list(with_new_words(SCENES, self.captions)) or list(SCENES))[: self.settings.prompts]
 
     def spread(self, images: Sequence[Placed]) -> list[Placed]:
         """As many of the images as there are prompts, evenly spaced."""

@@ -3,13 +3,13 @@
 import sys
 
 from core.cli.main import DONE
-from core.cli.options import OWN, split_options, write_result
+from core.cli.options import COMMAND_OPTIONS, split_options, write_result
 from core.record.problems import Problem, ProblemsError
 from workshop.bench.run import CASE, PARTS, known_part, run_bench, table
 
 
 def run(argv: list[str]) -> int:
-    options = split_options(argv, OWN["bench"], job=False)
+    options = split_options(argv, COMMAND_OPTIONS["bench"], job=False)
     problems = list(options.problems)
     only = options.values.get("only")
     if only is not None and not known_part(only):

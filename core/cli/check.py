@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from core.cli.jobs import StopOnSignal
 from core.cli.main import DONE, FAILED, INTERRUPTED
-from core.cli.options import OWN, split_options, write_result
+from core.cli.options import COMMAND_OPTIONS, split_options, write_result
 from core.machine_check.report import Line, exit_code, line_words, summary
 from core.machine_check.run import run_check
 from core.record import machine
@@ -14,7 +14,7 @@ from core.record.problems import ProblemsError
 
 
 def run(argv: list[str]) -> int:
-    options = split_options(argv, OWN["check"], job=False)
+    options = split_options(argv, COMMAND_OPTIONS["check"], job=False)
     if options.problems:
         raise ProblemsError(options.problems)
     device = options.values.get("device", "")

@@ -11,16 +11,16 @@ from core.families.token_count import count_tokens, cut_at
 from core.record.units import count
 from core.settings.job import TrainJob
 
-DRAWS = 3
+EPOCHS_SHOWN = 3
 
 
 def report_lines(job: TrainJob, report: Report) -> Iterator[str]:
     """Lines on each image (size, bucket, scale, crop, tokens, captions of the first epochs), then on the whole dataset."""
     placed = {each.image.key: each for each in [*report.placed, *report.validation] if not each.variant}
     plan = Plan(report.placed, job, job.schedule.seed or 0, report.total_steps)
-    drawn = plan.first_captions(min(DRAWS, report.epochs))
+    captions = plan.first_captions(min(EPOCHS_SHOWN, report.epochs))
     for row in report.rows:
-        yield from _image(job, row, placed.get(row.key), drawn)
+        yield from _image(job, row, placed.get(row.key), captions)
     yield ""
     yield "Buckets (width x height: images, views in the first epoch)"
     yield from (f"  {_size(size)}: {images}, {views}" for size, (images, views) in report.buckets.items())
@@ -35,8 +35,10 @@ def report_lines(job: TrainJob, report: Report) -> Iterator[str]:
     yield report.sentence
 
 
-def _image(job: TrainJob, row: Row, placed: Placed | None, drawn: Mapping[tuple[str, ...], list[str]]) -> Iterator[str]:
-    """Lines on one image. placed: in its bucket, None if it is left out; drawn: captions of the first epochs, by image key"""
+def _image(
+    job: TrainJob, row: Row, placed: Placed | None, captions: Mapping[tuple[str, ...], list[str]]
+) -> Iterator[str]:
+    """Lines on one image. placed: in its bucket, None if it is left out; captions: of the first epochs, by image key"""
     name = "/".join(row.key)
     if placed is None or not (row.trains or row.role == "validation"):
         yield f"{name}  not trained: {row.why}"
@@ -55,7 +57,7 @@ def _image(job: TrainJob, row: Row, placed: Placed | None, drawn: Mapping[tuple[
         "with a mask" if row.mask else "",
     ]
     yield f"{name}  " + ", ".join(fact for fact in facts if fact)
-    for text in dict.fromkeys(drawn.get(placed.key) or [row.caption]):
+    for text in dict.fromkeys(captions.get(placed.key) or [row.caption]):
         read, cut = cut_at(text, job.captions.max_token_length)
         yield f"    {read!r}" + (f"  cut off: {cut!r}" if cut else "")
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from core.cli.main import DONE
-from core.cli.options import OWN, not_understood, preset_path, saved_path, split_options, write_result
+from core.cli.options import COMMAND_OPTIONS, not_understood, preset_path, saved_path, split_options, write_result
 from core.imports.projects.export import export_project
 from core.imports.projects.kohya_export import export_preset
 from core.record.problems import Problem, ProblemsError
@@ -15,7 +15,7 @@ PROGRAMS = ("sd-scripts", "kohya_ss")
 
 
 def run(argv: list[str]) -> int:
-    options = split_options(argv, OWN["export"])
+    options = split_options(argv, COMMAND_OPTIONS["export"])
     problems = [*options.problems, *(not_understood(word) for word in options.settings)]
     if options.preset is None and not problems:
         fix = "write the path or the name of a preset"

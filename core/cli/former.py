@@ -11,7 +11,7 @@ from core.settings.presets.migrations import FORMER_TOOLS as FORMER
 from core.settings.presets.migrations import REPLACED_TOOLS, has_effect
 
 
-def chosen(argv: list[str]) -> str:
+def tool_named_in(argv: list[str]) -> str:
     """The tool that a former command line names; "" for none."""
     command, rest = argv[0], argv[1:]
     chooser = FORMER[command][0]
@@ -39,23 +39,23 @@ def renewed(argv: list[str]) -> list[str]:
     chooser, usual, tools = FORMER[command]
     if rest and rest[0] in tasks.tasks():
         rest = rest[1:]
-    name = chosen(argv) or _tool_of_preset(rest, tools) or usual
+    name = tool_named_in(argv) or _tool_of_preset(rest, tools) or usual
     if name not in tools and name not in tasks.tasks():
         fix = f"use one of {', '.join(tools)}"
         raise ProblemsError.one(f"There is no tool '{name}'", f"{command}.{chooser}", fix, "cli.unknown-tool")
-    now, skipping = [name], False
+    words, skipping = [name], False  # skipping: the next word is the value of a setting that is left out
     for word in rest:
         if skipping and not word.startswith("--"):
             skipping = False
             continue
         setting = word.removeprefix("--").removeprefix("no-").partition("=")[0]
         group, _, key = setting.partition(".")
-        ours = word.startswith("--") and group == command
-        left_out = ours and not has_effect(command, name, key)
+        of_command = word.startswith("--") and group == command
+        left_out = of_command and not has_effect(command, name, key)
         skipping = left_out and "=" not in word
         if not left_out:
-            now.append(word.replace(f"{command}.", f"{name}.", 1) if ours else word)
-    return now
+            words.append(word.replace(f"{command}.", f"{name}.", 1) if of_command else word)
+    return words
 
 
 def _tool_of_preset(argv: list[str], tools: dict[str, set[str]]) -> str:

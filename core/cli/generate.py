@@ -8,7 +8,7 @@ from pathlib import Path
 from core import tasks
 from core.cli.jobs import run_job
 from core.cli.main import DONE, print_problems
-from core.cli.options import OWN, Options, job_from, split_options
+from core.cli.options import COMMAND_OPTIONS, Options, job_from, split_options
 from core.cli.train import get_models
 from core.engine.owner import Ownership
 from core.record.context import Reports
@@ -17,7 +17,7 @@ from core.settings.job import GenerateJob
 
 
 def run(argv: list[str]) -> int:
-    options = split_options(argv, OWN["generate"], task="generate")
+    options = split_options(argv, COMMAND_OPTIONS["generate"], task="generate")
     if "prompt" in options.values:
         options.settings += [f"--generate.prompt={options.values['prompt']}"]
     if "from-file" in options.values:

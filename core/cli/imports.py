@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from core.cli.main import DONE
-from core.cli.options import OWN, Options, job_from, not_understood, saved_path, split_options, write_result
+from core.cli.options import COMMAND_OPTIONS, Options, job_from, not_understood, saved_path, split_options, write_result
 from core.dataset.captions.encodings import decode_text
 from core.imports.projects.importers import fitted, import_project
 from core.imports.projects.report import MAX_BYTES, Import
@@ -19,7 +19,7 @@ HERE = "-"  # standard input
 
 
 def run(argv: list[str]) -> int:
-    options = split_options(argv, OWN["import"])
+    options = split_options(argv, COMMAND_OPTIONS["import"])
     trains = "train" in options.values
     problems = [*options.problems, *(not_understood(word) for word in options.settings if not trains)]
     if options.preset is None and not problems:

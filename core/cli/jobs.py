@@ -18,7 +18,7 @@ from core import tasks
 from core.cli.main import BAD_INPUT, DONE, FAILED, INTERRUPTED
 from core.cli.options import Options
 from core.engine.execute import execute, memory_advice, write_details
-from core.engine.explain import explain, sees_another_gone
+from core.engine.explain import explain, lost_another_process
 from core.engine.launch import is_launched, supervise
 from core.engine.other_process import clear_failure, record_failure
 from core.engine.owner import Ownership, hand_in, is_held
@@ -40,8 +40,9 @@ from core.settings.logging import LoggingSettings
 from core.settings.presets.files import dump, to_values
 
 STOP_SECONDS = 8  # until a job that does not react to a stop is killed
-KILLER = 'test -n "$(head -c 1)" && sleep "$1" && kill -9 "$0"'  # its input: a byte for a signal, or the end
-PASSED_ON_SECONDS = 3.0  # within which a launcher repeats a signal that all its processes received
+# $0: process, $1: seconds. Its stdin gets a byte at a signal; without one it ends.
+KILLER = 'test -n "$(head -c 1)" && sleep "$1" && kill -9 "$0"'
+REPEAT_SECONDS = 3.0  # within which a launcher repeats a signal that all its processes received
 
 
 def run_job(task: str, job: Settings, title: str, options: Options, resume: RunFolder | None = None) -> int:
@@ -50,8 +51,8 @@ def run_job(task: str, job: Settings, title: str, options: Options, resume: RunF
     workspace = options.workspace()
     if options.values.get("queue"):
         hand_in(workspace, task, title, to_values(job), resume.name if resume else "", options.preset_name)
-        when = "" if is_held(workspace) else "; no page is open on this folder: the next one runs it"
-        print(f"'{title}' is in the queue of {display_path(workspace.outputs)}{when}")
+        note = "" if is_held(workspace) else "; no page is open on this folder: the next one runs it"
+        print(f"'{title}' is in the queue of {display_path(workspace.outputs)}{note}")
         return DONE
     if "device" in options.values:
         machine.check_device(options.values["device"])
@@ -108,11 +109,11 @@ def _follow(processes: Together, workspace: Workspace) -> int:
         try:
             run_training(job, context)
         except Exception as error:
-            if sees_another_gone(error):
+            if lost_another_process(error):
                 end_if_launcher_gone()
             write_details(context.folder, traceback.format_exc(), f"error_{processes.rank + 1}.txt")
             explanation = explain(error, lambda: memory_advice("train", job, context))
-            record_failure(context.folder, explanation, None if sees_another_gone(error) else processes.rank + 1)
+            record_failure(context.folder, explanation, None if lost_another_process(error) else processes.rank + 1)
             raise
     return DONE
 
@@ -157,8 +158,8 @@ def _execute(
     if state == "failed":
         return BAD_INPUT if tasks.named(task).own and cause is not None and cause.invalid_request else FAILED
     if task == "train":
-        places = [f'--{name} "{options.values[name]}"' for name in ("outputs", "models") if name in options.values]
-        print(" ".join(["To resume: python webui.py train --continue", folder.name, *places]), file=sys.stderr)
+        folders = [f'--{name} "{options.values[name]}"' for name in ("outputs", "models") if name in options.values]
+        print(" ".join(["To resume: python webui.py train --continue", folder.name, *folders]), file=sys.stderr)
     return INTERRUPTED if stop.requested or state == "stopped" else FAILED
 
 
@@ -192,14 +193,14 @@ class StopOnSignal:
     def __init__(self, token: CancelToken, quiet: bool = False, patient: bool = False):
         self._token, self._quiet, self._patient = token, quiet, patient
         self.requested = False
-        self._passed_on = launched_processes() > 1
+        self._is_launched = launched_processes() > 1
         self._first = 0.0
         self._before: dict[int, object] = {}
-        self._ends = ExitStack()
+        self._exit_stack = ExitStack()
 
     def __enter__(self) -> StopOnSignal:
         if not self._patient and os.name != "nt":
-            self._ends.enter_context(killed_after_signal())
+            self._exit_stack.enter_context(killed_after_signal())
         for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):  # SIGHUP: not on Windows; SIGBREAK: only there
             number = getattr(signal, name, None)
             if number is None or (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
@@ -210,11 +211,11 @@ class StopOnSignal:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
-        self._ends.close()
+        self._exit_stack.close()
 
     def _handle(self, number: int, frame: object) -> None:
         if self.requested:
-            if self._passed_on and time.monotonic() - self._first < PASSED_ON_SECONDS:
+            if self._is_launched and time.monotonic() - self._first < REPEAT_SECONDS:
                 return
             raise KeyboardInterrupt
         self.requested, self._first = True, time.monotonic()
@@ -228,8 +229,8 @@ class StopOnSignal:
 
 def find_run(name: str, workspace: Workspace) -> RunFolder:
     """The run with this folder name or path; text with path separators is tried as a path first. Raises ProblemsError."""
-    places = [workspace.runs / Path(name).name, Path(name)]
-    for path in places if Path(name).name == name else reversed(places):
+    paths = [workspace.runs / Path(name).name, Path(name)]
+    for path in paths if Path(name).name == name else reversed(paths):
         if (path / "job.json").is_file():
             return RunFolder(path)
     what = f"There is no run '{name}'"
@@ -237,7 +238,7 @@ def find_run(name: str, workspace: Workspace) -> RunFolder:
 
 
 LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
-OF_LINE = {"info": 20, "warning": 30, "error": 40}
+LEVEL_OF_LINE = {"info": 20, "warning": 30, "error": 40}
 PLAIN_SECONDS = 10.0  # between lines about steps where there is no bar
 
 
@@ -301,21 +302,21 @@ class TerminalProgress:
         self._total = 0
         self._view = view
         self._last_printed = 0.0
-        self._gone = False
+        self._output_closed = False
 
     def __call__(self, line: Line) -> None:
         if self._view is not None:
             self._view.apply(line)
         handler = getattr(self, "_on_" + line["kind"], None)
-        if handler is None or self._gone:
+        if handler is None or self._output_closed:
             return
         try:
             handler(line)
         except OSError:  # the terminal was closed, or `head` ended: the job continues without output
-            self._gone = True
+            self._output_closed = True
 
     def _say(self, text: str, level: str = "info") -> None:
-        if OF_LINE.get(level, 20) < self._level:
+        if LEVEL_OF_LINE.get(level, 20) < self._level:
             return
         text = printable_text(text)
         if self._file is not None:
@@ -358,10 +359,9 @@ class TerminalProgress:
         self._bar.update(step - self._bar.n)
 
     def _on_validated(self, line: Line) -> None:
-        by_hand = f", {line['train_loss']:.4f} on training images" if line["train_loss"] is not None else ""
-        where = "loss on training images (fixed noise)" if line["measured_on"] == "training" else "validation loss"
-        message = f"{where} {line['loss']:.4f}{by_hand}"
-        self._say(f"{message} (step {line['step']})")
+        train_loss = f", {line['train_loss']:.4f} on training images" if line["train_loss"] is not None else ""
+        title = "loss on training images (fixed noise)" if line["measured_on"] == "training" else "validation loss"
+        self._say(f"{title} {line['loss']:.4f}{train_loss} (step {line['step']})")
 
     def _on_saved(self, line: Line) -> None:
         self._say(f"saved {line['file']} (step {line['step']})")

@@ -5,8 +5,8 @@ import sys
 from importlib import import_module
 
 from core import __version__, extensions, tasks
-from core.cli.former import FORMER, chosen, renewed, with_present_tool
-from core.cli.options import OWN, PAGE, argument_of, commands, options_help
+from core.cli.former import FORMER, renewed, tool_named_in, with_present_tool
+from core.cli.options import COMMAND_OPTIONS, PAGE, argument_of, commands, options_help
 from core.record.allowed import take_limits
 from core.record.heap import single_arena
 from core.record.problems import ProblemsError, errors
@@ -38,23 +38,23 @@ def main(argv: list[str]) -> int:
         print(f"Atelier {__version__}")
         return DONE
     argv = with_present_tool(argv)
-    first = argv[0] if argv else ""
-    helps = "--help" in argv or "-h" in argv
-    if first in FORMER and helps and not chosen(argv):
-        _print_help(former_help(first))
+    command = argv[0] if argv else ""
+    asks_help = "--help" in argv or "-h" in argv
+    if command in FORMER and asks_help and not tool_named_in(argv):
+        _print_help(former_help(command))
         return DONE
     try:
-        extensions.admit(argv)
-        name, *rest = (
-            with_present_tool(renewed(argv)) if first in FORMER else argv if first in commands() else ["page", *argv]
-        )
+        extensions.import_allowed(argv)
+        if command in FORMER:
+            name, *rest = with_present_tool(renewed(argv))
+        else:
+            name, *rest = argv if command in commands() else ["page", *argv]
         if rest and rest[0] in _tools(name):
             name, *rest = rest
-        if helps:
-            every = "all" in rest
-            _print_help(page_help() if name == "page" else subcommand_help(name, every))
+        if asks_help:
+            _print_help(page_help() if name == "page" else subcommand_help(name, every="all" in rest))
             return DONE
-        if name in ("page", *OWN):
+        if name in ("page", *COMMAND_OPTIONS):
             return import_module(f"core.cli.{MODULES.get(name, name)}").run(rest)
         return import_module("core.cli.task").run(name, rest)
     except ProblemsError as error:
@@ -71,6 +71,7 @@ def _tools(command: str) -> dict[str, str]:
 
 
 def _aligned(about: dict[str, str]) -> str:
+    """{name: description} as lines with two columns."""
     width = max(map(len, about)) + 2
     return "\n".join(f"  {name.ljust(width)}{text}" for name, text in about.items())
 

@@ -61,7 +61,7 @@ JOB = {
     "queue": ("", "add the job to the queue of the page that uses this outputs folder"),
 }
 DATASET = {"dataset-config": ("FILE", "train on the folders of an sd-scripts dataset config (.toml or .json)")}
-OWN = {
+COMMAND_OPTIONS = {
     "train": {
         **JOB,
         **DATASET,
@@ -124,7 +124,7 @@ OWN = {
 def commands() -> dict[str, dict[str, tuple[str, str]]]:
     """{command: {option: (placeholder, help)}}."""
     modules = {name: JOB for name in tasks.tasks() if name != "probe"}  # which is train --probe
-    return modules | OWN
+    return modules | COMMAND_OPTIONS
 
 
 HEADER_MARKS = {"schema_version", "kind", "task"}  # of a preset
@@ -138,7 +138,7 @@ class Options:
     values: dict[str, Any] = field(default_factory=dict)
     preset: str | None = None
     argument: str | None = None  # the positional argument that is not a preset; the last of several
-    taken: str = ""  # the entry of `settings` that positional arguments were turned into
+    argument_setting: str = ""  # the entry of `settings` with the value of the positional arguments
     settings: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     advice: list[Problem] = field(default_factory=list)  # from imported files; not errors
@@ -165,7 +165,7 @@ def split_options(argv: list[str], known: dict[str, tuple[str, str]], job: bool 
 
     known   the command's options      job    whether it runs a job, and so takes settings and a preset
     """
-    options, free, rest = Options(), list[tuple[str, str]](), deque(argv)
+    options, positional, rest = Options(), list[tuple[str, str]](), deque(argv)
     before = ""  # the setting before the current word
     while rest:
         word = rest.popleft()
@@ -178,9 +178,10 @@ def split_options(argv: list[str], known: dict[str, tuple[str, str]], job: bool 
             before = word.partition("=")[0]
             _take_setting(word, rest, options)
         else:
-            free.append((word, before))
-    _sort_free(free, options, job, task)
-    options.problems += [] if job else [not_understood(word) for word in options.settings]
+            positional.append((word, before))
+    _assign_positional(positional, options, job, task)
+    if not job:
+        options.problems += [not_understood(word) for word in options.settings]
     for name in options.values.get("allow-module", ()):  # here, so that it applies to the page and to every job
         collected(options.problems, allow, name)
     return options
@@ -218,16 +219,16 @@ def _take_setting(word: str, rest: deque[str], options: Options) -> None:
         most -= 1
 
 
-def _sort_free(free: list[tuple[str, str]], options: Options, preset_allowed: bool, task: str) -> None:
-    """Store each positional argument as the preset or the task's argument; others are problems. free: (word, the setting
+def _assign_positional(positional: list[tuple[str, str]], options: Options, preset_allowed: bool, task: str) -> None:
+    """Store each positional argument as the preset or the task's argument; others are problems. positional: (word, the setting
     before it)"""
     entry = argument_of(task) if task else None
-    for word, before in free:
+    for word, before in positional:
         preset = preset_allowed and (entry is None or is_preset(word, entry, options.workspace()))
         if preset and options.preset is None:
             options.preset = word
         elif not preset and entry is not None and (options.argument is None or entry.kind == "list"):
-            _take(word, entry, options)
+            _store_argument(word, entry, options)
         else:
             options.problems.append(not_understood(word, before if task and _is_list(task, before) else ""))
 
@@ -257,17 +258,18 @@ def is_preset(word: str, entry: Declared, workspace: Workspace) -> bool:
     path = preset_path(word, workspace)
     if path.suffix != ".json" and "folder" not in entry.name:
         return False
-    reads_json = "json" in entry.name
-    if os.path.isfile(path) and reads_json:
+    reads_json, exists = "json" in entry.name, os.path.isfile(path)
+    if exists and reads_json:
         with suppress(ProblemsError):
             return not HEADER_MARKS.isdisjoint(read_json_object(path))
-    return os.path.isfile(path) or (path.suffix == ".json" and open_home(word) == path and not reads_json)
+    is_missing_json = path.suffix == ".json" and open_home(word) == path and not reads_json
+    return exists or is_missing_json
 
 
-def _take(word: str, entry: Declared, options: Options) -> None:
+def _store_argument(word: str, entry: Declared, options: Options) -> None:
     """Store a positional argument as the value of its setting, for a list as its next item. A relative path refers to the
     working directory if it exists there."""
-    before = options.taken
+    before = options.argument_setting
     if before:
         options.settings.remove(before)
     options.argument = word
@@ -286,12 +288,12 @@ def _take(word: str, entry: Declared, options: Options) -> None:
         fix += f", or use the preset {' or '.join(near)}" if near else ""
         what = f"There is neither a {kind} nor a preset '{word}'"
         options.problems.append(Problem(what, "command line", fix, code="cli.no-such-argument"))
-    elif entry.names and os.path.exists(open_home(word)) and _is_elsewhere():
+    elif entry.names and os.path.exists(open_home(word)) and _outside_project():
         word = os.path.abspath(open_home(word))
     if entry.kind == "list":
         word = json.dumps([*json.loads(before.partition("=")[2] or "[]"), word])
-    options.taken = f"--{entry.path}={word}"
-    options.settings.append(options.taken)
+    options.argument_setting = f"--{entry.path}={word}"
+    options.settings.append(options.argument_setting)
 
 
 def not_understood(word: str, after: str = "") -> Problem:
@@ -305,17 +307,17 @@ def job_from(task: str, options: Options, defaults: dict[str, Any] | None = None
     problems."""
     model = tasks.named(task).job
     problems = list(options.problems)
-    below = defaults or {}
+    values = defaults or {}
     if options.preset is not None:
-        below = collected(problems, _preset_values, task, options) or {}
+        values = collected(problems, _preset_values, task, options) or {}
     if options.argument is not None:
         path = tasks.named(task).argument
-        below = merge(below, {path.partition(".")[0]: REPLACED.get(path, {})})
+        values = merge(values, {path.partition(".")[0]: REPLACED.get(path, {})})
     if "dataset-config" in options.values:
-        below = merge(below, _dataset_config(options, problems))
-    above, wrong = read_flags(model, options.settings, below.get("method", {}).get("kind", ""))
+        values = merge(values, _dataset_config(options, problems))
+    typed, wrong = read_flags(model, options.settings, values.get("method", {}).get("kind", ""))
     problems += wrong
-    job = collected(problems, build, model, merge(below, _from_here(model, above)), "command line")
+    job = collected(problems, build, model, merge(values, _from_working_directory(model, typed)), "command line")
     if job is None or problems:
         raise ProblemsError(problems)
     return job
@@ -324,7 +326,7 @@ def job_from(task: str, options: Options, defaults: dict[str, Any] | None = None
 def _preset_values(task: str, options: Options) -> dict[str, Any]:
     """The preset's values in the groups that the task has. Raises ProblemsError."""
     preset = read(preset_path(str(options.preset), options.workspace()))
-    if not _fits(preset.task, task):
+    if not _can_use_preset(preset.task, task):
         what, fix = f"The preset is for '{preset.task}', not for '{task}'", f"use webui.py {preset.task}"
         raise ProblemsError.one(what, str(options.preset), fix, "cli.preset-of-another-task")
     options.advice += preset.notes
@@ -333,25 +335,25 @@ def _preset_values(task: str, options: Options) -> dict[str, Any]:
     return {name: values for name, values in to_values(apply(preset)).items() if name in known}
 
 
-def _from_here(model: type[Settings], typed: dict[str, Any]) -> dict[str, Any]:
+def _from_working_directory(model: type[Settings], typed: dict[str, Any]) -> dict[str, Any]:
     """The typed settings with absolute paths where a relative path refers to the working directory: if the file exists there,
     or if it exists nowhere, as a file to write. Other paths are relative to the project folder, as in presets."""
-    if not _is_elsewhere():
+    if not _outside_project():
         return typed
     for entry in declared(model):
         group, _, name = entry.path.partition(".")
         if name in typed.get(group, {}):
-            typed[group][name] = _located(entry, typed[group][name])
+            typed[group][name] = _absolute_paths(entry, typed[group][name])
     return typed
 
 
-def _located(entry: Declared, value: Any) -> Any:
-    """The value of one setting with such paths, also in lists and in the items of lists."""
+def _absolute_paths(entry: Declared, value: Any) -> Any:
+    """`_from_working_directory` for the value of one setting, also for paths in lists and in their items."""
     if isinstance(value, list):
-        return [_located(entry, each) for each in value]
+        return [_absolute_paths(entry, each) for each in value]
     if isinstance(value, dict) and (item := item_of(entry)):
         known = {name: Declared(f"{entry.path}[].{name}", "", name, info) for name, info in item.model_fields.items()}
-        return {name: _located(known[name], each) if name in known else each for name, each in value.items()}
+        return {name: _absolute_paths(known[name], each) if name in known else each for name, each in value.items()}
     if not isinstance(value, str):
         return value
     if entry.names == "word=path" and "=" in value and not os.path.exists(open_home(value)):
@@ -360,7 +362,7 @@ def _located(entry: Declared, value: Any) -> Any:
     return _absolute(value, entry) if entry.names in ("path", "path or name", "word=path", "state") else value
 
 
-def _is_elsewhere() -> bool:
+def _outside_project() -> bool:
     """Whether the working directory is not the project folder. False if it was deleted."""
     try:
         return Path.cwd() != PROJECT
@@ -370,9 +372,9 @@ def _is_elsewhere() -> bool:
 
 def _absolute(text: str, entry: Declared) -> str:
     """A path as an absolute one if it refers to the working directory; else the text itself."""
-    here = open_home(text)
-    exists = os.path.exists(here) or (entry.names == "path" and not os.path.exists(resolve_path(text)))
-    return os.path.abspath(here) if text and exists else text
+    path = open_home(text)
+    is_new_file = entry.names == "path" and not os.path.exists(resolve_path(text))
+    return os.path.abspath(path) if text and (os.path.exists(path) or is_new_file) else text
 
 
 def _dataset_config(options: Options, problems: list[Problem]) -> dict[str, Any]:
@@ -386,14 +388,16 @@ def _dataset_config(options: Options, problems: list[Problem]) -> dict[str, Any]
     options.advice += [
         Problem(note, options.values["dataset-config"], level="advice", code="import.note") for note in config.notes
     ]
-    every = {"validation": {"best_checkpoint": "training"}}  # sd-scripts trains on all that the file does not hold out
-    return merge(every, config.values)
+    defaults = {
+        "validation": {"best_checkpoint": "training"}
+    }  # sd-scripts trains on all that the file does not hold out
+    return merge(defaults, config.values)
 
 
-def _fits(preset_task: str, task: str) -> bool:
+def _can_use_preset(preset_task: str, task: str) -> bool:
     """Whether the task can use a preset of `preset_task`: the same task, or both have dataset settings."""
-    on_dataset = all("dataset" in tasks.named(name).job.model_fields for name in (preset_task, task))
-    return preset_task == task or on_dataset
+    both_have_dataset = all("dataset" in tasks.named(name).job.model_fields for name in (preset_task, task))
+    return preset_task == task or both_have_dataset
 
 
 def preset_path(text: str, workspace: Workspace) -> Path:

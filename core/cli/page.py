@@ -22,7 +22,7 @@ AUTH_VARIABLE = "ATELIER_AUTH"
 HOST_NAME = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)(:\d{1,5})?")
 
 
-def _near(word: str) -> str:
+def _closest_command(word: str) -> str:
     """The command closest to a mistyped or shortened one; "" for none."""
     begun = [name for name in commands() if len(word) > 2 and name.startswith(word)]
     return next(iter(begun or get_close_matches(word, commands(), 1)), "")
@@ -34,7 +34,7 @@ def run(argv: list[str]) -> int:
     if command and (options.problems or options.settings):
         what, fix = f"The command comes first: {command}", f"write webui.py {command}, then its options"
         raise ProblemsError.one(what, "command line", fix, "cli.command-not-first")
-    if argv and not argv[0].startswith("-") and (near := _near(argv[0].lower())):
+    if argv and not argv[0].startswith("-") and (near := _closest_command(argv[0].lower())):
         what, fix = f"There is no command '{argv[0]}'", f"did you mean {near}?"
         raise ProblemsError.one(what, "command line", fix, "cli.unknown-command")
     problems = list(options.problems)
@@ -96,12 +96,13 @@ def _logins(values: dict[str, Any], problems: list[Problem]) -> list[tuple[str, 
         try:
             text = open_home(file).read_text("utf-8-sig") or "\n"
         except (OSError, UnicodeDecodeError) as error:
-            words = f"The login cannot be read from {file}: {error}"
-            problems.append(Problem(words, "--auth-file", "write USER:PASSWORD into it", code="cli.bad-auth-file"))
+            what = f"The login cannot be read from {file}: {error}"
+            problems.append(Problem(what, "--auth-file", "write USER:PASSWORD into it", code="cli.bad-auth-file"))
             return []
     elif auth := values.get("auth"):
         text, source = auth, "--auth"
-    lines = [line.strip() for line in text.splitlines() if line.strip()] or [""] * bool(text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = lines or ([""] if text else [])  # an empty login is a problem, none is not
     logins = [(user.strip(), password) for user, _, password in (line.partition(":") for line in lines)]
     users = [user.casefold() for user, _ in logins]
     for number, (user, password) in enumerate(logins):

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from core.cli.jobs import run_job
 from core.cli.main import DONE
-from core.cli.options import OWN, Options, job_from, split_options
-from core.cli.train import check, checking_bar, say_advice
+from core.cli.options import COMMAND_OPTIONS, Options, job_from, split_options
+from core.cli.train import check, checking_bar, print_advice
 from core.record.problems import ProblemsError, errors
 from core.settings.job import PrepareJob
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def run(argv: list[str]) -> int:
-    options = split_options(argv, OWN["prepare"], task="prepare")
+    options = split_options(argv, COMMAND_OPTIONS["prepare"], task="prepare")
     job = job_from("prepare", options)
     assert isinstance(job, PrepareJob)
-    say_advice(options.advice)
+    print_advice(options.advice)
     epochs = _epochs(options.values.get("debug-dataset"))
     only_look = bool(options.values.get("check")) or epochs > 0
     report = check(job, options, trains=False)
@@ -46,7 +46,7 @@ def _say_findings(report: Report, options: Options) -> None:
     problems = [finding.problem() for finding in findings if finding.kind != "no caption"]
     if errors(problems):
         raise ProblemsError(problems)
-    say_advice(problems)
+    print_advice(problems)
 
 
 def _epochs(text: str | None) -> int:

@@ -3,7 +3,7 @@
 import json
 
 from core.cli.main import DONE
-from core.cli.options import OWN, preset_path, split_options
+from core.cli.options import COMMAND_OPTIONS, preset_path, split_options
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT
 from core.settings.base import declared
@@ -12,7 +12,7 @@ from core.settings.presets.files import Preset, PresetStore, read
 
 
 def run(argv: list[str]) -> int:
-    options = split_options(argv, OWN["presets"])
+    options = split_options(argv, COMMAND_OPTIONS["presets"])
     problems = list(options.problems)
     for word in options.settings:
         fix = "leave it out"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.cli.jobs import find_run, run_job
 from core.cli.main import DONE, FAILED
-from core.cli.options import OWN, Options, job_from, split_options
+from core.cli.options import COMMAND_OPTIONS, Options, job_from, split_options
 from core.engine.extend import extend, job_to_resume
 from core.engine.owner import Ownership
 from core.optimization.jumps import jump_advice
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def run(argv: list[str]) -> int:
-    options = split_options(argv, OWN["train"], task="train")
+    options = split_options(argv, COMMAND_OPTIONS["train"], task="train")
     check_launch()
     if "continue" in options.values:
         return resume(options)
@@ -40,8 +40,8 @@ def train_job(job: Settings, options: Options) -> int:
     assert isinstance(job, TrainJob)
     if only_follows():
         return run_job("train", job, job.saving.output_name, options)
-    job = job.model_copy(update={"memory": with_launched(job.memory)})
-    say_advice(options.advice)
+    job = job.model_copy(update={"memory": with_launched_processes(job.memory)})
+    print_advice(options.advice)
     report = check(job, options)
     if options.values.get("check"):
         for line in filter(None, (report.sentence, report.held_out)):
@@ -50,7 +50,7 @@ def train_job(job: Settings, options: Options) -> int:
     if options.values.get("probe"):
         return run_job("probe", job, job.saving.output_name, options)
     if "prove" in options.values:
-        return prove_it(job, options)
+        return prove_resume(job, options)
     return run_job("train", job, job.saving.output_name, options)
 
 
@@ -66,11 +66,11 @@ def resume(options: Options) -> int:
         raise ProblemsError(wrong)
     before = job_to_resume(folder)
     job = extend(folder, changes) if changes and not only_follows() else before
-    say_advice(jump_advice(folder, before, job))
+    print_advice(jump_advice(folder, before, job))
     return run_job("train", job, job.saving.output_name, options, resume=folder)
 
 
-def prove_it(job: TrainJob, options: Options) -> int:
+def prove_resume(job: TrainJob, options: Options) -> int:
     """--prove N: train N steps in one run and in two with a resume, and compare the results. Returns the exit code. Raises
     ProblemsError for an invalid N."""
     from core.training.prove import prove
@@ -89,7 +89,7 @@ def prove_it(job: TrainJob, options: Options) -> int:
     return DONE if proof.equal else FAILED
 
 
-def with_launched(memory: MemorySettings) -> MemorySettings:
+def with_launched_processes(memory: MemorySettings) -> MemorySettings:
     """The settings with the number of processes that `accelerate launch` started, if it did."""
     count = launched_processes()
     return memory.model_copy(update={"num_processes": count}) if count > 1 else memory
@@ -102,7 +102,7 @@ def check(job: TrainJob, options: Options, *, trains: bool = True) -> Report:
     trains  whether a training follows: then the device is checked, and no image may both train and validate
     """
     from core.dataset.preflight import preflight
-    from core.families.locate import known_family
+    from core.families.locate import base_model_family
     from core.families.token_count import count_tokens
     from core.settings.rules import set_without_effect
     from core.training.checks.before_start import problems_before_start, upload_problems
@@ -119,12 +119,12 @@ def check(job: TrainJob, options: Options, *, trains: bool = True) -> Report:
     if not errors(problems) or options.values.get("check") or not _to_download(job.model, options):
         problems += problems_before_start(job, workspace, report, device, copies=trains)
         problems += recipe_problems(
-            options.preset_read, known_family(job.model, workspace), gpu_memory(device) if device else None
+            options.preset_read, base_model_family(job.model, workspace), gpu_memory(device) if device else None
         )
     problems = errors_first([*problems, *set_without_effect(job)])
     if errors(problems):
         raise ProblemsError(problems)
-    say_advice(problems)
+    print_advice(problems)
     return report
 
 
@@ -147,7 +147,7 @@ def checking_bar() -> Iterator[Callable[[int, int], None]]:
             bar.close()
 
 
-def say_advice(problems: list[Problem]) -> None:
+def print_advice(problems: list[Problem]) -> None:
     for problem in problems:
         print(f"{problem.level}: {problem}", file=sys.stderr)
 

@@ -33,10 +33,10 @@ def average_weights(steps: Sequence[int], power: bool) -> list[float]:
     """
     if not power or len(steps) < 2:
         return [1 / len(steps)] * len(steps)
-    at = np.array(steps, float)
-    gaps = np.diff(at)
+    positions = np.array(steps, float)
+    gaps = np.diff(positions)
     widths = np.concatenate((gaps[:1], (gaps[1:] + gaps[:-1]) / 2, gaps[-1:]))
-    weights = (at / at[-1]) ** power_of(SIGMA_REL) * widths
+    weights = (positions / positions[-1]) ** power_of(SIGMA_REL) * widths
     return [float(each) for each in weights / weights.sum()]
 
 

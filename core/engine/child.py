@@ -44,7 +44,7 @@ def _start(folder: RunFolder, workspace: Workspace, log: IO[bytes]) -> subproces
     request = {
         "folder": str(folder.path.resolve()),
         "person": workspace.person,
-        "places": [str(path.resolve()) for path in (workspace.outputs, workspace.models, workspace.presets)],
+        "folders": [str(path.resolve()) for path in (workspace.outputs, workspace.models, workspace.presets)],
         "extensions": extensions.EXTENSIONS,
         "modules": sorted(allowed_modules()),
     }
@@ -74,7 +74,7 @@ def main(text: str) -> None:
     extensions.load()
     preset = parse(folder.job(), str(folder.job_file))
     job = build(JOBS[preset.task], preset.values, str(folder.job_file))
-    workspace = replace(Workspace.of(*request["places"]), person=request["person"])
+    workspace = replace(Workspace.of(*request["folders"]), person=request["person"])
     execute(preset.task, job, folder, workspace, "cpu", token=token)
 
 

@@ -52,23 +52,23 @@ MOST_OF_ONE = 8  # of them, those of one guest
 class Engine:
     """Runs jobs. Holds outputs/.atelier/lock while it exists. Every method may be called from any thread."""
 
-    def __init__(self, workspace: Workspace, device: str | None = None, what: str = "a page"):
-        """Lock the outputs; nothing runs before `start`. device: found when first needed if None. what: names the holder to
-        other processes. Raises ProblemsError if the folder is in use or cannot be written."""
+    def __init__(self, workspace: Workspace, device: str | None = None, holder: str = "a page"):
+        """Lock the outputs; nothing runs before `start`. device: None detects it when first needed; holder: a name for the
+        engine in messages of other processes. Raises ProblemsError if the folder is in use or cannot be written."""
         self.workspace = workspace
-        self._owner = Ownership(workspace, what, page=True)
+        self._owner = Ownership(workspace, holder, page=True)
         self._device = device
         self._queue = Queue(workspace.private / "queue.json")
-        self._cut_off = ""
+        self._interruption = ""
         self._light = LightLane()
         self._wake = threading.Condition()
         self._device_lock = DeviceLock()
         self._closing = False
-        self._now: QueueEntry | None = None  # on the device
+        self._device_job: QueueEntry | None = None  # running on the device
         self._in_lanes: dict[str, QueueEntry] = {}  # running in other lanes, by id
         self._tokens: dict[str, CancelToken] = {}
         self._runs = Runs(workspace, lambda name: self._running(name) is not None)
-        self._reading: LightTask | None = None  # of journals for the list of runs
+        self._reading: LightTask | None = None  # reads journals for the list of runs
         self.listing = threading.Lock()  # held while a thread waits for `runs_so_far`
         self._last_run = ""
         self.ended: list[Callable[[QueueEntry], None]] = []  # called with each job of the device that has ended
@@ -76,29 +76,28 @@ class Engine:
         self.people: frozenset[str] = frozenset()  # guests with a page each, who change only their own runs
         self.owner = ""  # the owner's login, where people have a page each
         self.models = ModelStore()  # kept between generations
-        self._thread = threading.Thread(target=self._work, name="device", daemon=True)
-        self._inbox = threading.Thread(target=self._collect, name="inbox", daemon=True)
+        self._device_thread = threading.Thread(target=self._run_device_jobs, name="device", daemon=True)
+        self._inbox_thread = threading.Thread(target=self._read_inbox, name="inbox", daemon=True)
 
     # -- life
 
     def start(self) -> None:
         """Start the threads, and the waiting jobs that need no device."""
-        self._cut_off = interruption_message(self.workspace.captions)
+        self._interruption = interruption_message(self.workspace.captions)
         remove_left()
-        for entry in self.queue():
-            if entry.state == "waiting":
-                self._begin_in_lane(entry)
-        self._inbox.start()
-        self._thread.start()
+        for entry in (each for each in self.queue() if each.state == "waiting"):
+            self._begin_in_lane(entry)
+        self._inbox_thread.start()
+        self._device_thread.start()
 
     @property
     def notice(self) -> str:
         """Warnings for the user at the start: a damaged queue file, an interrupted change of captions; "" for none."""
-        return " ".join(filter(None, (self._queue.set_aside, self._cut_off)))
+        return " ".join(filter(None, (self._queue.set_aside, self._interruption)))
 
-    def announce(self, what: str) -> None:
+    def announce(self, holder: str) -> None:
         """Write what holds the outputs folder, such as the page's address, for other processes."""
-        self._owner.say(what)
+        self._owner.write_note(holder)
 
     def close(self, wait_seconds: float | None = 120.0) -> None:
         """Save and stop running jobs, keep the queue, release the outputs folder. wait_seconds: None waits for a training as long
@@ -112,7 +111,7 @@ class Engine:
             wait_seconds = CLOSE_SECONDS
         with self._wake:
             self._wake.notify_all()
-        for thread in (self._inbox, self._thread):
+        for thread in (self._inbox_thread, self._device_thread):
             if thread.is_alive():
                 thread.join(timeout=wait_seconds)
         self._light.close(max(1.0, CLOSE_SECONDS - (time.monotonic() - begun)))
@@ -178,16 +177,16 @@ class Engine:
     def _begin_in_lane(self, entry: QueueEntry) -> None:
         """Start a waiting job in its lane. Device jobs are taken from the queue by the device's thread instead."""
         if (lane := lane_of(entry)) != "device":
-            self._light.submit(self._do_in_lane, entry.id, title=entry.title, kind=LANES[lane])
+            self._light.submit(self._run_in_lane, entry.id, title=entry.title, kind=LANES[lane])
 
-    def _do_in_lane(self, entry_id: str, task: LightTask) -> None:
+    def _run_in_lane(self, entry_id: str, task: LightTask) -> None:
         """Run a job in this thread of a light lane, unless it was cancelled before."""
         entry = self._queue.begin(entry_id)
         if entry is None:
             return
         self._in_lanes[entry.id] = entry
         try:
-            self._guarded(entry)
+            self._run_or_fail(entry)
         finally:
             self._in_lanes.pop(entry.id, None)
 
@@ -200,13 +199,14 @@ class Engine:
 
     def waits(self) -> dict[str, Wait]:
         """Return {id of a waiting job: what it waits for}."""
-        return waits(self.queue(), self._pace, paused=self._queue.paused, lent_to=self.lent_to)
+        return waits(self.queue(), self._time_left, paused=self._queue.paused, lent_to=self.lent_to)
 
-    def _pace(self, entry: QueueEntry) -> tuple[float, bool]:
+    def _time_left(self, entry: QueueEntry) -> tuple[float, bool]:
+        """(seconds that a running job still takes, 0 if unknown; whether it is paused)."""
         if not entry.run:
             return 0.0, False
         view = self._runs.view(entry.run)
-        planned = entry.task != "train" or view.total > 0  # before that it counts what it encodes
+        planned = view.total or entry.task != "train"  # before that, its count is of images to encode
         return view.seconds_left if planned else 0.0, view.state == "paused"
 
     def move(self, entry_id: str, position: int) -> None:
@@ -276,16 +276,16 @@ class Engine:
 
     # -- the inbox's thread: a job that is handed in can be moved and cancelled while another one runs
 
-    def _collect(self) -> None:
+    def _read_inbox(self) -> None:
         while not self._closing:
             with suppress(OSError):  # a disk that fails for now must not end the thread: it is tried again
-                collect(self.workspace, self._take_in)
+                collect(self.workspace, self._queue_handed_in)
             with self._wake:
                 self._wake.wait(INBOX_SECONDS)
 
     # -- the device thread
 
-    def _work(self) -> None:
+    def _run_device_jobs(self) -> None:
         """The device thread: run waiting jobs one by one until the engine closes."""
         while not self._closing:
             if not self._device_lock.acquire(QUEUE, WAIT_SECONDS):
@@ -293,7 +293,7 @@ class Engine:
             try:
                 entry = self._queue.take()
                 if entry is not None:
-                    self._do(entry)
+                    self._run_on_device(entry)
             finally:
                 self._device_lock.release()
             if entry is None:
@@ -301,21 +301,21 @@ class Engine:
                     if not self._closing and self._queue.next() is None:
                         self._wake.wait(IDLE_SECONDS)
 
-    def _do(self, entry: QueueEntry) -> None:
-        self._now = entry
+    def _run_on_device(self, entry: QueueEntry) -> None:
+        self._device_job = entry
         try:
-            self._guarded(entry)
+            self._run_or_fail(entry)
         finally:
-            self._now = None
+            self._device_job = None
         self._report_ended(entry.id)
 
     def _report_ended(self, entry_id: str) -> None:
-        with suppress(Exception):  # the thread goes on whatever those do
+        with suppress(Exception):  # a listener's error must not end the thread
             entry = self._queue.get(entry_id)
             for listener in self.ended if not self._closing else ():
                 listener(entry)
 
-    def _guarded(self, entry: QueueEntry) -> None:
+    def _run_or_fail(self, entry: QueueEntry) -> None:
         """Run a job; an error outside of the job itself (no folder, invalid settings) makes it fail with that message."""
         try:
             self._run(entry)
@@ -324,7 +324,7 @@ class Engine:
         finally:
             self._tokens.pop(entry.id, None)
 
-    def _take_in(self, item: Any) -> None:
+    def _queue_handed_in(self, item: Any) -> None:
         """Queue a job from another process, or a run to resume. An invalid one stays in the list with its error, since its sender
         has already ended."""
         try:
@@ -350,13 +350,13 @@ class Engine:
         folder = self._folder(entry.run) if entry.run else self._new_folder(entry, job)
         workspace = self.workspace_of(entry)
         entry = self._queue.change(entry.id, run=folder.name)
-        self._runs.forget(folder.name)  # lines of its last life that the disk did not take would hide those of this one
+        self._runs.forget(folder.name)  # a view with lines that a full disk did not take would skip the new ones
         view = self._runs.view(folder.name)
         channel: Any = {"listener": view.apply, "token": self._token_of(entry.id)}
         if lane == "device":
-            self._now = entry
+            self._device_job = entry
             self._last_run = folder.name if entry.task == "train" else self._last_run
-            state, explanation = self._on_device(entry.task, job, folder, workspace, device, channel)
+            state, explanation = self._train_or_execute(entry.task, job, folder, workspace, device, channel)
         else:
             self._in_lanes[entry.id] = entry
             if lane == "process":
@@ -378,7 +378,7 @@ class Engine:
         machine.check_device(self.find_device())
         return self.find_device()
 
-    def _on_device(
+    def _train_or_execute(
         self, task: str, job: Settings, folder: RunFolder, workspace: Workspace, device: str, channel: Any
     ) -> tuple[str, Explanation | None]:
         """Run a device job in this thread, or as several processes if it trains on several GPUs. Returns (state, explanation of a
@@ -402,7 +402,7 @@ class Engine:
         runs = self.workspace.runs if entry.task == "train" else self.workspace.private / "jobs"
         if entry.task != "train":
             for old in list_runs(runs)[MAX_JOB_FOLDERS:]:
-                if old.held:  # a long download, older than a hundred other jobs
+                if old.held:  # still running: a long download
                     continue
                 with suppress(OSError):
                     atomic.remove_folder(old.path)
@@ -428,7 +428,7 @@ class Engine:
 
     def _running(self, run_name: str) -> QueueEntry | None:
         """The running job of this run; None if there is none."""
-        entries = [self._now, *list(self._in_lanes.values())]
+        entries = [self._device_job, *list(self._in_lanes.values())]
         return next((entry for entry in entries if entry is not None and entry.run == run_name), None)
 
     def progress(self, entry_id: str) -> dict[str, Any]:
@@ -449,16 +449,16 @@ class Engine:
         for entry in self.queue():
             if entry.run == run_name and entry.state == "running":
                 check_may_manage(entry)
-        folder, now = self._folder(run_name), self._running(run_name)
-        if name == "stop" and now is not None:
-            self._token_of(now.id).cancel()  # at once, also before the job reads commands, and on a disk that is full
+        folder, running = self._folder(run_name), self._running(run_name)
+        if name == "stop" and running is not None:
+            self._token_of(running.id).cancel()  # at once: it may not read commands yet, and the disk may be full
         return commands.send(folder.path, name)
 
     def current_run(self) -> str | None:
         """The training that runs, else the last one of this server, else the newest on disk; None without any."""
-        now = self._now
-        if now is not None and now.task == "train" and now.run:
-            return now.run
+        job = self._device_job
+        if job is not None and job.task == "train" and job.run:
+            return job.run
         if self._last_run and (self.workspace.runs / self._last_run).is_dir():
             return self._last_run
         return next((folder.name for folder in newest_runs(self.workspace.runs) if not folder.damaged), None)
@@ -492,16 +492,16 @@ class Engine:
         """(trainings on disk that can be read within `seconds`, newest first; number of those still being read in another
         thread)."""
         with self.listing:  # a second page finds what the first one has read
-            summaries, left = self._runs.at_hand(seconds)
-            if left:
+            summaries, unread = self._runs.without_journals(seconds)
+            if unread:
                 if self._reading is None or self._reading.done:
-                    self._reading = self.light(self._runs.read_all, left, title="Reading the runs")
+                    self._reading = self.light(self._runs.read_all, unread, title="Reading the runs")
                 with suppress(TimeoutError, ProblemsError):
                     self._reading.wait(seconds)
-                more, left = self._runs.at_hand(seconds, left)
+                more, unread = self._runs.without_journals(seconds, unread)
                 summaries = {**summaries, **more}
         newest_first = [summaries[name] for name in sorted(summaries, reverse=True)]
-        return newest_first, sum(folder.name not in summaries for folder in left)
+        return newest_first, sum(folder.name not in summaries for folder in unread)
 
     def run_states(self, most: int) -> list[RunState]:
         """The newest `most` trainings on disk; reads only the ends of journals."""
@@ -536,9 +536,9 @@ class Engine:
 
     @property
     def works(self) -> bool:
-        """Whether a job runs in any lane, or waits where the queue is not paused."""
-        waits = not self._queue.paused and any(entry.state == "waiting" for entry in self.queue())
-        return self._now is not None or waits or self._light.works
+        """Whether a job runs in any lane, or waits in a queue that is not paused."""
+        waiting = not self._queue.paused and any(entry.state == "waiting" for entry in self.queue())
+        return self._device_job is not None or waiting or self._light.works
 
     def light(self, work: Any, *arguments: Any, title: str = "", kind: str = "short") -> LightTask:
         """Start work in a light lane. A job among the arguments has the same limits as one in the queue.
@@ -558,29 +558,28 @@ class Engine:
         """{"device": name, "memory_used", "memory_total": bytes, "job": the running device job, as `_job_status`}."""
         used, total = machine.memory(self.device)
         return {
-            "device": machine.device_words(self.device),
+            "device": machine.device_title(self.device),
             "memory_used": used,
             "memory_total": total,
             "job": self._job_status(),
         }
 
     def _job_status(self) -> dict[str, Any] | None:
-        """Title, state and progress of the running device job; None without one. Progress is missing until it has a run
-        folder."""
-        now = self._now
-        if now is None:
+        """Title, state and, once it has a run folder, progress of the running device job; None without one."""
+        job = self._device_job
+        if job is None:
             return None
-        token = self._tokens.get(now.id)
+        token = self._tokens.get(job.id)
         facts: dict[str, Any] = {
-            "title": now.visible(self.people).title,
-            "task": now.task,
-            "run": now.run,
-            "entry": now.id,
+            "title": job.visible(self.people).title,
+            "task": job.task,
+            "run": job.run,
+            "entry": job.id,
             "state": "running",
             "stopping": token is not None and token.wanted,
         }
-        if now.run:
-            view = self._runs.view(now.run)
+        if job.run:
+            view = self._runs.view(job.run)
             facts |= {
                 "state": view.state or "running",
                 "stage": view.stage,
@@ -589,7 +588,7 @@ class Engine:
                 "step": view.step,
                 "total": view.total,
                 "seconds_per_step": view.seconds_per_step,
-                "eta_seconds": view.seconds_left if view.total or now.task != "train" else 0.0,
+                "eta_seconds": self._time_left(job)[0],
             }
         return facts
 

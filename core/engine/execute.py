@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from core import tasks
-from core.engine.explain import Explanation, explain, sees_another_gone
+from core.engine.explain import Explanation, explain, lost_another_process
 from core.engine.other_process import recorded_failure
 from core.engine.run_facts import write_facts
 from core.engine.view import facts_of
@@ -54,10 +54,10 @@ def execute(
             journal.put(StateChanged("running"))
             for line in messages:
                 context.say(line, "warning")
-            ended = _guarded(task, job, context)
+            result = _guarded(task, job, context)
         if task == "train":
             write_facts(folder, facts_of(folder))
-        return ended
+        return result
     finally:
         folder.unlock()
 
@@ -78,11 +78,11 @@ def _guarded(task: str, job: Settings, context: JobContext) -> tuple[str, Explan
     except Cancelled as stop:
         if (explanation := _failure_elsewhere(context)) is not None:
             return _failed(context, explanation)
-        plain = "Stopped before training began" if task == "train" else "Cancelled"
-        journal.put(StateChanged("stopped", str(stop) or plain))
+        message = "Stopped before training began" if task == "train" else "Cancelled"
+        journal.put(StateChanged("stopped", str(stop) or message))
         return "stopped", None
     except Exception as error:
-        if sees_another_gone(error):
+        if lost_another_process(error):
             end_if_launcher_gone()
         # Read at once: a failure that another process records later is a consequence of this one.
         elsewhere = None if isinstance(error, ProblemsError) else _failure_elsewhere(context)

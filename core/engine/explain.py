@@ -14,7 +14,7 @@ POISON = (
     "misaligned address",
     "illegal instruction",
 )
-# gloo's words when a process of a group has left
+# gloo's messages when a process of the group has ended
 GONE = ("connection closed by peer", "connection reset by peer", "broken pipe")
 
 
@@ -71,7 +71,7 @@ def explain(error: BaseException, advice: Callable[[], str] = str) -> Explanatio
         return Explanation(what, "check its permissions, or choose another folder")
     if isinstance(error, FileNotFoundError):
         return Explanation(f"A file is missing: {error.filename}", "restore it, then resume the run")
-    if sees_another_gone(error):
+    if lost_another_process(error):
         return Explanation(
             "Another process of this training ended without an error message; the system may have killed it "
             "for lack of memory",
@@ -84,6 +84,6 @@ def explain(error: BaseException, advice: Callable[[], str] = str) -> Explanatio
     )
 
 
-def sees_another_gone(error: BaseException) -> bool:
-    """Whether the error only reports that another process of the group has ended."""
+def lost_another_process(error: BaseException) -> bool:
+    """Whether the error is gloo's report that another process of the group has ended."""
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in GONE)

@@ -34,15 +34,15 @@ def follow(
     patience   seconds after a stop until it is killed; None waits for as long as it takes
     """
     tail = Tail(folder.journal_file)
-    before = max((line["seq"] for line in tail.lines()), default=0)
+    last_seq = max((line["seq"] for line in tail.lines()), default=0)
     folder.logs.mkdir(exist_ok=True)
     stopped_at: float | None = None
     with open(folder.logs / LOG, "ab") as log:
         child = start(log)
-        heeds_stop = child.stdin is not None  # closing its stdin stops it from the first moment on
+        can_be_stopped = child.stdin is not None  # closing its stdin stops it from the first moment on
         try:
             while child.poll() is None:
-                if token.wanted and stopped_at is None and heeds_stop:
+                if token.wanted and stopped_at is None and can_be_stopped:
                     sent = _send_stop(folder)
                     if child.stdin is not None:
                         child.stdin.close()
@@ -50,8 +50,8 @@ def follow(
                         stopped_at = time.monotonic()
                 if stopped_at is not None and patience is not None and time.monotonic() - stopped_at > patience:
                     return _killed(child, folder, listener)
-                # It reads commands from its first line on; those sent before are of an earlier life.
-                heeds_stop |= any(line["seq"] > before for line in _pass_on(tail, listener))
+                # It reads commands from its first line on; it skips those sent before.
+                can_be_stopped |= any(line["seq"] > last_seq for line in _pass_on(tail, listener))
                 time.sleep(POLL_SECONDS)
         except BaseException:
             child.terminate()
@@ -59,7 +59,7 @@ def follow(
             raise
     _wait_for_end(folder)
     _pass_on(tail, listener)
-    return _ending(folder, before, child.returncode, listener)
+    return _ending(folder, last_seq, child.returncode, listener)
 
 
 def _killed(child: subprocess.Popen[bytes], folder: RunFolder, listener: Callable[[Line], None]) -> tuple[str, None]:
@@ -95,12 +95,12 @@ def _pass_on(tail: Tail, listener: Callable[[Line], None]) -> list[Line]:
 
 
 def _ending(
-    folder: RunFolder, before: int, code: int, listener: Callable[[Line], None]
+    folder: RunFolder, last_seq: int, code: int, listener: Callable[[Line], None]
 ) -> tuple[str, Explanation | None]:
-    """Return the last state in the journal after line `before`. If the first process ended without one (the launcher kills a
-    process that waits for its GPU), write and return the failure that another process recorded, or that none did."""
+    """(last state in the journal after line `last_seq`, explanation of a failure). If the process ended without one (the launcher
+    kills a process that waits for its GPU), write the failure that another process recorded, else one with the exit code."""
     last: Line = {}
-    for line in read_lines(folder.journal_file, before):
+    for line in read_lines(folder.journal_file, last_seq):
         if line["kind"] == "state":
             last = line
     state = str(last.get("state", ""))
@@ -108,14 +108,14 @@ def _ending(
         explanation = Explanation(str(last.get("message", "")), str(last.get("fix", ""))) if state == "failed" else None
         return state, explanation
     what = f"The process ended without an error message (code {code})"
-    none = Explanation(what, f"see {folder.logs / LOG}; start it again")
-    return write_failure(folder, recorded_failure(folder) or none, listener)
+    unexplained = Explanation(what, f"see {folder.logs / LOG}; start it again")
+    return write_failure(folder, recorded_failure(folder) or unexplained, listener)
 
 
 def write_failure(
     folder: RunFolder, explanation: Explanation, listener: Callable[[Line], None]
 ) -> tuple[str, Explanation | None]:
-    """Write a failure that happened outside the run to its journal, and return ("failed", it)."""
+    """Write a failure that happened outside the run to its journal; return ("failed", `explanation`)."""
     with Journal(folder.path) as journal:
         journal.listen(listener)
         journal.put(StateChanged("failed", explanation.what, explanation.fix))

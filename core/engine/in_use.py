@@ -16,28 +16,25 @@ def require_unused(run: str, entries: Iterable[QueueEntry], workspace: Workspace
     """Raise ProblemsError while a running job reads the run's checkpoints: an assessment, a grid, a generation, a tool. Trainings
     read them only as they begin."""
     for entry in entries:
-        if (
-            entry.state == "running"
-            and entry.task != "train"
-            and any(_names(run, *each) for each in _texts(entry, workspace))
-        ):
+        reads_files = entry.state == "running" and entry.task != "train"
+        if reads_files and any(_names_run(run, setting, text) for setting, text in _texts(entry, workspace)):
             what, fix = f"'{entry.title}' is using the files of this run", "wait until it has ended, or cancel it"
             raise ProblemsError.one(what, run, fix, "run.in-use")
 
 
-def _names(run: str, setting: str, text: str) -> bool:
+def _names_run(run: str, setting: str, text: str) -> bool:
     """Whether a setting's text names a run or its checkpoints."""
     return (setting == "run" and text == run) or f"{run}/checkpoints" in text.replace("\\", "/")
 
 
 def _texts(entry: QueueEntry, workspace: Workspace) -> Iterator[tuple[str, str]]:
-    """(setting, text) of all texts in a job's settings, of a grid that is resumed those it was begun with."""
+    """(setting, text) of all texts in a job's settings; for a resumed grid also those in its stored settings."""
     yield from _texts_in(entry.job)
     if folder := entry.job.get("grid", {}).get("folder"):
         for person in {"", entry.guest}:
             with suppress(ProblemsError):
-                space = replace(workspace, person=person)
-                yield from _texts_in(to_values(GridFolder.named(str(folder), space).job()))
+                guests_workspace = replace(workspace, person=person)
+                yield from _texts_in(to_values(GridFolder.named(str(folder), guests_workspace).job()))
 
 
 def _texts_in(value: Any, setting: str = "") -> Iterator[tuple[str, str]]:

@@ -40,14 +40,14 @@ def supervise(
 ) -> tuple[str, Explanation | None]:
     """Train in `num_processes` processes, to the end. Returns (state, explanation of a failure)."""
     try:
-        check_cards(job.memory.num_processes, device)
+        check_gpus(job.memory.num_processes, device)
     except ProblemsError as error:
         return write_failure(folder, explain(error), listener)
     clear_failure(folder)
     return follow(lambda log: _start(job, folder, workspace, log), folder, listener=listener, token=token)
 
 
-def check_cards(wanted: int, device: str) -> None:
+def check_gpus(wanted: int, device: str) -> None:
     """Raise ProblemsError if the machine has fewer GPUs."""
     if device.startswith("cuda"):
         available = torch.cuda.device_count()
@@ -60,14 +60,15 @@ def check_cards(wanted: int, device: str) -> None:
 def _start(job: TrainJob, folder: RunFolder, workspace: Workspace, log: IO[bytes]) -> subprocess.Popen[bytes]:
     """Start `accelerate launch` for this run, with its output in `log`."""
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(job.memory.num_processes)]
-    quiet = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    places = ["--outputs", str(workspace.outputs.resolve()), "--models", str(workspace.models.resolve())]
-    places += [word for name in sorted(allowed_modules()) for word in ("--allow-module", name)]
-    program = [str(PROJECT / "webui.py"), "train", "--continue", str(folder.path.resolve()), *places]
+    # Each option that accelerate would otherwise take from the user's accelerate config, or warn about.
+    plain = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    options = ["--outputs", str(workspace.outputs.resolve()), "--models", str(workspace.models.resolve())]
+    options += [word for name in sorted(allowed_modules()) for word in ("--allow-module", name)]
+    program = [str(PROJECT / "webui.py"), "train", "--continue", str(folder.path.resolve()), *options]
     threads = str(max(1, machine.threads() // job.memory.num_processes))
     environment = os.environ | limits_of_launched() | {SUPERVISED: str(os.getpid()), "OMP_NUM_THREADS": threads}
     return subprocess.Popen(
-        [sys.executable, *launcher, *quiet, *program],
+        [sys.executable, *launcher, *plain, *program],
         env=environment,
         cwd=Path(PROJECT),
         stdout=log,

@@ -77,13 +77,13 @@ class LightLane:
 
     def __init__(self) -> None:
         self._jobs: dict[str, queue.Queue[Any]] = {kind: queue.Queue() for kind in self.THREADS}
-        self._open: list[LightTask] = []
-        self._to_start = [kind for kind, many in self.THREADS.items() for _ in range(many)]
+        self._open: list[LightTask] = []  # waiting or running
+        self._to_start = [kind for kind, count in self.THREADS.items() for _ in range(count)]
         self._threads: list[threading.Thread] = []
         self._starting = threading.Lock()
 
     def submit(self, work: Callable[..., Any], *arguments: Any, title: str = "", kind: str = "short") -> LightTask:
-        """Run `work(*arguments, task=...)` in a thread of this kind; jobs that it queues are those of the guest who asks now."""
+        """Run `work(*arguments, task=...)` in a thread of this kind; jobs that it queues belong to the guest of this request."""
         task = LightTask(title)
         self._open = [each for each in self._open if not each.done] + [task]
         self._jobs[kind].put((task, GUEST.get(), work, arguments))
@@ -117,8 +117,8 @@ class LightLane:
         without an active exception")."""
         for task in self._open:
             task.cancel()
-        for kind, many in self.THREADS.items():
-            for _ in range(many):
+        for kind, count in self.THREADS.items():
+            for _ in range(count):
                 self._jobs[kind].put(None)
         end = time.monotonic() + wait_seconds
         for thread in self._threads:

@@ -20,7 +20,7 @@ from core.record.workspace import Workspace
 class Ownership:
     """The lock outputs/.atelier/lock with a note on its holder. page: the holder is a page, which accepts jobs of other processes."""
 
-    def __init__(self, workspace: Workspace, what: str, page: bool = False):
+    def __init__(self, workspace: Workspace, holder: str, page: bool = False):
         self._folder = workspace.private
         self._page = page
         self._note = self._folder / "holder.json"
@@ -34,31 +34,35 @@ class Ownership:
         except OSError as error:
             what, fix = f"The output folder cannot be written: {error.strerror}", "choose another with --outputs"
             raise ProblemsError.one(what, str(workspace.outputs), fix, "outputs.unwritable") from None
-        self.say(what)
+        self.write_note(holder)
 
     def _refusal(self, held: lock.HeldElsewhere, workspace: Workspace) -> ProblemsError:
         """The error that names the holder, how to end it, and the alternative."""
-        more, wait = lock.held_words(held)
-        other = "or choose another --outputs" + wait
+        heartbeat, wait = lock.held_message(held)
+        otherwise = "or choose another --outputs" + wait
         try:
             note = read_json_object(self._note)
             since = time.strftime("%H:%M", time.localtime(note["since"]))
             what, pid, host, page = str(note["what"]), int(note["pid"]), str(note["host"]), bool(note["page"])
         except (ProblemsError, ValueError, KeyError, TypeError, OverflowError, OSError):
             what = "Another Atelier process is already using this output folder"
-            fix = f"stop that process, {other}"
-            return ProblemsError.one(what + more, str(workspace.outputs), fix, "outputs.held")
-        elsewhere = "" if host == socket.gethostname() else f" on {host}"
-        who = f"This output folder is already in use: {what} (process {pid}{elsewhere}, since {since})"
-        instead = "open that page in your browser, " if self._page else "add --queue to run it there, "
-        ends = "" if page else " (it saves first), wait until it ends"
-        fix = f"{instead if page else ''}stop {_by(pid, elsewhere)}{ends}, {other}"
-        return ProblemsError.one(who + more, str(workspace.outputs), fix, "outputs.held")
+            fix = f"stop that process, {otherwise}"
+            return ProblemsError.one(what + heartbeat, str(workspace.outputs), fix, "outputs.held")
+        on_host = "" if host == socket.gethostname() else f" on {host}"
+        what = f"This output folder is already in use: {what} (process {pid}{on_host}, since {since})"
+        use_page = "open that page in your browser, " if self._page else "add --queue to run it there, "
+        end = _how_to_end(pid, on_host)
+        fix = (
+            f"{use_page}stop {end}, {otherwise}"
+            if page
+            else f"stop {end} (it saves first), wait until it ends, {otherwise}"
+        )
+        return ProblemsError.one(what + heartbeat, str(workspace.outputs), fix, "outputs.held")
 
-    def say(self, what: str) -> None:
-        """Change the note that other processes read, such as the page's address. Unchanged on a full disk."""
+    def write_note(self, holder: str) -> None:
+        """Write the note on the holder, such as the page's address, for other processes. Unchanged on a full disk."""
         note = {
-            "what": what,
+            "what": holder,
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "since": time.time(),
@@ -73,10 +77,10 @@ class Ownership:
         self._lock.release()
 
 
-def _by(pid: int, elsewhere: str) -> str:
-    """How the user can end the process."""
+def _how_to_end(pid: int, on_host: str) -> str:
+    """How the user can stop the process, to follow "stop". on_host: " on NAME" for another machine, else "\""""
     kill = "" if os.name == "nt" else f" or `kill {pid}`"
-    return f"it with Ctrl-C in its terminal{kill}{elsewhere}"
+    return f"it with Ctrl-C in its terminal{kill}{on_host}"
 
 
 def is_held(workspace: Workspace) -> bool:

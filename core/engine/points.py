@@ -17,9 +17,9 @@ class Points(Sequence[list[Any]]):
     def __init__(self, named: bool = False):
         self._named = named
         self._steps, self._numbers = array("q"), array("d")
-        self._ends = array("q")  # of each point's numbers in those of all
-        self._names: list[tuple[str, ...]] = []  # kept once for as many points as have them one after the other
-        self._names_of = array("q")
+        self._ends = array("q")  # for each point, the index in _numbers after its last number
+        self._names: list[tuple[str, ...]] = []  # points with the same names in a row share an item
+        self._names_of = array("q")  # for each point, the index of its names
 
     def __len__(self) -> int:
         return len(self._steps)
@@ -76,7 +76,7 @@ class Points(Sequence[list[Any]]):
 
     def until(self, step: int) -> Points:
         """The points up to a step."""
-        return self.picked(index for index, at in enumerate(self._steps) if at <= step)
+        return self.picked(index for index, point_step in enumerate(self._steps) if point_step <= step)
 
 
 def spread(count: int, limit: int) -> Sequence[int]:

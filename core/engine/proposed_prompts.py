@@ -1,12 +1,13 @@
 """Prompts that tell a run's checkpoints apart, proposed from its settings and captions."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-SHARED = 0.8  # of the captions have a tag that counts as the trigger word
+TRIGGER_SHARE = 0.8  # a tag in at least this share of the captions is taken as the trigger word
 LONGEST = 300  # characters of a caption
 SAMPLES, HELD_OUT, NEW, PLAIN = 4, 2, 3, 2  # how many prompts of each kind
 CONTEXTS = (
@@ -30,7 +31,7 @@ SCENES = (
     "a cup of coffee",
 )
 WORD = re.compile(r"\w+")
-LITTLE = frozenset("a an in on of the at with".split())
+STOP_WORDS = frozenset("a an in on of the at with".split())
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,18 @@ def proposed_prompts(
     trigger   its trigger word, "" without one
     """
     known = [*held_out, *captions]
-    contexts = (f"{trigger}, {context}" for context in unknown(CONTEXTS, known) if trigger)
+    contexts = (f"{trigger}, {context}" for context in with_new_words(CONTEXTS, known) if trigger)
     kinds = {
         "sample prompt": list(samples)[:SAMPLES],
-        "held-out caption": _apart([_plain(each) for each in held_out], HELD_OUT),
+        "held-out caption": _evenly_spaced([_plain(each) for each in held_out], HELD_OUT),
         "trigger word alone": [trigger] if trigger else [],
         "new context": list(contexts)[:NEW],
-        "without the trigger word": list(unknown(SCENES, known))[:PLAIN],
+        "without the trigger word": list(with_new_words(SCENES, known))[:PLAIN],
     }
     columns = [[ProposedPrompt(text, shows) for text in texts] for shows, texts in kinds.items()]
-    rounds = [each for row in zip_longest(*columns) for each in row if each is not None and each.text.strip()]
+    in_turns = [each for row in zip_longest(*columns) for each in row if each is not None and each.text.strip()]
     first: dict[str, ProposedPrompt] = {}
-    for each in rounds:
+    for each in in_turns:
         first.setdefault(each.text, each)
     return list(first.values())
 
@@ -72,9 +73,9 @@ def trigger_of(explicit: Iterable[str | None], captions: Sequence[str]) -> str:
     for text in explicit:
         if text and text.strip():
             return _plain(text)
-    split = (dict.fromkeys(each.strip() for each in _plain(caption).split(",")) for caption in captions)
-    tags = Counter(tag for own in split for tag in own if tag)  # in the order of their first use
-    return next((tag for tag, number in tags.items() if number >= max(SHARED * len(captions), 2)), "")
+    tags_of_each = (dict.fromkeys(each.strip() for each in _plain(caption).split(",")) for caption in captions)
+    tags = Counter(tag for tags in tags_of_each for tag in tags if tag)  # in the order of their first use
+    return next((tag for tag, number in tags.items() if number >= max(TRIGGER_SHARE * len(captions), 2)), "")
 
 
 def _words_in(texts: Iterable[str]) -> Iterator[str]:
@@ -82,16 +83,16 @@ def _words_in(texts: Iterable[str]) -> Iterator[str]:
     return (word for text in texts for word in WORD.findall(text.casefold()))
 
 
-def unknown(phrases: Iterable[str], texts: Iterable[str]) -> Iterator[str]:
-    """The phrases of whose words, other than little ones, none is in the texts."""
+def with_new_words(phrases: Iterable[str], texts: Iterable[str]) -> Iterator[str]:
+    """The phrases that have no word of the texts, apart from STOP_WORDS."""
     known = set(_words_in(texts))
-    return (phrase for phrase in phrases if not set(_words_in([phrase])) - LITTLE & known)
+    return (phrase for phrase in phrases if not set(_words_in([phrase])) - STOP_WORDS & known)
 
 
-def _apart(texts: Sequence[str], number: int) -> list[str]:
-    """Some of the texts, evenly spaced."""
+def _evenly_spaced(texts: Sequence[str], number: int) -> list[str]:
+    """At most `number` of the texts, without repeats, evenly spaced."""
     texts = list(dict.fromkeys(texts))
-    return texts[:: max(1, -(-len(texts) // number))]
+    return texts[:: max(1, math.ceil(len(texts) / number))]
 
 
 def _plain(caption: str) -> str:

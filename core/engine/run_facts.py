@@ -33,7 +33,7 @@ Seconds = Annotated[FiniteFloat, Field(ge=0, lt=2**40)]
 class RunFacts:
     """Facts of a run, from its journal and settings.
 
-    of       size and time of the files they come from (`stamps`)     state   the last one in the journal
+    of       `stamps` of the files they come from     state   the last one in the journal
     sample   file of the newest sample      files, gone   saved models that exist, and that were deleted
     best     lowest loss on held-out images and its step
     """

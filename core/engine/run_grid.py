@@ -24,17 +24,9 @@ from core.training.loop.samples import prompts_of, settings_digest
 STRENGTHS = (0.6, 0.8, 1.0)
 MOST_CHECKPOINTS, MOST_PROMPTS = 12, 12
 PROMPTS_EACH = 3  # of each of several runs
-# Options that make a sample again, written behind its prompt: the field of SamplePrompt, its switch.
-SWITCHES = (
-    ("width", "w"),
-    ("height", "h"),
-    ("seed", "d"),
-    ("steps", "s"),
-    ("guidance", "l"),
-    ("sampler", "ss"),
-    ("control", "cn"),
-    ("negative", "n"),
-)
+# {field of SamplePrompt: its option after a prompt}, for the settings that reproduce a sample.
+SWITCHES = {"width": "w", "height": "h", "seed": "d", "steps": "s", "guidance": "l", "sampler": "ss"}
+SWITCHES |= {"control": "cn", "negative": "n"}
 
 
 @dataclass(frozen=True)
@@ -60,14 +52,14 @@ def run_grid_of(
     job: TrainJob,
     workspace: Workspace,
     strengths: Sequence[float] = STRENGTHS,
-    instead: str = "",
+    fallback_prompt: str = "",
     prompts: Sequence[SamplePrompt] = (),
 ) -> RunGrid:
     """The grid of a finished run. Raises ProblemsError without checkpoints or prompts.
 
-    facts      the run's snapshot        instead   prompt to use for a run without sample prompts
+    facts      the run's snapshot        fallback_prompt   for a run without sample prompts
     strengths  of LoRAs and ControlNets; without them each has its usual strength, and no axis
-    prompts    instead of the run's sample prompts
+    prompts    to use in place of the run's sample prompts
     """
     saved = [file for file in facts["files"] if not is_average(file["name"])]
     averages = [Path(file["path"]) for file in facts["files"] if is_average(file["name"])][:MOST_CHECKPOINTS]
@@ -76,12 +68,12 @@ def run_grid_of(
         fix = "wait until it has saved one"
         raise ProblemsError.one("This run has no saved file", str(facts["run"]), fix, "run.no-file")
     base = find_file(job.model.base_model, workspace)
-    prompts = prompts or _prompts(job, base, instead)
+    prompts = prompts or _prompts(job, base, fallback_prompt)
     by_step = {step: [Path(file["path"]) for file in saved if file["step"] == step] for step in steps}
     files: list[Path | None] = [None, *(paths[0] for paths in by_step.values()), *averages]
     values = [NONE, *(portable_name(path, workspace) for path in files if path is not None)]
     grid: dict[str, str] = {"name": f"{safe_name(str(facts['title']))[:60]} checkpoints"}
-    letters = iter("yz")
+    free_axes = iter("yz")
     if job.method.traits.new_words:
         grid["x_axis"] = "generate.embeddings"
         values = [NONE, *("; ".join(word_values(job, paths, workspace)) for paths in by_step.values())]
@@ -93,66 +85,68 @@ def run_grid_of(
         grid["x_axis"] = files_of
         if strengths:
             grid |= {"y_axis": strength_of, "y_values": ", ".join(f"{each:g}" for each in strengths)}
-            next(letters)
+            next(free_axes)
     grid["x_values"] = joined(values)
     prompts = prompts[: max(1, MOST_CELLS // (len(values) * max(len(strengths), 1)))]
     if len(prompts) > 1:
-        letter = next(letters)
-        grid |= {f"{letter}_axis": "generate.prompt", f"{letter}_values": joined([_line(each) for each in prompts])}
+        axis = next(free_axes)
+        grid |= {f"{axis}_axis": "generate.prompt", f"{axis}_values": joined([_prompt_line(each) for each in prompts])}
     grid_job = build(
         GridJob,
         {
             "model": to_values(job.model),
             "memory": to_values(job.memory),
             "grid": grid,
-            "generate": _alone(prompts[0], job) | ({"negative_prompt": ""} if len(prompts) > 1 else {}),
+            "generate": _generation_settings(prompts[0], job) | ({"negative_prompt": ""} if len(prompts) > 1 else {}),
             "controls": {"control_image": prompts[0].control},
         },
     )
     notes = [BASE_MODEL, *(_note(facts, step) for step in steps), *("" for _ in averages)]
-    samples = {
-        (x, strengths.index(1.0), y) if strengths else (x, y, 0): name
-        for (x, y), name in _samples(facts, job, steps, prompts).items()
-        if not strengths or 1.0 in strengths
-    }
+    samples: dict[Index, str] = {}
+    if not strengths or 1.0 in strengths:  # samples are generated at strength 1
+        for (x, row), name in _samples(facts, job, steps, prompts).items():
+            samples[(x, strengths.index(1.0), row) if strengths else (x, row, 0)] = name
     return RunGrid(grid_job, {"x": notes}, files, len(prompts), samples)
 
 
 def _samples(
     facts: Mapping[str, Any], job: TrainJob, steps: Sequence[int], prompts: Sequence[SamplePrompt]
 ) -> dict[tuple[int, int], str]:
-    """{(column, row): name of the run's sample} of the base model and the checkpoints of these steps, of samples with the settings
-    that the grid has; none where samples were generated with other weights or another schedule than the files give."""
+    """{(column, row): name of the run's sample with the settings of that image} for the base model and the checkpoints of these
+    steps. {} for a run that samples with other weights than it saves, or another schedule than a grid's."""
     other_weights = job.method.ema and job.method.ema_use != "all"
     if other_weights or job.network.base_weights or job.noise.zero_terminal_snr or job.samples.compatibility != "none":
         return {}
     names = {(each["step"], each.get("settings")): Path(each["file"]).name for each in facts.get("samples", ())}
-    traits = job.method.traits
-    base = [] if traits.new_words else [(0, WITHOUT_CONTROL if traits.control_images else 0)]
-    keys = {y: settings_digest(prompt, job.samples) for y, prompt in enumerate(prompts)}
-    places = [(x, y, (step, key)) for x, step in [*base, *enumerate(steps, 1)] for y, key in keys.items()]
-    return {(x, y): names[of] for x, y, of in places if of in names}
+    step_of_column = dict(enumerate(steps, 1))
+    if not job.method.traits.new_words:
+        step_of_column[0] = WITHOUT_CONTROL if job.method.traits.control_images else 0
+    samples: dict[tuple[int, int], str] = {}
+    for row, prompt in enumerate(prompts):
+        digest = settings_digest(prompt, job.samples)
+        samples |= {(x, row): names[step, digest] for x, step in step_of_column.items() if (step, digest) in names}
+    return samples
 
 
 def grid_of_runs(
-    runs: Sequence[tuple[Mapping[str, Any], TrainJob]], workspace: Workspace, instead: str = ""
+    runs: Sequence[tuple[Mapping[str, Any], TrainJob]], workspace: Workspace, fallback_prompt: str = ""
 ) -> RunGrid:
     """The grid of one checkpoint of each run, on the prompts of all, with the base model of the first. Raises ProblemsError without
     checkpoints or prompts, and for runs whose files are of several kinds.
 
     runs      (the run's snapshot with this checkpoint alone in "files", its job)
-    instead   prompt to use for a run without sample prompts
+    fallback_prompt   for a run without sample prompts
     """
     prompts: dict[str, SamplePrompt] = {}
     for _, job in runs:
-        prompts_of_run = _prompts(job, find_file(job.model.base_model, workspace), instead)
+        prompts_of_run = _prompts(job, find_file(job.model.base_model, workspace), fallback_prompt)
         prompts |= {each.prompt: each for each in prompts_of_run[:PROMPTS_EACH] if each.prompt not in prompts}
     grids = [run_grid_of(facts, job, workspace, (), prompts=list(prompts.values())) for facts, job in runs]
     kinds = {each.job.grid.x_axis for each in grids}
     if len(kinds) > 1:
         what = f"These runs trained files of several kinds: {', '.join(sorted(title_of(kind) for kind in kinds))}"
         raise ProblemsError.one(what, "", "compare runs of one training method", "run-grid.kinds")
-    values = [texts_of(each.job.grid.x_values) for each in grids]  # of each run: the base model, its checkpoint
+    values = [texts_of(each.job.grid.x_values) for each in grids]  # for each run: base model, checkpoint
     titles = [safe_name(str(facts["title"]))[:25] for facts, _ in runs]
     first = grids[0].job
     changes = {"x_values": joined([values[0][0], *(value for each in values for value in each[1:])])}
@@ -171,8 +165,8 @@ def spread_steps(steps: Sequence[int], best: Mapping[str, Any] | None) -> list[i
     return sorted(chosen | ({best["step"]} & set(steps) if best else set()))
 
 
-def _prompts(job: TrainJob, base: Path | None, instead: str) -> list[SamplePrompt]:
-    """The run's sample prompts, at most MOST_PROMPTS, else `instead`. base: path of its base model. Raises ProblemsError without
+def _prompts(job: TrainJob, base: Path | None, fallback_prompt: str) -> list[SamplePrompt]:
+    """The run's sample prompts, at most MOST_PROMPTS, else `fallback_prompt`. base: path of its base model. Raises ProblemsError without
     any."""
     prompts = [each for each in prompts_of(job, base) if each.prompt][:MOST_PROMPTS]
     if prompts:
@@ -180,10 +174,10 @@ def _prompts(job: TrainJob, base: Path | None, instead: str) -> list[SamplePromp
     if job.method.traits.control_images:
         fix = "compare its files in Generate, by a grid with the axis ControlNet"
         raise ProblemsError.one("This run has no sample prompts", "samples.sample_prompts", fix, "run-grid.no-prompt")
-    if not instead.strip():
-        what, fix = "This run has no sample prompts", "write a prompt in Generate: it is used instead"
+    if not fallback_prompt.strip():
+        what, fix = "This run has no sample prompts", "write a prompt in Generate: it is used fallback_prompt"
         raise ProblemsError.one(what, "samples.sample_prompts", fix, "run-grid.no-prompt")
-    return [sample_of(job, base, instead.replace(" --", " "))]
+    return [sample_of(job, base, fallback_prompt.replace(" --", " "))]
 
 
 def sample_of(job: TrainJob, base: Path | None, prompt: str) -> SamplePrompt:
@@ -193,7 +187,7 @@ def sample_of(job: TrainJob, base: Path | None, prompt: str) -> SamplePrompt:
     return prompts_of(job.model_copy(update={"samples": samples}), base)[0]
 
 
-def _alone(sample: SamplePrompt, job: TrainJob) -> dict[str, Any]:
+def _generation_settings(sample: SamplePrompt, job: TrainJob) -> dict[str, Any]:
     """The generation settings that reproduce a sample."""
     return {
         "prompt": _escaped(sample.prompt),
@@ -208,9 +202,9 @@ def _alone(sample: SamplePrompt, job: TrainJob) -> dict[str, Any]:
     }
 
 
-def _line(sample: SamplePrompt) -> str:
+def _prompt_line(sample: SamplePrompt) -> str:
     """A sample as one prompt line with its options."""
-    values = ((switch, getattr(sample, field)) for field, switch in SWITCHES)
+    values = ((switch, getattr(sample, field)) for field, switch in SWITCHES.items())
     options = "".join(f" --{switch} {value}" for switch, value in values if value not in (None, ""))
     return " ".join(_escaped(sample.prompt).split()) + options
 
@@ -224,10 +218,12 @@ def word_values(job: TrainJob, paths: Sequence[Path], workspace: Workspace) -> l
     """The embeddings that were saved together as "word=name", as axis values. The file of the first word has no suffix, others
     end in "-WORD"."""
     words, values = job.embedding.words, []
+    suffixes = tuple(f"-{without_signs(word)}" for word in words[1:])
     for number, word in enumerate(words):
-        ends = [f"-{without_signs(other)}" for other in words[1:]]
-        matching = [path for path in paths if path.stem.endswith(f"-{without_signs(word)}")] if number else []
-        matching = matching or ([] if number else [path for path in paths if not path.stem.endswith(tuple(ends))])
+        if number:
+            matching = [path for path in paths if path.stem.endswith(suffixes[number - 1])]
+        else:
+            matching = [path for path in paths if not path.stem.endswith(suffixes)]
         values += [f"{word}={portable_name(path, workspace)}" for path in matching[:1]]
     return values
 
@@ -235,9 +231,10 @@ def word_values(job: TrainJob, paths: Sequence[Path], workspace: Workspace) -> l
 def _note(facts: Mapping[str, Any], step: int) -> str:
     """Text below a checkpoint, "validation loss 0.1234, best"; "" if it was not measured."""
     point = next((each for each in facts.get("measured", []) if each["step"] == step), None)
-    parts = []
+    parts, best = [], facts.get("best")
     if point is not None:
         name = "validation loss" if point["measured_on"] == "held_out" else "loss on training images"
         parts.append(f"{name} {point['loss']:.4f}")
-    best = facts.get("best")
-    return ", ".join([*parts, *([best["label"]] if best and best["label"] and best["step"] == step else [])])
+    if best and best["label"] and best["step"] == step:
+        parts.append(best["label"])
+    return ", ".join(parts)

@@ -43,7 +43,7 @@ class RunSummary:
     words: RunLabels = field(default_factory=RunLabels)
     note: str = ""
     person: str = ""  # whose it is, where several have a page each
-    spoilt: str = ""  # why title and note cannot be read
+    about_error: str = ""  # why title and note cannot be read
 
     @property
     def starred(self) -> bool:
@@ -76,13 +76,13 @@ def summary_of(folder: RunFolder, facts: RunFacts, held: bool = False) -> RunSum
 
 def up_to_date(folder: RunFolder, row: RunSummary) -> RunSummary:
     """Return the row with the current title, note and newest training state, which change without new events in the journal."""
-    about, spoilt = about_of(folder)
+    about, about_error = about_of(folder)
     return replace(
         row,
         title=about.title or initial_title(folder),
         note=about.note,
         person=about.person,
-        spoilt=spoilt,
+        about_error=about_error,
         resumable_step=newest_state_name(folder),
     )
 

@@ -15,12 +15,12 @@ from core.engine.view import ENDED, RunView, facts_of
 from core.record import atomic
 from core.record.journal import last_of_kind
 from core.record.problems import ProblemsError
+from core.record.regular import LONGEST_NAME
 from core.record.run_about import title_of
 from core.record.run_folder import RunFolder, list_runs, newest_runs
 from core.record.workspace import Workspace
 
 MAX_VIEWS = 8  # journals of trainings that are held at once, besides the one that runs
-LONGEST_NAME = 255  # bytes, of a folder on any system
 
 
 class Runs:
@@ -28,11 +28,11 @@ class Runs:
 
     def __init__(self, workspace: Workspace, running: Callable[[str], bool]):
         self._workspace, self._running = workspace, running
-        self._views: OrderedDict[str, RunView] = OrderedDict()  # looked at longest ago first
+        self._views: OrderedDict[str, RunView] = OrderedDict()  # least recently used first
         self._views_lock = threading.Lock()
         self._facts: dict[str, RunFacts] = {}
         self._rows: dict[str, tuple[RunFacts, RunSummary]] = {}
-        self._writing = threading.Lock()  # of facts, and the moving away of folders
+        self._writing = threading.Lock()  # held while facts are written or a folder is moved
 
     # -- journals
 
@@ -53,11 +53,11 @@ class Runs:
         with self._views_lock:
             view = self._views.setdefault(name, RunView(folder))
             self._views.move_to_end(name)
-            self._let_go()
+            self._drop_idle_views()
         view.begin()  # not within the lock: a long journal would delay requests for other runs
         return view
 
-    def _let_go(self) -> None:
+    def _drop_idle_views(self) -> None:
         """Drop the least recently used views; they are read again when needed."""
         views = {name: view for name, view in self._views.items() if view.folder.path.parent == self._workspace.runs}
         idle = [name for name in views if not self._running(name)]
@@ -103,31 +103,31 @@ class Runs:
         return None
 
     def _summary(self, folder: RunFolder) -> RunSummary:
-        summary, whole = self._row_without_journal(folder)
-        if not whole:
+        summary, current = self._row_without_journal(folder)
+        if not current:
             self.read(folder)
             summary, _ = self._row_without_journal(folder)
         return summary or self._summary_from_view(folder)
 
-    def at_hand(
-        self, seconds: float, among: Sequence[RunFolder] | None = None
+    def without_journals(
+        self, seconds: float, folders: Sequence[RunFolder] | None = None
     ) -> tuple[dict[str, RunSummary], list[RunFolder]]:
         """({name: training} known without reading a journal, newest first; folders whose journals must still be read).
-        seconds: time limit for reading their small files; among: these folders, None for all"""
+        seconds: time limit for reading summary.json files; folders: None for those of all trainings"""
         summaries: dict[str, RunSummary] = {}
-        left: list[RunFolder] = []
-        end, folders = time.monotonic() + seconds, list_runs(self._workspace.runs) if among is None else among
-        for folder in folders:
+        unread: list[RunFolder] = []
+        end, listed = time.monotonic() + seconds, list_runs(self._workspace.runs) if folders is None else folders
+        for folder in listed:
             with suppress(OSError):
-                summary, whole = self._row_without_journal(folder, reads=time.monotonic() < end)
+                summary, current = self._row_without_journal(folder, may_read=time.monotonic() < end)
                 summaries |= {folder.name: summary} if summary else {}
-                left += [] if whole else [folder]
-        if among is None:
-            self._forget_others({folder.name for folder in folders})
-        return summaries, left
+                unread += [] if current else [folder]
+        if folders is None:
+            self._drop_deleted({folder.name for folder in listed})
+        return summaries, unread
 
-    def _forget_others(self, existing: Collection[str]) -> None:
-        """Drop the caches of runs that are not among `existing`."""
+    def _drop_deleted(self, existing: Collection[str]) -> None:
+        """Drop the caches of runs that are not in `existing`."""
         for name in [each for each in [*self._facts] if each not in existing]:
             self._facts.pop(name, None)
             self._rows.pop(name, None)
@@ -153,27 +153,27 @@ class Runs:
         self._facts[folder.name] = facts
         self._row(folder, facts)
 
-    def _row_without_journal(self, folder: RunFolder, reads: bool = True) -> tuple[RunSummary | None, bool]:
-        """(row of a run without reading its journal, None if unknown; whether it is current). reads: whether its summary.json may
+    def _row_without_journal(self, folder: RunFolder, may_read: bool = True) -> tuple[RunSummary | None, bool]:
+        """(row of a run without reading its journal, None if unknown; whether it is current). may_read: whether its summary.json may
         be read"""
         if self._running(folder.name):
             return self._summary_from_view(folder), True
-        facts, valid = self._facts_at_hand(folder, reads)
-        if facts is None and not reads:
+        facts, current = self._cached_facts(folder, may_read)
+        if facts is None and not may_read:
             return None, False
-        if not (valid and facts and facts.state in ENDED) and folder.held:  # by another process
+        if not (current and facts and facts.state in ENDED) and folder.held:  # by another process
             if folder.name in self._views:
                 return self._summary_from_view(folder), True
-            valid = False
-        return (self._row(folder, facts) if facts else None), valid
+            current = False
+        return (self._row(folder, facts) if facts else None), current
 
     def _row(self, folder: RunFolder, facts: RunFacts) -> RunSummary:
         """The row of a run that no process runs, cached by its facts."""
-        of, row = self._rows.get(folder.name, (None, None))
-        if row is not None and of is facts:
+        cached_facts, row = self._rows.get(folder.name, (None, None))
+        if row is not None and cached_facts is facts:
             return up_to_date(folder, row)
         row = summary_of(folder, facts)
-        if facts.started:  # else its folder says when
+        if facts.started:  # else its start is the folder's time, which changes
             self._rows[folder.name] = (facts, row)
         return row
 
@@ -182,13 +182,13 @@ class Runs:
         held = self.is_held(view)
         return summary_of(folder, view.facts(held, stamps(folder)), held)
 
-    def _facts_at_hand(self, folder: RunFolder, reads: bool = True) -> tuple[RunFacts | None, bool]:
+    def _cached_facts(self, folder: RunFolder, may_read: bool = True) -> tuple[RunFacts | None, bool]:
         """(facts of a run in memory or summary.json, None without any; whether they are current, else the journal must be
         read)."""
         known = self._facts.get(folder.name)
         if known is not None and known.is_current(folder):
             return known, True
-        stored = read_facts(folder) if reads else None
+        stored = read_facts(folder) if may_read else None
         if stored is not None:
             self._facts[folder.name] = stored
         return stored or known, stored is not None
@@ -203,8 +203,10 @@ class Runs:
         if not self._running(folder.name):
             if folder.damaged and not folder.held:
                 return "damaged"
-            facts, valid = self._facts_at_hand(folder)
-            state = facts.state if facts and valid else (last_of_kind(folder.journal_file, "state") or {}).get("state")
+            facts, current = self._cached_facts(folder)
+            state = (
+                facts.state if facts and current else (last_of_kind(folder.journal_file, "state") or {}).get("state")
+            )
             if state in ENDED:
                 return str(state)
             if not folder.held:

@@ -30,7 +30,7 @@ FEW = 5  # prompts at first: one of each kind
 MOST_BYTES = 64_000_000  # of dataset.json: the captions of larger ones are not read
 BY_EYE = "compare the images, or make blind choices"
 STRENGTHS = (0.4, 0.6, 0.8, 1.0, 1.2)  # that the comparison offers
-USUAL = (1.0,)  # what it begins with
+USUAL_STRENGTHS = (1.0,)  # that it begins with
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Comparison:
 
     grid: RunGrid
     prompts: tuple[ProposedPrompt, ...]
-    proposed: int  # how many prompts there are in all
-    strengths: tuple[float, ...] = USUAL
+    proposed: int  # number of prompts before the limit
+    strengths: tuple[float, ...] = USUAL_STRENGTHS
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -49,7 +49,7 @@ class Comparison:
 
     @property
     def content(self) -> tuple[Any, ...]:
-        """(checkpoints, prompts, strengths) of its images: equal to those of the verdict with these images."""
+        """(checkpoints, prompts, strengths) of its images, to compare with a `Verdict`'s."""
         return self.files, self.prompts, self.strengths
 
 
@@ -58,18 +58,20 @@ def comparison_of(
     job: TrainJob,
     workspace: Workspace,
     most: int | None = FEW,
-    instead: str = "",
-    strengths: Sequence[float] = USUAL,
+    fallback_prompt: str = "",
+    strengths: Sequence[float] = USUAL_STRENGTHS,
 ) -> Comparison:
     """The comparison of a run's checkpoints. Raises ProblemsError as `run_grid_of`.
 
-    facts   the run's snapshot        most   prompts, None for all        instead   prompt for a run without any
+    facts   the run's snapshot        most   prompts, None for all        fallback_prompt   for a run without prompts
     strengths   of the checkpoints; a method whose files have none is compared at its usual one
     """
-    strengths = tuple(sorted(strengths)) if has_strengths(job) else USUAL
+    strengths = tuple(sorted(strengths)) if has_strengths(job) else USUAL_STRENGTHS
     proposed = _prompts(job, RunFolder(workspace.runs / str(facts["run"])), workspace)
     samples = [sample for sample, _ in proposed[:most]]
-    grid = run_grid_of(facts, job, workspace, () if strengths == USUAL else strengths, instead, samples)
+    grid = run_grid_of(
+        facts, job, workspace, () if strengths == USUAL_STRENGTHS else strengths, fallback_prompt, samples
+    )
     rows = tuple(prompt for _, prompt in proposed[:most]) or (ProposedPrompt(grid.job.generate.prompt, "prompt"),)
     return Comparison(grid, rows[: grid.rows], max(len(proposed), 1), strengths)
 
@@ -98,7 +100,7 @@ def trigger_word(job: TrainJob, captions: Sequence[str]) -> str:
 
 
 def captions_of(run: RunFolder) -> tuple[list[str], list[str]]:
-    """The captions of a run's training images and of its held-out images, as it recorded them; none where it did not."""
+    """(captions of the run's training images, of its held-out images) in its dataset.json; empty lists without a valid one."""
     return _read_captions(run.dataset_file)
 
 
@@ -106,9 +108,9 @@ def captions_of(run: RunFolder) -> tuple[list[str], list[str]]:
 def _read_captions(path: Path) -> tuple[list[str], list[str]]:
     try:
         content = read_json_object(path, max_bytes=MOST_BYTES, max_values=1_000_000)
-        trained, measured = content["images"], content.get("validation", {}).get("images", [])
-        names = {(row["source"], row["path"]) for row in trained}
-        held_out = [row for row in measured if (row["source"], row["path"]) not in names]
+        trained, validation = content["images"], content.get("validation", {}).get("images", [])
+        trained_paths = {(row["source"], row["path"]) for row in trained}
+        held_out = [row for row in validation if (row["source"], row["path"]) not in trained_paths]
         return [str(row["caption"]) for row in trained], [str(row["caption"]) for row in held_out]
     except (ProblemsError, KeyError, TypeError, AttributeError):
         return [], []
@@ -124,7 +126,7 @@ class Verdict:
     grid: str
     files: tuple[str, ...]
     prompts: tuple[ProposedPrompt, ...]
-    strengths: tuple[float, ...] = USUAL
+    strengths: tuple[float, ...] = USUAL_STRENGTHS
 
     @property
     def content(self) -> tuple[Any, ...]:
@@ -137,8 +139,8 @@ def read_verdict(run: Path) -> Verdict | None:
     try:
         raw = read_json_object(run / FILE)
         prompts = tuple(ProposedPrompt(str(each["text"]), str(each["shows"])) for each in raw["prompts"])
-        strengths = tuple(float(each) for each in raw.get("strengths", ())) or USUAL
-        if not {*USUAL} <= {*strengths} <= {*STRENGTHS}:
+        strengths = tuple(float(each) for each in raw.get("strengths", ())) or USUAL_STRENGTHS
+        if not {*USUAL_STRENGTHS} <= {*strengths} <= {*STRENGTHS}:
             return None
         return Verdict(str(raw["grid"]), tuple(map(str, raw["files"])), prompts, strengths)
     except (ProblemsError, KeyError, TypeError, ValueError):
@@ -153,32 +155,32 @@ def cell_of(file: str, prompt: ProposedPrompt, strength: float = 1.0) -> Cell:
     return file, prompt.text, strength if file else 1.0
 
 
-def cells_of(wanted: Comparison | Verdict) -> dict[Cell, Index]:
-    """{image: its position in the grid} of a comparison."""
+def cells_of(comparison: Comparison | Verdict) -> dict[Cell, Index]:
+    """{image: its position in the grid} of a comparison. Several strengths are the Y axis, and then the prompts the Z axis."""
     return {
-        cell_of(file, prompt, strength): (x, y, 0) if len(wanted.strengths) == 1 else (x, z, y)
-        for z, strength in enumerate(wanted.strengths)
-        for y, prompt in enumerate(wanted.prompts)
-        for x, file in enumerate(wanted.files)
-        if file or strength == 1.0
+        cell_of(file, prompt, strength): (x, row, 0) if len(comparison.strengths) == 1 else (x, y, row)
+        for y, strength in enumerate(comparison.strengths)
+        for row, prompt in enumerate(comparison.prompts)
+        for x, file in enumerate(comparison.files)
+        if file or strength == 1.0  # the base model has no strength
     }
 
 
 def sampled(comparison: Comparison) -> set[Cell]:
     """The images that are samples of the run."""
-    return {cell for cell, place in cells_of(comparison).items() if place in comparison.grid.samples}
+    return {cell for cell, position in cells_of(comparison).items() if position in comparison.grid.samples}
 
 
 def images_in(run: Path, file: str, workspace: Workspace) -> Iterator[tuple[Path, str]]:
-    """(image, prompt) of a checkpoint in the last comparison of its run, at the usual strength, of those that are generated."""
+    """(image, prompt) of the generated images of a checkpoint in the last comparison of its run, at the usual strength."""
     verdict = read_verdict(run)
     if verdict is None or file not in verdict.files:
         return
-    places = cells_of(verdict)
+    positions = cells_of(verdict)
     with suppress(ProblemsError):  # the grid was deleted
         folder = GridFolder.named(verdict.grid, workspace)
         for prompt in verdict.prompts:
-            if (image := folder.cell(places[cell_of(file, prompt)])).is_file():
+            if (image := folder.cell(positions[cell_of(file, prompt)])).is_file():
                 yield image, prompt.text
 
 
@@ -188,12 +190,12 @@ def write_verdict(run: Path, grid: str, comparison: Comparison) -> None:
     atomic.write_json(run / FILE, {"grid": grid} | content)
 
 
-# -- in words
+# -- as text
 
 
 def measured_sentence(best: Mapping[str, Any] | None, advice: bool = True, too_short: bool = False) -> str:
-    """A sentence on which checkpoint has the lowest loss, and how certain that is. best: `Best.to_dict`; advice: also to compare
-    the images, for a reader who can and has not yet; too_short: the training, to measure any"""
+    """A sentence on which checkpoint has the lowest loss, and how certain that is. best: `Best.to_dict`; advice: whether to add
+    the advice BY_EYE; too_short: whether the training was too short to measure a loss"""
     by_eye = f": {BY_EYE}" if advice else ""
     if best is None:
         why = ", as the training was too short for it" if too_short else ""
@@ -238,8 +240,8 @@ def _chosen_by_loss(facts: Mapping[str, Any], file: str) -> str:
 
 
 def candidates(files: Sequence[str], facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """{file, step, label, loss, average} of each column. step: 0 for the base model (""), None for a file that is gone; loss:
-    None where none was measured"""
+    """{file, step, label, loss, average: whether it is one} of each column. step: 0 for the base model (""), None for a file that
+    is gone; loss: None if not measured"""
     steps = {file["name"]: file["step"] for file in facts["files"]}
     losses = {point["step"]: point["loss"] for point in facts.get("measured", [])}
     rows = []

@@ -27,7 +27,7 @@ SERIES_POINTS = 500
 MAX_WATCH_VALUES = 3_000_000  # watch.json has some for each image
 MAX_POINTS = 2000  # of a run that has ended
 LOG_LINES = 200
-SLEPT = 900  # seconds without steps from which the machine is taken to have slept
+SLEPT = 900  # seconds without a step after which the machine must have been asleep
 SMOOTHING_STEPS = 20.0
 STEP_SERIES = ("losses", "rates", "corrected", "norms")
 ENDED = ("done", "stopped", "failed")
@@ -42,28 +42,28 @@ class RunView:
         self.folder, self._points = folder, points
         self._lock = threading.Lock()
         self.state, self.message, self.fix, self.code, self.stage = "", "", "", "", ""
-        self.counted = (0, 0)  # of the stage: how many are done, of how many
+        self.counted = (0, 0)  # (done, total) of the stage
         self.of_image = (0, 0)  # step and steps of the image that is being generated
-        self._counting = (0, 0.0, 0)  # of how many, when this count began, and at which number
+        self._count_began = (0, 0.0, 0)  # (total, time, done) when the count of this stage began
         self.result: dict[str, Any] = {}
         self.seq = self.step = self.total = self.epoch = self.epochs = self.images = 0
         self.sentence = ""
         self.peak_bytes, self.peak_device = 0, ""
         self.too_short = False  # to measure the loss of checkpoints
-        self.seconds_per_step = self.seconds_per_sample = self._pace = 0.0
-        self._timed: tuple[int, float, float] | None = (
-            None  # since the start: first step, its time, that of the newest one
+        self.seconds_per_step = self.seconds_per_sample = self._average_step_seconds = 0.0
+        self._timing: tuple[int, float, float] | None = (
+            None  # (first step, its time, time of the last step) since the start
         )
         self.started = self.ended = self._last_time = 0.0
-        self._before = 0.0  # time of the line before this one
+        self._time_before = 0.0  # time of the line before this one
         self._idle = 0.0  # seconds between an end, a kill or a pause and resuming
         self.losses, self.rates = Points(), Points(named=True)
         self.corrected, self.norms = Points(), Points()
-        self._best = BestTracker()  # what was measured, and the files
+        self._best = BestTracker()
         self.samples: list[dict[str, Any]] = []
         self.saves: list[dict[str, Any]] = []
         self.log: list[dict[str, Any]] = []
-        self.images_drawn: list[dict[str, Any]] = []
+        self.generated: list[dict[str, Any]] = []
         self._smooth: float | None = None
         self._reading = threading.Lock()
         self._tail = Tail(folder.journal_file)
@@ -94,22 +94,22 @@ class RunView:
     def apply(self, line: Line) -> None:
         """Take in a line of the journal, once; damaged ones are ignored."""
         with self._lock:
-            whole = isinstance(line.get("time"), (int, float)) and isinstance(line.get("kind"), str)
-            if line["seq"] <= self.seq or not whole:
+            valid = isinstance(line.get("time"), (int, float)) and isinstance(line.get("kind"), str)
+            if line["seq"] <= self.seq or not valid:
                 return
             self.seq = line["seq"]
-            self._before, self._last_time = self._last_time or line["time"], line["time"]
+            self._time_before, self._last_time = self._last_time or line["time"], line["time"]
             self.started = self.started or line["time"]
             handler = getattr(self, "_on_" + line["kind"], None)
             if handler is not None:
-                # a line changed by hand
+                # KeyError ...: a line that was edited by hand
                 with suppress(KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError):
                     handler(line)
 
     def _on_state(self, line: Line) -> None:
         if line["state"] == "running":
-            self._idle += line["time"] - self._before
-            self._timed = None
+            self._idle += line["time"] - self._time_before
+            self._timing = None
         self.state, self.message, self.fix = line["state"], line["message"], line["fix"]
         self.code = str(line.get("code", ""))
         self.ended = line["time"] if self.state in ENDED else 0.0
@@ -125,8 +125,8 @@ class RunView:
         self.stage = line["text"] + count
         self.counted = (line["done"], line["total"])
         self.of_image = (line.get("step", 0), line.get("steps", 0))
-        if self._counting[0] != line["total"] or line["done"] < self._counting[2]:
-            self._counting = (line["total"], line["time"], line["done"])
+        if self._count_began[0] != line["total"] or line["done"] < self._count_began[2]:
+            self._count_began = (line["total"], line["time"], line["done"])
 
     def _on_result(self, line: Line) -> None:
         self.result = {"lines": line["lines"], "facts": line["found"]}
@@ -139,11 +139,11 @@ class RunView:
         self.step, self.epoch = line["steps"][-1], line["epoch"]
         self.seconds_per_step = line["seconds_per_step"]
         now = line["time"] - self._idle
-        first, began, before = self._timed or (self.step, now, now)
-        if now - before > max(SLEPT, 10 * self.seconds_per_step):
-            began += now - before
-        self._timed = first, began, now
-        self._pace = (now - began) / (self.step - first) if self.step > first else 0.0
+        first, began, last = self._timing or (self.step, now, now)
+        if now - last > max(SLEPT, 10 * self.seconds_per_step):
+            began += now - last
+        self._timing = first, began, now
+        self._average_step_seconds = (now - began) / (self.step - first) if self.step > first else 0.0
         if self._points:
             self._add_points(line)
 
@@ -197,7 +197,7 @@ class RunView:
         self.too_short = self.too_short or line.get("code") == TOO_SHORT
 
     def _on_image(self, line: Line) -> None:
-        self.images_drawn.append({"file": line["file"], "seed": line["seed"]})
+        self.generated.append({"file": line["file"], "seed": line["seed"]})
 
     def _say(self, when: float, level: str, text: str, fix: str) -> None:
         self.log.append({"time": when, "level": level, "text": text, "fix": fix})
@@ -209,12 +209,12 @@ class RunView:
 
     @property
     def seconds_left(self) -> float:
-        """Estimated seconds until the last step, samples and saves between included as so far (without steps: until the end of the
-        stage); 0 if unknown."""
+        """Estimated seconds until the last step, with as many samples and saves as so far; without steps until the end of the stage;
+        0 if unknown."""
         if self.total:
-            return max(self.total - self.step, 0) * max(self.seconds_per_step, self._pace)
-        (done, total), (_, began, before) = self.counted, self._counting
-        return (total - done) * (self._last_time - began) / (done - before) if done > before else 0.0
+            return max(self.total - self.step, 0) * max(self.seconds_per_step, self._average_step_seconds)
+        (done, total), (_, began, done_before) = self.counted, self._count_began
+        return (total - done) * (self._last_time - began) / (done - done_before) if done > done_before else 0.0
 
     def snapshot(self, held: bool) -> dict[str, Any]:
         """The run as JSON values for the page: state, progress, series by step, samples, log and files. held: whether a process
@@ -287,7 +287,7 @@ class RunView:
         """{state, text: stage, done, total, lines, facts: of the result, images: files, problems} of a job in this state."""
         with self._lock:
             entries = [entry for entry in self.log if entry["text"] != self.message]
-            wrong = [{"what": entry["text"], "fix": entry["fix"]} for entry in entries if entry["level"] == "error"]
+            errors = [{"what": entry["text"], "fix": entry["fix"]} for entry in entries if entry["level"] == "error"]
             return {
                 "state": state,
                 "text": self.stage if state in ("running", "paused") else "",
@@ -295,8 +295,8 @@ class RunView:
                 "total": self.counted[1],
                 "lines": self.result.get("lines") or [entry["text"] for entry in entries if entry["level"] != "error"],
                 "facts": self.result.get("facts", {}),
-                "images": [each["file"] for each in self.images_drawn],
-                "problems": [{"what": self.message, "fix": self.fix}, *wrong]
+                "images": [each["file"] for each in self.generated],
+                "problems": [{"what": self.message, "fix": self.fix}, *errors]
                 if state == "failed" and self.message
                 else [],
             }
@@ -340,7 +340,7 @@ def facts_of(folder: RunFolder) -> RunFacts:
 
 
 def _inside(folder: RunFolder, file: str) -> str:
-    """The absolute path of a file that the journal names relative to the run folder."""
+    """The path of a file relative to the run folder, if it is inside, with forward slashes."""
     return Path(file.removeprefix(f"{folder.path}{os.sep}")).as_posix()
 
 

@@ -45,25 +45,25 @@ class Wait:
 
 
 def waits(
-    entries: Sequence[QueueEntry], pace: Callable[[QueueEntry], tuple[float, bool]], *, paused: bool, lent_to: str
+    entries: Sequence[QueueEntry], time_left: Callable[[QueueEntry], tuple[float, bool]], *, paused: bool, lent_to: str
 ) -> dict[str, Wait]:
     """Return {id of a waiting job: what it waits for}.
 
-    pace    (running job) -> (seconds left, 0 if unknown; whether it is paused)
-    paused  whether the queue is paused (device jobs only)      lent_to  the work outside of the queue that holds the device
+    time_left  (running job) -> (seconds left, 0 if unknown; whether it is paused)
+    paused     whether the queue is paused (device jobs only)      lent_to  the work outside of the queue that holds the device
     """
     waits: dict[str, Wait] = {}
     for lane in dict.fromkeys(lane_of(entry) for entry in entries if entry.state == "waiting"):
         members = [entry for entry in entries if lane_of(entry) == lane]
         device = lane == "device"
-        waits |= _in_lane(lane, members, pace, paused and device, lent_to if device else "")
+        waits |= _in_lane(lane, members, time_left, paused and device, lent_to if device else "")
     return waits
 
 
 def _in_lane(
     lane: str,
     entries: Sequence[QueueEntry],
-    pace: Callable[[QueueEntry], tuple[float, bool]],
+    time_left: Callable[[QueueEntry], tuple[float, bool]],
     paused: bool,
     lent_to: str,
 ) -> Iterator[tuple[str, Wait]]:
@@ -73,7 +73,7 @@ def _in_lane(
     full = len(running) >= (1 if lane == "device" else LightLane.THREADS[LANES[lane]])
     first = Wait(lent_to, queue_paused=paused)
     if full:
-        left, on_pause = pace(running[0])
+        left, on_pause = time_left(running[0])
         first = Wait(running[0].title, left, on_pause=on_pause, queue_paused=paused)
     for position, entry in enumerate(waiting):
         if first.on or paused or not position:

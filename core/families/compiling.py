@@ -114,7 +114,7 @@ class CompiledBlocks:
     ):
         import torch
 
-        self.pieces: Counter[str] = Counter()  # compiled so far, by kind of block
+        self.graphs: Counter[str] = Counter()  # compiled so far, by kind of block
         self._say = say
         self._backend = torch._dynamo.lookup_backend(backend)
         self._blocks = [block for block in unet.modules() if type(block).__name__ in kinds]
@@ -138,8 +138,8 @@ class CompiledBlocks:
 
     def _compile(self, kind: str, graph: Any, inputs: Any) -> Any:
         """torch.compile's backend for blocks of this class: counts their compiled graphs, and reports once that the limit is reached."""
-        self.pieces[kind] += 1
-        if self.pieces[kind] == self._max_graphs:
+        self.graphs[kind] += 1
+        if self.graphs[kind] == self._max_graphs:
             self._say(
                 f"{self._max_graphs} variants of a block were compiled; images of further sizes run without torch.compile",
                 "use fewer buckets (dataset.bucket_reso_steps), or turn torch.compile off",

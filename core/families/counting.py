@@ -13,13 +13,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from core import families
 from core.diffusion.text_states import Conditioning, TextStates
-from core.families import family
 from core.families.attention import set_attention
 from core.families.components import Components
 
 
-class Live(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):
     """Within the context `now` and `peak` are the bytes of all new tensors that are not freed. existing: tensors not to count"""
 
     def __init__(self, existing: Iterable[torch.Tensor]) -> None:
@@ -97,11 +97,11 @@ def evaluation_bytes(
 
     config   of the U-Net (`config_key`)      sides   (width, height) in pixels      rows   batch size including guidance (2 x images)
     """
-    kind, unet = family(name), _unet(name, config, dtype, attention)
+    family, unet = families.family(name), _unet(name, config, dtype, attention)
     conditioning = conditioning_on_meta(name, config, rows, dtype, tokens)
-    with torch.no_grad(), Live([*unet.parameters(), *unet.buffers()]) as live:
-        latents = torch.empty(rows, *kind.latent_shape(sides), device="meta")
-        kind.predict(Components(denoiser=unet, family=name), latents, torch.zeros((), device="meta"), conditioning)
+    with torch.no_grad(), LiveBytes([*unet.parameters(), *unet.buffers()]) as live:
+        latents = torch.empty(rows, *family.latent_shape(sides), device="meta")
+        family.predict(Components(denoiser=unet, family=name), latents, torch.zeros((), device="meta"), conditioning)
     return live.peak
 
 
@@ -119,17 +119,17 @@ def gradient_bytes(
 ) -> int:
     """Peak bytes of the gradient of decoded images with respect to the latents, as CLIP and VGG guidance compute it: all images
     at once through the U-Net, one at a time through the VAE, with gradient checkpointing. Weights do not count."""
-    kind, unet, vae = family(name), _unet(name, config, dtype, attention), _vae(name, vae_config, vae_dtype)
+    family, unet, vae = families.family(name), _unet(name, config, dtype, attention), _vae(name, vae_config, vae_dtype)
     conditioning = conditioning_on_meta(name, config, rows, dtype, tokens)
     existing = [*unet.parameters(), *unet.buffers(), *vae.parameters(), *vae.buffers()]
     for part in (unet, vae):
         part.enable_gradient_checkpointing()
-    with Live(existing) as live:
-        latents = torch.empty(rows, *kind.latent_shape(sides), device="meta", requires_grad=True)
+    with LiveBytes(existing) as live:
+        latents = torch.empty(rows, *family.latent_shape(sides), device="meta", requires_grad=True)
         timestep = torch.zeros((), device="meta")
-        decoded = latents - kind.predict(Components(denoiser=unet, family=name), latents, timestep, conditioning)
+        decoded = latents - family.predict(Components(denoiser=unet, family=name), latents, timestep, conditioning)
         first = decoded[:1].detach().requires_grad_()
-        image = kind.decode_latents(vae, first)
+        image = family.decode_latents(vae, first)
         torch.autograd.grad(image, first, torch.empty_like(image))
         del image, first
         torch.autograd.grad(decoded, latents, torch.empty_like(decoded))
@@ -137,7 +137,7 @@ def gradient_bytes(
 
 
 def _unet(name: str, config: tuple, dtype: torch.dtype, attention: str) -> Any:
-    unet = model_on_meta(family(name).denoiser, name, config, dtype)
+    unet = model_on_meta(families.family(name).denoiser, name, config, dtype)
     if attention in ("auto", "sdpa", "xformers"):
         unet.set_attn_processor(FusedAttention())
     else:
@@ -147,21 +147,21 @@ def _unet(name: str, config: tuple, dtype: torch.dtype, attention: str) -> Any:
 
 def conditioning_on_meta(name: str, config: tuple, rows: int, dtype: torch.dtype, tokens: int) -> Conditioning:
     """Empty conditioning for the family's `predict` on the "meta" device: text [rows, tokens, C]. config: of the U-Net (`config_key`)"""
-    kind, sizes = family(name), dict(config)
+    family, sizes = families.family(name), dict(config)
     text, pooled = torch.empty(rows, tokens, sizes["cross_attention_dim"], device="meta", dtype=dtype), None
-    if kind.reads_sizes:
-        width = sizes["projection_class_embeddings_input_dim"] - kind.size_numbers * sizes["addition_time_embed_dim"]
+    if family.reads_sizes:
+        width = sizes["projection_class_embeddings_input_dim"] - family.size_numbers * sizes["addition_time_embed_dim"]
         pooled = torch.empty(rows, width, device="meta", dtype=dtype)
-    return Conditioning(TextStates(text, pooled), torch.empty(rows, kind.size_numbers, device="meta"))
+    return Conditioning(TextStates(text, pooled), torch.empty(rows, family.size_numbers, device="meta"))
 
 
 @lru_cache(maxsize=64)
 def decoding_bytes(name: str, config: tuple, pixels: int, dtype: torch.dtype) -> int:
     """Peak bytes of decoding a square image with this number of pixels at once, without the VAE's weights."""
-    kind, vae = family(name), _vae(name, config, dtype)
-    side = max(1, round(pixels**0.5) // kind.latent_pixels)
-    with torch.no_grad(), Live([*vae.parameters(), *vae.buffers()]) as live:
-        kind.decode_latents(vae, torch.empty(1, kind.latent_channels, side, side, device="meta"))
+    family, vae = families.family(name), _vae(name, config, dtype)
+    side = max(1, round(pixels**0.5) // family.latent_pixels)
+    with torch.no_grad(), LiveBytes([*vae.parameters(), *vae.buffers()]) as live:
+        family.decode_latents(vae, torch.empty(1, family.latent_channels, side, side, device="meta"))
     return live.peak
 
 
@@ -176,7 +176,7 @@ def _vae(name: str, config: tuple, dtype: torch.dtype) -> Any:
 def model_on_meta(part: str, name: str, config: tuple, dtype: torch.dtype) -> Any:
     """A part of the family `name` on the "meta" device. config: `config_key`"""
     settings = {key: list(value) if isinstance(value, tuple) else value for key, value in config}
-    model = family(name).make_empty(part, settings)
+    model = families.family(name).make_empty(part, settings)
     for weight in model.parameters():
         weight.data = weight.data.to(dtype)
     return model

@@ -1,7 +1,6 @@
 """`Layout`: the facts about a family's parts that the shared loader needs."""
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +13,7 @@ from core.families.vocabulary import read_vocabulary
 from core.formats.models.checkpoint import Part
 from core.formats.models.diffusers_folder import Published
 from core.formats.models.part_kinds import PartKind
-
-LAYER = re.compile(r"(?:^|\.)layers\.([0-9]{1,6})\.")
+from core.formats.models.text_keys import layer_index
 
 
 def sd_misfits(configs: Mapping[str, Mapping[str, Any]], path: Path) -> list[str]:
@@ -28,7 +26,7 @@ def sd_misfits(configs: Mapping[str, Mapping[str, Any]], path: Path) -> list[str
     texts = [config for name, config in configs.items() if name.startswith("text_encoder")]
     widths = sum(config["hidden_size"] for config in texts)
     channels = [unet.get("in_channels", 4), unet.get("out_channels", 4), vae.get("latent_channels", 4)]
-    flaws = {
+    misfits = {  # reason -> whether it applies
         f"its U-Net takes text embeddings of width {unet['cross_attention_dim']}, its text encoders output {widths}": (
             unet["cross_attention_dim"] != widths
         ),
@@ -45,7 +43,7 @@ def sd_misfits(configs: Mapping[str, Mapping[str, Any]], path: Path) -> list[str
             min(config.get("max_position_embeddings", 77) for config in texts) < 77
         ),
     }
-    return [why for why, is_so in flaws.items() if is_so]
+    return [reason for reason, applies in misfits.items() if applies]
 
 
 @dataclass(frozen=True)
@@ -97,12 +95,6 @@ class Layout:
         """The part without unused layers: of a single file's text encoder in SD 2, the last of 24 is not used."""
         if part.name not in self.text_encoders or part.config is not None:
             return part
-        count = part.config_after(self.config(part.name)).get("num_hidden_layers", math.inf)
-        locations = {name: location for name, location in part.locations.items() if _layer(name) < count}
+        count = part.full_config(self.config(part.name)).get("num_hidden_layers", math.inf)
+        locations = {name: location for name, location in part.locations.items() if layer_index(name) < count}
         return replace(part, locations=locations)
-
-
-def _layer(name: str) -> int:
-    """Index of the layer that a tensor belongs to: `encoder.layers.7.mlp.fc1.bias` -> 7; -1 outside of the layers."""
-    match = LAYER.search(name)
-    return int(match[1]) if match else -1

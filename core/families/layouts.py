@@ -31,8 +31,8 @@ LAYOUTS = {
         _layout(
             "sdxl",
             text_encoders=("text_encoder", "text_encoder_2"),
-            # The second has the first one's words. The folder of the published model would make "!" the filling in captions too,
-            # which OpenCLIP did not do in SDXL's own training, nor do sd-scripts and A1111.
+            # Both have the same vocabulary. With the published folder, "!" in a caption would be the padding token too, unlike in
+            # SDXL's training with OpenCLIP, sd-scripts and A1111.
             tokenizers=(load_tokenizer, partial(load_tokenizer, pad="!", pad_is_mark=False)),
             vae_overflows=True,
         ),

@@ -12,10 +12,10 @@ from core.record.units import with_article
 from core.record.workspace import Workspace
 from core.settings.model import SDXL_SCALE, ModelSettings, traits_of
 
-# name -> the module whose FAMILY it is, imported when it is asked for: they load torch
+# name -> the module with its FAMILY; imported when needed, since it loads torch
 FAMILIES = {name: f"core.families.{name}" for name in ("sd1", "sd2", "sdxl")}
 REFINER = "sdxl_refiner"
-STAGES = {REFINER: "core.families.sdxl_refiner"}  # of models that continue the images of others: no base model is one
+STAGES = {REFINER: "core.families.sdxl_refiner"}  # families that only finish the images of another model
 GENERATED = ("inpainting",)  # variants that make images; they are not trained
 # What clip skip does where the family skips layers anyway: (what, where, fix, code).
 CLIP_SKIP = {
@@ -60,7 +60,7 @@ def family_of(path: Path | str, wanted: str = "auto", variants: Collection[str] 
     return check_family(identify(path), path, wanted, variants)
 
 
-def known_family(settings: ModelSettings, workspace: Workspace) -> str:
+def base_model_family(settings: ModelSettings, workspace: Workspace) -> str:
     """The base model's family; "" if it is missing or unusable, which `model_problems` reports."""
     try:
         return family_of(model_path(settings.base_model, workspace), settings.family)
@@ -70,21 +70,21 @@ def known_family(settings: ModelSettings, workspace: Workspace) -> str:
 
 def check_family(kind: ModelKind, path: Path | str, wanted: str = "auto", variants: Collection[str] = ()) -> str:
     """`family_of` for a file that is already identified. Raises the same errors."""
-    handled = " or ".join(FAMILY_NAMES[name] for name in (FAMILIES if wanted == "auto" else [wanted]))
+    accepted = " or ".join(FAMILY_NAMES[name] for name in (FAMILIES if wanted == "auto" else [wanted]))
     if kind.kind != "checkpoint":
         fix = "choose a checkpoint or a diffusers folder as the base model"
         what = f"This file is not a checkpoint but: {kind} ({kind.evidence})"
         raise ProblemsError.one(what, str(path), fix, code="model.not-a-checkpoint")
     if kind.variant is not None and kind.variant not in variants:
         what = f"This model variant is not supported: {kind} ({kind.evidence})"
-        raise ProblemsError.one(what, str(path), f"choose a plain {handled} model", "model.unsupported-variant")
+        raise ProblemsError.one(what, str(path), f"choose a plain {accepted} model", "model.unsupported-variant")
     family = kind.family or (wanted if wanted != "auto" else None)
     if family is None:
         what = f"The family of this model is unknown ({kind.evidence})"
         raise ProblemsError.one(what, str(path), "set the model family if you know it", "model.undetected-family")
     if wanted != family and (wanted != "auto" or family not in FAMILIES):
-        what = f"This is {with_article(str(kind))}; this job works with {handled}"
-        fix = f"choose {with_article(handled)} model as the base model ({kind.evidence})"
+        what = f"This is {with_article(str(kind))}; this job works with {accepted}"
+        fix = f"choose {with_article(accepted)} model as the base model ({kind.evidence})"
         if family in STAGES:
             fix += "; in Generate, this one can be the refiner of an SDXL model"
         raise ProblemsError.one(what, str(path), fix, "model.other-family")

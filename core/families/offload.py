@@ -10,7 +10,7 @@ from core.record.lazy_torch import Tensor, nn, torch
 
 
 @contextmanager
-def visiting(modules: Sequence[nn.Module], device: str) -> Iterator[None]:
+def temporarily_on(modules: Sequence[nn.Module], device: str) -> Iterator[None]:
     """Within the context the modules are on the device; afterwards they return to where they were."""
     with ExitStack() as stack:
         for module in modules:
@@ -22,8 +22,8 @@ def visiting(modules: Sequence[nn.Module], device: str) -> Iterator[None]:
 
 
 @contextmanager
-def visiting_by_layers(models: Sequence[nn.Module], device: str) -> Iterator[None]:
-    """`visiting` for models, except that each layer of a stack (`ModuleList`) is on the device only while it computes."""
+def layers_temporarily_on(models: Sequence[nn.Module], device: str) -> Iterator[None]:
+    """`temporarily_on` for models, except that each layer of a stack (`ModuleList`) is on the device only while it computes."""
     with ExitStack() as stack:
         for model in models:
             if next(model.parameters()).device.type == torch.device(device).type:
@@ -42,12 +42,12 @@ def visiting_by_layers(models: Sequence[nn.Module], device: str) -> Iterator[Non
 
 
 @contextmanager
-def vae_visits(vae: Any, device: str) -> Iterator[None]:
+def vae_temporarily_on(vae: Any, device: str) -> Iterator[None]:
     """Within the context the VAE is on the device only while it encodes or decodes."""
 
     def on_device(method: Callable[..., Any]) -> Callable[..., Any]:
         def forward(x: Tensor, *args: Any, **kwargs: Any) -> Any:
-            with visiting([vae], device):
+            with temporarily_on([vae], device):
                 return method(x.to(device), *args, **kwargs)
 
         return forward
@@ -70,7 +70,7 @@ def replaced(module: Any, **methods: Callable[..., Any]) -> Iterator[None]:
                 vars(module)[name] = method
 
 
-def rest_in_ram(model: nn.Module, device: str) -> None:
+def offload_permanently(model: nn.Module, device: str) -> None:
     """Permanently offload a model whose weights are in RAM: each layer's are on the device only while it computes."""
     for module in model.modules():
         layer = _Layer(module, device)

@@ -54,7 +54,7 @@ def mismatch_problems(layout: Layout, parts: Iterable[Part], path: Path) -> list
 
 
 def config_of(layout: Layout, part: Part) -> dict[str, Any]:
-    return part.config_after(layout.config(part.name))
+    return part.full_config(layout.config(part.name))
 
 
 def wanted_shapes(layout: Layout, part: Part, whole: bool = False) -> dict[str, tuple[int, ...]]:

@@ -44,7 +44,7 @@ def published_shapes(layout: Layout, part: Part, whole: bool = False) -> Shapes 
     whole   the config is equal in all but NOTES, so building the part succeeds; else in all that shapes depend on
     """
     published = layout.config(part.name)
-    config_of_part = part.config_after(published)
+    config_of_part = part.full_config(published)
     models = {layout.family: published}
     if layout.family == "sd1":
         with suppress(ProblemsError):  # a damaged starter concerns no other model

@@ -35,7 +35,7 @@ def is_text_encoder(part: nn.Module) -> bool:
 
 def text_targets(encoder: nn.Module, prefix: str) -> Iterator[Target]:
     """The layers of a CLIP text encoder. Their names always contain `text_model`, whatever the class of the module."""
-    return _targets(encoder, set(TEXT_CLASSES), lambda path: kohya_name(prefix, full_name(path)), conv=False)
+    return _targets(encoder, set(TEXT_CLASSES), lambda path: underscored(prefix, full_name(path)), conv=False)
 
 
 def unet_targets(unet: nn.Module, *, conv: bool = False, name: Callable[[str], str] = str) -> Iterator[Target]:
@@ -45,7 +45,7 @@ def unet_targets(unet: nn.Module, *, conv: bool = False, name: Callable[[str], s
     name  (diffusers' path of a module) -> the path in files
     """
     classes = {*UNET_CLASSES, *(UNET_CONV_CLASSES if conv else ())}
-    return _targets(unet, classes, lambda path: kohya_name(UNET_PREFIX, name(path)), conv=conv)
+    return _targets(unet, classes, lambda path: underscored(UNET_PREFIX, name(path)), conv=conv)
 
 
 def outer_targets(unet: nn.Module) -> Iterator[Target]:
@@ -54,12 +54,12 @@ def outer_targets(unet: nn.Module) -> Iterator[Target]:
     for path in OUTER:
         parent, _, attribute = path.rpartition(".")
         if path in modules:
-            yield Target(kohya_name(UNET_PREFIX, path), path, modules[parent], attribute, modules[path])
+            yield Target(underscored(UNET_PREFIX, path), path, modules[parent], attribute, modules[path])
 
 
 def norm_targets(unet: nn.Module, family: str) -> Iterator[Target]:
     """The norm layers in a U-Net's blocks that LyCORIS' train_norm trains; none for other denoisers."""
-    naming = "sdxl" if family.startswith("sdxl") else family
+    naming = "sdxl" if family.startswith("sdxl") else family  # the refiner's too
 
     def name(path: str) -> str:
         return str(names.kohya_name("unet", path, naming))
@@ -74,7 +74,7 @@ def is_norm(module: nn.Module) -> bool:
     return isinstance(module, (nn.LayerNorm, nn.GroupNorm))
 
 
-def kohya_name(prefix: str, path: str) -> str:
+def underscored(prefix: str, path: str) -> str:
     """`lora_unet`, `mid_block.attentions.0.proj_in` -> `lora_unet_mid_block_attentions_0_proj_in`."""
     return f"{prefix}_{path}".replace(".", "_")
 

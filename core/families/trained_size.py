@@ -13,7 +13,7 @@ from core.record.stamps import cached_until_changed
 USUAL_GUIDANCE = 7.5
 
 
-def model_guidance(model: Path) -> float:
+def default_guidance(model: Path) -> float:
     """The guidance scale stated in a model's folder or metadata, else 7.5."""
     stated = (read_json(model / STATED) or {}) if model.is_dir() else {}
     value = stated.get("guidance_scale", _guidance_in_metadata(model))

@@ -53,11 +53,11 @@ def measure() -> dict[str, float]:
     torch.set_num_threads(machine.threads())
     try:
         work = {"fp32": _work(torch.float32), "bf16": _work(torch.bfloat16)}
-        for one in work.values():  # the first call of each also sets things up
-            one()
-        seconds = {name: _seconds(one) for name, one in work.items()}
+        for compute in work.values():  # the first call of each also sets things up
+            compute()
+        seconds = {name: _seconds(compute) for name, compute in work.items()}
         for _ in range(ROUNDS - 1 if seconds["bf16"] < HOPELESS * seconds["fp32"] else 0):
-            seconds = {name: min(seconds[name], _seconds(one)) for name, one in work.items()}
+            seconds = {name: min(seconds[name], _seconds(compute)) for name, compute in work.items()}
         return seconds
     finally:
         torch.set_num_threads(before)

@@ -72,54 +72,56 @@ class Strips:
 
     def encoder(self, encoder: Any) -> Change:
         def forward(pixels: Tensor) -> Tensor:
-            x = self.convolved(encoder.conv_in, pixels)
+            x = self.convolution(encoder.conv_in, pixels)
             for block in encoder.down_blocks:
                 for resnet in block.resnets:
                     x = self.resnet(resnet, x)
                 for down in block.downsamplers or ():
-                    x = self.convolved(down.conv, x, below=1)
-            return self.end(encoder, self.middle(encoder.mid_block, x))
+                    x = self.convolution(down.conv, x, below=1)
+            return self.output(encoder, self.middle(encoder.mid_block, x))
 
         return forward
 
     def decoder(self, decoder: Any) -> Change:
         def forward(latents: Tensor, *_: Any) -> Tensor:
-            x = self.middle(decoder.mid_block, self.convolved(decoder.conv_in, latents))
+            x = self.middle(decoder.mid_block, self.convolution(decoder.conv_in, latents))
             for block in decoder.up_blocks:
                 for resnet in block.resnets:
                     x = self.resnet(resnet, x)
                 for up in block.upsamplers or ():
-                    x = self.convolved(up.conv, x, grow=2)
-            return self.end(decoder, x)
+                    x = self.convolution(up.conv, x, grow=2)
+            return self.output(decoder, x)
 
         return forward
 
     def middle(self, block: Any, x: Tensor) -> Tensor:
+        """The mid block of an encoder or decoder."""
         x = self.resnet(block.resnets[0], x)
         for attention, resnet in zip(block.attentions, block.resnets[1:], strict=True):
-            x = self.resnet(resnet, x if attention is None else self.attended(attention, x))
+            x = self.resnet(resnet, x if attention is None else self.attention_output(attention, x))
         return x
 
-    def end(self, part: Any, x: Tensor) -> Tensor:
-        pixels = self.convolved(part.conv_out, x, before=self.normed(part.conv_norm_out, x, part.conv_act))
+    def output(self, part: Any, x: Tensor) -> Tensor:
+        """The last norm, activation and convolution of an encoder or decoder."""
+        pixels = self.convolution(part.conv_out, x, before=self.normalized(part.conv_norm_out, x, part.conv_act))
         return pixels.to(part.conv_out.weight.device)
 
     def resnet(self, block: Any, x: Tensor) -> Tensor:
         """diffusers' ResnetBlock2D without a timestep."""
-        hidden = self.convolved(block.conv1, x, before=self.normed(block.norm1, x, block.nonlinearity))
+        hidden = self.convolution(block.conv1, x, before=self.normalized(block.norm1, x, block.nonlinearity))
 
         def combine(strip: Tensor, first: int, last: int) -> Tensor:
             shortcut = x[:, :, first:last].to(strip.device)
             shortcut = shortcut if block.conv_shortcut is None else block.conv_shortcut(shortcut)
             return (shortcut + strip) / block.output_scale_factor
 
-        return self.convolved(
-            block.conv2, hidden, before=self.normed(block.norm2, hidden, block.nonlinearity), combine=combine
+        return self.convolution(
+            block.conv2, hidden, before=self.normalized(block.norm2, hidden, block.nonlinearity), combine=combine
         )
 
-    def normed(self, norm: Any, x: Tensor, act: Change) -> Change:
+    def normalized(self, norm: Any, x: Tensor, act: Change) -> Change:
         """A function that applies a GroupNorm and activation to a strip of `x`, with the mean and variance of the whole `x`."""
-        shares, means, squares = [], [], []
+        shares, means, squares = [], [], []  # for each strip: share of x's values, mean, mean of squares
         for strip in x.split(self._height(x.shape[2]), 2):
             values = strip.to(norm.weight.device).float().reshape(len(x), norm.num_groups, -1)
             variance, mean = torch.var_mean(values, -1, correction=0)
@@ -135,7 +137,7 @@ class Strips:
         scale, shift = (each.float()[..., None, None] for each in (scale, shift))
         return lambda strip: act((strip.float() * scale + shift).to(strip.dtype))
 
-    def attended(self, attention: Any, x: Tensor) -> Tensor:
+    def attention_output(self, attention: Any, x: Tensor) -> Tensor:
         """diffusers' Attention of the mid block, computed for a part of the queries at a time."""
         whole = x.to(attention.to_q.weight.device)
         tokens = attention.group_norm(whole.flatten(2)).transpose(1, 2)
@@ -145,7 +147,7 @@ class Strips:
         out = attention.to_out[0](mixed.transpose(1, 2).flatten(2)).transpose(1, 2).reshape(whole.shape)
         return (out + whole) / attention.rescale_output_factor
 
-    def convolved(
+    def convolution(
         self,
         conv: Any,
         x: Tensor,

@@ -50,18 +50,18 @@ def copy_into(
     """
     cancel = cancel or CancelToken()
     require_folder(folder, source)
-    parts = _parts(source)
-    total = sum(size for size, _ in parts.values())
+    stamps = _file_stamps(source)
+    total = sum(size for size, _ in stamps.values())
     for target in _names(source, folder, name):
         if not os.path.lexists(target):
             break
-        if _same(source, parts, target, cancel, report):
+        if _same_content(source, stamps, target, cancel, report):
             return Copied(target, new=False)
     atomic.remove_leftovers(folder, f"{PREFIX}*{SUFFIX}")
     require_space(folder, total, f"Copying '{source.name}'", f"free some space there, or {CHOOSE}")
     try:
         with _temporary(folder, source.is_dir()) as temporary:
-            _write(source, parts, temporary, cancel, _counter(total, report))
+            _write(source, stamps, temporary, cancel, _counter(total, report))
             for target in _names(source, folder, name):
                 with suppress(FileExistsError):
                     atomic.put_new(temporary, target)
@@ -95,18 +95,18 @@ def require_folder(folder: Path, source: Path) -> None:
         raise _failed(error, source, folder) from None
 
 
-def _parts(source: Path) -> dict[Path, Stamp]:
+def _file_stamps(source: Path) -> dict[Path, Stamp]:
     """Size and modification time of each file by its path below `source`; the path is Path() for a single file."""
     if not source.is_dir():
         return {Path(): stamp_of(check_regular(source))}
-    parts: dict[Path, Stamp] = {}
+    stamps: dict[Path, Stamp] = {}
     for root, folders, names in os.walk(source):
         for each in [Path(root, name) for name in (*folders, *names)]:
             if each.is_symlink():
                 what = "The folder contains a link"
                 raise ProblemsError.one(what, str(each), "replace the link with the file it points to", "copy.link")
-        parts |= {Path(root, name).relative_to(source): stamp_of(check_regular(Path(root, name))) for name in names}
-    return parts
+        stamps |= {Path(root, name).relative_to(source): stamp_of(check_regular(Path(root, name))) for name in names}
+    return stamps
 
 
 def _names(source: Path, folder: Path, name: str) -> Iterator[Path]:
@@ -117,27 +117,27 @@ def _names(source: Path, folder: Path, name: str) -> Iterator[Path]:
     yield from (folder / f"{stem}-{number}{suffix}" for number in range(2, MOST_NAMES))
 
 
-def _same(source: Path, parts: dict[Path, Stamp], target: Path, cancel: CancelToken, report: Report) -> bool:
+def _same_content(source: Path, stamps: dict[Path, Stamp], target: Path, cancel: CancelToken, report: Report) -> bool:
     """Whether both have the same content, byte by byte. An unreadable file counts as different."""
     try:
         if os.path.samefile(source, target):
             return True
-        other = _parts(target)
-        if {part: size for part, (size, _) in other.items()} != {part: size for part, (size, _) in parts.items()}:
+        other = _file_stamps(target)
+        if {part: size for part, (size, _) in other.items()} != {part: size for part, (size, _) in stamps.items()}:
             return False
-        tell = _counter(sum(size for size, _ in parts.values()), report, f"comparing with {target.name}")
-        return all(_equal(source / part, target / part, cancel, tell) for part in parts)
+        add_bytes = _counter(sum(size for size, _ in stamps.values()), report, f"comparing with {target.name}")
+        return all(_equal_files(source / part, target / part, cancel, add_bytes) for part in stamps)
     except (OSError, ProblemsError):
         return False
 
 
-def _equal(source: Path, target: Path, cancel: CancelToken, tell: Callable[[int], None]) -> bool:
+def _equal_files(source: Path, target: Path, cancel: CancelToken, add_bytes: Callable[[int], None]) -> bool:
     with open_regular(source) as first, open_regular(target) as second:
         while chunk := first.read(CHUNK_BYTES):
             cancel.check()
             if chunk != second.read(CHUNK_BYTES):
                 return False
-            tell(len(chunk))
+            add_bytes(len(chunk))
         return not second.read(1)
 
 
@@ -145,12 +145,12 @@ def _counter(total: int, report: Report, text: str = "copying") -> Callable[[int
     """A callback that adds up bytes and reports the fraction done."""
     done = 0
 
-    def tell(count: int) -> None:
+    def add_bytes(count: int) -> None:
         nonlocal done
         done += count
         report(done / total if total else 1.0, text)
 
-    return tell
+    return add_bytes
 
 
 @contextmanager
@@ -171,19 +171,19 @@ def _temporary(folder: Path, as_folder: bool) -> Iterator[Path]:
 
 def _write(
     source: Path,
-    parts: dict[Path, Stamp],
+    stamps: dict[Path, Stamp],
     temporary: Path,
     cancel: CancelToken,
-    tell: Callable[[int], None],
+    add_bytes: Callable[[int], None],
 ) -> None:
     """Copy the content of `source`, complete and synced to disk."""
     cancel.check()
-    for part, facts in parts.items():
+    for part, stamp in stamps.items():
         target = temporary / part
         if part != Path():
             target.parent.mkdir(parents=True, exist_ok=True)
-        _write_file(source / part, target, cancel, tell)
-        if stamp_of(check_regular(source / part)) != facts:
+        _write_file(source / part, target, cancel, add_bytes)
+        if stamp_of(check_regular(source / part)) != stamp:
             what = f"The file changed while it was being copied; {PARTIAL_REMOVED}"
             raise ProblemsError.one(what, str(source / part), "copy it again", "copy.changed")
         atomic.give_usual_mode(target)
@@ -192,18 +192,18 @@ def _write(
         atomic.sync_folder(each)
 
 
-def _write_file(source: Path, target: Path, cancel: CancelToken, tell: Callable[[int], None]) -> None:
+def _write_file(source: Path, target: Path, cancel: CancelToken, add_bytes: Callable[[int], None]) -> None:
     unsynced = 0
-    with open_regular(source) as reader, open(target, "wb") as write:
+    with open_regular(source) as reader, open(target, "wb") as writer:
         while chunk := _read(reader, source):
             cancel.check()
-            write.write(chunk)
+            writer.write(chunk)
             unsynced += len(chunk)
             if unsynced >= SYNC_BYTES:
-                write.flush()
+                writer.flush()
                 atomic.sync_file(target)
                 unsynced = 0
-            tell(len(chunk))
+            add_bytes(len(chunk))
     atomic.sync_file(target)
 
 

@@ -32,9 +32,10 @@ FAMILY_NAMES = {
     "flux": "Flux",
     "other": "other",
 }
-# Width of the text encoder states that cross-attention takes.
+# Width of a text encoder (SDXL: the second one), and of the text encoder states that cross-attention takes.
 TEXT_FAMILY = {768: "sd1", 1024: "sd2", 1280: "sdxl"}
 CONTEXT_FAMILY = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "sdxl_refiner"}
+PREDICTIONS = {"epsilon": "epsilon", "v": "v", "v_prediction": "v"}  # as files name them
 # Input channels of the U-Net: the latent's 4 plus what a variant adds.
 INPUT_VARIANTS = {9: "inpainting", 8: "instruct-pix2pix", 5: "depth", 7: "upscaler"}
 NUMBER = re.compile(r"\d+(?=\.)")
@@ -146,9 +147,9 @@ def _first_keys(tensors: Mapping[str, TensorEntry]) -> str:
 
 
 def _as_other(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
-    if (recognized_kind := recognized(tensors)) is None:
+    if (facts := recognized(tensors)) is None:
         return None
-    kind, family, variant, evidence = recognized_kind
+    kind, family, variant, evidence = facts
     return ModelKind(kind, family, "single_file", None, evidence, variant)
 
 
@@ -217,8 +218,8 @@ def _prediction(family: str | None, tensors: Mapping[str, TensorEntry], metadata
     files, else the family's only one."""
     stated = metadata.get("modelspec.prediction_type")
     # Merge tools write "v" into every SD 2 file because they cannot know, so it is ignored there.
-    if stated in ("epsilon", "v", "v_prediction") and not (family == "sd2" and "modelspec.merged_from" in metadata):
-        return "epsilon" if stated == "epsilon" else "v"
+    if stated in PREDICTIONS and not (family == "sd2" and "modelspec.merged_from" in metadata):
+        return PREDICTIONS[stated]
     if "v_pred" in tensors:
         return "v"
     if family == "sd2":
@@ -268,8 +269,7 @@ def _as_lora(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) ->
     family, evidence = _lora_family(tensors, metadata)
     if network is None and variant is None and (near := looks_like(to_kohya_key(name, None)[1] for name in tensors)):
         evidence = f"it {near}"
-    stated = metadata.get("modelspec.prediction_type", "")
-    prediction = {"epsilon": "epsilon", "v": "v", "v_prediction": "v"}.get(stated)
+    prediction = PREDICTIONS.get(metadata.get("modelspec.prediction_type", ""))
     return ModelKind("lora", family, layout, prediction, evidence, variant, network=network)
 
 
@@ -324,7 +324,7 @@ def _family_of_names(tensors: Mapping[str, TensorEntry]) -> str | None:
 
 
 def _in_deep_transformer(name: str, beginnings: tuple[str, ...]) -> bool:
-    """Whether it is in a second or later transformer of a U-Net attention. A single regex would be quadratic in the
+    """Whether a layer is in a second or later transformer of a U-Net attention. A single regex would be quadratic in the
     name's length.
 
     beginnings   of the names of a U-Net's layers
@@ -337,23 +337,25 @@ def _in_deep_transformer(name: str, beginnings: tuple[str, ...]) -> bool:
 
 
 def _as_controlnet(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
+    def family(sdxl_key: str, attention: str) -> str | None:
+        """The family by SDXL's size conditioning, the input width of an attention, else the metadata."""
+        if sdxl_key in tensors:
+            return "sdxl"
+        context = tensors.get(f"{attention}.transformer_blocks.0.attn2.to_k.weight")
+        by_width = CONTEXT_FAMILY.get(context.side(-1)) if context is not None else None
+        return by_width or (_stated_family(metadata) or (None, ""))[0]
+
     if "controlnet_cond_embedding.conv_in.weight" in tensors:
-        context = tensors.get("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight")
-        context_family = CONTEXT_FAMILY.get(context.side(-1)) if context is not None else None
-        stated = _stated_family(metadata) or (None, "")
-        family = "sdxl" if "add_embedding.linear_1.weight" in tensors else context_family or stated[0]
+        name = family("add_embedding.linear_1.weight", "down_blocks.0.attentions.0")
         variant = "union" if "task_embedding" in tensors else None
-        return ModelKind("controlnet", family, "diffusers", None, "it has controlnet_cond_embedding", variant)
+        return ModelKind("controlnet", name, "diffusers", None, "it has controlnet_cond_embedding", variant)
     bare = "input_hint_block.0.weight" in tensors  # sd-scripts writes no prefix
     if not bare and not any(name.startswith("control_model.") for name in tensors):
         return None
     prefix = "" if bare else "control_model."
-    context = tensors.get(f"{prefix}input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight")
-    context_family = CONTEXT_FAMILY.get(context.side(-1)) if context is not None else None
-    stated = _stated_family(metadata) or (None, "")
-    family = "sdxl" if f"{prefix}label_emb.0.0.weight" in tensors else context_family or stated[0]
+    name = family(f"{prefix}label_emb.0.0.weight", f"{prefix}input_blocks.2.1")
     variant = "Control-LoRA" if "lora_controlnet" in tensors else "difference" if "difference" in tensors else None
-    return ModelKind("controlnet", family, "single_file", None, "it has the hint block of a ControlNet", variant)
+    return ModelKind("controlnet", name, "single_file", None, "it has the hint block of a ControlNet", variant)
 
 
 def _as_embedding(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
@@ -367,25 +369,24 @@ def _as_embedding(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str
         return ModelKind("embedding", "sdxl", "single_file", None, "it has the keys clip_l and clip_g")
     vectors = [name for name in names if name == "emb_params" or name.startswith("string_to_param.")]
     named = bool(vectors)  # then with any width; the starter model's is 64
-    if not vectors and _are_tokens(tensors):
+    if not vectors and _is_token_table(tensors):
         vectors, named = sorted(names), all(name.startswith("<") and name.endswith(">") for name in names)
     for name in vectors:
         width = tensors[name].side(-1)
-        if named or width in (768, 1024, 1280):
-            family = {768: "sd1", 1024: "sd2", 1280: "sdxl"}.get(width)
-            return ModelKind("embedding", family, "single_file", None, f"its only vectors are {width} wide")
+        if named or width in TEXT_FAMILY:
+            evidence = f"its only vectors are {width} wide"
+            return ModelKind("embedding", TEXT_FAMILY.get(width), "single_file", None, evidence)
     return None
 
 
-def _are_tokens(tensors: Mapping[str, TensorEntry]) -> bool:
-    """Whether it is one table of vectors, or several of one width with tokens as names, as in diffusers' files."""
+def _is_token_table(tensors: Mapping[str, TensorEntry]) -> bool:
+    """Whether a file has one table of vectors, or several of one width with tokens as names, as diffusers writes them."""
     if len(tensors) == 1:
         return all(len(entry.shape) in (1, 2) for entry in tensors.values())
+    if not 1 < len(tensors) <= MOST_TOKENS or any(name.endswith((".weight", ".bias")) for name in tensors):
+        return False
     tables = all(1 <= len(entry.shape) <= 2 and entry.shape[0] > 0 for entry in tensors.values())
-    weights = any(name.endswith((".weight", ".bias")) for name in tensors)
-    return (
-        1 < len(tensors) <= MOST_TOKENS and tables and not weights and len({e.side(-1) for e in tensors.values()}) == 1
-    )
+    return tables and len({entry.side(-1) for entry in tensors.values()}) == 1
 
 
 def _as_component(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
@@ -427,8 +428,8 @@ PIPELINE_FAMILY = {
 
 def _identify_folder(path: Path) -> ModelKind:
     extensions.load()  # registered families
-    if recognized := next(filter(None, (recognizes(path) for recognizes in FOLDER_RECOGNIZERS)), None):
-        return recognized
+    if registered := next(filter(None, (recognizes(path) for recognizes in FOLDER_RECOGNIZERS)), None):
+        return registered
     index = read_json(path / "model_index.json")
     unet = read_json(path / "unet" / "config.json")
     if index is None and unet is None:
@@ -445,8 +446,8 @@ def _identify_folder(path: Path) -> ModelKind:
     scheduler = read_json(path / "scheduler" / "scheduler_config.json") or {}
     stated = str(scheduler.get("prediction_type", "epsilon" if family == "sd1" else ""))
     prediction = {"epsilon": "epsilon", "v_prediction": "v"}.get(stated)
-    stretched = scheduler.get("rescale_betas_zero_snr") is True
-    return ModelKind("checkpoint", family, "diffusers", prediction, evidence, variant, stretched)
+    zero_terminal_snr = scheduler.get("rescale_betas_zero_snr") is True
+    return ModelKind("checkpoint", family, "diffusers", prediction, evidence, variant, zero_terminal_snr)
 
 
 def _unet_config_family(config: Mapping[str, Any]) -> tuple[str | None, str]:
@@ -502,11 +503,8 @@ def _identify_part_folder(path: Path) -> ModelKind:
     if name in ("ControlNetModel", "ControlNetUnionModel"):
         variant = "union" if name == "ControlNetUnionModel" else None
         return ModelKind("controlnet", _unet_config_family(config)[0], "diffusers", None, evidence, variant)
-    kind = {
-        "CLIPTextModel": "text_encoder",
-        "CLIPTextModelWithProjection": "text_encoder",
-    }.get(name)
-    return ModelKind(kind or "unknown", None, "diffusers", None, evidence)
+    kind = "text_encoder" if name in ("CLIPTextModel", "CLIPTextModelWithProjection") else "unknown"
+    return ModelKind(kind, None, "diffusers", None, evidence)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -33,8 +33,8 @@ GENERATIVE_MODELS = "https://github.com/Stability-AI/generative-models"
 
 
 @dataclass(frozen=True)
-class RunFacts:
-    """Facts of a run at the moment of a save, in addition to its settings.
+class SaveFacts:
+    """Facts of a training at the moment of a save, in addition to its settings.
 
     started_at, saved_at    Unix seconds            epoch, step  finished ones, counted from 1
     num_train_images        images x repeats      base_model_hash, ..._sha256  A1111's old hash, SHA-256 of the file
@@ -96,7 +96,7 @@ def implementation(family: str, kind: SpecKind) -> str:
     return "diffusers" if diffusers.get(kind, False) else GENERATIVE_MODELS
 
 
-def model_spec(job: TrainJob, facts: RunFacts, kind: SpecKind, saved_at: float | None = None) -> dict[str, str]:
+def model_spec(job: TrainJob, facts: SaveFacts, kind: SpecKind, saved_at: float | None = None) -> dict[str, str]:
     """The modelspec metadata as sd-scripts fills it, and the version of this program; `facts.extra` may add author,
     description, license, tags ... (but not hash).
 

@@ -6,11 +6,8 @@ from core.formats.tensors.entry import TensorEntry
 
 # (kind, family, variant, evidence), as in `core.formats.detect.ModelKind`.
 Recognized = tuple[str, str | None, str | None, str]
-IMAGE_FAMILY = {
-    768: "sd1",
-    1024: "sd2",
-    2048: "sdxl",
-}  # width of the text encoder states that image prompts are used with
+# Width of the text encoder states that image prompts are used with.
+IMAGE_FAMILY = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 HINT_FAMILY = {192: "sd1", 64: "sd1", 768: "sdxl", 256: "sdxl"}  # channels of a hint of 3 or 1, unshuffled by 8 or 16
 WRAPPERS = ("params_ema.", "params.")  # around the weights of upscalers
 LATENT_UPSCALER = {"conv1.weight", "resblock20.conv2.weight", "conv_final.weight"}

@@ -60,7 +60,7 @@ def device(context: CheckContext) -> Finding:
     if float((ones @ ones).sum()) != 64.0**3:
         reason = f"a product computed on '{context.device}' is wrong"
         return Finding(FAILED, "", reason, "restart the machine, then install the newest driver")
-    name = machine.device_words(context.device)
+    name = machine.device_title(context.device)
     facts: dict[str, Any] = {"device": context.device, "name": name}
     if context.device == "mps":
         return Finding(OK, name, facts=facts)

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PureWindowsPath
 
 from core.record.problems import ProblemsError
+from core.record.regular import LONGEST_NAME
 from core.record.workspace import PROJECT, is_share
 
 FILE = PROJECT / "allowed_modules.txt"
-LONGEST_NAME = 255  # of a file or folder: bytes, on Windows characters
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _by_flag: set[str] = set()
 OPEN_FOLDERS = "ATELIER_OPEN_FOLDERS"  # a JSON list, set for processes launched by a shared page
@@ -102,7 +103,7 @@ def lies_in(path: str | os.PathLike, folders: Iterable[Path] | None) -> bool:
 def lies_in_on_windows(path: str, folders: Iterable[str]) -> bool:
     r"""`lies_in` for an absolute Windows path, by its text only. What Windows does not read as a plain path is inside none
     of them: \\?\ and \\.\ devices, streams (a.txt:b), reserved names (CON, LPT1.txt), parts that end in a dot or space."""
-    path = _EXTENDED.sub(lambda found: "\\\\" if found.group(1) else "", path.replace("/", "\\"))
+    path = _EXTENDED.sub(lambda match: "\\\\" if match[1] else "", path.replace("/", "\\"))
     whole = PureWindowsPath(ntpath.normpath(path))
     if not whole.is_absolute() or whole.drive.startswith(("\\\\?", "\\\\.", "//?", "//.")):
         return False

@@ -18,8 +18,8 @@ from core.record.allowed import may_reach
 RETRIES = 20
 RETRY_SECONDS = 0.05
 LEFTOVER_SECONDS = 3600
-_DRAWN = f".tmp-{'[a-z0-9_]' * 8}"
-TEMPORARY_NAMES = (_DRAWN, f"{_DRAWN}.*")  # as tempfile draws them; other files of a folder belong to the user
+_TEMPORARY = f".tmp-{'[a-z0-9_]' * 8}"
+TEMPORARY_NAMES = (_TEMPORARY, f"{_TEMPORARY}.*")  # of tempfile; any other file belongs to the user
 
 
 def _umask() -> int:
@@ -145,7 +145,7 @@ def open_atomic(target: Path | str, *, synced: bool = True) -> Iterator[Path]:
 
     synced   False does not wait for the disk: for many files, before one `sync_all`
     """
-    target = _written_at(Path(target))
+    target = _writable_target(Path(target))
     temporary = _temporary_file(target)
     try:
         yield temporary
@@ -168,9 +168,9 @@ def _temporary_file(target: Path) -> Path:
 
 
 def write_aside(target: Path, data: bytes) -> Path:
-    """Write `data` to a temporary file next to the target and return its path, which `put_aside` renames later. Not flushed to
-    disk: for many files, one `sync_all` in between does it."""
-    temporary = _temporary_file(_written_at(target))
+    """Write `data` to a temporary file next to the target and return its path, for `put_aside`. Not flushed to disk: with many
+    files, call `sync_all` once in between."""
+    temporary = _temporary_file(_writable_target(target))
     try:
         temporary.write_bytes(data)
     except BaseException:
@@ -180,12 +180,13 @@ def write_aside(target: Path, data: bytes) -> Path:
 
 
 def put_aside(temporary: Path, target: Path) -> None:
+    """Rename a file of `write_aside` to its target."""
     give_usual_mode(temporary)
-    replace(temporary, _written_at(target))
+    replace(temporary, _writable_target(target))
 
 
-def _written_at(target: Path) -> Path:
-    """The path that writing to `target` replaces: of a link the file that it leads to, if that may be written, else itself.
+def _writable_target(target: Path) -> Path:
+    """The path to replace when writing to `target`: itself, or for a link the file that it leads to, if that may be written.
     Raises OSError for devices and pipes."""
     if os.path.islink(target):
         leads_to = Path(os.path.realpath(target))

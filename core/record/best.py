@@ -45,7 +45,7 @@ class Best:
 
     @property
     def what(self) -> str:
-        """Return text that says what was measured."""
+        """Text on what was measured: "loss on 12 held-out images"."""
         count = f"{self.images} {'held-out' if self.measured_on == 'held_out' else 'training'} images"
         if self.measured_on == "held_out":
             return f"loss on {count}"
@@ -59,17 +59,17 @@ class Best:
         if self.unknown and not self.as_good:
             return "certainty was not measured"
         better = self.others - len(self.as_good) - len(self.unknown)
-        how = "better" if self.unclear else "clearly better"
+        comparison = "better" if self.unclear else "clearly better"
         if not self.as_good:
-            return f"{how} than the other {better}" if better > 1 else f"{how} than the other one"
+            return f"{comparison} than the other {better}" if better > 1 else f"{comparison} than the other one"
         steps = first_of([f"{step:,}" for step in self.as_good], 6)
         noise = f"within noise of step{'s' if len(self.as_good) > 1 else ''} {steps}, which may be as good"
-        return f"{noise}; {how} than the other {better}" if better else noise
+        return f"{noise}; {comparison} than the other {better}" if better else noise
 
     @property
     def label(self) -> str:
-        """The mark that follows its name in a list of files: "best" only where held-out images say so and no other may be as good; ""
-        where no other existing one was measured."""
+        """The mark after its name in a list of files: "best" if held-out images were measured and no other may be as good, else
+        "lowest loss"; "" if no other existing one was measured."""
         if not self.others:
             return ""
         if self.measured_on != "held_out":
@@ -103,13 +103,12 @@ def best_checkpoint(saved: Iterable[tuple[int, str]], measured: Iterable[Mapping
     same = [line for line in candidates if line.get("each_of", "") == newest.get("each_of", "")]
     best = min(same, key=lambda line: (line["loss"], line["step"]))
     others = [line for line in same if line is not best]
-    pairs = len(same) * len(others) // 2  # the lowest was picked among all: correct for every pair
+    pairs = len(same) * len(others) // 2  # picking the lowest compares all of them
     verdicts = {line["step"]: clearly_lower(best.get("each") or (), line.get("each") or (), pairs) for line in others}
-    worse = min((line["loss"] for line in others if verdicts[line["step"]]), default=math.inf)
-    near = {
-        line["step"] for line in others if line["loss"] < worse
-    }  # a checkpoint worse than a clearly worse one is not as good
-    within = sorted(step for step, clearly in verdicts.items() if clearly is False)
+    clearly_worse = min((line["loss"] for line in others if verdicts[line["step"]]), default=math.inf)
+    # A checkpoint with a higher loss than a clearly worse one is not as good.
+    near = {line["step"] for line in others if line["loss"] < clearly_worse}
+    within_noise = sorted(step for step, clearly in verdicts.items() if clearly is False)
     return Best(
         files[best["step"]],
         best["step"],
@@ -117,21 +116,21 @@ def best_checkpoint(saved: Iterable[tuple[int, str]], measured: Iterable[Mapping
         best.get("measured_on", "held_out"),
         best["images"],
         len(others),
-        tuple(step for step in within if step in near),
+        tuple(step for step in within_noise if step in near),
         tuple(sorted(step for step, clearly in verdicts.items() if clearly is None)),
-        sum(step not in near for step in within),
+        sum(step not in near for step in within_noise),
     )
 
 
-def clearly_lower(these: Sequence[float], those: Sequence[float], compared: int = 1) -> bool | None:
-    """Whether the first losses are significantly lower than the second: a paired t-test over (image, timestep).
+def clearly_lower(losses: Sequence[float], others: Sequence[float], compared: int = 1) -> bool | None:
+    """Whether `losses` are significantly lower than `others`: a paired t-test over (image, timestep).
 
-    compared   how many comparisons were made: the more, the weaker each one (Bonferroni)
+    compared   number of comparisons: the significance level is divided by it (Bonferroni)
     returns    None if the two are not comparable, or too few to tell
     """
-    if len(these) != len(those) or len(these) < LEAST_PAIRS:
+    if len(losses) != len(others) or len(losses) < LEAST_PAIRS:
         return None
-    differences = [b - a for a, b in zip(these, those, strict=True)]
+    differences = [other - loss for loss, other in zip(losses, others, strict=True)]
     mean = math.fsum(differences) / len(differences)
     spread = math.fsum((each - mean) ** 2 for each in differences) / (len(differences) - 1)
     error = math.sqrt(spread / len(differences))
@@ -169,7 +168,7 @@ class BestTracker:
     def best(self, folder: Path) -> Best | None:
         """Return the best checkpoint; computed again only after a new measurement or file, or when a file is gone."""
         existing = tuple((line["step"], line["file"]) for line in self.saved if (folder / line["file"]).exists())
-        key = (len(existing) and existing, self.measured and (len(self.measured), self.measured[-1]["seq"]))
+        key = (existing, len(self.measured), self.measured[-1]["seq"] if self.measured else 0)
         if self._cached is None or self._cached[0] != key:
             self._cached = (key, best_checkpoint(existing, self.measured))
         return self._cached[1]

@@ -92,14 +92,14 @@ def _reason(error: Exception) -> str:
 
 def _check_structure(text: str, max_values: int) -> None:
     """Raise ValueError for text nested too deeply or with too many values, before Python creates any."""
-    opened = text.count("[") + text.count("{")  # at most, wherever they stand
+    opened = text.count("[") + text.count("{")  # an upper limit: it counts those in strings too
     if opened <= MAX_DEPTH and opened + text.count(",") <= max_values:
         return
     bare = _STRING.sub("", text)
     if bare.count("[") + bare.count("{") + bare.count(",") > max_values:
         raise ValueError(f"it contains more than {max_values:,} values")
     brackets = _NO_BRACKETS.sub("", bare).translate(_AS_LISTS)
-    for _ in range(MAX_DEPTH):  # each time the innermost level goes; what has no partner stays
+    for _ in range(MAX_DEPTH):  # removes the innermost level each time; unmatched brackets stay
         if "[]" not in brackets:
             break
         brackets = brackets.replace("[]", "")

@@ -62,9 +62,11 @@ NO_REPORTS = Reports()
 
 @dataclass
 class JobContext(Reports):
-    """A job's environment. `store` keeps a model loaded between generate jobs, `processes` are those that train as one.
+    """A job's environment.
 
-    pauses  whether `check` waits while the job is paused; trainings wait at the end of a step instead
+    store      keeps a model loaded between generate jobs        processes  those that train as one
+    pauses     whether `check` waits while the job is paused; trainings wait at the end of a step instead
+    pending    commands read but not handled yet
     """
 
     workspace: Workspace
@@ -105,9 +107,9 @@ class JobContext(Reports):
 
     def take_commands(self) -> list[str]:
         """Return the commands that arrived since the last call; "stop" also sets the cancel token."""
-        self._hear()
-        taken, self.pending = self.pending, []
-        return taken
+        self._read_commands()
+        commands, self.pending = self.pending, []
+        return commands
 
     @contextmanager
     def after_stop(self) -> Iterator[None]:
@@ -121,7 +123,7 @@ class JobContext(Reports):
     def check(self) -> None:
         """Wait while the job is paused and raise Cancelled after a stop; to be called between units of work outside the training
         loop. Other commands stay pending."""
-        self._hear()
+        self._read_commands()
         if self.pauses and self._pause_requested():
             self._wait()
         self.token.check()
@@ -131,7 +133,7 @@ class JobContext(Reports):
         """A cancel token whose `check` is this context's, so that functions that take a token also wait while paused."""
         return _Checked(self)
 
-    def _hear(self) -> None:
+    def _read_commands(self) -> None:
         self.pending += self.commands.new()
         if "stop" in self.pending:
             self.token.cancel()
@@ -144,7 +146,7 @@ class JobContext(Reports):
         self.journal.put(StateChanged("paused"))
         while self._pause_requested() and not self.token.wanted:
             time.sleep(PAUSE_SECONDS)
-            self._hear()
+            self._read_commands()
         self.pending = [name for name in self.pending if name not in ("pause", "resume")]
         if not self.token.wanted:
             self.journal.put(StateChanged("running"))

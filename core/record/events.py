@@ -132,7 +132,7 @@ class Validated(Event, kind="validated", urgent=True):
 COMPARED = CONTROL_IMAGE, WITHOUT_CONTROL = -2, -1
 
 
-def sampled_words(steps: Iterable[int]) -> dict[int, str]:
+def sample_titles(steps: Iterable[int]) -> dict[int, str]:
     """Return {step: title of its samples} in order. A ControlNet's samples of step 0 need not be the base model's."""
     named = {CONTROL_IMAGE: "control image", WITHOUT_CONTROL: "without control"}
     sampled_steps = sorted(set(steps))

@@ -58,8 +58,8 @@ def title_of_file(path: Path, runs: Path) -> str:
 
 
 def titles_of(files: Sequence[Sequence[Path]], runs: Path) -> list[str]:
-    """A title for each group of files. Equal titles of different groups are extended by the first of these that distinguishes
-    them: the name of the run's folder or the file's folder, the name of the file, the path."""
+    """A title for each group of files. Equal titles of different groups get one of these in brackets, the first that differs: the
+    name of the run's folder or the file's folder, the name of the file, the path."""
     titles = [", ".join(dict.fromkeys(title_of_file(path, runs) for path in each)) for each in files]
     groups: dict[str, set[tuple[Path, ...]]] = {}
     for title, each in zip(titles, files, strict=True):

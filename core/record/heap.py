@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-OFTEN_ENOUGH = 64 << 20  # bytes; a call takes some milliseconds
+TRIM_BYTES = 64 << 20  # bytes; a call takes some milliseconds
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -3, -4, -8  # mallopt's numbers
 # While a process runs, glibc raises the first two up to these values until one is set; the third is its default.
 USUAL = {TRIM_THRESHOLD: 64 << 20, MMAP_THRESHOLD: 32 << 20, MMAP_MAX: 65536}
@@ -56,8 +56,8 @@ def keep_freed_memory() -> Iterator[None]:
     try:
         yield
     finally:
-        for what, value in USUAL.items():
-            library.mallopt(what, value)
+        for parameter, value in USUAL.items():
+            library.mallopt(parameter, value)
         trim_heap()
 
 
@@ -80,7 +80,7 @@ def freeze_gc() -> None:
 
 
 class HeapTrimmer:
-    """Calls `trim_heap` after every OFTEN_ENOUGH freed bytes."""
+    """Calls `trim_heap` after every TRIM_BYTES freed bytes."""
 
     def __init__(self) -> None:
         self._freed = 0
@@ -88,6 +88,6 @@ class HeapTrimmer:
     def freed(self, size: int) -> None:
         """Count `size` freed bytes."""
         self._freed += size
-        if self._freed >= OFTEN_ENOUGH:
+        if self._freed >= TRIM_BYTES:
             self._freed = 0
             trim_heap()

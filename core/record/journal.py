@@ -134,7 +134,7 @@ class Tail:
     """Reads a journal's new events: each call returns what was appended since the last. For one thread at a time."""
 
     def __init__(self, path: Path):
-        self._path, self._place = path, 0
+        self._path, self._offset = path, 0
 
     def lines(self) -> Iterator[Line]:
         """Yield new events. Damaged lines are skipped; an incomplete last line is returned once it is complete."""
@@ -143,13 +143,13 @@ class Tail:
         except ProblemsError:
             return
         with handle:
-            if handle.seek(0, os.SEEK_END) < self._place:  # another file by that name
-                self._place = 0
-            handle.seek(self._place)
+            if handle.seek(0, os.SEEK_END) < self._offset:  # another file by that name
+                self._offset = 0
+            handle.seek(self._offset)
             while text := handle.readline(MAX_LINE):
                 if not text.endswith(b"\n"):
                     return
-                self._place += len(text)
+                self._offset += len(text)
                 if line := _line(text):
                     yield line
 

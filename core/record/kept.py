@@ -48,9 +48,7 @@ def keep(run: Path, file: Path, name: str | None) -> None:
         with _WRITING:
             if (marks := _marks(run)) is None:
                 atomic.replace(run / FILE, run / f"kept-damaged-{time.time_ns()}.json")
-            others = {
-                each: name_of for each, name_of in marks or () if each != path
-            }  # also of files that may come back
+            others = {each: title for each, title in marks or () if each != path}  # also of files that may come back
             atomic.write_json(run / FILE, others | mark)
     except OSError as error:
         raise unwritten(error, "The mark cannot be saved", str(run)) from None

@@ -40,7 +40,7 @@ class Lock:
     def acquire(self) -> list[str]:
         """Take the lock; returns messages for the user, such as that a heartbeat is used. Raises HeldElsewhere, or OSError if nothing
         can be written."""
-        age = sign_age(self._path)
+        age = heartbeat_age(self._path)
         if age is not None and age < STALE_SECONDS:
             raise HeldElsewhere(age)
         try:
@@ -50,24 +50,24 @@ class Lock:
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-            return self._hold_by_sign(age)
+            return self._acquire_by_heartbeat(age)
         except NotImplementedError:
-            return self._hold_by_sign(age)
-        atomic.remove(sign_file(self._path))  # of a process that worked here while the drive had no locks
+            return self._acquire_by_heartbeat(age)
+        atomic.remove(heartbeat_file(self._path))  # of a process that worked here while the drive had no locks
         return []
 
-    def _hold_by_sign(self, age: float | None) -> list[str]:
+    def _acquire_by_heartbeat(self, age: float | None) -> list[str]:
         """`acquire` by a heartbeat file, on a drive without file locks. age: seconds since the last heartbeat in it, None without
         one."""
-        sign = sign_file(self._path)
+        file = heartbeat_file(self._path)
         messages = [
             f"This drive has no file locks: a heartbeat every {BEAT_SECONDS:g} seconds marks the folder as in use"
         ]
         if age is not None:
-            if _renewed(sign):  # the clocks of two machines differ: it only looked old
+            if _heartbeat_changes(file):  # it only looked old, since the clocks of two machines differ
                 raise HeldElsewhere(0.0)
-            messages.append(f"Taken over from a process without a heartbeat for {_words(age)}")
-        atomic.write_text(sign, self._token)
+            messages.append(f"Taken over from a process without a heartbeat for {_duration(age)}")
+        atomic.write_text(file, self._token)
         time.sleep(SETTLE_SECONDS)
         if not self._is_mine():
             raise HeldElsewhere(0.0)
@@ -78,7 +78,7 @@ class Lock:
 
     def _is_mine(self) -> bool:
         try:
-            return sign_file(self._path).read_text("utf-8") == self._token
+            return heartbeat_file(self._path).read_text("utf-8") == self._token
         except OSError:
             return False
 
@@ -87,7 +87,7 @@ class Lock:
             try:
                 if not self._is_mine():  # this process was suspended, and another took over
                     return
-                os.utime(sign_file(self._path))
+                os.utime(heartbeat_file(self._path))
             except OSError:
                 continue
 
@@ -99,12 +99,12 @@ class Lock:
         self._beating.join()
         self._beating = None
         if self._is_mine():
-            atomic.remove(sign_file(self._path))
+            atomic.remove(heartbeat_file(self._path))
 
 
 def is_held(path: Path) -> bool:
     """Whether some process holds this lock file now."""
-    age = sign_age(path)
+    age = heartbeat_age(path)
     if age is not None and age < STALE_SECONDS:
         return True
     if not path.exists():
@@ -120,37 +120,37 @@ def is_held(path: Path) -> bool:
     return False
 
 
-def sign_file(path: Path) -> Path:
+def heartbeat_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.alive")
 
 
-def sign_age(path: Path) -> float | None:
+def heartbeat_age(path: Path) -> float | None:
     """Seconds since the heartbeat next to a lock file; None if there is none."""
     try:
-        return abs(time.time() - sign_file(path).stat().st_mtime)
+        return abs(time.time() - heartbeat_file(path).stat().st_mtime)
     except OSError:
         return None
 
 
-def held_words(held: HeldElsewhere) -> tuple[str, str]:
-    """Return the text to append to the name of the holder, and to the fix."""
+def held_message(held: HeldElsewhere) -> tuple[str, str]:
+    """(text to append to the problem, text to append to its fix), with the age of the heartbeat; "" for a lock without one."""
     if held.age is None:
         return "", ""
-    wait = f"if that process was killed, try again in {_words(STALE_SECONDS)}"
-    return f", with a heartbeat {_words(held.age)} ago", f"; {wait}"
+    wait = f"if that process was killed, try again in {_duration(STALE_SECONDS)}"
+    return f", with a heartbeat {_duration(held.age)} ago", f"; {wait}"
 
 
-def _renewed(sign: Path) -> bool:
+def _heartbeat_changes(file: Path) -> bool:
     """Wait up to two intervals; True if the heartbeat changes."""
     try:
-        before = sign.stat().st_mtime_ns
+        before = file.stat().st_mtime_ns
         time.sleep(2 * BEAT_SECONDS)
-        return sign.stat().st_mtime_ns != before
+        return file.stat().st_mtime_ns != before
     except OSError:
         return False
 
 
-def _words(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.0f} hours"

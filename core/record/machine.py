@@ -53,7 +53,7 @@ def cores() -> int:
         return psutil.cpu_count(logical=False) or os.cpu_count() or 1
 
 
-def device_words(device: str) -> str:
+def device_title(device: str) -> str:
     """A short name to show: "CPU, 2 cores" or the GPU's name."""
     if device.startswith("cpu"):
         return f"CPU, {cores()} cores"

@@ -52,8 +52,8 @@ class Pattern:
         Pattern(f"{self._text}|", where, self._area).replaced("", by)
 
     def _timed(self, use: Callable[[float], Any]) -> Any:
-        """Return `use(timeout in seconds)`, with at most PATTERN_SECONDS of what is left for this object. Raises ProblemsError
-        after a timeout."""
+        """Return `use(timeout)`, the timeout being the seconds left for this object, at most PATTERN_SECONDS. Raises ProblemsError
+        after it."""
         begin = time.thread_time()  # a busy machine makes no pattern slow
         try:
             return use(max(0.001, min(PATTERN_SECONDS, self._left)))
@@ -65,8 +65,8 @@ class Pattern:
 
     @contextmanager
     def _in_words(self, kind: str, text: str = "") -> Iterator[None]:
-        """Context that turns errors of the regex library into a ProblemsError: "'text' is not `kind`: ..."; text: the pattern by
-        default."""
+        """Context that turns errors of the regex library into a ProblemsError: "'{text}' is not {kind}: ..."; text: "" for the
+        pattern."""
         try:
             yield
         except _FAULTS as error:

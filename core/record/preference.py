@@ -26,7 +26,7 @@ OUTCOMES = (*COUNTED, "skip", "undo")  # undo: takes back the choice before it
 LEAST_CHOICES = 10  # before anything is said
 LEAST_PAIRS = 3  # of images to choose between: fewer would be shown again and again
 PREFERS = 0.5  # probability of being first from which blind choices prefer a checkpoint
-STRENGTH_SD = 1.5  # of the prior on a strength, a log odds: nine times of ten within 1 to 12 and 12 to 1
+STRENGTH_SD = 1.5  # of the prior on a strength, in log odds: 90% of it is between odds of 1 to 12 and 12 to 1
 TIE_SD = 2.0  # of the prior on the log of the tie parameter
 SETTLED = 0.98  # probability of being first: looking after each choice makes 0.95 wrong in more than 5% of the cases
 DRAWS = 4000
@@ -103,25 +103,25 @@ def preference(names: Sequence[str], choices: Iterable[Choice]) -> Preference:
 def standing(labels: Mapping[str, str], choices: Sequence[Choice]) -> dict[str, Any] | None:
     """Result of the choices as JSON values; None without any.
 
-    labels    {name: label}, of what is chosen between
-    returns   {"least": choices until a result, "choices": those that count, "prompts": on how many, "settled", "file": the preferred name
-              or None, "rows"}:
-              of each name, the most preferred first, {"file", "label", "first": probability of being it, "share": probability of
-              being chosen over the mean one, "low" and "high": its 95% interval}, whole percents; no rows until there is a result
+    labels    {name: label} of the checkpoints or grid values
+    returns   {"least": choices needed for a result, "choices": number that count, "prompts": number of prompts, "settled",
+              "file": the preferred name or None, "rows"}. A row for each name, the most preferred first; none before there is a
+              result: {"file", "label", "first": probability of being the most preferred, "share": probability of being chosen
+              over the mean one, "low" and "high": its 95% interval}, rounded to percents
     """
     names = list(labels)
     if not names or not choices:
         return None
     fit = preference(names, choices)
     rows = zip(names, fit.first, fit.strengths, fit.low, fit.high, strict=True) if fit.choices >= LEAST_CHOICES else ()
-    shown = []
+    json_rows = []
     for name, first, *log_odds in sorted(rows, key=lambda row: (-round(row[1], 2), -row[2])):
         share, low, high = (round(1 / (1 + math.exp(-value)), 2) for value in log_odds)
-        about = {"file": name, "label": labels[name], "first": round(first, 2)}
-        shown.append(about | {"share": share, "low": low, "high": high})
-    about = {"least": LEAST_CHOICES, "choices": fit.choices, "settled": fit.settled, "file": fit.preferred}
-    about |= {"prompts": len({each.prompt for each in _counted(names, choices)})}
-    return about | {"rows": shown}
+        row = {"file": name, "label": labels[name], "first": round(first, 2)}
+        json_rows.append(row | {"share": share, "low": low, "high": high})
+    result = {"least": LEAST_CHOICES, "choices": fit.choices, "settled": fit.settled, "file": fit.preferred}
+    result |= {"prompts": len({each.prompt for each in _counted(names, choices)})}
+    return result | {"rows": json_rows}
 
 
 def _counted(names: Sequence[str], choices: Iterable[Choice]) -> list[Choice]:
@@ -203,8 +203,7 @@ def _gain(fit: _Fit, one: int, other: int) -> float:
 
 
 def read_choices(folder: Path, names: Collection[str] | None = None) -> list[Choice]:
-    """The choices of a run or grid, without those taken back. Damaged lines are skipped. names: only between these, also what takes
-    one back"""
+    """The choices of a run or grid, without those undone. Damaged lines are skipped. names: only choices and undos between these"""
     try:
         lines = read_regular(folder / FILE, MAX_BYTES).split(b"\n")[:-1]
     except ProblemsError:

@@ -11,7 +11,7 @@ import psutil
 NICENESS = 10
 # Linux may schedule each session as one (sched_autogroup): then nice counts within a session alone, and this between sessions.
 AUTOGROUP = Path("/proc/self/autogroup")
-TRIES, PAUSE = 5, 0.12  # it takes one such change in a tenth of a second, of all processes together
+TRIES, PAUSE = 5, 0.12  # seconds; Linux accepts one change in a tenth of a second, of all processes together
 
 
 def lower_priority() -> None:

@@ -24,7 +24,9 @@ T = TypeVar("T")
 SUPERVISED = "ATELIER_SUPERVISED"  # set for processes launched by a page, which holds the output folder's lock
 LOOK_SECONDS = 0.5
 LAUNCHED = "TORCHELASTIC_RUN_ID"  # set by accelerate launch and torchrun, which stay the parent of what they start
-WORDS = "\nThe program that launched this training has ended, so the training stops. Resume the run to continue.\n"
+LAUNCHER_GONE = (
+    "\nThe program that launched this training has ended, so the training stops. Resume the run to continue.\n"
+)
 STEP_MINUTES = 30  # timeout of a step's exchange
 WAIT_DAYS = 30  # timeout for the first process, which may be paused or generating samples
 
@@ -102,23 +104,23 @@ class Together(Processes):
         self.rank, self.count = state.process_index, state.num_processes
         self.first = self.rank == 0
         self.device = str(state.device)
-        self._words = dist.new_group(backend="gloo", timeout=timedelta(days=WAIT_DAYS))
-        self._used: list[bool] | None = None
+        self._cpu_group = dist.new_group(backend="gloo", timeout=timedelta(days=WAIT_DAYS))
+        self._used: list[bool] | None = None  # whether any process has a gradient of each parameter
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        each, more = divmod(len(items), self.count)
-        begin = self.rank * each + min(self.rank, more)
-        return items[begin : begin + each + (self.rank < more)]
+        each, rest = divmod(len(items), self.count)  # the first `rest` processes get one more
+        begin = self.rank * each + min(self.rank, rest)
+        return items[begin : begin + each + (self.rank < rest)]
 
     def sum_up(self, tensors: Sequence[Tensor]) -> None:
         _by_type(tensors, self._all_reduce)
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter], steady: bool = True) -> None:
         if self._used is None or not steady:  # gradients that no process has stay None
-            have = torch.tensor([float(parameter.grad is not None) for parameter in parameters])
-            self._reduce_words(have)
-            self._used = [bool(number > 0) for number in have]
-        used = [parameter for parameter, wanted in zip(parameters, self._used, strict=True) if wanted]
+            has_gradient = torch.tensor([float(parameter.grad is not None) for parameter in parameters])
+            self._all_reduce_on_cpu(has_gradient)
+            self._used = [bool(count > 0) for count in has_gradient]
+        used = [parameter for parameter, is_used in zip(parameters, self._used, strict=True) if is_used]
         for parameter in used:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -127,35 +129,35 @@ class Together(Processes):
     def broadcast(self, value: T) -> T:
         import torch.distributed as dist
 
-        box: list[Any] = [value if self.first else None]
-        dist.broadcast_object_list(box, src=0, group=self._words)
-        return box[0]
+        values: list[Any] = [value if self.first else None]
+        dist.broadcast_object_list(values, src=0, group=self._cpu_group)
+        return values[0]
 
     def gather(self, value: T) -> list[T]:
         import torch.distributed as dist
 
-        box: list[Any] = [None] * self.count
-        dist.all_gather_object(box, value, group=self._words)
-        return box
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value, group=self._cpu_group)
+        return values
 
     def agree(self, flag: bool) -> bool:
         import torch.distributed as dist
 
-        word = torch.tensor([flag], dtype=torch.uint8)
-        dist.broadcast(word, src=0, group=self._words)
-        return bool(word.item())
+        tensor = torch.tensor([flag], dtype=torch.uint8)
+        dist.broadcast(tensor, src=0, group=self._cpu_group)
+        return bool(tensor.item())
 
     @contextmanager
     def first_does(self) -> Iterator[None]:
         import torch.distributed as dist
 
         if not self.first:
-            dist.barrier(group=self._words)
+            dist.barrier(group=self._cpu_group)
         try:
             yield
         finally:
             if self.first:
-                dist.barrier(group=self._words)
+                dist.barrier(group=self._cpu_group)
 
     def close(self) -> None:
         import torch.distributed as dist
@@ -168,10 +170,10 @@ class Together(Processes):
 
         dist.all_reduce(flat)
 
-    def _reduce_words(self, flat: Tensor) -> None:
+    def _all_reduce_on_cpu(self, flat: Tensor) -> None:
         import torch.distributed as dist
 
-        dist.all_reduce(flat, group=self._words)
+        dist.all_reduce(flat, group=self._cpu_group)
 
 
 def _by_type(tensors: Sequence[Tensor], reduce: Callable[[Tensor], None]) -> None:
@@ -204,8 +206,8 @@ def end_with_launcher() -> None:
 
 
 def end_if_launcher_gone() -> None:
-    """End this process if its launcher is gone already. For one that sees that another process of its group has ended, which may
-    only have noticed that earlier."""
+    """End this process if its launcher is gone. For one that has lost another process of its group, which may only have noticed the
+    same earlier."""
     if any(_gone(process) for process in _launchers):
         _end()
 
@@ -229,7 +231,7 @@ def _watch(processes: Sequence[psutil.Process | None]) -> None:
 
 def _end() -> None:
     if not only_follows():
-        os.write(2, WORDS.encode())
+        os.write(2, LAUNCHER_GONE.encode())
     os._exit(1)
 
 

@@ -101,7 +101,7 @@ def _unreadable(error: OSError | ValueError, path: Path | str) -> ProblemsError:
     return ProblemsError.one(f"The file cannot be read: {error.strerror or error}", where, fix, "file.unreadable")
 
 
-LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, on every usual file system and on Linux
+LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes (of a name on Windows: characters)
 
 
 def impossible_path(target: Path, where: str) -> Problem | None:

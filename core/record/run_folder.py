@@ -16,7 +16,7 @@ from typing import Any
 
 from core.record import atomic
 from core.record.bounded_json import read_json_object
-from core.record.lock import HeldElsewhere, Lock, held_words, is_held
+from core.record.lock import HeldElsewhere, Lock, held_message, is_held
 from core.record.problems import ProblemsError, unwritten
 
 
@@ -95,7 +95,7 @@ class RunFolder:
         try:
             messages = lock.acquire()
         except HeldElsewhere as held:
-            more, wait = held_words(held)
+            more, wait = held_message(held)
             what = f"'{self.name}' is already running{more}"
             raise ProblemsError.one(what, str(self.path), f"watch it in Monitor{wait}", "run.already-running") from None
         except OSError as error:

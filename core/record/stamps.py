@@ -37,15 +37,15 @@ def cached_until_changed(
 
     def decorate(read: Callable[[Path], T]) -> Callable[[Path], T]:
         @lru_cache(maxsize)
-        def known(path: Path, stamp: Stamp) -> T:
+        def read_at(path: Path, stamp: Stamp) -> T:
             return read(path)
 
         @wraps(read)
         def cached(path: Path) -> T:
             stamp = stamp_or_none(path / name)
-            return known(path, stamp) if stamp else missing
+            return read_at(path, stamp) if stamp else missing
 
-        cached.cache_clear = known.cache_clear  # type: ignore[attr-defined]
+        cached.cache_clear = read_at.cache_clear  # type: ignore[attr-defined]
         return cached
 
     return decorate

@@ -93,16 +93,16 @@ class Worker:
             self._process.stdin.write(json.dumps(question).encode() + b"\n")
             self._process.stdin.flush()
         except OSError:
-            return self._gone(hung=False)
+            return self._end_and_report(hung=False)
         while True:
             token.check()
             with suppress(queue.Empty):
                 line = self._answers.get(timeout=min(POLL_SECONDS, max(0.01, end - time.monotonic())))
-                return json.loads(line) if line else self._gone(hung=False)
+                return json.loads(line) if line else self._end_and_report(hung=False)
             if time.monotonic() >= end:
-                return self._gone(hung=True)
+                return self._end_and_report(hung=True)
 
-    def _gone(self, *, hung: bool) -> Gone:
+    def _end_and_report(self, *, hung: bool) -> Gone:
         """End the process, unless it has ended, and return how it ended with the end of its output."""
         if not hung:
             with suppress(subprocess.TimeoutExpired):

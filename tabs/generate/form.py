@@ -14,7 +14,7 @@ from core.assess.recommended import recommended
 from core.assess.results import best_strength
 from core.engine.run_grid import word_values
 from core.families.locate import model_path
-from core.families.trained_size import model_guidance, trained_size
+from core.families.trained_size import default_guidance, trained_size
 from core.formats.detect import identify
 from core.generation.images.gallery import without_controls
 from core.generation.model.embeddings import Embedding, find_embedding, find_embeddings, without_repeated_tokens
@@ -289,7 +289,7 @@ def default_values(values: dict[str, Any], project: TrainJob, workspace: Workspa
         if path is None:
             return {}
         size = trained_size(path, "auto" if values["base_model"] else project.model.family)
-        return dict(zip(OF_MODEL, (*size, model_guidance(path)), strict=True))
+        return dict(zip(OF_MODEL, (*size, default_guidance(path)), strict=True))
     except (ProblemsError, OSError, StopIteration):
         return {}
 
@@ -396,7 +396,7 @@ def generate_with(page: Page, name: str, file: str = "") -> dict[str, Any]:
         base = find_file(job.model.base_model, page.workspace)
         guidance = job.samples.guidance_scale
         if guidance is None and job.method.traits.base_trains and base is not None:
-            guidance = model_guidance(base)  # the saved model does not state its base's
+            guidance = default_guidance(base)  # the saved model does not state its base's
         before["guidance_scale"] = guidance
         sample = _first_sample(job, base)
         if sample and before["prompt"] in _automatic_prompts(state):

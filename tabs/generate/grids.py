@@ -466,7 +466,7 @@ def queue_run(page: Page, name: str) -> None:
     """Queue the grid of a run's checkpoints, and open it in Generate."""
     prompt = form.stored_values(page.project.tab_state(TAB), page.project.job)["prompt"]
     facts = page.engine.snapshot(name)
-    grid = run_grid_of(facts, page.engine.run_job(name), page.workspace, instead=str(prompt))
+    grid = run_grid_of(facts, page.engine.run_job(name), page.workspace, fallback_prompt=str(prompt))
     submit(page, grid, name)
 
 

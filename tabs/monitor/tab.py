@@ -14,7 +14,7 @@ from urllib.parse import quote
 import gradio as gr
 
 from core.engine.queue import GUEST, MAX_ENDED, lane_of, may_change, may_manage, may_resume
-from core.record.events import sampled_words
+from core.record.events import sample_titles
 from core.record.file_titles import is_average, labels_of
 from core.record.kept import read_kept
 from core.record.problems import Problem, ProblemsError
@@ -226,7 +226,7 @@ def actions(page: Page, state: str, entry: Any, facts: dict[str, Any]) -> list[s
 
 def samples(page: Page, items: list[dict[str, Any]]) -> dict[str, Any]:
     """Data of the table of samples: a row per prompt, a column per step."""
-    steps = sampled_words(item["step"] for item in items)
+    steps = sample_titles(item["step"] for item in items)
     rows: dict[int, dict[str, Any]] = {}
     for item in items:
         row = rows.setdefault(item["index"], {"index": item["index"], "prompt": item["prompt"], "cells": {}})

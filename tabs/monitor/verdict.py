@@ -19,7 +19,7 @@ from core.engine.queue import whose_run
 from core.engine.verdict import (
     FEW,
     STRENGTHS,
-    USUAL,
+    USUAL_STRENGTHS,
     Cell,
     Comparison,
     Verdict,
@@ -167,7 +167,7 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
         "refused": refused,
         "columns": columns,
         "prompts": [vars(prompt) for prompt in prompts],
-        "strengths": list(STRENGTHS) if has_strengths(job) else list(USUAL),
+        "strengths": list(STRENGTHS) if has_strengths(job) else list(USUAL_STRENGTHS),
         "images": {
             f"{strength:g}": [
                 [_image(page, images, cell_of(file, prompt, strength)) for file in files] for prompt in prompts
@@ -197,7 +197,7 @@ def _comparison(
 ) -> Comparison:
     """The comparison to generate: that of the verdict extended by what is new in the run; without a verdict the first one, with as
     many prompts as the time limit allows. more: with all prompts; strength: one more strength"""
-    strengths = sorted({*(verdict.strengths if verdict is not None else USUAL), strength} & {*STRENGTHS})
+    strengths = sorted({*(verdict.strengths if verdict is not None else USUAL_STRENGTHS), strength} & {*STRENGTHS})
     limit = None if more else len(verdict.prompts) if verdict is not None else FEW
     comparison = comparison_of(facts, job, page.workspace, limit, _prompt(page), strengths)
     seconds = _seconds(page, comparison, facts, job) * len(comparison.files)  # of a prompt
@@ -255,7 +255,7 @@ def _images(
         steps[""] = 0  # before the first step a model gives the images of its base
     saved = {(each["step"], each["prompt"]): each["file"] for each in facts["samples"]}
     positions = cells_of(verdict)
-    usual = [(file, prompt, strength) for file, prompt, strength in positions if (strength,) == USUAL]
+    usual = [(file, prompt, strength) for file, prompt, strength in positions if (strength,) == USUAL_STRENGTHS]
     paths = {cell: path for cell in usual if (path := saved.get((steps.get(cell[0], -1), cell[1])))}
     if opened is None:
         return Images(positions.keys(), paths, {}, frozenset(), samples)
@@ -275,7 +275,7 @@ def _complete(verdict: Verdict, images: Images) -> Verdict | None:
     def has(files: Iterable[str], prompts: Iterable[ProposedPrompt], strength: float) -> bool:
         return images.generated >= {cell_of(file, prompt, strength) for file in files for prompt in prompts}
 
-    (usual,) = USUAL
+    (usual,) = USUAL_STRENGTHS
     files = tuple(file for file in verdict.files if any(has([file], [prompt], usual) for prompt in verdict.prompts))
     prompts = tuple(takewhile(lambda prompt: has(files, [prompt], usual), verdict.prompts))
     if not prompts or not any(files):
@@ -376,7 +376,7 @@ def _blind(
         "left": left,
         "right": right,
         "prompt": prompt,
-        "images": [page.file_url(images.paths[name, prompt, *USUAL]) for name in (left, right)],
+        "images": [page.file_url(images.paths[name, prompt, *USUAL_STRENGTHS]) for name in (left, right)],
         "number": len(choices) + 1,
     }
 

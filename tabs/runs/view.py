@@ -14,7 +14,7 @@ from core.engine.points import spread
 from core.engine.queue import whose_run
 from core.engine.run_summary import RunSummary
 from core.record.best import short_label
-from core.record.events import COMPARED, sampled_words
+from core.record.events import COMPARED, sample_titles
 from core.record.file_titles import labels_of
 from core.record.kept import read_kept
 from core.record.run_about import MOST_NOTE, MOST_TITLE
@@ -350,8 +350,8 @@ def _head(run: RunSummary, asking: bool, size: int, has_job: bool, others_run: s
 
 def _naming(run: RunSummary, others_run: str) -> str:
     """HTML of the fields for title and note, which are saved on change; of the note alone if the run is somebody else's."""
-    if run.spoilt:
-        return f'<p class="run-message error"><strong>{esc(run.spoilt)}</strong></p>'
+    if run.about_error:
+        return f'<p class="run-message error"><strong>{esc(run.about_error)}</strong></p>'
     if others_run:
         return section("Note", f"<p>{esc(run.note)}</p>") if run.note else ""
     name = esc(run.name)
@@ -499,7 +499,7 @@ def _samples(samples: Sequence[dict[str, Any]], thumb_url: Callable[..., str], f
         return section(
             "Samples", '<p class="hint">This run has no samples. Add sample prompts in Train to see progress.</p>'
         )
-    steps = sampled_words(sample["step"] for sample in samples)
+    steps = sample_titles(sample["step"] for sample in samples)
     made = [step for step in steps if step not in COMPARED]
     columns = [step for step in steps if step in COMPARED] + [made[each] for each in spread(len(made), SAMPLE_STEPS)]
     by_cell = {(sample["index"], sample["step"]): sample for sample in samples}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.dataset.report import Report
-from core.families.locate import check_family, known_family, model_problems
+from core.families.locate import base_model_family, check_family, model_problems
 from core.families.token_count import count_tokens
 from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.hub.references import HubId
@@ -259,7 +259,7 @@ class Checks:
         if refused := self._roots.refused(job):
             return refused
         problems = problems_before_start(job, self._workspace, report, device, copies=find_copies)
-        family = known_family(job.model, self._workspace)
+        family = base_model_family(job.model, self._workspace)
         problems = errors_first([*problems, *recipe_problems(self._recipe(), family)])
         model_errors = errors(model_problems(job.model.model_copy(update={"vae": None}), self._workspace))
         problems = [replace(each, where="model.base_model") if each in model_errors else each for each in problems]

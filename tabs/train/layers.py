@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.families.locate import known_family, model_path
+from core.families.locate import base_model_family, model_path
 from core.formats.models.checkpoint import open_checkpoint
 from core.networks.kinds import described, kind_named
 from core.networks.layer_list import layers_of
@@ -103,7 +103,7 @@ class Layers:
             self._key, self._chosen, self._problem = key, chosen, problem
 
     def _find(self, job: TrainJob) -> ChosenLayers:
-        family = known_family(job.model, self._workspace)
+        family = base_model_family(job.model, self._workspace)
         if not family:
             what, fix = "The base model is not known", "choose a base model"
             raise ProblemsError.one(what, "model.base_model", fix, "layers.no-model")

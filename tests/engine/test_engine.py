@@ -769,5 +769,5 @@ def test_kept_models_leave_before_everything_that_loads_its_own(engine, workspac
         pass
     stand_in(monkeypatch, task, lambda job, context: seen.append(len(engine.models.loaded())) or "done")
     folder = engine._new_folder(QueueEntry("1", task, "t", {}), JOBS[task]())
-    engine._on_device(task, JOBS[task](), folder, engine.workspace, "cpu", {})
+    engine._train_or_execute(task, JOBS[task](), folder, engine.workspace, "cpu", {})
     assert seen == [int(task in ("generate", "class_images", "grid"))]

@@ -37,7 +37,7 @@ def engine(workspace):
 def act(engine):
     """Do the next job of the queue in this thread; its run."""
     entry = engine._queue.take()
-    engine._do(entry)
+    engine._run_on_device(entry)
     return engine._queue.get(entry.id)
 
 
@@ -60,7 +60,7 @@ def test_listeners_hear_of_each_job_that_ended_whatever_another_listener_does(en
     engine.submit("train", job("good"))
     act(engine)
     engine._closing = False
-    assert len(heard) == 3 and engine._now is None and engine._tokens == {}
+    assert len(heard) == 3 and engine._device_job is None and engine._tokens == {}
 
 
 def test_a_job_whose_folder_cannot_be_made_fails_in_the_list(engine, monkeypatch):
@@ -84,8 +84,8 @@ def test_only_an_error_that_spoils_the_device_ends_the_process_and_the_folder_is
     ended = []
     monkeypatch.setattr(engine_module.os, "_exit", ended.append)
     monkeypatch.setattr(engine._owner, "release", lambda: ended.append("free"))
-    for explanation in (None, Explanation("out of memory"), Explanation("spoilt", poisoned=True)):
-        monkeypatch.setattr(engine, "_on_device", lambda *_, why=explanation: ("failed", why))
+    for explanation in (None, Explanation("out of memory"), Explanation("about_error", poisoned=True)):
+        monkeypatch.setattr(engine, "_train_or_execute", lambda *_, why=explanation: ("failed", why))
         engine.submit("train", job())
         entry = act(engine)
         assert entry.message == (explanation.what if explanation else "")
@@ -128,7 +128,7 @@ def test_what_another_process_hands_in_is_queued_resumed_or_kept_with_its_reason
         None,
     ]
     for item in given:
-        engine._take_in(item)
+        engine._queue_handed_in(item)
     rows = [(each.title, each.state, each.preset, each.run) for each in engine.queue()]
     assert rows == [
         ("by hand", "waiting", "user/p", ""),
@@ -209,17 +209,17 @@ def test_the_pace_of_a_job_is_the_time_left_once_it_is_planned(engine, monkeypat
 
     def run(job, context):
         entry = lambda: engine.queue()[0]  # noqa: E731
-        paces.append(engine._pace(entry()))
+        paces.append(engine._time_left(entry()))
         context.journal.put(Planned(10, 1, 10, 4, ""))
         context.journal.put(Steps([1, 2], [1.0] * 2, {"unet": 1e-4}, 1, 2.0))
-        paces.append(engine._pace(entry()))
+        paces.append(engine._time_left(entry()))
         context.journal.put(StateChanged("paused"))
-        paces.append((engine._pace(entry()), engine.progress(entry().id)["state"]))
+        paces.append((engine._time_left(entry()), engine.progress(entry().id)["state"]))
         return "done"
 
     stand_in(monkeypatch, "train", run)
     engine.submit("train", job())
-    assert engine._pace(engine.queue()[0]) == (0.0, False)
+    assert engine._time_left(engine.queue()[0]) == (0.0, False)
     act(engine)
     assert paces == [(0.0, False), (16.0, False), ((16.0, True), "paused")]
 
@@ -345,7 +345,7 @@ def test_errors_of_a_job_are_its_problems_and_other_lines_its_lines(engine, monk
 
 def test_the_notice_of_a_start_joins_a_damaged_list_and_captions_that_were_cut_off(engine):
     assert engine.notice == ""
-    engine._queue.set_aside, engine._cut_off = "list", "captions"
+    engine._queue.set_aside, engine._interruption = "list", "captions"
     assert engine.notice == "list captions"
 
 
@@ -359,8 +359,8 @@ def test_a_page_that_closes_stops_what_runs_and_waits_for_a_training_alone(engin
         ("train", 5, 5),
     ):
         entry = engine._queue.add(task, task, {}, state="running")
-        monkeypatch.setattr(engine, "_inbox", thread)
-        monkeypatch.setattr(engine, "_thread", thread)
+        monkeypatch.setattr(engine, "_inbox_thread", thread)
+        monkeypatch.setattr(engine, "_device_thread", thread)
         monkeypatch.setattr(engine._owner, "release", lambda: waited.append("released"))
         monkeypatch.setattr(
             engine._light, "close", lambda seconds: waited.append(0 < seconds <= engine_module.CLOSE_SECONDS)

@@ -128,12 +128,12 @@ SPOILT = {
 }
 
 
-@pytest.mark.parametrize("spoilt", SPOILT)
+@pytest.mark.parametrize("about_error", SPOILT)
 @pytest.mark.parametrize("restarted", [True, False])
-def test_facts_that_do_not_stand_are_made_again(engine, workspace, spoilt, restarted):
+def test_facts_that_do_not_stand_are_made_again(engine, workspace, about_error, restarted):
     folder = made(workspace)
     before = engine.runs()
-    SPOILT[spoilt](folder)
+    SPOILT[about_error](folder)
     if restarted:
         engine._runs = runs_module.Runs(workspace, lambda name: False)
     (found,) = engine.runs()
@@ -141,7 +141,7 @@ def test_facts_that_do_not_stand_are_made_again(engine, workspace, spoilt, resta
     engine._runs = runs_module.Runs(workspace, lambda name: False)
     assert [found] == engine.runs(), "as read from the journal"
     changed = {"a journal that was written after", "other settings", "no settings", "a model less"}
-    assert ([found] != before) == (spoilt in changed)
+    assert ([found] != before) == (about_error in changed)
 
 
 def test_the_best_of_the_models_that_are_left_is_told(engine, workspace):

@@ -74,7 +74,7 @@ def test_a_page_that_closes_waits_for_a_training_and_not_for_what_hears_no_stop(
     engine.close(wait_seconds=None)
     assert ended.is_set() == waits
     released.set()
-    engine._thread.join()
+    engine._device_thread.join()
 
 
 @pytest.mark.parametrize(("number", "holds"), [(signal.SIGINT, "true"), (signal.SIGTERM, "false")])

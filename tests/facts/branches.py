@@ -371,7 +371,7 @@ def words() -> Facts:
         def split(task: str = task, text: str = text) -> Any:
             with patch("core.cli.options.allow", lambda name: None):
                 found = split_options(text.split(), known[task], task=task)
-            return [found.values, found.settings, found.preset, found.argument, found.taken, found.problems]
+            return [found.values, found.settings, found.preset, found.argument, found.argument_setting, found.problems]
 
         yield f"{task} {text}", refused(split)
 

@@ -148,7 +148,7 @@ def together() -> Facts:
                     ("write_details", partial(noted, heard, "details", None)),
                     ("record_failure", partial(noted, heard, "failure", None)),
                     ("explain", lambda error, switches: "explained"),
-                    ("sees_another_gone", lambda error, supervised=supervised: bool(supervised)),
+                    ("lost_another_process", lambda error, supervised=supervised: bool(supervised)),
                     (
                         "StopOnSignal",
                         lambda token, heard=heard, **named: _Entered(None, heard, named["patient"] and named["quiet"]),
@@ -171,7 +171,7 @@ def signals() -> Facts:
         ):
             token = CancelToken()
             stop, found = jobs.StopOnSignal(token, quiet=quiet, patient=True), []
-            for now in (10.0, 10.0 + jobs.PASSED_ON_SECONDS - 0.1, 10.0 + jobs.PASSED_ON_SECONDS):
+            for now in (10.0, 10.0 + jobs.REPEAT_SECONDS - 0.1, 10.0 + jobs.REPEAT_SECONDS):
                 with patch.object(jobs.time, "monotonic", lambda now=now: now):
                     try:
                         stop._handle(2, None)

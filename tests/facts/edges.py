@@ -246,7 +246,7 @@ def devices() -> Facts:
     for there_are, wanted in ((1, 1), (1, 2), (2, 2), (2, 3)):
         with patch.object(torch.cuda, "device_count", lambda count=there_are: count):
             for device in ("cpu", "cuda:0"):
-                yield f"cards {there_are} {wanted} {device}", refused(launch.check_cards, wanted, device)
+                yield f"cards {there_are} {wanted} {device}", refused(launch.check_gpus, wanted, device)
 
 
 @producer

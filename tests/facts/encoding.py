@@ -253,7 +253,7 @@ def passes() -> Facts:
     yield "decoded", [f"{each:.2g}" for each in decoded]
     yield "keys", [counting.config_key({"b": [1, (2,)], "a": {"c": "d"}})]
     there = torch.empty(10, device="meta")
-    with counting.Live([there]) as live:
+    with counting.LiveBytes([there]) as live:
         seen = []
         one = torch.empty(8, device="meta")
         seen.append([live.now, live.peak])

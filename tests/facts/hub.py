@@ -102,7 +102,7 @@ def embeddings() -> Facts:
         )
 
 
-FACTS = model_spec.RunFacts(
+FACTS = model_spec.SaveFacts(
     42, 1000.0, 2000.5, seed=7, num_train_images=24, num_batches_per_epoch=6, num_epochs=10, epoch=3, step=18, max_train_steps=60,
     mixed_precision="bf16", resolution=(128, 192), base_model_name="starter", base_model_hash="e3b0c442", vae_name="v", vae_sha256="cd",
     dataset_dirs={"10_fox": {"n_repeats": 10, "img_count": 24}}, tag_frequency={"10_fox": {"a fox": 1}}, network_args={"conv_dim": "4"},
@@ -155,7 +155,9 @@ def said() -> Facts:
         found = lasting(
             metadata.lora_metadata(
                 job,
-                model_spec.RunFacts(**{**{each: getattr(FACTS, each) for each in ("started_at", "saved_at")}, **facts}),
+                model_spec.SaveFacts(
+                    **{**{each: getattr(FACTS, each) for each in ("started_at", "saved_at")}, **facts}
+                ),
             )
         )
         yield str(options), {key: value for key, value in found.items() if value != first.get(key)}

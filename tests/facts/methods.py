@@ -308,5 +308,5 @@ def lists_of_runs() -> Facts:
             [runs.view(name).step for name in names] + [runs.refresh(names[1]).step, runs.is_held(runs.view(names[2]))],
         )
         runs.forget(names[0])
-        rows, left = Runs(workspace, lambda name: False).at_hand(60.0)
+        rows, left = Runs(workspace, lambda name: False).without_journals(60.0)
         yield "at hand", [len(rows), len(left)]

@@ -149,7 +149,7 @@ def together() -> Facts:
         one, had = object.__new__(Together), []
         one._used = None
         vars(one).update(
-            _reduce_words=lambda flat, had=had: had.append(flat.tolist()), _all_reduce=lambda flat: flat.mul_(3)
+            _all_reduce_on_cpu=lambda flat, had=had: had.append(flat.tolist()), _all_reduce=lambda flat: flat.mul_(3)
         )
         weights = [weight(1.0), weight(2.0, 3.0), weight(4.0)]
         weights[1].grad = None

@@ -60,9 +60,9 @@ def trained_by_command() -> Facts:
             ("core.training.checks.before_start", "upload_problems", []),
             ("core.training.checks.recipe_fit", "recipe_problems", []),
             ("core.settings.rules", "set_without_effect", []),
-            ("core.families.locate", "known_family", "sd1"),
+            ("core.families.locate", "base_model_family", "sd1"),
             ("core.cli.train", "gpu_memory", 5),
-            ("core.cli.train", "prove_it", 7),
+            ("core.cli.train", "prove_resume", 7),
             ("core.cli.train", "run_job", 8),
         ):
             stack.enter_context(patch(f"{place}.{name}", partial(_noted, heard, name, answer)))
@@ -102,7 +102,7 @@ def trained_by_command() -> Facts:
         for count in (1, 2):
             with patch.object(command, "launched_processes", lambda count=count: count):
                 memory = build(TrainJob, {"memory": {"num_processes": 5}}).memory
-                yield f"launched {count}", command.with_launched(memory).num_processes
+                yield f"launched {count}", command.with_launched_processes(memory).num_processes
         for changed in ({"preset": "x"}, {"argument": "x"}, {"values": {"continue": "r", "dataset-config": "x"}}):
             options = _options(root, **{"continue": "r"})
             vars(options).update(changed)
@@ -118,7 +118,7 @@ def trained_by_command() -> Facts:
                 redirect_stderr(io.StringIO()) as errors,
                 redirect_stdout(io.StringIO()) as shown,
             ):
-                code = refused(partial(command.prove_it, build(TrainJob, {}), _options(root, prove=text)))
+                code = refused(partial(command.prove_resume, build(TrainJob, {}), _options(root, prove=text)))
             yield f"prove {text} {equal}", [code, released, shown.getvalue(), errors.getvalue()]
         for changed, follows in product(({}, {"a": 1}), (True, False)):
             heard = []
@@ -356,7 +356,7 @@ def compiled() -> Facts:
                 with torch.no_grad():
                     plain = block(torch.ones(1, 2)) is not None
                 answers = [block(torch.ones(1, 2)) for _ in range(one._max_graphs + 1)]
-            pieces = dict(one.pieces)
+            pieces = dict(one.graphs)
             one.release()
         restored = [
             (config.recompile_limit, config.accumulated_recompile_limit) == before,

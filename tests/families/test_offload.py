@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from core.families import family
-from core.families.offload import rest_in_ram, vae_visits, visiting, visiting_by_layers
+from core.families.offload import layers_temporarily_on, offload_permanently, temporarily_on, vae_temporarily_on
 from core.generation.plan.forecast import Needs
 from core.generation.prompt.states import encode_texts
 from core.methods.tokens import TokenTable
@@ -32,12 +32,12 @@ def test_layers_come_one_at_a_time_and_go_also_after_an_error():
     before = dict(model.named_parameters()) | dict(model.named_buffers())
     x = torch.ones(2, 4)
     whole, seen = model(x), []
-    rest_in_ram(model, "cpu")
+    offload_permanently(model, "cpu")
     for layer in model:
         layer.register_forward_pre_hook(lambda module, given: seen.append([module is each for each in model]))
     assert torch.equal(model(x), whole)
     assert all(own is before[name] for name, own in (*model.named_parameters(), *model.named_buffers()))
-    rest_in_ram(model, "meta")  # where they are while they compute
+    offload_permanently(model, "meta")  # where they are while they compute
     model[0].register_forward_pre_hook(lambda module, given: seen.append([each.weight.device.type for each in model]))
     with pytest.raises(RuntimeError):
         model(torch.ones(2, 5, device="meta"))
@@ -49,7 +49,7 @@ def test_a_vae_is_on_the_device_only_while_it_works():
     vae = Vae()
     vae.module.to = lambda device: moved.append(str(device)) or vae.module
     moved = []
-    with vae_visits(vae, "meta"):
+    with vae_temporarily_on(vae, "meta"):
         _, where = vae.encode(torch.ones(1))
         assert where.type == "meta" and moved == ["meta", "cpu"]
         vae.decode(torch.ones(1))
@@ -61,7 +61,7 @@ def test_a_vae_is_on_the_device_only_while_it_works():
 def test_what_is_there_already_is_not_moved():
     module = nn.Linear(2, 2)
     weight = module.weight
-    with visiting([module], "cpu"):
+    with temporarily_on([module], "cpu"):
         assert module.weight is weight
 
 
@@ -80,7 +80,7 @@ class Stacked(nn.Module):
 def test_of_a_stack_of_layers_one_is_there_at_a_time_and_all_are_the_same_tensors_afterwards():
     model, ids, seen = Stacked(), torch.arange(3), []
     whole, before = model(ids), dict(model.named_parameters())
-    with visiting_by_layers([model], "meta"), visiting_by_layers([model], "meta"):
+    with layers_temporarily_on([model], "meta"), layers_temporarily_on([model], "meta"):
         watch = model.layers[1].register_forward_pre_hook(
             lambda *_: seen.extend(each.device.type for each in model.parameters())
         )
@@ -98,7 +98,7 @@ def test_prompts_are_read_by_encoders_whose_layers_visit(tmp_path, name):
         table = encoder.get_input_embeddings()
         encoder.set_input_embeddings(TokenTable(table, torch.zeros(2, table.embedding_dim)))
     before = [weight for encoder in components.text_encoders for weight in encoder.parameters()]
-    with torch.no_grad(), visiting_by_layers(components.text_encoders, "meta"):
+    with torch.no_grad(), layers_temporarily_on(components.text_encoders, "meta"):
         states = encode_texts(components, ["a (fox:1.2)", "red"])
     assert {tensor.device.type for tensor in states.tensors.values()} == {"meta"}
     after = [weight for encoder in components.text_encoders for weight in encoder.parameters()]

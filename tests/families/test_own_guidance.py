@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from core.families.trained_size import STATED, USUAL_GUIDANCE, model_guidance
+from core.families.trained_size import STATED, USUAL_GUIDANCE, default_guidance
 from core.generation.plan.files import with_model_guidance
 from core.record.workspace import PROJECT
 from core.settings.check import build
@@ -15,14 +15,14 @@ STARTER = PROJECT / "models" / "starter"
 
 
 def test_the_starter_states_4_and_other_models_have_the_usual_one(tmp_path):
-    assert model_guidance(STARTER) == 4.0
-    assert model_guidance(tmp_path) == model_guidance(tmp_path / "model.safetensors") == USUAL_GUIDANCE == 7.5
+    assert default_guidance(STARTER) == 4.0
+    assert default_guidance(tmp_path) == default_guidance(tmp_path / "model.safetensors") == USUAL_GUIDANCE == 7.5
 
 
 @pytest.mark.parametrize("value", [True, "4", -1, 99, None, [4]])
 def test_what_is_no_guidance_counts_for_nothing(tmp_path, value):
     (tmp_path / STATED).write_text(json.dumps({"guidance_scale": value}))
-    assert model_guidance(tmp_path) == USUAL_GUIDANCE
+    assert default_guidance(tmp_path) == USUAL_GUIDANCE
 
 
 @pytest.mark.parametrize(("asked", "used"), [(None, 4.0), (6.5, 6.5), (0.0, 0.0)])

@@ -65,7 +65,7 @@ def test_the_same_at_the_published_sizes_with_a_batch(published):
 def test_a_norm_that_saw_its_strip_alone_would_be_seen(starter, monkeypatch):
     _, given = latents(starter, 128, 128)
     whole = decode_latents(starter, given)
-    monkeypatch.setattr(Strips, "normed", lambda self, norm, x, act: lambda strip: act(norm(strip)))
+    monkeypatch.setattr(Strips, "normalized", lambda self, norm, x, act: lambda strip: act(norm(strip)))
     with in_strips(starter, lambda pixels: 4):
         assert (decode_latents(starter, given) - whole).abs().max() / 2 > 10 / 255
 

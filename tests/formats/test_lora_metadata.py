@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from core.formats.lora.metadata import lora_metadata, trigger_words, version_metadata
-from core.formats.model_spec import RunFacts
+from core.formats.model_spec import SaveFacts
 from core.networks.kinds.lora import network_args
 from core.settings.job import TrainJob
 
@@ -15,7 +15,7 @@ def job(**groups):
     return TrainJob.model_validate(groups)
 
 
-FACTS = RunFacts(
+FACTS = SaveFacts(
     session_id=42,
     started_at=1000.0,
     saved_at=2000.5,
@@ -188,7 +188,7 @@ def test_a_plain_lora_has_no_network_args_and_conv_alpha_follows_the_rank():
     ],
 )
 def test_the_base_model_is_named_as_uis_expect(family, prediction, version, architecture, implementation):
-    metadata = lora_metadata(TrainJob(), RunFacts(family=family, prediction=prediction, saved_at=0.0))
+    metadata = lora_metadata(TrainJob(), SaveFacts(family=family, prediction=prediction, saved_at=0.0))
     assert metadata["ss_base_model_version"] == version
     assert metadata["modelspec.architecture"] == architecture
     assert metadata["modelspec.implementation"] == implementation
@@ -208,7 +208,7 @@ def test_the_date_is_local_time_without_fractions():
 
 
 def test_more_metadata_is_taken_as_it_is():
-    facts = RunFacts(extra={"ss_datasets": "[]", "modelspec.author": "me"})
+    facts = SaveFacts(extra={"ss_datasets": "[]", "modelspec.author": "me"})
     metadata = lora_metadata(TrainJob(), facts)
     assert metadata["ss_datasets"] == "[]" and metadata["modelspec.author"] == "me"
 

@@ -6,7 +6,7 @@ import pytest
 
 from core import __version__
 from core.formats.lora.metadata import lora_metadata
-from core.formats.model_spec import GENERATIVE_MODELS, RunFacts, architecture, model_spec
+from core.formats.model_spec import GENERATIVE_MODELS, SaveFacts, architecture, model_spec
 from core.settings.job import TrainJob
 
 
@@ -40,12 +40,12 @@ def test_architectures_are_named_as_sd_scripts_names_them(family, prediction, ki
     ],
 )
 def test_the_implementation_is_whose_names_the_tensors_have(family, kind, expected):
-    spec = model_spec(TrainJob(), RunFacts(family=family), kind)
+    spec = model_spec(TrainJob(), SaveFacts(family=family), kind)
     assert spec["modelspec.implementation"] == expected
 
 
 def test_a_whole_model_says_what_it_is_and_nothing_of_its_training():
-    facts = RunFacts(
+    facts = SaveFacts(
         family="sd2",
         prediction="v",
         resolution=(768, 512),
@@ -67,7 +67,7 @@ def test_a_whole_model_says_what_it_is_and_nothing_of_its_training():
 
 
 def test_a_lora_carries_the_same_words():
-    facts = RunFacts(family="sdxl", saved_at=1000.0)
+    facts = SaveFacts(family="sdxl", saved_at=1000.0)
     metadata = lora_metadata(TrainJob(), facts)
     spec = model_spec(TrainJob(), facts, "lora")
     assert spec.items() <= metadata.items()

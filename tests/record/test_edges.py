@@ -71,7 +71,7 @@ def test_memory_is_kept_and_then_returned_with_the_usual_limits(monkeypatch):
     assert heap.trim_heap() is True
     trimmer = heap.HeapTrimmer()
     calls.clear()
-    for size in (heap.OFTEN_ENOUGH - 1, 1, heap.OFTEN_ENOUGH - 1, 1, heap.OFTEN_ENOUGH):
+    for size in (heap.TRIM_BYTES - 1, 1, heap.TRIM_BYTES - 1, 1, heap.TRIM_BYTES):
         trimmer.freed(size)
     assert calls == [("trim", 0)] * 3
     monkeypatch.setattr(heap, "_glibc", lambda: None)

@@ -8,7 +8,7 @@ import sys
 import psutil
 import pytest
 
-from core.record.heap import OFTEN_ENOUGH, HeapTrimmer, trim_heap
+from core.record.heap import TRIM_BYTES, HeapTrimmer, trim_heap
 from core.record.workspace import PROJECT
 
 PIECE, PIECES = 100 << 10, 3000  # below what glibc would map apart
@@ -40,7 +40,7 @@ def test_what_was_freed_between_used_blocks_goes_back_to_the_system() -> None:
 def test_it_is_asked_for_only_now_and_then() -> None:
     kept, memory = holes(), HeapTrimmer()
     before = resident()
-    memory.freed(OFTEN_ENOUGH - 1)
+    memory.freed(TRIM_BYTES - 1)
     assert before - resident() < PIECE * PIECES // 8
     memory.freed(1)
     assert before - resident() > PIECE * PIECES // 4

@@ -11,7 +11,7 @@ from core.engine import execute as execution
 from core.engine.owner import Ownership, is_held
 from core.record import lock
 from core.record.journal import read_lines
-from core.record.lock import HeldElsewhere, Lock, sign_age, sign_file
+from core.record.lock import HeldElsewhere, Lock, heartbeat_age, heartbeat_file
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace
@@ -47,8 +47,8 @@ def workspace(tmp_path):
 def leave_sign(path, seconds):
     """As a process on another machine left it so long ago."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    sign_file(path).write_text("another")
-    os.utime(sign_file(path), (time.time() - seconds,) * 2)
+    heartbeat_file(path).write_text("another")
+    os.utime(heartbeat_file(path), (time.time() - seconds,) * 2)
 
 
 def test_without_locks_a_run_works_and_a_second_start_is_refused(lockless, folder):
@@ -100,28 +100,28 @@ def test_without_locks_one_output_folder_has_one_engine(lockless, workspace, cap
 def test_the_sign_is_renewed_while_the_lock_is_held(lockless, tmp_path):
     held = Lock(tmp_path / "lock")
     held.acquire()
-    os.utime(sign_file(tmp_path / "lock"), (0, 0))
+    os.utime(heartbeat_file(tmp_path / "lock"), (0, 0))
     end = time.monotonic() + 60
-    while sign_age(tmp_path / "lock") > lock.STALE_SECONDS:
+    while heartbeat_age(tmp_path / "lock") > lock.STALE_SECONDS:
         assert time.monotonic() < end
         time.sleep(0.01)
     held.release()
-    assert sign_age(tmp_path / "lock") is None
+    assert heartbeat_age(tmp_path / "lock") is None
 
 
 def test_a_sign_that_only_looks_old_is_respected(lockless, tmp_path, monkeypatch):
     """Clocks of two machines differ: what is renewed meanwhile is alive, whatever its time."""
     leave_sign(tmp_path / "lock", 9999)
-    monkeypatch.setattr(lock.time, "sleep", lambda seconds: os.utime(sign_file(tmp_path / "lock"), (5, 5)))
+    monkeypatch.setattr(lock.time, "sleep", lambda seconds: os.utime(heartbeat_file(tmp_path / "lock"), (5, 5)))
     with pytest.raises(HeldElsewhere):
         Lock(tmp_path / "lock").acquire()
 
 
 def test_of_two_that_begin_at_once_one_stays(lockless, tmp_path, monkeypatch):
-    monkeypatch.setattr(lock.time, "sleep", lambda seconds: sign_file(tmp_path / "lock").write_text("the other"))
+    monkeypatch.setattr(lock.time, "sleep", lambda seconds: heartbeat_file(tmp_path / "lock").write_text("the other"))
     with pytest.raises(HeldElsewhere):
         Lock(tmp_path / "lock").acquire()
-    assert sign_file(tmp_path / "lock").read_text() == "the other"
+    assert heartbeat_file(tmp_path / "lock").read_text() == "the other"
 
 
 def test_who_was_taken_over_leaves_the_new_sign_alone(lockless, tmp_path):
@@ -131,7 +131,7 @@ def test_who_was_taken_over_leaves_the_new_sign_alone(lockless, tmp_path):
     asleep._beating.join(timeout=60)
     assert not asleep._beating.is_alive()
     asleep.release()
-    assert sign_file(tmp_path / "lock").read_text() == "another" and sign_age(tmp_path / "lock") > 3000
+    assert heartbeat_file(tmp_path / "lock").read_text() == "another" and heartbeat_age(tmp_path / "lock") > 3000
 
 
 def test_with_locks_only_a_fresh_sign_of_another_machine_counts(folder):
@@ -142,7 +142,7 @@ def test_with_locks_only_a_fresh_sign_of_another_machine_counts(folder):
         folder.lock()
     leave_sign(folder.path / "lock", 3600)
     assert not folder.held and folder.lock() == []
-    assert sign_age(folder.path / "lock") is None, "nothing is left that could be taken for a sign"
+    assert heartbeat_age(folder.path / "lock") is None, "nothing is left that could be taken for a sign"
     folder.unlock()
 
 

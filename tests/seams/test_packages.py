@@ -95,7 +95,7 @@ def test_processes_that_are_started_know_it(package, tmp_path):
     script = f"""
 import sys
 from core import extensions
-extensions.admit(["--allow-module", "letters"])
+extensions.import_allowed(["--allow-module", "letters"])
 from core.engine.child import run_in_child
 from core.record.cancel import CancelToken
 from core.record.run_folder import RunFolder

@@ -299,7 +299,7 @@ def test_a_shared_page_fetches_from_the_hub_alone(space):
 def test_the_engine_takes_no_such_job_whatever_made_it(space, tmp_path):
     bad = build(TrainJob, {"dataset": {"folder": str(tmp_path / "secret")}})
     good = build(GenerateJob, {})
-    engine = Engine(space, device="cpu", what="a test")
+    engine = Engine(space, device="cpu", holder="a test")
     try:
         waited = engine._queue.add("train", "before it was shared", to_values(bad))
         engine.limits = Limits.of(space)
@@ -310,7 +310,7 @@ def test_the_engine_takes_no_such_job_whatever_made_it(space, tmp_path):
         hand_in(space, "train", "no job", {"nonsense": 1})
         from core.engine.owner import collect
 
-        collect(space, engine._take_in)
+        collect(space, engine._queue_handed_in)
         states = {entry.title: entry.state for entry in engine.queue()}
         assert states["by hand"] == "failed" and states["no job"] == "failed"
         engine._do(waited)
@@ -328,7 +328,7 @@ def test_a_run_is_not_continued_with_settings_that_lead_out(space, tmp_path):
 
     job = build(TrainJob, {"dataset": {"folder": str(space.outputs)}})
     run = RunFolder.create(space.runs, "x", dump(job, task="train"))
-    engine = Engine(space, device="cpu", what="a test")
+    engine = Engine(space, device="cpu", holder="a test")
     engine.limits = Limits.of(space)
     try:
         before = json.loads(run.job_file.read_text())

@@ -95,7 +95,7 @@ def full(tmp_path_factory):
     page.page.project.choose("starter_lora")
     fill(page)
     yield page
-    page.engine._now = None
+    page.engine._device_job = None
     page.close()
 
 

@@ -85,7 +85,7 @@ def _make_runs(runs: Path, running: str) -> None:
 def _make_queue(engine: Engine, running: str) -> None:
     """One at work, three that wait, two that ended badly. The engine takes the first to be its own, and works on nothing."""
     add = engine._queue.add
-    engine._now = add("train", "fox_running", {}, run=running, state="running")
+    engine._device_job = add("train", "fox_running", {}, run=running, state="running")
     for task, title in (("train", "fox_next_with_a_long_name"), ("generate", "a small fox"), ("train", "fox_last")):
         add(task, title, {})
     add("generate", "a very large fox", {}, state="failed", message="The GPU ran out of memory. Lower the size.")

@@ -663,7 +663,7 @@ def test_a_run_of_a_control_net_is_generated_with_and_compared_by_its_control_im
     assert grid.controls.control_image == f"{tmp_path}/edges.png"
     without = build(TrainJob, {"method": {"kind": "controlnet"}})
     with refused("run-grid.no-prompt"):
-        run_grid_of(page.engine.snapshot(folder.name), without, page.workspace, instead="a fox")
+        run_grid_of(page.engine.snapshot(folder.name), without, page.workspace, fallback_prompt="a fox")
 
 
 def test_samples_of_a_control_net_stand_next_to_their_control_image_and_the_one_without_it(desk, page):

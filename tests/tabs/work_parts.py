@@ -41,7 +41,7 @@ def make_page(folder: Path, engine: Any = None, *, shared: bool = False, real: b
     idle = {"device": "CPU", "memory_used": 0, "memory_total": 0, "job": None}
     if real:
         workspace.outputs.mkdir()
-        engine = Engine(workspace, device="cpu", what="a test")
+        engine = Engine(workspace, device="cpu", holder="a test")
     engine = engine or SimpleNamespace(
         light=lane.submit,
         queue=list,

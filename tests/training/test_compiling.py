@@ -44,7 +44,7 @@ def pieces(monkeypatch):
     release = CompiledBlocks.release
 
     def look(blocks):
-        found.update(blocks.pieces)
+        found.update(blocks.graphs)
         release(blocks)
 
     monkeypatch.setattr(CompiledBlocks, "release", look)
@@ -127,7 +127,7 @@ def test_inductor_gives_the_same_gradients():
     blocks = CompiledBlocks(attention, "inductor", said()[1], several_sizes=False)
     for name, gradient in gradients().items():
         torch.testing.assert_close(gradient, plain[name], rtol=1e-3, atol=1e-6)
-    assert blocks.pieces == {"BasicTransformerBlock": 1}
+    assert blocks.graphs == {"BasicTransformerBlock": 1}
     blocks.release()
 
 
@@ -137,10 +137,10 @@ def test_equal_blocks_share_a_piece_and_sizes_do_not_add_up():
     count = sum(type(module).__name__ in compiling.BLOCKS for module in unet.modules())
     blocks = CompiledBlocks(unet, "eager", said()[1], several_sizes=True)
     ask(unet, 16)
-    first = sum(blocks.pieces.values())
+    first = sum(blocks.graphs.values())
     for size in (12, 20):
         ask(unet, size)
-    assert first < count and sum(blocks.pieces.values()) <= first + 2
+    assert first < count and sum(blocks.graphs.values()) <= first + 2
     blocks.release()
 
 
@@ -150,9 +150,9 @@ def test_without_gradients_the_plain_blocks_are_asked_and_released_blocks_are_pl
     blocks = CompiledBlocks(unet, "eager", said()[1], several_sizes=False)
     with torch.no_grad():
         ask(unet)
-    assert not blocks.pieces
+    assert not blocks.graphs
     ask(unet)
-    assert blocks.pieces
+    assert blocks.graphs
     blocks.release()
     assert not any("forward" in module.__dict__ for module in unet.modules())
 
@@ -166,7 +166,7 @@ def test_too_many_sizes_are_told_and_go_on_uncompiled(monkeypatch):
     for size, result in plain.items():
         torch.testing.assert_close(ask(unet, size), result)
     assert kept and "further sizes run without torch.compile" in kept[0][0] and len(kept) <= len(compiling.BLOCKS)
-    assert max(blocks.pieces.values()) <= blocks._max_graphs
+    assert max(blocks.graphs.values()) <= blocks._max_graphs
     blocks.release()
 
 

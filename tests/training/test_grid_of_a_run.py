@@ -191,7 +191,7 @@ def test_a_run_without_prompts_takes_one_or_says_so(trained, workspace):
     _, facts, job = trained(samples={}, validation={})
     with refused("run-grid.no-prompt"):
         run_grid_of(facts, job, workspace)
-    asked = run_grid_of(facts, job, workspace, instead="an owl --s 999")
+    asked = run_grid_of(facts, job, workspace, fallback_prompt="an owl --s 999")
     assert asked.job.generate.prompt == "an owl s 999" and asked.job.grid.z_axis == ""
     with refused("run.no-file"):
         run_grid_of(facts | {"files": []}, job, workspace)

@@ -242,7 +242,7 @@ def test_files_that_do_not_fit_are_told_before_anything_loads(train, tmp_path):
 def test_several_processes_sum_what_trains_at_this_step(steady):  # module dropout leaves weights out of some steps
     process = Together.__new__(Together)
     process.count, process._used = 2, None
-    process._reduce_words = lambda have: None  # the other process has nothing
+    process._all_reduce_on_cpu = lambda have: None  # the other process has nothing
     process._all_reduce = lambda tensor: tensor.mul_(2)
     weights = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
     for step, trainable in enumerate(weights):

@@ -30,7 +30,7 @@ from core.record.commands import NoCommands
 from core.record.context import JobContext
 from core.record.events import Stage, StateChanged
 from core.record.journal import Journal, read_lines
-from core.record.processes import WORDS, Together
+from core.record.processes import LAUNCHER_GONE, Together
 from core.record.run_folder import RunFolder, newest_state, state_step
 from core.record.workspace import PROJECT, Workspace
 from core.settings.flags import merge
@@ -427,7 +427,7 @@ def test_processes_whose_launcher_is_killed_end_too_and_the_run_goes_on(make_job
         assert len(workers) == 2
         launcher.kill()
         assert psutil.wait_procs(workers, timeout=60)[1] == []
-        assert WORDS in launcher.stderr.read()
+        assert LAUNCHER_GONE in launcher.stderr.read()
     (path,) = (outputs / "runs").iterdir()
     folder = RunFolder(path)
     step = state_step(newest_state(folder.states))

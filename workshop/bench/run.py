@@ -105,7 +105,7 @@ def machine_facts(device: str) -> dict[str, Any]:
     import torch
 
     return {
-        "device": machine.device_words(device),
+        "device": machine.device_title(device),
         "CPU": platform.processor() or platform.machine(),
         "threads": machine.threads(),
         "bf16_in_hardware": machine.bf16_is_fast(device),

@@ -44,7 +44,7 @@ class Tagger(OfProcess):
         self.always_stored = np.array([label.category in ALWAYS_STORED for label in self.labels])
         self.batch, self.size = self._input(settings.batch_size)
         self.output = self._output()
-        self._model.room(self.batch or settings.batch_size, self._shape)
+        self._model.allocate_batches(self.batch or settings.batch_size, self._shape)
         self._try()
 
     @property

@@ -56,7 +56,7 @@ class OneImageModel(OfProcess):
         """
         prepared = np.ascontiguousarray(pixels.transpose(2, 0, 1) if self.layout == "NCHW" else pixels)
         if self._input_shape != prepared.shape:
-            self._model.room(self.batch, prepared.shape)
+            self._model.allocate_batches(self.batch, prepared.shape)
             self._input_shape = prepared.shape
         results = self._model.run([prepared], self.batch, outputs)
         if sum(prod(shape) for _, shape in results) * LARGEST_NUMBER > MAX_INPUT:

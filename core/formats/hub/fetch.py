@@ -98,7 +98,7 @@ class _Transfer:
     def __init__(self, remote: Remote, path: Path, on_bytes: OnBytes, cancel: CancelToken | None):
         self.remote, self.path, self.on_bytes, self.cancel = remote, path, on_bytes, cancel
         self.part, self.note = part_of(path), _note_of(path)
-        self.have, self.total, self.etag = 0, remote.size or 0, ""
+        self.have, self.total, self.etag = 0, remote.size or 0, ""  # have: bytes in the partial file
         self.answered = False  # whether the server sent anything in this attempt
         self.expected = remote.sha256
         self.digest = hashlib.sha256()
@@ -106,7 +106,7 @@ class _Transfer:
     def run(self) -> str:
         """Download the file and return its SHA-256. Raises FetchError, and ProblemsError for a file that is not a model."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._take_up()
+        self._resume_part()
         failures = 0
         while True:
             before = self.have
@@ -136,19 +136,19 @@ class _Transfer:
     def _wait(self, seconds: float) -> None:
         end = time.monotonic() + min(seconds, LONGEST_WAIT)
         while (remaining := end - time.monotonic()) > 0:
-            self._look_at_cancel()
+            self._check_cancel()
             time.sleep(min(remaining, 0.1))
 
-    def _look_at_cancel(self) -> None:
+    def _check_cancel(self) -> None:
         if self.cancel is not None:
             self.cancel.check()
 
-    def _take_up(self) -> None:
+    def _resume_part(self) -> None:
         """Resume a partial download of the same file. Its bytes are read again for the hash."""
         try:
-            noted = read_json_object(self.note)
-            same = noted["url"] == self.remote.url and noted["sha256"] == (self.remote.sha256 or "")
-            self.etag = str(noted["etag"])
+            note = read_json_object(self.note)
+            same = note["url"] == self.remote.url and note["sha256"] == (self.remote.sha256 or "")
+            self.etag = str(note["etag"])
         except (ProblemsError, KeyError):
             same = False
         if not same or not self.part.is_file():
@@ -156,7 +156,7 @@ class _Transfer:
             return
         with open(self.part, "rb") as handle:
             while chunk := handle.read(CHUNK_BYTES):
-                self._look_at_cancel()
+                self._check_cancel()
                 self.digest.update(chunk)
                 self.have += len(chunk)
         self.on_bytes(self.have, self.total)
@@ -169,7 +169,7 @@ class _Transfer:
         """Request the missing bytes and write them. True when the file is complete."""
         from huggingface_hub.utils import get_session
 
-        self._look_at_cancel()
+        self._check_cancel()
         # Ranges and sizes refer to the stored bytes, so they must not be compressed.
         headers = {**self.remote.headers, "Accept-Encoding": "identity"}
         if self.have:
@@ -184,7 +184,7 @@ class _Transfer:
             if not self._continues(response):
                 return False
             require_room(self.path.parent, max(self.total - self.have, 0), self.path.name)
-            self._note_down()
+            self._write_note()
             self._write(response)
         return not self.total or self.have >= self.total
 
@@ -224,7 +224,7 @@ class _Transfer:
         self.etag = etag
         return True
 
-    def _note_down(self) -> None:
+    def _write_note(self) -> None:
         facts = {"url": self.remote.url, "etag": self.etag, "sha256": self.remote.sha256 or ""}
         atomic.write_json(self.note, facts)
 
@@ -232,7 +232,7 @@ class _Transfer:
         """Write the body. A body of unknown length may never end: the free space is checked as it grows."""
         with open(self.part, "ab" if self.have else "wb") as handle:
             for chunk in response.iter_raw():
-                self._look_at_cancel()
+                self._check_cancel()
                 handle.write(chunk)
                 self.digest.update(chunk)
                 self.have += len(chunk)

@@ -176,8 +176,8 @@ def installed_path(source: Source, models: Path, cancel: CancelToken | None = No
     page."""
     if isinstance(source, Link):
         facts = catalog.recorded(models).get(source.file, {})
-        same = (facts.get("source"), facts.get("query", "")) == (str(source), source.query)
-        path, expected = models / source.file if same else None, facts.get("sha256")
+        is_of_link = (facts.get("source"), facts.get("query", "")) == (str(source), source.query)
+        path, expected = models / source.file if is_of_link else None, facts.get("sha256")
     elif entry := catalog.of_hub(source.repository, source.file):
         path, expected = catalog.installed_path(entry, models), entry.sha256
     else:
@@ -436,9 +436,9 @@ def _move_in(partial: Path, target: Path) -> None:
         atomic.replace(partial, target)
         return
     for file in sorted(path for path in partial.rglob("*") if path.is_file()):
-        goal = target / file.relative_to(partial)
-        goal.parent.mkdir(parents=True, exist_ok=True)
-        atomic.replace(file, goal)
+        moved = target / file.relative_to(partial)
+        moved.parent.mkdir(parents=True, exist_ok=True)
+        atomic.replace(file, moved)
     atomic.remove_folder(partial)
 
 

@@ -38,9 +38,9 @@ def upload_problem(settings: HubSettings, token: str | None) -> Problem | None:
     if not settings.huggingface_repo_id or not token:
         return missing_key(settings, token)
     answers: list[Problem | None] = []
-    asking = threading.Thread(target=lambda: answers.append(_ask(settings, token)), daemon=True, name="hub")
-    asking.start()
-    asking.join(LOOK_SECONDS)
+    thread = threading.Thread(target=lambda: answers.append(_ask(settings, token)), daemon=True, name="hub")
+    thread.start()
+    thread.join(LOOK_SECONDS)
     return answers[0] if answers else _unreachable(f"no answer within {LOOK_SECONDS:g} seconds")
 
 
@@ -57,12 +57,12 @@ def _ask(settings: HubSettings, token: str) -> Problem | None:
     repository = str(settings.huggingface_repo_id)
     api = HfApi(token=token)
     try:
-        who = api.whoami()
+        account = api.whoami()
         try:
             api.auth_check(repository, repo_type=settings.huggingface_repo_type, write=True)
             return None
         except RepositoryNotFoundError:
-            return _cannot_make(repository, who)
+            return _cannot_make(repository, account)
     except Exception as error:
         status = getattr(getattr(error, "response", None), "status_code", 0)
         if status == 401:
@@ -77,15 +77,15 @@ def _ask(settings: HubSettings, token: str) -> Problem | None:
         )
 
 
-def _cannot_make(repository: str, who: dict[str, Any]) -> Problem | None:
+def _cannot_make(repository: str, account: dict[str, Any]) -> Problem | None:
     """The problem of a missing repository of another owner: it is created at the first upload, which only its owner can
     do."""
-    names = [str(who.get("name", "")), *(str(org.get("name", "")) for org in who.get("orgs") or [])]
+    names = [str(account.get("name", "")), *(str(org.get("name", "")) for org in account.get("orgs") or [])]
     if repository.split("/")[0].lower() not in [name.lower() for name in names]:
         what = f"{repository} does not exist or is not accessible with this token, and it belongs to {names[0]}"
         fix = f"write {names[0]}/{repository.split('/')[-1]}, or use the owner's token"
         return Problem(what, WHERE, fix, code="hub.other-owner")
-    if (who.get("auth") or {}).get("accessToken", {}).get("role") == "read":
+    if (account.get("auth") or {}).get("accessToken", {}).get("role") == "read":
         fix = "create a token with write access at huggingface.co/settings/tokens"
         what = f"The token is read-only, so {repository} cannot be created"
         return Problem(what, WHERE, fix, code="hub.read-only-token")

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from core.formats.model_spec import RunFacts, model_spec
+from core.formats.model_spec import SaveFacts, model_spec
 from core.record.bounded_json import parse_json, read_json_object
 from core.record.problems import ProblemsError
 from core.settings.base import declared, value_of
@@ -19,8 +19,8 @@ from core.settings.job import TrainJob
 from core.settings.model import traits_of
 from core.settings.optimization.optimizer import optimizer_sentence, relative_steps
 
-MOST_WORDS, MOST_TAGS, LONGEST = 12, 8, 80  # of trigger words: how many, how many frequent tags, characters of one
-MOST_APART, MOST_TAG_WORDS = 4, 4  # of a frequent tag: images of its folder for each that has it, words
+MOST_WORDS, MOST_TAGS, LONGEST = 12, 8, 80  # trigger words, frequent tags among them, characters of one
+IMAGES_PER_TAG, MOST_TAG_WORDS = 4, 4  # a frequent tag is on one of so many images of its folder, and has few words
 
 
 def version_metadata(family: str | None, prediction: str | None = None) -> dict[str, str]:
@@ -32,7 +32,7 @@ def version_metadata(family: str | None, prediction: str | None = None) -> dict[
     return v2 | ({"ss_base_model_version": version + mark} if version else {})
 
 
-def lora_metadata(job: TrainJob, facts: RunFacts) -> dict[str, str]:
+def lora_metadata(job: TrainJob, facts: SaveFacts) -> dict[str, str]:
     """All metadata of a job's LoRA file at this moment, except the hashes of its weights."""
     saved_at = time.time() if facts.saved_at is None else facts.saved_at
     values: dict[str, Any] = _run_values(job, facts, saved_at) | _setting_values(job, facts) | _model_values(job, facts)
@@ -41,7 +41,7 @@ def lora_metadata(job: TrainJob, facts: RunFacts) -> dict[str, str]:
     return _strings(values) | model_spec(job, facts, "lora", saved_at) | dict(facts.extra)
 
 
-def _run_values(job: TrainJob, facts: RunFacts, saved_at: float) -> dict[str, Any]:
+def _run_values(job: TrainJob, facts: SaveFacts, saved_at: float) -> dict[str, Any]:
     return {
         "ss_session_id": facts.session_id,
         "ss_training_started_at": float(facts.started_at),
@@ -58,7 +58,7 @@ def _run_values(job: TrainJob, facts: RunFacts, saved_at: float) -> dict[str, An
     }
 
 
-def _setting_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
+def _setting_values(job: TrainJob, facts: SaveFacts) -> dict[str, Any]:
     network = job.network
     values = _rates(job) | {
         "ss_optimizer": optimizer_sentence(job.optimizer),
@@ -87,7 +87,7 @@ def _rates(job: TrainJob) -> dict[str, Any]:
     }
 
 
-def _model_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
+def _model_values(job: TrainJob, facts: SaveFacts) -> dict[str, Any]:
     values: dict[str, Any] = {
         **version_metadata(facts.family, facts.prediction),
         "ss_max_token_length": None if job.captions.max_token_length == 75 else job.captions.max_token_length,
@@ -103,7 +103,7 @@ def _model_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
     return values | {key: value for key, value in hashes.items() if value is not None}
 
 
-def _dataset_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
+def _dataset_values(job: TrainJob, facts: SaveFacts) -> dict[str, Any]:
     dataset = job.dataset
     batch = dataset.train_batch_size
     total = (
@@ -157,21 +157,21 @@ def _run_trigger(path: Path) -> Iterator[str]:
 
 
 def frequent_tags(metadata: Mapping[str, str]) -> list[str]:
-    """The most frequent tags of the training captions (ss_tag_frequency), over all folders. A tag that few images of its folder
-    share, or as long as a sentence, is not one: captions in sentences come as tags of their own."""
+    """The most frequent tags of the training captions (ss_tag_frequency), over all folders, without those of few images of their
+    folder and those as long as a sentence: a caption in sentences is one tag there."""
     counts: Counter[str] = Counter()
-    folders, sizes = _folders(metadata, "ss_tag_frequency"), _folders(metadata, "ss_dataset_dirs")
+    folders, sizes = _objects_by_folder(metadata, "ss_tag_frequency"), _objects_by_folder(metadata, "ss_dataset_dirs")
     for name, tags in folders.items():
         times = {tag: number for tag, number in tags.items() if isinstance(number, int)}
         images = sizes.get(name, {}).get("img_count")
         images = images if isinstance(images, int) else max(times.values(), default=0)
         for tag, number in times.items():
-            if number > 1 and number * MOST_APART >= images and len(tag.split()) <= MOST_TAG_WORDS:
+            if number > 1 and number * IMAGES_PER_TAG >= images and len(tag.split()) <= MOST_TAG_WORDS:
                 counts[tag.strip()] += number
     return [tag for tag, _ in counts.most_common(MOST_TAGS)]
 
 
-def _folders(metadata: Mapping[str, str], key: str) -> dict[str, dict[str, Any]]:
+def _objects_by_folder(metadata: Mapping[str, str], key: str) -> dict[str, dict[str, Any]]:
     """{folder: object} of a value in JSON; {} for a damaged one."""
     with suppress(ProblemsError):
         folders = parse_json(metadata.get(key) or "{}", key)

@@ -24,28 +24,9 @@ T = TypeVar("T")
 PREFIXES = {"lora_unet": "unet", "lora_te": "text_encoder", "lora_te1": "text_encoder", "lora_te2": "text_encoder_2"}
 # Module names that contain an underscore; every other underscore is a dot.
 JOINED = {
-    *(
-        "down_blocks",
-        "up_blocks",
-        "mid_block",
-        "transformer_blocks",
-        "time_emb_proj",
-        "conv_shortcut",
-        "conv_in",
-        "conv_out",
-    ),
-    *(
-        "proj_in",
-        "proj_out",
-        "to_q",
-        "to_k",
-        "to_v",
-        "to_out",
-        "time_embedding",
-        "add_embedding",
-        "linear_1",
-        "linear_2",
-    ),
+    *("down_blocks", "up_blocks", "mid_block", "transformer_blocks", "time_emb_proj", "conv_shortcut"),
+    *("conv_in", "conv_out", "proj_in", "proj_out", "to_q", "to_k", "to_v", "to_out"),
+    *("time_embedding", "add_embedding", "linear_1", "linear_2"),
     *("input_blocks", "middle_block", "output_blocks", "in_layers", "out_layers", "emb_layers", "skip_connection"),
     *("time_embed", "label_emb"),
     *("text_model", "self_attn", "q_proj", "k_proj", "v_proj", "out_proj", "text_projection", "token_embedding"),
@@ -57,21 +38,12 @@ DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
 DORA_SCALE = "dora_scale"
 NORM, NORM_BIAS, BIAS = "w_norm", "b_norm", "diff_b"  # changes of norm layers and of biases, in files of any kind
 PEFT_BIAS = "lora_B.bias"
-BIAS_NORM_KEYS = {
-    BIAS,
-    "bias",
-    NORM,
-    NORM_BIAS,
-    PEFT_BIAS,
-}  # tensors of biases and norms, next to those of a network's layers
+BIAS_NORM_KEYS = {BIAS, "bias", NORM, NORM_BIAS, PEFT_BIAS}  # next to the keys of a network's layers
 BIAS_NORM_PARAMETERS = {NORM: "weight", NORM_BIAS: "bias", BIAS: "bias"}  # the parameter they are added to
 UNREAD = {"oft_diag", "bm.weight"}  # keys of LyCORIS that no kind reads
 PEFT = {"A": DOWN, "B": UP, "alpha": ALPHA, "magnitude_vector": DORA_SCALE}  # after ".lora_"
-OLD_DIFFUSERS = {
-    "down.weight": DOWN,
-    "up.weight": UP,
-    "alpha": ALPHA,
-}  # after "_lora.", ".lora." and ".lora_linear_layer."
+# after "_lora.", ".lora." and ".lora_linear_layer."
+OLD_DIFFUSERS = {"down.weight": DOWN, "up.weight": UP, "alpha": ALPHA}
 OLD_TEXT_LAYERS = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 KOHYA = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
 LYCORIS = "lycoris_"
@@ -146,6 +118,7 @@ def module_of_extra(key: str) -> tuple[str, str] | None:
 
 
 def _split(name: str) -> tuple[str | None, list[str]]:
+    """(kohya's prefix, None for other names; the words of the rest between underscores)."""
     for head in sorted(PREFIXES, key=len, reverse=True):
         if name.startswith(head + "_") and len(name) > len(head) + 1:
             return head, name[len(head) + 1 :].split("_")

@@ -1,7 +1,7 @@
 """Recognizes LoRA-like files by the names of their tensors: naming scheme, network kind, input width of a layer."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from math import prod
 
 from core import extensions
@@ -50,31 +50,31 @@ def network_and_variant(tensors: Mapping[str, TensorEntry], module: str) -> tupl
     """(title of the registered kind, title of the algorithm if no registered kind reads it); each may be None. module:
     sd-scripts' network_module, which decides between kinds with the same keys"""
     extensions.load()  # network kinds register their keys
-    endings = _endings(tensors)
+    keys_of_layers = _keys_of_layers(tensors)
     fitting = (  # LoCon has LoRA's keys and one more
         ((len(form), bool(kind.prefix), kind.module_name == module), kind.title)
         for kind in NETWORK_KINDS.values()
         for form in kind.forms
-        if endings.issuperset(form)
+        if keys_of_layers.issuperset(form)
         and any(name.startswith(kind.prefix) for name in tensors)
-        and _looks(kind, form, tensors)
+        and _looks_like(kind, form, tensors)
     )
     network = max(fitting, key=lambda each: each[0], default=(None, None))[1]
     known = frozenset[str]().union(*(kind.keys for kind in NETWORK_KINDS.values()))
-    unknown = {ending for ending in endings if ending not in known and not (network and ending in BIAS_NORM_KEYS)}
+    known |= BIAS_NORM_KEYS if network else set()
+    unknown = keys_of_layers - known
     variants = (
-        title
-        for suffix, title in LORA_VARIANTS
-        if any(ending == suffix or ending.endswith("." + suffix) for ending in unknown)
+        title for suffix, title in LORA_VARIANTS if any(key == suffix or key.endswith("." + suffix) for key in unknown)
     )
     return network, next(variants, None)
 
 
-def _endings(names: Iterable[str]) -> set[str]:
+def _keys_of_layers(names: Collection[str]) -> set[str]:
     """The keys below the layers. Kohya's names have them after the first dot, so one layer of each key is enough."""
     kohya = kohya_prefixes()
-    alike = {(True, name.partition(".")[2]) if name.startswith(kohya) else (False, name): name for name in names}
-    return {to_kohya_key(name, None)[1] for name in alike.values()}
+    examples = {name.partition(".")[2]: name for name in names if name.startswith(kohya)}
+    others = [name for name in names if not name.startswith(kohya)]
+    return {to_kohya_key(name, None)[1] for name in (*examples.values(), *others)}
 
 
 def ranks_of(
@@ -84,20 +84,20 @@ def ranks_of(
     and names, else by sd-scripts' metadata. None if its kind has no rank, or neither has it."""
     if not any(kind.ranked for kind in NETWORK_KINDS.values() if kind.title == network):
         return None, None
-    keys = {key for kind in NETWORK_KINDS.values() for key in kind.rank_keys}
-    sides: dict[bool, list[int]] = {False: [], True: []}
+    rank_keys = {key for kind in NETWORK_KINDS.values() for key in kind.rank_keys}
+    ranks, conv_ranks = list[int](), list[int]()
     for name, entry in tensors.items():
         layer, key = split_key(name)
-        if key in keys:
-            layer = layer.replace(".", "_")
-            sides[prod(entry.shape[2:]) > 1 or CONVOLUTION.search(layer) is not None].append(entry.side(0))
+        if key in rank_keys:
+            is_conv = prod(entry.shape[2:]) > 1 or CONVOLUTION.search(layer.replace(".", "_")) is not None
+            (conv_ranks if is_conv else ranks).append(entry.side(0))
     stated = metadata.get("ss_network_dim", "")
-    conv = max(sides[True], default=None)
-    rank = max(sides[False], default=conv or (int(stated) if stated.isdecimal() and len(stated) < 6 else None))
+    conv = max(conv_ranks, default=None)
+    rank = max(ranks, default=conv or (int(stated) if stated.isdecimal() and len(stated) < 6 else None))
     return rank, conv if conv != rank else None
 
 
-def _looks(kind: KindTraits, form: tuple[str, ...], tensors: Mapping[str, TensorEntry]) -> bool:
+def _looks_like(kind: KindTraits, form: tuple[str, ...], tensors: Mapping[str, TensorEntry]) -> bool:
     """Whether a layer with the keys of this form is of the kind, for kinds that keys alone do not tell (`looks`)."""
     if kind.looks is None:
         return True

@@ -73,7 +73,7 @@ class Part:
     reading: str = ""
     sizes: Mapping[str, Any] = field(default_factory=dict)
 
-    def config_after(self, published: Mapping[str, Any]) -> dict[str, Any]:
+    def full_config(self, published: Mapping[str, Any]) -> dict[str, Any]:
         """The folder's config; for a single file the published one with the sizes in the file's metadata."""
         return dict(self.config) if self.config is not None else {**published, **self.sizes}
 
@@ -137,7 +137,7 @@ def open_vae(path: Path | str) -> Part:
 
 
 def _named_sizes(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """{part: config values} that the metadata of a file state. Raises ProblemsError for invalid ones."""
+    """{part: config values} in the metadata of a file (SIZES_KEY). Raises ProblemsError for invalid ones."""
     fix = "save the model again, or use its diffusers folder"
     sizes_by_part = parse_json(metadata.get(SIZES_KEY, "{}"), f"{path}, {SIZES_KEY} in its metadata", fix)
     if not isinstance(sizes_by_part, dict) or not all(isinstance(sizes, dict) for sizes in sizes_by_part.values()):
@@ -155,14 +155,14 @@ def _file_parts(path: Path, entries: Mapping[str, TensorEntry], family: str, koh
     locations: dict[str, dict[str, TensorLocation]] = {"unet": {}, "text_encoder": {}, "text_encoder_2": {}}
     for name, entry in entries.items():
         if name.startswith(sd_keys.UNET_PREFIX):
-            name_here = sd_keys.unet_to_diffusers(name.removeprefix(sd_keys.UNET_PREFIX), family)
-            locations["unet"][name_here] = TensorLocation(path, name, entry)
+            diffusers_name = sd_keys.unet_to_diffusers(name.removeprefix(sd_keys.UNET_PREFIX), family)
+            locations["unet"][diffusers_name] = TensorLocation(path, name, entry)
         elif clip is not None and name.startswith(clip):
             locations["text_encoder"][bare_name(name.removeprefix(clip))] = TensorLocation(path, name, entry)
         elif open_clip is not None and name.startswith(open_clip):
             names = _open_clip_entries(name.removeprefix(open_clip), entry, kohya_projection)
             locations[open_clip_part].update(
-                {name_here: TensorLocation(path, name, part) for name_here, part in names.items()}
+                {diffusers_name: TensorLocation(path, name, part) for diffusers_name, part in names.items()}
             )
     reading = {"text_encoder_2": "kohya"} if kohya_projection else {}
     parts = {
@@ -316,16 +316,16 @@ def part_digest(part: Part, memo: HashMemo | None = None, cancel: CancelToken | 
 
 def _digest(part: Part, cancel: CancelToken | None) -> str:
     digest = hashlib.sha256()
-    with_lines: dict[str, str] = {}
+    lines: dict[str, str] = {}
     for file, locations in in_file_order(part):
         with open_regular(file) as handle:
             for name, location in locations:
                 if cancel is not None:
                     cancel.check()
                 content = hashlib.sha256(_row_by_row(handle, file, location.entry)).hexdigest()
-                with_lines[name] = f"{name} {location.entry.dtype} {_core_shape(location.entry.shape)} None {content}\n"
-    for name in sorted(with_lines):
-        digest.update(with_lines[name].encode())
+                lines[name] = f"{name} {location.entry.dtype} {_core_shape(location.entry.shape)} None {content}\n"
+    for name in sorted(lines):
+        digest.update(lines[name].encode())
     return digest.hexdigest()
 
 

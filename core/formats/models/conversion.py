@@ -65,7 +65,7 @@ def convert(
                 Model.of(conversion, files, cast, conversion.dtype, see=_refuse, cancel=cancel, wrote=wrote).write()
                 return []
         states, dtype, advice = _cast(states, conversion.dtype, conversion.target)
-        note = partial(_note, damaged)
+        note = partial(_note_damage, damaged)
         Model.of(conversion, files, states, dtype, see=note, cancel=cancel, wrote=wrote).write()
     return advice + _damage(damaged, conversion.source.path)
 
@@ -94,10 +94,10 @@ def write_vae(
     wrote: Wrote | None = None,
 ) -> list[Problem]:
     """Write a VAE as a file with LDM's names, or as a diffusers folder. Returns advice as `convert` does."""
-    config, damaged = vae.config_after(published.config("vae")), list[str]()
+    config, damaged = vae.full_config(published.config("vae")), list[str]()
     with OpenFiles() as files:
         states, _, advice = _cast({"vae": part_state(vae, config, files)}, dtype, target)
-        state = {name: tensor.watched(partial(_note, damaged, name)) for name, tensor in states["vae"].items()}
+        state = {name: tensor.watched(partial(_note_damage, damaged, name)) for name, tensor in states["vae"].items()}
         if folder:
             kind = published.kind("vae")
             with atomic.folder_atomic(target) as path:
@@ -124,7 +124,7 @@ def _refuse(name: str, value: torch.Tensor) -> None:
         raise _NotFinite(name)
 
 
-def _note(damaged: list[str], name: str, value: torch.Tensor) -> None:
+def _note_damage(damaged: list[str], name: str, value: torch.Tensor) -> None:
     if name not in damaged and not isfinite(largest(value)):
         damaged.append(name)
 

@@ -16,8 +16,7 @@ def _integer(low: int, high: int) -> Callable[[Any], bool]:
 
 
 def _or_list(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """A check for a value for all blocks, or a list with one per block; a block's may be a list too. accepts: checks one
-    value"""
+    """A check for one value for all blocks, or a list with a value or a list of values for each block. accepts: checks a value"""
 
     def check(value: Any) -> bool:
         if not isinstance(value, list):

@@ -18,13 +18,8 @@ PROJECTIONS = (".proj_in.weight", ".proj_out.weight")
 V_MARKER, ZERO_SNR_MARKER = "v_pred", "ztsnr"  # empty tensors that ComfyUI, Forge and others check for
 # Config values that affect shapes or results and cannot be derived from the tensors.
 SIZES = (
-    *(
-        "block_out_channels",
-        "layers_per_block",
-        "transformer_layers_per_block",
-        "attention_head_dim",
-        "norm_num_groups",
-    ),
+    *("block_out_channels", "layers_per_block", "transformer_layers_per_block"),
+    *("attention_head_dim", "norm_num_groups"),
     *("cross_attention_dim", "projection_class_embeddings_input_dim", "addition_time_embed_dim", "scaling_factor"),
     *("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "projection_dim", "hidden_act"),
     *("vocab_size", "max_position_embeddings", "latent_channels", "sample_size"),
@@ -82,8 +77,8 @@ def _open_clip(state: State, prefix: str, kohya_projection: bool) -> dict[str, L
         if third is not None:
             thirds.setdefault(ldm_name, {})[third] = tensor
         else:
-            turns = ldm_name == "text_projection" and not kohya_projection
-            tensors[prefix + ldm_name] = tensor.transposed() if turns else tensor
+            is_transposed = ldm_name == "text_projection" and not kohya_projection
+            tensors[prefix + ldm_name] = tensor.transposed() if is_transposed else tensor
     return tensors | {prefix + name: stacked([three[n] for n in range(3)]) for name, three in thirds.items()}
 
 

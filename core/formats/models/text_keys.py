@@ -4,10 +4,12 @@ transformers 5.6 and later build `CLIPTextModel` without that prefix, while `CLI
 folders, single-file checkpoints and kohya's LoRA names have it.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 PREFIX = "text_model."
+LAYER = re.compile(r"(?:^|\.)layers\.([0-9]{1,6})\.")
 
 
 def full_name(name: str) -> str:
@@ -18,6 +20,12 @@ def full_name(name: str) -> str:
 def bare_name(name: str) -> str:
     """The name without the prefix."""
     return name.removeprefix(PREFIX)
+
+
+def layer_index(name: str) -> int:
+    """Index of the layer that a tensor belongs to: `encoder.layers.7.mlp.fc1.bias` -> 7; -1 outside of the layers."""
+    match = LAYER.search(name)
+    return int(match[1]) if match else -1
 
 
 def name_for(model: Any, name: str) -> str:

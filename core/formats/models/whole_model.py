@@ -81,7 +81,7 @@ class Output:
         published = {name: self.published.config(name) for name in self.parts}
         stored = {name: part if isinstance(part, Part) else of_source.get(name) for name, part in self.parts.items()}
         return {
-            name: config if (part := stored[name]) is None else part.config_after(config)
+            name: config if (part := stored[name]) is None else part.full_config(config)
             for name, config in published.items()
         }
 
@@ -231,14 +231,8 @@ def part_state(
     return {
         name: tensor
         for name, tensor in state.items()
-        if not name.endswith(POSITIONS) and (layers is None or _layer(name) < layers)
+        if not name.endswith(POSITIONS) and (layers is None or text_keys.layer_index(name) < layers)
     }
-
-
-def _layer(name: str) -> int:
-    """The number of a layer: `encoder.layers.7.mlp.fc1.bias` -> 7; -1 outside of layers."""
-    components = name.split(".")
-    return int(components[components.index("layers") + 1]) if "layers" in components else -1
 
 
 def sizes_beyond(states: States, dtype: torch.dtype | None, always: Collection[str] = ()) -> dict[str, float]:

@@ -52,29 +52,29 @@ def check_onnx(path: Path, about: str = "tagger") -> dict[str, list[int]]:
         if data[:15] == b"<!doctype html>" or data[:7] == b"version":
             raise _error(about, path, "is a web page or a Git LFS pointer, not a model", "download the file itself")
         try:
-            walk = _Walk(data)
-            locations = set(walk.external(0, size, "model", 0))
-            shapes = [*_Walk(data).shapes(size)]
+            protobuf = _Protobuf(data)
+            locations = set(protobuf.external(0, size, "model", 0))
+            shapes = [*_Protobuf(data).shapes(size)]
         except (ValueError, IndexError) as error:
             raise _error(about, path, f"is incomplete or damaged ({error})") from error
-    if walk.nodes > MAX_NODES:
-        raise _error(about, path, f"has {walk.nodes:,} nodes, more than {MAX_NODES:,}", "choose another model")
-    for inward, _, shape in shapes:
-        why = batch_too_large(shape) if inward else outputs_too_many(shape)
+    if protobuf.nodes > MAX_NODES:
+        raise _error(about, path, f"has {protobuf.nodes:,} nodes, more than {MAX_NODES:,}", "choose another model")
+    for is_input, _, shape in shapes:
+        why = batch_too_large(shape) if is_input else outputs_too_many(shape)
         if why:
             raise _error(about, path, why, "choose another model")
     for location in locations:
         size += _size_of(about, location, path)
     if size > MAX_BYTES:
         raise _error(about, path, f"is larger than {MAX_BYTES >> 30} GB with its data", "choose another model")
-    return {name.decode("utf-8", "replace"): shape for inward, name, shape in shapes if not inward}
+    return {name.decode("utf-8", "replace"): shape for is_input, name, shape in shapes if not is_input}
 
 
 def onnx_property(path: Path, name: str) -> str:
     """A text of a checked file's metadata; "" without it."""
     with open_regular(path) as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        walk = _Walk(data)
-        pairs = dict(walk.entry(a, b, MAX_PROPERTY) for a, b in walk.at(0, len(data), (14,)))
+        protobuf = _Protobuf(data)
+        pairs = dict(protobuf.entry(*span, MAX_PROPERTY) for span in protobuf.spans(0, len(data), (14,)))
         return pairs.get(name.encode(), "")
 
 
@@ -107,7 +107,7 @@ def _size_of(about: str, location: str, path: Path) -> int:
         raise _error(about, path, f"needs the file {location[:200]}", "download that file too") from None
 
 
-class _Walk:
+class _Protobuf:
     """Reads the protobuf messages of an ONNX file. Raises ValueError for a damaged or too deeply nested one."""
 
     def __init__(self, data: mmap.mmap):
@@ -130,11 +130,11 @@ class _Walk:
 
     def shapes(self, size: int) -> Iterator[tuple[bool, bytes, list[int]]]:
         """(whether it is an input, name, shape) of the inputs and outputs; 0 is an open dimension."""
-        inputs = {self.name(a, b): self.shape(a, b) for a, b in self.at(0, size, (7, 11))}
-        for a, b in self.at(0, size, (7, 5, 8)):  # old files list their weights as inputs too
-            inputs.pop(self.data[a : min(b, a + MAX_TEXT)], None)
+        inputs = {self.name(*span): self.shape(*span) for span in self.spans(0, size, (7, 11))}
+        for start, end in self.spans(0, size, (7, 5, 8)):  # old files list their weights as inputs too
+            inputs.pop(self.data[start : min(end, start + MAX_TEXT)], None)
         yield from ((True, name, shape) for name, shape in inputs.items())
-        yield from ((False, self.name(a, b), self.shape(a, b)) for a, b in self.at(0, size, (7, 12)))
+        yield from ((False, self.name(*span), self.shape(*span)) for span in self.spans(0, size, (7, 12)))
 
     def entry(self, start: int, end: int, most: int = MAX_TEXT) -> tuple[bytes, str]:
         """Key and value of a pair of texts, each of `most` bytes."""
@@ -142,20 +142,21 @@ class _Walk:
         return texts.get(1, b""), texts.get(2, b"").decode("utf-8", "replace")
 
     def name(self, start: int, end: int) -> bytes:
-        return b"".join(self.data[a : min(b, a + MAX_TEXT)] for a, b in self.at(start, end, (1,)))
+        return b"".join(self.data[first : min(stop, first + MAX_TEXT)] for first, stop in self.spans(start, end, (1,)))
 
     def shape(self, start: int, end: int) -> list[int]:
-        sides = [self.numbers(a, b).get(1, 0) for a, b in self.at(start, end, (2, 1, 2, 1))]
-        return [side if side < 1 << 63 else 0 for side in sides]  # a negative one
+        """The shape of an input or output (ValueInfoProto); 0 for open and negative dimensions."""
+        sides = [self.numbers(*span).get(1, 0) for span in self.spans(start, end, (2, 1, 2, 1))]
+        return [side if side < 1 << 63 else 0 for side in sides]
 
-    def at(self, start: int, end: int, fields: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Start and end of each message that a path of field numbers, from the outermost in, leads to."""
+    def spans(self, start: int, end: int, fields: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """(start, end) of each message at a path of field numbers, the outermost first."""
         if not fields:
             yield start, end
             return
         for field, begin, stop in self.messages(start, end):
             if field == fields[0]:
-                yield from self.at(begin, stop, fields[1:])
+                yield from self.spans(begin, stop, fields[1:])
 
     def messages(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
         """(field, start, end) of the fields with a length; others are skipped."""
@@ -189,6 +190,7 @@ class _Walk:
             raise ValueError("it ends in the middle of a value")
 
     def number(self, at: int, end: int) -> tuple[int, int]:
+        """(the varint at a position, the position after it)."""
         value = shift = 0
         while at < end and shift < 70:
             byte = self.data[at]

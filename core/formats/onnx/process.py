@@ -57,7 +57,7 @@ class ModelProcess:
         self._images = None  # Windows keeps a mapped file
         self._folder.close()
 
-    def room(self, images: int, shape: Sequence[int]) -> None:
+    def allocate_batches(self, images: int, shape: Sequence[int]) -> None:
         """Allocate the shared file for batches of `images` images of this shape, in full: a disk that fills up later would
         crash this process. Raises ProblemsError."""
         kind = np.float16 if self.inputs[0][1] == "tensor(float16)" else np.float32

@@ -57,9 +57,8 @@ class ChunkedFile:
         self._handle: Any = open(path, "wb", buffering=0)
         self._direct = bypass_cache(self._handle)
         self._buffers = Buffers(min(CHUNK_BYTES, _blocks(size)))
-        # By their numbers: the memory of chunks, and how many bytes are still missing.
-        self._open: dict[int, tuple[torch.Tensor, int]] = {}
-        self._changes, self._moves = Lock(), Lock()
+        self._open: dict[int, tuple[torch.Tensor, int]] = {}  # {number of a chunk: (its buffer, bytes still missing)}
+        self._chunks_lock, self._seek_lock = Lock(), Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -75,12 +74,12 @@ class ChunkedFile:
         while len(content):
             number, within = divmod(offset, CHUNK_BYTES)
             part = content[: CHUNK_BYTES - within]
-            with self._changes:
+            with self._chunks_lock:
                 if number not in self._open:
                     self._open[number] = self._buffers.take(), min(CHUNK_BYTES, self.size - number * CHUNK_BYTES)
                 buffer = self._open[number][0]
             buffer[within : within + len(part)].copy_(part)
-            with self._changes:
+            with self._chunks_lock:
                 missing = self._open[number][1] - len(part)
                 self._open[number] = buffer, missing
                 if not missing:
@@ -105,7 +104,7 @@ class ChunkedFile:
     def _write_at(self, content: memoryview, offset: int) -> int:
         if hasattr(os, "pwrite"):
             return os.pwrite(self._handle.fileno(), content, offset)
-        with self._moves:
+        with self._seek_lock:
             self._handle.seek(offset)
             return self._handle.write(content)
 

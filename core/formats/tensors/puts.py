@@ -25,23 +25,23 @@ def put_tensor(
     name: str,
     tensor: LazyTensor,
     offset: int,
-    see: Callable[[memoryview], Future[None] | None] | None,
-    ends: threading.Event,
+    observe: Callable[[memoryview], Future[None] | None] | None,
+    stop: threading.Event,
 ) -> int:
-    """Read, compute and write a tensor piece by piece, until `ends` is set. Returns the number of bytes written.
+    """Read, compute and write a tensor piece by piece, until `stop` is set. Returns the number of bytes written.
 
-    see    called with the bytes of each piece; may return a Future to wait for before the next one
+    observe   called with the bytes of each piece; may return a Future to wait for before the next one
     """
     done = 0
     for piece in tensor.pieces():
         assert piece.dtype == tensor.dtype, f"{name} differs from its declaration"
         content = piece.view(torch.uint8)
-        pending = see(memoryview(content.numpy())) if see is not None else None
+        pending = observe(memoryview(content.numpy())) if observe is not None else None
         file.put(offset + done, content)
         done += len(content)
         if pending is not None:
             pending.result()  # the next piece may take the memory of this one
-        if ends.is_set():
+        if stop.is_set():
             return done
     assert done == tensor.byte_count, f"{name} differs from its declaration"
     return done
@@ -58,18 +58,18 @@ def in_threads(
     puts      (an event that is set on errors) -> number of bytes written
     threads   None: as many as useful; 1: in order, in this thread
     """
-    ends = threading.Event()
+    stop = threading.Event()
     if threads == 1:
         for put in puts:
-            count(put(ends), cancel, wrote)
+            report_written(put(stop), cancel, wrote)
         return
     threads = threads or min(machine.threads() + WAITING_THREADS, MOST_THREADS)
     with one_thread_each(), ThreadPoolExecutor(threads, thread_name_prefix="write-tensors") as workers:
         try:
-            for job in as_completed([workers.submit(put, ends) for put in puts]):
-                count(job.result(), cancel, wrote)
+            for job in as_completed([workers.submit(put, stop) for put in puts]):
+                report_written(job.result(), cancel, wrote)
         except BaseException:
-            ends.set()
+            stop.set()
             workers.shutdown(cancel_futures=True)
             raise
 
@@ -91,7 +91,7 @@ def one_thread_each() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def count(size: int, cancel: CancelToken | None, wrote: Wrote | None) -> None:
+def report_written(size: int, cancel: CancelToken | None, wrote: Wrote | None) -> None:
     if wrote is not None:
         wrote(size)
     if cancel is not None:

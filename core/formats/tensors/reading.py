@@ -37,7 +37,7 @@ class TensorFile:
         self._handle: Any = open_regular(self.path, buffering=0)
         self._direct = once and not is_cached(self._handle) and bypass_cache(self._handle)
         self._read_into, self._cast_into = Buffers(CHUNK_BYTES), Buffers(2 * CHUNK_BYTES)
-        self._moves = Lock()
+        self._seek_lock = Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -90,31 +90,31 @@ class TensorFile:
         target = dtype if stored.is_floating_point else stored
         if entry.strides is not None:
             count = entry.stop - entry.start
-            raw = gathered(self._raw(entry.start, entry.stop, PIECE_BYTES), torch.uint8, (count,))
+            raw = gathered(self._raw_pieces(entry.start, entry.stop, PIECE_BYTES), torch.uint8, (count,))
             tensor = raw.view(stored).as_strided(entry.shape, entry.strides).to(target)
             yield from sliced(tensor, numbers)
             return
         with self._cast_into.one(numbers * target.itemsize) as buffer:
             cast = buffer.view(target)
-            for raw in self._raw(entry.start, entry.stop, numbers * stored.itemsize):
+            for raw in self._raw_pieces(entry.start, entry.stop, numbers * stored.itemsize):
                 piece = (raw.clone() if raw.storage_offset() % stored.itemsize else raw).view(stored)
                 yield piece if target == stored else cast[: len(piece)].copy_(piece)
 
-    def _raw(self, start: int, stop: int, step: int) -> Iterator[torch.Tensor]:
+    def _raw_pieces(self, start: int, stop: int, step: int) -> Iterator[torch.Tensor]:
         """Bytes of the file in uint8 tensors of `step`."""
         block = BLOCK_BYTES if self._direct else 1
         if block == 1:
-            self._soon(start, stop)
+            self._read_ahead(start, stop)
         # Past the cache: several steps at once, in whole blocks.
-        many = max(1, (CHUNK_BYTES - 2 * block) // step) * step if block > 1 else step
-        with self._read_into.one(min(many, stop - start) + 2 * block) as buffer:
-            for first in range(start, stop, many):
-                before = first % block
-                needed = before + min(many, stop - first)
+        chunk = max(1, (CHUNK_BYTES - 2 * block) // step) * step if block > 1 else step
+        with self._read_into.one(min(chunk, stop - start) + 2 * block) as buffer:
+            for first in range(start, stop, chunk):
+                before = first % block  # bytes of the block in front of `first`
+                needed = before + min(chunk, stop - first)
                 self._fill(memoryview(buffer[: needed + -needed % block].numpy()), first - before, needed)
                 yield from buffer[before:needed].split(step)
 
-    def _soon(self, start: int, stop: int) -> None:
+    def _read_ahead(self, start: int, stop: int) -> None:
         """Ask the system to read ahead."""
         if hasattr(os, "posix_fadvise"):
             with suppress(OSError):
@@ -138,7 +138,7 @@ class TensorFile:
     def _read_at(self, view: memoryview, offset: int) -> int:
         if hasattr(os, "preadv"):
             return os.preadv(self._handle.fileno(), [view], offset)
-        with self._moves:
+        with self._seek_lock:
             self._handle.seek(offset)
             return self._handle.readinto(view)
 

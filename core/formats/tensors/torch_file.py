@@ -103,12 +103,12 @@ def _info(name: str, offset: int, size: int) -> zipfile.ZipInfo:
     return info
 
 
-def _put(file: ChunkedFile, info: zipfile.ZipInfo, tensor: LazyTensor, ends: threading.Event) -> int:
+def _put(file: ChunkedFile, info: zipfile.ZipInfo, tensor: LazyTensor, stop: threading.Event) -> int:
     """Write the tensor, then the header before it, which has its checksum."""
 
-    def see(content: memoryview) -> None:
+    def add_to_crc(content: memoryview) -> None:
         info.CRC = zlib.crc32(content, info.CRC)
 
-    done = put_tensor(file, info.filename, tensor, info.header_offset + len(info.FileHeader()), see, ends)
+    done = put_tensor(file, info.filename, tensor, info.header_offset + len(info.FileHeader()), add_to_crc, stop)
     file.put(info.header_offset, as_bytes(info.FileHeader()))
     return done

@@ -14,7 +14,7 @@ from core.formats.tensors.chunks import ChunkedFile
 from core.formats.tensors.entry import TORCH_NAMES
 from core.formats.tensors.header import header_of
 from core.formats.tensors.lazy import LazyTensor
-from core.formats.tensors.puts import Wrote, as_bytes, count, in_threads, put_tensor
+from core.formats.tensors.puts import Wrote, as_bytes, in_threads, put_tensor, report_written
 from core.record.lazy_torch import torch
 
 if TYPE_CHECKING:
@@ -75,9 +75,9 @@ def write_safetensors(
     start = len(header)
     with ChunkedFile(path, start + offset) as file, ThreadPoolExecutor(1, thread_name_prefix="hash-tensors") as hasher:
         file.put(0, as_bytes(header))
-        see, puts = (lambda content: hasher.submit(hashes.add, content)) if hashes is not None else None, []
+        observe, puts = (lambda content: hasher.submit(hashes.add, content)) if hashes is not None else None, []
         for name in names:
-            puts.append(partial(put_tensor, file, name, tensors[name], start, see))
+            puts.append(partial(put_tensor, file, name, tensors[name], start, observe))
             start += tensors[name].byte_count
         in_threads(puts, 1 if hashes is not None else None, cancel, wrote)
     if hashes is not None:
@@ -145,8 +145,8 @@ def write_pickle(
     if not all(tensor.dtype in STORAGES for tensor in tensors.values()):
         state = {}
         for name, tensor in tensors.items():
-            state[name] = _alone(tensor.read())
-            count(tensor.byte_count, cancel, wrote)
+            state[name] = _own_storage(tensor.read())
+            report_written(tensor.byte_count, cancel, wrote)
         return save_pickle({wrap: state, **(plain or {})} if wrap else state, path)
     write_torch_file(path, {wrap: state, **(plain or {})} if wrap else state, cancel, wrote)
 
@@ -168,7 +168,7 @@ def type_named(precision: str) -> torch.dtype:
     return dtype
 
 
-def _alone(tensor: torch.Tensor) -> torch.Tensor:
+def _own_storage(tensor: torch.Tensor) -> torch.Tensor:
     """A copy of a view, since torch saves its whole storage; other tensors unchanged."""
     storage_bytes = tensor.untyped_storage().nbytes()
     return tensor if storage_bytes == tensor.numel() * tensor.element_size() else tensor.clone()

@@ -13,7 +13,7 @@ from core.dataset.captions.words import word_pattern
 from core.diffusion.text_states import TextStates, join_texts
 from core.families import family
 from core.families.components import Components
-from core.families.offload import visiting_by_layers
+from core.families.offload import layers_temporarily_on
 from core.formats.detect import FAMILY_NAMES, ModelKind, identify
 from core.formats.embedding_file import LAYERS, ONE, SDXL, bundled_tokens, read_embedding, read_shapes
 from core.formats.tensors.header import read_header
@@ -197,7 +197,7 @@ class PromptEncoder:
         with ExitStack() as stack:  # encoders are moved once for all texts, and not at all if all states are cached
 
             def encode(text: str) -> TextStates:
-                stack.enter_context(visiting_by_layers(self._components.text_encoders, self._components.device))
+                stack.enter_context(layers_temporarily_on(self._components.text_encoders, self._components.device))
                 return encode_texts(self._components, [text], reading, tokens)
 
             return join_texts([self._cache.get((text, reading, tokens), partial(encode, text)) for text in texts])

@@ -10,7 +10,7 @@ from typing import Any
 from core.families import family
 from core.families.attention import device_problems
 from core.families.components import Components
-from core.families.offload import vae_visits
+from core.families.offload import vae_temporarily_on
 from core.formats.hashes import HashMemo
 from core.generation.model.embeddings import PromptEncoder
 from core.generation.model.loras import LorasInUse
@@ -60,7 +60,7 @@ def leased(
         vae.vae.to(parts.rests)
         stack.enter_context(_in_strips(vae, parts, settings.vae_slices, reports))
         if parts.rests != device:
-            stack.enter_context(vae_visits(vae.vae, device))
+            stack.enter_context(vae_temporarily_on(vae.vae, device))
         encoders = _encoders(parts, store, stack, **facts)
         yield replace(base, vae=vae.vae, vae_config=vae.vae_config, text_encoders=encoders, device=device)
 

@@ -9,7 +9,7 @@ from core.families import family
 from core.families.attention import set_attention
 from core.families.components import Components
 from core.families.locate import REFINER
-from core.families.offload import rest_in_ram
+from core.families.offload import offload_permanently
 from core.families.precision import choose_precision, use_tf32, use_threads, vae_type
 from core.formats.models.checkpoint import open_vae
 from core.formats.tensors.header import read_header
@@ -55,7 +55,7 @@ class Parts:
         use_tf32(self.memory.allow_tf32)
 
     def config(self, name: str) -> dict[str, Any]:
-        return dict(self.opened[name].config_after(self.kind.layout.config(name)))
+        return dict(self.opened[name].full_config(self.kind.layout.config(name)))
 
     @property
     def reading_size(self) -> int:
@@ -131,7 +131,7 @@ class Parts:
         if self.memory.narrow_unet:
             to_fp8(denoiser)
         if layers:
-            rest_in_ram(denoiser, self.device)
+            offload_permanently(denoiser, self.device)
         else:
             denoiser.to(self.device)
             _to_channels_last(denoiser, self.device)

@@ -10,7 +10,7 @@ from core.diffusion.samplers import noise_problem, sampler_problem, schedule_pro
 from core.families import family
 from core.families.locate import GENERATED, REFINER, family_of, model_path
 from core.families.prompt_weights import FIX
-from core.families.trained_size import model_guidance
+from core.families.trained_size import default_guidance
 from core.formats.detect import identify
 from core.formats.models.checkpoint import open_vae
 from core.generation.model.embeddings import Embedding, check_token, find_embeddings, without_repeated_tokens
@@ -45,7 +45,7 @@ def with_model_guidance(job: GenerateJob, model: Path) -> GenerateJob:
     """The job with the model's guidance scale if none is set."""
     if job.generate.guidance_scale is not None:
         return job
-    return with_settings(job, generate={"guidance_scale": model_guidance(model)})
+    return with_settings(job, generate={"guidance_scale": default_guidance(model)})
 
 
 def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[GenerateJob] = ()) -> Sources:

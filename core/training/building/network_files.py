@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.families import family
-from core.families.locate import known_family, model_path
+from core.families.locate import base_model_family, model_path
 from core.families.targets import is_norm
 from core.formats.hashes import HashMemo, model_hashes
 from core.formats.lora.names import module_of_extra
@@ -34,7 +34,7 @@ START, MERGED = "network.network_weights", "network.base_weights"
 
 def network_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
     """Problems of the network's files and choice of layers. Empty without a base model."""
-    family_name = known_family(job.model, workspace)
+    family_name = base_model_family(job.model, workspace)
     if not family_name:
         return []
     problems: list[Problem] = []
@@ -120,7 +120,7 @@ def _targets(job: TrainJob, workspace: Workspace, family_name: str, every: bool 
 
     model_family, model = family(family_name), model_path(job.model.base_model, workspace)
     configs = {
-        name: part.config_after(model_family.layout.config(name))
+        name: part.full_config(model_family.layout.config(name))
         for name, part in open_checkpoint(model, family_name).parts.items()
         if name == model_family.layout.denoiser
         or (name.startswith("text_encoder") and (every or job.network.train_text_encoder))

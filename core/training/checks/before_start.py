@@ -14,7 +14,7 @@ from core.dataset.sources.image_info import names_of
 from core.diffusion.samplers import sampler_problem
 from core.families import family
 from core.families.attention import memory_problems
-from core.families.locate import known_family, model_path, model_problems
+from core.families.locate import base_model_family, model_path, model_problems
 from core.families.prompt_weights import FIX, wrong_weight
 from core.families.trained_size import trained_size
 from core.formats.detect import identify
@@ -97,7 +97,7 @@ def upload_problems(job: TrainJob) -> list[Problem]:
 def problems_with_model(job: TrainJob, workspace: Workspace) -> list[Problem]:
     """Problems of the loss, the family, the resolution, the method's files, the samplers and the offload disk, by the header of
     the base model. A missing model or an unknown family is reported by `model_problems`."""
-    name = known_family(job.model, workspace)
+    name = base_model_family(job.model, workspace)
     return [
         *(_part_problems(job, workspace, name) if name else ()),
         *objective_problems(job, workspace),

@@ -16,7 +16,7 @@ from core.families import family
 from core.families.locate import family_of
 from core.families.precision import vae_type
 from core.families.token_count import WINDOW, count_tokens
-from core.families.trained_size import USUAL_GUIDANCE, model_guidance
+from core.families.trained_size import USUAL_GUIDANCE, default_guidance
 from core.generation.prompt.editing import Pass, at_steps
 from core.generation.prompt.sample_prompts import SamplePrompt, control_image, filled, read_prompts
 from core.generation.prompt.states import PromptStates, Reading, prompt_and_opposite
@@ -58,7 +58,7 @@ def prompts_of(job: TrainJob, model: Path | None = None) -> list[SamplePrompt]:
     model   path of the base model, whose guidance is the default
     """
     prompts, _ = read_prompts(job.samples, job.method.traits.control_images)
-    guidance = model_guidance(model) if model is not None else USUAL_GUIDANCE
+    guidance = default_guidance(model) if model is not None else USUAL_GUIDANCE
     step = FAMILIES[family_of(model, job.model.family)].size_step if model is not None else 8
     return filled(prompts, job.samples, sample_size(job), guidance, step)
 

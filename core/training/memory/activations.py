@@ -15,7 +15,7 @@ import torch
 from core.families import family
 from core.families.attention import checkpoint_unet, set_attention
 from core.families.components import Components
-from core.families.counting import FusedAttention, Live, conditioning_on_meta, config_key, model_on_meta
+from core.families.counting import FusedAttention, LiveBytes, conditioning_on_meta, config_key, model_on_meta
 from core.networks.kinds import settings_of
 from core.networks.network import Network
 from core.record.problems import ProblemsError
@@ -72,7 +72,7 @@ def _peak(pass_: Pass, config: tuple) -> int:
     rows, (width, height) = pass_.batch, pass_.sides
     conditioning = conditioning_on_meta(pass_.family, config, rows, pass_.dtype, pass_.tokens)
     conditioning.texts.context.requires_grad_(pass_.trains == "text")
-    with torch.enable_grad(), Live(weights) as live:
+    with torch.enable_grad(), LiveBytes(weights) as live:
         latents = on_meta(rows, *kind.latent_shape((width, height)), dtype=pass_.dtype)
         times = torch.zeros(rows, device="meta")
         if side is not None:

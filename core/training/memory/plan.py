@@ -124,7 +124,7 @@ def facts_of(job: TrainJob, workspace: Workspace, device: str, report: Report | 
     parts_of_file = family(name).parts(path)
     if job.model.vae:
         parts_of_file["vae"] = open_vae(model_path(job.model.vae, workspace, "model.vae"))
-    parts = {key: _size(part, part.config_after(layout.config(key))) for key, part in parts_of_file.items()}
+    parts = {key: _size(part, part.full_config(layout.config(key))) for key, part in parts_of_file.items()}
     stored = parts_of_file[layout.denoiser].weight_bytes()
     sides, batch = largest_batch(job, report)
     images = len(report.placed) if report else 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.families.components import Components
 from core.formats.hashes import HashMemo, model_hashes
-from core.formats.lora.metadata import RunFacts, lora_metadata
+from core.formats.lora.metadata import SaveFacts, lora_metadata
 from core.formats.model_spec import model_spec
 from core.networks.kinds import kind_named
 from core.record.draws import address
@@ -80,7 +80,7 @@ class FileFacts:
         placed, kind = plan.placed, kind_named(job.network.kind)
         views = [each for each, _ in plan.epochs.views_of(0)]
         regularization = sum(each.concept.role == "regularization" for each in views)
-        facts = RunFacts(
+        facts = SaveFacts(
             session_id=address(0, "session", self.folder.name) % 2**32,
             started_at=_started(self.folder),
             family=self.components.family,

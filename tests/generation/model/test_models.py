@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from core.families import family
-from core.families.counting import Live
+from core.families.counting import LiveBytes
 from core.families.vae_strips import Strips
 from core.generation import making
 from core.generation.model.leases import leased
@@ -203,7 +203,7 @@ def test_an_upscaler_counts_with_what_it_computes(workspace):
     hires = plain.hires.model_copy(update={"highres_fix_scale": 2, "highres_fix_upscaler_file": "any.pth"})
     needs = needs_of(plain.model_copy(update={"hires": hires}), parts)
     network, side = RRDBNet(blocks=1).to("meta"), TILE + 2 * MARGIN  # most is needed after the blocks
-    with torch.no_grad(), Live(network.parameters()) as live:
+    with torch.no_grad(), LiveBytes(network.parameters()) as live:
         network(torch.empty(1, 3, side, side, device="meta"))
     weights, images = sum(weight.nbytes for weight in RRDBNet().to("meta").parameters()), 18 * 3 * 4 * 512 * 512
     assert needs.upscaling == pytest.approx(live.peak + weights + images, rel=0.03)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from core import tasks
 from core.families import family
 from core.families.published_shapes import FILE, published_shapes
-from core.families.trained_size import STATED, USUAL_GUIDANCE, model_guidance, trained_size
+from core.families.trained_size import STATED, USUAL_GUIDANCE, default_guidance, trained_size
 from core.formats.detect import identify
 from core.formats.models.checkpoint import open_checkpoint, open_vae, read_part
 from core.formats.models.extra import EXTRA_FILE, ema_names
@@ -522,9 +522,9 @@ def test_the_guidance_that_a_folder_states_goes_along(folders, tmp_path):
     source = Path(shutil.copytree(folders("sd1"), tmp_path / "source"))
     (source / STATED).write_text('{"guidance_scale": 4.0}', "utf-8")
     file = convert(source, tmp_path / "one.safetensors", save_model_as="safetensors")
-    assert model_guidance(file) == model_guidance(to_folder(file, tmp_path / "back")) == 4.0
+    assert default_guidance(file) == default_guidance(to_folder(file, tmp_path / "back")) == 4.0
     assert (
-        model_guidance(convert(folders("sd1"), tmp_path / "two.safetensors", save_model_as="safetensors"))
+        default_guidance(convert(folders("sd1"), tmp_path / "two.safetensors", save_model_as="safetensors"))
         == USUAL_GUIDANCE
     )
 

@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate, normalize
 
 from core.diffusion.samplers import config_of, model_input, root_alpha_bar
 from core.families.loading import load_part
-from core.families.offload import visiting
+from core.families.offload import temporarily_on
 from core.families.prompt_weights import WINDOW_END
 from core.families.tokenizer import load_tokenizer
 from core.formats.tensors.reading import TensorFile
@@ -62,7 +62,7 @@ class Perceptual(Hook):
     def around(self) -> Iterator[None]:
         parts = self._inputs.components
         with ExitStack() as stack:
-            stack.enter_context(visiting([parts.vae], parts.device))
+            stack.enter_context(temporarily_on([parts.vae], parts.device))
             for part in (parts.denoiser, parts.vae):
                 stack.enter_context(_checkpointed(part))
             self._measures = self._scaled_distances(stack)
