@@ -141,7 +141,8 @@ def build(page: Page) -> None:
     shown = {"client": client, "add": add, "drop": drop, "embeddings": words} | fields | boards
     page.on_show(TAB, handlers.show, None, shown)
     page.on_change(TAB, handlers, shown)
-    page.on_input([words.input], handlers.choose_words, words, fields | {"embeddings": words})
+    # Clear, Backspace and a typed name change a dropdown without Gradio's `input`
+    page.on_input([words.change], handlers.choose_words, words, fields | {"embeddings": words})
     page.listen(initial.upload, handlers.begin_with, initial, fields | {"initial": initial})
     page.listen(control.upload, handlers.follow, control, fields | {"control": control})
     page.links.answer("paint", handlers.painting.answer)
