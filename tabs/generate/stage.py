@@ -54,8 +54,10 @@ class Stage:
         return bool(self._awaited)
 
     def submit(self, jobs: Sequence[GenerateJob]) -> str:
-        """Queue jobs as `form.jobs_to_generate` returns them. Returns the id of the last one."""
+        """Queue jobs as `form.jobs_to_generate` returns them, and close the messages of earlier ones. Returns the id of the last."""
+        failed = [entry.id for entry in self._failed()]
         ids = [self.page.engine.submit("generate", job) for job in jobs]
+        self._close(*failed)
         self.bases |= set(ids[:-1])
         return ids[-1]
 
@@ -135,14 +137,14 @@ class Stage:
         return 0
 
     def _failures(self) -> list[tuple[str, Problem]]:
-        """[(id, problem)] of the failed jobs whose message was not closed."""
+        """[(id, problem)] of the last failed jobs whose message was not closed."""
+        return [(entry.id, self._problem(entry)) for entry in self._failed()[-3:]]
+
+    def _failed(self) -> list[QueueEntry]:
+        """The failed jobs whose message was not closed."""
         closed = self.page.project.tab_state(TAB).get("closed", [])
-        failed = [
-            entry
-            for entry in self.page.own_jobs()
-            if entry.task == "generate" and entry.state == "failed" and entry.id not in closed
-        ]
-        return [(entry.id, self._problem(entry)) for entry in failed[-3:]]
+        entries = [entry for entry in self.page.own_jobs() if entry.task == "generate" and entry.state == "failed"]
+        return [entry for entry in entries if entry.id not in closed]
 
     def _problem(self, entry: QueueEntry) -> Problem:
         """The problem of a failed job, with the fix from its run."""
@@ -163,11 +165,11 @@ class Stage:
         self.submit([job])
         self._close(identity)
 
-    def _close(self, identity: str) -> None:
+    def _close(self, *identities: str) -> None:
         self._refused = []
         with self.page.project.lock:
             closed = self.page.project.tab_state(TAB).get("closed", [])
-            self.page.project.update_tab(TAB, closed=[*closed, identity[:40]][-50:])
+            self.page.project.update_tab(TAB, closed=[*closed, *(each[:40] for each in identities)][-50:])
 
     def act(self, event: gr.EventData) -> str:
         """Handle an event of the status line. Returns its HTML."""
