@@ -108,14 +108,19 @@ class Stage:
         return now
 
     def _cancelled(self) -> str:
-        """Text about the last job if it was cancelled, else ""."""
+        """Text about the last job if it was cancelled or has warnings, else ""."""
         entries = [entry for entry in self.page.own_jobs() if entry.task in TASKS]
         begun = [entry for entry in entries if entry.state != "cancelled"]
-        if not begun or begun[-1].state != "stopped":
-            return "Cancelled before it began" if entries and entries[-1].state == "cancelled" else ""
+        stopped = bool(begun) and begun[-1].state == "stopped"
+        if entries and entries[-1].state == "cancelled" and not stopped:
+            return "Cancelled before it began"
+        if not begun or begun[-1].state not in ("stopped", "done"):
+            return ""
         with suppress(ProblemsError, OSError):
-            return str(self.page.engine.snapshot(begun[-1].run).get("message") or "Cancelled")
-        return "Cancelled"
+            facts = self.page.engine.snapshot(begun[-1].run)
+            warnings = [line["text"] for line in facts.get("log", ()) if line["level"] == "warning"]
+            return str(facts.get("message") or "Cancelled") if stopped else "; ".join(warnings)
+        return "Cancelled" if stopped else ""
 
     def newest(self) -> str:
         """HTML of the large image, with the live preview while a job runs."""
@@ -204,14 +209,14 @@ def status(
     resumable: bool = True,
 ) -> str:
     """HTML of the status line: the first job of this tab, else of a grid, a list of the others, and the Forever button. The lists
-    are overlays, so that nothing moves. cancelled: text while no job is active; resumable: see `may_resume`"""
+    are overlays, so that nothing moves. cancelled: text on the last job while none is active; resumable: see `may_resume`"""
     active = sorted(
         (entry for entry in entries if _is_open(entry)),
         key=lambda entry: (TASKS.index(entry.task), entry.state != "running"),
     )
     lines = [_line(entry, waits.get(entry.id), now) for entry in active]
     idle = f"{cancelled or 'Nothing is being generated'}."
-    first = lines[0] if lines else f'<span class="hint">{esc(idle)}</span>'
+    first = lines[0] if lines else f'<span class="hint gen-words" title="{esc(idle)}">{esc(idle)}</span>'
     rest = "".join(f"<li>{line}</li>" for line in lines[1:])
     if rest:
         rest = (

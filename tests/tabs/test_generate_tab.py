@@ -417,6 +417,18 @@ def test_progress_failure_and_a_paused_queue_are_shown(desk):
     assert engine.waits()["e1"].words[1:] in desk.stage.status() and 'data-act="resume"' in desk.stage.status()
 
 
+def test_a_failure_is_shown_until_the_next_press_and_the_warnings_of_the_last_job_after_it(desk):
+    engine = desk.page.engine
+    engine.entries = [QueueEntry("d", "generate", "fox", {}, state="failed", run="r", message="out of memory")]
+    assert "out of memory" in desk.stage.status()
+    assert "out of memory" not in press(desk)
+    engine.snapshot = lambda run: {
+        "log": [{"level": "warning", "text": "'wide' is read as text"}, {"level": "info", "text": "x"}]
+    }
+    ended(desk, engine.entries[-1].id)
+    assert "&#x27;wide&#x27; is read as text.</span>" in desk.stage.status()
+
+
 def ended(desk, identity, state="done"):
     """The job has ended, as the engine tells."""
     entry = next(each for each in desk.page.engine.entries if each.id == identity)
