@@ -11,7 +11,7 @@ from math import prod
 from pathlib import Path
 
 from core.formats.lora.names import BUNDLED
-from core.formats.models.overflow import not_finite, refuse_not_finite
+from core.formats.models.overflow import SHOWN, not_finite, refuse_not_finite
 from core.formats.tensors.entry import FLOATS, TensorEntry
 from core.formats.tensors.header import read_header
 from core.formats.tensors.lazy import in_memory
@@ -20,6 +20,8 @@ from core.formats.tensors.writer import save_pickle, write_safetensors
 from core.record import atomic
 from core.record.lazy_torch import torch
 from core.record.problems import ProblemsError
+from core.record.units import first_of
+from core.record.workspace import display_path
 
 ONE = ("emb_params",)  # SD 1 and 2; A1111 reads any single tensor
 SDXL = ("clip_l", "clip_g")
@@ -54,10 +56,15 @@ def read_embedding(path: Path, token: str = "") -> dict[str, torch.Tensor]:
 
     A1111's format (string_to_param), diffusers' and other single tensors become "emb_params".
     token   which one of a file with several (`tokens_in`); "" is the first
+    Raises ProblemsError for another file, and for NaN or infinite vectors.
     """
     with TensorFile(path) as file:
         names = _names(file.entries, path, token)
         vectors = {name: file.read(key, torch.float32) for name, key in names.items()}
+    if damaged := not_finite(vectors):
+        what = f"{path.name} contains NaN or infinite vectors: {first_of([names[name] for name in damaged], SHOWN)}"
+        fix = "use an earlier checkpoint of this embedding: its training failed, or the file is damaged"
+        raise ProblemsError.one(what, display_path(path), fix, "weights.not-finite")
     return {name: value[None] if value.ndim == 1 else value for name, value in vectors.items()}
 
 

@@ -261,12 +261,13 @@
     paintOptions();
   };
   const take = (n) => {
-    const field = target, {text, about} = options[n], caret = field.selectionStart, rest = field.value.slice(caret);
+    const field = target, {text, about, choose} = options[n], caret = field.selectionStart, rest = field.value.slice(caret);
     const strength = about === "LoRA" && /^(:[^<>,\n]*)?>/.exec(rest), closed = about === "wildcard" && rest.startsWith("__");
     const words = strength ? text.replace(/:1>$/, strength[1] ? "" : ":1") : closed ? text.slice(0, -2) : text;
     const comma = ["LoRA", "wildcard"].includes(about) || /^\s*[,)\]|}:]/.test(rest) ? "" : ", ";
     close();
     edit(field, caret - taken, caret, words + comma);
+    if (choose) ask({act: "choose", name: choose}).catch(() => {});  // an embedding of a run
   };
   document.addEventListener("pointerdown", (event) => {
     const option = event.target.closest && event.target.closest("#prompt-options [role=option]");

@@ -57,7 +57,7 @@ def strip(lora: Lora, attributes: Callable[[Checkpoint], str], thumb_url: Callab
     long = " long" if len(checkpoint.label) > LONG_LABEL else ""
     return (
         f'<details class="lora-steps" data-group="{group}"><summary class="btn quiet{long}" '
-        f'aria-label="Other steps, now {esc(checkpoint.label)}">{esc(checkpoint.label)}</summary><ul>{buttons}</ul></details>'
+        f'aria-label="Other steps, now {esc(checkpoint.label)}"><span>{esc(checkpoint.label)}</span></summary><ul>{buttons}</ul></details>'
     )
 
 
@@ -69,7 +69,7 @@ def strip_later(lora: Lora, form: str) -> str:
     label = f"Other steps of {lora.name}, now {text}" if lora.checkpoint else f"Copy the path of {lora.name}"
     return (
         f'<details class="lora-steps" data-group="steps {esc(lora.path)}" data-steps="{esc(display_path(lora.path))}" '
-        f'data-form="{esc(form)}"><summary class="btn quiet" aria-label="{esc(label)}">{esc(text)}</summary>'
+        f'data-form="{esc(form)}"><summary class="btn quiet" aria-label="{esc(label)}"><span>{esc(text)}</span></summary>'
         f"<ul></ul></details>"
     )
 

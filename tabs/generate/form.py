@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -16,10 +16,14 @@ from core.engine.run_grid import word_values
 from core.families.locate import model_path
 from core.families.trained_size import default_guidance, trained_size
 from core.formats.detect import identify
+from core.formats.hashes import HashMemo
 from core.generation.images.gallery import without_controls
 from core.generation.model.embeddings import Embedding, find_embedding, find_embeddings, without_repeated_tokens
+from core.generation.model.index import facts_of_file
 from core.generation.model.library import Scan, find, find_file, portable_name
 from core.generation.model.other_files import NETS, find_refiner, net_of_image
+from core.generation.model.sources import model_hash
+from core.generation.prompt.changes import with_settings
 from core.generation.prompt.loras import LoraTag, with_prompt_loras, without_tags
 from core.generation.prompt.wildcards import has_variants
 from core.record.file_titles import is_average
@@ -178,13 +182,32 @@ def values_of(
     stated = job.model.base_model
     file = find_file(stated, workspace)
     if file is None:
-        what = f"The model '{stated}' is not on this machine; the chosen one is kept"
-        notes.append(Problem(what, "model.base_model", "download it, or choose another", "advice", code=NO_MODEL))
+        what, fix = f"The model '{stated}' is not on this machine", "download it, or choose another"
+        if "/" not in stated:
+            what = f"The model '{stated}' was not found in the models folder"
+            fix = "choose it: images keep only the names of models outside of it"
+        notes.append(Problem(f"{what}; the chosen one is kept", "model.base_model", fix, "advice", code=NO_MODEL))
     else:
         train_file = find_file(project.base_model, workspace)
         name = project.base_model if train_file is not None and real_path(train_file) == real_path(file) else stated
         values |= model_values(job.model.model_copy(update={"base_model": name}), project)
     return values, [replace(each, level="advice") for each in notes]
+
+
+def with_chosen_model(job: GenerateJob, digest: str, chosen: Iterable[str], workspace: Workspace) -> GenerateJob:
+    """The job of an image with the one of the `chosen` models that it names, if that is not found by this name, which is all that
+    images keep of models outside of models and outputs. digest: of the image's model; "" if unknown"""
+    if find_file(job.model.base_model, workspace) is not None:
+        return job
+    memo = HashMemo(workspace.private / "hashes.json")
+    for name in chosen:
+        path = find_file(name, workspace)
+        if path is None or portable_name(path, workspace) != job.model.base_model:
+            continue
+        family = facts_of_file(path).family
+        if not digest or (family and model_hash(path, family, memo, None) == digest):
+            return with_settings(job, model={"base_model": name})
+    return job
 
 
 def model_values_in(job: GenerateJob, workspace: Workspace, notes: list[Problem]) -> dict[str, Any]:

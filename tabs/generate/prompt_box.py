@@ -17,7 +17,7 @@ from core.captioning.combining import comparable
 from core.captioning.tag_lists import tag_lists
 from core.dataset.captions.words import tag_words
 from core.generation.images.gallery import LONGEST, Gallery
-from core.generation.model.library import ambiguity_advice, prompt_names, tokens_of_file, wildcard_names
+from core.generation.model.library import ambiguity_advice, prompt_names, tokens_of_file, trained_token, wildcard_names
 from core.generation.plan.stages import passes_of
 from core.generation.prompt.analysis import Analysis, Parsing, Part, analyze, has_settings
 from core.generation.prompt.styles import Style, read_styles, styles_of_csv, write_styles
@@ -53,6 +53,7 @@ class PromptBox:
         self._handlers: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "look": self._text_state,
             "complete": self._complete,
+            "choose": self._choose_embedding,
             "history": lambda request: {"entries": self.history.entries()},
             "import": self._import,
         }
@@ -76,6 +77,7 @@ class PromptBox:
         names = replace(
             prompt_names(self.page.workspace, chosen),
             lora=lambda name: ambiguity_advice("lora", name, self._model_lists.find(name)),
+            unchosen=self._run_embeddings().keys() - {word for word, *_ in chosen},
         )
         analysis = analyze(text, names, mode)
         offsets = _utf16(text)
@@ -127,9 +129,26 @@ class PromptBox:
         listed = (Path(each.name) for each in self._model_lists.of(["embedding"]))
         files = (path for path in listed if path.parts[0] == "models")
         tokens = (token or path.stem for path in files for token in tokens_of_file(resolve_path(str(path))))
-        embeddings = _like(list(tokens), value)
-        options = [_option(name, name, "embedding") for name in embeddings]
+        chosen_by = self._run_embeddings() | {token: "" for token in tokens}
+        options = [
+            _option(name, name, "embedding") | ({"choose": chosen_by[name]} if chosen_by[name] else {})
+            for name in _like(list(chosen_by), value)
+        ]
         return (options[: OPTIONS // 2] + self._tags(value))[:OPTIONS]
+
+    def _run_embeddings(self) -> dict[str, str]:
+        """{token: name in the settings} of the embeddings of runs, of the newest file of each; prompts use them once they are chosen."""
+        files = {
+            each.name: each.path for each in self._model_lists.of(["embedding"]) if each.name.startswith("outputs/")
+        }
+        return {trained_token(path) or path.stem: name for name, path in reversed(files.items())}
+
+    def _choose_embedding(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Add an embedding of a run to the chosen ones. request: {"name": its name in the settings}"""
+        name, chosen = request.get("name"), self._form.load()["embeddings"]
+        if name in self._run_embeddings().values() and name not in chosen:
+            self._form.update({"embeddings": [*chosen, name]})
+        return {}
 
     def _tags(self, value: str) -> list[dict[str, str]]:
         """Completions from tags, as in Captions: of the dataset, then of the lists in models/tag_lists."""

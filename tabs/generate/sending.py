@@ -141,16 +141,16 @@ class Sending:
         """(values that generate an image again, problems of its files that are not on this machine)."""
         current, job = self._fields.load(), record.job
         assert job is not None
-        values, notes = form.values_of(
-            job, current, self.page.workspace, self.page.project.job.model, record.hashes.controls
-        )
+        model, workspace = self.page.project.job.model, self.page.workspace
+        if record.source == "atelier":
+            job = form.with_chosen_model(job, record.hashes.model, (current["base_model"], model.base_model), workspace)
+        values, notes = form.values_of(job, current, workspace, model, record.hashes.controls)
         if record.source != "atelier":  # of another program, whose model names are unknown: the chosen model stays
-            model = {name: current[name] for name in ("base_model", "model", *form.MODEL)}
+            kept = {name: current[name] for name in ("base_model", "model", *form.MODEL)}
             notes = [note for note in notes if note.code != form.NO_MODEL]
-            values |= model | form.model_values_in(job, self.page.workspace, notes)
+            values |= kept | form.model_values_in(job, workspace, notes)
         if not values["variation_strength"]:
             values["variation_seed"] = None  # drawn for each grid, without effect
-        workspace = self.page.workspace
         if values["zero_terminal_snr"] == "off" and not form.marked_for_zero_snr(
             values, self.page.project.job, workspace, lambda name: find("lora", name, workspace)
         ):

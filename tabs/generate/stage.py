@@ -56,8 +56,10 @@ class Stage:
         return bool(self._awaited)
 
     def submit(self, jobs: Sequence[GenerateJob]) -> str:
-        """Queue jobs as `form.jobs_to_generate` returns them. Returns the id of the last one."""
+        """Queue jobs as `form.jobs_to_generate` returns them, and close the messages of earlier ones. Returns the id of the last."""
+        failed = [entry.id for entry in self._failed()]
         ids = [self.page.engine.submit("generate", job) for job in jobs]
+        self._close(*failed)
         self.bases |= set(ids[:-1])
         return ids[-1]
 
@@ -117,14 +119,19 @@ class Stage:
         return job
 
     def _cancelled(self) -> str:
-        """Text about the last job if it was cancelled, else ""."""
+        """Text about the last job if it was cancelled or has warnings, else ""."""
         entries = [entry for entry in self.page.own_jobs() if entry.task in TASKS]
         begun = [entry for entry in entries if entry.state != "cancelled"]
-        if not begun or begun[-1].state != "stopped":
-            return "Cancelled before it began" if entries and entries[-1].state == "cancelled" else ""
+        stopped = bool(begun) and begun[-1].state == "stopped"
+        if entries and entries[-1].state == "cancelled" and not stopped:
+            return "Cancelled before it began"
+        if not begun or begun[-1].state not in ("stopped", "done"):
+            return ""
         with suppress(ProblemsError, OSError):
-            return str(self.page.engine.snapshot(begun[-1].run).get("message") or "Cancelled")
-        return "Cancelled"
+            facts = self.page.engine.snapshot(begun[-1].run)
+            warnings = [line["text"] for line in facts.get("log", ()) if line["level"] == "warning"]
+            return str(facts.get("message") or "Cancelled") if stopped else "; ".join(warnings)
+        return "Cancelled" if stopped else ""
 
     def newest(self) -> str:
         """HTML of the large image, with the live preview while a job runs."""
@@ -146,14 +153,14 @@ class Stage:
         return 0
 
     def _failures(self) -> list[tuple[str, Problem]]:
-        """[(id, problem)] of the failed jobs whose message was not closed."""
+        """[(id, problem)] of the last failed jobs whose message was not closed."""
+        return [(entry.id, self._problem(entry)) for entry in self._failed()[-3:]]
+
+    def _failed(self) -> list[QueueEntry]:
+        """The failed jobs whose message was not closed."""
         closed = self.page.project.tab_state(TAB).get("closed", [])
-        failed = [
-            entry
-            for entry in self.page.own_jobs()
-            if entry.task == "generate" and entry.state == "failed" and entry.id not in closed
-        ]
-        return [(entry.id, self._problem(entry)) for entry in failed[-3:]]
+        entries = [entry for entry in self.page.own_jobs() if entry.task == "generate" and entry.state == "failed"]
+        return [entry for entry in entries if entry.id not in closed]
 
     def _problem(self, entry: QueueEntry) -> Problem:
         """The problem of a failed job, with the fix from its run."""
@@ -174,11 +181,11 @@ class Stage:
         self.submit([job])
         self._close(identity)
 
-    def _close(self, identity: str) -> None:
+    def _close(self, *identities: str) -> None:
         self._refused = []
         with self.page.project.lock:
             closed = self.page.project.tab_state(TAB).get("closed", [])
-            self.page.project.update_tab(TAB, closed=[*closed, identity[:40]][-50:])
+            self.page.project.update_tab(TAB, closed=[*closed, *(each[:40] for each in identities)][-50:])
 
     def act(self, event: gr.EventData) -> str:
         """Handle an event of the status line. Returns its HTML."""
@@ -213,14 +220,14 @@ def status(
     resumable: bool = True,
 ) -> str:
     """HTML of the status line: the first job of this tab, else of a grid, a list of the others, and the Forever button. The lists
-    are overlays, so that nothing moves. cancelled: text while no job is active; resumable: see `may_resume`"""
+    are overlays, so that nothing moves. cancelled: text on the last job while none is active; resumable: see `may_resume`"""
     active = sorted(
         (entry for entry in entries if _is_open(entry)),
         key=lambda entry: (TASKS.index(entry.task), entry.state != "running"),
     )
     lines = [_line(entry, waits.get(entry.id), job) for entry in active]
     idle = f"{cancelled or 'Nothing is being generated'}."
-    first = lines[0] if lines else f'<span class="hint">{esc(idle)}</span>'
+    first = lines[0] if lines else f'<span class="hint gen-words" title="{esc(idle)}">{esc(idle)}</span>'
     others = "".join(f"<li>{line}</li>" for line in lines[1:])
     if others:
         others = (

@@ -140,7 +140,8 @@ def build(page: Page) -> None:
     outputs = {"client": client, "add": add, "drop": drop, "embeddings": embeddings} | fields | boards
     page.on_show(TAB, handlers.show, None, outputs)
     page.on_change(TAB, handlers, outputs)
-    page.on_input([embeddings.input], handlers.choose_embeddings, embeddings, fields | {"embeddings": embeddings})
+    # Clear, Backspace and a typed name change a dropdown without Gradio's `input`
+    page.on_input([embeddings.change], handlers.choose_embeddings, embeddings, fields | {"embeddings": embeddings})
     page.listen(initial.upload, handlers.begin_with, initial, fields | {"initial": initial})
     page.listen(control.upload, handlers.follow, control, fields | {"control": control})
     page.links.answer("paint", handlers.painting.answer)

@@ -66,7 +66,7 @@ class FakeEngine:
         self._numbers = itertools.count(1)
         self._light = LightLane()
         self._closing = threading.Event()
-        self.queue_paused = False
+        self.queue_paused, self.paused_by = False, None
         self.ended: list[Any] = []
         self._thread = threading.Thread(target=self._work, daemon=True)
         self.device = "cpu"

@@ -46,6 +46,7 @@ class Engine:
 
     def __init__(self, folder):
         self.folder, self.jobs, self.entries, self.queue_paused, self.now = folder, [], [], False, None
+        self.paused_by = None
         self.models = Models()
         self.ended = []
 

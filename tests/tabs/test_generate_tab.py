@@ -17,11 +17,12 @@ from work_parts import HOSTILE, event, make_page, said
 
 from core.engine.explain import explain
 from core.engine.queue import GUEST, QueueEntry
+from core.formats.hashes import HashMemo
 from core.generation.images.gallery import facts_of, nets_text, pair_key
 from core.generation.images.metadata import png_info
 from core.generation.images.record import ImageRecord
 from core.generation.model.library import portable_name
-from core.generation.model.sources import Hashes
+from core.generation.model.sources import Hashes, model_hash
 from core.generation.model.store import LoadedModel
 from core.generation.plan.requests import requests_of
 from core.generation.prompt.changes import with_settings
@@ -317,6 +318,23 @@ def test_what_an_image_used_and_is_not_here_is_said(desk, tmp_path):
     assert desk._values()["loras"] == []
 
 
+@pytest.mark.parametrize(("digest", "there"), [("", True), ("its own", True), ("00" * 32, False)])
+def test_a_model_outside_of_the_models_folder_is_the_chosen_one_of_its_name_and_hash(desk, tmp_path, digest, there):
+    model = tmp_path / "elsewhere" / "mine"
+    model.parent.mkdir()
+    shutil.copytree(PROJECT / "models" / "starter", model)
+    digest = model_hash(model, "sd1", HashMemo(), None) if digest == "its own" else digest
+    job = with_settings(made(), model={"base_model": "mine"})
+    Image.new("RGB", (64, 64)).save(tmp_path / "in.png", pnginfo=png_info(job, Hashes(model=digest)))
+    desk.presets.put(form.start_values() | {"base_model": str(model), "steps": 3})
+    desk.read(str(tmp_path / "in.png"))
+    assert desk._values()["base_model"] == str(model)
+    message = desk.page.browsers.of(None).message["problems"]
+    assert [each["what"] for each in message] == (
+        [] if there else ["The model 'mine' was not found in the models folder; the chosen one is kept"]
+    )
+
+
 def test_files_of_an_image_are_found_in_the_outputs_folder_of_this_server(desk, tmp_path):
     space = desk.page.workspace
     image, mask = space.images / "d" / "1.png", space.inputs / "m.png"
@@ -415,6 +433,18 @@ def test_progress_failure_and_a_paused_queue_are_shown(desk):
     engine.now, engine.queue_paused = None, True
     press(desk)
     assert engine.waits()["e1"].words[1:] in desk.stage.status() and 'data-act="resume"' in desk.stage.status()
+
+
+def test_a_failure_is_shown_until_the_next_press_and_the_warnings_of_the_last_job_after_it(desk):
+    engine = desk.page.engine
+    engine.entries = [QueueEntry("d", "generate", "fox", {}, state="failed", run="r", message="out of memory")]
+    assert "out of memory" in desk.stage.status()
+    assert "out of memory" not in press(desk)
+    engine.snapshot = lambda run: {
+        "log": [{"level": "warning", "text": "'wide' is read as text"}, {"level": "info", "text": "x"}]
+    }
+    ended(desk, engine.entries[-1].id)
+    assert "&#x27;wide&#x27; is read as text.</span>" in desk.stage.status()
 
 
 def ended(desk, identity, state="done"):

@@ -93,6 +93,14 @@ def test_the_tokens_are_counted_again_when_an_embedding_is_added_or_removed(tab,
     expect(meter).to_have_text("12/75 tokens")
     tab.locator("#gen-embeddings .token-remove").first.click()
     expect(meter).to_have_text(alone)
+    for empty in (
+        lambda field: field.locator(".remove-all").click(),
+        lambda field: field.locator("input").press("Backspace"),
+    ):
+        choose_embedding(tab, "fox / zunkel")
+        expect(meter).to_have_text("12/75 tokens")
+        empty(tab.locator("#gen-embeddings"))
+        expect(meter).to_have_text(alone)
     shutil.rmtree(file.parents[1])
 
 

@@ -248,11 +248,11 @@ def test_a_run_is_one_card_under_its_name_with_the_kept_step_and_no_captions(pag
     assert "fox-step00000250" in re.search(r'class="choose" data-value="([^"]*)"', card)[1]
     assert len(re.findall("<img", card)) == 1
     found = answer(page, form=form, field=field, query="step 250")["rows"]
-    assert re.findall(r">step (\d+)</summary>", found) == ["250"]
+    assert re.findall(r">step (\d+)</span></summary>", found) == ["250"]
     (fox / "kept.json").write_text(json.dumps({next(iter(KEPT)): "my fox"}))
     assert "kept as my fox" in answer(page, form=form, field=field)["rows"]
     (fox / "kept.json").unlink()
-    assert ">step 20</summary>" in answer(page, form=form, field=field)["rows"], "the best one"
+    assert ">step 20</span></summary>" in answer(page, form=form, field=field)["rows"], "the best one"
 
 
 def test_the_steps_of_a_card_are_chosen_by_value_or_act_and_the_path_is_behind_its_button(page, fox):

@@ -10,6 +10,7 @@ from generate_parts import lora
 from safetensors.torch import save_file
 from work_parts import HOSTILE, answered, make_page
 
+from core.formats.embedding_file import TOKEN
 from core.generation.images.gallery import Gallery
 from core.generation.model import library
 from core.generation.plan.requests import in_styles
@@ -99,6 +100,21 @@ def test_completion_offers_what_is_on_this_machine(box):
     assert offered(box, "word", "a photo of a fox") == (["fox \\(animal\\)"], 3)  # the last word alone
     assert offered(box, "word", "fo")[0] == ["fox \\(animal\\)", "forest"]  # the most frequent first
     assert offered(box, "word", "x") == ([], None)
+
+
+def test_the_embedding_of_a_run_is_offered_by_its_token_and_read_once_it_is_chosen(box):
+    file = box.page.workspace.runs / "r" / "checkpoints" / "cup-step00000010.safetensors"
+    file.parent.mkdir(parents=True)
+    save_file({"emb_params": torch.zeros(9, 64)}, file, {TOKEN: "brabol"})
+    box._model_lists.read()
+    [option] = box.answer({"act": "complete", "kind": "word", "value": "a brab"})["options"]
+    name = "outputs/runs/r/checkpoints/cup-step00000010.safetensors"
+    assert (option["text"], option["choose"]) == ("brabol", name)
+    assert look(box, "a brabol")[1] == [(2, 8, "prompt.unchosen-embedding")]
+    box.answer({"act": "choose", "name": "outputs/other.safetensors"})
+    box.answer({"act": "choose", "name": option["choose"]})
+    assert box._form.load()["embeddings"] == [name]
+    assert look(box, "a brabol") == ("10/75", [])
 
 
 def test_loras_are_those_of_the_shelf_and_the_folders_are_read_only_for_names_that_it_lacks(box, monkeypatch):

@@ -627,7 +627,7 @@ def test_a_run_names_its_best_checkpoint_in_runs_and_monitor_and_generate_takes_
     assert again == lora | {"enabled": True, "strength": 0.8}, "a LoRA that was turned off is turned on"
     row = desk._main({})
     assert re.findall(r'data-steps="[^"]*/([^"/]*)"', row) == ["m-step00000020.safetensors"]
-    assert ">step 20, best</summary>" in row
+    assert ">step 20, best</span></summary>" in row
     desk.act({}, event("draw", f"{folder.name}/m-step00000010.safetensors"))
     (other,) = page.project.tab_state("Generate")["values"]["loras"]
     assert other["file"].endswith("m-step00000010.safetensors")
@@ -636,7 +636,7 @@ def test_a_run_names_its_best_checkpoint_in_runs_and_monitor_and_generate_takes_
     generate_with(page, folder.name)
     (kept,) = page.project.tab_state("Generate")["values"]["loras"]
     assert kept["file"].endswith("m-step00000030.safetensors"), "what was kept last counts more than what was measured"
-    assert ">step 30, kept</summary>" in desk._main({})
+    assert ">step 30, kept</span></summary>" in desk._main({})
     (folder / "kept.json").unlink()
     (folder / "checkpoints" / "m-step00000020.safetensors").unlink()
     assert monitor.parts(page, folder.name)["best"]["step"] == 10

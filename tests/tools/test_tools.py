@@ -102,6 +102,18 @@ def test_inspect_finds_damaged_numbers_and_changed_weights(tmp_path):
     assert inspect(large)["lora"]["too_large"] == [f"{CONV}.lora_up.weight"]
 
 
+def test_inspect_counts_the_vectors_of_an_embedding_and_finds_damaged_ones(tmp_path):
+    for name, value in (("sound", 0.5), ("nan", float("nan"))):
+        save_file({"emb_params": torch.full((4, 64), value)}, path := tmp_path / f"{name}.safetensors")
+        facts, lines = use(name="inspect", file=str(path))
+        said = "\n".join(lines)
+        assert facts["embedding"]["vectors"] == {"": 4} and "vectors: 4\n" in said
+        assert ("DAMAGED: NaN or infinity in emb_params" in said) == (name == "nan")
+        json.dumps(facts, allow_nan=False)
+    torch.save({"string_to_param": {"zun": torch.ones(3, 64), "bra": torch.ones(2, 64)}}, tmp_path / "two.pt")
+    assert "vectors: 3 in zun, 2 in bra" in use(name="inspect", file=str(tmp_path / "two.pt"))[1]
+
+
 def test_inspect_tells_what_models_and_their_parts_are():
     facts, lines = use(name="inspect", file="models/starter")
     assert (facts["kind"], facts["family"], facts["layout"]) == ("checkpoint", "sd1", "diffusers")

@@ -57,13 +57,13 @@ class Hashes:
 def file_hashes(sources: Sources, workspace: Workspace, cancel: CancelToken | None) -> Hashes:
     """The hashes by which other programs identify the files, cached until a file changes."""
     memo = HashMemo(workspace.private / "hashes.json")
-    model = _model_hash(sources.model, sources.family, memo, cancel)
+    model = model_hash(sources.model, sources.family, memo, cancel)
     loras = {}
     for path in sources.loras.values():
         digest = memo.get("tensors sha256", [path], partial(tensors_sha256, path, cancel))
         loras[portable_name(path, workspace)] = digest
     refiners = {
-        portable_name(path, workspace): _model_hash(path, REFINER, memo, cancel) for path in sources.refiners.values()
+        portable_name(path, workspace): model_hash(path, REFINER, memo, cancel) for path in sources.refiners.values()
     }
     embeddings = {
         embedding.name: memo.get("sha256", [embedding.path], partial(file_sha256, embedding.path, cancel))
@@ -74,7 +74,7 @@ def file_hashes(sources: Sources, workspace: Workspace, cancel: CancelToken | No
     return Hashes(model, loras, embeddings, refiners, controls)
 
 
-def _model_hash(path: Path, family_name: str, memo: HashMemo, cancel: CancelToken | None) -> str:
+def model_hash(path: Path, family_name: str, memo: HashMemo, cancel: CancelToken | None) -> str:
     """SHA-256 of a file; for a folder, which other programs do not hash, of its denoiser's weights."""
     if path.is_dir():
         return family(family_name).digest(path, "denoiser", memo=memo, cancel=cancel)

@@ -148,7 +148,9 @@ def _prompt_embeddings(
             check_token(embedding, (), family_name, model)
             fitting.setdefault(name, []).append(embedding)
         except ProblemsError as error:
-            unfit.setdefault(name, []).extend(replace(problem, level="advice") for problem in error.problems)
+            unfit.setdefault(name, []).extend(
+                replace(each, what=f"'{name}' is read as text: {each.what}", level="advice") for each in error.problems
+            )
     for candidates in fitting.values():
         notes += ambiguity_advice("embedding", candidates[0].name, [each.path for each in candidates])
     notes += [note for name, advice in unfit.items() if name not in fitting for note in advice]

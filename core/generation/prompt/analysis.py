@@ -6,7 +6,7 @@ runs); this file only locates where it fails.
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -89,11 +89,13 @@ class Names:
     lora         name of a LoRA -> advice about its file; raises ProblemsError if there is none; None: LoRAs are not
                  looked up
     embeddings   {name of an embedding: its number of vectors}
+    unchosen     tokens of embeddings of runs that must be chosen first
     """
 
     files: Files = no_files
     lora: Callable[[str], list[Problem]] | None = None
     embeddings: Mapping[str, int] = field(default_factory=dict)
+    unchosen: Collection[str] = ()
 
 
 @dataclass(frozen=True)
@@ -333,6 +335,13 @@ def _embedding_findings(text: str, known: Names, mode: Parsing) -> Iterator[Find
         what = f"'{match[0][:60]}' is read as text: embeddings are named without 'embedding:'"
         fix = f"write {near or match[1]} alone" if near else "write the name of a file in models/embeddings alone"
         yield Finding(*match.span(), Problem(what, mode.where, fix, "advice", code="prompt.unknown-embedding"))
+    unchosen = [name for name in known.unchosen if name.casefold() not in names]
+    for match in word_pattern(unchosen).finditer(text) if unchosen else ():
+        what = f"'{match[0]}' is the embedding of a run that is not chosen, and is read as text"
+        yield Finding(
+            *match.span(),
+            Problem(what, mode.where, "choose it in Embeddings", "advice", code="prompt.unchosen-embedding"),
+        )
     candidates = [match for match in _WORD.finditer(text) if names and len(match[0]) >= MIN_LENGTH][:MOST_WORDS]
     for match in candidates:
         lowered = match[0].casefold()

@@ -10,8 +10,10 @@ from typing import Any
 
 from core.dataset.sources.image_info import listed
 from core.formats.detect import FAMILY_NAMES, identify
+from core.formats.embedding_file import read_shapes, tokens_in
 from core.formats.hashes import file_sha256, legacy_hash
 from core.formats.lora.names import BUNDLED, split_key, to_kohya_key
+from core.formats.models.overflow import largest, not_finite_names
 from core.formats.tensors.header import read_header, sniff
 from core.formats.tensors.reading import TensorFile
 from core.networks.kinds import kind_of_keys
@@ -46,7 +48,8 @@ def inspect(path: Path | str, cancel: CancelToken | None = None) -> dict[str, An
     """Facts about a file or folder as plain JSON. Raises ProblemsError for a damaged one.
 
     path, what (text), kind, family, layout, prediction, evidence, offered, bytes; of a folder also parts; of a file also
-    tensors, parameters, types, sha256, model_hash (A1111's old one), metadata; of a LoRA also `lora` (see `inspect_lora`).
+    tensors, parameters, types, sha256, model_hash (A1111's old one), metadata; of a LoRA also `lora` (see `inspect_lora`), of an
+    embedding `embedding`.
     """
     path = Path(path)
     kind = identify(path)
@@ -71,6 +74,8 @@ def inspect(path: Path | str, cancel: CancelToken | None = None) -> dict[str, An
     facts["sha256"] = file_sha256(path, cancel)
     facts["model_hash"] = legacy_hash(path)
     facts["metadata"] = readable(metadata)
+    if kind.kind == "embedding":
+        facts["embedding"] = inspect_embedding(path)
     if kind.kind == "lora":
         facts["lora"] = inspect_lora(path, cancel)
         facts["weights_hash"] = weights_hash(path, metadata, cancel)
@@ -105,6 +110,17 @@ def weights_hash(path: Path, metadata: Mapping[str, str], cancel: CancelToken | 
     return {"sha256": digest, "as_in_metadata": None if stated is None else stated == digest}
 
 
+def inspect_embedding(path: Path) -> dict[str, Any]:
+    """Number of vectors by token (of a single one ""), and damaged tensors of an embedding, as `inspect_lora` names them."""
+    vectors = {token: next(iter(read_shapes(path, token).values()))[0] for token in tokens_in(path) or [""]}
+    with TensorFile(path) as file:
+        sizes = {name: largest(file.read(name)) for name in file.entries}
+    finite = {name: size for name, size in sizes.items() if math.isfinite(size)}
+    too_large = [name for name, size in finite.items() if size > FAR_TOO_LARGE]
+    damage = {"not_finite": not_finite_names(sizes), "too_large": too_large, "untrained": []}
+    return {"vectors": vectors, **damage, "largest": max(finite.values(), default=0.0)}
+
+
 def inspect_lora(path: Path, cancel: CancelToken | None = None) -> dict[str, Any]:
     """Ranks, alphas and damaged weights of a LoRA, by the kind of each layer (core/networks/kinds).
 
@@ -116,7 +132,7 @@ def inspect_lora(path: Path, cancel: CancelToken | None = None) -> dict[str, Any
     ranks: Counter[int] = Counter()
     alphas: Counter[float] = Counter()
     findings: dict[str, list[str]] = {"not_finite": [], "too_large": [], "untrained": []}
-    largest = 0.0
+    top = 0.0
     with TensorFile(path) as file:
         for layer, names in _layers(file.entries).items():
             if cancel is not None:
@@ -136,12 +152,12 @@ def inspect_lora(path: Path, cancel: CancelToken | None = None) -> dict[str, Any
             if "alpha" in tensors:
                 alphas[size.alpha] += 1
             weights = {key: peak for key, peak in peaks.items() if key != "alpha" and key not in damaged}
-            largest = max(largest, *weights.values(), 0.0)
+            top = max(top, *weights.values(), 0.0)
             findings["too_large"] += [names[key] for key, peak in weights.items() if peak > FAR_TOO_LARGE]
             if not damaged and kind.idle(tensors):
                 findings["untrained"].append(layer)
     counts = {"layers": dict(layers), "ranks": dict(sorted(ranks.items())), "alphas": dict(sorted(alphas.items()))}
-    return {**counts, **findings, "largest": largest}
+    return {**counts, **findings, "largest": top}
 
 
 def _layers(names: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -171,6 +187,12 @@ def in_words(facts: Mapping[str, Any]) -> list[str]:
     lines.append(
         f"SHA-256: {facts['sha256']} (model hash {facts['sha256'][:10]}, old model hash {facts['model_hash']})"
     )
+    if "embedding" in facts:
+        vectors = facts["embedding"]["vectors"]
+        lines.append(
+            f"vectors: {', '.join(f'{number} in {token}' if token else str(number) for token, number in vectors.items())}"
+        )
+        lines += _damage_lines(facts["embedding"])
     if "lora" in facts:
         lines += _lora_lines(facts["lora"], facts["weights_hash"])
     lines += [f"{name}: {_short(value)}" for name, value in facts["metadata"].items()] or ["metadata: none"]
@@ -193,15 +215,21 @@ def _lora_lines(lora: Mapping[str, Any], hashed: Mapping[str, Any]) -> list[str]
             False: ", NOT as in the metadata: the weights were changed later",
         }
         lines.append(f"hash of the weights: {hashed['sha256']}{notes[hashed['as_in_metadata']]}")
+    return lines + _damage_lines(lora)
+
+
+def _damage_lines(found: Mapping[str, Any]) -> list[str]:
+    """Lines on damaged and untrained weights. found: of `inspect_lora` or `inspect_embedding`"""
+    lines = []
     for name, label in (
         ("not_finite", "DAMAGED: NaN or infinity in"),
         ("too_large", "DAMAGED: values above 10,000 in"),
         ("untrained", "no effect (untrained):"),
     ):
-        if lora[name]:
-            lines.append(f"{label} {listed(lora[name], SHOWN_NAMES)}")
-    if not lora["not_finite"] and not lora["too_large"]:
-        lines.append(f"no NaN, infinite or very large values; the largest is {lora['largest']:.4g}")
+        if found[name]:
+            lines.append(f"{label} {listed(found[name], SHOWN_NAMES)}")
+    if not found["not_finite"] and not found["too_large"]:
+        lines.append(f"no NaN, infinite or very large values; the largest is {found['largest']:.4g}")
     return lines
 
 

@@ -254,6 +254,14 @@ def test_a_header_tells_the_shapes_that_reading_gives(tmp_path):
         assert list(read_shapes(tmp_path / name).items()) == [(key, tuple(value.shape)) for key, value in read.items()]
 
 
+def test_vectors_that_are_no_numbers_are_refused_with_the_files_name(tmp_path):
+    save_file({"emb_params": torch.full((4, 64), torch.nan)}, tmp_path / "zunkel.safetensors")
+    with pytest.raises(ProblemsError) as caught:
+        read_embedding(tmp_path / "zunkel.safetensors")
+    [problem] = caught.value.problems
+    assert problem.code == "weights.not-finite" and "zunkel.safetensors contains NaN" in problem.what
+
+
 def test_the_word_is_the_files_name_or_the_one_before_the_equals_sign(workspace, tmp_path):
     path = tmp_path / "a=b" / "mira.v2.pt"
     path.parent.mkdir()
@@ -382,6 +390,8 @@ def test_of_two_embeddings_of_one_name_the_one_that_fits_is_used_and_two_that_fi
     for name in ("c_sd1", "d"):
         (folder / name / "brabol.safetensors").unlink()
     assert told() == ([], ["embedding.other-width"])
+    note = find_sources(job_of(prompt="a brabol"), workspace).notes[0].what
+    assert note.startswith("'brabol' is read as text: brabol.safetensors has vectors of width 80")
 
 
 def test_a_file_named_as_one_of_its_words_means_all_of_them(workspace):
