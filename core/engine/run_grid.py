@@ -127,8 +127,8 @@ def _samples(
     if other_weights or job.network.base_weights or job.noise.zero_terminal_snr or job.samples.compatibility != "none":
         return {}
     names = {(each["step"], each.get("settings")): Path(each["file"]).name for each in facts.get("samples", ())}
-    traits = job.method.traits
-    base = [] if traits.new_words else [(0, WITHOUT_CONTROL if traits.control_images else 0)]
+    control = job.method.traits.control_images
+    base = [(0, WITHOUT_CONTROL if control else 0)] if control or job.starts_at_base else []
     keys = {y: settings_digest(prompt, job.samples) for y, prompt in enumerate(prompts)}
     places = [(x, y, (step, key)) for x, step in [*base, *enumerate(steps, 1)] for y, key in keys.items()]
     return {(x, y): names[of] for x, y, of in places if of in names}

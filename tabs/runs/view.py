@@ -305,7 +305,8 @@ def details(
     kept = {(run.folder / file).name: name for file, name in read_kept(run.folder).items()}
     files = _files(facts_now.get("files", []), host.file_url, copies, run.best_file, kept, others_run)
     left = [_about(run, facts_now, size, host.presets.shown_name(run.words.preset)), files]
-    right = [_samples(facts_now.get("samples", []), host.thumb_url, host.file_url), more]
+    at_base = job is None or job.starts_at_base
+    right = [_samples(facts_now.get("samples", []), host.thumb_url, host.file_url, at_base), more]
     parts.append(f'<div class="run-columns"><div>{"".join(left)}</div><div>{"".join(right)}</div></div>')
     parts.append(_settings(job))
     message = facts_now.get("message") if run.state == "failed" else None  # shown at the top
@@ -494,13 +495,16 @@ def _take(file: dict[str, Any], file_url: Callable[..., str]) -> str:
     return link(file_url(file["path"]), "Download", download=file["name"])
 
 
-def _samples(samples: Sequence[dict[str, Any]], thumb_url: Callable[..., str], file_url: Callable[..., str]) -> str:
-    """HTML of the table of samples: a row per prompt, a column per step, reference images first."""
+def _samples(
+    samples: Sequence[dict[str, Any]], thumb_url: Callable[..., str], file_url: Callable[..., str], at_base: bool = True
+) -> str:
+    """HTML of the table of samples: a row per prompt, a column per step, reference images first. at_base: whether step 0 is the
+    base model"""
     if not samples:
         return section(
             "Samples", '<p class="hint">This run has no samples. Add sample prompts in Train to see progress.</p>'
         )
-    steps = sampled_words(sample["step"] for sample in samples)
+    steps = sampled_words((sample["step"] for sample in samples), at_base)
     made = [step for step in steps if step not in COMPARED]
     shown = [step for step in steps if step in COMPARED] + [made[each] for each in spread(len(made), SAMPLE_STEPS)]
     by_place = {(sample["index"], sample["step"]): sample for sample in samples}

@@ -516,6 +516,8 @@ def test_a_samples_table_of_many_steps_is_thinned_with_base_and_last_kept():
     samples = [{"step": step, "index": 0, "prompt": "a fox", "file": f"{step}.png"} for step in range(0, 1000, 10)]
     shown = re.findall(r"<td><a href=\"(\d+)\.png", view._samples(samples, str.format, str))
     assert (shown[0], shown[-1], len(shown)) == ("0", "990", view.SAMPLE_STEPS)
+    heads = [re.search("<th>(.*?)</th>", view._samples(samples, str.format, str, each))[1] for each in (True, False)]
+    assert heads == ["base model", "step 0"]
 
 
 def test_the_size_of_a_folder_is_the_sum_of_its_files(tmp_path):
