@@ -21,6 +21,7 @@ from core.record.run_about import MOST_NOTE, MOST_TITLE
 from core.record.units import clock, count, size_words
 from core.settings.job import TrainJob
 from core.settings.presets.files import PresetStore, differences
+from core.settings.rules import ineffective
 from core.settings.values import shown_value, text_of
 from tabs.form.form_page import FormPage
 from tabs.form.lora_card import RUNS, copy_button, strip_later, thumb
@@ -545,10 +546,11 @@ def sample_cell(
 
 
 def _settings(job: TrainJob | None) -> str:
-    """HTML of the settings that differ from the defaults."""
+    """HTML of the settings that differ from the defaults, without those that the run does not use."""
     if job is None:
         return section("Settings", '<p class="hint">The settings of this run cannot be read by this version.</p>')
-    changed = differences(job, TrainJob())
+    unused = ineffective(job)
+    changed = {path: values for path, values in differences(job, TrainJob()).items() if path not in unused}
     if not changed:
         return section("Settings", '<p class="hint">All settings were at their defaults.</p>')
     rows = "".join(
