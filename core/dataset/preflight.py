@@ -52,7 +52,9 @@ def preflight(
     memo = workspace.private / "index.sqlite"
     scan = scan_dataset(job.dataset, concepts, cancel, memo)
     problems = [*scan.problems]
-    looks, masks, undecoded = _measure_images(scan.images, memo, decode, cancel, progress)
+    unused = {each.number for each in concepts if not each.reads_partners}
+    read = [replace(each, conditioning=None) if each.concept in unused else each for each in scan.images]
+    looks, masks, undecoded = _measure_images(read, memo, decode, cancel, progress)
     placing = _place(job, concepts, scan, {**masks, **reasons_of(looks)}, memo, cancel)
     problems += placing.problems
     epochs = Epochs(placing.placed, job.dataset, job.schedule.gradient_accumulation_steps, job.memory.num_processes)

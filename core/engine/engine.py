@@ -31,7 +31,7 @@ from core.record.cancel import CancelToken
 from core.record.lazy_torch import torch
 from core.record.problems import ProblemsError, unwritten
 from core.record.run_about import write_about, write_person
-from core.record.run_folder import RunFolder, list_runs, newest_runs
+from core.record.run_folder import RunFolder, latest_run, list_runs
 from core.record.temporary import remove_left
 from core.record.workspace import Workspace
 from core.settings.base import Settings
@@ -455,13 +455,14 @@ class Engine:
         return commands.send(folder.path, name)
 
     def current_run(self) -> str | None:
-        """The training that runs, else the last one of this server, else the newest on disk; None without any."""
+        """The training that runs, else the last one of this server, else the one on disk that ran last; None without any."""
         job = self._device_job
         if job is not None and job.task == "train" and job.run:
             return job.run
         if self._last_run and (self.workspace.runs / self._last_run).is_dir():
             return self._last_run
-        return next((folder.name for folder in newest_runs(self.workspace.runs) if not folder.damaged), None)
+        latest = latest_run(self.workspace.runs)
+        return latest.name if latest else None
 
     def snapshot(self, run_name: str) -> dict[str, Any]:
         view = self._runs.refresh(run_name)

@@ -119,8 +119,10 @@ def _samples(
         return {}
     names = {(each["step"], each.get("settings")): Path(each["file"]).name for each in facts.get("samples", ())}
     step_of_column = dict(enumerate(steps, 1))
-    if not job.method.traits.new_words:
-        step_of_column[0] = WITHOUT_CONTROL if job.method.traits.control_images else 0
+    if job.method.traits.control_images:
+        step_of_column[0] = WITHOUT_CONTROL
+    elif job.starts_at_base:
+        step_of_column[0] = 0
     samples: dict[tuple[int, int], str] = {}
     for row, prompt in enumerate(prompts):
         digest = settings_digest(prompt, job.samples)

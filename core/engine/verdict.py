@@ -213,6 +213,16 @@ def measured_sentence(best: Mapping[str, Any] | None, advice: bool = True, too_s
     return f"Steps {named} cannot be told apart by {best['what']}{by_eye}{better}."
 
 
+def no_better(facts: Mapping[str, Any], at_base: bool) -> str:
+    """A sentence where the lowest measured loss is no lower than before the training; else "". at_base: as for `candidates`"""
+    best, first = facts.get("best"), next(iter(facts.get("measured", ())), None)
+    if not best or not first or first["step"] >= min((file["step"] for file in facts["files"]), default=0):
+        return ""
+    same = all(first[name] == best[name] for name in ("images", "measured_on"))
+    of = "the base model" if at_base else "what the training started from"
+    return f" By loss it is no better than {of}." if same and first["loss"] <= best["loss"] else ""
+
+
 def chosen_because(facts: Mapping[str, Any], choices: Sequence[Choice], file: str) -> str:
     """Text on why a checkpoint may have been chosen: how its loss compares, and its result in blind choices."""
     sentence = _chosen_by_loss(facts, file)
@@ -239,15 +249,15 @@ def _chosen_by_loss(facts: Mapping[str, Any], file: str) -> str:
     return f"By eye: step {best['step']:,} has the lowest {best['what']}."
 
 
-def candidates(files: Sequence[str], facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+def candidates(files: Sequence[str], facts: Mapping[str, Any], at_base: bool = True) -> list[dict[str, Any]]:
     """{file, step, label, loss, average: whether it is one} of each column. step: 0 for the base model (""), None for a file that
-    is gone; loss: None if not measured"""
+    is gone; loss: None if not measured; at_base: whether the run's step 0 is the base model"""
     steps = {file["name"]: file["step"] for file in facts["files"]}
     losses = {point["step"]: point["loss"] for point in facts.get("measured", [])}
     rows = []
     for file in files:
         step = 0 if not file else steps.get(file)
         average = is_average(file)
-        loss = None if average or step is None else losses.get(step)
+        loss = None if average or step is None or not (file or at_base) else losses.get(step)
         rows.append({"file": file, "step": step, "label": label_of(file, step), "loss": loss, "average": average})
     return rows

@@ -39,7 +39,10 @@ def model_path(reference: str, workspace: Workspace, setting: str = "model.base_
     try:
         resolved = resolve(reference, workspace.models, workspace.outputs)
     except ProblemsError as error:
-        raise ProblemsError([replace(problem, where=setting) for problem in error.problems]) from None
+        problems = [replace(problem, where=setting) for problem in error.problems]
+        if setting.endswith("weights"):  # not a base model, whose catalog the fix lists
+            problems = [replace(problem, fix="choose an existing file") for problem in problems]
+        raise ProblemsError(problems) from None
     if isinstance(resolved, HubId):
         raise ProblemsError.one(
             f"The model '{reference}' is not on this machine",

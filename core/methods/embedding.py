@@ -18,6 +18,7 @@ from core.methods.tokens import TextPerLayer, TokenTable, add_tokens, first_rows
 from core.optimization.groups import Trainable
 from core.record.problems import Problem, ProblemsError
 from core.settings.names import without_signs
+from core.settings.rules.embedding import other_size
 from core.settings.saving import EXTENSIONS
 
 if TYPE_CHECKING:
@@ -105,12 +106,7 @@ class EmbeddingMethod(Method):
         """`loaded`, if it has the shape of `initial_rows`; else raises ProblemsError."""
         assert loaded is not None
         if loaded.shape != initial_rows.shape:
-            (count, width), (needed, size) = loaded.shape, initial_rows.shape
-            what = (
-                f"The embedding contains {count} vectors of width {width}; this training needs {needed} of width {size}"
-            )
-            fix = "set the number of vectors of the file, or choose another file"
-            raise ProblemsError.one(what, "embedding.embedding_weights", fix, code="embedding.other-size")
+            raise ProblemsError([other_size(loaded.shape, initial_rows.shape)])
         return loaded
 
     # -- texts

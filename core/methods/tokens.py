@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from core.dataset.captions.words import word_pattern
 from core.formats.embedding_file import LAYERS
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import ProblemsError
+from core.settings.rules.embedding import known_tokens
 
 
 class TokenTable(nn.Module):
@@ -77,19 +78,8 @@ def add_tokens(tokenizer: Any, words: Sequence[str], names: Sequence[str]) -> No
     """
     from tokenizers import AddedToken
 
-    vocabulary = tokenizer.get_vocab()
-    existing = [word for word in words if f"{word.lower()}</w>" in vocabulary]
-    if existing:
-        fix = "choose another token, with no other meaning in the captions"
-        raise ProblemsError(
-            Problem(
-                f"'{word}' is already a token of the model",
-                "embedding.token_string",
-                fix,
-                code="embedding.known-token",
-            )
-            for word in existing
-        )
+    if existing := known_tokens(words, tokenizer.get_vocab()):
+        raise ProblemsError(existing)
     added = tokenizer.add_tokens([AddedToken(name, normalized=True) for name in names])
     assert added == len(names)
 

@@ -132,11 +132,12 @@ class Validated(Event, kind="validated", urgent=True):
 COMPARED = CONTROL_IMAGE, WITHOUT_CONTROL = -2, -1
 
 
-def sample_titles(steps: Iterable[int]) -> dict[int, str]:
-    """Return {step: title of its samples} in order. A ControlNet's samples of step 0 need not be the base model's."""
+def sample_titles(steps: Iterable[int], at_base: bool = True) -> dict[int, str]:
+    """Return {step: title of its samples} in order. A ControlNet's samples of step 0 need not be the base model's. at_base:
+    whether the run's step 0 is the base model (`TrainJob.starts_at_base`)"""
     named = {CONTROL_IMAGE: "control image", WITHOUT_CONTROL: "without control"}
     sampled_steps = sorted(set(steps))
-    if sampled_steps and sampled_steps[0] >= 0:
+    if at_base and sampled_steps and sampled_steps[0] >= 0:
         named[0] = "base model"
     return {step: named.get(step, f"step {step:,}") for step in sampled_steps}
 

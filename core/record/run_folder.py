@@ -18,6 +18,9 @@ from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.lock import HeldElsewhere, Lock, held_message, is_held
 from core.record.problems import ProblemsError, unwritten
+from core.record.stamps import stamp_or_none
+
+MOST_RECENT = 200  # runs that may be the one that ran last
 
 
 class RunFolder:
@@ -147,6 +150,12 @@ def newest_runs(runs: Path) -> Iterator[RunFolder]:
     for name in sorted(os.listdir(runs), reverse=True) if runs.is_dir() else ():
         if (folder := RunFolder(runs / name)).there:
             yield folder
+
+
+def latest_run(runs: Path) -> RunFolder | None:
+    """The run with a job.json that ran last, by its journal: an older one may have been resumed."""
+    whole = [folder for folder in islice(newest_runs(runs), MOST_RECENT) if not folder.damaged]
+    return max(whole, key=lambda folder: (stamp_or_none(folder.journal_file) or (0, 0))[1], default=None)
 
 
 def run_of(path: Path | None, runs: Path) -> Path | None:

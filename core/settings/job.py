@@ -154,6 +154,13 @@ class TrainJob(Job):
     validation: ValidationSettings = Field(default_factory=ValidationSettings, title="Validation")
     logging: LoggingSettings = Field(default_factory=LoggingSettings, title="Logging")
 
+    @property
+    def starts_at_base(self) -> bool:
+        """Whether step 0 is the base model: no new token, no weights or state to start from, nothing merged."""
+        traits, network = self.method.traits, self.network
+        loaded = traits.uses_network and (network.network_weights or network.base_weights)
+        return not (traits.new_words or loaded or self.resume.resume)
+
 
 def new_project() -> TrainJob:
     """The job of a new project: with validation images, which the declared default leaves off so that imported settings

@@ -137,5 +137,5 @@ class SampleSettings(Settings):
         minutes = every(self.sample_every_minutes)
         parts += [f"every {number_text(minutes)} min"] if minutes is not None else []
         parts = parts or ["not during training"]
-        parts += ["base model first"] if self.sample_at_first else []
+        parts += ["before training"] if self.sample_at_first else []
         return ", ".join([*parts, f"{self.label('sample_sampler')}, {self.sample_steps} steps"])

@@ -258,14 +258,20 @@
     } catch (error) { return lost(`The server does not answer (${error.message})`); }
   };
   /** One tick, unless the one before is still on its way. What the server does not answer, the next one asks for. */
-  let ticking = false;
+  const GONE = "gone", MOST_MISSED = 3;
+  let ticking = false, missed = 0;
   atelier.tick = async () => {
     if (ticking) return;
     ticking = true;
     try {
       const answer = await atelier.post("pulse", atelier.ask());
       if (answer.status === 200) atelier.receive(await answer.text());
-    } catch { /* the server is busy or gone */ } finally { ticking = false; }
+      if (missed >= MOST_MISSED && lastSaid === GONE) { atelier.byId("said").hidden = true; lastSaid = ""; }
+      missed = 0;
+    } catch {
+      missed += 1;
+      if (missed === MOST_MISSED) atelier.say({id: GONE, kind: "error", title: "The server does not answer", text: "What this page shows may be out of date. It updates when the server answers again; if it was closed, start it again."});
+    } finally { ticking = false; }
   };
 
   /** The next change is of these fields: older ones of them no longer count. */

@@ -196,6 +196,7 @@
   const ON = {held_out: "held-out", training: "training"};
   const gapWords = (held) => {
     const last = held.steps.length - 1, best = held.loss.indexOf(Math.min(...held.loss.filter((value) => value !== null)));
+    if (held.loss[last] === null) return `Step ${held.steps[last]}: the loss on ${held.images} ${ON[held.on]} images is NaN or infinite.`;
     if (held.gap[last] === null) return `Step ${held.steps[last]}: ${atelier.loss(held.loss[last])} on ${held.images} ${ON[held.on]} images. Lowest: ${atelier.loss(held.loss[best])} at step ${held.steps[best]}.`;
     const grown = last > 0 && held.gap[last] > held.gap[0] ? `, ${atelier.loss(held.gap[0])} at first` : "";
     return `Step ${held.steps[last]}: ${atelier.loss(held.loss[last])} on ${held.images} validation images, ${atelier.loss(held.train[last])} on training images. Gap ${atelier.loss(held.gap[last])}${grown}. Lowest validation loss: ${atelier.loss(held.loss[best])} at step ${held.steps[best]}.`;
@@ -275,7 +276,7 @@
     wanted.forEach((cell, n) => { if (row.cells[n + 1] !== cell) row.insertBefore(cell, row.cells[n + 1] || null); });
   };
 
-  /** Two images of one prompt side by side: that of the base model, or without control, and the one that was clicked. Arrow keys move through time and prompts. */
+  /** Two images of one prompt side by side: the first, or without control, and the one that was clicked. Arrow keys move through time and prompts. */
   const enlarge = (index, step) => {
     let row = index, right = step, left = samples.steps.find((at) => at > -2);
     const pane = (side) => {

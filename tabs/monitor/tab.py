@@ -73,7 +73,8 @@ def parts(page: Page, chosen: str) -> dict[str, Any]:
     data["best"] = best and best | {"name": Path(best["file"]).name, "loss": rounded(best["loss"])}
     data["watch"] = watched(page, name, facts)
     data["rates"] = rate_series(facts["lr"]) | {"total": facts["total"], "run": name}
-    data["samples"] = samples(page, facts["samples"]) | {
+    job = page.readable_job(name)
+    data["samples"] = samples(page, facts["samples"], job is None or job.starts_at_base) | {
         "run": name,
         "expected": _expected(page, name, facts["state"]),
     }
@@ -82,7 +83,6 @@ def parts(page: Page, chosen: str) -> dict[str, Any]:
         "address": page.tensorboard.address,
         "ready": page.tensorboard.ready,
     }
-    job = page.readable_job(name)
     data["verdict"] = verdict.part(page, name, facts, job)
     data["log"] = facts["log"]
     kept_names = {Path(file).name for file in read_kept(page.workspace.runs / Path(name).name)}
@@ -224,9 +224,9 @@ def actions(page: Page, state: str, entry: Any, facts: dict[str, Any]) -> list[s
     return names + tensorboard
 
 
-def samples(page: Page, items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Data of the table of samples: a row per prompt, a column per step."""
-    steps = sample_titles(item["step"] for item in items)
+def samples(page: Page, items: list[dict[str, Any]], at_base: bool = True) -> dict[str, Any]:
+    """Data of the table of samples: a row per prompt, a column per step. at_base: whether step 0 is the base model"""
+    steps = sample_titles((item["step"] for item in items), at_base)
     rows: dict[int, dict[str, Any]] = {}
     for item in items:
         row = rows.setdefault(item["index"], {"index": item["index"], "prompt": item["prompt"], "cells": {}})

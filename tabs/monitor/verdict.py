@@ -29,6 +29,7 @@ from core.engine.verdict import (
     comparison_of,
     has_strengths,
     measured_sentence,
+    no_better,
     read_verdict,
     sampled,
     write_verdict,
@@ -140,7 +141,7 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
     files, prompts, strengths = current.files, current.prompts, current.strengths
     images = _images(page, facts, job, current, opened, frozenset() if opened else sampled(comparison))
     seconds = _seconds(page, comparison, facts, job, opened[1] if opened else None)
-    columns = candidates(files, facts)
+    columns = candidates(files, facts, job.starts_at_base)
     keep_marks, best, copies = read_kept(run), facts.get("best"), Copies(page)
     for column in columns:
         column["kept"] = keep_marks.get(f"checkpoints/{column['file']}")
@@ -157,6 +158,7 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
         column["use"] = use is not None and column["file"] == use.name
     refused = whose_run(facts.get("person", ""), page.engine.people)
     answer, decided = answer_of(run, columns, use, why, preferred)
+    answer += no_better(facts, job.starts_at_base) if answer and why in ("lowest", "clear", "only") else ""
     advice = why not in ("kept", "preferred") and not choices
     sentence = assess.with_assessment(measured_sentence(best, advice, facts["too_short"]), run, columns[1:], best)
     saved = [each for each in columns[1:] if not (each["average"] or each["gone"])]

@@ -155,7 +155,7 @@ def _samples(sides: Sequence[Side], thumb_url: Url, file_url: Url) -> str:
     if not rows:
         text = f"The runs have no sample prompt in common ({unshared})." if unshared else "No run has samples."
         return section("Samples", f'<p class="hint">{esc(text)}</p>')
-    names = [sample_titles(each["step"] for each in side.facts["samples"]) for side in sides]
+    names = [sample_titles((each["step"] for each in side.facts["samples"]), side.at_base) for side in sides]
     parts = "".join(_sample_row(row, names, thumb_url, file_url) for row in rows)
     hint = f'<p class="hint">{esc(unshared[:1].upper() + unshared[1:])}.</p>' if unshared else ""
     return section("Samples", parts + hint, "same prompt, nearest step; click one to enlarge")

@@ -41,6 +41,11 @@ class Side:
     dataset: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def at_base(self) -> bool:
+        """Whether its step 0 is the base model."""
+        return self.job is None or self.job.starts_at_base
+
+    @property
     def best(self) -> dict[str, Any]:
         """The validation with the lowest loss; {} without one."""
         return best_validation(self.facts.get("validation", [])) or {}
@@ -302,7 +307,7 @@ def checkpoint(side: Side) -> str:
     if not best:
         return ""
     if best["step"] == 0:
-        return "the base model"
+        return "the base model" if side.at_base else "none: before the first step"
     if not files:
         return "no file left"
     nearest = min(files, key=lambda file: (abs(file["step"] - best["step"]), file["step"]))

@@ -21,6 +21,7 @@ from core.record.run_about import MOST_NOTE, MOST_TITLE
 from core.record.units import clock, count, size_words
 from core.settings.job import TrainJob
 from core.settings.presets.files import PresetStore, differences
+from core.settings.rules import ineffective
 from core.settings.values import shown_value, text_of
 from tabs.form.form_page import FormPage
 from tabs.form.lora_card import RUNS, copy_button, strip_later, thumb
@@ -304,7 +305,8 @@ def details(
     kept_names = {(run.folder / file).name: name for file, name in read_kept(run.folder).items()}
     files = _files(facts.get("files", []), host.file_url, copies, run.best_file, kept_names, others_run)
     first_column = [_about(run, facts, size, host.presets.shown_name(run.words.preset)), files]
-    right = [_samples(facts.get("samples", []), host.thumb_url, host.file_url), more]
+    at_base = job is None or job.starts_at_base
+    right = [_samples(facts.get("samples", []), host.thumb_url, host.file_url, at_base), more]
     parts.append(f'<div class="run-columns"><div>{"".join(first_column)}</div><div>{"".join(right)}</div></div>')
     parts.append(_settings(job))
     message = facts.get("message") if run.state == "failed" else None  # shown at the top
@@ -493,13 +495,16 @@ def _take(file: dict[str, Any], file_url: Callable[..., str]) -> str:
     return link(file_url(file["path"]), "Download", download=file["name"])
 
 
-def _samples(samples: Sequence[dict[str, Any]], thumb_url: Callable[..., str], file_url: Callable[..., str]) -> str:
-    """HTML of the table of samples: a row per prompt, a column per step, reference images first."""
+def _samples(
+    samples: Sequence[dict[str, Any]], thumb_url: Callable[..., str], file_url: Callable[..., str], at_base: bool = True
+) -> str:
+    """HTML of the table of samples: a row per prompt, a column per step, reference images first. at_base: whether step 0 is the
+    base model"""
     if not samples:
         return section(
             "Samples", '<p class="hint">This run has no samples. Add sample prompts in Train to see progress.</p>'
         )
-    steps = sample_titles(sample["step"] for sample in samples)
+    steps = sample_titles((sample["step"] for sample in samples), at_base)
     made = [step for step in steps if step not in COMPARED]
     columns = [step for step in steps if step in COMPARED] + [made[each] for each in spread(len(made), SAMPLE_STEPS)]
     by_cell = {(sample["index"], sample["step"]): sample for sample in samples}
@@ -540,10 +545,11 @@ def sample_cell(
 
 
 def _settings(job: TrainJob | None) -> str:
-    """HTML of the settings that differ from the defaults."""
+    """HTML of the settings that differ from the defaults, without those that the run does not use."""
     if job is None:
         return section("Settings", '<p class="hint">The settings of this run cannot be read by this version.</p>')
-    changed = differences(job, TrainJob())
+    unused = ineffective(job)
+    changed = {path: values for path, values in differences(job, TrainJob()).items() if path not in unused}
     if not changed:
         return section("Settings", '<p class="hint">All settings were at their defaults.</p>')
     rows = "".join(

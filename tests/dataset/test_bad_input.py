@@ -362,6 +362,11 @@ def masks_of_another_size_missing_and_left_over(theirs):
     seen.told("mask.unmatched", str(masks), "old.png")
     seen.told("mask.other-size", str(masks), "a.png (80 x 48 for 160 x 96)")
     assert seen.report.ok and seen.row("a.png").mask and not seen.row("b.png").mask
+    (masks / "b.png").write_bytes(b"no image")
+    for mask_folder in (masks, theirs / "gone"):  # ignored with masked loss off
+        seen.look(dataset={**folders, "masked_loss": False, "conditioning_data_dir": str(mask_folder)})
+        assert [each for each in seen.report.problems if each.code.startswith(("mask.", "dataset.missing"))] == []
+        seen.trains("a.png", "b.png")
 
 
 @table.row(24)

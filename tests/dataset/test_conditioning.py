@@ -15,6 +15,7 @@ from core.settings.job import TrainJob
 
 
 def look(folder, masks, **options):
+    options = {"masked_loss": True, **options}
     return scan_dataset(DatasetSettings(folder=str(folder), conditioning_data_dir=str(masks), **options))
 
 

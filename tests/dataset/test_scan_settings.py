@@ -241,7 +241,7 @@ def test_scanning_any_folder_changes_nothing_in_it(tmp_path, add):
 
     before = state()
     sources = [
-        {"folder": str(tmp_path / "set"), "conditioning_data_dir": str(tmp_path / "set/masks")},
+        {"folder": str(tmp_path / "set"), "conditioning_data_dir": str(tmp_path / "set/masks"), "masked_loss": True},
         {"folder": str(tmp_path / "set"), "metadata_file": str(tmp_path / "set/meta.json")},
         {"folder": str(tmp_path / "set/meta.json")},
     ]

@@ -1,5 +1,6 @@
 """What the engine does and answers, step by step, without its threads."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -102,6 +103,11 @@ def test_the_current_run_is_the_one_at_work_else_the_last_else_the_newest_whole_
         if "broken" not in name:
             folder.job_file.write_text("{}")
     assert engine.current_run() == "20250102-000000_new"
+    journal = workspace.runs / "20250101-000000_old" / "events.jsonl"
+    ran = journal.stat().st_mtime
+    os.utime(journal, (ran + 60, ran + 60))  # it was resumed
+    assert engine.current_run() == "20250101-000000_old"
+    os.utime(journal, (ran, ran))
     seen = []
     stand_in(monkeypatch, "train", lambda job, context: seen.append(engine.current_run()) or "done")
     engine.submit("train", job("a"))

@@ -6,7 +6,10 @@ import pytest
 
 from core.engine.average import average_weights, power_of
 from core.engine.proposed_prompts import ProposedPrompt, proposed_prompts, trigger_of
-from core.engine.verdict import measured_sentence
+from core.engine.verdict import candidates, measured_sentence, no_better
+from core.record.events import sample_titles
+from core.settings.check import build
+from core.settings.job import TrainJob
 
 CAPTIONS = [
     "a fox in the snow, zkw style",
@@ -69,3 +72,34 @@ def test_the_sentence_names_the_best_step_or_those_that_cannot_be_told_apart():
     assert "20" not in measured_sentence(best(as_good=(20,), others=1))  # none is clearly worse
     assert "2 more" in measured_sentence(best(as_good=(10, 20, 30, 50, 60), others=6))
     assert "images" in measured_sentence(None)
+
+
+@pytest.mark.parametrize(
+    ("groups", "at_base"),
+    [
+        ({}, True),
+        ({"network": {"network_weights": "a.safetensors"}}, False),
+        ({"network": {"base_weights": ["a.safetensors"]}}, False),
+        ({"resume": {"resume": "run"}}, False),
+        ({"method": {"kind": "fine_tune"}, "network": {"network_weights": "a.safetensors"}}, True),
+        ({"method": {"kind": "embedding"}, "embedding": {"token_string": "zkw"}}, False),
+    ],
+)
+def test_step_0_is_the_base_model_only_for_what_starts_as_it(groups, at_base):
+    job = build(TrainJob, groups)
+    assert job.starts_at_base is at_base
+    assert sample_titles([0, 20], job.starts_at_base)[0] == ("base model" if at_base else "step 0")
+    facts = {"files": [], "measured": [{"step": 0, "loss": 0.2}]}
+    assert candidates([""], facts, job.starts_at_base)[0]["loss"] == (0.2 if at_base else None)
+
+
+def test_an_answer_says_that_no_checkpoint_is_better_than_what_the_training_started_from():
+    points = [
+        {"step": step, "loss": loss, "images": 4, "measured_on": "held_out"}
+        for step, loss in ((0, 0.148), (60, 0.1487))
+    ]
+    facts = {"best": points[1], "measured": points, "files": [{"name": "a", "step": 60}]}
+    assert no_better(facts, False).endswith("no better than what the training started from.")
+    assert "the base model" in no_better(facts, True)
+    points[0]["loss"] = 0.15
+    assert no_better(facts, False) == "" == no_better(facts | {"measured": points[1:]}, False)

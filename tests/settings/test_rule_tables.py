@@ -480,7 +480,7 @@ def test_a_schedule_free_optimizer_and_a_file_without_metadata_gray_all_that_the
          "not during training, DDIM, 20 steps"),
         ("samples", {"samples__sample_prompts_file": "a", "samples__sample_every_n_epochs": 1,
                      "samples__sample_every_n_steps": 5, "samples__sample_every_minutes": 0.5},
-         "every epoch, every 0.5 min, base model first, DDIM, 20 steps"),
+         "every epoch, every 0.5 min, before training, DDIM, 20 steps"),
         ("logging", {"logging__log_config": True}, "TensorBoard, with the settings"),
         ("logging", {"logging__log_config": True, "logging__log_with": "none"}, "none"),
         ("logging", {"logging__log_with": "all"}, "both"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import replace
 from operator import itemgetter
 from types import SimpleNamespace
 
@@ -15,6 +16,8 @@ from work_parts import HOSTILE, event, wait_until
 from core.record.events import CONTROL_IMAGE, WITHOUT_CONTROL
 from core.record.journal import Tail
 from core.record.run_folder import RunFolder
+from core.settings.check import build
+from core.settings.job import TrainJob
 from tabs.runs import compare_view
 from tabs.runs import view as runs_view
 from tabs.runs.compare import Comparisons, curves
@@ -269,6 +272,9 @@ def test_samples_of_one_prompt_stand_beside_the_nearest_step(sides):
     assert other_prompts(a, b) == ["1 prompt only in A", "1 prompt only in B"]
     shown = compare_view.comparison_parts((a, b), lambda *_: "small", lambda *_: "whole")["samples"]
     assert shown.count("base model</span>") == 2 and "step 24" in shown and "Seed" not in shown
+    embedding = replace(a, job=build(TrainJob, {"method": {"kind": "embedding"}, "embedding": {"token_string": "zkw"}}))
+    shown = compare_view.comparison_parts((embedding, b), lambda *_: "small", lambda *_: "whole")["samples"]
+    assert shown.count("base model</span>") == 1 and "step 0</span>" in shown
 
 
 def test_control_images_and_images_without_the_control_net_come_first(sides):

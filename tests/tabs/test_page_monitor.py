@@ -140,3 +140,35 @@ def test_samples_stand_while_a_run_goes_on_and_are_compared_and_what_is_measured
     chart = tab.locator("#loss-chart").bounding_box()
     for line in tab.locator("#loss-chart path.line").all():  # held-out losses begin before the first step
         assert line.bounding_box()["x"] > chart["x"] + 56, line.get_attribute("class")
+
+
+NOTHING = {"raw": [], "smooth": [], "steps": [], "saves": [], "total": 10, "run": ""}
+NAN = {"steps": [0], "loss": [None], "train": [None], "gap": [None], "effect": [None], "images": 4, "on": "held_out"}
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_a_number_is_called_that(window):
+    tab = window.open("Monitor")
+    tab.evaluate("(data) => atelier.parts.loss(data)", NOTHING | {"validation": NAN})
+    assert tab.locator("#loss-gap").text_content() == "Step 0: the loss on 4 held-out images is NaN or infinite."
+
+
+WAITING = {
+    "device": "CPU", "memory_used": 1, "memory_total": 2, "job": None, "trained": None,
+    "tool": "Check weights: glyphy, step 120", "waits": [{"id": "a", "title": "Check weights", "words": "waits"}],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_what_waits_and_a_tool_at_work_stand_next_to_each_other_in_the_header(window):
+    tab = window.open("Tools")
+    for width in (800, 1366):
+        tab.set_viewport_size({"width": width, "height": 800})
+        edges = []
+        for waits in ([], WAITING["waits"]):
+            tab.evaluate("(status) => atelier.parts.status(status)", WAITING | {"waits": waits})
+            tool, waiting = (tab.locator(f"#header-{name}").bounding_box() for name in ("idle", "waiting"))
+            edges.append(tool["x"])
+        first, second = sorted((tool, waiting), key=lambda box: box["x"])
+        assert first["x"] + first["width"] <= second["x"], width
+        assert edges[0] == edges[1], "what stands there does not move"

@@ -358,6 +358,7 @@ def test_samples_are_prompts_by_steps_with_the_base_model_first(page, tmp_path):
         and [row["prompt"] for row in table["rows"]] == ["p0", "p1"]
     )
     assert set(table["rows"][0]["cells"]) == {"0", "20"}
+    assert monitor.samples(page, drawn, at_base=False)["names"][0] == "step 0"
 
 
 def test_a_run_that_is_gone_is_said_and_the_rest_still_shown(page):

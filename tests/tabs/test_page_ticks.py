@@ -123,3 +123,23 @@ def test_a_window_without_a_login_says_so_asks_seldom_and_goes_on_after_the_next
     tab.unroute("**/atelier/pulse")
     expect(tab.locator("#said")).to_be_hidden(timeout=20_000)
     window.errors.clear()  # Chromium writes each 401 to the console
+
+
+@pytest.mark.slow
+def test_a_server_that_does_not_answer_is_reported_and_the_message_goes_when_it_answers(window):
+    tab = window.open("Monitor")
+    said, missed = tab.locator("#said"), []
+
+    def lose(route):
+        missed.append(route.request.url)
+        route.abort()
+
+    for _ in range(2):
+        missed.clear()
+        tab.route("**/atelier/pulse", lose)
+        expect(said).to_be_visible(timeout=8_000)
+        expect(said).to_contain_text("The server does not answer")
+        assert len(missed) >= 3
+        tab.unroute("**/atelier/pulse")
+        expect(said).to_be_hidden()
+    window.errors.clear()  # Chromium writes each lost request to the console

@@ -1,17 +1,25 @@
 """What speaks against a training is said before anything is loaded, on every way to a start."""
 
+import math
 import shutil
 
 import pytest
+import torch
 
 from core.cli.main import BAD_INPUT, DONE, main
 from core.cli.options import Options
 from core.cli.train import check
 from core.dataset.preflight import preflight
+from core.formats.tensors.lazy import in_memory
+from core.formats.tensors.writer import write_safetensors
+from core.generation.model.embeddings import token_widths
 from core.record.problems import Problem, ProblemsError
+from core.settings.rules.embedding import other_size
+from core.training.checks import embedding_file
 from core.training.checks.before_start import problems_with_model, problems_without_model
 from tests.models import tiny_file
 from tests.refusals import refused
+from tests.training.conftest import STARTER
 
 
 def wheres(job, workspace, device="cpu"):
@@ -121,6 +129,31 @@ def test_a_weight_that_is_no_number_is_told_before_the_start_with_its_image(make
     assert problems(weighted_captions=True) == []
     (problem,) = problems(weighted_captions=True, caption_prefix="(all:1..)")
     assert "'1..'" in problem[0] and problem[1].startswith("captions.caption_prefix")
+
+
+def test_tokens_initializers_and_the_initial_embedding_are_checked_before_the_start(make_job, workspace, tmp_path):
+    def problems(**embedding):
+        embedding = {"token_string": "zunkel", **embedding}
+        groups = {"method": {"kind": "embedding"}, "embedding": embedding, "dataset": {"resolution": 128}}
+        found = problems_with_model(make_job(**groups), workspace)
+        return [(each.code, each.where, each.level) for each in found if each.where.startswith("embedding.")]
+
+    assert problems() == problems(num_vectors_per_token=2, init_word="red fox") == []
+    assert problems(token_string="zunkel, Fox") == [("embedding.known-token", "embedding.token_string", "error")]
+    assert problems(init_word="red fox") == [("embedding.initializer-cut", "embedding.init_word", "advice")]
+    (cut,) = embedding_file._initializer_advice(make_job(embedding={"token_string": "z", "init_word": "red fox"}))
+    assert cut.what.endswith("is 2 tokens, of which only 'red' is used") and cut.fix.startswith("use 2 vectors")
+    file, where = tmp_path / "fox.safetensors", "embedding.embedding_weights"
+    width = token_widths(STARTER)[0]
+    for value, told in ((1.0, []), (math.nan, [("embedding.not-finite", where, "error")])):
+        write_safetensors(file, {"emb_params": in_memory(torch.full((1, width), value))}, {})
+        assert problems(embedding_weights=str(file), init_word="red fox") == told
+    (missing,) = embedding_file.problems(make_job(embedding={"embedding_weights": "no.pt"}), workspace)
+    assert missing.where == where and "sd15" not in missing.fix
+
+
+def test_the_fix_of_an_embedding_of_another_size_is_the_one_that_helps():
+    assert "vectors" not in other_size((1, 9), (1, 8)).fix and other_size((3, 8), (1, 8)).fix.endswith("to 3")
 
 
 # -- on the command line

@@ -286,12 +286,16 @@ class ScanBuilder:
         if partners and images:
             alpha = kind is MASK and concept.images.alpha_mask
             paired = pair(images, partners, kind, memo=self.memo, cancel=self.cancel, level=self.level, alpha=alpha)
-            self.problems += paired.problems
-            files, matches = self._partners_of.setdefault((kind, partners.where), ([], []))
-            files += partners.files
-            matches += paired.matches
-            self.left_out += [(each, why) for each in images if (why := paired.unusable.get(each.key))]
-            images = paired.images
+            if concept.reads_partners:
+                self.problems += paired.problems
+                files, matches = self._partners_of.setdefault((kind, partners.where), ([], []))
+                files += partners.files
+                matches += paired.matches
+                self.left_out += [(each, why) for each in images if (why := paired.unusable.get(each.key))]
+                images = paired.images
+            else:  # only a start for painted masks
+                with_mask = {each.key: each for each in paired.images}
+                images = [with_mask.get(each.key, each) for each in images]
         limit = concept.images.skip_image_resolution
         small = [each for each in images if each.width * each.height <= limit * limit] if limit else []
         why = f"has at most {limit:g} x {limit:g} pixels"
@@ -315,7 +319,7 @@ class ScanBuilder:
             return sidecars if wanted or (sidecars and sidecars.files) else None
         partners = folder_partners(folder, inside, kind, concept.images.conditioning_suffix, self.cancel)
         if isinstance(partners, Problem):
-            self.problems.append(partners)
+            self.problems += [partners] if concept.reads_partners else []
             return None
         return partners
 

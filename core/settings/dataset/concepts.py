@@ -41,6 +41,11 @@ class Concept:
         return self.source.role
 
     @property
+    def reads_partners(self) -> bool:
+        """Whether training reads control images or masks from files."""
+        return self.control or self.images.masked_loss
+
+    @property
     def holds_out(self) -> bool:
         """Whether the settings hold out images of the folder for validation."""
         named = self.role == "validation" or bool(self.source.validation_images)

@@ -1,6 +1,6 @@
 """Textual inversion: what it needs, and which settings it does not use."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from core.record.problems import Problem
 from core.settings.job import TrainJob
@@ -60,3 +60,24 @@ def unused(job: TrainJob) -> Iterator[tuple[str, str]]:
         (xti, "embedding.extended", "XTI supports SD 1.x and 2.x only"),
         (job.embedding.embedding_weights, "embedding.init_word", "training starts from the initial embedding"),
     )
+
+
+# -- of the model's tokenizer and the initial embedding's file, which the checks before the start and the method read
+
+
+def known_tokens(words: Iterable[str], vocabulary: Collection[str]) -> list[Problem]:
+    """One error for each new token that is in a tokenizer's vocabulary already."""
+    fix = "choose another token, with no other meaning in the captions"
+    return [
+        Problem(f"'{word}' is already a token of the model", WHERE, fix, code="embedding.known-token")
+        for word in words
+        if f"{word.lower()}</w>" in vocabulary
+    ]
+
+
+def other_size(shape: Sequence[int], needed: Sequence[int]) -> Problem:
+    """The error for an initial embedding [n, C] of another count or width than the training needs."""
+    (count, width), (vectors, size) = shape, needed
+    what = f"The embedding contains {count} vectors of width {width}; this training needs {vectors} of width {size}"
+    fix = "choose an embedding for this base model" if width != size else f"set Vectors per token to {count}"
+    return Problem(what, "embedding.embedding_weights", fix, code="embedding.other-size")

@@ -1,28 +1,56 @@
-"""Check of the embedding that textual inversion starts from, before anything is loaded."""
+"""Checks of the tokens, the initializers and the initial embedding of textual inversion, before anything is loaded."""
 
 from pathlib import Path
 
 from core.families.locate import family_of, model_path
-from core.formats.embedding_file import LAYERS, ONE, SDXL, read_shapes
+from core.families.token_count import count_tokens, cut_at
+from core.families.tokenizer import tokenizer_folder
+from core.families.vocabulary import read_vocabulary
+from core.formats.embedding_file import LAYERS, ONE, SDXL, read_embedding, read_shapes
+from core.formats.models.overflow import not_finite
 from core.generation.model.embeddings import token_widths
 from core.methods.kinds.embedding import START
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, collected
 from core.record.workspace import Workspace
 from core.settings.job import TrainJob
 from core.settings.model import traits_of
+from core.settings.rules.embedding import known_tokens, other_size
 
 
 def problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Problems of the embedding to start from: missing, or with vectors that do not fit the settings."""
-    start = job.embedding.embedding_weights
-    if not start:
-        return []
-    try:
-        path = model_path(start, workspace, START)
-        _check_vectors(job, path, model_path(job.model.base_model, workspace))
-    except ProblemsError as error:
-        return error.problems
-    return []
+    """Problems of the tokens with the model's tokenizer, of the initializers, and of the embedding to start from: missing,
+    damaged, or with vectors that do not fit the settings."""
+    problems = collected([], _known_tokens, job, workspace) or []
+    if job.embedding.embedding_weights:
+        collected(problems, _check_initial, job, workspace)
+        return problems
+    return problems + _initializer_advice(job)
+
+
+def _known_tokens(job: TrainJob, workspace: Workspace) -> list[Problem]:
+    folder = tokenizer_folder(model_path(job.model.base_model, workspace))
+    return known_tokens(job.embedding.words, read_vocabulary(folder).words)
+
+
+def _initializer_advice(job: TrainJob) -> list[Problem]:
+    """Advice for each initializer with more tokens than vectors."""
+    problems = []
+    for word in filter(None, dict.fromkeys(job.embedding.init_words)):
+        used, cut = cut_at(word, job.embedding.num_vectors_per_token)
+        if cut:
+            what = f"The initializer '{word}' is {count_tokens(word)} tokens, of which only '{used}' is used"
+            fix = f"use {count_tokens(word)} vectors per token, or a shorter initializer"
+            problems.append(Problem(what, "embedding.init_word", fix, "advice", code="embedding.initializer-cut"))
+    return problems
+
+
+def _check_initial(job: TrainJob, workspace: Workspace) -> None:
+    """Raise ProblemsError for an embedding to start from that is missing, damaged or does not fit."""
+    path = model_path(str(job.embedding.embedding_weights), workspace, START)
+    _check_vectors(job, path, model_path(job.model.base_model, workspace))
+    if not_finite(read_embedding(path)):
+        what, fix = f"The embedding {path.name} contains NaN or infinite values", "choose another file"
+        raise ProblemsError.one(what, START, fix, code="embedding.not-finite")
 
 
 def _check_vectors(job: TrainJob, path: Path, model: Path) -> None:
@@ -38,8 +66,6 @@ def _check_vectors(job: TrainJob, path: Path, model: Path) -> None:
     for key in present:
         number = 0 if job.embedding.extended else wanted.index(key)
         width = widths[number] if number < len(widths) else shapes[key][1]
-        if shapes[key] != (job.embedding.num_vectors_per_token, width):
-            in_file, count = "{} vectors of width {}".format(*shapes[key]), job.embedding.num_vectors_per_token
-            what = f"The embedding contains {in_file}; this training needs {count} of width {width}"
-            fix = "set the number of vectors of the file, or choose another file"
-            raise ProblemsError.one(what, START, fix, code="embedding.other-size")
+        needed = (job.embedding.num_vectors_per_token, width)
+        if shapes[key] != needed:
+            raise ProblemsError([other_size(shapes[key], needed)])
