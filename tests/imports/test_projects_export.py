@@ -7,14 +7,15 @@ import tomllib
 import pytest
 
 from core.cli.main import DONE, main
-from core.imports.projects.export import _optimizer, export_project
+from core.imports.projects.export import OURS, SPANS, _optimizer, export_project
 from core.imports.projects.importers import import_project
-from core.imports.projects.options import SCRIPTS, options_of
+from core.imports.projects.options import METHODS, SCRIPTS, options_of
 from core.record.problems import ProblemsError
+from core.record.workspace import PROJECT
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.method import MethodSettings
-from core.settings.presets.files import differences
+from core.settings.presets.files import apply, differences, read
 from tests.imports.projects import cases
 
 # Sample prompts as text, and the layers of LyCORIS where sd-scripts has the same network itself
@@ -115,6 +116,32 @@ def test_an_optimizer_that_sd_scripts_does_not_have_is_listed():
     assert {"optimizer.optimizer_type", "optimizer.optimizer_args"} <= set(exported.lost)
     assert not {"optimizer_type", "optimizer_args"} & set(exported.options)
     assert _optimizer("torch.optim.adamw") == "torch.optim.AdamW", "sd-scripts imports the class by its path"
+
+
+SHIPPED = sorted((PROJECT / "presets").glob("*.json"))
+TYPES = {"bool": bool, "int": int, "float": (int, float), "int_or_float": (int, float, str), "str": str}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_export_of_a_shipped_preset_has_options_of_sd_scripts_that_read_back_without_remarks(path):
+    job = apply(read(path))
+    if job.method.kind not in METHODS:
+        pytest.skip("sd-scripts has no script for it")
+    exported = export_project(job)
+    known = options_of(exported.script)
+    for option, value in exported.options.items():
+        values = value if known[option].many else [value]
+        assert all(isinstance(each, TYPES[known[option].type]) for each in values), (option, value)
+    for text, choice in ((exported.command, ""), (exported.toml, exported.script)):
+        imported = import_project(text, choice=choice)
+        remarks = [entry for kind in ("changed", "unavailable", "idle") for entry in imported.entries(kind)]
+        assert not [entry.line for entry in remarks if entry.key not in SPANS]  # a percentage is explained
+        assert set(differences(job, imported.job)) <= exported.lost.keys() | OURS | SAME_ELSEWHERE
+
+
+def test_older_switches_for_an_optimizer_are_not_written():
+    job = build(TrainJob, {"optimizer": {"optimizer_type": "Lion"}})
+    assert "--optimizer_type=Lion" in export_project(job).command and "use_lion" not in export_project(job).toml
 
 
 def test_a_method_that_sd_scripts_does_not_have_is_refused():

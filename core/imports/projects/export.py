@@ -196,7 +196,9 @@ def export_project(job: TrainJob) -> Exported:
     options: dict[str, Any] = {}
     for name, option in script.options.items():
         value = values.get(name)
-        if isinstance(value, tuple):
+        if option.type == "bool" and not isinstance(value, bool):  # an older spelling of another option, as use_8bit_adam
+            value = None
+        elif isinstance(value, tuple):
             value = list(value)
         elif option.many and isinstance(value, str):  # a list of numbers is a text here
             value = value.split(",")
