@@ -100,7 +100,10 @@ OWN = {
     "export": {
         "presets": COMMON["presets"],
         "to": ("PROGRAM", "sd-scripts (default) or kohya_ss"),
-        "save": ("FILE", "write a .toml file for --config_file of sd-scripts, or a preset of kohya_ss (.json)"),
+        "save": (
+            "FILE",
+            "write a .toml file for --config_file of sd-scripts, or a preset of kohya_ss (.json), and the folders as FILE_dataset.toml",
+        ),
     },
     "check": {
         **COMMON,

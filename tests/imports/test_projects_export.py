@@ -3,8 +3,10 @@
 import json
 import random
 import tomllib
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from core.cli.main import DONE, main
 from core.imports.projects.export import OURS, SPANS, _optimizer, export_project
@@ -15,14 +17,15 @@ from core.record.workspace import PROJECT
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.method import MethodSettings
-from core.settings.presets.files import apply, differences, read
+from core.settings.presets.files import apply, differences, dump, read
 from tests.imports.projects import cases
 
 # Sample prompts as text, and the layers of LyCORIS where sd-scripts has the same network itself
 NOT_OPTIONS = {"samples.sample_prompts", "network.layers", "network.rank_dropout_scale", "network.train_norm"}
 
-# A percentage is a fraction in TOML; states and the family are as the script or the user has them.
+# A percentage is a fraction in TOML; states, the family and the folder of logs are as the script or the user has them.
 SAME_ELSEWHERE = {
+    "logging.logging_dir",
     "schedule.lr_warmup_steps",
     "schedule.lr_decay_steps",
     "saving.save_state",
@@ -135,7 +138,7 @@ def test_the_export_of_a_shipped_preset_has_options_of_sd_scripts_that_read_back
     for text, choice in ((exported.command, ""), (exported.toml, exported.script)):
         imported = import_project(text, choice=choice)
         remarks = [entry for kind in ("changed", "unavailable", "idle") for entry in imported.entries(kind)]
-        assert not [entry.line for entry in remarks if entry.key not in SPANS]  # a percentage is explained
+        assert not [entry.line for entry in remarks if entry.key not in (*SPANS, "output_dir")]  # which are explained
         assert set(differences(job, imported.job)) <= exported.lost.keys() | OURS | SAME_ELSEWHERE
 
 
@@ -156,3 +159,24 @@ def test_the_command_writes_a_config_file(tmp_path, capsys):
     assert main(["export", "starter_lora", "--save", str(out)]) == DONE
     assert "accelerate launch train_network.py" in capsys.readouterr().out
     assert tomllib.loads(out.read_text())["network_module"] == "networks.lora"
+
+
+def test_the_command_writes_several_folders_as_a_dataset_config_that_the_config_file_names(tmp_path, capsys):
+    sources = [{"folder": f"{tmp_path / name}", "batch_group": name} for name in "abc"]
+    for source in sources:
+        Path(source["folder"]).mkdir()
+        Image.new("RGB", (64, 64)).save(Path(source["folder"], "one.png"))
+    job = build(TrainJob, {"dataset": {"sources": sources}})
+    (tmp_path / "job.json").write_text(json.dumps(dump(job, title="three")))
+    assert main(["export", str(tmp_path / "job.json"), "--save", str(tmp_path / "out.toml")]) == DONE
+    said = capsys.readouterr().out
+    assert "out_dataset.toml, for --dataset_config" in said and "dataset.sources" not in said
+    imported = import_project(tmp_path / "out.toml", choice="train_network").job
+    assert [each.folder for each in imported.dataset.sources] == [each["folder"] for each in sources]
+    assert len({each.batch_group for each in imported.dataset.sources}) == 3
+
+
+def test_an_export_names_the_folders_without_which_sd_scripts_stops():
+    options = export_project(build(TrainJob, {"saving": {"output_name": "fox"}})).options
+    assert (options["output_dir"], options["logging_dir"]) == ("outputs/fox", "outputs/fox/logs")
+    assert "logging_dir" not in export_project(build(TrainJob, {"logging": {"log_with": "none"}})).options
