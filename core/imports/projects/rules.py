@@ -227,6 +227,8 @@ def _network(read: Reading) -> Values:
     settings |= {"network.kind": kind, "network.rank": rank, "network.alpha": alpha}
     if read["network_dropout"] is not None:
         settings["network.network_dropout"] = read["network_dropout"]
+    elif "network.network_dropout" in settings:
+        read.values.pop("network_dropout", None)  # network_args have it
     if kind.endswith("lokr") and rank >= FULL:
         read.note("network_dim", "changed", f"{rank} makes LoKr's large matrix whole: {kind}.full_matrix")
         settings |= {f"{kind}.full_matrix": True, "network.rank": 16, "network.alpha": 16.0}
