@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from core.cli.main import DONE, main
-from core.imports.projects.export import OURS, SPANS, _optimizer, export_project
+from core.imports.projects.export import OURS, SAMPLING, SPANS, _optimizer, export_project
 from core.imports.projects.importers import import_project
 from core.imports.projects.options import METHODS, SCRIPTS, options_of
 from core.record.problems import ProblemsError
@@ -21,7 +21,11 @@ from core.settings.presets.files import apply, differences, dump, read
 from tests.imports.projects import cases
 
 # Sample prompts as text, and the layers of LyCORIS where sd-scripts has the same network itself
-NOT_OPTIONS = {"samples.sample_prompts", "network.layers", "network.rank_dropout_scale", "network.train_norm"}
+NOT_OPTIONS = {f"samples.{name}" for name in ("sample_prompts", *SAMPLING)} | {
+    "network.layers",
+    "network.rank_dropout_scale",
+    "network.train_norm",
+}
 
 # A percentage is a fraction in TOML; states, the family and the folder of logs are as the script or the user has them.
 SAME_ELSEWHERE = {
@@ -41,7 +45,7 @@ def back(exported):
 def job_of(draws):
     """A job of options with random values."""
     name = draws.choice([each for each in SCRIPTS if "XTI" not in each])
-    words = [f"{name}.py", "--pretrained_model_name_or_path=m"]
+    words = [f"{name}.py", "--pretrained_model_name_or_path=m", "--sample_prompts=prompts.txt"]
     samples = {
         "int": lambda: draws.randint(1, 12), "float": lambda: round(draws.uniform(0.11, 0.9), 3), "bool": lambda: "",
         "int_or_float": lambda: draws.choice((5, 0.25, "10%")), "str": lambda: draws.choice(("a", "b c", "d'e", 'f"g')),
@@ -180,3 +184,14 @@ def test_an_export_names_the_folders_without_which_sd_scripts_stops():
     options = export_project(build(TrainJob, {"saving": {"output_name": "fox"}})).options
     assert (options["output_dir"], options["logging_dir"]) == ("outputs/fox", "outputs/fox/logs")
     assert "logging_dir" not in export_project(build(TrainJob, {"logging": {"log_with": "none"}})).options
+
+
+def test_samples_are_exported_with_a_file_of_prompts_alone():
+    samples = {"sample_prompts": ["a fox"], "sample_every_n_steps": 50}
+    exported = export_project(build(TrainJob, {"samples": samples}))
+    assert not {"sample_at_first", "sample_every_n_steps"} & set(exported.options)
+    assert {"samples.sample_prompts", "samples.sample_every_n_steps"} <= set(exported.lost)
+    assert (
+        "sample_every_n_steps"
+        in export_project(build(TrainJob, {"samples": samples | {"sample_prompts_file": "fox.txt"}})).options
+    )

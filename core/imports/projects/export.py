@@ -27,6 +27,7 @@ OURS = frozenset(
     "method.kind model.family model.compatibility saving.save_state saving.save_state_on_train_end logging.logging_dir".split()
 )
 FOLDERS = ("train_data_dir", "reg_data_dir", "in_json", "dataset_repeats")
+SAMPLING = ("sample_at_first", "sample_every_n_steps", "sample_every_n_epochs")
 SPANS = ("lr_warmup_steps", "lr_decay_steps")
 ONLY_HERE = frozenset(("initialization", "dropout"))  # of network_args; the dropout is network_dropout
 NOT_IN_SD_SCRIPTS = ONLY_HERE | {"rs_lora", "train_norm"}
@@ -201,8 +202,11 @@ def _memory(job: TrainJob) -> dict[str, Any]:
 PARTS: tuple[Callable[[TrainJob], dict[str, Any]], ...] = (_method, _network, _length, _dataset, _memory)
 
 
-def export_project(job: TrainJob) -> Exported:
-    """The options with which sd-scripts trains as the job says. Raises ProblemsError for methods that it does not have."""
+def export_project(job: TrainJob, writes_prompts: bool = False) -> Exported:
+    """The options with which sd-scripts trains as the job says. Raises ProblemsError for methods that it does not have.
+
+    writes_prompts   whether the program that starts sd-scripts gives it the job's sample prompts as a file
+    """
     script = _script(job)
     ruled = {name: value for part in PARTS for name, value in part(job).items()}
     plain = _imported(script, {})
@@ -210,6 +214,8 @@ def export_project(job: TrainJob) -> Exported:
     values = ruled | {
         name: value_of(job, path) for name, path in direct.items() if value_of(job, path) != value_of(plain, path)
     }
+    if not (writes_prompts or job.samples.sample_prompts_file):
+        values |= dict.fromkeys(SAMPLING)  # sd-scripts stops at the first sample without a file of prompts
     options: dict[str, Any] = {}
     for name, option in script.options.items():
         value = values.get(name)
