@@ -4,6 +4,7 @@ from typing import Any
 
 from core.cli.main import DONE
 from core.cli.options import COMMAND_OPTIONS, not_understood, preset_path, saved_path, split_options, write_result
+from core.imports.dataset_export import Exported, write_dataset_config
 from core.imports.projects.export import export_project
 from core.imports.projects.kohya_export import export_preset
 from core.record.problems import Problem, ProblemsError
@@ -28,24 +29,36 @@ def run(argv: list[str]) -> int:
         raise ProblemsError(problems)
     source = preset_path(str(options.preset), options.workspace())
     preset = of_task(read(source), "train", fix="export a training")
-    text, file, lost, use = _exported(apply(preset), program)  # type: ignore[arg-type]
-    if program != "kohya_ss" or "save" not in options.values:
+    job: TrainJob = apply(preset)  # type: ignore[assignment]
+    path = saved_path(options, source) if "save" in options.values else None
+    folders = path.with_name(f"{path.stem}_dataset.toml") if path and job.dataset.all_sources() else None
+    dataset = write_dataset_config(job, folders) if folders else None
+    text, file, lost, use = _exported(job, program, dataset)
+    if program != "kohya_ss" or path is None:
         print(text)
     if lost:
         print(f"\nNot the same in {program}:")
     for setting, (ours, reread) in lost.items():
         print(f"  {setting} {shorten(ours)}: {shorten(reread)}")
-    if "save" in options.values:
-        path = saved_path(options, source)
+    if path is not None:
         write_result(path, file, "file")
         print(f"\nSaved as {path}, {use}")
+    if dataset is not None:
+        print(f"Folders saved as {dataset.path}, for --dataset_config")
+        for problem in dataset.problems:
+            print(f"  {problem.level}: {problem}")
     return DONE
 
 
-def _exported(job: TrainJob, program: str) -> tuple[str, str, dict[str, tuple[Any, Any]], str]:
-    """(text to print, content of the file, settings that are lost as in `Exported.lost`, what the file is for)."""
+def _exported(
+    job: TrainJob, program: str, dataset: Exported | None
+) -> tuple[str, str, dict[str, tuple[Any, Any]], str]:
+    """(text to print, content of the file, settings that are lost as in `Exported.lost`, what the file is for). dataset: the
+    dataset config that names the folders"""
     if program == "kohya_ss":
         preset = export_preset(job)
         return preset.text, preset.text, preset.lost, f"to open on the {preset.title} tab"
     project = export_project(job)
+    if dataset is not None:
+        project = project.with_dataset_config(dataset.path)
     return project.command, project.toml, project.lost, "for --config_file"

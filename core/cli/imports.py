@@ -4,12 +4,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from core.cli.main import DONE
+from core.cli.main import BAD_INPUT, DONE
 from core.cli.options import COMMAND_OPTIONS, Options, job_from, not_understood, saved_path, split_options, write_result
 from core.dataset.captions.encodings import decode_text
 from core.imports.projects.importers import fitted, import_project
 from core.imports.projects.report import MAX_BYTES, Import
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, errors
 from core.record.processes import check_launch
 from core.record.workspace import open_home
 from core.settings.job import TrainJob
@@ -31,11 +31,14 @@ def run(argv: list[str]) -> int:
     print("\n".join(imported.lines()), flush=True)
     for problem in imported.problems:
         print(f"{problem.level}: {problem}", file=sys.stderr)
+    failed = bool(errors(imported.problems))
     job = imported.compatible if "as-sd-scripts" in options.values else imported.job
     if "save" in options.values:
         path = saved_path(options, open_home(str(options.preset)))
         write_result(path, dump(job, title=job.saving.output_name, description=imported.description), "preset")
-        print(f"\nSaved as {path}")
+        print(f"\nSaved as {path}{', without what has errors' if failed else ''}")
+    if failed:
+        return BAD_INPUT
     return _train(job, replace(options, preset=None)) if trains else DONE
 
 

@@ -19,6 +19,7 @@ from core.settings.base import Declared, Settings, declared, item_of
 from core.settings.check import build
 from core.settings.flags import merge, read_flags
 from core.settings.presets.files import Preset, PresetStore, apply, read, to_values
+from core.settings.values import value_typed
 
 # name -> (placeholder of its value, or "" for a switch; help)
 COMMON = {
@@ -103,7 +104,10 @@ COMMAND_OPTIONS = {
     "export": {
         "presets": COMMON["presets"],
         "to": ("PROGRAM", "sd-scripts (default) or kohya_ss"),
-        "save": ("FILE", "write a .toml file for --config_file of sd-scripts, or a preset of kohya_ss (.json)"),
+        "save": (
+            "FILE",
+            "write a .toml file for --config_file of sd-scripts, or a preset of kohya_ss (.json), and the folders as FILE_dataset.toml",
+        ),
     },
     "check": {
         **COMMON,
@@ -228,9 +232,18 @@ def _assign_positional(positional: list[tuple[str, str]], options: Options, pres
         if preset and options.preset is None:
             options.preset = word
         elif not preset and entry is not None and (options.argument is None or entry.kind == "list"):
-            _store_argument(word, entry, options)
+            for each in _items(word, entry):
+                _store_argument(each, entry, options)
         else:
             options.problems.append(not_understood(word, before if task and _is_list(task, before) else ""))
+
+
+def _items(word: str, entry: Declared) -> list[str]:
+    """The items of a positional argument: those of a JSON list or with commas between them, for a list; else the word itself, also
+    where it is a path with a comma."""
+    here = entry.kind != "list" or any(os.path.exists(path) for path in (open_home(word), resolve_path(word)))
+    items = [word] if here else value_typed(entry, word)
+    return items if isinstance(items, list) and items and all(isinstance(each, str) for each in items) else [word]
 
 
 def _is_list(task: str, setting: str) -> bool:

@@ -39,9 +39,9 @@ class Wait:
         name = self.on if len(self.on) <= LONGEST_NAME else f"{self.on[: LONGEST_NAME - 1]}…"
         known = self.left >= 1 and not self.on_pause
         when = f" in {'at least' if self.ahead else 'about'} {clock(self.left)}," if known else ""
-        more = f" and {self.ahead} more" if self.ahead else ""
         paused = ", which is paused" if self.on_pause else ""
-        return f"starts{when} after {name}{more}{paused}" + ("; the queue is paused" if self.queue_paused else "")
+        more = f"{',' if paused else ''} and {self.ahead} more" if self.ahead else ""
+        return f"starts{when} after {name}{paused}{more}" + ("; the queue is paused" if self.queue_paused else "")
 
 
 def waits(

@@ -77,11 +77,13 @@ Job = TypeVar("Job", bound=TrainJob)
 
 @dataclass
 class Imported:
-    """The content of a file. values: nested like a job's, empty if there are errors; notes: sentences to show."""
+    """The content of a file. values: nested like a job's, empty if there are errors; notes: sentences to show; names: of the options
+    in it."""
 
     values: dict[str, dict[str, Any]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -123,7 +125,13 @@ def read_dataset_config(path: str | os.PathLike, fallback: Mapping[str, Any] | N
     document.problems = limited(document.problems)
     if errors(document.problems):
         return Imported({}, document.problems, document.notes)
-    return Imported(_values(document, subsets), document.problems, document.notes)
+    return Imported(_values(document, subsets), document.problems, document.notes, _names(document.raw))
+
+
+def _names(value: Any) -> set[str]:
+    """The keys of all tables in a value."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return set(value if isinstance(value, dict) else ()).union(*map(_names, inner))
 
 
 def apply_dataset_config(job: Job, path: str | os.PathLike) -> tuple[Job, Imported]:

@@ -9,7 +9,7 @@
     slot(made, offered);
     return made;
   };
-  const head = (entry, leads) => [h("span", {class: "chip"}, entry.state), entry.kind ? h("span", {class: "kind"}, entry.kind) : null,
+  const head = (entry, leads) => [h("span", {class: "chip"}, entry.paused ? "paused" : entry.state), entry.kind ? h("span", {class: "kind"}, entry.kind) : null,
     leads ? h("a", {href: leads}, atelier.parted(entry.title)) : h("span", {class: "title"}, atelier.parted(entry.title))];
   const by = (entry) => entry.by ? h("span", {class: "kind by"}, entry.by) : null;
   const row = (entry, waits) => h("li", {class: `state-${entry.state}`},

@@ -255,6 +255,7 @@ def queue(page: Page) -> dict[str, Any]:
         _row(entry, page.engine)
         | {"title": titles.get(entry.id, entry.title)}
         | {"doing": waits[entry.id].words if entry.id in waits else _doing(entry, job)}
+        | {"paused": bool(job and job.get("entry") == entry.id and job.get("state") == "paused")}
         for entry in active
     ]
     waiting = [row for row in active_rows if row["state"] == "waiting"]
@@ -319,8 +320,9 @@ def _doing(entry: Any, job: dict[str, Any] | None) -> str:
         return str(job.get("stage") or "")
     if not job.get("step") or not job.get("total"):
         return str(job.get("stage") or "starting")
-    left_text = f", {clock(job['eta_seconds'])} left" if job.get("eta_seconds") else ""
-    return f"step {job['step']:,} of {job['total']:,}{left_text}"
+    paused = job.get("state") == "paused"
+    left_text = f", {clock(job['eta_seconds'])} left" if job.get("eta_seconds") and not paused else ""
+    return f"{'paused at ' if paused else ''}step {job['step']:,} of {job['total']:,}{left_text}"
 
 
 def _row(entry: Any, engine: Any) -> dict[str, Any]:

@@ -78,7 +78,14 @@ def listed(runs: Sequence[RunSummary], presets: PresetStore, show: str, find: st
     states = SHOWS.get(show, SHOWS["all"])[1]
     words = find.casefold().split()
     matching = [run for run in runs if (not states or run.state in states) and _holds(run, presets, words)]
+    if show == "open":
+        return [run for run in matching if _may_resume(run)]
     return [run for run in matching if run.starred] if show == STARRED else matching
+
+
+def _may_resume(run: RunSummary) -> bool:
+    step = next_step(run.state, run.resumable_step, run.fix)
+    return step is not None and step.name == "continue"
 
 
 def _holds(run: RunSummary, presets: PresetStore, words: Sequence[str]) -> bool:

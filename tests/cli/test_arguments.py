@@ -210,6 +210,17 @@ def test_a_folder_of_models_is_no_second_value_of_what_a_tool_takes(tmp_path):
         assert getattr(job, task).models == ["a.safetensors", "b.safetensors"]
 
 
+@pytest.mark.parametrize("words", [["a", "b"], ['["a","b"]'], ["a,b"], ["a, b"]])
+def test_a_list_without_its_name_is_words_json_or_words_with_commas(words):
+    assert job_of("merge_loras", *words).merge_loras.models == ["a", "b"]
+
+
+def test_a_file_with_a_comma_in_its_name_is_one_item(tmp_path, monkeypatch):
+    (tmp_path / "a,b.safetensors").write_bytes(b"weights")
+    monkeypatch.chdir(tmp_path)
+    assert job_of("merge_loras", "a,b.safetensors").merge_loras.models == [str(tmp_path / "a,b.safetensors")]
+
+
 def test_relative_paths_of_settings_count_from_where_they_are_typed(tmp_path, monkeypatch):
     for name in ("fox.safetensors", "vae.safetensors"):
         (tmp_path / name).write_bytes(b"weights")

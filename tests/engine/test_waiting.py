@@ -25,7 +25,9 @@ def test_every_waiting_job_names_the_one_at_work_with_its_time_and_what_stands_b
     assert found["e2"].words == "starts in about 1:20, after run_1"
     assert found["e3"].words == "starts in at least 1:20, after run_1 and 1 more"
     assert told(entries("running", "waiting"), left=0.0)["e1"].words == "starts after run_0"
-    assert "paused" in told(entries("running", "waiting"), on_pause=True)["e1"].words
+    on_pause = told(entries("running", "waiting", "waiting"), on_pause=True)
+    assert on_pause["e1"].words == "starts after run_0, which is paused"
+    assert on_pause["e2"].words == "starts after run_0, which is paused, and 1 more"
 
 
 def test_where_nothing_is_at_work_the_first_begins_and_the_next_waits_for_it():

@@ -92,3 +92,22 @@ def test_what_it_saves_is_not_written_over_what_it_reads_and_home_is_expanded(
     assert (tmp_path / source).read_bytes() == before and "another name" in capsys.readouterr().err
     assert main([command, source, "--save", saved]) == DONE
     assert (tmp_path / saved[2:]).is_file() and not (tmp_path / "~").exists()
+
+
+def test_errors_of_a_dataset_config_are_exit_code_2_and_the_saved_preset_is_said_to_lack_it(tmp_path, capsys):
+    (tmp_path / "data.toml").write_text("[[datasets]]\nflop = 1\n[[datasets.subsets]]\nimage_dir = 'x'\n")
+    path = tmp_path / "run.sh"
+    path.write_text("python train_network.py --network_module=networks.lora --dataset_config=data.toml")
+    assert main(["import", str(path), "--save", str(tmp_path / "out.json")]) == BAD_INPUT
+    said = capsys.readouterr()
+    assert "error:" in said.err and "out.json, without what has errors" in said.out
+    assert main(["import", str(path), "--train"]) == BAD_INPUT
+
+
+def test_a_variable_of_an_option_without_a_setting_gives_no_warning(tmp_path, capsys):
+    path = tmp_path / "run.sh"
+    path.write_text('OUT="$HOME/out"\npython train_network.py --network_dim=8 --output_dir="$OUT" --vae="$OUT/v"')
+    assert main(["import", str(path)]) == DONE
+    said = capsys.readouterr()
+    assert "--vae uses $OUT" in said.err and "--output_dir uses" not in said.err
+    assert "output_dir $OUT: use --outputs" in said.out

@@ -3,25 +3,33 @@
 import json
 import random
 import tomllib
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from core.cli.main import DONE, main
-from core.imports.projects.export import _optimizer, export_project
+from core.imports.projects.export import OURS, SAMPLING, SPANS, _optimizer, export_project
 from core.imports.projects.importers import import_project
-from core.imports.projects.options import SCRIPTS, options_of
+from core.imports.projects.options import METHODS, SCRIPTS, options_of
 from core.record.problems import ProblemsError
+from core.record.workspace import PROJECT
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.method import MethodSettings
-from core.settings.presets.files import differences
+from core.settings.presets.files import apply, differences, dump, read
 from tests.imports.projects import cases
 
 # Sample prompts as text, and the layers of LyCORIS where sd-scripts has the same network itself
-NOT_OPTIONS = {"samples.sample_prompts", "network.layers", "network.rank_dropout_scale", "network.train_norm"}
+NOT_OPTIONS = {f"samples.{name}" for name in ("sample_prompts", *SAMPLING)} | {
+    "network.layers",
+    "network.rank_dropout_scale",
+    "network.train_norm",
+}
 
-# A percentage is a fraction in TOML; states and the family are as the script or the user has them.
+# A percentage is a fraction in TOML; states, the family and the folder of logs are as the script or the user has them.
 SAME_ELSEWHERE = {
+    "logging.logging_dir",
     "schedule.lr_warmup_steps",
     "schedule.lr_decay_steps",
     "saving.save_state",
@@ -37,7 +45,7 @@ def back(exported):
 def job_of(draws):
     """A job of options with random values."""
     name = draws.choice([each for each in SCRIPTS if "XTI" not in each])
-    words = [f"{name}.py", "--pretrained_model_name_or_path=m"]
+    words = [f"{name}.py", "--pretrained_model_name_or_path=m", "--sample_prompts=prompts.txt"]
     samples = {
         "int": lambda: draws.randint(1, 12), "float": lambda: round(draws.uniform(0.11, 0.9), 3), "bool": lambda: "",
         "int_or_float": lambda: draws.choice((5, 0.25, "10%")), "str": lambda: draws.choice(("a", "b c", "d'e", 'f"g')),
@@ -117,6 +125,32 @@ def test_an_optimizer_that_sd_scripts_does_not_have_is_listed():
     assert _optimizer("torch.optim.adamw") == "torch.optim.AdamW", "sd-scripts imports the class by its path"
 
 
+SHIPPED = sorted((PROJECT / "presets").glob("*.json"))
+TYPES = {"bool": bool, "int": int, "float": (int, float), "int_or_float": (int, float, str), "str": str}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_export_of_a_shipped_preset_has_options_of_sd_scripts_that_read_back_without_remarks(path):
+    job = apply(read(path))
+    if job.method.kind not in METHODS:
+        pytest.skip("sd-scripts has no script for it")
+    exported = export_project(job)
+    known = options_of(exported.script)
+    for option, value in exported.options.items():
+        values = value if known[option].many else [value]
+        assert all(isinstance(each, TYPES[known[option].type]) for each in values), (option, value)
+    for text, choice in ((exported.command, ""), (exported.toml, exported.script)):
+        imported = import_project(text, choice=choice)
+        remarks = [entry for kind in ("changed", "unavailable", "idle") for entry in imported.entries(kind)]
+        assert not [entry.line for entry in remarks if entry.key not in (*SPANS, "output_dir")]  # which are explained
+        assert set(differences(job, imported.job)) <= exported.lost.keys() | OURS | SAME_ELSEWHERE
+
+
+def test_older_switches_for_an_optimizer_are_not_written():
+    job = build(TrainJob, {"optimizer": {"optimizer_type": "Lion"}})
+    assert "--optimizer_type=Lion" in export_project(job).command and "use_lion" not in export_project(job).toml
+
+
 def test_a_method_that_sd_scripts_does_not_have_is_refused():
     job = TrainJob(method=MethodSettings(kind="lllite"))
     with pytest.raises(ProblemsError) as refused:
@@ -129,3 +163,35 @@ def test_the_command_writes_a_config_file(tmp_path, capsys):
     assert main(["export", "starter_lora", "--save", str(out)]) == DONE
     assert "accelerate launch train_network.py" in capsys.readouterr().out
     assert tomllib.loads(out.read_text())["network_module"] == "networks.lora"
+
+
+def test_the_command_writes_several_folders_as_a_dataset_config_that_the_config_file_names(tmp_path, capsys):
+    sources = [{"folder": f"{tmp_path / name}", "batch_group": name} for name in "abc"]
+    for source in sources:
+        Path(source["folder"]).mkdir()
+        Image.new("RGB", (64, 64)).save(Path(source["folder"], "one.png"))
+    job = build(TrainJob, {"dataset": {"sources": sources}})
+    (tmp_path / "job.json").write_text(json.dumps(dump(job, title="three")))
+    assert main(["export", str(tmp_path / "job.json"), "--save", str(tmp_path / "out.toml")]) == DONE
+    said = capsys.readouterr().out
+    assert "out_dataset.toml, for --dataset_config" in said and "dataset.sources" not in said
+    imported = import_project(tmp_path / "out.toml", choice="train_network").job
+    assert [each.folder for each in imported.dataset.sources] == [each["folder"] for each in sources]
+    assert len({each.batch_group for each in imported.dataset.sources}) == 3
+
+
+def test_an_export_names_the_folders_without_which_sd_scripts_stops():
+    options = export_project(build(TrainJob, {"saving": {"output_name": "fox"}})).options
+    assert (options["output_dir"], options["logging_dir"]) == ("outputs/fox", "outputs/fox/logs")
+    assert "logging_dir" not in export_project(build(TrainJob, {"logging": {"log_with": "none"}})).options
+
+
+def test_samples_are_exported_with_a_file_of_prompts_alone():
+    samples = {"sample_prompts": ["a fox"], "sample_every_n_steps": 50}
+    exported = export_project(build(TrainJob, {"samples": samples}))
+    assert not {"sample_at_first", "sample_every_n_steps"} & set(exported.options)
+    assert {"samples.sample_prompts", "samples.sample_every_n_steps"} <= set(exported.lost)
+    assert (
+        "sample_every_n_steps"
+        in export_project(build(TrainJob, {"samples": samples | {"sample_prompts_file": "fox.txt"}})).options
+    )

@@ -20,6 +20,7 @@ from tests.imports.test_projects_export import NOT_OPTIONS, job_of
 
 IDLE = {
     "logging.wandb_run_name",
+    "logging.logging_dir",
     "optimizer.unet_lr",
     "optimizer.text_encoder_lr",
     "schedule.lr_warmup_steps",

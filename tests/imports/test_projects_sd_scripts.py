@@ -496,3 +496,30 @@ def test_choices_and_lists_are_read_value_by_value():
 )
 def test_a_negative_number_is_a_value_and_no_name(word, is_name):
     assert is_option(word) is is_name
+
+
+def test_the_report_leaves_out_defaults_of_what_a_dataset_config_or_network_args_state(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "data.toml").write_text(
+        'general = { flip_aug = true, caption_extension = ".txt" }\n[[datasets]]\nresolution = 512\nbatch_size = 2\n'
+        f"[[datasets.subsets]]\nimage_dir = '{(tmp_path / 'images').as_posix()}'\nalpha_mask = true\n"
+    )
+    path = tmp_path / "run.sh"
+    path.write_text(
+        "python train_network.py --dataset_config=data.toml --masked_loss --resolution=768 --keep_tokens=2 "
+        "--network_module=networks.lora --network_args dropout=0.1"
+    )
+    imported = import_project(path)
+    defaults = {name for entry in imported.entries("default") for name in entry.settings}
+    stated = (
+        "dataset.flip_aug dataset.alpha_mask dataset.train_batch_size captions.caption_extension captions.keep_tokens"
+    )
+    assert not defaults & {*stated.split(), "network.network_dropout"} and "dataset.max_bucket_reso" in defaults
+    job, lines = imported.job, list(imported.lines())
+    assert (job.network.network_dropout, job.dataset.resolution, job.captions.keep_tokens) == (0.1, 512, 2)
+    assert "  resolution 768: dataset.resolution is set by the dataset config" in lines
+    assert not job.dataset.masked_loss and "masked_loss" in [entry.key for entry in imported.entries("idle")]
+    assert [each.key for each in imported.entries("taken") if "network.network_dropout" in each.settings] == [
+        "network_module",
+        "network_args",
+    ]

@@ -129,6 +129,17 @@ def test_running_jobs_come_before_waiting_ones_and_trainings_that_began_are_not_
     assert [(each["id"], each["tab"]) for each in found["ended"]] == [("e3", "")]
 
 
+@pytest.mark.parametrize(
+    ("state", "doing"), [("running", "step 5 of 10, 2:29 left"), ("paused", "paused at step 5 of 10")]
+)
+def test_a_paused_training_has_no_time_left_in_the_queue(queued, monkeypatch, state, doing):
+    job = {"entry": "e1", "state": state, "step": 5, "total": 10, "eta_seconds": 149.0}
+    monkeypatch.setattr(queued.engine, "status", lambda: {"job": job}, raising=False)
+    queued.entries = [ended(1, task="train", state="running")]
+    (row,) = monitor.queue(queued)["entries"]
+    assert (row["doing"], row["paused"]) == (doing, state == "paused")
+
+
 def test_trainings_of_one_name_are_told_apart_by_what_differs(queued):
     jobs = [to_values(build(TrainJob, {"network": {"rank": rank, "alpha": 2.0}})) for rank in (4, 32)]
     queued.entries = [ended(n, task="train", state="waiting", job=job) for n, job in enumerate([*jobs, jobs[0]])]

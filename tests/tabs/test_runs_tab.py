@@ -13,6 +13,7 @@ import pytest
 from work_parts import HOSTILE, event, image, said
 
 from core.engine.deleted import deleted_runs, put_back
+from core.engine.run_summary import RunSummary
 from core.engine.waiting import Wait
 from core.formats.hub.references import resolve
 from core.generation.model import library
@@ -292,6 +293,16 @@ def test_monitor_reads_a_runs_settings_again_once_they_change(desk, monkeypatch)
     assert page.readable_job(name).schedule.max_train_steps == 45
     monkeypatch.setattr(page.engine, "run_job", None)
     assert page.readable_job(name).schedule.max_train_steps == 45  # without being read
+
+
+def test_a_failed_run_that_would_fail_again_is_not_listed_as_resumable(desk):
+    def summary(name, **more):
+        return RunSummary(
+            name, name, "failed", 0, 10, 0.0, 0.0, None, [], "no such folder", desk.page.workspace.runs / name, **more
+        )
+
+    runs = [summary("a", fix="choose a folder"), summary("b", fix="choose a folder", resumable_step=5), summary("c")]
+    assert [run.name for run in view.listed(runs, desk.page.presets, "open")] == ["b", "c"]
 
 
 def test_a_run_without_a_state_offers_no_greater_length(desk):

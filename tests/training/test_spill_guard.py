@@ -109,7 +109,15 @@ def test_a_run_on_a_gpu_writes_the_warning_to_its_journal_and_trains_to_its_end(
     plan = SimpleNamespace(total=40, step_batches=lambda step: (0, [PlannedBatch((512, 512), (None,) * 4)]))
     with Journal(tmp_path) as journal:
         context = JobContext(SimpleNamespace(), SimpleNamespace(), journal, NoCommands(), device)
-        run = Run(TrainJob(), context, plan, SimpleNamespace(encoding_seconds=0.0), nothing, None, reports)
+        run = Run(
+            TrainJob(),
+            context,
+            plan,
+            SimpleNamespace(encoding_seconds=0.0, encodes_each_step=False),
+            nothing,
+            None,
+            reports,
+        )
         assert loop.train(run, nothing) == "done" and run.state.step == 40
     lines = [line for line in read_lines(journal.path) if line["kind"] == "log"]
     assert [line["level"] for line in lines] == ["warning"] * (device == "cuda") and bool(emptied) == bool(lines)

@@ -51,7 +51,7 @@ class SimulatedRun:
         self.job, self.plan = build(TrainJob, merge(QUIET, groups)), plan_of(total)
         self.prompts, self.by_hand, self.ranks, self.left_out = list(prompts), by_hand, ranks, frozenset()
         self.commands, self.begun = [], 0
-        self.passes, self.seconds, self.stages = SimpleNamespace(encoding_seconds=0.0), [], []
+        self.passes, self.seconds, self.stages = SimpleNamespace(encoding_seconds=0.0, encodes_each_step=False), [], []
 
     def note(self, what):
         self.done.append((self.state.step, what))

@@ -304,3 +304,10 @@ def test_training_is_said_again_after_the_captions_of_a_later_epoch_were_encoded
     later = stages[stages.index("training") + 1 :]
     encoded = later[later.index("loading the text encoder") + 1 :]
     assert encoded[:2] == ["training; encoding captions", "training"], "the second epoch shuffles anew"
+
+
+def test_training_is_said_again_after_the_first_step_loaded_the_vae_for_images_without_a_cache(train):
+    training = train(memory={"cache_latents": "off"}, schedule={"max_train_steps": 2})
+    assert training.start() == "done"
+    stages = [line["text"] for line in training.lines("stage")]
+    assert stages[stages.index("loading the VAE") + 1] == "training"

@@ -1,8 +1,11 @@
 """A job as a command line or config file of sd-scripts. What that program has no option for is found by importing the result."""
 
+from __future__ import annotations
+
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from core.imports.dataset_export import toml_table
@@ -21,8 +24,10 @@ from core.settings.presets.networks import LYCORIS
 
 # Not compared: the script implies them, they say how to compute, or they change no weight.
 OURS = frozenset(
-    ("method.kind", "model.family", "model.compatibility", "saving.save_state", "saving.save_state_on_train_end")
+    "method.kind model.family model.compatibility saving.save_state saving.save_state_on_train_end logging.logging_dir".split()
 )
+FOLDERS = ("train_data_dir", "reg_data_dir", "in_json", "dataset_repeats")
+SAMPLING = ("sample_at_first", "sample_every_n_steps", "sample_every_n_epochs")
 SPANS = ("lr_warmup_steps", "lr_decay_steps")
 ONLY_HERE = frozenset(("initialization", "dropout"))  # of network_args; the dropout is network_dropout
 NOT_IN_SD_SCRIPTS = ONLY_HERE | {"rs_lora", "train_norm"}
@@ -47,6 +52,16 @@ class Exported:
         """The content of a file for --config_file, where a percentage is not a number but text."""
         values = {name: part_of_run(value) if name in SPANS else value for name, value in self.options.items()}
         return "\n".join([f"# sd-scripts, {self.script}.py", *toml_table(values, "", "")]) + "\n"
+
+    def with_dataset_config(self, path: Path) -> Exported:
+        """The same with the folders in a dataset config, for which sd-scripts ignores those of options."""
+        options = {name: value for name, value in self.options.items() if name not in FOLDERS}
+        lost = {
+            name: values
+            for name, values in self.lost.items()
+            if name not in ("dataset.sources", "dataset.reg_data_dir")
+        }
+        return replace(self, options=options | {"dataset_config": path.absolute().as_posix()}, lost=lost)
 
 
 def option_words(name: str, value: Any) -> list[str]:
@@ -159,7 +174,9 @@ def _dataset(job: TrainJob) -> dict[str, Any]:
 
 def _memory(job: TrainJob) -> dict[str, Any]:
     memory, saving, logging = job.memory, job.saving, job.logging
+    folder = f"outputs/{saving.output_name}"  # sd-scripts stops without one when it saves, and without one for TensorBoard's logs
     return {
+        "output_dir": folder,
         "sdpa": memory.attention == "sdpa",
         "xformers": memory.attention == "xformers",
         "mem_eff_attn": memory.attention == "sliced",
@@ -176,7 +193,8 @@ def _memory(job: TrainJob) -> dict[str, Any]:
         "metadata_is_negative_embedding": "true" if saving.metadata_is_negative_embedding else None,
         "sample_prompts": job.samples.sample_prompts_file,
         "log_with": None if logging.log_with == "none" else logging.log_with,
-        "logging_dir": logging.logging_dir,
+        "logging_dir": logging.logging_dir
+        or (f"{folder}/logs" if logging.log_with in ("tensorboard", "all") else None),
         "huggingface_repo_visibility": "public" if job.hub.huggingface_repo_visibility == "public" else None,
     }
 
@@ -184,8 +202,11 @@ def _memory(job: TrainJob) -> dict[str, Any]:
 PARTS: tuple[Callable[[TrainJob], dict[str, Any]], ...] = (_method, _network, _length, _dataset, _memory)
 
 
-def export_project(job: TrainJob) -> Exported:
-    """The options with which sd-scripts trains as the job says. Raises ProblemsError for methods that it does not have."""
+def export_project(job: TrainJob, writes_prompts: bool = False) -> Exported:
+    """The options with which sd-scripts trains as the job says. Raises ProblemsError for methods that it does not have.
+
+    writes_prompts   whether the program that starts sd-scripts gives it the job's sample prompts as a file
+    """
     script = _script(job)
     by_parts = {name: value for part in PARTS for name, value in part(job).items()}
     defaults = _imported(script, {})
@@ -193,10 +214,16 @@ def export_project(job: TrainJob) -> Exported:
     values = by_parts | {
         name: value_of(job, path) for name, path in direct.items() if value_of(job, path) != value_of(defaults, path)
     }
+    if not (writes_prompts or job.samples.sample_prompts_file):
+        values |= dict.fromkeys(SAMPLING)  # sd-scripts stops at the first sample without a file of prompts
     options: dict[str, Any] = {}
     for name, option in script.options.items():
         value = values.get(name)
-        if isinstance(value, tuple):
+        if option.type == "bool" and not isinstance(
+            value, bool
+        ):  # an older spelling of another option, as use_8bit_adam
+            value = None
+        elif isinstance(value, tuple):
             value = list(value)
         elif option.many and isinstance(value, str):  # a list of numbers is a text here
             value = value.split(",")

@@ -69,7 +69,7 @@ def export_preset(job: TrainJob) -> KohyaPreset:
     """The preset with which kohya_ss trains as the job says. Raises ProblemsError for methods that it does not have."""
     tab_job = _for_tab(job)
     tab = _tab(tab_job)
-    exported = export_project(tab_job)
+    exported = export_project(tab_job, writes_prompts=True)
     wanted = Reading(SCRIPTS[exported.script], exported.options, frozenset(exported.options))
     fields = _fields(tab, wanted) | _special(tab, wanted, job)
     resolved = resolve(fields, tab, "", lambda folder: None)

@@ -7,6 +7,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
 from core.imports.projects.missing import missing_files
+from core.imports.projects.shells import UNRESOLVED
 from core.record.bounded_json import json_or_none
 from core.record.bounded_toml import bounded_loads
 from core.record.problems import Problem, ProblemsError, one_line
@@ -70,7 +71,7 @@ class Entry:
     @property
     def text(self) -> str:
         """The value on one line, shortened."""
-        text = self.value if isinstance(self.value, str) else shorten(self.value)
+        text = UNRESOLVED.sub(r"\1", self.value) if isinstance(self.value, str) else shorten(self.value)
         return one_line(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…")
 
 

@@ -15,6 +15,7 @@ from core.imports.projects.options import DecimalComma, Option, Script, convert
 from core.imports.projects.report import Entry, Remarks, known_settings
 from core.imports.projects.shells import unresolved
 from core.record.units import number_text
+from core.settings.elsewhere import ELSEWHERE
 from core.settings.optimization.optimizer import COMMON
 from core.settings.optimization.optimizers import parse_arguments
 from core.settings.optimization.schedule import FLOORED
@@ -22,6 +23,7 @@ from core.settings.presets.networks import LYCORIS, arguments_of, is_on, kind_of
 from core.settings.values import value_typed
 
 Values = dict[str, Any]  # by path
+READ_HERE = ("dataset_config",)  # of ELSEWHERE
 SECRETS = frozenset(("wandb_api_key", "huggingface_token"))
 SCHEDULERS = [name for name in known_settings()["schedule.lr_scheduler"].choices if name != "rex"]  # of sd-scripts
 WITHOUT_WARMUP = ("constant", "adafactor")
@@ -59,6 +61,8 @@ class Reading(Remarks):
         """Convert and store an option's value. A value that cannot be read becomes a note, sometimes with a warning."""
         words = [word for word in (raw if isinstance(raw, list) else [raw]) if isinstance(word, str)]
         missing = [each for word in words for each in unresolved(word)]
+        if missing and option.name in ELSEWHERE and not any(option.name in names for names in (*RULES, READ_HERE)):
+            return  # no setting would have its value
         if missing:
             text = ", ".join(missing)
             self.note(option.name, "unavailable", f"needs {text}, whose value the text does not give; enter it")
@@ -227,6 +231,8 @@ def _network(reading: Reading) -> Values:
     settings |= {"network.kind": kind, "network.rank": rank, "network.alpha": alpha}
     if reading["network_dropout"] is not None:
         settings["network.network_dropout"] = reading["network_dropout"]
+    elif "network.network_dropout" in settings:
+        reading.values.pop("network_dropout", None)  # network_args have it
     if kind.endswith("lokr") and rank >= FULL:
         reading.note("network_dim", "changed", f"{rank} makes LoKr's large matrix whole: {kind}.full_matrix")
         settings |= {f"{kind}.full_matrix": True, "network.rank": 16, "network.alpha": 16.0}

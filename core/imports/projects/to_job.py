@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from core.imports.dataset_config import Imported, read_dataset_config
-from core.imports.dataset_options import COMMAND_LINE_NAMES, GENERAL
+from core.imports.dataset_options import COMMAND_LINE_NAMES, GENERAL, declaration
 from core.imports.dataset_options import OPTIONS as DATASET_OPTIONS
 from core.imports.projects.options import XTI, options_of, unknown
 from core.imports.projects.report import Entry, EntryKind, Import, Source, known_settings, setting_text, written_value
@@ -52,7 +52,14 @@ def to_import(
         fix = "choose the base model"
         reading.warn("The text names no model", "pretrained_model_name_or_path", fix, "import.no-model")
     nested = by_group(settings)
+    stated, before = set[str](), None  # settings of the config's own options; the job of the options alone
     if config is not None:
+        stated = {
+            declaration(each.setting).path
+            for name in config.names
+            if (each := DATASET_OPTIONS.get(name)) and each.setting
+        }
+        before = built(by_group(settings))[0]
         settings_of_option["dataset_config"] = ("dataset.sources",)
         nested |= {group: nested.get(group, {}) | values for group, values in config.values.items()}
         reading.extra += [Entry("changed", "dataset_config", sentence=note) for note in config.notes]
@@ -61,7 +68,11 @@ def to_import(
             "dreambooth"  # the script trains folders as DreamBooth, a metadata file as fine-tuning
         )
     job, corrected = built(nested)
-    report = [*_entries(reading, job, settings_of_option, corrected), *reading.extra, *launcher]
+    if before is not None:
+        for path in sorted(stated):
+            if path in settings and value_of(before, path) != value_of(job, path):
+                corrected.setdefault(path, "is set by the dataset config")
+    report = [*_entries(reading, job, settings_of_option, corrected, stated), *reading.extra, *launcher]
     options = {name: value for name, value in options.items() if name not in SECRETS}
     return Import(program, title, job, report, options, [*reading.problems, *source.missing(job)])
 
@@ -89,7 +100,7 @@ def settings_of(reading: Reading) -> Iterator[tuple[dict[str, tuple[str, ...]], 
     for names, function in RULES.items():
         if any(name in reading.values for name in names):
             values = function(reading)
-            direct = {name: (paths[name],) for name in names if paths.get(name) in values}
+            direct = {name: (paths[name],) for name in names if paths.get(name) in values and name in reading.values}
             rest = tuple(path for path in values if (path,) not in direct.values())
             yield {name: direct.get(name, rest) for name in names}, values
 
@@ -113,6 +124,11 @@ def _dataset(reading: Reading, source: Source, settings: Mapping[str, Any]) -> I
     if errors(config.problems):
         reading.note("dataset_config", "unavailable", "has errors; correct them, and import it on the Dataset tab")
         return None
+    sources = [config.values["dataset"], *config.values["dataset"]["sources"]]
+    if reading["masked_loss"] and not any(each.get("masked_loss") for each in sources):
+        alpha = any(each.get("alpha_mask") for each in sources)
+        why = "is not needed: folders have alpha_mask" if alpha else "has no effect: no folder has masks"
+        reading.note("masked_loss", "idle", f"{why} in the dataset config")
     return config
 
 
@@ -172,11 +188,15 @@ def _near(entry: Declared, value: Any) -> Any:
 
 
 def _entries(
-    reading: Reading, job: TrainJob, settings_of_option: Mapping[str, tuple[str, ...]], corrected: Mapping[str, str]
+    reading: Reading,
+    job: TrainJob,
+    settings_of_option: Mapping[str, tuple[str, ...]],
+    corrected: Mapping[str, str],
+    stated: set[str],
 ) -> Iterator[Entry]:
     """An entry for each option that is written, and for each default that differs from ours. settings_of_option: {option: its settings};
-    corrected: see `built`"""
-    plain, reported, unknown_options = TrainJob(), set[str](), 0
+    corrected: see `built`; stated: settings that a dataset config has"""
+    plain, reported, unknown_options = TrainJob(), set(stated), 0
     for name in dict.fromkeys((*(each for each in reading.raw if each in reading.written), *reading.values)):
         settings, value = settings_of_option.get(name, ()), reading.raw.get(name, reading[name])
         differs = [path for path in settings if path not in reported and value_of(job, path) != value_of(plain, path)]

@@ -49,6 +49,11 @@ class Passes:
         """Seconds spent so far within steps on encoding images and captions for the caches."""
         return self.latents.encoding_seconds + self.text.seconds
 
+    @property
+    def encodes_each_step(self) -> bool:
+        """Whether images are encoded at each step that uses them."""
+        return self.latents.encodes_each_step
+
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """The model's output [B, C, h, w]."""
         with self.precision.autocast(self.device):

@@ -164,6 +164,11 @@ class Latents:
         return self._late is not None and self._late.waiting > 0
 
     @property
+    def encodes_each_step(self) -> bool:
+        """Whether images are encoded at each step that uses them."""
+        return bool(self._uncached)
+
+    @property
     def encoding_seconds(self) -> float:
         """Seconds spent during training on encoding images that are cached."""
         return self._late.seconds if self._late is not None else 0.0

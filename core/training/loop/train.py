@@ -30,7 +30,8 @@ def train(run: Run, timetable: Timetable) -> str:
         run.stepper.tasks_done()
     else:
         run.stepper.follow()
-    encoded, guard = False, spill_guard(run.job, run.context)  # encoded: in the step before
+    encoded = run.passes.encodes_each_step  # in the step before; without a cache the first step loads the VAE
+    guard = spill_guard(run.job, run.context)
     while run.state.step < run.total and not run.context.processes.agree(run.stop_wanted):
         started, encoding = time.monotonic(), run.passes.encoding_seconds
         optimizer_update(run)
