@@ -51,6 +51,10 @@ PAGE = {
         "let jobs of a shared page use this machine's keys: hub uploads, gated models, wandb",
     ),
     "no-browser": ("", "do not open a browser"),
+    "resume": (
+        "",
+        "put trainings that ended with the program back at the head of the queue and resume it, for a supervised server",
+    ),
 }
 JOB = {
     **COMMON,
