@@ -16,6 +16,7 @@ from core.settings.job import TrainJob
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 OTHERS = {
+    "runs": "list the queue and the runs, with the best checkpoint of each; reads only, also while a page is open",
     "presets": "list the presets, or describe what one of them sets and why",
     "import": "open the training settings of another program, and report what became of each",
     "export": "write a preset for sd-scripts or kohya_ss, and list what that program cannot express",
@@ -41,7 +42,7 @@ def main(argv: list[str]) -> int:
     first = argv[0] if argv else ""
     helps = "--help" in argv or "-h" in argv
     if first in FORMER and helps and not chosen(argv):
-        _print_help(former_help(first))
+        print_long(former_help(first))
         return DONE
     try:
         extensions.admit(argv)
@@ -52,7 +53,7 @@ def main(argv: list[str]) -> int:
             name, *rest = rest
         if helps:
             every = "all" in rest
-            _print_help(page_help() if name == "page" else subcommand_help(name, every))
+            print_long(page_help() if name == "page" else subcommand_help(name, every))
             return DONE
         if name in ("page", *OWN):
             return import_module(f"core.cli.{MODULES.get(name, name)}").run(rest)
@@ -75,8 +76,8 @@ def _aligned(about: dict[str, str]) -> str:
     return "\n".join(f"  {name.ljust(width)}{text}" for name, text in about.items())
 
 
-def _print_help(text: str) -> None:
-    """Print a help text; closing the pipe early (`--help | head`) is not an error."""
+def print_long(text: str) -> None:
+    """Print a long text; closing the pipe early (`--help | head`) is not an error."""
     try:
         print(text, flush=True)
     except BrokenPipeError:

@@ -60,6 +60,10 @@ JOB = {
     **COMMON,
     "check": ("", "report what would be done and all problems, and stop"),
     "queue": ("", "add the job to the queue of the page that uses this outputs folder"),
+    "json": (
+        "",
+        "with --queue: print the job's id, its run if it resumes one, and whether the queue is paused, as JSON",
+    ),
 }
 DATASET = {"dataset-config": ("FILE", "train on the folders of an sd-scripts dataset config (.toml or .json)")}
 OWN = {
@@ -92,6 +96,10 @@ OWN = {
         ),
         "lora": ("FILE[:STRENGTH]", "use this LoRA instead of the preset's; repeatable"),
         "embedding": ("[WORD=]FILE", "use this embedding instead of the preset's; repeatable"),
+    },
+    "runs": {
+        **{name: COMMON[name] for name in ("outputs", "models", "presets")},
+        "json": ("", "print all as JSON"),
     },
     "presets": {name: COMMON[name] for name in ("outputs", "presets")},
     "import": {

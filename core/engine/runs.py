@@ -25,10 +25,13 @@ LONGEST_NAME = 255  # bytes, of a folder on any system
 
 
 class Runs:
-    """The trainings on disk. Methods may be called from any thread. running: (name) -> whether a job of this process runs it."""
+    """The trainings on disk. Methods may be called from any thread.
 
-    def __init__(self, workspace: Workspace, running: Callable[[str], bool]):
-        self._workspace, self._running = workspace, running
+    running  (name) -> whether a job of this process runs it      writes  whether facts are cached in the runs' folders
+    """
+
+    def __init__(self, workspace: Workspace, running: Callable[[str], bool], writes: bool = True):
+        self._workspace, self._running, self._writes = workspace, running, writes
         self._views: OrderedDict[str, RunView] = OrderedDict()  # looked at longest ago first
         self._views_lock = threading.Lock()
         self._facts: dict[str, RunFacts] = {}
@@ -164,8 +167,9 @@ class Runs:
             return
         if facts is None:
             facts = facts_of(folder)
-            with self._writing:
-                write_facts(folder, facts)
+            if self._writes:
+                with self._writing:
+                    write_facts(folder, facts)
         self._facts[folder.name] = facts
         self._row(folder, facts)
 
