@@ -21,6 +21,9 @@ from core.record.problems import ProblemsError
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 
+ENTRY = ("id", "task", "title", "state", "run", "added")
+RUN = ("name", "title", "state", "message", "step", "total", "started", "seconds", "resumable_step")
+
 
 def run(argv: list[str]) -> int:
     options = split_options(argv, OWN["runs"], job=False)
@@ -58,31 +61,15 @@ def _queue(stored: StoredQueue, runs: Runs) -> list[dict[str, Any]]:
     waiting = waits(stored.entries, runs.pace, paused=stored.paused, lent_to="")
     order = {"running": 0, "waiting": 1}
     return [
-        {
-            "id": entry.id,
-            "task": entry.task,
-            "title": entry.title,
-            "state": entry.state,
-            "run": entry.run,
-            "added": entry.added,
-            "message": waiting[entry.id].words if entry.id in waiting else entry.message,
-        }
+        {name: getattr(entry, name) for name in ENTRY}
+        | {"message": waiting[entry.id].words if entry.id in waiting else entry.message}
         for entry in sorted(stored.entries, key=lambda entry: order.get(entry.state, 2))
     ]
 
 
 def _run(run: RunSummary) -> dict[str, Any]:
     best = run.best_file
-    return {
-        "name": run.name,
-        "title": run.title,
-        "state": run.state,
-        "message": run.message,
-        "step": run.step,
-        "total": run.total,
-        "started": run.started,
-        "seconds": run.seconds,
-        "resumable_step": run.resumable_step,
+    return {name: getattr(run, name) for name in RUN} | {
         "folder": str(run.folder),
         "files": [str(file) for file in run.files],
         "best": {"file": str(run.folder / best["file"]), "step": best["step"], "loss": best["loss"]} if best else None,
