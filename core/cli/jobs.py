@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -22,6 +23,7 @@ from core.engine.explain import explain, lost_another_process
 from core.engine.launch import is_launched, supervise
 from core.engine.other_process import clear_failure, record_failure
 from core.engine.owner import Ownership, hand_in, is_held
+from core.engine.queue import StoredQueue
 from core.engine.view import RunView
 from core.record import machine
 from core.record.cancel import CancelToken
@@ -50,10 +52,22 @@ def run_job(task: str, job: Settings, title: str, options: Options, resume: RunF
     outputs folder is in use or cannot be written. resume: the run to resume"""
     workspace = options.workspace()
     if options.values.get("queue"):
-        hand_in(workspace, task, title, to_values(job), resume.name if resume else "", options.preset_name)
-        note = "" if is_held(workspace) else "; no page is open on this folder: the next one runs it"
-        print(f"'{title}' is in the queue of {display_path(workspace.outputs)}{note}")
+        run, held = resume.name if resume else "", is_held(workspace)
+        identity = hand_in(workspace, task, title, to_values(job), run, options.preset_name)
+        stored = stored_queue(workspace)
+        if options.values.get("json"):
+            facts = {"id": identity, "title": title, "run": run, "paused": stored.paused, "page": held}
+            print(json.dumps(facts, ensure_ascii=False))
+            return DONE
+        when = "" if held else "; no page is open on this folder: the next one runs it"
+        print(f"'{title}' is in the queue of {display_path(workspace.outputs)} as {identity}{when}")
+        if stored.paused:
+            print(paused_sentence(stored))
         return DONE
+    if options.values.get("json"):
+        raise ProblemsError.one(
+            "--json has an effect only with --queue", "command line", "add --queue", "cli.json-alone"
+        )
     if "device" in options.values:
         machine.check_device(options.values["device"])
     if task == "train" and launched_processes() > 1:
@@ -68,6 +82,21 @@ def run_job(task: str, job: Settings, title: str, options: Options, resume: RunF
     finally:
         if owner is not None:
             owner.release()
+
+
+def stored_queue(workspace: Workspace) -> StoredQueue:
+    """The queue in the outputs folder, as the page that holds it has it, or as the next one will; an empty one if it cannot be
+    read."""
+    try:
+        stored = StoredQueue.read(workspace.private / "queue.json")
+    except (ProblemsError, KeyError, TypeError, ValueError):
+        return StoredQueue()
+    return stored if is_held(workspace) else stored.after_end()
+
+
+def paused_sentence(stored: StoredQueue) -> str:
+    why = f": {stored.why_paused}" if stored.why_paused else ""
+    return f"The queue is paused{why}. Waiting jobs start after Resume queue, in Monitor on the page."
 
 
 def run_together(job: Settings, title: str, workspace: Workspace, options: Options, resume: RunFolder | None) -> int:

@@ -16,6 +16,7 @@ from core.settings.job import TrainJob
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 OTHERS = {
+    "runs": "list the queue and the runs, with the best checkpoint of each; reads only, also while a page is open",
     "presets": "list the presets, or describe what one of them sets and why",
     "import": "open the training settings of another program, and report what became of each",
     "export": "write a preset for sd-scripts or kohya_ss, and list what that program cannot express",
@@ -41,7 +42,7 @@ def main(argv: list[str]) -> int:
     command = argv[0] if argv else ""
     asks_help = "--help" in argv or "-h" in argv
     if command in FORMER and asks_help and not tool_named_in(argv):
-        _print_help(former_help(command))
+        print_long(former_help(command))
         return DONE
     try:
         extensions.import_allowed(argv)
@@ -52,7 +53,7 @@ def main(argv: list[str]) -> int:
         if rest and rest[0] in _tools(name):
             name, *rest = rest
         if asks_help:
-            _print_help(page_help() if name == "page" else subcommand_help(name, every="all" in rest))
+            print_long(page_help() if name == "page" else subcommand_help(name, every="all" in rest))
             return DONE
         if name in ("page", *COMMAND_OPTIONS):
             return import_module(f"core.cli.{MODULES.get(name, name)}").run(rest)
@@ -76,8 +77,8 @@ def _aligned(about: dict[str, str]) -> str:
     return "\n".join(f"  {name.ljust(width)}{text}" for name, text in about.items())
 
 
-def _print_help(text: str) -> None:
-    """Print a help text; closing the pipe early (`--help | head`) is not an error."""
+def print_long(text: str) -> None:
+    """Print a long text; closing the pipe early (`--help | head`) is not an error."""
     try:
         print(text, flush=True)
     except BrokenPipeError:

@@ -55,11 +55,19 @@ PAGE = {
         "let jobs of a shared page use this machine's keys: hub uploads, gated models, wandb",
     ),
     "no-browser": ("", "do not open a browser"),
+    "resume": (
+        "",
+        "put trainings that ended with the program back at the head of the queue and resume it, for a supervised server",
+    ),
 }
 JOB = {
     **COMMON,
     "check": ("", "report what would be done and all problems, and stop"),
     "queue": ("", "add the job to the queue of the page that uses this outputs folder"),
+    "json": (
+        "",
+        "with --queue: print the job's id, its run if it resumes one, and whether the queue is paused, as JSON",
+    ),
 }
 DATASET = {"dataset-config": ("FILE", "train on the folders of an sd-scripts dataset config (.toml or .json)")}
 COMMAND_OPTIONS = {
@@ -92,6 +100,10 @@ COMMAND_OPTIONS = {
         ),
         "lora": ("FILE[:STRENGTH]", "use this LoRA instead of the preset's; repeatable"),
         "embedding": ("[WORD=]FILE", "use this embedding instead of the preset's; repeatable"),
+    },
+    "runs": {
+        **{name: COMMON[name] for name in ("outputs", "models", "presets")},
+        "json": ("", "print all as JSON"),
     },
     "presets": {name: COMMON[name] for name in ("outputs", "presets")},
     "import": {

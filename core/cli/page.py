@@ -62,7 +62,7 @@ def run(argv: list[str]) -> int:
     with interrupt_on_signals():
         engine = Engine(workspace, options.values.get("device"))
         try:
-            engine.start()
+            engine.start(resume=bool(options.values.get("resume")))
             serve(
                 engine,
                 workspace,

@@ -20,7 +20,8 @@ from core.engine.in_use import require_unused
 from core.engine.launch import is_launched, supervise
 from core.engine.light import CLOSE_SECONDS, LANES, LightLane, LightTask
 from core.engine.owner import DeviceLock, Ownership, collect
-from core.engine.queue import GUEST, Queue, QueueEntry, check_may_manage, lane_of, may_change, may_manage, title_of
+from core.engine.put_back import cut_off, put_back, put_first
+from core.engine.queue import Queue, QueueEntry, check_may_manage, check_room, lane_of, may_change, may_manage, title_of
 from core.engine.run_summary import RunState, RunSummary, about_of, newest_state_name
 from core.engine.runs import Runs
 from core.engine.view import RunView, read_watch
@@ -29,7 +30,7 @@ from core.generation.model.store import ModelStore
 from core.record import atomic, commands, machine
 from core.record.cancel import CancelToken
 from core.record.lazy_torch import torch
-from core.record.problems import ProblemsError, unwritten
+from core.record.problems import ProblemsError, unwritten, with_fixes
 from core.record.run_about import write_about, write_person
 from core.record.run_folder import RunFolder, latest_run, list_runs
 from core.record.temporary import remove_left
@@ -44,9 +45,7 @@ from core.settings.presets.migrations import to_version_2
 POISONED = 75
 WAIT_SECONDS, INBOX_SECONDS, IDLE_SECONDS = 0.5, 1.0, 10.0  # between looks for the device, handed in jobs, a queued job
 QUEUE = "queue"  # holds the device; whoever else does has borrowed it
-MAX_JOB_FOLDERS = 100
-MOST_WAITING = 20  # jobs of a shared page: its guests could fill weeks
-MOST_OF_ONE = 8  # of them, those of one guest
+MAX_JOB_FOLDERS, MAX_IDENTITY = 100, 40
 
 
 class Engine:
@@ -59,7 +58,7 @@ class Engine:
         self._owner = Ownership(workspace, holder, page=True)
         self._device = device
         self._queue = Queue(workspace.private / "queue.json")
-        self._interruption = ""
+        self._interruption = self._not_resumed = ""
         self._light = LightLane()
         self._wake = threading.Condition()
         self._device_lock = DeviceLock()
@@ -81,8 +80,12 @@ class Engine:
 
     # -- life
 
-    def start(self) -> None:
-        """Start the threads, and the waiting jobs that need no device."""
+    def start(self, resume: bool = False) -> None:
+        """Start the threads, and the waiting jobs that need no device. resume: the trainings that ended with the program, too"""
+        if resume:
+            self._not_resumed = put_back(self._queue, self._runs.newest_state)
+        elif not self._queue.paused:
+            self._queue.cut_off = ()
         self._interruption = interruption_message(self.workspace.captions)
         remove_left()
         for entry in (each for each in self.queue() if each.state == "waiting"):
@@ -92,8 +95,8 @@ class Engine:
 
     @property
     def notice(self) -> str:
-        """Warnings for the user at the start: a damaged queue file, an interrupted change of captions; "" for none."""
-        return " ".join(filter(None, (self._queue.set_aside, self._interruption)))
+        """Warnings for the user at the start: a damaged queue file, an interrupted change of captions ...; "" for none."""
+        return " ".join(filter(None, (self._queue.set_aside, self._interruption, self._not_resumed)))
 
     def announce(self, holder: str) -> None:
         """Write what holds the outputs folder, such as the page's address, for other processes."""
@@ -105,6 +108,7 @@ class Engine:
         self._closing = True
         begun = time.monotonic()
         running = [entry for entry in self._queue.entries() if entry.state == "running"]
+        self._queue.cut_off += tuple(entry.id for entry in running if not self._token_of(entry.id).wanted)
         for entry in running:
             self._token_of(entry.id).cancel()
         if wait_seconds is None and not any(entry.task == "train" for entry in running):
@@ -151,11 +155,12 @@ class Engine:
 
     # -- queue
 
-    def submit(self, task: str, job: Settings, title: str = "", preset: str = "") -> str:
+    def submit(self, task: str, job: Settings, title: str = "", preset: str = "", identity: str = "") -> str:
         """Queue a job and return its id. preset: the name of its preset, stored in the run. Raises ProblemsError."""
         with self._queue.lock:
             self._admit_new(job)
-            entry = self._queue.add(task, title or title_of(task, job), to_values(job), preset=preset)
+            title = title or title_of(task, job)
+            entry = self._queue.add(task, title, to_values(job), preset=preset, identity=identity)
         self._begin_in_lane(entry)
         self._notify()
         return entry.id
@@ -163,16 +168,8 @@ class Engine:
     def _admit_new(self, job: Settings) -> None:
         """Raise ProblemsError for a job that a shared page may not queue."""
         admit(job, self.limits)
-        if self.limits is None:
-            return
-        waiting, guest = [entry.guest for entry in self.queue() if entry.state == "waiting"], GUEST.get()
-        if len(waiting) >= MOST_WAITING:
-            what, code = f"The queue is full ({MOST_WAITING} jobs are waiting)", "queue.full"
-        elif guest and waiting.count(guest) >= MOST_OF_ONE:
-            what, code = f"{MOST_OF_ONE} of your jobs are waiting, the most on a shared page", "queue.full-for-guest"
-        else:
-            return
-        raise ProblemsError.one(what, "queue", "wait until one ends, or remove one from the queue", code=code)
+        if self.limits is not None:
+            check_room(self.queue())
 
     def _begin_in_lane(self, entry: QueueEntry) -> None:
         """Start a waiting job in its lane. Device jobs are taken from the queue by the device's thread instead."""
@@ -199,15 +196,7 @@ class Engine:
 
     def waits(self) -> dict[str, Wait]:
         """Return {id of a waiting job: what it waits for}."""
-        return waits(self.queue(), self._time_left, paused=self._queue.paused, lent_to=self.lent_to)
-
-    def _time_left(self, entry: QueueEntry) -> tuple[float, bool]:
-        """(seconds that a running job still takes, 0 if unknown; whether it is paused)."""
-        if not entry.run:
-            return 0.0, False
-        view = self._runs.view(entry.run)
-        planned = view.total or entry.task != "train"  # before that, its count is of images to encode
-        return view.seconds_left if planned else 0.0, view.state == "paused"
+        return waits(self.queue(), self._runs.time_left, paused=self._queue.paused, lent_to=self.lent_to)
 
     def move(self, entry_id: str, position: int) -> None:
         check_may_manage(self._queue.get(entry_id))
@@ -239,6 +228,21 @@ class Engine:
     def paused_by(self) -> str | None:
         return self._queue.paused_by
 
+    @property
+    def why_paused(self) -> str:
+        return replace(self._queue.stored(), entries=self.queue()).why_paused
+
+    @property
+    def interrupted(self) -> list[QueueEntry]:
+        """The trainings that `continue_first` puts back."""
+        return [entry for entry in cut_off(self._queue) if may_manage(entry)] if self.why_paused else []
+
+    def continue_first(self) -> None:
+        """Put the trainings whose end paused the queue back at its head, and resume it."""
+        if self.why_paused:
+            put_first(self._queue)
+            self.resume_queue()
+
     def pause_queue(self) -> None:
         for entry in self.queue():
             if entry.state == "waiting":
@@ -250,12 +254,21 @@ class Engine:
         self._notify()
 
     def continue_run(self, run_name: str, changes: dict[str, Any] | None = None) -> str:
-        """Resume an interrupted, stopped or failed run, or a finished one with a greater length: queue it, unpause the queue
-        and return the job's id.
+        """Resume an interrupted, stopped or failed run, or a finished one with a greater length: queue it and return the job's
+        id. A queue that somebody has paused is resumed only if no other job waits in it.
 
         changes   settings that may change when a run resumes (core/engine/extend.py), by group and name
         Raises ProblemsError for a run that is running, queued or unknown, and for changes that are not possible.
         """
+        entry_id = self._queue_run(run_name, changes)
+        wait = self.waits().get(entry_id)
+        if self.paused_by is None or (wait is not None and not (wait.on or wait.ahead)):
+            self._queue.pause(False)
+            self._notify()
+        return entry_id
+
+    def _queue_run(self, run_name: str, changes: dict[str, Any] | None = None, identity: str = "") -> str:
+        """`continue_run` that leaves a paused queue paused."""
         folder = self.own_folder(run_name)
         if folder.held:
             raise ProblemsError.one(f"'{run_name}' is running", run_name, "watch it in Monitor", "runs.running")
@@ -265,8 +278,7 @@ class Engine:
                 raise ProblemsError.one(what, run_name, "wait for its turn", "runs.queued")
             job = extend(folder, changes, self.limits) if changes else job_to_resume(folder)
             self._admit_new(job)
-            entry = self._queue.add("train", title_of("train", job), to_values(job), run=run_name)
-        self._queue.pause(False)
+            entry = self._queue.add("train", title_of("train", job), to_values(job), run=run_name, identity=identity)
         self._notify()
         return entry.id
 
@@ -328,15 +340,16 @@ class Engine:
         """Queue a job from another process, or a run to resume. An invalid one stays in the list with its error, since its sender
         has already ended."""
         try:
+            identity = str(item.get("id") or "")[:MAX_IDENTITY]
             if item.get("run"):
-                self.continue_run(item["run"])
+                self._queue_run(item["run"], identity=identity)
                 return
             task, values = to_version_2(item["task"], item["job"])
             title, preset = str(item.get("title") or ""), str(item.get("preset") or "")
-            self.submit(task, build(tasks.named(task).job, values), title, preset)
+            self.submit(task, build(tasks.named(task).job, values), title, preset, identity)
         except ProblemsError as error:
-            task = str(item.get("task"))
-            self._queue.add(task, str(item.get("title") or task), {}, state="failed", message=_with_fixes(error))
+            task, message = str(item.get("task")), with_fixes(error)
+            self._queue.add(task, str(item.get("title") or task), {}, "", "failed", message, identity=identity)
         except (AttributeError, KeyError, TypeError):
             return
 
@@ -580,19 +593,5 @@ class Engine:
             "stopping": token is not None and token.wanted,
         }
         if job.run:
-            view = self._runs.view(job.run)
-            facts |= {
-                "state": view.state or "running",
-                "stage": view.stage,
-                "counted": view.counted,
-                "of_image": view.of_image,
-                "step": view.step,
-                "total": view.total,
-                "seconds_per_step": view.seconds_per_step,
-                "eta_seconds": self._time_left(job)[0],
-            }
+            facts |= self._runs.view(job.run).status(job.task)
         return facts
-
-
-def _with_fixes(error: ProblemsError) -> str:
-    return "; ".join(f"{problem.what}: {problem.fix}" if problem.fix else problem.what for problem in error.problems)

@@ -5,12 +5,12 @@ import socket
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from core.engine.queue import new_identity
 from core.record import atomic, lock
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError
@@ -92,22 +92,24 @@ def inbox(workspace: Workspace) -> Path:
     return workspace.private / "inbox"
 
 
-def hand_in(workspace: Workspace, task: str, title: str, job: dict[str, Any], run: str = "", preset: str = "") -> None:
-    """Add a job to the inbox of the engine that holds the folder, which reads it within a second. Raises ProblemsError if the
-    folder cannot be written.
+def hand_in(workspace: Workspace, task: str, title: str, job: dict[str, Any], run: str = "", preset: str = "") -> str:
+    """Add a job to the inbox of the engine that holds the folder, which reads it within a second, and return its id. Raises
+    ProblemsError if the folder cannot be written.
 
     job      its settings as plain values
     run      name of the run to resume, "" for a new one
     preset   name of its preset, "" for none
     """
-    name = f"{time.time():.3f}-{uuid.uuid4().hex[:8]}.json"
+    identity = new_identity()
+    name = f"{time.time():.3f}-{identity}.json"
     try:
-        content = {"task": task, "title": title, "job": job, "run": run, "preset": preset}
+        content = {"id": identity, "task": task, "title": title, "job": job, "run": run, "preset": preset}
         atomic.write_json(inbox(workspace) / name, content)
     except OSError as error:
         what = f"The output folder cannot be written: {error.strerror}"
         fix = "change its permissions, or choose another with --outputs"
         raise ProblemsError.one(what, str(inbox(workspace)), fix, "outputs.unwritable") from None
+    return identity
 
 
 def collect(workspace: Workspace, take_in: Callable[[Any], None]) -> None:

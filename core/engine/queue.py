@@ -3,10 +3,10 @@
 import threading
 import time
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +20,8 @@ from core.settings.job import TrainJob
 from core.settings.presets.migrations import to_version_2
 
 MAX_ENDED = 50  # ended jobs in the list; older ones are dropped
+MOST_WAITING = 20  # jobs of a shared page: its guests could fill weeks
+MOST_OF_ONE = 8  # of them, those of one guest
 GUEST: ContextVar[str] = ContextVar("browser of a shared page whose request is handled", default="")
 
 
@@ -31,6 +33,7 @@ class QueueEntry:
     state  "waiting", "cancelled" (before its start), or a run's state
     guest  the guest of a shared page who added it; "" for the owner
     lane   the lane it runs in; "" for its task's
+    tries  how often it was put back after a crash, since step `tried_at` of its newest training state (-1: none)
     """
 
     id: str
@@ -44,6 +47,8 @@ class QueueEntry:
     preset: str = ""
     guest: str = ""
     lane: str = ""
+    tries: int = 0
+    tried_at: int = -1
 
     def visible(self, people: Collection[str]) -> Self:
         """This job as the user of the current request may see it: images of other people without their prompt, their title."""
@@ -55,13 +60,19 @@ class QueueEntry:
 def _entry(values: Any) -> QueueEntry:
     """Return the entry with these fields. TypeError for values of other types (a file edited by hand)."""
     entry = QueueEntry(**values)
-    texts = [getattr(entry, each.name) for each in fields(entry) if each.name not in ("job", "added")]
+    texts = [getattr(entry, each.name) for each in fields(entry) if each.type is str]
     if not (all(isinstance(text, str) for text in texts) and isinstance(entry.job, dict)):
         raise TypeError("an entry's field is not text")
+    if not (isinstance(entry.tries, int) and isinstance(entry.tried_at, int)):
+        raise TypeError("an entry's field is not a number")
     if not (isinstance(entry.added, (int, float)) and 0 <= entry.added < 2**53):  # nan could never be written again
         raise TypeError("an entry's time is none")
     task, job = to_version_2(entry.task, entry.job)
     return replace(entry, task=task, job=job, added=float(entry.added))
+
+
+def new_identity() -> str:
+    return uuid.uuid4().hex[:12]
 
 
 def lane_of(entry: QueueEntry) -> str:
@@ -99,6 +110,18 @@ def check_may_manage(entry: QueueEntry) -> None:
         raise ProblemsError.one(what, entry.title, fix, "queue.not-yours")
 
 
+def check_room(entries: Sequence[QueueEntry]) -> None:
+    """Raise ProblemsError if so many jobs of a shared page wait that its user may add none."""
+    waiting, guest = [entry.guest for entry in entries if entry.state == "waiting"], GUEST.get()
+    if len(waiting) >= MOST_WAITING:
+        what, code = f"The queue is full ({MOST_WAITING} jobs are waiting)", "queue.full"
+    elif guest and waiting.count(guest) >= MOST_OF_ONE:
+        what, code = f"{MOST_OF_ONE} of your jobs are waiting, the most on a shared page", "queue.full-for-guest"
+    else:
+        return
+    raise ProblemsError.one(what, "queue", "wait until one ends, or remove one from the queue", code=code)
+
+
 def may_change(person: str, people: Collection[str]) -> bool:
     """Whether the user of the current request may change a run of this person: people with a page each only their own."""
     return GUEST.get() not in people or GUEST.get() == person
@@ -114,6 +137,51 @@ def may_resume(paused_by: str | None) -> bool:
     return paused_by != "" or not GUEST.get()
 
 
+@dataclass(frozen=True)
+class StoredQueue:
+    """The content of queue.json.
+
+    paused_by  as `QueueEntry.guest`; None: nobody in particular, as after a crash
+    cut_off    ids of the jobs that ended with the program
+    """
+
+    entries: list[QueueEntry] = field(default_factory=list)
+    paused: bool = False
+    paused_by: str | None = None
+    cut_off: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read the file; an empty queue without it. Raises ProblemsError, KeyError, TypeError or ValueError for a damaged one."""
+        try:
+            raw = read_json_object(path)
+        except MissingFile:
+            return cls()
+        paused, by, cut_off = bool(raw.get("paused")), raw.get("paused_by"), raw.get("cut_off")
+        by = by if paused and isinstance(by, str) else None
+        ids = tuple(str(each) for each in cut_off) if isinstance(cut_off, list) else ()
+        return cls([_entry(each) for each in raw["entries"]], paused, by, ids)
+
+    def after_end(self) -> Self:
+        """The queue after the end of its process: running jobs are interrupted, and it is paused if others wait."""
+        running = [entry for entry in self.entries if entry.state == "running"]
+        if not running:
+            return self
+        entries = [replace(entry, state="interrupted") if entry in running else entry for entry in self.entries]
+        paused = self.paused_by is not None or any(entry.state == "waiting" for entry in entries)
+        cut_off = (*self.cut_off, *(entry.id for entry in running))
+        return replace(self, entries=entries, paused=paused, cut_off=cut_off)
+
+    @property
+    def why_paused(self) -> str:
+        """Text such as "the program ended unexpectedly while 'fox' trained"; "" where somebody paused the queue."""
+        cut_off = [entry for entry in self.entries if entry.id in self.cut_off]
+        if not (self.paused and self.paused_by is None and cut_off):
+            return ""
+        first = next((entry for entry in cut_off if lane_of(entry) == "device"), cut_off[0])
+        return f"the program ended unexpectedly while '{first.title}' {'trained' if first.task == 'train' else 'ran'}"
+
+
 class Queue:
     """A thread-safe queue. `add` returns after the job is on disk; later changes survive a full disk in memory and are written
     with the next one. `lock` excludes other threads between reading and changing the queue."""
@@ -123,38 +191,34 @@ class Queue:
         self.lock = threading.RLock()
         self._entries: list[QueueEntry] = []
         self.paused = False
-        self.paused_by: str | None = None  # as QueueEntry.guest; None: nobody in particular, as after a crash
+        self.paused_by: str | None = None  # these as in StoredQueue
+        self.cut_off: tuple[str, ...] = ()
         self.set_aside = ""  # a message about a damaged file
         self._read()
 
     def _read(self) -> None:
         """Load the queue of an earlier process. A running job becomes "interrupted", and the queue is then paused."""
         try:
-            raw = read_json_object(self._path)
-            self._entries = [_entry(each) for each in raw["entries"]]
-            self.paused, by = bool(raw.get("paused")), raw.get("paused_by")
-            self.paused_by = by if self.paused and isinstance(by, str) else None
-        except MissingFile:
-            return
+            stored = StoredQueue.read(self._path)
         except (ProblemsError, KeyError, TypeError, ValueError):
             self._entries = []
             atomic.replace(self._path, aside := self._path.with_suffix(f".broken-{time.time_ns()}"))
             self.set_aside = f"The job list could not be read and was moved to {aside.name}."
             return
-        if any(entry.state == "running" for entry in self._entries):
-            self._entries = [
-                replace(entry, state="interrupted") if entry.state == "running" else entry for entry in self._entries
-            ]
-            self.paused = any(entry.state == "waiting" for entry in self._entries)
-            self.paused_by = self.paused_by if self.paused else None
+        now = stored.after_end()
+        self._entries, self.paused, self.paused_by, self.cut_off = now.entries, now.paused, now.paused_by, now.cut_off
+        if now is not stored:
             self._write()
 
     def _write(self) -> None:
         ended = [entry for entry in self._entries if entry.state not in ("waiting", "running")]
         dropped = {entry.id for entry in ended[:-MAX_ENDED]}
         self._entries = [entry for entry in self._entries if entry.id not in dropped]
-        entries = [asdict(entry) for entry in self._entries]
-        atomic.write_json(self._path, {"paused": self.paused, "paused_by": self.paused_by, "entries": entries})
+        atomic.write_json(self._path, asdict(self.stored()))
+
+    def stored(self) -> StoredQueue:
+        with self.lock:
+            return StoredQueue(list(self._entries), self.paused, self.paused_by, self.cut_off)
 
     def entries(self) -> list[QueueEntry]:
         with self.lock:
@@ -176,12 +240,13 @@ class Queue:
         state: str = "waiting",
         message: str = "",
         preset: str = "",
+        identity: str = "",
     ) -> QueueEntry:
         """Add a job and return its entry once it is on disk. Raises OSError, and the queue is as before then. Arguments: see
-        `QueueEntry`"""
-        entry = QueueEntry(
-            uuid.uuid4().hex[:12], task, title, job, state, run, time.time(), message, preset, GUEST.get()
-        )
+        `QueueEntry`; identity: its id, another if that is taken"""
+        if not identity or any(entry.id == identity for entry in self.entries()):
+            identity = new_identity()
+        entry = QueueEntry(identity, task, title, job, state, run, time.time(), message, preset, GUEST.get())
         with self.lock:
             before = self._entries
             self._entries = [*before, entry]
@@ -270,7 +335,7 @@ class Queue:
         """Pause the queue or resume it; nothing for a guest where the owner has paused it."""
         with self.lock:
             if may_resume(self.paused_by):
-                self.paused, self.paused_by = paused, GUEST.get() if paused else None
+                self.paused, self.paused_by, self.cut_off = paused, GUEST.get() if paused else None, ()
                 self._write()
 
     def resume(self) -> None:

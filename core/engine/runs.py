@@ -9,8 +9,9 @@ from itertools import islice
 from pathlib import Path
 
 from core.engine.light import LightTask
+from core.engine.queue import QueueEntry
 from core.engine.run_facts import RunFacts, read_facts, stamps, write_facts
-from core.engine.run_summary import RunState, RunSummary, summary_of, up_to_date
+from core.engine.run_summary import RunState, RunSummary, newest_state_name, summary_of, up_to_date
 from core.engine.view import ENDED, RunView, facts_of
 from core.record import atomic
 from core.record.journal import last_of_kind
@@ -24,10 +25,13 @@ MAX_VIEWS = 8  # journals of trainings that are held at once, besides the one th
 
 
 class Runs:
-    """The trainings on disk. Methods may be called from any thread. running: (name) -> whether a job of this process runs it."""
+    """The trainings on disk. Methods may be called from any thread.
 
-    def __init__(self, workspace: Workspace, running: Callable[[str], bool]):
-        self._workspace, self._running = workspace, running
+    running  (name) -> whether a job of this process runs it      writes  whether facts are cached in the runs' folders
+    """
+
+    def __init__(self, workspace: Workspace, running: Callable[[str], bool], writes: bool = True):
+        self._workspace, self._running, self._writes = workspace, running, writes
         self._views: OrderedDict[str, RunView] = OrderedDict()  # least recently used first
         self._views_lock = threading.Lock()
         self._facts: dict[str, RunFacts] = {}
@@ -74,6 +78,21 @@ class Runs:
     def is_held(self, view: RunView) -> bool:
         """Whether a process runs this run."""
         return self._running(view.folder.name) or (view.state not in ENDED and view.folder.held)
+
+    def time_left(self, entry: QueueEntry) -> tuple[float, bool]:
+        """(seconds left of a running job, 0 if unknown; whether it is paused)."""
+        if not entry.run:
+            return 0.0, False
+        view = self.view(entry.run)
+        planned = entry.task != "train" or view.total > 0  # before that it counts what it encodes
+        return view.seconds_left if planned else 0.0, view.state == "paused"
+
+    def newest_state(self, name: str) -> int:
+        """Step of the newest training state of a run; -1 without one."""
+        try:
+            return newest_state_name(self.folder(name))
+        except ProblemsError:  # it has none yet, or was deleted
+            return -1
 
     def forget(self, name: str) -> None:
         """Drop the cache of a deleted run."""
@@ -148,8 +167,9 @@ class Runs:
             return
         if facts is None:
             facts = facts_of(folder)
-            with self._writing:
-                write_facts(folder, facts)
+            if self._writes:
+                with self._writing:
+                    write_facts(folder, facts)
         self._facts[folder.name] = facts
         self._row(folder, facts)
 

@@ -283,6 +283,19 @@ class RunView:
                 words=labels_of(self.folder),
             )
 
+    def status(self, task: str) -> dict[str, Any]:
+        """State, stage and progress of a running job of this task."""
+        return {
+            "state": self.state or "running",
+            "stage": self.stage,
+            "counted": self.counted,
+            "of_image": self.of_image,
+            "step": self.step,
+            "total": self.total,
+            "seconds_per_step": self.seconds_per_step,
+            "eta_seconds": self.seconds_left if self.total or task != "train" else 0.0,
+        }
+
     def progress(self, state: str) -> dict[str, Any]:
         """{state, text: stage, done, total, lines, facts: of the result, images: files, problems} of a job in this state."""
         with self._lock:

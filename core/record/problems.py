@@ -127,6 +127,10 @@ def errors_first(problems: Iterable[Problem]) -> list[Problem]:
     return sorted(reversed(once.values()), key=lambda problem: LEVELS.index(problem.level))
 
 
+def with_fixes(error: ProblemsError) -> str:
+    return "; ".join(f"{problem.what}: {problem.fix}" if problem.fix else problem.what for problem in error.problems)
+
+
 def at_setting(setting: str, problems: Iterable[Problem]) -> list[Problem]:
     """Return the problems of a setting's file as problems of the setting: `where` is the setting, `what` names the file."""
     return [

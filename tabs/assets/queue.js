@@ -32,7 +32,7 @@
     list.replaceChildren(...(entries.length ? entries.map(made) : none ? [h("li", {class: "none"}, none)] : []));
   };
 
-  atelier.parts.queue = ({paused, paused_by, resumable, entries, ended}) => {
+  atelier.parts.queue = ({paused, paused_by, why, interrupted, resumable, entries, ended}) => {
     const waiting = entries.filter((entry) => entry.state === "waiting");
     for (const card of document.querySelectorAll(".queue-card")) {
       const list = card.querySelector(".queue-now"), fold = card.querySelector(".ended");
@@ -45,8 +45,13 @@
       clear.disabled = false;
       clear.onclick = act("forget", {entries: ended.map((entry) => entry.id)});
       const words = card.querySelector(".queue-words"), pause = card.querySelector(".queue-pause");
-      text(words, paused ? `Paused${paused_by ? ` by ${paused_by}` : ""}: waiting jobs do not start.` : waiting.length ? `${waiting.length} waiting` : "");
+      text(words, paused ? `Paused${paused_by ? ` by ${paused_by}` : ""}: ${why ? `${why}. Waiting` : "waiting"} jobs do not start.` : waiting.length ? `${waiting.length} waiting` : "");
       words.classList.toggle("warning", paused);
+      const first = card.querySelector(".queue-first"), titles = interrupted.join(", ");
+      show(first, interrupted.length > 0);
+      attr(first, "title", titles ? `Puts ${titles} at the head of the queue, from the newest training state, and resumes the queue.` : null);
+      first.onclick = act("continue_first");
+      first.disabled = false;
       text(pause, paused ? "Resume queue" : "Pause queue");
       pause.disabled = !resumable;
       attr(pause, "title", resumable ? null : `Only ${paused_by} can resume it.`);

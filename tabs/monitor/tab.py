@@ -267,6 +267,8 @@ def queue(page: Page) -> dict[str, Any]:
     return {
         "paused": page.engine.queue_paused,
         "paused_by": "" if paused_by in (None, GUEST.get()) else _name(paused_by, page.engine),
+        "why": page.engine.why_paused,
+        "interrupted": [entry.title for entry in page.engine.interrupted],
         "resumable": may_resume(paused_by),
         "entries": active_rows,
         "ended": ended_rows,
@@ -446,6 +448,8 @@ def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> N
         engine.pause_queue()
     elif name == "resume_queue":
         engine.resume_queue()
+    elif name == "continue_first":
+        engine.continue_first()
     elif name == "settings":
         _take_settings(page, run, entry, browser)
     elif name == "generate":

@@ -16,7 +16,7 @@ from core.engine.engine import Engine
 from core.engine.explain import explain
 from core.engine.extend import extend
 from core.engine.owner import DeviceLock, hand_in
-from core.engine.queue import GUEST, Queue, QueueEntry
+from core.engine.queue import GUEST, MOST_OF_ONE, MOST_WAITING, Queue, QueueEntry
 from core.engine.view import RunView, thin
 from core.record import atomic
 from core.record.cancel import Cancelled, CancelToken
@@ -187,7 +187,7 @@ def test_waiting_jobs_can_be_put_in_another_order(engine):
 @pytest.mark.slow
 def test_a_shared_page_queues_a_few_jobs_only(engine, workspace):
     engine.limits = Limits.of(workspace)
-    ids = [engine.submit("train", job()) for _ in range(engine_module.MOST_WAITING)]
+    ids = [engine.submit("train", job()) for _ in range(MOST_WAITING)]
     with refused("queue.full"):
         engine.submit("train", job())
     engine.cancel(ids[0])
@@ -204,12 +204,12 @@ def test_one_guest_of_a_shared_page_leaves_room_for_others(engine, workspace):
         with suppress(ProblemsError):
             in_guest(name, lambda: engine.submit("train", job()))
 
-    presses = [threading.Thread(target=press, args=("first",)) for _ in range(3 * engine_module.MOST_OF_ONE)]
+    presses = [threading.Thread(target=press, args=("first",)) for _ in range(3 * MOST_OF_ONE)]
     for each in presses:
         each.start()
     for each in presses:
         each.join()
-    assert [entry.guest for entry in engine.queue()] == ["first"] * engine_module.MOST_OF_ONE
+    assert [entry.guest for entry in engine.queue()] == ["first"] * MOST_OF_ONE
     run = RunFolder.create(workspace.runs, "a", dump(job(), task="train"))
     with refused("queue.full-for-guest"):
         in_guest("first", lambda: engine.continue_run(run.name))

@@ -9,10 +9,11 @@ from core import tasks
 from core.engine import engine as engine_module
 from core.engine.engine import POISONED
 from core.engine.explain import Explanation
+from core.engine.owner import hand_in
 from core.engine.queue import GUEST
 from core.record.cancel import CancelToken
 from core.record.events import LogMessage, Planned, Stage, StateChanged, Steps
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, with_fixes
 from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace
 from core.settings.job import JOBS
@@ -145,7 +146,7 @@ def test_what_another_process_hands_in_is_queued_resumed_or_kept_with_its_reason
     ]
     assert all(each.message for each in engine.queue()[3:])
     several = ProblemsError([Problem("a", fix="b"), Problem("c")])
-    assert engine_module._with_fixes(several) == "a: b; c"
+    assert with_fixes(several) == "a: b; c"
 
 
 def test_the_title_of_a_job_is_its_name_its_prompt_or_its_task_in_60_letters():
@@ -215,17 +216,17 @@ def test_the_pace_of_a_job_is_the_time_left_once_it_is_planned(engine, monkeypat
 
     def run(job, context):
         entry = lambda: engine.queue()[0]  # noqa: E731
-        paces.append(engine._time_left(entry()))
+        paces.append(engine._runs.time_left(entry()))
         context.journal.put(Planned(10, 1, 10, 4, ""))
         context.journal.put(Steps([1, 2], [1.0] * 2, {"unet": 1e-4}, 1, 2.0))
-        paces.append(engine._time_left(entry()))
+        paces.append(engine._runs.time_left(entry()))
         context.journal.put(StateChanged("paused"))
-        paces.append((engine._time_left(entry()), engine.progress(entry().id)["state"]))
+        paces.append((engine._runs.time_left(entry()), engine.progress(entry().id)["state"]))
         return "done"
 
     stand_in(monkeypatch, "train", run)
     engine.submit("train", job())
-    assert engine._time_left(engine.queue()[0]) == (0.0, False)
+    assert engine._runs.time_left(engine.queue()[0]) == (0.0, False)
     act(engine)
     assert paces == [(0.0, False), (16.0, False), ((16.0, True), "paused")]
 
@@ -282,7 +283,7 @@ def test_a_run_is_resumed_once_and_not_while_a_process_has_it(engine, workspace,
     folder.unlock()
     engine.pause_queue()
     engine.continue_run(folder.name)
-    assert not engine.queue_paused and states(engine) == ["waiting"]
+    assert not engine.queue_paused and states(engine) == ["waiting"], "it waits alone"
     with refused("runs.queued"):
         engine.continue_run(folder.name)
     other = []
@@ -291,6 +292,30 @@ def test_a_run_is_resumed_once_and_not_while_a_process_has_it(engine, workspace,
     assert other[0] in ("runs.running", "runs.queued") and entry.run == folder.name
     engine.continue_run(folder.name)
     assert states(engine) == ["stopped", "waiting"]
+
+
+def test_a_queue_that_somebody_paused_stays_paused_where_other_jobs_wait(engine, workspace):
+    folder, again = killed_run(workspace), killed_run(workspace)
+    engine.pause_queue()
+    engine._take_in({"run": folder.name})
+    assert engine.queue_paused, "a command line resumes no queue"
+    engine.continue_run(again.name)
+    assert engine.queue_paused and states(engine) == ["waiting", "waiting"]
+    engine._queue.paused_by = None
+    engine.cancel(engine.queue()[1].id)
+    engine.continue_run(again.name)
+    assert not engine.queue_paused, "nobody paused it"
+
+
+def test_the_id_of_a_job_that_is_handed_in_is_known_before_it_is_taken_in(engine, workspace):
+    folder = killed_run(workspace)
+    values = to_values(job())
+    ids = [hand_in(workspace, "train", "a", values), hand_in(workspace, "train", "b", values, run=folder.name)]
+    ids.append(hand_in(workspace, "train", "c", {"network": {"rank": 0}}))
+    engine_module.collect(workspace, engine._take_in)
+    assert [entry.id for entry in engine.queue()] == ids and states(engine) == ["waiting", "waiting", "failed"]
+    engine._take_in({"id": ids[0], "task": "train", "job": values})
+    assert len({entry.id for entry in engine.queue()}) == 4, "no id twice"
 
 
 def _code(engine, run):

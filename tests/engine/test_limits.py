@@ -4,7 +4,7 @@ import pytest
 
 from core.engine import engine as engine_module
 from core.engine.engine import Engine
-from core.engine.queue import Queue
+from core.engine.queue import GUEST, Queue
 from core.engine.view import RunView, thin
 from core.engine.waiting import Wait
 from core.record.run_folder import RunFolder, list_runs
@@ -44,7 +44,7 @@ def test_a_shared_page_takes_20_jobs_and_8_of_one_guest(engine, monkeypatch, oth
     running = engine_module.QueueEntry("r", "train", "", {}, state="running", guest="guest")
     monkeypatch.setattr(engine, "queue", lambda: [running, *entries])
     engine.limits = Limits.of(engine.workspace)
-    token = engine_module.GUEST.set("guest")
+    token = GUEST.set("guest")
     try:
         if code is None:
             engine._admit_new(build(TrainJob, {}))
@@ -52,7 +52,7 @@ def test_a_shared_page_takes_20_jobs_and_8_of_one_guest(engine, monkeypatch, oth
             with refused(code):
                 engine._admit_new(build(TrainJob, {}))
     finally:
-        engine_module.GUEST.reset(token)
+        GUEST.reset(token)
 
 
 @pytest.mark.parametrize("there", [99, 100, 101])

@@ -55,7 +55,7 @@ class FakeEngine:
     notice = ""
     people = frozenset()
     owner = ""
-    paused_by = None
+    paused_by, why_paused, interrupted = None, "", ()
 
     def __init__(self, workspace, step_seconds: float = 0.1, steps: int = 60):
         self.workspace, self.step_seconds, self.steps = workspace, step_seconds, steps

@@ -258,6 +258,18 @@ def test_the_tick_sends_only_what_changed(page):
     assert "said" in json.loads(answer(page, asked, browser))
 
 
+def test_the_queue_says_that_the_program_ended_and_offers_to_continue_the_training(page, monkeypatch):
+    shown, pressed = monitor.queue(page), []
+    assert (shown["why"], shown["interrupted"]) == ("", [])
+    monkeypatch.setattr(page.engine, "why_paused", "the program ended unexpectedly while 'fox' trained")
+    monkeypatch.setattr(page.engine, "interrupted", [SimpleNamespace(title="fox")])
+    monkeypatch.setattr(page.engine, "continue_first", lambda: pressed.append("fox"), raising=False)
+    shown = monitor.queue(page)
+    assert shown["why"] == page.engine.why_paused and shown["interrupted"] == ["fox"]
+    monitor._command(page, "continue_first", {}, page.browsers.of("first"))
+    assert pressed == ["fox"]
+
+
 def test_the_header_names_a_tool_that_runs_next_to_the_trainings(page, monkeypatch):
     entries = [SimpleNamespace(id=title, title=title, state=state, task="", lane="light", run="", added=0)
                for title, state in (("Hashes", "done"), ("Merge LoRAs", "running"), ("Resize", "waiting"))]  # fmt: skip

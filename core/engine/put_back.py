@@ -1,0 +1,49 @@
+"""Trainings that ended with the program return to the head of the queue, unless they make no progress."""
+
+import sys
+from collections.abc import Callable
+
+from core.engine.queue import Queue, QueueEntry, may_manage
+
+MOST_TRIES = 2  # without a newer training state in between
+
+
+def cut_off(queue: Queue) -> list[QueueEntry]:
+    """The trainings that ended with the program, whose runs nobody has resumed since."""
+    entries = queue.entries()
+    ended = [entry for entry in entries if entry.id in queue.cut_off and entry.state in ("interrupted", "stopped")]
+    resumed = {(each.id, entry.run) for each in ended for entry in entries if entry.run and entry.added > each.added}
+    return [each for each in ended if each.task == "train" and (each.id, each.run) not in resumed]
+
+
+def put_first(queue: Queue) -> list[QueueEntry]:
+    """Put those that the user of the current request may manage back at the head of the queue, and return them."""
+    with queue.lock:
+        entries = [entry for entry in cut_off(queue) if may_manage(entry)]
+        for entry in reversed(entries):
+            queue.change(entry.id, state="waiting", message="")
+            queue.move(entry.id, 0)
+        return entries
+
+
+def put_back(queue: Queue, newest_state: Callable[[str], int]) -> str:
+    """Put them back after a start, without those that ended the program too often without a newer training state, and resume
+    the queue unless somebody paused it. Returns a message on those that were left out. newest_state: (run) -> its step, -1 without one"""
+    left_out = []
+    for entry in cut_off(queue):
+        state = newest_state(entry.run)
+        if entry.state == "interrupted":
+            tries = 1 if state > entry.tried_at else entry.tries + 1
+            entry = queue.change(entry.id, tries=tries, tried_at=state)
+        if entry.tries > MOST_TRIES:
+            message = f"the program ended {entry.tries} times without a newer training state"
+            queue.change(entry.id, state="failed", message=message)
+            left_out.append(f"'{entry.title}' is not resumed: {message}. Resume it in Monitor or Runs.")
+    for entry in put_first(queue):
+        print(f"'{entry.title}' is put back at the head of the queue.", file=sys.stderr, flush=True)
+    if queue.cut_off and queue.paused_by is None:
+        queue.pause(False)
+    queue.cut_off = ()
+    for message in left_out:
+        print(message, file=sys.stderr, flush=True)
+    return " ".join(left_out)

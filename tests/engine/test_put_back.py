@@ -1,0 +1,179 @@
+"""What happens to the queue and to trainings after the program ended: what is said, put back and given up."""
+
+import subprocess
+import sys
+
+import pytest
+
+from core.engine.engine import Engine
+from core.engine.queue import Queue
+from core.record.workspace import Workspace
+from core.settings.presets.files import to_values
+from tests.engine.test_engine import job, killed_run, states, stepper, until
+from tests.tasks import stand_in
+
+TRAINS = """
+import sys, time
+from pathlib import Path
+from core.engine.engine import Engine
+from core.record.workspace import Workspace
+from tests.engine.test_engine import job, stepper
+from tests.tasks import stand_in
+import pytest
+
+stand_in(pytest.MonkeyPatch(), "train", stepper(total=10_000, wait=0.01))
+engine = Engine(Workspace(*(Path(each) for each in sys.argv[1:4])), "cpu")
+for name in ("fox", "owl"):
+    engine.submit("train", job(name))
+engine.start()
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return Workspace(tmp_path / "outputs", tmp_path / "models", tmp_path / "presets")
+
+
+@pytest.fixture
+def begun(workspace):
+    """Start an engine on the folder; all are closed at the end."""
+    engines = []
+
+    def begin(resume=False):
+        engines.append(engine := Engine(workspace, "cpu"))
+        engine._thread.run = engine._inbox.run = lambda: None
+        engine.start(resume)
+        return engine
+
+    yield begin
+    for engine in engines:
+        engine.close(wait_seconds=5)
+
+
+def ended(workspace, run=None, **changes):
+    """The queue file of a process that was killed while "fox" trained and "owl" waited."""
+    queue = Queue(workspace.private / "queue.json")
+    first = queue.add("train", "fox", to_values(job("fox")), run=(run or killed_run(workspace)).name)
+    queue.add("train", "owl", to_values(job("owl")))
+    if changes.pop("paused", False):
+        queue.pause(True)
+    queue.change(first.id, state="running", **changes)
+    return first.id
+
+
+def saved(run, step):
+    folder = run.states / f"step{step:08d}"
+    folder.mkdir(parents=True)
+    (folder / "complete.json").write_text("{}")
+
+
+def titles(engine):
+    return [(entry.title, entry.state) for entry in engine.queue()]
+
+
+def test_a_queue_says_that_the_program_ended_and_a_button_continues_the_training_first(workspace, begun):
+    fox = ended(workspace)
+    engine = begun()
+    assert engine.queue_paused and engine.why_paused == "the program ended unexpectedly while 'fox' trained"
+    assert [entry.id for entry in engine.interrupted] == [fox]
+    engine.continue_first()
+    assert titles(engine) == [("fox", "waiting"), ("owl", "waiting")]
+    assert not engine.queue_paused and not engine.why_paused and not engine.interrupted
+
+
+def test_the_reason_is_kept_over_a_restart_and_ends_with_the_pause(workspace, begun):
+    ended(workspace)
+    Queue(workspace.private / "queue.json")
+    engine = begun()
+    assert "'fox'" in engine.why_paused
+    engine.resume_queue()
+    engine.pause_queue()
+    assert engine.queue_paused and not engine.why_paused and not engine.interrupted
+    engine.continue_first()
+    assert engine.queue_paused and titles(engine) == [("fox", "interrupted"), ("owl", "waiting")]
+
+
+def test_a_run_that_was_resumed_otherwise_is_not_put_back_again(workspace, begun):
+    ended(workspace, run := killed_run(workspace))
+    engine = begun()
+    engine._queue_run(run.name)
+    assert engine.queue_paused and not engine.interrupted
+
+
+def test_a_supervised_server_puts_the_training_back_and_resumes_unless_somebody_paused(workspace, begun, capsys):
+    ended(workspace)
+    engine = begun(resume=True)
+    assert titles(engine) == [("fox", "waiting"), ("owl", "waiting")] and not engine.queue_paused
+    assert "'fox' is put back" in capsys.readouterr().err and not engine.notice
+
+
+def test_a_queue_that_was_paused_by_hand_stays_paused_after_a_crash(workspace, begun):
+    fox = ended(workspace, paused=True)
+    engine = begun(resume=True)
+    assert engine.queue_paused and engine.paused_by == "" and engine.queue()[0].id == fox and not engine.why_paused
+    for entry in engine.queue():
+        engine.cancel(entry.id)
+    engine._queue.change(fox, state="running")
+    assert Queue(workspace.private / "queue.json").paused, "also where nothing else waits"
+
+
+def test_a_training_that_ends_the_program_again_and_again_without_progress_is_given_up(workspace, begun):
+    fox = ended(workspace, run := killed_run(workspace))
+    path, tried = workspace.private / "queue.json", []
+    for step in (0, 0, 5, 0, 0):
+        if step:
+            saved(run, step)
+        engine = begun(resume=True)
+        tried.append(next(entry for entry in engine.queue() if entry.id == fox))
+        assert ("'fox' is not resumed" in engine.notice) == (tried[-1].state == "failed")
+        if tried[-1].state == "waiting":
+            engine._queue.change(fox, state="running")
+        engine._owner.release()
+    assert [(each.state, each.tries) for each in tried] == [
+        ("waiting", 1),
+        ("waiting", 2),
+        ("waiting", 1),
+        ("waiting", 2),
+        ("failed", 3),
+    ]
+    assert "owl" in [entry.title for entry in Queue(path).entries() if entry.state == "waiting"]
+    assert not Queue(path).paused, "the others go on"
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_training_that_a_signal_to_the_server_stopped_resumes_there_too(workspace, monkeypatch, resume):
+    stand_in(monkeypatch, "train", stepper(total=10_000, wait=0.01))
+    engine = Engine(workspace, "cpu")
+    for name in ("fox", "owl", "cat"):
+        engine.submit("train", job(name))
+    engine.start()
+    until(lambda: states(engine)[0] == "running")
+    engine.cancel(engine.queue()[0].id)  # by hand: it is not resumed
+    until(lambda: states(engine)[1] == "running")
+    engine.close()
+    again = Engine(workspace, "cpu")
+    again._thread.run = again._inbox.run = lambda: None
+    again.start(resume)
+    waiting = [entry.title for entry in again.queue() if entry.state == "waiting"]
+    again.close()
+    assert waiting == (["owl", "cat"] if resume else ["cat"]) and not again.queue_paused
+
+
+@pytest.mark.slow
+def test_after_a_kill_the_training_is_the_first_to_go_on(workspace, monkeypatch):
+    folders = [str(workspace.outputs), str(workspace.models), str(workspace.presets)]
+    process = subprocess.Popen([sys.executable, "-c", TRAINS, *folders])
+    try:
+        until(lambda: any(b'"steps"' in each.read_bytes() for each in workspace.runs.glob("*/events.jsonl")), 60)
+    finally:
+        process.kill()
+        process.wait()
+    stand_in(monkeypatch, "train", stepper())
+    engine = Engine(workspace, "cpu")
+    order = []
+    engine.ended.append(lambda entry: order.append(entry.title))
+    engine.start(resume=True)
+    until(lambda: states(engine) == ["done", "done"])
+    engine.close()
+    assert order == ["fox", "owl"] and len(list(workspace.runs.iterdir())) == 2
