@@ -297,7 +297,7 @@ def test_a_run_is_resumed_once_and_not_while_a_process_has_it(engine, workspace,
 def test_a_queue_that_somebody_paused_stays_paused_where_other_jobs_wait(engine, workspace):
     folder, again = killed_run(workspace), killed_run(workspace)
     engine.pause_queue()
-    engine._take_in({"run": folder.name})
+    engine._queue_handed_in({"run": folder.name})
     assert engine.queue_paused, "a command line resumes no queue"
     engine.continue_run(again.name)
     assert engine.queue_paused and states(engine) == ["waiting", "waiting"]
@@ -312,9 +312,9 @@ def test_the_id_of_a_job_that_is_handed_in_is_known_before_it_is_taken_in(engine
     values = to_values(job())
     ids = [hand_in(workspace, "train", "a", values), hand_in(workspace, "train", "b", values, run=folder.name)]
     ids.append(hand_in(workspace, "train", "c", {"network": {"rank": 0}}))
-    engine_module.collect(workspace, engine._take_in)
+    engine_module.collect(workspace, engine._queue_handed_in)
     assert [entry.id for entry in engine.queue()] == ids and states(engine) == ["waiting", "waiting", "failed"]
-    engine._take_in({"id": ids[0], "task": "train", "job": values})
+    engine._queue_handed_in({"id": ids[0], "task": "train", "job": values})
     assert len({entry.id for entry in engine.queue()}) == 4, "no id twice"
 
 

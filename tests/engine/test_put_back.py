@@ -42,7 +42,7 @@ def begun(workspace):
 
     def begin(resume=False):
         engines.append(engine := Engine(workspace, "cpu"))
-        engine._thread.run = engine._inbox.run = lambda: None
+        engine._device_thread.run = engine._inbox_thread.run = lambda: None
         engine.start(resume)
         return engine
 
@@ -153,7 +153,7 @@ def test_a_training_that_a_signal_to_the_server_stopped_resumes_there_too(worksp
     until(lambda: states(engine)[1] == "running")
     engine.close()
     again = Engine(workspace, "cpu")
-    again._thread.run = again._inbox.run = lambda: None
+    again._device_thread.run = again._inbox_thread.run = lambda: None
     again.start(resume)
     waiting = [entry.title for entry in again.queue() if entry.state == "waiting"]
     again.close()
