@@ -17,6 +17,7 @@ from typing import Any, TextIO, cast
 from core import tasks
 from core.cli.main import BAD_INPUT, DONE, FAILED, INTERRUPTED
 from core.cli.options import Options
+from core.cli.signals import REPEATED_SECONDS
 from core.engine.execute import execute, memory_advice, write_details
 from core.engine.explain import explain, sees_another_gone
 from core.engine.launch import is_launched, supervise
@@ -186,13 +187,14 @@ class StopOnSignal:
 
     quiet     print no message
     patient   never kill a job that does not stop in time: a training saves its state first
-    A launcher of several processes repeats the Ctrl-C that each already received; that one does not count as the second.
+    A launcher of several processes repeats the Ctrl-C that each already received, and a notebook sends it twice; that one does not
+    count as the second.
     """
 
     def __init__(self, token: CancelToken, quiet: bool = False, patient: bool = False):
         self._token, self._quiet, self._patient = token, quiet, patient
         self.requested = False
-        self._passed_on = launched_processes() > 1
+        self._same_within = PASSED_ON_SECONDS if launched_processes() > 1 else REPEATED_SECONDS
         self._first = 0.0
         self._before: dict[int, object] = {}
         self._ends = ExitStack()
@@ -214,7 +216,7 @@ class StopOnSignal:
 
     def _handle(self, number: int, frame: object) -> None:
         if self.requested:
-            if self._passed_on and time.monotonic() - self._first < PASSED_ON_SECONDS:
+            if time.monotonic() - self._first < self._same_within:
                 return
             raise KeyboardInterrupt
         self.requested, self._first = True, time.monotonic()
