@@ -18,7 +18,7 @@ Atelier: usage (launch.bat on Windows)
   ./launch.sh check               format, lint and types of Atelier's source, for developers
   ./launch.sh docs                regenerate docs/settings.md, recipes.md and optimizers.md
   ./launch.sh deepspeed           install DeepSpeed (Linux)
-Options of the page: --port --listen --share --host NAME --auth user:password --models DIR --outputs DIR --device --no-browser
+Options of the page: --port --listen --share --host NAME --auth user:password --allow DIR --models DIR --outputs DIR --device --no-browser
   ./launch.sh COMMAND --help      the settings of a job: train, generate, tag ...
 Variables: ATELIER_PYTHON (a Python), ATELIER_BUILD (cpu, cu126, cu130, rocm7.2), ATELIER_TORCH_INDEX (a mirror of
 PyTorch's wheel index), ATELIER_BROWSER (for the tests). See docs/install.md.

@@ -196,6 +196,20 @@ def test_a_page_that_is_asked_to_end_saves_what_runs_and_asked_again_ends_at_onc
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_allow_takes_folders_that_are_there(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(
+        "core.engine.engine.Engine", lambda workspace, device: opened.append(workspace) or SimpleNamespace()
+    )
+    monkeypatch.setitem(sys.modules, "tabs.server.app", SimpleNamespace(serve=None))
+    with pytest.raises(ProblemsError) as caught:
+        open_page(["--allow", str(tmp_path / "gone")])
+    assert caught.value.codes == ["cli.no-allowed-folder"]
+    with pytest.raises(AttributeError):  # of the engine that is none
+        open_page(["--allow", str(tmp_path), "--outputs", str(tmp_path / "out")])
+    assert opened[0].allowed == (tmp_path,)
+
+
 @pytest.mark.parametrize("option", PAGE)
 def test_the_pages_options_are_no_mistyped_commands(option, tmp_path):
     """--port is like export and import."""

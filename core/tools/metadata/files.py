@@ -97,7 +97,7 @@ def images_in(
                 found.setdefault(image.path, image)
     closed = [path for path in found if not may_reach(path)]  # behind a link in an open folder
     what, where = "{n} not accessible from a shared page: {names}", printable(closed[0].parent) if closed else ""
-    fix = "copy them into the folder, or open the page on the machine itself"
+    fix = "copy them into the folder, or start the page with --allow FOLDER"
     problems += about([path.name for path in closed], what, fix, "metadata.no-access", where=where)
     for path in closed:
         del found[path]
