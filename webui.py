@@ -16,7 +16,28 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
+
+def _other_python() -> None:
+    """Where the packages are not installed in this Python, run in `.venv` instead, or exit with a message."""
+    from importlib.util import find_spec
+
+    from core.setup.stamp import python_of, read_stamp
+
+    if all(map(find_spec, ("gradio", "psutil", "pydantic", "torch"))):
+        return
+    folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), ".venv")
+    if read_stamp(folder) is None or os.path.realpath(sys.prefix) == os.path.realpath(folder):
+        words = " ".join(["webui.py", *sys.argv[1:]])
+        sys.exit(
+            f"Atelier's packages are not installed in this Python. Start with: ./launch.sh {words} (Windows: launch.bat)"
+        )
+    from core.setup.start import replace_by
+
+    sys.exit(replace_by([python_of(folder), *sys.argv]))
+
+
 if __name__ == "__main__":
+    _other_python()
     from core.cli.signals import interrupt_on_signals
 
     try:

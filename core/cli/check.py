@@ -31,7 +31,9 @@ def run(argv: list[str]) -> int:
     if "json" in options.values:
         write_result(options.values["json"], report, "report")
     else:
-        print("For a bug report: python webui.py check --json check.json, and attach that file.")
+        print(
+            "For a bug report: ./launch.sh webui.py check --json check.json (Windows: launch.bat ...), and attach that file."
+        )
     return FAILED if exit_code(report) else DONE
 
 

@@ -18,6 +18,7 @@ from typing import Any, TextIO, cast
 from core import tasks
 from core.cli.main import BAD_INPUT, DONE, FAILED, INTERRUPTED
 from core.cli.options import Options
+from core.cli.signals import REPEATED_SECONDS
 from core.engine.execute import execute, memory_advice, write_details
 from core.engine.explain import explain, lost_another_process
 from core.engine.launch import is_launched, supervise
@@ -216,13 +217,14 @@ class StopOnSignal:
 
     quiet     print no message
     patient   never kill a job that does not stop in time: a training saves its state first
-    A launcher of several processes repeats the Ctrl-C that each already received; that one does not count as the second.
+    A launcher of several processes repeats the Ctrl-C that each already received, and a notebook sends it twice; that one does not
+    count as the second.
     """
 
     def __init__(self, token: CancelToken, quiet: bool = False, patient: bool = False):
         self._token, self._quiet, self._patient = token, quiet, patient
         self.requested = False
-        self._is_launched = launched_processes() > 1
+        self._repeat_seconds = REPEAT_SECONDS if launched_processes() > 1 else REPEATED_SECONDS
         self._first = 0.0
         self._before: dict[int, object] = {}
         self._exit_stack = ExitStack()
@@ -244,7 +246,7 @@ class StopOnSignal:
 
     def _handle(self, number: int, frame: object) -> None:
         if self.requested:
-            if self._is_launched and time.monotonic() - self._first < REPEAT_SECONDS:
+            if time.monotonic() - self._first < self._repeat_seconds:
                 return
             raise KeyboardInterrupt
         self.requested, self._first = True, time.monotonic()

@@ -50,6 +50,10 @@ PAGE = {
         "the same from a file, so that it is not in the list of processes; or use the environment variable ATELIER_AUTH. "
         "Of several lines, the first is the owner's, and everybody else has a form, presets and runs of their own",
     ),
+    "allow": (
+        "DIR",
+        "a further folder whose files a shared page may read and change, such as one of images; repeatable",
+    ),
     "lend-keys": (
         "",
         "let jobs of a shared page use this machine's keys: hub uploads, gated models, wandb",
@@ -144,7 +148,7 @@ def commands() -> dict[str, dict[str, tuple[str, str]]]:
 
 
 HEADER_MARKS = {"schema_version", "kind", "task"}  # of a preset
-REPEATED = {"lora", "embedding", "allow-module", "host"}
+REPEATED = {"lora", "embedding", "allow-module", "allow", "host"}
 
 
 @dataclass

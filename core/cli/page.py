@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
 from typing import Any
@@ -48,6 +49,11 @@ def run(argv: list[str]) -> int:
         if not HOST_NAME.fullmatch(name):
             fix = "write name or name:port, without http:// and without a path"
             problems.append(Problem(f"--host {name} is not a host name", "command line", fix, code="cli.bad-host"))
+    allowed = tuple(open_home(folder).absolute() for folder in options.values.get("allow", ()))
+    for folder in allowed:
+        if not folder.is_dir():
+            what, fix = f"--allow {folder}: there is no such folder", "write the path of a folder"
+            problems.append(Problem(what, "command line", fix, code="cli.no-allowed-folder"))
     if "device" in options.values:
         collected(problems, partial(machine.check_device, exists=False), options.values["device"])
     if problems:
@@ -57,7 +63,7 @@ def run(argv: list[str]) -> int:
         from core.engine.engine import Engine
         from tabs.server.app import serve
 
-    workspace = options.workspace()
+    workspace = replace(options.workspace(), allowed=allowed)
     code = DONE
     with interrupt_on_signals():
         engine = Engine(workspace, options.values.get("device"))

@@ -2,24 +2,33 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+REPEATED_SECONDS = (
+    1.0  # a notebook's interrupt arrives twice, by the process group and by the cell, as do some launchers'
+)
 
 
 @contextmanager
 def interrupt_on_signals() -> Iterator[None]:
-    """Within the context SIGTERM, SIGHUP (a closed terminal) and Ctrl-Break raise KeyboardInterrupt, as Ctrl-C does, so that a
-    running job is saved before the process ends."""
-    here = os.getpid()
+    """Within the context Ctrl-C, SIGTERM, SIGHUP (a closed terminal) and Ctrl-Break raise KeyboardInterrupt, so that a running job
+    is saved before the process ends. One that follows within REPEATED_SECONDS is the same interrupt and would end the saving."""
+    here, latest = os.getpid(), float("-inf")
 
     def interrupt(number: int, frame: object) -> None:
+        nonlocal latest
         if os.getpid() == here:
+            if time.monotonic() - latest < REPEATED_SECONDS:
+                return
+            latest = time.monotonic()
             raise KeyboardInterrupt
         signal.signal(number, signal.SIG_DFL)  # a forked child inherits this handler and must end as usual
         os.kill(os.getpid(), number)
 
     before = {}
-    for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup: ignored stays ignored
             before[number] = signal.signal(number, interrupt)

@@ -19,12 +19,14 @@ class Workspace:
     """The folders of one server. Relative paths in settings are relative to the project folder.
 
     person   the login whose page or job uses them, where each has a page; "" for the owner
+    allowed  further folders that a shared page may use (--allow)
     """
 
     outputs: Path = PROJECT / "outputs"
     models: Path = PROJECT / "models"
     presets: Path = PROJECT / "presets"
     person: str = ""
+    allowed: tuple[Path, ...] = ()
 
     @classmethod
     def of(cls, outputs=None, models=None, presets=None) -> Workspace:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from core.record.allowed import lies_in
 from core.record.problems import Problem, ProblemsError
-from core.record.workspace import PROJECT, STARTER, Workspace, resolve_path
+from core.record.workspace import STARTER, Workspace, display_path, resolve_path
 from core.settings.base import about_of
 from core.settings.names import bad_name
 from core.settings.optimization.schedule import ScheduleSettings
@@ -37,8 +37,10 @@ class Limits:
 
     @classmethod
     def of(cls, workspace: Workspace, keys: bool = False) -> Limits:
-        """Limits of a shared page: outputs, models, presets and the starter model, without the engine's private folder."""
-        folders = [path.resolve() for path in (workspace.outputs, workspace.models, workspace.presets)]
+        """Limits of a shared page: outputs, models, presets, the starter model and the folders of --allow, without the engine's
+        private folder."""
+        named = (workspace.outputs, workspace.models, workspace.presets, *workspace.allowed)
+        folders = [path.resolve() for path in named]
         folders += [] if lies_in(STARTER, folders) else [STARTER.resolve()]
         return cls(folders, [workspace.private.resolve()], keys)
 
@@ -60,11 +62,8 @@ class Limits:
 
     @property
     def description(self) -> str:
-        """The allowed folders, for messages: "outputs, models, presets"."""
-        return ", ".join(
-            folder.relative_to(PROJECT).as_posix() if folder.is_relative_to(PROJECT) else folder.name
-            for folder in self.folders
-        )
+        """The allowed folders, for messages: "outputs, models, presets"; with the whole path if outside of the project."""
+        return ", ".join(map(display_path, self.folders))
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def named_in(job: BaseModel, prefix: str = "") -> Iterator[Reference]:
 
 def closed_path_problem(text: str, where: str, limits: Limits) -> Problem:
     """The problem of a path outside of the allowed folders, whether or not it exists."""
-    fix = f"use a path inside {limits.description}, or open the page on the machine itself"
+    fix = f"use a path inside {limits.description}, upload the files, or start the page with --allow FOLDER"
     return Problem(f"'{text}' is not accessible from a shared page", where, fix, code="shared.path-closed")
 
 

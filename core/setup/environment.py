@@ -133,10 +133,31 @@ def index_answers(url: str) -> bool:
     return bool(answers and answers[0])
 
 
+GIGABYTES = {"cpu": 2, "apple": 2, "rocm7.2": 16}  # of an environment, as in docs/install.md; CUDA: 8
+
+
 def create(root: Path, target: Path, build: Build) -> None:
-    """Create an environment in `target`: torch and xformers together from their index, the rest, and a test import. Raises
-    SetupError."""
+    """Create an environment in `target`. If that fails, what there is of it is removed: no later start could use it. Raises
+    SetupError, also for a disk with too little space."""
     remove(target)
+    needed, free = GIGABYTES.get(build.name, 8), shutil.disk_usage(root).free / 1e9
+    if free < needed:
+        less = "" if needed <= GIGABYTES["cpu"] else " ATELIER_BUILD=cpu needs 2 GB, but does not use the GPU."
+        raise SetupError(
+            f"PyTorch for {build.title} and the other packages need about {needed} GB in this folder, but {free:.1f} GB are free: "
+            f"free some space or move this folder to another disk, then start again.{less}"
+        )
+    try:
+        fill(root, target, build)
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        say("the unfinished environment was removed.")
+        raise
+
+
+def fill(root: Path, target: Path, build: Build) -> None:
+    """Create an environment and install torch and xformers together from their index, then the rest; test an import. Raises
+    SetupError."""
     say(f"creating an environment with Python {python_version()} and PyTorch for {build.title}.")
     run_step([sys.executable, "-m", "venv", "--prompt", ".venv", str(target)], VENV_FAILED)
     text = adapted_requirements((root / "requirements.txt").read_text(encoding="utf-8"), build)

@@ -14,10 +14,12 @@ Atelier: usage (launch.bat on Windows)
   ./launch.sh train|generate|tag|resize|inspect|... [what]   a job without the page; --help lists all
   ./launch.sh update              update the code (with Git) and the environment
   ./launch.sh test [for pytest]   run the tests (--all: the slow ones too; --near: those near your changes)
-  ./launch.sh check               format, lint and types
+  ./launch.sh webui.py check      check what works on this machine, in at most 3 minutes
+  ./launch.sh check               format, lint and types of Atelier's source, for developers
   ./launch.sh docs                regenerate docs/settings.md, recipes.md and optimizers.md
   ./launch.sh deepspeed           install DeepSpeed (Linux)
-Options of the page: --port --listen --share --host NAME --auth user:password --models DIR --outputs DIR --device --no-browser --resume
+Options of the page: --port --listen --share --host NAME --auth user:password --allow DIR --models DIR --outputs DIR --device --no-browser
+  --resume
   ./launch.sh COMMAND --help      the settings of a job: train, generate, tag ...
 Variables: ATELIER_PYTHON (a Python), ATELIER_BUILD (cpu, cu126, cu130, rocm7.2), ATELIER_TORCH_INDEX (a mirror of
 PyTorch's wheel index), ATELIER_BROWSER (for the tests). See docs/install.md.
@@ -32,12 +34,17 @@ def run(root: str, arguments: list[str]) -> int:
     exit codes are its own."""
     for name, value in (("HF_HUB_DISABLE_TELEMETRY", "1"), ("GRADIO_ANALYTICS_ENABLED", "False"), ("PYTHONUTF8", "1")):
         os.environ.setdefault(name, value)
+    named = arguments[:1] == ["webui.py"]  # as the guides write it; so its `check` is not the launcher's
+    arguments = arguments[1:] if named else arguments
     command = arguments[0] if arguments else ""
     if command in ("help", "-h", "--help"):
         sys.stdout.write(USAGE)
         return 0
+    if problem := "" if named and command in COMMANDS else unknown_command(root, command):
+        sys.stderr.write(f"Atelier: {problem}\n")
+        return 2
     try:
-        if command == "update":
+        if command == "update" and not named:
             from pathlib import Path
 
             from core.setup.environment import update
@@ -46,13 +53,35 @@ def run(root: str, arguments: list[str]) -> int:
         ready = set_up(root, force=command == "sync")
         if not ready or command == "sync":
             return 0 if ready else 1
-        if command in COMMANDS:
+        if command in COMMANDS and not named:
             return COMMANDS[command](root, arguments[1:])
         webui = [python_of(os.path.join(root, ".venv")), os.path.join(root, "webui.py"), *arguments]
         return page(webui) if not command or command.startswith("-") else replace_by(webui)
     except KeyboardInterrupt:
         sys.stderr.write("Atelier: stopped.\n")
         return 130
+
+
+def unknown_command(root: str, command: str) -> str:
+    """Message for a mistyped command where nothing is installed yet, which would take minutes; "" for others. webui.py knows all
+    commands, but does not run yet; docs/command_line.md lists them."""
+    import difflib
+    import re
+
+    if not re.fullmatch(r"\w+", command) or read_stamp(os.path.join(root, ".venv")) is not None:
+        return ""
+    try:
+        with open(os.path.join(root, "docs", "command_line.md"), encoding="utf-8") as file:
+            listed = re.findall(r"(?m)^python webui\.py (?:caption (?=\w))?(\w+)", file.read())
+    except OSError:
+        return ""
+    known = {"update", "sync", "caption", *FORMER, *COMMANDS, *listed}
+    near = difflib.get_close_matches(command.lower(), sorted(known), 1)
+    fix = f"did you mean {near[0]}?" if near else "./launch.sh help lists them."
+    return "" if command in known else f"there is no command '{command}': {fix} Nothing was installed."
+
+
+FORMER = ("tool", "images", "edges", "export_diffusers")  # commands of earlier versions, which webui.py translates
 
 
 def set_up(root: str, *, force: bool = False) -> bool:
@@ -211,7 +240,11 @@ def run_checks(root: str, arguments: list[str]) -> int:
         say(" ".join(check))
         if subprocess.run([python, "-m", *check], cwd=root, check=False).returncode:
             failed.append(" ".join(check))
-    say(f"failed: {'; '.join(failed)}" if failed else "all checks passed.")
+    say(
+        f"failed: {'; '.join(failed)}"
+        if failed
+        else "all checks of the source passed. To check this machine: ./launch.sh webui.py check"
+    )
     return 1 if failed else 0
 
 

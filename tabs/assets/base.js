@@ -532,7 +532,7 @@
     }
   };
   addEventListener("scroll", () => requestAnimationFrame(() => aside(true)), {passive: true});
-  addEventListener("resize", () => aside(true));
+  addEventListener("resize", () => { atelier.byId("said-place").removeAttribute("style"); aside(); });  // in a wider window the place of before is its middle
 
   parts.said = (said) => { atelier.say(said); if (said && said.kind === "error") for (const back of pressed) back(); };
 

@@ -242,6 +242,9 @@ class DatasetHandlers(BoardView):
     def _use(self, folder: str, act: str) -> None:
         if act == "use":
             self._set_folder(folder)
+        elif act == "alone":
+            self._set_sources([Source(folder=folder)], "using a folder alone")
+            self._set_folder(folder)  # and a list of captions from its beginning
         elif act == "also":
             self._set_sources([*entries_of(self.page.project.job), Source(folder=folder)], "adding a folder")
 
@@ -298,7 +301,7 @@ class DatasetHandlers(BoardView):
         elif act != "cancel":
             self._intake, self._arrived = None, ""
             if folder and act in ("add", "alone"):
-                self._use(folder, "also" if act == "add" else "use")
+                self._use(folder, "also" if act == "add" else act)
         return self._all_outputs()
 
     # -- the config of sd-scripts

@@ -37,6 +37,7 @@ def starts(roots: Roots) -> list[tuple[str, Path]]:
         ("Starter images", STARTER / "images"),
         ("Uploaded sets", space.datasets),
         ("Outputs", space.outputs),
+        *((folder.name or str(folder), folder) for folder in space.allowed),
     ]
     if roots.local:
         folders += [("Home", Path.home()), ("Project", PROJECT)]

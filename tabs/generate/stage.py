@@ -305,9 +305,11 @@ def newest(shown: NewestImage | None, file_url: Callable[..., str], preview: byt
     if shown is None:
         return f'<div class="gen-stage">{empty_state("No images yet.", "Write a prompt and press Generate.")}</div>'
     seed = f'<span class="hint">seed {shown.seed}</span>' if shown.seed is not None else ""
-    image = f'<img src="{esc(file_url(shown.path))}" alt="{esc(short(shown.prompt, 120))}">'
+    url = esc(file_url(shown.path))
+    image = f'<img src="{url}" alt="{esc(short(shown.prompt, 120))}">'
+    save = f'<a class="btn quiet" href="{url}" download="{esc(shown.path.name)}">Download</a>'
     return (
         f'<div class="gen-stage"><button type="button" class="shot" data-view="{esc(shown.name)}" title="Enlarge">{image}'
         f'</button></div><div class="strip gen-does"><span class="hint" title="{esc(shown.prompt)}">'
-        f'{esc(short(shown.prompt, 200))}</span>{seed}{star_and_trash(shown)}<span class="grow"></span>{image_buttons(shown)}</div>'
+        f'{esc(short(shown.prompt, 200))}</span>{seed}{star_and_trash(shown)}<span class="grow"></span>{image_buttons(shown)}{save}</div>'
     )

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib
 import importlib.util
+import io
 import json
 import os
 import secrets
@@ -239,16 +240,28 @@ def serve(
         if people:
             engine.people, engine.owner = frozenset(name for name, _ in people), logins[0][0]
         keep_files_inside(page.roots.folders if shared else None, keys=keys)  # also the files that other files name
-        blocks = launch(
-            page, host=host, port=port, share=share, auth=auth, browser=opens, names=names, owner=owner, people=pages
-        )
+        # Gradio prints the share link, or advice to download its program by hand, which helps nobody on Colab.
+        with contextlib.redirect_stdout(io.StringIO()):
+            blocks = launch(
+                page,
+                host=host,
+                port=port,
+                share=share,
+                auth=auth,
+                browser=opens,
+                names=names,
+                owner=owner,
+                people=pages,
+            )
     freeze_gc()
     if blocks.server_port != port:
         print(f"Port {port} is taken; using {blocks.server_port}.", flush=True)
     address = getattr(blocks, "share_url", None) or reachable(host, blocks.server_port)
     if share and not getattr(blocks, "share_url", None):
+        also = f" and as {', '.join(names)}" if names else " only"
         print(
-            "The share link could not be created (the relay is unreachable); the page is open on this machine only.",
+            "The share link could not be created: Gradio's relay, or the program for it (frpc), cannot be reached. Start again to try "
+            f"once more; on Colab run the cell again, or open the other address that it prints. The page is open on this machine{also}.",
             flush=True,
         )
     print(f"Atelier is at {address}", flush=True)

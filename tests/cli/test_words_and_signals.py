@@ -100,13 +100,14 @@ def test_a_truncated_image_is_bad_input_and_begins_no_run(tmp_path, capsys):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
-def test_a_closed_terminal_saves_and_stops_like_ctrl_c():
+def test_a_closed_terminal_saves_and_stops_like_ctrl_c(monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may themselves run under nohup, which ignores it
     try:
         token = CancelToken()
         with StopOnSignal(token) as stop:
             os.kill(os.getpid(), signal.SIGHUP)
             assert stop.requested and token.wanted
+            monkeypatch.setattr("core.cli.jobs.time.monotonic", lambda: time.perf_counter() + 10**6)
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), signal.SIGINT)
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
@@ -124,6 +125,8 @@ def test_a_ctrl_c_that_the_launcher_passes_on_is_no_second_one(monkeypatch, laun
         os.kill(os.getpid(), signal.SIGINT)
         assert token.wanted
         now[0] += 0.5
+        os.kill(os.getpid(), signal.SIGINT)  # a notebook's cell repeats it at once
+        now[0] += 1.5
         if launched:
             os.kill(os.getpid(), signal.SIGINT)
             now[0] += 10
@@ -173,6 +176,7 @@ def test_a_page_that_is_asked_to_end_saves_what_runs_and_asked_again_ends_at_onc
     from core.engine.engine import Engine
 
     closed = []
+    monkeypatch.setattr("core.cli.signals.REPEATED_SECONDS", 0)  # asked again later
 
     def close(self, wait_seconds):
         closed.append(wait_seconds)
@@ -190,6 +194,20 @@ def test_a_page_that_is_asked_to_end_saves_what_runs_and_asked_again_ends_at_onc
     assert main(["--outputs", str(tmp_path / "out")]) == code
     assert closed == [None], "a step may take minutes: it is waited for"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_allow_takes_folders_that_are_there(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(
+        "core.engine.engine.Engine", lambda workspace, device: opened.append(workspace) or SimpleNamespace()
+    )
+    monkeypatch.setitem(sys.modules, "tabs.server.app", SimpleNamespace(serve=None))
+    with pytest.raises(ProblemsError) as caught:
+        open_page(["--allow", str(tmp_path / "gone")])
+    assert caught.value.codes == ["cli.no-allowed-folder"]
+    with pytest.raises(AttributeError):  # of the engine that is none
+        open_page(["--allow", str(tmp_path), "--outputs", str(tmp_path / "out")])
+    assert opened[0].allowed == (tmp_path,)
 
 
 @pytest.mark.parametrize("option", PAGE)
@@ -222,6 +240,23 @@ def test_a_signal_while_the_program_still_starts_ends_it_with_130_and_without_a_
     said = started.stderr.read()
     assert started.wait(60) == 130
     assert "Traceback" not in said and "Exception ignored" not in said
+
+
+def test_an_interrupt_that_arrives_twice_is_one(monkeypatch):
+    """Colab's cell sends SIGINT after its process group got it: the second one ended the page while it saved."""
+    from core.cli.signals import interrupt_on_signals
+
+    now = [100.0]
+    monkeypatch.setattr("core.cli.signals.time.monotonic", lambda: now[0])
+    with interrupt_on_signals():
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        now[0] += 0.3
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        now[0] += 1.0
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_forked_child_is_ended_by_its_parent_as_ever():

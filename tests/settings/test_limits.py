@@ -364,7 +364,7 @@ def test_control_images_in_prompts_are_looked_at_where_the_method_reads_them(tmp
 def test_the_folders_of_a_shared_page_in_words(tmp_path):
     from core.record.workspace import PROJECT
 
-    assert Limits([PROJECT / "outputs", tmp_path / "x"]).description == "outputs, x"
+    assert Limits([PROJECT / "outputs", tmp_path / "x"]).description == f"outputs, {tmp_path / 'x'}"
 
 
 # ---- layers, blocks, networks

@@ -4,7 +4,9 @@ import ast
 import json
 import os
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -59,17 +61,44 @@ def test_it_starts_with_a_share_link_and_a_new_password_that_it_prints(capsys, m
     (start,) = shell_of(CODE["start"])
     assert "python webui.py --share" in start and "--no-browser" in start
     assert "password" not in start  # the list of processes shows it
+    colab_with(monkeypatch, lambda code, **_: "https://7860-a.colab.dev/")
     passwords = set()
     for _ in range(3):
-        names: dict = {}
+        names: dict = {"Path": Path}
         exec(compile(python_of(CODE["start"]), "start", "exec"), names)
-        assert names["password"] in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert names["password"] in said and "open (in this browser only) https://7860-a.colab.dev/" in said
+        assert names["options"] == " --host 7860-a.colab.dev" and start.endswith(" {options}")
         assert os.environ["ATELIER_AUTH"] == f"atelier:{names['password']}"
         assert len(names["password"]) >= 16 and not set(names["password"]) & set(" \"'$`\\:")
         passwords.add(names["password"])
     assert len(passwords) == 3
     calls = [node for node in ast.walk(ast.parse(python_of(CODE["start"]))) if isinstance(node, ast.Call)]
     assert any(ast.unparse(call.func) == "secrets.token_urlsafe" for call in calls)
+
+
+def colab_with(monkeypatch, eval_js):
+    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(output=SimpleNamespace(eval_js=eval_js)))
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_further_folder_of_the_drive_is_allowed_if_it_is_there(tmp_path, monkeypatch, there):
+    def unreachable(code, **_):
+        raise TimeoutError
+
+    colab_with(monkeypatch, unreachable)
+    monkeypatch.setenv("ATELIER_AUTH", "")
+    code = (
+        python_of(CODE["start"]).replace("/content/drive/MyDrive", str(tmp_path)).replace('= ""  #@', '= "my fox"  #@')
+    )
+    names: dict = {"Path": Path}
+    if there:
+        (tmp_path / "my fox").mkdir()
+        exec(compile(code, "start", "exec"), names)
+        assert names["options"] == f"--allow '{tmp_path / 'my fox'}'"
+    else:
+        with pytest.raises(SystemExit, match="There is no folder"):
+            exec(compile(code, "start", "exec"), names)
 
 
 def run_get(tmp_path, monkeypatch, **fields):
@@ -93,16 +122,16 @@ def make_zip(path, inside=""):
 
 
 @pytest.mark.parametrize("inside", ["", "atelier-main/"])
-def test_it_unpacks_a_zip_from_drive_with_or_without_a_folder_inside(tmp_path, monkeypatch, inside):
+def test_it_unpacks_a_zip_from_drive_with_or_without_a_folder_inside(tmp_path, monkeypatch, capsys, inside):
     (tmp_path / "drive").mkdir()
     make_zip(tmp_path / "drive" / "atelier.zip", inside)
     program = run_get(tmp_path, monkeypatch)
-    assert (program / "webui.py").exists()
+    assert (program / "webui.py").exists() and f"Atelier is in {program}" in capsys.readouterr().out
     assert (tmp_path / "drive" / "models" / "starter" / "model_index.json").exists()
 
 
 def test_without_address_and_zip_it_says_what_to_fill_in(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="Git address, or put Atelier's zip at"):
+    with pytest.raises(SystemExit, match="Git address above, or put Atelier's zip at"):
         run_get(tmp_path, monkeypatch)
 
 
@@ -112,7 +141,14 @@ def test_a_zip_of_something_else_is_refused(tmp_path, monkeypatch):
     (tmp_path / "drive").mkdir()
     with zipfile.ZipFile(tmp_path / "drive" / "atelier.zip", "w") as archive:
         archive.writestr("readme.txt", "")
-    with pytest.raises(FileNotFoundError, match=r"has no webui\.py"):
+    with pytest.raises(SystemExit, match=r"has no webui\.py"):
+        run_get(tmp_path, monkeypatch)
+
+
+def test_half_a_zip_is_refused_in_a_sentence(tmp_path, monkeypatch):
+    (tmp_path / "drive").mkdir()
+    (tmp_path / "drive" / "atelier.zip").write_bytes(b"PK")
+    with pytest.raises(SystemExit, match="upload it again"):
         run_get(tmp_path, monkeypatch)
 
 

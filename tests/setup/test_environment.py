@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from functools import cache
+from types import SimpleNamespace
 
 import pytest
 
@@ -179,6 +180,34 @@ def test_the_first_start_that_fails_does_not_start(project, monkeypatch, capsys)
     monkeypatch.setattr(environment, "index_answers", silent)
     assert not start.set_up(str(project))
     assert "no network" in capsys.readouterr().err
+
+
+GPU = environment.Build("cu130", "CUDA 13.0", "https://example.org", "torch==2.13.0", None, "onnxruntime==1.31.1")
+
+
+def test_a_disk_with_too_little_space_is_refused_before_anything_is_installed(tmp_path, monkeypatch):
+    monkeypatch.setattr(environment.shutil, "disk_usage", lambda path: SimpleNamespace(free=3_100_000_000))
+    monkeypatch.setattr(environment, "run_step", fail)
+    new = tmp_path / ".venv-new"
+    new.mkdir()
+    with pytest.raises(SetupError, match=r"need about 8 GB in this folder, but 3\.1 GB are free.*ATELIER_BUILD=cpu"):
+        environment.make(tmp_path, new, GPU)
+    assert not new.exists(), "what an earlier start left"
+
+
+def test_what_a_failed_installation_left_is_removed(tmp_path, monkeypatch, capsys):
+    def run_step(command, failed):
+        if "venv" not in command:
+            raise SetupError(failed)
+        (tmp_path / ".venv-new").mkdir()
+        (tmp_path / ".venv-new" / "large").write_bytes(b"x")
+
+    monkeypatch.setattr(environment.shutil, "disk_usage", lambda path: SimpleNamespace(free=30_000_000_000))
+    monkeypatch.setattr(environment, "run_step", run_step)
+    (tmp_path / "requirements.txt").write_text("torch==2.13.0\n")
+    with pytest.raises(SetupError, match="did not finish"):
+        environment.make(tmp_path, tmp_path / ".venv-new", GPU)
+    assert not (tmp_path / ".venv-new").exists() and "unfinished environment was removed" in capsys.readouterr().err
 
 
 def test_an_unfinished_environment_is_not_taken_for_a_whole_one(project):

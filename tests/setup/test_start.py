@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from core.cli.former import FORMER, REPLACED_TOOLS
 from core.cli.options import commands
 from core.setup import start
 from core.setup.stamp import SCHEMA, digest, python_version, write_stamp
@@ -263,6 +264,53 @@ def test_help_needs_no_environment(project):
     assert set(named) <= set(commands()), "every command that is named is there"
     for word in ("update", "--no-browser", "ATELIER_PYTHON"):
         assert word in process.stdout
+
+
+@pytest.mark.parametrize("words", [["check"], ["check", "--json", "a.json"], ["test"], ["update"], []])
+def test_webui_named_after_the_launcher_is_run_in_the_environment(project, words):
+    assert project.run("webui.py", *words) == (0, "")
+    assert project.notes("started") == [words]
+
+
+def test_a_mistyped_command_is_refused_before_anything_is_installed(project, monkeypatch):
+    shutil.rmtree(project.folder / ".venv")
+    shutil.copytree(
+        ROOT / "docs", project.folder / "docs", ignore=lambda folder, names: set(names) - {"command_line.md"}
+    )
+    code, said = project.run("chekc")
+    assert code == 2 and said == "Atelier: there is no command 'chekc': did you mean check? Nothing was installed.\n"
+    known = {*commands(), *FORMER, *REPLACED_TOOLS, *start.COMMANDS, "update", "sync", "", "--port"}
+    assert not [word for word in known if start.unknown_command(str(project.folder), word)], (
+        "docs/command_line.md lists them"
+    )
+
+
+def test_webui_outside_of_its_environment_runs_in_it_or_says_how(project, tmp_path):
+    bare = tmp_path / "bare"  # a Python without any package
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True)
+    for name in ("core", "webui.py"):
+        (tmp_path / "copy" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "copy" / name).symlink_to(ROOT / name)
+    command = [bare / "bin" / "python", "-c", RUN_AS_FILE, tmp_path / "copy" / "webui.py", "--version"]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 1 and "Traceback" not in process.stderr
+    assert "./launch.sh webui.py --version" in process.stderr
+    environment = tmp_path / "copy" / ".venv"
+    (environment / "bin").mkdir(parents=True)
+    (environment / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (environment / "bin" / "python").chmod(0o755)
+    write_stamp(str(environment), {"schema": SCHEMA})
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert process.stdout.startswith("Atelier ")
+
+
+# the path of a link stays as it is
+RUN_AS_FILE = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+sys.path.insert(0, sys.argv[0].rpartition("/")[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def test_a_start_with_a_fitting_environment_imports_next_to_nothing(project):

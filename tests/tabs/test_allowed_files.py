@@ -143,6 +143,20 @@ def test_roots_of_a_shared_page(tmp_path):
         open_.check("a\0b")
 
 
+def test_a_folder_of_allow_is_open_to_a_shared_page(tmp_path):
+    from core.settings.named import Limits
+    from tabs.form.folder_browser import starts
+
+    image(tmp_path / "photos" / "fox")
+    space = Workspace(tmp_path / "out", tmp_path / "models", tmp_path / "presets", allowed=(tmp_path / "photos",))
+    shared = Roots(space, local=False)
+    assert shared.check(str(tmp_path / "photos" / "fox")) and Limits.of(space).opens(str(tmp_path / "photos" / "fox"))
+    assert ("photos", tmp_path / "photos") in starts(shared)
+    with pytest.raises(ProblemsError) as refused:
+        shared.check(str(tmp_path / "other"))
+    assert "--allow" in refused.value.problems[0].fix and str(tmp_path / "photos") in refused.value.problems[0].fix
+
+
 def test_a_shared_page_trains_on_no_folder_outside(shared, tmp_path):
     from core.settings.job import TrainJob
     from tabs.form.project import with_value

@@ -292,6 +292,21 @@ def test_images_dropped_on_a_chosen_dataset_are_added_or_used_alone_as_answered(
     assert [Path(each.folder).name for each in entries_of(desk.page.project.job)] == folders
 
 
+def test_a_drop_used_alone_replaces_every_folder_and_one_undo_brings_all_back(desk, tmp_path):
+    image(tmp_path / "mine" / "a.png")
+    image(tmp_path / "second" / "b.png")
+    choose(desk, tmp_path / "mine")
+    desk.browse(event("also", value=str(tmp_path / "second")))
+    desk.take([str(image(tmp_path / "up" / "fox.png"))])
+    wait_until(lambda: desk._intake.done)
+    steps = len(undone(desk))
+    desk.intake_act(event("alone"))
+    assert [Path(each.folder).name for each in entries_of(desk.page.project.job)] == ["fox"]
+    assert len(undone(desk)) == steps + 1
+    desk.act(event("undo"))
+    assert [Path(each.folder).name for each in entries_of(desk.page.project.job)] == ["mine", "second"]
+
+
 def test_the_line_of_a_drop_that_is_done_before_the_next_tick_goes(desk, tmp_path, monkeypatch):
     shows = threading.Event()
     monkeypatch.setattr(dataset_tab, "take_in", lambda *given: shows.wait() and take_in(*given))

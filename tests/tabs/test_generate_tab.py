@@ -549,7 +549,7 @@ def test_the_preview_of_what_is_made_stands_in_the_frame_of_the_newest_image(des
     folder.mkdir(parents=True)
     desk.page.engine.now = {"task": "generate", "entry": "d", "run": "r", "title": HOSTILE}
     before, finished = desk.stamp(), desk.stage.newest()
-    assert "data:image/jpeg" not in finished
+    assert "data:image/jpeg" not in finished and 'download="1.png"' in finished
     (folder / "preview.jpg").write_bytes(b"jpeg")
     live = desk.stage.newest()
     assert "data:image/jpeg;base64,anBlZw==" in live and "<img src=x" not in live and desk.stamp() != before

@@ -245,6 +245,16 @@ def test_drawing_with_a_lora_beside_the_base_model_and_then_with_an_embedding(wi
     expect(tab.locator("#gen-embeddings")).to_contain_text("zunkel")
 
 
+def test_an_error_returns_to_the_corner_of_a_window_that_grows(window, work):
+    tab = window.open("Generate")
+    tab.set_viewport_size({"width": 700, "height": 520})
+    tab.evaluate("atelier.say({id: 'c', kind: 'error', text: 'words '.repeat(30)})")
+    tab.wait_for_timeout(500)
+    tab.set_viewport_size({"width": 1366, "height": 900})
+    tab.wait_for_function("document.querySelector('#said-place').getBoundingClientRect().bottom > 860")
+    assert tab.locator("#said-place").bounding_box()["x"] > 600
+
+
 @pytest.mark.slow
 def test_a_message_that_goes_moves_nothing_at_the_end_of_the_page(window, work):
     tab = window.open("Generate")

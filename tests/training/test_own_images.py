@@ -10,6 +10,7 @@ from PIL import Image
 from core.cli.main import DONE, main
 from core.dataset.preflight import preflight
 from core.generation.prompt.sample_prompts import read_prompts
+from core.record.problems import errors
 from core.record.workspace import PROJECT, Workspace
 from core.settings.base import declared, value_of
 from core.settings.check import build
@@ -200,6 +201,17 @@ def test_images_without_captions_get_words_all_the_same(space, tmp_path):
     assert with_setup(bare, setup_of(bare, space)).samples.sample_prompts == ["holiday"]
     word = chosen(folder_of(tmp_path, "images", captions=False), captions={"trigger_word": "zkw"})
     assert with_setup(word, setup_of(word, space)).samples.sample_prompts == ["zkw images"]
+
+
+@pytest.mark.parametrize("upload", ["images", "images-2"])
+def test_the_folder_of_loose_uploads_becomes_no_name_caption_or_prompt(space, tmp_path, upload):
+    folder = folder_of(tmp_path, "any", sizes=((64, 64),) * 4, captions=False)
+    space.datasets.mkdir(parents=True)
+    job = chosen(folder.rename(space.datasets / upload))
+    report = preflight(job, space)
+    assert {row.caption for row in report.rows} == {""} and not errors(report.problems)
+    made = with_setup(job, setup_of(job, space))
+    assert made.saving.output_name == "my_images" and made.samples.sample_prompts == ["a photo"]
 
 
 def test_captions_that_would_not_be_read_as_prompts_are_passed_over(space, tmp_path):

@@ -1,6 +1,7 @@
 """The folders to read for a folder in the settings: itself, or each `<repeats>_<words>` folder in it."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from core.dataset.sources.files import (
 from core.record.problems import Problem
 from core.record.workspace import is_foreign, resolve_path
 from core.settings.dataset.source import Source
+
+_UPLOADS = re.compile(r"images(-\d+)?")
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ def class_tokens_for(source: Source, folder_name: str) -> str:
     return " ".join(part.strip() for part in parts if part and part.strip()) or folder_name
 
 
+def _words(path: Path, name: str) -> str:
+    """A plain folder's name as words; "" for the name that loose uploads get (tabs/server/uploads.py), which describes nothing."""
+    return "" if path.parent.name == "datasets" and _UPLOADS.fullmatch(name) else as_words(printable(name))
+
+
 def folder_of(source: Source) -> tuple[Path | None, Problem | None]:
     """(the folder of a source, or None; the problem if it cannot be used). Of a source with only a metadata file it is that
     file's."""
@@ -65,7 +73,7 @@ def roots_of(source: Source, path: Path) -> tuple[list[Root], list[Problem]]:
     parsed = repeats_and_words(name)
     if parsed:
         return _named_root(path, parsed, source)
-    class_tokens = class_tokens_for(source, as_words(printable(name)))
+    class_tokens = class_tokens_for(source, _words(path, name))
     if not source.recursive:
         return [Root(path, source.num_repeats or 1, class_tokens)], []
     try:
@@ -86,7 +94,7 @@ def roots_of(source: Source, path: Path) -> tuple[list[Root], list[Problem]]:
 
 def whole_root(source: Source, path: Path) -> Root:
     """The folder and everything below it as one root, where a metadata file lists the images."""
-    parsed = repeats_and_words(path.name) or (1, as_words(printable(path.name)))
+    parsed = repeats_and_words(path.name) or (1, _words(path, path.name))
     return Root(path, source.num_repeats or max(parsed[0], 1), class_tokens_for(source, parsed[1]))
 
 

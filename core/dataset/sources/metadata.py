@@ -407,7 +407,7 @@ def match_problems(matches: Matches, finder: Finder, metadata: Metadata) -> list
     problems += about(keys, what, fix, "metadata.latents-only", level, where=where)
     keys = [entry.key for entry in matches.inaccessible]
     what = f"{len(keys)} of {total} paths in the metadata file are not accessible from a shared page: {{names}}"
-    fix = "put the images into the folder, or open the page on the machine itself"
+    fix = "put the images into the folder, or start the page with --allow FOLDER"
     problems += about(keys, what, fix, "metadata.no-access", level, where=where)
     keys = [entry.key for entry in matches.by_name]
     what = f"{len(keys)} of {total} paths do not exist and were matched by file name: {{names}}"

@@ -222,7 +222,12 @@ def _closed_paths(job: GenerateJob) -> Iterator[Problem]:
     for named in named_in(job):
         if named.what == "path" and not may_reach(resolve_path(named.value)):
             what = f"'{named.value}' is not accessible from a shared page"
-            yield Problem(what, named.where, "use a file inside an open folder", code="shared.path-closed")
+            yield Problem(
+                what,
+                named.where,
+                "use a file inside an open folder, or start the page with --allow FOLDER",
+                code="shared.path-closed",
+            )
 
 
 def _seed(job: GridJob, axes: Sequence[Axis], position: Index) -> int:

@@ -97,7 +97,7 @@ def images_in(
                 images.setdefault(image.path, image)
     denied = [path for path in images if not may_reach(path)]  # behind a link in an open folder
     what, where = "{n} not accessible from a shared page: {names}", printable(denied[0].parent) if denied else ""
-    fix = "copy them into the folder, or open the page on the machine itself"
+    fix = "copy them into the folder, or start the page with --allow FOLDER"
     problems += about([path.name for path in denied], what, fix, "metadata.no-access", where=where)
     for path in denied:
         del images[path]

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 DEMO = PROJECT / "presets" / "starter_lora.json"
 MODEL, NAME, PROMPTS = "model.base_model", "saving.output_name", "samples.sample_prompts"
 TRIGGER = "captions.trigger_word"
+UNNAMED = "my_images"  # output name where no folder has a telling name
 FEWEST_TAGGED, LONGEST_TRIGGER = 3, 40  # captions with a tag in common, and its letters
 PHOTOGRAPHS = 512  # lowest native resolution of models that train photographs, in pixels
 ROOM_FOR_SDXL = 11 << 30  # bytes of a GPU that train a LoRA of SDXL
@@ -47,7 +48,7 @@ TAGS_FROM = 5  # in a caption: fewer are a sentence with commas
 SMALLEST_SAMPLE = 64  # smallest side of a sample, in pixels
 SHARED_TAGS, SINGLE_TAGS = 4, 3  # of a sample prompt
 STEP = 64  # recommended resolutions are multiples of this, in pixels
-PLAIN_NAMES = {"images", "image", "img", "photos", "dataset", "data", "train", "training"}
+PLAIN_NAMES = {"images", "image", "img", "photos", "dataset", "datasets", "outputs", "data", "train", "training"}
 DEFAULTS = {entry.path: entry.default for entry in declared(TrainJob)}
 
 
@@ -333,9 +334,14 @@ def name_of(folder: str, inside: Collection[str] = ()) -> tuple[str, str]:
         text = re.sub(r"\W+", "_", without_signs(re.sub(r"^\d+_", "", part))).strip("_")
         while len(text.encode("utf-8", "replace")) > 80:
             text = text[:-1]
-        if text and text.lower() not in PLAIN_NAMES and bad_name(text) is None and text.isprintable():
+        if (
+            text
+            and re.sub(r"_\d+$", "", text.lower()) not in PLAIN_NAMES
+            and bad_name(text) is None
+            and text.isprintable()
+        ):
             return text, f"after the folder {printable(part)}"
-    return "my_images", "the folders have no name of their own"
+    return UNNAMED, "the folders have no name of their own"
 
 
 def prompts_of(job: TrainJob, report: Report, name: str) -> tuple[list[str], str]:
@@ -354,7 +360,8 @@ def prompts_of(job: TrainJob, report: Report, name: str) -> tuple[list[str], str
         if tagged := _prompts_of_tags(usable, stride):
             prompts, source = tagged, "tags that the images share, plus a few of single images"
     else:
-        prompts, source = [job.captions.trigger_word or name.replace("_", " ")], "no captions yet"
+        subject = "a photo" if name == UNNAMED else name.replace("_", " ")
+        prompts, source = [job.captions.trigger_word or subject], "no captions yet"
     new = job.embedding.words[0] if job.method.traits.new_words and job.embedding.words else ""
     if new and not any(new in prompt for prompt in prompts):
         prompts = [f"{new}, {prompt}" for prompt in prompts]
