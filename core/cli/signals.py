@@ -6,9 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-REPEATED_SECONDS = (
-    1.0  # a notebook's interrupt arrives twice, by the process group and by the cell, as do some launchers'
-)
+# A notebook's interrupt arrives twice, by the process group and by the cell, as do some launchers'.
+REPEATED_SECONDS = 1.0
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def test_a_partial_download_with_such_a_note_starts_over(tmp_path):
     transfer = _Transfer(Remote("http://127.0.0.1/a.bin"), tmp_path / "a.bin", lambda done, total: None, None)
     transfer.part.write_bytes(b"half")
     transfer.note.write_text(DEEP)
-    transfer._take_up()
+    transfer._resume_part()
     assert transfer.have == 0 and not transfer.part.exists()
 
 

@@ -313,7 +313,7 @@ def test_the_engine_takes_no_such_job_whatever_made_it(space, tmp_path):
         collect(space, engine._queue_handed_in)
         states = {entry.title: entry.state for entry in engine.queue()}
         assert states["by hand"] == "failed" and states["no job"] == "failed"
-        engine._do(waited)
+        engine._run_on_device(waited)
         assert engine._queue.get(waited.id).state == "failed" and not list(space.outputs.glob("runs/*"))
         with pytest.raises(ProblemsError):
             engine.light(lambda job, task: "done", bad).wait(60)

@@ -49,11 +49,11 @@ def test_every_code_cell_compiles(name):
     compile(python_of(CODE[name]), name, "exec")
 
 
-def test_models_and_outputs_are_kept_in_drive():
+def test_models_outputs_and_presets_are_kept_in_drive():
     assert 'drive.mount("/content/drive")' in CODE["drive"]
     (start,) = shell_of(CODE["start"])
-    assert '--models "{home}/models" --outputs "{home}/outputs"' in start
-    assert 'for name in ("models", "outputs")' in CODE["drive"]
+    assert '--models "{home}/models" --outputs "{home}/outputs" --presets "{home}/presets"' in start
+    assert 'for name in ("models", "outputs", "presets")' in CODE["drive"]
 
 
 def test_it_starts_with_a_share_link_and_a_new_password_that_it_prints(capsys, monkeypatch):

@@ -191,7 +191,7 @@ def test_a_disk_with_too_little_space_is_refused_before_anything_is_installed(tm
     new = tmp_path / ".venv-new"
     new.mkdir()
     with pytest.raises(SetupError, match=r"need about 8 GB in this folder, but 3\.1 GB are free.*ATELIER_BUILD=cpu"):
-        environment.make(tmp_path, new, GPU)
+        environment.create(tmp_path, new, GPU)
     assert not new.exists(), "what an earlier start left"
 
 
@@ -206,7 +206,7 @@ def test_what_a_failed_installation_left_is_removed(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(environment, "run_step", run_step)
     (tmp_path / "requirements.txt").write_text("torch==2.13.0\n")
     with pytest.raises(SetupError, match="did not finish"):
-        environment.make(tmp_path, tmp_path / ".venv-new", GPU)
+        environment.create(tmp_path, tmp_path / ".venv-new", GPU)
     assert not (tmp_path / ".venv-new").exists() and "unfinished environment was removed" in capsys.readouterr().err
 
 

@@ -68,7 +68,7 @@ def page(tmp_path_factory):
     make_run(folder / "outputs" / "runs", RUN, saved=(60,), drawn=(60,))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(message_check, "LOGGED_REFUSALS", (1.0, 1e9))
-        page = Served(folder, engine=lambda workspace: Still(workspace, device="cpu", what="a test"))
+        page = Served(folder, engine=lambda workspace: Still(workspace, device="cpu", holder="a test"))
     yield page
     page.close()
 

@@ -53,6 +53,8 @@ def make_page(folder: Path, engine: Any = None, *, shared: bool = False, real: b
         people=frozenset(),
         owner="",
         paused_by=None,
+        why_paused="",
+        interrupted=(),
     )
     presets, roots = PresetStore(workspace.presets), Roots(workspace, local=not shared)
     project = Project(workspace.private / "project.json", presets)

@@ -145,7 +145,7 @@ def test_tokens_initializers_and_the_initial_embedding_are_checked_before_the_st
     assert cut.what.endswith("is 2 tokens, of which only 'red' is used") and cut.fix.startswith("use 2 vectors")
     file, where = tmp_path / "fox.safetensors", "embedding.embedding_weights"
     width = token_widths(STARTER)[0]
-    for value, told in ((1.0, []), (math.nan, [("embedding.not-finite", where, "error")])):
+    for value, told in ((1.0, []), (math.nan, [("weights.not-finite", where, "error")])):
         write_safetensors(file, {"emb_params": in_memory(torch.full((1, width), value))}, {})
         assert problems(embedding_weights=str(file), init_word="red fox") == told
     (missing,) = embedding_file.problems(make_job(embedding={"embedding_weights": "no.pt"}), workspace)

@@ -1,5 +1,6 @@
 """Checks of the tokens, the initializers and the initial embedding of textual inversion, before anything is loaded."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from core.families.locate import family_of, model_path
@@ -7,7 +8,6 @@ from core.families.token_count import count_tokens, cut_at
 from core.families.tokenizer import tokenizer_folder
 from core.families.vocabulary import read_vocabulary
 from core.formats.embedding_file import LAYERS, ONE, SDXL, read_embedding, read_shapes
-from core.formats.models.overflow import not_finite
 from core.generation.model.embeddings import token_widths
 from core.methods.kinds.embedding import START
 from core.record.problems import Problem, ProblemsError, collected
@@ -48,9 +48,10 @@ def _check_initial(job: TrainJob, workspace: Workspace) -> None:
     """Raise ProblemsError for an embedding to start from that is missing, damaged or does not fit."""
     path = model_path(str(job.embedding.embedding_weights), workspace, START)
     _check_vectors(job, path, model_path(job.model.base_model, workspace))
-    if not_finite(read_embedding(path)):
-        what, fix = f"The embedding {path.name} contains NaN or infinite values", "choose another file"
-        raise ProblemsError.one(what, START, fix, code="embedding.not-finite")
+    try:
+        read_embedding(path)
+    except ProblemsError as error:  # NaN or infinite vectors
+        raise ProblemsError([replace(each, where=START) for each in error.problems]) from None
 
 
 def _check_vectors(job: TrainJob, path: Path, model: Path) -> None:

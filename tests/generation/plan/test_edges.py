@@ -444,7 +444,7 @@ def test_the_steps_at_which_a_controlnet_acts(compatibility, use, acting):
     nets = [{"file": "a", "image": "i", **use}]
     job = job_of(controls={"nets": nets}, model={"compatibility": compatibility})
     hook = Controls.__new__(Controls)
-    hook._making = SimpleNamespace(job=job, family=SimpleNamespace(name="sdxl"))
+    hook._inputs = SimpleNamespace(job=job, family=SimpleNamespace(name="sdxl"))
     hook._uses, hook._nets = job.controls.nets, [None]
     found = [hook._acting(SimpleNamespace(index=index, steps=4))[0] for index in range(4)]
     assert "".join(str(int(on)) for on in found) == acting
