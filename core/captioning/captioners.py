@@ -354,7 +354,7 @@ def _named_rows(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
         return list(rows)
     names_of = {row: {str(row.image.path), str(row.image.relative), row.image.path.name} for row in rows}
     if unknown := sorted(set(names).difference(*names_of.values())):
-        what = f"{first_of(unknown, 3)} {'is no image' if len(unknown) == 1 else 'are no images'} of the dataset"
+        what = f"{first_of(unknown, 3)} {'is not an image' if len(unknown) == 1 else 'are not images'} of the dataset"
         raise ProblemsError.one(what, "captioning.only", "remove it, or write the path as it is", "captioning.no-image")
     return [row for row in rows if not names_of[row].isdisjoint(names)]
 
