@@ -130,11 +130,12 @@ class Bench:
         change = (subject.predicted(name)[rows] - other).flatten(1).norm(dim=1)
         return [float(each) for each in change / self.base.predicted(name)[rows].flatten(1).norm(dim=1)]
 
-    def losses(self, subject: Subject, name: str, strength: float = 1.0) -> list[float]:
-        """The mean squared error of each prediction of a set."""
-        x0, noise, at = inputs(self.sets[self.target.set_named(name)], self.context.device)
-        target = subject.objective.target(x0, noise, at).float().cpu()
-        return [float(each) for each in (subject.predicted(name, strength) - target).square().flatten(1).mean(dim=1)]
+    def losses(self, subject: Subject, set_name: str, strength: float = 1.0) -> list[float]:
+        """The mean squared error of each prediction of a set; `Target.set_named` reads its name."""
+        x0, noise, timesteps = inputs(self.sets[self.target.set_named(set_name)], self.context.device)
+        target = subject.objective.target(x0, noise, timesteps).float().cpu()
+        errors = (subject.predicted(set_name, strength) - target).square().flatten(1).mean(dim=1)
+        return [float(each) for each in errors]
 
     def count(self, predictions: int) -> None:
         """Report progress. Raises Cancelled after a stop."""

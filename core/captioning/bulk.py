@@ -112,8 +112,8 @@ def changes_of(plan: Iterable[CaptionEdit]) -> list[Change]:
     return list({each.path: each for each in changes}.values())
 
 
-def tag_counts(items: Iterable[Item], most: int) -> list[tuple[str, int]]:
-    """The most frequent tags in their most common spelling, with the number of captions that have each."""
+def tag_counts(items: Iterable[Item], most: int | None = None) -> list[tuple[str, int]]:
+    """The most frequent tags (None: all) in their most common spelling, with the number of captions that have each."""
     spelled: dict[str, Counter[str]] = {}
     for each in items:
         for tag, spelling in each.spellings.items():

@@ -32,7 +32,7 @@ from core.imports.dataset_options import (
     Option,
     declaration,
     fits,
-    range_of,
+    range_fix,
     sd_scripts_refuses,
     to_setting,
 )
@@ -289,10 +289,10 @@ def _value_fits(document: Document, option: Option, value: Any, path: str) -> bo
         what = f"{name} is {shorten(value)}: outside 0 to 1 no image is held out"
         document.advise(what, path, "use 0 to 1", "validation-split-out-of-range")
         return True
-    limits = range_of(option, to_setting(option, value))
-    if limits:
-        document.error(f"{name} is {shorten(value)}", path, limits, "value-out-of-range")
-    return not limits
+    fix = range_fix(option, to_setting(option, value))
+    if fix:
+        document.error(f"{name} is {shorten(value)}", path, fix, "value-out-of-range")
+    return not fix
 
 
 def _nearest_option(name: str, level: str, method: str) -> str:

@@ -174,8 +174,8 @@ def to_setting(option: Option, value: Any) -> Any:
     return value
 
 
-def range_of(option: Option, value: Any) -> str:
-    """What our setting allows, in words, if the value is outside it; else empty. value: as a setting."""
+def range_fix(option: Option, value: Any) -> str:
+    """The fix ("use 1 to 64") for a value that our setting does not allow; "" for one that it does. value: as a setting."""
     if option.setting is None:
         return ""
     model = GROUPS.get(declaration(option.setting).group, Source)
@@ -183,5 +183,5 @@ def range_of(option: Option, value: Any) -> str:
     try:
         model.model_validate_json(json.dumps({**needed, option.setting: value}, default=str), strict=True)
     except ValidationError:
-        return "use " + allowed(declaration(option.setting)).split(", or leave it empty")[0]
+        return "use " + allowed(declaration(option.setting), empty="")
     return ""

@@ -100,7 +100,7 @@ class LoraFile:
     """A LoRA in memory. `tensors` have kohya's keys, whatever the file's format.
 
     left_out   names of tensors that no network kind reads (biases and norms next to LoRA layers): not in `tensors`
-    bias_norm  these tensors, by kohya's key, for `core/networks/bias_norm.py`
+    bias_norm  these tensors, in the same order, by kohya's key, for `core/networks/bias_norm.py`
     bundled    tensors of embeddings in the same file, by their names
     """
 

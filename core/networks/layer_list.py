@@ -68,11 +68,14 @@ def _layer(family: str, part: str, name: str, shape: Sequence[int]) -> Layer | N
     if path == name or len(shape) < 2:
         return None
     if part.startswith("text_encoder") and TEXT_LAYER.search(path):
-        return Layer(kohya_name(part, path, family) or path, full_name(path), False, False)
+        return Layer(kohya_name(part, path, family) or path, full_name(path), unet=False, large_kernel=False)
     container = CONTAINER.search(path) if part == "unet" else None
     large = len(shape) == 4 and tuple(shape[2:]) != (1, 1)
     if part == "unet" and path in OUTER:
-        return Layer(f"lora_unet_{path}".replace(".", "_"), path, True, large, large, outer=True)
+        return Layer(
+            f"lora_unet_{path}".replace(".", "_"), path, unet=True, large_kernel=large, residual=large, outer=True
+        )
     if container is None:
         return None
-    return Layer(kohya_name(part, path, family) or path, path, True, large, large or container[1] != "attentions")
+    residual = large or container[1] != "attentions"
+    return Layer(kohya_name(part, path, family) or path, path, unet=True, large_kernel=large, residual=residual)

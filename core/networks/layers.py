@@ -29,7 +29,7 @@ class Hits:
         return f"{self.chosen} of {self.of} layers"
 
 
-def empty_targets(
+def meta_targets(
     family_name: str, configs: Mapping[str, Mapping[str, Any]] | None = None, *, norms: bool = False
 ) -> list[Target]:
     """The layers of a model on torch's meta device.
@@ -44,7 +44,7 @@ def empty_targets(
 
 @lru_cache(maxsize=16)
 def _targets(family_name: str, configs: str, norms: bool) -> tuple[Target, ...]:
-    """`empty_targets`, cached. configs: as JSON"""
+    """`meta_targets`, cached. configs: as JSON, since the cache needs hashable arguments"""
     loaded = family(family_name)
     return tuple(
         target

@@ -23,19 +23,21 @@ def steps_planned(job: TrainJob, per_epoch: int) -> int | None:
     return job.schedule.steps_in_force or (epochs * per_epoch if epochs else None)
 
 
-def rate_jump(before: TrainJob, steps: int, after: TrainJob, total: int, step: int) -> tuple[float, float] | None:
-    """(last rate, next rate) of the part whose learning rate jumps most at `step` when a run planned for `steps` steps
-    continues with `total`; None without a jump. Only the schedule counts, not a changed learning rate setting."""
+def rate_jump(
+    before: TrainJob, before_steps: int, after: TrainJob, after_steps: int, at_step: int
+) -> tuple[float, float] | None:
+    """(last rate, next rate) of the part whose learning rate jumps most at `at_step` when a run planned for `before_steps`
+    continues with `after_steps`; None without a jump. Only the schedule counts, not a changed learning rate setting."""
     processes = after.memory.num_processes
-    rates_before, rates = effective_rates(before, processes), effective_rates(after, processes)
-    last_rates = Rates(before, steps, before.memory.num_processes).at(max(0, step - 1), rates_before)
-    next_rates = Rates(after, total, processes).at(step, rates)
-    rises = [
+    base_before, base_after = effective_rates(before, processes), effective_rates(after, processes)
+    last_rates = Rates(before, before_steps, before.memory.num_processes).at(max(0, at_step - 1), base_before)
+    next_rates = Rates(after, after_steps, processes).at(at_step, base_after)
+    rises = [  # rate / base rate is the schedule's factor
         (last_rates[name], rate)
         for name, rate in next_rates.items()
-        if rates.get(name)
-        and rates_before.get(name)
-        and abs(rate / rates[name]) > max(RISES * abs(last_rates[name] / rates_before[name]), OF_RATE)
+        if base_after.get(name)
+        and base_before.get(name)
+        and abs(rate / base_after[name]) > max(RISES * abs(last_rates[name] / base_before[name]), OF_RATE)
     ]
     return max(rises, key=lambda pair: abs(pair[1]) - abs(pair[0]), default=None)
 

@@ -128,7 +128,8 @@ def _bad_value(path: str, item: Mapping[str, Any], entry: Declared | None, locat
 
 
 def allowed(entry: Declared, empty: str = "leave it empty") -> str:
-    """The allowed values in words: "a whole number, 1 to 1000, or leave it empty"; in files and flags empty is null."""
+    """The allowed values in words: "a whole number, 1 to 1000, or leave it empty"; in files and flags empty is null.
+    empty: "" for the values alone"""
     kinds = {
         "bool": "true or false",
         "int": "a whole number",
@@ -145,7 +146,7 @@ def allowed(entry: Declared, empty: str = "leave it empty") -> str:
         text += f", {entry.range_text}"
     if entry.unit and entry.kind != "span":
         text += f" ({entry.unit})"
-    return text + (f", or {empty}" if entry.optional else "")
+    return text + (f", or {empty}" if entry.optional and empty else "")
 
 
 def shorten(value: Any) -> str:

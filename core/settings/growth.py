@@ -15,15 +15,15 @@ def add_choice(model: type[Settings], name: str, choice: str, label: str) -> Non
     if choice not in get_args(info.annotation):
         info.annotation = Literal[(*get_args(info.annotation), choice)]  # type: ignore[assignment]
     about = about_of(info)
-    # new ones: groups that inherit the setting share the old
+    # new dicts, since groups that inherit the setting share the old ones
     info.json_schema_extra = {"about": about | {"labels": about["labels"] | {choice: label}}}
-    for group in (model, *_listing(model)):
+    for group in (model, *_groups_with_list_of(model)):
         group.model_rebuild(force=True)
         for job in _jobs_with(group):
             job.model_rebuild(force=True)
 
 
-def _listing(model: type[Settings]) -> list[type[Settings]]:
+def _groups_with_list_of(model: type[Settings]) -> list[type[Settings]]:
     """The groups with a setting that is a list of this model."""
     fields = ((group, info) for group in Settings.__subclasses__() for info in group.model_fields.values())
     return [group for group, info in fields if model in get_args(info.annotation)]

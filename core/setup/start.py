@@ -34,17 +34,18 @@ def run(root: str, arguments: list[str]) -> int:
     exit codes are its own."""
     for name, value in (("HF_HUB_DISABLE_TELEMETRY", "1"), ("GRADIO_ANALYTICS_ENABLED", "False"), ("PYTHONUTF8", "1")):
         os.environ.setdefault(name, value)
-    named = arguments[:1] == ["webui.py"]  # as the guides write it; so its `check` is not the launcher's
-    arguments = arguments[1:] if named else arguments
+    # `launch.sh webui.py check`, as in the guides, runs the command of webui.py, not the launcher's of the same name
+    webui_named = arguments[:1] == ["webui.py"]
+    arguments = arguments[1:] if webui_named else arguments
     command = arguments[0] if arguments else ""
     if command in ("help", "-h", "--help"):
         sys.stdout.write(USAGE)
         return 0
-    if problem := "" if named and command in COMMANDS else unknown_command(root, command):
+    if problem := "" if webui_named and command in COMMANDS else unknown_command(root, command):
         sys.stderr.write(f"Atelier: {problem}\n")
         return 2
     try:
-        if command == "update" and not named:
+        if command == "update" and not webui_named:
             from pathlib import Path
 
             from core.setup.environment import update
@@ -53,7 +54,7 @@ def run(root: str, arguments: list[str]) -> int:
         ready = set_up(root, force=command == "sync")
         if not ready or command == "sync":
             return 0 if ready else 1
-        if command in COMMANDS and not named:
+        if command in COMMANDS and not webui_named:
             return COMMANDS[command](root, arguments[1:])
         webui = [python_of(os.path.join(root, ".venv")), os.path.join(root, "webui.py"), *arguments]
         return page(webui) if not command or command.startswith("-") else replace_by(webui)

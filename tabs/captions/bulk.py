@@ -133,8 +133,7 @@ class Bulk:
     def tags(self, tag: str, find: str = "", order: str = "") -> dict[str, Any]:
         """Data for the tag list: tags of the dataset that contain the text `find`, with counts, in one of TAG_ORDERS; the most
         frequent ones of all; and those that often occur together with `tag`."""
-        items = list(self.items().values())
-        counts, text = self._counts(items), comparable(find)
+        counts, text = self._counts(), comparable(find)
         listed = [each for each in counts if text in comparable(each[0])]
         if order in TAG_ORDERS:
             listed.sort(key=TAG_ORDERS[order])
@@ -142,22 +141,24 @@ class Bulk:
         result["known"] = [each for each, _ in counts[: 10 * MAX_TAGS]]
         result["quick"] = [each for each, number in counts[:QUICK] if len(each) <= MAX_QUICK_LENGTH]
         if tag.strip():
-            result["together"] = tags_together(items, tag, TOGETHER)
+            result["together"] = tags_together(self.items().values(), tag, TOGETHER)
         return result
 
-    def _counts(self, items: list[Item]) -> list[tuple[str, int]]:
+    def _counts(self) -> list[tuple[str, int]]:
         """[(tag, count)] of the newest report."""
+        self.items()  # updates `_items`
         with self._lock:
             if self._counted[0] is not self._items:
-                captioned = (each for each in items if not each.missing)  # class tokens of a folder are not tags
-                self._counted = (self._items, tag_counts(captioned, 1 << 30))
+                # Items without a caption have class tokens of a folder, which are not tags.
+                captioned = (item for _, _, item in self._items.values() if not item.missing)
+                self._counted = (self._items, tag_counts(captioned))
             return self._counted[1]
 
     def complete(self, text: str) -> dict[str, Any]:
         """At most OPTIONS tags that begin with a text, of the dataset and then of the lists in models/tag_lists, and problems
         of these lists."""
         prefix = comparable(text)
-        counts = self._counts(list(self.items().values())) if prefix else []
+        counts = self._counts() if prefix else []
         matches = [(tag, number, "") for tag, number in counts if comparable(tag).startswith(prefix)][:OPTIONS]
         offered = {comparable(tag) for tag, _, _ in matches}
         lists, problems = tag_lists(self._workspace)

@@ -215,7 +215,7 @@ class Edits:
             self._reading.captions_saved(result.written)
             first = next((each for path in result.written if (each := self._image_with_caption(path))), None)
             if first is not None:
-                self._push(first, title, result.id)
+                self._push(first, title, result.id)  # one step undoes all of it, and shows this image
 
     def _image_with_caption(self, caption_file: Path) -> Placed | None:
         """The image that a caption file belongs to."""

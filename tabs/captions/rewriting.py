@@ -39,7 +39,7 @@ class Rewriting:
         while not task.done and time.monotonic() < end:
             time.sleep(0.01)
         if not task.done:
-            self._number += 1
+            self._number += 1  # the tick reports the result, which this call can no longer return
             return f"{title}: changing {count(files, 'caption')} ..."
         if task.error is not None:
             raise task.error

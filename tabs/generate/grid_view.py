@@ -180,11 +180,12 @@ def _offers(loras: Mapping[str, str]) -> list[tuple[str, str]]:
     ]
 
 
-def earlier(grids: Sequence[GridRow], open_one: str, more: int) -> str:
+def grid_list_html(grids: Sequence[GridRow], open_name: str, older: int) -> str:
+    """HTML of the list of grids. open_name: of the open grid; older: number of grids that are not listed"""
     if not grids:
         return ""
-    rows = "".join(_earlier(grid, grid.name == open_one) for grid in grids)
-    rest = f'<p class="hint">{more:,} older grids are in outputs/grids.</p>' if more > 0 else ""
+    rows = "".join(_earlier(grid, grid.name == open_name) for grid in grids)
+    rest = f'<p class="hint">{older:,} older grids are in outputs/grids.</p>' if older > 0 else ""
     return f'<ul class="grid-list" aria-label="Grids">{rows}</ul>{rest}'
 
 

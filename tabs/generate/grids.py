@@ -143,7 +143,7 @@ class Grids(BoardView):
         loras = {file_stem(name): title_of_name(name, self.page.workspace) for name in names}
         folders = list_grids(self.page.workspace)
         listed = [self._earlier(folder) for folder in folders[:LISTED]]
-        earlier_html = view.earlier(listed, str(self._state().get("open", "")), len(folders) - LISTED)
+        earlier_html = view.grid_list_html(listed, str(self._state().get("open", "")), len(folders) - LISTED)
         visible = cards.GRID in cards.added(self.page) or any(axes.values())
         file_cards = file_axes(axes, self.fields, self.page)
         return view.panel(axes, invalid, summary, error, loras, earlier_html, kinds_in(axes), file_cards, visible)

@@ -231,7 +231,7 @@ class Sending:
             self._begin({name: value for name, value in removed.items() if name in values})
 
     def forget(self) -> None:
-        """Do not offer the undo of `stop` any more."""
+        """Discard the fields that `stop` removed and `again` would restore. A state with "left" has nothing else."""
         if "left" in self._sent_state():
             self._keep({})
 

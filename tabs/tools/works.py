@@ -81,8 +81,8 @@ class Work:
         elif self.task.name == DOWNLOAD and progress["done"]:
             text = self._pace(progress["done"], progress["total"])
         lines = progress["facts"].get("brief", progress["lines"]) if state != "failed" else []  # a table has the rest
-        previews = progress["facts"].get("previews", [])  # their lines come first
-        lines = lines[len(previews) :]
+        previews = progress["facts"].get("previews", [])
+        lines = lines[len(previews) :]  # the first lines are one for each preview, which shows it
         facts = {
             "id": self.id,
             "tool": self.task.name,
@@ -91,6 +91,7 @@ class Work:
             "about": self.about,
             "state": state,
             "stopping": progress["stopping"],
+            # whether the page offers to start the waiting job on the CPU
             "on_cpu": self.task.on_cpu and progress["lane"] == "device" and bool(wait and wait.on),
             "text": text,
             "share": progress["done"] / progress["total"] if progress["total"] else None,

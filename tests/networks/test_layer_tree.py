@@ -12,7 +12,7 @@ from core.networks.block_weights import SLOTS
 from core.networks.layer_list import OUTSIDE, TEXT_ENCODERS, listed_layers
 from core.networks.layer_sizes import trains_by_default
 from core.networks.layer_tree import LayerTree
-from core.networks.layers import empty_targets
+from core.networks.layers import meta_targets
 from core.networks.sizes import layer_of
 from core.settings.layers import Entry, LayerChoice
 from core.settings.network import NetworkSettings
@@ -49,7 +49,7 @@ def named(tree, *names):
 
 @mark.parametrize("family", FAMILIES)
 def test_the_list_by_the_header_is_the_list_of_the_built_modules(family):
-    built = [layer_of(target) for target in empty_targets(family)]
+    built = [layer_of(target) for target in meta_targets(family)]
     listed = [each.layer for each in tree_of(family).listed]
     full = [layer if layer.unet else layer._replace(path=full_name(layer.path)) for layer in built]
     assert len(listed) == len(full) and set(listed) == set(full)

@@ -4,7 +4,7 @@ import time
 
 from pytest import fixture, importorskip, mark
 
-from core.networks.layers import empty_targets, hit_problems, layer_hits
+from core.networks.layers import hit_problems, layer_hits, meta_targets
 from core.networks.network import Network
 from core.networks.sizes import has_large_kernel
 from core.record.workspace import Workspace
@@ -23,7 +23,7 @@ PRESET = importorskip("lycoris.config").PRESET
 
 @fixture(scope="module")
 def targets():
-    return empty_targets("sd1")
+    return meta_targets("sd1")
 
 
 def settings(**given):

@@ -13,7 +13,7 @@ from core.formats.detect import identify
 from core.networks.adapter_file import load_lora, save_lora
 from core.networks.kinds import kinds
 from core.networks.kinds.oft import split_in_powers
-from core.networks.layers import empty_targets
+from core.networks.layers import meta_targets
 from core.networks.network import Network
 from core.record.problems import ProblemsError
 from core.settings.check import build
@@ -92,7 +92,7 @@ def test_its_files_have_sd_scripts_keys_and_shapes_of_each_family(case):
     told = KEYS[case]
     own = {name: value == "True" for name, value in told["network_args"].items()}
     job = job_of("oft", own, rank=told["dim"], alpha=told["alpha"])
-    targets = empty_targets(FAMILIES[case.partition("/")[0]])
+    targets = meta_targets(FAMILIES[case.partition("/")[0]])
     network = Network.create(targets, job.network, 0, kind_settings=job.oft)
     assert {key: list(value.shape) for key, value in network.saved().items()} == told["keys"]
     assert kinds()["oft"].network_args(job) == told["network_args"]

@@ -135,7 +135,7 @@ def test_the_images_without_the_control_model_are_made_once_and_only_of_such_a_m
     monkeypatch.setattr(Samples, "_save", lambda samples, image, name, step, index, prompt: kept.append((step, index)))
     samples = Samples(
         [SimpleNamespace(prompt=text) for text in "ab"],
-        SimpleNamespace(need=lambda: None),
+        SimpleNamespace(encode=lambda: None),
         passes,
         SimpleNamespace(stage=lambda text: None),
         SimpleNamespace(image=lambda *given: None),

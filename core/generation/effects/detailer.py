@@ -82,12 +82,12 @@ def file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> I
 
 
 def files(jobs: Sequence[GenerateJob], workspace: Workspace) -> dict[str, HookFile]:
-    """{name in the settings: detector file}, on the CPU. Raises ProblemsError."""
+    """{name in the settings: detector file}; detectors run on the CPU, so they need no VRAM. Raises ProblemsError."""
     named_files = dict.fromkeys((job.detailer.ad_model_file, job.detailer.ad_model_classes or "") for job in jobs)
     problems: list[Problem] = []
     paths = {name: collected(problems, detector_file, name, kinds, workspace) for name, kinds in named_files if name}
     raise_if_errors(problems)
-    return {name: HookFile(path, 0) for name, path in paths.items() if path is not None}
+    return {name: HookFile(path, bytes=0) for name, path in paths.items() if path is not None}
 
 
 def detector_file(name: str, classes: str, workspace: Workspace) -> Path:

@@ -132,7 +132,7 @@ def _use(values: Mapping[str, str], note: Note) -> dict[str, Any]:
 
 
 def _choice(names: Mapping[str, str], text: str, default: str) -> str:
-    """A choice by its name or, as API clients write it, by its number."""
+    """A choice by its name or, as API clients write it, its number. The names after the first three are other spellings."""
     choices = {name.casefold(): value for name, value in names.items()}
     choices |= {str(number): value for number, value in enumerate(list(names.values())[:3])}
     return choices.get(text.casefold(), default)

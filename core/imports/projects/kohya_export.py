@@ -86,7 +86,8 @@ def _tab(job: TrainJob) -> str:
 
 
 def _for_tab(job: TrainJob) -> TrainJob:
-    """The job as a tab has it: the fine-tuning tab trains metadata files, DreamBooth's folders; none has extended embeddings."""
+    """Adapt the job to kohya_ss's tabs: a fine-tuning job with a folder or without exactly one metadata file moves to the
+    DreamBooth tab; extended embeddings are turned off."""
     files = [each.metadata_file for each in job.dataset.sources]
     if _tab(job) == FINE_TUNE and (job.dataset.folder or len(files) != 1 or not files[0]):
         job = job.model_copy(update={"method": job.method.model_copy(update={"kind": TABS[DREAMBOOTH]})})
@@ -249,18 +250,22 @@ def _argument(name: str, default: Any, text: str | None) -> Any:
 # ---- additional_parameters
 
 
-def _additional_parameters(wanted: Reading, resolved: Resolved) -> Iterator[str]:
-    """Words of additional_parameters for options whose value the fields cannot express."""
-    reread = Reading(wanted.script, resolved.options, frozenset(), prompts=resolved.prompts)
-    default_job, kohya = TrainJob(), {tuple(names): values for names, values in settings_of(reread)}
-    for names, values in settings_of(wanted):
-        others = kohya.get(tuple(names), {})
-        defaults = {path: value_of(default_job, path) for path in values | others}
-        wanted_values, kohya_values = defaults | values, defaults | others
-        different = {path for path in defaults if not same_value(path, wanted_values[path], kohya_values[path])}
+def _additional_parameters(job_reading: Reading, resolved: Resolved) -> Iterator[str]:
+    """Words of additional_parameters for options whose value the fields cannot express; options with a word that is not SAFE are
+    left out."""
+    preset_reading = Reading(job_reading.script, resolved.options, frozenset(), prompts=resolved.prompts)
+    default_job, preset_groups = TrainJob(), {tuple(names): values for names, values in settings_of(preset_reading)}
+    for names, job_values in settings_of(job_reading):
+        preset_values = preset_groups.get(tuple(names), {})
+        defaults = {path: value_of(default_job, path) for path in job_values | preset_values}
+        different = {
+            path
+            for path, default in defaults.items()
+            if not same_value(path, job_values.get(path, default), preset_values.get(path, default))
+        }
         if different:  # options that one rule reads decide together
             for name in names:
-                words = option_words(name, wanted[name]) if wanted[name] != reread[name] else []
+                words = option_words(name, job_reading[name]) if job_reading[name] != preset_reading[name] else []
                 if all(SAFE.fullmatch(word) for word in words):
                     yield from words
 

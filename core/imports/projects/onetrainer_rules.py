@@ -361,25 +361,25 @@ def optimizer(config: Config) -> Values:
 
 
 def _arguments(config: Config, entry: Entry, nulls: Mapping[str, Any]) -> Values:
-    """{argument: value} if it differs from the class's default; adds notes on arguments that the class does not have."""
-    rest = {key: row for key, row in rows().items() if "optimizer.optimizer_args" in row.settings and "." in key}
-    stated = {key.partition(".")[2]: config[key] for key in rest}
-    stated = {
-        name: nulls.get(name, value) if value is None or value is False else value for name, value in stated.items()
-    }
+    """{argument: value} if it differs from the class's default; adds notes on arguments that the class does not have.
+    nulls: {argument: the value that OneTrainer uses for null or false}"""
+    arg_rows = {key: row for key, row in rows().items() if "optimizer.optimizer_args" in row.settings and "." in key}
+    given = {key.partition(".")[2]: config[key] for key in arg_rows}
+    unset = {name for name, value in given.items() if value is None or value is False}
+    given |= {name: value for name, value in nulls.items() if name in unset}
     arguments: Values = {}
     for target, names in PAIRS.items():
         default = entry.arguments[target].default if target in entry.arguments else None
         if isinstance(default, list):
-            whole = [each if stated[name] is None else stated[name] for name, each in zip(names, default, strict=False)]
+            whole = [each if given[name] is None else given[name] for name, each in zip(names, default, strict=False)]
             arguments |= {target: whole} if whole != default else {}
-            stated = {name: value for name, value in stated.items() if name not in names[: len(default)]}
+            given = {name: value for name, value in given.items() if name not in names[: len(default)]}
     if "warmup_steps" in entry.arguments and config["learning_rate_warmup_steps"] > 1:
         arguments["warmup_steps"] = int(config["learning_rate_warmup_steps"])
         config.note("learning_rate_warmup_steps", "changed", "is an argument of schedule-free optimizers: warmup_steps")
-    for name, value in stated.items():
+    for name, value in given.items():
         argument = entry.arguments.get(name) or entry.arguments.get(OTHER_NAMES.get(name, ""))
-        default = rest[f"optimizer.{name}"].default if argument is None else argument.default
+        default = arg_rows[f"optimizer.{name}"].default if argument is None else argument.default
         if value is None or value == default or (argument is None and name == "stochastic_rounding"):
             continue
         if isinstance(value, float) and value.is_integer() and isinstance(default, int):

@@ -219,6 +219,8 @@ def _switch(value: Any) -> bool:
 
 
 def _number(option: Option, value: Any) -> tuple[Any, str]:
+    """(number, note) for an option of type int, float or int_or_float; of int_or_float, whole numbers are steps, fractions and
+    percentages a share of the run. Raises ValueError."""
     text = str(value).strip()
     if option.type == "int_or_float" and text.endswith("%"):
         percent = _float(text[:-1])

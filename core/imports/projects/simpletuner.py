@@ -53,7 +53,7 @@ def recognizes(source: Source) -> bool:
 
 
 def _content(config: Values) -> Values:
-    """The options; its page saves them in "config", with "_metadata" next to it."""
+    """The options; SimpleTuner's web UI saves them in "config", with "_metadata" next to it. AI Toolkit's "config" has "process"."""
     inside = config.get("config")
     return inside if isinstance(inside, dict) and "process" not in inside else config
 

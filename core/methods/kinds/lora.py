@@ -43,12 +43,12 @@ def _counted(
     family_name: str, settings: str, configs: tuple[tuple[str, str], ...]
 ) -> dict[str, Counter[tuple[int, ...]]]:
     """{part: {shape: number of weights}}."""
-    from core.networks.layers import empty_targets
+    from core.networks.layers import meta_targets
     from core.networks.network import Network
 
     network, kind_settings = settings_of(settings)
     models = {name: json.loads(config) for name, config in configs}
-    targets = empty_targets(family_name, models, norms=network.train_norm)
+    targets = meta_targets(family_name, models, norms=network.train_norm)
     by_part = Network.create(targets, network, 0, kind_settings=kind_settings).parameters_by_part()
     return {part: Counter(tuple(weight.shape) for weight in weights) for part, weights in by_part.items()}
 

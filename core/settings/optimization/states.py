@@ -32,8 +32,8 @@ def shape_class(shape: Shape) -> str:
 
 
 def terms(shape: Shape, limit: float = inf, block: float = inf) -> tuple[float, ...]:
-    """What the state of a weight may be proportional to: its numbers, and of matrices and convolutions the two sides and
-    their squares; of vectors the square. limit: the longest side that counts squared, block: the longest that counts whole"""
+    """Candidate sizes of the optimizer state of a weight: (numel, rows, columns, rows squared, columns squared); of a vector
+    (n, n squared). limit: squares of longer sides are 0; block: the square of a side is at most side x block"""
     sides = tuple(float(side) for side in shape[:2]) if len(shape) > 1 else (float(prod(shape)),)
     squares = tuple(side * min(side, block) if side <= limit else 0.0 for side in sides)
     return (float(prod(shape)), *(sides if len(sides) > 1 else ()), *squares)

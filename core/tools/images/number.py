@@ -108,21 +108,21 @@ def rename_back(folder: Path) -> int:
     raise ProblemsError.one("There is no numbering to undo", printable(folder), fix, "tools.no-numbering")
 
 
-def _current_paths(pairs: Sequence[tuple[Path, Path]], first: Sequence[int]) -> Iterator[tuple[Path, Path]]:
+def _current_paths(pairs: Sequence[tuple[Path, Path]], first_stamp: Sequence[int]) -> Iterator[tuple[Path, Path]]:
     """Yield (current path, earlier name) for (new name, earlier name) pairs, also after an interrupted numbering.
 
     All files are first renamed to intermediate names, in order, then all to their new names. So while the first has its
     intermediate name, the others have theirs or their old names; once it has its new name, the others have theirs or their
-    intermediate names. The undo works in the same way.
+    intermediate names. The undo works in the same way. first_stamp: `_stamp` of the first file before the numbering
     """
     numbering = [_stage(new, number, _NUMBERING) for number, (new, _) in enumerate(pairs)]
     undoing = [_stage(old, number, _UNDOING) for number, (_, old) in enumerate(pairs)]
     # The first file has its intermediate or old name, so none has its new name yet.
-    before_new_names = os.path.lexists(numbering[0]) or _stamp(pairs[0][1]) == list(first)
+    before_new_names = os.path.lexists(numbering[0]) or _stamp(pairs[0][1]) == list(first_stamp)
     # An undo was interrupted after it gave the first file its old name.
     undo_interrupted = not os.path.lexists(undoing[0]) and any(map(os.path.lexists, undoing))
-    for stage, back, (new, old) in zip(numbering, undoing, pairs, strict=True):
-        candidates = [back] if undo_interrupted else [back, stage] if before_new_names else [back, stage, new]
+    for stage, undone, (new, old) in zip(numbering, undoing, pairs, strict=True):
+        candidates = [undone] if undo_interrupted else [undone, stage] if before_new_names else [undone, stage, new]
         yield next(filter(os.path.lexists, candidates), old), old
 
 

@@ -220,7 +220,7 @@ def _save(
         lines, written = [problem.what for problem in misread_problems(lora, PROGRAMS)], lora.bias_norm_in_use
     else:
         save_diffusers(target, lora, dtype, fold_alpha=settings.names == "diffusers_folded")
-    lost = [name for name, key in zip(lora.left_out, lora.bias_norm, strict=True) if key not in written]
+    lost = [name for name, key in zip(lora.left_out, lora.bias_norm, strict=True) if key not in written]  # in one order
     if lost:
         lines.append(f"left out {count(len(lost), 'tensor')} that these names have no place for: {first_of(lost, 3)}")
     return [f"{source.name}: {line}" for line in lines]

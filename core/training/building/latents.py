@@ -51,9 +51,10 @@ def build_latents(inputs: Inputs, models: Models, *, at_once: bool = False) -> L
     images = images_of(inputs)
     cached = [placed for placed in images if not encoded_each_step(placed, memory.cache_latents)]
     uncached = [placed for placed in images if encoded_each_step(placed, memory.cache_latents)]
-    decoders, encoded = decode_threads(device), {placed.key for placed in uncached}
-    ahead = 2 * decoders + 2 * max(placed.concept.images.train_batch_size for placed in images)
-    posteriors = _posteriors(inputs, models, cached, ahead, at_once=at_once, keep_vae=bool(uncached))
+    decoders, uncached_keys = decode_threads(device), {placed.key for placed in uncached}
+    batch_size = max(placed.concept.images.train_batch_size for placed in images)
+    prefetch = 2 * batch_size + 2 * decoders  # two batches, and two images per thread
+    posteriors = _posteriors(inputs, models, cached, prefetch, at_once=at_once, keep_vae=bool(uncached))
     if uncached:
         inputs.context.say(f"{len(uncached)} images are encoded at each step")
     validation_seed = inputs.job.validation.validation_seed
@@ -67,8 +68,8 @@ def build_latents(inputs: Inputs, models: Models, *, at_once: bool = False) -> L
         late=posteriors,
         mode=memory.latent_draw,
         masks=latent_masks(inputs, cached),
-        views=ViewLoader(_loader(seed_of, encoded, control_source(inputs)), decoders, ahead),
-        uncached=encoded,
+        views=ViewLoader(_loader(seed_of, uncached_keys, control_source(inputs)), decoders, prefetch),
+        uncached=uncached_keys,
         encode=each_step_encoder(inputs, models) if uncached else None,
         encode_at_once=memory.vae_batch_size,
         latent_pixels=inputs.family.latent_pixels,

@@ -96,7 +96,10 @@ def _start_advice(job: TrainJob, workspace: Workspace, path: Path, family_name: 
 
     kind_settings = kind_named(job.network.kind).kind_settings(job)
     targets = _targets(job, workspace, family_name)
-    return start_network(targets, job.network, 0, load_lora(path, shapes=True), kind_settings)[1]
+    _, advice = start_network(
+        targets, job.network, seed=0, lora=load_lora(path, shapes=True), kind_settings=kind_settings
+    )
+    return advice
 
 
 def _unmatched(job: TrainJob, workspace: Workspace, path: Path, family_name: str) -> list[Problem]:
@@ -116,7 +119,7 @@ def _unmatched(job: TrainJob, workspace: Workspace, path: Path, family_name: str
 
 def _targets(job: TrainJob, workspace: Workspace, family_name: str, every: bool = False) -> list[Target]:
     """Layers of the trained parts, or of every part, by the model's header."""
-    from core.networks.layers import empty_targets
+    from core.networks.layers import meta_targets
 
     model_family, model = family(family_name), model_path(job.model.base_model, workspace)
     configs = {
@@ -125,7 +128,7 @@ def _targets(job: TrainJob, workspace: Workspace, family_name: str, every: bool 
         if name == model_family.layout.denoiser
         or (name.startswith("text_encoder") and (every or job.network.train_text_encoder))
     }
-    return empty_targets(family_name, configs, norms=not every and job.network.may_train_norms)
+    return meta_targets(family_name, configs, norms=not every and job.network.may_train_norms)
 
 
 def network_files(job: TrainJob, workspace: Workspace, memo: HashMemo) -> NetworkFiles:

@@ -90,7 +90,7 @@ class Texts:
         if text.late:
             text.encode(first if missing <= FEW else prior_captions)
         prompts = FrozenPromptTexts(inputs.prompts, self.reading, text_of, reads_edits(inputs.job.samples))
-        prompts.need()
+        prompts.encode()
         self._models.release_encoders()
         started = True
         return text, prompts
@@ -113,12 +113,13 @@ class Texts:
         identity = inputs.family.digest(
             inputs.model, "text_encoders", memo=inputs.memo, kohya_projection=job.model.kohya_projection
         ) + merged_identity(inputs.files)
-        weighted = " weighted, mean kept" if self._keeps_mean else " weighted"
-        prompts = f" prompts each alone {self.reading}"  # its text names class and fields: renaming one loses caches
-        parsing = prompts if tokens else weighted if job.captions.weighted_captions else ""
+        weighted_suffix = " weighted, mean kept" if self._keeps_mean else " weighted"
+        # repr(self.reading) is part of the key: renaming its class or a field invalidates the cache
+        prompt_suffix = f" prompts each alone {self.reading}"
+        suffix = prompt_suffix if tokens else weighted_suffix if job.captions.weighted_captions else ""
         return TextCache(
             inputs.context.workspace.cache / TEXTS.folder,
-            identity + parsing + (" fp8" if self._models.fp8_text else ""),
+            identity + suffix + (" fp8" if self._models.fp8_text else ""),
             clip_skip=self.reading.clip_skip,
             max_token_length=tokens or job.captions.max_token_length,
             dtype=inputs.precision.name,

@@ -214,7 +214,8 @@ def token_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
 
 
 def _texts(placed: Placed) -> list[str]:
-    """An image's captions: as trained, and before random choices, since a token may be in only one of the options."""
+    """[caption as trained, caption before random choices], since a token may be in only one of the options; with a caption
+    template only the first."""
     settings = placed.concept.captions
     plain = plain_caption(placed.caption.text, settings, placed.image.class_tokens)
     return [plain] if settings.caption_template != "none" else [plain, placed.caption.whole]

@@ -112,8 +112,8 @@ class TrainedPromptTexts:
     def __init__(self, encode: EncodeText, edited: bool = True):
         self._encode, self._edited = encode, edited
 
-    def need(self) -> None:
-        return
+    def encode(self) -> None:
+        """Do nothing: `states` encodes."""
 
     def states(self, prompt: SamplePrompt) -> PromptStates:
         return _states(prompt, self._edited, self._encode)
@@ -133,11 +133,11 @@ class FrozenPromptTexts:
         self._lengths = {prompt: reading.tokens(_all_texts(prompt, edited), count_tokens) for prompt in prompts}
         self._texts = {length: text_of(length) for length in sorted(set(self._lengths.values()))}
 
-    def need(self) -> None:
+    def encode(self) -> None:
         """Encode the texts of all prompts."""
-        for length, text in self._texts.items():
+        for length, source in self._texts.items():
             prompts = [prompt for prompt, tokens in self._lengths.items() if tokens == length]
-            text.need([part for prompt in prompts for part in _all_texts(prompt, self._edited)])
+            source.need([part for prompt in prompts for part in _all_texts(prompt, self._edited)])
 
     def states(self, prompt: SamplePrompt) -> PromptStates:
         return _states(prompt, self._edited, self._texts[self._lengths[prompt]].states)
@@ -169,7 +169,7 @@ class Samples:
         casts = passes.precision.compute != passes.precision.trainable  # autocast
         packed = nullcontext() if casts or self.compiled else packed_copies(passes.components.denoiser)
         with torch.no_grad(), passes.without_dropout(), passes.method.sampling(), packed:
-            self.texts.need()
+            self.texts.encode()
             if passes.job.method.traits.control_images and not self._compared:
                 self._generate_without_control()
             for index, prompt in enumerate(self.prompts):

@@ -84,7 +84,7 @@ def _sharing_nets(job: GenerateJob) -> int:
 
 def _files_for(text: str | None, number: int, files: dict[str, list[Path]], nets: int = 1) -> list[str]:
     """The files for the image with this index: one, or one for each of `nets` ControlNets, in the order of sd-scripts'
-    generator (reference: controlnet, 4.1)."""
+    generator (reference: controlnet, 4.1). Raises ProblemsError for missing and unreadable images."""
     if not text:
         return []
     if text not in files:
@@ -97,7 +97,7 @@ def _files_for(text: str | None, number: int, files: dict[str, list[Path]], nets
     first = number % (len(folder_files) // nets) * nets
     chosen = folder_files[first : first + nets]
     for path in chosen:
-        _is_black(path)
+        _is_black(path)  # raises for an unreadable image, and is cached
     return [str(path) for path in chosen]
 
 
