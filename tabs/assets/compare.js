@@ -38,7 +38,7 @@
     document.body.classList.toggle("comparing", !!wanted);
     if (JSON.stringify(wanted) === JSON.stringify(runs)) return;
     begins = !runs && !!inside;
-    const back = !wanted && inside && (document.querySelector("#runs-main a.primary") || document.querySelector("#runs-main input"));
+    const back = !wanted && inside && document.querySelector("#runs-main input");
     if (back) back.focus();
     runs = wanted;
     delete atelier.have.compare;

@@ -28,10 +28,11 @@
 
   const clients = () => [...document.querySelectorAll(".client textarea, .client input")];
   /** An answer was ignored (tabs/markup.py): forget what the server believes is shown, so that the next tick returns the tab whole. */
-  atelier.askAgain = () => setTimeout(() => clients().forEach((box) => {
+  const forget = () => clients().forEach((box) => {
     box.value = "";
     box.dispatchEvent(new Event("input", {bubbles: true}));
-  }));
+  });
+  atelier.askAgain = () => [0, 500].forEach((wait) => setTimeout(forget, wait));  // twice: the same answer may fill the box after the first
   /** The stamps of what is shown (tabs/markup.py). */
   atelier.shown = () => clients().map((box) => { try { return JSON.parse(box.value).stamp; } catch { return ""; } });
   /** The open tab shows something else than there is now. */

@@ -104,7 +104,13 @@ def test_what_is_handed_in_is_taken_once_in_order_and_what_is_damaged_is_set_asi
     (inbox / ".tmp.json").write_text("{}")
     owner.collect(workspace, taken.append)
     assert [each["title"] for each in taken] == ["a", "b", "c"]
-    assert taken[0].pop("id") and taken[0] == {"task": "train", "title": "a", "job": {"x": 1}, "run": "r", "preset": "p"}
+    assert taken[0].pop("id") and taken[0] == {
+        "task": "train",
+        "title": "a",
+        "job": {"x": 1},
+        "run": "r",
+        "preset": "p",
+    }
     left = sorted(path.name.partition("-")[0] for path in inbox.iterdir())
     assert left == [".tmp.json", "0.broken"] and "0.broken-" in capsys.readouterr().err
     monkeypatch.undo()

@@ -206,7 +206,7 @@ def test_what_is_typed_into_the_json_while_it_is_applied_stays(visit, served, mo
 
 
 @pytest.mark.slow
-def test_what_a_late_answer_has_drawn_over_a_newer_one_is_mended_by_the_next(window, served):
+def test_a_late_answer_is_not_drawn_over_a_newer_one(window, served):
     tab = window.open("Dataset")
     opened, late = tab.locator("#ds-sources .concept-more"), []
     expect(tab.locator("#ds-sources [data-act=more]").first).to_be_visible()
@@ -228,7 +228,7 @@ def test_what_a_late_answer_has_drawn_over_a_newer_one_is_mended_by_the_next(win
     tab.wait_for_timeout(300)
     route, answer = late[0]
     route.fulfill(response=answer)
-    expect(opened).to_have_count(1)
+    tab.wait_for_timeout(2000)
     expect(opened).to_have_count(0)
 
 

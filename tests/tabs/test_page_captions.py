@@ -192,7 +192,7 @@ def test_undo_leads_to_its_image_also_when_a_later_question_is_answered_first(op
     tab.keyboard.type(" new")
     tab.keyboard.press("Alt+ArrowRight")
     expect(tab.locator("#cap-buttons").get_by_role("button", name="Undo")).to_be_enabled()
-    listed, quick, others = Event(), CaptionHandlers._do, []
+    listed, quick, others = Event(), CaptionHandlers._handle, []
 
     def held(desk, act, *asked):
         found = quick(desk, act, *asked)
@@ -200,7 +200,7 @@ def test_undo_leads_to_its_image_also_when_a_later_question_is_answered_first(op
             listed.wait(20)
         return found
 
-    monkeypatch.setattr(CaptionHandlers, "_do", held)
+    monkeypatch.setattr(CaptionHandlers, "_handle", held)
     tab.on("response", lambda answer: "atelier/captions" in answer.url and others.append(answer.request.post_data_json))
     tab.locator("#cap-buttons [data-act=undo]").click()
     wait_until(lambda: on_disk(folder, 0) == "caption 0")

@@ -115,7 +115,9 @@ def test_axe_finds_nothing_on_a_run_of_any_state_nor_on_two_that_are_compared(wi
     look(tab, "two runs compared")
     assert tab.evaluate("location.hash") == f"#Runs/{DONE}/{OTHER}"
     tab.locator("#compare").get_by_role("link", name="All runs").press("Enter")
-    expect(both).to_be_focused()
+    expect(tab.get_by_label("Find runs by name").first).to_be_focused()
+    expect(both).to_have_count(0)
+    expect(tab.get_by_label("Find runs by name").first).to_be_focused()
 
 
 @pytest.mark.slow
