@@ -101,7 +101,7 @@ def hand_in(workspace: Workspace, task: str, title: str, job: dict[str, Any], ru
     preset   name of its preset, "" for none
     """
     identity = new_identity()
-    name = f"{time.time():.3f}-{identity}.json"
+    name = f"{time.time():.6f}-{identity}.json"  # the order of jobs that a script hands in at once
     try:
         content = {"id": identity, "task": task, "title": title, "job": job, "run": run, "preset": preset}
         atomic.write_json(inbox(workspace) / name, content)
