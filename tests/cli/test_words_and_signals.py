@@ -247,16 +247,16 @@ def test_an_interrupt_that_arrives_twice_is_one(monkeypatch):
     from core.cli.signals import interrupt_on_signals
 
     now = [100.0]
-    monkeypatch.setattr("core.cli.signals.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("core.cli.signals.time", SimpleNamespace(monotonic=lambda: now[0]))
     with interrupt_on_signals():
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)  # a process in the background ignores SIGINT
         now[0] += 0.3
         os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
         now[0] += 1.0
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_a_forked_child_is_ended_by_its_parent_as_ever():
