@@ -311,7 +311,7 @@ def _store_argument(word: str, entry: Declared, options: Options) -> None:
         options.problems.append(Problem(what, "command line", fix, code="cli.given-twice"))
     if entry.names == "path" and not os.path.exists(open_home(word)) and not os.path.exists(resolve_path(word)):
         kind = "folder" if "folder" in entry.name else "file"
-        names = PresetStore(options.workspace().presets).names()
+        names = PresetStore(options.workspace().presets, shipped=PROJECT / "presets").names()
         near = difflib.get_close_matches(word, names, n=3)
         fix = "check the spelling of the path"
         fix += f", or use the preset {' or '.join(near)}" if near else ""

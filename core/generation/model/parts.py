@@ -134,14 +134,15 @@ class Parts:
             offload_permanently(denoiser, self.device)
         else:
             denoiser.to(self.device)
-            _to_channels_last(denoiser, self.device)
+            if self.device.startswith("cuda"):
+                _to_channels_last(denoiser)
         if self.device.startswith("cpu"):
             install(denoiser)  # as in training, so that both generate the same image
         return loaded
 
     def vae(self) -> Components:
         loaded = self._load(("vae",), device=self.rests, vae=self.separate_vae, vae_dtype=self.vae_dtype)
-        _to_channels_last(loaded.vae, self.device)
+        _to_channels_last(loaded.vae)
         return loaded
 
     def text_encoders(self) -> Components:
@@ -158,7 +159,6 @@ class Parts:
         return self.kind.load(self.path, parts=parts, dtype=self.dtype, **options)
 
 
-def _to_channels_last(module: Any, device: str) -> None:
-    """Put weights on a GPU into channels_last layout, which convolutions prefer; results differ by rounding only."""
-    if device.startswith("cuda"):
-        module.to(memory_format=torch.channels_last)
+def _to_channels_last(module: Any) -> None:
+    """Put weights into channels_last layout, which convolutions prefer; results differ by rounding only."""
+    module.to(memory_format=torch.channels_last)
