@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from core import extensions, tasks
-from core.settings.base import Job, Settings, kohya_setting, setting
+from core.settings.base import Job, Settings, kohya_setting, setting, value_of
 from core.settings.caption import CaptionWriteSettings
 from core.settings.captioning.edits import CaptionEditSettings
 from core.settings.dataset.captions import CaptionSettings
@@ -157,9 +157,10 @@ class TrainJob(Job):
     @property
     def starts_at_base(self) -> bool:
         """Whether step 0 is the base model: no new token, no weights or state to start from, nothing merged."""
-        traits, network = self.method.traits, self.network
-        loaded = traits.uses_network and (network.network_weights or network.base_weights)
-        return not (traits.new_words or loaded or self.resume.resume)
+        traits = self.method.traits
+        merged = traits.uses_network and self.network.base_weights
+        loaded = traits.initial and value_of(self, traits.initial)
+        return not (traits.new_words or merged or loaded or self.resume.resume)
 
 
 def new_project() -> TrainJob:

@@ -18,6 +18,7 @@ class MethodTraits:
     as_folder      the result can be saved as a diffusers folder
     new_words      new tokens of the text encoders train
     control_images each image has a control image of the same name in `dataset.conditioning_data_dir`, each sample one after --cn
+    initial        dotted path of the setting that names weights to start from; "" for none
     """
 
     base_trains: bool = False
@@ -26,10 +27,11 @@ class MethodTraits:
     as_folder: bool = False
     new_words: bool = False
     control_images: bool = False
+    initial: str = ""
 
 
 TRAITS: dict[Changes, MethodTraits] = {
-    "network": MethodTraits(uses_network=True),
+    "network": MethodTraits(uses_network=True, initial="network.network_weights"),
     "model": MethodTraits(base_trains=True, full_size=True, as_folder=True),
     "embedding": MethodTraits(new_words=True),
     "side model": MethodTraits(full_size=True, as_folder=True),

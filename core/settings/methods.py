@@ -80,6 +80,7 @@ class MethodSpec:
     needs            (job, family's title, size of a checkpoint in words) -> a sentence for the page, and [[words, path]]
     preserves_class  the model itself does not change, so it needs no prior preservation
     control_images   it reads a control image with each image and sample
+    initial          dotted path of the setting that names weights to start from, if not the traits'
     """
 
     name: str
@@ -107,11 +108,13 @@ class MethodSpec:
     needs: Callable[[TrainJob, str, str], Needs] = lambda job, family, size: ("", [])
     preserves_class: bool = False
     control_images: bool = False
+    initial: str = ""
 
     @property
     def traits(self) -> MethodTraits:
-        """The traits that follow from `changes` and `control_images`."""
-        return replace(TRAITS[self.changes], control_images=self.control_images)
+        """The traits that follow from `changes`, `control_images` and `initial`."""
+        traits = TRAITS[self.changes]
+        return replace(traits, control_images=self.control_images, initial=self.initial or traits.initial)
 
 
 METHODS: dict[str, MethodSpec] = {}

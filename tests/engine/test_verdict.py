@@ -82,6 +82,9 @@ def test_the_sentence_names_the_best_step_or_those_that_cannot_be_told_apart():
         ({"network": {"base_weights": ["a.safetensors"]}}, False),
         ({"resume": {"resume": "run"}}, False),
         ({"method": {"kind": "fine_tune"}, "network": {"network_weights": "a.safetensors"}}, True),
+        ({"method": {"kind": "controlnet"}}, True),
+        ({"method": {"kind": "controlnet"}, "controlnet": {"controlnet_model_name_or_path": "a"}}, False),
+        ({"method": {"kind": "lllite"}, "lllite": {"weights": "a"}}, False),
         ({"method": {"kind": "embedding"}, "embedding": {"token_string": "zkw"}}, False),
     ],
 )

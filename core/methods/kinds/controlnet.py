@@ -103,6 +103,7 @@ register(
         needs=lambda job, family, size: control_images_needed("a third of the base model's size"),
         preserves_class=True,
         control_images=True,
+        initial=CONTROLNET_START,
         side=_side,
     )
 )

@@ -79,6 +79,7 @@ register(
         needs=lambda job, family, size: control_images_needed("about 50 MB for SDXL"),
         preserves_class=True,
         control_images=True,
+        initial=LLLITE_START,
         side=_side,
     )
 )
