@@ -31,6 +31,7 @@ from tabs.markup import (
     page_of,
     progress,
     section,
+    with_client,
 )
 from tabs.pieces import piece
 from tabs.runs import view as runs_view
@@ -87,11 +88,11 @@ class RunHandlers:
     # -- showing
 
     def show(self, state: dict[str, Any]):
-        return {"client": "", **self._at(state)}
+        return self._at(state)
 
     def _at(self, state: dict[str, Any]) -> dict[str, Any]:
         """The outputs for a browser with this state."""
-        return {"state": state, "main": self._main(state), "copy": self.copies.panel(state)}
+        return {"state": state, "copy": self.copies.panel(state), **with_client({"main": self._main(state)})}
 
     def tick(self, client: str, state: dict[str, Any]):
         if self.page.engine.listing.locked():  # a browser has just opened the list: it comes first

@@ -109,6 +109,22 @@ def test_a_kept_file_is_copied_under_the_name_it_is_kept_with(desk, loras):
     assert (loras / "my fox_ 1_2-2.safetensors").is_file() and "under another name" in desk._main({"open": RUN})
 
 
+def test_a_copy_that_ends_with_the_text_of_the_one_before_is_shown_as_ended(desk, loras, monkeypatch):
+    before = copy(desk, str(loras))
+    ended(desk)
+    shown = desk.tick(before["client"], before["state"])
+    assert "Copied: " in shown["main"]
+    (loras / FILE).unlink()
+    release = threading.Event()
+    whole = runs_copy.copy_into
+    monkeypatch.setattr(runs_copy, "copy_into", lambda *args: release.wait(20) and whole(*args))
+    again = shown | desk.act(before["state"], event("copy", FILE))
+    assert "Copied: " not in again["main"]
+    release.set()
+    ended(desk)
+    assert "Copied: " in desk.tick(again["client"], again["state"])["main"]
+
+
 def test_undoing_a_keep_says_where_the_copy_stays(desk, loras):
     desk.copies.keep(RUN, FILE, "")
     desk.copies.keep(RUN, FILE, None)
