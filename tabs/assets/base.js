@@ -258,13 +258,13 @@
     } catch (error) { return lost(`The server does not answer (${error.message})`); }
   };
   /** One tick, unless the one before is still on its way. What the server does not answer, the next one asks for. */
-  const GONE = "gone", MOST_MISSED = 3;
+  const GONE = "gone", MOST_MISSED = 3, HUNG = 20000; // milliseconds
   let ticking = false, missed = 0;
   atelier.tick = async () => {
     if (ticking) return;
     ticking = true;
     try {
-      const answer = await atelier.post("pulse", atelier.ask());
+      const answer = await atelier.post("pulse", atelier.ask(), {signal: AbortSignal.timeout(HUNG)});
       if (answer.status === 200) atelier.receive(await answer.text());
       if (missed >= MOST_MISSED && lastSaid === GONE) { atelier.byId("said").hidden = true; lastSaid = ""; }
       missed = 0;

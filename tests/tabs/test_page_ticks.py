@@ -142,4 +142,9 @@ def test_a_server_that_does_not_answer_is_reported_and_the_message_goes_when_it_
         assert len(missed) >= 3
         tab.unroute("**/atelier/pulse")
         expect(said).to_be_hidden()
+    tab.evaluate("() => { const whole = AbortSignal.timeout; AbortSignal.timeout = (wait) => whole(wait / 20) }")
+    tab.route("**/atelier/pulse", lambda route: None)  # it hangs
+    expect(said).to_contain_text("The server does not answer", timeout=20_000)
+    tab.unroute("**/atelier/pulse")
+    expect(said).to_be_hidden()
     window.errors.clear()  # Chromium writes each lost request to the console
