@@ -12,7 +12,7 @@ from core.engine.proposed_prompts import ProposedPrompt, proposed_prompts, trigg
 from core.engine.run_grid import RunGrid, run_grid_of, sample_of
 from core.generation.grids.folder import GridFolder, Index
 from core.generation.model.library import find_file
-from core.generation.prompt.sample_prompts import SamplePrompt
+from core.generation.prompt.sample_prompts import SamplePrompt, as_prompt
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.file_titles import MOST_NAMED, is_average, label_of
@@ -89,7 +89,8 @@ def _prompts(job: TrainJob, run: RunFolder, workspace: Workspace) -> list[tuple[
         return [(each, ProposedPrompt(each.prompt, "sample prompt")) for each in samples.values()]
     captions, held_out = captions_of(run)
     first = next(iter(samples.values()), None) or sample_of(job, base, "x")
-    proposed = proposed_prompts(list(samples), held_out, captions, trigger_word(job, captions))
+    trigger = as_prompt(job, trigger_word(job, captions))
+    proposed = proposed_prompts(list(samples), [as_prompt(job, each) for each in held_out], captions, trigger)
     return [(samples.get(each.text) or replace(first, prompt=each.text), each) for each in proposed]
 
 

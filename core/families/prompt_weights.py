@@ -13,6 +13,7 @@ MOST_OPEN, LARGEST = 100, 1000  # limits that keep weights finite and long texts
 _PARTS = re.compile(r"\\[()\[\]\\]|\\|\(|\[|:([+-]?[.\d]+)\)|\)|\]|[^\\()\[\]:]+|:")
 # At the end of a round bracket: a colon and a mistyped number after it ("1,2", " 1.2", "high").
 _MEANT = re.compile(r":(\s*[^\s:(){}\[\]_,]{1,8}|\s*[+-]?\d[\d.,]{0,7}\s*)$")
+_LITERAL = re.compile(r"(\\[()\[\]])|[\\()\[\]]")
 FIX = "write a number with one point, such as (word:1.2), or \\( and \\) for literal brackets"
 
 Run = tuple[str, float]
@@ -95,6 +96,11 @@ def read_weights(text: str) -> tuple[list[Run], list[Fault]]:
             faults.append(Fault(start, start + 1, "open", f"this '{sign}' is not closed: it weighs all that follows"))
     merged = [("".join(run[0] for run in group), weight) for weight, group in groupby(runs, key=lambda run: run[1])]
     return merged or [("", 1.0)], faults
+
+
+def literal(text: str) -> str:
+    """A caption or tag as a prompt that contains its brackets as text: fox_(animal) -> fox_\\(animal\\); escaped ones stay."""
+    return _LITERAL.sub(lambda match: match[1] or "\\" + match[0], text)
 
 
 def wrong_weight(text: str) -> str:

@@ -44,7 +44,7 @@ def _fill_in(page: Page, browser: Browser, images: str, control: str, job: Train
     earlier = resolve_path(before) if before and resolve_path(before) != resolve_path(control) else None
     report = preflight(job, page.workspace, cancel=task.token)
     fits = all(_fits(line, earlier) for line in job.samples.sample_prompts)
-    prompts = None if fits else prompts_of_pairs(report)
+    prompts = None if fits else prompts_of_pairs(job, report)
     with page.project.lock:
         job = with_pairs(page.project.job, images, control)
         if prompts:
@@ -63,7 +63,7 @@ def sample_pairs(page: Page, browser: Browser) -> None:
 def _use_as_samples(page: Page, browser: Browser, job: TrainJob, task: LightTask) -> None:
     """Set the sample prompts as one undo step."""
     with page.browsers.reporting(browser, PROMPTS):
-        prompts = prompts_of_pairs(preflight(job, page.workspace, cancel=task.token))
+        prompts = prompts_of_pairs(job, preflight(job, page.workspace, cancel=task.token))
         if prompts is None:
             what, fix = "No image has a control image and a caption", "choose the folder of control images first"
             raise ProblemsError.one(what, f"dataset.{FOLDER}", fix, code="pairs.none")

@@ -6,8 +6,10 @@ import pytest
 
 from core.engine.average import average_weights, power_of
 from core.engine.proposed_prompts import ProposedPrompt, proposed_prompts, trigger_of
-from core.engine.verdict import candidates, measured_sentence, no_better
+from core.engine.verdict import _prompts, candidates, measured_sentence, no_better
 from core.record.events import sample_titles
+from core.record.run_folder import RunFolder
+from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.job import TrainJob
 
@@ -42,6 +44,13 @@ def test_the_trigger_is_what_is_set_else_the_tag_that_most_captions_share():
     most = ["foxes in snow, fox", "late, fox, red", "fox, late", "late, fox", "late, fox"]
     assert trigger_of([None], most) == "fox", "the first caption has it; most have another one too"
     assert trigger_of([None], CAPTIONS[:1]) == trigger_of([None], []) == trigger_of([], ["a", "b", "c"]) == ""
+
+
+def test_brackets_of_a_trigger_word_are_text_in_the_prompts_of_a_comparison(tmp_path):
+    space = Workspace(tmp_path / "outputs", tmp_path / "models", PROJECT / "presets")
+    job = build(TrainJob, {"captions": {"trigger_word": "fox_(animal)"}})
+    texts = [each.text for _, each in _prompts(job, RunFolder(tmp_path), space)]
+    assert r"fox_\(animal\)" in texts and "fox_(animal)" not in texts
 
 
 def test_power_function_averages_have_the_published_exponents_and_weigh_by_distance():

@@ -121,7 +121,7 @@ def test_the_folders_are_read_beside_the_page_and_then_sent_once(desk):
 
 
 def test_a_row_shows_family_words_and_state_and_a_word_is_written_at_the_prompts_end(desk):
-    lora(desk.page.workspace.models / "loras" / "a.safetensors", {"modelspec.trigger_phrase": "zfx, glyph style"})
+    lora(desk.page.workspace.models / "loras" / "a.safetensors", {"modelspec.trigger_phrase": "zfx_(art), glyph style"})
     desk.loras.model_lists.read()
     desk.lora_act(event("add", desk.loras.model_lists.of(["lora"])[0].name))
     row = desk._form()["loras"]
@@ -130,10 +130,10 @@ def test_a_row_shows_family_words_and_state_and_a_word_is_written_at_the_prompts
     )  # in the prompt already
     for _ in range(2):
         desk.lora_act(event("word", "0:0"))
-    assert desk._values()["prompt"] == "a fox, glyph style, zfx"
+    assert desk._values()["prompt"] == r"a fox, glyph style, zfx_\(art\)"  # its brackets are no weight
     desk.lora_act(event("word", "0:99"))
     desk.lora_act(event("on", "0", "false"))
-    assert desk._values()["prompt"] == "a fox, glyph style, zfx" and 'class="is-off"' in desk._form()["loras"]
+    assert desk._values()["prompt"].endswith(r"zfx_\(art\)") and 'class="is-off"' in desk._form()["loras"]
     assert form.job_of(desk._values(), desk.page.project.job).generate.loras == []
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from core.cli.main import DONE, main
 from core.dataset.preflight import preflight
+from core.families.prompt_weights import runs_of
 from core.generation.prompt.sample_prompts import read_prompts
 from core.record.problems import errors
 from core.record.workspace import PROJECT, Workspace
@@ -309,7 +310,7 @@ def test_a_control_image_whose_path_reads_as_an_option_is_proposed_for_no_prompt
     folder, hints = folder_of(tmp_path), folder_of(tmp_path, "hints --d 3", captions=False)
     images = {"folder": str(folder), "conditioning_data_dir": str(hints)}
     job = chosen(folder, method={"kind": "controlnet"}, dataset=images)
-    assert prompts_of_pairs(preflight(job, space)) is None
+    assert prompts_of_pairs(job, preflight(job, space)) is None
 
 
 @pytest.mark.parametrize(
@@ -330,3 +331,28 @@ def test_the_tag_that_all_captions_share_is_the_proposed_trigger_word(space, tmp
         (folder / f"{number}.txt").write_text(caption)
     job = chosen(folder)
     assert with_setup(job, setup_of(job, space)).captions.trigger_word == word
+
+
+def test_brackets_of_captions_are_text_in_the_proposed_prompts_too(space, tmp_path):
+    folder = folder_of(tmp_path, sizes=((64, 64),) * 4, captions=False)
+    for number in range(4):
+        (folder / f"{number}.txt").write_text(rf"automobile_(object), red, sky, \m/, day {number}, street")
+    job = chosen(folder)
+    (prompt, *_) = with_setup(job, setup_of(job, space)).samples.sample_prompts
+    assert r"automobile_\(object\)" in prompt
+    assert runs_of(prompt)[0][0].startswith(r"automobile_(object), red, sky, \m/")
+    for group in ({"samples": {"prompt_weights": False}}, {"captions": {"weighted_captions": True}}):
+        as_written = chosen(folder, **group)
+        assert "automobile_(object)" in with_setup(as_written, setup_of(as_written, space)).samples.sample_prompts[0]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"), [("a fox_(animal)", True), (r"a fox_\(animal\)", False), ("a (red:1.2) fox", False)]
+)
+def test_a_sample_prompt_with_a_bracket_of_the_captions_is_told(space, tmp_path, prompt, told):
+    folder = folder_of(tmp_path, sizes=((64, 64),) * 2, captions=False)
+    for number in range(2):
+        (folder / f"{number}.txt").write_text("fox_(animal), snow")
+    job = chosen(folder, saving={"output_name": "mine"}, samples={"sample_prompts": [prompt]})
+    codes = {each.code for each in problems_without_model(job, space, preflight(job, space))}
+    assert ("prompts.caption-brackets" in codes) == told

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from core.families.prompt_weights import FIX
+from core.families.prompt_weights import FIX, literal
 from core.generation.prompt.editing import Pass, wrong_weight_in
 from core.generation.prompt.files import Entry, parse_entry, read_entries
 from core.generation.prompt.loras import FIX as TAG_FIX
@@ -20,6 +20,8 @@ from core.settings.samples import SampleSettings
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from core.settings.job import TrainJob
 
 WHERE = "samples.sample_prompts_file"
 # setting of an option in a prompt -> field of SamplePrompt
@@ -76,6 +78,11 @@ def read_prompts(settings: SampleSettings, control: bool = False) -> tuple[list[
         prompts = [_without_loras(each, notes) for each in prompts]
     raise_if_errors(notes)
     return prompts, limited(notes)
+
+
+def as_prompt(job: TrainJob, caption: str) -> str:
+    """A caption as a sample prompt: its brackets are escaped where prompts read weights and captions do not."""
+    return literal(caption) if job.samples.prompt_weights and not job.captions.weighted_captions else caption
 
 
 def reads_edits(settings: SampleSettings) -> bool:

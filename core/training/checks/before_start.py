@@ -15,11 +15,11 @@ from core.diffusion.samplers import sampler_problem
 from core.families import family
 from core.families.attention import memory_problems
 from core.families.locate import base_model_family, model_path, model_problems
-from core.families.prompt_weights import FIX, wrong_weight
+from core.families.prompt_weights import FIX, literal, wrong_weight
 from core.families.trained_size import trained_size
 from core.formats.detect import identify
 from core.formats.hub.upload import upload_problem
-from core.generation.prompt.sample_prompts import read_prompts
+from core.generation.prompt.sample_prompts import as_prompt, read_prompts
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError, errors, errors_first
 from core.record.secrets import secret
@@ -76,6 +76,7 @@ def problems_without_model(
     problems = [*training_problems(job), *report.problems, *prior_problems(job, report.placed)]
     problems += demo_problems(job, workspace)
     problems += weight_problems(job, [*report.placed, *report.validation])
+    problems += bracket_problems(job, report.placed)
     if job.method.traits.new_words:
         problems += token_problems(job, report.placed)
     problems += named_file_problems(job, workspace, begins=begins)
@@ -183,6 +184,20 @@ def weight_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
         what = f"In the class caption, {error}"
         problems.append(Problem(what, "method.class_caption", FIX, code="caption.bad-weight"))
     return problems
+
+
+_GROUP = re.compile(r"(?<!\\)\([^()\\]+\)|(?<!\\)\[[^\[\]\\]+\]")
+
+
+def bracket_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
+    """Advice on the first sample prompt with brackets that are text in captions, but a weight in the prompt."""
+    for prompt in job.samples.sample_prompts:
+        for group in _GROUP.findall(prompt) if as_prompt(job, prompt) != prompt else ():
+            if any(group in each.caption.whole for each in placed):
+                what = f"The sample prompt '{prompt[:40]}' reads {group[:40]} of the captions as a weight"
+                fix = f"write {literal(group)[:44]} for the brackets as text"
+                return [Problem(what, "samples.sample_prompts", fix, "advice", code="prompts.caption-brackets")]
+    return []
 
 
 def _trained_captions(placed: Placed) -> set[str]:

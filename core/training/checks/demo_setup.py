@@ -22,6 +22,7 @@ from core.families.trained_size import trained_size
 from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.hub.references import resolve
 from core.generation.model.library import Scan
+from core.generation.prompt.sample_prompts import as_prompt
 from core.record.problems import Problem, ProblemsError
 from core.record.units import listed
 from core.record.workspace import PROJECT, STARTER, Workspace, display_path, real_path, resolve_path
@@ -299,7 +300,7 @@ def _prompts_of_tags(captions: list[str], stride: int) -> list[str]:
     return list(dict.fromkeys(", ".join([*shared[:SHARED_TAGS], *tags]) for tags in single))[:PROMPTS_SET]
 
 
-def prompts_of_pairs(report: Report) -> tuple[list[str], str] | None:
+def prompts_of_pairs(job: TrainJob, report: Report) -> tuple[list[str], str] | None:
     """(at most PROMPTS_SET sample prompts, source): captions with their control images, of validation images if some are held
     out; None without control images."""
     wanted = (row for row in report.rows if row.control and (row.trains or row.role == "validation"))
@@ -310,7 +311,9 @@ def prompts_of_pairs(report: Report) -> tuple[list[str], str] | None:
         return None
     spread = rows[:: max(1, len(rows) // PROMPTS_SET)][:PROMPTS_SET]
     prompts = [
-        f"{' '.join(row.caption.split())} --cn {display_path(row.control)}{_size(row)}" for row in spread if row.control
+        f"{as_prompt(job, ' '.join(row.caption.split()))} --cn {display_path(row.control)}{_size(row)}"
+        for row in spread
+        if row.control
     ]
     return prompts, "validation images with their control images" if held_out else "captions with their control images"
 
@@ -347,7 +350,7 @@ def name_of(folder: str, inside: Collection[str] = ()) -> tuple[str, str]:
 def prompts_of(job: TrainJob, report: Report, name: str) -> tuple[list[str], str]:
     """(up to four sample prompts, source): captions with control images for a ControlNet, else tags or captions, else the class
     tokens, else the name."""
-    if job.method.traits.control_images and (pairs := prompts_of_pairs(report)):
+    if job.method.traits.control_images and (pairs := prompts_of_pairs(job, report)):
         return pairs
     trained = [row for row in report.rows if row.trains]
     written = [row for row in trained if row.source in IMAGE_SOURCES]
@@ -365,4 +368,4 @@ def prompts_of(job: TrainJob, report: Report, name: str) -> tuple[list[str], str
     new = job.embedding.words[0] if job.method.traits.new_words and job.embedding.words else ""
     if new and not any(new in prompt for prompt in prompts):
         prompts = [f"{new}, {prompt}" for prompt in prompts]
-    return prompts, source
+    return [as_prompt(job, prompt) for prompt in prompts], source
