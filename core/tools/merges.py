@@ -13,9 +13,10 @@ from core.networks.adapter_file import lora_outline
 from core.networks.block_weights import block_weights, weight_of
 from core.record.context import JobContext
 from core.record.problems import Problem, collected, problems_at
-from core.record.units import count
+from core.record.units import count, listed
 from core.record.workspace import Workspace
 from core.settings.blocks import has_nine_blocks, numbers
+from core.settings.tools.file_metadata import TEXTS
 from core.tools.files import lora_of
 
 
@@ -37,6 +38,28 @@ def ratios_of(text: str, files: int, noun: str, where: str, problems: list[Probl
         problems.append(Problem(what, where, f"give one number per {noun}", code="merge.bad-ratios"))
         return None
     return ratios
+
+
+DESCRIBED = (*TEXTS[1:], "usage_hint")  # but the title, which is the new file's
+
+
+def texts_of(metadata: Mapping[str, str]) -> dict[str, str]:
+    """{name: text} of DESCRIBED; "" for a missing one."""
+    return {name: metadata.get(f"modelspec.{name}", "") for name in DESCRIBED}
+
+
+def agreed_texts(files: Sequence[Mapping[str, str]]) -> tuple[dict[str, str], list[str]]:
+    """(modelspec texts that the metadata of all files states alike, a line that names those that differ)."""
+    texts_of_each = [texts_of(each) for each in files]
+    stated = {name: {each[name] for each in texts_of_each} for name in DESCRIBED}
+    agreed = {f"modelspec.{name}": min(texts) for name, texts in stated.items() if len(texts) == 1 and min(texts)}
+    return agreed, left_out_texts("since the files differ", [name for name, texts in stated.items() if len(texts) > 1])
+
+
+def left_out_texts(reason: str, names: Sequence[str]) -> list[str]:
+    """The line of a result on texts of DESCRIBED that the new file lacks; none without names."""
+    titles = [name.replace("_", " ") for name in names]
+    return [f"left out, {reason}: {listed(titles)}"] if titles else []
 
 
 def merge_record(inputs: Iterable[tuple[Path, str]], recipe: Mapping[str, Any]) -> dict[str, str]:
@@ -65,7 +88,7 @@ def _title(path: Path) -> str:
 @dataclass(frozen=True)
 class LoraInput:
     """A LoRA to merge. ratio: its strength; lbw: its block weights as text; blocks: by slot, None for 1 everywhere; layers: their
-    names."""
+    names; metadata: of the file."""
 
     path: Path
     ratio: float
@@ -73,6 +96,7 @@ class LoraInput:
     blocks: tuple[float, ...] | None
     family: str | None
     layers: Sequence[str]
+    metadata: Mapping[str, str]
 
     def block_weight(self, layer: str) -> float:
         return 1.0 if self.blocks is None else weight_of(self.blocks, layer_name(layer))
@@ -118,7 +142,8 @@ def lora_inputs(
             fix = "write 12, 17, 20 or 26 numbers, or a preset"
             problems.append(Problem(f"{path.name}: {error}", f"{group}.lbws", fix, code="merge.block-weights"))
             continue
-        inputs.append(LoraInput(path, ratio, lbw, blocks, lora.family, list(group_by_module(lora.tensors))))
+        layers = list(group_by_module(lora.tensors))
+        inputs.append(LoraInput(path, ratio, lbw, blocks, lora.family, layers, lora.metadata))
     return inputs
 
 

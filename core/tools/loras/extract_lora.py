@@ -14,6 +14,7 @@ from core.formats.lora.metadata import version_metadata
 from core.formats.lora.names import module_of_layer
 from core.formats.model_spec import model_spec_of
 from core.formats.models.checkpoint import Checkpoint, TensorLocation, open_checkpoint
+from core.formats.models.extra import metadata_of
 from core.formats.models.overflow import largest, not_finite_names
 from core.formats.tensors.lazy import OpenFiles
 from core.formats.tensors.spill import Spill
@@ -32,6 +33,7 @@ from core.tools.files import model_file
 from core.tools.loras.building import lora_tensors
 from core.tools.loras.headers import SPILLED, bytes_of, has_large_kernel, refuse_device
 from core.tools.loras.svd import CLAMP, decompose
+from core.tools.merges import agreed_texts
 from core.tools.output import PRECISION_BYTES, output_file, output_problems
 
 GROUP = "extract_lora"
@@ -209,7 +211,7 @@ def _read(location: TensorLocation, files: OpenFiles, precision: str | None) -> 
 
 
 def _metadata(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> dict[str, str]:
-    """The metadata that sd-scripts writes, with the original model as the base model."""
+    """The metadata that sd-scripts writes, with the original model as the base model and the texts of the tuned one."""
     prediction = plan.tuned.kind.prediction
     metadata = {
         **version_metadata(plan.family, prediction),
@@ -230,4 +232,5 @@ def _metadata(settings: ExtractLoraSettings, plan: Plan, context: JobContext) ->
         else:
             metadata["ss_training_comment"] = f"extracted from {model.path.name}, {hashes[1]}"
     side = traits_of(plan.family).resolution
-    return metadata | model_spec_of({}, plan.family, prediction, "lora", plan.target.stem, side)
+    texts, _ = agreed_texts([metadata_of(plan.tuned)])
+    return metadata | model_spec_of(texts, plan.family, prediction, "lora", plan.target.stem, side)

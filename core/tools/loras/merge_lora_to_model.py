@@ -29,7 +29,7 @@ from core.settings.tools.convert_model import ConvertModelSettings
 from core.settings.tools.loras import MergeLoraToModelSettings
 from core.tools.files import model_file
 from core.tools.loras.layers import target_with
-from core.tools.merges import LoraInput, as_recipe, lora_inputs, merge_record
+from core.tools.merges import DESCRIBED, LoraInput, as_recipe, left_out_texts, lora_inputs, merge_record, texts_of
 from core.tools.models import convert_model
 from core.tools.models.convert_model import output_form
 
@@ -93,6 +93,11 @@ def do(settings: MergeLoraToModelSettings, plan: Plan, context: JobContext) -> O
     lines = [f"{count(len(merging.merged), 'layer')} changed"]
     for path, names in merging.left_out.items():
         lines.append(f"layers of {path.name} that this model does not have, left out: {listed(names, SHOWN)}")
+    texts, *others = (
+        texts_of(each) for each in (plan.copy.conversion.facts.metadata, *(lora.metadata for lora in plan.loras))
+    )
+    lost = [name for name in DESCRIBED if any(each[name] not in ("", texts[name]) for each in others)]
+    lines += left_out_texts("of the LoRAs", lost)
     left = {path.name: len(names) for path, names in merging.left_out.items()}
     return replace(outcome, lines=[*lines, *outcome.lines], facts={**outcome.facts, "left_out": left})
 

@@ -42,13 +42,13 @@ from core.tools.loras.headers import (
 from core.tools.loras.layers import Layer
 from core.tools.loras.sums import Term, shuffled
 from core.tools.loras.svd import CLAMP, Product, decompose
-from core.tools.merges import LoraInput, as_recipe, lora_inputs, merge_record
+from core.tools.merges import LoraInput, agreed_texts, as_recipe, lora_inputs, merge_record
 from core.tools.output import output_file, output_problems
 
 GROUP = "merge_loras"
 USUAL_RANK = 4  # sd-scripts' new_rank
 # Metadata of a merge where all files state the same: checkpoints of one run do.
-AGREED = ("modelspec.resolution", "modelspec.trigger_phrase", "ss_resolution", "ss_dataset_dirs", "ss_tag_frequency")
+AGREED = ("modelspec.resolution", "ss_resolution", "ss_dataset_dirs", "ss_tag_frequency")
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,7 @@ def do(settings: MergeLorasSettings, plan: Plan, context: JobContext) -> Outcome
     if retained:
         lines.append(f"kept norm: {sum(retained) / len(retained):.1%} on average, {min(retained):.1%} at least")
     lines += [line for lora in files for line in left_out_lines(lora, lora.bundled)]
+    lines += agreed_texts([lora.metadata for lora in files])[1] if not (sd_scripts or settings.no_metadata) else []
     facts = {"file": str(plan.target), "layers": total, "kept": min(retained, default=1.0)}
     return Outcome(lines=[*lines, f"Saved: {display_path(plan.target)}"], facts=facts)
 
@@ -248,7 +249,7 @@ def _metadata(
 def _record(
     settings: MergeLorasSettings, plan: Plan, before: Sequence[Mapping[str, str]], context: JobContext
 ) -> dict[str, str]:
-    """modelspec and merge metadata, and AGREED of what all files state alike. before: metadata of each file"""
+    """modelspec and merge metadata, and AGREED and texts where all files state the same. before: metadata of each file"""
     prediction = before[0].get("modelspec.prediction_type") or traits_of(plan.family).prediction
     side = traits_of(plan.family).resolution
     spec = model_spec_of({}, plan.family, prediction, "lora", plan.target.stem, side) if plan.family else {}
@@ -258,6 +259,7 @@ def _record(
     agreed = {
         key: stated[key] for key in AGREED if stated.get(key) and all(each.get(key) == stated[key] for each in before)
     }
+    agreed |= agreed_texts(before)[0] if stated else {}
     return spec | agreed | merge_record(inputs, recipe)
 
 

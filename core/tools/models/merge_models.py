@@ -33,7 +33,7 @@ from core.settings.needs import without_effect
 from core.settings.tools.convert_model import ConvertModelSettings
 from core.settings.tools.merge_models import MergeModelsSettings
 from core.tools.files import model_file
-from core.tools.merges import merge_record, ratios_of
+from core.tools.merges import agreed_texts, merge_record, ratios_of
 from core.tools.models.convert_model import chosen_parts, open_model
 from core.tools.output import output_file, output_problems, progress
 
@@ -93,6 +93,7 @@ def do(settings: MergeModelsSettings, plan: Plan, context: JobContext) -> Outcom
     lines = [f"{count(len(plan.mixed), 'tensor')} merged of {', '.join(model.path.name for model in plan.models)}"]
     for reason, keys in plan.skipped.items():
         lines.append(f"{reason}: {listed(keys, len(keys) if settings.show_skipped else SHOWN_KEYS)}")
+    lines += agreed_texts([model.metadata for model in plan.models])[1]
     lines.append(f"Saved: {display_path(plan.target)}")
     skipped = {reason: len(keys) for reason, keys in plan.skipped.items()}
     return Outcome(lines=lines, facts={"file": str(plan.target), "merged": len(plan.mixed), "skipped": skipped})
@@ -322,7 +323,7 @@ def _checked(key: str, parts: Sequence[_Share], mixed: torch.Tensor, dtype: torc
 
 
 def _metadata(settings: MergeModelsSettings, plan: Plan, memo: HashMemo, context: JobContext) -> dict[str, str]:
-    """modelspec and merge metadata."""
+    """modelspec and merge metadata, with the texts that all models state alike."""
     first, inputs = plan.models[0], list[tuple[Path, str]]()
     for number, model in enumerate(plan.models):
         context.stage(f"hashing {model.path.name}", number, len(plan.models))
@@ -340,4 +341,4 @@ def _metadata(settings: MergeModelsSettings, plan: Plan, memo: HashMemo, context
     }
     if prediction is not None:
         spec["modelspec.prediction_type"] = prediction
-    return sizes | spec | merge_record(inputs, recipe)
+    return sizes | agreed_texts([model.metadata for model in plan.models])[0] | spec | merge_record(inputs, recipe)

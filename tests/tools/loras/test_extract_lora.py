@@ -46,7 +46,7 @@ def models(tmp_path_factory):
     for key in (TO_Q, CONV):
         state[key] += rank_two(state[key].shape)
     state[FC1] += 0.005
-    save_file(state, folder / "tuned.safetensors")
+    save_file(state, folder / "tuned.safetensors", {"modelspec.license": "CC-BY-4.0", "modelspec.title": "tuned"})
     return str(base), str(folder / "tuned.safetensors"), load_file(base), state
 
 
@@ -58,6 +58,7 @@ def extracted(models, tmp_path, **asked):
 
 def test_a_difference_of_low_rank_is_found_exactly(models, tmp_path):
     found, metadata, said = extracted(models, tmp_path, dim=2, conv_dim=3)
+    assert metadata["modelspec.license"] == "CC-BY-4.0" and metadata["modelspec.title"] == "lora"
     base, tuned = models[2], models[3]
     for key, layer in ((TO_Q, LAYER), (CONV, CONV_LAYER)):
         wanted = (tuned[key] - base[key]).flatten(1).double()

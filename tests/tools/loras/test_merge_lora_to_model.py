@@ -216,9 +216,12 @@ def test_layers_that_the_model_lacks_are_said(models, tmp_path):
     _, file, lora = models("sd1")
     more = load_file(lora) | {"lora_unet_up_blocks_9_attentions_0_proj_in.lora_up.weight": torch.ones(8, 4),
                               "lora_unet_up_blocks_9_attentions_0_proj_in.lora_down.weight": torch.ones(4, 8)}  # fmt: skip
-    save_lora(tmp_path / "more.safetensors", more, {"ss_base_model_version": "sd_v1"})
+    save_lora(
+        tmp_path / "more.safetensors", more, {"ss_base_model_version": "sd_v1", "modelspec.license": "CC-BY-NC-4.0"}
+    )
     _, lines = merged(file, tmp_path / "more.safetensors", output=tmp_path / "m.safetensors")
     assert any("up_blocks_9" in line for line in lines)
+    assert "left out, of the LoRAs: license" in lines
 
 
 @pytest.mark.parametrize("of", ("model", "lora"))

@@ -216,6 +216,23 @@ def test_other_kinds_are_merged_by_singular_values(tmp_path):
     torch.testing.assert_close(changes(found)[A], wanted, rtol=1e-4, atol=1e-4)
 
 
+def described(path, **texts):
+    metadata = SD1 | {f"modelspec.{name}": text for name, text in texts.items()}
+    return str(save_lora(path, {f"{A}.{UP}": torch.ones(1, 1), f"{A}.{DOWN}": torch.ones(1, 1)}, metadata))
+
+
+def test_license_and_author_stay_where_all_loras_agree_and_the_others_are_named(tmp_path):
+    files = [
+        described(tmp_path / "a.safetensors", title="A", license="CC-BY-4.0", author="Mira", trigger_phrase="zkw"),
+        described(tmp_path / "b.safetensors", title="B", license="CC-BY-4.0", trigger_phrase="fox"),
+    ]
+    path, lines = use(name="merge_loras", models=files, output=str(tmp_path / "merged.safetensors"))
+    metadata = metadata_of(path)
+    assert metadata["modelspec.license"] == "CC-BY-4.0" and metadata["modelspec.title"] == "merged"
+    assert not {"modelspec.author", "modelspec.trigger_phrase"} & {*metadata}
+    assert "left out, since the files differ: author and trigger phrase" in lines
+
+
 def test_precision_hashes_and_clamping_are_as_asked(tmp_path):
     import hashlib
 

@@ -55,6 +55,15 @@ def test_equal_ratios_give_the_mean_and_a_record_of_what_was_merged(models, tmp_
     assert metadata["modelspec.merged_from"] == "a, b, c"
 
 
+def test_the_license_stays_where_all_models_have_it_and_other_authors_are_named(models, tmp_path):
+    files = [tmp_path / f"{name}.safetensors" for name in "ab"]
+    for file, author in zip(files, ("Mira", "Ada"), strict=True):
+        save_file(load_file(models[0]), file, {"modelspec.license": "MIT", "modelspec.author": author})
+    _, _, lines, metadata = merged(files, tmp_path)
+    assert metadata["modelspec.license"] == "MIT" and "modelspec.author" not in metadata
+    assert "left out, since the files differ: author" in lines
+
+
 @pytest.mark.slow
 def test_ratios_are_scaled_to_a_sum_of_one_but_not_with_compatibility(models, tmp_path):
     found, (a, b), _, _ = merged(models[:2], tmp_path, ratios="0.6, 0.2")
