@@ -38,6 +38,7 @@ from core.record.context import JobContext, Outcome
 from core.record.events import COMPARED
 from core.record.file_titles import is_average, label_of
 from core.record.problems import UNSEEN, ProblemsError, raise_if_errors, unwritten
+from core.record.run_about import initial_title, title_of
 from core.record.run_folder import RunFolder, run_of
 from core.record.units import count, size_words
 from core.record.workspace import Workspace, display_path, last_part
@@ -113,9 +114,8 @@ def card_of(path: Path, settings: CardSettings, workspace: Workspace, cancel: Ca
                 facts.append(Fact(fact.section, f"{fact.name}_paths", f"Paths in {fact.title}", paths, "names"))
     included = [each for each in facts if not each.personal or getattr(settings, each.personal)]
     left_out = [each for each in facts if each not in included]
-    title = str(
-        source.clean(source.metadata.get("atelier_kept") or source.metadata.get("modelspec.title") or path.stem)
-    )
+    named = (source.metadata.get("atelier_kept"), source.new_title, source.metadata.get("modelspec.title"), path.stem)
+    title = str(source.clean(next(filter(None, named))))
     return Card(title[:200] or path.stem, included, left_out, source.samples())
 
 
@@ -156,6 +156,12 @@ class Source:
             return value
         text = UNSEEN.sub("", value[:LONGEST]).strip()
         return text if self.settings.names else without_paths(text)
+
+    @property
+    def new_title(self) -> str:
+        """The title that the run was given after its files were written; "" without one."""
+        title = title_of(self.run) if self.run is not None else ""
+        return title if self.run is not None and title != initial_title(self.run) else ""
 
     @property
     def step(self) -> int | None:

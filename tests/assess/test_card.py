@@ -14,6 +14,8 @@ from core.assess.card import card_of, do, plan
 from core.assess.card_page import page
 from core.formats.hub.catalog import ALLOWS, ENTRIES
 from core.record.problems import ProblemsError
+from core.record.run_about import write_about
+from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace
 from core.settings.tools.card import CardSettings
 from tests.tasks import surroundings
@@ -81,6 +83,16 @@ def test_the_recommended_strength_is_the_users_else_the_measured_one(workspace):
     (run / "assess.json").write_text(json.dumps({"version": 1, "cells": {file.name: measured}}))
     assert [card(file, workspace, strength=given).data()["use"]["strength"] for given in (None, 0.7)] == [0.6, 0.7]
     assert "0.6" in card(file, workspace).data()["measures"]["strength"]
+
+
+def test_the_card_of_a_renamed_run_has_the_new_title(workspace):
+    run = RunFolder(workspace.runs / "20260101-120000_fox")
+    file = lora(run.path / "checkpoints" / "fox.safetensors", **{"modelspec.title": "fox"})
+    assert card(file, workspace).title == "fox"
+    write_about(run, title="Fox in snow")
+    assert card(file, workspace).title == "Fox in snow"
+    file = lora(workspace.models / "fox.safetensors", **{"modelspec.title": "fox"})
+    assert card(file, workspace).title == "fox"
 
 
 def test_a_license_is_only_named_for_a_base_model_known_by_its_hash(tmp_path, workspace):
