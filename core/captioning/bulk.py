@@ -112,14 +112,29 @@ def changes_of(plan: Iterable[CaptionEdit]) -> list[Change]:
     return list({each.path: each for each in changes}.values())
 
 
-def tag_counts(items: Iterable[Item], most: int | None = None) -> list[tuple[str, int]]:
-    """The most frequent tags (None: all) in their most common spelling, with the number of captions that have each."""
+def spellings_of(items: Iterable[Item]) -> list[Counter[str]]:
+    """The spellings of each tag with the number of captions that have each, the most frequent tag first."""
     spelled: dict[str, Counter[str]] = {}
     for each in items:
         for tag, spelling in each.spellings.items():
             spelled.setdefault(tag, Counter())[spelling] += 1
-    counted = [(max(counts, key=lambda each: counts[each]), counts.total()) for counts in spelled.values()]
-    return sorted(counted, key=lambda each: -each[1])[:most]
+    return sorted(spelled.values(), key=lambda each: -each.total())
+
+
+def tag_counts(items: Iterable[Item], most: int | None = None) -> list[tuple[str, int]]:
+    """The most frequent tags (None: all) in their most common spelling, with the number of captions that have each."""
+    return [(counts.most_common(1)[0][0], counts.total()) for counts in spellings_of(items)[:most]]
+
+
+def mixed_spellings(items: Iterable[Item]) -> dict[str, list[str]]:
+    """{tag as in `tag_counts`: its other spellings}, apart from those that text encoders do not tell apart."""
+    mixed = {}
+    for counts in spellings_of(items):
+        first, *others = (each for each, _ in counts.most_common())
+        read = " ".join(first.split()).casefold()
+        if others := [each for each in others if " ".join(each.split()).casefold() != read]:
+            mixed[first] = others
+    return mixed
 
 
 def tags_together(items: Iterable[Item], tag: str, most: int) -> list[tuple[str, int]]:

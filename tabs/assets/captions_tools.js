@@ -188,26 +188,28 @@
     if (number !== searches || !answer.tags) return;
     tags = answer.tags;
     found = answer.found;
-    const known = new Set(answer.known.map(same));
-    quick = quick.filter((tag) => known.has(same(tag)));  // their numbers stay
-    quick = [...quick, ...answer.quick.filter((tag) => !quick.some((each) => same(each) === same(tag)))].slice(0, QUICK);
+    const known = new Map(answer.known.map((tag) => [same(tag), tag]));
+    quick = quick.map((tag) => known.get(same(tag))).filter(Boolean);  // their numbers stay, their spelling is the captions'
+    const fresh = answer.quick.filter((tag) => !quick.includes(tag)), shared = fresh.filter((tag) => answer.shared.includes(tag));
+    quick = [...new Set([...quick.slice(0, QUICK - shared.length), ...shared, ...fresh])].slice(0, QUICK);
+    mixed = answer.mixed;
     byId("cap-tags-says").textContent = `${find.trim() ? `${found.toLocaleString("en")} of ` : ""}${answer.all.toLocaleString("en")}`;
     together = answer.together || [];
     paintTags();
     if (box()) paintQuick();
   };
   own.tags_order = () => refreshTags();
-  let together = [];
+  let together = [], mixed = {};
   const bar = ([tag, count], most) => h("li", {},
     h("button", {type: "button", class: "tag-row", "data-act": "only", "data-arg": tag, title: "Show the images that have it; with Shift, also the filter before"},
-      h("span", {class: "share", style: `width:${Math.max(1, 100 * count / most)}%`}), h("span", {class: "words"}, tag), h("span", {class: "count"}, count.toLocaleString("en"))),
+      h("span", {class: "share", style: `width:${Math.max(1, 100 * count / most)}%`}), h("span", {class: "words"}, [tag, ...(mixed[tag] || [])].join(" / ")), h("span", {class: "count"}, count.toLocaleString("en"))),
     h("button", {type: "button", class: "btn quiet", "data-act": "rename_all", "data-arg": tag, "aria-label": `Rename ${tag} everywhere`}, "Rename"),
     h("button", {type: "button", class: "btn quiet", "data-act": "remove_all", "data-arg": tag, "aria-label": `Remove ${tag} everywhere`}, "Remove"));
   const paintTags = () => {
     const holder = byId("cap-tags");
     if (!holder || !byId("cap-all-tags").open) return;
     const most = Math.max(1, ...tags.map((each) => each[1])), more = found - tags.length;
-    if (!atelier.differs(holder, [tags, more, asked, together])) return;
+    if (!atelier.differs(holder, [tags, more, asked, together, mixed])) return;
     const beside = asked && together.length ? [h("li", {class: "together"}, `Most often with ${asked}: ${together.map(([tag, count]) => `${tag} (${count})`).join(", ")}`)] : [];
     holder.replaceChildren(...beside, ...tags.map((each) => bar(each, most)), ...(more > 0 ? [h("li", {class: "hint"}, `and ${more.toLocaleString("en")} more: find one above`)] : []));
   };

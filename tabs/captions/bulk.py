@@ -7,7 +7,17 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from core.captioning.bulk import CaptionEdit, Item, changes_of, chosen, item_of, planned, tag_counts, tags_together
+from core.captioning.bulk import (
+    CaptionEdit,
+    Item,
+    changes_of,
+    chosen,
+    item_of,
+    mixed_spellings,
+    planned,
+    tag_counts,
+    tags_together,
+)
 from core.captioning.combining import comparable
 from core.captioning.filters import Facts, is_expression
 from core.captioning.tag_lists import normalized, tag_lists
@@ -73,7 +83,7 @@ class Bulk:
         self._planned: tuple[Any, list[CaptionEdit]] = (None, [])
         self._sorted: tuple[Any, str, Any, list[Row]] = (None, "", None, [])
         self._searched: tuple[Report | None, dict[tuple[str, str], tuple[Row, str]]] = (None, {})
-        self._counted: tuple[Any, list[tuple[str, int]]] = (None, [])
+        self._counted: tuple[Any, list[tuple[str, int]], dict[str, list[str]], int] = (None, [], {}, 0)
 
     # -- the images
 
@@ -132,33 +142,36 @@ class Bulk:
 
     def tags(self, tag: str, find: str = "", order: str = "") -> dict[str, Any]:
         """Data for the tag list: tags of the dataset that contain the text `find`, with counts, in one of TAG_ORDERS; the most
-        frequent ones of all; and those that often occur together with `tag`."""
-        counts, text = self._counts(), comparable(find)
+        frequent ones of all, and which of them all captions have; other spellings; and those that often occur together with `tag`."""
+        counts, mixed, captions = self._counts()
+        text = comparable(find)
         listed = [each for each in counts if text in comparable(each[0])]
         if order in TAG_ORDERS:
             listed.sort(key=TAG_ORDERS[order])
         result: dict[str, Any] = {"tags": listed[:MAX_TAGS], "found": len(listed), "all": len(counts)}
         result["known"] = [each for each, _ in counts[: 10 * MAX_TAGS]]
         result["quick"] = [each for each, number in counts[:QUICK] if len(each) <= MAX_QUICK_LENGTH]
+        result["shared"] = [each for each, number in counts[:QUICK] if number == captions]
+        result["mixed"] = {each: mixed[each] for each, _ in listed[:MAX_TAGS] if each in mixed}
         if tag.strip():
             result["together"] = tags_together(self.items().values(), tag, TOGETHER)
         return result
 
-    def _counts(self) -> list[tuple[str, int]]:
-        """[(tag, count)] of the newest report."""
+    def _counts(self) -> tuple[list[tuple[str, int]], dict[str, list[str]], int]:
+        """([(tag, count)], `mixed_spellings`, number of captions) of the newest report."""
         self.items()  # updates `_items`
         with self._lock:
             if self._counted[0] is not self._items:
                 # Items without a caption have class tokens of a folder, which are not tags.
-                captioned = (item for _, _, item in self._items.values() if not item.missing)
-                self._counted = (self._items, tag_counts(captioned))
-            return self._counted[1]
+                captioned = [item for _, _, item in self._items.values() if not item.missing]
+                self._counted = (self._items, tag_counts(captioned), mixed_spellings(captioned), len(captioned))
+            return self._counted[1:]
 
     def complete(self, text: str) -> dict[str, Any]:
         """At most OPTIONS tags that begin with a text, of the dataset and then of the lists in models/tag_lists, and problems
         of these lists."""
         prefix = comparable(text)
-        counts = self._counts() if prefix else []
+        counts = self._counts()[0] if prefix else []
         matches = [(tag, number, "") for tag, number in counts if comparable(tag).startswith(prefix)][:OPTIONS]
         offered = {comparable(tag) for tag, _, _ in matches}
         lists, problems = tag_lists(self._workspace)

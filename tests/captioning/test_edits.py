@@ -9,7 +9,7 @@ from PIL import Image
 
 from core import tasks
 from core.captioning import edits
-from core.captioning.bulk import Item, changes_of, planned, tag_counts, tags_together
+from core.captioning.bulk import Item, changes_of, mixed_spellings, planned, tag_counts, tags_together
 from core.captioning.combining import comparable, parts_of, tag_test
 from core.captioning.edits import edit_problems, editor
 from core.dataset.captions.history import History
@@ -177,6 +177,7 @@ def test_tags_are_counted_once_a_caption_in_their_usual_spelling():
     all_items = items("a_b, c", "a b, a b", "A b, d", "a b, c")
     assert tag_counts(all_items, 2) == [("a b", 4), ("c", 2)]
     assert tags_together(all_items, "c", 5) == [("a_b", 2)]
+    assert mixed_spellings(all_items) == {"a b": ["a_b"]}, "a text encoder reads 'A b' as 'a b'"
 
 
 def test_only_what_would_differ_is_planned():

@@ -176,6 +176,24 @@ def test_a_tag_is_renamed_and_removed_everywhere(tab, folder):
 
 
 @pytest.mark.slow
+def test_keys_write_the_spelling_that_the_captions_have_and_a_new_word_of_all_gets_one(tab, served, folder):
+    for n in range(40):
+        (folder / f"mira_{n:03}.txt").write_text(", ".join(f"tag_{each}" for each in range(12)))
+    served.page.reading.want(now=True)
+    quick = tab.locator("#cap-quick [data-act=quick]")
+    expect(quick.nth(0)).to_have_attribute("data-arg", "tag_0")
+    (folder / "mira_039.txt").write_text("zkw, tag 0")
+    for n in range(39):
+        (folder / f"mira_{n:03}.txt").write_text(", ".join(["zkw", *(f"tag {each}" for each in range(12))]))
+    (folder / "mira_001.txt").write_text("zkw, tag_0")
+    served.page.reading.want(now=True)
+    expect(quick.nth(0)).to_have_attribute("data-arg", "tag 0")
+    expect(quick.nth(8)).to_have_attribute("data-arg", "zkw")
+    tab.locator("#cap-all-tags summary").click()
+    expect(tab.locator("#cap-tags .words", has_text="tag 0 / tag_0")).to_be_visible()
+
+
+@pytest.mark.slow
 def test_a_captioner_is_previewed_on_four_images_then_fills_the_others_and_an_earlier_text_is_used_again(tab, folder):
     before = all_texts(folder)
     form, works = tab.locator("#tools-captioners"), tab.locator("#tools-captioners-tasks")
