@@ -4,16 +4,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from core.dataset.doctor.examine import KINDS, Finding, treat
 from core.dataset.doctor.finding import Key
 from core.dataset.doctor.trash import Removal, put_back, undoable_actions
 from core.dataset.report import Report
-from core.dataset.sources.files import printable
+from core.dataset.sources.files import TRASH_FOLDER, printable
 from core.record.problems import ProblemsError
-from core.record.units import count
-from core.record.workspace import resolve_path
+from core.record.units import count, listed
+from core.record.workspace import display_path, resolve_path
 from core.settings.dataset.source import Source
 from tabs.context import Page
 from tabs.dataset.concepts import entries_of
@@ -48,8 +49,9 @@ class DoctorHandlers:
         if finding is None:
             raise ProblemsError.one("This finding no longer exists", "Dataset", "check again", code="doctor.gone")
         moved: list[str] = []
+        by_folder = self._by_folder(finding, entries)
         try:
-            for folder, keys in self._by_folder(finding, entries).items():
+            for folder, keys in by_folder.items():
                 moved.append(treat(replace(finding, advised=tuple(keys)), folder))
         except ProblemsError:
             for token in moved:
@@ -60,7 +62,9 @@ class DoctorHandlers:
         self._finished.add(finding_id)
         self.reading.findings = tuple(each for each in self.reading.findings or () if each.id != finding_id)
         self.reading.want(now=True)
-        self.page.say("done", f"{count(len(finding.advised), 'image')} moved to the trash.", undo_by=PUT_BACK)
+        trash = listed([display_path(resolve_path(folder) / TRASH_FOLDER) for folder in by_folder])
+        text = f"{count(len(finding.advised), 'image')} moved to {trash}. Dataset doctor keeps a Restore button."
+        self.page.say("done", text, undo_by=PUT_BACK)
 
     def undo(self, data: dict[str, Any], browser: Browser) -> None:
         """Restore the images that this browser has moved last."""
@@ -187,7 +191,8 @@ def removals_html(removals: Sequence[Removal]) -> str:
         when = time.strftime("%d %B, %H:%M", time.localtime(each.when))
         message = f"{count(len(each.images), 'image')} removed on {when}: {each.reason}"
         undo = button("back", "Restore", each.token, label=f"Restore: {message}")
-        rows += f'<div class="told"><span>{esc(message)}</span>{undo}</div>'
+        trash = esc(display_path(Path(each.token).parent))
+        rows += f'<div class="told"><span title="{trash}">{esc(message)}</span>{undo}</div>'
     if len(removals) > REMOVALS_SHOWN:
         rows += f'<p class="hint">and {count(len(removals) - REMOVALS_SHOWN, "earlier action")} in the trash folder</p>'
     return f'<div class="away">{rows}</div>' if rows else ""

@@ -466,7 +466,8 @@ def test_moving_copies_to_the_trash_says_so_with_undo(desk, tmp_path):
     (finding,) = (each for each in desk.reading.findings if each.kind == "copy")
     desk.act(event("away", finding.id))
     browser, moved = desk.page.browser, tmp_path / "set" / "b.png"
-    assert not moved.exists() and "1 image moved" in browser.message["text"]
+    assert not moved.exists() and f"1 image moved to {tmp_path / 'set' / '_atelier_trash'}." in browser.message["text"]
+    wait_until(lambda: "Restore: 1 image removed" in desk.doctor.html(entries_of(desk.page.project.job)))
     desk.page.commands[browser.message["undo_by"]]({}, desk.page.browsers.of("another"))
     assert not moved.exists(), "another browser undoes its own moves"
     for _ in range(2):
