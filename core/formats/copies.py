@@ -29,10 +29,11 @@ Report = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class Copied:
-    """The result of `copy_into`. new: False if the folder already had the same content."""
+    """The result of `copy_into`. new: False if the folder already had the same content; preview: name of the image next to it"""
 
     path: Path
     new: bool
+    preview: str = ""
 
 
 def copy_into(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from core.record.file_titles import title_of_file
 from core.record.kept import keep, read_kept
 from core.record.preference import read_choices
 from core.record.problems import Problem, ProblemsError, unwritten
-from core.record.run_folder import safe_name
+from core.record.run_folder import run_of, safe_name
 from core.settings.methods import spec_of
 from core.settings.names import bad_name
 from core.settings.readers import program_of
@@ -38,6 +39,7 @@ FOLDERS = {  # {what a run saves: its folder in ComfyUI}
     "controlnet": "controlnet",
     "lllite": "controlnet",
 }
+PREVIEW = ".preview.png"  # ending of an image that A1111, Forge and ComfyUI show for a model file
 CONVERTS = "convert_lora"  # name of the tool and act of its button
 KEYS = """
 element.addEventListener('keydown', (event) => {
@@ -151,7 +153,27 @@ class Copies:
         def report(share: float, text: str) -> None:
             task.stage(text, round(share * 1000), 1000)
 
-        return copy_into(source, folder, task.token, report, name)
+        copied = copy_into(source, folder, task.token, report, name)
+        return replace(copied, preview=self._copy_preview(source, copied) if program_of(folder) else "")
+
+    def _copy_preview(self, source: Path, copied: Copied) -> str:
+        """Copy a sample of the file's step next to its copy, as programs show it; return its name, "" if there is a preview already,
+        or no sample."""
+        taken = any(os.path.lexists(copied.path.with_suffix(ending)) for ending in (".png", PREVIEW))
+        run, sample = run_of(source, self._page.workspace.runs), None
+        if run is not None and copied.path.is_file() and not taken:
+            sample = self._sample(run, source)
+        try:
+            name = copied.path.with_suffix(PREVIEW).name
+            return copy_into(sample, copied.path.parent, name=name).path.name if sample is not None else ""
+        except (ProblemsError, OSError):  # the copy is useful without
+            return ""
+
+    def _sample(self, run: Path, source: Path) -> Path | None:
+        """The first sample of the step at which a file was saved."""
+        facts = self._page.engine.snapshot(run.name)
+        step = next((each["step"] for each in facts["files"] if each["name"] == source.name), None)
+        return next((run / each["file"] for each in facts["samples"] if each["step"] == step), None)
 
     def keep(self, run: str, name: str, kept_name: str | None) -> None:
         """Mark a file of a run to keep, with a name ("" for the file's own), and copy it to the remembered folder; renaming a
@@ -196,10 +218,8 @@ class Copies:
                     unmark_file(source, page.workspace, task.token)
                     return
                 facts = page.engine.snapshot(run)
-                step = next((each["step"] for each in facts["files"] if each["name"] == source.name), None)
-                samples = [folder / each["file"] for each in facts["samples"] if each["step"] == step]
                 choice = chosen_because(facts, read_choices(folder), source.name)
-                mark_file(source, name, choice, samples[0] if samples else None, page.workspace, task.token)
+                mark_file(source, name, choice, self._sample(folder, source), page.workspace, task.token)
             except OSError as error:
                 raise unwritten(error, "The metadata cannot be written", str(source)) from None
 
@@ -307,6 +327,7 @@ def _state(name: str, copy: Copying) -> str:
 
 def _result_html(name: str, copied: Copied) -> str:
     path = f"<code>{esc(printable(copied.path))}</code>"
+    path += f" with the preview <code>{esc(printable(copied.preview))}</code>" if copied.preview else ""
     if not copied.new:
         return f"Already there: {path}"
     if copied.path.name != name:

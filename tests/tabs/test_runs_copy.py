@@ -10,7 +10,7 @@ import pytest
 import torch
 from made_runs import make_run
 from safetensors.torch import save_file
-from work_parts import event, make_page, said, wait_until
+from work_parts import event, image, make_page, said, wait_until
 
 from core import tasks
 from core.record.kept import read_kept
@@ -63,6 +63,26 @@ def test_the_folder_is_remembered_for_the_next_file_and_the_next_server(desk, lo
     assert kept == {"copy_to": str(loras)}
     again = RunHandlers(make_page(tmp_path, page.engine))
     assert again.copies.folder("lora") == loras and str(loras) in again._main({"open": RUN})
+
+
+def test_programs_get_a_sample_as_preview_which_replaces_nothing(desk, loras, tmp_path):
+    snapshot = desk.page.engine.snapshot
+    sample = image(desk.page.workspace.runs / RUN / "samples" / "20.png")
+    samples = [{"index": 0, "step": 20, "file": "samples/20.png", "path": str(sample), "prompt": "a fox", "seed": 1}]
+    desk.page.engine.snapshot = lambda run: snapshot(run) | {"samples": samples}
+    preview = loras / FILE.replace(".safetensors", ".preview.png")
+    preview.write_text("mine")
+    place = copy(desk, str(loras))["state"]
+    ended(desk)
+    assert preview.read_text() == "mine" and "preview" not in desk._main(place)
+    preview.unlink()
+    desk.act(place, event("copy", FILE))
+    ended(desk)
+    assert preview.read_bytes() == sample.read_bytes() and preview.name in desk._main(place)
+    (elsewhere := tmp_path / "backup").mkdir()
+    copy(desk, str(elsewhere))
+    ended(desk)
+    assert [path.name for path in elsewhere.iterdir()] == [FILE]
 
 
 def test_each_kind_of_file_has_its_folder(desk, loras):
