@@ -202,7 +202,7 @@
   let together = [], mixed = {};
   const bar = ([tag, count], most) => h("li", {},
     h("button", {type: "button", class: "tag-row", "data-act": "only", "data-arg": tag, title: "Show the images that have it; with Shift, also the filter before"},
-      h("span", {class: "share", style: `width:${Math.max(1, 100 * count / most)}%`}), h("span", {class: "words"}, [tag, ...(mixed[tag] || [])].join(" / ")), h("span", {class: "count"}, count.toLocaleString("en"))),
+      h("span", {class: "share", style: `width:${Math.max(1, 100 * count / most)}%`}), h("span", {class: mixed[tag] ? "words mixed" : "words"}, [tag, ...(mixed[tag] || [])].join(" / ")), h("span", {class: "count"}, count.toLocaleString("en"))),
     h("button", {type: "button", class: "btn quiet", "data-act": "rename_all", "data-arg": tag, "aria-label": `Rename ${tag} everywhere`}, "Rename"),
     h("button", {type: "button", class: "btn quiet", "data-act": "remove_all", "data-arg": tag, "aria-label": `Remove ${tag} everywhere`}, "Remove"));
   const paintTags = () => {
