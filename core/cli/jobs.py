@@ -65,10 +65,6 @@ def run_job(task: str, job: Settings, title: str, options: Options, resume: RunF
         if stored.paused:
             print(paused_sentence(stored))
         return DONE
-    if options.values.get("json"):
-        raise ProblemsError.one(
-            "--json has an effect only with --queue", "command line", "add --queue", "cli.json-alone"
-        )
     if "device" in options.values:
         machine.check_device(options.values["device"])
     if task == "train" and launched_processes() > 1:

@@ -40,17 +40,22 @@ def job_to_resume(folder: RunFolder) -> TrainJob:
     return build(TrainJob, preset.values, str(folder.job_file))
 
 
+def extended(before: TrainJob, changes: Mapping[str, Any], folder: RunFolder, limits: Limits | None = None) -> TrainJob:
+    """The settings of a run with these changes; writes nothing. Raises ProblemsError with every setting that may not change."""
+    after = build(TrainJob, merge(to_values(before), dict(changes)), folder.name)
+    admit(after, limits)
+    if wrong := list(_refused(before, after)):
+        raise ProblemsError(wrong)
+    return after
+
+
 def extend(folder: RunFolder, changes: Mapping[str, Any], limits: Limits | None = None) -> TrainJob:
     """Write the run's settings with these changes ({"schedule": {"max_train_epochs": 20}}) and return them; earlier ones stay as
     job-1.json, job-2.json ... Raises ProblemsError with every setting that may not change."""
     before = job_to_resume(folder)
-    after = build(TrainJob, merge(to_values(before), dict(changes)), folder.name)
-    admit(after, limits)
+    after = extended(before, changes, folder, limits)
     if after == before:
         return before
-    wrong = list(_refused(before, after))
-    if wrong:
-        raise ProblemsError(wrong)
     number = next(number for number in range(1, 10_000) if not (folder.path / f"job-{number}.json").exists())
     try:
         atomic.write_json(folder.path / f"job-{number}.json", folder.job())

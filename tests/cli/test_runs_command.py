@@ -16,7 +16,6 @@ from core.record.journal import Journal
 from core.record.workspace import Workspace
 from core.settings.presets.files import to_values
 from tests.engine.test_engine import job, killed_run
-from tests.refusals import refused
 
 
 @pytest.fixture
@@ -98,5 +97,3 @@ def test_a_queued_job_prints_its_id_and_that_the_queue_is_paused(workspace, caps
     facts = json.loads(capsys.readouterr().out)
     assert (facts["title"], facts["paused"], facts["page"]) == ("fox", True, True) and len(facts["id"]) == 12
     engine.close()
-    with refused("cli.json-alone"):
-        run_job("train", job(), "fox", options(workspace, json=True, queue=False))
