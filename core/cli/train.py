@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from core.cli.jobs import find_run, run_job
+from core.cli.jobs import find_run, handed_in, run_job, stored_queue
 from core.cli.main import DONE, FAILED
 from core.cli.options import COMMAND_OPTIONS, Options, job_from, split_options
-from core.engine.extend import extend, extended, job_to_resume
+from core.engine.extend import check_not_queued, extend, extended, job_to_resume
 from core.engine.owner import Ownership
 from core.optimization.jumps import jump_advice
 from core.record.machine import gpu_memory
@@ -81,6 +81,9 @@ def resume(options: Options) -> int:
         job = extended(before, changes, folder)
         print_advice(jump_advice(folder, before, job))
         return train_job(job, options, resume=folder)
+    if "queue" in options.values:
+        workspace = options.workspace()
+        check_not_queued(folder, [*stored_queue(workspace).entries, *handed_in(workspace)])
     job = extend(folder, changes) if changes and not only_follows() else before
     print_advice(jump_advice(folder, before, job))
     return run_job("train", job, job.saving.output_name, options, resume=folder)

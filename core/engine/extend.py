@@ -1,8 +1,9 @@
 """Changed settings for a resumed run: length, saving, samples, logging. What and how it trains cannot change."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from core.engine.queue import QueueEntry
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError, unwritten
 from core.record.run_folder import RunFolder
@@ -38,6 +39,15 @@ def job_to_resume(folder: RunFolder) -> TrainJob:
         fix = "start a new run from its settings, or finish it with the version that started it"
         raise ProblemsError([Problem(note.what, note.where, fix, code=note.code) for note in preset.notes])
     return build(TrainJob, preset.values, str(folder.job_file))
+
+
+def check_not_queued(folder: RunFolder, entries: Iterable[QueueEntry]) -> None:
+    """Raise ProblemsError if a run that is to be resumed is running, or waits in the queue already."""
+    name = folder.name
+    if folder.held:
+        raise ProblemsError.one(f"'{name}' is running", name, "watch it in Monitor", "runs.running")
+    if any(entry.run == name and entry.state in ("waiting", "running") for entry in entries):
+        raise ProblemsError.one(f"'{name}' is already in the queue", name, "wait for its turn", "runs.queued")
 
 
 def extended(before: TrainJob, changes: Mapping[str, Any], folder: RunFolder, limits: Limits | None = None) -> TrainJob:
