@@ -12,6 +12,12 @@ from core.record.units import count
 from core.settings.job import TrainJob
 
 EPOCHS_SHOWN = 3
+# question -> the settings of a folder that answer it where they are not the default
+ANSWERS = {
+    "transparency": ("images", "alpha_mask", "alpha_color"),
+    "sidecars": ("captions", "sidecars", "caption_extension"),
+    "lines": ("captions", "caption_lines"),
+}
 
 
 def report_lines(job: TrainJob, report: Report) -> Iterator[str]:
@@ -28,11 +34,29 @@ def report_lines(job: TrainJob, report: Report) -> Iterator[str]:
         yield report.held_out
     if report.longest_tokens is not None:
         yield f"Longest caption: {report.longest_tokens} of {report.token_limit} tokens"
-    for each in report.questions:
-        counts = ", ".join(f"{number} {words}" for words, number in each.counts.items())
-        yield f"Left open: {each.kind}, {count(each.images, 'image')}{f' ({counts})' if counts else ''}"
+    yield from _left_open(report)
     yield from _without_seed(job, report)
     yield report.sentence
+
+
+def _left_open(report: Report) -> Iterator[str]:
+    """A line on each question about the images of folders whose settings do not answer it."""
+    concepts = {each.concept.number: each.concept for each in [*report.placed, *report.validation]}
+    for each in report.questions:
+        part, *names = ANSWERS[each.kind]
+        groups = {number: getattr(concept, part) for number, concept in concepts.items()}
+        unanswered = {
+            number
+            for number, group in groups.items()
+            if all(getattr(group, name) == type(group).model_fields[name].default for name in names)
+        }
+        transparent = sum(
+            row.transparent and row.bucket is not None and row.concept in unanswered for row in report.rows
+        )
+        images = transparent if each.kind == "transparency" else each.images if unanswered else 0
+        counts = ", ".join(f"{number} {words}" for words, number in each.counts.items())
+        if images:
+            yield f"Left open: {each.kind}, {count(images, 'image')}{f' ({counts})' if counts else ''}"
 
 
 def _image(

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -9,10 +10,12 @@ from core import tasks
 from core.cli.jobs import run_job
 from core.cli.main import DONE, print_problems
 from core.cli.options import COMMAND_OPTIONS, Options, job_from, split_options
-from core.cli.train import get_models
+from core.cli.train import get_models, print_advice
+from core.dataset.captions.words import word_pattern
 from core.engine.owner import Ownership
 from core.record.context import Reports
-from core.record.problems import ProblemsError
+from core.record.problems import Problem, ProblemsError
+from core.record.workspace import Workspace, display_path
 from core.settings.job import GenerateJob
 
 
@@ -30,12 +33,31 @@ def run(argv: list[str]) -> int:
     assert isinstance(job, GenerateJob)
     get_models(job.model, options)
     plan = tasks.named("generate").check_job(job, options.workspace())  # errors are reported before anything begins
+    print_advice(list(_unchosen_embeddings(job, options.workspace())))
     if options.values.get("check"):
         print(plan)
         return DONE
     if options.values.get("interactive"):
         return prompt_loop(job, options)
     return run_job("generate", job, job.generate.prompt[:60] or "generate", options)
+
+
+def _unchosen_embeddings(job: GenerateJob, workspace: Workspace) -> Iterator[Problem]:
+    """Advice on embeddings of runs whose token is in a prompt and that are not chosen; those under models/ need not be."""
+    from core.generation.model.embeddings import find_embeddings
+    from core.generation.model.library import embeddings_of_runs, named_embeddings
+    from core.generation.plan.hooks import prompts_of
+
+    texts = prompts_of(job)
+    chosen = [
+        word for text in job.generate.embeddings for each in find_embeddings(text, workspace) for word in each.words
+    ]
+    used = {word.casefold() for word in (*chosen, *(name for name, *_ in named_embeddings(texts, workspace)))}
+    for token, path in embeddings_of_runs(workspace).items():
+        if token.casefold() not in used and word_pattern([token]).search("\n".join(texts)):
+            what = f"'{token}' is the embedding of a run that is not chosen, and is read as text"
+            fix = f'add --embedding "{display_path(path)}"'
+            yield Problem(what, "generate.prompt", fix, "advice", code="prompt.unchosen-embedding")
 
 
 def prompt_loop(job: GenerateJob, options: Options) -> int:

@@ -23,10 +23,11 @@ from core.engine.execute import execute, memory_advice, write_details
 from core.engine.explain import explain, lost_another_process
 from core.engine.launch import is_launched, supervise
 from core.engine.other_process import clear_failure, record_failure
-from core.engine.owner import Ownership, hand_in, is_held
-from core.engine.queue import StoredQueue
+from core.engine.owner import Ownership, hand_in, has_page, inbox, is_held
+from core.engine.queue import QueueEntry, StoredQueue
 from core.engine.view import RunView
 from core.record import machine
+from core.record.bounded_json import read_json_object
 from core.record.cancel import CancelToken
 from core.record.commands import NoCommands
 from core.record.context import JobContext
@@ -42,6 +43,7 @@ from core.settings.job import TrainJob
 from core.settings.logging import LoggingSettings
 from core.settings.presets.files import dump, to_values
 
+ANSWER_SECONDS = 5.0  # for a page to take in a job of --queue
 STOP_SECONDS = 8  # until a job that does not react to a stop is killed
 # $0: process, $1: seconds. Its stdin gets a byte at a signal; without one it ends.
 KILLER = 'test -n "$(head -c 1)" && sleep "$1" && kill -9 "$0"'
@@ -53,22 +55,18 @@ def run_job(task: str, job: Settings, title: str, options: Options, resume: RunF
     outputs folder is in use or cannot be written. resume: the run to resume"""
     workspace = options.workspace()
     if options.values.get("queue"):
-        run, held = resume.name if resume else "", is_held(workspace)
+        run, page = resume.name if resume else "", has_page(workspace)
         identity = hand_in(workspace, task, title, to_values(job), run, options.preset_name)
-        stored = stored_queue(workspace)
+        stored = _answered(workspace, identity) if page else stored_queue(workspace)
         if options.values.get("json"):
-            facts = {"id": identity, "title": title, "run": run, "paused": stored.paused, "page": held}
+            facts = {"id": identity, "title": title, "run": run, "paused": stored.paused, "page": page}
             print(json.dumps(facts, ensure_ascii=False))
             return DONE
-        when = "" if held else "; no page is open on this folder: the next one runs it"
+        when = "" if page else "; no page is open on this folder: the next one runs it"
         print(f"'{title}' is in the queue of {display_path(workspace.outputs)} as {identity}{when}")
         if stored.paused:
             print(paused_sentence(stored))
         return DONE
-    if options.values.get("json"):
-        raise ProblemsError.one(
-            "--json has an effect only with --queue", "command line", "add --queue", "cli.json-alone"
-        )
     if "device" in options.values:
         machine.check_device(options.values["device"])
     if task == "train" and launched_processes() > 1:
@@ -93,6 +91,28 @@ def stored_queue(workspace: Workspace) -> StoredQueue:
     except (ProblemsError, KeyError, TypeError, ValueError):
         return StoredQueue()
     return stored if is_held(workspace) else stored.after_end()
+
+
+def handed_in(workspace: Workspace) -> Iterator[QueueEntry]:
+    """Jobs of `--queue` that no page has taken in yet."""
+    for path in sorted(inbox(workspace).glob("[!.]*.json")):
+        with suppress(ProblemsError):  # it is taken in meanwhile, or damaged
+            content = {name: str(value) for name, value in read_json_object(path).items() if name != "job"}
+            task, run = content.get("task", ""), content.get("run", "")
+            yield QueueEntry(content.get("id", ""), task, content.get("title", ""), {}, run=run)
+
+
+def _answered(workspace: Workspace, identity: str) -> StoredQueue:
+    """The queue once the page has taken in this job, or after ANSWER_SECONDS. Raises ProblemsError if the page refused it."""
+    end = time.monotonic() + ANSWER_SECONDS
+    while True:
+        stored = stored_queue(workspace)
+        entry = next((each for each in stored.entries if each.id == identity), None)
+        if entry is not None and entry.state == "failed":
+            raise ProblemsError.one(entry.message, "queue", code="queue.refused")
+        if entry is not None or time.monotonic() > end:
+            return stored
+        time.sleep(0.1)
 
 
 def paused_sentence(stored: StoredQueue) -> str:

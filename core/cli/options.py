@@ -4,8 +4,10 @@ import difflib
 import json
 import os
 from collections import deque
+from collections.abc import Container, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,15 @@ COMMAND_OPTIONS = {
     },
 }  # commands with options of their own; every other task has those of JOB
 
+# The options that decide what a command does with its job, and the only pairs of them that go together
+MODES = ("check", "debug-dataset", "probe", "prove", "interactive", "continue", "queue", "json")
+TOGETHER = {
+    *[("check", other) for other in ("debug-dataset", "continue")],
+    *[("probe", other) for other in ("continue", "queue", "json")],
+    *[("continue", other) for other in ("queue", "json")],
+    ("queue", "json"),
+}
+
 
 def commands() -> dict[str, dict[str, tuple[str, str]]]:
     """{command: {option: (placeholder, help)}}."""
@@ -200,11 +211,24 @@ def split_options(argv: list[str], known: dict[str, tuple[str, str]], job: bool 
         else:
             positional.append((word, before))
     _assign_positional(positional, options, job, task)
+    if "queue" in known:
+        options.problems += mode_problems(options.values)
     if not job:
         options.problems += [not_understood(word) for word in options.settings]
     for name in options.values.get("allow-module", ()):  # here, so that it applies to the page and to every job
         collected(options.problems, allow, name)
     return options
+
+
+def mode_problems(values: Container[str]) -> Iterator[Problem]:
+    """Problems of options of MODES of which one would be ignored. values: the names of those given"""
+    for one, other in combinations([name for name in MODES if name in values], 2):
+        if (one, other) not in TOGETHER:
+            what = f"--{one} and --{other} do not go together"
+            yield Problem(what, "command line", "leave one of them out", code="cli.apart")
+    if "json" in values and "queue" not in values:
+        what = "--json has an effect only with --queue"
+        yield Problem(what, "command line", "add --queue", code="cli.json-alone")
 
 
 def _take_option(name: str, placeholder: str, word: str, rest: deque[str], options: Options) -> None:

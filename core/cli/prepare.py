@@ -29,9 +29,11 @@ def run(argv: list[str]) -> int:
         return run_job("prepare", job, "prepare", options)
     from core.cli.dataset_report import batch_lines, report_lines
 
-    for line in batch_lines(job, report, epochs) if epochs else report_lines(job, report):
+    for line in batch_lines(job, report, epochs) if epochs else ():
         print(line)
-    if not epochs:
+    if options.values.get("check"):
+        for line in report_lines(job, report):
+            print(line)
         _say_findings(report, options)
     return DONE
 

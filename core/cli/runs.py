@@ -2,21 +2,18 @@
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from core.cli.jobs import paused_sentence, stored_queue
+from core.cli.jobs import handed_in, paused_sentence, stored_queue
 from core.cli.main import DONE, print_long
 from core.cli.options import COMMAND_OPTIONS, split_options
-from core.engine.owner import inbox, is_held
-from core.engine.queue import QueueEntry, StoredQueue
+from core.engine.owner import has_page
+from core.engine.queue import StoredQueue
 from core.engine.run_summary import RunSummary
 from core.engine.runs import Runs
 from core.engine.verdict import measured_sentence
 from core.engine.waiting import waits
-from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
@@ -38,23 +35,14 @@ def run(argv: list[str]) -> int:
 def facts_of(workspace: Workspace) -> dict[str, Any]:
     """The queue, running and waiting jobs first, and the runs, newest first."""
     stored, runs = stored_queue(workspace), Runs(workspace, lambda _: False, writes=False)
-    stored = replace(stored, entries=[*stored.entries, *_handed_in(workspace)])
+    stored = replace(stored, entries=[*stored.entries, *handed_in(workspace)])
     return {
         "outputs": str(workspace.outputs),
-        "page": is_held(workspace),
+        "page": has_page(workspace),
         "paused": paused_sentence(stored) if stored.paused else "",
         "queue": _queue(stored, runs),
         "runs": [_run(each) for each in runs.all()],
     }
-
-
-def _handed_in(workspace: Workspace) -> Iterator[QueueEntry]:
-    """Jobs of `--queue` that no page has taken in yet."""
-    for path in sorted(inbox(workspace).glob("[!.]*.json")):
-        with suppress(ProblemsError):  # it is taken in meanwhile, or damaged
-            content = {name: str(value) for name, value in read_json_object(path).items() if name != "job"}
-            task, run = content.get("task", ""), content.get("run", "")
-            yield QueueEntry(content.get("id", ""), task, content.get("title", ""), {}, run=run)
 
 
 def _queue(stored: StoredQueue, runs: Runs) -> list[dict[str, Any]]:

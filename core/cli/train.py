@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from core.cli.jobs import find_run, run_job
+from core.cli.jobs import find_run, handed_in, run_job, stored_queue
 from core.cli.main import DONE, FAILED
 from core.cli.options import COMMAND_OPTIONS, Options, job_from, split_options
-from core.engine.extend import extend, job_to_resume
+from core.engine.extend import check_not_queued, extend, extended, job_to_resume
 from core.engine.owner import Ownership
 from core.optimization.jumps import jump_advice
 from core.record.machine import gpu_memory
 from core.record.problems import Problem, ProblemsError, errors, errors_first
 from core.record.processes import check_launch, launched_processes, only_follows
+from core.record.run_folder import RunFolder, newest_state, state_step
 from core.settings.base import Settings
 from core.settings.flags import read_flags
 from core.settings.job import TrainJob
@@ -27,24 +28,32 @@ if TYPE_CHECKING:
     from core.formats.hub.references import HubId
 
 
+FIRST_ALONE = ("check", "probe", "queue")  # what the first of several processes does by itself
+
+
 def run(argv: list[str]) -> int:
     options = split_options(argv, COMMAND_OPTIONS["train"], task="train")
     check_launch()
+    if only_follows() and not options.values.keys().isdisjoint(FIRST_ALONE):
+        return DONE
     if "continue" in options.values:
         return resume(options)
     return train_job(job_from("train", options), options)
 
 
-def train_job(job: Settings, options: Options) -> int:
-    """Train after the checks, or do only what an option such as --check says. Returns the exit code."""
+def train_job(job: Settings, options: Options, resume: RunFolder | None = None) -> int:
+    """Train after the checks, or do only what an option such as --check says. Returns the exit code. resume: the run whose
+    resuming --check or --probe is about"""
     assert isinstance(job, TrainJob)
     if only_follows():
         return run_job("train", job, job.saving.output_name, options)
     job = job.model_copy(update={"memory": with_launched_processes(job.memory)})
     print_advice(options.advice)
-    report = check(job, options)
+    report = check(job, options, begins=resume is None or not resume.states.is_dir())
     if options.values.get("check"):
-        for line in filter(None, (report.sentence, report.held_out)):
+        state = newest_state(resume.states) if resume else None
+        resumes = f"Resumes from step {state_step(state)}" if state else ""
+        for line in filter(None, (report.sentence, report.held_out, resumes)):
             print(line)
         return DONE
     if options.values.get("probe"):
@@ -56,7 +65,10 @@ def train_job(job: Settings, options: Options) -> int:
 
 def resume(options: Options) -> int:
     """--continue: resume a run with its own settings; only its length, saving, samples and logging can be changed. Returns the
-    exit code. Raises ProblemsError for an unknown run and for other changes."""
+    exit code. --check and --probe look at the changed settings and leave the run as it is. Raises ProblemsError for an unknown run
+    and for other changes."""
+    if options.problems:
+        raise ProblemsError(options.problems)
     if options.preset or options.argument or "dataset-config" in options.values:
         what, fix = "--continue takes the settings of the run", "leave out the preset and the dataset file"
         raise ProblemsError.one(what, "command line", fix, "cli.continue-with-preset")
@@ -65,6 +77,13 @@ def resume(options: Options) -> int:
     if wrong:
         raise ProblemsError(wrong)
     before = job_to_resume(folder)
+    if "check" in options.values or "probe" in options.values:
+        job = extended(before, changes, folder)
+        print_advice(jump_advice(folder, before, job))
+        return train_job(job, options, resume=folder)
+    if "queue" in options.values:
+        workspace = options.workspace()
+        check_not_queued(folder, [*stored_queue(workspace).entries, *handed_in(workspace)])
     job = extend(folder, changes) if changes and not only_follows() else before
     print_advice(jump_advice(folder, before, job))
     return run_job("train", job, job.saving.output_name, options, resume=folder)
@@ -95,11 +114,12 @@ def with_launched_processes(memory: MemorySettings) -> MemorySettings:
     return memory.model_copy(update={"num_processes": count}) if count > 1 else memory
 
 
-def check(job: TrainJob, options: Options, *, trains: bool = True) -> Report:
+def check(job: TrainJob, options: Options, *, trains: bool = True, begins: bool = True) -> Report:
     """Run the preflight, print its advice and return its report. Raises ProblemsError with all errors. Without errors a model
     named by a hub id is downloaded, except with --check.
 
     trains  whether a training follows: then the device is checked, and no image may both train and validate
+    begins  the run has no training state yet
     """
     from core.dataset.preflight import preflight
     from core.families.locate import base_model_family
@@ -111,13 +131,13 @@ def check(job: TrainJob, options: Options, *, trains: bool = True) -> Report:
     workspace, device = options.workspace(), options.device() if trains else None
     with checking_bar() as progress:
         report = preflight(job, workspace, count_tokens=count_tokens, decode=True, progress=progress)
-    problems = problems_before_start(job, workspace, report, device, copies=trains, model=False)
+    problems = problems_before_start(job, workspace, report, device, begins=begins, copies=trains, model=False)
     if trains and not errors(problems):
         problems += upload_problems(job)
     if not errors(problems):
         get_models(job.model, options)
     if not errors(problems) or options.values.get("check") or not _to_download(job.model, options):
-        problems += problems_before_start(job, workspace, report, device, copies=trains)
+        problems += problems_before_start(job, workspace, report, device, begins=begins, copies=trains)
         problems += recipe_problems(
             options.preset_read, base_model_family(job.model, workspace), gpu_memory(device) if device else None
         )

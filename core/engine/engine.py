@@ -15,7 +15,7 @@ from core.engine.child import run_in_child
 from core.engine.deleted import name_in_trash
 from core.engine.execute import execute
 from core.engine.explain import Explanation, explain
-from core.engine.extend import extend, job_of, job_to_resume
+from core.engine.extend import check_not_queued, extend, job_of, job_to_resume
 from core.engine.in_use import require_unused
 from core.engine.launch import is_launched, supervise
 from core.engine.light import CLOSE_SECONDS, LANES, LightLane, LightTask
@@ -270,12 +270,8 @@ class Engine:
     def _queue_run(self, run_name: str, changes: dict[str, Any] | None = None, identity: str = "") -> str:
         """`continue_run` that leaves a paused queue paused."""
         folder = self.own_folder(run_name)
-        if folder.held:
-            raise ProblemsError.one(f"'{run_name}' is running", run_name, "watch it in Monitor", "runs.running")
         with self._queue.lock:
-            if any(entry.run == run_name and entry.state in ("waiting", "running") for entry in self.queue()):
-                what = f"'{run_name}' is already in the queue"
-                raise ProblemsError.one(what, run_name, "wait for its turn", "runs.queued")
+            check_not_queued(folder, self.queue())
             job = extend(folder, changes, self.limits) if changes else job_to_resume(folder)
             self._admit_new(job)
             entry = self._queue.add("train", title_of("train", job), to_values(job), run=run_name, identity=identity)

@@ -1,8 +1,9 @@
 """Changed settings for a resumed run: length, saving, samples, logging. What and how it trains cannot change."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from core.engine.queue import QueueEntry
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError, unwritten
 from core.record.run_folder import RunFolder
@@ -40,17 +41,31 @@ def job_to_resume(folder: RunFolder) -> TrainJob:
     return build(TrainJob, preset.values, str(folder.job_file))
 
 
+def check_not_queued(folder: RunFolder, entries: Iterable[QueueEntry]) -> None:
+    """Raise ProblemsError if a run that is to be resumed is running, or waits in the queue already."""
+    name = folder.name
+    if folder.held:
+        raise ProblemsError.one(f"'{name}' is running", name, "watch it in Monitor", "runs.running")
+    if any(entry.run == name and entry.state in ("waiting", "running") for entry in entries):
+        raise ProblemsError.one(f"'{name}' is already in the queue", name, "wait for its turn", "runs.queued")
+
+
+def extended(before: TrainJob, changes: Mapping[str, Any], folder: RunFolder, limits: Limits | None = None) -> TrainJob:
+    """The settings of a run with these changes; writes nothing. Raises ProblemsError with every setting that may not change."""
+    after = build(TrainJob, merge(to_values(before), dict(changes)), folder.name)
+    admit(after, limits)
+    if wrong := list(_refused(before, after)):
+        raise ProblemsError(wrong)
+    return after
+
+
 def extend(folder: RunFolder, changes: Mapping[str, Any], limits: Limits | None = None) -> TrainJob:
     """Write the run's settings with these changes ({"schedule": {"max_train_epochs": 20}}) and return them; earlier ones stay as
     job-1.json, job-2.json ... Raises ProblemsError with every setting that may not change."""
     before = job_to_resume(folder)
-    after = build(TrainJob, merge(to_values(before), dict(changes)), folder.name)
-    admit(after, limits)
+    after = extended(before, changes, folder, limits)
     if after == before:
         return before
-    wrong = list(_refused(before, after))
-    if wrong:
-        raise ProblemsError(wrong)
     number = next(number for number in range(1, 10_000) if not (folder.path / f"job-{number}.json").exists())
     try:
         atomic.write_json(folder.path / f"job-{number}.json", folder.job())

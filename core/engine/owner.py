@@ -88,6 +88,13 @@ def is_held(workspace: Workspace) -> bool:
     return lock.is_held(workspace.private / "lock")
 
 
+def has_page(workspace: Workspace) -> bool:
+    """Whether a page holds this outputs folder, which takes in what is handed in; a job on the command line does not."""
+    with suppress(ProblemsError, OSError):
+        return is_held(workspace) and bool(read_json_object(workspace.private / "holder.json").get("page"))
+    return False
+
+
 def inbox(workspace: Workspace) -> Path:
     return workspace.private / "inbox"
 

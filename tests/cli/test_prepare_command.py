@@ -63,6 +63,29 @@ def test_check_lists_every_image_with_its_place_words_and_what_is_cut(tmp_path, 
     assert "smaller than their bucket" in said.err
 
 
+def test_what_the_settings_answer_is_not_left_open(tmp_path, capsys):
+    from PIL import Image
+
+    for name in ("a", "c"):
+        Image.new("RGBA", (256, 256), (9, 9, 9, 0)).save(tmp_path / "set" / f"{name}.png")
+    (tmp_path / "set" / "b.caption").write_text("a sentence")
+    (tmp_path / "set" / "c.txt").write_text("one\ntwo")
+    answers = {
+        "transparency, 2 images": ["--dataset.alpha_mask", "--dataset.alpha_color=#000000"],
+        "sidecars, 1 image": ["--captions.sidecars=joined", "--captions.caption_extension=.txt"],
+        "lines, 1 image": ["--captions.caption_lines=all"],
+    }
+    words = ["--check", "--captions.caption_extension=auto", "--model.base_model", "models/starter"]
+    assert prepare(tmp_path, *words) == DONE
+    said = capsys.readouterr().out
+    assert all(f"Left open: {question}" in said for question in answers)
+    for question, settings in answers.items():
+        for setting in settings:
+            assert prepare(tmp_path, *words, setting) == DONE
+            said = capsys.readouterr().out
+            assert question.partition(",")[0] not in said and said.count("Left open") == 2, setting
+
+
 def test_images_without_a_caption_are_named_once(tmp_path, capsys):
     from PIL import Image
 

@@ -5,18 +5,18 @@ import os
 
 import pytest
 
+from core.cli import jobs
 from core.cli.jobs import run_job
 from core.cli.main import main
 from core.cli.options import Options
 from core.engine.engine import Engine
-from core.engine.owner import inbox
+from core.engine.owner import Ownership, inbox
 from core.engine.queue import Queue
 from core.record.events import Saved, StateChanged, Validated
 from core.record.journal import Journal
 from core.record.workspace import Workspace
 from core.settings.presets.files import to_values
 from tests.engine.test_engine import job, killed_run
-from tests.refusals import refused
 
 
 @pytest.fixture
@@ -83,7 +83,33 @@ def options(workspace, **values):
     return Options(values={"outputs": str(workspace.outputs), "queue": True, **values})
 
 
-def test_a_queued_job_prints_its_id_and_that_the_queue_is_paused(workspace, capsys):
+def test_a_run_that_is_queued_already_or_that_the_page_refuses_is_an_error(workspace, tmp_path, capsys):
+    run = killed_run(workspace)
+    words = ["train", "--outputs", str(workspace.outputs), "--queue", "--continue"]
+    assert main([*words, run.name]) == 0
+    before = files_of(workspace.outputs)
+    assert main([*words, run.name, "--schedule.max_train_steps", "77"]) == 2
+    assert "already in the queue" in capsys.readouterr().err and files_of(workspace.outputs) == before
+    engine = Engine(workspace, "cpu")
+    engine.pause_queue()
+    engine.start()
+    elsewhere = killed_run(Workspace(tmp_path / "elsewhere", tmp_path / "models"))
+    elsewhere.path.rename(other := elsewhere.path.with_name("other"))
+    assert main([*words, str(other)]) == 2
+    said = capsys.readouterr()
+    assert "no such run" in said.err and "is in the queue" not in said.out
+    assert main([*words, run.name]) == 2, "taken in meanwhile"
+    engine.close()
+
+
+def test_a_job_on_the_command_line_is_no_page(workspace, listed):
+    owner = Ownership(workspace, "a training on the command line")
+    assert not json.loads(listed("--json"))["page"]
+    owner.release()
+
+
+def test_a_queued_job_prints_its_id_and_that_the_queue_is_paused(workspace, capsys, monkeypatch):
+    monkeypatch.setattr(jobs, "ANSWER_SECONDS", 0)
     engine = Engine(workspace, "cpu")
     engine.submit("train", job("owl"))
     assert run_job("train", job(), "fox", options(workspace)) == 0
@@ -98,5 +124,3 @@ def test_a_queued_job_prints_its_id_and_that_the_queue_is_paused(workspace, caps
     facts = json.loads(capsys.readouterr().out)
     assert (facts["title"], facts["paused"], facts["page"]) == ("fox", True, True) and len(facts["id"]) == 12
     engine.close()
-    with refused("cli.json-alone"):
-        run_job("train", job(), "fox", options(workspace, json=True, queue=False))

@@ -56,7 +56,8 @@ def around_jobs() -> Facts:
             ):
                 for name, value in (
                     ("hand_in", partial(noted, heard, "queued", None)),
-                    ("is_held", lambda space, reads=reads: reads),
+                    ("has_page", lambda space, reads=reads: reads),
+                    ("_answered", lambda space, identity: jobs.stored_queue(space)),
                     ("launched_processes", lambda processes=processes: processes),
                     ("run_together", partial(noted, heard, "together", 5)),
                     ("Ownership", partial(noted, heard, "owned", owner)),

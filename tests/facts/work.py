@@ -41,6 +41,7 @@ def _options(root: Path, **values: Any) -> Any:
         preset=None,
         argument=None,
         advice=[],
+        problems=[],
         preset_read=None,
         settings={},
         workspace=lambda: space,
@@ -87,7 +88,7 @@ def trained_by_command() -> Facts:
             heard.clear()
             job = build(TrainJob, {})
             with (
-                patch.object(command, "check", lambda *given: report),
+                patch.object(command, "check", lambda *given, **named: report),
                 patch.object(command, "only_follows", lambda: False),
                 redirect_stderr(io.StringIO()) as errors,
                 redirect_stdout(io.StringIO()) as shown,

@@ -1,12 +1,15 @@
 """What the losses say besides their mean."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from core.engine.view import RunView, read_watch
+from core.settings.job import TrainJob
 from core.training.loop.loss_readback import LossBuffer, ReadBack, StepImage, StepRecord
+from core.training.loop.reports import Reports
 from core.training.loop.watching import Watch
 
 
@@ -91,3 +94,31 @@ def test_a_run_leaves_its_curves_norms_and_table_and_goes_on_with_them(train):
     assert len(shot["corrected"]) == len(shot["loss"]) == 4
     assert shot["norms"][0][1] > 0 and any(norm[2] for norm in shot["norms"])
     assert next(entry["step"] for entry in shot["validation"]) == 0
+
+
+def test_the_trackers_get_every_number_of_each_step_also_of_steps_that_are_read_back_together():
+    losses, logged = LossBuffer(), {}
+    for step in range(1, 5):
+        seen, weights = [StepImage(("s", "a"), 100.0)], torch.tensor(7.0) if step == 1 else None
+        numbers = {"norm/of_method": torch.tensor(step / 2)}
+        loss, norm = torch.tensor(float(step)), torch.tensor(10.0 * step)
+        losses.put(StepRecord(step, loss, norm, ["a"], [100.0], seen, loss.reshape(1), weights, numbers))
+    reports = Reports(
+        job=TrainJob(),
+        context=SimpleNamespace(),
+        plan=SimpleNamespace(ends_epoch=lambda step: step == 2, total=4),
+        stepper=SimpleNamespace(optimizer=SimpleNamespace(param_groups=[]), paused=0),
+        rates=SimpleNamespace(of=lambda optimizer, step: {"unet": step / 10}),
+        components=None,
+        tracker=SimpleNamespace(add=lambda name, value, step: logged.setdefault(name, []).append((step, value))),
+        watch=Watch(steps_per_epoch=2),
+        losses=losses,
+    )
+    read = losses.read()
+    reports._track(read, reports.watch.add(read))
+    assert logged["loss/average"] == [(1, 1.0), (2, 1.5), (3, 2.5), (4, 3.5)]
+    assert logged["loss/epoch_average"] == [(2, 1.5), (4, 3.5)]
+    assert logged["lr/unet"] == [(1, 0.0), (2, 0.1), (3, 0.2), (4, 0.3)]
+    assert logged["norm/gradient"] == [(step, 10.0 * step) for step in range(1, 5)]
+    assert logged["norm/of_method"] == [(step, step / 2) for step in range(1, 5)]
+    assert logged["norm/weights"] == [(1, 7.0)], "at the step that it was measured after"

@@ -480,6 +480,12 @@ def _embeddings(workspace: Workspace) -> Iterator[tuple[str, Path, str]]:
             yield also, path, ""
 
 
+def embeddings_of_runs(workspace: Workspace) -> dict[str, Path]:
+    """{token: file} of the embeddings of runs, of several with one token the first that lists offer; prompts use them once chosen."""
+    files = [path for _, path in Scan(workspace).embeddings() if path.is_relative_to(workspace.runs)]
+    return {trained_token(path) or path.stem: path for path in reversed(files)}
+
+
 def trained_token(path: Path) -> str:
     """The token that an embedding file was trained for, if it is another than the file's name; "" for files of other programs."""
     with suppress(ProblemsError, OSError):

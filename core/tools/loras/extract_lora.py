@@ -32,7 +32,7 @@ from core.settings.tools.loras import ExtractLoraSettings
 from core.tools.files import model_file
 from core.tools.loras.building import lora_tensors
 from core.tools.loras.headers import SPILLED, bytes_of, has_large_kernel, refuse_device
-from core.tools.loras.svd import CLAMP, decompose
+from core.tools.loras.svd import CLAMP, decompose, retained_by
 from core.tools.merges import agreed_texts
 from core.tools.output import PRECISION_BYTES, output_file, output_problems
 
@@ -147,9 +147,10 @@ def do(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> Outcom
             change = _difference(settings, layer, files).flatten(1)
             parts = decompose(change, settings.device, settings.compatibility, rank)
             rank = min(rank, len(parts.s))
-            retained.append(parts.retained(rank))
+            up, down = parts.cut(rank, quantile)
+            retained.append(retained_by(change, up, down) if quantile else parts.retained(rank))
             squares.append(_square(change))
-            tensors |= spill.put(lora_tensors(layer.name, *parts.cut(rank, quantile), rank, layer.shape))
+            tensors |= spill.put(lora_tensors(layer.name, up, down, rank, layer.shape))
         left_out = []
         for number, layer in enumerate(plan.left_out):
             context.check()

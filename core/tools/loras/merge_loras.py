@@ -41,7 +41,7 @@ from core.tools.loras.headers import (
 )
 from core.tools.loras.layers import Layer
 from core.tools.loras.sums import Term, shuffled
-from core.tools.loras.svd import CLAMP, Product, decompose
+from core.tools.loras.svd import CLAMP, Product, decompose, retained_by
 from core.tools.merges import LoraInput, agreed_texts, as_recipe, lora_inputs, merge_record
 from core.tools.output import output_file, output_problems
 
@@ -204,10 +204,12 @@ def _merge_function(
 
     def by_svd(terms: Sequence[Term], shape: tuple[int, ...]) -> tuple[Tensor, Tensor, float]:
         layer_rank = (settings.new_conv_rank or rank) if has_large_kernel(shape) else rank
-        parts = decompose(lora_sums.total_change(terms), settings.device, settings.compatibility, layer_rank)
+        change = lora_sums.total_change(terms)
+        parts = decompose(change, settings.device, settings.compatibility, layer_rank)
         layer_rank = min(layer_rank, len(parts.s))
-        retained.append(parts.retained(layer_rank))
-        return (*parts.cut(layer_rank, quantile), float(layer_rank))
+        up, down = parts.cut(layer_rank, quantile)
+        retained.append(retained_by(change, up, down) if quantile else parts.retained(layer_rank))
+        return up, down, float(layer_rank)
 
     return by_svd
 

@@ -63,6 +63,13 @@ class Parts:
         return min(1.0, math.sqrt(float(squares[:rank].sum()) / whole)) if whole > 0 else 1.0
 
 
+def retained_by(change: Product | Tensor, up: Tensor, down: Tensor) -> float:
+    """`Parts.retained` of any factors, such as clamped ones: (1 - squared relative error) ** 0.5; 0 for an error above the change."""
+    matrix = _matrix(change).double().cpu()
+    whole, error = (float(each.square().sum()) for each in (matrix, matrix - up.double().cpu() @ down.double().cpu()))
+    return math.sqrt(max(0.0, 1 - error / whole)) if whole > 0 else 1.0
+
+
 def decompose(
     change: Product | Tensor, device: str = "cpu", compatibility: str = "none", rank: int | None = None
 ) -> Parts:

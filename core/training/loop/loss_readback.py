@@ -57,8 +57,9 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class ReadBack:
-    """Numbers of finished steps. norm, weight_norm, numbers: of the newest step.
+    """Numbers of finished steps. norm, weight_norm: the newest.
 
+    numbers   norms and numbers of the method of each step, by logged name
     skipped   non-finite steps that were left out      end   the error of a non-finite step that ends the run
     """
 
@@ -68,7 +69,7 @@ class ReadBack:
     step_images: list[list[StepImage]] = field(default_factory=list)
     by_image: list[list[float]] = field(default_factory=list)
     weight_norm: float | None = None
-    numbers: Mapping[str, float] = field(default_factory=dict)
+    numbers: list[dict[str, float]] = field(default_factory=list)
     skipped: list[Problem] = field(default_factory=list)
     end: ProblemsError | None = None
 
@@ -113,13 +114,15 @@ class LossBuffer:
         finite: list[StepRecord] = []
         skipped: list[Problem] = []
         end = None
-        losses, by_image, weight_norm, method_numbers = [], [], None, {}
+        losses, by_image, weight_norm, numbers = [], [], None, []
         norm = 0.0
         for record in records:
             loss, gradient_norm = next(values), next(values)
             image_losses = [next(values) for _ in record.step_images]
-            weight_norm = next(values) if record.weight_norm is not None else weight_norm
-            method_numbers = {name: next(values) for name in record.numbers}
+            of_step = {"norm/gradient": gradient_norm}
+            if record.weight_norm is not None:
+                of_step["norm/weights"] = weight_norm = next(values)
+            of_step |= {name: next(values) for name in record.numbers}
             # With scaled losses the scaler handles an infinite gradient: it skips the step and lowers the scale.
             self._overflows = 0 if math.isfinite(gradient_norm) else self._overflows + 1
             too_many = self._overflows > (MOST_OVERFLOWS if self._scaled else 0)
@@ -134,9 +137,10 @@ class LossBuffer:
             finite.append(record)
             losses.append(loss)
             by_image.append(image_losses)
+            numbers.append(of_step)
             norm = gradient_norm
         steps, images = [record.step for record in finite], [record.step_images for record in finite]
-        return ReadBack(steps, losses, norm, images, by_image, weight_norm, method_numbers, skipped, end)
+        return ReadBack(steps, losses, norm, images, by_image, weight_norm, numbers, skipped, end)
 
 
 def not_finite(record: StepRecord, what: str, losses: Sequence[float]) -> ProblemsError:

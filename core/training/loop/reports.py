@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -75,13 +75,12 @@ class Reports:
 
     def _report_steps(self, read: ReadBack) -> None:
         step = read.steps[-1]
-        rates = self.rates.of(self.stepper.optimizer, max(0, step - 1 - self.stepper.paused))
         corrected = self.watch.add(read)
         self.context.journal.put(
             Steps(
                 read.steps,
                 read.losses,
-                rates,
+                self._rates(step),
                 self.plan.epoch_of(step - 1) + 1,
                 self.clock.per_step,
                 read.norm,
@@ -89,32 +88,33 @@ class Reports:
                 read.weight_norm,
             )
         )
-        self._track(read, corrected, rates)
+        self._track(read, corrected)
         self.watch.write(self.context.folder.path, at_once=step >= self.plan.total)
 
-    def _track(self, read: ReadBack, corrected: Sequence[float], rates: Mapping[str, float]) -> None:
-        """Pass the numbers to the trackers, under sd-scripts' names where it has them (reference: section 7.6)."""
+    def _rates(self, step: int) -> dict[str, float]:
+        return self.rates.of(self.stepper.optimizer, max(0, step - 1 - self.stepper.paused))
+
+    def _track(self, read: ReadBack, corrected: Sequence[float]) -> None:
+        """Pass the numbers of each step to the trackers, under sd-scripts' names where it has them (reference: section 7.6)."""
         from core.optimization.optimizers import step_sizes
 
-        add, step, method = self.tracker.add, read.steps[-1], spec_of(self.job)
+        add, method = self.tracker.add, spec_of(self.job)
         step_name, epoch_name = method.losses_logged
-        for number, loss, quotient in zip(read.steps, read.losses, corrected, strict=True):
+        for number, loss, quotient, average, numbers in zip(
+            read.steps, read.losses, corrected, self.watch.averages, read.numbers, strict=True
+        ):
             add(step_name, loss, number)
             add("loss/corrected", quotient, number)
             if self.plan.ends_epoch(number) or number == self.plan.total:
-                add(epoch_name, self.watch.average, number)
-        add("loss/average", self.watch.average, step)
-        for name, rate in rates.items():
-            add(rate_name(method, name), rate, step)
-        for name, size in step_sizes(
-            self.stepper.optimizer
-        ).items():  # of optimizers that find the step size themselves
-            add(rate_name(method, name).replace("lr", "lr/d*lr", 1), size, step)
-        add("norm/gradient", read.norm, step)
-        if read.weight_norm is not None:
-            add("norm/weights", read.weight_norm, step)
-        for name, value in read.numbers.items():
-            add(name, value, step)
+                add(epoch_name, average, number)
+            add("loss/average", average, number)
+            for name, rate in self._rates(number).items():
+                add(rate_name(method, name), rate, number)
+            for name, value in numbers.items():
+                add(name, value, number)
+        # Of optimizers that find the step size themselves: known of the newest step alone
+        for name, size in step_sizes(self.stepper.optimizer).items():
+            add(rate_name(method, name).replace("lr", "lr/d*lr", 1), size, read.steps[-1])
 
     def validated(self, result: Validated) -> None:
         """Write a validation to the journal and the trackers, to these also by epoch where it ends one."""

@@ -57,14 +57,16 @@ class Watch:
         self._bands = [Mean() for _ in range(BANDS)]
         self._images: dict[tuple[str, ...], Mean] = {}
         self._epoch: deque[float] = deque(maxlen=max(1, steps_per_epoch))
+        self.averages: list[float] = []  # `average` after each of the steps added last
         self._written = 0.0
 
     def add(self, read: ReadBack) -> list[float]:
         """Add the losses of finished steps; return each step's corrected loss (1 is usual at its timesteps)."""
-        corrected = []
+        corrected, self.averages = [], []
         for step, loss, images, losses in zip(read.steps, read.losses, read.step_images, read.by_image, strict=True):
             self.step = step
             self._epoch.append(loss)
+            self.averages.append(self.average)
             quotients = [self._quotient(each, value) for each, value in zip(images, losses, strict=True)]
             known = [quotient for quotient in quotients if quotient is not None]
             corrected.append(sum(known) / len(known) if known else 1.0)

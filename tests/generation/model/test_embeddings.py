@@ -33,7 +33,7 @@ from core.generation.prompt.states import PromptStates
 from core.generation.run import run_generate
 from core.networks.adapter_file import save_lora
 from core.record.problems import ProblemsError
-from core.record.workspace import PROJECT, Workspace
+from core.record.workspace import PROJECT, Workspace, display_path
 from core.settings.check import build
 from core.settings.generation.generate import GenerateSettings
 from core.settings.job import GenerateJob
@@ -268,6 +268,18 @@ def test_the_word_is_the_files_name_or_the_one_before_the_equals_sign(workspace,
     path.touch()
     assert find_embedding(str(path), workspace) == Embedding("mira.v2", path)
     assert find_embedding(f" mira ={path}", workspace) == Embedding("mira", path)
+
+
+def test_the_command_line_names_the_file_of_a_runs_token_in_a_prompt(tmp_path, capsys):
+    components = family("sd1").load(STARTER, parts=("text_encoders", "tokenizers"))
+    run = tmp_path / "out" / "runs" / "20260101-120000_zunkel" / "checkpoints"
+    run.mkdir(parents=True)
+    file = word_file(run / "zunkel.safetensors", components, "fox")
+    words = ["generate", "--model.base_model", str(STARTER), "--outputs", str(tmp_path / "out"), "--check", "--prompt"]
+    assert main([*words, "a Zunkel here"]) == 0
+    assert f'--embedding "{display_path(file)}' in capsys.readouterr().err
+    assert main([*words, "a zunkels"]) == 0 and main([*words, "a zunkel", "--embedding", str(file)]) == 0
+    assert "is read as text" not in capsys.readouterr().err
 
 
 @pytest.mark.slow

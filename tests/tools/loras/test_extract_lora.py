@@ -94,9 +94,12 @@ def test_clamping_precisions_and_compatibility_have_their_effects(models, tmp_pa
     )
     assert bounded[f"{LAYER}.{UP}"].dtype == torch.float16
     assert bounded[f"{LAYER}.{UP}"].abs().max() < plain[f"{LAYER}.{UP}"].abs().max()
-    theirs, _, _ = extracted(models, tmp_path / "2", dim=2, compatibility="sd-scripts")
+    theirs, _, said = extracted(models, tmp_path / "2", dim=2, compatibility="sd-scripts")
     limit = torch.quantile(torch.cat([plain[f"{LAYER}.{UP}"].flatten(), plain[f"{LAYER}.{DOWN}"].flatten()]).abs(), 1.0)
     assert theirs[f"{LAYER}.{UP}"].abs().max() < limit
+    exact, kept = changes(plain)[LAYER], changes(theirs)[LAYER]
+    share = max(0.0, 1 - float((exact - kept).norm() / exact.norm()) ** 2) ** 0.5
+    assert f"{share:.1%} at least" in said and share < 0.999, "of what is written, after the clamp"
     rounded, _, _ = extracted(models, tmp_path / "3", dim=2, load_precision="bf16")
     assert not torch.equal(rounded[f"{LAYER}.{UP}"], plain[f"{LAYER}.{UP}"])
 

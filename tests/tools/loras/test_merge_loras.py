@@ -248,6 +248,17 @@ def test_precision_hashes_and_clamping_are_as_asked(tmp_path):
     assert bounded[f"{A}.{DOWN}"].max() < free[f"{A}.{DOWN}"].max()
 
 
+@pytest.mark.parametrize("clamp", [{}, {"compatibility": "sd-scripts"}, {"clamp_quantile": 0.9}])
+def test_the_kept_norm_is_that_of_the_written_weights(clamp, tmp_path):
+    exact, _ = merged(tmp_path / "exact", FILES[:2], method="concat")
+    given = {"models": FILES[:2], "method": "svd", "new_rank": 3, "save_precision": "fp32", **clamp}
+    path, lines = use(name="merge_loras", output=str(tmp_path / "merged.safetensors"), **given)
+    written, shares = changes(load_file(path)), []
+    for name, change in changes(exact).items():
+        shares.append(max(0.0, 1 - float((change - written[name]).norm() / change.norm()) ** 2) ** 0.5)
+    assert f"kept norm: {sum(shares) / len(shares):.1%} on average, {min(shares):.1%} at least" in lines
+
+
 def test_what_cannot_be_merged_is_refused_before_anything_is_written(tmp_path):
     xl = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
     sdxl = one(tmp_path / "xl.safetensors", layer=xl)
