@@ -413,8 +413,9 @@ def _read_detailer(reader: SettingsReader) -> None:
         reader.put("detailer.ad_model", model)
     elif not model.lower().endswith(".onnx") and model.lower().startswith(FACE_PREFIXES):
         reader.put("detailer.ad_model", "face")
-        reader.take("ADetailer confidence")  # of another detector
-        reader.note(f"Faces were found by {model[:60]}; here by MTCNN, so the image will differ", "detector")
+        confidence = reader.take("ADetailer confidence")[:20]  # of another detector
+        left = f". Its confidence {confidence} was not taken: MTCNN's differ" if confidence else ""
+        reader.note(f"Faces were found by {model[:60]}; here by MTCNN, so the image will differ{left}", "detector")
     else:
         file = PurePath(model).name
         reader.put("detailer.ad_model_file", f"{PurePath(file).stem}.onnx")
