@@ -116,6 +116,8 @@ FIND_BY_NAME: dict[str, Callable[[str, Workspace], Path]] = {
     "refiner_checkpoint": lambda name, workspace: find_refiner(name, workspace, None),
     "highres_fix_upscaler_file": partial(find, "upscaler"),
 }
+# Programs that never state the clip skip: their images leave it as in Train
+NO_CLIP_SKIP = ("sd-scripts", "novelai", "draw things", "another program")
 PRESET = (*OF_JOB, "base_model", *MODEL)  # fields that presets store
 
 
@@ -210,14 +212,21 @@ def with_chosen_model(job: GenerateJob, digest: str, chosen: Iterable[str], work
     return job
 
 
-def model_values_in(job: GenerateJob, workspace: Workspace, notes: list[Problem]) -> dict[str, Any]:
-    """Values of the model settings in an image of another program, which does not identify its base model. notes: collects
+def model_values_in(
+    job: GenerateJob, source: str, usual: int | None, workspace: Workspace, notes: list[Problem]
+) -> dict[str, Any]:
+    """Values of the model settings in an image whose base model is not identified. Programs leave out the model's own VAE and clip
+    skip 1; the prediction type is the chosen model's. source: the program; usual: the clip skip of an empty field; notes: collects
     problems"""
-    values = {name: value for name in MODEL if (value := getattr(job.model, name)) != ENTRIES[name].default}
-    if name := values.pop("vae", None):
+    skip = job.model.clip_skip or (None if source in NO_CLIP_SKIP else 1)
+    values: dict[str, Any] = {"vae": None, "clip_skip": None if skip == (usual or 1) else skip}
+    if job.model.prediction != "auto" and source != "atelier":
+        values["prediction"] = job.model.prediction
+    if text := job.model.vae:
+        name = Path(text).name
         paths = [path for _, path in Scan(workspace).vaes() if name in (path.name, path.stem)]
-        values |= {"vae": portable_name(paths[0], workspace)} if paths else {}
-        notes += [] if paths else [_not_found("VAE", name, "model.vae")]
+        values["vae"] = portable_name(paths[0], workspace) if paths else None
+        notes += [] if paths else [_not_found("VAE", text, "model.vae")]
     if job.model.compatibility != "none":
         what, fix = "It was made with sd-scripts compatibility", "set it in Train to generate the image again"
         notes.append(Problem(what, "model.compatibility", fix, "advice", code="generate.other-compatibility"))

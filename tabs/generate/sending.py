@@ -145,10 +145,14 @@ class Sending:
         if record.source == "atelier":
             job = form.with_chosen_model(job, record.hashes.model, (current["base_model"], model.base_model), workspace)
         values, notes = form.values_of(job, current, workspace, model, record.hashes.controls)
-        if record.source != "atelier":  # of another program, whose model names are unknown: the chosen model stays
-            kept = {name: current[name] for name in ("base_model", "model", *form.MODEL)}
-            notes = [note for note in notes if note.code != form.NO_MODEL]
-            values |= kept | form.model_values_in(job, workspace, notes)
+        foreign = record.source != "atelier"
+        if foreign or any(note.code == form.NO_MODEL for note in notes):  # the chosen model stays
+            notes = [
+                note for note in notes if not foreign or note.code != form.NO_MODEL
+            ]  # their model names are unknown
+            usual = None if current["base_model"] else model.clip_skip
+            values |= {name: current[name] for name in ("base_model", "model", "prediction")}
+            values |= form.model_values_in(job, record.source, usual, workspace, notes)
         if not values["variation_strength"]:
             values["variation_seed"] = None  # drawn for each grid, without effect
         if values["zero_terminal_snr"] == "off" and not form.marked_for_zero_snr(
