@@ -26,7 +26,7 @@ from core.generation.model.sources import model_hash
 from core.generation.prompt.changes import with_settings
 from core.generation.prompt.loras import LoraTag, with_prompt_loras, without_tags
 from core.generation.prompt.wildcards import has_variants
-from core.record.file_titles import is_average
+from core.record.file_titles import file_stem, is_average
 from core.record.problems import Problem, ProblemsError, collected
 from core.record.workspace import Workspace, display_path, real_path
 from core.settings.base import FRESH_SEEDS, Declared, Settings, declared, setting, value_of
@@ -201,15 +201,26 @@ def with_chosen_model(job: GenerateJob, digest: str, chosen: Iterable[str], work
     images keep of models outside of models and outputs. digest: of the image's model; "" if unknown"""
     if find_file(job.model.base_model, workspace) is not None:
         return job
-    memo = HashMemo(workspace.private / "hashes.json")
     for name in chosen:
         path = find_file(name, workspace)
         if path is None or portable_name(path, workspace) != job.model.base_model:
             continue
-        family = facts_of_file(path).family
-        if not digest or (family and model_hash(path, family, memo, None) == digest):
+        if _has_hash(path, digest, workspace):
             return with_settings(job, model={"base_model": name})
     return job
+
+
+def _has_hash(path: Path, digest: str, workspace: Workspace) -> bool:
+    """Whether a model's hash begins with `digest`, which may be ""."""
+    family = facts_of_file(path).family if digest else None
+    memo = HashMemo(workspace.private / "hashes.json")
+    return not digest or (bool(family) and model_hash(path, family or "", memo, None).startswith(digest.lower()))
+
+
+def is_model(chosen: str, name: str, digest: str, workspace: Workspace) -> bool:
+    """Whether the chosen model has the name, and the hash if there is one, that another program's image states."""
+    path = find_file(chosen, workspace)
+    return path is not None and file_stem(name) == file_stem(path.name) and _has_hash(path, digest, workspace)
 
 
 def model_values_in(

@@ -50,6 +50,7 @@ STEP, MAX_SIDE = 8, 4096  # pixels
 OF_GROUPS = tuple(name for name in form.FIELDS if form.OF_JOB[name].group in ("image_to_image", "hires"))
 OF_IMAGE_ALONE = tuple(name for name in OF_GROUPS if form.OF_JOB[name].group == "image_to_image")
 OF_IMAGE = (*OF_GROUPS, "width", "height")  # fields that an initial image sets
+OTHER_MODEL = "image-settings.other-model"  # problem code
 SENDING = "send image"  # `about` of messages
 
 
@@ -133,12 +134,10 @@ class Sending:
             self._fields.put(values)
             cards.drop_unused(self.page, values)
         seed = "" if values["seed"] is None else f" Its seed {values['seed']} is set: turn off Lock for other images."
-        self.page.say(
-            "done", f"The settings of {source} were loaded.{seed}", problems=record.notes + notes, undo_by=TAKE_BACK
-        )
+        self.page.say("done", f"The settings of {source} were loaded.{seed}", problems=notes, undo_by=TAKE_BACK)
 
     def _values_of(self, record: ImageRecord) -> tuple[Values, list[Problem]]:
-        """(values that generate an image again, problems of its files that are not on this machine)."""
+        """(values that generate an image again, its notes and problems of its files that are not on this machine)."""
         current, job = self._fields.load(), record.job
         assert job is not None
         model, workspace = self.page.project.job.model, self.page.workspace
@@ -159,6 +158,9 @@ class Sending:
             values, self.page.project.job, workspace, lambda name: find("lora", name, workspace)
         ):
             values["zero_terminal_snr"] = "auto"  # which is off for these files
+        chosen = values["base_model"] or model.base_model
+        same = bool(record.model) and form.is_model(chosen, record.model, record.hashes.model, workspace)
+        notes = [note for note in record.notes if not same or note.code != OTHER_MODEL] + notes
         output = {name: current[name] for name in form.FIELDS if form.OF_JOB[name].group == "output"}
         return values | output | {"count": 1}, notes
 

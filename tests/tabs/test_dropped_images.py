@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from generate_parts import made, make_desk
+from generate_parts import made, make_desk, said_codes
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -96,3 +96,16 @@ def test_an_image_of_a_model_that_is_not_here_brings_its_clip_skip(desk, tmp_pat
     job = job.model_copy(update={"model": job.model.model_copy(update={"base_model": "gone", "clip_skip": 2})})
     values, _ = desk.sending._values_of(ImageRecord(job=job, source="atelier"))
     assert values["clip_skip"] == 2
+
+
+@pytest.mark.parametrize(
+    ("named", "codes"),
+    [
+        ("Model: starter", []),
+        ("Model: other", ["image-settings.other-model"]),
+        ("Model hash: 0123456789, Model: starter", ["image-settings.other-model"]),
+    ],
+)
+def test_the_chosen_model_is_not_asked_for_unless_its_hash_is_another(desk, tmp_path, named, codes):
+    drop(desk, tmp_path, {"parameters": f"{A1111}, {named}"})
+    assert said_codes(desk) == codes
