@@ -319,9 +319,11 @@
     const nodes = [...document.querySelectorAll(`#train-form [data-set="${path}"]`)], node = nodes.find((each) => each.checked) || nodes[0];
     return node && (node.type === "checkbox" ? String(node.checked) : node.value);
   };
+  /** Whether two texts of a field are the same value: the server writes 2.0e-4 as 2e-4. */
+  atelier.sameValue = (one, other) => one.trim() === other.trim() || Boolean(one.trim() && other.trim()) && Number(one) === Number(other);
   /** Name the changes, [field, value], that the form does not show; whether there are some. */
   const nameUnsaved = (changes, title, before, after) => {
-    const gone = changes.filter(([path, value]) => ![undefined, value.trim()].includes(shownIn(path)?.trim()));
+    const gone = changes.filter(([path, value]) => { const shown = shownIn(path); return shown !== undefined && !atelier.sameValue(shown, value); });
     const words = gone.map(([path, value]) => `${atelier.fields[path].title} to "${({true: "on", false: "off"})[value] || value.slice(0, 60)}"`);
     if (gone.length) atelier.say({kind: "error", title, text: `${before} ${words.join(" and ")}. ${after}`});
     return gone.length > 0;

@@ -2,16 +2,20 @@
 /* Changes of fields of boards (tabs/markup.py) on their way to the server. One that a proxy answers with an error is sent again: it
    changes nothing that it has changed already. Where that does not help, it is named. */
 (() => {
-  const atelier = window.atelier, LOST = "atelier-lost";
+  const atelier = window.atelier, LOST = "atelier-lost-changes";
   const AGAIN = [400, 1000];  // milliseconds; the server waits two seconds for one that is missing (Browsers.in_turn)
+  const PATIENCE = 4000;  // milliseconds until a loaded page shows what the server has
   const TRANSIENT = [429, 502, 503, 504];
-  const sending = new Map();  // number of a change -> {words, lost}
+  const sending = new Map();  // number of a change -> {key, value, words, lost, lasts: whether a loaded page shows it}
 
   /** A change was sent. lost: called if the server does not get it */
   atelier.sends = (number, field, lost) => {
-    const title = (field.labels && field.labels[0] && field.labels[0].querySelector("span")) || {}, value = field.type === "checkbox" ? (field.checked ? "on" : "off") : field.value;
-    sending.set(number, {words: `${title.textContent || field.ariaLabel || field.dataset.arg} to "${value.slice(0, 60)}"`, lost});
+    const title = (field.labels && field.labels[0] && field.labels[0].querySelector("span")) || {}, value = valueOf(field);
+    sending.set(number, {lasts: field.dataset.act !== "find", key: keyOf(field), value, words: `${title.textContent || field.ariaLabel || field.dataset.arg} to "${value.slice(0, 60)}"`, lost});
   };
+  const valueOf = (field) => field.type === "checkbox" ? (field.checked ? "on" : "off") : field.value;
+  const keyOf = ({id, dataset}) => id ? `#${CSS.escape(id)}` : `[data-act="${CSS.escape(dataset.act)}"][data-arg="${CSS.escape(dataset.arg || "")}"]`;
+  const isShown = ({key, value}) => [...document.querySelectorAll(key)].some((field) => (field.type !== "radio" || field.checked) && atelier.sameValue(valueOf(field), value));
   const name = (words, title, before, after) => atelier.say({kind: "error", title, text: `${before} ${words}. ${after}`});
   const numberIn = (how) => { try { const {field, turn} = JSON.parse(how.body).event_data; return field ? turn : 0; } catch { return 0; } };
 
@@ -27,8 +31,9 @@
         await new Promise((done) => setTimeout(done, wait));
         answer = await send(where, how);
       }
-    } catch (error) {  // the page is loaded again when the server is back
-      atelier.remember(LOST, [atelier.recall(LOST, true), change.words].filter(Boolean).join(" and "), true);
+    } catch (error) {  // the page is loaded again when the server is back, or it is being left, and the server may have the change
+      const {key, value, words} = change;
+      if (change.lasts) atelier.remember(LOST, JSON.stringify([...recalled(), {key, value, words}]), true);
       throw error;
     } finally { sending.delete(number); }
     if (!answer.ok) {
@@ -37,9 +42,12 @@
     }
     return answer;
   };
-  atelier.whenReady(() => {
-    const words = atelier.recall(LOST, true);
+  const recalled = () => JSON.parse(atelier.recall(LOST, true) || "[]");
+  atelier.whenReady(async () => {
+    const changes = recalled();
     atelier.remember(LOST, "", true);
+    await atelier.whenFound(() => changes.every(isShown), changes.length ? PATIENCE : 0);
+    const words = changes.filter((change) => !isShown(change)).map((change) => change.words).join(" and ");
     if (words) name(words, "Not saved", "The server could not be reached when you changed", "Enter it again.");
   });
 })();

@@ -26,7 +26,7 @@ from core.generation.model.sources import model_hash
 from core.generation.prompt.changes import with_settings
 from core.generation.prompt.loras import LoraTag, with_prompt_loras, without_tags
 from core.generation.prompt.wildcards import has_variants
-from core.record.file_titles import is_average
+from core.record.file_titles import file_stem, is_average
 from core.record.problems import Problem, ProblemsError, collected
 from core.record.workspace import Workspace, display_path, real_path
 from core.settings.base import FRESH_SEEDS, Declared, Settings, declared, setting, value_of
@@ -116,6 +116,8 @@ FIND_BY_NAME: dict[str, Callable[[str, Workspace], Path]] = {
     "refiner_checkpoint": lambda name, workspace: find_refiner(name, workspace, None),
     "highres_fix_upscaler_file": partial(find, "upscaler"),
 }
+# Programs that never state the clip skip: their images leave it as in Train
+NO_CLIP_SKIP = ("sd-scripts", "novelai", "draw things", "another program")
 PRESET = (*OF_JOB, "base_model", *MODEL)  # fields that presets store
 
 
@@ -199,25 +201,43 @@ def with_chosen_model(job: GenerateJob, digest: str, chosen: Iterable[str], work
     images keep of models outside of models and outputs. digest: of the image's model; "" if unknown"""
     if find_file(job.model.base_model, workspace) is not None:
         return job
-    memo = HashMemo(workspace.private / "hashes.json")
     for name in chosen:
         path = find_file(name, workspace)
         if path is None or portable_name(path, workspace) != job.model.base_model:
             continue
-        family = facts_of_file(path).family
-        if not digest or (family and model_hash(path, family, memo, None) == digest):
+        if _has_hash(path, digest, workspace):
             return with_settings(job, model={"base_model": name})
     return job
 
 
-def model_values_in(job: GenerateJob, workspace: Workspace, notes: list[Problem]) -> dict[str, Any]:
-    """Values of the model settings in an image of another program, which does not identify its base model. notes: collects
+def _has_hash(path: Path, digest: str, workspace: Workspace) -> bool:
+    """Whether a model's hash begins with `digest`, which may be ""."""
+    family = facts_of_file(path).family if digest else None
+    memo = HashMemo(workspace.private / "hashes.json")
+    return not digest or (bool(family) and model_hash(path, family or "", memo, None).startswith(digest.lower()))
+
+
+def is_model(chosen: str, name: str, digest: str, workspace: Workspace) -> bool:
+    """Whether the chosen model has the name, and the hash if there is one, that another program's image states."""
+    path = find_file(chosen, workspace)
+    return path is not None and file_stem(name) == file_stem(path.name) and _has_hash(path, digest, workspace)
+
+
+def model_values_in(
+    job: GenerateJob, source: str, usual: int | None, workspace: Workspace, notes: list[Problem]
+) -> dict[str, Any]:
+    """Values of the model settings in an image whose base model is not identified. Programs leave out the model's own VAE and clip
+    skip 1; the prediction type is the chosen model's. source: the program; usual: the clip skip of an empty field; notes: collects
     problems"""
-    values = {name: value for name in MODEL if (value := getattr(job.model, name)) != ENTRIES[name].default}
-    if name := values.pop("vae", None):
+    skip = job.model.clip_skip or (None if source in NO_CLIP_SKIP else 1)
+    values: dict[str, Any] = {"vae": None, "clip_skip": None if skip == (usual or 1) else skip}
+    if job.model.prediction != "auto" and source != "atelier":
+        values["prediction"] = job.model.prediction
+    if text := job.model.vae:
+        name = Path(text).name
         paths = [path for _, path in Scan(workspace).vaes() if name in (path.name, path.stem)]
-        values |= {"vae": portable_name(paths[0], workspace)} if paths else {}
-        notes += [] if paths else [_not_found("VAE", name, "model.vae")]
+        values["vae"] = portable_name(paths[0], workspace) if paths else None
+        notes += [] if paths else [_not_found("VAE", text, "model.vae")]
     if job.model.compatibility != "none":
         what, fix = "It was made with sd-scripts compatibility", "set it in Train to generate the image again"
         notes.append(Problem(what, "model.compatibility", fix, "advice", code="generate.other-compatibility"))

@@ -50,6 +50,7 @@ STEP, MAX_SIDE = 8, 4096  # pixels
 OF_GROUPS = tuple(name for name in form.FIELDS if form.OF_JOB[name].group in ("image_to_image", "hires"))
 OF_IMAGE_ALONE = tuple(name for name in OF_GROUPS if form.OF_JOB[name].group == "image_to_image")
 OF_IMAGE = (*OF_GROUPS, "width", "height")  # fields that an initial image sets
+OTHER_MODEL = "image-settings.other-model"  # problem code
 SENDING = "send image"  # `about` of messages
 
 
@@ -133,28 +134,33 @@ class Sending:
             self._fields.put(values)
             cards.drop_unused(self.page, values)
         seed = "" if values["seed"] is None else f" Its seed {values['seed']} is set: turn off Lock for other images."
-        self.page.say(
-            "done", f"The settings of {source} were loaded.{seed}", problems=record.notes + notes, undo_by=TAKE_BACK
-        )
+        self.page.say("done", f"The settings of {source} were loaded.{seed}", problems=notes, undo_by=TAKE_BACK)
 
     def _values_of(self, record: ImageRecord) -> tuple[Values, list[Problem]]:
-        """(values that generate an image again, problems of its files that are not on this machine)."""
+        """(values that generate an image again, its notes and problems of its files that are not on this machine)."""
         current, job = self._fields.load(), record.job
         assert job is not None
         model, workspace = self.page.project.job.model, self.page.workspace
         if record.source == "atelier":
             job = form.with_chosen_model(job, record.hashes.model, (current["base_model"], model.base_model), workspace)
         values, notes = form.values_of(job, current, workspace, model, record.hashes.controls)
-        if record.source != "atelier":  # of another program, whose model names are unknown: the chosen model stays
-            kept = {name: current[name] for name in ("base_model", "model", *form.MODEL)}
-            notes = [note for note in notes if note.code != form.NO_MODEL]
-            values |= kept | form.model_values_in(job, workspace, notes)
+        foreign = record.source != "atelier"
+        if foreign or any(note.code == form.NO_MODEL for note in notes):  # the chosen model stays
+            notes = [
+                note for note in notes if not foreign or note.code != form.NO_MODEL
+            ]  # their model names are unknown
+            usual = None if current["base_model"] else model.clip_skip
+            values |= {name: current[name] for name in ("base_model", "model", "prediction")}
+            values |= form.model_values_in(job, record.source, usual, workspace, notes)
         if not values["variation_strength"]:
             values["variation_seed"] = None  # drawn for each grid, without effect
         if values["zero_terminal_snr"] == "off" and not form.marked_for_zero_snr(
             values, self.page.project.job, workspace, lambda name: find("lora", name, workspace)
         ):
             values["zero_terminal_snr"] = "auto"  # which is off for these files
+        chosen = values["base_model"] or model.base_model
+        same = bool(record.model) and form.is_model(chosen, record.model, record.hashes.model, workspace)
+        notes = [note for note in record.notes if not same or note.code != OTHER_MODEL] + notes
         output = {name: current[name] for name in form.FIELDS if form.OF_JOB[name].group == "output"}
         return values | output | {"count": 1}, notes
 

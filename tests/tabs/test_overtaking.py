@@ -544,3 +544,31 @@ def test_what_is_typed_when_the_page_is_loaded_again_is_kept(served, visit, tab,
     field.press_sequentially("a-fox", delay=20)
     window.reload()
     expect(window.locator(box).first).to_have_value("a-fox", timeout=15_000)
+
+
+@pytest.mark.slow
+def test_only_what_the_server_does_not_have_is_named_after_a_reload(visit):
+    """A request that the reload aborts may have arrived, and the server writes numbers in its own form."""
+    tab, rate = visit().open("Generate"), '#train-form [data-set="optimizer.learning_rate"]'
+    for name, field, text in (
+        ("Generate", "#gen-steps", "09"),
+        ("Generate", "#gen-prompt", "a fox"),
+        ("Train", rate, "3.0e-4"),
+    ):
+        tab.get_by_role("tab", name=name, exact=True).click()
+        tab.locator(field).first.fill(text)
+        tab.reload()
+        tab.wait_for_selector("body[data-atelier=ready]")
+        tab.wait_for_timeout(500)
+        expect(tab.locator("#said")).to_be_hidden(timeout=1)
+    tab.get_by_role("tab", name="Generate", exact=True).click()
+
+    def lose(route):
+        return route.abort() if "a lost fox" in (route.request.post_data or "") else route.continue_()
+
+    tab.route("**/*", lose)
+    tab.locator("#gen-prompt").fill("a lost fox")
+    tab.locator("#gen-prompt").press("Tab")
+    tab.wait_for_timeout(300)
+    tab.reload()
+    expect(tab.locator("#said")).to_contain_text('Prompt to "a lost fox"')

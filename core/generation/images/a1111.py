@@ -178,4 +178,5 @@ def _record(reader: SettingsReader, prompt: str, negative: str, tags: Sequence[L
     steps = GenerateSettings.model_validate(groups["generate"]).steps
     groups["generate"]["loras"] = [use_of(tag, steps) for tag in map(partial(_clamped, reader), tags) if tag]
     job = GenerateJob.model_validate(groups)
-    return ImageRecord(job=job, source=reader.source, notes=reader.notes, hashes=read_hashes(reader.pairs))
+    hashes, model = read_hashes(reader.pairs), reader.pairs.get("Model", "")
+    return ImageRecord(job=job, source=reader.source, notes=reader.notes, hashes=hashes, model=model)

@@ -169,7 +169,8 @@ def _schedule_label(sampler: str, schedule: str) -> str | None:
 def _schedule_types() -> dict[str, str]:
     """{A1111's name: ours}; before its version 1.9 they were at the end of the sampler's name."""
     labels: dict[str, str] = about_of(GenerateSettings.model_fields["schedule_type"])["labels"]
-    return {label.replace("uniform", "Uniform"): name for name, label in labels.items()}
+    ours = {label.replace("uniform", "Uniform"): name for name, label in labels.items()}
+    return ours | {"Polyexponential": "exponential"}  # with its rho of 1; another one is noted as unread
 
 
 def _read_sampler(reader: SettingsReader) -> None:
@@ -197,8 +198,8 @@ def _read_sampler(reader: SettingsReader) -> None:
     if schedule_type := _schedule(reader, sampler, schedule.lower(), known):
         reader.put("generate.schedule_type", schedule_type)
     else:
-        what = f"It was generated with another noise schedule ({schedule[:60]}), so the image will differ slightly"
-        reader.note(what, "noise-schedule")
+        what = f"The noise schedule {schedule[:60]} is not available for {SAMPLER_LABELS[sampler]}; the sampler's own is used"
+        reader.note(f"{what}, so the image will differ", "noise-schedule")
 
 
 def _schedule(reader: SettingsReader, sampler: str, schedule: str, known: bool) -> str | None:
@@ -412,8 +413,9 @@ def _read_detailer(reader: SettingsReader) -> None:
         reader.put("detailer.ad_model", model)
     elif not model.lower().endswith(".onnx") and model.lower().startswith(FACE_PREFIXES):
         reader.put("detailer.ad_model", "face")
-        reader.take("ADetailer confidence")  # of another detector
-        reader.note(f"Faces were found by {model[:60]}; here by MTCNN, so the image will differ", "detector")
+        confidence = reader.take("ADetailer confidence")[:20]  # of another detector
+        left = f". Its confidence {confidence} was not taken: MTCNN's differ" if confidence else ""
+        reader.note(f"Faces were found by {model[:60]}; here by MTCNN, so the image will differ{left}", "detector")
     else:
         file = PurePath(model).name
         reader.put("detailer.ad_model_file", f"{PurePath(file).stem}.onnx")

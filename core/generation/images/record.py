@@ -18,6 +18,7 @@ class ImageRecord:
     source    "atelier", "a1111", "comfyui" ...; "" without a job
     reason    why there is no job, in one sentence
     notes     advice about differences and ignored settings
+    model     the model's name in another program
     """
 
     job: GenerateJob | None = None
@@ -25,6 +26,7 @@ class ImageRecord:
     reason: str = ""
     notes: list[Problem] = field(default_factory=list)
     hashes: Hashes = field(default_factory=Hashes)
+    model: str = ""
 
 
 # Sampler and scheduler of other programs -> ours and A1111's; without _gpu, k_ and the like.

@@ -19,7 +19,7 @@ FIX = "write <lora:name:0.8>, or <lora:name:0.5:0.8> for text encoder 0.5 and U-
 IN_NEGATIVE = "A LoRA in the negative prompt has no effect"
 TO_PROMPT = "write it into the prompt, with a negative strength"
 STEPS = re.compile(r"(\d{1,4})?-(\d{1,4})?")
-_TAG = re.compile(r" ?<(?:lora|lyco):([^<>]*)>", re.IGNORECASE)
+_TAG = re.compile(r"<(?:lora|lyco):([^<>]*)>", re.IGNORECASE)
 _OPEN = re.compile(r"<(?:lora|lyco):[^<>\s,]*+(?=[^<>]*+(?:<|\Z))", re.IGNORECASE)
 
 
@@ -66,11 +66,10 @@ def without_tags(prompt: str) -> tuple[str, list[LoraTag]]:
 def placed_tags(prompt: str) -> Iterator[tuple[int, int, LoraTag | str]]:
     """(start, end, the tag) of each; for an invalid one its error instead of the tag."""
     for match in _TAG.finditer(prompt):
-        start = match.start() + match[0].startswith(" ")
         try:
-            yield start, match.end(), _tag(match[1])
+            yield *match.span(), _tag(match[1])
         except ValueError as error:
-            yield start, match.end(), str(error)
+            yield *match.span(), str(error)
 
 
 def open_tags(prompt: str) -> list[tuple[int, int]]:
@@ -79,7 +78,7 @@ def open_tags(prompt: str) -> list[tuple[int, int]]:
 
 
 def tagless(prompt: str) -> str:
-    """The prompt without its tags, valid or not."""
+    """The prompt without its tags, valid or not. As in A1111 the text around a tag stays, since "a, , b" has other tokens than "a,, b"."""
     return _TAG.sub("", prompt).strip() if has_tags(prompt) else prompt
 
 

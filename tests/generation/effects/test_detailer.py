@@ -249,7 +249,8 @@ def test_adetailers_words_are_read_and_written():
         ad_model="face", ad_prompt="a face, [PROMPT]", ad_mask_k_largest=2, ad_mask_blur=8, ad_denoising_strength=0.35,
         ad_inpaint_only_masked_padding=40, ad_inpaint_width=768, ad_inpaint_height=640, ad_steps=12,
     )  # fmt: skip
-    assert [note.code for note in record.notes] == ["image-settings.detector"]
+    (note,) = record.notes
+    assert note.code == "image-settings.detector" and "confidence 0.3 " in note.what
     again = from_a1111_text(a1111_text(record.job, Hashes("")))
     assert again.job.detailer == record.job.detailer.model_copy(update={"ad_confidence": 0.9})
     written = a1111_parts(a1111_text(record.job, Hashes("")))[2]

@@ -101,7 +101,7 @@ def test_an_image_of_a1111_is_understood_and_what_differs_is_noted(tmp_path):
     record = read_image_metadata(save(tmp_path / "a.png", info))
     assert record.source == "a1111" and record.job is not None
     asked = record.job.generate
-    assert asked.prompt == "a portrait of a knight, (silver:1.2)\noil painting"
+    assert asked.prompt == "a portrait of a knight,  (silver:1.2)\noil painting"
     assert asked.negative_prompt == "blurry, low quality\nhands"
     assert (asked.steps, asked.guidance_scale, asked.seed, asked.width, asked.height) == (28, 6.5, 2179987202, 768, 512)
     assert asked.sampler == "dpmsolver++"

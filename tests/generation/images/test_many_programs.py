@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import time
 
 import pytest
+import torch
 from PIL import Image
 
-from core.generation.images.a1111 import from_a1111_text
+from core.diffusion.noise_levels import LEVELS
+from core.generation.images.a1111 import a1111_text, from_a1111_text
 from core.generation.images.metadata import read_image_metadata
+from core.generation.model.sources import Hashes
 from tests.generation.images.test_foreign_metadata import notes_of, read
 
 LINE = "Steps: 9, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 5, Size: 512x640"
@@ -133,7 +137,21 @@ def test_an_unknown_sampler_is_replaced_by_its_nearest_relative_with_its_schedul
     assert (record.job.generate.sampler, record.job.generate.schedule_type) == (sampler, "karras")
     assert set(notes_of(record)) == {"no-sampler"}
     record = from_a1111_text("a hat\nSteps: 9, Sampler: DPM fast, Schedule type: Turbo, Seed: 5, Size: 512x640")
-    assert "Turbo" in notes_of(record)["noise-schedule"]
+    note = notes_of(record)["noise-schedule"]
+    assert "Turbo" in note and "the sampler's own is used" in note and "slightly" not in note
+
+
+def test_polyexponential_of_k_diffusion_with_its_rho_of_1_is_our_exponential():
+    line = "Steps: 9, Sampler: DPM++ 2M, Schedule type: Polyexponential, Seed: 5, Size: 512x640, Version: v1.10.1"
+    record = from_a1111_text(f"a hat\n{line}")
+    assert record.job.generate.schedule_type == "exponential" and not record.notes
+    assert "Schedule type: Exponential" in a1111_text(record.job, Hashes())
+    low, high = math.log(0.0292), math.log(14.6146)
+    published = [
+        math.exp((1 - step / 8) ** 1.0 * (high - low) + low) for step in range(9)
+    ]  # get_sigmas_polyexponential
+    levels = LEVELS["exponential"](torch.tensor([0.0292, 14.6146], dtype=torch.float64), 9)
+    assert levels[:-1].tolist() == pytest.approx(published)
 
 
 def test_steps_of_loras_are_read_by_both_notations():

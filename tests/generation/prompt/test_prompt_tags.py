@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from core.generation.images.a1111 import from_a1111_text
+from core.generation.images.a1111 import a1111_text, from_a1111_text
 from core.generation.images.metadata import read_image_metadata
+from core.generation.model.sources import Hashes
 from core.generation.plan.files import find_sources
-from core.generation.prompt.loras import MOST_TAGS, LoraTag, without_tags
+from core.generation.prompt.loras import MOST_TAGS, LoraTag, with_prompt_loras, without_tags
 from core.generation.prompt.sample_prompts import read_prompts
 from core.generation.run import run_generate
 from core.networks.network import Network
@@ -30,14 +31,15 @@ from tests.generation.test_run import job_of, small_lora
         ("a fox <lora:ink:0.8>", "a fox", [("ink", 0.8, 0.8)]),
         (
             "<lora:ink:0.8> a fox, <lora:my style.v2:-.5>red",
-            "a fox,red",
+            "a fox, red",
             [("ink", 0.8, 0.8), ("my style.v2", -0.5, -0.5)],
         ),
-        ("a <LoRA: ink >fox", "afox", [("ink", 1, 1)]),
+        ("a <LoRA: ink >fox", "a fox", [("ink", 1, 1)]),
+        ("a fox, <lora:ink:0.8>, red", "a fox, , red", [("ink", 0.8, 0.8)]),
         ("a fox<lora:ink:0.5:0.8>", "a fox", [("ink", 0.8, 0.5)]),
         ("a fox<lora:ink:te=0.5:unet=0.8>", "a fox", [("ink", 0.8, 0.5)]),
-        ("(a fox <lora:ink:1>:1.2)", "(a fox:1.2)", [("ink", 1, 1)]),
-        ("a fox <lyco:ink:1> <b> <lora", "a fox <b> <lora", [("ink", 1, 1)]),
+        ("(a fox <lora:ink:1>:1.2)", "(a fox :1.2)", [("ink", 1, 1)]),
+        ("a fox <lyco:ink:1> <b> <lora", "a fox  <b> <lora", [("ink", 1, 1)]),
     ],
 )
 def test_tags_are_taken_out_of_the_prompt(prompt, plain, tags):
@@ -152,3 +154,10 @@ def test_each_part_has_its_strength():
     for given_, found in (((0.8,), [0.8, 0.8, 0.8]), ((0.8, 0.5), [0.5, 0.5, 0.8]), ((0.8, 0.0), [0.0, 0.0, 0.8])):
         network.set_multiplier(*given_)
         assert [adapter.multiplier for adapter in adapters] == found
+
+
+@pytest.mark.parametrize("prompt", ["a fox, <lora:ink:0.8>, red", "<lora:ink:0.8>a  fox", "a fox\n<lora:ink:0.8>\nred"])
+def test_the_prompt_of_a_saved_image_is_read_as_it_was_generated(prompt):
+    made = with_prompt_loras(job_of(prompt=prompt))
+    read = from_a1111_text(a1111_text(made, Hashes())).job.generate
+    assert (read.prompt, read.loras) == (made.generate.prompt, made.generate.loras)

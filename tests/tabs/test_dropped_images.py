@@ -1,0 +1,111 @@
+"""Images of other programs that are dropped on Generate: what they leave out is not that of the image before."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from generate_parts import made, make_desk, said_codes
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from core.generation.images.record import ImageRecord
+from core.settings.check import build
+from core.settings.job import TrainJob
+from tabs.generate import form
+
+A1111 = "a fox\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 5, Size: 64x64"
+GRAPH = {
+    "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sd.safetensors"}},
+    "2": {"class_type": "CLIPTextEncode", "inputs": {"text": "a fox", "clip": ["1", 1]}},
+    "3": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
+    "4": {
+        "class_type": "KSampler",
+        "inputs": {
+            "seed": 5, "steps": 20, "cfg": 7, "sampler_name": "euler", "scheduler": "normal", "denoise": 1,
+            "model": ["1", 0], "positive": ["2", 0], "negative": ["2", 0], "latent_image": ["3", 0],
+        },
+    },
+}  # fmt: skip
+FOOOCUS = {"prompt": "a fox", "guidance_scale": 4, "steps": 20, "seed": "5", "resolution": "(64, 64)"}
+INVOKEAI = {"positive_prompt": "a fox", "steps": 20, "cfg_scale": 7, "seed": 5, "width": 64, "height": 64}
+NOVELAI = {"prompt": "a fox", "uc": "", "steps": 20, "scale": 5, "seed": 5, "width": 64, "height": 64}
+# program -> (its texts in a PNG, clip skip with that of Train at 2)
+MINIMAL = {
+    "A1111": ({"parameters": A1111}, 1),
+    "Forge": ({"parameters": f"{A1111}, Version: f2.0.1v1.10.1"}, 1),
+    "ComfyUI": ({"prompt": json.dumps(GRAPH)}, 1),
+    "Fooocus": ({"parameters": json.dumps(FOOOCUS)}, 1),
+    "InvokeAI": ({"invokeai_metadata": json.dumps(INVOKEAI)}, 1),
+    "NovelAI": ({"Software": "NovelAI", "Comment": json.dumps(NOVELAI)}, None),
+    "sd-scripts": ({"prompt": "a fox", "seed": "5", "steps": "20", "scale": "7", "sampler": "ddim"}, None),
+}
+# What an image of another program does not determine: the model, with the prediction type, names of files, and three switches of the page.
+OF_USER = {"base_model", "model", "prediction", "control_net", "compare", "dynamic_prompts"}
+OF_USER |= {name for name in form.FIELDS if form.OF_JOB[name].group == "output"}
+
+
+@pytest.fixture
+def desk(tmp_path):
+    return make_desk(tmp_path)
+
+
+def drop(desk, tmp_path, texts):
+    info = PngInfo()
+    for name, text in texts.items():
+        info.add_text(name, text)
+    Image.new("RGB", (64, 64)).save(tmp_path / "in.png", pnginfo=info)
+    desk.read(str(tmp_path / "in.png"))
+    return {name: value for name, value in desk._values().items() if name not in OF_USER}
+
+
+def changed(entry):
+    """Another valid value than the default."""
+    if entry.kind == "bool":
+        return not entry.default
+    if entry.choices:
+        return next(each for each in entry.choices if each != entry.default)
+    if entry.kind in ("int", "float"):
+        return 1 if entry.default != 1 else entry.bounds.get("ge", 0)
+    return "x" if entry.kind == "text" else entry.default
+
+
+@pytest.mark.parametrize("program", MINIMAL)
+def test_every_setting_is_the_same_whatever_was_set_before(desk, tmp_path, program):
+    texts, _ = MINIMAL[program]
+    desk.presets.put(form.start_values())
+    expected = drop(desk, tmp_path, texts)
+    before = {name: changed(entry) for name, entry in form.ENTRIES.items() if name not in OF_USER}
+    lists = {"loras": [{"file": "a"}], "nets": [{"file": "b"}], "embeddings": ["c"], "styles": ["d"]}
+    desk.presets.put(form.start_values() | before | lists)
+    assert sum(form.is_set(name, desk._values()) for name in form.ENTRIES if name not in OF_USER) > 100
+    assert drop(desk, tmp_path, texts) == expected
+
+
+@pytest.mark.parametrize("program", MINIMAL)
+def test_no_clip_skip_is_1_where_the_program_leaves_it_out_and_trains_where_it_never_states_it(desk, tmp_path, program):
+    texts, skip = MINIMAL[program]
+    desk.page.project.job = build(TrainJob, {"model": {"base_model": "models/starter", "clip_skip": 2}})
+    desk.presets.put(form.start_values() | {"clip_skip": 3})
+    assert drop(desk, tmp_path, texts)["clip_skip"] == skip
+
+
+def test_an_image_of_a_model_that_is_not_here_brings_its_clip_skip(desk, tmp_path):
+    desk.presets.put(form.start_values() | {"clip_skip": 3})
+    job = made()
+    job = job.model_copy(update={"model": job.model.model_copy(update={"base_model": "gone", "clip_skip": 2})})
+    values, _ = desk.sending._values_of(ImageRecord(job=job, source="atelier"))
+    assert values["clip_skip"] == 2
+
+
+@pytest.mark.parametrize(
+    ("named", "codes"),
+    [
+        ("Model: starter", []),
+        ("Model: other", ["image-settings.other-model"]),
+        ("Model hash: 0123456789, Model: starter", ["image-settings.other-model"]),
+    ],
+)
+def test_the_chosen_model_is_not_asked_for_unless_its_hash_is_another(desk, tmp_path, named, codes):
+    drop(desk, tmp_path, {"parameters": f"{A1111}, {named}"})
+    assert said_codes(desk) == codes
