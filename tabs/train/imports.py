@@ -198,12 +198,13 @@ def exported(page: Page, program: str = "") -> dict[str, Any]:
     and a list of what these cannot express. Raises ProblemsError."""
     page.project.check()
     job = page.project.job
+    folders = f"{job.saving.output_name}_dataset.toml" if job.dataset.all_sources() else ""
     texts: dict[str, Any]
     if program == "kohya_ss":
-        preset = export_preset(job)
+        preset = export_preset(job, folders)
         texts, lost = {"preset": preset.text, "tab": preset.title}, preset.lost
     else:
-        project = export_project(job)
+        project = export_project(job).with_dataset_config(folders)
         texts, lost = {"command": project.command, "toml": project.toml}, project.lost
     dataset, advice = _dataset(page, job)
     return texts | {

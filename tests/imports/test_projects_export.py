@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import tomllib
 from pathlib import Path
 
@@ -195,3 +196,22 @@ def test_samples_are_exported_with_a_file_of_prompts_alone():
         "sample_every_n_steps"
         in export_project(build(TrainJob, {"samples": samples | {"sample_prompts_file": "fox.txt"}})).options
     )
+
+
+@pytest.mark.parametrize("program", ["sd-scripts", "kohya_ss"])
+@pytest.mark.parametrize("saved", [True, False])
+def test_every_export_names_the_dataset_config_that_it_writes_or_shows(tmp_path, capsys, program, saved):
+    Image.new("RGB", (64, 64)).save(tmp_path / "one.png")
+    source = {"folder": str(tmp_path), "shuffle_caption": False}
+    job = build(TrainJob, {"dataset": {"sources": [source], "resolution": 768}, "captions": {"shuffle_caption": True}})
+    (tmp_path / "job.json").write_text(json.dumps(dump(job, title="one")))
+    words = ["export", str(tmp_path / "job.json"), "--to", program]
+    out = tmp_path / f"out.{'toml' if program == 'sd-scripts' else 'json'}"
+    assert main([*words, "--save", str(out)] if saved else words) == DONE
+    shown = capsys.readouterr().out
+    name = (tmp_path / "out_dataset.toml").as_posix() if saved else f"{job.saving.output_name}_dataset.toml"
+    text = out.read_text() if saved else shown
+    assert re.search(rf"dataset_config\W+{re.escape(name)}", text)
+    assert not re.search(r"train_data_dir\W+/|shuffle_caption\W+true|\n  dataset\.", text + shown)
+    written = Path(name).read_text() if saved else shown[shown.index("# Dataset config") :]
+    assert tomllib.loads(written)["datasets"][0]["subsets"][0]["image_dir"] == tmp_path.as_posix()

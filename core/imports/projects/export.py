@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from core.imports.dataset_export import toml_table
+from core.imports.dataset_options import OPTIONS, declaration
 from core.imports.projects.options import METHODS, SCRIPTS, XTI, Script
 from core.imports.projects.report import Source
 from core.imports.projects.rules import SCHEDULERS, Reading, part_of_run
@@ -26,7 +26,14 @@ from core.settings.presets.networks import LYCORIS
 OURS = frozenset(
     "method.kind model.family model.compatibility saving.save_state saving.save_state_on_train_end logging.logging_dir".split()
 )
-FOLDERS = ("train_data_dir", "reg_data_dir", "in_json", "dataset_repeats")
+# Options that a dataset config replaces (sd-scripts falls back on them where it is silent), and the settings that it has
+IN_DATASET_CONFIG = {*OPTIONS, "train_data_dir", "reg_data_dir", "in_json", "dataset_repeats"} - {
+    "resolution",
+    "validation_seed",
+}
+DATASET_SETTINGS = {declaration(option.setting).path for option in OPTIONS.values() if option.setting} | {
+    f"dataset.{name}" for name in ("folder", "sources", "reg_data_dir")
+}
 SAMPLING = ("sample_at_first", "sample_every_n_steps", "sample_every_n_epochs")
 SPANS = ("lr_warmup_steps", "lr_decay_steps")
 ONLY_HERE = frozenset(("initialization", "dropout"))  # of network_args; the dropout is network_dropout
@@ -53,15 +60,13 @@ class Exported:
         values = {name: part_of_run(value) if name in SPANS else value for name, value in self.options.items()}
         return "\n".join([f"# sd-scripts, {self.script}.py", *toml_table(values, "", "")]) + "\n"
 
-    def with_dataset_config(self, path: Path) -> Exported:
-        """The same with the folders in a dataset config, for which sd-scripts ignores those of options."""
-        options = {name: value for name, value in self.options.items() if name not in FOLDERS}
-        lost = {
-            name: values
-            for name, values in self.lost.items()
-            if name not in ("dataset.sources", "dataset.reg_data_dir")
-        }
-        return replace(self, options=options | {"dataset_config": path.absolute().as_posix()}, lost=lost)
+    def with_dataset_config(self, path: str) -> Exported:
+        """The same with the folders and their settings in the dataset config `path`; "" for a job without folders."""
+        if not path:
+            return self
+        options = {name: value for name, value in self.options.items() if name not in IN_DATASET_CONFIG}
+        lost = {name: values for name, values in self.lost.items() if name not in DATASET_SETTINGS}
+        return replace(self, options=options | {"dataset_config": path}, lost=lost)
 
 
 def option_words(name: str, value: Any) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from core.imports.projects.export import OURS, SPANS, export_project, option_words, same_optimizer
+from core.imports.projects.export import DATASET_SETTINGS, OURS, SPANS, export_project, option_words, same_optimizer
 from core.imports.projects.kohya_ss import (
     DREAMBOOTH,
     EMBEDDING,
@@ -65,18 +65,22 @@ class KohyaPreset:
         return json.dumps(self.fields, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def export_preset(job: TrainJob) -> KohyaPreset:
-    """The preset with which kohya_ss trains as the job says. Raises ProblemsError for methods that it does not have."""
+def export_preset(job: TrainJob, dataset_config: str = "") -> KohyaPreset:
+    """The preset with which kohya_ss trains as the job says. Raises ProblemsError for methods that it does not have.
+
+    dataset_config   the file with the job's folders; "" for a job without folders
+    """
     tab_job = _for_tab(job)
     tab = _tab(tab_job)
-    exported = export_project(tab_job, writes_prompts=True)
+    exported = export_project(tab_job, writes_prompts=True).with_dataset_config(dataset_config)
     wanted = Reading(SCRIPTS[exported.script], exported.options, frozenset(exported.options))
-    fields = _fields(tab, wanted) | _special(tab, wanted, job)
+    fields = _fields(tab, wanted) | _special(tab, wanted, job) | {"dataset_config": dataset_config}
     resolved = resolve(fields, tab, "", lambda folder: None)
     fields["additional_parameters"] = " ".join(_additional_parameters(wanted, resolved))
     reimported = read(Source(json.dumps(fields), choice=tab)).job
     pairs = differences(job, reimported)
-    lost = {path: pair for path, pair in pairs.items() if not _same(path, *pair, job, reimported)}
+    known = DATASET_SETTINGS if dataset_config else ()
+    lost = {path: pair for path, pair in pairs.items() if path not in known and not _same(path, *pair, job, reimported)}
     return KohyaPreset(tab, fields, lost)
 
 
@@ -185,7 +189,7 @@ def _template(tab: str, wanted: Reading) -> Form:
 
 
 def _metadata(wanted: Reading) -> Form:
-    folder, _, name = str(wanted["in_json"]).replace("\\", "/").rpartition("/")
+    folder, _, name = (wanted["in_json"] or "").replace("\\", "/").rpartition("/")
     source = {"train_dir": folder or ".", "caption_metadata_filename": name, "use_latent_files": "No"}
     return source | {"image_folder": wanted["train_data_dir"] or ""}
 
