@@ -25,6 +25,7 @@ from core.imports.dataset_options import (
     FINE_TUNING,
     GENERAL,
     OPTIONS,
+    REFUSED,
     SUBSET,
     declaration,
 )
@@ -129,7 +130,7 @@ def _drop_not_toml(config: dict[str, Any]) -> list[Problem]:
 def dataset_config(job: TrainJob) -> tuple[dict[str, Any], list[Problem]]:
     """The content of the file, and advice on what it cannot contain. Reads folders and writes nothing. Raises ProblemsError
     without a folder."""
-    concepts = [*_all_concepts(job)]
+    concepts = [*all_concepts(job)]
     if not concepts:
         what = "There is no folder to write"
         raise ProblemsError.one(what, "dataset.sources", "choose an image folder first", "dataset.no-folder")
@@ -139,7 +140,8 @@ def dataset_config(job: TrainJob) -> tuple[dict[str, Any], list[Problem]]:
     for concept in concepts:
         for each, variant in _resolutions(concept):
             for folder in _folders(each, problems):
-                options = _options(each, folder)
+                refused = REFUSED.get(job.method.kind, ())
+                options = {name: value for name, value in _options(each, folder).items() if name not in refused}
                 dataset_options = {name: options.pop(name) for name in DATASET_ONLY if name in options}
                 key = (each.source.batch_group, variant, method_of(each), repr(sorted(dataset_options.items())))
                 datasets.setdefault(key, {**dataset_options, "subsets": []})["subsets"].append(options)
@@ -153,7 +155,7 @@ def dataset_config(job: TrainJob) -> tuple[dict[str, Any], list[Problem]]:
     return _tidy(list(datasets.values()), _seed(job, concepts)), problems
 
 
-def _all_concepts(job: TrainJob) -> Iterator[Concept]:
+def all_concepts(job: TrainJob) -> Iterator[Concept]:
     """Every folder including disabled ones, which num_repeats = 0 excludes there."""
     dataset = job.dataset.model_copy(
         update={"sources": [source.model_copy(update={"enabled": True}) for source in job.dataset.sources]}
@@ -373,6 +375,11 @@ def not_representable(job: TrainJob, concepts: Sequence[Concept]) -> list[Proble
         problems.append(_advice(what, "model.compatibility", fix, "regularization-balance"))
     for concept in concepts:
         problems += _folder_advice(concept)
+        for name in REFUSED.get(job.method.kind, ()):
+            group = concept.validation if name in type(concept.validation).model_fields else concept.captions
+            if getattr(group, name):
+                fix = "expect a training without it: sd-scripts refuses it with this training method"
+                problems.append(_lost_advice(name, concept.source.folder, fix))
     return list(dict.fromkeys(problems))
 
 

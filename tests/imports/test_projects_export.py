@@ -12,6 +12,7 @@ from PIL import Image
 from core.cli.main import DONE, main
 from core.imports.projects.export import OURS, SAMPLING, SPANS, _optimizer, export_project
 from core.imports.projects.importers import import_project
+from core.imports.projects.kohya_export import export_preset
 from core.imports.projects.options import METHODS, SCRIPTS, options_of
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT
@@ -28,7 +29,7 @@ NOT_OPTIONS = {f"samples.{name}" for name in ("sample_prompts", *SAMPLING)} | {
     "network.train_norm",
 }
 
-# A percentage is a fraction in TOML; states, the family and the folder of logs are as the script or the user has them.
+# A percentage is a fraction in TOML; states, family, text encoder (of auto) and the folder of logs are as the script or user has them.
 SAME_ELSEWHERE = {
     "logging.logging_dir",
     "schedule.lr_warmup_steps",
@@ -36,6 +37,7 @@ SAME_ELSEWHERE = {
     "saving.save_state",
     "saving.save_state_on_train_end",
     "model.family",
+    "method.train_text_encoder",
 }
 
 
@@ -215,3 +217,42 @@ def test_every_export_names_the_dataset_config_that_it_writes_or_shows(tmp_path,
     assert not re.search(r"train_data_dir\W+/|shuffle_caption\W+true|\n  dataset\.", text + shown)
     written = Path(name).read_text() if saved else shown[shown.index("# Dataset config") :]
     assert tomllib.loads(written)["datasets"][0]["subsets"][0]["image_dir"] == tmp_path.as_posix()
+
+
+@pytest.mark.parametrize(
+    ("method", "text_encoder", "metadata", "script", "trains"),
+    [
+        ("fine_tune", "auto", "", "train_db", {"stop_text_encoder_training": -1}),
+        ("fine_tune", "yes", "", "train_db", {}),
+        ("fine_tune", "auto", "/a/meta.json", "fine_tune", {}),
+        ("dreambooth", "auto", "", "train_db", {}),
+        ("dreambooth", "auto", "/a/meta.json", "fine_tune", {"train_text_encoder": True}),
+    ],
+)
+def test_a_full_model_is_exported_to_the_script_that_takes_its_folders(method, text_encoder, metadata, script, trains):
+    sources = [{"folder": "/a", "metadata_file": metadata or None}]
+    job = build(
+        TrainJob,
+        {"method": {"kind": method, "train_text_encoder": text_encoder}, "dataset": {"sources": sources}},
+    )
+    exported = export_project(job)
+    names = ("stop_text_encoder_training", "train_text_encoder")
+    assert (exported.script, {name: exported.options[name] for name in names if name in exported.options}) == (
+        script,
+        trains,
+    )
+    assert not any(path.startswith("method.") for path in exported.lost)
+    preset = export_preset(job, "a_dataset.toml")
+    assert (
+        preset.tab == {"train_db": "dreambooth", "fine_tune": "finetune"}[script]
+        and "method.train_text_encoder" not in preset.lost
+    )
+
+
+def test_folders_with_and_without_a_metadata_file_are_refused_for_full_models_of_sd_1_alone():
+    sources = [{"folder": "/a", "metadata_file": "/a/meta.json"}, {"folder": "/b"}]
+    groups = {"method": {"kind": "fine_tune"}, "dataset": {"sources": sources}}
+    with pytest.raises(ProblemsError) as refused:
+        export_project(build(TrainJob, groups))
+    assert refused.value.codes == ["export.mixed-folders"]
+    assert export_project(build(TrainJob, groups | {"model": {"family": "sdxl"}})).script == "sdxl_train"

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from core.imports.dataset_export import toml_table
-from core.imports.dataset_options import OPTIONS, declaration
+from core.imports.dataset_export import all_concepts, method_of, toml_table
+from core.imports.dataset_options import FINE_TUNING, OPTIONS, declaration
 from core.imports.projects.options import METHODS, SCRIPTS, XTI, Script
 from core.imports.projects.report import Source
 from core.imports.projects.rules import SCHEDULERS, Reading, part_of_run
@@ -19,6 +19,7 @@ from core.settings.base import value_of
 from core.settings.job import TrainJob
 from core.settings.optimization.optimizer import given_arguments
 from core.settings.optimization.optimizers import OWN, find
+from core.settings.optimization.rates import trains_text
 from core.settings.presets.files import differences
 from core.settings.presets.networks import LYCORIS
 
@@ -212,6 +213,7 @@ def export_project(job: TrainJob, writes_prompts: bool = False) -> Exported:
 
     writes_prompts   whether the program that starts sd-scripts gives it the job's sample prompts as a file
     """
+    job = with_method_of_folders(job)
     script = _script(job)
     by_parts = {name: value for part in PARTS for name, value in part(job).items()}
     defaults = _imported(script, {})
@@ -242,6 +244,21 @@ def export_project(job: TrainJob, writes_prompts: bool = False) -> Exported:
     if same_optimizer(reimported.optimizer.optimizer_type, job.optimizer.optimizer_type):
         lost.pop("optimizer.optimizer_type", None)
     return Exported(script.name, options, lost)
+
+
+def with_method_of_folders(job: TrainJob) -> TrainJob:
+    """The job; of a full model with the method whose script takes its folders (fine_tune.py metadata files alone, train_db.py
+    folders alone; otherwise both train the same), and the text encoder that it trains. Raises ProblemsError for both at once."""
+    if job.method.kind not in ("dreambooth", "fine_tune"):
+        return job
+    kinds = {method_of(concept) for concept in all_concepts(job)}
+    if FINE_TUNING in kinds and len(kinds) > 1 and job.model.family != "sdxl":
+        what = "sd-scripts trains full SD 1.x and 2.x models from image folders or from metadata files, not from both"
+        fix = "use caption files in each folder, or a metadata file for each"
+        raise ProblemsError.one(what, "dataset.sources", fix, "export.mixed-folders")
+    kind = "fine_tune" if kinds == {FINE_TUNING} else "dreambooth"
+    method = {"kind": kind, "train_text_encoder": "yes" if trains_text(job) else "no"}
+    return job.model_copy(update={"method": job.method.model_copy(update=method)})
 
 
 def _imported(script: Script, options: Mapping[str, Any]) -> TrainJob:

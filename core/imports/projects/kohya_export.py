@@ -6,7 +6,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from core.imports.projects.export import DATASET_SETTINGS, OURS, SPANS, export_project, option_words, same_optimizer
+from core.imports.projects.export import (
+    DATASET_SETTINGS,
+    OURS,
+    SPANS,
+    export_project,
+    option_words,
+    same_optimizer,
+    with_method_of_folders,
+)
 from core.imports.projects.kohya_ss import (
     DREAMBOOTH,
     EMBEDDING,
@@ -70,7 +78,8 @@ def export_preset(job: TrainJob, dataset_config: str = "") -> KohyaPreset:
 
     dataset_config   the file with the job's folders; "" for a job without folders
     """
-    tab_job = _for_tab(job)
+    job = with_method_of_folders(job)
+    tab_job = job.model_copy(update={"embedding": job.embedding.model_copy(update={"extended": False})})
     tab = _tab(tab_job)
     exported = export_project(tab_job, writes_prompts=True).with_dataset_config(dataset_config)
     wanted = Reading(SCRIPTS[exported.script], exported.options, frozenset(exported.options))
@@ -87,15 +96,6 @@ def export_preset(job: TrainJob, dataset_config: str = "") -> KohyaPreset:
 def _tab(job: TrainJob) -> str:
     """The tab that trains by the job's method; "" for methods that kohya_ss does not have."""
     return next((tab for tab, method in TABS.items() if method == job.method.kind), "")
-
-
-def _for_tab(job: TrainJob) -> TrainJob:
-    """Adapt the job to kohya_ss's tabs: a fine-tuning job with a folder or without exactly one metadata file moves to the
-    DreamBooth tab; extended embeddings are turned off."""
-    files = [each.metadata_file for each in job.dataset.sources]
-    if _tab(job) == FINE_TUNE and (job.dataset.folder or len(files) != 1 or not files[0]):
-        job = job.model_copy(update={"method": job.method.model_copy(update={"kind": TABS[DREAMBOOTH]})})
-    return job.model_copy(update={"embedding": job.embedding.model_copy(update={"extended": False})})
 
 
 # ---- fields
