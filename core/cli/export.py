@@ -5,12 +5,14 @@ from typing import Any
 
 from core.cli.main import DONE
 from core.cli.options import COMMAND_OPTIONS, not_understood, preset_path, saved_path, split_options, write_result
+from core.families.locate import base_model_family
 from core.imports.dataset_export import dataset_text
 from core.imports.projects.export import export_project
 from core.imports.projects.kohya_export import export_preset
 from core.record.problems import Problem, ProblemsError
 from core.settings.check import shorten
 from core.settings.job import TrainJob
+from core.settings.methods import of_family
 from core.settings.presets.files import apply, of_task, read
 
 PROGRAMS = ("sd-scripts", "kohya_ss")
@@ -31,6 +33,8 @@ def run(argv: list[str]) -> int:
     source = preset_path(str(options.preset), options.workspace())
     preset = of_task(read(source), "train", fix="export a training")
     job: TrainJob = apply(preset)  # type: ignore[assignment]
+    if job.model.family == "auto" and (family := preset.family or base_model_family(job.model, options.workspace())):
+        job = of_family(job, family)
     path = saved_path(options, source) if "save" in options.values else None
     folders = f"{path.stem if path else job.saving.output_name}_dataset.toml" if job.dataset.all_sources() else ""
     if folders and path is not None:

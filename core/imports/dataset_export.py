@@ -376,8 +376,7 @@ def not_representable(job: TrainJob, concepts: Sequence[Concept]) -> list[Proble
     for concept in concepts:
         problems += _folder_advice(concept)
         for name in REFUSED.get(job.method.kind, ()):
-            group = concept.validation if name in type(concept.validation).model_fields else concept.captions
-            if getattr(group, name):
+            if getattr(concept.validation if name == "validation_split" else concept.captions, name):
                 fix = "expect a training without it: sd-scripts refuses it with this training method"
                 problems.append(_lost_advice(name, concept.source.folder, fix))
     return list(dict.fromkeys(problems))
@@ -413,7 +412,7 @@ def _folder_advice(concept: Concept) -> Iterator[Problem]:
         (images.more_resolutions and images.resolution_choice == "drawn", "resolution_choice", "divide the number of epochs"),
         (captions.caption_tag_dropout_rate and captions.tag_dropout_mode == "all", "tag_dropout_mode", "use caption dropout"),
         (source.validation_images, "validation_images", "put them into a separate folder with the validation role"),
-        (masks and not images.masked_loss, "masked_loss",
+        (masks and not images.masked_loss and not concept.control, "masked_loss",
          "remove the mask folder: sd-scripts would use it for ControlNet, or with --masked_loss as masks"),
         (not masks and images.masked_loss and not images.alpha_mask, "masked_loss", "choose a mask folder"),
         (masks and metadata, "metadata_file", "write caption files: with a mask folder sd-scripts reads only those"),

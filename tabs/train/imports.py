@@ -26,6 +26,7 @@ from tabs.form.project import FIELDS, Project
 from tabs.form.view import browses
 from tabs.markup import short
 from tabs.server.browsers import Browser
+from tabs.train.method_needs import with_family
 
 if TYPE_CHECKING:
     from tabs.context import Page
@@ -198,6 +199,7 @@ def exported(page: Page, program: str = "") -> dict[str, Any]:
     and a list of what these cannot express. Raises ProblemsError."""
     page.project.check()
     job = page.project.job
+    job = with_family(job, page.checks.model(job.model.base_model, job.model.family))
     folders = f"{job.saving.output_name}_dataset.toml" if job.dataset.all_sources() else ""
     texts: dict[str, Any]
     if program == "kohya_ss":

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from core.cli.main import DONE, main
+from core.imports.dataset_export import dataset_config
 from core.imports.projects.export import OURS, SAMPLING, SPANS, _optimizer, export_project
 from core.imports.projects.importers import import_project
 from core.imports.projects.kohya_export import export_preset
@@ -19,7 +20,8 @@ from core.record.workspace import PROJECT
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.method import MethodSettings
-from core.settings.presets.files import apply, differences, dump, read
+from core.settings.methods import of_family
+from core.settings.presets.files import apply, differences, dump, read, to_values
 from tests.imports.projects import cases
 
 # Sample prompts as text, and the layers of LyCORIS where sd-scripts has the same network itself
@@ -38,6 +40,8 @@ SAME_ELSEWHERE = {
     "saving.save_state_on_train_end",
     "model.family",
     "method.train_text_encoder",
+    "method.kind",  # of a full model, which the folders decide
+    "controlnet.control_net_lr",  # the learning rate
 }
 
 
@@ -47,7 +51,7 @@ def back(exported):
 
 def job_of(draws):
     """A job of options with random values."""
-    name = draws.choice([each for each in SCRIPTS if "XTI" not in each])
+    name = draws.choice([each for each in SCRIPTS if "XTI" not in each and "control_net" not in each])
     words = [f"{name}.py", "--pretrained_model_name_or_path=m", "--sample_prompts=prompts.txt"]
     samples = {
         "int": lambda: draws.randint(1, 12), "float": lambda: round(draws.uniform(0.11, 0.9), 3), "bool": lambda: "",
@@ -134,10 +138,10 @@ TYPES = {"bool": bool, "int": int, "float": (int, float), "int_or_float": (int, 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_the_export_of_a_shipped_preset_has_options_of_sd_scripts_that_read_back_without_remarks(path):
-    job = apply(read(path))
-    if job.method.kind not in METHODS:
-        pytest.skip("sd-scripts has no script for it")
+    preset = read(path)
+    job = of_family(apply(preset), preset.family or "sd1")
     exported = export_project(job)
+    assert exported.script == METHODS[job.method.kind][preset.family == "sdxl"] or job.method.kind == "fine_tune"
     known = options_of(exported.script)
     for option, value in exported.options.items():
         values = value if known[option].many else [value]
@@ -149,6 +153,41 @@ def test_the_export_of_a_shipped_preset_has_options_of_sd_scripts_that_read_back
         assert set(differences(job, imported.job)) <= exported.lost.keys() | OURS | SAME_ELSEWHERE
 
 
+NO_CAPTION_DROPOUT = {"train_textual_inversion", "sdxl_train_textual_inversion"}
+KINDS_OF_SUBSETS = {  # reference: the README about dataset configs; others take all but control images
+    "train_db": {"image_dir"},
+    "fine_tune": {"metadata_file"},
+    **{name: {"conditioning_data_dir"} for name in SCRIPTS if "control_net" in name},
+}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("metadata", [None, "/a/meta.json"])
+def test_the_dataset_config_of_a_shipped_preset_has_options_of_its_script(path, metadata):
+    preset = read(path)
+    job = of_family(apply(preset), preset.family or "sd1")
+    control = job.method.traits.control_images
+    if metadata and (control or job.method.kind == "dreambooth"):
+        pytest.skip("it has no metadata files")
+    sources = [{"folder": "/a", "class_tokens": None if control else "a fox", "metadata_file": metadata}]
+    groups = to_values(job)
+    groups["dataset"] |= {"folder": None, "sources": sources, "conditioning_data_dir": "/c" if control else None}
+    groups["captions"] |= {"caption_dropout_rate": 0.1, "caption_extension": ".txt"}
+    groups["validation"] |= {"validation_split": 0.1}
+    job = build(TrainJob, groups)
+    script = export_project(job).script
+    config, _ = dataset_config(job)
+    tables = [config.get("general", {}), *config["datasets"]]
+    (subset,) = config["datasets"][0]["subsets"]
+    names = {name for table in (*tables, subset) for name in table}
+    assert ("caption_dropout_rate" in names) == (script not in NO_CAPTION_DROPOUT)
+    kind = next(name for name in ("conditioning_data_dir", "metadata_file", "image_dir") if name in names)
+    assert kind in KINDS_OF_SUBSETS.get(script, {"image_dir", "metadata_file"})
+    assert kind == "image_dir" or "class_tokens" not in names
+    assert kind != "metadata_file" or "caption_extension" not in names
+    assert kind != "conditioning_data_dir" or not {"validation_split", "is_reg", "alpha_mask"} & names
+
+
 def test_older_switches_for_an_optimizer_are_not_written():
     job = build(TrainJob, {"optimizer": {"optimizer_type": "Lion"}})
     assert "--optimizer_type=Lion" in export_project(job).command and "use_lion" not in export_project(job).toml
@@ -156,9 +195,44 @@ def test_older_switches_for_an_optimizer_are_not_written():
 
 def test_a_method_that_sd_scripts_does_not_have_is_refused():
     job = TrainJob(method=MethodSettings(kind="lllite"))
-    with pytest.raises(ProblemsError) as refused:
+    with pytest.raises(ProblemsError, match="only for SDXL") as refused:
         export_project(job)
     assert refused.value.codes == ["export.no-script"]
+    with pytest.raises(ProblemsError, match="kohya_ss has no tab"):
+        export_preset(of_family(job, "sdxl"))
+
+
+@pytest.mark.parametrize(
+    ("family", "groups", "script", "options"),
+    [
+        ("sd1", {"noise": {"min_snr_gamma": 5}}, "train_control_net", {}),
+        ("sdxl", {"optimizer": {"learning_rate": 2e-5}}, "sdxl_train_control_net", {"control_net_lr": 2e-5}),
+        (
+            "sdxl",
+            {
+                "lllite": {"hidden_dim": 16, "dropout": 0.1},
+                "method": {"kind": "lllite"},
+                "memory": {"full_precision": "bf16"},
+            },
+            "sdxl_train_control_net_lllite",
+            {"cond_emb_dim": 32, "network_dim": 16, "network_dropout": 0.1, "mixed_precision": "bf16"},
+        ),
+    ],
+)
+def test_a_controlnet_has_the_options_of_its_script_and_comes_back(family, groups, script, options):
+    kind = {"method": {"kind": "controlnet"}, "dataset": {"folder": "/a", "conditioning_data_dir": "/c"}}
+    job = build(TrainJob, kind | {"model": {"family": family}} | groups)
+    exported = export_project(job)
+    options |= {"conditioning_data_dir": "/c", "train_data_dir": "/a"}
+    assert (exported.script, {name: exported.options[name] for name in options}) == (script, options)
+    assert ("noise.min_snr_gamma" in exported.lost) == (family == "sd1"), "it stops the script"
+    assert "controlnet.control_net_lr" not in exported.lost
+    for other in back(exported):
+        assert other.dataset.conditioning_data_dir == "/c" and other.lllite.hidden_dim == job.lllite.hidden_dim
+    advice = dataset_config(job)[1]
+    assert not [problem for problem in advice if problem.code == "dataset-config.lost.masked_loss"]
+    old = exported.command.replace("train_control_net.py", "train_controlnet.py")
+    assert family == "sdxl" or import_project(old).job.method.kind == "controlnet"
 
 
 def test_the_command_writes_a_config_file(tmp_path, capsys):

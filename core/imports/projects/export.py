@@ -16,6 +16,7 @@ from core.imports.projects.to_job import direct_paths, to_import
 from core.networks.kinds import KINDS
 from core.record.problems import ProblemsError
 from core.settings.base import value_of
+from core.settings.control import controlnet_of, lllite_of
 from core.settings.job import TrainJob
 from core.settings.optimization.optimizer import given_arguments
 from core.settings.optimization.optimizers import OWN, find
@@ -91,6 +92,7 @@ def _method(job: TrainJob) -> dict[str, Any]:
         "learning_rate_te": pair[0],
         "learning_rate_te1": pair[0],
         "learning_rate_te2": pair[1],
+        "control_net_lr": controlnet_of(job).control_net_lr or job.optimizer.learning_rate,
         **_folders(job),
     }
 
@@ -115,6 +117,10 @@ def _arguments(values: Mapping[str, Any]) -> list[str]:
 
 def _network(job: TrainJob) -> dict[str, Any]:
     network = job.network
+    if not job.method.traits.uses_network:  # a ControlNet-LLLite, whose network_weights always fail there
+        dims = lllite_of(job)
+        sizes = {"cond_emb_dim": dims.cond_emb_dim, "network_dim": dims.hidden_dim}
+        return sizes | {"network_dropout": dims.dropout or None, "network_weights": None}
     kind = KINDS[network.kind]
     unknown = ONLY_HERE if kind.module_name == LYCORIS else NOT_IN_SD_SCRIPTS
     arguments = {name: value for name, value in kind.network_args(job).items() if name not in unknown}
@@ -180,6 +186,7 @@ def _dataset(job: TrainJob) -> dict[str, Any]:
 
 def _memory(job: TrainJob) -> dict[str, Any]:
     memory, saving, logging = job.memory, job.saving, job.logging
+    full = memory.full_precision  # which needs the same mixed precision
     folder = f"outputs/{saving.output_name}"  # sd-scripts stops without one when it saves, and without one for TensorBoard's logs
     return {
         "output_dir": folder,
@@ -188,6 +195,7 @@ def _memory(job: TrainJob) -> dict[str, Any]:
         "mem_eff_attn": memory.attention == "sliced",
         "cache_latents": memory.cache_latents in ("memory", "disk"),
         "cache_latents_to_disk": memory.cache_latents == "disk",
+        "mixed_precision": full if full != "fp32" and memory.mixed_precision == "auto" else memory.mixed_precision,
         "full_bf16": memory.full_precision == "bf16",
         "full_fp16": memory.full_precision == "fp16",
         "no_half_vae": memory.vae_precision == "fp32",
@@ -217,12 +225,14 @@ def export_project(job: TrainJob, writes_prompts: bool = False) -> Exported:
     script = _script(job)
     by_parts = {name: value for part in PARTS for name, value in part(job).items()}
     defaults = _imported(script, {})
-    direct = {name: path for name, path in direct_paths().items() if name not in by_parts}
+    direct = {name: path for name, path in direct_paths(script.method).items() if name not in by_parts}
     values = by_parts | {
         name: value_of(job, path) for name, path in direct.items() if value_of(job, path) != value_of(defaults, path)
     }
     if not (writes_prompts or job.samples.sample_prompts_file):
         values |= dict.fromkeys(SAMPLING)  # sd-scripts stops at the first sample without a file of prompts
+    if script.name == "train_control_net":
+        values["min_snr_gamma"] = None  # which stops it at the first step
     options: dict[str, Any] = {}
     for name, option in script.options.items():
         value = values.get(name)
@@ -243,13 +253,15 @@ def export_project(job: TrainJob, writes_prompts: bool = False) -> Exported:
     lost = {path: values for path, values in differences(job, reimported).items() if path not in OURS}
     if same_optimizer(reimported.optimizer.optimizer_type, job.optimizer.optimizer_type):
         lost.pop("optimizer.optimizer_type", None)
+    if "control_net_lr" in script.options and controlnet_of(job).control_net_lr is None:
+        lost.pop("controlnet.control_net_lr", None)  # the learning rate, in other words
     return Exported(script.name, options, lost)
 
 
 def with_method_of_folders(job: TrainJob) -> TrainJob:
     """The job; of a full model with the method whose script takes its folders (fine_tune.py metadata files alone, train_db.py
     folders alone; otherwise both train the same), and the text encoder that it trains. Raises ProblemsError for both at once."""
-    if job.method.kind not in ("dreambooth", "fine_tune"):
+    if METHODS.get(job.method.kind) not in (METHODS["dreambooth"], METHODS["fine_tune"]):
         return job
     kinds = {method_of(concept) for concept in all_concepts(job)}
     if FINE_TUNING in kinds and len(kinds) > 1 and job.model.family != "sdxl":
@@ -267,9 +279,10 @@ def _imported(script: Script, options: Mapping[str, Any]) -> TrainJob:
 
 def _script(job: TrainJob) -> Script:
     """The script that trains the job. Raises ProblemsError if sd-scripts has none."""
-    scripts = METHODS.get(job.method.kind)
-    if scripts is None:
-        what, fix = f"sd-scripts has no script for '{job.method.label('kind')}'", "choose another training method"
+    scripts, sdxl = METHODS.get(job.method.kind, ("", "")), job.model.family == "sdxl"
+    if not scripts[sdxl]:
+        of_family = " for SD 1.x and 2.x, only for SDXL" if any(scripts) else ""
+        what = f"sd-scripts has no script for '{job.method.label('kind')}'{of_family}"
+        fix = "choose an SDXL model" if of_family else "choose another training method"
         raise ProblemsError.one(what, "method.kind", fix, "export.no-script")
-    sdxl = job.model.family == "sdxl"
-    return SCRIPTS[XTI if job.embedding.extended and not sdxl else scripts[sdxl]]
+    return SCRIPTS[XTI if job.method.traits.new_words and job.embedding.extended and not sdxl else scripts[sdxl]]

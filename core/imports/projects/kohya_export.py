@@ -35,6 +35,7 @@ from core.imports.projects.options import SCRIPTS, Option, convert
 from core.imports.projects.report import Source
 from core.imports.projects.rules import SECRETS, Reading, part_of_run
 from core.imports.projects.to_job import settings_of
+from core.record.problems import ProblemsError
 from core.settings.base import value_of
 from core.settings.job import TrainJob
 from core.settings.presets.files import differences
@@ -81,6 +82,9 @@ def export_preset(job: TrainJob, dataset_config: str = "") -> KohyaPreset:
     job = with_method_of_folders(job)
     tab_job = job.model_copy(update={"embedding": job.embedding.model_copy(update={"extended": False})})
     tab = _tab(tab_job)
+    if not tab:
+        what, fix = f"kohya_ss has no tab for '{job.method.label('kind')}'", "export it for sd-scripts"
+        raise ProblemsError.one(what, "method.kind", fix, "export.no-script")
     exported = export_project(tab_job, writes_prompts=True).with_dataset_config(dataset_config)
     wanted = Reading(SCRIPTS[exported.script], exported.options, frozenset(exported.options))
     fields = _fields(tab, wanted) | _special(tab, wanted, job) | {"dataset_config": dataset_config}
