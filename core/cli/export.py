@@ -35,6 +35,9 @@ def run(argv: list[str]) -> int:
     job: TrainJob = apply(preset)  # type: ignore[assignment]
     if job.model.family == "auto" and (family := preset.family or base_model_family(job.model, options.workspace())):
         job = of_family(job, family)
+    recipe = preset.kind == "recipe" and "model.base_model" not in preset.stated()
+    if recipe:
+        job = job.model_copy(update={"model": job.model.model_copy(update={"base_model": ""})})
     path = saved_path(options, source) if "save" in options.values else None
     folders = f"{path.stem if path else job.saving.output_name}_dataset.toml" if job.dataset.all_sources() else ""
     if folders and path is not None:
@@ -43,6 +46,8 @@ def run(argv: list[str]) -> int:
     text, file, lost, use = _exported(job, program, folders)
     if program != "kohya_ss" or path is None:
         print(text)
+    if recipe:
+        print("\nThis preset names no model and no folders: add --pretrained_model_name_or_path and --dataset_config")
     if lost:
         print(f"\nNot the same in {program}:")
     for setting, (ours, reread) in lost.items():

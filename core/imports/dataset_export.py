@@ -184,7 +184,7 @@ def _resolutions(concept: Concept) -> Iterator[tuple[Concept, str]]:
 # ---- values under sd-scripts' names
 
 
-def _sides(images: ImageSettings) -> tuple[int, int]:
+def bucket_sides(images: ImageSettings) -> tuple[int, int]:
     """The effective bucket sides: sd-scripts refuses a minimum above the resolution and a maximum below it."""
     size = images.resolution
     width, height = size if isinstance(size, tuple) else (size, size)
@@ -198,7 +198,7 @@ def _sides(images: ImageSettings) -> tuple[int, int]:
 def _options(concept: Concept, folder: _Folder) -> dict[str, Any]:
     """{option: value} of one folder and its dataset: all options that its kind of dataset supports."""
     images, captions, source = concept.images, concept.captions, concept.source
-    lowest, highest = _sides(images)
+    lowest, highest = bucket_sides(images)
     values: dict[str, Any] = {
         "image_dir": folder.path or None,
         "conditioning_data_dir": folder.masks,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from core.imports.dataset_export import all_concepts, method_of, toml_table
+from core.imports.dataset_export import all_concepts, bucket_sides, method_of, toml_table, written_path
 from core.imports.dataset_options import FINE_TUNING, OPTIONS, declaration
 from core.imports.projects.options import METHODS, SCRIPTS, XTI, Script
 from core.imports.projects.report import Source
@@ -15,18 +15,20 @@ from core.imports.projects.rules import SCHEDULERS, Reading, part_of_run
 from core.imports.projects.to_job import direct_paths, to_import
 from core.networks.kinds import KINDS
 from core.record.problems import ProblemsError
+from core.record.workspace import resolve_path
 from core.settings.base import value_of
 from core.settings.control import controlnet_of, lllite_of
 from core.settings.job import TrainJob
-from core.settings.optimization.optimizer import given_arguments
+from core.settings.optimization.optimizer import COMMON, given_arguments
 from core.settings.optimization.optimizers import OWN, find
 from core.settings.optimization.rates import trains_text
 from core.settings.presets.files import differences
 from core.settings.presets.networks import LYCORIS
 
-# Not compared: the script implies them, they say how to compute, or they change no weight.
+# Not compared: always written, implied by the script, how to compute, or without effect on the weights.
 OURS = frozenset(
-    "method.kind model.family model.compatibility saving.save_state saving.save_state_on_train_end logging.logging_dir".split()
+    "method.kind model.base_model model.family model.compatibility saving.save_state saving.save_state_on_train_end "
+    "logging.logging_dir".split()
 )
 # Options that a dataset config replaces (sd-scripts falls back on them where it is silent), and the settings that it has
 IN_DATASET_CONFIG = {*OPTIONS, "train_data_dir", "reg_data_dir", "in_json", "dataset_repeats"} - {
@@ -68,6 +70,9 @@ class Exported:
             return self
         options = {name: value for name, value in self.options.items() if name not in IN_DATASET_CONFIG}
         lost = {name: values for name, values in self.lost.items() if name not in DATASET_SETTINGS}
+        model = options.get("pretrained_model_name_or_path", "")
+        if model and resolve_path(model).exists():
+            options["pretrained_model_name_or_path"] = written_path(model)
         return replace(self, options=options | {"dataset_config": path}, lost=lost)
 
 
@@ -84,6 +89,7 @@ def _method(job: TrainJob) -> dict[str, Any]:
     kind, rates = job.method, job.optimizer.text_encoder_lr
     pair = rates if isinstance(rates, tuple) else (rates, rates)
     return {
+        "pretrained_model_name_or_path": job.model.base_model,
         "v2": job.model.family == "sd2",
         "v_parameterization": job.model.prediction == "v",
         "train_text_encoder": kind.train_text_encoder == "yes",
@@ -148,6 +154,20 @@ def same_optimizer(name: str, other: str) -> bool:
     return (_optimizer(name) or name).lower() == (_optimizer(other) or other).lower()
 
 
+def same_training(path: str, job: TrainJob, other: TrainJob) -> bool:
+    """Whether two jobs with different values of a setting train alike by it."""
+    if path == "optimizer.optimizer_type":
+        return same_optimizer(job.optimizer.optimizer_type, other.optimizer.optimizer_type)
+    if path == "optimizer.optimizer_args" or path.removeprefix("optimizer.") in COMMON:
+        mine, theirs = (sorted(_arguments(given_arguments(each.optimizer))) for each in (job, other))
+        return mine == theirs
+    if path in ("dataset.min_bucket_reso", "dataset.max_bucket_reso"):
+        return bucket_sides(job.dataset) == bucket_sides(other.dataset)
+    if path == "controlnet.control_net_lr":  # without one the learning rate
+        return controlnet_of(job).control_net_lr is None and controlnet_of(other).control_net_lr is not None
+    return False
+
+
 def _length(job: TrainJob) -> dict[str, Any]:
     schedule, optimizer = job.schedule, _optimizer(job.optimizer.optimizer_type)
     return {
@@ -167,7 +187,10 @@ def _dataset(job: TrainJob) -> dict[str, Any]:
     interpolation, template = job.dataset.resize_interpolation, job.captions.caption_template
     extension = job.captions.caption_extension
     steps, epochs = validation.validate_every_n_steps, validation.validate_every_n_epochs
+    lowest, highest = bucket_sides(job.dataset)  # sd-scripts' defaults stop below 256 and above 1024 pixels
     return {
+        "min_bucket_reso": lowest,
+        "max_bucket_reso": highest,
         "resolution": ",".join(map(str, size if isinstance(size, tuple) else (size, size))),
         "face_crop_aug_range": f"{faces[0]},{faces[1]}" if faces else None,
         "resize_interpolation": None if interpolation == "auto" else interpolation,
@@ -250,11 +273,10 @@ def export_project(job: TrainJob, writes_prompts: bool = False) -> Exported:
         if value is not None and value is not False and value not in ("", []) and value != option.default and known:
             options[name] = value
     reimported = _imported(script, options)
-    lost = {path: values for path, values in differences(job, reimported).items() if path not in OURS}
-    if same_optimizer(reimported.optimizer.optimizer_type, job.optimizer.optimizer_type):
-        lost.pop("optimizer.optimizer_type", None)
-    if "control_net_lr" in script.options and controlnet_of(job).control_net_lr is None:
-        lost.pop("controlnet.control_net_lr", None)  # the learning rate, in other words
+    pairs = differences(job, reimported)
+    lost = {
+        path: values for path, values in pairs.items() if path not in OURS and not same_training(path, job, reimported)
+    }
     return Exported(script.name, options, lost)
 
 

@@ -13,6 +13,7 @@ from core.imports.projects.export import (
     export_project,
     option_words,
     same_optimizer,
+    same_training,
     with_method_of_folders,
 )
 from core.imports.projects.kohya_ss import (
@@ -293,7 +294,7 @@ def same_value(path: str, here: Any, there: Any) -> bool:
 def _same(path: str, here: Any, there: Any, job: TrainJob, reimported: TrainJob) -> bool:
     """Whether both jobs train alike by a setting. here, there: its values in `job` and in `reimported`, the job read from the
     preset"""
-    if path in OURS or same_value(path, here, there):
+    if path in OURS or same_value(path, here, there) or same_training(path, job, reimported):
         return True
     if path == "optimizer.unet_lr":
         return job.optimizer.unet_rate == reimported.optimizer.unet_rate
