@@ -1,12 +1,13 @@
 """webui.py export: a preset for sd-scripts or kohya_ss, and what that program cannot express."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from core.cli.main import DONE
 from core.cli.options import COMMAND_OPTIONS, not_understood, preset_path, saved_path, split_options, write_result
 from core.families.locate import base_model_family
-from core.imports.dataset_export import dataset_text
+from core.imports.dataset_export import dataset_text, without_passed
 from core.imports.projects.export import export_project
 from core.imports.projects.kohya_export import export_preset
 from core.record.problems import Problem, ProblemsError
@@ -15,6 +16,7 @@ from core.settings.job import TrainJob
 from core.settings.methods import of_family
 from core.settings.presets.files import apply, of_task, read
 
+Lost = dict[str, tuple[Any, Any]]
 PROGRAMS = ("sd-scripts", "kohya_ss")
 
 
@@ -43,7 +45,7 @@ def run(argv: list[str]) -> int:
     if folders and path is not None:
         folders = path.with_name(folders).absolute().as_posix()
     content, _, problems = dataset_text(job, "toml", folders) if folders else ("", {}, [])
-    text, file, lost, use = _exported(job, program, folders)
+    text, file, lost, use, passed = _exported(job, program, folders)
     if program != "kohya_ss" or path is None:
         print(text)
     if recipe:
@@ -60,16 +62,16 @@ def run(argv: list[str]) -> int:
         print(f"Folders saved as {folders}, for --dataset_config")
     elif folders:
         print(f"\n{folders}, which --save writes too:\n\n{content}")
-    for problem in problems:
+    for problem in without_passed(problems, passed):
         print(f"  {problem.level}: {problem}")
     return DONE
 
 
-def _exported(job: TrainJob, program: str, dataset: str) -> tuple[str, str, dict[str, tuple[Any, Any]], str]:
-    """(text to print, content of the file, settings that are lost as in `Exported.lost`, what the file is for). dataset: the
-    dataset config that names the folders; "" for none"""
+def _exported(job: TrainJob, program: str, dataset: str) -> tuple[str, str, Lost, str, Mapping[str, Any]]:
+    """(text to print, content of the file, settings that are lost as in `Exported.lost`, what the file is for, sd-scripts' options
+    in it). dataset: the dataset config that names the folders; "" for none"""
     if program == "kohya_ss":
         preset = export_preset(job, dataset)
-        return preset.text, preset.text, preset.lost, f"to open on the {preset.title} tab"
+        return preset.text, preset.text, preset.lost, f"to open on the {preset.title} tab", preset.options
     project = export_project(job).with_dataset_config(dataset)
-    return project.command, project.toml, project.lost, "for --config_file"
+    return project.command, project.toml, project.lost, "for --config_file", project.options

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from core.cli.main import DONE, main
-from core.imports.dataset_export import dataset_config
+from core.imports.dataset_export import dataset_config, without_passed
 from core.imports.projects.export import OURS, SAMPLING, SPANS, _optimizer, export_project, same_training
 from core.imports.projects.importers import import_project
 from core.imports.projects.kohya_export import export_preset
@@ -354,3 +354,25 @@ def test_betas_of_optimizer_args_are_not_listed_as_lost():
     exported = export_project(build(TrainJob, groups))
     assert exported.options["optimizer_args"] == ["betas=0.9,0.99"]
     assert not [path for path in exported.lost if path.startswith("optimizer.")]
+
+
+def test_advice_to_pass_an_option_is_left_out_where_it_is_passed():
+    masks = {"sources": [{"folder": "/a", "conditioning_data_dir": "/m", "masked_loss": True}], "masked_loss": True}
+    for dataset, left in ((masks, []), (masks | {"masked_loss": False}, ["dataset-config.masks-need-option"])):
+        job = build(TrainJob, {"dataset": dataset})
+        advice = dataset_config(job)[1]
+        for options in (export_project(job).options, export_preset(job, "a_dataset.toml").options):
+            codes = [problem.code for problem in without_passed(advice, options)]
+            assert [code for code in codes if code.endswith("masks-need-option")] == left
+
+
+def test_the_token_of_a_textual_inversion_is_no_trigger_word_that_is_lost():
+    for captions, codes in (
+        ({}, {"token-in-captions"}),
+        ({"caption_template": "object"}, {"lost.caption_template"}),
+        ({"trigger_word": "fox"}, {"lost.trigger_word"}),
+    ):
+        embedding = {"method": {"kind": "embedding"}, "embedding": {"token_string": "foxy"}, "captions": captions}
+        advice = dataset_config(build(TrainJob, embedding | {"dataset": {"sources": [{"folder": "/a"}]}}))[1]
+        found = {problem.code.removeprefix("dataset-config.") for problem in advice}
+        assert found & {"token-in-captions", "lost.caption_template", "lost.trigger_word"} == codes

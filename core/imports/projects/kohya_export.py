@@ -57,11 +57,13 @@ class KohyaPreset:
     """A preset of kohya_ss.
 
     fields   of the tab, without keys and tokens
+    options  of sd-scripts that it passes
     lost     what they cannot express: {setting: (its value, kohya_ss' value)}
     """
 
     tab: str
     fields: Form
+    options: Mapping[str, Any]
     lost: dict[str, tuple[Any, Any]]
 
     @property
@@ -95,7 +97,7 @@ def export_preset(job: TrainJob, dataset_config: str = "") -> KohyaPreset:
     pairs = differences(job, reimported)
     known = DATASET_SETTINGS if dataset_config else ()
     lost = {path: pair for path, pair in pairs.items() if path not in known and not _same(path, *pair, job, reimported)}
-    return KohyaPreset(tab, fields, lost)
+    return KohyaPreset(tab, fields, resolved.options, lost)
 
 
 def _tab(job: TrainJob) -> str:
