@@ -343,9 +343,10 @@ def test_bucket_sides_are_written_where_sd_scripts_defaults_would_stop_it():
 def test_the_base_model_is_exported_and_a_recipe_without_one_says_so(tmp_path, capsys):
     command = export_project(TrainJob()).with_dataset_config("a.toml").command
     assert f"--pretrained_model_name_or_path={(PROJECT / 'models/starter').as_posix()}" in command
-    for preset, named in (("starter_lora", True), ("sd15_lora_style_8gb", False)):
+    for preset, named in (("starter_lora", True), ("sd15_lora_style_8gb", False), ("sdxl_lora_8gb", False)):
         assert main(["export", preset]) == DONE
         shown = capsys.readouterr().out
+        assert ("sdxl_train_network.py" in shown) == preset.startswith("sdxl")
         assert ("--pretrained_model_name_or_path=" in shown, "names no model" in shown) == (named, not named)
 
 
