@@ -131,13 +131,13 @@ def sd_scripts() -> list[Row]:
     return [Row((name,), *_option(name)) for name in sorted(options_of())]
 
 
-def _option(name: str) -> tuple[str, str]:
-    """(the settings of an option or "-", remarks)."""
+def _option(name: str, left_out: str = "method.kind") -> tuple[str, str]:
+    """(the settings of an option or "-", remarks). left_out: how settings begin that are not named"""
     if name in SECRETS:
         return "never imported", "enter it on Tools"
     if name in WIDER:
         return WIDER[name]
-    settings = [path for path in settings_by_option().get(name, ()) if not path.startswith("method.kind")]
+    settings = [path for path in settings_by_option().get(name, ()) if not path.startswith(left_out)]
     sentence = IGNORED[name][1] if name in IGNORED else ELSEWHERE.get(name, "") if not settings else ""
     return _paths(settings) or "-", LENGTHS.get(name, sentence.removeprefix("remove it: "))
 
@@ -153,7 +153,7 @@ def kohya_ss() -> list[Row]:
         known = options or name in arguments or name in COMPUTED or {"taken", "idle"} & set(row)
         if name.startswith(OTHER_FAMILIES) or name in FAMILIES or not known:
             continue
-        cells = [_option(option) for option in options if name not in COMPUTED]
+        cells = [_option(option, "lllite.") for option in options if name not in COMPUTED]
         here = ", ".join(dict.fromkeys(text for text, _ in cells if text != "-")) or "-"
         here = COMPUTED.get(name, here)
         remark = next((text for _, text in cells if text), "")

@@ -1,17 +1,22 @@
 """webui.py export: a preset for sd-scripts or kohya_ss, and what that program cannot express."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from core.cli.main import DONE
 from core.cli.options import COMMAND_OPTIONS, not_understood, preset_path, saved_path, split_options, write_result
-from core.imports.dataset_export import Exported, write_dataset_config
+from core.families.locate import base_model_family
+from core.imports.dataset_export import dataset_text, without_passed
 from core.imports.projects.export import export_project
 from core.imports.projects.kohya_export import export_preset
 from core.record.problems import Problem, ProblemsError
 from core.settings.check import shorten
 from core.settings.job import TrainJob
+from core.settings.methods import of_family
 from core.settings.presets.files import apply, of_task, read
 
+Lost = dict[str, tuple[Any, Any]]
 PROGRAMS = ("sd-scripts", "kohya_ss")
 
 
@@ -30,12 +35,21 @@ def run(argv: list[str]) -> int:
     source = preset_path(str(options.preset), options.workspace())
     preset = of_task(read(source), "train", fix="export a training")
     job: TrainJob = apply(preset)  # type: ignore[assignment]
+    if job.model.family == "auto" and (family := preset.family or base_model_family(job.model, options.workspace())):
+        job = of_family(job, family)
+    recipe = preset.kind == "recipe" and "model.base_model" not in preset.stated()
+    if recipe:
+        job = job.model_copy(update={"model": job.model.model_copy(update={"base_model": ""})})
     path = saved_path(options, source) if "save" in options.values else None
-    folders = path.with_name(f"{path.stem}_dataset.toml") if path and job.dataset.all_sources() else None
-    dataset = write_dataset_config(job, folders) if folders else None
-    text, file, lost, use = _exported(job, program, dataset)
+    folders = f"{path.stem if path else job.saving.output_name}_dataset.toml" if job.dataset.all_sources() else ""
+    if folders and path is not None:
+        folders = path.with_name(folders).absolute().as_posix()
+    content, _, problems = dataset_text(job, "toml", folders) if folders else ("", {}, [])
+    text, file, lost, use, passed = _exported(job, program, folders)
     if program != "kohya_ss" or path is None:
         print(text)
+    if recipe:
+        print("\nThis preset names no model and no folders: add --pretrained_model_name_or_path and --dataset_config")
     if lost:
         print(f"\nNot the same in {program}:")
     for setting, (ours, reread) in lost.items():
@@ -43,22 +57,21 @@ def run(argv: list[str]) -> int:
     if path is not None:
         write_result(path, file, "file")
         print(f"\nSaved as {path}, {use}")
-    if dataset is not None:
-        print(f"Folders saved as {dataset.path}, for --dataset_config")
-        for problem in dataset.problems:
-            print(f"  {problem.level}: {problem}")
+    if folders and path is not None:
+        write_result(Path(folders), content, "file")
+        print(f"Folders saved as {folders}, for --dataset_config")
+    elif folders:
+        print(f"\n{folders}, which --save writes too:\n\n{content}")
+    for problem in without_passed(problems, passed):
+        print(f"  {problem.level}: {problem}")
     return DONE
 
 
-def _exported(
-    job: TrainJob, program: str, dataset: Exported | None
-) -> tuple[str, str, dict[str, tuple[Any, Any]], str]:
-    """(text to print, content of the file, settings that are lost as in `Exported.lost`, what the file is for). dataset: the
-    dataset config that names the folders"""
+def _exported(job: TrainJob, program: str, dataset: str) -> tuple[str, str, Lost, str, Mapping[str, Any]]:
+    """(text to print, content of the file, settings that are lost as in `Exported.lost`, what the file is for, sd-scripts' options
+    in it). dataset: the dataset config that names the folders; "" for none"""
     if program == "kohya_ss":
-        preset = export_preset(job)
-        return preset.text, preset.text, preset.lost, f"to open on the {preset.title} tab"
-    project = export_project(job)
-    if dataset is not None:
-        project = project.with_dataset_config(dataset.path)
-    return project.command, project.toml, project.lost, "for --config_file"
+        preset = export_preset(job, dataset)
+        return preset.text, preset.text, preset.lost, f"to open on the {preset.title} tab", preset.options
+    project = export_project(job).with_dataset_config(dataset)
+    return project.command, project.toml, project.lost, "for --config_file", project.options

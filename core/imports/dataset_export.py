@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -25,6 +25,7 @@ from core.imports.dataset_options import (
     FINE_TUNING,
     GENERAL,
     OPTIONS,
+    REFUSED,
     SUBSET,
     declaration,
 )
@@ -32,7 +33,7 @@ from core.record import atomic
 from core.record.image_formats import IMAGE_EXTENSIONS
 from core.record.problems import Problem, ProblemsError, unwritten
 from core.record.workspace import open_home, resolve_path
-from core.settings.dataset.concepts import Concept, concepts_of
+from core.settings.dataset.concepts import Concept, captions_in_force, concepts_of
 from core.settings.dataset.images import ImageSettings
 from core.settings.dataset.source import PRESERVE
 from core.settings.job import TrainJob
@@ -54,6 +55,14 @@ LOST_SETTINGS = (
     ("dataset", "skip_broken", "remove broken images: sd-scripts stops at the first one"),
 )
 WITH_REGULARIZATION = (("dataset", "prior_loss_weight", "pass --prior_loss_weight to sd-scripts"),)
+# Advice to pass an option -> the options with which it is done
+ADVISED = {
+    "lost.dataset_class": ("dataset_class",),
+    "lost.max_token_length": ("max_token_length",),
+    "lost.prior_loss_weight": ("prior_loss_weight",),
+    "lost.caption_template": ("use_object_template", "use_style_template"),
+    "masks-need-option": ("masked_loss",),
+}
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _SHORT = {"\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}
@@ -129,7 +138,7 @@ def _drop_not_toml(config: dict[str, Any]) -> list[Problem]:
 def dataset_config(job: TrainJob) -> tuple[dict[str, Any], list[Problem]]:
     """The content of the file, and advice on what it cannot contain. Reads folders and writes nothing. Raises ProblemsError
     without a folder."""
-    concepts = [*_all_concepts(job)]
+    concepts = [*all_concepts(job)]
     if not concepts:
         what = "There is no folder to write"
         raise ProblemsError.one(what, "dataset.sources", "choose an image folder first", "dataset.no-folder")
@@ -139,7 +148,8 @@ def dataset_config(job: TrainJob) -> tuple[dict[str, Any], list[Problem]]:
     for concept in concepts:
         for each, variant in _resolutions(concept):
             for folder in _folders(each, problems):
-                options = _options(each, folder)
+                refused = REFUSED.get(job.method.kind, ())
+                options = {name: value for name, value in _options(each, folder).items() if name not in refused}
                 dataset_options = {name: options.pop(name) for name in DATASET_ONLY if name in options}
                 key = (each.source.batch_group, variant, method_of(each), repr(sorted(dataset_options.items())))
                 datasets.setdefault(key, {**dataset_options, "subsets": []})["subsets"].append(options)
@@ -153,7 +163,7 @@ def dataset_config(job: TrainJob) -> tuple[dict[str, Any], list[Problem]]:
     return _tidy(list(datasets.values()), _seed(job, concepts)), problems
 
 
-def _all_concepts(job: TrainJob) -> Iterator[Concept]:
+def all_concepts(job: TrainJob) -> Iterator[Concept]:
     """Every folder including disabled ones, which num_repeats = 0 excludes there."""
     dataset = job.dataset.model_copy(
         update={"sources": [source.model_copy(update={"enabled": True}) for source in job.dataset.sources]}
@@ -182,7 +192,7 @@ def _resolutions(concept: Concept) -> Iterator[tuple[Concept, str]]:
 # ---- values under sd-scripts' names
 
 
-def _sides(images: ImageSettings) -> tuple[int, int]:
+def bucket_sides(images: ImageSettings) -> tuple[int, int]:
     """The effective bucket sides: sd-scripts refuses a minimum above the resolution and a maximum below it."""
     size = images.resolution
     width, height = size if isinstance(size, tuple) else (size, size)
@@ -196,7 +206,7 @@ def _sides(images: ImageSettings) -> tuple[int, int]:
 def _options(concept: Concept, folder: _Folder) -> dict[str, Any]:
     """{option: value} of one folder and its dataset: all options that its kind of dataset supports."""
     images, captions, source = concept.images, concept.captions, concept.source
-    lowest, highest = _sides(images)
+    lowest, highest = bucket_sides(images)
     values: dict[str, Any] = {
         "image_dir": folder.path or None,
         "conditioning_data_dir": folder.masks,
@@ -371,9 +381,20 @@ def not_representable(job: TrainJob, concepts: Sequence[Concept]) -> list[Proble
         what = "sd-scripts uses only the first regularization images"
         fix = "set model.compatibility to compare with it"
         problems.append(_advice(what, "model.compatibility", fix, "regularization-balance"))
+    token = None if job.captions.trigger_word else captions_in_force(job).trigger_word  # of textual inversion
     for concept in concepts:
-        problems += _folder_advice(concept)
+        problems += _folder_advice(concept, token)
+        for name in REFUSED.get(job.method.kind, ()):
+            if getattr(concept.validation if name == "validation_split" else concept.captions, name):
+                fix = "expect a training without it: sd-scripts refuses it with this training method"
+                problems.append(_lost_advice(name, concept.source.folder, fix))
     return list(dict.fromkeys(problems))
+
+
+def without_passed(problems: Sequence[Problem], options: Mapping[str, Any]) -> list[Problem]:
+    """The problems without advice to pass options that are passed already."""
+    advised = {f"dataset-config.{slug}": names for slug, names in ADVISED.items()}
+    return [each for each in problems if not any(options.get(name) for name in advised.get(each.code, ()))]
 
 
 def _lost_advice(name: str, where: str, fix: str, title: str | None = None) -> Problem:
@@ -386,8 +407,9 @@ def _advice(what: str, where: str, fix: str, slug: str) -> Problem:
     return Problem(what, where, fix, "advice", code=f"dataset-config.{slug}")
 
 
-def _folder_advice(concept: Concept) -> Iterator[Problem]:
-    """Advice for a folder's settings that the file cannot contain, also because its kind of dataset does not support them."""
+def _folder_advice(concept: Concept, token: str | None) -> Iterator[Problem]:
+    """Advice for a folder's settings that the file cannot contain, also because its kind of dataset does not support them.
+    token: the trigger word that is none of the settings', but a textual inversion's token"""
     source, images, captions = concept.source, concept.images, concept.captions
     masks, metadata = images.conditioning_data_dir, source.metadata_file
     regularization = concept.role == "regularization"
@@ -395,7 +417,7 @@ def _folder_advice(concept: Concept) -> Iterator[Problem]:
     lost = (
         (captions.sidecars != "one", "sidecars", "join them into one caption file: sd-scripts reads only one"),
         (captions.caption_lines != "first" and not captions.enable_wildcard, "caption_lines", "turn on wildcards to pick a random line"),
-        (captions.trigger_word is not None, "trigger_word", "write it into the captions, or use a caption prefix"),
+        (captions.trigger_word not in (None, token), "trigger_word", "write it into the captions, or use a caption prefix"),
         (captions.caption_template != "none", "caption_template", "pass --use_object_template or --use_style_template to sd-scripts"),
         (images.conditioning_suffix is not None, "conditioning_suffix",
          "move the masks or control images to another folder, named as their images"),
@@ -406,7 +428,7 @@ def _folder_advice(concept: Concept) -> Iterator[Problem]:
         (images.more_resolutions and images.resolution_choice == "drawn", "resolution_choice", "divide the number of epochs"),
         (captions.caption_tag_dropout_rate and captions.tag_dropout_mode == "all", "tag_dropout_mode", "use caption dropout"),
         (source.validation_images, "validation_images", "put them into a separate folder with the validation role"),
-        (masks and not images.masked_loss, "masked_loss",
+        (masks and not images.masked_loss and not concept.control, "masked_loss",
          "remove the mask folder: sd-scripts would use it for ControlNet, or with --masked_loss as masks"),
         (not masks and images.masked_loss and not images.alpha_mask, "masked_loss", "choose a mask folder"),
         (masks and metadata, "metadata_file", "write caption files: with a mask folder sd-scripts reads only those"),
@@ -425,6 +447,8 @@ def _folder_advice(concept: Concept) -> Iterator[Problem]:
          f"sd-scripts refuses a bucket step of {images.bucket_reso_steps}", "use a multiple of 64 (SDXL: 32)"),
         (masks and images.masked_loss, "masks-need-option", "sd-scripts uses masks only with a command line option",
          "pass --masked_loss to sd-scripts"),
+        (token and captions.trigger_word == token and captions.caption_template == "none", "token-in-captions",
+         "sd-scripts trains the token only with captions that contain it", "write it into the captions, or choose a caption template"),
         (masks and images.random_crop, "random-crop-with-masks", "sd-scripts refuses random crop with a mask folder", "turn it off"),
     )  # fmt: skip
     yield from (_lost_advice(name, source.folder, fix) for applies, name, fix in lost if applies)

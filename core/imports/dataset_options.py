@@ -115,6 +115,11 @@ OPTIONS = {
         Option("resize_interpolation", None),
     )
 }
+# Options that sd-scripts' scripts for a training method refuse; those for ControlNets stop where images are held out
+REFUSED: dict[str, tuple[str, ...]] = {
+    "embedding": ("caption_dropout_rate", "caption_dropout_every_n_epochs", "caption_tag_dropout_rate"),
+    **dict.fromkeys(("controlnet", "lllite"), ("validation_split",)),
+}
 PATHS = tuple(name for name, option in OPTIONS.items() if option.kind == "path")
 REQUIRED = {
     DREAMBOOTH: ("image_dir",),

@@ -160,7 +160,7 @@
     atelier.modelsDialog(`Export for ${program}`,
       h("textarea", {class: "text", rows: 6, readonly: true, "aria-label": preset ? "Preset" : "Command line", value: content}),
       h("div", {class: "buttons"}, copy, save("Preset", `${name}.json`, preset), save("Command line", `${name}.sh`, command && `${command}\n`), save("Config file", `${name}.toml`, toml), save("Dataset config", `${name}_dataset.toml`, dataset)),
-      h("p", {class: "hint"}, preset ? `The preset of the ${tab} tab, and the folders for its field Dataset config file.` : "The command line, the same settings for --config_file, and the folders for --dataset_config."),
+      h("p", {class: "hint"}, preset ? `The preset of the ${tab} tab, and the folders: choose their file in its field Dataset config file.` : "The command line, the same settings for --config_file, and the folders for --dataset_config, which both name: run the command where that file is."),
       lost.length ? h("div", {}, h("h3", {}, `Not the same in ${program} (${lost.length})`), h("ul", {class: "report-rows"},
         lost.map(({field, here, there}) => h("li", {}, h("span", {}, titleOf(field), " ", h("code", {}, field)), h("span", {}, `${here}, there ${there}`))))) : null,
       advice.length ? atelier.problems(advice) : null);

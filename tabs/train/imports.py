@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.imports.dataset_export import dataset_text
+from core.imports.dataset_export import dataset_text, without_passed
 from core.imports.projects.export import export_project
 from core.imports.projects.importers import fitted, import_project
 from core.imports.projects.kohya_export import export_preset
@@ -26,6 +27,7 @@ from tabs.form.project import FIELDS, Project
 from tabs.form.view import browses
 from tabs.markup import short
 from tabs.server.browsers import Browser
+from tabs.train.method_needs import with_family
 
 if TYPE_CHECKING:
     from tabs.context import Page
@@ -198,13 +200,17 @@ def exported(page: Page, program: str = "") -> dict[str, Any]:
     and a list of what these cannot express. Raises ProblemsError."""
     page.project.check()
     job = page.project.job
+    job = with_family(job, page.checks.model(job.model.base_model, job.model.family))
+    folders = f"{job.saving.output_name}_dataset.toml" if job.dataset.all_sources() else ""
     texts: dict[str, Any]
     if program == "kohya_ss":
-        preset = export_preset(job)
+        preset = export_preset(job, folders)
         texts, lost = {"preset": preset.text, "tab": preset.title}, preset.lost
+        passed: Mapping[str, Any] = preset.options
     else:
-        project = export_project(job)
+        project = export_project(job).with_dataset_config(folders)
         texts, lost = {"command": project.command, "toml": project.toml}, project.lost
+        passed = project.options
     dataset, advice = _dataset(page, job)
     return texts | {
         "name": job.saving.output_name,
@@ -214,7 +220,7 @@ def exported(page: Page, program: str = "") -> dict[str, Any]:
             | {place: short(shown_value(FIELDS[path], value), 60) for place, value in zip(("here", "there"), pair)}
             for path, pair in lost.items()
         ],
-        "advice": [problem.to_dict() for problem in advice],
+        "advice": [problem.to_dict() for problem in without_passed(advice, passed)],
     }
 
 

@@ -7,7 +7,7 @@ import toml
 from PIL import Image
 
 from core.imports.dataset_config import apply_dataset_config
-from core.imports.dataset_export import dataset_config, dataset_toml, write_dataset_config
+from core.imports.dataset_export import dataset_config, dataset_text, dataset_toml, write_dataset_config
 from core.record.problems import ProblemsError
 from core.settings.check import build
 from core.settings.job import TrainJob
@@ -263,3 +263,14 @@ def test_a_file_that_stands_is_replaced_whole(tmp_path):
     target.write_text("x" * 100000)
     write_dataset_config(job_of(plain()), target)
     assert toml.load(target)["datasets"] and [path.name for path in tmp_path.iterdir()] == ["set.toml"]
+
+
+def test_caption_dropout_is_left_out_and_named_for_textual_inversion(tmp_path):
+    sources = [{"folder": str(tmp_path), "caption_tag_dropout_rate": 0.2}, {"folder": str(tmp_path / "b")}]
+    for kind, written in (("embedding", False), ("lora", True)):
+        groups = {"captions": {"caption_dropout_rate": 0.1}, "dataset": {"sources": sources}}
+        text, _, problems = dataset_text(build(TrainJob, groups | {"method": {"kind": kind}}), "toml")
+        codes = {problem.code for problem in problems}
+        assert ("dropout_rate =" in text) == written
+        assert ("dataset-config.lost.caption_tag_dropout_rate" in codes) != written
+        assert ("dataset-config.lost.caption_dropout_rate" in codes) != written

@@ -240,6 +240,9 @@ def test_the_form_is_exported_with_what_sd_scripts_cannot_express(page, tmp_path
     assert tomllib.loads(found["dataset"])["datasets"]
     preset = imports.exported(page, "kohya_ss")
     assert json.loads(preset["preset"])["network_dim"] == 12 and preset["tab"] == "LoRA"
+    named = {found["command"].rpartition("--dataset_config=")[2], tomllib.loads(found["toml"])["dataset_config"]}
+    named |= {json.loads(preset["preset"])["dataset_config"]}
+    assert named == {"fox_dataset.toml"} and "train_data_dir" not in found["command"], "as the page's download is named"
     page.project.set_values({"network.rs_lora": True}, did="a test")
     lost = {each["field"]: (each["here"], each["there"]) for each in imports.exported(page)["lost"]}
     assert lost["network.rs_lora"] == ("on", "off"), "as the form shows them"

@@ -5,28 +5,39 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from core.imports.dataset_export import toml_table
+from core.imports.dataset_export import all_concepts, bucket_sides, method_of, toml_table, written_path
+from core.imports.dataset_options import FINE_TUNING, OPTIONS, declaration
 from core.imports.projects.options import METHODS, SCRIPTS, XTI, Script
 from core.imports.projects.report import Source
 from core.imports.projects.rules import SCHEDULERS, Reading, part_of_run
 from core.imports.projects.to_job import direct_paths, to_import
 from core.networks.kinds import KINDS
 from core.record.problems import ProblemsError
+from core.record.workspace import resolve_path
 from core.settings.base import value_of
+from core.settings.control import controlnet_of, lllite_of
 from core.settings.job import TrainJob
-from core.settings.optimization.optimizer import given_arguments
+from core.settings.optimization.optimizer import COMMON, given_arguments
 from core.settings.optimization.optimizers import OWN, find
+from core.settings.optimization.rates import trains_text
 from core.settings.presets.files import differences
 from core.settings.presets.networks import LYCORIS
 
-# Not compared: the script implies them, they say how to compute, or they change no weight.
+# Not compared: always written, implied by the script, how to compute, or without effect on the weights.
 OURS = frozenset(
-    "method.kind model.family model.compatibility saving.save_state saving.save_state_on_train_end logging.logging_dir".split()
+    "method.kind model.base_model model.family model.compatibility saving.save_state saving.save_state_on_train_end "
+    "logging.logging_dir".split()
 )
-FOLDERS = ("train_data_dir", "reg_data_dir", "in_json", "dataset_repeats")
+# Options that a dataset config replaces (sd-scripts falls back on them where it is silent), and the settings that it has
+IN_DATASET_CONFIG = {*OPTIONS, "train_data_dir", "reg_data_dir", "in_json", "dataset_repeats"} - {
+    "resolution",
+    "validation_seed",
+}
+DATASET_SETTINGS = {declaration(option.setting).path for option in OPTIONS.values() if option.setting} | {
+    f"dataset.{name}" for name in ("folder", "sources", "reg_data_dir")
+}
 SAMPLING = ("sample_at_first", "sample_every_n_steps", "sample_every_n_epochs")
 SPANS = ("lr_warmup_steps", "lr_decay_steps")
 ONLY_HERE = frozenset(("initialization", "dropout"))  # of network_args; the dropout is network_dropout
@@ -53,15 +64,16 @@ class Exported:
         values = {name: part_of_run(value) if name in SPANS else value for name, value in self.options.items()}
         return "\n".join([f"# sd-scripts, {self.script}.py", *toml_table(values, "", "")]) + "\n"
 
-    def with_dataset_config(self, path: Path) -> Exported:
-        """The same with the folders in a dataset config, for which sd-scripts ignores those of options."""
-        options = {name: value for name, value in self.options.items() if name not in FOLDERS}
-        lost = {
-            name: values
-            for name, values in self.lost.items()
-            if name not in ("dataset.sources", "dataset.reg_data_dir")
-        }
-        return replace(self, options=options | {"dataset_config": path.absolute().as_posix()}, lost=lost)
+    def with_dataset_config(self, path: str) -> Exported:
+        """The same with the folders and their settings in the dataset config `path`; "" for a job without folders."""
+        if not path:
+            return self
+        options = {name: value for name, value in self.options.items() if name not in IN_DATASET_CONFIG}
+        lost = {name: values for name, values in self.lost.items() if name not in DATASET_SETTINGS}
+        model = options.get("pretrained_model_name_or_path", "")
+        if model and resolve_path(model).exists():
+            options["pretrained_model_name_or_path"] = written_path(model)
+        return replace(self, options=options | {"dataset_config": path}, lost=lost)
 
 
 def option_words(name: str, value: Any) -> list[str]:
@@ -77,6 +89,7 @@ def _method(job: TrainJob) -> dict[str, Any]:
     kind, rates = job.method, job.optimizer.text_encoder_lr
     pair = rates if isinstance(rates, tuple) else (rates, rates)
     return {
+        "pretrained_model_name_or_path": job.model.base_model,
         "v2": job.model.family == "sd2",
         "v_parameterization": job.model.prediction == "v",
         "train_text_encoder": kind.train_text_encoder == "yes",
@@ -85,6 +98,7 @@ def _method(job: TrainJob) -> dict[str, Any]:
         "learning_rate_te": pair[0],
         "learning_rate_te1": pair[0],
         "learning_rate_te2": pair[1],
+        "control_net_lr": controlnet_of(job).control_net_lr or job.optimizer.learning_rate,
         **_folders(job),
     }
 
@@ -109,6 +123,10 @@ def _arguments(values: Mapping[str, Any]) -> list[str]:
 
 def _network(job: TrainJob) -> dict[str, Any]:
     network = job.network
+    if not job.method.traits.uses_network:  # a ControlNet-LLLite, whose network_weights always fail there
+        dims = lllite_of(job)
+        sizes = {"cond_emb_dim": dims.cond_emb_dim, "network_dim": dims.hidden_dim}
+        return sizes | {"network_dropout": dims.dropout or None, "network_weights": None}
     kind = KINDS[network.kind]
     unknown = ONLY_HERE if kind.module_name == LYCORIS else NOT_IN_SD_SCRIPTS
     arguments = {name: value for name, value in kind.network_args(job).items() if name not in unknown}
@@ -136,6 +154,20 @@ def same_optimizer(name: str, other: str) -> bool:
     return (_optimizer(name) or name).lower() == (_optimizer(other) or other).lower()
 
 
+def same_training(path: str, job: TrainJob, other: TrainJob) -> bool:
+    """Whether two jobs with different values of a setting train alike by it."""
+    if path == "optimizer.optimizer_type":
+        return same_optimizer(job.optimizer.optimizer_type, other.optimizer.optimizer_type)
+    if path == "optimizer.optimizer_args" or path.removeprefix("optimizer.") in COMMON:
+        mine, theirs = (sorted(_arguments(given_arguments(each.optimizer))) for each in (job, other))
+        return mine == theirs
+    if path in ("dataset.min_bucket_reso", "dataset.max_bucket_reso"):
+        return bucket_sides(job.dataset) == bucket_sides(other.dataset)
+    if path == "controlnet.control_net_lr":  # without one the learning rate
+        return controlnet_of(job).control_net_lr is None and controlnet_of(other).control_net_lr is not None
+    return False
+
+
 def _length(job: TrainJob) -> dict[str, Any]:
     schedule, optimizer = job.schedule, _optimizer(job.optimizer.optimizer_type)
     return {
@@ -155,7 +187,10 @@ def _dataset(job: TrainJob) -> dict[str, Any]:
     interpolation, template = job.dataset.resize_interpolation, job.captions.caption_template
     extension = job.captions.caption_extension
     steps, epochs = validation.validate_every_n_steps, validation.validate_every_n_epochs
+    lowest, highest = bucket_sides(job.dataset)  # sd-scripts' defaults stop below 256 and above 1024 pixels
     return {
+        "min_bucket_reso": lowest,
+        "max_bucket_reso": highest,
         "resolution": ",".join(map(str, size if isinstance(size, tuple) else (size, size))),
         "face_crop_aug_range": f"{faces[0]},{faces[1]}" if faces else None,
         "resize_interpolation": None if interpolation == "auto" else interpolation,
@@ -174,6 +209,7 @@ def _dataset(job: TrainJob) -> dict[str, Any]:
 
 def _memory(job: TrainJob) -> dict[str, Any]:
     memory, saving, logging = job.memory, job.saving, job.logging
+    full = memory.full_precision  # which needs the same mixed precision
     folder = f"outputs/{saving.output_name}"  # sd-scripts stops without one when it saves, and without one for TensorBoard's logs
     return {
         "output_dir": folder,
@@ -182,6 +218,7 @@ def _memory(job: TrainJob) -> dict[str, Any]:
         "mem_eff_attn": memory.attention == "sliced",
         "cache_latents": memory.cache_latents in ("memory", "disk"),
         "cache_latents_to_disk": memory.cache_latents == "disk",
+        "mixed_precision": full if full != "fp32" and memory.mixed_precision == "auto" else memory.mixed_precision,
         "full_bf16": memory.full_precision == "bf16",
         "full_fp16": memory.full_precision == "fp16",
         "no_half_vae": memory.vae_precision == "fp32",
@@ -207,15 +244,18 @@ def export_project(job: TrainJob, writes_prompts: bool = False) -> Exported:
 
     writes_prompts   whether the program that starts sd-scripts gives it the job's sample prompts as a file
     """
+    job = with_method_of_folders(job)
     script = _script(job)
     by_parts = {name: value for part in PARTS for name, value in part(job).items()}
     defaults = _imported(script, {})
-    direct = {name: path for name, path in direct_paths().items() if name not in by_parts}
+    direct = {name: path for name, path in direct_paths(script.method).items() if name not in by_parts}
     values = by_parts | {
         name: value_of(job, path) for name, path in direct.items() if value_of(job, path) != value_of(defaults, path)
     }
     if not (writes_prompts or job.samples.sample_prompts_file):
         values |= dict.fromkeys(SAMPLING)  # sd-scripts stops at the first sample without a file of prompts
+    if script.name == "train_control_net":
+        values["min_snr_gamma"] = None  # which stops it at the first step
     options: dict[str, Any] = {}
     for name, option in script.options.items():
         value = values.get(name)
@@ -233,10 +273,26 @@ def export_project(job: TrainJob, writes_prompts: bool = False) -> Exported:
         if value is not None and value is not False and value not in ("", []) and value != option.default and known:
             options[name] = value
     reimported = _imported(script, options)
-    lost = {path: values for path, values in differences(job, reimported).items() if path not in OURS}
-    if same_optimizer(reimported.optimizer.optimizer_type, job.optimizer.optimizer_type):
-        lost.pop("optimizer.optimizer_type", None)
+    pairs = differences(job, reimported)
+    lost = {
+        path: values for path, values in pairs.items() if path not in OURS and not same_training(path, job, reimported)
+    }
     return Exported(script.name, options, lost)
+
+
+def with_method_of_folders(job: TrainJob) -> TrainJob:
+    """The job; of a full model with the method whose script takes its folders (fine_tune.py metadata files alone, train_db.py
+    folders alone; otherwise both train the same), and the text encoder that it trains. Raises ProblemsError for both at once."""
+    if METHODS.get(job.method.kind) not in (METHODS["dreambooth"], METHODS["fine_tune"]):
+        return job
+    kinds = {method_of(concept) for concept in all_concepts(job)}
+    if FINE_TUNING in kinds and len(kinds) > 1 and job.model.family != "sdxl":
+        what = "sd-scripts trains full SD 1.x and 2.x models from image folders or from metadata files, not from both"
+        fix = "use caption files in each folder, or a metadata file for each"
+        raise ProblemsError.one(what, "dataset.sources", fix, "export.mixed-folders")
+    kind = "fine_tune" if kinds == {FINE_TUNING} else "dreambooth"
+    method = {"kind": kind, "train_text_encoder": "yes" if trains_text(job) else "no"}
+    return job.model_copy(update={"method": job.method.model_copy(update=method)})
 
 
 def _imported(script: Script, options: Mapping[str, Any]) -> TrainJob:
@@ -245,9 +301,10 @@ def _imported(script: Script, options: Mapping[str, Any]) -> TrainJob:
 
 def _script(job: TrainJob) -> Script:
     """The script that trains the job. Raises ProblemsError if sd-scripts has none."""
-    scripts = METHODS.get(job.method.kind)
-    if scripts is None:
-        what, fix = f"sd-scripts has no script for '{job.method.label('kind')}'", "choose another training method"
+    scripts, sdxl = METHODS.get(job.method.kind, ("", "")), job.model.family == "sdxl"
+    if not scripts[sdxl]:
+        of_family = " for SD 1.x and 2.x, only for SDXL" if any(scripts) else ""
+        what = f"sd-scripts has no script for '{job.method.label('kind')}'{of_family}"
+        fix = "choose an SDXL model" if of_family else "choose another training method"
         raise ProblemsError.one(what, "method.kind", fix, "export.no-script")
-    sdxl = job.model.family == "sdxl"
-    return SCRIPTS[XTI if job.embedding.extended and not sdxl else scripts[sdxl]]
+    return SCRIPTS[XTI if job.method.traits.new_words and job.embedding.extended and not sdxl else scripts[sdxl]]

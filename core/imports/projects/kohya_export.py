@@ -6,7 +6,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from core.imports.projects.export import OURS, SPANS, export_project, option_words, same_optimizer
+from core.imports.projects.export import (
+    DATASET_SETTINGS,
+    OURS,
+    SPANS,
+    export_project,
+    option_words,
+    same_optimizer,
+    same_training,
+    with_method_of_folders,
+)
 from core.imports.projects.kohya_ss import (
     DREAMBOOTH,
     EMBEDDING,
@@ -27,6 +36,7 @@ from core.imports.projects.options import SCRIPTS, Option, convert
 from core.imports.projects.report import Source
 from core.imports.projects.rules import SECRETS, Reading, part_of_run
 from core.imports.projects.to_job import settings_of
+from core.record.problems import ProblemsError
 from core.settings.base import value_of
 from core.settings.job import TrainJob
 from core.settings.presets.files import differences
@@ -47,11 +57,13 @@ class KohyaPreset:
     """A preset of kohya_ss.
 
     fields   of the tab, without keys and tokens
+    options  of sd-scripts that it passes
     lost     what they cannot express: {setting: (its value, kohya_ss' value)}
     """
 
     tab: str
     fields: Form
+    options: Mapping[str, Any]
     lost: dict[str, tuple[Any, Any]]
 
     @property
@@ -65,33 +77,32 @@ class KohyaPreset:
         return json.dumps(self.fields, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def export_preset(job: TrainJob) -> KohyaPreset:
-    """The preset with which kohya_ss trains as the job says. Raises ProblemsError for methods that it does not have."""
-    tab_job = _for_tab(job)
+def export_preset(job: TrainJob, dataset_config: str = "") -> KohyaPreset:
+    """The preset with which kohya_ss trains as the job says. Raises ProblemsError for methods that it does not have.
+
+    dataset_config   the file with the job's folders; "" for a job without folders
+    """
+    job = with_method_of_folders(job)
+    tab_job = job.model_copy(update={"embedding": job.embedding.model_copy(update={"extended": False})})
     tab = _tab(tab_job)
-    exported = export_project(tab_job, writes_prompts=True)
+    if not tab:
+        what, fix = f"kohya_ss has no tab for '{job.method.label('kind')}'", "export it for sd-scripts"
+        raise ProblemsError.one(what, "method.kind", fix, "export.no-script")
+    exported = export_project(tab_job, writes_prompts=True).with_dataset_config(dataset_config)
     wanted = Reading(SCRIPTS[exported.script], exported.options, frozenset(exported.options))
-    fields = _fields(tab, wanted) | _special(tab, wanted, job)
+    fields = _fields(tab, wanted) | _special(tab, wanted, job) | {"dataset_config": dataset_config}
     resolved = resolve(fields, tab, "", lambda folder: None)
     fields["additional_parameters"] = " ".join(_additional_parameters(wanted, resolved))
     reimported = read(Source(json.dumps(fields), choice=tab)).job
     pairs = differences(job, reimported)
-    lost = {path: pair for path, pair in pairs.items() if not _same(path, *pair, job, reimported)}
-    return KohyaPreset(tab, fields, lost)
+    known = DATASET_SETTINGS if dataset_config else ()
+    lost = {path: pair for path, pair in pairs.items() if path not in known and not _same(path, *pair, job, reimported)}
+    return KohyaPreset(tab, fields, resolved.options, lost)
 
 
 def _tab(job: TrainJob) -> str:
     """The tab that trains by the job's method; "" for methods that kohya_ss does not have."""
     return next((tab for tab, method in TABS.items() if method == job.method.kind), "")
-
-
-def _for_tab(job: TrainJob) -> TrainJob:
-    """Adapt the job to kohya_ss's tabs: a fine-tuning job with a folder or without exactly one metadata file moves to the
-    DreamBooth tab; extended embeddings are turned off."""
-    files = [each.metadata_file for each in job.dataset.sources]
-    if _tab(job) == FINE_TUNE and (job.dataset.folder or len(files) != 1 or not files[0]):
-        job = job.model_copy(update={"method": job.method.model_copy(update={"kind": TABS[DREAMBOOTH]})})
-    return job.model_copy(update={"embedding": job.embedding.model_copy(update={"extended": False})})
 
 
 # ---- fields
@@ -185,7 +196,7 @@ def _template(tab: str, wanted: Reading) -> Form:
 
 
 def _metadata(wanted: Reading) -> Form:
-    folder, _, name = str(wanted["in_json"]).replace("\\", "/").rpartition("/")
+    folder, _, name = (wanted["in_json"] or "").replace("\\", "/").rpartition("/")
     source = {"train_dir": folder or ".", "caption_metadata_filename": name, "use_latent_files": "No"}
     return source | {"image_folder": wanted["train_data_dir"] or ""}
 
@@ -285,7 +296,7 @@ def same_value(path: str, here: Any, there: Any) -> bool:
 def _same(path: str, here: Any, there: Any, job: TrainJob, reimported: TrainJob) -> bool:
     """Whether both jobs train alike by a setting. here, there: its values in `job` and in `reimported`, the job read from the
     preset"""
-    if path in OURS or same_value(path, here, there):
+    if path in OURS or same_value(path, here, there) or same_training(path, job, reimported):
         return True
     if path == "optimizer.unet_lr":
         return job.optimizer.unet_rate == reimported.optimizer.unet_rate

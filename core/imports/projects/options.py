@@ -58,12 +58,14 @@ class Script:
         return options_of(self.name)
 
 
-# method -> the script for SD 1.x and 2.x, and the one for SDXL
+# method -> the script for SD 1.x and 2.x, and the one for SDXL; "": none
 METHODS = {
     "lora": ("train_network", "sdxl_train_network"),
     "dreambooth": ("train_db", "sdxl_train"),
     "fine_tune": ("fine_tune", "sdxl_train"),
     "embedding": ("train_textual_inversion", "sdxl_train_textual_inversion"),
+    "controlnet": ("train_control_net", "sdxl_train_control_net"),
+    "lllite": ("", "sdxl_train_control_net_lllite"),
 }
 SCRIPTS = {
     script.name: script
@@ -76,6 +78,9 @@ SCRIPTS = {
         Script("train_textual_inversion", "embedding"),
         Script("sdxl_train_textual_inversion", "embedding", "sdxl"),
         Script(XTI, "embedding"),
+        Script("train_control_net", "controlnet"),
+        Script("sdxl_train_control_net", "controlnet", "sdxl"),
+        Script("sdxl_train_control_net_lllite", "lllite", "sdxl"),
     )
 }
 

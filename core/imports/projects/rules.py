@@ -209,6 +209,9 @@ def _parts(reading: Reading) -> Values:
 
 @rule("network_module", "network_args", "network_dim", "network_alpha", "network_dropout")
 def _network(reading: Reading) -> Values:
+    if reading.script.method == "lllite":
+        rank, dropout = reading["network_dim"] or 64, reading["network_dropout"] or 0.0
+        return {"lllite.hidden_dim": rank, "lllite.dropout": dropout, "lllite.zero_bias": False}
     if not reading.lora:
         return {}
     module = reading["network_module"] or "networks.lora"

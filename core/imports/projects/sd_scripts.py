@@ -144,6 +144,7 @@ def _script_index(words: list[str]) -> int:
 def _command(words: list[str], source: Source) -> Import:
     index = _script_index(words)
     name = last_part(words[index]).removesuffix(".py") if index >= 0 else ""
+    name = "train_control_net" if name == "train_controlnet" else name  # its older name
     if name and not re.fullmatch(r"[\w.+-]+", name):
         what, fix = f"{shorten(name)} is no script of a command", "paste the command as in a terminal, without a list"
         raise ProblemsError.one(what, source.where, fix, "import.no-command")

@@ -32,7 +32,6 @@ IGNORED: dict[str, tuple[EntryKind, str]] = {
 }
 # Ours stay on where they are not given: they change no weight
 ON_BY_DEFAULT = frozenset(("save_state", "save_state_on_train_end"))
-SCRIPTLESS = ("controlnet", "lllite")  # groups of methods whose scripts are not imported
 
 
 def to_import(
@@ -77,22 +76,22 @@ def to_import(
     return Import(program, title, job, report, options, [*reading.problems, *source.missing(job)])
 
 
-def direct_paths() -> dict[str, str]:
-    """{option: the setting that declares its name}, of options that one setting declares."""
+def direct_paths(method: str) -> dict[str, str]:
+    """{option: the setting that declares its name}, of options that one setting declares, or one of the method's group."""
     paths: dict[str, list[str]] = {}
     for entry in known_settings().values():
         for name in entry.kohya_names:
             paths.setdefault(name, []).append(entry.path)
     for name, candidates in paths.items():  # ControlNet-LLLite has a rank too
-        others = [path for path in candidates if path.partition(".")[0] not in SCRIPTLESS]
-        paths[name] = others or candidates
+        own = [path for path in candidates if path.startswith(f"{method}.")]
+        paths[name] = own or [path for path in candidates if not path.startswith("lllite.")] or candidates
     return {name: named[0] for name, named in paths.items() if len(named) == 1 and name not in ELSEWHERE}
 
 
 def settings_of(reading: Reading) -> Iterator[tuple[dict[str, tuple[str, ...]], Values]]:
     """({option: its settings}, {setting: value}): of each option that is itself a setting, then of each of RULES. Options that
     are settings are left out without a value."""
-    paths = direct_paths()
+    paths = direct_paths(reading.script.method)
     ruled = {name for names in RULES for name in names}
     for name, value in reading.values.items():
         if name in paths and name not in ruled and value not in (None, ""):
