@@ -47,7 +47,7 @@ def test_it_trains_at_once_with_settings_of_the_command_line_on_top(preset, tmp_
     from core.cli import train
 
     trained = []
-    monkeypatch.setattr(train, "check", lambda job, options: None)
+    monkeypatch.setattr(train, "check", lambda job, options, **more: None)
     monkeypatch.setattr(train, "run_job", lambda task, job, title, options: trained.append((task, job, options.preset)))
     more = ["--as-sd-scripts", "--network.alpha", "3", "--outputs", str(tmp_path)]
     main(["import", preset, "--train", *more])
