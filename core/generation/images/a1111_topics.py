@@ -414,7 +414,7 @@ def _read_detailer(reader: SettingsReader) -> None:
     elif not model.lower().endswith(".onnx") and model.lower().startswith(FACE_PREFIXES):
         reader.put("detailer.ad_model", "face")
         confidence = reader.take("ADetailer confidence")[:20]  # of another detector
-        left = f". Its confidence {confidence} was not taken: MTCNN's differ" if confidence else ""
+        left = f". Its confidence {confidence} was not taken, MTCNN's is not comparable" if confidence else ""
         reader.note(f"Faces were found by {model[:60]}; here by MTCNN, so the image will differ{left}", "detector")
     else:
         file = PurePath(model).name
