@@ -196,3 +196,13 @@ def test_fp8_that_is_widened_to_fp32_is_advised_against():
     for name in ("fp8_base", "fp8_base_unet"):
         assert about(**{name: True}, mixed_precision="no") == [("memory.fp8-with-fp32", "advice")]
     assert about(fp8_base=True) == about(fp8_base=True, mixed_precision="bf16") == about(mixed_precision="no") == []
+
+
+@pytest.mark.parametrize(("kind", "refused"), [("dreambooth", True), ("embedding", False), ("controlnet", False)])
+def test_prior_preservation_that_a_method_does_not_use_is_not_refused(kind, refused):
+    method, dataset = {"kind": kind, "prior": "model"}, {"prior_loss_weight": 0}
+    codes = {each.code for each in training_problems(build(TrainJob, {"method": method, "dataset": dataset}))}
+    assert ("method.prior-weight-zero" in codes) is refused
+    sharding = {"deepspeed": True, "zero_stage": 3, "zero3_init_flag": True}
+    codes = {each.code for each in training_problems(build(TrainJob, {"method": method, "sharding": sharding}))}
+    assert ("deepspeed.zero3-init-prior" in codes) is refused
