@@ -6,7 +6,7 @@ import pytest
 
 from core.engine.average import average_weights, power_of
 from core.engine.proposed_prompts import ProposedPrompt, proposed_prompts, trigger_of
-from core.engine.verdict import candidates, measured_sentence, no_better
+from core.engine.verdict import candidates, measured_sentence, no_better, trigger_word
 from core.record.events import sample_titles
 from core.settings.check import build
 from core.settings.job import TrainJob
@@ -42,6 +42,26 @@ def test_the_trigger_is_what_is_set_else_the_tag_that_most_captions_share():
     most = ["foxes in snow, fox", "late, fox, red", "fox, late", "late, fox", "late, fox"]
     assert trigger_of([None], most) == "fox", "the first caption has it; most have another one too"
     assert trigger_of([None], CAPTIONS[:1]) == trigger_of([None], []) == trigger_of([], ["a", "b", "c"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "folder", "trigger"),
+    [
+        ("embedding", {}, "zkw"),
+        ("lora", {}, ""),
+        ("lora", {"identifier": "ndc", "class_word": "dog"}, "ndc dog"),
+        ("dreambooth", {"class_tokens": "ndc dog"}, "ndc dog"),
+        ("dreambooth", {"class_tokens": "a dog", "role": "regularization"}, ""),
+        ("dreambooth", {"class_tokens": "a dog", "enabled": False}, ""),
+    ],
+)
+def test_the_token_of_textual_inversion_is_no_trigger_word_of_another_method(kind, folder, trigger):
+    """It stays in the form when the method is changed."""
+    embedding, dataset = {"token_string": "zkw", "init_word": "dog"}, {"sources": [{"folder": "a", **folder}]}
+    groups = {"method": {"kind": kind}, "embedding": embedding, "dataset": dataset}
+    assert trigger_word(build(TrainJob, groups), []) == trigger
+    groups |= {"captions": {"trigger_word": "ndc"}}
+    assert trigger_word(build(TrainJob, groups), []) == "ndc"
 
 
 def test_power_function_averages_have_the_published_exponents_and_weigh_by_distance():

@@ -51,6 +51,13 @@ class Concept:
         named = self.role == "validation" or bool(self.source.validation_images)
         return named or self.validation.validation_split > 0
 
+    @property
+    def triggers(self) -> list[str]:
+        """Its trigger phrases: the trigger word, and identifier and class if it has an identifier; none if it is not trained."""
+        source, trained = self.source, self.role == "train"
+        both = " ".join(word for word in (source.identifier, source.class_word) if word) if source.identifier else ""
+        return [text.strip() for text in (self.captions.trigger_word or "", both) if trained and text.strip()]
+
     @cached_property
     def batch_group(self) -> str:
         """Folders with an equal group share batches. It contains batch size and network strength, which they must agree in."""
