@@ -124,8 +124,16 @@ def test_negative_rates_are_advice_for_whole_models_and_refused_for_loras():
 
 
 def test_a_rate_for_loras_is_questioned():
+    """Once, by the usual range: of the rates above it, those far above are reported by the rule for every method."""
     code = "learning-rate.high-full-model"
-    assert [each.level for each in found(optimizer={"learning_rate": 1e-4}) if each.code == code] == ["advice"]
+    for kind, rates in (("fine_tune", (2.1e-5, 6e-5)), ("dreambooth", (1.1e-5, 3e-5))):
+        for rate, codes in zip((*rates, 1e-4), (code, code, "learning-rate.unusual"), strict=True):
+            said = [
+                each for each in found(method={"kind": kind}, optimizer={"learning_rate": rate}) if "rate" in each.code
+            ]
+            assert [each.code for each in said] == [codes], (kind, rate)
+    near = next(each for each in found(optimizer={"learning_rate": 3e-5}) if each.code == code)
+    assert (near.level, near.fix) == ("advice", "use 5e-7 to 2e-5, and start with 5e-6")
     for optimizer in ({"learning_rate": 2e-6}, {"learning_rate": 1.0, "optimizer_type": "Prodigy"}):
         assert code not in [each.code for each in found(optimizer=optimizer)]
 
