@@ -231,7 +231,7 @@ def _row(image: ImageInfo, placed: Sequence[Placed], why: str, token_counts: Map
         role=first.concept.role,
         concept=image.concept,
         more=tuple(each.placement.bucket for each in placed[1:]),
-        mask=image.conditioning is not None,
+        mask=image.conditioning is not None and first.concept.images.masked_loss,
         control=image.control,
     )
 

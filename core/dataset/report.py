@@ -31,7 +31,7 @@ class Row:
     trains    False: `why` has the reason, worded to follow "it"   role   "train", "regularization" or "validation"
     concept   number of its folder's settings            more      its buckets at the other resolutions
     actual_format, transparent   its format where the extension is another; whether it has transparency (once decoded)
-    mask      whether it has a mask, its transparency with alpha_mask      control   its control image
+    mask      whether a mask limits its loss: its transparency with alpha_mask too      control   its control image
     readable  False: the image file cannot be read or decoded
     """
 

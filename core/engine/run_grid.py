@@ -114,8 +114,9 @@ def _samples(
 ) -> dict[tuple[int, int], str]:
     """{(column, row): name of the run's sample with the settings of that image} for the base model and the checkpoints of these
     steps. {} for a run that samples with other weights than it saves, or another schedule than a grid's."""
+    merged = job.method.traits.uses_network and job.network.base_weights
     other_weights = job.method.ema and job.method.ema_use != "all"
-    if other_weights or job.network.base_weights or job.noise.zero_terminal_snr or job.samples.compatibility != "none":
+    if other_weights or merged or job.noise.zero_terminal_snr or job.samples.compatibility != "none":
         return {}
     names = {(each["step"], each.get("settings")): Path(each["file"]).name for each in facts.get("samples", ())}
     step_of_column = dict(enumerate(steps, 1))

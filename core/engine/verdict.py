@@ -22,6 +22,7 @@ from core.record.run_folder import RunFolder
 from core.record.stamps import cached_until_changed
 from core.record.units import count, first_of, listed
 from core.record.workspace import Workspace
+from core.settings.dataset.concepts import concepts_of
 from core.settings.job import TrainJob
 from core.training.loop.samples import prompts_of
 
@@ -95,9 +96,15 @@ def _prompts(job: TrainJob, run: RunFolder, workspace: Workspace) -> list[tuple[
 
 
 def trigger_word(job: TrainJob, captions: Sequence[str]) -> str:
-    """The trigger word of a run: that of its settings, else the tag that most captions share; "" without one."""
-    tokens = [source.class_tokens for source in job.dataset.sources]
-    return trigger_of([job.captions.trigger_word, *job.embedding.words[:1], *tokens], captions)
+    """The trigger word of a run: that of its settings, as its method uses them, else the tag that most captions share; "" without
+    one."""
+    folders = [folder for folder in concepts_of(job) if folder.role == "train"]
+    tokens = job.embedding.words[:1] if job.method.traits.new_words else []
+    of_folders = [
+        *(word for each in folders for word in each.triggers),
+        *(each.source.class_tokens for each in folders),
+    ]
+    return trigger_of([job.captions.trigger_word, *tokens, *of_folders], captions)
 
 
 def captions_of(run: RunFolder) -> tuple[list[str], list[str]]:

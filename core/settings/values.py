@@ -287,6 +287,8 @@ def summary(job: Settings, group: str) -> str:
     settings = getattr(job, group)
     if isinstance(job, TrainJob) and group == "validation":
         return _validation(job)
+    if isinstance(job, TrainJob) and group == "captions" and not job.method.traits.new_words:
+        settings = settings.model_copy(update={"caption_template": "none"})
     return settings.summary() or _what_differs(settings, group)
 
 

@@ -7,7 +7,7 @@
   const LOOK = 100;
   const REST = {mouse: 6, touch: 24};  // pixels that a hand at rest moves
   const SCROLLED = 500;    // milliseconds after a turn of the wheel in which what comes was brought by it
-  let x = -1, y = -1, under = "", meant = "", since = -MOMENT, turned = -SCROLLED;
+  let x = -1, y = -1, under = "", meant = "", pointed = "", since = -MOMENT, turned = -SCROLLED;
 
   /** Which control it is. Lists are drawn anew, so elements do not tell; buttons for paging (data-again) are pressed again and again. */
   const nameOf = atelier.nameOf = (node) => {
@@ -19,7 +19,7 @@
     const node = x < 0 ? null : document.elementFromPoint(x, y), control = node && node.closest(CONTROLS);
     const now = control ? nameOf(control) : "";
     if (aimed) meant = now;  // and a message that lay over it for a while changes nothing in that
-    if (aimed || now === meant) since = -MOMENT; else if (now !== under) since = performance.now();
+    if (aimed || now === meant || now === pointed) since = -MOMENT; else if (now !== under) since = performance.now();
     under = now;
   };
   const brought = () => performance.now() < turned + SCROLLED;
@@ -27,11 +27,12 @@
     const rests = Math.hypot(event.clientX - x, event.clientY - y) <= (REST[event.pointerType] || REST.mouse);
     if (!rests) { x = event.clientX; y = event.clientY; }
     look(!rests || brought());
+    if (!rests) pointed = under;  // until the page is scrolled by hand: keys that scroll it away and back leave the pointer's aim
   };
 
   setInterval(() => { if (!document.hidden) look(brought()); }, LOOK);
   addEventListener("pointermove", point, {capture: true, passive: true});
-  for (const kind of ["wheel", "touchmove", "keydown"]) addEventListener(kind, () => { turned = performance.now(); }, {capture: true, passive: true});
+  for (const kind of ["wheel", "touchmove", "keydown"]) addEventListener(kind, () => { turned = performance.now(); if (kind !== "keydown") pointed = ""; }, {capture: true, passive: true});
   // A page also scrolls on by itself: after a flick of the finger for seconds, on a busy machine late.
   addEventListener("scroll", () => { if (brought()) turned = performance.now(); }, {capture: true, passive: true});
   let early = false;

@@ -11,6 +11,7 @@ from PIL import Image
 
 from core.control.hints import settings_of
 from core.control.hints.by_model import HintMaker
+from core.control.hints.edges import has_lines
 from core.control.hints.models import checked_model, known_models
 from core.generation.model.index import facts_of_file
 from core.generation.model.library import find, portable_name, title_of_name
@@ -25,6 +26,7 @@ from core.settings.generation.controls import ControlUse
 from core.settings.hints import BY_MODEL
 from tabs.captions.mask_painting import png_url
 from tabs.context import Page
+from tabs.form.form_page import FormPage
 from tabs.form.form_values import changed_values, entries
 from tabs.form.model_lists import badges
 from tabs.form.picker import misfit
@@ -52,6 +54,9 @@ HINT_OF_NAME = {
     "inpaint": "inpaint",
     "blur": "blur",
 }
+
+
+LINES = ("canny", "scribble")  # preprocessors of which an image can be finished
 
 
 class Controls:
@@ -182,7 +187,10 @@ class Controls:
                 uses[number] = uses[number] | {"preprocessor": BY_MODEL, "hint_model": ""}
             elif name in PARTS:
                 uses[number] = changed_values(PARTS, uses[number], name, value, self.page.roots)
-            self._fields.put(values | {"nets": uses})
+            changed, note = with_fitting_preprocessors(self.page, values, values | {"nets": uses})
+            self._fields.put(changed)
+        if note:
+            self.page.say("done", note)
 
     def _new_net(self, text: str, in_use: int) -> dict[str, Any]:
         """Values of a new ControlNet by its name or path, with the preprocessor that its file name suggests. in_use: number of
@@ -194,8 +202,47 @@ class Controls:
         path = find("controlnet", text, self.page.workspace)
         self.page.roots.check(str(path), "ControlNet")
         file = portable_name(path, self.page.workspace) if not Path(text).is_absolute() else text
-        preprocessor = next((hint for word, hint in HINT_OF_NAME.items() if word in path.stem.lower()), None)
+        preprocessor = _hint_of_name(file)
         return {"file": file} | ({"preprocessor": preprocessor} if preprocessor else {})
+
+
+def with_fitting_preprocessors(page: FormPage, before: Values, values: Values) -> tuple[Values, str]:
+    """(values, note): a ControlNet of lines gets none where its new control image has the lines already, and its own again for a
+    new image without. before: the values before the change"""
+    images = {(str(use["file"]), use.get("image") or before["control_image"]) for use in before["nets"]}
+    uses, note = [], ""
+    for use in values["nets"]:
+        file, image, now = (
+            str(use["file"]),
+            use.get("image") or values["control_image"],
+            use.get("preprocessor", "none"),
+        )
+        wanted, hint = now, _hint_of_name(file)
+        if (file, image) not in images and now in LINES and _has_lines(page, image):
+            wanted, why = "none", "the image has its lines already"
+        elif (file, image) not in images and now == "none" and hint in LINES and image and not _has_lines(page, image):
+            had_lines = any(name == file and _has_lines(page, each) for name, each in images)
+            wanted, why = (hint if had_lines else now), "the image has no lines yet"
+        if wanted != now:
+            title = title_of_name(file, page.workspace)
+            note += f" The preprocessor of {title} is set to {PARTS['preprocessor'].label(wanted)}: {why}."
+        uses.append(use | {"preprocessor": wanted} if wanted != now else use)
+    return values | {"nets": uses}, note.strip()
+
+
+def _has_lines(page: FormPage, image: Any) -> bool:
+    path = resolve_path(str(image)) if image else None
+    if path is None or not page.roots.holds(path) or not path.is_file():
+        return False
+    try:
+        return has_lines(np.array(opened(path, CONTROL)))
+    except ProblemsError:
+        return False
+
+
+def _hint_of_name(file: str) -> str | None:
+    """The preprocessor that the name of a ControlNet suggests."""
+    return next((hint for word, hint in HINT_OF_NAME.items() if word in Path(file).stem.lower()), None)
 
 
 def _hint_model(use: dict[str, Any]) -> str | None:

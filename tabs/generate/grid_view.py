@@ -5,7 +5,17 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from core.generation.grids.axes import LETTERS, LORA, SIZE, SPECIAL, STRENGTH, WEIGHT, setting_named, settings_of_axes
+from core.generation.grids.axes import (
+    LETTERS,
+    LORA,
+    SIZE,
+    SPECIAL,
+    STRENGTH,
+    WEIGHT,
+    setting_named,
+    settings_of_axes,
+    title_in_group,
+)
 from core.generation.grids.choices import axes_to_choose, preferred_words
 from core.generation.grids.folder import AxisTexts, GridContent, GridFolder
 from core.record.units import count
@@ -123,7 +133,8 @@ def _axis(
     title = loras.get((setting_named(axes.get(name, "")) or "").removeprefix(f"{STRENGTH}:"), "")
     face = f'<span class="pick-face"><span><b>{middle(title)}</b></span></span>' if title else ""
     entry = settings_of_axes().get(setting_named(axes.get(name, "")) or "")
-    unclear = entry is not None and entry.title.casefold() != axes.get(name, "").strip().casefold()
+    said = axes.get(name, "").strip().casefold()
+    unclear = entry is not None and said not in (entry.title.casefold(), title_in_group(entry).casefold())
     hint = f'<span class="hint replaces">{esc(entry.title)}</span>' if entry is not None and unclear else ""
     values_box = (
         f'<label class="own"><span>{"Strength" if title else "Values"}</span><textarea rows="1" id="grid-{letter}-values" '
@@ -162,22 +173,17 @@ def _example(letter: str, axis: str) -> str:
 
 
 def _offers(loras: Mapping[str, str]) -> list[tuple[str, str]]:
-    """[(name, label)] of the settings that an axis can change, the special ones and those of FIRST first. name: the title where
-    that is one"""
+    """[(name, label)] of the settings that an axis can change, the special ones and those of FIRST first. name: the title, of several
+    equal ones with that of the group"""
     titles = {name: str(info.title) for name, info in GenerateJob.model_fields.items()}
     entries = [entry for entry in settings_of_axes().values() if entry.group not in HIDDEN]
     entries.sort(key=lambda entry: FIRST.index(entry.path) if entry.path in FIRST else len(FIRST))
     special = [
         *((title, "") for title in SPECIAL.values()),
-        *((f"lora_strength:{name}", f"Strength of {title}") for name, title in loras.items()),
+        *((f"{SPECIAL[STRENGTH]}: {name}", f"Strength of {title}") for name, title in loras.items()),
     ]
-    named = {entry.path: setting_named(entry.title) == entry.path for entry in entries}
-    return special + [
-        (entry.title, titles[entry.group])
-        if named[entry.path]
-        else (entry.path, f"{entry.title} ({titles[entry.group]})")
-        for entry in entries
-    ]
+    names = [entry.title if setting_named(entry.title) == entry.path else title_in_group(entry) for entry in entries]
+    return special + [(name, titles[entry.group]) for name, entry in zip(names, entries, strict=True)]
 
 
 def grid_list_html(grids: Sequence[GridRow], open_name: str, older: int) -> str:

@@ -31,6 +31,7 @@ from tabs.form.model_lists import ModelLists
 from tabs.form.picker import misfit
 from tabs.form.plain_form import PlainForm, Values
 from tabs.generate import cards, form
+from tabs.generate.controls import with_fitting_preprocessors
 from tabs.generate.gallery import GalleryHandlers
 from tabs.generate.painting import Painting
 from tabs.generate.replaced import TAKE_BACK, replacing
@@ -193,8 +194,11 @@ class Sending:
 
     def _follow(self, path: str) -> None:
         with self.page.project.lock:
-            self._fields.update({"control_image": path})
-        self.page.say("done", f"ControlNets without an image of their own follow {Path(path).name}.")
+            before = self._fields.load()
+            values, note = with_fitting_preprocessors(self.page, before, before | {"control_image": path})
+            self._fields.put(values, corrected=["control_image"])
+        follow = f"ControlNets without an image of their own follow {Path(path).name}."
+        self.page.say("done", f"{follow} {note}".strip())
 
     def _begin(self, fields: Values) -> None:
         """Set the fields of an initial image, and store their previous values, which `stop` restores."""

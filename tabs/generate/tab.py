@@ -26,7 +26,7 @@ from tabs.form.lora_card import thumb
 from tabs.form.plain_form import PlainForm, plain
 from tabs.form.view import label
 from tabs.generate import cards, form, grids, panel, replaced, view
-from tabs.generate.controls import Controls
+from tabs.generate.controls import Controls, with_fitting_preprocessors
 from tabs.generate.gallery import SENDS, GalleryHandlers
 from tabs.generate.loras import Loras, embeddings_help
 from tabs.generate.memory import MemoryLine
@@ -208,7 +208,12 @@ class Fields(PlainForm):
         return effective
 
     def with_dependents(self, name: str, before: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-        """Return `values`; for another base model with VAE, clip skip and prediction type reset."""
+        """Return `values`; for another base model with VAE, clip skip and prediction type reset, for another control image with
+        the preprocessors that it needs."""
+        if name == "control_image":
+            values, note = with_fitting_preprocessors(self.page, before, values)
+            if note:
+                self.page.say("done", note)
         if name != "base_model" or values[name] == before[name]:
             return values
         return values | {each: form.ENTRIES[each].default for each in form.MODEL}

@@ -19,7 +19,7 @@ from core.settings.job import TrainJob
 from core.settings.presets.files import to_values
 from core.settings.rules import ineffective
 from core.settings.saving import SavingSettings
-from core.settings.values import text_of, value_from
+from core.settings.values import ONE_COMMA, THOUSANDS, text_of, value_from
 from tabs.form.project import FIELDS
 from tabs.markup import button, esc, options, problems_html, section
 
@@ -47,7 +47,12 @@ class PlannedRuns:
 def again(job: TrainJob, path: str, text: str, run: RunSummary, facts: dict[str, Any]) -> PlannedRuns:
     """The runs with each value of a setting. Raises ProblemsError with the problems of all values. facts: the run's snapshot"""
     path = _path_of(path, offered(job))
-    entry, values = FIELDS[path], list(dict.fromkeys(re.split(r"[;\s]+|,\s+", text.strip().strip(",;"))))
+    entry = FIELDS[path]
+    values = list(
+        dict.fromkeys(
+            each for part in re.split(r"[;\s]+|,\s+", text.strip().strip(",;")) for each in _parts(entry, part)
+        )
+    )
     if not 1 <= len(values) <= MOST or not values[0]:
         what = f"{len(values)} values are given" if values[0] else "No value is given"
         raise ProblemsError.one(what, entry.title, f"write 1 to {MOST} values, separated by spaces", "again.values")
@@ -68,6 +73,12 @@ def again(job: TrainJob, path: str, text: str, run: RunSummary, facts: dict[str,
     pace = run.seconds / run.step if run.step else None
     seconds = sum(_steps(each, job, int(facts.get("total") or 0)) for each in jobs) * pace if pace else None
     return PlannedRuns(entry, [str(text_of(entry, value_of(each, path))) for each in jobs], jobs, seconds)
+
+
+def _parts(entry: Declared, text: str) -> list[str]:
+    """The values between commas: "1e-3,1e-2"; a number such as 0,5, or one that may mean 1000 or 1.0, is one value."""
+    one = re.fullmatch(ONE_COMMA, text, re.IGNORECASE) and (entry.kind != "int" or re.match(THOUSANDS, text))
+    return [text] if one else text.split(",")
 
 
 def _path_of(text: str, fields: Mapping[str, Declared]) -> str:

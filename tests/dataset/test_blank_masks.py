@@ -57,3 +57,6 @@ def test_an_image_that_its_transparency_masks_is_not_without_a_mask(tmp_path):
             "full.png": False,
             "clear.png": masked,
         }
+    job = TrainJob.model_validate({"dataset": dataset | {"masked_loss": False}})
+    report = preflight(job, Workspace(outputs=tmp_path / "outputs"), decode=True, count_tokens=len)
+    assert not any(row.mask for row in report.rows)  # it has no effect

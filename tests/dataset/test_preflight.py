@@ -15,8 +15,11 @@ from core.dataset.caches.contents import content_hashes, dataset_fingerprint
 from core.dataset.preflight import preflight
 from core.record.problems import ProblemsError, errors
 from core.record.workspace import Workspace
+from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.optimization.schedule import ScheduleSettings
+from core.settings.rules import ineffective
+from core.settings.values import summary
 
 
 @pytest.fixture
@@ -135,6 +138,28 @@ def test_what_images_without_captions_train_as_includes_the_trigger_word(check, 
 
 
 TOKEN = {"method": {"kind": "embedding"}, "embedding": {"token_string": "zxq", "init_word": "fox"}}
+
+
+@pytest.mark.parametrize("kind", ["lora", "dreambooth", "controlnet"])
+def test_a_caption_template_is_for_textual_inversion_only(check, add, tmp_path, kind):
+    """Left over from another method it changes no caption, neither of all folders nor of one."""
+    caption(add("fox/a.png", 256, 256), "a fox runs")
+    source = {"folder": str(tmp_path / "fox"), "caption_template": "style"}
+    for values in ({"captions": {"caption_template": "style"}}, {"dataset": {"folder": None, "sources": [source]}}):
+        values = values | {"method": {"kind": kind}}
+        report = check(**values)
+        assert [row.caption for row in report.rows] == ["a fox runs"]
+        assert dataset_fingerprint(report.placed)["images"][0]["caption"] == "a fox runs"
+    template = {"captions": {"caption_template": "style"}}
+    report = check(**template | TOKEN)
+    (row,), (image,) = report.rows, dataset_fingerprint(report.placed)["images"]
+    assert row.caption == image["caption"] == "a painting in the style of zxq"  # recorded as trained
+    job = build(TrainJob, template | {"method": {"kind": kind}})
+    assert "textual inversion" in ineffective(job)["captions.caption_template"]
+    assert summary(job, "captions") == "as written, up to 75 tokens"
+    embedding = build(TrainJob, template | TOKEN)
+    assert "captions.caption_template" not in ineffective(embedding)
+    assert summary(embedding, "captions").startswith("style templates")
 
 
 def test_the_real_kind_and_transparency_of_each_image_are_told(check, add, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from core.engine.average import average_weights, power_of
 from core.engine.proposed_prompts import ProposedPrompt, proposed_prompts, trigger_of
-from core.engine.verdict import _prompts, candidates, measured_sentence, no_better
+from core.engine.verdict import _prompts, candidates, measured_sentence, no_better, trigger_word
 from core.record.events import sample_titles
 from core.record.run_folder import RunFolder
 from core.record.workspace import PROJECT, Workspace
@@ -51,6 +51,26 @@ def test_brackets_of_a_trigger_word_are_text_in_the_prompts_of_a_comparison(tmp_
     job = build(TrainJob, {"captions": {"trigger_word": "fox_(animal)"}})
     texts = [each.text for _, each in _prompts(job, RunFolder(tmp_path), space)]
     assert r"fox_\(animal\)" in texts and "fox_(animal)" not in texts
+
+
+@pytest.mark.parametrize(
+    ("kind", "folder", "trigger"),
+    [
+        ("embedding", {}, "zkw"),
+        ("lora", {}, ""),
+        ("lora", {"identifier": "ndc", "class_word": "dog"}, "ndc dog"),
+        ("dreambooth", {"class_tokens": "ndc dog"}, "ndc dog"),
+        ("dreambooth", {"class_tokens": "a dog", "role": "regularization"}, ""),
+        ("dreambooth", {"class_tokens": "a dog", "enabled": False}, ""),
+    ],
+)
+def test_the_token_of_textual_inversion_is_no_trigger_word_of_another_method(kind, folder, trigger):
+    """It stays in the form when the method is changed."""
+    embedding, dataset = {"token_string": "zkw", "init_word": "dog"}, {"sources": [{"folder": "a", **folder}]}
+    groups = {"method": {"kind": kind}, "embedding": embedding, "dataset": dataset}
+    assert trigger_word(build(TrainJob, groups), []) == trigger
+    groups |= {"captions": {"trigger_word": "ndc"}}
+    assert trigger_word(build(TrainJob, groups), []) == "ndc"
 
 
 def test_power_function_averages_have_the_published_exponents_and_weigh_by_distance():

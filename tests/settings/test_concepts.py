@@ -58,10 +58,11 @@ def test_each_setting_that_a_folder_can_have_counts_there_and_nowhere_else():
     for part, entry in found:
         value = other_than_default(entry)
         sources = [{"folder": "a", entry.name: value}, {"folder": "b"}]
-        own, common = concepts_of(build(TrainJob, {"dataset": {"sources": sources}}))
+        method = {"kind": "embedding" if entry.name == "caption_template" else "lora"}  # the one that uses it
+        own, common = concepts_of(build(TrainJob, {"method": method, "dataset": {"sources": sources}}))
         seen = [getattr(getattr(concept, part), entry.name) for concept in (own, common)]
         assert seen == [value, entry.default], entry.path
-        everywhere = {"dataset": {"sources": [{"folder": "a"}]}}
+        everywhere = {"method": method, "dataset": {"sources": [{"folder": "a"}]}}
         everywhere[entry.group] = everywhere.get(entry.group, {}) | {entry.name: value}
         (only,) = concepts_of(build(TrainJob, everywhere))
         assert getattr(getattr(only, part), entry.name) == value, entry.path

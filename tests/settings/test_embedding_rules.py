@@ -14,7 +14,15 @@ def test_a_file_of_another_name_than_its_token_is_advised_the_word_it_is_read_by
     for name in ("my_lora", "foxes"):
         advice = said(embedding={"token_string": "<zkw>, zkx"}, saving={"output_name": name})["saving.output_name"]
         assert (advice.code, advice.level) == ("embedding.output-name", "advice")
-        assert name in advice.what and "such as zkw," in advice.fix
+        assert f"The token is <zkw>, but the file will be called {name}," in advice.what
+        assert advice.fix == f"use zkw as token and as output name, or write {name} in other programs"
+    for token, both in (
+        ("../zkw", "use zkw as token"),
+        ("(zkx)", "use zkx as token"),
+        ("zky", "call the file zky too"),
+    ):
+        advice = said(embedding={"token_string": token}, saving={"output_name": "cup"})["saving.output_name"]
+        assert f"The token is {token}," in advice.what and advice.fix.startswith(both)
     for name in ("zkw", "ZKW"):
         assert "saving.output_name" not in said(embedding={"token_string": "zkw"}, saving={"output_name": name})
 

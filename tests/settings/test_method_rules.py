@@ -124,8 +124,16 @@ def test_negative_rates_are_advice_for_whole_models_and_refused_for_loras():
 
 
 def test_a_rate_for_loras_is_questioned():
+    """Once, by the usual range: of the rates above it, those far above are reported by the rule for every method."""
     code = "learning-rate.high-full-model"
-    assert [each.level for each in found(optimizer={"learning_rate": 1e-4}) if each.code == code] == ["advice"]
+    for kind, rates in (("fine_tune", (2.1e-5, 6e-5)), ("dreambooth", (1.1e-5, 3e-5))):
+        for rate, codes in zip((*rates, 1e-4), (code, code, "learning-rate.unusual"), strict=True):
+            said = [
+                each for each in found(method={"kind": kind}, optimizer={"learning_rate": rate}) if "rate" in each.code
+            ]
+            assert [each.code for each in said] == [codes], (kind, rate)
+    near = next(each for each in found(optimizer={"learning_rate": 3e-5}) if each.code == code)
+    assert (near.level, near.fix) == ("advice", "use 5e-7 to 2e-5, and start with 5e-6")
     for optimizer in ({"learning_rate": 2e-6}, {"learning_rate": 1.0, "optimizer_type": "Prodigy"}):
         assert code not in [each.code for each in found(optimizer=optimizer)]
 
@@ -196,3 +204,13 @@ def test_fp8_that_is_widened_to_fp32_is_advised_against():
     for name in ("fp8_base", "fp8_base_unet"):
         assert about(**{name: True}, mixed_precision="no") == [("memory.fp8-with-fp32", "advice")]
     assert about(fp8_base=True) == about(fp8_base=True, mixed_precision="bf16") == about(mixed_precision="no") == []
+
+
+@pytest.mark.parametrize(("kind", "refused"), [("dreambooth", True), ("embedding", False), ("controlnet", False)])
+def test_prior_preservation_that_a_method_does_not_use_is_not_refused(kind, refused):
+    method, dataset = {"kind": kind, "prior": "model"}, {"prior_loss_weight": 0}
+    codes = {each.code for each in training_problems(build(TrainJob, {"method": method, "dataset": dataset}))}
+    assert ("method.prior-weight-zero" in codes) is refused
+    sharding = {"deepspeed": True, "zero_stage": 3, "zero3_init_flag": True}
+    codes = {each.code for each in training_problems(build(TrainJob, {"method": method, "sharding": sharding}))}
+    assert ("deepspeed.zero3-init-prior" in codes) is refused

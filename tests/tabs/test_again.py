@@ -31,6 +31,11 @@ def test_a_sweep_changes_one_setting_and_names_each_run(planned):
     assert [each.network.rank for each in found.jobs] == [4, 8, 32] and found.values == ["4", "8", "32"]
     assert [each.saving.output_name.rpartition("-rank-")[2] for each in found.jobs] == ["4", "8", "32"]
     assert {each.schedule.seed for each in found.jobs} == {found.jobs[0].schedule.seed}
+    assert planned("network.rank", "4,8,32").values == planned("network.rank", "4,8 32").values == ["4", "8", "32"]
+    assert (
+        planned("optimizer.learning_rate", "1e-3,1e-2").values == planned("optimizer.learning_rate", "1e-3 1e-2").values
+    )
+    assert planned("optimizer.learning_rate", "0,5 0,25").values == ["0.5", "0.25"]
     for named in ("rank", " Network rank (dim)"):
         assert planned(named, "4").entry is found.entry
 

@@ -186,3 +186,48 @@ def test_the_preview_of_a_preprocessor_is_what_it_makes_at_the_size_of_the_image
     wanted = Image.fromarray(make_hint(pixels, asked))
     wanted.thumbnail(shown)
     assert seen.size == shown and np.array_equal(np.array(seen), np.array(wanted))
+
+
+def control_images(folder):
+    """A photo, and its edges as *Control images* makes them; another drawing, black on white."""
+    photo = np.zeros((96, 96, 3), np.uint8)
+    photo[...] = np.linspace(40, 200, 96, dtype=np.uint8)[:, None, None]
+    photo[24:72, 24:72] = 220
+    lines = make_hint(photo, ControlUse(file="net", preprocessor="canny"))
+    for name, pixels in (("photo", photo), ("lines", lines), ("ink", 255 - lines)):
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    return {name: str(folder / f"{name}.png") for name in ("photo", "lines", "ink")}
+
+
+def test_a_control_image_that_has_its_lines_gets_no_preprocessor_until_one_without_follows(desk):
+    """Canny edges of Canny edges are double lines."""
+    folder = desk.page.workspace.inputs
+    folder.mkdir(parents=True)
+    image = control_images(folder)
+
+    def now():
+        return [use["preprocessor"] for use in desk._values()["nets"]]
+
+    def said():
+        return (desk.page.browser.message or {}).get("text", "")
+
+    nets = [
+        {"file": f"{name}.safetensors", "preprocessor": hint} for name, hint in (("a_canny", "canny"), ("b", "tile"))
+    ]
+    desk.presets.put(desk._values() | {"nets": nets})
+    desk.sending._follow(image["photo"])
+    assert now() == ["canny", "tile"] and "preprocessor" not in said()
+    desk.sending._follow(image["lines"])
+    assert now() == ["none", "tile"] and "a_canny is set to" in said()
+    desk.controls.act("net_part", "0:preprocessor", "canny")  # it stays what is chosen now
+    desk.presets.change("control_image", image["lines"])
+    assert now() == ["canny", "tile"]
+    desk.controls.act("net_part", "0:image", image["lines"])
+    assert now() == ["canny", "tile"], "the same image"
+    desk.presets.change("control_image", image["ink"])
+    desk.controls.act("net_part", "0:image", "")
+    assert now() == ["canny", "tile"], "black on white is no control image"
+    desk.presets.change("control_image", image["lines"])
+    assert now() == ["none", "tile"] and "a_canny is set to" in said()
+    desk.presets.change("control_image", image["photo"])
+    assert now() == ["canny", "tile"] and "a_canny is set to" in said()

@@ -244,6 +244,12 @@ def test_an_axis_of_a_loras_strength_shows_its_title(desk):
     (face,) = re.findall('class="pick-face">(.*?)</label>', desk.panel())
     assert re.sub("<.*?>", "", face) == "fox, step 20"
     assert re.findall("<span>(Strength|Values)</span>", desk.panel()) == ["Strength", "Values", "Values"]
+    (listed,) = re.findall('<datalist id="grid-settings">(.*?)</datalist>', desk.panel())
+    names = re.findall('value="(.*?)"', listed)
+    assert "LoRA strength: fox-step00000020" in names, "no name of a setting, which only files have"
+    assert not [name for name in names if re.search(r"[a-z]_|[a-z]\.[a-z]", name)]
+    give(desk, x_axis="LoRA strength: fox-step00000020")
+    assert "pick-face" in desk.panel()
 
 
 def test_an_axis_of_loras_says_which_lora_of_the_form_it_replaces(desk):

@@ -245,6 +245,28 @@ def test_drawing_with_a_lora_beside_the_base_model_and_then_with_an_embedding(wi
     expect(tab.locator("#gen-embeddings")).to_contain_text("zunkel")
 
 
+@pytest.mark.slow
+def test_a_click_on_what_the_resting_mouse_has_pressed_before_counts_after_keys_in_between(window, work):
+    """The keys scroll the page under the mouse, and Generate comes back under it without the mouse's doing."""
+    tab = window.open("Generate")
+    tab.set_viewport_size({"width": 1366, "height": 600})
+    path = work.workspace.runs / "20260101-000000_fox" / "checkpoints" / "knots.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"emb_params": np.zeros((1, 64), "f4")}, path)
+    choose_embedding(tab, "knots")
+    wait_until(lambda: "knots" in str(work.page.project.tab_state("Generate").get("values")))
+    field(tab, "prompt").fill("a fox")
+    tab.locator("#gen-draw").click()
+    wait_until(lambda: getattr(work.engine, "_jobs", {}))
+    for by_key in ("#gen-embeddings .remove-all", "#gen-more select", "#gen-more summary"):
+        jobs = len(work.engine._jobs)
+        tab.locator(by_key).last.focus()
+        tab.keyboard.press("Enter")
+        tab.wait_for_timeout(1000)  # what a key brings under the mouse is aimed at for half a second
+        tab.locator("#gen-draw").click()
+        wait_until(lambda: len(work.engine._jobs) > jobs)  # noqa: B023 (called here)
+
+
 def test_an_error_returns_to_the_corner_of_a_window_that_grows(window, work):
     tab = window.open("Generate")
     tab.set_viewport_size({"width": 700, "height": 520})

@@ -15,6 +15,12 @@ def canny_lines(image: np.ndarray, settings: HintSettings) -> np.ndarray:
     return as_rgb(_white(canny(gray_levels(image).astype(np.float32), settings.edge_low, settings.edge_high)))
 
 
+def has_lines(image: np.ndarray) -> bool:
+    """Whether an image, uint8 [H, W, 3], is finished lines: nearly all of it black or white, most of it black."""
+    dark, light = (image < 32).all(axis=-1), (image > 223).all(axis=-1)
+    return bool((dark | light).mean() > 0.95 and dark.mean() > 0.5 and light.any())
+
+
 def soft_edges(image: np.ndarray, settings: HintSettings) -> np.ndarray:
     """The gradient's size in the blurred gray image; the middle of an edge of 255 / `edge_gain` levels is white.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from core.dataset.buckets.batches import Placed
+from core.dataset.captions.pipeline import plain_caption
 from core.dataset.sources.files import printable
 from core.dataset.sources.image_info import ImageInfo
 from core.dataset.sources.memo import FileFacts, Memo
@@ -71,10 +72,17 @@ def dataset_fingerprint(
             "bytes": each.image.bytes,
             "sha256": hashes[each.image.key],
             "repeats": each.repeats,
-            "caption": each.caption.whole,
+            "caption": _caption(each),
             "caption_source": each.caption.source,
             "bucket": list(each.placement.bucket),
         }
         for each in placed
     ]
     return {"v": 1, "count": len(images), "images": images}
+
+
+def _caption(placed: Placed) -> str:
+    """The caption as written; with a caption template, which replaces it, by the first one."""
+    caption, settings = placed.caption, placed.concept.captions
+    templated = settings.caption_template != "none"
+    return plain_caption(caption.text, settings, placed.image.class_tokens) if templated else caption.whole

@@ -162,7 +162,8 @@ def _not_found(job: GridJob, axes: list[Axis]) -> Iterator[Problem]:
 
 
 def setting_named(name: str) -> str | None:
-    """The path of a setting by its path, name or title, its name in sd-scripts or A1111, or a special name; None without one."""
+    """The path of a setting by its path, name or title (also with the group's, "Layers (Skip-layer (SLG))"), its name in sd-scripts
+    or A1111, or a special name; None without one."""
     plain = name.strip().casefold()
     head, colon, lora = name.strip().partition(":")
     if colon and head.strip().casefold() in (STRENGTH, SPECIAL[STRENGTH].casefold()) and lora.strip():
@@ -179,7 +180,7 @@ def _names() -> dict[str, str]:
         paths.setdefault(path.casefold(), path)
     paths |= {key: name for name, title in SPECIAL.items() for key in (name, title.casefold())} | A1111_NAMES
     for entry in entries:
-        for name in (entry.name, entry.title, *entry.kohya_names):
+        for name in (entry.name, entry.title, title_in_group(entry), *entry.kohya_names):
             paths.setdefault(name.casefold(), entry.path)
     return paths
 
@@ -201,6 +202,11 @@ def title_of(setting: str) -> str:
     if name in SPECIAL:
         return f"{SPECIAL[name]} ({lora})" if colon else SPECIAL[name]
     return str(settings_of_axes()[setting].title)
+
+
+def title_in_group(entry: Declared) -> str:
+    """Title of a setting with that of its group: "Layers (Skip-layer (SLG))"."""
+    return f"{entry.title} ({GenerateJob.model_fields[entry.group].title})"
 
 
 # -- values

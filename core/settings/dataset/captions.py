@@ -144,7 +144,7 @@ class CaptionSettings(Settings):
         kohya="use_object_template, use_style_template",
         source="Gal et al. 2022, arXiv:2208.01618, appendix",
         labels={"none": "off", "object": "object", "style": "style"},
-        help="Replaces captions, with their prefix and suffix, by the prompt templates of textual inversion ('a photo of a ...') around the trigger word or else the folder's class tokens. Images with neither keep their caption.",
+        help="For textual inversion: replaces captions, with their prefix and suffix, by prompt templates ('a photo of a ...') around the trigger word or else the folder's class tokens. Images with neither keep their caption.",
     )
     weighted_captions: bool = kohya_setting(
         False,
@@ -166,7 +166,8 @@ class CaptionSettings(Settings):
     compatibility: Literal["none", "kohya"] = follows_compatibility("none", "kohya")
 
     def summary(self) -> str:
-        parts = ["as written"]
+        template = self.caption_template
+        parts = ["as written" if template == "none" else f"{self.label('caption_template')} templates"]
         if self.shuffle_caption:
             parts = ["tags shuffled" + (f", first {self.keep_tokens} kept" if self.keep_tokens else "")]
         parts += [f"prefix '{self.caption_prefix.strip()}'"] if self.caption_prefix else []

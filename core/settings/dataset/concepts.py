@@ -51,6 +51,13 @@ class Concept:
         named = self.role == "validation" or bool(self.source.validation_images)
         return named or self.validation.validation_split > 0
 
+    @property
+    def triggers(self) -> list[str]:
+        """Its trigger phrases: the trigger word, and identifier and class if it has an identifier; none if it is not trained."""
+        source, trained = self.source, self.role == "train"
+        both = " ".join(word for word in (source.identifier, source.class_word) if word) if source.identifier else ""
+        return [text.strip() for text in (self.captions.trigger_word or "", both) if trained and text.strip()]
+
     @cached_property
     def batch_group(self) -> str:
         """Folders with an equal group share batches. It contains batch size and network strength, which they must agree in."""
@@ -95,13 +102,20 @@ def _sources(dataset: DatasetSettings) -> list[Source]:
 
 
 def concepts_of(job: TrainJob) -> list[Concept]:
-    """`concepts` of a training. Without a network, network multipliers are ignored, which would only separate batches."""
+    """`concepts` of a training. Without a network, network multipliers are ignored, which would only separate batches; without
+    new tokens, caption templates are, as in sd-scripts."""
     all_concepts = concepts(job.dataset, captions_in_force(job), job.validation)
-    plain = {} if job.method.traits.uses_network else {"network_multiplier": ImageSettings().network_multiplier}
-    control = job.method.traits.control_images
-    fit = job.dataset.control_fit
+    traits, fit = job.method.traits, job.dataset.control_fit
+    plain = {} if traits.uses_network else {"network_multiplier": ImageSettings().network_multiplier}
+    written = {} if traits.new_words else {"caption_template": "none"}
     return [
-        replace(each, images=each.images.model_copy(update=plain), control=control, control_fit=fit)
+        replace(
+            each,
+            images=each.images.model_copy(update=plain),
+            captions=each.captions.model_copy(update=written),
+            control=traits.control_images,
+            control_fit=fit,
+        )
         for each in all_concepts
     ]
 

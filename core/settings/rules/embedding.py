@@ -32,9 +32,10 @@ def problems(job: TrainJob) -> Iterator[Problem]:
             yield Problem(what, WHERE, "use other letters or digits", code="embedding.token-no-file-name")
     first, name = settings.words[0] if settings.words else "", job.saving.output_name
     if len(first.split()) == 1 and name.casefold() != first.casefold():
-        what = f"The file will be called {name}, and other programs use an embedding's file name as its token"
-        plain = "".join(sign for sign in first if sign.isalnum() or sign in "-_")
-        fix = f"use the same for both, such as {plain or 'zkw'}, or write {name} in other programs"
+        what = f"The token is {first}, but the file will be called {name}, which other programs use as its token"
+        plain = "".join(sign for sign in first if sign.isalnum() or sign in "-_") or "zkw"
+        both = f"call the file {first} too" if plain == first else f"use {plain} as token and as output name"
+        fix = f"{both}, or write {name} in other programs"
         yield Problem(what, "saving.output_name", fix, "advice", code="embedding.output-name")
     initializers = [word for word in (settings.init_word or "").split(",") if word.strip()]
     if len(initializers) > max(1, len(settings.words)):

@@ -6,13 +6,12 @@ from core.record.problems import Problem
 from core.settings.blocks import COUNTS, blocks_in_words, numbers
 from core.settings.job import TrainJob
 from core.settings.needs import ignored
-from core.settings.optimization.optimizer import relative_steps
 from core.settings.optimization.optimizers import ADAFACTOR, adapts, find
 from core.settings.optimization.rates import base_rates
+from core.settings.optimization.usual_rates import short, unusual_rates, usual_rates
 
 FUSED = "memory.fused_backward_pass"
 GROUPS = "memory.fused_optimizer_groups"
-HIGHEST_USUAL = 2e-5
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
@@ -62,14 +61,13 @@ def _within_backward(job: TrainJob) -> Iterator[Problem]:
 
 
 def _rates(job: TrainJob) -> Iterator[Problem]:
-    """Advice on learning rates of a LoRA that are used for a full model."""
-    if adapts(job.optimizer.optimizer_type) or relative_steps(job.optimizer):
+    """Advice on learning rates above the usual range that are not so far from it that rules/learning_rate.py reports them."""
+    usual, high = usual_rates(job), max((abs(rate) for rate in base_rates(job).values()), default=0.0)
+    if usual is None or high <= usual.high or adapts(job.optimizer.optimizer_type) or unusual_rates(job):
         return
-    high = max((abs(rate) for rate in base_rates(job).values()), default=0.0)
-    if high > HIGHEST_USUAL:
-        what = f"A learning rate of {high:g} is for LoRAs and would damage a full model"
-        fix = "use 1e-6 to 5e-6, or 4e-7 for SDXL with AdaFactor"
-        yield Problem(what, "optimizer.learning_rate", fix, "advice", code="learning-rate.high-full-model")
+    what = f"A learning rate of {high:g} is for LoRAs and would damage a full model"
+    fix = f"use {short(usual.low)} to {short(usual.high)}, and start with {short(usual.start)}"
+    yield Problem(what, "optimizer.learning_rate", fix, "advice", code="learning-rate.high-full-model")
 
 
 def _block_rates(job: TrainJob) -> Iterator[Problem]:

@@ -13,8 +13,9 @@ from core.settings.optimization.rates import trains_text
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
-    yield from spec_of(job).problems(job)
-    if job.method.prior == "model" and job.dataset.prior_loss_weight == 0:
+    spec = spec_of(job)
+    yield from spec.problems(job)
+    if not spec.preserves_class and job.method.prior == "model" and job.dataset.prior_loss_weight == 0:
         what = "Prior preservation uses the base model, but the prior loss weight is 0"
         fix = "use 1, or set method.prior to images"
         yield Problem(what, "dataset.prior_loss_weight", fix, code="method.prior-weight-zero")
@@ -39,6 +40,7 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     stops = (full or network) and trains_text(job)
     yield from ignored(
         (not network, "dataset.network_multiplier", "no network is trained"),
+        (not spec.traits.new_words, "captions.caption_template", "only for textual inversion"),
         (not network, f"optimizer.{' '.join(LORA_PLUS)}", "LoRA+ is for networks"),
         (not full, "method.train_text_encoder block_lr", "it applies to full models only"),
         (not stops, "method.stop_text_encoder_training stop_text_encoder_epochs", "the text encoder is not trained"),

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 from core.record.problems import Problem
 from core.settings.job import TrainJob
+from core.settings.methods import spec_of
 from core.settings.needs import all_but, ignored
 from core.settings.optimization.optimizers import find
 from core.settings.rules.noise import preserves_unmasked
@@ -103,7 +104,7 @@ def _method(job: TrainJob) -> Iterator[Problem]:
         what = "ZeRO stage 3 does not support torch.compile"
         fix = "use stage 2, or turn torch.compile off"
         yield Problem(what, "memory.torch_compile", fix, code="deepspeed.stage-3-compile")
-    keeps_base = method.prior == "model" or preserves_unmasked(job)
+    keeps_base = (method.prior == "model" and not spec_of(job).preserves_class) or preserves_unmasked(job)
     if job.sharding.shares_weights and job.sharding.zero3_init_flag and keeps_base:
         what = "ZeRO-3 init does not support prior preservation with the base model"
         fix = "turn it off, or use regularization images (method.prior)"

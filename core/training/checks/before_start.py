@@ -32,7 +32,7 @@ from core.settings.rules import set_without_effect, training_problems
 from core.settings.rules.noise import prediction_problems
 from core.training.checks.demo_setup import demo_problems
 from core.training.checks.named_files import named_file_problems
-from core.training.loop.prior import prior_problems
+from core.training.loop.prior import has_prior, prior_problems
 from core.training.saving.resume import start_step_problems
 from core.training.sharding.fast_disk import space_problems
 
@@ -178,7 +178,7 @@ def weight_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
         )
         for (error, in_file), images in by_error.items()
     ]
-    caption = job.method.class_caption if job.method.prior == "model" else None
+    caption = job.method.class_caption if has_prior(job) else None
     error = wrong_weight(caption or "")
     if error:
         what = f"In the class caption, {error}"

@@ -142,16 +142,9 @@ def user_metadata(job: TrainJob, placed: Sequence[Placed]) -> dict[str, str]:
 
 
 def trigger_words(placed: Sequence[Placed]) -> str:
-    """Comma-separated trigger phrases of the training folders, each once: the trigger word, and identifier and class of those
-    with an identifier."""
-    triggers = []
-    for concept in {id(each.concept): each.concept for each in placed}.values():
-        if concept.role != "train":
-            continue
-        source = concept.source
-        both = " ".join(word for word in (source.identifier, source.class_word if source.identifier else None) if word)
-        triggers += [word.strip() for word in (concept.captions.trigger_word or "", both) if word.strip()]
-    return ", ".join(dict.fromkeys(triggers))
+    """Comma-separated trigger phrases of the training folders, each once."""
+    folders = {id(each.concept): each.concept for each in placed}.values()
+    return ", ".join(dict.fromkeys(trigger for folder in folders for trigger in folder.triggers))
 
 
 def _validation(job: TrainJob, held_out: int) -> dict[str, str]:

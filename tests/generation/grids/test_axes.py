@@ -34,6 +34,7 @@ def grid_job(prompt="a fox", generate=None, **grid):
         ("Prompt S/R", "prompt_sr"),
         ("LoRA strength: fox", "lora_strength:fox"),
         ("size", "size"),
+        ("Layers (Skip-layer (SLG))", "skip_layer.slg_layers"),
         ("count", None),
         ("prompts.from_file", None),
         ("stepz", None),
