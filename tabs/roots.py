@@ -37,8 +37,8 @@ class Roots:
         return Limits.of(self.workspace).folders
 
     def holds(self, path: str | os.PathLike) -> bool:
-        """Whether the page may read this path, after following links."""
-        return lies_in(path, None if self.local else self.folders)
+        """Whether the page may read this path, after following links: not what somebody else has alone."""
+        return lies_in(path, None if self.local else self.folders) and not self.workspace.is_others(path)
 
     def check(self, text: str | os.PathLike, where: str = "path") -> Path:
         """Return the path that `text` names, relative to the project. Raises ProblemsError for one that the page may not read."""

@@ -31,7 +31,7 @@ def _texts(entry: QueueEntry, workspace: Workspace) -> Iterator[tuple[str, str]]
     """(setting, text) of all texts in a job's settings; for a resumed grid also those in its stored settings."""
     yield from _texts_in(entry.job)
     if folder := entry.job.get("grid", {}).get("folder"):
-        for person in {"", entry.guest}:
+        for person in {"", entry.person or entry.guest}:
             with suppress(ProblemsError):
                 guests_workspace = replace(workspace, person=person)
                 yield from _texts_in(to_values(GridFolder.named(str(folder), guests_workspace).job()))
