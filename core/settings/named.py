@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from core.record.allowed import lies_in
 from core.record.problems import Problem, ProblemsError
+from core.record.run_about import others_run_problem
 from core.record.workspace import PROJECT, STARTER, Workspace, display_path, lies_below, resolve_path
 from core.settings.base import about_of
 from core.settings.names import bad_name
@@ -23,6 +24,11 @@ USES_KEY = {"wandb", "all"}  # values of a tracker setting
 MOST_STEPS = 100_000  # of a training on a shared page: weeks on most cards
 MOST_EPOCHS = 1000
 DRIVE = re.compile(r"\s*[A-Za-z]:")
+# Settings whose path is written to
+WRITTEN = {
+    *("output", "output_dir", "output_path", "outdir", "out_json", "copy_to", "write_metadata", "png", "logging_dir"),
+    *("console_log_file", "offload_optimizer_nvme_path", "offload_param_nvme_path", "class_images.folder"),
+}
 CONTROL_IMAGE = re.compile(r"--cn\s+(.+?)(?=\s--|$)", re.IGNORECASE | re.DOTALL)  # of a prompt
 
 
@@ -170,6 +176,8 @@ def _problem(named: Reference, limits: Limits) -> Problem | None:
     match named.what:
         case "path":
             outside = not limits.opens(text)
+            if not outside and limits.workspace and not WRITTEN.isdisjoint({where, where.rpartition(".")[2]}):
+                return others_run_problem(resolve_path(text), where, limits.workspace)
         case "word=path":
             outside = any(_is_outside(each, limits) for each in {text, text.partition("=")[2]} if each)
         case "path or name":

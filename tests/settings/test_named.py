@@ -18,16 +18,21 @@ from core.engine.owner import hand_in
 from core.engine.queue import as_guest
 from core.record.allowed import lies_in_on_windows, windows_trap
 from core.record.problems import ProblemsError
-from core.record.run_about import read_about
+from core.record.run_about import read_about, write_person
+from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace, display_path, is_share
 from core.settings.base import about_of, union_members
 from core.settings.check import build
 from core.settings.job import JOBS, GenerateJob, TrainJob
-from core.settings.named import Limits, admit, closed_path_problem, leads_out, limit_problems, named_in
+from core.settings.named import WRITTEN, Limits, admit, closed_path_problem, leads_out, limit_problems, named_in
 from core.settings.presets.files import to_values
 from tabs.form.folder_browser import nearest
 from tabs.roots import Roots
 
+READ = set(  # paths that are only read, or changed in place by tools that look where they write
+    "in_json replacements_file control_image image folder conditioning_data_dir reg_data_dir metadata_file thumbnail image_path mask_path"
+    " images captions folders guide_image from_file region_map sample_prompts_file metadata_thumbnail".split()
+)
 FREE = {  # texts that name nothing outside the job, and why
     "words of captions and prompts": "trigger_word caption_prefix caption_suffix caption_separator keep_tokens_separator"
     " secondary_separator write_missing class_word prompt negative_prompt clip_prompt caption token_string init_word class_caption"
@@ -217,7 +222,7 @@ def test_what_somebody_else_has_alone_is_closed_to_a_person_in_every_setting(spa
         space.outputs / "people" / "anna" / ".." / "ben",
     ]
     above = [space.outputs, space.outputs / "people"]  # read with their subfolders
-    open_ = [*(each for each in personal_folders(anna) if not each.is_relative_to(space.private)), space.runs / "x"]
+    open_ = [*(each for each in personal_folders(anna) if not each.is_relative_to(space.private)), space.datasets / "x"]
     roots = {each.person: Roots(each, local=False) for each in (owner, anna)}
     for folder in closed:
         assert not roots["anna"].holds(folder), folder
@@ -241,6 +246,23 @@ def test_what_somebody_else_has_alone_is_closed_to_a_person_in_every_setting(spa
         TrainJob, {"model": {"base_model": "people/ben/images/a.safetensors"}}
     )  # names are looked up in outputs too
     assert limit_problems(job, limits) and not limit_problems(job, owners)
+
+
+def test_a_setting_that_is_written_to_names_no_run_of_somebody_else(space):
+    anna, runs = replace(space, person="anna"), {}
+    for person in ("anna", "ben", ""):
+        runs[person] = RunFolder.create(space.runs, person or "old", {})
+        write_person(runs[person], person)
+    paths = [(name.rpartition(".")[2], f"{group}.{name}") for _, group, name, what in marked() if what == "path"]
+    assert [where for name, where in paths if not {name, where} & (WRITTEN | READ)] == [], "is it read or written?"
+    for task, group, name, what in marked():
+        if what == "path":
+            for person, run in runs.items():
+                job = job_with(task, group, name, str(run.samples / "a.png"), space)
+                found = [each.code for each in limit_problems(job, Limits.of(anna))]
+                is_written = {name, f"{group}.{name}"} & WRITTEN and person != "anna"
+                assert found == (["runs.not-yours"] if is_written else []), (task, group, name, person)
+                assert not limit_problems(job, Limits.of(space))
 
 
 def test_the_engine_takes_what_a_person_may_name_also_after_their_login_is_removed(space):

@@ -11,11 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 import work_parts
+from generate_parts import lora
 from page_server import Served, Visit, make_workspace
 from test_request_check import JSON, ask
 from test_runs_tab import write_run
 from work_parts import image, wait_until
 
+from core import tasks
 from core.dataset.captions.history import Change, History
 from core.engine.engine import Engine
 from core.engine.queue import GUEST, QueueEntry, as_guest
@@ -330,3 +332,37 @@ def test_forms_are_apart_and_stay_so_after_a_restart(studio, chromium):
         again = make_page(studio.engine, replace(studio.workspace, person=login[0]), shared=True)
         assert again.project.job.saving.output_name == f"{login[0]}_lora"
     assert studio.page.project.job.saving.output_name == "otto_lora"
+
+
+def writers(page, folder):
+    """What each way to write into a run does, to call."""
+    samples, file = folder / "samples", folder / "checkpoints" / "fox.safetensors"
+    picture, space = image(samples / "one.png"), page.workspace
+    lora(file)
+    strip, number = tasks.named("strip_metadata"), tasks.named("number")
+    change = Change(picture.with_suffix(".txt"), None, b"a fox")
+    to_samples = build(GenerateJob, {"output": {"outdir": str(samples / "x")}})
+    copy = build(strip.job, {"strip_metadata": {"file": str(file)}})  # next to the file
+    in_place = build(number.job, {"number": {"folder": str(samples), "number_in_place": True}})
+    return [
+        lambda: page.roots.check_written(samples),
+        lambda: page.roots.admit(to_samples),
+        lambda: strip.check_job(copy, space),
+        lambda: number.check_job(in_place, space),
+        lambda: History(space.captions, space.person).apply("edit", [change]),
+    ]
+
+
+def test_a_person_writes_nothing_into_the_run_of_somebody_else(engine):
+    page = make_page(engine, replace(engine.workspace, person="anna"), shared=True)
+    for name in ("anna", "ben", "old"):
+        folder = write_run(page, f"20260101-120000_{name}", "done")
+        if name != "old":
+            write_person(RunFolder(folder), name)
+        for write in writers(page, folder):
+            if name == "anna":
+                write()
+            else:
+                with refused("runs.not-yours", "people/anna"):
+                    write()
+        assert page.roots.check(folder / "samples"), "runs stay readable"
