@@ -218,5 +218,5 @@ def _is_outside(text: str, limits: Limits) -> bool:
     is_path = is_path or any(part.rstrip(". ").casefold() in closed for part in parts)
     if "\0" in plain or (is_path and not limits.opens(text)):
         return True
-    space = limits.workspace
-    return space is not None and any(space.is_others(base / plain) for base in (PROJECT, space.outputs))
+    space, inside = limits.workspace, "/".join(parts[1:] if parts[0] == "outputs" else parts)
+    return space is not None and any(space.is_others(base / inside) for base in (PROJECT / "outputs", space.outputs))
