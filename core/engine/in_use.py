@@ -1,13 +1,15 @@
 """Which jobs read the checkpoints of a run now: those files must not move meanwhile."""
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from core.engine.queue import QueueEntry
+from core.engine.queue import QueueEntry, may_change
 from core.generation.grids.folder import GridFolder
 from core.record.problems import ProblemsError
+from core.record.units import listed
 from core.record.workspace import Workspace
 from core.settings.presets.files import to_values
 
@@ -20,6 +22,19 @@ def require_unused(run: str, entries: Iterable[QueueEntry], workspace: Workspace
         if reads_files and any(_names_run(run, setting, text) for setting, text in _texts(entry, workspace)):
             what, fix = f"'{entry.title}' is using the files of this run", "wait until it has ended, or cancel it"
             raise ProblemsError.one(what, run, fix, "run.in-use")
+
+
+def needed_by(
+    runs: Collection[str], entries: Iterable[QueueEntry], workspace: Workspace, people: Collection[str]
+) -> str:
+    """A sentence on the waiting jobs that need these runs, "" without any: their titles, of other people's only whose they are."""
+    jobs = [
+        f"'{entry.title}'" if may_change(entry.guest, people) else f"a job of {entry.guest or 'the owner'}"
+        for entry in entries
+        if entry.state == "waiting"
+        and (entry.run in runs or any({*re.split(r"[\\/=]", text)} & {*runs} for _, text in _texts(entry, workspace)))
+    ]
+    return f"Waiting jobs that need its files would fail: {listed([*dict.fromkeys(jobs)])}." if jobs else ""
 
 
 def _names_run(run: str, setting: str, text: str) -> bool:

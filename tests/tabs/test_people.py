@@ -19,6 +19,7 @@ from work_parts import image, wait_until
 
 from core import tasks
 from core.dataset.captions.history import Change, History
+from core.engine.deleted import put_back
 from core.engine.engine import Engine
 from core.engine.queue import GUEST, QueueEntry, as_guest
 from core.engine.waiting import Wait
@@ -39,6 +40,7 @@ from tabs.generate.stage import Stage
 from tabs.monitor import tab as monitor
 from tabs.monitor import verdict
 from tabs.runs.tab import RunHandlers
+from tabs.tools.disk import DiskHandlers
 from tests.refusals import refused
 
 OTTO, ANNA, BEN = ("otto", "1"), ("anna", "2"), ("ben", "3")
@@ -366,3 +368,35 @@ def test_a_person_writes_nothing_into_the_run_of_somebody_else(engine):
                 with refused("runs.not-yours", "people/anna"):
                     write()
         assert page.roots.check(folder / "samples"), "runs stay readable"
+
+
+def test_a_deleted_run_is_offered_to_whom_it_belongs_and_to_the_owner(engine):
+    page = make_page(engine, replace(engine.workspace, person="anna"), shared=True)
+    folder = write_run(page, "20260101-120000_ben", "done")
+    write_person(RunFolder(folder), "ben")
+    deleted, desk = engine.delete_run(folder.name), DiskHandlers(page)
+    for asks, offered in {"anna": False, "ben": True, "": True}.items():
+        with as_guest(asks):
+            assert (folder.name in desk.html({})) == offered
+    with as_guest("anna"), refused("runs.not-yours"):
+        put_back(deleted, page.workspace, engine.people)
+    with as_guest("ben"):
+        put_back(deleted, page.workspace, engine.people)
+    assert folder.is_dir()
+
+
+def test_the_question_before_a_deletion_names_waiting_jobs_that_need_the_run(engine):
+    page = make_page(engine, engine.workspace, shared=True)
+    desk, runs = RunHandlers(page), [write_run(page, f"20260101-120000_{name}", "done") for name in ("fox", "cat")]
+    file = f"outputs/runs/{runs[0].name}/checkpoints/glyphs.safetensors"
+    job = build(GenerateJob, {"generate": {"prompt": "a secret fox", "loras": [{"file": file}]}})
+    for name in ("anna", "ben"):
+        with as_guest(name):
+            engine.submit("generate", job)
+    write_person(RunFolder(runs[0]), "ben")
+    needed = "Waiting jobs that need its files would fail"
+    with as_guest("ben"):
+        html = desk._main({"open": runs[0].name, "asking": True})
+        assert f"{needed}: a job of anna and &#x27;a secret fox&#x27;." in html
+    html = desk._main({"picked": [each.name for each in runs], "asking": True})
+    assert needed in html and needed not in desk._main({"open": runs[1].name, "asking": True})
