@@ -400,3 +400,22 @@ def test_the_question_before_a_deletion_names_waiting_jobs_that_need_the_run(eng
         assert f"{needed}: a job of anna and &#x27;a secret fox&#x27;." in html
     html = desk._main({"picked": [each.name for each in runs], "asking": True})
     assert needed in html and needed not in desk._main({"open": runs[1].name, "asking": True})
+
+
+def test_the_owner_sees_the_images_with_which_a_person_compares_and_makes_none(engine):
+    ben = replace(engine.workspace, person="ben")
+    page, bens = make_page(engine, engine.workspace, shared=True), make_page(engine, ben, shared=True)
+    folder = write_run(page, "20260101-120000_ben", "done")
+    write_person(RunFolder(folder), "ben")
+    lora(folder / "checkpoints" / "glyphs.safetensors", width=64)
+    with as_guest("ben"):
+        verdict.start(bens, folder.name)
+    grid = verdict.GridFolder.named(verdict.read_verdict(folder).grid, ben)
+
+    def making(of):
+        return verdict.part(of, folder.name, engine.snapshot(folder.name), engine.run_job(folder.name))["making"]
+
+    assert grid.path.is_relative_to(ben.grids) and making(page)["refused"] == "The images belong to ben"
+    assert making(page)["state"] == "stopped" and making(page)["total"] == making(bens)["total"] > 0
+    with as_guest("ben"):
+        assert not making(bens)["refused"] and making(bens)["state"] == "waiting"
