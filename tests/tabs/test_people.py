@@ -37,6 +37,7 @@ from tabs.captions.tab import CaptionHandlers
 from tabs.context import make_page
 from tabs.generate import prompt_box
 from tabs.generate.stage import Stage
+from tabs.generate.tab import GenerateHandlers
 from tabs.monitor import tab as monitor
 from tabs.monitor import verdict
 from tabs.runs.tab import RunHandlers
@@ -419,3 +420,10 @@ def test_the_owner_sees_the_images_with_which_a_person_compares_and_makes_none(e
     assert making(page)["state"] == "stopped" and making(page)["total"] == making(bens)["total"] > 0
     with as_guest("ben"):
         assert not making(bens)["refused"] and making(bens)["state"] == "waiting"
+
+
+def test_an_empty_output_folder_shows_the_folder_of_the_person(tmp_path):
+    page = work_parts.make_page(tmp_path)
+    page.workspace = replace(page.workspace, person="anna")
+    desk = GenerateHandlers(page)
+    assert desk._placeholders(desk._values())["outdir"].endswith("people/anna/images")
