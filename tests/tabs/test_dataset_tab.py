@@ -264,10 +264,12 @@ def test_a_shared_page_neither_chooses_nor_reads_a_folder_outside(tmp_path):
     shown = desk.choose(str(tmp_path / "secret"))
     assert "not accessible" in desk.page.browser.message["problems"][0]["what"]
     assert shown["folder"] == before, "the field agrees with the images that are shown"
+    desk.reading.layout = "24 images in one folder."
     desk.page.project.edit("dataset.folder", str(tmp_path / "secret"))  # by a preset, say
     desk.reading.want()
     wait_until(lambda: not desk.reading.busy)
     assert desk.reading.report is None and desk.reading.problems[0].code == "shared.path-closed"
+    assert "24 images" not in desk.boards()["summary"]
 
 
 def test_dropped_images_become_the_chosen_folder(desk, tmp_path):
