@@ -10,6 +10,7 @@ from pydantic import Field, create_model
 
 from core import extensions
 from core.record.problems import ProblemsError
+from core.record.run_about import writing_for
 from core.record.workspace import Workspace
 from core.settings.base import Job, Settings
 from core.settings.named import named_in
@@ -90,13 +91,15 @@ class Task:
 
     def start(self, job: Settings, context: JobContext) -> Outcome:
         """Run a job to its end in this thread."""
-        return self.run(self.settings_of(job), context)
+        with writing_for(context.workspace):
+            return self.run(self.settings_of(job), context)
 
     def check_job(self, job: Settings, workspace: Workspace) -> str:
         """Check a job, and describe in words what it would do. Raises ProblemsError with all problems."""
         if self.check is None:
             return "The settings are valid."
-        return self.check(self.settings_of(job), workspace)
+        with writing_for(workspace):
+            return self.check(self.settings_of(job), workspace)
 
     def title_of(self, job: Settings) -> str:
         """The title of a job in lists: that of its task, for tools with the file or folder that it works on."""

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from core.record.allowed import lies_in
 from core.record.problems import Problem, ProblemsError
+from core.record.run_about import others_run_problem
 from core.record.workspace import Workspace, resolve_path
 from core.settings.named import Limits, admit, closed_path_problem, limit_problems
 
@@ -37,8 +38,8 @@ class Roots:
         return Limits.of(self.workspace).folders
 
     def holds(self, path: str | os.PathLike) -> bool:
-        """Whether the page may read this path, after following links."""
-        return lies_in(path, None if self.local else self.folders)
+        """Whether the page may read this path, after following links: not what somebody else has alone."""
+        return lies_in(path, None if self.local else self.folders) and not self.workspace.is_others(path)
 
     def check(self, text: str | os.PathLike, where: str = "path") -> Path:
         """Return the path that `text` names, relative to the project. Raises ProblemsError for one that the page may not read."""
@@ -58,8 +59,10 @@ class Roots:
         return path
 
     def check_written(self, text: str | os.PathLike, where: str = "path") -> Path:
-        """`check` for a path to write to: the engine's private folder is refused too."""
+        """`check` for a path to write to: the engine's private folder and the runs of somebody else are refused too."""
         path = self.check(text, where)
+        if problem := others_run_problem(path, where, self.workspace):
+            raise ProblemsError([problem])
         if self.limits is not None and not self.limits.opens(str(path)):
             raise ProblemsError([closed_path_problem(str(text), where, self.limits)])
         return path

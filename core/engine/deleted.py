@@ -1,9 +1,12 @@
 """Deleted runs: folders in the trash of the outputs folder, which can be put back until it is emptied."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.engine.queue import check_may_change
+from core.engine.run_summary import about_of
 from core.record import atomic
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
@@ -14,11 +17,12 @@ NAME = re.compile(r"(\d{8}-\d{6}_.+)-(\d{9,11})", re.DOTALL)
 
 @dataclass(frozen=True)
 class DeletedRun:
-    """name: of its folder in the trash; run: its name before; time: of its deletion, in seconds since 1970"""
+    """name: of its folder in the trash; run: its name before; time: of its deletion, in seconds since 1970; person: whose it is"""
 
     name: str
     run: str
     time: int
+    person: str = ""
 
 
 def name_in_trash(run: str, now: float) -> str:
@@ -30,16 +34,22 @@ def deleted_runs(workspace: Workspace) -> list[DeletedRun]:
     if not workspace.trash.is_dir():
         return []
     named = ((path, NAME.fullmatch(path.name)) for path in workspace.trash.iterdir() if RunFolder(path).there)
-    runs = [DeletedRun(path.name, match[1], int(match[2])) for path, match in named if match]
+    runs = [
+        DeletedRun(path.name, match[1], int(match[2]), about_of(RunFolder(path))[0].person)
+        for path, match in named
+        if match
+    ]
     return sorted(runs, key=lambda each: (each.time, each.run), reverse=True)
 
 
-def put_back(name: str, workspace: Workspace) -> str:
-    """Move a run out of the trash, and return its name. Raises ProblemsError if it is gone or there is a run of its name."""
+def put_back(name: str, workspace: Workspace, people: Collection[str] = ()) -> str:
+    """Move a run out of the trash, and return its name. Raises ProblemsError if it is gone, there is a run of its name, or the
+    user of the current request, one of the people with a page each, may not change it."""
     deleted = next((each for each in deleted_runs(workspace) if each.name == name), None)
     if deleted is None:
         what, fix = "The run is no longer in the trash", "check the list of runs"
         raise ProblemsError.one(what, name, fix, "runs.not-in-trash")
+    check_may_change(deleted.run, deleted.person, people)
     target: Path = workspace.runs / deleted.run
     if target.exists():
         what, fix = "There is a run of this name", "rename its folder in outputs/runs first"

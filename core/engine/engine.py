@@ -18,10 +18,20 @@ from core.engine.explain import Explanation, explain
 from core.engine.extend import check_not_queued, extend, job_of, job_to_resume
 from core.engine.in_use import require_unused
 from core.engine.launch import is_launched, supervise
-from core.engine.light import CLOSE_SECONDS, LANES, LightLane, LightTask
+from core.engine.light import CLOSE_SECONDS, LANES, LightLane, LightTask, admitting
 from core.engine.owner import DeviceLock, Ownership, collect
 from core.engine.put_back import cut_off, put_back, put_first
-from core.engine.queue import Queue, QueueEntry, check_may_manage, check_room, lane_of, may_change, may_manage, title_of
+from core.engine.queue import (
+    Queue,
+    QueueEntry,
+    check_may_change,
+    check_may_manage,
+    check_room,
+    lane_of,
+    may_manage,
+    person_in,
+    title_of,
+)
 from core.engine.run_summary import RunState, RunSummary, about_of, newest_state_name
 from core.engine.runs import Runs
 from core.engine.view import RunView, read_watch
@@ -160,16 +170,21 @@ class Engine:
         with self._queue.lock:
             self._admit_new(job)
             title = title or title_of(task, job)
-            entry = self._queue.add(task, title, to_values(job), preset=preset, identity=identity)
+            entry = self._queue.add(task, title, to_values(job), preset=preset, identity=identity, people=self.people)
         self._begin_in_lane(entry)
         self._notify()
         return entry.id
 
     def _admit_new(self, job: Settings) -> None:
         """Raise ProblemsError for a job that a shared page may not queue."""
-        admit(job, self.limits)
+        admit(job, self._own_limits)
         if self.limits is not None:
             check_room(self.queue())
+
+    @property
+    def _own_limits(self) -> Limits | None:
+        """What jobs of the user of the current request may name."""
+        return self.limits and self.limits.of_person(replace(self.workspace, person=person_in(self.people)))
 
     def _begin_in_lane(self, entry: QueueEntry) -> None:
         """Start a waiting job in its lane. Device jobs are taken from the queue by the device's thread instead."""
@@ -272,9 +287,10 @@ class Engine:
         folder = self.own_folder(run_name)
         with self._queue.lock:
             check_not_queued(folder, self.queue())
-            job = extend(folder, changes, self.limits) if changes else job_to_resume(folder)
+            job = extend(folder, changes, self._own_limits) if changes else job_to_resume(folder)
             self._admit_new(job)
-            entry = self._queue.add("train", title_of("train", job), to_values(job), run=run_name, identity=identity)
+            title, values = title_of("train", job), to_values(job)
+            entry = self._queue.add("train", title, values, run=run_name, identity=identity, people=self.people)
         self._notify()
         return entry.id
 
@@ -353,7 +369,8 @@ class Engine:
         """Run a job to its end where its lane belongs, and store its state in the queue. Ends this process if CUDA is unusable
         afterwards."""
         job = build(tasks.named(entry.task).job, entry.job)
-        admit(job, self.limits)  # it may have waited since before the page was shared
+        # it may have waited since before the page was shared
+        admit(job, self.limits and self.limits.of_person(self.workspace_of(entry)))
         lane = lane_of(entry)
         device = self._ready_device() if lane == "device" else "cpu"
         folder = self._folder(entry.run) if entry.run else self._new_folder(entry, job)
@@ -379,8 +396,8 @@ class Engine:
             self._restart(explanation)
 
     def workspace_of(self, entry: QueueEntry) -> Workspace:
-        """The folders that a job uses: those of the person who added it."""
-        return replace(self.workspace, person=entry.guest) if entry.guest in self.people else self.workspace
+        """The folders that a job uses: those of the person who added it, also after their login was removed."""
+        return replace(self.workspace, person=entry.person or (entry.guest if entry.guest in self.people else ""))
 
     def _ready_device(self) -> str:
         torch.set_num_threads(machine.threads())
@@ -410,14 +427,9 @@ class Engine:
         """Create the run folder of a job; for jobs other than trainings, the oldest above MAX_JOB_FOLDERS are deleted."""
         runs = self.workspace.runs if entry.task == "train" else self.workspace.private / "jobs"
         if entry.task != "train":
-            for old in list_runs(runs)[MAX_JOB_FOLDERS:]:
-                if old.held:  # still running: a long download
-                    continue
-                with suppress(OSError):
-                    atomic.remove_folder(old.path)
-                    self._runs.forget(old.name)
+            self._runs.delete_ended(list_runs(runs)[MAX_JOB_FOLDERS:])
         folder = RunFolder.create(runs, entry.title, dump(job, task=entry.task, preset=entry.preset))
-        if entry.task == "train" and (person := entry.guest or self.owner) in {*self.people, self.owner} - {""}:
+        if entry.task == "train" and (person := self.workspace_of(entry).person or (not entry.guest and self.owner)):
             write_person(folder, person)
         return folder
 
@@ -430,9 +442,7 @@ class Engine:
         """The folder of a run that the user of the current request may change. Raises ProblemsError for another person's, and for
         an unknown one."""
         folder = self._folder(run_name)
-        if not may_change(about_of(folder)[0].person, self.people):
-            what, fix = f"'{run_name}' is the run of somebody else", "ask them, or log in as the owner"
-            raise ProblemsError.one(what, run_name, fix, "runs.not-yours")
+        check_may_change(run_name, about_of(folder)[0].person, self.people)
         return folder
 
     def _running(self, run_name: str) -> QueueEntry | None:
@@ -555,14 +565,7 @@ class Engine:
 
         kind  which threads do it: "short", "downloads" or "copies"
         """
-
-        def admitted(*arguments: Any, task: LightTask) -> Any:
-            for job in arguments:
-                if isinstance(job, Settings):
-                    admit(job, self.limits)
-            return work(*arguments, task=task)
-
-        return self._light.submit(admitted if self.limits else work, *arguments, title=title, kind=kind)
+        return self._light.submit(admitting(work, self._own_limits), *arguments, title=title, kind=kind)
 
     def status(self) -> dict[str, Any]:
         """{"device": name, "memory_used", "memory_total": bytes, "job": the running device job, as `_job_status`}."""

@@ -1,13 +1,15 @@
 """Which jobs read the checkpoints of a run now: those files must not move meanwhile."""
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from core.engine.queue import QueueEntry
+from core.engine.queue import QueueEntry, may_change
 from core.generation.grids.folder import GridFolder
 from core.record.problems import ProblemsError
+from core.record.units import listed
 from core.record.workspace import Workspace
 from core.settings.presets.files import to_values
 
@@ -22,6 +24,19 @@ def require_unused(run: str, entries: Iterable[QueueEntry], workspace: Workspace
             raise ProblemsError.one(what, run, fix, "run.in-use")
 
 
+def needed_by(
+    runs: Collection[str], entries: Iterable[QueueEntry], workspace: Workspace, people: Collection[str]
+) -> str:
+    """A sentence on the waiting jobs that need these runs, "" without any: their titles, of other people's only whose they are."""
+    jobs = [
+        f"'{entry.title}'" if may_change(entry.guest, people) else f"a job of {entry.guest or 'the owner'}"
+        for entry in entries
+        if entry.state == "waiting"
+        and (entry.run in runs or any({*re.split(r"[\\/=]", text)} & {*runs} for _, text in _texts(entry, workspace)))
+    ]
+    return f"Waiting jobs that need its files would fail: {listed([*dict.fromkeys(jobs)])}." if jobs else ""
+
+
 def _names_run(run: str, setting: str, text: str) -> bool:
     """Whether a setting's text names a run or its checkpoints."""
     return (setting == "run" and text == run) or f"{run}/checkpoints" in text.replace("\\", "/")
@@ -31,7 +46,7 @@ def _texts(entry: QueueEntry, workspace: Workspace) -> Iterator[tuple[str, str]]
     """(setting, text) of all texts in a job's settings; for a resumed grid also those in its stored settings."""
     yield from _texts_in(entry.job)
     if folder := entry.job.get("grid", {}).get("folder"):
-        for person in {"", entry.guest}:
+        for person in {"", entry.person or entry.guest}:
             with suppress(ProblemsError):
                 guests_workspace = replace(workspace, person=person)
                 yield from _texts_in(to_values(GridFolder.named(str(folder), guests_workspace).job()))

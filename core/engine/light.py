@@ -11,6 +11,8 @@ from core.engine.explain import explain
 from core.engine.queue import GUEST, as_guest
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
+from core.settings.base import Settings
+from core.settings.named import Limits, admit
 
 CLOSE_SECONDS = 8.0
 LANES = {"light": "short", "downloads": "downloads", "process": "process"}  # a task's lane -> whose threads do it
@@ -67,6 +69,18 @@ class LightTask:
             self.error = ProblemsError.one(what, self.title, fix, code)
         finally:
             self._finished.set()
+
+
+def admitting(work: Callable[..., Any], limits: Limits | None) -> Callable[..., Any]:
+    """`work` that first refuses jobs among its arguments which these limits do not allow."""
+
+    def admitted(*arguments: Any, task: LightTask) -> Any:
+        for job in arguments:
+            if isinstance(job, Settings):
+                admit(job, limits)
+        return work(*arguments, task=task)
+
+    return admitted if limits else work
 
 
 class LightLane:

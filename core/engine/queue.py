@@ -33,6 +33,7 @@ class QueueEntry:
     state  "waiting", "cancelled" (before its start), or a run's state
     guest  the guest of a shared page who added it; "" for the owner
     lane   the lane it runs in; "" for its task's
+    person its guest, if one with a page of their own; stays when the login is removed
     tries  how often it was put back after a crash, since step `tried_at` of its newest training state (-1: none)
     """
 
@@ -49,6 +50,7 @@ class QueueEntry:
     lane: str = ""
     tries: int = 0
     tried_at: int = -1
+    person: str = ""
 
     def visible(self, people: Collection[str]) -> Self:
         """This job as the user of the current request may see it: images of other people without their prompt, their title."""
@@ -122,9 +124,20 @@ def check_room(entries: Sequence[QueueEntry]) -> None:
     raise ProblemsError.one(what, "queue", "wait until one ends, or remove one from the queue", code=code)
 
 
+def person_in(people: Collection[str]) -> str:
+    """The user of the current request, if it is one of the people with a page each; "" for others."""
+    return GUEST.get() if GUEST.get() in people else ""
+
+
 def may_change(person: str, people: Collection[str]) -> bool:
     """Whether the user of the current request may change a run of this person: people with a page each only their own."""
     return GUEST.get() not in people or GUEST.get() == person
+
+
+def check_may_change(run: str, person: str, people: Collection[str]) -> None:
+    if not may_change(person, people):
+        what, fix = f"'{run}' is the run of somebody else", "ask them, or log in as the owner"
+        raise ProblemsError.one(what, run, fix, "runs.not-yours")
 
 
 def whose_run(person: str, people: Collection[str]) -> str:
@@ -241,12 +254,14 @@ class Queue:
         message: str = "",
         preset: str = "",
         identity: str = "",
+        people: Collection[str] = (),
     ) -> QueueEntry:
         """Add a job and return its entry once it is on disk. Raises OSError, and the queue is as before then. Arguments: see
-        `QueueEntry`; identity: its id, another if that is taken"""
+        `QueueEntry`; identity: its id, another if that is taken; people: see `person_in`"""
         if not identity or any(entry.id == identity for entry in self.entries()):
             identity = new_identity()
-        entry = QueueEntry(identity, task, title, job, state, run, time.time(), message, preset, GUEST.get())
+        guest, person = GUEST.get(), person_in(people)
+        entry = QueueEntry(identity, task, title, job, state, run, time.time(), message, preset, guest, person=person)
         with self.lock:
             before = self._entries
             self._entries = [*before, entry]

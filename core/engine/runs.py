@@ -99,6 +99,14 @@ class Runs:
         with self._views_lock:
             self._views.pop(name, None)
 
+    def delete_ended(self, folders: Sequence[RunFolder]) -> None:
+        """Delete these folders, except those of jobs that still run (a long download)."""
+        for folder in folders:
+            if not folder.held:
+                with suppress(OSError):
+                    atomic.remove_folder(folder.path)
+                    self.forget(folder.name)
+
     def move_away(self, folder: RunFolder, target: Path) -> None:
         with self._writing:
             atomic.replace(folder.path, target)

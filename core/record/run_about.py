@@ -1,17 +1,23 @@
 """The user's title and note for a run, and whose it is, in about.json; the folder's name stays."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from core.record import atomic
 from core.record.bounded_json import read_json_object
-from core.record.problems import ProblemsError, unwritten
+from core.record.problems import Problem, ProblemsError, unwritten
 from core.record.run_folder import RunFolder
 from core.record.stamps import cached_until_changed
+from core.record.workspace import Workspace, display_path, lies_below, real_path
 
 FILE = "about.json"
 MOST_TITLE, MOST_NOTE = 80, 2000
 MAX_BYTES = 32_000
+WRITER: ContextVar[Workspace | None] = ContextVar("workspace of the job that is checked or run", default=None)
 FIX = "repair the file, or delete it and enter title and note again"
 
 
@@ -53,6 +59,31 @@ def write_about(folder: RunFolder, *, title: str | None = None, note: str | None
 def write_person(folder: RunFolder, person: str) -> None:
     """Record whose run this is."""
     _write(folder, replace(read_about(folder), person=person), "name")
+
+
+@contextmanager
+def writing_for(workspace: Workspace) -> Iterator[None]:
+    """Context in which a job of this workspace is checked or run."""
+    token = WRITER.set(workspace)
+    try:
+        yield
+    finally:
+        WRITER.reset(token)
+
+
+def others_run_problem(path: str | os.PathLike, where: str, workspace: Workspace | None = None) -> Problem | None:
+    """The problem of writing to a path in the run of somebody else, which only the owner may. workspace: None is that of the job"""
+    space = workspace or WRITER.get()
+    if space is None or not space.person or not lies_below(path, [space.runs]):
+        return None
+    run, person = real_path(path).parts[len(real_path(space.runs).parts) :][:1], ""
+    with suppress(ProblemsError):
+        person = read_about(RunFolder(space.runs / run[0])).person if run else ""
+    if person == space.person:
+        return None
+    what = f"{display_path(path)} is in a run of {person or 'the owner'}, so nothing can be saved there"
+    fix = f"choose a folder of your own, such as {display_path(space.personal)}"
+    return Problem(what, where, fix, code="runs.not-yours")
 
 
 def _write(folder: RunFolder, about: RunAbout, what: str) -> RunAbout:

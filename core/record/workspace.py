@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -12,6 +13,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 STARTER = PROJECT / "models" / "starter"  # the model that is shipped, with training images
 CAPTIONERS = "captioners"  # in the models folder: what writes captions
 PREPROCESSORS = "preprocessors"  # there too: what makes control images
+PERSONAL = ("images", "grids")  # folders that each person has alone
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,18 @@ class Workspace:
         return self.personal / "images"
 
     @property
+    def grids(self) -> Path:
+        return self.personal / "grids"
+
+    def is_others(self, path: str | os.PathLike) -> bool:
+        """Whether a path, after following links, is in a folder that somebody else has alone; never for the owner."""
+        if not self.person:
+            return False
+        owner = replace(self, person="")
+        closed = [owner.outputs / "people", owner.private / "people", *(owner.personal / name for name in PERSONAL)]
+        return lies_below(path, closed) and not lies_below(path, [self.personal, self.personal_private])
+
+    @property
     def inputs(self) -> Path:
         """Folder with initial images, masks and region maps that were dropped or painted on the page."""
         return self.outputs / "inputs"
@@ -123,6 +137,12 @@ def typed_path(text: str | None) -> Path | None:
 def real_path(path: str | os.PathLike) -> Path:
     """The path with links followed; unchanged for a loop of links, for which `Path.resolve` raises RuntimeError before Python 3.13."""
     return Path(os.path.realpath(path))
+
+
+def lies_below(path: str | os.PathLike, folders: Iterable[Path]) -> bool:
+    """Whether a path is one of these folders or in it, after following links. A disk may be case-insensitive."""
+    inner, *outer = (os.path.normcase(real_path(each)).casefold() + os.sep for each in (path, *folders))
+    return any(inner.startswith(each) for each in outer)
 
 
 def is_share(path: str | os.PathLike) -> bool:

@@ -3,10 +3,9 @@ wherever it comes from: a form, the JSON pane, a tool, another process."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ from pydantic import BaseModel
 
 from core.record.allowed import lies_in
 from core.record.problems import Problem, ProblemsError
-from core.record.workspace import STARTER, Workspace, display_path, resolve_path
+from core.record.run_about import others_run_problem
+from core.record.workspace import PROJECT, STARTER, Workspace, display_path, lies_below, resolve_path
 from core.settings.base import about_of
 from core.settings.names import bad_name
 from core.settings.optimization.schedule import ScheduleSettings
@@ -24,16 +24,25 @@ USES_KEY = {"wandb", "all"}  # values of a tracker setting
 MOST_STEPS = 100_000  # of a training on a shared page: weeks on most cards
 MOST_EPOCHS = 1000
 DRIVE = re.compile(r"\s*[A-Za-z]:")
+# Settings whose path is written to
+WRITTEN = {
+    *("output", "output_dir", "output_path", "outdir", "out_json", "copy_to", "write_metadata", "png", "logging_dir"),
+    *("console_log_file", "offload_optimizer_nvme_path", "offload_param_nvme_path", "class_images.folder"),
+}
 CONTROL_IMAGE = re.compile(r"--cn\s+(.+?)(?=\s--|$)", re.IGNORECASE | re.DOTALL)  # of a prompt
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What jobs of a shared page may use: files in `folders` (resolved paths) except in `closed`, and the owner's keys if lent."""
+    """What jobs of a shared page may use: files in `folders` (resolved paths) except in `closed`, and the owner's keys if lent.
+
+    workspace   of a person with a page of their own, who may not use what somebody else has alone; None for all others
+    """
 
     folders: Sequence[Path]
     closed: Sequence[Path] = ()
     keys: bool = False
+    workspace: Workspace | None = None
 
     @classmethod
     def of(cls, workspace: Workspace, keys: bool = False) -> Limits:
@@ -42,7 +51,11 @@ class Limits:
         named = (workspace.outputs, workspace.models, workspace.presets, *workspace.allowed)
         folders = [path.resolve() for path in named]
         folders += [] if lies_in(STARTER, folders) else [STARTER.resolve()]
-        return cls(folders, [workspace.private.resolve()], keys)
+        return cls(folders, [workspace.private.resolve()], keys).of_person(workspace)
+
+    def of_person(self, workspace: Workspace) -> Limits:
+        """These limits for the jobs of the person who has this workspace."""
+        return replace(self, workspace=workspace if workspace.person else None)
 
     def opens(self, text: str) -> bool:
         """Whether a path in a setting is in an allowed folder, also after quotation marks are stripped."""
@@ -53,12 +66,10 @@ class Limits:
             path = resolve_path(text)
         except (OSError, ValueError, RuntimeError):
             return False
-        if not lies_in(path, self.folders):
+        if not lies_in(path, self.folders) or lies_below(path, self.closed):
             return False
-        real = os.path.normcase(path.resolve()).casefold()  # a disk may be case-insensitive
-        return not any(
-            (real + os.sep).startswith(os.path.normcase(folder).casefold() + os.sep) for folder in self.closed
-        )
+        space = self.workspace  # a folder is read with its subfolders
+        return space is None or not (space.is_others(path) or lies_below(space.outputs / "people", [path]))
 
     @property
     def description(self) -> str:
@@ -95,6 +106,11 @@ def named_in(job: BaseModel, prefix: str = "") -> Iterator[Reference]:
 
 def closed_path_problem(text: str, where: str, limits: Limits) -> Problem:
     """The problem of a path outside of the allowed folders, whether or not it exists."""
+    path, space = resolve_path(text.strip().strip("\"'")), limits.workspace
+    if space and lies_in(path, limits.folders) and (space.is_others(path) or not lies_below(path, limits.closed)):
+        what = f"'{text}' {'belongs to' if space.is_others(path) else 'has folders of'} somebody else"
+        fix = f"use a folder of your own, such as {display_path(space.images)}"
+        return Problem(what, where, fix, code="shared.path-closed")
     fix = f"use a path inside {limits.description}, upload the files, or start the page with --allow FOLDER"
     return Problem(f"'{text}' is not accessible from a shared page", where, fix, code="shared.path-closed")
 
@@ -160,6 +176,8 @@ def _problem(named: Reference, limits: Limits) -> Problem | None:
     match named.what:
         case "path":
             outside = not limits.opens(text)
+            if not outside and limits.workspace and not WRITTEN.isdisjoint({where, where.rpartition(".")[2]}):
+                return others_run_problem(resolve_path(text), where, limits.workspace)
         case "word=path":
             outside = any(_is_outside(each, limits) for each in {text, text.partition("=")[2]} if each)
         case "path or name":
@@ -198,4 +216,7 @@ def _is_outside(text: str, limits: Limits) -> bool:
     is_path = parts[0] == "" or ":" in parts[0] or parts[0].startswith("~") or ".." in (part.strip() for part in parts)
     closed = {folder.name.casefold() for folder in limits.closed}
     is_path = is_path or any(part.rstrip(". ").casefold() in closed for part in parts)
-    return "\0" in plain or (is_path and not limits.opens(text))
+    if "\0" in plain or (is_path and not limits.opens(text)):
+        return True
+    space, inside = limits.workspace, "/".join(parts[1:] if parts[0] == "outputs" else parts)
+    return space is not None and any(space.is_others(base / inside) for base in (PROJECT / "outputs", space.outputs))

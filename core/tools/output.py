@@ -11,6 +11,7 @@ from core.record.file_titles import WEIGHTS
 from core.record.machine import free_disk
 from core.record.problems import Problem
 from core.record.regular import impossible_path
+from core.record.run_about import others_run_problem
 from core.record.units import size_words
 from core.record.workspace import display_path, real_path, resolve_path
 
@@ -46,7 +47,7 @@ def output_file(
 
 def output_problems(target: Path, inputs: Sequence[Path], size: int, where: str) -> list[Problem]:
     """Problems of writing `target`, a new file or folder of about `size` bytes, from `inputs`."""
-    if (problem := impossible_path(target, where)) is not None:
+    if (problem := impossible_path(target, where) or others_run_problem(target, where)) is not None:
         return [problem]
     if any(_same(target, each) for each in inputs):
         what, fix = "The output is one of the inputs", "choose another name; an input is never written over"

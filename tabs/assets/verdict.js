@@ -10,7 +10,7 @@
 
   const button = (label, work, kind = "", more = {}) => h("button", {type: "button", class: `btn ${kind}`, onclick: work, ...more}, label);
   /** A control that changes the run: off, with the reason, on the run of another person. */
-  const changing = (control) => { if (data.refused) { control.disabled = true; control.title = data.refused; } return control; };
+  const changing = (control, why = data.refused) => { if (why) { control.disabled = true; control.title = why; } return control; };
   const send = (name, more) => atelier.command(name, {run: data.run, ask: atelier.ask(), ...more});
   const minutes = (count) => `${count} minute${count === 1 ? "" : "s"}`;
   const isMade = () => Boolean(data.images[strength]);
@@ -162,7 +162,7 @@
     show(parts.answers, blind);
     text(parts.keys, blind ? atelier.blind.KEYS : KEYS);
     parts.blind.disabled = !data.blind;
-    parts.all.disabled = !data.making.state;
+    parts.all.disabled = !data.making.state || Boolean(data.making.refused);
     byId("verdict").dataset.state = data.making.state;
     attr(parts.blind, "aria-pressed", String(blind));
     drawMake();
@@ -240,8 +240,8 @@
     const {make, limit} = parts, {state, total, missing, about, left, more, message, entry, late} = data.making, fresh = data.making.new;
     if ([make, parts.further].some((each) => each.querySelector("button:active"))) { delete atelier.have.verdict; return; }  // it must not change under the pointer that presses it
     if (!atelier.differs(make, [data.making, data.columns.length, data.prompts.length, strength, isMade()])) return;
-    const begin = (label, kind = "primary", extra = {}) => { const made = button(label, () => { atelier.once(made); send("grid", {...extra, minutes: Number(limit.value)}); parts.stage.focus({preventScroll: true}); }, kind); return changing(made); };
-    const leave = (label, more) => { const made = button(label, () => { atelier.once(made); strength = 1; send("verdict_leave_out"); draw(); }, "small", more); return changing(made); };
+    const begin = (label, kind = "primary", extra = {}) => { const made = button(label, () => { atelier.once(made); send("grid", {...extra, minutes: Number(limit.value)}); parts.stage.focus({preventScroll: true}); }, kind); return changing(made, data.refused || data.making.refused); };
+    const leave = (label, more) => { const made = button(label, () => { atelier.once(made); strength = 1; send("verdict_leave_out"); draw(); }, "small", more); return changing(made, data.refused || data.making.refused); };
     const {taken} = data.making, counted = taken ? `: ${images(total)}, ${taken} of them samples of the training` : "";  // the progress counts them too
     const done = total - missing, over = late ? `The ${minutes(data.making.minutes)} are over` : message;
     const atMost = () => h("label", {class: "verdict-limit"}, "at most", limit, "minutes");

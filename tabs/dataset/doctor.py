@@ -82,7 +82,7 @@ class DoctorHandlers:
             raise ProblemsError.one(what, "Dataset", "reload the folder", "doctor.no-images")
         keys: dict[str, list[Key]] = {}
         for row in rows:
-            folder = str(self.page.roots.check(enabled[row.concept].folder, "dataset.folder"))
+            folder = str(self.page.roots.check_written(enabled[row.concept].folder, "dataset.folder"))
             keys.setdefault(folder, []).append(row.key)
         return keys
 

@@ -134,6 +134,7 @@ class Reading:
                 other_folders = _folders(job) != _folders(self.job)
                 self.report = None if other_folders else self.report
                 self.first = () if other_folders else self.first
+                self.layout = "" if other_folders else self.layout  # a reading that is refused publishes none
                 self.findings = None if other_folders else self.findings
                 self.problems = () if other_folders else self.problems  # else the list would be gone at every change
             self._key, self.job, self._finished, self._saved, self._captions_at = key, job, 0.0, set(), 0.0

@@ -207,7 +207,10 @@ class DatasetHandlers(BoardView):
         text = text if isinstance(text, str) else ""
         sources = self.page.project.job.dataset.sources
         if not text.strip() or resolve_path(text) not in {resolve_path(each.folder) for each in sources if each.folder}:
-            self._set_folder(text)
+            with self.page.browsers.reporting(
+                self.page.browser, "dataset.folder"
+            ):  # then the field shows the folder in use
+                self._set_folder(text)
         return self._all_outputs()
 
     def _set_folder(self, text: str) -> None:

@@ -14,6 +14,7 @@ from core.engine.waiting import Wait
 from core.record.problems import Problem, ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.units import clock, count
+from core.record.workspace import display_path, lies_below, resolve_path
 from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import GenerateJob
@@ -130,6 +131,9 @@ class Stage:
         with suppress(ProblemsError, OSError):
             facts = self.page.engine.snapshot(begun[-1].run)
             warnings = [line["text"] for line in facts.get("log", ()) if line["level"] == "warning"]
+            folder = resolve_path(begun[-1].job.get("output", {}).get("outdir") or self.page.workspace.images)
+            if begun[-1].task == "generate" and not lies_below(folder, [self.page.workspace.images]):
+                warnings.append(f"Saved in {display_path(folder)}, which the gallery does not show")
             return str(facts.get("message") or "Cancelled") if stopped else "; ".join(warnings)
         return "Cancelled" if stopped else ""
 

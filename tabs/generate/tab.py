@@ -17,6 +17,7 @@ from core.generation.plan.requests import in_styles
 from core.generation.prompt.styles import chosen_styles
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
 from core.record.units import count
+from core.record.workspace import display_path
 from core.settings.base import Settings
 from core.settings.generation.controls import ControlUse
 from core.settings.generation.generate import LoraUse
@@ -434,6 +435,7 @@ class GenerateHandlers(BoardView):
         """{field: placeholder while it is empty}."""
         project = self.page.project.job
         texts = form.default_texts(values, project, self.page.workspace)
+        texts["outdir"] = display_path(self.page.workspace.images)
         texts["base_model"] = f"as in Train: {project.model.base_model}"
         other_model, train = values["base_model"], project.model
         texts["vae"] = f"as in Train: {train.vae}" if train.vae and not other_model else "the model's own"

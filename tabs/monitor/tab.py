@@ -334,15 +334,12 @@ def _row(entry: Any, engine: Any) -> dict[str, Any]:
     kind_text = "" if entry.title.startswith(kind) else kind
     row = {name: facts.get(name, "") for name in ("id", "task", "title", "state", "run", "message")}
     guest = facts.get("guest", "")
-    return row | {"kind": kind_text, "by": _added_by(guest, engine), "own": GUEST.get() in ("", guest)}
-
-
-def _added_by(guest: str, engine: Any) -> str:
-    """Who has added a job; "" if only the owner has added jobs."""
-    asking = GUEST.get()
-    if guest and guest == asking:
-        return "yours"
-    return _name(guest, engine, "the owner's") if guest or asking else ""
+    name = facts.get("person") or _name(guest, engine, "the owner's") if guest or GUEST.get() else ""
+    return row | {
+        "kind": kind_text,
+        "by": "yours" if guest and guest == GUEST.get() else name,
+        "own": GUEST.get() in ("", guest),
+    }
 
 
 def _name(guest: str, engine: Any, owner: str = "the owner") -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ from core.engine.verdict import (
     sampled,
     write_verdict,
 )
-from core.generation.grids.folder import GridContent, GridFolder
+from core.generation.grids.folder import GridContent, GridFolder, grids_of
 from core.generation.grids.plan import expected_steps, grid_of
 from core.generation.grids.reuse import reuse
 from core.record.best import short_label
@@ -45,6 +45,7 @@ from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.stamps import stamp_or_none
 from core.record.units import clock, count, listed
+from core.record.workspace import Workspace
 from core.settings.job import TrainJob
 from tabs.generate import form, grids
 from tabs.monitor import assess
@@ -61,8 +62,7 @@ ACTIVE = ("running", "paused", "waiting")
 SMALL, LONGEST = 160, 4000  # pixels of an image in the filmstrip; characters of a prompt or name that a command takes
 REMEMBERED = 20  # runs
 _STARTING = threading.Lock()  # of two pages at once the second finds what the first has begun
-TIMED = 8  # images
-GUIDED = 2  # predictions of a step with guidance
+TIMED, GUIDED = 8, 2  # images; predictions of a step with guidance
 TAB, BUDGET, MOST_MINUTES = "Monitor", 10.0, 1440.0  # minutes for the images of a comparison, kept in the tab's state
 
 
@@ -110,7 +110,7 @@ def _stamp(page: Page, run: Path, facts: Mapping[str, Any], verdict: Verdict | N
     files = [file["name"] for file in facts["files"]]
     paths, entry = [run / name for name in ("choices.jsonl", "kept.json")], None
     if verdict is not None:
-        folder = GridFolder(page.workspace.outputs / "grids" / verdict.grid)
+        folder = GridFolder(grids_of(_space(page, facts)) / verdict.grid)
         paths += [folder.path / "grid.json", folder.cells]
         entry = grids.entry_of(page, verdict.grid, ("waiting", "running", "failed"))
     average, copies = page.averages.get(run.name), Copies(page)
@@ -131,7 +131,7 @@ def _stamp(page: Page, run: Path, facts: Mapping[str, Any], verdict: Verdict | N
 
 def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdict: Verdict | None) -> dict[str, Any]:
     """The part for the browser. Columns: the base model, then checkpoints; rows: prompts."""
-    opened = _open(page, verdict)
+    opened = _open(_space(page, facts), verdict)
     verdict = verdict if opened else None
     try:
         comparison = _comparison(page, facts, job, verdict)
@@ -233,10 +233,21 @@ def _prompt(page: Page) -> str:
     return str(form.stored_values(page.project.tab_state(grids.TAB), page.project.job)["prompt"])
 
 
-def _open(page: Page, verdict: Verdict | None) -> tuple[GridFolder, GridContent] | None:
+def _whose_images(page: Page, facts: Mapping[str, Any]) -> str:
+    """The person to whom the images of a run's comparison belong, if it is not the one of this page; else ""."""
+    person = facts.get("person", "")
+    return person if page.engine.people and person not in ("", page.workspace.person or page.engine.owner) else ""
+
+
+def _space(page: Page, facts: Mapping[str, Any]) -> Workspace:
+    """The folders with the images of a run's comparison: the owner sees those of the run's person."""
+    return replace(page.workspace, person=page.workspace.person or _whose_images(page, facts))
+
+
+def _open(workspace: Workspace, verdict: Verdict | None) -> tuple[GridFolder, GridContent] | None:
     """The grid of a comparison; None without one, or if it was deleted or damaged."""
     try:
-        folder = GridFolder.named(verdict.grid, page.workspace) if verdict is not None else None
+        folder = GridFolder.named(verdict.grid, workspace) if verdict is not None else None
         return (folder, folder.content()) if folder is not None else None
     except ProblemsError:
         return None
@@ -326,6 +337,7 @@ def _making(
     complete = _complete(verdict, images) if verdict is not None and state == "stopped" else None
     return {
         "state": state,
+        "refused": f"The images belong to {person}" if (person := _whose_images(page, facts)) else "",
         "entry": entry.id if entry else "",
         "total": len(images.cells),
         "missing": images.missing,
@@ -433,11 +445,11 @@ def start(page: Page, run: str, more: bool = False, strength: float = 1.0) -> bo
     """
     with _STARTING:
         facts, job, folder = page.engine.snapshot(run), page.engine.run_job(run), page.engine.own_folder(run).path
-        if page.engine.people and facts["person"] not in ("", page.workspace.person or page.engine.owner):
-            what, fix = f"The images of this comparison belong to {facts['person']}", "make a grid of the run instead"
+        if person := _whose_images(page, facts):
+            what, fix = f"The images of this comparison belong to {person}", "make a grid of the run instead"
             raise ProblemsError.one(what, run, fix, "runs.not-yours")
         verdict = read_verdict(folder)
-        opened = _open(page, verdict)
+        opened = _open(page.workspace, verdict)
         comparison = _comparison(page, facts, job, verdict if opened else None, more, strength)
         if verdict and opened and comparison.content == verdict.content:
             if grids.entry_of(page, verdict.grid) is None:
@@ -479,7 +491,7 @@ def _leave_out(page: Page, data: dict[str, Any], browser: Browser) -> None:
     run, facts = _run(page, data)
     with _STARTING:
         job, verdict = page.engine.run_job(run.name), read_verdict(run.path)
-        opened = _open(page, verdict)
+        opened = _open(page.workspace, verdict)
         complete = (
             _complete(verdict, _images(page, facts, job, verdict, opened)) if verdict is not None and opened else None
         )

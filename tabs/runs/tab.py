@@ -223,9 +223,9 @@ class RunHandlers:
 
     def _put_back(self, data: dict[str, Any], browser: Browser) -> None:
         """Undo the browser's last deletion, as far as it can be: the rest stays to be tried again."""
-        problems: list[Problem] = []
+        problems, people = list[Problem](), self.page.engine.people
         names, browser.deleted_runs = browser.deleted_runs, []  # at once: the second of two presses finds nothing to do
-        failed = [name for name in names if not collected(problems, put_back, name, self.page.workspace)]
+        failed = [name for name in names if not collected(problems, put_back, name, self.page.workspace, people)]
         browser.deleted_runs += failed
         self.page.run_list = (None, self.page.run_list[1])  # the lists read it again
         if names:

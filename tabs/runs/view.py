@@ -3,13 +3,14 @@
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from core.assess.recommended import recommended
+from core.engine.in_use import needed_by
 from core.engine.points import spread
 from core.engine.queue import whose_run
 from core.engine.run_summary import RunSummary
@@ -166,13 +167,13 @@ def table(
     others_run = next(
         filter(None, (whose_run(run.person, host.engine.people) for run in runs if run.name in picked)), ""
     )
-    content = _picks(runs, picked, asking, others_run) + content + pager("page", page, pages, len(rows), "runs")
+    content = _picks(runs, picked, asking, others_run, host) + content + pager("page", page, pages, len(rows), "runs")
     if unread:
         content += f'<p class="hint" role="status">Loading {count(unread, "more run")} ...</p>'
     return section("Runs", content, controls)
 
 
-def _picks(runs: Sequence[RunSummary], picked: Sequence[str], asking: bool, others_run: str) -> str:
+def _picks(runs: Sequence[RunSummary], picked: Sequence[str], asking: bool, others_run: str, host: FormPage) -> str:
     """HTML of the selection with its actions: compare up to four, delete all. others_run: see `whose_run`, of the first such run"""
     if len(runs) < 2:
         return ""
@@ -187,7 +188,7 @@ def _picks(runs: Sequence[RunSummary], picked: Sequence[str], asking: bool, othe
         text = f"<b>{count(len(chosen), 'selected run')}</b>"
     if asking:
         files = count(sum(len(run.files) for run in runs if run.name in chosen), "file")
-        text = f"Delete {text} ({files})? The folders move to the trash of the outputs folder."
+        text = f"Delete {text} ({files})? The folders move to the trash of the outputs folder. {_needed(chosen, host)}"
         buttons = button("delete-picked", f"Delete {count(len(chosen), 'run')}", kind="danger")
         buttons += button("keep", "Keep", lands="ask")
         label = f'role="alertdialog" aria-label="Delete {count(len(chosen), "run")}?"'
@@ -199,6 +200,10 @@ def _picks(runs: Sequence[RunSummary], picked: Sequence[str], asking: bool, othe
         "unpick", "Clear", kind="quiet"
     )
     return f'<div class="picks-line" role="status"><span>{text}</span> {go}</div>'
+
+
+def _needed(runs: Collection[str], host: FormPage) -> str:
+    return f"<b>{esc(needed_by(runs, host.engine.queue(), host.workspace, host.engine.people))}</b>"
 
 
 def compare_address(*names: str) -> str:
@@ -303,7 +308,7 @@ def details(
     more    HTML below the samples
     """
     others_run = whose_run(run.person, host.engine.people)
-    parts = [_head(run, asking, size, job is not None, others_run)]
+    parts = [_head(run, asking, size, job is not None, others_run, _needed([run.name], host) if asking else "")]
     if facts.get("message") and run.state in ("failed", "stopped", "damaged"):
         level = "advice" if run.state == "stopped" else "error"
         fix = f'<span class="fix">{esc(facts["fix"])}</span>' if facts.get("fix") else ""
@@ -321,8 +326,8 @@ def details(
     return f'<div class="run-details">{"".join(parts)}</div>'
 
 
-def _head(run: RunSummary, asking: bool, size: int, has_job: bool, others_run: str) -> str:
-    """HTML of the title with the run's actions. asking: the user is asked whether to delete it"""
+def _head(run: RunSummary, asking: bool, size: int, has_job: bool, others_run: str, needed: str = "") -> str:
+    """HTML of the title with the run's actions. asking: the user is asked whether to delete it; needed: see `_needed`"""
     back = button("back", "All runs", kind="quiet")
     actions = []
     if run.state in CONTINUABLE:
@@ -345,7 +350,7 @@ def _head(run: RunSummary, asking: bool, size: int, has_job: bool, others_run: s
             f'<div class="question" role="alertdialog" aria-label="Delete this run?"><span>Delete '
             f"<b>{esc(run.title)}</b> with "
             f"{count(len(run.files), 'file')} ({size_words(size)})? Its folder moves to the trash of the "
-            f"outputs folder.</span>"
+            f"outputs folder. {needed}</span>"
             f'<span class="grow"></span>{button("delete", "Delete it", run.name, kind="danger")}'
             f"{button('keep', 'Keep', run.name, lands='ask')}</div>"
         )

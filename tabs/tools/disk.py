@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from core.dataset.caches.store import CONTROLS, LATENTS, MASKS, TEXTS, prune
 from core.dataset.doctor import trash
 from core.dataset.sources.files import TRASH_FOLDER
 from core.engine.deleted import DeletedRun, deleted_runs, put_back
+from core.engine.queue import may_change
 from core.record.problems import ProblemsError
 from core.record.space import clear, folder_bytes
 from core.record.units import size_words
@@ -60,7 +62,7 @@ class DiskHandlers:
         elif act == "prune" and arg in CACHES:
             self.page.say("done", f"{size_words(self._prune(arg, state['keep']))} freed.")
         elif act == "put-back":
-            self.page.say("done", f"{put_back(arg, self.page.workspace)} is in Runs again.")
+            self.page.say("done", f"{put_back(arg, self.page.workspace, self.page.engine.people)} is in Runs again.")
         elif act == "delete" and arg == asking:
             self.page.say("done", f"{size_words(self._delete(arg))} freed.")
         return state, self.html(state)
@@ -137,7 +139,8 @@ class DiskHandlers:
             buttons = button("ask", "Delete for good", name, kind="danger", label=f"Delete for good: {title}")
             buttons = "" if self.page.workspace.person and name == RUNS else buttons
             rows.append(_row(title, effect, size, buttons if asking != name else _confirm_buttons(name, size)))
-            rows += [_deleted(each) for each in deleted_runs(space)[:LISTED]] if name == RUNS else []
+            own = (each for each in deleted_runs(space) if may_change(each.person, self.page.engine.people))
+            rows += map(_deleted, islice(own, LISTED)) if name == RUNS else []
         keep = esc(state.get("keep", "0"))
         field = (
             '<label class="disk-keep">Emptying keeps the newest '

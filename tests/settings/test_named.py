@@ -6,6 +6,7 @@ import json
 import ntpath
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,17 +15,24 @@ from pydantic import BaseModel
 import core.record.allowed as allowed
 from core.engine.engine import Engine
 from core.engine.owner import hand_in
+from core.engine.queue import as_guest
 from core.record.allowed import lies_in_on_windows, windows_trap
 from core.record.problems import ProblemsError
+from core.record.run_about import read_about, write_person
+from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace, display_path, is_share
 from core.settings.base import about_of, union_members
 from core.settings.check import build
 from core.settings.job import JOBS, GenerateJob, TrainJob
-from core.settings.named import Limits, admit, leads_out, limit_problems, named_in
+from core.settings.named import WRITTEN, Limits, admit, closed_path_problem, leads_out, limit_problems, named_in
 from core.settings.presets.files import to_values
 from tabs.form.folder_browser import nearest
 from tabs.roots import Roots
 
+READ = set(  # paths that are only read, or changed in place by tools that look where they write
+    "in_json replacements_file control_image image folder conditioning_data_dir reg_data_dir metadata_file thumbnail image_path mask_path"
+    " images captions folders guide_image from_file region_map sample_prompts_file metadata_thumbnail".split()
+)
 FREE = {  # texts that name nothing outside the job, and why
     "words of captions and prompts": "trigger_word caption_prefix caption_suffix caption_separator keep_tokens_separator"
     " secondary_separator write_missing class_word prompt negative_prompt clip_prompt caption token_string init_word class_caption"
@@ -193,6 +201,87 @@ def test_no_path_setting_of_any_job_leads_out(space, tmp_path):
             assert limit_problems(job_with(task, group, name, f"fox={outside}", space), limits)
         inside = str(space.outputs / "runs" / "x.safetensors")
         assert not limit_problems(job_with(task, group, name, inside, space), limits), (task, name)
+
+
+def personal_folders(space: Workspace) -> list[Path]:
+    """Every folder that Workspace has for each person alone, of this one."""
+    names = [name for name, each in vars(Workspace).items() if isinstance(each, property)]
+    assert {"images", "grids"} <= set(names)
+    other = replace(space, person="somebody")
+    folders = {name: getattr(space, name) for name in names if getattr(space, name) != getattr(other, name)}
+    return [folder for name, folder in folders.items() if space.person or not name.startswith("personal")]
+
+
+def test_what_somebody_else_has_alone_is_closed_to_a_person_in_every_setting(space):
+    owner, anna, ben = (replace(space, person=name) for name in ("", "anna", "ben"))
+    closed = [each / name for one in (owner, ben) for each in personal_folders(one) for name in ("", "a/b.png")]
+    (space.outputs / "link").symlink_to(ben.images)
+    closed += [
+        space.outputs / "link",
+        space.outputs / "PEOPLE" / "ben",
+        space.outputs / "people" / "anna" / ".." / "ben",
+    ]
+    above = [space.outputs, space.outputs / "people"]  # read with their subfolders
+    open_ = [*(each for each in personal_folders(anna) if not each.is_relative_to(space.private)), space.datasets / "x"]
+    roots = {each.person: Roots(each, local=False) for each in (owner, anna)}
+    for folder in closed:
+        assert not roots["anna"].holds(folder), folder
+        for ask in (roots["anna"].check, roots["anna"].check_written):
+            with pytest.raises(ProblemsError) as told:
+                ask(str(folder))
+            assert str(anna.images) in told.value.problems[0].fix
+    assert all(roots["anna"].holds(folder) for folder in open_) and all(map(roots[""].holds, closed))
+    limits, owners = Limits.of(anna), Limits.of(owner)
+    for way in ("a\0b", *SHARES, str(space.private), "~root/x"):
+        assert "somebody else" not in closed_path_problem(way, "a field", limits).what
+    for task, group, name, what in marked():
+        if what in PATHS:
+            for folder in [*closed, *above]:
+                text = f"fox={folder}" if what == "word=path" else str(folder)
+                assert limit_problems(job_with(task, group, name, text, space), limits), (task, name, text)
+            for folder in open_:
+                assert not limit_problems(job_with(task, group, name, str(folder), space), limits), (task, name, folder)
+            assert not limit_problems(job_with(task, group, name, str(ben.images), space), owners)
+    # names may lie in outputs
+    for name in ("people/ben/images/a.safetensors", "outputs/people/ben/images", "outputs\\grids\\x"):
+        job = build(TrainJob, {"model": {"base_model": name}})
+        assert limit_problems(job, limits) and not limit_problems(job, owners)
+
+
+def test_a_setting_that_is_written_to_names_no_run_of_somebody_else(space):
+    anna, runs = replace(space, person="anna"), {}
+    for person in ("anna", "ben", ""):
+        runs[person] = RunFolder.create(space.runs, person or "old", {})
+        write_person(runs[person], person)
+    paths = [(name.rpartition(".")[2], f"{group}.{name}") for _, group, name, what in marked() if what == "path"]
+    assert [where for name, where in paths if not {name, where} & (WRITTEN | READ)] == [], "is it read or written?"
+    for task, group, name, what in marked():
+        if what == "path":
+            for person, run in runs.items():
+                job = job_with(task, group, name, str(run.samples / "a.png"), space)
+                found = [each.code for each in limit_problems(job, Limits.of(anna))]
+                is_written = {name, f"{group}.{name}"} & WRITTEN and person != "anna"
+                assert found == (["runs.not-yours"] if is_written else []), (task, group, name, person)
+                assert not limit_problems(job, Limits.of(space))
+
+
+def test_the_engine_takes_what_a_person_may_name_also_after_their_login_is_removed(space):
+    anna, ben = (replace(space, person=name) for name in ("anna", "ben"))
+    engine = Engine(space, device="cpu", holder="a test")
+    try:
+        engine.people, engine.limits = frozenset({"anna", "ben"}), Limits.of(ben)  # the page that was made last
+        jobs = {each.person: build(GenerateJob, {"output": {"outdir": str(each.images)}}) for each in (anna, ben)}
+        with as_guest("anna"):
+            mine = engine.submit("generate", jobs["anna"])
+            with pytest.raises(ProblemsError):
+                engine.submit("generate", jobs["ben"])
+        assert engine.submit("generate", jobs["anna"]), "the owner"
+        engine.people = frozenset({"ben"})
+        assert engine.workspace_of(engine._queue.get(mine)).images == anna.images
+        run = engine._new_folder(replace(engine._queue.get(mine), task="train"), build(TrainJob, {}))
+        assert read_about(run).person == "anna"
+    finally:
+        engine.close()
 
 
 def test_a_share_is_told_by_its_text_without_a_look_at_it(space, monkeypatch):

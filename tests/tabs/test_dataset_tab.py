@@ -260,13 +260,16 @@ def test_a_missing_folder_is_said_with_its_fix(desk, tmp_path):
 def test_a_shared_page_neither_chooses_nor_reads_a_folder_outside(tmp_path):
     image(tmp_path / "secret" / "a.png")
     desk = DatasetHandlers(make_page(tmp_path, shared=True))
-    with pytest.raises(ProblemsError) as refused:
-        desk.choose(str(tmp_path / "secret"))
-    assert refused.value.codes == ["shared.path-closed"]
+    before = desk.page.project.job.dataset.folder
+    shown = desk.choose(str(tmp_path / "secret"))
+    assert "not accessible" in desk.page.browser.message["problems"][0]["what"]
+    assert shown["folder"] == before, "the field agrees with the images that are shown"
+    desk.reading.layout = "24 images in one folder."
     desk.page.project.edit("dataset.folder", str(tmp_path / "secret"))  # by a preset, say
     desk.reading.want()
     wait_until(lambda: not desk.reading.busy)
     assert desk.reading.report is None and desk.reading.problems[0].code == "shared.path-closed"
+    assert "24 images" not in desk.boards()["summary"]
 
 
 def test_dropped_images_become_the_chosen_folder(desk, tmp_path):

@@ -40,7 +40,7 @@ from core.training.checks.demo_setup import demo
 from tabs.generate import form, loras
 from tabs.generate.gallery import about_job
 from tabs.generate.grids import STATE
-from tabs.generate.stage import status
+from tabs.generate.stage import Stage, status
 from tabs.generate.tab import GenerateHandlers
 from tests.models import tiny_file
 
@@ -670,3 +670,13 @@ def test_a_grid_that_was_asked_for_after_an_image_stays_open_when_that_ends(desk
         page.engine.entries = [image, grid]
         ended(desk, image.id)
         assert page.project.tab_state(STATE)["open"] == opened
+
+
+def test_images_in_a_folder_that_the_gallery_does_not_show_are_named(tmp_path):
+    page = make_page(tmp_path)
+    stage = Stage(page, lambda: None, lambda new: [])
+    for outdir, named in ((str(tmp_path / "mine"), True), ("", False), (str(page.workspace.images / "today"), False)):
+        job = {"output": {"outdir": outdir}}
+        page.engine.queue = lambda job=job: [QueueEntry("a", "generate", "a fox", job, "done", "r")]
+        page.engine.snapshot = lambda run: {"log": []}
+        assert (f"Saved in {tmp_path / 'mine'}" in stage.status()) == named, outdir

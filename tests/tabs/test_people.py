@@ -11,12 +11,15 @@ from types import SimpleNamespace
 
 import pytest
 import work_parts
+from generate_parts import lora
 from page_server import Served, Visit, make_workspace
 from test_request_check import JSON, ask
 from test_runs_tab import write_run
 from work_parts import image, wait_until
 
+from core import tasks
 from core.dataset.captions.history import Change, History
+from core.engine.deleted import put_back
 from core.engine.engine import Engine
 from core.engine.queue import GUEST, QueueEntry, as_guest
 from core.engine.waiting import Wait
@@ -34,9 +37,11 @@ from tabs.captions.tab import CaptionHandlers
 from tabs.context import make_page
 from tabs.generate import prompt_box
 from tabs.generate.stage import Stage
+from tabs.generate.tab import GenerateHandlers
 from tabs.monitor import tab as monitor
 from tabs.monitor import verdict
 from tabs.runs.tab import RunHandlers
+from tabs.tools.disk import DiskHandlers
 from tests.refusals import refused
 
 OTTO, ANNA, BEN = ("otto", "1"), ("anna", "2"), ("ben", "3")
@@ -330,3 +335,95 @@ def test_forms_are_apart_and_stay_so_after_a_restart(studio, chromium):
         again = make_page(studio.engine, replace(studio.workspace, person=login[0]), shared=True)
         assert again.project.job.saving.output_name == f"{login[0]}_lora"
     assert studio.page.project.job.saving.output_name == "otto_lora"
+
+
+def writers(page, folder):
+    """What each way to write into a run does, to call."""
+    samples, file = folder / "samples", folder / "checkpoints" / "fox.safetensors"
+    picture, space = image(samples / "one.png"), page.workspace
+    lora(file)
+    strip, number = tasks.named("strip_metadata"), tasks.named("number")
+    change = Change(picture.with_suffix(".txt"), None, b"a fox")
+    to_samples = build(GenerateJob, {"output": {"outdir": str(samples / "x")}})
+    copy = build(strip.job, {"strip_metadata": {"file": str(file)}})  # next to the file
+    in_place = build(number.job, {"number": {"folder": str(samples), "number_in_place": True}})
+    return [
+        lambda: page.roots.check_written(samples),
+        lambda: page.roots.admit(to_samples),
+        lambda: strip.check_job(copy, space),
+        lambda: number.check_job(in_place, space),
+        lambda: History(space.captions, space.person).apply("edit", [change]),
+    ]
+
+
+def test_a_person_writes_nothing_into_the_run_of_somebody_else(engine):
+    page = make_page(engine, replace(engine.workspace, person="anna"), shared=True)
+    for name in ("anna", "ben", "old"):
+        folder = write_run(page, f"20260101-120000_{name}", "done")
+        if name != "old":
+            write_person(RunFolder(folder), name)
+        for write in writers(page, folder):
+            if name == "anna":
+                write()
+            else:
+                with refused("runs.not-yours", "people/anna"):
+                    write()
+        assert page.roots.check(folder / "samples"), "runs stay readable"
+
+
+def test_a_deleted_run_is_offered_to_whom_it_belongs_and_to_the_owner(engine):
+    page = make_page(engine, replace(engine.workspace, person="anna"), shared=True)
+    folder = write_run(page, "20260101-120000_ben", "done")
+    write_person(RunFolder(folder), "ben")
+    deleted, desk = engine.delete_run(folder.name), DiskHandlers(page)
+    for asks, offered in {"anna": False, "ben": True, "": True}.items():
+        with as_guest(asks):
+            assert (folder.name in desk.html({})) == offered
+    with as_guest("anna"), refused("runs.not-yours"):
+        put_back(deleted, page.workspace, engine.people)
+    with as_guest("ben"):
+        put_back(deleted, page.workspace, engine.people)
+    assert folder.is_dir()
+
+
+def test_the_question_before_a_deletion_names_waiting_jobs_that_need_the_run(engine):
+    page = make_page(engine, engine.workspace, shared=True)
+    desk, runs = RunHandlers(page), [write_run(page, f"20260101-120000_{name}", "done") for name in ("fox", "cat")]
+    file = f"outputs/runs/{runs[0].name}/checkpoints/glyphs.safetensors"
+    job = build(GenerateJob, {"generate": {"prompt": "a secret fox", "loras": [{"file": file}]}})
+    for name in ("anna", "ben"):
+        with as_guest(name):
+            engine.submit("generate", job)
+    write_person(RunFolder(runs[0]), "ben")
+    needed = "Waiting jobs that need its files would fail"
+    with as_guest("ben"):
+        html = desk._main({"open": runs[0].name, "asking": True})
+        assert f"{needed}: a job of anna and &#x27;a secret fox&#x27;." in html
+    html = desk._main({"picked": [each.name for each in runs], "asking": True})
+    assert needed in html and needed not in desk._main({"open": runs[1].name, "asking": True})
+
+
+def test_the_owner_sees_the_images_with_which_a_person_compares_and_makes_none(engine):
+    ben = replace(engine.workspace, person="ben")
+    page, bens = make_page(engine, engine.workspace, shared=True), make_page(engine, ben, shared=True)
+    folder = write_run(page, "20260101-120000_ben", "done")
+    write_person(RunFolder(folder), "ben")
+    lora(folder / "checkpoints" / "glyphs.safetensors", width=64)
+    with as_guest("ben"):
+        verdict.start(bens, folder.name)
+    grid = verdict.GridFolder.named(verdict.read_verdict(folder).grid, ben)
+
+    def making(of):
+        return verdict.part(of, folder.name, engine.snapshot(folder.name), engine.run_job(folder.name))["making"]
+
+    assert grid.path.is_relative_to(ben.grids) and making(page)["refused"] == "The images belong to ben"
+    assert making(page)["state"] == "stopped" and making(page)["total"] == making(bens)["total"] > 0
+    with as_guest("ben"):
+        assert not making(bens)["refused"] and making(bens)["state"] == "waiting"
+
+
+def test_an_empty_output_folder_shows_the_folder_of_the_person(tmp_path):
+    page = work_parts.make_page(tmp_path)
+    page.workspace = replace(page.workspace, person="anna")
+    desk = GenerateHandlers(page)
+    assert desk._placeholders(desk._values())["outdir"].endswith("people/anna/images")

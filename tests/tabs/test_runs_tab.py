@@ -151,9 +151,9 @@ def test_the_second_of_two_presses_of_undo_finds_nothing_to_do(desk, monkeypatch
     desk.act({"open": folder.name, "asking": True}, event("delete", folder.name))
     browser, twice = desk.page.browser, put_back
 
-    def while_pressed_again(name, workspace):
+    def while_pressed_again(*arguments):
         desk.page.commands[PUT_BACK]({}, browser)
-        return twice(name, workspace)
+        return twice(*arguments)
 
     monkeypatch.setattr("tabs.runs.tab.put_back", while_pressed_again)
     desk.page.commands[PUT_BACK]({}, browser)

@@ -25,6 +25,8 @@ from core.record.context import JobContext
 from core.record.lock import HeldElsewhere, Lock
 from core.record.problems import Problem, ProblemsError, raise_if_errors, unwritten
 from core.record.regular import read_regular
+from core.record.run_about import others_run_problem
+from core.record.workspace import Workspace
 
 # Of the changes of caption files, and again of those of whole metadata files: the oldest go.
 MAX_HISTORY_BYTES = 256 << 20
@@ -117,7 +119,8 @@ class History:
         changes = [each for each in changes if each.old != each.new]
         if not changes:
             return ChangeResult()
-        check_folders(Path(os.path.realpath(each.path)).parent for each in changes)
+        folders = (Path(os.path.realpath(each.path)).parent for each in changes)
+        check_folders(folders, Workspace(self._folder.parents[1], person=self.person))
         written: list[Path] = []
         changed: list[Path] = []
         about = {"files": len(changes), "first": printable(changes[0].path.name)} | dict(about or {})
@@ -584,10 +587,11 @@ def check_links(paths: Iterable[Path]) -> None:
     raise_if_errors(Problem(what, printable(path), fix, code="caption.link-outside") for path in outside)
 
 
-def check_folders(folders: Iterable[Path]) -> None:
-    """Raise ProblemsError with one problem for each folder that is not writable. Removes temporary files of processes killed more
-    than an hour ago."""
+def check_folders(folders: Iterable[Path], workspace: Workspace | None = None) -> None:
+    """Raise ProblemsError for folders that are read-only or in a run of somebody else. Removes temporary files of processes killed
+    more than an hour ago. workspace: None is that of the job"""
     folders = sorted(set(folders))
+    raise_if_errors(filter(None, (others_run_problem(each, printable(each), workspace) for each in folders)))
     for folder in folders:
         atomic.remove_leftovers(folder, files_only=True)
     what = "Nothing can be saved: this folder is read-only"

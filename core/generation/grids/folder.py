@@ -95,7 +95,7 @@ def position_of(name: str) -> Index | None:
 
 
 def grids_of(workspace: Workspace) -> Path:
-    return workspace.personal / "grids"
+    return workspace.grids
 
 
 def require_writable(workspace: Workspace) -> None:

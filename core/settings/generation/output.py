@@ -41,7 +41,7 @@ class OutputSettings(Settings):
         widget="folder",
         names="path",
         hint="outputs/images",
-        help="Where images are written. The gallery shows those of outputs/images.",
+        help="Where images are written. The gallery shows those of its own folder.",
     )
     sequential_file_name: bool = kohya_setting(
         False, title="Numbered file names", help="Names images im_000001, im_000002 and so on, as sd-scripts does."

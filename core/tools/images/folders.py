@@ -20,6 +20,7 @@ from core.record import atomic
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, raise_if_errors, unwritten
 from core.record.regular import impossible_path
+from core.record.run_about import others_run_problem
 from core.record.units import count
 from core.record.workspace import Workspace, display_path, typed_path
 from core.settings.tools.images import (
@@ -129,6 +130,8 @@ def plan(settings: FolderSettings, workspace: Workspace) -> FolderPlan:
     if isinstance(settings, CopySettings) and not _in_place(settings):
         output = typed_path(settings.output) or output
         problems += _output_problems(settings, output, None if problems else folder)
+    elif (problem := others_run_problem(folder, f"{settings.tool}.folder")) is not None:  # files are renamed in it
+        problems.append(problem)
     if isinstance(settings, ResizeSettings) and not settings.max_resolution:
         fix = "enter at least one, such as 512"
         problems.append(Problem("No size is given", f"{settings.tool}.max_resolution", fix, code="tools.no-size-given"))

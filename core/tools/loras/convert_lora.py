@@ -30,6 +30,7 @@ from core.record.context import JobContext, Outcome
 from core.record.lazy_torch import torch
 from core.record.problems import Problem, ProblemsError, problems_at, raise_if_errors
 from core.record.regular import impossible_path
+from core.record.run_about import others_run_problem
 from core.record.units import count, first_of, size_words
 from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.readers import PROGRAMS
@@ -131,7 +132,7 @@ def _plan_folder(plan: Plan, folder: Path, settings: ConvertLoraSettings, worksp
     if output_folder.suffix.lower() in SUFFIXES or os.path.isfile(output_folder):
         what, fix = f"'{settings.output}' is not a folder, and there are several LoRAs", "name a folder"
         raise ProblemsError.one(what, OUTPUT, fix, "tools.output-not-a-folder")
-    if (problem := impossible_path(output_folder, OUTPUT)) is not None:
+    if (problem := impossible_path(output_folder, OUTPUT) or others_run_problem(output_folder, OUTPUT)) is not None:
         raise ProblemsError([problem])
     for file in files_below(folder, SUFFIXES):
         relative = file.relative_to(folder)

@@ -40,7 +40,7 @@ def _space_problems(path: Path, target: Path, size: int, where: str, in_place: b
     """Problems of disk space. A file edited in place is replaced by a copy, which temporarily needs the same space."""
     if in_place:
         problems = output_problems(path.with_name(f"{path.stem}.atelier-new"), [path], size, where)
-        return [problem for problem in problems if problem.code == "tools.no-room"]
+        return [problem for problem in problems if problem.code in ("tools.no-room", "runs.not-yours")]
     return output_problems(target, [path], size, where)
 
 
