@@ -42,7 +42,16 @@ from core.tools.loras.headers import (
 from core.tools.loras.layers import Layer
 from core.tools.loras.sums import Term, shuffled
 from core.tools.loras.svd import CLAMP, Product, decompose, retained_by
-from core.tools.merges import LoraInput, agreed_texts, as_recipe, lora_inputs, merge_record
+from core.tools.merges import (
+    DESCRIBED,
+    LoraInput,
+    agreed_texts,
+    as_recipe,
+    left_out_texts,
+    lora_inputs,
+    merge_record,
+    texts_of,
+)
 from core.tools.output import output_file, output_problems
 
 GROUP = "merge_loras"
@@ -157,7 +166,12 @@ def do(settings: MergeLorasSettings, plan: Plan, context: JobContext) -> Outcome
     if retained:
         lines.append(f"kept norm: {sum(retained) / len(retained):.1%} on average, {min(retained):.1%} at least")
     lines += [line for lora in files for line in left_out_lines(lora, lora.bundled)]
-    lines += agreed_texts([lora.metadata for lora in files])[1] if not (sd_scripts or settings.no_metadata) else []
+    texts = [lora.metadata for lora in files]
+    if sd_scripts:
+        stated = [name for name in DESCRIBED if any(texts_of(each)[name] for each in texts)]
+        lines += left_out_texts("as by sd-scripts", stated)
+    elif not settings.no_metadata:
+        lines += agreed_texts(texts)[1]
     facts = {"file": str(plan.target), "layers": total, "kept": min(retained, default=1.0)}
     return Outcome(lines=[*lines, f"Saved: {display_path(plan.target)}"], facts=facts)
 

@@ -231,6 +231,10 @@ def test_license_and_author_stay_where_all_loras_agree_and_the_others_are_named(
     assert metadata["modelspec.license"] == "CC-BY-4.0" and metadata["modelspec.title"] == "merged"
     assert not {"modelspec.author", "modelspec.trigger_phrase"} & {*metadata}
     assert "left out, since the files differ: author and trigger phrase" in lines
+    file = str(tmp_path / "sd_scripts.safetensors")
+    path, lines = use(name="merge_loras", models=files, output=file, compatibility="sd-scripts")
+    assert "modelspec.license" not in metadata_of(path)
+    assert "left out, as by sd-scripts: author, trigger phrase and license" in lines
 
 
 def test_precision_hashes_and_clamping_are_as_asked(tmp_path):
