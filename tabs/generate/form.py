@@ -162,8 +162,14 @@ def values_of(
     net_hashes  {name of a ControlNet in an image: its hash}
     """
     values = before | {name: json_value(value_of(job, OF_JOB[name].path)) for name in FIELDS}
-    values |= _escaped_prompt(job, bool(before.get("dynamic_prompts", True)))
+    values |= _escaped_prompt(job)
     notes: list[Problem] = []
+    if not values["dynamic_prompts"] and has_variants(job.generate.prompt):
+        what, fix = (
+            "Dynamic prompts are off, since its prompt contains {} or __ as text",
+            "turn them on for other prompts",
+        )
+        notes.append(Problem(what, "prompts.dynamic_prompts", fix, "advice", code="generate.dynamic-off"))
     values |= _paths_here(values, workspace, notes)
     values["loras"], values["styles"] = [], list(job.prompts.styles)
     for use in job.generate.loras:
@@ -291,11 +297,11 @@ def _net_here(
     return use.model_copy(update=paths).model_dump(exclude_defaults=True)
 
 
-def _escaped_prompt(job: GenerateJob, dynamic: bool) -> dict[str, Any]:
-    """The prompt of an image with its braces escaped, if the field reads {a|b}: images store plain prompts. With sd-scripts
+def _escaped_prompt(job: GenerateJob) -> dict[str, Any]:
+    """The prompt of an image with its braces escaped and dynamic prompts on: images store plain prompts. With sd-scripts
     compatibility it stays as it is, since dynamic prompts would then also change the seed."""
     text = job.generate.prompt
-    if job.prompts.dynamic_prompts or not dynamic or job.generate.compatibility == "kohya":
+    if job.prompts.dynamic_prompts or job.generate.compatibility == "kohya":
         return {}
     escaped = text.replace("{", "\\{").replace("}", "\\}")
     readable = not has_variants(escaped) and " --" not in text

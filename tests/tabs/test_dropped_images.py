@@ -40,8 +40,8 @@ MINIMAL = {
     "NovelAI": ({"Software": "NovelAI", "Comment": json.dumps(NOVELAI)}, None),
     "sd-scripts": ({"prompt": "a fox", "seed": "5", "steps": "20", "scale": "7", "sampler": "ddim"}, None),
 }
-# What an image of another program does not determine: the model, with the prediction type, names of files, and three switches of the page.
-OF_USER = {"base_model", "model", "prediction", "control_net", "compare", "dynamic_prompts"}
+# What an image of another program does not determine: the model, with the prediction type, names of files, and two switches of the page.
+OF_USER = {"base_model", "model", "prediction", "control_net", "compare"}
 OF_USER |= {name for name in form.FIELDS if form.OF_JOB[name].group == "output"}
 
 

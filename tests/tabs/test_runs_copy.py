@@ -137,7 +137,7 @@ def test_a_copy_that_ends_with_the_text_of_the_one_before_is_shown_as_ended(desk
     (loras / FILE).unlink()
     release = threading.Event()
     whole = runs_copy.copy_into
-    monkeypatch.setattr(runs_copy, "copy_into", lambda *args: release.wait(20) and whole(*args))
+    monkeypatch.setattr(runs_copy, "copy_into", lambda *args, **named: release.wait(20) and whole(*args, **named))
     again = shown | desk.act(before["state"], event("copy", FILE))
     assert "Copied: " not in again["main"]
     release.set()

@@ -10,6 +10,7 @@ from core.dataset.buckets.validation_split import automatic_count
 from core.dataset.images.views import View
 from core.record.run_folder import state_step
 from core.settings.check import build
+from core.settings.dataset.concepts import Concept
 from core.settings.job import TrainJob
 from core.settings.noise import NoiseSettings
 from core.settings.saving import SavingSettings
@@ -356,6 +357,7 @@ def test_the_trigger_phrase_is_of_what_trains():
     def placed(role, word, identifier, class_word):
         source = SimpleNamespace(identifier=identifier, class_word=class_word)
         concept = SimpleNamespace(role=role, source=source, captions=SimpleNamespace(trigger_word=word))
+        concept.triggers = Concept.triggers.fget(concept)
         return SimpleNamespace(concept=concept)
 
     rows = [placed("train", "zkw", "sks", "dog"), placed("regularization", "no", "no", "dog")]
