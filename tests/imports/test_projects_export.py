@@ -377,3 +377,9 @@ def test_the_token_of_a_textual_inversion_is_no_trigger_word_that_is_lost():
         advice = dataset_config(build(TrainJob, embedding | {"dataset": {"sources": [{"folder": "/a"}]}}))[1]
         found = {problem.code.removeprefix("dataset-config.") for problem in advice}
         assert found & {"token-in-captions", "lost.caption_template", "lost.trigger_word"} == codes
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS))
+def test_a_config_file_is_imported_for_the_script_that_its_first_line_names(script):
+    imported = import_project(f"# sd-scripts, {script}.py\nlearning_rate = 0.0001\nmax_train_steps = 10\n")
+    assert imported.choice == script and imported.choices == tuple(SCRIPTS)
