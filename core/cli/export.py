@@ -11,6 +11,7 @@ from core.imports.dataset_export import dataset_text, without_passed
 from core.imports.projects.export import export_project
 from core.imports.projects.kohya_export import export_preset
 from core.record.problems import Problem, ProblemsError
+from core.record.units import listed
 from core.settings.check import shorten
 from core.settings.job import TrainJob
 from core.settings.methods import of_family
@@ -48,8 +49,12 @@ def run(argv: list[str]) -> int:
     text, file, lost, use, passed = _exported(job, program, folders)
     if program != "kohya_ss" or path is None:
         print(text)
-    if recipe:
-        print("\nThis preset names no model and no folders: add --pretrained_model_name_or_path and --dataset_config")
+    lacks = {"model": "pretrained_model_name_or_path", "folders": "dataset_config"} if recipe else {}
+    if job.method.traits.new_words and "token_string" not in passed:
+        lacks |= {"token": "token_string"}
+    if lacks:
+        named, added = listed([f"no {each}" for each in lacks]), listed([f"--{name}" for name in lacks.values()])
+        print(f"\nThis preset names {named}: add {added}")
     if lost:
         print(f"\nNot the same in {program}:")
     for setting, (ours, reread) in lost.items():

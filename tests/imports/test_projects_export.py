@@ -379,6 +379,13 @@ def test_the_token_of_a_textual_inversion_is_no_trigger_word_that_is_lost():
         assert found & {"token-in-captions", "lost.caption_template", "lost.trigger_word"} == codes
 
 
+def test_a_textual_inversion_without_a_token_says_that_it_is_missing(capsys):
+    for program in ("sd-scripts", "kohya_ss"):
+        assert main(["export", "sd15_textual_inversion_6gb", "--to", program]) == DONE
+        output = capsys.readouterr().out
+        assert "no model, no folders and no token: add" in output and "--token_string" in output
+
+
 @pytest.mark.parametrize("script", sorted(SCRIPTS))
 def test_a_config_file_is_imported_for_the_script_that_its_first_line_names(script):
     imported = import_project(f"# sd-scripts, {script}.py\nlearning_rate = 0.0001\nmax_train_steps = 10\n")
