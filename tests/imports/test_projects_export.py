@@ -386,6 +386,16 @@ def test_a_textual_inversion_without_a_token_says_that_it_is_missing(capsys):
         assert "no model, no folders and no token: add" in output and "--token_string" in output
 
 
+def test_settings_without_effect_are_not_listed_as_lost():
+    network = {"kind": "loha", "conv_rank": 4, "rank_dropout_scale": True}
+    for groups in ({}, {"network": network}, {"network": network | {"rank_dropout": 0.1}}):
+        job, layers = build(TrainJob, groups), ["network.layers"] if groups else []
+        for lost in (export_project(job).lost, export_preset(job).lost):
+            assert [path for path in lost if path.startswith(("samples.", "network."))] == layers
+    prompts = build(TrainJob, {"samples": {"sample_prompts": ["a fox"]}})
+    assert "samples.sample_steps" in export_project(prompts).lost
+
+
 @pytest.mark.parametrize("script", sorted(SCRIPTS))
 def test_a_config_file_is_imported_for_the_script_that_its_first_line_names(script):
     imported = import_project(f"# sd-scripts, {script}.py\nlearning_rate = 0.0001\nmax_train_steps = 10\n")

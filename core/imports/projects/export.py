@@ -24,6 +24,7 @@ from core.settings.optimization.optimizers import OWN, find
 from core.settings.optimization.rates import trains_text
 from core.settings.presets.files import differences
 from core.settings.presets.networks import LYCORIS
+from core.settings.rules import ineffective
 
 # Not compared: always written, implied by the script, how to compute, or without effect on the weights.
 OURS = frozenset(
@@ -165,7 +166,11 @@ def same_training(path: str, job: TrainJob, other: TrainJob) -> bool:
         return bucket_sides(job.dataset) == bucket_sides(other.dataset)
     if path == "controlnet.control_net_lr":  # without one the learning rate
         return controlnet_of(job).control_net_lr is None and controlnet_of(other).control_net_lr is not None
-    return False
+    if path == "network.conv_alpha":  # without one the rank
+        pair = (job.network, other.network)
+        return len({each.conv_rank if each.conv_alpha is None else each.conv_alpha for each in pair}) == 1
+    samples = job.samples
+    return path.startswith("samples.") and not (samples.sample_prompts or samples.sample_prompts_file)
 
 
 def _length(job: TrainJob) -> dict[str, Any]:
@@ -273,11 +278,14 @@ def export_project(job: TrainJob, writes_prompts: bool = False) -> Exported:
         if value is not None and value is not False and value not in ("", []) and value != option.default and known:
             options[name] = value
     reimported = _imported(script, options)
-    pairs = differences(job, reimported)
-    lost = {
-        path: values for path, values in pairs.items() if path not in OURS and not same_training(path, job, reimported)
-    }
-    return Exported(script.name, options, lost)
+    return Exported(script.name, options, lost_settings(job, reimported))
+
+
+def lost_settings(job: TrainJob, other: TrainJob) -> dict[str, tuple[Any, Any]]:
+    """{setting: (the job's value, the other's)} of the settings by which two jobs train differently."""
+    alike = OURS | (ineffective(job).keys() & ineffective(other).keys())
+    pairs = differences(job, other).items()
+    return {path: pair for path, pair in pairs if path not in alike and not same_training(path, job, other)}
 
 
 def with_method_of_folders(job: TrainJob) -> TrainJob:
