@@ -5,8 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from core.families.locate import model_path
+from core.formats.detect import identify
 from core.imports.dataset_export import all_concepts, bucket_sides, method_of, toml_table, written_path
 from core.imports.dataset_options import FINE_TUNING, OPTIONS, declaration
 from core.imports.projects.options import METHODS, SCRIPTS, XTI, Script
@@ -14,11 +17,12 @@ from core.imports.projects.report import Source
 from core.imports.projects.rules import SCHEDULERS, Reading, part_of_run
 from core.imports.projects.to_job import direct_paths, to_import
 from core.networks.kinds import KINDS
-from core.record.problems import ProblemsError
-from core.record.workspace import resolve_path
+from core.record.problems import Problem, ProblemsError
+from core.record.workspace import Workspace, resolve_path
 from core.settings.base import value_of
 from core.settings.control import controlnet_of, lllite_of
 from core.settings.job import TrainJob
+from core.settings.model import traits_of
 from core.settings.optimization.optimizer import COMMON, given_arguments
 from core.settings.optimization.optimizers import OWN, find
 from core.settings.optimization.rates import trains_text
@@ -169,6 +173,8 @@ def same_training(path: str, job: TrainJob, other: TrainJob) -> bool:
     if path == "network.conv_alpha":  # without one the rank
         pair = (job.network, other.network)
         return len({each.conv_rank if each.conv_alpha is None else each.conv_alpha for each in pair}) == 1
+    if path == "model.prediction":  # which `with_prediction` decides
+        return job.model.prediction == "auto"
     samples = job.samples
     return path.startswith("samples.") and not (samples.sample_prompts or samples.sample_prompts_file)
 
@@ -286,6 +292,31 @@ def lost_settings(job: TrainJob, other: TrainJob) -> dict[str, tuple[Any, Any]]:
     alike = OURS | (ineffective(job).keys() & ineffective(other).keys())
     pairs = differences(job, other).items()
     return {path: pair for path, pair in pairs if path not in alike and not same_training(path, job, other)}
+
+
+def with_prediction(
+    job: TrainJob, workspace: Workspace, check: Callable[[Path, str], Path] = lambda path, setting: path
+) -> tuple[TrainJob, list[Problem]]:
+    """The job with the prediction type of its model, since sd-scripts does not detect it: as its file states it, else as its family
+    has it, v for SD 2.x from 768 pixels on; a warning where it stays open.
+
+    check   raises ProblemsError for a path that must not be read
+    """
+    if job.model.prediction != "auto":
+        return job, []
+    model, known = job.model.base_model, None
+    try:
+        known = identify(check(model_path(model, workspace), "model.base_model")).prediction if model else None
+    except (ProblemsError, OSError):
+        pass
+    size = job.dataset.resolution
+    large = job.model.family == "sd2" and min(size if isinstance(size, tuple) else (size,)) >= 768
+    known = known or traits_of(job.model.family).prediction or ("v" if large else None)
+    if known is None:
+        what = "sd-scripts does not detect the prediction type"
+        fix = "for a v-prediction model add --v_parameterization"
+        return job, [Problem(what, "model.prediction", fix, "warning", code="export.prediction")]
+    return job.model_copy(update={"model": job.model.model_copy(update={"prediction": known})}), []
 
 
 def with_method_of_folders(job: TrainJob) -> TrainJob:
