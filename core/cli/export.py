@@ -8,9 +8,10 @@ from core.cli.main import DONE
 from core.cli.options import COMMAND_OPTIONS, not_understood, preset_path, saved_path, split_options, write_result
 from core.families.locate import base_model_family
 from core.imports.dataset_export import dataset_text, without_passed
-from core.imports.projects.export import export_project
+from core.imports.projects.export import export_project, with_prediction
 from core.imports.projects.kohya_export import export_preset
 from core.record.problems import Problem, ProblemsError
+from core.record.units import listed
 from core.settings.check import shorten
 from core.settings.job import TrainJob
 from core.settings.methods import of_family
@@ -40,6 +41,7 @@ def run(argv: list[str]) -> int:
     recipe = preset.kind == "recipe" and "model.base_model" not in preset.stated()
     if recipe:
         job = job.model_copy(update={"model": job.model.model_copy(update={"base_model": ""})})
+    job, open_prediction = with_prediction(job, options.workspace())
     path = saved_path(options, source) if "save" in options.values else None
     folders = f"{path.stem if path else job.saving.output_name}_dataset.toml" if job.dataset.all_sources() else ""
     if folders and path is not None:
@@ -48,8 +50,12 @@ def run(argv: list[str]) -> int:
     text, file, lost, use, passed = _exported(job, program, folders)
     if program != "kohya_ss" or path is None:
         print(text)
-    if recipe:
-        print("\nThis preset names no model and no folders: add --pretrained_model_name_or_path and --dataset_config")
+    lacks = {"model": "pretrained_model_name_or_path", "folders": "dataset_config"} if recipe else {}
+    if job.method.traits.new_words and "token_string" not in passed:
+        lacks |= {"token": "token_string"}
+    if lacks:
+        named, added = listed([f"no {each}" for each in lacks]), listed([f"--{name}" for name in lacks.values()])
+        print(f"\nThis preset names {named}: add {added}")
     if lost:
         print(f"\nNot the same in {program}:")
     for setting, (ours, reread) in lost.items():
@@ -62,7 +68,7 @@ def run(argv: list[str]) -> int:
         print(f"Folders saved as {folders}, for --dataset_config")
     elif folders:
         print(f"\n{folders}, which --save writes too:\n\n{content}")
-    for problem in without_passed(problems, passed):
+    for problem in [*open_prediction, *without_passed(problems, passed)]:
         print(f"  {problem.level}: {problem}")
     return DONE
 

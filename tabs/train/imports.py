@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.imports.dataset_export import dataset_text, without_passed
-from core.imports.projects.export import export_project
+from core.imports.projects.export import export_project, with_prediction
 from core.imports.projects.importers import fitted, import_project
 from core.imports.projects.kohya_export import export_preset
 from core.imports.projects.missing import SOURCES, missing_paths, nearby, nearby_folders
@@ -201,6 +201,7 @@ def exported(page: Page, program: str = "") -> dict[str, Any]:
     page.project.check()
     job = page.project.job
     job = with_family(job, page.checks.model(job.model.base_model, job.model.family))
+    job, open_prediction = with_prediction(job, page.workspace, page.roots.check)
     folders = f"{job.saving.output_name}_dataset.toml" if job.dataset.all_sources() else ""
     texts: dict[str, Any]
     if program == "kohya_ss":
@@ -220,7 +221,7 @@ def exported(page: Page, program: str = "") -> dict[str, Any]:
             | {place: short(shown_value(FIELDS[path], value), 60) for place, value in zip(("here", "there"), pair)}
             for path, pair in lost.items()
         ],
-        "advice": [problem.to_dict() for problem in without_passed(advice, passed)],
+        "advice": [problem.to_dict() for problem in [*open_prediction, *without_passed(advice, passed)]],
     }
 
 

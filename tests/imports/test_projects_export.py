@@ -377,3 +377,41 @@ def test_the_token_of_a_textual_inversion_is_no_trigger_word_that_is_lost():
         advice = dataset_config(build(TrainJob, embedding | {"dataset": {"sources": [{"folder": "/a"}]}}))[1]
         found = {problem.code.removeprefix("dataset-config.") for problem in advice}
         assert found & {"token-in-captions", "lost.caption_template", "lost.trigger_word"} == codes
+
+
+def test_the_prediction_type_of_auto_is_exported_or_left_to_the_user_with_a_warning(tmp_path, capsys):
+    preset = json.loads((PROJECT / "presets/sd21_lora_8gb.json").read_text(encoding="utf-8"))
+    for resolution, opened in ((768, False), (512, True)):
+        path = tmp_path / "sd2.json"
+        path.write_text(json.dumps(preset | {"dataset": {"resolution": resolution}, "reasons": {}}), encoding="utf-8")
+        assert main(["export", str(path)]) == DONE
+        output = capsys.readouterr().out
+        assert "--v2" in output.split() and 'model.prediction "auto"' not in output
+        assert ("--v_parameterization" in output.splitlines()[0]) == (not opened)
+        assert ("for a v-prediction model add --v_parameterization" in output) == opened
+    assert main(["export", "sd15_lora_style_8gb"]) == DONE
+    output = capsys.readouterr().out
+    assert "v_parameterization" not in output and "model.prediction" not in output
+
+
+def test_a_textual_inversion_without_a_token_says_that_it_is_missing(capsys):
+    for program in ("sd-scripts", "kohya_ss"):
+        assert main(["export", "sd15_textual_inversion_6gb", "--to", program]) == DONE
+        output = capsys.readouterr().out
+        assert "no model, no folders and no token: add" in output and "--token_string" in output
+
+
+def test_settings_without_effect_are_not_listed_as_lost():
+    network = {"kind": "loha", "conv_rank": 4, "rank_dropout_scale": True}
+    for groups in ({}, {"network": network}, {"network": network | {"rank_dropout": 0.1}}):
+        job, layers = build(TrainJob, groups), ["network.layers"] if groups else []
+        for lost in (export_project(job).lost, export_preset(job).lost):
+            assert [path for path in lost if path.startswith(("samples.", "network.", "model."))] == layers
+    prompts = build(TrainJob, {"samples": {"sample_prompts": ["a fox"]}})
+    assert "samples.sample_steps" in export_project(prompts).lost
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS))
+def test_a_config_file_is_imported_for_the_script_that_its_first_line_names(script):
+    imported = import_project(f"# sd-scripts, {script}.py\nlearning_rate = 0.0001\nmax_train_steps = 10\n")
+    assert imported.choice == script and imported.choices == tuple(SCRIPTS)

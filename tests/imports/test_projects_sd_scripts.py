@@ -523,3 +523,12 @@ def test_the_report_leaves_out_defaults_of_what_a_dataset_config_or_network_args
         "network_module",
         "network_args",
     ]
+
+
+@pytest.mark.parametrize("value", [r"D:\my models\sd 15.safetensors", r'from "D:\pics\fox" set', r"it's D:\x y"])
+@pytest.mark.parametrize("more", ["", r" --vae=D:\v\x.pt"])
+def test_single_quotes_keep_backslashes_and_spaces_with_windows_paths_around(value, more):
+    command = shlex.join(["python", "train_network.py", f"--training_comment={value}"]) + more
+    imported = import_project(command)
+    assert imported.options["training_comment"] == value
+    assert imported.options.get("vae") == (r"D:\v\x.pt" if more else None)

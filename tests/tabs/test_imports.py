@@ -253,3 +253,14 @@ def test_the_form_is_exported_with_what_sd_scripts_cannot_express(page, tmp_path
 
 def test_runs_offers_the_import_with_and_without_runs():
     assert 'data-do="import"' in table([], "all", "", 0, None)
+
+
+def test_the_export_of_the_page_has_the_prediction_type_of_sd_2_at_768_pixels(page):
+    opened(page, COMMAND.format(8, "fox"))
+    model, found = {"model.base_model": "gone.safetensors", "model.family": "sd2", "model.prediction": "auto"}, []
+    for resolution in (768, 512):
+        page.project.set_values(model | {"dataset.resolution": resolution}, did="a test")
+        exported = imports.exported(page)
+        codes = [problem["code"] for problem in exported["advice"]]
+        found.append(("--v_parameterization" in exported["command"], "export.prediction" in codes))
+    assert found == [(True, False), (False, True)]

@@ -5,8 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from core.families.locate import model_path
+from core.formats.detect import identify
 from core.imports.dataset_export import all_concepts, bucket_sides, method_of, toml_table, written_path
 from core.imports.dataset_options import FINE_TUNING, OPTIONS, declaration
 from core.imports.projects.options import METHODS, SCRIPTS, XTI, Script
@@ -14,16 +17,18 @@ from core.imports.projects.report import Source
 from core.imports.projects.rules import SCHEDULERS, Reading, part_of_run
 from core.imports.projects.to_job import direct_paths, to_import
 from core.networks.kinds import KINDS
-from core.record.problems import ProblemsError
-from core.record.workspace import resolve_path
+from core.record.problems import Problem, ProblemsError
+from core.record.workspace import Workspace, resolve_path
 from core.settings.base import value_of
 from core.settings.control import controlnet_of, lllite_of
 from core.settings.job import TrainJob
+from core.settings.model import traits_of
 from core.settings.optimization.optimizer import COMMON, given_arguments
 from core.settings.optimization.optimizers import OWN, find
 from core.settings.optimization.rates import trains_text
 from core.settings.presets.files import differences
 from core.settings.presets.networks import LYCORIS
+from core.settings.rules import ineffective
 
 # Not compared: always written, implied by the script, how to compute, or without effect on the weights.
 OURS = frozenset(
@@ -165,7 +170,13 @@ def same_training(path: str, job: TrainJob, other: TrainJob) -> bool:
         return bucket_sides(job.dataset) == bucket_sides(other.dataset)
     if path == "controlnet.control_net_lr":  # without one the learning rate
         return controlnet_of(job).control_net_lr is None and controlnet_of(other).control_net_lr is not None
-    return False
+    if path == "network.conv_alpha":  # without one the rank
+        pair = (job.network, other.network)
+        return len({each.conv_rank if each.conv_alpha is None else each.conv_alpha for each in pair}) == 1
+    if path == "model.prediction":  # which `with_prediction` decides
+        return job.model.prediction == "auto"
+    samples = job.samples
+    return path.startswith("samples.") and not (samples.sample_prompts or samples.sample_prompts_file)
 
 
 def _length(job: TrainJob) -> dict[str, Any]:
@@ -273,11 +284,39 @@ def export_project(job: TrainJob, writes_prompts: bool = False) -> Exported:
         if value is not None and value is not False and value not in ("", []) and value != option.default and known:
             options[name] = value
     reimported = _imported(script, options)
-    pairs = differences(job, reimported)
-    lost = {
-        path: values for path, values in pairs.items() if path not in OURS and not same_training(path, job, reimported)
-    }
-    return Exported(script.name, options, lost)
+    return Exported(script.name, options, lost_settings(job, reimported))
+
+
+def lost_settings(job: TrainJob, other: TrainJob) -> dict[str, tuple[Any, Any]]:
+    """{setting: (the job's value, the other's)} of the settings by which two jobs train differently."""
+    alike = OURS | (ineffective(job).keys() & ineffective(other).keys())
+    pairs = differences(job, other).items()
+    return {path: pair for path, pair in pairs if path not in alike and not same_training(path, job, other)}
+
+
+def with_prediction(
+    job: TrainJob, workspace: Workspace, check: Callable[[Path, str], Path] = lambda path, setting: path
+) -> tuple[TrainJob, list[Problem]]:
+    """The job with the prediction type of its model, since sd-scripts does not detect it: as its file states it, else as its family
+    has it, v for SD 2.x from 768 pixels on; a warning where it stays open.
+
+    check   raises ProblemsError for a path that must not be read
+    """
+    if job.model.prediction != "auto":
+        return job, []
+    model, known = job.model.base_model, None
+    try:
+        known = identify(check(model_path(model, workspace), "model.base_model")).prediction if model else None
+    except (ProblemsError, OSError):
+        pass
+    size = job.dataset.resolution
+    large = job.model.family == "sd2" and min(size if isinstance(size, tuple) else (size,)) >= 768
+    known = known or traits_of(job.model.family).prediction or ("v" if large else None)
+    if known is None:
+        what = "sd-scripts does not detect the prediction type"
+        fix = "for a v-prediction model add --v_parameterization"
+        return job, [Problem(what, "model.prediction", fix, "warning", code="export.prediction")]
+    return job.model_copy(update={"model": job.model.model_copy(update={"prediction": known})}), []
 
 
 def with_method_of_folders(job: TrainJob) -> TrainJob:

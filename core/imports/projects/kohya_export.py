@@ -8,12 +8,11 @@ from typing import Any
 
 from core.imports.projects.export import (
     DATASET_SETTINGS,
-    OURS,
     SPANS,
     export_project,
+    lost_settings,
     option_words,
     same_optimizer,
-    same_training,
     with_method_of_folders,
 )
 from core.imports.projects.kohya_ss import (
@@ -39,7 +38,6 @@ from core.imports.projects.to_job import settings_of
 from core.record.problems import ProblemsError
 from core.settings.base import value_of
 from core.settings.job import TrainJob
-from core.settings.presets.files import differences
 from core.settings.presets.networks import arguments_of, is_on
 
 SAFE = re.compile(r"[\w@%+=:,./-]+", re.ASCII)  # kohya_ss passes other words with quotes around them
@@ -94,7 +92,7 @@ def export_preset(job: TrainJob, dataset_config: str = "") -> KohyaPreset:
     resolved = resolve(fields, tab, "", lambda folder: None)
     fields["additional_parameters"] = " ".join(_additional_parameters(wanted, resolved))
     reimported = read(Source(json.dumps(fields), choice=tab)).job
-    pairs = differences(job, reimported)
+    pairs = lost_settings(job, reimported)
     known = DATASET_SETTINGS if dataset_config else ()
     lost = {path: pair for path, pair in pairs.items() if path not in known and not _same(path, *pair, job, reimported)}
     return KohyaPreset(tab, fields, resolved.options, lost)
@@ -296,7 +294,7 @@ def same_value(path: str, here: Any, there: Any) -> bool:
 def _same(path: str, here: Any, there: Any, job: TrainJob, reimported: TrainJob) -> bool:
     """Whether both jobs train alike by a setting. here, there: its values in `job` and in `reimported`, the job read from the
     preset"""
-    if path in OURS or same_value(path, here, there) or same_training(path, job, reimported):
+    if same_value(path, here, there):
         return True
     if path == "optimizer.unet_lr":
         return job.optimizer.unet_rate == reimported.optimizer.unet_rate

@@ -18,6 +18,7 @@ from core.settings.check import shorten
 
 NAME, TITLE = "sd_scripts", "sd-scripts"
 TRAINING_SCRIPT = re.compile(r"(train|fine_?tune)\w{0,60}\.py(?![\w.])", re.IGNORECASE)
+HEADER = re.compile(r"\ufeff?# sd-scripts, (\w+)\.py\n")  # of an exported config file
 OPTION = re.compile(r"(?<!\S)--([a-z]\w+)")
 # How scripts of other model families begin, or what they contain
 OTHER_FAMILIES = {
@@ -89,7 +90,8 @@ def _from_toml(source: Source, tables: Mapping[str, Any]) -> Import:
 def _script_of(values: Mapping[str, Any], source: Source) -> tuple[Script, tuple[str, ...]]:
     """(the script for options that come without one, names of scripts to choose from). Raises ChoiceNeeded if they do not show
     the method."""
-    name = last_part(source.choice).removesuffix(".py")
+    header = HEADER.match(source.text)
+    name = last_part(source.choice or (header[1] if header else "")).removesuffix(".py")
     if name in SCRIPTS:
         return SCRIPTS[name], tuple(SCRIPTS)
     shown = next((script for option, script in SCRIPT_OF_OPTION.items() if values.get(option)), "")

@@ -33,6 +33,8 @@ _MARKS: tuple[tuple[Shell, str], ...] = (
     ("cmd", r"(?mi)\^\n|^[ \t]*@?(?:echo off|set [\"\w]|rem |::|call |setlocal)|%\w+%"),
     ("cmd", r"(?<![\w'])[A-Za-z]:\\(?!\n)"),  # backslashes of paths would vanish in bash
 )
+# Single quotes begin after a space, = or a quotation mark: elsewhere they are apostrophes
+_QUOTED = re.compile(r"""(?P<double>"[^"\n]*+")|(?<![^\s"'=])'[^'\n]*+'""")
 
 
 @dataclass
@@ -57,7 +59,8 @@ def read_script(text: str, suffix: str = "") -> Script:
     if joined:
         what = "A line ends with spaces after its continuation mark, where a shell ends the command; the lines were joined."
         notes.append(what)
-    marked = (name for name, mark in _MARKS if re.search(mark, text))
+    unquoted = _QUOTED.sub(lambda quote: quote[0] if quote["double"] else "", text)
+    marked = (name for name, mark in _MARKS if re.search(mark, unquoted))
     dialect: Shell = SUFFIXES.get(suffix) or next(marked, None) or "bash"
     known: dict[str, Value] = {}
     if dialect == "bash" and (cells := _CELL.findall(text)):
@@ -456,7 +459,10 @@ _CMD_BRANCH = re.compile(r"(?:if|for)\b.*\($", re.IGNORECASE)
 
 @cache
 def _cmd_tokens(quoted: bool, literal: bool) -> re.Pattern[str]:
-    rows = [r'(?P<text>[^\\"^&|<> \t]+|\\++(?!"))', r'(?P<slashes>(?:\\\\)++(?="))', r'(?P<escaped>(?:\\\\)*+\\")']
+    # bash's quotes around a word that needs them, as shlex.quote writes them; cmd has none
+    whole = r"""(?<!\S)(?P<single>'(?=[^'\n]*(?:[ \t\\"]|'"))[^'\n]*+'(?:"'"'[^'\n]*+')*+(?!\S))"""
+    rows = [] if quoted or literal else [whole]
+    rows += [r'(?P<text>[^\\"^&|<> \t]+|\\++(?!"))', r'(?P<slashes>(?:\\\\)++(?="))', r'(?P<escaped>(?:\\\\)*+\\")']
     rows += [r'(?P<doubled>"")'] if quoted else [r"(?P<blank>[ \t]+)"]
     rows += [] if literal else [r"(?P<caret>\^(?P<sign>.?))", r"(?P<separator>[&|])", _REDIRECT]
     return re.compile("|".join([*rows, r'(?P<quote>")', r"(?P<plain>.)"]))
@@ -513,5 +519,7 @@ class _Cmd(_Reader):
                 self.quoted, self.literal = not self.quoted, not self.literal
             case "caret":
                 self.add(token["sign"])
+            case "single":
+                self.add(token[0][1:-1].replace("'\"'\"'", "'"))
             case _:
                 super().take(kind, token)
