@@ -21,6 +21,7 @@ from core.engine.queue import QueueEntry, as_guest
 from core.imports.projects.report import MAX_BYTES as IMPORT_LETTERS
 from core.record.machine import gpu_memory
 from core.record.problems import ProblemsError
+from core.record.run_about import writing_for
 from core.record.run_folder import RunFolder
 from core.record.stamps import stamp_or_none
 from core.record.workspace import PROJECT, Workspace
@@ -283,11 +284,12 @@ def _labelled(label: str, component: Any, value: Any) -> Any:
 
 
 @contextmanager
-def handling(request: gr.Request | None) -> Iterator[None]:
+def handling(request: gr.Request | None, workspace: Workspace) -> Iterator[None]:
     """Context in which a request is handled: `Page.browser` is its browser, and new jobs are its guest's."""
     session = CURRENT_SESSION.set(getattr(request, "session_hash", None))
     try:
-        with as_guest(getattr(getattr(request, "request", None), "scope", {}).get("guest", "")):
+        guest = getattr(getattr(request, "request", None), "scope", {}).get("guest", "")
+        with as_guest(guest), writing_for(workspace):
             yield
     finally:
         CURRENT_SESSION.reset(session)
@@ -316,7 +318,7 @@ def as_listener(
         handled = 0
         try:
             act = nullcontext() if drop_if_overtaken else page.browsers.acting(browser, ANY_TAB)
-            with handling(request), page.browsers.in_turn(browser, turn), act:
+            with handling(request, page.workspace), page.browsers.in_turn(browser, turn), act:
                 handled = max(turn, browser.turn)  # later ones, which may end meanwhile, are not in this result
                 late = field and not page.browsers.is_newest(browser, field, turn)
                 result = gr.skip() if late else errors_as_problems(lambda: fn(*args), name)

@@ -41,7 +41,7 @@ def build(page: Page) -> None:
 
     def command(request: gr.Request, event: gr.EventData) -> Any:
         data = event._data if isinstance(event._data, dict) else {}
-        with handling(request):
+        with handling(request, page.workspace):
             return run_command(page, data, page.browsers.of(request.session_hash)) or gr.skip()
 
     page.links.answer("pulse", tick)

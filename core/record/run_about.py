@@ -17,7 +17,7 @@ from core.record.workspace import Workspace, display_path, lies_below, real_path
 FILE = "about.json"
 MOST_TITLE, MOST_NOTE = 80, 2000
 MAX_BYTES = 32_000
-WRITER: ContextVar[Workspace | None] = ContextVar("workspace of the job that is checked or run", default=None)
+WRITER: ContextVar[Workspace | None] = ContextVar("workspace of the job or request that is handled", default=None)
 FIX = "repair the file, or delete it and enter title and note again"
 
 
@@ -62,13 +62,19 @@ def write_person(folder: RunFolder, person: str) -> None:
 
 
 @contextmanager
-def writing_for(workspace: Workspace) -> Iterator[None]:
-    """Context in which a job of this workspace is checked or run."""
+def writing_for(workspace: Workspace | None) -> Iterator[None]:
+    """Context in which a job or request of this workspace is handled."""
     token = WRITER.set(workspace)
     try:
         yield
     finally:
         WRITER.reset(token)
+
+
+def is_closed(path: str | os.PathLike) -> bool:
+    """Whether a path, after following links, is in a folder that somebody else than the user of this job or request has alone."""
+    space = WRITER.get()
+    return space is not None and space.is_others(path)
 
 
 def others_run_problem(path: str | os.PathLike, where: str, workspace: Workspace | None = None) -> Problem | None:

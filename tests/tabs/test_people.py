@@ -7,6 +7,7 @@ import re
 import urllib.parse
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +20,8 @@ from work_parts import image, wait_until
 
 from core import tasks
 from core.dataset.captions.history import Change, History
+from core.dataset.sources.files import walk_folders
+from core.dataset.sources.walk import walk
 from core.engine.deleted import put_back
 from core.engine.engine import Engine
 from core.engine.queue import GUEST, QueueEntry, as_guest
@@ -34,7 +37,7 @@ from core.settings.check import build
 from core.settings.job import GenerateJob, TrainJob
 from core.settings.presets.files import PresetStore, dump
 from tabs.captions.tab import CaptionHandlers
-from tabs.context import make_page
+from tabs.context import handling, make_page
 from tabs.generate import prompt_box
 from tabs.generate.stage import Stage
 from tabs.generate.tab import GenerateHandlers
@@ -115,6 +118,26 @@ def test_each_has_images_stars_styles_and_grids_of_their_own(tmp_path):
     write_styles(spaces[2], [Style("moody", "dark")])
     assert [list(read_styles(space)) for space in spaces] == [[], [], ["moody"]]
     assert len({grids_of(space) for space in spaces}) == 3
+
+
+@pytest.mark.parametrize("person", ["", "ben"])
+def test_links_in_a_folder_lead_a_person_to_nothing_of_others(tmp_path, person):
+    space = Workspace(tmp_path / "outputs", person=person)
+    anna = image(tmp_path / "outputs" / "people" / "anna" / "images" / "secret.png", caption="anna's")
+    common = image(tmp_path / "common" / "a.png").parent
+    (common / "file.png").symlink_to(anna)
+    (common / "folder").symlink_to(anna.parent)
+    (common / "10_all").symlink_to(tmp_path / "outputs")
+    page = work_parts.make_page(tmp_path)
+    page.workspace = space
+    page.project.edit("dataset.folder", str(common))
+    with handling(None, page.workspace):
+        task = page.engine.light(lambda task: [Path(each.path).name for each in walk(common).files])
+        below = [name for _, _, names in walk_folders(common) for name in names]
+    wait_until(lambda: task.done)
+    others = {"file.png", "secret.png"}
+    assert ("a.png" in below, "a.png" in task.result) == (True, True)
+    assert others.isdisjoint([*below, *task.result]) is bool(person) and (person or others <= {*below, *task.result})
 
 
 def test_a_job_uses_the_folders_of_who_added_it(studio):

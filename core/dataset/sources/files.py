@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from core.record.image_formats import FORMAT_OF, IMAGE_EXTENSIONS, SAME_FORMATS, UNREAD_IMAGES
+from core.record.run_about import is_closed
 
 # Next to images in other programs' datasets, and never images: not worth a word.
 _COMPANIONS = frozenset(
@@ -129,18 +130,23 @@ def identity_of(folder: Path) -> object:
 
 def walk_folders(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Yield (folder, names of its subfolders, names of its files), as os.walk. Links are followed, each real folder once, so that
-    loops end; subfolders that the caller removes from the list are skipped."""
+    loops end, but not to what somebody else has alone; subfolders that the caller removes from the list are skipped."""
     visited: set[object] = set()
     for parent, folders, names in os.walk(root, followlinks=True):
         try:
             identity = identity_of(Path(parent))
         except OSError:  # it is gone by now
             continue
-        if identity in visited:
+        if identity in visited or is_closed(parent):
             folders.clear()
             continue
         visited.add(identity)
-        yield Path(parent), folders, names
+        yield Path(parent), folders, [name for name in names if not _is_closed_link(os.path.join(parent, name))]
+
+
+def _is_closed_link(path: str) -> bool:
+    """Whether a file is a link to one that somebody else has alone."""
+    return os.path.islink(path) and is_closed(path)
 
 
 def split_label(stem: str) -> tuple[str, str]:

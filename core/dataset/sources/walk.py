@@ -33,6 +33,7 @@ from core.dataset.sources.memo import Memo
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import MissingFile, check_regular
+from core.record.run_about import is_closed
 from core.record.stamps import stamp_of
 
 HEADERS_PER_WRITE = 1024  # headers between two writes of the cache
@@ -218,12 +219,12 @@ def _listing(
 ) -> _Listing:
     """The entries of a folder, by name; none of one that was visited. left_out, endings: as in `walk`. Raises OSError."""
     listing, identity = _Listing(folder, prefix), identity_of(folder)
-    if identity in visited:
+    if identity in visited or is_closed(folder):
         return listing
     visited.add(identity)
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         name = entry.name
-        if name in left_out and not prefix:
+        if (name in left_out and not prefix) or (entry.is_symlink() and is_closed(entry.path)):
             continue
         if is_junk(name):
             listing.ignored += () if is_quiet_junk(entry) else (prefix + name,)
