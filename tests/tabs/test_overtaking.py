@@ -294,7 +294,7 @@ class Act(gr.EventData):
 
 @pytest.mark.slow
 def test_a_change_that_comes_after_a_newer_one_of_the_same_field_does_nothing():
-    page, kept = SimpleNamespace(browsers=Browsers()), []
+    page, kept = SimpleNamespace(browsers=Browsers(), workspace=None), []
 
     def change(event: gr.EventData) -> str:
         kept.append(board_event(event)[2])
@@ -309,7 +309,7 @@ def test_a_change_that_comes_after_a_newer_one_of_the_same_field_does_nothing():
 
 
 def test_a_result_has_the_number_of_what_it_holds_not_of_what_has_ended_since():
-    page = SimpleNamespace(browsers=Browsers())
+    page = SimpleNamespace(browsers=Browsers(), workspace=None)
     browser = page.browsers.of("one")
 
     def change(event: gr.EventData) -> str:
