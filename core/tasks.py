@@ -10,8 +10,7 @@ from pydantic import Field, create_model
 
 from core import extensions
 from core.record.problems import ProblemsError
-from core.record.run_about import writing_for
-from core.record.workspace import Workspace
+from core.record.workspace import Workspace, in_workspace
 from core.settings.base import Job, Settings
 from core.settings.named import named_in
 from core.settings.needs import unmet_needs
@@ -91,14 +90,14 @@ class Task:
 
     def start(self, job: Settings, context: JobContext) -> Outcome:
         """Run a job to its end in this thread."""
-        with writing_for(context.workspace):
+        with in_workspace(context.workspace):
             return self.run(self.settings_of(job), context)
 
     def check_job(self, job: Settings, workspace: Workspace) -> str:
         """Check a job, and describe in words what it would do. Raises ProblemsError with all problems."""
         if self.check is None:
             return "The settings are valid."
-        with writing_for(workspace):
+        with in_workspace(workspace):
             return self.check(self.settings_of(job), workspace)
 
     def title_of(self, job: Settings) -> str:

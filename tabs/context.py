@@ -21,10 +21,9 @@ from core.engine.queue import QueueEntry, as_guest
 from core.imports.projects.report import MAX_BYTES as IMPORT_LETTERS
 from core.record.machine import gpu_memory
 from core.record.problems import ProblemsError
-from core.record.run_about import writing_for
 from core.record.run_folder import RunFolder
 from core.record.stamps import stamp_or_none
-from core.record.workspace import PROJECT, Workspace
+from core.record.workspace import PROJECT, Workspace, in_workspace
 from core.settings.job import TrainJob
 from core.settings.presets.files import PresetStore
 from tabs.dataset.reading import Reading
@@ -289,7 +288,7 @@ def handling(request: gr.Request | None, workspace: Workspace) -> Iterator[None]
     session = CURRENT_SESSION.set(getattr(request, "session_hash", None))
     try:
         guest = getattr(getattr(request, "request", None), "scope", {}).get("guest", "")
-        with as_guest(guest), writing_for(workspace):
+        with as_guest(guest), in_workspace(workspace):
             yield
     finally:
         CURRENT_SESSION.reset(session)

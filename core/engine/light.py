@@ -11,7 +11,7 @@ from core.engine.explain import explain
 from core.engine.queue import GUEST, as_guest
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
-from core.record.run_about import WRITER, writing_for
+from core.record.workspace import CURRENT_WORKSPACE, in_workspace
 from core.settings.base import Settings
 from core.settings.named import Limits, admit
 
@@ -101,7 +101,7 @@ class LightLane:
         """Run `work(*arguments, task=...)` in a thread of this kind; jobs that it queues belong to the guest of this request."""
         task = LightTask(title)
         self._open = [each for each in self._open if not each.done] + [task]
-        self._jobs[kind].put((task, GUEST.get(), WRITER.get(), work, arguments))
+        self._jobs[kind].put((task, GUEST.get(), CURRENT_WORKSPACE.get(), work, arguments))
         self._start_thread(kind)
         return task
 
@@ -124,7 +124,7 @@ class LightLane:
     def _work(jobs: queue.Queue[Any]) -> None:
         while (job := jobs.get()) is not None:
             task, guest, space, work, arguments = job
-            with as_guest(guest), writing_for(space):
+            with as_guest(guest), in_workspace(space):
                 task._run(work, arguments)
 
     def close(self, wait_seconds: float = CLOSE_SECONDS) -> None:

@@ -1,9 +1,7 @@
 """The user's title and note for a run, and whose it is, in about.json; the folder's name stays."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,12 +10,11 @@ from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError, unwritten
 from core.record.run_folder import RunFolder
 from core.record.stamps import cached_until_changed
-from core.record.workspace import Workspace, display_path, lies_below, real_path
+from core.record.workspace import CURRENT_WORKSPACE, Workspace, display_path, lies_below, real_path
 
 FILE = "about.json"
 MOST_TITLE, MOST_NOTE = 80, 2000
 MAX_BYTES = 32_000
-WRITER: ContextVar[Workspace | None] = ContextVar("workspace of the job or request that is handled", default=None)
 FIX = "repair the file, or delete it and enter title and note again"
 
 
@@ -61,25 +58,10 @@ def write_person(folder: RunFolder, person: str) -> None:
     _write(folder, replace(read_about(folder), person=person), "name")
 
 
-@contextmanager
-def writing_for(workspace: Workspace | None) -> Iterator[None]:
-    """Context in which a job or request of this workspace is handled."""
-    token = WRITER.set(workspace)
-    try:
-        yield
-    finally:
-        WRITER.reset(token)
-
-
-def is_closed(path: str | os.PathLike) -> bool:
-    """Whether a path, after following links, is in a folder that somebody else than the user of this job or request has alone."""
-    space = WRITER.get()
-    return space is not None and space.is_others(path)
-
-
 def others_run_problem(path: str | os.PathLike, where: str, workspace: Workspace | None = None) -> Problem | None:
-    """The problem of writing to a path in the run of somebody else, which only the owner may. workspace: None is that of the job"""
-    space = workspace or WRITER.get()
+    """The problem of writing to a path in the run of somebody else, which only the owner may. workspace: None is that of the job
+    or request"""
+    space = workspace or CURRENT_WORKSPACE.get()
     if space is None or not space.person or not lies_below(path, [space.runs]):
         return None
     run, person = real_path(path).parts[len(real_path(space.runs).parts) :][:1], ""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -143,6 +145,25 @@ def lies_below(path: str | os.PathLike, folders: Iterable[Path]) -> bool:
     """Whether a path is one of these folders or in it, after following links. A disk may be case-insensitive."""
     inner, *outer = (os.path.normcase(real_path(each)).casefold() + os.sep for each in (path, *folders))
     return any(inner.startswith(each) for each in outer)
+
+
+CURRENT_WORKSPACE: ContextVar[Workspace | None] = ContextVar("workspace of this job or request", default=None)
+
+
+@contextmanager
+def in_workspace(workspace: Workspace | None) -> Iterator[None]:
+    """Context in which a job or request of this workspace is handled."""
+    token = CURRENT_WORKSPACE.set(workspace)
+    try:
+        yield
+    finally:
+        CURRENT_WORKSPACE.reset(token)
+
+
+def is_closed(path: str | os.PathLike) -> bool:
+    """Whether a path, after following links, is in a folder that somebody else than the user of this job or request has alone."""
+    space = CURRENT_WORKSPACE.get()
+    return space is not None and space.is_others(path)
 
 
 def is_share(path: str | os.PathLike) -> bool:

@@ -207,9 +207,8 @@ class DatasetHandlers(BoardView):
         text = text if isinstance(text, str) else ""
         sources = self.page.project.job.dataset.sources
         if not text.strip() or resolve_path(text) not in {resolve_path(each.folder) for each in sources if each.folder}:
-            with self.page.browsers.reporting(
-                self.page.browser, "dataset.folder"
-            ):  # then the field shows the folder in use
+            # After a refusal the field shows the folder in use.
+            with self.page.browsers.reporting(self.page.browser, "dataset.folder"):
                 self._set_folder(text)
         return self._all_outputs()
 

@@ -212,11 +212,8 @@ def with_fitting_preprocessors(page: FormPage, before: Values, values: Values) -
     images = {(str(use["file"]), use.get("image") or before["control_image"]) for use in before["nets"]}
     uses, note = [], ""
     for use in values["nets"]:
-        file, image, now = (
-            str(use["file"]),
-            use.get("image") or values["control_image"],
-            use.get("preprocessor", "none"),
-        )
+        file, image = str(use["file"]), use.get("image") or values["control_image"]
+        now = use.get("preprocessor", "none")
         wanted, hint = now, _hint_of_name(file)
         if (file, image) not in images and now in LINES and _has_lines(page, image):
             wanted, why = "none", "the image has its lines already"

@@ -147,9 +147,8 @@ class Sending:
         values, notes = form.values_of(job, current, workspace, model, record.hashes.controls)
         foreign = record.source != "atelier"
         if foreign or any(note.code == form.NO_MODEL for note in notes):  # the chosen model stays
-            notes = [
-                note for note in notes if not foreign or note.code != form.NO_MODEL
-            ]  # their model names are unknown
+            # Other programs' names of models are unknown here.
+            notes = [note for note in notes if not foreign or note.code != form.NO_MODEL]
             usual = None if current["base_model"] else model.clip_skip
             values |= {name: current[name] for name in ("base_model", "model", "prediction")}
             values |= form.model_values_in(job, record.source, usual, workspace, notes)

@@ -47,12 +47,8 @@ class PlannedRuns:
 def again(job: TrainJob, path: str, text: str, run: RunSummary, facts: dict[str, Any]) -> PlannedRuns:
     """The runs with each value of a setting. Raises ProblemsError with the problems of all values. facts: the run's snapshot"""
     path = _path_of(path, offered(job))
-    entry = FIELDS[path]
-    values = list(
-        dict.fromkeys(
-            each for part in re.split(r"[;\s]+|,\s+", text.strip().strip(",;")) for each in _parts(entry, part)
-        )
-    )
+    entry, parts = FIELDS[path], re.split(r"[;\s]+|,\s+", text.strip().strip(",;"))
+    values = list(dict.fromkeys(each for part in parts for each in _parts(entry, part)))
     if not 1 <= len(values) <= MOST or not values[0]:
         what = f"{len(values)} values are given" if values[0] else "No value is given"
         raise ProblemsError.one(what, entry.title, f"write 1 to {MOST} values, separated by spaces", "again.values")

@@ -24,8 +24,8 @@ from core.dataset.images.opening import BrokenImage
 from core.dataset.images.thumbnails import thumbnail
 from core.engine.queue import GUEST
 from core.record.problems import ProblemsError
-from core.record.run_about import WRITER
 from core.record.stamps import version
+from core.record.workspace import CURRENT_WORKSPACE
 from tabs.roots import Roots
 from tabs.server.error_answers import errors_as_problems
 
@@ -76,7 +76,7 @@ class Links:
             if not isinstance(body, dict):
                 return PlainTextResponse("Send a JSON object.", 400)
             GUEST.set(request.scope.get("guest", ""))  # of this request's task alone
-            WRITER.set(self.roots.workspace)
+            CURRENT_WORKSPACE.set(self.roots.workspace)
             return await run_in_threadpool(_or_problems, name, lambda: _response(fn(body)))
 
         self._post_routes.append(Route(f"/atelier/{name}", endpoint, methods=["POST"]))

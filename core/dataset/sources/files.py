@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from core.record.image_formats import FORMAT_OF, IMAGE_EXTENSIONS, SAME_FORMATS, UNREAD_IMAGES
-from core.record.run_about import is_closed
+from core.record.workspace import is_closed
 
 # Next to images in other programs' datasets, and never images: not worth a word.
 _COMPANIONS = frozenset(

@@ -33,8 +33,8 @@ from core.dataset.sources.memo import Memo
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import MissingFile, check_regular
-from core.record.run_about import is_closed
 from core.record.stamps import stamp_of
+from core.record.workspace import is_closed
 
 HEADERS_PER_WRITE = 1024  # headers between two writes of the cache
 _KIND = "header 2"  # kind of entry in the memo; raised when `read_header` returns other facts

@@ -164,8 +164,8 @@ def same_training(path: str, job: TrainJob, other: TrainJob) -> bool:
     if path == "optimizer.optimizer_type":
         return same_optimizer(job.optimizer.optimizer_type, other.optimizer.optimizer_type)
     if path == "optimizer.optimizer_args" or path.removeprefix("optimizer.") in COMMON:
-        mine, theirs = (sorted(_arguments(given_arguments(each.optimizer))) for each in (job, other))
-        return mine == theirs
+        arguments, others = (sorted(_arguments(given_arguments(each.optimizer))) for each in (job, other))
+        return arguments == others
     if path in ("dataset.min_bucket_reso", "dataset.max_bucket_reso"):
         return bucket_sides(job.dataset) == bucket_sides(other.dataset)
     if path == "controlnet.control_net_lr":  # without one the learning rate
