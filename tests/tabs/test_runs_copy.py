@@ -132,7 +132,7 @@ def test_a_kept_file_is_copied_under_the_name_it_is_kept_with(desk, loras):
 def test_a_copy_that_ends_with_the_text_of_the_one_before_is_shown_as_ended(desk, loras, monkeypatch):
     before = copy(desk, str(loras))
     ended(desk)
-    shown = desk.tick(before["client"], before["state"])
+    shown = desk.show(before["state"])
     assert "Copied: " in shown["main"]
     (loras / FILE).unlink()
     release = threading.Event()
