@@ -1,6 +1,7 @@
 """A run folder and a preset as version 1 wrote them: continued, read and migrated, with the numbers that version 1 gave."""
 
 import json
+import lzma
 import shutil
 from pathlib import Path
 
@@ -36,6 +37,9 @@ def run(tmp_path):
             shutil.copy(PROJECT / "models" / "starter" / "images" / (name + ending), images / (name + ending))
     folder = RunFolder(tmp_path / "run")
     shutil.copytree(RUN, folder.path)
+    packed = folder.path / "state" / "step00000003" / "training.pt.xz"
+    packed.with_suffix("").write_bytes(lzma.decompress(packed.read_bytes()))
+    packed.unlink()
     folder.job_file.write_text(folder.job_file.read_text("utf-8").replace("@IMAGES@", str(images)), "utf-8")
     return folder, build(TrainJob, parse(folder.job(), str(folder.job_file)).values)
 
