@@ -22,7 +22,7 @@ from core.generation.model.embeddings import Embedding, find_embedding, find_emb
 from core.generation.model.index import facts_of_file
 from core.generation.model.library import Scan, find, find_file, portable_name
 from core.generation.model.other_files import NETS, find_refiner, net_of_image
-from core.generation.model.sources import model_hash
+from core.generation.model.sources import Hashes, has_hash, model_hash
 from core.generation.prompt.changes import with_settings
 from core.generation.prompt.loras import LoraTag, with_prompt_loras, without_tags
 from core.generation.prompt.wildcards import has_variants
@@ -154,12 +154,12 @@ def values_of(
     before: dict[str, Any],
     workspace: Workspace,
     project: ModelSettings,
-    net_hashes: Mapping[str, str],
+    hashes: Hashes,
 ) -> tuple[dict[str, Any], list[Problem]]:
     """Return (values of the fields that generate `job` again, advice on files that are not on this machine).
 
     before      the current values          project   the model settings of Train
-    net_hashes  {name of a ControlNet in an image: its hash}
+    hashes      of the image's files
     """
     values = before | {name: json_value(value_of(job, OF_JOB[name].path)) for name in FIELDS}
     values |= _escaped_prompt(job)
@@ -172,16 +172,22 @@ def values_of(
         notes.append(Problem(what, "prompts.dynamic_prompts", fix, "advice", code="generate.dynamic-off"))
     values |= _paths_here(values, workspace, notes)
     values["loras"], values["styles"] = [], list(job.prompts.styles)
+    memo = HashMemo(workspace.private / "hashes.json")
     for use in job.generate.loras:
         missing: list[Problem] = []
         if path := collected(missing, find, "lora", use.file, workspace):
             use_here = use.model_copy(update={"file": portable_name(path, workspace)})
             values["loras"].append(use_here.model_dump(exclude_none=True))
+            if not has_hash(path, hashes.loras.get(use.file, ""), memo):
+                notes.append(_other_hash("LoRA", path.name, "generate.loras"))
         strength = strengths(use.strength, use.text_encoder_strength)
         notes += [replace(each, what=f"{each.what} (strength {strength})") for each in missing]
-    values["nets"] = [net for use in job.controls.nets if (net := _net_here(use, net_hashes, workspace, notes))]
+    values["nets"] = [net for use in job.controls.nets if (net := _net_here(use, hashes.controls, workspace, notes))]
     embeddings = [collected(notes, find_embeddings, text, workspace) or () for text in job.generate.embeddings]
     values["embeddings"] = [word.setting(workspace) for each in embeddings for word in each]
+    for word in (word for each in embeddings for word in each):
+        if not has_hash(word.path, hashes.embeddings.get(word.name, ""), memo):
+            notes.append(_other_hash("embedding", word.path.name, "generate.embeddings"))
     for name, find_named in FIND_BY_NAME.items():
         missing = []
         if values[name] and collected(missing, find_named, values[name], workspace) is None:
@@ -224,9 +230,11 @@ def _has_hash(path: Path, digest: str, workspace: Workspace) -> bool:
 
 
 def is_model(chosen: str, name: str, digest: str, workspace: Workspace) -> bool:
-    """Whether the chosen model has the name, and the hash if there is one, that another program's image states."""
+    """Whether the chosen model has the name and the hash that another program's image states; "" for one that it does not."""
     path = find_file(chosen, workspace)
-    return path is not None and file_stem(name) == file_stem(path.name) and _has_hash(path, digest, workspace)
+    if path is None or (name and file_stem(name) != file_stem(path.name)):
+        return False
+    return _has_hash(path, digest, workspace)
 
 
 def model_values_in(
@@ -287,14 +295,19 @@ def _net_here(
     net, fits = result
     paths: dict[str, Any] = {"file": portable_name(net, workspace)}
     if not fits:
-        what = f"The ControlNet {net.name} has the name but not the hash of the one that the image was made with"
-        notes.append(Problem(what, NETS, "compare, or choose another file", "advice", code="controls.other-hash"))
+        notes.append(_other_hash("ControlNet", net.name, NETS))
     if use.image:
         path = find_file(use.image, workspace)
         paths["image"] = display_path(path) if path is not None else None
         if path is None:
             notes.append(_not_found("Control image", use.image, NETS))
     return use.model_copy(update=paths).model_dump(exclude_defaults=True)
+
+
+def _other_hash(kind: str, name: str, where: str) -> Problem:
+    """The advice about a file that was found by its name but is another one than the image's."""
+    what = f"The {kind} {name} has the name but not the hash of the one that the image was made with"
+    return Problem(what, where, "compare, or choose another file", "advice", code="generate.other-hash")
 
 
 def _escaped_prompt(job: GenerateJob) -> dict[str, Any]:

@@ -144,7 +144,7 @@ class Sending:
         model, workspace = self.page.project.job.model, self.page.workspace
         if record.source == "atelier":
             job = form.with_chosen_model(job, record.hashes.model, (current["base_model"], model.base_model), workspace)
-        values, notes = form.values_of(job, current, workspace, model, record.hashes.controls)
+        values, notes = form.values_of(job, current, workspace, model, record.hashes)
         foreign = record.source != "atelier"
         if foreign or any(note.code == form.NO_MODEL for note in notes):  # the chosen model stays
             # Other programs' names of models are unknown here.
@@ -159,7 +159,8 @@ class Sending:
         ):
             values["zero_terminal_snr"] = "auto"  # which is off for these files
         chosen = values["base_model"] or model.base_model
-        same = bool(record.model) and form.is_model(chosen, record.model, record.hashes.model, workspace)
+        stated = foreign and bool(record.model or record.hashes.model)
+        same = stated and form.is_model(chosen, record.model, record.hashes.model, workspace)
         notes = [note for note in record.notes if not same or note.code != OTHER_MODEL] + notes
         output = {name: current[name] for name in form.FIELDS if form.OF_JOB[name].group == "output"}
         return values | output | {"count": 1}, notes

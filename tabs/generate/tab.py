@@ -11,6 +11,7 @@ import gradio as gr
 from core.engine.queue import QueueEntry
 from core.generation.model.index import preview_of
 from core.generation.model.library import find, find_file, title_of_name
+from core.generation.model.sources import Hashes
 from core.generation.plan.checks import problems_of
 from core.generation.plan.plan import plan_of
 from core.generation.plan.requests import in_styles
@@ -224,7 +225,7 @@ class Fields(PlainForm):
 
     def values_of(self, job: Settings, before: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
         assert isinstance(job, GenerateJob)
-        return form.values_of(job, before, self.page.workspace, self.page.project.job.model, {})
+        return form.values_of(job, before, self.page.workspace, self.page.project.job.model, Hashes())
 
 
 class GenerateHandlers(BoardView):

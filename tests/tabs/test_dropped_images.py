@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
-from generate_parts import made, make_desk, said_codes
+from generate_parts import embedding, lora, made, make_desk, said_codes
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from core.formats.hashes import file_sha256
 from core.generation.images.record import ImageRecord
+from core.generation.model.sources import tensors_sha256
 from core.settings.check import build
 from core.settings.job import TrainJob
 from tabs.generate import form
@@ -104,8 +106,25 @@ def test_an_image_of_a_model_that_is_not_here_brings_its_clip_skip(desk, tmp_pat
         ("Model: starter", []),
         ("Model: other", ["image-settings.other-model"]),
         ("Model hash: 0123456789, Model: starter", ["image-settings.other-model"]),
+        ("Model hash: 0123456789", ["image-settings.other-model"]),
     ],
 )
 def test_the_chosen_model_is_not_asked_for_unless_its_hash_is_another(desk, tmp_path, named, codes):
     drop(desk, tmp_path, {"parameters": f"{A1111}, {named}"})
     assert said_codes(desk) == codes
+
+
+@pytest.mark.parametrize(
+    ("digest", "codes"), [("", []), ("tensors", []), ("file", []), ("0123456789ab", ["generate.other-hash"])]
+)
+def test_a_lora_or_embedding_of_the_name_but_another_hash_is_noted(desk, tmp_path, digest, codes):
+    folder = desk.page.workspace.runs / "r" / "checkpoints"
+    files = lora(folder / "ink.safetensors"), embedding(folder / "glyph.safetensors")
+    of_file = {"tensors": tensors_sha256, "file": file_sha256}
+    of_lora, of_embedding = (of_file[digest](path)[:12].upper() if digest in of_file else digest for path in files)
+    for pairs in (f'Lora hashes: "ink: {of_lora}"', f'TI hashes: "glyph: {of_embedding}"'):
+        text = A1111.replace("a fox", "a glyph fox <lora:ink:0.5>") + (f", {pairs}" if digest else "")
+        drop(desk, tmp_path, {"parameters": text})
+        assert said_codes(desk) == codes and [each["file"] for each in desk._values()["loras"]] == [
+            "outputs/runs/r/checkpoints/ink.safetensors"
+        ]

@@ -15,6 +15,7 @@ from work_parts import event, make_page
 
 from core.control.hints import make_hint
 from core.formats.hashes import legacy_hash
+from core.generation.model.sources import Hashes
 from core.generation.sample.guidances import GUIDANCES
 from core.settings.check import build
 from core.settings.generation.controls import ControlUse
@@ -149,7 +150,7 @@ def test_the_refiners_list_has_refiners_only(desk, monkeypatch):
 
 def test_a_refiner_of_an_image_that_is_not_here_is_left_out(desk):
     job = GenerateJob.model_validate({"refiner": {"refiner_checkpoint": "sd_xl_refiner_1.0", "refiner_switch_at": 0.6}})
-    values, notes = form.values_of(job, desk._values(), desk.page.workspace, desk.page.project.job.model, {})
+    values, notes = form.values_of(job, desk._values(), desk.page.workspace, desk.page.project.job.model, Hashes())
     assert values["refiner_checkpoint"] is None and values["refiner_switch_at"] == 0.6
     assert [note.where for note in notes if note.code == "model.not-found"] == ["refiner.refiner_checkpoint"]
 
@@ -159,9 +160,9 @@ def test_a_control_net_of_another_hash_than_the_images_is_said(desk, tmp_path):
     net.write_bytes(bytes(2 << 20))
     job = GenerateJob.model_validate({"controls": {"nets": [{"file": str(net)}]}})
     for digest, wanted in ((legacy_hash(net), 0), ("0123abcd", 1)):
-        hashes = {str(net): digest}
+        hashes = Hashes(controls={str(net): digest})
         values, notes = form.values_of(job, desk._values(), desk.page.workspace, desk.page.project.job.model, hashes)
-        assert [note.code for note in notes].count("controls.other-hash") == wanted and len(values["nets"]) == 1
+        assert [note.code for note in notes].count("generate.other-hash") == wanted and len(values["nets"]) == 1
 
 
 def test_every_setting_of_a_generation_is_in_the_panel_once(desk):

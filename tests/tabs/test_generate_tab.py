@@ -293,7 +293,7 @@ def test_strengths_of_missing_loras_and_control_nets_are_named(desk):
     )
     nets = ControlSettings(nets=[ControlUse(file="edges", image="a.png", weight=0.3)])
     job = job.model_copy(update={"controls": nets})
-    _, notes = form.values_of(job, form.start_values(), desk.page.workspace, desk.page.project.job.model, {})
+    _, notes = form.values_of(job, form.start_values(), desk.page.workspace, desk.page.project.job.model, Hashes())
     messages = [note.what for note in notes]
     assert "No LoRA 'inkwash' (strength 0.6 / 0.4)" in messages and "No LoRA 'wash' (strength 0.7)" in messages
     assert any("edges" in each and each.endswith("(weight 0.3)") for each in messages)

@@ -103,7 +103,7 @@ def put_back(token: str) -> tuple[Path, ...]:
     """
     record = Path(token)
     _, waiting = _read(record)
-    what, fix = "Nothing was restored: another file has this name now", "rename or move that file, then undo again"
+    what, fix = "Nothing was restored: another file has this name now", "rename or move that file, then restore again"
     refuse_taken(waiting, what, fix, "trash.name-taken")
     if not waiting:
         what, fix = "The images are no longer in the trash folder; nothing was changed", "restore them from a backup"

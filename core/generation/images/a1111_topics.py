@@ -356,8 +356,10 @@ def _model(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
 
 def _read_model(reader: SettingsReader) -> None:
     reader.put("generate.embeddings", list(_hash_pairs(reader.pairs, "TI hashes")))
-    if model := reader.pairs.get("Model"):
-        what = f"It was generated with the model '{model[:100]}'; the selected model is kept"
+    model, digest = reader.pairs.get("Model", ""), reader.pairs.get("Model hash", "")
+    if model or digest:
+        named = f"the model '{model[:100]}'" if model else f"a model with the hash {digest[:64]}"
+        what = f"It was generated with {named}; the selected model is kept"
         reader.note(what, "other-model", "choose that model to generate it again")
 
 

@@ -89,3 +89,14 @@ def tensors_sha256(path: Path, cancel: CancelToken | None = None) -> str:
     with open_regular(path) as handle:
         (header,) = struct.unpack("<Q", handle.read(8))
     return file_sha256(path, cancel, start=8 + header)
+
+
+def has_hash(path: Path, digest: str, memo: HashMemo) -> bool:
+    """Whether the SHA-256 of a LoRA's or embedding's tensors, or of its whole file, begins with `digest`; True for less than
+    10 digits, which are a hash of another kind or none."""
+    if len(digest) < 10:
+        return True
+    tensors = memo.get("tensors sha256", [path], lambda: tensors_sha256(path))
+    return tensors.startswith(digest.lower()) or memo.get("sha256", [path], lambda: file_sha256(path)).startswith(
+        digest.lower()
+    )
