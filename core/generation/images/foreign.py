@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core.generation.images.comfyui import is_graph, settings_of
+from core.generation.images.foreign_weights import from_invokeai, from_novelai
 from core.generation.images.record import ForeignSettings
 from core.record.bounded_json import parse_json
 from core.record.problems import ProblemsError
@@ -36,6 +37,8 @@ class Program:
     paths    {its name: A1111's name, ours, or a constant above}; if two of its names mean the same, the first present is read
     silent   its names that do not change an image, or are read elsewhere
     values   {A1111's name or ours: function (value) -> the value in A1111's terms, None to leave it out}
+    weights  function (prompt) -> the prompt with weights in A1111's notation
+    functions  pattern of what its prompts can call and cannot be read
     """
 
     name: str
@@ -43,6 +46,8 @@ class Program:
     silent: frozenset[str] = frozenset()
     marks: frozenset[str] = frozenset()
     values: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+    weights: Callable[[str], str] = str
+    functions: str = "(?!)"
 
     def reads(self, name: str) -> bool:
         return name in self.paths or name in self.silent or bool(LORA.fullmatch(name))
@@ -111,6 +116,8 @@ INVOKEAI = Program(
     },
     frozenset({"loras", "app_version", "generation_mode", "canvas_v2_metadata"}),
     values={"Clip skip": _clip_skip},
+    weights=from_invokeai,
+    functions=r"\.(?:and|blend|swap)\(\)?",
 )  # fmt: skip
 INVOKEAI_2 = Program(
     "InvokeAI",
@@ -119,6 +126,7 @@ INVOKEAI_2 = Program(
         "sampler": SAMPLER, "strength": "Denoising strength", "model": "Model",
     },
     frozenset({"type", "rand_device"}),
+    weights=from_invokeai,
 )  # fmt: skip
 NOVELAI = Program(
     "NovelAI",
@@ -127,8 +135,12 @@ NOVELAI = Program(
         "height": HEIGHT, "sampler": SAMPLER, "noise_schedule": SCHEDULE, "strength": "Denoising strength",
         "cfg_rescale": "guidance_rescale",
     },
-    frozenset({"request_type", "signed_hash", "n_samples", "version", "extra_noise_seed"}),
+    frozenset({
+        "request_type", "signed_hash", "n_samples", "version", "extra_noise_seed",
+        "controlnet_strength", "dynamic_thresholding_percentile", "dynamic_thresholding_mimic_scale",  # of what is off
+    }),
     frozenset({"uc"}),
+    weights=from_novelai,
 )  # fmt: skip
 SWARMUI = Program(
     "SwarmUI",
@@ -260,8 +272,8 @@ def _read(program: Program, content: Mapping[str, Any], size: tuple[int, int] | 
             pairs[name] = value
     both = pairs.pop(SCHEDULE + SAMPLER, None)
     sampler, schedule, width, height = (pairs.pop(key, None) for key in (SAMPLER, SCHEDULE, WIDTH, HEIGHT))
-    prompt, negative = (str(pairs.pop(key, None) or "") for key in (PROMPT, NEGATIVE))
-    settings = ForeignSettings(program.name, prompt, negative)
+    prompts = [str(pairs.pop(key, None) or "") for key in (PROMPT, NEGATIVE)]
+    settings = ForeignSettings(program.name, *map(program.weights, prompts))
     settings.put(pairs)
     if "Size" in settings.pairs:
         settings.pairs["Size"] = "x".join(re.findall(r"\d+", settings.pairs["Size"]))
@@ -270,6 +282,7 @@ def _read(program: Program, content: Mapping[str, Any], size: tuple[int, int] | 
     settings.sampled(sampler or both, schedule)
     _add_loras(settings, values)
     settings.unread = [key for key, value in content.items() if not program.reads(as_key(key)) and value not in NOTHING]
+    settings.unread += dict.fromkeys(re.findall(program.functions, " ".join(prompts)))
     return settings
 
 
@@ -313,7 +326,7 @@ def _invokeai_2(content: dict[str, Any]) -> ForeignSettings | None:
     joined = ", ".join(text for text in texts if isinstance(text, str))
     as_key = {"prompt": re.sub(r"\s*\[[^\[\]]*\]", "", joined).strip(), "model": content.get("model_weights")}
     settings = _read(INVOKEAI_2, image | as_key)
-    settings.negative = ", ".join(re.findall(r"\[([^\[\]]*)\]", joined))
+    settings.negative = from_invokeai(", ".join(re.findall(r"\[([^\[\]]*)\]", joined)))
     return settings
 
 

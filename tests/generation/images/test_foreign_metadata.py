@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from itertools import groupby
 
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from core.families.prompt_weights import runs_of
+from core.generation.images.foreign_weights import from_invokeai, from_novelai
 from core.generation.images.metadata import read_image_metadata
 
 
@@ -236,7 +239,7 @@ def test_novelai(tmp_path):
     said = {"prompt": "1girl, {fox}", "steps": 28, "height": 1216, "width": 832, "scale": 5.0, "uc": "bad", "seed": 9}
     said |= {"sampler": "k_euler_ancestral", "noise_schedule": "karras"}
     record = read(tmp_path, Software="NovelAI", Description="1girl", Comment=said)
-    assert asked(record) == ("1girl, {fox}", "bad", 28, 5.0, 9, "euler_a") and record.source == "novelai"
+    assert asked(record) == ("1girl, (fox:1.05)", "bad", 28, 5.0, 9, "euler_a") and record.source == "novelai"
     assert record.job.generate.height == 1216
 
 
@@ -308,3 +311,39 @@ def test_what_other_programs_wrote_and_is_not_read_is_named(tmp_path):
         None,
     )
     assert record.job.perceptual.clip_prompt is None and "not-read" not in notes_of(record)
+
+
+@pytest.mark.parametrize(
+    ("convert", "text", "expected"),
+    [
+        (from_novelai, "{{fox}}, [red] hat", [("fox", 1.05**2), (", ", 1), ("red", 1 / 1.05), (" hat", 1)]),
+        (from_novelai, "{a [b]} (c)", [("a ", 1.05), ("b (c)", 1)]),
+        (from_novelai, "1.5::rain, wind:: a, -1::hat", [("rain, wind", 1.5), (" a, ", 1), ("hat", -1)]),
+        (from_novelai, "a {b, c] d :)", [("a {b, c] d :)", 1)]),
+        (
+            from_invokeai,
+            "fox++ (red hat)-- a+b sci-fi",
+            [("fox", 1.21), (" ", 1), ("red hat", 0.81), (" a+b sci-fi", 1)],
+        ),
+        (from_invokeai, "(a (b)+)0.5, (plain)", [("a ", 0.5), ("b", 0.55), (", plain", 1)]),
+        (from_invokeai, "(a \\(b\\) [c] :)", [("a (b) [c] :", 1)]),
+        (from_invokeai, "(a, b :- x", [("(a, b :- x", 1)]),
+    ],
+)
+def test_weights_of_another_program_are_the_same_here(convert, text, expected):
+    runs = runs_of(convert(text))
+    joined = {
+        "".join(part for part, _ in group): weight for weight, group in groupby(runs, lambda run: round(run[1], 3))
+    }
+    assert joined == pytest.approx(dict(expected), rel=1e-3) and list(joined) == [part for part, _ in expected]
+
+
+def test_prompt_functions_of_invokeai_are_named(tmp_path):
+    record = read(tmp_path, invokeai_metadata={"positive_prompt": '("a fox", "a hat").blend(1,1) cat.swap(dog)'})
+    assert notes_of(record)["not-read"].endswith(": .blend(, .swap(")
+
+
+def test_what_novelai_always_writes_is_not_noted(tmp_path):
+    always = {"controlnet_strength": 1.0, "dynamic_thresholding": False, "dynamic_thresholding_percentile": 0.999}
+    record = read(tmp_path, Software="NovelAI", Comment={"prompt": "a fox"} | always)
+    assert "not-read" not in notes_of(record)

@@ -1,0 +1,39 @@
+"""Rewrites other programs' prompt weights in A1111's notation, with the factors that these programs state."""
+
+import re
+
+_NOVELAI = 1.05  # a pair of braces multiplies by it, a pair of square brackets divides
+_DEEPEST = 100  # nested brackets
+
+
+def from_novelai(text: str) -> str:
+    """NovelAI's {more}, [less] and 1.5::exactly:: as A1111's (text:weight); round brackets and unpaired ones become literal text."""
+    text = re.sub(r"[()\\]", r"\\\g<0>", text)
+    for _ in range(_DEEPEST):
+        before = text
+        text = re.sub(r"\{([^{}\[\]]*)\}", rf"(\1:{_NOVELAI})", text)
+        text = re.sub(r"\[([^{}\[\]]*)\]", rf"(\1:{1 / _NOVELAI:.4g})", text)
+        if text == before:
+            break
+    text = re.sub(r"[\[\]]", r"\\\g<0>", text)
+    return re.sub(r"(-?\d+(?:\.\d+)?)::(.*?)(?:::|$)", r"(\2:\1)", text, flags=re.DOTALL)
+
+
+def from_invokeai(text: str) -> str:
+    """InvokeAI's word++, (some words)-- and (some words)1.3 as A1111's (text:weight): each + multiplies by 1.1, each - by 0.9.
+    Paired round brackets without a weight are left out, all others become literal text."""
+
+    def weighed(match: re.Match[str]) -> str:
+        inner, weight = match[1], match[2] or "1"
+        factor = {"+": 1.1, "-": 0.9}.get(weight[0], 0) ** len(weight) or float(weight)
+        return inner if factor == 1 else f"\1{inner}:{factor:.4g}\2"  # marks that are not brackets: these are done
+
+    text = re.sub(r"[\[\]]", r"\\\g<0>", text)
+    text = re.sub(r"(?<![^\s,(])([^\s,()+\\]*\w)(\++|-+)(?=[\s,.;:)]|$)", weighed, text)
+    for _ in range(_DEEPEST):
+        before = text
+        text = re.sub(r"(?<!\\)\(((?:[^()\\]|\\.)*)\)(\++|-+|\d*\.?\d+)?", weighed, text)
+        if text == before:
+            break
+    text = re.sub(r"(?<!\\)[()]", r"\\\g<0>", text)
+    return text.replace("\1", "(").replace("\2", ")")
