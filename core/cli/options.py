@@ -143,12 +143,13 @@ COMMAND_OPTIONS = {
 }  # commands with options of their own; every other task has those of JOB
 
 # The options that decide what a command does with its job, and the only pairs of them that go together
-MODES = ("check", "debug-dataset", "probe", "prove", "interactive", "continue", "queue", "json")
+MODES = ("check", "debug-dataset", "probe", "prove", "interactive", "continue", "queue", "json", "device")
 TOGETHER = {
     *[("check", other) for other in ("debug-dataset", "continue")],
     *[("probe", other) for other in ("continue", "queue", "json")],
     *[("continue", other) for other in ("queue", "json")],
     ("queue", "json"),
+    *[(each, "device") for each in ("check", "debug-dataset", "probe", "prove", "interactive", "continue")],
 }
 
 

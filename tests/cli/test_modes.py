@@ -16,6 +16,7 @@ PLAIN = {*COMMON, *DATASET, "prompt", "from-file", "lora", "embedding"}  # which
 TOGETHER = [
     *["check debug-dataset", "check continue", "probe continue", "probe queue", "probe json", "continue queue"],
     *["continue json", "queue json"],
+    *[f"{each} device" for each in ("check", "debug-dataset", "probe", "prove", "interactive", "continue")],
 ]
 STARTER = [
     str(PROJECT / "presets" / "starter_lora.json"),
