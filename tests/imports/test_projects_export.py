@@ -112,6 +112,25 @@ def test_what_sd_scripts_cannot_express_is_listed():
     assert "dataset.resolution" not in lost and "network.rank" not in lost
 
 
+@pytest.mark.parametrize(
+    ("groups", "cached", "precision"),
+    [
+        ({}, True, "bf16"),
+        ({"memory": {"cache_latents": "off", "mixed_precision": "fp16"}}, False, "fp16"),
+        ({"memory": {"cache_latents": "device", "full_precision": "fp16"}}, True, "fp16"),
+        ({"memory": {"mixed_precision": "no"}, "dataset": {"random_crop": True}}, False, None),
+    ],
+)
+def test_what_is_automatic_here_is_no_default_of_sd_scripts_that_needs_more_memory(groups, cached, precision):
+    exported = export_project(build(TrainJob, groups))
+    assert (exported.options.get("cache_latents", False), exported.options.get("mixed_precision")) == (
+        cached,
+        precision,
+    )
+    assert "cache_latents_to_disk" not in exported.options
+    assert ("memory.cache_latents" in exported.lost) == ("dataset" in groups)
+
+
 def test_what_only_this_program_names_is_listed_and_an_optimizer_has_its_path():
     groups = {"schedule": {"lr_scheduler": "rex"}, "noise": {"loss_type": "log_cosh", "timestep_shift": 2}}
     exported = export_project(build(TrainJob, groups | {"optimizer": {"optimizer_type": "came"}}))

@@ -173,6 +173,8 @@ def same_training(path: str, job: TrainJob, other: TrainJob) -> bool:
     if path == "network.conv_alpha":  # without one the rank
         pair = (job.network, other.network)
         return len({each.conv_rank if each.conv_alpha is None else each.conv_alpha for each in pair}) == 1
+    if path == "memory.cache_latents":  # they are the same wherever they are stored
+        return "off" not in (job.memory.cache_latents, other.memory.cache_latents)
     if path == "model.prediction":  # which `with_prediction` decides
         return job.model.prediction == "auto"
     samples = job.samples
@@ -220,16 +222,18 @@ def _dataset(job: TrainJob) -> dict[str, Any]:
 
 def _memory(job: TrainJob) -> dict[str, Any]:
     memory, saving, logging = job.memory, job.saving, job.logging
-    full = memory.full_precision  # which needs the same mixed precision
+    # Full 16-bit training needs the same mixed precision; auto is bf16 where the GPU has it, while sd-scripts' default is fp32.
+    full = memory.full_precision if memory.full_precision != "fp32" else "bf16"
+    fixed = not (job.dataset.random_crop or job.dataset.color_aug)  # else sd-scripts refuses to cache
     folder = f"outputs/{saving.output_name}"  # sd-scripts stops without one when it saves, and without one for TensorBoard's logs
     return {
         "output_dir": folder,
         "sdpa": memory.attention == "sdpa",
         "xformers": memory.attention == "xformers",
         "mem_eff_attn": memory.attention == "sliced",
-        "cache_latents": memory.cache_latents in ("memory", "disk"),
+        "cache_latents": memory.cache_latents in ("memory", "disk") or (memory.cache_latents != "off" and fixed),
         "cache_latents_to_disk": memory.cache_latents == "disk",
-        "mixed_precision": full if full != "fp32" and memory.mixed_precision == "auto" else memory.mixed_precision,
+        "mixed_precision": full if memory.mixed_precision == "auto" else memory.mixed_precision,
         "full_bf16": memory.full_precision == "bf16",
         "full_fp16": memory.full_precision == "fp16",
         "no_half_vae": memory.vae_precision == "fp32",
