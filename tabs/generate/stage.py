@@ -133,7 +133,9 @@ class Stage:
             warnings = [line["text"] for line in facts.get("log", ()) if line["level"] == "warning"]
             folder = resolve_path(begun[-1].job.get("output", {}).get("outdir") or self.page.workspace.images)
             if begun[-1].task == "generate" and not lies_below(folder, [self.page.workspace.images]):
-                warnings.append(f"Saved in {display_path(folder)}, which the gallery does not show")
+                warnings.append(
+                    f"Saved in {display_path(folder)}, which the gallery does not show; the image below is an earlier one"
+                )
             return str(facts.get("message") or "Cancelled") if stopped else "; ".join(warnings)
         return "Cancelled" if stopped else ""
 
