@@ -12,7 +12,7 @@ from pathlib import Path, PureWindowsPath
 
 from core.record.problems import ProblemsError
 from core.record.regular import LONGEST_NAME
-from core.record.workspace import PROJECT, is_share
+from core.record.workspace import PROJECT, is_closed, is_share
 
 FILE = PROJECT / "allowed_modules.txt"
 
@@ -78,8 +78,8 @@ def may_use_keys() -> bool:
 
 
 def may_reach(path: Path) -> bool:
-    """Whether a path from a file or a setting may be accessed."""
-    return _open_folders is None or lies_in(path, _open_folders)
+    """Whether a path from a file or a setting may be accessed: it is in an open folder, and in none that somebody else has alone."""
+    return (_open_folders is None or lies_in(path, _open_folders)) and not is_closed(path)
 
 
 def lies_in(path: str | os.PathLike, folders: Iterable[Path] | None) -> bool:

@@ -21,6 +21,7 @@ from work_parts import image, wait_until
 from core import tasks
 from core.dataset.captions.history import Change, History
 from core.dataset.sources.files import walk_folders
+from core.dataset.sources.metadata import Finder, read_metadata
 from core.dataset.sources.walk import walk
 from core.engine.deleted import put_back
 from core.engine.engine import Engine
@@ -32,7 +33,7 @@ from core.generation.prompt.styles import Style, read_styles, write_styles
 from core.record.problems import ProblemsError
 from core.record.run_about import write_about, write_person
 from core.record.run_folder import RunFolder
-from core.record.workspace import Workspace
+from core.record.workspace import Workspace, in_workspace
 from core.settings.check import build
 from core.settings.job import GenerateJob, TrainJob
 from core.settings.presets.files import PresetStore, dump
@@ -138,6 +139,22 @@ def test_links_in_a_folder_lead_a_person_to_nothing_of_others(tmp_path, person):
     others = {"file.png", "secret.png"}
     assert ("a.png" in below, "a.png" in task.result) == (True, True)
     assert others.isdisjoint([*below, *task.result]) is bool(person) and (person or others <= {*below, *task.result})
+
+
+@pytest.mark.parametrize("person", ["", "ben"])
+def test_a_metadata_file_leads_a_person_to_nothing_of_others(tmp_path, person):
+    space = Workspace(tmp_path / "outputs", person=person)
+    anna = image(tmp_path / "outputs" / "people" / "anna" / "images" / "secret.png")
+    common = image(tmp_path / "outputs" / "datasets" / "a.png").parent
+    keys = {"a": {"control_image": str(anna)}, str(anna): {}, "../people/anna/images/secret.png": {}}
+    metadata = common / "meta.json"
+    metadata.write_text(json.dumps(keys))
+    with in_workspace(space):
+        listed = read_metadata(metadata)
+        matches = Finder(walk(common).files, common, common).match(listed.entries)
+        control = listed.entries[0].control_at(common)
+    assert {file.path.name for _, file in matches.pairs} == ({"a.png"} if person else {"a.png", "secret.png"})
+    assert len(matches.inaccessible) == (2 if person else 0) and control == (None if person else anna)
 
 
 def test_a_job_uses_the_folders_of_who_added_it(studio):
