@@ -37,7 +37,7 @@ from core.record.processes import SUPERVISED, Together, end_if_launcher_gone, la
 from core.record.regular import impossible_path
 from core.record.run_folder import RunFolder
 from core.record.units import progress_words
-from core.record.workspace import Workspace, display_path, resolve_path
+from core.record.workspace import Workspace, display_path, in_workspace, resolve_path
 from core.settings.base import Settings
 from core.settings.job import TrainJob
 from core.settings.logging import LoggingSettings
@@ -157,7 +157,8 @@ def _follow(processes: Together, workspace: Workspace) -> int:
             workspace, RunFolder(path), SilentJournal(), NoCommands(), processes.device, processes=processes
         )
         try:
-            run_training(job, context)
+            with in_workspace(workspace):
+                run_training(job, context)
         except Exception as error:
             if lost_another_process(error):
                 end_if_launcher_gone()

@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Container, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from core.record import atomic, machine
 from core.record.allowed import allow
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError, collected, errors, unwritten
+from core.record.processes import PERSON
 from core.record.workspace import PROJECT, Workspace, open_home, resolve_path
 from core.settings.base import Declared, Settings, declared, item_of
 from core.settings.check import build
@@ -182,7 +183,8 @@ class Options:
         return Path(self.preset).stem if self.preset else ""
 
     def workspace(self) -> Workspace:
-        return Workspace.of(self.values.get("outputs"), self.values.get("models"), self.values.get("presets"))
+        space = Workspace.of(self.values.get("outputs"), self.values.get("models"), self.values.get("presets"))
+        return replace(space, person=os.environ.get(PERSON, ""))
 
     def device(self) -> str:
         """The device of --device, else the fastest available (loads torch). Raises ProblemsError for an unavailable one."""

@@ -16,7 +16,7 @@ from core.record.cancel import CancelToken
 from core.record.journal import Line
 from core.record.lazy_torch import torch
 from core.record.problems import ProblemsError
-from core.record.processes import SUPERVISED, launched_processes
+from core.record.processes import PERSON, SUPERVISED, launched_processes
 from core.record.run_folder import RunFolder
 from core.record.worker import APART
 from core.record.workspace import PROJECT, Workspace
@@ -66,10 +66,10 @@ def _start(job: TrainJob, folder: RunFolder, workspace: Workspace, log: IO[bytes
     options += [word for name in sorted(allowed_modules()) for word in ("--allow-module", name)]
     program = [str(PROJECT / "webui.py"), "train", "--continue", str(folder.path.resolve()), *options]
     threads = str(max(1, machine.threads() // job.memory.num_processes))
-    environment = os.environ | limits_of_launched() | {SUPERVISED: str(os.getpid()), "OMP_NUM_THREADS": threads}
+    marks = {SUPERVISED: str(os.getpid()), PERSON: workspace.person, "OMP_NUM_THREADS": threads}
     return subprocess.Popen(
         [sys.executable, *launcher, *plain, *program],
-        env=environment,
+        env=os.environ | limits_of_launched() | marks,
         cwd=Path(PROJECT),
         stdout=log,
         stderr=subprocess.STDOUT,

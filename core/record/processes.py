@@ -22,6 +22,7 @@ from core.record.problems import ProblemsError
 
 T = TypeVar("T")
 SUPERVISED = "ATELIER_SUPERVISED"  # set for processes launched by a page, which holds the output folder's lock
+PERSON = "ATELIER_PERSON"  # set with it: whose job this is
 LOOK_SECONDS = 0.5
 LAUNCHED = "TORCHELASTIC_RUN_ID"  # set by accelerate launch and torchrun, which stay the parent of what they start
 LAUNCHER_GONE = (

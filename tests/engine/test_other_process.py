@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +19,7 @@ from core.record.cancel import CancelToken
 from core.record.journal import read_lines
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
-from core.record.workspace import PROJECT, Workspace
+from core.record.workspace import CURRENT_WORKSPACE, PROJECT, Workspace
 from core.settings.job import TrainJob
 from tests.tasks import stand_in
 
@@ -113,6 +114,19 @@ def test_what_another_told_is_said_also_where_the_first_is_killed(folder, worksp
         TrainJob(), folder, workspace, "cpu", listener=lambda line: None, token=CancelToken()
     )
     assert state == "failed" and words.what.startswith(what)
+
+
+@pytest.mark.parametrize("person", ["", "ben"])
+def test_launched_processes_train_for_whom_the_page_trains(folder, workspace, monkeypatch, person):
+    space, seen = replace(workspace, person=person), []
+    monkeypatch.setattr(
+        launch.subprocess, "Popen", lambda words, env, **_: monkeypatch.setattr(launch.os, "environ", env)
+    )
+    launch._start(TrainJob(), folder, space, None)
+    assert jobs.Options(values={"outputs": str(space.outputs)}).workspace().person == person
+    monkeypatch.setattr("core.training.start.run_training", lambda job, context: seen.append(CURRENT_WORKSPACE.get()))
+    jobs._follow(SimpleNamespace(rank=1, device="cpu", broadcast=lambda nothing: (folder.path, TrainJob())), space)
+    assert [each.person for each in seen] == [person]
 
 
 CHILD = """

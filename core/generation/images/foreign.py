@@ -273,7 +273,8 @@ def _read(program: Program, content: Mapping[str, Any], size: tuple[int, int] | 
     both = pairs.pop(SCHEDULE + SAMPLER, None)
     sampler, schedule, width, height = (pairs.pop(key, None) for key in (SAMPLER, SCHEDULE, WIDTH, HEIGHT))
     prompts = [str(pairs.pop(key, None) or "") for key in (PROMPT, NEGATIVE)]
-    settings = ForeignSettings(program.name, *map(program.weights, prompts))
+    prompt, negative = map(program.weights, prompts)
+    settings = ForeignSettings(program.name, prompt, negative)
     settings.put(pairs)
     if "Size" in settings.pairs:
         settings.pairs["Size"] = "x".join(re.findall(r"\d+", settings.pairs["Size"]))
