@@ -1,4 +1,4 @@
-"""The registered training methods, and the facts about each that need no torch."""
+"""Registry of training methods, with the facts about each that need no torch."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ MARGIN = 3  # a rate this many times outside the usual range gets advice
 
 @dataclass(frozen=True)
 class Usual:
-    """The usual range of a learning rate. start: a good first value."""
+    """Usual range of a learning rate, `low` to `high`; `start` is a good first value."""
 
     low: float
     start: float
     high: float
 
     def times(self, low: float, start: float, high: float) -> Usual:
+        """Return the range with `low`, `start` and `high` multiplied by the argument of the same name."""
         return Usual(self.low * low, self.start * start, self.high * high)
 
     def far(self, rate: float) -> str:
-        """ "above", "below", or "" if the rate is usual or close to it."""
+        """Return "above" or "below" if `rate` is more than MARGIN times outside the usual range, else ""."""
         if not rate > self.low / MARGIN * (1 - 1e-9):
             return "below"
         return "above" if rate > self.high * MARGIN * (1 + 1e-9) else ""
 
 
 class PartSize(Protocol):
-    """A part of a model by its header: number of parameters, config.json, and {shape: number of tensors}."""
+    """Size of a model part as read from its header: number of parameters, config.json, and {shape: number of tensors}."""
 
     @property
     def numbers(self) -> int: ...
@@ -112,7 +113,7 @@ class MethodSpec:
 
     @property
     def traits(self) -> MethodTraits:
-        """The traits that follow from `changes`, `control_images` and `initial`."""
+        """Traits of the method, from `changes`, `control_images` and `initial`."""
         traits = TRAITS[self.changes]
         return replace(traits, control_images=self.control_images, initial=self.initial or traits.initial)
 
@@ -121,23 +122,23 @@ METHODS: dict[str, MethodSpec] = {}
 
 
 def methods() -> dict[str, MethodSpec]:
-    """{name: method} of all registered methods."""
+    """Return {name: method} of all registered methods, after loading extensions."""
     extensions.load()
     return METHODS
 
 
 def spec_of(job: TrainJob) -> MethodSpec:
-    """The training method of a job."""
+    """Return the training method of a job."""
     return methods()[job.method.kind]
 
 
 def of_family(job: TrainJob, family: str) -> TrainJob:
-    """The job with `model.family` set to the detected family."""
+    """Return the job with `model.family` set to `family`, as detected."""
     return job.model_copy(update={"model": job.model.model_copy(update={"family": family})})
 
 
 def in_force(job: TrainJob, family: str) -> TrainJob:
-    """The job with noise and caption settings that its method does not use for this family reset to their defaults."""
+    """Return the job with the noise and caption settings that its method does not use for `family` reset to their defaults."""
     unused = {path for path, _ in spec_of(job).unused(of_family(job, family))}
     groups: dict[str, Settings] = {"noise": job.noise, "captions": job.captions}
     changes = {}
@@ -149,7 +150,7 @@ def in_force(job: TrainJob, family: str) -> TrainJob:
 
 
 def chosen_by(spec: MethodSpec) -> str:
-    """The setting that shows the method's group: "method.kind" if the group is named like the method, else "" (always shown)."""
+    """Return the setting that shows the method's group: "method.kind" if the group has the method's name, else "" (always shown)."""
     return "method.kind" if spec.group == spec.name else ""
 
 

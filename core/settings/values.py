@@ -1,4 +1,4 @@
-"""Convert values of settings to text, and text to values: of form fields, of words on the command line, and for messages."""
+"""Convert values of settings to text and back: for form fields, command-line arguments and messages."""
 
 import json
 import math
@@ -26,11 +26,11 @@ MAX_VALUES = 10_000  # in one word of the command line
 
 @dataclass(frozen=True)
 class Codec:
-    """The conversions for one kind of setting. `read` and `word` raise ProblemsError.
+    """Conversions of one kind of setting. `read` and `word` raise ProblemsError for unreadable text.
 
     write  (setting, value) -> content of its form field: text, or the value itself for check boxes and choices
     read   (setting, content of its form field) -> value
-    word   (setting, word of the command line) -> value; None: `read`
+    word   (setting, argument of the command line) -> value; None: `read` is used
     """
 
     write: Callable[[Declared, Any], Any]
@@ -39,19 +39,18 @@ class Codec:
 
 
 def text_of(entry: Declared, value: Any) -> Any:
-    """The content of a setting's form field for a value."""
+    """Return the content of a setting's form field for `value`: text, or the value itself for check boxes and choices; "" for None."""
     return "" if value is None and entry.kind != "bool" else _codec(entry).write(entry, value)
 
 
 def value_from(entry: Declared, raw: Any) -> Any:
-    """The JSON value of a form field's content. Raises ProblemsError for unreadable text; limits are checked later."""
+    """Parse the content `raw` of a setting's form field. Raises ProblemsError for unreadable text; limits are checked later."""
     bare = entry.kind in ("bool", "choice")
     return _codec(entry).read(entry, raw if bare else "" if raw is None else str(raw))
 
 
 def value_typed(entry: Declared, text: str) -> Any:
-    """The JSON value of a word on the command line; `null` is None. Unreadable text is returned unchanged: the check refuses it
-    later."""
+    """Parse a command-line argument; `null` is None. Unreadable text is returned unchanged, for the later check to refuse."""
     if text == "null" or (text == "" and entry.optional):
         return None
     if entry.kind != "text" and text.count(",") > MAX_VALUES:
@@ -64,7 +63,7 @@ def value_typed(entry: Declared, text: str) -> Any:
 
 
 def _json_or(read: Callable[[str], Any], text: str) -> Any:
-    """The parsed JSON (at most MAX_VALUES values), else `read(text)`."""
+    """Parse JSON of at most MAX_VALUES values; for other text return `read(text)`."""
     try:
         return parse_json(text, "command line", max_values=MAX_VALUES, finite=False)
     except ProblemsError:
@@ -72,7 +71,7 @@ def _json_or(read: Callable[[str], Any], text: str) -> Any:
 
 
 def _plain(entry: Declared, text: str) -> Any:
-    """The parsed JSON; a boolean for true and false in any case; else the text itself."""
+    """Parse JSON, or true and false in any case; other text is returned unchanged."""
     return _json_or(lambda text: {"true": True, "false": False}.get(text.lower(), text), text)
 
 
@@ -80,7 +79,7 @@ def _plain(entry: Declared, text: str) -> Any:
 
 
 def _unless_empty(read: Callable[[Declared, str], Any]) -> Callable[[Declared, str], Any]:
-    """`read`, applied to the stripped text with a decimal point. Empty text is None; for a required setting, ProblemsError."""
+    """Return `read` extended to strip the text and replace a decimal comma first; empty text is None, or an error if required."""
 
     def filled(entry: Declared, text: str) -> Any:
         text = with_point(entry, text.strip())
@@ -94,7 +93,7 @@ def _unless_empty(read: Callable[[Declared, str], Any]) -> Callable[[Declared, s
 
 
 def with_point(entry: Declared, text: str) -> str:
-    """The text of a single number with a point for a decimal comma. Raises ProblemsError for an ambiguous comma: 1,000."""
+    """Replace the decimal comma of a single number by a point. Raises ProblemsError for an ambiguous comma, as in 1,000."""
     if entry.kind not in ("int", "float", "span") or not re.fullmatch(ONE_COMMA, text, re.IGNORECASE):
         return text
     decimal, without_comma = text.replace(",", "."), text.replace(",", "")
@@ -109,7 +108,7 @@ def _number_text(entry: Declared, value: Any) -> str:
 
 
 def bytes_text(count: int) -> str:
-    """A size such as "1 GB" or "512 MB" (powers of 1024); the plain number of bytes if that is not whole."""
+    """Return a number of bytes as "1 GB" or "512 MB" (powers of 1024) if that is exact, else in plain digits."""
     for sign in ("t", "g", "m"):
         if count >= SIZE_SIGNS[sign] and count % SIZE_SIGNS[sign] == 0:
             return f"{count // SIZE_SIGNS[sign]} {sign.upper()}B"
@@ -117,7 +116,10 @@ def bytes_text(count: int) -> str:
 
 
 def _number(entry: Declared, text: str, full_text: str = "") -> int | float:
-    """Parse a number, for bytes with a unit ("512 MB"). Raises ProblemsError. full_text: that it is part of, for messages"""
+    """Parse a finite number; in bytes also with a unit ("512 MB"). Raises ProblemsError, which quotes `full_text` (default: `text`).
+
+    Returns a float for "float" settings and pairs of rates; for others a whole number becomes an int.
+    """
     size = re.fullmatch(r"([\d.]+)\s*([kmgt])i?b?", text.lower()) if entry.unit == "bytes" else None
     try:
         number = float(size[1] if size else text)
@@ -137,23 +139,24 @@ def _number(entry: Declared, text: str, full_text: str = "") -> int | float:
 
 
 def _bad(entry: Declared, what: str, fix: str = "") -> ProblemsError:
+    """Return the error that the setting is `what`; `fix` defaults to the allowed values."""
     fix = fix or f"use {allowed(entry)}"
     return ProblemsError.one(f"{entry.title} is {what}", entry.path, fix, "settings.bad-value")
 
 
 def _is_size(entry: Declared) -> bool:
-    """Whether a pair is (width, height) of whole numbers rather than two rates."""
+    """Return whether a pair is a size (width, height) in pixels, rather than two rates."""
     return entry.unit == "pixels"
 
 
 def _pair_text(entry: Declared, value: Any) -> str:
-    """The text of a pair: "512 x 768" for a size, else "0.9, 0.999"."""
+    """Return a pair as text: "512 x 768" for a size, else "0.9, 0.999". A single number stands alone."""
     numbers = value if isinstance(value, (list, tuple)) else [value]
     return (" x " if _is_size(entry) else ", ").join(number_text(number) for number in numbers)
 
 
 def _numbers(entry: Declared, text: str) -> Any:
-    """Parse one number, or several separated by x, commas or spaces. Raises ProblemsError."""
+    """Parse one number, or a list of numbers separated by x, commas, semicolons or spaces. Raises ProblemsError."""
     parts = [part for part in re.split(r"[x×,;\s]+", text.strip().strip("()[]")) if part]
     if any(re.match(r"[-+]?0\d", part) for part in parts):  # 0,0001 would be the two numbers 0 and 1
         what = f"'{text.strip()[:40]}', where a comma separates numbers"
@@ -166,31 +169,33 @@ def _numbers(entry: Declared, text: str) -> Any:
 
 
 def _text(entry: Declared, text: str) -> str | None:
-    """The text, stripped for names and paths: prefixes and separators may need their spaces. None if empty and optional."""
+    """Return the text, stripped for paths and `output_name`; prefixes and separators keep their spaces. Empty optional text is None."""
     if entry.optional and not text.strip():
         return None
     return text.strip() if entry.widget or entry.name == "output_name" else text
 
 
 def _lines(entry: Declared, text: str) -> list[str]:
+    """Split text into stripped lines without empty ones, which only settings with a line per file (`blocks_of`) keep."""
     if entry.blocks_of:  # the first line is the first file's
         return [line.strip() for line in text.rstrip().splitlines()]
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _parse_list(entry: Declared, text: str) -> list[Any]:
-    """Parse a JSON list or comma-separated items."""
+    """Parse a JSON list or comma-separated items; any other text becomes a single item."""
     value = _json_or(lambda text: [part.strip() for part in text.split(",")] if "," in text else text, text)
     return value if isinstance(value, list) else [text]
 
 
 def _sizes(entry: Declared, text: str) -> Any:
-    """Parse a list of sizes: JSON, or "768,512x768"."""
+    """Parse a list of sizes: JSON, or "768,512x768" -> [768, [512, 768]]."""
     value = _json_or(lambda text: [_numbers(entry, part) for part in text.lower().split(",")], text)
     return value if isinstance(value, list) else [value]
 
 
 def _object(entry: Declared, text: str) -> dict[str, Any]:
+    """Parse a JSON object; empty text is {}. Raises ProblemsError for anything else."""
     value = json_or_none(text.strip() or "{}")
     if isinstance(value, dict):
         return value
@@ -199,7 +204,7 @@ def _object(entry: Declared, text: str) -> dict[str, Any]:
 
 
 def _arguments(text: str) -> Any:
-    """Parse sd-scripts' arguments, name=value separated by spaces: "weight_decay=0.1 betas=0.9,0.99"."""
+    """Split sd-scripts' arguments at spaces outside quotes: "a=1 b=2" -> ["a=1", "b=2"]. An unclosed quote leaves the text unsplit."""
     try:
         return shlex.split(text)
     except ValueError:  # a quotation mark that is not closed
@@ -207,7 +212,7 @@ def _arguments(text: str) -> Any:
 
 
 def arguments_text(arguments: Mapping[str, Any]) -> str:
-    """Arguments as sd-scripts' name=value, one per line: betas=0.9,0.99, decouple=true, text without quotes."""
+    """Return arguments as sd-scripts' name=value, one per line: betas=0.9,0.99, decouple=true, text without quotes where unambiguous."""
     lines = []
     for name, value in arguments.items():
         if isinstance(value, str):
@@ -221,7 +226,7 @@ def arguments_text(arguments: Mapping[str, Any]) -> str:
 
 
 def source_text(source: Source | dict) -> str:
-    """A dataset folder in one line: its name and the number of its own settings."""
+    """Describe a dataset folder in one line: name, "left out" if disabled, and how many settings differ from the dataset's."""
     item = to_values(source) if isinstance(source, Source) else source
     overrides = [name for name, value in item.items() if name not in ("folder", "enabled") and value is not None]
     parts = [str(item["folder"])] + ([] if item.get("enabled", True) else ["left out"])
@@ -238,6 +243,7 @@ def _same(entry: Declared, value: Any) -> Any:
 
 
 def _one_of(entry: Declared, text: str) -> Any:
+    """Parse a command-line argument of a choice: as text if all choices are texts, else as JSON."""
     return text if all(isinstance(choice, str) for choice in entry.choices) else _plain(entry, text)
 
 
@@ -265,6 +271,7 @@ CODECS = {
 
 
 def _codec(entry: Declared) -> Codec:
+    """Return the codec for a setting's widget ("sizes", "sources") or kind."""
     return CODECS[entry.widget if entry.widget in ("sizes", "sources") else entry.kind]
 
 
@@ -272,7 +279,7 @@ def _codec(entry: Declared) -> Codec:
 
 
 def shown_value(entry: Declared, value: Any) -> str:
-    """A value as text, for notes: "empty", "on", "cosine", "1e-4"."""
+    """Return a value as text for messages: "empty", "on", "cosine", "1e-4"."""
     if entry.kind == "bool":
         return "on" if value else "off"
     if entry.kind == "choice":
@@ -282,8 +289,7 @@ def shown_value(entry: Declared, value: Any) -> str:
 
 
 def summary(job: Settings, group: str) -> str:
-    """A group in one line, for the form's collapsed group: "LoRA rank 16, alpha 16". Its `summary`, else the settings that are
-    not at their default."""
+    """Summarize a group in one line for the collapsed form: "LoRA rank 16, alpha 16". By default, lists settings that were changed."""
     settings = getattr(job, group)
     if isinstance(job, TrainJob) and group == "validation":
         return _validation(job)
@@ -293,6 +299,7 @@ def summary(job: Settings, group: str) -> str:
 
 
 def _validation(job: TrainJob) -> str:
+    """Summarize the validation group: held-out images and how often validation loss is measured."""
     validation, sources = job.validation, [source for source in job.dataset.sources if source.enabled]
     share = validation.validation_split
     folders = sum(bool(each.validation_images) + (each.role == "validation") for each in sources)
@@ -308,6 +315,7 @@ def _validation(job: TrainJob) -> str:
 
 
 def _what_differs(settings: Settings, group: str) -> str:
+    """Return the first two settings of a group that differ from their defaults, and the number of others; "defaults" if none differs."""
     entries = [Declared(f"{group}.{name}", group, name, info) for name, info in type(settings).model_fields.items()]
     changed = [
         f"{entry.title} {shown_value(entry, value)[:30]}"

@@ -1,4 +1,4 @@
-"""Captions. A setting has an effect if any folder uses it."""
+"""Rules on captions. A setting has an effect if any dataset folder uses it."""
 
 from collections.abc import Iterator
 
@@ -10,6 +10,7 @@ from core.settings.needs import ignored
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
+    """Yield advice on a clip skip that adds to the skipped layer of SD 2.x."""
     skipped = job.model.clip_skip or 1
     if traits_of(job.model.family).spare_layer and skipped > 1:
         what = f"SD 2.x already uses the second to last text encoder layer; a clip skip of {skipped} skips more"
@@ -17,7 +18,10 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
+    """Yield (dotted path, reason) for caption settings that no dataset folder uses."""
+
     def changes_tags(each: Concept) -> bool:
+        """Return whether tags of the folder's captions are shuffled or dropped."""
         captions = each.captions
         return captions.shuffle_caption or captions.caption_tag_dropout_rate > 0 or captions.token_warmup_step > 0
 

@@ -1,4 +1,4 @@
-"""Which parts are trained, and at which learning rates."""
+"""Rules on the parts to train and their learning rates."""
 
 from collections.abc import Iterator
 
@@ -14,6 +14,7 @@ from core.settings.optimization.usual_rates import PLUS, UnusualRate, short, unu
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
+    """Yield errors and advice on which parts train, and on zero, negative or unusual learning rates."""
     if not (trains_unet(job) or trains_text(job)):
         fix = "train the U-Net, the text encoder, or both"
         yield Problem("Nothing would be trained", "network", fix, code="training.nothing-to-train")
@@ -37,7 +38,7 @@ HAPPENS = {
 
 
 def _far_from_usual(job: TrainJob) -> Iterator[Problem]:
-    """Learning rates meant for another method or optimizer, or mistyped: advice, and a warning far above the usual."""
+    """Yield a problem for each learning rate far from the usual: advice, a warning far above, an error above MOST."""
     entry = find(job.optimizer.optimizer_type)
     optimizer = entry.name.rsplit(".", 1)[-1] if entry else job.optimizer.optimizer_type
     for unusual in unusual_rates(job):
@@ -55,12 +56,13 @@ def _far_from_usual(job: TrainJob) -> Iterator[Problem]:
 
 
 def _trained_words(job: TrainJob) -> str:
-    """What is trained, in words: "a LoRA", "a full model", another network type by its name."""
+    """Return what is trained, in words: "a LoRA", "a full model", another network type by its name."""
     spec = spec_of(job)
     return job.network.label("kind") if spec.traits.uses_network and job.network.kind != "lora" else spec.words
 
 
 def _fix(job: TrainJob, unusual: UnusualRate) -> str:
+    """Return the fix for an unusual learning rate, a value in the usual range."""
     if "loraplus" in unusual.where:
         return f"use a ratio of {PLUS}"
     if unusual.where.endswith("_lr_weight"):
@@ -70,7 +72,10 @@ def _fix(job: TrainJob, unusual: UnusualRate) -> str:
 
 
 def _negative(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
-    """A problem with the first part whose rate is negative: an error, or advice for a full model, which can unlearn images."""
+    """Yield a problem with the first part whose rate is negative: an error, or advice for a full model, which can unlearn images.
+
+    rates  {part: learning rate}
+    """
     below = [part for part, rate in rates.items() if rate < 0]
     if not below:
         return
@@ -86,7 +91,7 @@ def _negative(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
 
 
 def _rate_setting(job: TrainJob, part: str) -> str:
-    """The setting with the learning rate of a part ("unet", "text_encoder plus", "unet_block3")."""
+    """Return the path of the setting with the learning rate of a part ("unet", "text_encoder plus", "unet_block3")."""
     if part.startswith("unet_block"):
         return "method.block_lr"
     if part in (rates := spec_of(job).rates(job)):
@@ -96,7 +101,10 @@ def _rate_setting(job: TrainJob, part: str) -> str:
 
 
 def _adapting(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
-    """Problems with D-Adaptation and Prodigy, where the learning rate is a factor of the one they find. rates: by part"""
+    """Yield problems with D-Adaptation and Prodigy, where the learning rate is a factor of the one that they find.
+
+    rates  {part: learning rate}
+    """
     entry = find(job.optimizer.optimizer_type)
     if entry is None:
         return
@@ -117,6 +125,7 @@ def _adapting(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
+    """Yield (dotted path, reason) for learning rates of parts that do not train, or whose rate is set elsewhere."""
     rates, unet, text = job.optimizer, trains_unet(job), trains_text(job)
     own_rates = [rate for trained, rate in ((unet, rates.unet_lr), (text, rates.text_encoder_lr)) if trained]
     by_adafactor = f"optimizer.learning_rate unet_lr text_encoder_lr scale_lr {' '.join(LORA_PLUS)}"

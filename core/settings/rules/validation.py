@@ -1,4 +1,4 @@
-"""When validation loss is measured."""
+"""Rules on when validation loss is measured."""
 
 from collections.abc import Iterator
 
@@ -10,17 +10,18 @@ from core.settings.needs import ignored
 
 
 def holds_out(job: TrainJob) -> bool:
-    """Whether any images are explicitly held out."""
+    """Return whether any dataset folder holds out images for validation."""
     return any_folder(job, lambda each: each.holds_out)
 
 
 def measures(job: TrainJob) -> bool:
-    """Whether validation loss is ever measured."""
+    """Return whether validation loss is measured at steps or epochs."""
     validation = job.validation
     return bool(every(validation.validate_every_n_steps) or every(validation.validate_every_n_epochs))
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
+    """Yield advice if images are held out but validation loss is never measured."""
     if holds_out(job) and not measures(job) and job.validation.best_checkpoint == "off":
         what = "Images are held out, but validation loss is never measured"
         fix = "validate every epoch, or train on all images"
@@ -28,6 +29,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
+    """Yield (dotted path, reason) for validation settings without effect."""
     held, chosen = holds_out(job), job.validation.best_checkpoint != "off"
     why = "the best checkpoint is measured at each save" if chosen else "there are no validation images"
     never = held and not chosen and not measures(job)
