@@ -168,7 +168,9 @@ def compatibility_values(group: type[BaseModel]) -> dict[str, dict[str, str]]:
 
 
 class Job(Settings):
-    """All groups of settings of a job. Fields that follow from `model.compatibility` are updated, also in copies."""
+    """Base model of jobs, whose fields are groups of settings. Derived fields (`follows_compatibility`) are kept up to date, in copies
+    too.
+    """
 
     @model_validator(mode="after")
     def _checked(self) -> Self:

@@ -10,7 +10,7 @@ from core.settings.network import KindSettings, NetworkSettings
 
 
 class Decomposed(Settings):
-    """DoRA's options in addition to those of the decomposed kind."""
+    """DoRA's options, added to those of the network kind that it decomposes."""
 
     wd_on_output: bool = setting(
         False,
@@ -25,19 +25,19 @@ class Decomposed(Settings):
 
 
 class DoraSettings(Decomposed, ProductSettings):
-    """Options of DoRA over LoRA and LoCon."""
+    """Options of DoRA based on LoRA and LoCon."""
 
 
 class DoraLohaSettings(Decomposed, LohaSettings):
-    """Options of DoRA over LoHa."""
+    """Options of DoRA based on LoHa."""
 
 
 class DoraLokrSettings(Decomposed, LokrSettings):
-    """Options of DoRA over LoKr."""
+    """Options of DoRA based on LoKr."""
 
 
 class Ia3Settings(KindSettings):
-    """Which layers (IA)^3 scales, and on which side."""
+    """The layers that (IA)^3 scales, and whether it scales their inputs or outputs."""
 
     all_layers: bool = setting(
         False,
@@ -58,7 +58,7 @@ class Ia3Settings(KindSettings):
 
 
 class OftSettings(KindSettings):
-    """Which layers OFT rotates besides the attention of the U-Net."""
+    """The layers that OFT rotates in addition to the attention of the U-Net."""
 
     enable_all_linear: bool = setting(
         False,

@@ -6,10 +6,7 @@ from core.settings.base import Settings, kohya_setting
 
 
 class HubSettings(Settings):
-    """Uploads to the Hugging Face Hub: repository, visibility and files.
-
-    The token comes from HF_TOKEN or the keys saved on this machine, never from a preset.
-    """
+    """Uploads to the Hugging Face Hub. The token comes from HF_TOKEN or the keys saved on this machine, never from a preset."""
 
     huggingface_repo_id: str | None = kohya_setting(
         None,

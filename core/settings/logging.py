@@ -1,4 +1,4 @@
-"""Trackers and console output, besides the run's own journal."""
+"""Settings of trackers and console output, in addition to the run's journal."""
 
 from typing import Literal
 

@@ -10,7 +10,7 @@ TUCKER = "Decomposes 3x3 convolutions with a small core (use_tucker, formerly us
 
 
 class ProductSettings(KindSettings):
-    """What LoHa, LoKr and LoCon have in common."""
+    """Options that LoHa, LoKr and LoCon share."""
 
     use_tucker: bool = setting(False, title="Tucker decomposition (CP)", help=TUCKER)
     use_scalar: bool = setting(

@@ -1,4 +1,4 @@
-"""Precision, memory and speed."""
+"""Settings of precision, memory and speed."""
 
 from typing import Literal
 

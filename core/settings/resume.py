@@ -1,4 +1,4 @@
-"""Starting from a training state or a later step."""
+"""Settings of starting from a training state or at a later step."""
 
 from core.settings.base import Settings, kohya_setting
 

@@ -1,4 +1,4 @@
-"""What a run saves."""
+"""Settings of the checkpoints and training states that a run saves."""
 
 from typing import Literal
 

@@ -26,7 +26,9 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         return captions.shuffle_caption or captions.caption_tag_dropout_rate > 0 or captions.token_warmup_step > 0
 
     def separates(each: Concept) -> bool:
-        """Joined caption files, metadata files, a trigger word and a keep-tokens separator also use the tag separator."""
+        """Return whether the folder uses the tag separator other than for shuffling: with joined caption files, metadata or a trigger
+        word.
+        """
         captions = each.captions
         joins = captions.sidecars == "joined" or bool(each.source.metadata_file)
         return joins or bool(captions.secondary_separator or captions.trigger_word or captions.keep_tokens_separator)
