@@ -1,4 +1,4 @@
-"""A job as a preset of kohya_ss: the importer's rules the other way. Options without a field go into additional_parameters."""
+"""Export a job as a preset of kohya_ss. Options without a field go into additional_parameters."""
 
 import json
 import re
@@ -54,9 +54,10 @@ TITLES = {LORA: "LoRA", DREAMBOOTH: "Dreambooth", FINE_TUNE: "Finetuning", EMBED
 class KohyaPreset:
     """A preset of kohya_ss.
 
-    fields   of the tab, without keys and tokens
-    options  of sd-scripts that it passes
-    lost     what they cannot express: {setting: (its value, kohya_ss' value)}
+    tab      key of TABS
+    fields   {field: value} of the tab, without keys and tokens
+    options  {option of sd-scripts: value} that the preset passes
+    lost     {setting that the preset cannot express: (the job's value, kohya_ss' value)}
     """
 
     tab: str
@@ -66,19 +67,19 @@ class KohyaPreset:
 
     @property
     def title(self) -> str:
-        """The tab's title."""
+        """Title of the tab."""
         return TITLES[self.tab]
 
     @property
     def text(self) -> str:
-        """The content of the preset's file."""
+        """Content of the preset's file, as JSON."""
         return json.dumps(self.fields, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def export_preset(job: TrainJob, dataset_config: str = "") -> KohyaPreset:
-    """The preset with which kohya_ss trains as the job says. Raises ProblemsError for methods that it does not have.
+    """Return the preset with which kohya_ss trains the job. Raises ProblemsError for methods that kohya_ss does not have.
 
-    dataset_config   the file with the job's folders; "" for a job without folders
+    dataset_config   path of the file with the job's folders; "" for a job without folders
     """
     job = with_method_of_folders(job)
     tab_job = job.model_copy(update={"embedding": job.embedding.model_copy(update={"extended": False})})
@@ -99,7 +100,7 @@ def export_preset(job: TrainJob, dataset_config: str = "") -> KohyaPreset:
 
 
 def _tab(job: TrainJob) -> str:
-    """The tab that trains by the job's method; "" for methods that kohya_ss does not have."""
+    """Return the kohya_ss tab for the job's method; "" for methods that kohya_ss does not have."""
     return next((tab for tab, method in TABS.items() if method == job.method.kind), "")
 
 
@@ -107,7 +108,7 @@ def _tab(job: TrainJob) -> str:
 
 
 def _fields(tab: str, wanted: Reading) -> Form:
-    """{field: value} of a tab. A field that is one option has the option's value, others their default."""
+    """Return {field: value} of a tab: the options' values for fields that are an option each, defaults for others."""
     fields = {name: value for name, value in form_of(tab).items() if name not in SECRETS}
     for name, default in fields.items():
         (option,) = FIELDS[name].get("options", [name])[:1]
@@ -117,8 +118,7 @@ def _fields(tab: str, wanted: Reading) -> Form:
 
 
 def _field(name: str, default: Any, option: Option, value: Any, tab: str) -> Any:
-    """The value of a kohya_ss field that makes kohya_ss pass `value` to the option; the field's default if it does, or if no value
-    does."""
+    """Return the value of a field that makes kohya_ss pass `value` to the option; the field's default if that does, or if no value does."""
     written = str(value) if isinstance(default, str) else value
     off = "" if isinstance(default, str) else type(default)()
     for candidate in (default, *([written] if value is not None else []), off):
@@ -132,7 +132,7 @@ def _field(name: str, default: Any, option: Option, value: Any, tab: str) -> Any
 
 
 def _within(name: str, value: Any) -> bool:
-    """Whether the form takes a value; it refuses the whole preset otherwise."""
+    """Return whether the form accepts a field's value; kohya_ss refuses the whole preset otherwise."""
     row = FIELDS[name]
     if "choices" in row:
         return str(value) in row["choices"]
@@ -142,7 +142,7 @@ def _within(name: str, value: Any) -> bool:
 
 
 def _special(tab: str, wanted: Reading, job: TrainJob) -> Form:
-    """{field: value} of fields that depend on several options, or have another form than their option."""
+    """Return {field: value} of fields that depend on several options, or have another form than their option."""
     names = FIELDS["optimizer"]["choices"]
     fields = {
         "xformers": "xformers" if wanted["xformers"] else "sdpa" if wanted["sdpa"] else "none",
@@ -166,12 +166,13 @@ def _special(tab: str, wanted: Reading, job: TrainJob) -> Form:
 
 
 def _words(arguments: list[str] | None) -> str:
-    """Arguments as the field has them; kohya_ss refuses spaces in a value and drops double quotes."""
+    """Join arguments for a field; "" if a value has spaces, which kohya_ss refuses, or double quotes, which it drops."""
     words = arguments or []
     return " ".join(words) if all('"' not in word and len(word.split()) == 1 for word in words) else ""
 
 
 def _length(tab: str, wanted: Reading) -> Form:
+    """Return {field: value} of training length and warmup."""
     epochs, steps = wanted["max_train_epochs"], wanted["max_train_steps"]
     warmup = part_of_run(wanted["lr_warmup_steps"])
     if tab == FINE_TUNE and wanted["flip_aug"]:
@@ -187,6 +188,7 @@ def _length(tab: str, wanted: Reading) -> Form:
 
 
 def _template(tab: str, wanted: Reading) -> Form:
+    """Return {field: value} of the caption template on the tab for textual inversion; {} for other tabs."""
     if tab != EMBEDDING:
         return {}
     kind = next((each for each in ("object", "style") if wanted[f"use_{each}_template"]), "")
@@ -194,13 +196,14 @@ def _template(tab: str, wanted: Reading) -> Form:
 
 
 def _metadata(wanted: Reading) -> Form:
+    """Return {field: value} of the image folder and metadata file on the fine-tuning tab."""
     folder, _, name = (wanted["in_json"] or "").replace("\\", "/").rpartition("/")
     source = {"train_dir": folder or ".", "caption_metadata_filename": name, "use_latent_files": "No"}
     return source | {"image_folder": wanted["train_data_dir"] or ""}
 
 
 def _rates(wanted: Reading) -> Form:
-    """{field: value} of the LoRA tab's learning rates: one 0 leaves that part untrained, two mean the main rate for both."""
+    """Return {field: value} of the LoRA tab's learning rates: a 0 for one part leaves it untrained, 0 for both means the main rate."""
     unet, text = wanted["unet_lr"], (wanted["text_encoder_lr"] or [None])[0]
     without_text, without_unet = wanted["network_train_unet_only"], wanted["network_train_text_encoder_only"]
     if unet is None and text is None and not (without_text or without_unet):
@@ -210,7 +213,7 @@ def _rates(wanted: Reading) -> Form:
 
 
 def _full_rates(tab: str, wanted: Reading) -> Form:
-    """Learning rates of the text encoders. The DreamBooth tab trains those of SDXL if their rates are above 0."""
+    """Return {field: value} of text encoder learning rates for a full model. The DreamBooth tab trains SDXL's if they are above 0."""
     rates = {name: wanted[name] for name in ("learning_rate_te", "learning_rate_te1", "learning_rate_te2")}
     rates = {name: wanted["learning_rate"] if rate is None else rate for name, rate in rates.items()}
     frozen = tab == DREAMBOOTH and wanted.script.family == "sdxl" and not wanted["train_text_encoder"]
@@ -218,7 +221,7 @@ def _full_rates(tab: str, wanted: Reading) -> Form:
 
 
 def _network(wanted: Reading) -> Form:
-    """{field: value} of the network's type and its arguments; "Standard" if no type fits."""
+    """Return {field: value} of the network type and its arguments; "Standard" if no type fits."""
     written, defaults = arguments_of(wanted["network_args"] or []), form_of(LORA)
     convolutions = is_on(written.get("conv_dim"))
     named = {"networks.lora": "Kohya LoCon" if convolutions else "Standard"}
@@ -237,11 +240,15 @@ def _network(wanted: Reading) -> Form:
 
 
 def _algo(row: Mapping[str, str]) -> str:
+    """Return the algo in the arguments of a network type's row; "" if there is none."""
     return next((part.removeprefix("algo:") for part in row["arguments"].split() if part.startswith("algo:")), "")
 
 
 def _argument(name: str, default: Any, text: str | None) -> Any:
-    """The value of an argument's field, in the type of the field's default. text: in network_args; None if absent"""
+    """Return the value of an argument's field, in the type of the field's default.
+
+    text  the value in network_args; None if absent
+    """
     if text is None:
         return default if name in ("factor", "unit", "LyCORIS_preset") else type(default)()
     if isinstance(default, bool):
@@ -260,8 +267,11 @@ def _argument(name: str, default: Any, text: str | None) -> Any:
 
 
 def _additional_parameters(job_reading: Reading, resolved: Resolved) -> Iterator[str]:
-    """Words of additional_parameters for options whose value the fields cannot express; options with a word that is not SAFE are
-    left out."""
+    """Yield words of additional_parameters for options whose value the fields cannot express, except for words that are not SAFE.
+
+    job_reading  the options that the job needs
+    resolved     the options that the fields give
+    """
     preset_reading = Reading(job_reading.script, resolved.options, frozenset(), prompts=resolved.prompts)
     default_job, preset_groups = TrainJob(), {tuple(names): values for names, values in settings_of(preset_reading)}
     for names, job_values in settings_of(job_reading):
@@ -283,7 +293,7 @@ def _additional_parameters(job_reading: Reading, resolved: Resolved) -> Iterator
 
 
 def same_value(path: str, here: Any, there: Any) -> bool:
-    """Whether two values of a setting mean the same."""
+    """Return whether two values of the setting `path` mean the same."""
     if path.rpartition(".")[2] in SPANS:
         here, there = part_of_run(here), part_of_run(there)
     if path == "optimizer.optimizer_type":
@@ -292,8 +302,10 @@ def same_value(path: str, here: Any, there: Any) -> bool:
 
 
 def _same(path: str, here: Any, there: Any, job: TrainJob, reimported: TrainJob) -> bool:
-    """Whether both jobs train alike by a setting. here, there: its values in `job` and in `reimported`, the job read from the
-    preset"""
+    """Return whether two jobs train alike although a setting differs.
+
+    here, there  its values in `job`, and in `reimported`, the job read from the preset
+    """
     if same_value(path, here, there):
         return True
     if path == "optimizer.unet_lr":

@@ -1,5 +1,7 @@
-"""Reads the training settings of OneTrainer: a preset, a saved config, or the one that a LoRA file has in it. Its concepts and
-samples, there or in files of their own, are folders and prompts here."""
+"""Import training settings of OneTrainer: a preset, a saved config, or the config in a LoRA file.
+
+Concepts and samples, in the config or in files of their own, become folders and prompts.
+"""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -19,6 +21,7 @@ ROLES = {"STANDARD": "train", "VALIDATION": "validation", "PRIOR_PREDICTION": "t
 
 
 def recognizes(source: Source) -> bool:
+    """Return whether a text is a config of OneTrainer."""
     options = source.json
     if options is None or "schema_version" in options:
         return False
@@ -26,11 +29,12 @@ def recognizes(source: Source) -> bool:
 
 
 def keys() -> Iterable[str]:
-    """Every key that it knows; those of parts, concepts and samples with dots."""
+    """Return every key that the importer knows; keys of parts, concepts and samples contain dots."""
     return [*rows(), *data()["former"]]
 
 
 def read(source: Source) -> Import:
+    """Import a config of OneTrainer as a job with a report. Raises ProblemsError for models and methods that are not trained here."""
     config = resolve(source)
     settings = config.ruled(RULES)
     folders = items(config, "concepts", "concept_file_name")
@@ -44,8 +48,10 @@ def read(source: Source) -> Import:
 
 
 def items(config: Config, name: str, file_key: str) -> list[Values]:
-    """The concepts or samples as {"concepts.path": value}, with the keys that are written: from the config, else from the file
-    that `file_key` names."""
+    """Return the concepts or samples as {"concepts.path": value}, from the config, else from the file that `file_key` names.
+
+    name  "concepts" or "samples"
+    """
     listed = config.written.get(name)
     if not isinstance(listed, list):
         listed = config.source.json_of(config[file_key])
@@ -59,11 +65,12 @@ def items(config: Config, name: str, file_key: str) -> list[Values]:
 
 
 def _with_current_names(item: Values) -> Values:
-    """A concept or sample with its parts flattened, and former names replaced."""
+    """Return a concept or sample with its parts flattened, and former names replaced by the current ones."""
     return {FORMER.get(key, key): value for key, value in flattened(item, ("image", "text")).items()}
 
 
 def concepts(config: Config, listed: list[Values]) -> Values:
+    """Return {path: value} of the image folders; a warning if there are none. listed: the concepts, as from `items`"""
     if not listed:
         fix = "put the file of the concepts next to the preset and import it again, or choose the image folders"
         config.warn("The file names no image folders", "concepts", fix, "import.no-concepts")
@@ -97,6 +104,7 @@ def _sources(config: Config, concept: Values) -> Iterator[Values]:
 
 
 def _dropout(config: Config, values: Values) -> Values:
+    """Return {name: value} of a folder's tag dropout; {} if it is off."""
     if not values["concepts.text.tag_dropout_enable"]:
         return {}
     key = "concepts.text.tag_dropout_mode"
@@ -105,7 +113,7 @@ def _dropout(config: Config, values: Values) -> Values:
 
 
 def _repeats(config: Config, values: Values) -> Values:
-    """{name: value} of the setting for a folder's images per epoch, in OneTrainer floor(images * balancing)."""
+    """Return {name: value} of the setting for a folder's images per epoch, which OneTrainer computes as floor(images * balancing)."""
     number, path = values["concepts.balancing"], values["concepts.path"]
     if values["concepts.balancing_strategy"] == "SAMPLES":
         return {"samples_per_epoch": int(number)}
@@ -123,11 +131,12 @@ def _repeats(config: Config, values: Values) -> Values:
 
 
 def samples(config: Config, listed: list[Values]) -> Values:
+    """Return {path: value} of the sample prompts. listed: the samples, as from `items`"""
     return {"samples.sample_prompts": [line for each in listed for line in _line(config, each)]}
 
 
 def _line(config: Config, sample: Values) -> Iterator[str]:
-    """Yield a sample as a prompt line with options; nothing but a note if it is off."""
+    """Yield a sample as a prompt with options, "a cat --w 512 --d 1"; nothing but a note if it is off."""
     values = {key.partition(".")[2]: value for key, value in config.take(sample, "samples.").items()}
     key = "samples.noise_scheduler"
     sampler = config.choice(key, values["noise_scheduler"])

@@ -1,4 +1,4 @@
-"""A config of OneTrainer as it resolves it: older versions are brought up to date, and what is missing or wrong has its defaults.
+"""Resolve a config of OneTrainer: update older versions, and fill in defaults for missing and invalid values.
 
 The rules are those of Nerogar/OneTrainer 23df383; onetrainer.json is the table of its keys.
 """
@@ -24,15 +24,17 @@ OFF = (None, False, 0, "", "0", "0.0")
 
 @cache
 def table() -> Table:
+    """Return the table of OneTrainer's keys."""
     return read_table(NAME, TITLE, ("concepts.", "samples."), NULLABLE)
 
 
 def data() -> Mapping[str, Any]:
+    """Return the content of onetrainer.json."""
     return table().data
 
 
 def rows() -> Mapping[str, Row]:
-    """Every key; those of parts, concepts and samples with dots."""
+    """Return {key: row} of every key; keys of parts, concepts and samples contain dots."""
     return table().rows
 
 
@@ -41,21 +43,22 @@ class Config(TableConfig):
 
     @property
     def encoders(self) -> list[str]:
-        """The text encoders of the model."""
+        """Names of the model's text encoders: "text_encoder", and for SDXL "text_encoder_2"."""
         return list(TRAINED[1:] if data()["families"][self["model_type"]][0] == "sdxl" else TRAINED[1:2])
 
     @property
     def accumulation(self) -> int:
+        """Gradient accumulation steps, at least 1."""
         return max(1, self["gradient_accumulation_steps"])
 
     def trains(self, encoder: str) -> bool:
-        """Whether a text encoder trains at all."""
+        """Return whether a text encoder trains: it is on, and does not stop at step or epoch 0."""
         after, unit = (self[f"{encoder}.stop_training_after{end}"] for end in ("", "_unit"))
         return self[f"{encoder}.train"] and not (after == 0 and unit in ("EPOCH", "STEP"))
 
 
 def resolve(source: Source) -> Config:
-    """The config. Raises ProblemsError for models and methods that are not trained here."""
+    """Return the resolved config. Raises ProblemsError for models and methods that are not trained here."""
     options = source.json or {}
     config = Config(table(), source, flattened(options, PARTS))
     config.values = config.take(_updated(config, _version(options)))
@@ -73,7 +76,7 @@ def resolve(source: Source) -> Config:
 
 
 def _version(options: Mapping[str, Any]) -> int:
-    """The version of a file; 0 for one without, if its keys are those of the first version, else today's."""
+    """Return the version of a file; without one 0 if the keys are those of the first version, else the current one."""
     stated = options.get("__version")
     if isinstance(stated, int) and not isinstance(stated, bool):
         return stated
@@ -82,7 +85,7 @@ def _version(options: Mapping[str, Any]) -> int:
 
 
 def _updated(config: Config, version: int) -> Values:
-    """{key: value} of what is written, by the keys of the current version; these are also noted in `config.current_keys`."""
+    """Return {current key: value} of what the file states; renamed keys are noted in `config.current_keys`."""
     written, raw = config.written, Values()
     for key, value in written.items():
         before, name = data()["former"].get(key, (0, ""))
@@ -115,7 +118,7 @@ def _updated(config: Config, version: int) -> Values:
 
 
 def _timesteps(raw: Mapping[str, Any]) -> Values:
-    """The keys of the timestep distribution, from a version before 4."""
+    """Return the current keys of the timestep distribution for a config of a version before 4."""
     if raw.get("noising_weight") in OFF:
         return {"timestep_distribution": "UNIFORM", "noising_weight": 0.0, "noising_bias": 0.0}
     bias = raw.get("noising_bias", 0.5)
