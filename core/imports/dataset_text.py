@@ -132,6 +132,7 @@ def _repair_paths(text: str, suffix: str) -> tuple[str, list[tuple[str, int, str
     repaired: list[tuple[str, int, str]] = []
 
     def repair(match: re.Match[str]) -> str:
+        """Return the matched key and value with the path's backslashes doubled; the match unchanged if correct or in a comment."""
         line_start = match.string.rfind("\n", 0, match.start()) + 1
         intended = _intended(match[3], suffix)
         if intended is None or (suffix == ".toml" and "#" in match.string[line_start : match.start()]):
@@ -330,6 +331,7 @@ def json_lines(text: str) -> tuple[dict[str, int], list[tuple[str, int]]]:
     numbers = (bisect_right(breaks, match.start()) + 1 for match in parts)
 
     def visit(value: Any, path: str) -> None:
+        """Record the lines of a parsed value and of everything in it. Objects are tuples of (key, value)."""
         if isinstance(value, tuple | list):
             lines.setdefault(path, next(numbers))
         if isinstance(value, tuple):  # the keys and values of an object

@@ -29,7 +29,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     @classmethod
-    def __pydantic_init_subclass__(cls, **_given: Any) -> None:
+    def __pydantic_init_subclass__(cls, **_kwargs: Any) -> None:
         """Fill in what declarations leave to the field's name: an empty title, and SAME as the name in sd-scripts or in metadata.
 
         A type that several fields share (Annotated) must have the same field name everywhere, since its metadata is changed in place.
@@ -58,32 +58,30 @@ class Settings(BaseModel):
 class About(TypedDict, total=False):
     """Metadata of a setting that pydantic's Field does not have. Texts default to "", `level` to "more", `labels` to {}."""
 
-    level: Literal["shown", "more"]  # behind "More"
-    unit: str  # of the number ("images", "minutes")
-    kohya: str  # its name in sd-scripts (with `kohya_setting`, the field's)
-    source: str  # paper or program it follows
-    labels: dict[str, str]  # choice -> words shown where they are not the choice itself
-    # A hint where the type does not say it ("lines", "folder", "extension"); "blocks", "block rates" and "block weights" are numbers by
-    # block, which have bars: the block rates of one group are one control; "layers" has the tree of a model's layers.
+    level: Literal["shown", "more"]  # "more": behind "More" in the form
+    unit: str  # unit of a number ("images", "minutes")
+    kohya: str  # name in sd-scripts, several comma-separated; SAME for the field's (`kohya_setting`)
+    source: str  # paper or program that the setting follows
+    labels: dict[str, str]  # choice -> label on the page, by default the choice
+    # Control in the form where the type does not determine it ("lines", "folder", "extension"). "blocks", "block rates" and "block
+    # weights" are numbers by block, shown as bars; the block rates of a group share a control. "layers" has a tree of the model's layers.
     widget: str
-    costs: str  # what it costs: memory, speed
-    names: NAMES  # what outside the job it names: checked where a job enters the engine (core/settings/named.py)
-    holds: (
-        str  # the kinds of model file that it names, comma-separated ("lora", "checkpoint, lora"): the page lists those
-    )
-    section: str  # heading above it and those after it, in a long group
-    first: FIRST  # its row on the first screen
-    brief: str  # shown there instead of the help
-    hint: str  # what an empty field means ("off"), shown in it where the setting may be left empty
-    only: str  # the methods (of a folder's settings: the roles) it is shown for, comma-separated; empty for all
-    # What it needs of others in its group to have an effect, separated by "; ": "noise_offset" (on, or filled in), "!no_vae" (off, or
-    # empty), "loss_type=huber, smooth_l1" (one of these). The form says so (core/settings/needs.py).
+    costs: str  # costs in memory or speed
+    names: NAMES  # kind of path, name or id that the value is; checked where a job enters the engine (core/settings/named.py)
+    holds: str  # accepted kinds of model file, comma-separated ("checkpoint, lora"), for the page's list of files
+    section: str  # heading above this setting and those after it, in a long group
+    first: FIRST  # row of the setting on the first screen
+    brief: str  # text on the first screen instead of the help
+    hint: str  # what an empty field means ("off"), shown in the field
+    only: str  # methods (for a folder's settings: roles) that the setting is shown for, comma-separated; "" for all
+    # Conditions on others in the group, all required for an effect, separated by "; ": "noise_offset" (on, or filled in), "!no_vae"
+    # (off, or empty), "loss_type=huber, smooth_l1" (one of these). See core/settings/needs.py.
     needs: str
-    replaces: str  # the setting of its group that has no effect while this one is filled in
-    elsewhere: str  # the tab and element that show it instead of the form ("Dataset#ds-sources")
-    recorded: str  # the name of its value in the metadata of LoRA files; SAME for ss_ and the field's
-    empty_as: str  # settings of its group, comma-separated: the first that is set holds while this one is empty
-    blocks_of: str  # of block weights: the setting of its group that names the files with these blocks; a list has a line for each
+    replaces: str  # name of the setting in the group that has no effect while this one is filled in
+    elsewhere: str  # tab and element that show the setting instead of the form ("Dataset#ds-sources")
+    recorded: str  # key of the value in the metadata of LoRA files; SAME for ss_ and the field's name
+    empty_as: str  # settings of the group, comma-separated: the first that is set applies while this one is empty
+    blocks_of: str  # for block weights: the setting of the group that names the LoRA files; in a list a line for each
 
 
 class SettingArguments(About, total=False):
@@ -110,7 +108,7 @@ def setting(
     help: str,
     title: str = "",
     within: tuple[float, float] | None = None,
-    **given: Unpack[SettingArguments],
+    **properties: Unpack[SettingArguments],
 ) -> Any:
     """Declare a setting, which page, JSON, command line, checks, docs and search then use; returns a pydantic field.
 
@@ -120,8 +118,8 @@ def setting(
     within   (minimum, maximum), both inclusive
     Other arguments are metadata (see `About`) or pydantic's constraints.
     """
-    about: Any = ABOUT_DEFAULTS | {name: value for name, value in given.items() if name in ABOUT_DEFAULTS}
-    field: dict[str, Any] = {name: value for name, value in given.items() if name not in ABOUT_DEFAULTS}
+    about: Any = ABOUT_DEFAULTS | {name: value for name, value in properties.items() if name in ABOUT_DEFAULTS}
+    field: dict[str, Any] = {name: value for name, value in properties.items() if name not in ABOUT_DEFAULTS}
     if "default_factory" not in field:
         field["default"] = default
     if within is not None:
@@ -174,6 +172,7 @@ class Job(Settings):
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
+        """Set the derived fields after validation."""
         return self._follow()
 
     def _follow(self) -> Self:
@@ -187,6 +186,7 @@ class Job(Settings):
         return self
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Copy as pydantic does, then update the derived fields."""
         return super().model_copy(update=update, deep=deep)._follow()
 
 
@@ -290,10 +290,12 @@ class Declared:
 
     @property
     def default(self) -> Any:
+        """Default value of the setting."""
         return default_of(self.info)
 
     @property
     def optional(self) -> bool:
+        """Whether the setting can be empty (None)."""
         return type(None) in union_members(self.info.annotation)
 
     @property

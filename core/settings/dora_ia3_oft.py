@@ -53,6 +53,7 @@ class Ia3Settings(KindSettings):
         return "all layers" + (", inputs" if self.train_on_input else "") if self.all_layers else ""
 
     def without_effect(self) -> Iterator[tuple[str, str]]:
+        """Yield (dotted path, reason) for `train_on_input` without `all_layers`."""
         if not self.all_layers:
             yield "ia3.train_on_input", "the paper's layers are scaled, each on its side"
 
@@ -76,6 +77,7 @@ class OftSettings(KindSettings):
         return ", ".join(words for words, given in on.items() if given)
 
     def problems(self, network: NetworkSettings) -> Iterator[Problem]:
+        """Yield an error for text encoder training, which OFT lacks, and advice on an alpha that limits nothing."""
         if network.train_text_encoder:
             what = "OFT has no layers in the text encoder, so that would not be trained"
             fix = "turn text encoder training off, or use Diag-OFT"
@@ -85,6 +87,7 @@ class OftSettings(KindSettings):
             yield Problem(what, "network.alpha", "use 0.0001 to 0.01", "advice", code="network.oft-alpha")
 
     def without_effect(self) -> Iterator[tuple[str, str]]:
+        """Yield (dotted path, reason) for the network's conv rank and rsLoRA, which OFT does not use."""
         yield "network.conv_rank", "convolutions have the network rank (oft.enable_conv)"
         yield "network.rs_lora", "OFT's alpha is a limit, not a scale"
 

@@ -20,6 +20,7 @@ class ProductSettings(KindSettings):
     )
 
     def problems(self, network: NetworkSettings) -> Iterator[Problem]:
+        """Yield advice on a Tucker decomposition without trained 3x3 convolutions."""
         if self.use_tucker and not network.trains_conv and not network.layers:
             what = "Tucker decomposition has no effect: no 3x3 convolutions are trained"
             fix = "set network.conv_rank, or turn it off"
@@ -59,6 +60,7 @@ class LokrSettings(ProductSettings):
     )
 
     def without_effect(self) -> Iterator[tuple[str, str]]:
+        """Yield (dotted path, reason) for ranks and alphas if both matrices are whole."""
         if self.full_matrix:
             for name in ("rank", "rs_lora", *sorted(SIZES - {"rank"})):
                 yield f"network.{name}", "both matrices are whole (full_matrix)"

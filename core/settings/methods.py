@@ -39,7 +39,12 @@ class Usual:
 
 
 class PartSize(Protocol):
-    """Size of a model part as read from its header: number of parameters, config.json, and {shape: number of tensors}."""
+    """Size of a model part as read from its header.
+
+    numbers  number of parameters
+    config   content of config.json
+    shapes   {shape: number of tensors}
+    """
 
     @property
     def numbers(self) -> int: ...
@@ -55,32 +60,36 @@ Needs = tuple[str, list[list[str]]]
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """A training method: its facts and functions.
+    """A training method: facts, and functions that implement its parts.
 
-    name, title      in presets and on the page           words   in messages: "a LoRA"
-    changes          what trains: a network on the frozen model, the model itself, embeddings of its text encoders, a model
-                     next to it, or a small one in it; determines `traits`
+    name, title      in presets; on the page
+    words            in messages: "a LoRA"
+    changes          what trains: a network on the frozen model, the model itself, embeddings of its text encoders, a model next to the
+                     U-Net,
+                     or a small network in it; determines `traits`
     make             (core.methods.MethodInputs) -> core.methods.Method; imports torch only when called
-    trains_unet, trains_text    (job) -> whether a part is to be trained, whatever its learning rate
+    trains_unet, trains_text    (job) -> whether that part is to be trained, whatever its learning rate
     trained_numbers  (job, family's name, {part: PartSize}) -> {part: number of trained parameters}
     trained_shapes   (as trained_numbers) -> {shape: number of trained tensors}, for the optimizer's state; {} if not known
-    usual            usual learning rates with AdamW, of "unet" and "text_encoder"
+    usual            {"unet" or "text_encoder": usual learning rates with AdamW}
     group            name of the job's group with settings for this method only; "" for none
-    settings         the model of that group, if the job does not declare it
+    settings         model of that group, if the job does not declare it
     saves            kind of the saved file in core.formats.model_spec
     project          the trackers' project name, as in sd-scripts' script for the method
-    logged           {part: name of its learning rate in trackers}; others are lr/<part>
+    logged           {part: name of its learning rate in trackers}; others are lr/PART
     losses_logged    names of a step's and an epoch's loss in trackers, as in sd-scripts' script for the method
-    problems         (job) -> problems besides those of every method
-    file_problems    (job, workspace) -> problems of the files that its settings name
-    rates            (job) -> {part: (rate, its setting)} of further learning rates
-    side             for methods that train a module next to or in the denoiser: (denoiser, job) -> a module that computes
-                     `Conditioning.added` from (noisy latents, timesteps, Conditioning); the forecast counts a pass of it
-    unused           (job) -> (dotted path, reason) of settings without effect; noise and captions settings are then ignored
-    debiased_as      (job of a known family) -> the prediction that debiased estimation assumes; "": the model's own
-    needs            (job, family's title, size of a checkpoint in words) -> a sentence for the page, and [[words, path]]
-    preserves_class  the model itself does not change, so it needs no prior preservation
-    control_images   it reads a control image with each image and sample
+    problems         (job) -> problems in addition to those of every method
+    file_problems    (job, workspace) -> problems of the files that the method's settings name
+    rates            (job) -> {part: (learning rate, path of its setting)} of parts besides U-Net and text encoders
+    side             (denoiser, job) -> module next to or in the denoiser, which computes `Conditioning.added` from (noisy latents,
+                     timesteps,
+                     Conditioning) and counts in the memory forecast; None for other methods
+    unused           (job) -> (dotted path, reason) of settings without effect; those of the groups noise and captions are ignored
+    debiased_as      (job of a known family) -> the prediction type that debiased estimation assumes; "": the model's own
+    needs            (job, family's title, size of a checkpoint as text) -> (sentence for the page, [[label, path] of fields that it
+                     names])
+    preserves_class  whether the model itself does not change, so that it needs no prior preservation
+    control_images   whether it reads a control image with each image and sample
     initial          dotted path of the setting that names weights to start from, if not the traits'
     """
 

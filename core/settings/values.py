@@ -82,6 +82,7 @@ def _unless_empty(read: Callable[[Declared, str], Any]) -> Callable[[Declared, s
     """Return `read` extended to strip the text and replace a decimal comma first; empty text is None, or an error if required."""
 
     def filled(entry: Declared, text: str) -> Any:
+        """Read the text; None if it is empty and the setting optional, ProblemsError if required."""
         text = with_point(entry, text.strip())
         if text:
             return read(entry, text)
@@ -104,6 +105,7 @@ def with_point(entry: Declared, text: str) -> str:
 
 
 def _number_text(entry: Declared, value: Any) -> str:
+    """Return a number as text; a number of bytes with its unit."""
     return bytes_text(value) if entry.unit == "bytes" and isinstance(value, int) else number_text(value)
 
 
@@ -239,6 +241,7 @@ def source_text(source: Source | dict) -> str:
 
 
 def _same(entry: Declared, value: Any) -> Any:
+    """Return the value unchanged."""
     return value
 
 

@@ -76,9 +76,11 @@ def nearby(missing: Sequence[tuple[str, str]], folders: Sequence[Path]) -> dict[
     widgets = {entry.path: entry.widget for entry in declared(TrainJob)} | {SOURCES: "folder"}
 
     def fits(path: Path, setting: str) -> bool:
+        """Return whether a path is a file or folder as the setting needs."""
         return widgets.get(setting) not in ("file", "folder") or path.is_dir() == (widgets[setting] == "folder")
 
     def order(path: Path, wanted: Sequence[str]) -> tuple[int, bool]:
+        """Return a sort key: paths that share more trailing parts with `wanted` first, then those with its upper and lower case."""
         same = (
             here.lower() == there.lower() for here, there in zip(reversed(path.parts), reversed(wanted), strict=False)
         )

@@ -90,6 +90,7 @@ class Reading(Remarks):
         return self.values.get(name)
 
     def key(self, name: str) -> str:
+        """Return the option's key in the file, by default its name."""
         return self.keys.get(name, name)
 
     @property

@@ -99,6 +99,7 @@ def _with_python(text: str, values: Mapping[str, Value]) -> str:
     left = MOST_EXPANDED
 
     def value(match: Token) -> str:
+        """Return the value of the matched variable, marked if it is unknown or too much text was added."""
         nonlocal left
         known = values.get(match[1])
         left -= len(known or "")
@@ -248,12 +249,14 @@ class _Shell(_Reader):
         self.notebook_values = dict(variables)  # what the Python of a notebook set
 
     def tokens(self) -> re.Pattern[str]:
+        """Return the pattern of the next token, which depends on quotes and the start of a command."""
         begins = not self.words and self.word_parts is None and self.assigned is None
         return _shell_tokens(
             PS if self.powershell else BASH, INSIDE if self.quoted else START if begins else OUTSIDE[1]
         )
 
     def take(self, kind: str, token: Token) -> None:
+        """Process a token of bash or PowerShell; `kind` is the name of the group that matched."""
         match kind:
             case "assigned":
                 self.assigned = token["target"].lower(), bool(token["more"])
@@ -495,6 +498,7 @@ class _Cmd(_Reader):
         return _cmd_tokens(self.quoted, self.literal)
 
     def read(self, text: str) -> None:
+        """Append the commands in `text` to `commands`, line by line; lines with `set` set variables."""
         self.delayed = "enabledelayedexpansion" in text.lower()
         branches = 0
         for line in text.replace("^\n", "").split("\n"):
@@ -526,6 +530,7 @@ class _Cmd(_Reader):
         return UNSET + match[0] + END if len(match[0]) > 1 else "%"
 
     def take(self, kind: str, token: Token) -> None:
+        """Process a token of cmd or the C runtime; `kind` is the name of the group that matched."""
         match kind:
             case "slashes":  # each two before a quotation mark are one
                 self.add(token[0][::2])

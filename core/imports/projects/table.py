@@ -131,6 +131,7 @@ class Config(Remarks):
     method: str = ""
 
     def __getitem__(self, key: str) -> Any:
+        """Return the value of a key of the table. Raises KeyError for unknown keys."""
         return self.values[key]
 
     def among(self, key: str, choices: Mapping[str, T], value: Any = None) -> T:

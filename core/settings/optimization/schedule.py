@@ -183,6 +183,7 @@ class ScheduleSettings(Settings):
     @field_validator("lr_warmup_steps", "lr_decay_steps", mode="before")
     @classmethod
     def _span(cls, value: Any) -> Any:
+        """Normalize warmup and decay steps before validation (see `span`)."""
         return span(value)
 
     @property

@@ -70,6 +70,7 @@ def _weight_state_bytes(
     """
 
     def argument(name: str) -> float | None:
+        """Return the numeric value of an optimizer argument, by default the optimizer's; None for others."""
         known = None if entry is None else entry.arguments.get(name)
         value = arguments.get(name, known.default if known else None)
         return float(value) if isinstance(value, (int, float)) else None  # other values are reported by the rules

@@ -190,4 +190,5 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
 
 
 def _short(text: str) -> str:
+    """Return the text, cut to 40 characters."""
     return text if len(text) <= 40 else text[:37] + "..."
