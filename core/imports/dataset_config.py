@@ -355,7 +355,10 @@ def _fix_for(name: str, level: str, method: str) -> str:
 
 
 def _check_dataset_values(document: Document, dataset: Dataset) -> None:
-    """Add problems of a dataset's options that conflict. Missing resolutions are set, in place, from sizes in the metadata."""
+    """Add problems of a dataset's options that conflict.
+
+    If the metadata of a fine-tuning dataset has sizes, buckets are turned on and a missing resolution is set, in place.
+    """
     subsets = dataset.subsets
     if not subsets:
         return

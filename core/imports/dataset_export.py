@@ -307,7 +307,7 @@ def _folders(concept: Concept, problems: list[Problem]) -> list[_Folder]:
 
 
 def _scanned_folders(concept: Concept, path: str, masks: str | None, problems: list[Problem]) -> list[_Folder]:
-    """Return every subfolder that directly contains images, with the repeats and class tokens of its path.
+    """Return the folder of `concept` and those below it that directly contain images, with the repeats and class tokens of their paths.
 
     path, masks  the image folder and mask folder as written to the file
     problems     advice on files that sd-scripts does not read, or on finding no images, is added in place
@@ -347,7 +347,7 @@ def _masks_of(folder: Path, top: Path | None, masks: str | None) -> str | None:
 
 
 def _seed(job: TrainJob, concepts: list[Concept]) -> dict[str, int]:
-    """Return {"validation_seed": value} if a split uses it, else {}."""
+    """Return {"validation_seed": value} if it is not 0 or a folder has a validation split, else {}."""
     seed = job.validation.validation_seed
     used = seed or any(concept.validation.validation_split for concept in concepts)
     return {"validation_seed": seed} if used else {}
