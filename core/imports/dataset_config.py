@@ -157,11 +157,11 @@ def apply_dataset_config(job: Job, path: str | os.PathLike) -> tuple[Job, Import
     report = read_dataset_config(path)
     raise_if_errors(report.problems)
     values = job.model_dump(mode="json")
-    report.notes += _replaced(values, report.values)
+    report.notes += _replacement_notes(values, report.values)
     return build(type(job), {**values, **{name: values[name] | new for name, new in report.values.items()}}), report
 
 
-def _replaced(before: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def _replacement_notes(before: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return notes on the job's folders and settings that the import replaces or resets.
 
     before, new  {group: {setting: value}} of the job and of the file
@@ -479,7 +479,7 @@ def _values(document: Document, subsets: list[Subset]) -> dict[str, dict[str, An
     values["dataset"]["sources"] = [
         Source.model_validate_json(json.dumps(source)).model_dump(mode="json") for source in sources
     ]
-    _summary(document, subsets)
+    _add_summary(document, subsets)
     return values
 
 
@@ -534,7 +534,7 @@ def _seed(document: Document, subsets: list[Subset]) -> dict[str, int]:
     return {"validation_seed": min(seeds)} if seeds else {}
 
 
-def _summary(document: Document, subsets: list[Subset]) -> None:
+def _add_summary(document: Document, subsets: list[Subset]) -> None:
     """Add notes to the document: first the numbers of folders and datasets, last that masks need --masked_loss in sd-scripts."""
     datasets = {subset.dataset for subset in subsets}
     document.notes.insert(0, f"{count(len(subsets), 'folder')} in {count(len(datasets), 'dataset')}.")

@@ -522,7 +522,7 @@ def toml_table(values: dict[str, Any], path: str, indent: str) -> list[str]:
 
 def _key(name: str) -> str:
     """Return a TOML key, quoted if necessary."""
-    return name if _BARE.fullmatch(name) else _basic(name)
+    return name if _BARE.fullmatch(name) else _double_quoted(name)
 
 
 def _value(value: Any) -> str:
@@ -542,11 +542,11 @@ def _text(text: str) -> str:
     """Return text as a TOML string: in single quotes, which keep backslashes, else the simplest form that sd-scripts' parser reads back."""
     literal = [f"'{text}'"] if "'" not in text and not _CONTROL.search(text) and re.search(r'[\\/"]', text) else []
     escaped = "".join(f"\\u{ord(each):04x}" if ord(each) < 128 and not each.isalnum() else each for each in text)
-    forms = [*literal, _basic(text), f'"{escaped}"']
+    forms = [*literal, _double_quoted(text), f'"{escaped}"']
     return next((form for form in forms if reads_as(f"a = {form}\nb = 1\n", {"a": text, "b": 1})), forms[-1])
 
 
-def _basic(text: str) -> str:
+def _double_quoted(text: str) -> str:
     """Return text as a TOML string in double quotes, with escapes."""
     text = text.replace("\\", "\\\\").replace('"', '\\"')
     return '"' + _CONTROL.sub(lambda match: _SHORT.get(match[0], f"\\u{ord(match[0]):04x}"), text) + '"'

@@ -134,7 +134,7 @@ def _repair_paths(text: str, suffix: str) -> tuple[str, list[tuple[str, int, str
     def repair(match: re.Match[str]) -> str:
         """Return the matched key and value with the path's backslashes doubled; the match unchanged if correct or in a comment."""
         line_start = match.string.rfind("\n", 0, match.start()) + 1
-        intended = _intended(match[3], suffix)
+        intended = _intended_path(match[3], suffix)
         if intended is None or (suffix == ".toml" and "#" in match.string[line_start : match.start()]):
             return match[0]
         repaired.append((match[1], match.string.count("\n", 0, match.start()) + 1, intended))
@@ -145,19 +145,19 @@ def _repair_paths(text: str, suffix: str) -> tuple[str, list[tuple[str, int, str
     return whole.sub(repair, cut.sub(repair, text)), repaired
 
 
-def _intended(written: str, suffix: str) -> str | None:
+def _intended_path(written: str, suffix: str) -> str | None:
     """Return the path that the text between quotes was meant as, if its backslashes are not escaped; None if it is escaped correctly."""
     escapes = _ESCAPE.findall(written)
     good = ("\\", '"', "/") if suffix == ".json" else ("\\", '"')
     open_end = (len(written) - len(written.rstrip("\\"))) % 2 == 1
     if not open_end and all(escape in good or len(escape) > 1 for escape in escapes):
         return None
-    if not open_end and os.path.exists(_as_escapes(written)):  # Linux allows tabs and line breaks in names
+    if not open_end and os.path.exists(_unescaped(written)):  # Linux allows tabs and line breaks in names
         return None
     return written.replace("\\\\", "\\")
 
 
-def _as_escapes(written: str) -> str:
+def _unescaped(written: str) -> str:
     """Return the text with its escapes decoded; "" if they are invalid."""
     try:
         return json.loads(f'"{written}"')

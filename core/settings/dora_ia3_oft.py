@@ -74,7 +74,7 @@ class OftSettings(KindSettings):
 
     def summary(self) -> str:
         on = {"all transformer layers": self.enable_all_linear, "convolutions": self.enable_conv}
-        return ", ".join(words for words, given in on.items() if given)
+        return ", ".join(words for words, is_on in on.items() if is_on)
 
     def problems(self, network: NetworkSettings) -> Iterator[Problem]:
         """Yield an error for text encoder training, which OFT lacks, and advice on an alpha that limits nothing."""

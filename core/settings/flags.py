@@ -39,9 +39,9 @@ def read_flags(model: type[Settings], argv: list[str], method: str = "") -> tupl
     values: dict[str, Any] = {}
     network_options: dict[str, list[str]] = {}  # sd-scripts' options that several settings stand for
     argv, problems = _with_switches_replaced(argv, known)
-    rest = deque(argv)
-    while rest:
-        word = rest.popleft()
+    remaining = deque(argv)
+    while remaining:
+        word = remaining.popleft()
         if not word.startswith("--"):
             fix = "write settings as --group.name value"
             problems.append(Problem(f"'{word}' is not an option", "command line", fix, code="flags.stray-word"))
@@ -49,15 +49,15 @@ def read_flags(model: type[Settings], argv: list[str], method: str = "") -> tupl
         path, equals, text = word[2:].partition("=")
         negated = path.startswith("no-") and path[3:] in known
         entry = known.get(path.removeprefix("no-") if negated else path)
-        following = rest[0] if rest and not rest[0].startswith("--") else None
+        following = remaining[0] if remaining and not remaining[0].startswith("--") else None
         if path in NETWORK and "network.kind" in known:
             network_options[path] = [text] if text else []
-            while rest and not rest[0].startswith("--"):
-                network_options[path].append(rest.popleft())
+            while remaining and not remaining[0].startswith("--"):
+                network_options[path].append(remaining.popleft())
         elif entry is None:
             problems.append(_unknown(path, known, method, nearest=len(problems) < MOST))
             if following is not None and not equals:
-                rest.popleft()
+                remaining.popleft()
         elif negated:
             values.setdefault(entry.group, {})[entry.name] = False
         elif entry.kind == "bool" and not equals and (following or "").lower() not in ("true", "false"):
@@ -66,7 +66,7 @@ def read_flags(model: type[Settings], argv: list[str], method: str = "") -> tupl
             fix = f"write --{path} VALUE"
             problems.append(Problem(f"--{path} has no value", "command line", fix, code="flags.no-value"))
         else:
-            value = value_typed(entry, text if equals else rest.popleft())
+            value = value_typed(entry, text if equals else remaining.popleft())
             if (problem := _item_problem(entry, value)) is not None:
                 problems.append(problem)
             else:

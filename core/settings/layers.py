@@ -71,7 +71,7 @@ PRESETS = {
 class Entry:
     """An item of the layer settings: a preset's name, or a regular expression searched in a layer's name and path.
 
-    Raises ProblemsError for an invalid expression, and in `finds` for one that takes longer than `seconds`.
+    Raises ProblemsError for an invalid expression, and in `matches` for one that takes longer than `seconds`.
     """
 
     def __init__(self, text: str, where: str, seconds: float = SECONDS):
@@ -80,9 +80,9 @@ class Entry:
             what = f"The expression '{text[:60]}' is longer than {LONGEST} characters"
             raise ProblemsError.one(what, where, "divide it into several", "network.bad-pattern")
         expressions = (text,) if self._preset is None else (self._preset.unet, self._preset.text)
-        self._patterns = [None if one is None else Pattern(one, where, "network", seconds) for one in expressions]
+        self._patterns = [None if text is None else Pattern(text, where, "network", seconds) for text in expressions]
 
-    def finds(self, layer: Layer) -> bool:
+    def matches(self, layer: Layer) -> bool:
         """Return whether this entry matches a layer: plain text or an expression by name or path, a preset's expression by path only."""
         if self._preset is None:
             (pattern,) = self._patterns
@@ -109,14 +109,14 @@ class LayerChoice:
         self.excluded = [Entry(text, "network.exclude_layers", seconds) for text in excluded]
         self.ranked = [(Entry(text, "network.layer_dims", seconds), rank) for text, rank in ranked]
 
-    def takes(self, layer: Layer, usual: bool) -> bool:
-        """Return whether a layer trains. `usual` says whether it trains by default, which applies if the settings choose no layers."""
-        taken = any(entry.finds(layer) for entry in self.chosen) if self.chosen else usual
-        return taken and not any(entry.finds(layer) for entry in self.excluded)
+    def trains(self, layer: Layer, by_default: bool) -> bool:
+        """Return whether a layer trains: chosen by an expression (`by_default` without expressions), and not excluded."""
+        chosen = any(entry.matches(layer) for entry in self.chosen) if self.chosen else by_default
+        return chosen and not any(entry.matches(layer) for entry in self.excluded)
 
     def rank(self, layer: Layer) -> int | None:
         """Return the rank of the first expression that matches the layer, as in sd-scripts' network_reg_dims; None if none matches."""
-        return next((rank for entry, rank in self.ranked if entry.finds(layer)), None)
+        return next((rank for entry, rank in self.ranked if entry.matches(layer)), None)
 
 
 def choice_of(settings: NetworkSettings) -> LayerChoice | None:

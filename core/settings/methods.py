@@ -31,7 +31,7 @@ class Usual:
         """Return the range with `low`, `start` and `high` multiplied by the argument of the same name."""
         return Usual(self.low * low, self.start * start, self.high * high)
 
-    def far(self, rate: float) -> str:
+    def deviation(self, rate: float) -> str:
         """Return "above" or "below" if `rate` is more than MARGIN times outside the usual range, else ""."""
         if not rate > self.low / MARGIN * (1 - 1e-9):
             return "below"

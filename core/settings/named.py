@@ -56,17 +56,17 @@ class Limits:
         named = (workspace.outputs, workspace.models, workspace.presets, *workspace.allowed)
         folders = [path.resolve() for path in named]
         folders += [] if lies_in(STARTER, folders) else [STARTER.resolve()]
-        return cls(folders, [workspace.private.resolve()], keys).of_person(workspace)
+        return cls(folders, [workspace.private.resolve()], keys).for_person(workspace)
 
-    def of_person(self, workspace: Workspace) -> Limits:
+    def for_person(self, workspace: Workspace) -> Limits:
         """Return these limits for the user of `workspace`; for a workspace without a user of its own, without that restriction."""
         return replace(self, workspace=workspace if workspace.person else None)
 
-    def opens(self, text: str) -> bool:
+    def allows(self, text: str) -> bool:
         """Return whether jobs may use the path `text`, both as written and after surrounding spaces and quotation marks are stripped."""
-        return all(self._opens(each) for each in {text, text.strip(), text.strip().strip("\"'")} if each)
+        return all(self._allows_exactly(each) for each in {text, text.strip(), text.strip().strip("\"'")} if each)
 
-    def _opens(self, text: str) -> bool:
+    def _allows_exactly(self, text: str) -> bool:
         """Return whether a path, exactly as written, is in an allowed folder and in no closed one or one of another user."""
         try:
             path = resolve_path(text)
@@ -139,7 +139,9 @@ def _control_images(job: BaseModel, limits: Limits) -> list[Problem]:
     if not samples or not method or not method.traits.control_images:
         return []
     named = [path for line in samples.sample_prompts for path in CONTROL_IMAGE.findall(line)]
-    problems = [closed_path_problem(path, "samples.sample_prompts", limits) for path in named if not limits.opens(path)]
+    problems = [
+        closed_path_problem(path, "samples.sample_prompts", limits) for path in named if not limits.allows(path)
+    ]
     if samples.sample_prompts_file:
         what, fix = "A prompt file cannot name control images from a shared page", "write the prompts on the page"
         problems.append(Problem(what, "samples.sample_prompts_file", fix, code="shared.prompts-file"))
@@ -187,7 +189,7 @@ def _problem(named: Reference, limits: Limits) -> Problem | None:
     text, where = named.value, named.where
     match named.what:
         case "path":
-            outside = not limits.opens(text)
+            outside = not limits.allows(text)
             if not outside and limits.workspace and not WRITTEN.isdisjoint({where, where.rpartition(".")[2]}):
                 return others_run_problem(resolve_path(text), where, limits.workspace)
         case "word=path":
@@ -230,7 +232,7 @@ def _is_outside(text: str, limits: Limits) -> bool:
     is_path = parts[0] == "" or ":" in parts[0] or parts[0].startswith("~") or ".." in (part.strip() for part in parts)
     closed = {folder.name.casefold() for folder in limits.closed}
     is_path = is_path or any(part.rstrip(". ").casefold() in closed for part in parts)
-    if "\0" in plain or (is_path and not limits.opens(text)):
+    if "\0" in plain or (is_path and not limits.allows(text)):
         return True
     space, inside = limits.workspace, "/".join(parts[1:] if parts[0] == "outputs" else parts)
     return space is not None and any(space.is_others(base / inside) for base in (PROJECT / "outputs", space.outputs))

@@ -13,15 +13,15 @@ def bad_name(name: str) -> str | None:
     """Return the reason why `name` is not a valid file name on every operating system ("it is empty"); None if it is valid."""
     if not name.strip():
         return "it is empty"
-    bad = sorted(
+    forbidden = sorted(
         {
             letter
             for letter in name
             if letter in FORBIDDEN_IN_NAMES or ord(letter) < 32 or "\ud800" <= letter <= "\udfff"
         }
     )
-    if bad:
-        return "it contains " + " ".join(repr(letter)[1:-1] for letter in bad)
+    if forbidden:
+        return "it contains " + " ".join(repr(letter)[1:-1] for letter in forbidden)
     if name.strip(". ") != name:
         return "it begins or ends with a dot or a space"
     if name.split(".")[0].lower() in WINDOWS_NAMES:

@@ -38,7 +38,7 @@ class Misread:
 
     by: Mapping[str, str]
     option: str = ""
-    applies: Callable[[Any, bool], bool] = lambda own, conv: True
+    applies: Callable[[Any, bool], bool] = lambda settings, conv: True
     layer: Callable[[Mapping[str, Any]], bool] = lambda tensors: True
 
 

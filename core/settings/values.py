@@ -26,16 +26,16 @@ MAX_VALUES = 10_000  # in one word of the command line
 
 @dataclass(frozen=True)
 class Codec:
-    """Conversions of one kind of setting. `read` and `word` raise ProblemsError for unreadable text.
+    """Conversions of one kind of setting. `read` and `argument` raise ProblemsError for unreadable text.
 
-    write  (setting, value) -> content of its form field: text, or the value itself for check boxes and choices
-    read   (setting, content of its form field) -> value
-    word   (setting, argument of the command line) -> value; None: `read` is used
+    write     (setting, value) -> content of its form field: text, or the value itself for check boxes and choices
+    read      (setting, content of its form field) -> value
+    argument  (setting, argument of the command line) -> value; None: `read` is used
     """
 
     write: Callable[[Declared, Any], Any]
     read: Callable[[Declared, Any], Any]
-    word: Callable[[Declared, str], Any] | None = None
+    argument: Callable[[Declared, str], Any] | None = None
 
 
 def text_of(entry: Declared, value: Any) -> Any:
@@ -57,12 +57,12 @@ def value_typed(entry: Declared, text: str) -> Any:
         return text
     try:
         codec = _codec(entry)
-        return (codec.word or codec.read)(entry, text)
+        return (codec.argument or codec.read)(entry, text)
     except ProblemsError:
-        return _plain(entry, text)
+        return _json_or_text(entry, text)
 
 
-def _json_or(read: Callable[[str], Any], text: str) -> Any:
+def _json_else(read: Callable[[str], Any], text: str) -> Any:
     """Parse JSON of at most MAX_VALUES values; for other text return `read(text)`."""
     try:
         return parse_json(text, "command line", max_values=MAX_VALUES, finite=False)
@@ -70,9 +70,9 @@ def _json_or(read: Callable[[str], Any], text: str) -> Any:
         return read(text)
 
 
-def _plain(entry: Declared, text: str) -> Any:
+def _json_or_text(entry: Declared, text: str) -> Any:
     """Parse JSON, or true and false in any case; other text is returned unchanged."""
-    return _json_or(lambda text: {"true": True, "false": False}.get(text.lower(), text), text)
+    return _json_else(lambda text: {"true": True, "false": False}.get(text.lower(), text), text)
 
 
 # ---- numbers
@@ -88,7 +88,7 @@ def _unless_empty(read: Callable[[Declared, str], Any]) -> Callable[[Declared, s
             return read(entry, text)
         if entry.optional:
             return None
-        raise _bad(entry, "empty")
+        raise _bad_value(entry, "empty")
 
     return filled
 
@@ -100,7 +100,7 @@ def with_point(entry: Declared, text: str) -> str:
     decimal, without_comma = text.replace(",", "."), text.replace(",", "")
     if re.match(THOUSANDS, text):
         fix = f"write {without_comma}" if entry.kind == "int" else f"write {without_comma} or {decimal}"
-        raise _bad(entry, f"'{text}', which may mean {without_comma} or {decimal}", fix)
+        raise _bad_value(entry, f"'{text}', which may mean {without_comma} or {decimal}", fix)
     return decimal
 
 
@@ -128,7 +128,7 @@ def _number(entry: Declared, text: str, full_text: str = "") -> int | float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise _bad(entry, f"'{(full_text or text)[:40]}', which is not a number")
+        raise _bad_value(entry, f"'{(full_text or text)[:40]}', which is not a number")
     if size:
         return int(number * SIZE_SIGNS[size[2]])
     if entry.kind == "float" or (entry.kind == "pair" and not _is_size(entry)):
@@ -136,11 +136,11 @@ def _number(entry: Declared, text: str, full_text: str = "") -> int | float:
     if number == int(number):
         return int(text) if text.lstrip("+-").isdecimal() else int(number)  # a float holds 16 digits, a seed 20
     if entry.kind == "int" or _is_size(entry):  # 2.5 is a number, only not one that this setting takes
-        raise _bad(entry, f"{text}, which is not a whole number")
+        raise _bad_value(entry, f"{text}, which is not a whole number")
     return number
 
 
-def _bad(entry: Declared, what: str, fix: str = "") -> ProblemsError:
+def _bad_value(entry: Declared, what: str, fix: str = "") -> ProblemsError:
     """Return the error that the setting is `what`; `fix` defaults to the allowed values."""
     fix = fix or f"use {allowed(entry)}"
     return ProblemsError.one(f"{entry.title} is {what}", entry.path, fix, "settings.bad-value")
@@ -162,7 +162,7 @@ def _numbers(entry: Declared, text: str) -> Any:
     parts = [part for part in re.split(r"[x×,;\s]+", text.strip().strip("()[]")) if part]
     if any(re.match(r"[-+]?0\d", part) for part in parts):  # 0,0001 would be the two numbers 0 and 1
         what = f"'{text.strip()[:40]}', where a comma separates numbers"
-        raise _bad(entry, what, "write decimals with a point, such as 0.0001")
+        raise _bad_value(entry, what, "write decimals with a point, such as 0.0001")
     numbers = [_number(entry, part, text.strip()) for part in parts]
     return numbers[0] if len(numbers) == 1 else numbers
 
@@ -186,13 +186,13 @@ def _lines(entry: Declared, text: str) -> list[str]:
 
 def _parse_list(entry: Declared, text: str) -> list[Any]:
     """Parse a JSON list or comma-separated items; any other text becomes a single item."""
-    value = _json_or(lambda text: [part.strip() for part in text.split(",")] if "," in text else text, text)
+    value = _json_else(lambda text: [part.strip() for part in text.split(",")] if "," in text else text, text)
     return value if isinstance(value, list) else [text]
 
 
 def _sizes(entry: Declared, text: str) -> Any:
     """Parse a list of sizes: JSON, or "768,512x768" -> [768, [512, 768]]."""
-    value = _json_or(lambda text: [_numbers(entry, part) for part in text.lower().split(",")], text)
+    value = _json_else(lambda text: [_numbers(entry, part) for part in text.lower().split(",")], text)
     return value if isinstance(value, list) else [value]
 
 
@@ -240,25 +240,25 @@ def source_text(source: Source | dict) -> str:
 # ---- the table
 
 
-def _same(entry: Declared, value: Any) -> Any:
+def _unchanged(entry: Declared, value: Any) -> Any:
     """Return the value unchanged."""
     return value
 
 
-def _one_of(entry: Declared, text: str) -> Any:
+def _choice(entry: Declared, text: str) -> Any:
     """Parse a command-line argument of a choice: as text if all choices are texts, else as JSON."""
-    return text if all(isinstance(choice, str) for choice in entry.choices) else _plain(entry, text)
+    return text if all(isinstance(choice, str) for choice in entry.choices) else _json_or_text(entry, text)
 
 
 CODECS = {
-    "bool": Codec(_same, lambda entry, raw: bool(raw), _plain),
-    "choice": Codec(_same, lambda entry, raw: None if raw == "" and entry.optional else raw, _one_of),
+    "bool": Codec(_unchanged, lambda entry, raw: bool(raw), _json_or_text),
+    "choice": Codec(_unchanged, lambda entry, raw: None if raw == "" and entry.optional else raw, _choice),
     "int": Codec(_number_text, _unless_empty(_number)),
     "float": Codec(_number_text, _unless_empty(_number)),
     # the declaration tells steps, parts and percentages apart
-    "span": Codec(_number_text, _unless_empty(_same), _unless_empty(_plain)),
+    "span": Codec(_number_text, _unless_empty(_unchanged), _unless_empty(_json_or_text)),
     "pair": Codec(_pair_text, _unless_empty(_numbers)),
-    "text": Codec(lambda entry, value: str(value), _text, _same),
+    "text": Codec(lambda entry, value: str(value), _text, _unchanged),
     "list": Codec(lambda entry, value: "\n".join(map(str, value)), _lines, _parse_list),
     "sources": Codec(lambda entry, value: "\n".join(map(source_text, value)), _lines, _parse_list),
     "sizes": Codec(
@@ -268,7 +268,7 @@ CODECS = {
     ),
     "object": Codec(lambda entry, value: json.dumps(value, ensure_ascii=False) if value else "", _object),
     "arguments": Codec(
-        lambda entry, value: arguments_text(value), _lines, lambda entry, text: _json_or(_arguments, text)
+        lambda entry, value: arguments_text(value), _lines, lambda entry, text: _json_else(_arguments, text)
     ),
 }
 
@@ -298,7 +298,7 @@ def summary(job: Settings, group: str) -> str:
         return _validation(job)
     if isinstance(job, TrainJob) and group == "captions" and not job.method.traits.new_words:
         settings = settings.model_copy(update={"caption_template": "none"})
-    return settings.summary() or _what_differs(settings, group)
+    return settings.summary() or _changed_settings(settings, group)
 
 
 def _validation(job: TrainJob) -> str:
@@ -317,7 +317,7 @@ def _validation(job: TrainJob) -> str:
     return ", ".join(parts)
 
 
-def _what_differs(settings: Settings, group: str) -> str:
+def _changed_settings(settings: Settings, group: str) -> str:
     """Return the first two settings of a group that differ from their defaults, and the number of others; "defaults" if none differs."""
     entries = [Declared(f"{group}.{name}", group, name, info) for name, info in type(settings).model_fields.items()]
     changed = [

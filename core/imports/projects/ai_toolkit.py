@@ -12,15 +12,15 @@ from core.imports.projects.table import (
     Table,
     Values,
     arguments_of,
-    bounded,
     chosen_optimizer,
+    clamp,
     flattened,
     item_values,
     optimizer_settings,
     other_family,
     read_table,
     to_import,
-    within,
+    with_bounds,
 )
 from core.record.bounded_yaml import parse_yaml
 from core.record.problems import ProblemsError
@@ -70,7 +70,7 @@ def keys() -> Iterable[str]:
 def read(source: Source) -> Import:
     """Import a job of AI Toolkit as a job with a report. Raises ProblemsError."""
     config, choices, choice = resolve(source)
-    settings = config.ruled(RULES)
+    settings = config.settings(RULES)
     folders, prompts = (_items(config, key) for key in ("datasets", "sample.samples"))
     settings |= datasets(config, folders) | samples(config, prompts)
     written = config.written | item_values([*folders, *prompts], table())
@@ -106,7 +106,7 @@ def resolve(source: Source) -> tuple[Config, tuple[str, ...], str]:
         what = f"The text uses ${{{each}}}, a variable of the other machine"
         config.warn(what, each, "enter the value in the project", "import.unset-variable")
     raw = {key: "" if (key, value) == ("sample.neg", False) else value for key, value in config.written.items()}
-    config.values = config.take(raw)
+    config.values = config.read(raw)
     config.method = _method(config, source.where)
     for each in repeated[:20]:
         what = f"The key {each[:100]} is written twice; the last one counts"
@@ -176,7 +176,7 @@ def model(config: Config) -> Values:
         "model.family": table().data["families"][family(config)],
         "model.prediction": "v" if config["model.is_v_pred"] else "epsilon",
         "memory.attention": "xformers" if config["train.xformers"] else "auto",
-        "schedule.seed": config["training_seed"] and within(0, 2**63, int(config["training_seed"])),
+        "schedule.seed": config["training_seed"] and clamp(0, 2**63, int(config["training_seed"])),
         "saving.output_name": config["name"].strip()[:100] or "my_model",
         "logging.log_with": "wandb" if config["logging.use_wandb"] else "tensorboard",
     } | ({"network.base_weights": [lora]} if lora and config.method == "lora" else {})
@@ -273,7 +273,7 @@ def schedule(config: Config) -> Values:
     if name == "constant_with_warmup":
         settings |= {"lr_scheduler": name, "lr_warmup_steps": warmup if "num_warmup_steps" in numbers else 1000}
     elif name in ("cosine", "cosine_with_restarts"):  # the first restart is after the last step
-        low = within(0.0, 1.0, (numbers.get("eta_min") or 0) / max(config["train.lr"], 1e-12))
+        low = clamp(0.0, 1.0, (numbers.get("eta_min") or 0) / max(config["train.lr"], 1e-12))
         settings |= {"lr_scheduler": "cosine", "lr_scheduler_min_lr_ratio": low or None}
     elif name not in ("constant", "none"):
         sentence = "constant is set; classes of torch are chosen in schedule.lr_scheduler_type"
@@ -294,7 +294,7 @@ def _number(value: Any) -> Any:
 
 def noise(config: Config) -> Values:
     """Return {setting: value} of timesteps, precision, loss weights, EMA and prior preservation."""
-    low, high = (within(0, 999, config[f"train.{end}_denoising_steps"]) for end in ("min", "max"))
+    low, high = (clamp(0, 999, config[f"train.{end}_denoising_steps"]) for end in ("min", "max"))
     precision = config.choice("train.dtype")
     settings = {
         "noise.min_timestep": 999 - max(low, high),  # it counts from the noisiest
@@ -305,7 +305,7 @@ def noise(config: Config) -> Values:
     if config.method == "fine_tune":
         settings["memory.full_precision"] = {"no": "fp32"}.get(precision, precision)
     if config["train.ema_config.use_ema"]:
-        decay = within(0.0, 0.999999, config["train.ema_config.ema_decay"])
+        decay = clamp(0.0, 0.999999, config["train.ema_config.ema_decay"])
         settings |= {"method.ema": True, "method.ema_decay": decay, "method.ema_warmup": False}
     if config["train.inverted_mask_prior"]:
         settings["noise.masked_prior_preservation_weight"] = config["train.inverted_mask_prior_multiplier"]
@@ -327,7 +327,7 @@ def datasets(config: Config, listed: list[Values]) -> Values:
 
     listed  the items of `datasets`
     """
-    items = [config.take(each, "datasets.") for each in listed]
+    items = [config.read(each, "datasets.") for each in listed]
     sources = [source for values in items for source in _source(config, values)]
     if not sources:
         config.warn("The text names no image folders", "datasets", "choose the image folders", "import.no-folders")
@@ -343,7 +343,7 @@ def datasets(config: Config, listed: list[Values]) -> Values:
         "dataset.sources": sources,
         "dataset.resolution": sources[0]["resolution"] if sources else 512,
         "dataset.masked_loss": bool(mask_minimums),
-        "noise.unmasked_weight": within(0.0, 1.0, max(mask_minimums, default=0.0)),
+        "noise.unmasked_weight": clamp(0.0, 1.0, max(mask_minimums, default=0.0)),
         "memory.cache_latents": cache,
         "memory.latent_draw": "sample" if cache == "off" else "frozen",
     }
@@ -357,18 +357,18 @@ def _source(config: Config, values: Values) -> Iterator[Values]:
         return
     ending = (values["datasets.caption_type"] or values["datasets.caption_ext"] or "txt").lstrip(".")
     sizes = _sizes(config, values["datasets.resolution"])
-    source = config.folder(values) | {"folder": folder, "caption_extension": f".{ending[:20]}"}
+    source = config.folder_settings(values) | {"folder": folder, "caption_extension": f".{ending[:20]}"}
     source |= {"resolution": sizes[0], "more_resolutions": sizes[1:]}
     source["role"] = "regularization" if values["datasets.is_reg"] else "train"
     source["enable_bucket"] = source["enable_bucket"] and not values["datasets.square_crop"]
     optional = {"class_tokens", "trigger_word", "conditioning_data_dir"}
-    yield bounded({name: (value or None) if name in optional else value for name, value in source.items()})
+    yield with_bounds({name: (value or None) if name in optional else value for name, value in source.items()})
 
 
 def _sizes(config: Config, value: Any) -> list[int]:
     """Return the sides in pixels that a dataset is trained at, without duplicates; [512] with a note if unreadable."""
     numbers = [_number(each) for each in (value if isinstance(value, list) else [value])]
-    sizes = [within(64, 8192, int(number)) for number in numbers[:20] if number is not None]
+    sizes = [clamp(64, 8192, int(number)) for number in numbers[:20] if number is not None]
     if not sizes or len(sizes) < len(numbers):
         config.note("datasets.resolution", "unavailable", "is neither a number nor a list of numbers; 512 is set")
     elif len(set(sizes)) < len(sizes):
@@ -385,7 +385,7 @@ def samples(config: Config, listed: list[Values]) -> Values:
     prompts = config.written.get("sample.prompts")
     texts = [str(each) for each in (prompts if isinstance(prompts, list) else [])[:MOST]]
     items = listed or [{"sample.samples.prompt": text} for text in texts]
-    walk_seed, seed = config["sample.walk_seed"], within(0, 2**32 - 1, config["sample.seed"])
+    walk_seed, seed = config["sample.walk_seed"], clamp(0, 2**32 - 1, config["sample.seed"])
     lines = [_line(config, each, None if walk_seed else seed) for each in items]
     return {
         "samples.sample_prompts": [line for line in lines if line],

@@ -90,7 +90,7 @@ def import_project(
     return importer.read(opened)
 
 
-def fitted(imported: Import) -> Import:
+def adapted_to_machine(imported: Import) -> Import:
     """Adapt an import to this machine: attention by xFormers, kohya_ss' default, becomes auto if xFormers is not installed."""
     memory = imported.job.memory
     if memory.attention != "xformers" or find_spec("xformers") is not None:

@@ -61,7 +61,7 @@ def read(source: Source) -> Import:
     preset = source.json or {}
     marked_tabs = (tab for tab, names in MARKS.items() if any(name in preset for name in names))
     tab = source.choice if source.choice in TABS else next(marked_tabs, DREAMBOOTH)
-    resolved = resolve(preset, tab, source.where, counted if source.folder is not None else lambda folder: None)
+    resolved = resolve(preset, tab, source.where, count_images if source.folder is not None else lambda folder: None)
     script, written = SCRIPTS[resolved.script], frozenset(resolved.written(preset))
     reading = Reading(script, resolved.options, written, resolved.keys, resolved.prompts)
     reading.extra += resolved.entries
@@ -74,7 +74,9 @@ def read(source: Source) -> Import:
     title = f"{TITLE}, {resolved.script}.py"
     result = to_import(reading, source, NAME, title, resolved.options, _launcher_entries(resolved.form, preset))
     result.report = [_with_file_value(entry, preset.get(entry.key), resolved.form) for entry in result.report]
-    result.report += _rest(preset, resolved, {entry.key for entry in result.report if entry.kind != "default"})
+    result.report += _remaining_entries(
+        preset, resolved, {entry.key for entry in result.report if entry.kind != "default"}
+    )
     result.choices, result.choice = tuple(TABS), tab
     return result
 
@@ -130,14 +132,14 @@ def _field_of(key: str) -> str:
 def resolve(preset: Mapping[str, Any], tab: str, where: str, counts: Counts) -> Resolved:
     """Return the options that kohya_ss passes to sd-scripts for a preset on a fresh form. Raises ProblemsError for other model families.
 
-    counts  folder -> {subfolder: number of images}, None if the folder is missing; see `counted`
+    counts  folder -> {subfolder: number of images}, None if the folder is missing; see `count_images`
     """
     form, changed = _loaded(preset, tab)
     family = next((FAMILIES[name] for name in FAMILIES if form.get(name) or form.get("LoRA_type") == name), "")
     if family:
         what, fix = f"This preset trains {family} models", "open a preset for SD 1.x, SD 2.x or SDXL"
         raise ProblemsError.one(what, where, fix, "import.other-family")
-    sdxl = _on(form["sdxl"])
+    sdxl = _is_on(form["sdxl"])
     resolved = Resolved(tab, METHODS[TABS[tab]][sdxl], form, changed)
     for name, sentence in changed.items():
         if isinstance(preset.get(name), str) and "," in preset[name]:
@@ -175,7 +177,7 @@ def _loaded(preset: Mapping[str, Any], tab: str) -> tuple[Form, dict[str, str]]:
     if "lora_network_weights" in stated and "network_weights" in form:
         form["network_weights"] = stated["lora_network_weights"]
     if "optimizer" not in preset:
-        form["optimizer"] = "AdamW8bit" if _on(stated.get("use_8bit_adam")) else "AdamW"
+        form["optimizer"] = "AdamW8bit" if _is_on(stated.get("use_8bit_adam")) else "AdamW"
     if stated.get("use_wandb") == "True":
         form["log_with"] = "wandb"
     if form.get("LoRA_type") == "LoCon":
@@ -204,7 +206,7 @@ def _number(value: Any, kind: Callable[[Any], Any] = float, fallback: Any = 0.0)
         return fallback
 
 
-def _on(value: Any) -> bool:
+def _is_on(value: Any) -> bool:
     """Return whether a field's value means on."""
     return value not in (None, False, "", 0, "False", "false", "0")
 
@@ -243,7 +245,7 @@ def _computed(resolved: Resolved, sdxl: bool) -> dict[str, Any]:
     if form.get("train_inpainting"):
         options |= {"train_inpainting": True, "cache_latents": None, "cache_latents_to_disk": None}
     if tab in (DREAMBOOTH, FINE_TUNE):
-        options["persistent_data_loader_workers"] = int(_on(form["persistent_data_loader_workers"]))
+        options["persistent_data_loader_workers"] = int(_is_on(form["persistent_data_loader_workers"]))
     if tab == LORA and form["noise_offset_type"] == "Multires":
         options |= dict.fromkeys(("noise_offset", "adaptive_noise_scale", "noise_offset_random_strength"))
     elif tab == LORA:
@@ -278,7 +280,7 @@ def _network(resolved: Resolved) -> dict[str, Any]:
             arguments.append(part.replace(":", "="))
             continue
         used.append(key or name)
-        without_rank = part == "?conv_alpha" and not _on(form["conv_dim"])
+        without_rank = part == "?conv_alpha" and not _is_on(form["conv_dim"])
         if not part.startswith("?") or (value and (name, value) != ("factor", -1) and not without_rank):
             arguments.append(f"{name}={value}")
     resolved.used["network_args"] = used
@@ -322,7 +324,7 @@ def _length(resolved: Resolved, counts: Counts) -> dict[str, Any]:
         steps = math.ceil(batches * epochs * (2 if form.get("reg_data_dir") else 1))
         notes["epoch"] = notes["max_train_steps"] = f"{epochs} epochs of the {images:g} images are {steps} steps"
         resolved.used["max_train_steps"] = ["epoch"]
-    if tab == FINE_TUNE and _on(form["flip_aug"]):
+    if tab == FINE_TUNE and _is_on(form["flip_aug"]):
         steps = math.ceil(steps / 2)
         notes["max_train_steps"] = f"kohya_ss halves the steps with flip_aug: {steps}"
     return {"max_train_steps": steps}
@@ -339,7 +341,7 @@ def _images(form: Form, tab: str, counts: Counts) -> float | None:
     return float(sum(int(repeats_text[:9]) * number for repeats_text, number in repeats if repeats_text.isdecimal()))
 
 
-def counted(folder: str) -> dict[str, int] | None:
+def count_images(folder: str) -> dict[str, int] | None:
     """Return {"": number of images in a folder, name of a subfolder: number of images in it}, counted as kohya_ss does; None for a folder
     that cannot be read.
     """
@@ -396,7 +398,7 @@ def _with_file_value(entry: Entry, value: Any, form: Form) -> Entry:
         return replace(entry, value=value)
     if value is False:  # not passed, and off in sd-scripts too
         return replace(entry, kind="taken" if entry.settings else "changed", value=value)
-    return replace(entry, kind="taken", value=value) if _on(form.get(_field_of(entry.key))) else entry
+    return replace(entry, kind="taken", value=value) if _is_on(form.get(_field_of(entry.key))) else entry
 
 
 def _launcher_entries(form: Form, preset: Mapping[str, Any]) -> list[Entry]:
@@ -407,7 +409,7 @@ def _launcher_entries(form: Form, preset: Mapping[str, Any]) -> list[Entry]:
     return []
 
 
-def _rest(preset: Mapping[str, Any], resolved: Resolved, reported: set[str]) -> Iterator[Entry]:
+def _remaining_entries(preset: Mapping[str, Any], resolved: Resolved, reported: set[str]) -> Iterator[Entry]:
     """Yield a report entry for each key of the file that has none yet. reported: keys that have one"""
     parts = {name: option for option, names in resolved.used.items() for name in names if option in resolved.options}
     fresh, unknown_keys = form_of(resolved.tab), 0
@@ -442,7 +444,7 @@ def _not_passed(key: str, value: Any, name: str, resolved: Resolved, sentence: s
         sentence = "belongs to another tab of kohya_ss"
     if not sentence and name not in options_of():
         sentence = "is read only with other network types, tabs or model families"
-    if sentence or _on(value):
+    if sentence or _is_on(value):
         return Entry("idle", key, value, sentence=sentence or "is not passed to sd-scripts with these choices")
     options = SCRIPTS[resolved.script].options
     default = options[name].default if name in options else None

@@ -173,9 +173,9 @@ def _dataset(header: Header) -> Values:
 
 def _optimizer(metadata: Mapping[str, str]) -> tuple[str | None, list[str]]:
     """Return (optimizer's name, ["name=value", ...]) from ss_optimizer, such as "torch.optim.adamw.AdamW(weight_decay=0.05)"."""
-    path, _, rest = metadata.get("ss_optimizer", "")[:LONGEST].partition("(")
+    path, _, arguments_text = metadata.get("ss_optimizer", "")[:LONGEST].partition("(")
     try:
-        call = ast.parse(f"f({rest or ')'}", mode="eval").body
+        call = ast.parse(f"f({arguments_text or ')'}", mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         call = None
     keywords = call.keywords if isinstance(call, ast.Call) else []

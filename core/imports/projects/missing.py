@@ -82,7 +82,8 @@ def nearby(missing: Sequence[tuple[str, str]], folders: Sequence[Path]) -> dict[
     def order(path: Path, wanted: Sequence[str]) -> tuple[int, bool]:
         """Return a sort key: paths that share more trailing parts with `wanted` first, then those with its upper and lower case."""
         same = (
-            here.lower() == there.lower() for here, there in zip(reversed(path.parts), reversed(wanted), strict=False)
+            part.lower() == wanted_part.lower()
+            for part, wanted_part in zip(reversed(path.parts), reversed(wanted), strict=False)
         )
         return -sum(1 for _ in takewhile(bool, same)), path.name != wanted[-1]
 
@@ -95,7 +96,7 @@ def nearby(missing: Sequence[tuple[str, str]], folders: Sequence[Path]) -> dict[
 
 def _below(level: list[Path]) -> Iterator[Path]:
     """Yield the files and folders in the folders `level` and below, the nearest first. Limited in depth and number."""
-    left = MOST_SEARCHED
+    remaining = MOST_SEARCHED
     for _ in range(DEEPEST):
         inner = []
         for folder in level:
@@ -105,8 +106,8 @@ def _below(level: list[Path]) -> Iterator[Path]:
                 entries = [each for each in os.scandir(folder) if not each.name.startswith(".")]
             except (OSError, ValueError):
                 continue
-            left -= len(entries)
-            if left < 0:
+            remaining -= len(entries)
+            if remaining < 0:
                 return
             inner += [Path(each.path) for each in entries if each.is_dir(follow_symlinks=False)]
             yield from (Path(each.path) for each in entries)

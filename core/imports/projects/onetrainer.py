@@ -6,11 +6,11 @@ Concepts and samples, in the config or in files of their own, become folders and
 import math
 from collections.abc import Iterable, Iterator
 
-from core.imports.projects.kohya_ss import counted
+from core.imports.projects.kohya_ss import count_images
 from core.imports.projects.onetrainer_config import NAME, TITLE, Config, data, resolve, rows, table
 from core.imports.projects.onetrainer_rules import FIXED, RULES, SIZE, size_of
 from core.imports.projects.report import Import, Source
-from core.imports.projects.table import Values, bounded, flattened, item_values, to_import, within
+from core.imports.projects.table import Values, clamp, flattened, item_values, to_import, with_bounds
 from core.settings.presets.foreign import MARKS, ONETRAINER
 
 __all__ = ["NAME", "TITLE", "keys", "read", "recognizes"]
@@ -36,7 +36,7 @@ def keys() -> Iterable[str]:
 def read(source: Source) -> Import:
     """Import a config of OneTrainer as a job with a report. Raises ProblemsError for models and methods that are not trained here."""
     config = resolve(source)
-    settings = config.ruled(RULES)
+    settings = config.settings(RULES)
     folders = items(config, "concepts", "concept_file_name")
     prompts = items(config, "samples", "sample_definition_file_name")
     settings |= concepts(config, folders) | samples(config, prompts)
@@ -83,12 +83,12 @@ def _sources(config: Config, concept: Values) -> Iterator[Values]:
     former_type = concept.get("concepts.type")
     if isinstance(former_type, bool):  # validation_concept
         concept = concept | {"concepts.type": "VALIDATION" if former_type else "STANDARD"}
-    values = config.take(concept, "concepts.")
-    role = config.among("concepts.type", ROLES, values["concepts.type"])
+    values = config.read(concept, "concepts.")
+    role = config.choose_from("concepts.type", ROLES, values["concepts.type"])
     if not values["concepts.path"].strip():
         config.note("concepts.path", "unavailable", "a concept without a folder is left out")
         return
-    source = config.folder(values) | {"role": role, "loss_weight": values["concepts.loss_weight"]}
+    source = config.folder_settings(values) | {"role": role, "loss_weight": values["concepts.loss_weight"]}
     source |= {"diff_output_preservation": values["concepts.type"] == "PRIOR_PREDICTION"} | _repeats(config, values)
     source["caption_separator"] = source["caption_separator"] or ","
     if role == "validation" and not config["validation"]:
@@ -100,7 +100,7 @@ def _sources(config: Config, concept: Values) -> Iterator[Values]:
             source["resolution"] = size_of(text)
         else:
             config.note("concepts.image.resolution_override", "unavailable", "is neither a number nor width x height")
-    yield bounded(source) | _dropout(config, values)
+    yield with_bounds(source) | _dropout(config, values)
 
 
 def _dropout(config: Config, values: Values) -> Values:
@@ -108,7 +108,7 @@ def _dropout(config: Config, values: Values) -> Values:
     if not values["concepts.text.tag_dropout_enable"]:
         return {}
     key = "concepts.text.tag_dropout_mode"
-    rate = within(0.0, 1.0, values["concepts.text.tag_dropout_probability"])
+    rate = clamp(0.0, 1.0, values["concepts.text.tag_dropout_probability"])
     return {"caption_tag_dropout_rate": rate, "tag_dropout_mode": config.choice(key, values[key])}
 
 
@@ -119,7 +119,7 @@ def _repeats(config: Config, values: Values) -> Values:
         return {"samples_per_epoch": int(number)}
     if number == int(number) and number >= 1:
         return {"num_repeats": int(number)}
-    counts = counted(path) if config.source.folder is not None else None
+    counts = count_images(path) if config.source.folder is not None else None
     if counts is None:
         sentence = f"is {number:g} repeats: set samples_per_epoch to that part of the images"
         config.note("concepts.balancing", "unavailable", sentence)
@@ -137,15 +137,15 @@ def samples(config: Config, listed: list[Values]) -> Values:
 
 def _line(config: Config, sample: Values) -> Iterator[str]:
     """Yield a sample as a prompt with options, "a cat --w 512 --d 1"; nothing but a note if it is off."""
-    values = {key.partition(".")[2]: value for key, value in config.take(sample, "samples.").items()}
+    values = {key.partition(".")[2]: value for key, value in config.read(sample, "samples.").items()}
     key = "samples.noise_scheduler"
     sampler = config.choice(key, values["noise_scheduler"])
     if not values["enabled"]:
         config.note("samples.enabled", "changed", "samples that are off are left out")
         return
     prompt, negative = (" ".join(values[name][:LONGEST].split()) for name in ("prompt", "negative_prompt"))
-    width, height = (within(64, 4096, values[side] // 8 * 8) for side in ("width", "height"))
-    options = {"n": negative, "w": width, "h": height, "d": within(0, 2**32 - 1, values["seed"])}
-    options |= {"s": within(1, 1000, values["diffusion_steps"]), "l": f"{values['cfg_scale']:g}", "ss": sampler}
+    width, height = (clamp(64, 4096, values[side] // 8 * 8) for side in ("width", "height"))
+    options = {"n": negative, "w": width, "h": height, "d": clamp(0, 2**32 - 1, values["seed"])}
+    options |= {"s": clamp(1, 1000, values["diffusion_steps"]), "l": f"{values['cfg_scale']:g}", "ss": sampler}
     omitted = [name for name in ("n", "d") if (name == "n" and not negative) or (name == "d" and values["random_seed"])]
     yield " ".join([prompt, *(f"--{name} {value}" for name, value in options.items() if name not in omitted)])

@@ -61,7 +61,7 @@ def resolve(source: Source) -> Config:
     """Return the resolved config. Raises ProblemsError for models and methods that are not trained here."""
     options = source.json or {}
     config = Config(table(), source, flattened(options, PARTS))
-    config.values = config.take(_updated(config, _version(options)))
+    config.values = config.read(_updated(config, _version(options)))
     model, method, where = config["model_type"], config["training_method"], source.where
     if model not in data()["families"]:
         raise other_family(config, model)

@@ -8,7 +8,7 @@ from pathlib import PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from core.imports.projects.onetrainer_config import Config, data, rows
-from core.imports.projects.table import Values, optimizer_settings, within
+from core.imports.projects.table import Values, clamp, optimizer_settings
 from core.record.units import number_text
 from core.settings.check import shorten
 from core.settings.optimization.optimizers import Entry, averages, find, literal
@@ -110,7 +110,7 @@ def memory(config: Config) -> Values:
         sentence = "memory.fused_optimizer_groups is for this optimizer"
         config.note("optimizer.fused_back_pass", "unavailable", sentence)
     return settings | {
-        "memory.full_precision": config.among("unet.weight_dtype", WEIGHTS),
+        "memory.full_precision": config.choose_from("unet.weight_dtype", WEIGHTS),
         "memory.stochastic_rounding": config["optimizer.stochastic_rounding"],
         "memory.fused_backward_pass": fused and adafactor,
     }
@@ -181,13 +181,13 @@ def _layers(config: Config, rank: int, text_trains: bool) -> Values:
 
 def ema(config: Config) -> Values:
     """Return {setting: value} of EMA; {} if it is off."""
-    device = config.among("ema", {"OFF": "", "GPU": "device", "CPU": "cpu"})
+    device = config.choose_from("ema", {"OFF": "", "GPU": "device", "CPU": "cpu"})
     if not device:
         return {}
     interval = max(1, config["ema_update_step_interval"])
     if interval > 1:
         config.note("ema_decay", "changed", f"is applied once in {interval} steps: each step has its root")
-    decay = within(0.0, 1.0, config["ema_decay"]) ** (1 / interval)
+    decay = clamp(0.0, 1.0, config["ema_decay"]) ** (1 / interval)
     settings = {"method.ema": True, "method.ema_device": device, "method.ema_decay": decay}
     return settings | {"method.ema_update_every": interval}
 
@@ -197,7 +197,7 @@ def ema(config: Config) -> Values:
 
 def _scale(config: Config, key: str) -> int:
     """Return the factor by which a scaler (`key`) multiplies learning rates or loss: a product of batch size, accumulation and GPUs."""
-    scale = math.prod(max(1, config[each]) for each in config.among(key, SCALERS))
+    scale = math.prod(max(1, config[each]) for each in config.choose_from(key, SCALERS))
     return scale * (devices(config) if config[key].startswith("GLOBAL") else 1)
 
 
@@ -282,7 +282,9 @@ def schedule(config: Config) -> Values:
         steps = 0
     scheduler = _torch_scheduler(config) if name == "CUSTOM" else _named_scheduler(config, name, bool(steps))
     settings = {"lr_scheduler": "constant", "lr_warmup_steps": steps} | scheduler
-    return {"schedule.max_train_epochs": max(1, config["epochs"])} | {f"schedule.{k}": v for k, v in settings.items()}
+    return {"schedule.max_train_epochs": max(1, config["epochs"])} | {
+        f"schedule.{name}": value for name, value in settings.items()
+    }
 
 
 def _named_scheduler(config: Config, name: str, warmup: bool) -> Values:
@@ -290,7 +292,7 @@ def _named_scheduler(config: Config, name: str, warmup: bool) -> Values:
 
     warmup  whether there are warmup steps
     """
-    low, cycles = within(0.0, 1.0, config["learning_rate_min_factor"]), within(0.0, 1e4, config["learning_rate_cycles"])
+    low, cycles = clamp(0.0, 1.0, config["learning_rate_min_factor"]), clamp(0.0, 1e4, config["learning_rate_cycles"])
     if name not in SCHEDULERS:
         sentence = f"{shorten(name)} is not available; cosine is the nearest"
         config.note("learning_rate_scheduler", "unavailable", sentence)
@@ -372,27 +374,27 @@ def _arguments(config: Config, entry: Entry, nulls: Mapping[str, Any]) -> Values
     nulls  {argument: value that OneTrainer uses for null or false}
     """
     arg_rows = {key: row for key, row in rows().items() if "optimizer.optimizer_args" in row.settings and "." in key}
-    given = {key.partition(".")[2]: config[key] for key in arg_rows}
-    unset = {name for name, value in given.items() if value is None or value is False}
-    given |= {name: value for name, value in nulls.items() if name in unset}
+    values = {key.partition(".")[2]: config[key] for key in arg_rows}
+    unset = {name for name, value in values.items() if value is None or value is False}
+    values |= {name: value for name, value in nulls.items() if name in unset}
     arguments: Values = {}
     for target, names in PAIRS.items():
         default = entry.arguments[target].default if target in entry.arguments else None
         if isinstance(default, list):
-            whole = [each if given[name] is None else given[name] for name, each in zip(names, default, strict=False)]
+            whole = [each if values[name] is None else values[name] for name, each in zip(names, default, strict=False)]
             arguments |= {target: whole} if whole != default else {}
-            given = {name: value for name, value in given.items() if name not in names[: len(default)]}
+            values = {name: value for name, value in values.items() if name not in names[: len(default)]}
     if "warmup_steps" in entry.arguments and config["learning_rate_warmup_steps"] > 1:
         arguments["warmup_steps"] = int(config["learning_rate_warmup_steps"])
         config.note("learning_rate_warmup_steps", "changed", "is an argument of schedule-free optimizers: warmup_steps")
-    for name, value in given.items():
+    for name, value in values.items():
         argument = entry.arguments.get(name) or entry.arguments.get(OTHER_NAMES.get(name, ""))
         default = arg_rows[f"optimizer.{name}"].default if argument is None else argument.default
         if value is None or value == default or (argument is None and name == "stochastic_rounding"):
             continue
         if isinstance(value, float) and value.is_integer() and isinstance(default, int):
             value = int(value)
-        if argument is not None and argument.takes(value):
+        if argument is not None and argument.accepts(value):
             arguments[argument.name] = value
         else:
             config.note(f"optimizer.{name}", "unavailable", f"{entry.name} has no such argument or value")
@@ -431,7 +433,7 @@ def loss(config: Config) -> Values:
 def timesteps(config: Config) -> Values:
     """Return {setting: value} of timestep range and distribution."""
     distribution, weight, bias = config["timestep_distribution"], config["noising_weight"], config["noising_bias"]
-    low, high = (within(0.0, 1.0, config[f"{end}_noising_strength"]) for end in ("min", "max"))
+    low, high = (clamp(0.0, 1.0, config[f"{end}_noising_strength"]) for end in ("min", "max"))
     settings: Values = {"noise.min_timestep": int(1000 * low), "noise.max_timestep": int(1000 * high)}
     if distribution == "LOGIT_NORMAL":
         settings |= {"noise.logit_mean": bias, "noise.logit_std": weight + 1.0}
@@ -469,7 +471,7 @@ def sizes(config: Config) -> Values:
 
 def size_of(text: str) -> int | list[int]:
     """Parse a resolution: "512" -> 512, "512x768" -> [512, 768], in pixels limited to 64 to 8192."""
-    sides = [within(64, 8192, int(side)) for side in text.split("x")]
+    sides = [clamp(64, 8192, int(side)) for side in text.split("x")]
     return sides if len(sides) > 1 else sides[0]
 
 

@@ -59,9 +59,9 @@ class Reading(Remarks):
         self.values = {name: option.default for name, option in self.script.options.items()}
         for name, value in self.raw.items():
             if name in self.values and name not in SECRETS:
-                self._take(self.script.options[name], value)
+                self._store(self.script.options[name], value)
 
-    def _take(self, option: Option, raw: Any) -> None:
+    def _store(self, option: Option, raw: Any) -> None:
         """Convert and store an option's value. A value that cannot be read becomes a note, sometimes with a warning."""
         words = [word for word in (raw if isinstance(raw, list) else [raw]) if isinstance(word, str)]
         missing = [each for word in words for each in unresolved(word)]

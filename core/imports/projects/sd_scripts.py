@@ -100,13 +100,15 @@ def _script_of(values: Mapping[str, Any], source: Source) -> tuple[Script, tuple
     name = last_part(source.choice or (header[1] if header else "")).removesuffix(".py")
     if name in SCRIPTS:
         return SCRIPTS[name], tuple(SCRIPTS)
-    shown = next((script for option, script in SCRIPT_OF_OPTION.items() if values.get(option)), "")
-    if not shown:
+    script_name = next((script for option, script in SCRIPT_OF_OPTION.items() if values.get(option)), "")
+    if not script_name:
         what, where = "The text does not say which script of sd-scripts it is for", source.where
         fix = f"choose one of {', '.join(f'{name}.py' for name in SCRIPTS)}"
         raise ChoiceNeeded(Problem(what, where, fix, code="import.which-script"), list(SCRIPTS))
-    method = SCRIPTS[shown].method
-    return Script(shown, method, guessed=True), tuple(name for name, each in SCRIPTS.items() if each.method == method)
+    method = SCRIPTS[script_name].method
+    return Script(script_name, method, guessed=True), tuple(
+        name for name, each in SCRIPTS.items() if each.method == method
+    )
 
 
 # ---- command lines

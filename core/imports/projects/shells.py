@@ -96,14 +96,14 @@ def _python_values(text: str) -> dict[str, Value]:
 
 def _with_python(text: str, values: Mapping[str, Value]) -> str:
     """Return the text of notebook cells with {name} replaced by its value; unknown names are marked with UNSET and END."""
-    left = MOST_EXPANDED
+    characters_left = MOST_EXPANDED
 
     def value(match: Token) -> str:
         """Return the value of the matched variable, marked if it is unknown or too much text was added."""
-        nonlocal left
+        nonlocal characters_left
         known = values.get(match[1])
-        left -= len(known or "")
-        return known if isinstance(known, str) and left >= 0 else f"{UNSET}{{{match[1]}}}{END}"
+        characters_left -= len(known or "")
+        return known if isinstance(known, str) and characters_left >= 0 else f"{UNSET}{{{match[1]}}}{END}"
 
     return _IN_PYTHON.sub(value, text)
 
@@ -131,11 +131,11 @@ class _Reader(ABC):
             token = self.tokens().match(text, self.position)
             assert token is not None and token.lastgroup is not None
             self.position = token.end()
-            self.take(token.lastgroup, token)
+            self.process(token.lastgroup, token)
         self.unclosed = self.unclosed or self.quoted
         self.end_command()
 
-    def take(self, kind: str, token: Token) -> None:
+    def process(self, kind: str, token: Token) -> None:
         """Process a token; `kind` is the name of the group that matched."""
         match kind:
             case "blank":
@@ -255,7 +255,7 @@ class _Shell(_Reader):
             PS if self.powershell else BASH, INSIDE if self.quoted else START if begins else OUTSIDE[1]
         )
 
-    def take(self, kind: str, token: Token) -> None:
+    def process(self, kind: str, token: Token) -> None:
         """Process a token of bash or PowerShell; `kind` is the name of the group that matched."""
         match kind:
             case "assigned":
@@ -304,7 +304,7 @@ class _Shell(_Reader):
             case "plain" | "list" | "comment":
                 self._plain(token[0])
             case _:
-                super().take(kind, token)
+                super().process(kind, token)
 
     def _after_comma(self, position: int) -> bool:
         """Return whether the text before a position ends with a comma, after which PowerShell continues a list on the next line."""
@@ -529,7 +529,7 @@ class _Cmd(_Reader):
             return value
         return UNSET + match[0] + END if len(match[0]) > 1 else "%"
 
-    def take(self, kind: str, token: Token) -> None:
+    def process(self, kind: str, token: Token) -> None:
         """Process a token of cmd or the C runtime; `kind` is the name of the group that matched."""
         match kind:
             case "slashes":  # each two before a quotation mark are one
@@ -545,4 +545,4 @@ class _Cmd(_Reader):
             case "single":
                 self.add(token[0][1:-1].replace("'\"'\"'", "'"))
             case _:
-                super().take(kind, token)
+                super().process(kind, token)

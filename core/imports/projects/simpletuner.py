@@ -13,14 +13,14 @@ from core.imports.projects.table import (
     Table,
     Values,
     arguments_of,
-    bounded,
     chosen_optimizer,
+    clamp,
     item_values,
     optimizer_settings,
     other_family,
     read_table,
     to_import,
-    within,
+    with_bounds,
 )
 from core.record.bounded_json import json_or_none
 from core.record.problems import ProblemsError
@@ -80,7 +80,7 @@ def keys() -> Iterable[str]:
 def read(source: Source) -> Import:
     """Import a config of SimpleTuner as a job with a report. Raises ProblemsError."""
     config = resolve(source)
-    settings = config.ruled(RULES)
+    settings = config.settings(RULES)
     listed = _backends(config)
     settings |= folders(config, listed)
     images = [each for each in listed if each.get("data.dataset_type", "image") in ("image", "eval")]
@@ -96,7 +96,7 @@ def resolve(source: Source) -> Config:
     bare = {key: key.lstrip("-") for key in config.written}
     config.current_keys = {key: ALIASES.get(name, name) for key, name in bare.items()}
     raw = {config.current_keys[key]: value for key, value in config.written.items() if value not in (None, "")}
-    config.values = config.take({key: value for key, value in raw.items() if key != BACKENDS})
+    config.values = config.read({key: value for key, value in raw.items() if key != BACKENDS})
     family, data, where = config["model_family"].lower(), table().data, source.where
     if family not in data["families"]:
         raise other_family(config, family)
@@ -268,7 +268,7 @@ def schedule(config: Config) -> Values:
     elif name == "polynomial":
         settings |= {"lr_scheduler_power": config["lr_power"], "lr_scheduler_args": {"lr_end": end}}
     elif name in ("sine", "cosine", "cosine_with_restarts"):
-        low = within(0.0, 1.0, end / max(rate, 1e-12))
+        low = clamp(0.0, 1.0, end / max(rate, 1e-12))
         settings = {"lr_scheduler": "cosine", "lr_warmup_steps": 0, "lr_scheduler_min_lr_ratio": low}
         config.note(
             key, "changed", "falls once over the run; SimpleTuner repeats it with lr_warmup_steps as its period"
@@ -289,7 +289,7 @@ def loss(config: Config) -> Values:
     strength = 0.1 if config["noise_offset"] is None else config["noise_offset"]
     return {
         "noise.noise_offset": strength if on else None,
-        "noise.unmasked_probability": 1 - within(0.0, 1.0, config["masked_loss_probability"]),
+        "noise.unmasked_probability": 1 - clamp(0.0, 1.0, config["masked_loss_probability"]),
         "dataset.skip_image_resolution": _min_pixels_side(config["minimum_image_size"]),
     }
 
@@ -304,7 +304,7 @@ def samples(config: Config) -> Values:
         config.note("user_prompt_library", "unavailable", "is not found here; enter its prompts")
     sizes = [size for text in config["validation_resolution"].split(",")[:10] if (size := _size(text))] or [(256, 256)]
     seed = config["validation_seed"]
-    seed = None if seed is None else within(0, 2**32 - 1, int(seed))
+    seed = None if seed is None else clamp(0, 2**32 - 1, int(seed))
     prompts = [] if config["validation_disable"] else prompts[:MOST]
     lines = [" ".join(each[:LONGEST].split()) for each in prompts if each.strip()]
     end = "" if seed is None else f" --d {seed}"
@@ -333,7 +333,7 @@ def _size(text: str) -> tuple[int, int] | None:
         sides = [_side_of(float(part), "" if float(part) > 10 else "area") for part in parts]
     except (ValueError, OverflowError):
         return None
-    width, height = (within(64, 4096, side // 8 * 8) for side in (sides[0], sides[-1]))
+    width, height = (clamp(64, 4096, side // 8 * 8) for side in (sides[0], sides[-1]))
     return width, height
 
 
@@ -345,7 +345,7 @@ RULES = (model, machine, length, network, optimizer, schedule, loss, samples)
 
 def _side_of(value: float, kind: str) -> int:
     """Return the side in pixels for a resolution: of a square with `value` megapixels if `kind` is "area", else `value` itself."""
-    return within(64, 8192, round(math.sqrt(value * 1e6) / 64) * 64 if kind == "area" else int(value))
+    return clamp(64, 8192, round(math.sqrt(value * 1e6) / 64) * 64 if kind == "area" else int(value))
 
 
 def _min_pixels_side(value: float | None) -> int:
@@ -370,7 +370,7 @@ def folders(config: Config, listed: list[Values]) -> Values:
 
     listed  the data backends, as from `_backends`
     """
-    backends = [config.take(each, "data.") for each in listed]
+    backends = [config.read(each, "data.") for each in listed]
     ids = {str(values["data.id"]): values["data.instance_data_dir"] for values in backends}
     sources = [source for values in backends for source in _source(config, values, ids)]
     if listed and not sources:
@@ -430,7 +430,7 @@ def _source(config: Config, values: Values, ids: dict[str, str]) -> Iterator[Val
         config, resolution, values["data.resolution_type"] or config["resolution_type"], "data.resolution"
     )
     mask = ids.get(str(values["data.conditioning_data"])) if values["data.conditioning_data"] else None
-    yield bounded(
+    yield with_bounds(
         {
             "folder": folder,
             "role": role,

@@ -83,7 +83,7 @@ class Table:
     nullable: tuple[str, ...] = ()
 
     @cached_property
-    def open(self) -> list[str]:
+    def wildcards(self) -> list[str]:
         """Keys that end with *."""
         return [name for name in self.rows if name[-1] == "*"]
 
@@ -91,10 +91,10 @@ class Table:
         """Return the row of a key, else of the longest matching key with *; None for unknown keys."""
         if key in self.rows:
             return self.rows[key]
-        fitting = [name for name in self.open if key.startswith(name[:-1])]
+        fitting = [name for name in self.wildcards if key.startswith(name[:-1])]
         return self.rows[max(fitting, key=len)] if fitting else None
 
-    def below(self, prefix: str) -> Iterator[tuple[str, Row]]:
+    def rows_below(self, prefix: str) -> Iterator[tuple[str, Row]]:
         """Yield (key, row) of list items with this prefix, or of the config itself for ""; without secrets and keys with *."""
         for key, row in self.rows.items():
             inside = key.startswith(prefix) if prefix else not key.startswith(self.lists)
@@ -134,7 +134,7 @@ class Config(Remarks):
         """Return the value of a key of the table. Raises KeyError for unknown keys."""
         return self.values[key]
 
-    def among(self, key: str, choices: Mapping[str, T], value: Any = None) -> T:
+    def choose_from(self, key: str, choices: Mapping[str, T], value: Any = None) -> T:
         """Return the entry of `choices` for a key's value; for other values that of the default, with a note.
 
         value  None: the config's
@@ -146,15 +146,15 @@ class Config(Remarks):
 
     def choice(self, key: str, value: Any = None) -> Any:
         """Return the entry of the key's choices in the table for its value; for other values that of the default, with a note."""
-        return self.among(key, self.table.rows[key].choices or {}, value)
+        return self.choose_from(key, self.table.rows[key].choices or {}, value)
 
-    def take(self, raw: Mapping[str, Any], prefix: str = "") -> Values:
+    def read(self, raw: Mapping[str, Any], prefix: str = "") -> Values:
         """Return {key: value} of all keys of the table below a prefix. Missing and invalid ones have their default.
 
         Notes are added for invalid values, and for values that the table remarks on.
         """
         values = {}
-        for key, row in self.table.below(prefix):
+        for key, row in self.table.rows_below(prefix):
             values[key] = row.default
             try:
                 values[key] = self._converted(key, row, raw[key]) if key in raw else row.default
@@ -193,7 +193,7 @@ class Config(Remarks):
             self.note(key, "changed", f"{len(tables)} of {len(every)} are read")
         return [{f"{prefix}{name}": value for name, value in each.items()} for each in tables]
 
-    def folder(self, values: Values) -> Values:
+    def folder_settings(self, values: Values) -> Values:
         """Return {name: value} of those settings of a folder that each take the value of a single key.
 
         values  {key: value} of the folder's item
@@ -201,11 +201,11 @@ class Config(Remarks):
         direct = ((row.target, key) for key, row in self.table.rows.items() if row.target.startswith("=sources."))
         return {target.partition(".")[2]: values[key] for target, key in direct}
 
-    def ruled(self, rules: Iterable[Callable[[Any], Values]]) -> Values:
+    def settings(self, rules: Iterable[Callable[[Any], Values]]) -> Values:
         """Return {path: value} of keys that are a setting each, and the results of `rules`, which take precedence."""
-        return self.direct() | {path: value for rule in rules for path, value in rule(self).items()}
+        return self._direct_settings() | {path: value for rule in rules for path, value in rule(self).items()}
 
-    def direct(self) -> Values:
+    def _direct_settings(self) -> Values:
         """Return {path: value} of keys that are a setting each. "" and 0 become None if the setting may be empty."""
         known, settings = known_settings(), Values()
         for key, row in self.table.rows.items():
@@ -217,15 +217,15 @@ class Config(Remarks):
         return settings
 
 
-def within(low: Any, high: Any, number: Any) -> Any:
+def clamp(low: Any, high: Any, number: Any) -> Any:
     """Return the number, limited to the range from `low` to `high`."""
     return min(max(low, number), high)
 
 
-def bounded(source: Values) -> Values:
+def with_bounds(source: Values) -> Values:
     """Return a folder's settings {name: value} with each number limited to BOUNDS."""
     return {
-        name: within(*BOUNDS[name], value) if name in BOUNDS and value is not None else value
+        name: clamp(*BOUNDS[name], value) if name in BOUNDS and value is not None else value
         for name, value in source.items()
     }
 
@@ -234,9 +234,9 @@ def item_values(listed: Iterable[Values], table: Table) -> Values:
     """Return {key: value} over the items of all lists: the value that is not the default, several as "4, 8", else the default."""
     values_by_key: dict[str, list[Any]] = {}
     for key, value in (pair for each in listed for pair in each.items()):
-        seen = values_by_key.setdefault(key, [])
-        if value not in seen:
-            seen.append(value)
+        distinct = values_by_key.setdefault(key, [])
+        if value not in distinct:
+            distinct.append(value)
     values: Values = {}
     for key, every in values_by_key.items():
         stated = [each for each in every if key not in table.rows or each != table.rows[key].default] or every
@@ -249,8 +249,8 @@ def optimizer_settings(name: str, arguments: Values) -> Values:
     """Return {path: value} of an optimizer: its type, its arguments, and arguments that are settings of their own (COMMON)."""
     pairs = {key for key, value in arguments.items() if isinstance(value, list) and (key, len(value)) != ("betas", 2)}
     settings = {f"optimizer.{key}": arguments[key] for key in COMMON if key in arguments and key not in pairs}
-    rest = {key: value for key, value in arguments.items() if f"optimizer.{key}" not in settings}
-    return {"optimizer.optimizer_type": name, "optimizer.optimizer_args": rest} | settings
+    other_arguments = {key: value for key, value in arguments.items() if f"optimizer.{key}" not in settings}
+    return {"optimizer.optimizer_type": name, "optimizer.optimizer_args": other_arguments} | settings
 
 
 def chosen_optimizer(config: Config, key: str, name: str) -> tuple[str, Values]:
@@ -277,7 +277,7 @@ def arguments_of(config: Config, name: str, arguments: Mapping[str, Any], key: s
     for word, value in arguments.items():
         argument = None if entry is None else entry.arguments.get(word)
         value = literal(value) if isinstance(value, str) else value
-        if argument is not None and argument.takes(value):
+        if argument is not None and argument.accepts(value):
             accepted[word] = value
         else:
             refused.append(word[:60])

@@ -56,14 +56,14 @@ def to_import(
         fix = "choose the base model"
         reading.warn("The text names no model", "pretrained_model_name_or_path", fix, "import.no-model")
     nested = by_group(settings)
-    stated, before = set[str](), None  # settings of the config's own options; the job of the options alone
+    stated, job_without_config = set[str](), None  # settings in the dataset config; the job without it
     if config is not None:
         stated = {
             declaration(each.setting).path
             for name in config.names
             if (each := DATASET_OPTIONS.get(name)) and each.setting
         }
-        before = built(by_group(settings))[0]
+        job_without_config = built(by_group(settings))[0]
         settings_of_option["dataset_config"] = ("dataset.sources",)
         nested |= {group: nested.get(group, {}) | values for group, values in config.values.items()}
         reading.extra += [Entry("changed", "dataset_config", sentence=note) for note in config.notes]
@@ -72,9 +72,9 @@ def to_import(
             "dreambooth"  # the script trains folders as DreamBooth, a metadata file as fine-tuning
         )
     job, corrected = built(nested)
-    if before is not None:
+    if job_without_config is not None:
         for path in sorted(stated):
-            if path in settings and value_of(before, path) != value_of(job, path):
+            if path in settings and value_of(job_without_config, path) != value_of(job, path):
                 corrected.setdefault(path, "is set by the dataset config")
     report = [*_entries(reading, job, settings_of_option, corrected, stated), *reading.extra, *launcher]
     options = {name: value for name, value in options.items() if name not in SECRETS}
@@ -91,8 +91,8 @@ def direct_paths(method: str) -> dict[str, str]:
         for name in entry.kohya_names:
             paths.setdefault(name, []).append(entry.path)
     for name, candidates in paths.items():  # ControlNet-LLLite has a rank too
-        own = [path for path in candidates if path.startswith(f"{method}.")]
-        paths[name] = own or [path for path in candidates if not path.startswith("lllite.")] or candidates
+        of_method = [path for path in candidates if path.startswith(f"{method}.")]
+        paths[name] = of_method or [path for path in candidates if not path.startswith("lllite.")] or candidates
     return {name: named[0] for name, named in paths.items() if len(named) == 1 and name not in ELSEWHERE}
 
 

@@ -164,4 +164,4 @@ def _overrides(source: Source, group: type[Settings]) -> dict[str, Any]:
     }
 
 
-PLAIN = Concept(0, Source(folder="."), ImageSettings(), CaptionSettings(), ValidationSettings())  # a folder without settings
+PLAIN = Concept(0, Source(folder="."), ImageSettings(), CaptionSettings(), ValidationSettings())

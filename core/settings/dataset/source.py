@@ -18,7 +18,7 @@ ONE_FOR_ALL = frozenset(
 ) - {"validation_split"}
 
 
-def _own_fields() -> dict[str, Any]:
+def _overridable_fields() -> dict[str, Any]:
     """Return {name: (type, Field)} of the settings that a folder can override; their default None means the dataset's value."""
     fields: dict[str, Any] = {}
     for group in SHARED:
@@ -36,7 +36,7 @@ def _own_fields() -> dict[str, Any]:
 if TYPE_CHECKING:
     OwnSettings = Settings
 else:
-    OwnSettings = create_model("OwnSettings", __base__=Settings, **_own_fields())
+    OwnSettings = create_model("OwnSettings", __base__=Settings, **_overridable_fields())
 
 
 class Source(OwnSettings):
@@ -132,9 +132,9 @@ class Source(OwnSettings):
         Done after validation: before it, strict JSON would no longer take a list for a pair.
         """
         if PRESERVE in self.custom_attributes:
-            rest = {name: value for name, value in self.custom_attributes.items() if name != PRESERVE}
+            attributes = {name: value for name, value in self.custom_attributes.items() if name != PRESERVE}
             on = self.diff_output_preservation or bool(self.custom_attributes[PRESERVE])
-            self.__dict__.update({"custom_attributes": rest, PRESERVE: on})
+            self.__dict__.update({"custom_attributes": attributes, PRESERVE: on})
             self.__pydantic_fields_set__.add(PRESERVE)
         return self
 

@@ -106,7 +106,7 @@ class Argument:
         }[self.kind]
         return words + (", or null" if self.optional else "")
 
-    def takes(self, value: Any) -> bool:
+    def accepts(self, value: Any) -> bool:
         """Return whether `value` has the argument's type; numbers must be finite."""
         if value is None:
             return self.optional or self.kind == "any"
@@ -194,14 +194,14 @@ def catalog() -> dict[str, Entry]:
         base = by_path[path]
         entries[name] = Entry(**{**vars(base), "name": name, "implied": {**base.implied, **implied}})
     plain = {path for path, implied in SHORT.values() if not implied}
-    rest = sorted(
+    others = sorted(
         (entry for entry in by_path.values() if entry.path not in plain), key=lambda entry: entry.name.lower()
     )
-    taken = {name.lower() for name in entries}
-    for entry in rest:  # torch's Adafactor is not sd-scripts' AdaFactor, which any case of the name means
-        if entry.name.lower() in taken:
+    used_names = {name.lower() for name in entries}
+    for entry in others:  # torch's Adafactor is not sd-scripts' AdaFactor, which any case of the name means
+        if entry.name.lower() in used_names:
             entry = Entry(**{**vars(entry), "name": entry.path})
-        taken.add(entry.name.lower())
+        used_names.add(entry.name.lower())
         entries[entry.name] = entry
     return entries
 
@@ -374,7 +374,7 @@ def argument_problems(
             fix = f"did you mean '{similar[0]}'? It takes: {known_names}" if similar else f"it takes: {known_names}"
             what = f"{owner} has no argument '{name}'"
             problems.append(Problem(what, places.get(name, where), fix, code="arguments.unknown"))
-        elif not argument.takes(value):
+        elif not argument.accepts(value):
             what = f"The argument {name} of {owner} is {json.dumps(value, default=str)[:60]}"
             location = places.get(name, f"{where}, {name}")
             problems.append(Problem(what, location, f"use {argument.words}", code="arguments.bad-value"))

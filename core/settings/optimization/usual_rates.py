@@ -93,7 +93,7 @@ def unusual_rates(job: TrainJob) -> list[UnusualRate]:
     rates = effective_rates(job, job.memory.num_processes)
     for part, rate in sorted(rates.items(), key=lambda item: not item[0].startswith("unet")):
         usual = usual_rates(job, part)
-        if rate < 0 or usual is None or not (direction := usual.far(rate)):
+        if rate < 0 or usual is None or not (direction := usual.deviation(rate)):
             continue  # negative rates are reported by rules/learning_rate.py
         where = _where(job, part)
         if part.startswith("text") and "optimizer.learning_rate" in unusual and job.optimizer.text_encoder_lr is None:
@@ -133,7 +133,7 @@ def _by_block(job: TrainJob, rates: dict[str, float]) -> list[UnusualRate]:
     where = next((f"network.{name}" for name in SIDES if getattr(job.network, name)), "")
     for factor in factors:
         rate = rates["unet"] * factor
-        if rate > 0 and (direction := usual.far(rate)):
+        if rate > 0 and (direction := usual.deviation(rate)):
             return [UnusualRate("unet", where, rate, usual, direction)]
     return []
 

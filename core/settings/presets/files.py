@@ -96,7 +96,7 @@ class Preset:
         return {path: groups[path.split(".")[0]][path.split(".")[1]] for path in paths}
 
 
-def refused(entry: Declared) -> bool:
+def outside_recipes(entry: Declared) -> bool:
     """Return whether recipes cannot contain this setting."""
     return (entry.group in _REFUSED_GROUPS and entry.path not in _SIZES | _TRAINED) or entry.path in _REFUSED
 
@@ -104,7 +104,7 @@ def refused(entry: Declared) -> bool:
 def keeps(entry: Declared) -> bool:
     """Return whether a setting keeps its current value when a recipe that does not state it is loaded."""
     named = bool(entry.names) or entry.name.startswith("metadata_")
-    return refused(entry) or named or entry.group in _KEPT_GROUPS or entry.path in _KEPT | _SIZES
+    return outside_recipes(entry) or named or entry.group in _KEPT_GROUPS or entry.path in _KEPT | _SIZES
 
 
 def to_values(job: Settings) -> dict[str, Any]:
@@ -181,9 +181,9 @@ def parse(raw: Any, where: str) -> Preset:
         )
     notes: tuple[Problem, ...] = ()
     while version < SCHEMA_VERSION:
-        given = {name: value for name, value in raw.items() if name not in HEADER}
-        notes += tuple(switches_lost(given)) if version == 1 else ()
-        task, groups = MIGRATIONS[version](str(raw.get("task", "train")), given)
+        current_groups = {name: value for name, value in raw.items() if name not in HEADER}
+        notes += tuple(switches_lost(current_groups)) if version == 1 else ()
+        task, groups = MIGRATIONS[version](str(raw.get("task", "train")), current_groups)
         raw = {name: raw[name] for name in HEADER if name in raw} | {"task": task} | groups
         version += 1
     kind, task = raw.get("kind", "job"), raw.get("task", "train")
@@ -269,7 +269,7 @@ def _outside_a_recipe(preset: Preset, where: str) -> list[Problem]:
     if preset.kind != "recipe":
         return []
     stated = preset.stated()
-    inside = [entry.path for entry in declared(TrainJob) if refused(entry) and entry.path in stated]
+    inside = [entry.path for entry in declared(TrainJob) if outside_recipes(entry) and entry.path in stated]
     return [
         Problem(
             f"A recipe cannot contain '{path}'",
@@ -292,7 +292,7 @@ def of_task(preset: Preset, task: str, where: str = "preset", fix: str = "load i
 def apply(preset: Preset, current: TrainJob | None = None) -> Settings:
     """Return the job that loading a preset gives. Raises ProblemsError for invalid values.
 
-    A preset of kind "job" is loaded exactly as saved. A recipe keeps model, data and names of the job `current`, if given.
+    A preset of kind "job" is loaded exactly as saved. A recipe keeps model, data and names of the job `current`, if there is one.
     """
     model = JOBS[preset.task]
     if preset.kind == "job" or current is None:
@@ -307,7 +307,7 @@ def apply(preset: Preset, current: TrainJob | None = None) -> Settings:
 def differences(job: Settings, other: Settings) -> dict[str, tuple[Any, Any]]:
     """Return {dotted path: (value in `job`, value in `other`)} of the settings that differ."""
     pairs = ((entry.path, value_of(job, entry.path), value_of(other, entry.path)) for entry in declared(type(job)))
-    return {path: (mine, theirs) for path, mine, theirs in pairs if mine != theirs}
+    return {path: (value, other_value) for path, value, other_value in pairs if value != other_value}
 
 
 def _stems(folder: Path) -> list[str]:
@@ -366,11 +366,11 @@ class PresetStore:
         return next((file for file in files if file.exists()), files[-1])
 
     def load(self, name: str, task: str = "") -> Preset:
-        """Read a preset by name. Raises ProblemsError, also if it is for another task than a given `task`."""
+        """Read a preset by name. Raises ProblemsError, also if it is for another task than `task` (unless that is "")."""
         preset = read(self.path(name))
         return of_task(preset, task) if task else preset
 
-    def shown_name(self, name: str) -> str:
+    def display_name(self, name: str) -> str:
         """Return the name of a user preset without "user/", or the title of a shipped one (its name if it has none)."""
         is_user = not name or name.startswith("user/")
         return (not is_user and self._about(name)[1]) or name.removeprefix("user/")
@@ -383,7 +383,7 @@ class PresetStore:
         """
         return self._write(name, dump(job, task=task, description=description), replace)
 
-    def keep(self, name: str, preset: Preset, *, replace: bool = False) -> str:
+    def save_copy(self, name: str, preset: Preset, *, replace: bool = False) -> str:
         """Write a copy of `preset`, including title and reasons, as a user preset and return its name ("user/...")."""
         return self._write(name, content(preset), replace)
 

@@ -81,7 +81,7 @@ def with_present_tool(task: str, values: Mapping[str, Any]) -> tuple[str, Values
     return name, others | {name: settings | dict(group) if isinstance(group, Mapping) else group}
 
 
-def has_effect(task: str, tool: str, key: str) -> bool:
+def tool_reads(task: str, tool: str, key: str) -> bool:
     """Return whether `tool`, one of the tools of the former task `task`, reads the setting `key`; true if no tool knows it, so that it is
     refused later.
     """
@@ -99,7 +99,7 @@ def _tool_as_task(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
     name = group.get(chooser, usual)
     if not isinstance(name, str) or name not in tools:
         return task, dict(values)
-    effective = {key: value for key, value in group.items() if has_effect(task, name, key)}
+    effective = {key: value for key, value in group.items() if tool_reads(task, name, key)}
     return name, {key: value for key, value in values.items() if key != task} | {name: effective}
 
 
@@ -126,7 +126,7 @@ def switches_lost(values: Mapping[str, Any]) -> list[Problem]:
     if not on or not off:
         return []
     what = f"{_WHERE} now covers everything that follows sd-scripts: {', '.join(on)} had it on, {', '.join(off)} off"
-    fix = f"{_WHERE} is set to {_version(on)}; choose none to turn it off"
+    fix = f"{_WHERE} is set to {_compatibility_version(on)}; choose none to turn it off"
     return [Problem(what, _WHERE, fix, "advice", code="preset.compatibility-merged")]
 
 
@@ -140,7 +140,7 @@ def _with_one_compatibility(groups: Values) -> Values:
     for source in _sources(groups):
         source.pop(_FOLDER_SWITCH_1, None)
     if on and isinstance(groups.get("model"), dict):
-        groups["model"] = groups["model"] | {"compatibility": _version(on)}
+        groups["model"] = groups["model"] | {"compatibility": _compatibility_version(on)}
     return groups
 
 
@@ -165,7 +165,7 @@ def _switched_on(groups: Mapping[str, Any]) -> dict[str, str]:
     return switched
 
 
-def _version(on: Mapping[str, str]) -> str:
+def _compatibility_version(on: Mapping[str, str]) -> str:
     """Return the value of `model.compatibility` for the switches {dotted path: value} that are on."""
     return "sd-scripts-0.9" if "kohya_0.9" in on.values() else "sd-scripts-0.10"
 

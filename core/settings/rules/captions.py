@@ -25,7 +25,7 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         captions = each.captions
         return captions.shuffle_caption or captions.caption_tag_dropout_rate > 0 or captions.token_warmup_step > 0
 
-    def separates(each: Concept) -> bool:
+    def uses_separator(each: Concept) -> bool:
         """Return whether the folder uses the tag separator other than for shuffling: with joined caption files, metadata or a trigger
         word.
         """
@@ -36,7 +36,7 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     fixed, reason = not any_folder(job, changes_tags), "tags are neither shuffled nor dropped"
     yield from ignored(
         (fixed, "captions.keep_tokens", reason),
-        (fixed and not any_folder(job, separates), "captions.caption_separator", reason),
+        (fixed and not any_folder(job, uses_separator), "captions.caption_separator", reason),
         (not any_folder(job, lambda each: each.captions.caption_tag_dropout_rate > 0), "captions.tag_dropout_mode", "no tags are dropped"),
         (not any_folder(job, lambda each: each.captions.token_warmup_step > 0), "captions.token_warmup_min", "token warmup is off"),
         (not any_folder(job, lambda each: each.captions.sidecars == "drawn"), "captions.sentence_share", "no folder picks a caption file at random"),

@@ -79,7 +79,7 @@ def _size_problems(job: TrainJob) -> Iterator[Problem]:
             return
 
 
-def changes_by_chance(images: ImageSettings) -> list[str]:
+def random_augmentations(images: ImageSettings) -> list[str]:
     """Return the enabled augmentations whose result differs at each step, so that latents cannot be cached. Flips are not among them:
     both sides are cached.
     """
@@ -101,7 +101,7 @@ def cache_problems(job: TrainJob) -> list[Problem]:
             code="dataset.augmentation-with-latent-cache",
         )
         for concept in concepts_of(job)
-        for name in changes_by_chance(concept.images)
+        for name in random_augmentations(concept.images)
     ]
 
 

@@ -16,7 +16,7 @@ GROUPS = "memory.fused_optimizer_groups"
 
 def problems(job: TrainJob) -> Iterator[Problem]:
     """Yield errors and advice on the fused backward pass, learning rates and file format of a full-model training."""
-    yield from _within_backward(job)
+    yield from _fused_backward_problems(job)
     yield from _block_rates(job)
     yield from _rates(job)
     if job.model.traits and not job.model.traits.single_file and job.saving.save_model_as in ("safetensors", "ckpt"):
@@ -27,7 +27,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         yield Problem(what, "saving.save_model_as", fix, code="saving.pt-full-model")
 
 
-def _within_backward(job: TrainJob) -> Iterator[Problem]:
+def _fused_backward_problems(job: TrainJob) -> Iterator[Problem]:
     """Yield an error for each setting that a fused backward pass (weights updated during the backward pass) does not support."""
     one, groups = job.memory.fused_backward_pass, job.memory.fused_optimizer_groups
     entry = find(job.optimizer.optimizer_type)

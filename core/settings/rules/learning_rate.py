@@ -25,7 +25,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         yield Problem(what, "optimizer", "set a learning rate above 0, such as 1e-4", code="learning-rate.all-zero")
     yield from _negative(job, rates)
     if not relative_steps(job.optimizer):
-        yield from _adapting(job, rates)
+        yield from _adaptive_problems(job, rates)
     yield from _far_from_usual(job)
 
 
@@ -47,7 +47,7 @@ def _far_from_usual(job: TrainJob) -> Iterator[Problem]:
         part_words = f"{part}'s up matrices (LoRA+)" if plus else part
         usual = f"{short(unusual.usual.low)} to {short(unusual.usual.high)}"
         what = f"The learning rate of the {part_words}, {short(unusual.rate)}, is far {unusual.direction} the usual {usual} for "
-        what += f"{_trained_words(job)} with {optimizer}"
+        what += f"{_trained_description(job)} with {optimizer}"
         what += ", which adapts its learning rate" if adapts(job.optimizer.optimizer_type) else ""
         what += f": {HAPPENS[unusual.direction]}"
         hopeless = unusual.rate >= HOPELESS * unusual.usual.high * (1 - 1e-9)
@@ -55,7 +55,7 @@ def _far_from_usual(job: TrainJob) -> Iterator[Problem]:
         yield Problem(what, unusual.where, _fix(job, unusual), level, code="learning-rate.unusual")
 
 
-def _trained_words(job: TrainJob) -> str:
+def _trained_description(job: TrainJob) -> str:
     """Return what is trained, in words: "a LoRA", "a full model", another network type by its name."""
     spec = spec_of(job)
     return job.network.label("kind") if spec.traits.uses_network and job.network.kind != "lora" else spec.words
@@ -100,7 +100,7 @@ def _rate_setting(job: TrainJob, part: str) -> str:
     return f"optimizer.{name if getattr(job.optimizer, name) is not None else 'learning_rate'}"
 
 
-def _adapting(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
+def _adaptive_problems(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
     """Yield problems with D-Adaptation and Prodigy, where the learning rate is a factor of the one that they find.
 
     rates  {part: learning rate}
@@ -127,7 +127,7 @@ def _adapting(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     """Yield (dotted path, reason) for learning rates of parts that do not train, or whose rate is set elsewhere."""
     rates, unet, text = job.optimizer, trains_unet(job), trains_text(job)
-    own_rates = [rate for trained, rate in ((unet, rates.unet_lr), (text, rates.text_encoder_lr)) if trained]
+    part_rates = [rate for trained, rate in ((unet, rates.unet_lr), (text, rates.text_encoder_lr)) if trained]
     by_adafactor = f"optimizer.learning_rate unet_lr text_encoder_lr scale_lr {' '.join(LORA_PLUS)}"
     yield from job.model.traits.unused if job.model.traits else ()
     yield from ignored(
@@ -141,6 +141,6 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
             by_adafactor,
             "AdaFactor sets the learning rate (relative_step); 0 still freezes a part",
         ),
-        (own_rates and None not in own_rates, "optimizer.learning_rate", "every part has its own learning rate"),
+        (part_rates and None not in part_rates, "optimizer.learning_rate", "every part has its own learning rate"),
         (text, "memory.text_cache_bytes", "the text encoder is trained, so its outputs are not cached"),
     )

@@ -14,7 +14,7 @@ def holds_out(job: TrainJob) -> bool:
     return any_folder(job, lambda each: each.holds_out)
 
 
-def measures(job: TrainJob) -> bool:
+def measures_loss(job: TrainJob) -> bool:
     """Return whether validation loss is measured at steps or epochs."""
     validation = job.validation
     return bool(every(validation.validate_every_n_steps) or every(validation.validate_every_n_epochs))
@@ -22,7 +22,7 @@ def measures(job: TrainJob) -> bool:
 
 def problems(job: TrainJob) -> Iterator[Problem]:
     """Yield advice if images are held out but validation loss is never measured."""
-    if holds_out(job) and not measures(job) and job.validation.best_checkpoint == "off":
+    if holds_out(job) and not measures_loss(job) and job.validation.best_checkpoint == "off":
         what = "Images are held out, but validation loss is never measured"
         fix = "validate every epoch, or train on all images"
         yield Problem(what, "validation.validate_every_n_epochs", fix, "advice", code="validation.never-measured")
@@ -32,7 +32,7 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     """Yield (dotted path, reason) for validation settings without effect."""
     held, chosen = holds_out(job), job.validation.best_checkpoint != "off"
     why = "the best checkpoint is measured at each save" if chosen else "there are no validation images"
-    never = held and not chosen and not measures(job)
+    never = held and not chosen and not measures_loss(job)
     yield from ignored(
         (not held, "validation.validate_every_n_steps validate_every_n_epochs max_validation_steps", why),
         (never, "validation.max_validation_steps", "validation loss is never measured"),
