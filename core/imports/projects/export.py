@@ -23,7 +23,7 @@ from core.settings.base import value_of
 from core.settings.control import controlnet_of, lllite_of
 from core.settings.job import TrainJob
 from core.settings.model import traits_of
-from core.settings.optimization.optimizer import COMMON, given_arguments
+from core.settings.optimization.optimizer import COMMON, job_arguments
 from core.settings.optimization.optimizers import OWN, find
 from core.settings.optimization.rates import trains_text
 from core.settings.presets.files import differences
@@ -167,7 +167,7 @@ def same_training(path: str, job: TrainJob, other: TrainJob) -> bool:
     if path == "optimizer.optimizer_type":
         return same_optimizer(job.optimizer.optimizer_type, other.optimizer.optimizer_type)
     if path == "optimizer.optimizer_args" or path.removeprefix("optimizer.") in COMMON:
-        arguments, others = (sorted(_arguments(given_arguments(each.optimizer))) for each in (job, other))
+        arguments, others = (sorted(_arguments(job_arguments(each.optimizer))) for each in (job, other))
         return arguments == others
     if path in ("dataset.min_bucket_reso", "dataset.max_bucket_reso"):
         return bucket_sides(job.dataset) == bucket_sides(other.dataset)
@@ -187,7 +187,7 @@ def _length(job: TrainJob) -> dict[str, Any]:
     schedule, optimizer = job.schedule, _optimizer(job.optimizer.optimizer_type)
     return {
         "optimizer_type": optimizer,
-        "optimizer_args": _arguments(given_arguments(job.optimizer)) if optimizer else None,
+        "optimizer_args": _arguments(job_arguments(job.optimizer)) if optimizer else None,
         "max_train_epochs": None if schedule.steps_in_force else schedule.max_train_epochs,
         "max_train_steps": schedule.steps_in_force,
         "lr_scheduler": schedule.lr_scheduler if schedule.lr_scheduler in SCHEDULERS else None,

@@ -95,7 +95,11 @@ def export_preset(job: TrainJob, dataset_config: str = "") -> KohyaPreset:
     reimported = read(Source(json.dumps(fields), choice=tab)).job
     pairs = lost_settings(job, reimported)
     known = DATASET_SETTINGS if dataset_config else ()
-    lost = {path: pair for path, pair in pairs.items() if path not in known and not _same(path, *pair, job, reimported)}
+    lost = {
+        path: pair
+        for path, pair in pairs.items()
+        if path not in known and not _trains_alike(path, *pair, job, reimported)
+    }
     return KohyaPreset(tab, fields, resolved.options, lost)
 
 
@@ -292,21 +296,21 @@ def _additional_parameters(job_reading: Reading, resolved: Resolved) -> Iterator
 # ---- what is the same
 
 
-def same_value(path: str, here: Any, there: Any) -> bool:
+def same_value(path: str, value: Any, other: Any) -> bool:
     """Return whether two values of the setting `path` mean the same."""
     if path.rpartition(".")[2] in SPANS:
-        here, there = part_of_run(here), part_of_run(there)
+        value, other = part_of_run(value), part_of_run(other)
     if path == "optimizer.optimizer_type":
-        return same_optimizer(here, there)
-    return here == there or (isinstance(here, tuple) and list(here) == there)
+        return same_optimizer(value, other)
+    return value == other or (isinstance(value, tuple) and list(value) == other)
 
 
-def _same(path: str, here: Any, there: Any, job: TrainJob, reimported: TrainJob) -> bool:
+def _trains_alike(path: str, value: Any, other: Any, job: TrainJob, reimported: TrainJob) -> bool:
     """Return whether two jobs train alike although a setting differs.
 
-    here, there  its values in `job`, and in `reimported`, the job read from the preset
+    value, other  its values in `job`, and in `reimported`, the job read from the preset
     """
-    if same_value(path, here, there):
+    if same_value(path, value, other):
         return True
     if path == "optimizer.unet_lr":
         return job.optimizer.unet_rate == reimported.optimizer.unet_rate
@@ -314,7 +318,9 @@ def _same(path: str, here: Any, there: Any, job: TrainJob, reimported: TrainJob)
         frozen = job.method.train_text_encoder == reimported.method.train_text_encoder == "no"
         return frozen or job.optimizer.text_rates == reimported.optimizer.text_rates
     if path == "logging.wandb_run_name":  # kohya_ss gives it the output's name
-        return here is None and there == reimported.saving.output_name
+        return value is None and other == reimported.saving.output_name
     return (
-        path == "saving.save_model_as" and _tab(job) in (LORA, EMBEDDING) and (here, there) == ("source", "safetensors")
+        path == "saving.save_model_as"
+        and _tab(job) in (LORA, EMBEDDING)
+        and (value, other) == ("source", "safetensors")
     )

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator
 
 from core.imports.projects.kohya_ss import count_images
-from core.imports.projects.onetrainer_config import NAME, TITLE, Config, data, resolve, rows, table
+from core.imports.projects.onetrainer_config import NAME, TITLE, Config, resolve, table
 from core.imports.projects.onetrainer_rules import FIXED, RULES, SIZE, size_of
 from core.imports.projects.report import Import, Source
 from core.imports.projects.table import Values, clamp, flattened, item_values, to_import, with_bounds
@@ -30,7 +30,7 @@ def recognizes(source: Source) -> bool:
 
 def keys() -> Iterable[str]:
     """Return every key that the importer knows; keys of parts, concepts and samples contain dots."""
-    return [*rows(), *data()["former"]]
+    return [*table().rows, *table().data["former"]]
 
 
 def read(source: Source) -> Import:

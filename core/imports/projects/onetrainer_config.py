@@ -9,7 +9,7 @@ from typing import Any
 
 from core.imports.projects.report import Source
 from core.imports.projects.table import Config as TableConfig
-from core.imports.projects.table import Row, Table, Values, flattened, other_family, read_table
+from core.imports.projects.table import Table, Values, flattened, other_family, read_table
 from core.record.problems import ProblemsError
 from core.settings.check import shorten
 
@@ -28,23 +28,13 @@ def table() -> Table:
     return read_table(NAME, TITLE, ("concepts.", "samples."), NULLABLE)
 
 
-def data() -> Mapping[str, Any]:
-    """Return the content of onetrainer.json."""
-    return table().data
-
-
-def rows() -> Mapping[str, Row]:
-    """Return {key: row} of every key; keys of parts, concepts and samples contain dots."""
-    return table().rows
-
-
 class Config(TableConfig):
     """A config of OneTrainer in the current version."""
 
     @property
     def encoders(self) -> list[str]:
         """Names of the model's text encoders: "text_encoder", and for SDXL "text_encoder_2"."""
-        return list(TRAINED[1:] if data()["families"][self["model_type"]][0] == "sdxl" else TRAINED[1:2])
+        return list(TRAINED[1:] if table().data["families"][self["model_type"]][0] == "sdxl" else TRAINED[1:2])
 
     @property
     def accumulation(self) -> int:
@@ -63,14 +53,14 @@ def resolve(source: Source) -> Config:
     config = Config(table(), source, flattened(options, PARTS))
     config.values = config.read(_updated(config, _version(options)))
     model, method, where = config["model_type"], config["training_method"], source.where
-    if model not in data()["families"]:
+    if model not in table().data["families"]:
         raise other_family(config, model)
-    if method not in data()["methods"]:
+    if method not in table().data["methods"]:
         fix = "open a preset for a LoRA, fine-tuning or an embedding"
         raise ProblemsError.one(f"The method {shorten(method)} is not available", where, fix, "import.other-method")
-    config.method = data()["methods"][method]
+    config.method = table().data["methods"][method]
     for key in config.written:
-        if key in data()["former"]:
+        if key in table().data["former"]:
             config.note(key, "unavailable", "is read by OneTrainer only in older files")
     return config
 
@@ -88,7 +78,7 @@ def _updated(config: Config, version: int) -> Values:
     """Return {current key: value} of what the file states; renamed keys are noted in `config.current_keys`."""
     written, raw = config.written, Values()
     for key, value in written.items():
-        before, name = data()["former"].get(key, (0, ""))
+        before, name = table().data["former"].get(key, (0, ""))
         if version < 1 and key.startswith("optimizer") and key != "optimizer_defaults" and "." not in key:
             before, name = 1, f"optimizer.{key.removeprefix('optimizer_')}"
         if version < before and name:

@@ -228,9 +228,9 @@ _ESCAPES = {  # in double quotes of PowerShell, and of bash
 
 
 @cache
-def _shell_tokens(shell: str, place: str) -> re.Pattern[str]:
-    """Return the pattern of the tokens that a shell (BASH or PS) has in a place (START, INSIDE quotes or OUTSIDE)."""
-    rows = [pattern for shells, places, pattern in _TOKENS if shell in shells and place in places]
+def _shell_tokens(shell: str, position: str) -> re.Pattern[str]:
+    """Return the pattern of the tokens that a shell (BASH or PS) has in a position (START, INSIDE quotes or OUTSIDE)."""
+    rows = [pattern for shells, positions, pattern in _TOKENS if shell in shells and position in positions]
     return re.compile("|".join(rows), re.DOTALL | re.IGNORECASE)
 
 

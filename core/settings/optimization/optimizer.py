@@ -149,7 +149,7 @@ class OptimizerSettings(Settings):
         return ", ".join([self.label("optimizer_type"), *parts])
 
 
-def given_arguments(settings: OptimizerSettings) -> dict[str, Any]:
+def job_arguments(settings: OptimizerSettings) -> dict[str, Any]:
     """Return {name: value} of the optimizer arguments that a job sets: optimizer_args, and settings of the same name (COMMON)."""
     common = {name: getattr(settings, name) for name in COMMON if getattr(settings, name) is not None}
     return {
@@ -162,7 +162,7 @@ def arguments_in_force(settings: OptimizerSettings, entry: Entry) -> dict[str, A
     """Return {name: value} of the optimizer's arguments: those that its catalog entry implies, then the job's. Lists become tuples,
     as the libraries expect.
     """
-    arguments = {**entry.implied, **given_arguments(settings)}
+    arguments = {**entry.implied, **job_arguments(settings)}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
 
 
@@ -170,7 +170,7 @@ def optimizer_sentence(settings: OptimizerSettings) -> str:
     """Return the optimizer's class and arguments as in sd-scripts' metadata: "torch.optim.adamw.AdamW(eps=1e-06)"."""
     entry = find(settings.optimizer_type)
     name = settings.optimizer_type if entry is None else entry.definition or entry.path
-    arguments = given_arguments(settings) if entry is None else arguments_in_force(settings, entry)
+    arguments = job_arguments(settings) if entry is None else arguments_in_force(settings, entry)
     pairs = ((key, tuple(value) if isinstance(value, list) else value) for key, value in arguments.items())
     return f"{name}({','.join(f'{key}={value}' for key, value in pairs)})"
 

@@ -351,34 +351,34 @@ def _plain(value: Any) -> str:
 
 
 def argument_problems(
-    given: Mapping[str, Any],
+    arguments: Mapping[str, Any],
     known: Mapping[str, Argument],
     owner: str,
     where: str,
-    places: Mapping[str, str] = MappingProxyType({}),
+    setting_of: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Problem]:
     """Return the problems of optimizer or scheduler arguments: unknown names, wrong types, missing required ones.
 
-    given   {name: value} to check
-    known   {name: argument} that exist
-    owner   name of the optimizer or scheduler, for messages
-    where   the setting of the arguments
-    places  {name: setting} of arguments with a setting of their own
+    arguments   {name: value} to check
+    known       {name: argument} that exist
+    owner       name of the optimizer or scheduler, for messages
+    where       path of the setting that contains the arguments
+    setting_of  {name: path} of arguments that have a setting of their own
     """
     problems = []
-    for name, value in given.items():
+    for name, value in arguments.items():
         argument = known.get(name)
         if argument is None:
             similar = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             known_names = ", ".join(known) or "none"
             fix = f"did you mean '{similar[0]}'? It takes: {known_names}" if similar else f"it takes: {known_names}"
             what = f"{owner} has no argument '{name}'"
-            problems.append(Problem(what, places.get(name, where), fix, code="arguments.unknown"))
+            problems.append(Problem(what, setting_of.get(name, where), fix, code="arguments.unknown"))
         elif not argument.accepts(value):
             what = f"The argument {name} of {owner} is {json.dumps(value, default=str)[:60]}"
-            location = places.get(name, f"{where}, {name}")
+            location = setting_of.get(name, f"{where}, {name}")
             problems.append(Problem(what, location, f"use {argument.words}", code="arguments.bad-value"))
-    for name in (name for name, argument in known.items() if argument.required and name not in given):
+    for name in (name for name, argument in known.items() if argument.required and name not in arguments):
         what = f"{owner} needs the argument '{name}'"
         problems.append(Problem(what, where, f"add it: {known[name].words}", code="arguments.missing"))
     return problems

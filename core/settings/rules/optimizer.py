@@ -6,7 +6,7 @@ from dataclasses import replace
 from core.record.problems import Problem
 from core.settings.job import TrainJob
 from core.settings.needs import ignored
-from core.settings.optimization.optimizer import OptimizerSettings, given_arguments, relative_steps
+from core.settings.optimization.optimizer import OptimizerSettings, job_arguments, relative_steps
 from core.settings.optimization.optimizers import (
     ADAFACTOR,
     COMMON,
@@ -50,7 +50,7 @@ def _argument_problems(settings: OptimizerSettings, entry: Entry) -> list[Proble
     """Return problems of the optimizer's arguments, including those set by a setting of their own such as weight_decay."""
     common = [name for name in COMMON if getattr(settings, name) is not None and name not in settings.optimizer_args]
     paths = {name: f"optimizer.{name}" for name in common}
-    problems = argument_problems(given_arguments(settings), entry.arguments, entry.name, ARGUMENTS, paths)
+    problems = argument_problems(job_arguments(settings), entry.arguments, entry.name, ARGUMENTS, paths)
     instead = {path: entry.arguments[name].words for name, path in paths.items() if name in entry.arguments}
     empty = {path: "leave it empty (null)" for path in paths.values()}
     fixes = empty | {path: f"{empty[path]}, or use {words}" for path, words in instead.items()}
