@@ -50,6 +50,7 @@ class ControlNetSettings(Settings):
     )
 
     def summary(self) -> str:
+        """Return where the ControlNet starts from, and its learning rate, in one line."""
         start = "from a file" if self.controlnet_model_name_or_path else "from the U-Net"
         return start + (f", control learning rate {self.control_net_lr:g}" if self.control_net_lr else "")
 
@@ -97,6 +98,7 @@ class LLLiteSettings(Settings):
     )
 
     def summary(self) -> str:
+        """Return where the ControlNet-LLLite starts from, or its dimensions."""
         if self.weights:
             return "from a file"
         return f"dimensions {self.cond_emb_dim} and {self.hidden_dim}"

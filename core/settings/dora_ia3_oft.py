@@ -20,6 +20,7 @@ class Decomposed(Settings):
     )
 
     def summary(self) -> str:
+        """Return the options that are on in one line."""
         parts = [super().summary(), "magnitude per output" if self.wd_on_output else ""]
         return ", ".join(filter(None, parts))
 
@@ -50,6 +51,7 @@ class Ia3Settings(KindSettings):
     )
 
     def summary(self) -> str:
+        """Return the options that are on in one line."""
         return "all layers" + (", inputs" if self.train_on_input else "") if self.all_layers else ""
 
     def without_effect(self) -> Iterator[tuple[str, str]]:
@@ -73,6 +75,7 @@ class OftSettings(KindSettings):
     )
 
     def summary(self) -> str:
+        """Return the options that are on in one line."""
         on = {"all transformer layers": self.enable_all_linear, "convolutions": self.enable_conv}
         return ", ".join(words for words, is_on in on.items() if is_on)
 
@@ -106,5 +109,6 @@ class RotationSettings(Settings):
     )
 
     def summary(self) -> str:
+        """Return the options that are on in one line."""
         parts = [f"constraint {number_text(self.constraint)}"] if self.constraint else []
         return ", ".join([*parts, *(["rescaled"] if self.rescaled else [])])

@@ -42,5 +42,6 @@ class HubSettings(Settings):
     )
 
     def summary(self) -> str:
+        """Return repository and visibility in one line."""
         name = self.huggingface_repo_id
         return f"to {name}, {self.huggingface_repo_visibility}" if name else "off"

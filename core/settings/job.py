@@ -101,6 +101,7 @@ class EmbeddingSettings(Settings):
         return [initializers[index] if index < len(initializers) else None for index in range(len(self.words))]
 
     def summary(self) -> str:
+        """Return tokens and initializers in one line."""
         parts = [f"token '{self.token_string}'" if self.token_string else "no token"]
         parts += [f"{self.num_vectors_per_token} vectors"] if self.num_vectors_per_token > 1 else []
         parts += [f"initializer '{self.init_word}'"] if self.init_word else []

@@ -27,6 +27,7 @@ class ProductSettings(KindSettings):
             yield Problem(what, f"{network.kind}.use_tucker", fix, "advice", code="network.tucker-without-convolutions")
 
     def summary(self) -> str:
+        """Return the options that are on in one line."""
         return ", ".join(words for words, on in (("Tucker", self.use_tucker), ("scalar", self.use_scalar)) if on)
 
 
@@ -66,6 +67,7 @@ class LokrSettings(ProductSettings):
                 yield f"network.{name}", "both matrices are whole (full_matrix)"
 
     def summary(self) -> str:
+        """Return the options that are on in one line."""
         on = {"decompose_both": "both decomposed", "full_matrix": "full matrix"}
         parts = [f"factor {self.factor}"] if self.factor != -1 else []
         parts += [words for name, words in on.items() if getattr(self, name)]

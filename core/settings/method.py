@@ -152,6 +152,7 @@ class MethodSettings(Settings):
         return OF_METHODS[self.kind]
 
     def summary(self) -> str:
+        """Return the method, text encoder training and EMA in one line."""
         parts = [self.label("kind")]
         parts += ["text encoder too"] if self.train_text_encoder == "yes" else []
         return ", ".join(parts + (["EMA"] if self.ema else []))

@@ -65,8 +65,7 @@ class MethodSpec:
     name, title      in presets; on the page
     words            in messages: "a LoRA"
     changes          what trains: a network on the frozen model, the model itself, embeddings of its text encoders, a model next to the
-                     U-Net,
-                     or a small network in it; determines `traits`
+                     U-Net, or a small network in it; determines `traits`
     make             (core.methods.MethodInputs) -> core.methods.Method; imports torch only when called
     trains_unet, trains_text    (job) -> whether that part is to be trained, whatever its learning rate
     trained_numbers  (job, family's name, {part: PartSize}) -> {part: number of trained parameters}
@@ -82,8 +81,7 @@ class MethodSpec:
     file_problems    (job, workspace) -> problems of the files that the method's settings name
     rates            (job) -> {part: (learning rate, path of its setting)} of parts besides U-Net and text encoders
     side             (denoiser, job) -> module next to or in the denoiser, which computes `Conditioning.added` from (noisy latents,
-                     timesteps,
-                     Conditioning) and counts in the memory forecast; None for other methods
+                     timesteps, Conditioning) and counts in the memory forecast; None for other methods
     unused           (job) -> (dotted path, reason) of settings without effect; those of the groups noise and captions are ignored
     debiased_as      (job of a known family) -> the prediction type that debiased estimation assumes; "": the model's own
     needs            (job, family's title, size of a checkpoint as text) -> (sentence for the page, [[label, path] of fields that it

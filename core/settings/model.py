@@ -140,6 +140,7 @@ class ModelSettings(Settings):
         return self.compatibility != "none"
 
     def summary(self) -> str:
+        """Return VAE, family, prediction type and clip skip in one line."""
         parts = [f"VAE {self.vae}" if self.vae else "own VAE"]
         parts += [f"family {self.family}"] if self.family != "auto" else []
         parts += [f"{self.prediction} prediction"] if self.prediction != "auto" else []

@@ -360,6 +360,7 @@ class NetworkSettings(Settings):
         )
 
     def summary(self) -> str:
+        """Return network type, sizes, layers and trained parts in one line."""
         uses, parts = self.traits.uses, [self.label("kind")]
         parts[0] += f" rank {self.rank}" if "rank" in uses else ""
         parts += [f"alpha {number_text(self.alpha)}"] if "alpha" in uses else []

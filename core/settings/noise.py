@@ -341,6 +341,7 @@ class NoiseSettings(Settings):
         return bool(self.unmasked_weight or self.unmasked_probability or self.masked_prior_preservation_weight)
 
     def summary(self) -> str:
+        """Return loss, loss weights, noise and timesteps in one line."""
         parts = [self.label("loss_type")] if self.loss_type != "l2" else []
         parts += [f"min-SNR {number_text(self.min_snr_gamma)}"] if self.min_snr_gamma else []
         parts += [f"P2 {number_text(self.p2_gamma)}"] if self.p2_gamma else []

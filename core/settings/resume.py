@@ -38,6 +38,7 @@ class ResumeSettings(Settings):
     )
 
     def summary(self) -> str:
+        """Return where the run starts in one line."""
         parts = ["from a training state"] if self.resume else []
         if self.initial_step is not None:
             parts += [f"at step {self.initial_step}"]

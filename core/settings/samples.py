@@ -132,6 +132,7 @@ class SampleSettings(Settings):
         return sampler_name(value)
 
     def summary(self) -> str:
+        """Return when samples are generated, sampler and steps in one line."""
         if not (self.sample_prompts or self.sample_prompts_file):
             return "no prompts, no samples"
         periods = ((self.sample_every_n_epochs, "epoch"), (self.sample_every_n_steps, "step"))

@@ -90,6 +90,7 @@ class ShardingSettings(Settings):
         return self.deepspeed and self.zero_stage == 3
 
     def summary(self) -> str:
+        """Return ZeRO stage and offloading in one line."""
         if not self.deepspeed:
             return "off"
         parts = (("optimizer", self.offload_optimizer_device), ("weights", self.offload_param_device))

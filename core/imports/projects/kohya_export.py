@@ -88,10 +88,10 @@ def export_preset(job: TrainJob, dataset_config: str = "") -> KohyaPreset:
         what, fix = f"kohya_ss has no tab for '{job.method.label('kind')}'", "export it for sd-scripts"
         raise ProblemsError.one(what, "method.kind", fix, "export.no-script")
     exported = export_project(tab_job, writes_prompts=True).with_dataset_config(dataset_config)
-    wanted = Reading(SCRIPTS[exported.script], exported.options, frozenset(exported.options))
-    fields = _fields(tab, wanted) | _special(tab, wanted, job) | {"dataset_config": dataset_config}
+    reading = Reading(SCRIPTS[exported.script], exported.options, frozenset(exported.options))
+    fields = _fields(tab, reading) | _special(tab, reading, job) | {"dataset_config": dataset_config}
     resolved = resolve(fields, tab, "", lambda folder: None)
-    fields["additional_parameters"] = " ".join(_additional_parameters(wanted, resolved))
+    fields["additional_parameters"] = " ".join(_additional_parameters(reading, resolved))
     reimported = read(Source(json.dumps(fields), choice=tab)).job
     pairs = lost_settings(job, reimported)
     known = DATASET_SETTINGS if dataset_config else ()
@@ -111,13 +111,13 @@ def _tab(job: TrainJob) -> str:
 # ---- fields
 
 
-def _fields(tab: str, wanted: Reading) -> Form:
+def _fields(tab: str, reading: Reading) -> Form:
     """Return {field: value} of a tab: the options' values for fields that are an option each, defaults for others."""
     fields = {name: value for name, value in form_of(tab).items() if name not in SECRETS}
     for name, default in fields.items():
         (option,) = FIELDS[name].get("options", [name])[:1]
-        if option in wanted.script.options and name not in COMBINED and tab not in FIELDS[name].get("withheld", ()):
-            fields[name] = _field(name, default, wanted.script.options[option], wanted[option], tab)
+        if option in reading.script.options and name not in COMBINED and tab not in FIELDS[name].get("withheld", ()):
+            fields[name] = _field(name, default, reading.script.options[option], reading[option], tab)
     return fields
 
 
@@ -145,28 +145,28 @@ def _within(name: str, value: Any) -> bool:
     return row.get("least", value) <= value <= row.get("most", value)
 
 
-def _special(tab: str, wanted: Reading, job: TrainJob) -> Form:
+def _special(tab: str, reading: Reading, job: TrainJob) -> Form:
     """Return {field: value} of fields that depend on several options, or have another form than their option."""
     names = FIELDS["optimizer"]["choices"]
     fields = {
-        "xformers": "xformers" if wanted["xformers"] else "sdpa" if wanted["sdpa"] else "none",
+        "xformers": "xformers" if reading["xformers"] else "sdpa" if reading["sdpa"] else "none",
         "sample_prompts": "\n".join(job.samples.sample_prompts),
         "num_processes": job.memory.num_processes,
-        "sdxl_checkbox" if tab == FINE_TUNE else "sdxl": wanted.script.family == "sdxl",
-        "noise_offset_type": "Multires" if wanted["multires_noise_iterations"] else "Original",
-        "optimizer": next((name for name in names if same_optimizer(name, wanted["optimizer_type"])), "AdamW8bit"),
-        "optimizer_args": _words(wanted["optimizer_args"]),
-        "lr_scheduler_args": _words(wanted["lr_scheduler_args"]),
-        **_length(tab, wanted),
+        "sdxl_checkbox" if tab == FINE_TUNE else "sdxl": reading.script.family == "sdxl",
+        "noise_offset_type": "Multires" if reading["multires_noise_iterations"] else "Original",
+        "optimizer": next((name for name in names if same_optimizer(name, reading["optimizer_type"])), "AdamW8bit"),
+        "optimizer_args": _words(reading["optimizer_args"]),
+        "lr_scheduler_args": _words(reading["lr_scheduler_args"]),
+        **_length(tab, reading),
     }
-    form = wanted["save_model_as"]
+    form = reading["save_model_as"]
     if tab == LORA:
-        fields |= _network(wanted) | _rates(wanted)
+        fields |= _network(reading) | _rates(reading)
     if tab in (LORA, EMBEDDING):
-        return fields | _template(tab, wanted) | {"save_model_as": form if form == "ckpt" else "safetensors"}
+        return fields | _template(tab, reading) | {"save_model_as": form if form == "ckpt" else "safetensors"}
     if tab == FINE_TUNE:
-        fields |= _metadata(wanted)
-    return fields | _full_rates(tab, wanted) | {"save_model_as": form or "same as source model"}
+        fields |= _metadata(reading)
+    return fields | _full_rates(tab, reading) | {"save_model_as": form or "same as source model"}
 
 
 def _words(arguments: list[str] | None) -> str:
@@ -175,11 +175,11 @@ def _words(arguments: list[str] | None) -> str:
     return " ".join(words) if all('"' not in word and len(word.split()) == 1 for word in words) else ""
 
 
-def _length(tab: str, wanted: Reading) -> Form:
+def _length(tab: str, reading: Reading) -> Form:
     """Return {field: value} of training length and warmup."""
-    epochs, steps = wanted["max_train_epochs"], wanted["max_train_steps"]
-    warmup = part_of_run(wanted["lr_warmup_steps"])
-    if tab == FINE_TUNE and wanted["flip_aug"]:
+    epochs, steps = reading["max_train_epochs"], reading["max_train_steps"]
+    warmup = part_of_run(reading["lr_warmup_steps"])
+    if tab == FINE_TUNE and reading["flip_aug"]:
         steps *= 2  # which the tab halves
     percent = round(warmup * 100, 6) if isinstance(warmup, float) else 0
     return {
@@ -191,46 +191,46 @@ def _length(tab: str, wanted: Reading) -> Form:
     }
 
 
-def _template(tab: str, wanted: Reading) -> Form:
+def _template(tab: str, reading: Reading) -> Form:
     """Return {field: value} of the caption template on the tab for textual inversion; {} for other tabs."""
     if tab != EMBEDDING:
         return {}
-    kind = next((each for each in ("object", "style") if wanted[f"use_{each}_template"]), "")
+    kind = next((each for each in ("object", "style") if reading[f"use_{each}_template"]), "")
     return {"template": f"{kind} template" if kind else "caption"}
 
 
-def _metadata(wanted: Reading) -> Form:
+def _metadata(reading: Reading) -> Form:
     """Return {field: value} of the image folder and metadata file on the fine-tuning tab."""
-    folder, _, name = (wanted["in_json"] or "").replace("\\", "/").rpartition("/")
+    folder, _, name = (reading["in_json"] or "").replace("\\", "/").rpartition("/")
     source = {"train_dir": folder or ".", "caption_metadata_filename": name, "use_latent_files": "No"}
-    return source | {"image_folder": wanted["train_data_dir"] or ""}
+    return source | {"image_folder": reading["train_data_dir"] or ""}
 
 
-def _rates(wanted: Reading) -> Form:
+def _rates(reading: Reading) -> Form:
     """Return {field: value} of the LoRA tab's learning rates: a 0 for one part leaves it untrained, 0 for both means the main rate."""
-    unet, text = wanted["unet_lr"], (wanted["text_encoder_lr"] or [None])[0]
-    without_text, without_unet = wanted["network_train_unet_only"], wanted["network_train_text_encoder_only"]
+    unet, text = reading["unet_lr"], (reading["text_encoder_lr"] or [None])[0]
+    without_text, without_unet = reading["network_train_unet_only"], reading["network_train_text_encoder_only"]
     if unet is None and text is None and not (without_text or without_unet):
         return {"unet_lr": 0, "text_encoder_lr": 0}
-    unet, text = (wanted["learning_rate"] if rate is None else rate for rate in (unet, text))
+    unet, text = (reading["learning_rate"] if rate is None else rate for rate in (unet, text))
     return {"unet_lr": 0 if without_unet else unet, "text_encoder_lr": 0 if without_text else text}
 
 
-def _full_rates(tab: str, wanted: Reading) -> Form:
+def _full_rates(tab: str, reading: Reading) -> Form:
     """Return {field: value} of text encoder learning rates for a full model. The DreamBooth tab trains SDXL's if they are above 0."""
-    rates = {name: wanted[name] for name in ("learning_rate_te", "learning_rate_te1", "learning_rate_te2")}
-    rates = {name: wanted["learning_rate"] if rate is None else rate for name, rate in rates.items()}
-    frozen = tab == DREAMBOOTH and wanted.script.family == "sdxl" and not wanted["train_text_encoder"]
+    rates = {name: reading[name] for name in ("learning_rate_te", "learning_rate_te1", "learning_rate_te2")}
+    rates = {name: reading["learning_rate"] if rate is None else rate for name, rate in rates.items()}
+    frozen = tab == DREAMBOOTH and reading.script.family == "sdxl" and not reading["train_text_encoder"]
     return dict.fromkeys(rates, 0) if frozen else rates
 
 
-def _network(wanted: Reading) -> Form:
+def _network(reading: Reading) -> Form:
     """Return {field: value} of the network type and its arguments; "Standard" if no type fits."""
-    written, defaults = arguments_of(wanted["network_args"] or []), form_of(LORA)
+    written, defaults = arguments_of(reading["network_args"] or []), form_of(LORA)
     convolutions = is_on(written.get("conv_dim"))
     named = {"networks.lora": "Kohya LoCon" if convolutions else "Standard"}
     algo = {"lora": "locon"}.get(written.get("algo", "lora"), written.get("algo"))
-    module = wanted["network_module"] or "networks.lora"
+    module = reading["network_module"] or "networks.lora"
     kind = named.get(module) or next(
         (name for name, row in NETWORKS.items() if row["module"] == module and _algo(row) in ("", algo)), "Standard"
     )

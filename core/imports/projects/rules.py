@@ -56,6 +56,7 @@ class Reading(Remarks):
     extra: list[Entry] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
+        """Convert `raw` to `values`, starting from sd-scripts' defaults."""
         self.values = {name: option.default for name, option in self.script.options.items()}
         for name, value in self.raw.items():
             if name in self.values and name not in SECRETS:

@@ -113,6 +113,7 @@ class CaptionModelSettings(Settings):
     )
 
     def summary(self) -> str:
+        """Return the model's name without its folder or owner."""
         return last_part(self.model)
 
 

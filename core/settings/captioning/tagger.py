@@ -177,6 +177,7 @@ class TagTextSettings(Settings):
     )
 
     def summary(self) -> str:
+        """Return the tagger's name without its owner."""
         return self.repo_id.rpartition("/")[2]
 
 

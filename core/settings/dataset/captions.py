@@ -167,6 +167,7 @@ class CaptionSettings(Settings):
     compatibility: Literal["none", "kohya"] = follows_compatibility("none", "kohya")
 
     def summary(self) -> str:
+        """Return templates, shuffling, prefix, dropout and token limit in one line."""
         template = self.caption_template
         parts = ["as written" if template == "none" else f"{self.label('caption_template')} templates"]
         if self.shuffle_caption:

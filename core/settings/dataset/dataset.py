@@ -71,6 +71,7 @@ class DatasetSettings(ImageSettings):
         return short + [source for source in self.sources if source.enabled]
 
     def summary(self) -> str:
+        """Return resolution, batch size, buckets and number of further folders in one line."""
         size = self.resolution
         parts = [
             f"{size[0]} x {size[1]} pixels" if isinstance(size, tuple) else f"{size} pixels",

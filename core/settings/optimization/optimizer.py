@@ -142,6 +142,7 @@ class OptimizerSettings(Settings):
         return next((ratio for ratio in (part_ratio, self.loraplus_lr_ratio) if ratio is not None), 1.0)
 
     def summary(self) -> str:
+        """Return the optimizer and the learning rates in one line."""
         rates, of_text = [("learning rate", self.learning_rate), ("U-Net", self.unet_lr)], self.text_encoder_lr
         numbers = of_text if isinstance(of_text, tuple) else (of_text,) if of_text is not None else ()
         parts = [f"{name} {number_text(rate)}" for name, rate in rates if rate is not None]

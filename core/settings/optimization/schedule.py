@@ -200,6 +200,7 @@ class ScheduleSettings(Settings):
         return None if self.compatibility == "kohya" and self.max_train_epochs else self.max_train_steps
 
     def summary(self) -> str:
+        """Return scheduler, warmup, gradient accumulation and seed in one line."""
         warmup, batches = self.lr_warmup_steps, self.gradient_accumulation_steps
         parts = [self.label("lr_scheduler")]
         parts += [f"warmup {warmup}{' steps' if isinstance(warmup, int) else ''}"] if warmup else []
