@@ -63,7 +63,7 @@ class Roots:
         path = self.check(text, where)
         if problem := others_run_problem(path, where, self.workspace):
             raise ProblemsError([problem])
-        if self.limits is not None and not self.limits.opens(str(path)):
+        if self.limits is not None and not self.limits.allows(str(path)):
             raise ProblemsError([closed_path_problem(str(text), where, self.limits)])
         return path
 

@@ -8,7 +8,7 @@ from core.cli.options import JOB, preset_path, split_options
 from core.record.problems import ProblemsError
 from core.settings.presets.files import read
 from core.settings.presets.migrations import FORMER_TOOLS as FORMER
-from core.settings.presets.migrations import REPLACED_TOOLS, has_effect
+from core.settings.presets.migrations import REPLACED_TOOLS, tool_reads
 
 
 def tool_named_in(argv: list[str]) -> str:
@@ -51,7 +51,7 @@ def renewed(argv: list[str]) -> list[str]:
         setting = word.removeprefix("--").removeprefix("no-").partition("=")[0]
         group, _, key = setting.partition(".")
         of_command = word.startswith("--") and group == command
-        left_out = of_command and not has_effect(command, name, key)
+        left_out = of_command and not tool_reads(command, name, key)
         skipping = left_out and "=" not in word
         if not left_out:
             words.append(word.replace(f"{command}.", f"{name}.", 1) if of_command else word)

@@ -7,7 +7,7 @@ from pathlib import Path
 from core.cli.main import BAD_INPUT, DONE
 from core.cli.options import COMMAND_OPTIONS, Options, job_from, not_understood, saved_path, split_options, write_result
 from core.dataset.captions.encodings import decode_text
-from core.imports.projects.importers import fitted, import_project
+from core.imports.projects.importers import adapted_to_machine, import_project
 from core.imports.projects.report import MAX_BYTES, Import
 from core.record.problems import Problem, ProblemsError, errors
 from core.record.processes import check_launch
@@ -27,7 +27,7 @@ def run(argv: list[str]) -> int:
         problems.append(Problem("There is nothing to import", "command line", fix, code="cli.missing-value"))
     if problems:
         raise ProblemsError(problems)
-    imported = fitted(_read(str(options.preset), str(options.values.get("choose", ""))))
+    imported = adapted_to_machine(_read(str(options.preset), str(options.values.get("choose", ""))))
     print("\n".join(imported.lines()), flush=True)
     for problem in imported.problems:
         print(f"{problem.level}: {problem}", file=sys.stderr)

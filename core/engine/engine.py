@@ -184,7 +184,7 @@ class Engine:
     @property
     def _own_limits(self) -> Limits | None:
         """What jobs of the user of the current request may name."""
-        return self.limits and self.limits.of_person(replace(self.workspace, person=person_in(self.people)))
+        return self.limits and self.limits.for_person(replace(self.workspace, person=person_in(self.people)))
 
     def _begin_in_lane(self, entry: QueueEntry) -> None:
         """Start a waiting job in its lane. Device jobs are taken from the queue by the device's thread instead."""
@@ -370,7 +370,7 @@ class Engine:
         afterwards."""
         job = build(tasks.named(entry.task).job, entry.job)
         # it may have waited since before the page was shared
-        admit(job, self.limits and self.limits.of_person(self.workspace_of(entry)))
+        admit(job, self.limits and self.limits.for_person(self.workspace_of(entry)))
         lane = lane_of(entry)
         device = self._ready_device() if lane == "device" else "cpu"
         folder = self._folder(entry.run) if entry.run else self._new_folder(entry, job)

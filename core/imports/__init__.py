@@ -1,1 +1,1 @@
-"""Reads and writes other programs' files: dataset configs of sd-scripts, and training settings of several programs."""
+"""Import and export dataset configs and training settings of other programs."""

@@ -1,4 +1,4 @@
-"""Reads a dataset config of sd-scripts (TOML or JSON) into the job's dataset, captions and validation groups.
+"""Read a dataset config of sd-scripts (TOML or JSON) into the job's dataset, captions and validation groups.
 
 Every table is checked: which option is allowed where, of which type, in which kind of dataset. What a folder inherits from
 its dataset, [general] and sd-scripts' own defaults is resolved and written out in full, so that a file means the same in
@@ -77,8 +77,12 @@ Job = TypeVar("Job", bound=TrainJob)
 
 @dataclass
 class Imported:
-    """The content of a file. values: nested like a job's, empty if there are errors; notes: sentences to show; names: of the options
-    in it."""
+    """The content of a dataset config.
+
+    values  {group: {setting: value}} as in a job; {} if there are errors
+    notes   sentences for the report
+    names   options that the file contains
+    """
 
     values: dict[str, dict[str, Any]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
@@ -88,7 +92,13 @@ class Imported:
 
 @dataclass
 class Subset:
-    """One folder with the resolved value of every option (sd-scripts' names)."""
+    """A folder with the resolved value of every option.
+
+    dataset  index of its [[datasets]] table
+    method   kind of dataset: DREAMBOOTH, FINE_TUNING or CONDITIONED
+    path     location in the file: "datasets[0].subsets[2]"
+    options  {sd-scripts' name: value}
+    """
 
     dataset: int
     method: str
@@ -99,7 +109,12 @@ class Subset:
 
 @dataclass
 class Dataset:
-    """One [[datasets]] table. names: all in it and in [general], valid or not."""
+    """A [[datasets]] table.
+
+    path    location in the file: "datasets[0]"
+    method  kind of dataset: DREAMBOOTH, FINE_TUNING or CONDITIONED
+    names   keys of this table and of [general], valid or not
+    """
 
     path: str
     method: str
@@ -108,9 +123,9 @@ class Dataset:
 
 
 def read_dataset_config(path: str | os.PathLike, fallback: Mapping[str, Any] | None = None) -> Imported:
-    """Read a dataset config. Raises nothing: all errors and advice are in `problems`.
+    """Read a dataset config. Raises nothing: all errors and advice are in the result's `problems`.
 
-    fallback   options of the command line, used where the file does not set them
+    fallback   {option: value} of the command line, used where the file does not set the option
     """
     document = read_document(path)
     subsets: list[Subset] = []
@@ -129,25 +144,28 @@ def read_dataset_config(path: str | os.PathLike, fallback: Mapping[str, Any] | N
 
 
 def _names(value: Any) -> set[str]:
-    """The keys of all tables in a value."""
+    """Return the keys of all tables nested in a value."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return set(value if isinstance(value, dict) else ()).union(*map(_names, inner))
 
 
 def apply_dataset_config(job: Job, path: str | os.PathLike) -> tuple[Job, Imported]:
-    """The job with its folders and their settings replaced by the file's, and the report.
+    """Return (the job with its folders and their settings replaced by those of the file, report). Raises ProblemsError on errors.
 
-    Settings that such a file cannot contain (prior loss weight, background color, ...) stay. Raises ProblemsError on errors.
+    Settings that such a file cannot contain (prior loss weight, background color, ...) are unchanged.
     """
     report = read_dataset_config(path)
     raise_if_errors(report.problems)
     values = job.model_dump(mode="json")
-    report.notes += _replaced(values, report.values)
+    report.notes += _replacement_notes(values, report.values)
     return build(type(job), {**values, **{name: values[name] | new for name, new in report.values.items()}}), report
 
 
-def _replaced(before: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Notes on settings of the job that were replaced or reset."""
+def _replacement_notes(before: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return notes on the job's folders and settings that the import replaces or resets.
+
+    before, new  {group: {setting: value}} of the job and of the file
+    """
     notes = []
     folders = [before["dataset"]["folder"], before["dataset"]["reg_data_dir"], *before["dataset"]["sources"]]
     if any(folders):
@@ -165,7 +183,10 @@ def _replaced(before: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _datasets(document: Document, raw: Mapping[str, Any], fallback: Mapping[str, Any]) -> list[Dataset]:
-    """Every dataset. Invalid options are left out and added to the document's problems."""
+    """Return every dataset of a file. Invalid options are left out and added to the document's problems.
+
+    fallback  {option: value} used where the file does not set the option
+    """
     for name in raw:
         if name not in ("general", "datasets"):
             near = difflib.get_close_matches(name, ["general", "datasets"], n=1)
@@ -186,7 +207,12 @@ def _datasets(document: Document, raw: Mapping[str, Any], fallback: Mapping[str,
 def _dataset(
     document: Document, number: int, table: Mapping[str, Any], general_names: frozenset[str], general: Mapping[str, Any]
 ) -> Dataset:
-    """A dataset with its folders. Precedence: subset, dataset, general (valid values), default."""
+    """Return a dataset with its folders. A value comes from the subset, else the dataset, else [general], else sd-scripts' default.
+
+    number         index of the dataset
+    general_names  keys of [general], valid or not
+    general        {option: valid value} of [general] and the command line
+    """
     path = f"datasets[{number}]"
     tables = _tables(document, table.get("subsets", []), f"{path}.subsets")
     method = method_of(subset for _, subset in tables)
@@ -207,7 +233,7 @@ def _dataset(
 
 
 def _tables(document: Document, raw: Any, path: str) -> list[tuple[int, dict[str, Any]]]:
-    """(index, table) of each table of an array; adds a problem for everything else."""
+    """Return (index, table) of each table in an array of tables; adds a problem for any other value."""
     if not isinstance(raw, list):
         fix = f"write {DATASET if path == 'datasets' else SUBSET} with double brackets"
         document.error(f"{path} is not an array of tables", path, fix, "not-an-array")
@@ -220,7 +246,7 @@ def _tables(document: Document, raw: Any, path: str) -> list[tuple[int, dict[str
 
 
 def method_of(subsets: Iterable[Mapping[str, Any]]) -> str:
-    """The kind of a dataset, from its subsets. A mixture counts as DreamBooth, which then refuses the other keys."""
+    """Return the kind of a dataset from its subset tables. A mixture counts as DREAMBOOTH, which then refuses the other keys."""
     subsets = list(subsets)
     if subsets and all("conditioning_data_dir" in subset for subset in subsets):
         return CONDITIONED
@@ -228,7 +254,7 @@ def method_of(subsets: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _check_required(document: Document, subset: Mapping[str, Any], path: str, method: str) -> None:
-    """Add a problem for each required option that is missing or empty. A misspelled one is already reported as unknown."""
+    """Add a problem for each required option that is missing or empty, unless it is misspelled and so reported as unknown."""
     for name in REQUIRED[method]:
         misspelled = [key for key in subset if key not in OPTIONS and _nearest_option(key, SUBSET, method) == name]
         if name in subset and subset[name] == "":
@@ -241,7 +267,12 @@ def _check_required(document: Document, subset: Mapping[str, Any], path: str, me
 
 
 def _check_table(document: Document, table: Mapping[str, Any], path: str, level: str, method: str) -> dict[str, Any]:
-    """The valid values {option: value} of a table; adds a problem for each other one."""
+    """Return {option: value} of a table's valid options; adds a problem for each invalid one.
+
+    path    location of the table: "datasets[0]"
+    level   GENERAL, DATASET or SUBSET
+    method  kind of dataset; not used for GENERAL
+    """
     valid: dict[str, Any] = {}
     for name, value in table.items():
         key_path = f"{path}.{name}"
@@ -263,7 +294,7 @@ def _check_table(document: Document, table: Mapping[str, Any], path: str, level:
 
 
 def _value_fits(document: Document, option: Option, value: Any, path: str) -> bool:
-    """Whether type and range are valid; adds a problem if not."""
+    """Return whether an option's value has a valid type and range; adds a problem if not. path: location of the key"""
     name = option.name
     if not fits(option.kind, value):
         expected = KINDS[option.kind][1]
@@ -296,7 +327,7 @@ def _value_fits(document: Document, option: Option, value: Any, path: str) -> bo
 
 
 def _nearest_option(name: str, level: str, method: str) -> str:
-    """The option most similar to an unknown key; empty if none is."""
+    """Return the option most similar to an unknown key, preferably one allowed in this table; "" if none is similar."""
     if name in COMMAND_LINE_NAMES:
         return COMMAND_LINE_NAMES[name]
     known = [
@@ -312,6 +343,7 @@ def _nearest_option(name: str, level: str, method: str) -> str:
 
 
 def _fix_for(name: str, level: str, method: str) -> str:
+    """Return the fix for an unknown key: the setting for command line options, else the most similar option, else to remove it."""
     for entry in declared(TrainJob):
         if name in entry.kohya_names and name not in COMMAND_LINE_NAMES:
             return f"remove it: it is a command line option of sd-scripts, and here the setting {entry.path}"
@@ -323,7 +355,10 @@ def _fix_for(name: str, level: str, method: str) -> str:
 
 
 def _check_dataset_values(document: Document, dataset: Dataset) -> None:
-    """Add the problems of options of one dataset that do not fit together."""
+    """Add problems of a dataset's options that conflict.
+
+    If the metadata of a fine-tuning dataset has sizes, buckets are turned on and a missing resolution is set, in place.
+    """
     subsets = dataset.subsets
     if not subsets:
         return
@@ -358,8 +393,9 @@ def _check_dataset_values(document: Document, dataset: Dataset) -> None:
 
 
 def _check_sides(document: Document, dataset: Dataset, options: Mapping[str, Any]) -> None:
-    """Add problems of bucket sides that do not fit the resolution after rounding to the step, only advice with
-    bucket_no_upscale, and a note on a step that sd-scripts refuses. Nothing without enable_bucket."""
+    """Add problems of bucket sides that do not fit the resolution after rounding to the step (only advice with bucket_no_upscale),
+    and a note on a step that sd-scripts refuses. Nothing without enable_bucket.
+    """
     if not options["enable_bucket"]:
         return
     size, step = options["resolution"], options["bucket_reso_steps"]
@@ -384,7 +420,9 @@ def _check_sides(document: Document, dataset: Dataset, options: Mapping[str, Any
 
 
 def _metadata_sizes(document: Document, subsets: list[Subset]) -> list[tuple[int, int]]:
-    """train_resolution of all images of a fine-tuning dataset; empty unless every image has one."""
+    """Return train_resolution, (width, height) in pixels, of all images in a fine-tuning dataset's metadata; [] unless every image has
+    one.
+    """
     sizes: list[tuple[int, int]] = []
     for subset in subsets:
         path = resolve_path(_path(document, subset.options["metadata_file"] or "", add_note=False))
@@ -397,7 +435,7 @@ def _metadata_sizes(document: Document, subsets: list[Subset]) -> list[tuple[int
 
 
 def _without_duplicates(document: Document, dataset: Dataset) -> list[Subset]:
-    """The dataset's subsets: a folder that is listed twice only once, and those with repeats below 1 disabled."""
+    """Return the dataset's subsets without repeated folders, with advice on them; subsets with repeats below 1 are disabled."""
     folders: dict[tuple, Subset] = {}
     for subset in dataset.subsets:
         options = subset.options
@@ -419,7 +457,7 @@ def _without_duplicates(document: Document, dataset: Dataset) -> list[Subset]:
 
 
 def _values(document: Document, subsets: list[Subset]) -> dict[str, dict[str, Any]]:
-    """{group: {setting: value}} of the job. A value that all folders share goes into its group, others stay with the folder."""
+    """Return {group: {setting: value}} for the job. A value that all folders share goes into its group, others stay with the folder."""
     grouped = len({subset.dataset for subset in subsets}) > 1
     sources = [_source(document, subset) for subset in subsets]
     for subset, source in zip(subsets, sources, strict=True):
@@ -441,12 +479,12 @@ def _values(document: Document, subsets: list[Subset]) -> dict[str, dict[str, An
     values["dataset"]["sources"] = [
         Source.model_validate_json(json.dumps(source)).model_dump(mode="json") for source in sources
     ]
-    _summary(document, subsets)
+    _add_summary(document, subsets)
     return values
 
 
 def _source(document: Document, subset: Subset) -> dict[str, Any]:
-    """{setting: value} of one folder. sd-scripts neither searches subfolders nor reads the folder's name."""
+    """Return {setting: value} of a folder, as in `Source`. sd-scripts neither searches subfolders nor reads the folder's name."""
     options = subset.options
     source: dict[str, Any] = {"recursive": False, "enabled": subset.enabled}
     for name, option in OPTIONS.items():
@@ -472,8 +510,10 @@ def _source(document: Document, subset: Subset) -> dict[str, Any]:
 
 
 def _path(document: Document, text: str, add_note: bool = True) -> str:
-    """A path of the file. If it exists relative to the file, but not to the program, it is made absolute. add_note: report
-    that"""
+    """Return a path from the file, made absolute if it exists relative to the file but not to the program.
+
+    add_note  whether to add a note on that to the document
+    """
     path = Path(text)
     if path.is_absolute() or not text or os.path.exists(PROJECT / path):
         return text
@@ -486,7 +526,7 @@ def _path(document: Document, text: str, add_note: bool = True) -> str:
 
 
 def _seed(document: Document, subsets: list[Subset]) -> dict[str, int]:
-    """{"validation_seed": the lowest one}, or {} if none is set; advice if they differ, since one seed serves all folders."""
+    """Return {"validation_seed": the lowest of the subsets'}, or {} if none is set; advice if they differ, since one seed serves all."""
     seeds = {subset.options["validation_seed"] for subset in subsets} - {None}
     if len(seeds) > 1:
         what = f"Datasets have different values of validation_seed; {min(seeds)} is used for all"
@@ -494,8 +534,8 @@ def _seed(document: Document, subsets: list[Subset]) -> dict[str, int]:
     return {"validation_seed": min(seeds)} if seeds else {}
 
 
-def _summary(document: Document, subsets: list[Subset]) -> None:
-    """Add notes: the numbers of folders and datasets first, then what sd-scripts needs a command line option for."""
+def _add_summary(document: Document, subsets: list[Subset]) -> None:
+    """Add notes to the document: first the numbers of folders and datasets, last that masks need --masked_loss in sd-scripts."""
     datasets = {subset.dataset for subset in subsets}
     document.notes.insert(0, f"{count(len(subsets), 'folder')} in {count(len(datasets), 'dataset')}.")
     if any(subset.method == CONDITIONED for subset in subsets):

@@ -1,6 +1,6 @@
-"""Writes the job's dataset, captions and validation groups as a dataset config of sd-scripts (TOML or JSON).
+"""Write the job's dataset, captions and validation groups as a dataset config of sd-scripts (TOML or JSON).
 
-What sd-scripts has no option for is reported as advice, never dropped silently.
+Settings that sd-scripts has no option for are reported as advice, never dropped silently.
 """
 
 import json
@@ -70,7 +70,7 @@ _SHORT = {"\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}
 
 @dataclass(frozen=True)
 class Exported:
-    """The written file. config: its content; problems: advice on what could not be written."""
+    """A written dataset config: its path, its content, and advice on settings that it cannot contain."""
 
     path: Path
     config: dict[str, Any]
@@ -79,7 +79,7 @@ class Exported:
 
 @dataclass(frozen=True)
 class _Folder:
-    """One folder as a subset of sd-scripts, without subfolders. masks: its conditioning folder."""
+    """A folder as a subset of sd-scripts, without subfolders. masks: its conditioning_data_dir"""
 
     path: str
     repeats: int
@@ -108,7 +108,11 @@ def write_dataset_config(job: TrainJob, path: str | os.PathLike, kind: str | Non
 
 
 def dataset_text(job: TrainJob, kind: str, where: str = "dataset") -> tuple[str, dict[str, Any], list[Problem]]:
-    """The file's text, its content, and advice on what it cannot contain. where: the file. Raises ProblemsError"""
+    """Return (text of a dataset config, its content, advice on settings that it cannot contain). Raises ProblemsError.
+
+    kind   "toml" or "json"
+    where  the file, for messages
+    """
     config, problems = dataset_config(job)
     if kind == "json":
         return json.dumps(config, indent=2, allow_nan=False) + "\n", config, problems
@@ -122,7 +126,7 @@ def dataset_text(job: TrainJob, kind: str, where: str = "dataset") -> tuple[str,
 
 
 def _drop_not_toml(config: dict[str, Any]) -> list[Problem]:
-    """Leave out custom attributes that TOML cannot represent (null, mixed lists), and report them."""
+    """Remove, in place, custom attributes that TOML cannot represent (null, mixed lists); returns advice on each."""
     problems = []
     for dataset in config["datasets"]:
         for subset in dataset["subsets"]:
@@ -136,8 +140,10 @@ def _drop_not_toml(config: dict[str, Any]) -> list[Problem]:
 
 
 def dataset_config(job: TrainJob) -> tuple[dict[str, Any], list[Problem]]:
-    """The content of the file, and advice on what it cannot contain. Reads folders and writes nothing. Raises ProblemsError
-    without a folder."""
+    """Return (content of a dataset config, advice on settings that it cannot contain). Reads folders and writes nothing.
+
+    Raises ProblemsError for a job without a folder.
+    """
     concepts = [*all_concepts(job)]
     if not concepts:
         what = "There is no folder to write"
@@ -164,7 +170,7 @@ def dataset_config(job: TrainJob) -> tuple[dict[str, Any], list[Problem]]:
 
 
 def all_concepts(job: TrainJob) -> Iterator[Concept]:
-    """Every folder including disabled ones, which num_repeats = 0 excludes there."""
+    """Yield every folder of a job with its effective settings, also disabled ones, which are exported with num_repeats = 0."""
     dataset = job.dataset.model_copy(
         update={"sources": [source.model_copy(update={"enabled": True}) for source in job.dataset.sources]}
     )
@@ -176,13 +182,14 @@ def all_concepts(job: TrainJob) -> Iterator[Concept]:
 
 
 def method_of(concept: Concept) -> str:
+    """Return the kind of dataset that a folder belongs to: CONDITIONED with masks, FINE_TUNING with metadata, else DREAMBOOTH."""
     if concept.images.conditioning_data_dir:
         return CONDITIONED
     return FINE_TUNING if concept.source.metadata_file else DREAMBOOTH
 
 
 def _resolutions(concept: Concept) -> Iterator[tuple[Concept, str]]:
-    """The folder once per resolution: each additional one is another dataset over the same folder."""
+    """Yield (folder at one resolution, "" or the additional resolution as text): sd-scripts needs a dataset for each resolution."""
     yield concept, ""
     for size in concept.images.more_resolutions:
         images = concept.images.model_copy(update={"resolution": size, "more_resolutions": []})
@@ -193,7 +200,9 @@ def _resolutions(concept: Concept) -> Iterator[tuple[Concept, str]]:
 
 
 def bucket_sides(images: ImageSettings) -> tuple[int, int]:
-    """The effective bucket sides: sd-scripts refuses a minimum above the resolution and a maximum below it."""
+    """Return the smallest and largest bucket side in pixels in effect: sd-scripts refuses a minimum above the resolution and a maximum
+    below it.
+    """
     size = images.resolution
     width, height = size if isinstance(size, tuple) else (size, size)
     lowest, highest = images.min_bucket_reso, images.max_bucket_reso or 2 * max(width, height)
@@ -204,7 +213,7 @@ def bucket_sides(images: ImageSettings) -> tuple[int, int]:
 
 
 def _options(concept: Concept, folder: _Folder) -> dict[str, Any]:
-    """{option: value} of one folder and its dataset: all options that its kind of dataset supports."""
+    """Return {option: value} of a folder and its dataset: all options that its kind of dataset supports."""
     images, captions, source = concept.images, concept.captions, concept.source
     lowest, highest = bucket_sides(images)
     values: dict[str, Any] = {
@@ -234,8 +243,7 @@ def _options(concept: Concept, folder: _Folder) -> dict[str, Any]:
 
 
 def _extension(concept: Concept, folder: _Folder) -> str:
-    """`auto` is .txt if an image has one, else .caption; sd-scripts takes one extension per folder: the more frequent
-    one, .txt if there are no captions."""
+    """Return the caption extension of a folder. For `auto`, unknown to sd-scripts, the more frequent of .txt and .caption."""
     extension = concept.captions.caption_extension
     if extension != "auto":
         return extension
@@ -244,7 +252,7 @@ def _extension(concept: Concept, folder: _Folder) -> str:
 
 
 def _captions_in(folder: _Folder) -> list[tuple[str, str]]:
-    """(image name, extension of the caption file that `auto` reads) of the folder's own images with captions."""
+    """Return (name, ".txt" or ".caption") of the images directly in a folder with such a caption file; `auto` prefers .txt."""
     try:
         names = sorted(os.listdir(folder.path))
     except OSError:
@@ -259,7 +267,7 @@ def _captions_in(folder: _Folder) -> list[tuple[str, str]]:
 
 
 def _unread_captions(concept: Concept, folder: _Folder) -> Iterator[Problem]:
-    """Advice on captions that `auto` reads and sd-scripts does not, with its one extension per folder."""
+    """Yield advice on caption files that `auto` reads and sd-scripts, with one extension per folder, does not."""
     if concept.captions.caption_extension != "auto" or concept.source.metadata_file:
         return
     chosen = _extension(concept, folder)
@@ -275,7 +283,7 @@ def _unread_captions(concept: Concept, folder: _Folder) -> Iterator[Problem]:
 
 
 def written_path(text: str) -> str:
-    """A path for another program: absolute, with "/" on Windows too."""
+    """Return a path for another program: absolute, with "/" on Windows too."""
     windows = PureWindowsPath(text)
     if windows.drive:
         return windows.as_posix()
@@ -283,7 +291,10 @@ def written_path(text: str) -> str:
 
 
 def _folders(concept: Concept, problems: list[Problem]) -> list[_Folder]:
-    """The folders of a source: sd-scripts takes neither subfolders nor repeats in folder names from an image_dir."""
+    """Return the folders of a dataset folder: sd-scripts takes neither subfolders nor repeats in folder names from an image_dir.
+
+    problems  advice is added in place
+    """
     source = concept.source
     path = written_path(source.folder) if source.folder.strip() else ""
     masks = written_path(concept.images.conditioning_data_dir) if concept.images.conditioning_data_dir else None
@@ -296,8 +307,11 @@ def _folders(concept: Concept, problems: list[Problem]) -> list[_Folder]:
 
 
 def _scanned_folders(concept: Concept, path: str, masks: str | None, problems: list[Problem]) -> list[_Folder]:
-    """Every folder of a source that directly contains images, with the repeats and class tokens of its path. Adds advice on
-    files that sd-scripts does not read, or on finding no images."""
+    """Return the folder of `concept` and those below it that directly contain images, with the repeats and class tokens of their paths.
+
+    path, masks  the image folder and mask folder as written to the file
+    problems     advice on files that sd-scripts does not read, or on finding no images, is added in place
+    """
     source = concept.source
     folders: list[_Folder] = []
     others: Counter[str] = Counter()
@@ -322,7 +336,7 @@ def _scanned_folders(concept: Concept, path: str, masks: str | None, problems: l
 
 
 def _masks_of(folder: Path, top: Path | None, masks: str | None) -> str | None:
-    """Masks of a subfolder are in the subfolder of that name, or all in one folder."""
+    """Return the mask folder for the images in `folder`: the subfolder of `masks` at the same path below `top`, else `masks` itself."""
     if masks is None or top is None or folder == top:
         return masks
     below = Path(masks, os.path.relpath(folder, top))
@@ -333,14 +347,16 @@ def _masks_of(folder: Path, top: Path | None, masks: str | None) -> str | None:
 
 
 def _seed(job: TrainJob, concepts: list[Concept]) -> dict[str, int]:
+    """Return {"validation_seed": value} if it is not 0 or a folder has a validation split, else {}."""
     seed = job.validation.validation_seed
     used = seed or any(concept.validation.validation_split for concept in concepts)
     return {"validation_seed": seed} if used else {}
 
 
 def _tidy(datasets: list[dict[str, Any]], general: dict[str, Any]) -> dict[str, Any]:
-    """The content of the file: values that all tables share are moved to [general], sd-scripts' defaults removed. Changes its
-    arguments."""
+    """Return the content of the file: values that all tables share are moved to [general], sd-scripts' defaults removed. Changes its
+    arguments.
+    """
     for name, option in OPTIONS.items():
         if GENERAL not in option.levels or name in NOT_SHARED:
             continue
@@ -360,6 +376,7 @@ def _tidy(datasets: list[dict[str, Any]], general: dict[str, Any]) -> dict[str, 
 
 
 def _is_omitted(name: str, value: Any) -> bool:
+    """Return whether an option is left out of the file: empty, or sd-scripts' default and not in ALWAYS."""
     if value is None or (value == "" and name == "class_tokens"):
         return True
     return name not in ALWAYS and value == OPTIONS[name].default
@@ -369,7 +386,7 @@ def _is_omitted(name: str, value: Any) -> bool:
 
 
 def not_representable(job: TrainJob, concepts: Sequence[Concept]) -> list[Problem]:
-    """Advice for every setting of the job that the file cannot contain."""
+    """Return advice for every setting of the job that a dataset config cannot contain."""
     problems: list[Problem] = []
     with_regularization = any(concept.role == "regularization" for concept in concepts)
     for group, name, fix in LOST_SETTINGS + (WITH_REGULARIZATION if with_regularization else ()):
@@ -392,24 +409,27 @@ def not_representable(job: TrainJob, concepts: Sequence[Concept]) -> list[Proble
 
 
 def without_passed(problems: Sequence[Problem], options: Mapping[str, Any]) -> list[Problem]:
-    """The problems without advice to pass options that are passed already."""
+    """Return the problems without advice to pass an option of `options` ({name: value}), since it is already passed."""
     advised = {f"dataset-config.{slug}": names for slug, names in ADVISED.items()}
     return [each for each in problems if not any(options.get(name) for name in advised.get(each.code, ()))]
 
 
 def _lost_advice(name: str, where: str, fix: str, title: str | None = None) -> Problem:
-    """Advice that a setting is lost; its code is dataset-config.lost.<name>."""
+    """Return advice that a setting is lost, with the code dataset-config.lost.NAME; `title` defaults to the setting's."""
     what = f"'{title or declaration(name).title}' cannot be written to a dataset config of sd-scripts"
     return _advice(what, where, fix, f"lost.{name}")
 
 
 def _advice(what: str, where: str, fix: str, slug: str) -> Problem:
+    """Return advice with the code dataset-config.SLUG."""
     return Problem(what, where, fix, "advice", code=f"dataset-config.{slug}")
 
 
 def _folder_advice(concept: Concept, token: str | None) -> Iterator[Problem]:
-    """Advice for a folder's settings that the file cannot contain, also because its kind of dataset does not support them.
-    token: the trigger word that is none of the settings', but a textual inversion's token"""
+    """Yield advice for a folder's settings that the file cannot contain, or that its kind of dataset does not support.
+
+    token  a textual inversion's token that serves as the trigger word; None if the settings have a trigger word
+    """
     source, images, captions = concept.source, concept.images, concept.captions
     masks, metadata = images.conditioning_data_dir, source.metadata_file
     regularization = concept.role == "regularization"
@@ -459,7 +479,7 @@ def _folder_advice(concept: Concept, token: str | None) -> Iterator[Problem]:
 
 
 def dataset_toml(config: dict[str, Any]) -> str:
-    """[general], [[datasets]] and [[datasets.subsets]] as text."""
+    """Return the content of a dataset config as TOML: [general], [[datasets]] and [[datasets.subsets]]."""
     lines = ["# Dataset config of sd-scripts, for --dataset_config"]
     if config.get("general"):
         lines += ["", "[general]", *toml_table(config["general"], "general", "")]
@@ -472,13 +492,13 @@ def dataset_toml(config: dict[str, Any]) -> str:
 
 
 def fits_toml(value: Any) -> bool:
-    """Whether a value survives sd-scripts' TOML parser (no null, no mixed lists, ...)."""
+    """Return whether a value survives sd-scripts' TOML parser, as null and mixed lists do not."""
     config = {"datasets": [{"subsets": [{"x": value, "image_dir": "a"}, {"image_dir": "b"}]}]}
     return reads_as(dataset_toml(config), config)
 
 
 def reads_as(text: str, content: dict[str, Any]) -> bool:
-    """Whether the text can be written in UTF-8 and sd-scripts' parser reads this content from it."""
+    """Return whether a text can be encoded as UTF-8 and sd-scripts' TOML parser reads `content` from it."""
     try:
         text.encode("utf-8")
         return toml.loads(text) == content
@@ -487,7 +507,11 @@ def reads_as(text: str, content: dict[str, Any]) -> bool:
 
 
 def toml_table(values: dict[str, Any], path: str, indent: str) -> list[str]:
-    """The lines of a table's content. Plain values first: anything after a sub-table's header would belong to it."""
+    """Return the lines of a TOML table's content. Plain values first: anything after a sub-table's header would belong to that.
+
+    path    dotted name of the table, for the headers of sub-tables
+    indent  spaces before each line
+    """
     lines = [f"{indent}{_key(name)} = {_value(value)}" for name, value in values.items() if not isinstance(value, dict)]
     for name, value in values.items():
         if isinstance(value, dict):
@@ -497,10 +521,12 @@ def toml_table(values: dict[str, Any], path: str, indent: str) -> list[str]:
 
 
 def _key(name: str) -> str:
-    return name if _BARE.fullmatch(name) else _basic(name)
+    """Return a TOML key, quoted if necessary."""
+    return name if _BARE.fullmatch(name) else _double_quoted(name)
 
 
 def _value(value: Any) -> str:
+    """Return a value as TOML that sd-scripts' parser reads back."""
     if isinstance(value, str):
         return _text(value)
     if isinstance(value, list):
@@ -513,13 +539,14 @@ def _value(value: Any) -> str:
 
 
 def _text(text: str) -> str:
-    """In single quotes, which keep backslashes; else the simplest form that sd-scripts' parser reads back."""
+    """Return text as a TOML string: in single quotes, which keep backslashes, else the simplest form that sd-scripts' parser reads back."""
     literal = [f"'{text}'"] if "'" not in text and not _CONTROL.search(text) and re.search(r'[\\/"]', text) else []
     escaped = "".join(f"\\u{ord(each):04x}" if ord(each) < 128 and not each.isalnum() else each for each in text)
-    forms = [*literal, _basic(text), f'"{escaped}"']
+    forms = [*literal, _double_quoted(text), f'"{escaped}"']
     return next((form for form in forms if reads_as(f"a = {form}\nb = 1\n", {"a": text, "b": 1})), forms[-1])
 
 
-def _basic(text: str) -> str:
+def _double_quoted(text: str) -> str:
+    """Return text as a TOML string in double quotes, with escapes."""
     text = text.replace("\\", "\\\\").replace('"', '\\"')
     return '"' + _CONTROL.sub(lambda match: _SHORT.get(match[0], f"\\u{ord(match[0]):04x}"), text) + '"'

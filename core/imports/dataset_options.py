@@ -1,4 +1,4 @@
-"""Every option of an sd-scripts dataset config: type, default there, allowed tables, and our setting for it.
+"""Every option of an sd-scripts dataset config: type, default, allowed tables, and the setting that it corresponds to.
 
 Source: sd-scripts v0.9 to v0.10, config_util.py and train_util.py (reference: sections 1.3 to 1.6).
 """
@@ -29,12 +29,13 @@ UP_TO_DATASET, ANYWHERE, IN_SUBSET = (GENERAL, DATASET), (GENERAL, DATASET, SUBS
 
 @dataclass(frozen=True)
 class Option:
-    """One option.
+    """An option of an sd-scripts dataset config.
 
-    default   of sd-scripts
-    levels    tables that allow it             methods   kinds of dataset that allow it
-    setting   our name, where it is another one; None: there is none and it becomes something else (role, masks, ...)
-    kind      of `KINDS`, where the setting's declaration does not say it
+    default  sd-scripts' default
+    levels   tables that allow the option: GENERAL, DATASET, SUBSET
+    methods  kinds of dataset that allow the option: DREAMBOOTH, FINE_TUNING, CONDITIONED
+    setting  name of the corresponding setting; "": the same name; None: converted otherwise (to role, masks, ...)
+    kind     key of KINDS; "": follows from the setting's declaration
     """
 
     name: str
@@ -45,7 +46,7 @@ class Option:
     kind: str = ""
 
     def completed(self) -> Option:
-        """The option with `setting` and `kind` filled in from the declaration of its setting."""
+        """Return the option with an empty `setting` or `kind` filled in from the declaration of the setting."""
         setting = self.name if self.setting == "" else self.setting
         if setting is None or self.kind:
             return replace(self, setting=setting)
@@ -64,7 +65,7 @@ GROUPS: Mapping[str, type[Settings]] = {  # the job's groups that a folder can o
 
 
 def declaration(setting: str) -> Declared:
-    """The declaration of a setting: from the common groups, else the folder's own."""
+    """Return the declaration of a setting, from the groups in GROUPS, else from `Source`."""
     for group, model in GROUPS.items():
         if setting in model.model_fields:
             return Declared(f"{group}.{setting}", group, setting, model.model_fields[setting])
@@ -151,7 +152,7 @@ KINDS: dict[str, tuple[Any, str]] = {  # kind -> its type, and what to write; tr
 
 
 def fits(kind: str, value: Any) -> bool:
-    """Whether a value has the type of `KINDS` with this name."""
+    """Return whether a value has the type that KINDS lists under `kind`."""
     try:
         TypeAdapter(KINDS[kind][0]).validate_python(value, strict=True)
     except ValidationError:
@@ -160,14 +161,14 @@ def fits(kind: str, value: Any) -> bool:
 
 
 def sd_scripts_refuses(kind: str, value: Any) -> bool:
-    """Whether sd-scripts refuses this value although its meaning is clear: a whole number for a float."""
+    """Return whether sd-scripts refuses a value whose meaning is clear: a whole number where it requires a float."""
     if kind == "float":
         return type(value) is int
     return kind == "range" and any(type(end) is int for end in value)
 
 
 def to_setting(option: Option, value: Any) -> Any:
-    """An option's value as our setting takes it, in JSON types. Raises KeyError for an unknown interpolation."""
+    """Convert an option's value to the value of its setting, in JSON types. Raises KeyError for an unknown interpolation."""
     if option.name in EMPTY_IS_NONE and value == "":
         return None
     if option.name == "resize_interpolation":
@@ -180,7 +181,10 @@ def to_setting(option: Option, value: Any) -> Any:
 
 
 def range_fix(option: Option, value: Any) -> str:
-    """The fix ("use 1 to 64") for a value that our setting does not allow; "" for one that it does. value: as a setting."""
+    """Return the fix ("use 1 to 64") for a value that the option's setting does not allow; "" for an allowed one.
+
+    value  already converted by `to_setting`
+    """
     if option.setting is None:
         return ""
     model = GROUPS.get(declaration(option.setting).group, Source)

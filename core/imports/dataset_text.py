@@ -1,6 +1,7 @@
-"""Reads a dataset config file into raw tables with the line of every key; problems name the line and the fix.
+r"""Parse a dataset config file into raw tables with the line of every key; problems name the line and the fix.
 
-sd-scripts reads TOML with the `toml` package, which turns "C:\\new\\train" into a line break and a tab. Such paths are
+sd-scripts reads TOML with the `toml` package, which turns "C:\
+ew\\train" into a line break and a tab. Such paths are
 found in the text before it is parsed.
 """
 
@@ -41,7 +42,12 @@ _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)")
 
 @dataclass
 class Document:
-    """A file's content. raw: its tables, None if unreadable. lines: {path of a table or key: line, from 1}."""
+    """A parsed file.
+
+    raw    its tables; None if unreadable
+    lines  {path of a table or key: line number from 1}
+    notes  sentences for the report
+    """
 
     path: Path
     raw: dict[str, Any] | None = None
@@ -50,21 +56,21 @@ class Document:
     notes: list[str] = field(default_factory=list)
 
     def where(self, table_path: str = "") -> str:
-        """ "dataset.toml, line 14, datasets[0].subsets[2].image_dir"."""
+        """Return the location of a table or key for messages: "dataset.toml, line 14, datasets[0].subsets[2].image_dir"."""
         line = nearest_line(self.lines, table_path)
         return ", ".join([str(self.path), *([f"line {line}"] if line else []), *([table_path] if table_path else [])])
 
     def error(self, what: str, table_path: str, fix: str, slug: str) -> None:
-        """Add an error with the code dataset-config.<slug>."""
+        """Add an error with the code dataset-config.SLUG."""
         self.problems.append(Problem(what, self.where(table_path), fix, code=f"dataset-config.{slug}"))
 
     def advise(self, what: str, table_path: str, fix: str, slug: str) -> None:
-        """Add advice with the code dataset-config.<slug>."""
+        """Add advice with the code dataset-config.SLUG."""
         self.problems.append(Problem(what, self.where(table_path), fix, "advice", code=f"dataset-config.{slug}"))
 
 
 def read_document(path: str | os.PathLike) -> Document:
-    """Read a .toml or .json file. Problems with the text itself are in `problems`."""
+    """Read and parse a .toml or .json file. Problems with the file or its syntax are in the result's `problems`."""
     document = Document(open_home(path))
     suffix = document.path.suffix.lower()
     if suffix not in _PATH_VALUES:
@@ -88,7 +94,7 @@ def read_document(path: str | os.PathLike) -> Document:
 
 
 def _read_text(document: Document, suffix: str) -> str | None:
-    """The file's text; None, with a problem added, if it is unreadable."""
+    """Return the file's text; None, with a problem added to the document, if it is unreadable."""
     try:
         data = read_regular(document.path, MAX_BYTES)
     except ProblemsError as error:
@@ -118,12 +124,17 @@ def _read_text(document: Document, suffix: str) -> str | None:
 
 
 def _repair_paths(text: str, suffix: str) -> tuple[str, list[tuple[str, int, str]]]:
-    """Escape the backslashes of paths written as "C:\\new": (text, [(key, line, intended path)])."""
+    r"""Double the single backslashes of paths such as "C:\
+    ew"; returns (text, [(key, line number, intended path)]).
+
+    suffix  ".toml" or ".json"
+    """
     repaired: list[tuple[str, int, str]] = []
 
     def repair(match: re.Match[str]) -> str:
+        """Return the matched key and value with the path's backslashes doubled; the match unchanged if correct or in a comment."""
         line_start = match.string.rfind("\n", 0, match.start()) + 1
-        intended = _intended(match[3], suffix)
+        intended = _intended_path(match[3], suffix)
         if intended is None or (suffix == ".toml" and "#" in match.string[line_start : match.start()]):
             return match[0]
         repaired.append((match[1], match.string.count("\n", 0, match.start()) + 1, intended))
@@ -134,19 +145,20 @@ def _repair_paths(text: str, suffix: str) -> tuple[str, list[tuple[str, int, str
     return whole.sub(repair, cut.sub(repair, text)), repaired
 
 
-def _intended(written: str, suffix: str) -> str | None:
-    """The path intended by the text between the quotes; None if it is escaped correctly."""
+def _intended_path(written: str, suffix: str) -> str | None:
+    """Return the path that the text between quotes was meant as, if its backslashes are not escaped; None if it is escaped correctly."""
     escapes = _ESCAPE.findall(written)
     good = ("\\", '"', "/") if suffix == ".json" else ("\\", '"')
     open_end = (len(written) - len(written.rstrip("\\"))) % 2 == 1
     if not open_end and all(escape in good or len(escape) > 1 for escape in escapes):
         return None
-    if not open_end and os.path.exists(_as_escapes(written)):  # Linux allows tabs and line breaks in names
+    if not open_end and os.path.exists(_unescaped(written)):  # Linux allows tabs and line breaks in names
         return None
     return written.replace("\\\\", "\\")
 
 
-def _as_escapes(written: str) -> str:
+def _unescaped(written: str) -> str:
+    """Return the text with its escapes decoded; "" if they are invalid."""
     try:
         return json.loads(f'"{written}"')
     except ValueError:
@@ -176,7 +188,7 @@ def _report_path(document: Document, suffix: str, key: str, line: int, path: str
 
 
 def _parse_toml(document: Document, text: str) -> None:
-    """Read with sd-scripts' parser, unless the text is so long that it may take minutes; then with a TOML 1.0 parser."""
+    """Parse TOML into the document as sd-scripts' parser does. Very long texts, which that takes minutes for, are parsed as TOML 1.0."""
     reason = ""
     try:
         document.raw = bounded_loads(text)
@@ -197,8 +209,7 @@ def _parse_toml(document: Document, text: str) -> None:
 
 
 def _broken_toml(document: Document, reason: str) -> None:
-    """Add the problem of invalid TOML. reason: the parser's message, such as "Expected '=' after a key (at line 3, column
-    5)"."""
+    """Add the problem of invalid TOML. `reason` is the parser's message, "Expected '=' after a key (at line 3, column 5)"."""
     match = re.search(r"\(at line (\d+), column (\d+)\)$", reason)
     plain = reason[: match.start()].strip() if match else reason
     in_text = "in a string" in plain or "hex value" in plain
@@ -209,6 +220,7 @@ def _broken_toml(document: Document, reason: str) -> None:
 
 
 def _parse_json(document: Document, text: str) -> None:
+    """Parse JSON into the document; adds a problem for invalid JSON and advice for duplicate keys."""
     try:
         document.raw = parse_json(text, str(document.path), "correct it", max_values=MAX_VALUES, finite=False)
     except ProblemsError as error:
@@ -234,12 +246,13 @@ def _broken_text(
     code: str,
     fix: str = "correct that line",
 ) -> None:
+    """Add a problem with the file's syntax, at a line and column from 1 if known."""
     position = f", line {line}" + (f", column {column}" if column else "") if line else ""
     document.problems.append(Problem(what, f"{document.path}{position}", fix, code=code))
 
 
 def _plain(value: Any) -> Any:
-    """As plain dicts and lists: the package has subclasses of its own."""
+    """Convert the `toml` package's subclasses of dict and list to plain dicts and lists."""
     if isinstance(value, dict):
         return {str(name): _plain(each) for name, each in value.items()}
     return [_plain(each) for each in value] if isinstance(value, list) else value
@@ -259,7 +272,7 @@ _JSON_PART = re.compile(r'"(?:\\.|[^"\\])*"(?P<key>\s*:)?|(?P<opened>[\[{])')
 
 
 def nearest_line(lines: dict[str, int], path: str) -> int | None:
-    """The line of a path, or of the nearest table above it; None if neither is known."""
+    """Return the line of a table or key, or of the nearest table above it; None if neither is known."""
     while path:
         if path in lines:
             return lines[path]
@@ -268,8 +281,9 @@ def nearest_line(lines: dict[str, int], path: str) -> int | None:
 
 
 def toml_lines(text: str) -> dict[str, int]:
-    """{path: line} of the tables and keys of a TOML text. Keys inside inline tables are not listed: the table's line is used
-    for them."""
+    """Return {path: line number from 1} of the tables and keys of a TOML text. Keys in inline tables are not listed; they have the line of
+    that table.
+    """
     lines: dict[str, int] = {}
     counts: dict[str, int] = {}
     table, depth = "", 0
@@ -287,14 +301,16 @@ def toml_lines(text: str) -> dict[str, int]:
 
 
 def _parts(dotted: str) -> list[str]:
+    """Split a dotted TOML key into its parts, without quotes."""
     return [part.strip("\"'") for part in re.findall(_NAME, dotted)]
 
 
 def _table(parts: list[str], new: bool, counts: dict[str, int]) -> str:
-    """The path of a header, with the number of the latest element of each array of tables in it.
+    """Return the path of a table header, with the index of the current element of each array of tables in it.
 
-    new      whether it is [[...]], which begins an element
-    counts   {path of an array of tables: elements so far}, updated
+    parts   of the dotted name in the header
+    new     whether the header is [[...]], which begins an element
+    counts  {path of an array of tables: elements so far}, updated in place
     """
     path = ""
     for position, part in enumerate(parts):
@@ -307,7 +323,7 @@ def _table(parts: list[str], new: bool, counts: dict[str, int]) -> str:
 
 
 def json_lines(text: str) -> tuple[dict[str, int], list[tuple[str, int]]]:
-    """({path: line} of the objects and keys of a valid JSON text, [(path, line)] of keys that appear twice in one object)."""
+    """Return ({path: line number} of the objects, lists and keys of a valid JSON text, [(path, line number)] of duplicate keys)."""
     lines: dict[str, int] = {}
     duplicates: list[tuple[str, int]] = []
     breaks = [match.end() for match in re.finditer("\n", text)]
@@ -315,6 +331,7 @@ def json_lines(text: str) -> tuple[dict[str, int], list[tuple[str, int]]]:
     numbers = (bisect_right(breaks, match.start()) + 1 for match in parts)
 
     def visit(value: Any, path: str) -> None:
+        """Record the lines of a parsed value and of everything in it. Objects are tuples of (key, value)."""
         if isinstance(value, tuple | list):
             lines.setdefault(path, next(numbers))
         if isinstance(value, tuple):  # the keys and values of an object

@@ -1,4 +1,4 @@
-"""The files of other programs that the Dataset tab imports, a line each."""
+"""Registry of the importers for other programs' dataset files, used by the Dataset tab."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from core.settings.job import TrainJob
 
 @dataclass(frozen=True)
 class Importer:
-    """Applies the settings in another program's file to a job.
+    """Importer for the dataset files of another program.
 
-    endings      of its files, in lower case: (".toml",)
-    apply        (job, path) -> the job with the file's settings, and the report. Raises ProblemsError where the file is wrong
-    recognizes   whether a file with such an ending is this program's
+    endings     extensions of its files, in lower case: (".toml",)
+    apply       (job, path) -> (the job with the file's settings, report). Raises ProblemsError for an invalid file
+    recognizes  path -> whether a file with such an extension belongs to this program
     """
 
     name: str
@@ -28,18 +28,19 @@ IMPORTERS: dict[str, Importer] = {}
 
 
 def register(importer: Importer) -> None:
-    """Add an importer; of several that recognize a file, the one registered last reads it."""
+    """Register an importer; of several that recognize a file, the one registered last reads it."""
     IMPORTERS[importer.name] = importer
 
 
 def importer_of(path: str) -> Importer:
-    """The importer for a file; without a match sd-scripts', whose errors say what it expects."""
+    """Return the importer for a file; if none recognizes it sd-scripts', whose errors say what it expects."""
     file = Path(path)
     known = reversed(IMPORTERS.values())
     return next((each for each in known if file.suffix.lower() in each.endings and each.recognizes(file)), SD_SCRIPTS)
 
 
 def endings() -> list[str]:
+    """Return the file extensions of all importers, without duplicates."""
     return list(dict.fromkeys(ending for each in IMPORTERS.values() for ending in each.endings))
 
 

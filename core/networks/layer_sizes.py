@@ -41,7 +41,7 @@ def layer_sizes(settings: NetworkSettings, layers: Sequence[Layer]) -> LayerSize
             return None
         if choice is None:
             return stabilized(default_size(layer)) if trains_by_default(settings, layer) else None
-        size = default_size(layer) if choice.takes(layer, trains_by_default(settings, layer)) else None
+        size = default_size(layer) if choice.trains(layer, trains_by_default(settings, layer)) else None
         rank = choice.rank(layer)
         if size is not None and rank is not None:
             size = BlockSize(rank, settings.alpha or rank) if rank else None

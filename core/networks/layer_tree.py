@@ -64,7 +64,7 @@ class LayerTree:
     def presets(self) -> dict[str, int]:
         """The layers of each named preset."""
         entries = {name: Entry(name, "network.layers") for name in PRESETS}
-        return {name: self.mask(entry.finds(layer) for layer in self.layers) for name, entry in entries.items()}
+        return {name: self.mask(entry.matches(layer) for layer in self.layers) for name, entry in entries.items()}
 
     @cached_property
     def expressions(self) -> dict[str, int]:

@@ -64,7 +64,7 @@ def layer_hits(settings: NetworkSettings, kind_settings: Settings | None, target
     entries = [("network.layers", entry) for entry in choice.chosen]
     entries += [("network.exclude_layers", entry) for entry in choice.excluded]
     entries += [("network.layer_dims", entry) for entry, _ in choice.ranked]
-    idle = tuple((where, each.text) for where, each in entries if not any(map(each.finds, (*trained, *norms))))
+    idle = tuple((where, each.text) for where, each in entries if not any(map(each.matches, (*trained, *norms))))
     return Hits(sum(size_of(layer) is not None for layer in trained), len(trained), idle)
 
 

@@ -12,7 +12,7 @@ from core.optimization.groups import Group
 from core.optimization.seeded import seed_steps
 from core.record.lazy_torch import Tensor, torch
 from core.record.problems import Problem, ProblemsError, raise_if_errors
-from core.settings.optimization.optimizer import OptimizerSettings, arguments_in_force, given_arguments, relative_steps
+from core.settings.optimization.optimizer import OptimizerSettings, arguments_in_force, job_arguments, relative_steps
 from core.settings.optimization.optimizers import Entry, argument_problems, find, type_problem
 
 if TYPE_CHECKING:
@@ -40,9 +40,7 @@ def build_optimizer(
         what = f"A learning rate is not a finite number: {rates}"
         raise ProblemsError.one(what, "optimizer", "use a finite rate such as 1e-4", "learning-rate.not-finite")
     entry = resolve(settings.optimizer_type)
-    raise_if_errors(
-        argument_problems(given_arguments(settings), entry.arguments, entry.name, "optimizer.optimizer_args")
-    )
+    raise_if_errors(argument_problems(job_arguments(settings), entry.arguments, entry.name, "optimizer.optimizer_args"))
     optimizer = _create(settings, entry, groups_for(entry, groups, embeddings))
     if "draws" in entry.traits or not entry.package:
         seed_steps(optimizer, seed)

@@ -1,4 +1,4 @@
-"""The form every setting is declared in, and how the declarations are read back."""
+"""Declare settings: `setting` and its metadata, the base models `Settings` and `Job`, and `Declared`, which reads declarations back."""
 
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -24,15 +24,15 @@ SAME = "="  # a name in sd-scripts, or in its metadata, that is the field's
 
 
 class Settings(BaseModel):
-    """A group of settings: frozen, unknown names refused, no NaN or infinity."""
+    """Base model of a group of settings: frozen; refuses unknown names, NaN and infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     @classmethod
-    def __pydantic_init_subclass__(cls, **_given: Any) -> None:
-        """Fill in names that a declaration leaves to the field's name: the title, and SAME as sd-scripts' or metadata's name.
+    def __pydantic_init_subclass__(cls, **_kwargs: Any) -> None:
+        """Fill in what declarations leave to the field's name: an empty title, and SAME as the name in sd-scripts or in metadata.
 
-        A type that several fields share (Annotated) is for fields of one name.
+        A type that several fields share (Annotated) must have the same field name everywhere, since its metadata is changed in place.
         """
         for name, info in cls.model_fields.items():
             if about := about_of(info):
@@ -41,53 +41,51 @@ class Settings(BaseModel):
                 about["recorded"] = f"ss_{name}" if about["recorded"] == SAME else about["recorded"]
 
     def summary(self) -> str:
-        """One line about the group, for the form's collapsed group; "" lists the settings that are not at their default."""
+        """Return one line about the group for the collapsed form; by default "", for which `values.summary` lists changed settings."""
         return ""
 
     @classmethod
     def title_of(cls, name: str) -> str:
-        """The title of a setting of the group, as the page shows it."""
+        """Return the title of the setting `name`, as the page shows it."""
         return cls.model_fields[name].title or name
 
     def label(self, name: str) -> str:
-        """The label of the current choice of a setting."""
+        """Return the page's label for the current value of the choice setting `name`."""
         value = getattr(self, name)
         return Declared(name, "", name, type(self).model_fields[name]).label(value)
 
 
 class About(TypedDict, total=False):
-    """Properties of a setting besides pydantic's. Texts are "" by default."""
+    """Metadata of a setting that pydantic's Field does not have. Texts default to "", `level` to "more", `labels` to {}."""
 
-    level: Literal["shown", "more"]  # behind "More"
-    unit: str  # of the number ("images", "minutes")
-    kohya: str  # its name in sd-scripts (with `kohya_setting`, the field's)
-    source: str  # paper or program it follows
-    labels: dict[str, str]  # choice -> words shown where they are not the choice itself
-    # A hint where the type does not say it ("lines", "folder", "extension"); "blocks", "block rates" and "block weights" are numbers by
-    # block, which have bars: the block rates of one group are one control; "layers" has the tree of a model's layers.
+    level: Literal["shown", "more"]  # "more": behind "More" in the form
+    unit: str  # unit of a number ("images", "minutes")
+    kohya: str  # name in sd-scripts, several comma-separated; SAME for the field's (`kohya_setting`)
+    source: str  # paper or program that the setting follows
+    labels: dict[str, str]  # choice -> label on the page, by default the choice
+    # Control in the form where the type does not determine it ("lines", "folder", "extension"). "blocks", "block rates" and "block
+    # weights" are numbers by block, shown as bars; the block rates of a group share a control. "layers" has a tree of the model's layers.
     widget: str
-    costs: str  # what it costs: memory, speed
-    names: NAMES  # what outside the job it names: checked where a job enters the engine (core/settings/named.py)
-    holds: (
-        str  # the kinds of model file that it names, comma-separated ("lora", "checkpoint, lora"): the page lists those
-    )
-    section: str  # heading above it and those after it, in a long group
-    first: FIRST  # its row on the first screen
-    brief: str  # shown there instead of the help
-    hint: str  # what an empty field means ("off"), shown in it where the setting may be left empty
-    only: str  # the methods (of a folder's settings: the roles) it is shown for, comma-separated; empty for all
-    # What it needs of others in its group to have an effect, separated by "; ": "noise_offset" (on, or filled in), "!no_vae" (off, or
-    # empty), "loss_type=huber, smooth_l1" (one of these). The form says so (core/settings/needs.py).
+    costs: str  # costs in memory or speed
+    names: NAMES  # kind of path, name or id that the value is; checked where a job enters the engine (core/settings/named.py)
+    holds: str  # accepted kinds of model file, comma-separated ("checkpoint, lora"), for the page's list of files
+    section: str  # heading above this setting and those after it, in a long group
+    first: FIRST  # row of the setting on the first screen
+    brief: str  # text on the first screen instead of the help
+    hint: str  # what an empty field means ("off"), shown in the field
+    only: str  # methods (for a folder's settings: roles) that the setting is shown for, comma-separated; "" for all
+    # Conditions on others in the group, all required for an effect, separated by "; ": "noise_offset" (on, or filled in), "!no_vae"
+    # (off, or empty), "loss_type=huber, smooth_l1" (one of these). See core/settings/needs.py.
     needs: str
-    replaces: str  # the setting of its group that has no effect while this one is filled in
-    elsewhere: str  # the tab and element that show it instead of the form ("Dataset#ds-sources")
-    recorded: str  # the name of its value in the metadata of LoRA files; SAME for ss_ and the field's
-    empty_as: str  # settings of its group, comma-separated: the first that is set holds while this one is empty
-    blocks_of: str  # of block weights: the setting of its group that names the files with these blocks; a list has a line for each
+    replaces: str  # name of the setting in the group that has no effect while this one is filled in
+    elsewhere: str  # tab and element that show the setting instead of the form ("Dataset#ds-sources")
+    recorded: str  # key of the value in the metadata of LoRA files; SAME for ss_ and the field's name
+    empty_as: str  # settings of the group, comma-separated: the first that is set applies while this one is empty
+    blocks_of: str  # for block weights: the setting of the group that names the LoRA files; in a list a line for each
 
 
 class SettingArguments(About, total=False):
-    """The keyword arguments of `setting`: `About`, and constraints as in pydantic's Field."""
+    """Keyword arguments of `setting`: the metadata of `About`, and constraints as in pydantic's Field."""
 
     default_factory: Any
     ge: float
@@ -110,15 +108,18 @@ def setting(
     help: str,
     title: str = "",
     within: tuple[float, float] | None = None,
-    **given: Unpack[SettingArguments],
+    **properties: Unpack[SettingArguments],
 ) -> Any:
-    """Declare a setting. Page, JSON, command line, checks, docs and search use this declaration.
+    """Declare a setting, which page, JSON, command line, checks, docs and search then use; returns a pydantic field.
 
-    title   the label; by default the field's name in words     help    what it does and when to change it
-    within  (minimum, maximum), inclusive                       given   other properties, see `About`
+    default  default value; without one (and without `default_factory`) the setting is required
+    help     what the setting does and when to change it
+    title    the label; by default the field's name in words
+    within   (minimum, maximum), both inclusive
+    Other arguments are metadata (see `About`) or pydantic's constraints.
     """
-    about: Any = ABOUT_DEFAULTS | {name: value for name, value in given.items() if name in ABOUT_DEFAULTS}
-    field: dict[str, Any] = {name: value for name, value in given.items() if name not in ABOUT_DEFAULTS}
+    about: Any = ABOUT_DEFAULTS | {name: value for name, value in properties.items() if name in ABOUT_DEFAULTS}
+    field: dict[str, Any] = {name: value for name, value in properties.items() if name not in ABOUT_DEFAULTS}
     if "default_factory" not in field:
         field["default"] = default
     if within is not None:
@@ -130,12 +131,12 @@ def setting(
 
 
 def kohya_setting(default: Any = ..., **about: Any) -> Any:
-    """`setting` for a setting that has the same name in sd-scripts."""
+    """Declare a setting that has the same name in sd-scripts; arguments as for `setting`."""
     return setting(default, kohya=SAME, **about)
 
 
 def _as_pasted(value: Any) -> Any:
-    """A path, or a list of them, without surrounding spaces and quotation marks, as "Copy as path" adds them."""
+    """Return a path, or each path of a list, without surrounding spaces and the quotation marks of "Copy as path"; others unchanged."""
     if isinstance(value, list):
         return [_as_pasted(each) for each in value]
     if not isinstance(value, str):
@@ -145,14 +146,17 @@ def _as_pasted(value: Any) -> Any:
 
 
 def follows_compatibility(plain: str, sd_scripts: str, sd_scripts_09: str = "") -> Any:
-    """A derived field, whose value follows from `model.compatibility` (see `Job`). It is in no preset or form."""
+    """Declare a derived field that `Job` sets by `model.compatibility`: `plain` for none, else the value for sd-scripts 0.10 or 0.9.
+
+    `sd_scripts_09` defaults to `sd_scripts`. Derived fields are in no preset and no form.
+    """
     values: Any = {"none": plain, "sd-scripts-0.10": sd_scripts, "sd-scripts-0.9": sd_scripts_09 or sd_scripts}
     return Field(plain, exclude=True, json_schema_extra={"compatibility": values})
 
 
 @cache
 def compatibility_values(group: type[BaseModel]) -> dict[str, dict[str, str]]:
-    """{field: {compatibility: value}} of a group's derived fields (`follows_compatibility`)."""
+    """Return {field: {value of model.compatibility: value of the field}} for a group's derived fields (`follows_compatibility`)."""
     rules: dict[str, dict[str, str]] = {}
     for name, info in group.model_fields.items():
         extra = info.json_schema_extra
@@ -162,13 +166,17 @@ def compatibility_values(group: type[BaseModel]) -> dict[str, dict[str, str]]:
 
 
 class Job(Settings):
-    """All groups of settings of a job. Fields that follow from `model.compatibility` are updated, also in copies."""
+    """Base model of jobs, whose fields are groups of settings. Derived fields (`follows_compatibility`) are kept up to date, in copies
+    too.
+    """
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
+        """Set the derived fields after validation."""
         return self._follow()
 
     def _follow(self) -> Self:
+        """Set the derived fields of all groups to the values for `model.compatibility`, in place; returns the job."""
         compatibility = getattr(getattr(self, "model", None), "compatibility", "none")
         for name in type(self).model_fields:
             group: Settings = getattr(self, name)
@@ -178,16 +186,17 @@ class Job(Settings):
         return self
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Copy as pydantic does, then update the derived fields."""
         return super().model_copy(update=update, deep=deep)._follow()
 
 
 def zero_is_off(value: Any) -> Any:
-    """None for 0, which means off in sd-scripts' files; other values unchanged."""
+    """Return None for 0 and "0", which mean off in sd-scripts' files; other values, also False, unchanged."""
     return None if not isinstance(value, bool) and value in (0, "0") else value
 
 
 def numbers_as_text(value: Any) -> Any:
-    """ "1,0.5" for [1, 0.5] and "1" for 1; other values unchanged, for the rules to report."""
+    """Return "1,0.5" for [1, 0.5] and "1" for 1; other values unchanged, so that the rules report them."""
     if isinstance(value, bool):
         return value
     if isinstance(value, (list, tuple)) and all(isinstance(item, (int, float)) for item in value):
@@ -196,7 +205,7 @@ def numbers_as_text(value: Any) -> Any:
 
 
 def minus_one_is_random(seed: Any) -> Any:
-    """None, a random seed, for the -1 of A1111 and others; other values unchanged."""
+    """Return None, which draws a random seed, for the -1 that A1111 and others write; other values unchanged."""
     return None if not isinstance(seed, bool) and seed in (-1, "-1") else seed
 
 
@@ -211,24 +220,25 @@ FRESH_SEEDS = 2**32  # random seeds are below it, so that every program accepts 
 
 
 def about_of(info: FieldInfo) -> dict[str, Any]:
-    """The `About` of a field declared with `setting`; {} for other fields."""
+    """Return the `About` metadata of a field declared with `setting`; {} for other fields."""
     extra = info.json_schema_extra
     return extra["about"] if isinstance(extra, dict) and "about" in extra else {}  # type: ignore[return-value]
 
 
 def _text_of(name: str) -> property:
+    """Return a property of `Declared` with the text of the metadata key `name`."""
     return property(lambda self: about_of(self.info).get(name, ""))
 
 
 def default_of(info: FieldInfo) -> Any:
-    """A field's default. pydantic's get_default inspects the factory at every call, which costs a tenth of the form's time."""
+    """Return a field's default. pydantic's get_default inspects the factory at every call, which costs a tenth of the form's time."""
     factory = cast(Callable[[], Any] | None, info.default_factory)
     return factory() if factory else info.get_default()
 
 
 @dataclass(frozen=True)
 class Declared:
-    """One setting as declared. `path` is its dotted name ("noise.min_snr_gamma")."""
+    """A declared setting: its group, name and pydantic field. `path` is its dotted name ("noise.min_snr_gamma")."""
 
     path: str
     group: str
@@ -258,50 +268,53 @@ class Declared:
 
     @property
     def only(self) -> list[str]:
-        """The training methods, or roles of a folder, that it is shown for; [] for all."""
+        """Training methods, or roles of a dataset folder, that the setting is shown for; [] for all."""
         text = str(about_of(self.info).get("only", ""))
         return text.split(", ") if text else []
 
     @property
     def holds(self) -> tuple[str, ...]:
-        """The kinds of model file that it accepts; () if it names no model file."""
+        """Kinds of model file that the setting accepts ("checkpoint", "lora"); () if it names no model file."""
         text = str(about_of(self.info).get("holds", ""))
         return tuple(text.split(", ")) if text else ()
 
     @property
     def one_choice(self) -> bool:
-        """Whether it has a single choice and cannot be empty."""
+        """Whether the setting has a single choice and cannot be empty."""
         return len(self.choices) == 1 and not self.optional
 
     @property
     def kohya_names(self) -> list[str]:
-        """Its names in sd-scripts: several if it replaces several options."""
+        """Names of the setting in sd-scripts: several if it replaces several options, [] if there are none."""
         return self.kohya.split(", ") if self.kohya else []
 
     @property
     def default(self) -> Any:
+        """Default value of the setting."""
         return default_of(self.info)
 
     @property
     def optional(self) -> bool:
+        """Whether the setting can be empty (None)."""
         return type(None) in union_members(self.info.annotation)
 
     @property
     def choices(self) -> list[Any]:
-        """The values of a Literal; [] for other types."""
+        """Values of a Literal type; [] for other types."""
         for member in union_members(self.info.annotation):
             if get_origin(member) is Literal:
                 return list(get_args(member))
         return []
 
     def label(self, choice: Any) -> str:
-        """The label of a choice on the page."""
+        """Return the page's label for `choice`, by default the choice itself."""
         return str(self.labels.get(choice, choice))
 
     @cached_property
     def kind(self) -> str:
-        """The type: "choice", "bool", "int", "float", "text", "pair" (width and height), "list", "object" (JSON), "span" (steps,
-        a fraction or a percentage of the run) or "arguments" (names with values)."""
+        """Type of the value: "choice", "bool", "int", "float", "text", "pair" (width and height, or two numbers), "list", "object" (JSON),
+        "span" (steps, a fraction or a percentage of the run) or "arguments" (names with values).
+        """
         if self.widget in ("span", "arguments"):
             return str(self.widget)
         if self.choices:
@@ -321,12 +334,12 @@ class Declared:
 
     @property
     def plain(self) -> bool:
-        """Whether its values are numbers, switches or choices, and no text of a user."""
+        """Whether values are numbers, booleans or choices, rather than text, pairs, lists or objects."""
         return self.kind in ("bool", "choice", "int", "float")
 
     @property
     def bounds(self) -> dict[str, Any]:
-        """{name: value} of the declared limits, named ge, gt, le, lt and multiple_of."""
+        """Declared limits as {name: value}, with pydantic's names ge, gt, le, lt and multiple_of."""
         bounds: dict[str, Any] = {}
         for constraint in _constraints(self.info):
             for name in ("ge", "gt", "le", "lt", "multiple_of"):
@@ -337,7 +350,7 @@ class Declared:
 
     @property
     def range_text(self) -> str:
-        """The allowed values in words: "1 to 1000", "above 0, up to 1", "constant, cosine or linear"."""
+        """Allowed values as text: "1 to 1000", "above 0, up to 1", or the choices separated by commas; "" without limits."""
         if self.choices:
             return ", ".join(str(choice) for choice in self.choices)
         bounds = self.bounds
@@ -350,7 +363,7 @@ class Declared:
 
 
 def union_members(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union, also of nested ones, without Annotated; (annotation,) for other types."""
+    """Return the members of a union, flattened and without Annotated; (annotation,) for other types."""
     if get_origin(annotation) is Annotated:
         return union_members(get_args(annotation)[0])
     if get_origin(annotation) not in (Union, types.UnionType):
@@ -359,7 +372,7 @@ def union_members(annotation: Any) -> tuple[Any, ...]:
 
 
 def _constraints(info: FieldInfo) -> list[Any]:
-    """The constraints of a field and of Annotated members of its type."""
+    """Return the pydantic constraints of a field, including those of Annotated members of its type."""
     constraints = list(info.metadata)
     members = (
         get_args(info.annotation) if get_origin(info.annotation) in (Union, types.UnionType) else (info.annotation,)
@@ -372,12 +385,12 @@ def _constraints(info: FieldInfo) -> list[Any]:
 
 
 def fields_of(group: type[BaseModel]) -> dict[str, FieldInfo]:
-    """The fields of a group that users set, without derived ones (`following`)."""
+    """Return {name: field} of a group's settings, without derived fields (`follows_compatibility`)."""
     return {name: info for name, info in group.model_fields.items() if name not in compatibility_values(group)}
 
 
 def declared(model: type[BaseModel]) -> Iterator[Declared]:
-    """Every setting of a job model, group by group, in the order of declaration."""
+    """Yield every setting of a job model, group by group, in the order of declaration."""
     for group, group_info in model.model_fields.items():
         group_type = group_info.annotation
         if isinstance(group_type, type) and issubclass(group_type, Settings):
@@ -386,26 +399,29 @@ def declared(model: type[BaseModel]) -> Iterator[Declared]:
 
 
 def settings_called(name: str, known: Mapping[str, Declared], method: str = "") -> list[str]:
-    """Paths of the settings with this name, here or in sd-scripts: those of the method's group first, of other methods' last."""
+    """Return the paths of settings called `name` here or in sd-scripts: those in the group of `method` first, of other methods last.
+
+    known  {dotted path: setting} to search
+    """
     paths = [path for path, each in known.items() if name in (each.name, *each.kohya_names)]
     methods = known["method.kind"].choices if "method.kind" in known else []
     return sorted(paths, key=lambda path: (known[path].group != method, known[path].group in methods))
 
 
 def group_shown(job: BaseModel, group: str) -> bool:
-    """Whether the form shows a group: one that belongs to a choice, such as a network kind, only while that is chosen."""
+    """Return whether the form shows `group`: always, unless it belongs to a choice (such as a network kind) that is not chosen."""
     chooser = chooser_of(type(job).model_fields[group])
     return not chooser or value_of(job, chooser) == group
 
 
 def chooser_of(group: FieldInfo) -> str:
-    """The setting whose choice shows a group ("network.kind"); "" for groups that are always shown."""
+    """Return the path of the setting whose choice shows this group ("network.kind"); "" for groups that are always shown."""
     extra = group.json_schema_extra
     return str(extra.get("chosen_by") or "") if isinstance(extra, dict) else ""
 
 
 def item_of(entry: Declared) -> type[Settings] | None:
-    """The settings model of a list setting's items, such as dataset folders or LoRAs; None if items are plain values."""
+    """Return the settings model of a list setting's items, such as dataset folders or LoRAs; None for plain values."""
     for member in union_members(entry.info.annotation):
         for item in get_args(member):
             if isinstance(item, type) and issubclass(item, Settings):
@@ -414,7 +430,7 @@ def item_of(entry: Declared) -> type[Settings] | None:
 
 
 def item_settings(entry: Declared) -> list[Declared]:
-    """The settings of a list's items ("dataset.sources[].num_repeats"), without those that are also in a group of the job."""
+    """Return the settings that a list's items declare ("dataset.sources[].num_repeats"), without those that items inherit from a group."""
     item = item_of(entry)
     names = item.__annotations__ if item is not None else ()
     path = f"{entry.path}[]"
@@ -423,11 +439,11 @@ def item_settings(entry: Declared) -> list[Declared]:
 
 
 def value_of(job: BaseModel, path: str) -> Any:
-    """The value at a dotted path ("noise.min_snr_gamma")."""
+    """Return a job's value at a dotted path ("noise.min_snr_gamma")."""
     group, name = path.split(".", 1)
     return getattr(getattr(job, group), name)
 
 
 def every(value: int | float | None) -> int | float | None:
-    """The value of an "every n" or "keep last n" setting; None (off) for 0 and negative values."""
+    """Return the interval of an "every n" or "keep last n" setting; None (off) for None, 0 and negative values."""
     return value if value is not None and value > 0 else None

@@ -1,4 +1,4 @@
-"""Ranks, alphas and learning rate factors by block of a U-Net: numbering of the blocks, and parsing of the settings.
+"""Number the blocks of a U-Net, and parse the settings with a rank, alpha or learning rate factor for each block.
 
 SD 1.x and 2.x have 25: 0 to 11 on the way down from the image, 12 the middle, 13 to 24 on the way up; 0 is the first
 convolution and never has a LoRA. SDXL has 23: 0 the embeddings of time and size, 1 to 9 down, 10 to 12 the middle,
@@ -24,12 +24,12 @@ LISTS = ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas")
 
 
 def has_nine_blocks(family: str | None) -> bool:
-    """Whether the U-Net has nine blocks on each side, as SDXL's, instead of twelve."""
+    """Return whether the family's U-Net has nine blocks on each side, like SDXL, instead of twelve."""
     return COUNTS.get(family or "") == SHORT
 
 
 def blocks_in_words(counts: Collection[int]) -> str:
-    """Block counts with their families, in words: "25 (SD 1.x and SD 2.x) or 23 (SDXL)"."""
+    """Return numbers of blocks with their families as text: "25 (SD 1.x and SD 2.x) or 23 (SDXL)"."""
     named = {count: [TITLES.get(name, name) for name, blocks in COUNTS.items() if blocks == count] for count in counts}
     each = (f"{count} ({' and '.join(named[count])})" if named[count] else "none" for count in sorted(counts)[::-1])
     return " or ".join(each)
@@ -37,7 +37,7 @@ def blocks_in_words(counts: Collection[int]) -> str:
 
 @dataclass(frozen=True)
 class BlockSize:
-    """Rank and alpha of a block's modules; a rank of 0 leaves them out."""
+    """Rank and alpha of the adapters in a block; a rank of 0 skips the block."""
 
     rank: int
     alpha: float
@@ -52,8 +52,12 @@ def numbers(text: str) -> list[float]:
 
 
 def rate_numbers(text: str, count: int) -> list[float]:
-    """Parse the factors of one side of the U-Net: a list (its length is not checked), one number for all blocks if `count` is
-    above 3, or a preset's name. Raises ValueError."""
+    """Parse the learning rate factors of one side of the U-Net. Raises ValueError.
+
+    text   a list, returned whatever its length; one number, repeated for all blocks if `count` is above 3; or a preset with an optional
+           offset, such as "cosine+0.25"
+    count  number of blocks on this side
+    """
     name, plus, base = text.strip().partition("+")
     if name.strip() not in PRESETS:
         rates = numbers(text)
@@ -72,16 +76,15 @@ def rate_numbers(text: str, count: int) -> list[float]:
 
 
 def side_count(name: str, blocks: int) -> int:
-    """Number of factors in `down_lr_weight`, `mid_lr_weight` or `up_lr_weight` for a U-Net with this number of blocks."""
+    """Return the number of factors in the setting `name` (down_lr_weight, mid_lr_weight, up_lr_weight) for a U-Net of `blocks` blocks."""
     return SIDES[name][0 if blocks == COUNTS["sd1"] else 1]
 
 
 def block_rates(settings: NetworkSettings, blocks: int) -> list[float] | None:
-    """The learning rate factor of each of the 25 or 23 blocks; None without block learning rates. Raises ValueError for invalid
-    lists.
+    """Return the learning rate factor of each of the 25 or 23 blocks; None if no factors are set. Raises ValueError for invalid lists.
 
-    A side that is not set has the factor 1. A list that is too short is extended by 1, one that is too long is cut. Factors up
-    to the threshold become 0.
+    An empty side has factor 1. A list that is too short is extended by 1, one that is too long is cut. Factors up to
+    `block_lr_zero_threshold` become 0.
     """
     texts = {name: getattr(settings, name) for name in SIDES}
     if not any(texts.values()):
@@ -98,8 +101,10 @@ def block_rates(settings: NetworkSettings, blocks: int) -> list[float] | None:
 
 
 def block_sizes(settings: NetworkSettings, blocks: int) -> tuple[list[BlockSize], list[BlockSize]]:
-    """(rank and alpha by block of Linear and 1x1 layers, the same of 3x3 convolutions). Blocks with rate factor 0 have rank 0.
-    Raises ValueError for invalid lists."""
+    """Return (sizes of Linear and 1x1 layers, sizes of 3x3 convolutions), each a list with rank and alpha of every block.
+
+    Blocks with learning rate factor 0 have rank 0. Raises ValueError for invalid lists.
+    """
     ranks = _block_numbers(settings.block_dims, blocks) or [settings.rank] * blocks
     alphas = _block_numbers(settings.block_alphas, blocks) or [settings.alpha] * blocks
     like_linear = bool(settings.layers) and not settings.trains_conv  # chosen by name, and without a size of their own
@@ -114,7 +119,9 @@ def block_sizes(settings: NetworkSettings, blocks: int) -> tuple[list[BlockSize]
 
 
 def _sizes(ranks: list[float], alphas: list[float], rates: list[float]) -> list[BlockSize]:
-    """Rank and alpha by block. An alpha of 0 means the rank, as in sd-scripts; a rate of 0 makes the rank 0."""
+    """Combine ranks, alphas and learning rate factors of all blocks. An alpha of 0 means the rank, as in sd-scripts; a factor of 0
+    makes the rank 0.
+    """
     return [
         BlockSize(int(rank) if rate else 0, alpha or rank)
         for rank, alpha, rate in zip(ranks, alphas, rates, strict=True)
@@ -122,7 +129,7 @@ def _sizes(ranks: list[float], alphas: list[float], rates: list[float]) -> list[
 
 
 def _block_numbers(text: str | None, blocks: int) -> list[float] | None:
-    """The numbers of a block-wise list; None if it is empty. Raises ValueError unless they are `blocks` finite numbers."""
+    """Parse a list with a number for each block; None if it is empty. Raises ValueError unless it has `blocks` finite numbers."""
     if not text:
         return None
     values = numbers(text)

@@ -1,4 +1,4 @@
-"""What writes captions: a template for images without one, and what all captioners have in common."""
+"""Settings of the template for images without captions, and settings that all captioners share."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ from core.settings.dataset.dataset import DatasetSettings
 
 
 class CaptionWriteSettings(Settings):
-    """Write missing captions."""
+    """Captions for images without one, from a template."""
 
     write_missing: str | None = setting(
         None,
@@ -21,7 +21,7 @@ class CaptionWriteSettings(Settings):
 
 
 class CaptioningSettings(Settings):
-    """Which images a captioner describes, and what happens to captions that are there."""
+    """Which images a captioner describes, how existing captions are treated, and the form of new ones."""
 
     existing: Literal["missing", "keep", "replace", "append", "prepend", "line"] = setting(
         "missing",

@@ -1,4 +1,4 @@
-"""Validates raw values into a job, or lists every problem with them."""
+"""Validate raw values into a job, or list every problem with them."""
 
 import difflib
 import json
@@ -18,9 +18,10 @@ BOUNDS = {"ge": "{} or more", "le": "{} or less", "gt": "more than {}", "lt": "l
 
 
 def build(model: type[Job], values: dict[str, Any], where: str = "") -> Job:
-    """A job from nested values ({"noise": {"min_snr_gamma": 5}}); missing ones take their default.
+    """Validate nested values ({"noise": {"min_snr_gamma": 5}}) into a job; missing ones take their default.
 
-    Types are strict, as in JSON: "5" is not a number and 1 is not true. Raises ProblemsError with all problems.
+    Types are strict, as in JSON: "5" is not a number and 1 is not true. `where` is the file that problems name.
+    Raises ProblemsError with all problems.
     """
     try:
         job = model.model_validate_json(whole_text(json.dumps(values, ensure_ascii=False)), strict=True)
@@ -32,7 +33,7 @@ def build(model: type[Job], values: dict[str, Any], where: str = "") -> Job:
 
 
 def _derived_field_problems(model: type[Settings], values: Mapping[str, Any], where: str) -> list[Problem]:
-    """Errors for values of fields that follow another setting and cannot be set."""
+    """Return an error for each value of a derived field (`follows_compatibility`), which cannot be set."""
     groups = {name: info.annotation for name, info in model.model_fields.items() if isinstance(values.get(name), dict)}
     return [
         Problem(
@@ -49,7 +50,7 @@ def _derived_field_problems(model: type[Settings], values: Mapping[str, Any], wh
 
 
 def explain(model: type[Settings], error: ValidationError, where: str = "") -> list[Problem]:
-    """pydantic's errors as Problems: one per name, with the nearest known name or the allowed range."""
+    """Convert pydantic's errors to Problems: one per setting, with the nearest known name or the allowed range as the fix."""
     known = {entry.path: entry for entry in declared(model)}
     problems: dict[str, Problem] = {}
     for item in error.errors():
@@ -73,7 +74,7 @@ def explain(model: type[Settings], error: ValidationError, where: str = "") -> l
 
 
 def _setting_path(loc: tuple, known: dict[str, Declared]) -> str:
-    """The dotted path of an error, without the union member or item index that pydantic appends."""
+    """Return the dotted path of an error location `loc`, without union members and indexes into pairs; indexes into lists stay."""
     names = [str(part) for part in loc]
     first_two = ".".join(names[:2])
     if first_two in known and known[first_two].kind != "list":
@@ -82,7 +83,7 @@ def _setting_path(loc: tuple, known: dict[str, Declared]) -> str:
 
 
 def _plain_list(loc: tuple, known: dict[str, Declared]) -> Declared | None:
-    """The list setting that an item belongs to; None for other settings, and for folders, whose fields have names."""
+    """Return the list setting that the error location `loc` is an item of; None for other settings and for dataset folders."""
     entry = known.get(".".join(str(part) for part in loc[:2]))
     if entry is None or entry.kind != "list" or len(loc) < 3 or not isinstance(loc[2], int) or entry.name == "sources":
         return None
@@ -90,7 +91,7 @@ def _plain_list(loc: tuple, known: dict[str, Declared]) -> Declared | None:
 
 
 def _bad_item(item: Mapping[str, Any], known: dict[str, Declared], location: str) -> Problem | None:
-    """The problem of a bad item in a list of plain values; None for other settings."""
+    """Return the problem with one item of a list of plain values; None if the error is in another kind of setting."""
     entry, number = _plain_list(item["loc"], known), item["loc"][2] if len(item["loc"]) > 2 else 0
     if entry is None:
         return None
@@ -100,13 +101,18 @@ def _bad_item(item: Mapping[str, Any], known: dict[str, Declared], location: str
 
 
 def _bound(item: Mapping[str, Any]) -> str:
-    """The bound that a value violates, in words; else the expected type."""
+    """Return the limit that a value violates as text ("1 or more"), else the expected type ("a whole number")."""
     limits = item.get("ctx", {})
     bounds = [words.format(f"{limits[name]:g}") for name, words in BOUNDS.items() if name in limits]
     return bounds[0] if bounds else "a whole number" if item["type"].startswith("int") else "a number"
 
 
 def _bad_value(path: str, item: Mapping[str, Any], entry: Declared | None, location: str) -> Problem:
+    """Return the problem of an invalid value, with the allowed values as the fix.
+
+    item   pydantic's error
+    entry  the setting; None if `path` is not a known one
+    """
     value = shorten(item["input"])
     if entry is None:
         return Problem(f"'{path}' is {value}", location, item["msg"].lower(), code="settings.bad-value")
@@ -128,8 +134,10 @@ def _bad_value(path: str, item: Mapping[str, Any], entry: Declared | None, locat
 
 
 def allowed(entry: Declared, empty: str = "leave it empty") -> str:
-    """The allowed values in words: "a whole number, 1 to 1000, or leave it empty"; in files and flags empty is null.
-    empty: "" for the values alone"""
+    """Return the allowed values as text: "a whole number, 1 to 1000, or leave it empty".
+
+    empty  how an optional setting is left unset: "null" in files and flags; "" omits that part
+    """
     kinds = {
         "bool": "true or false",
         "int": "a whole number",
@@ -150,7 +158,7 @@ def allowed(entry: Declared, empty: str = "leave it empty") -> str:
 
 
 def shorten(value: Any) -> str:
-    """A value as JSON, at most 60 characters."""
+    """Return a value as JSON, cut to 60 characters; NaN and infinity in words."""
     if isinstance(value, float) and not math.isfinite(value):
         return "not a number" if math.isnan(value) else "infinite"
     text = json.dumps(value, ensure_ascii=False, default=str)
@@ -158,7 +166,7 @@ def shorten(value: Any) -> str:
 
 
 def _fix_for_unknown(path: str, model: type[Settings], known: dict[str, Declared]) -> str:
-    """The fix for an unknown name: a suggestion by name, by sd-scripts' name, else by spelling; or to remove it."""
+    """Return the fix for an unknown setting: one with this name here or in sd-scripts, else the nearest spelling, else "remove it"."""
     name = path.rsplit(".", 1)[-1]
     if paths := settings_called(name, known):
         return f"did you mean '{paths[0]}'?"

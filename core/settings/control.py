@@ -1,4 +1,4 @@
-"""What trains next to a frozen U-Net, or in it, to follow control images: ControlNet and ControlNet-LLLite."""
+"""Settings of training a ControlNet next to a frozen U-Net, or a ControlNet-LLLite in it."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ class ControlNetSettings(Settings):
     )
 
     def summary(self) -> str:
+        """Return where the ControlNet starts from, and its learning rate, in one line."""
         start = "from a file" if self.controlnet_model_name_or_path else "from the U-Net"
         return start + (f", control learning rate {self.control_net_lr:g}" if self.control_net_lr else "")
 
@@ -97,24 +98,27 @@ class LLLiteSettings(Settings):
     )
 
     def summary(self) -> str:
+        """Return where the ControlNet-LLLite starts from, or its dimensions."""
         if self.weights:
             return "from a file"
         return f"dimensions {self.cond_emb_dim} and {self.hidden_dim}"
 
 
 def trains_as_kohya(job: TrainJob, family: str) -> bool:
-    """Whether a ControlNet for this family trains in sd-scripts' way of its own for SD 1.x and 2.x."""
+    """Return whether a ControlNet of this family is trained as in sd-scripts' separate script for SD 1.x and 2.x."""
     return job.model.compatibility != "none" and family in KOHYA
 
 
 def debiased_as(job: TrainJob) -> str:
-    """The prediction that debiased estimation assumes; "" for the model's own. sd-scripts' training of an SDXL ControlNet assumes
-    epsilon also for v-prediction (reference: controlnet, 3.2)."""
+    """Return the prediction type that debiased estimation assumes; "" for the model's own.
+
+    sd-scripts' training of an SDXL ControlNet assumes epsilon also for v-prediction (reference: controlnet, 3.2).
+    """
     return "epsilon" if job.model.compatibility != "none" and job.model.family == "sdxl" else ""
 
 
 def kohya_unused(job: TrainJob) -> Iterator[tuple[str, str]]:
-    """(path, reason) of settings that sd-scripts' training of a ControlNet ignores."""
+    """Yield (dotted path, reason) for settings that sd-scripts' training of a ControlNet ignores, if its compatibility is on."""
     if trains_as_kohya(job, job.model.family):
         names = [*KOHYA_UNUSED, *(("multires_noise_iterations",) if job.noise.noise_offset else ())]
         yield from ((f"noise.{name}", IGNORED.format("ControlNets for SD 1.x and 2.x")) for name in names)
@@ -123,10 +127,12 @@ def kohya_unused(job: TrainJob) -> Iterator[tuple[str, str]]:
 
 
 def controlnet_of(job: TrainJob) -> ControlNetSettings:
+    """Return the job's ControlNet settings, whose group is added when the method registers."""
     settings: ControlNetSettings = getattr(job, CONTROLNET)
     return settings
 
 
 def lllite_of(job: TrainJob) -> LLLiteSettings:
+    """Return the job's ControlNet-LLLite settings, whose group is added when the method registers."""
     settings: LLLiteSettings = getattr(job, LLLITE)
     return settings

@@ -10,7 +10,7 @@ from core.settings.network import KindSettings, NetworkSettings
 
 
 class Decomposed(Settings):
-    """DoRA's options in addition to those of the decomposed kind."""
+    """DoRA's options, added to those of the network kind that it decomposes."""
 
     wd_on_output: bool = setting(
         False,
@@ -20,24 +20,25 @@ class Decomposed(Settings):
     )
 
     def summary(self) -> str:
+        """Return the options that are on in one line."""
         parts = [super().summary(), "magnitude per output" if self.wd_on_output else ""]
         return ", ".join(filter(None, parts))
 
 
 class DoraSettings(Decomposed, ProductSettings):
-    """Options of DoRA over LoRA and LoCon."""
+    """Options of DoRA based on LoRA and LoCon."""
 
 
 class DoraLohaSettings(Decomposed, LohaSettings):
-    """Options of DoRA over LoHa."""
+    """Options of DoRA based on LoHa."""
 
 
 class DoraLokrSettings(Decomposed, LokrSettings):
-    """Options of DoRA over LoKr."""
+    """Options of DoRA based on LoKr."""
 
 
 class Ia3Settings(KindSettings):
-    """Which layers (IA)^3 scales, and on which side."""
+    """The layers that (IA)^3 scales, and whether it scales their inputs or outputs."""
 
     all_layers: bool = setting(
         False,
@@ -50,15 +51,17 @@ class Ia3Settings(KindSettings):
     )
 
     def summary(self) -> str:
+        """Return the options that are on in one line."""
         return "all layers" + (", inputs" if self.train_on_input else "") if self.all_layers else ""
 
     def without_effect(self) -> Iterator[tuple[str, str]]:
+        """Yield (dotted path, reason) for `train_on_input` without `all_layers`."""
         if not self.all_layers:
             yield "ia3.train_on_input", "the paper's layers are scaled, each on its side"
 
 
 class OftSettings(KindSettings):
-    """Which layers OFT rotates besides the attention of the U-Net."""
+    """The layers that OFT rotates in addition to the attention of the U-Net."""
 
     enable_all_linear: bool = setting(
         False,
@@ -72,10 +75,12 @@ class OftSettings(KindSettings):
     )
 
     def summary(self) -> str:
+        """Return the options that are on in one line."""
         on = {"all transformer layers": self.enable_all_linear, "convolutions": self.enable_conv}
-        return ", ".join(words for words, given in on.items() if given)
+        return ", ".join(words for words, is_on in on.items() if is_on)
 
     def problems(self, network: NetworkSettings) -> Iterator[Problem]:
+        """Yield an error for text encoder training, which OFT lacks, and advice on an alpha that limits nothing."""
         if network.train_text_encoder:
             what = "OFT has no layers in the text encoder, so that would not be trained"
             fix = "turn text encoder training off, or use Diag-OFT"
@@ -85,6 +90,7 @@ class OftSettings(KindSettings):
             yield Problem(what, "network.alpha", "use 0.0001 to 0.01", "advice", code="network.oft-alpha")
 
     def without_effect(self) -> Iterator[tuple[str, str]]:
+        """Yield (dotted path, reason) for the network's conv rank and rsLoRA, which OFT does not use."""
         yield "network.conv_rank", "convolutions have the network rank (oft.enable_conv)"
         yield "network.rs_lora", "OFT's alpha is a limit, not a scale"
 
@@ -103,5 +109,6 @@ class RotationSettings(Settings):
     )
 
     def summary(self) -> str:
+        """Return the options that are on in one line."""
         parts = [f"constraint {number_text(self.constraint)}"] if self.constraint else []
         return ", ".join([*parts, *(["rescaled"] if self.rescaled else [])])

@@ -1,4 +1,4 @@
-"""Parse `--group.name value` on the command line by the declarations of settings, collecting all problems; and its help text."""
+"""Parse `--group.name value` on the command line by the declarations of settings, collecting all problems; and write --help."""
 
 import difflib
 import json
@@ -25,11 +25,13 @@ SWITCHES = {
 
 
 def read_flags(model: type[Settings], argv: list[str], method: str = "") -> tuple[dict[str, Any], list[Problem]]:
-    """Parse `--group.name value`, `--group.name=value` and, for booleans, `--group.name` and `--no-group.name`.
+    """Parse command-line arguments into ({group: {name: value}}, problems).
 
-    `null` is None. Lists and pairs are JSON, or separated by commas. Returns ({group: {name: value}}, problems).
+    Arguments are `--group.name value`, `--group.name=value` and, for booleans, `--group.name` and `--no-group.name`. `null` is None;
+    lists and pairs are JSON, or separated by commas.
 
-    method  the training method before `argv`, whose settings are preferred for names without a group
+    model   the job model that declares the settings
+    method  the training method unless `argv` sets one; its settings are suggested first for names without a group
     """
     known = {entry.path: entry for entry in declared(model)}
     parts = [part for word in argv for part in word.split("=", 1)]
@@ -37,9 +39,9 @@ def read_flags(model: type[Settings], argv: list[str], method: str = "") -> tupl
     values: dict[str, Any] = {}
     network_options: dict[str, list[str]] = {}  # sd-scripts' options that several settings stand for
     argv, problems = _with_switches_replaced(argv, known)
-    rest = deque(argv)
-    while rest:
-        word = rest.popleft()
+    remaining = deque(argv)
+    while remaining:
+        word = remaining.popleft()
         if not word.startswith("--"):
             fix = "write settings as --group.name value"
             problems.append(Problem(f"'{word}' is not an option", "command line", fix, code="flags.stray-word"))
@@ -47,15 +49,15 @@ def read_flags(model: type[Settings], argv: list[str], method: str = "") -> tupl
         path, equals, text = word[2:].partition("=")
         negated = path.startswith("no-") and path[3:] in known
         entry = known.get(path.removeprefix("no-") if negated else path)
-        following = rest[0] if rest and not rest[0].startswith("--") else None
+        following = remaining[0] if remaining and not remaining[0].startswith("--") else None
         if path in NETWORK and "network.kind" in known:
             network_options[path] = [text] if text else []
-            while rest and not rest[0].startswith("--"):
-                network_options[path].append(rest.popleft())
+            while remaining and not remaining[0].startswith("--"):
+                network_options[path].append(remaining.popleft())
         elif entry is None:
             problems.append(_unknown(path, known, method, nearest=len(problems) < MOST))
             if following is not None and not equals:
-                rest.popleft()
+                remaining.popleft()
         elif negated:
             values.setdefault(entry.group, {})[entry.name] = False
         elif entry.kind == "bool" and not equals and (following or "").lower() not in ("true", "false"):
@@ -64,7 +66,7 @@ def read_flags(model: type[Settings], argv: list[str], method: str = "") -> tupl
             fix = f"write --{path} VALUE"
             problems.append(Problem(f"--{path} has no value", "command line", fix, code="flags.no-value"))
         else:
-            value = value_typed(entry, text if equals else rest.popleft())
+            value = value_typed(entry, text if equals else remaining.popleft())
             if (problem := _item_problem(entry, value)) is not None:
                 problems.append(problem)
             else:
@@ -76,7 +78,7 @@ def read_flags(model: type[Settings], argv: list[str], method: str = "") -> tupl
 
 
 def _with_switches_replaced(argv: list[str], known: Mapping[str, Declared]) -> tuple[list[str], list[Problem]]:
-    """(arguments with sd-scripts' switches, such as --use_8bit_adam, replaced by settings; problems)."""
+    """Replace sd-scripts' switches, such as --use_8bit_adam, by settings with values; returns (arguments, problems)."""
     arguments: list[str] = []
     problems: list[Problem] = []
     for word in argv:
@@ -92,7 +94,7 @@ def _with_switches_replaced(argv: list[str], known: Mapping[str, Declared]) -> t
 
 
 def _item_problem(entry: Declared, value: Any) -> Problem | None:
-    """The problem of a list setting whose items must be objects but are plain values; None for a valid value."""
+    """Return the problem of plain values in a list setting whose items must be objects; None for a valid value."""
     item = item_of(entry)
     if item is None or not isinstance(value, list) or all(isinstance(each, dict) for each in value):
         return None
@@ -105,8 +107,11 @@ def _item_problem(entry: Declared, value: Any) -> Problem | None:
 
 
 def _unknown(path: str, known: dict[str, Declared], method: str, nearest: bool) -> Problem:
-    """The problem of an unknown setting. method: whose settings are suggested first; nearest: also suggest by spelling, which
-    takes a millisecond"""
+    """Return the problem of an unknown setting, with a suggestion as its fix.
+
+    method   the training method whose settings are suggested first
+    nearest  also suggest by spelling, which takes a millisecond
+    """
     name = path.rsplit(".", 1)[-1]
     suggestions = settings_called(name, known, method)
     if not suggestions and name in ELSEWHERE:
@@ -117,7 +122,7 @@ def _unknown(path: str, known: dict[str, Declared], method: str, nearest: bool) 
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Merge {group: {name: value}}; `above` takes precedence."""
+    """Merge two {group: {name: value}}; values in `above` replace those in `below`."""
     merged = dict(below)
     for group, fields in above.items():
         merged[group] = {**merged.get(group, {}), **fields} if isinstance(fields, dict) else fields
@@ -125,7 +130,7 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def help_text(model: type[Settings], groups: Sequence[str] = ()) -> str:
-    """Every setting of a job, or of some of its groups in this order, with its default, range and help."""
+    """Return the --help text of a job's settings: default, range and help of each, by group. `groups` limits and orders them."""
     lines: list[str] = []
     for group in groups or model.model_fields:
         lines += ["", f"{model.model_fields[group].title or group}:"]
@@ -137,7 +142,7 @@ def help_text(model: type[Settings], groups: Sequence[str] = ()) -> str:
 
 
 def help_of(entry: Declared, name: str) -> list[str]:
-    """The lines of --help on a setting, under the name that the user types."""
+    """Return the --help lines of a setting; `name` is the option as the user types it."""
     usual = (entry.hint or "none") if entry.default is None else json.dumps(entry.default, default=str)
     default = "required" if entry.info.is_required() else f"default: {usual}"
     facts = "; ".join(part for part in (default, entry.range_text, entry.unit) if part)

@@ -10,7 +10,7 @@ from core.settings.base import Job, Settings, about_of, chooser_of
 
 
 def add_choice(model: type[Settings], name: str, choice: str, label: str) -> None:
-    """Add a choice, with its label, to the setting `name` of a group."""
+    """Add `choice`, shown as `label`, to the setting `name` of a group, and rebuild the models that contain the group."""
     info = model.__pydantic_fields__[name]
     if choice not in get_args(info.annotation):
         info.annotation = Literal[(*get_args(info.annotation), choice)]  # type: ignore[assignment]
@@ -24,15 +24,16 @@ def add_choice(model: type[Settings], name: str, choice: str, label: str) -> Non
 
 
 def _groups_with_list_of(model: type[Settings]) -> list[type[Settings]]:
-    """The groups with a setting that is a list of this model."""
+    """Return the groups with a setting that is a list of `model`."""
     fields = ((group, info) for group in Settings.__subclasses__() for info in group.model_fields.values())
     return [group for group, info in fields if model in get_args(info.annotation)]
 
 
 def add_group(after: type[Settings], name: str, settings: type[Settings], title: str, chosen_by: str = "") -> None:
-    """Add a group to every job that has the group `after`, behind it and groups that were added to it before.
+    """Add a group of settings to every job that has the group `after`, behind it and behind earlier groups of the same `chosen_by`.
 
-    chosen_by   the setting ("network.kind") with the group's name as a choice: the form shows the group only if it is chosen
+    name       field of the group in the job
+    chosen_by  the setting ("network.kind") that has the group's name as a choice: the form shows the group only if it is chosen
     """
     jobs = list(_jobs_with(after))
     assert jobs, f"no job has {after.__name__} yet: extensions come after core.settings.job"
@@ -46,7 +47,9 @@ def add_group(after: type[Settings], name: str, settings: type[Settings], title:
 def _insert_after(
     fields: dict[str, FieldInfo], after: type[Settings], chosen_by: str, name: str, info: FieldInfo
 ) -> None:
-    """Insert a field, in place. The order of a job's fields is that of its form, its presets and the docs."""
+    """Insert the field `name` in place, behind the group `after` and groups of the same `chosen_by`. The order of fields is that of
+    forms, presets and docs.
+    """
     before = list(fields.items())
     at = max(n for n, (_, each) in enumerate(before) if each.annotation is after or chooser_of(each) == chosen_by != "")
     fields.clear()
@@ -54,7 +57,7 @@ def _insert_after(
 
 
 def _jobs_with(group: type[Settings], base: type[Job] = Job) -> Iterator[type[Job]]:
-    """The job models with this group, subclasses after their bases."""
+    """Yield the job models that have this group, subclasses after their bases."""
     for job in base.__subclasses__():
         if any(info.annotation is group for info in job.model_fields.values()):
             yield job

@@ -8,7 +8,7 @@ BY_MODEL = "model"  # the preprocessor that is an ONNX model
 
 
 class HintSettings(Settings):
-    """A preprocessor and the settings of all of them (`Preprocessor.settings` names those it reads)."""
+    """The preprocessor, and the settings of all preprocessors; `Preprocessor.settings` names those that each one uses."""
 
     preprocessor: Literal["canny"] = setting(  # core/control/hints/registered.py adds the others
         "canny",
@@ -81,7 +81,7 @@ class HintSettings(Settings):
 
 
 class HintModelSettings(Settings):
-    """Which ONNX model makes control images."""
+    """The ONNX model that makes control images."""
 
     hint_model: str = setting(
         "",
@@ -93,4 +93,4 @@ class HintModelSettings(Settings):
 
 
 class AnyHintSettings(HintModelSettings, HintSettings):
-    """A preprocessor that may be an ONNX model."""
+    """The preprocessor, which may also be an ONNX model."""

@@ -6,7 +6,7 @@ from core.settings.base import Settings, kohya_setting
 
 
 class HubSettings(Settings):
-    """Where to upload, and what. The token comes from HF_TOKEN or the keys saved on this machine, never from a preset."""
+    """Uploads to the Hugging Face Hub. The token comes from HF_TOKEN or the keys saved on this machine, never from a preset."""
 
     huggingface_repo_id: str | None = kohya_setting(
         None,
@@ -42,5 +42,6 @@ class HubSettings(Settings):
     )
 
     def summary(self) -> str:
+        """Return repository and visibility in one line."""
         name = self.huggingface_repo_id
         return f"to {name}, {self.huggingface_repo_visibility}" if name else "off"

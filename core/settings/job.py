@@ -1,4 +1,4 @@
-"""The jobs, each made of groups of settings, complete and validated before anything starts."""
+"""Job models: the groups of settings of each kind of job, validated as a whole before anything starts."""
 
 from pydantic import Field
 
@@ -39,7 +39,7 @@ from core.settings.sharding import ShardingSettings
 
 
 class EmbeddingSettings(Settings):
-    """New tokens and their embeddings."""
+    """New tokens of a textual inversion, and their embeddings."""
 
     token_string: str | None = kohya_setting(
         None,
@@ -94,13 +94,14 @@ class EmbeddingSettings(Settings):
 
     @property
     def init_words(self) -> list[str | None]:
-        """The initializer word of each new token, None without one; a single word is used for all tokens."""
+        """Initializer word of each new token (None without one); a single initializer is used for all tokens."""
         initializers = [word.strip() for word in (self.init_word or "").split(",") if word.strip()]
         if len(initializers) <= 1:
             return [initializers[0] if initializers else None] * len(self.words)
         return [initializers[index] if index < len(initializers) else None for index in range(len(self.words))]
 
     def summary(self) -> str:
+        """Return tokens and initializers in one line."""
         parts = [f"token '{self.token_string}'" if self.token_string else "no token"]
         parts += [f"{self.num_vectors_per_token} vectors"] if self.num_vectors_per_token > 1 else []
         parts += [f"initializer '{self.init_word}'"] if self.init_word else []
@@ -108,7 +109,7 @@ class EmbeddingSettings(Settings):
 
 
 class PrepareSettings(Settings):
-    """Files for other programs."""
+    """Files that preparing a dataset also writes for other programs."""
 
     write_metadata: str | None = setting(
         None,
@@ -134,7 +135,7 @@ SCHEMA_VERSION = 3
 
 
 class TrainJob(Job):
-    """A training run. All groups are always present; the form grays out what a method does not use."""
+    """A training run. All groups are always present; the form grays out those that the method does not use."""
 
     method: MethodSettings = Field(default_factory=MethodSettings, title="Method")
     model: ModelSettings = Field(default_factory=ModelSettings, title="Model")
@@ -156,7 +157,7 @@ class TrainJob(Job):
 
     @property
     def starts_at_base(self) -> bool:
-        """Whether step 0 is the base model: no new token, no weights or state to start from, nothing merged."""
+        """Whether step 0 is the unchanged base model: no new tokens, no initial or merged weights, no training state to resume."""
         traits = self.method.traits
         merged = traits.uses_network and self.network.base_weights
         loaded = traits.initial and value_of(self, traits.initial)
@@ -164,13 +165,12 @@ class TrainJob(Job):
 
 
 def new_project() -> TrainJob:
-    """The job of a new project: with validation images, which the declared default leaves off so that imported settings
-    and command lines train on everything."""
+    """Return the job of a new project. It has validation images, which are off by default so that imports and commands train on all."""
     return TrainJob(validation=ValidationSettings(best_checkpoint="auto"))
 
 
 class PrepareJob(TrainJob):
-    """Fills the caches that training with the same settings will use."""
+    """Fills the caches that a training with the same settings uses."""
 
     prepare: PrepareSettings = Field(default_factory=PrepareSettings, title="Files for other programs")
 

@@ -1,4 +1,4 @@
-"""The choice of layers: named presets, regular expressions, and ranks by expression. Without torch."""
+"""Choose the layers to train: named presets, regular expressions, and ranks by expression. Needs no torch."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ OUTER = ("conv_in", "time_embedding.linear_1", "time_embedding.linear_2", "conv_
 class Layer(NamedTuple):
     """A layer of a model.
 
-    name           in files: "lora_unet_down_blocks_0_attentions_0_proj_in"
-    path           of its module in diffusers or transformers
-    unet           in the denoiser, not in a text encoder
-    large_kernel   a convolution other than 1x1
-    residual       trained with C3Lier only: in a residual or resampling block, or with a large kernel
-    outer          outside of the U-Net's blocks (OUTER): trained only if the settings choose it
+    name          its name in LoRA files, such as "lora_unet_down_blocks_0_attentions_0_proj_in"
+    path          path of its module in diffusers or transformers
+    unet          whether it is in the denoiser, not in a text encoder
+    large_kernel  whether it is a convolution other than 1x1
+    residual      whether only C3Lier trains it: in a residual or resampling block, or with a large kernel
+    outer         whether it is outside of the U-Net's blocks (OUTER): trained only if the settings choose it
     """
 
     name: str
@@ -46,8 +46,8 @@ class Layer(NamedTuple):
 class LayerPreset:
     """A layer preset of LyCORIS (lycoris/config.py).
 
-    unet, text  regular expression searched in the module's path in the U-Net and text encoders; None: no layers of that part
-    conv        whether it includes 3x3 convolutions
+    unet, text  regular expression searched in module paths of the U-Net and of text encoders; None: no layers of that part
+    conv        whether 3x3 convolutions are included
     """
 
     unet: str | None
@@ -69,8 +69,10 @@ PRESETS = {
 
 
 class Entry:
-    """An item of the layer settings: a preset's name, or a regular expression searched in a layer's name and path. Raises
-    ProblemsError for an invalid expression, and in `finds` for one that takes longer than `seconds`."""
+    """An item of the layer settings: a preset's name, or a regular expression searched in a layer's name and path.
+
+    Raises ProblemsError for an invalid expression, and in `matches` for one that takes longer than `seconds`.
+    """
 
     def __init__(self, text: str, where: str, seconds: float = SECONDS):
         self.text, self._preset = text, PRESETS.get(text)
@@ -78,10 +80,10 @@ class Entry:
             what = f"The expression '{text[:60]}' is longer than {LONGEST} characters"
             raise ProblemsError.one(what, where, "divide it into several", "network.bad-pattern")
         expressions = (text,) if self._preset is None else (self._preset.unet, self._preset.text)
-        self._patterns = [None if one is None else Pattern(one, where, "network", seconds) for one in expressions]
+        self._patterns = [None if text is None else Pattern(text, where, "network", seconds) for text in expressions]
 
-    def finds(self, layer: Layer) -> bool:
-        """Whether it chooses this layer: plain text or an expression found in the name or path, a preset's expression in the path."""
+    def matches(self, layer: Layer) -> bool:
+        """Return whether this entry matches a layer: plain text or an expression by name or path, a preset's expression by path only."""
         if self._preset is None:
             (pattern,) = self._patterns
             if PLAIN.fullmatch(self.text):
@@ -94,7 +96,7 @@ class Entry:
 
 
 class LayerChoice:
-    """The layers that the settings choose, and their ranks by expression. Raises ProblemsError with all invalid items."""
+    """The layers that network settings choose to train, and their ranks by expression. Raises ProblemsError with all invalid items."""
 
     def __init__(self, settings: NetworkSettings):
         problems = list(layer_problems(settings))
@@ -107,23 +109,23 @@ class LayerChoice:
         self.excluded = [Entry(text, "network.exclude_layers", seconds) for text in excluded]
         self.ranked = [(Entry(text, "network.layer_dims", seconds), rank) for text, rank in ranked]
 
-    def takes(self, layer: Layer, usual: bool) -> bool:
-        """Whether a layer trains. usual: whether it trains by default"""
-        taken = any(entry.finds(layer) for entry in self.chosen) if self.chosen else usual
-        return taken and not any(entry.finds(layer) for entry in self.excluded)
+    def trains(self, layer: Layer, by_default: bool) -> bool:
+        """Return whether a layer trains: chosen by an expression (`by_default` without expressions), and not excluded."""
+        chosen = any(entry.matches(layer) for entry in self.chosen) if self.chosen else by_default
+        return chosen and not any(entry.matches(layer) for entry in self.excluded)
 
     def rank(self, layer: Layer) -> int | None:
-        """The rank of the first matching expression, as in sd-scripts' network_reg_dims; None without one."""
-        return next((rank for entry, rank in self.ranked if entry.finds(layer)), None)
+        """Return the rank of the first expression that matches the layer, as in sd-scripts' network_reg_dims; None if none matches."""
+        return next((rank for entry, rank in self.ranked if entry.matches(layer)), None)
 
 
 def choice_of(settings: NetworkSettings) -> LayerChoice | None:
-    """The settings' choice of layers; None if all usual layers train."""
+    """Return the layer choice of network settings; None if they train the default layers."""
     return LayerChoice(settings) if settings.chooses_layers else None
 
 
 def rank_of_line(line: str) -> tuple[str, int]:
-    """Split an item of `layer_dims` into expression and rank: "attn2=8" -> ("attn2", 8). Raises ValueError."""
+    """Split an item of `layer_dims` into expression and rank: "attn2=8" -> ("attn2", 8). Raises ValueError unless rank is 0 to 1024."""
     text, equals, number = line.rpartition("=")
     rank = int(number)
     if not equals or not text or not 0 <= rank <= LARGEST_RANK:
@@ -132,7 +134,7 @@ def rank_of_line(line: str) -> tuple[str, int]:
 
 
 def layer_problems(settings: NetworkSettings) -> Iterator[Problem]:
-    """Problems of the expressions that can be found without a model."""
+    """Yield the problems of layer expressions and ranks that can be found without a model."""
     patterns = [("layers", text) for text in settings.layers]
     patterns += [("exclude_layers", text) for text in settings.exclude_layers]
     for line in settings.layer_dims:

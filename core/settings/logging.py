@@ -1,4 +1,4 @@
-"""Trackers and console output, besides the run's own journal."""
+"""Settings of trackers and console output, in addition to the run's journal."""
 
 from typing import Literal
 
@@ -74,5 +74,6 @@ class LoggingSettings(Settings):
     )
 
     def summary(self) -> str:
+        """Return the trackers, and whether they get the settings, in one line."""
         label = self.label("log_with")
         return f"{label}, with the settings" if self.log_config and self.log_with != "none" else label

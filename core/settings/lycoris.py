@@ -10,7 +10,7 @@ TUCKER = "Decomposes 3x3 convolutions with a small core (use_tucker, formerly us
 
 
 class ProductSettings(KindSettings):
-    """What LoHa, LoKr and LoCon have in common."""
+    """Options that LoHa, LoKr and LoCon share."""
 
     use_tucker: bool = setting(False, title="Tucker decomposition (CP)", help=TUCKER)
     use_scalar: bool = setting(
@@ -20,12 +20,14 @@ class ProductSettings(KindSettings):
     )
 
     def problems(self, network: NetworkSettings) -> Iterator[Problem]:
+        """Yield advice on a Tucker decomposition without trained 3x3 convolutions."""
         if self.use_tucker and not network.trains_conv and not network.layers:
             what = "Tucker decomposition has no effect: no 3x3 convolutions are trained"
             fix = "set network.conv_rank, or turn it off"
             yield Problem(what, f"{network.kind}.use_tucker", fix, "advice", code="network.tucker-without-convolutions")
 
     def summary(self) -> str:
+        """Return the options that are on in one line."""
         return ", ".join(words for words, on in (("Tucker", self.use_tucker), ("scalar", self.use_scalar)) if on)
 
 
@@ -59,11 +61,13 @@ class LokrSettings(ProductSettings):
     )
 
     def without_effect(self) -> Iterator[tuple[str, str]]:
+        """Yield (dotted path, reason) for ranks and alphas if both matrices are whole."""
         if self.full_matrix:
             for name in ("rank", "rs_lora", *sorted(SIZES - {"rank"})):
                 yield f"network.{name}", "both matrices are whole (full_matrix)"
 
     def summary(self) -> str:
+        """Return the options that are on in one line."""
         on = {"decompose_both": "both decomposed", "full_matrix": "full matrix"}
         parts = [f"factor {self.factor}"] if self.factor != -1 else []
         parts += [words for name, words in on.items() if getattr(self, name)]

@@ -1,4 +1,4 @@
-"""Precision, memory and speed."""
+"""Settings of precision, memory and speed."""
 
 from typing import Literal
 
@@ -198,6 +198,7 @@ class MemorySettings(Settings):
         return self.fp8_base or self.fp8_base_unet
 
     def summary(self) -> str:
+        """Return mixed precision and gradient checkpointing in one line."""
         auto = self.mixed_precision == "auto"
         checkpointing = "gradient checkpointing" if self.gradient_checkpointing else "no gradient checkpointing"
         return f"{'automatic precision' if auto else self.label('mixed_precision')}, {checkpointing}"

@@ -1,4 +1,4 @@
-"""The training method: LoRA, DreamBooth, fine-tuning or textual inversion."""
+"""The training method (LoRA, DreamBooth, fine-tuning, textual inversion ...) and its settings."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,15 +10,15 @@ Changes = Literal["network", "model", "embedding", "side model", "inner network"
 
 @dataclass(frozen=True)
 class MethodTraits:
-    """Facts about a training method, for rules, forecasts and the page, so that these never compare method names.
+    """Facts about a training method, so that rules, forecasts and the page never compare method names.
 
-    base_trains    the base model's weights train: a whole model is saved, and settings for prior preservation and freezing apply
-    full_size      the trained weights are as large as a model, so settings for full models apply: dtype, fused steps, ZeRO
-    uses_network   adapters of the group `network` train on the frozen model
-    as_folder      the result can be saved as a diffusers folder
-    new_words      new tokens of the text encoders train
-    control_images each image has a control image of the same name in `dataset.conditioning_data_dir`, each sample one after --cn
-    initial        dotted path of the setting that names weights to start from; "" for none
+    base_trains     the base model's weights train: a whole model is saved, and settings for prior preservation and freezing apply
+    full_size       the trained weights are as large as a model, so settings for full models apply: dtype, fused steps, ZeRO
+    uses_network    adapters of the group `network` train on the frozen model
+    as_folder       the result can be saved as a diffusers folder
+    new_words       new tokens of the text encoders train
+    control_images  each image needs a control image of the same name in `dataset.conditioning_data_dir`, each sample prompt one in --cn
+    initial         dotted path of the setting that names weights to start from; "" for none
     """
 
     base_trains: bool = False
@@ -41,7 +41,7 @@ OF_METHODS: dict[str, MethodTraits] = {}  # core/settings/methods.py registers
 
 
 class MethodSettings(Settings):
-    """The training method; the form shows what it uses."""
+    """Training method, text encoder training, prior preservation and EMA; the form shows those that the method uses."""
 
     kind: Literal["lora"] = setting(
         "lora",
@@ -143,15 +143,16 @@ class MethodSettings(Settings):
 
     @property
     def stops_text_encoder(self) -> bool:
-        """Whether the text encoder trains for a part of the run at most."""
+        """Whether a step or an epoch is set at which text encoder training stops."""
         return self.stop_text_encoder_training is not None or self.stop_text_encoder_epochs is not None
 
     @property
     def traits(self) -> MethodTraits:
-        """The traits of the chosen method."""
+        """Traits of the chosen method."""
         return OF_METHODS[self.kind]
 
     def summary(self) -> str:
+        """Return the method, text encoder training and EMA in one line."""
         parts = [self.label("kind")]
         parts += ["text encoder too"] if self.train_text_encoder == "yes" else []
         return ", ".join(parts + (["EMA"] if self.ema else []))

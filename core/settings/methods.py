@@ -1,4 +1,4 @@
-"""The registered training methods, and the facts about each that need no torch."""
+"""Registry of training methods, with the facts about each that need no torch."""
 
 from __future__ import annotations
 
@@ -21,24 +21,30 @@ MARGIN = 3  # a rate this many times outside the usual range gets advice
 
 @dataclass(frozen=True)
 class Usual:
-    """The usual range of a learning rate. start: a good first value."""
+    """Usual range of a learning rate, `low` to `high`; `start` is a good first value."""
 
     low: float
     start: float
     high: float
 
     def times(self, low: float, start: float, high: float) -> Usual:
+        """Return the range with `low`, `start` and `high` multiplied by the argument of the same name."""
         return Usual(self.low * low, self.start * start, self.high * high)
 
-    def far(self, rate: float) -> str:
-        """ "above", "below", or "" if the rate is usual or close to it."""
+    def deviation(self, rate: float) -> str:
+        """Return "above" or "below" if `rate` is more than MARGIN times outside the usual range, else ""."""
         if not rate > self.low / MARGIN * (1 - 1e-9):
             return "below"
         return "above" if rate > self.high * MARGIN * (1 + 1e-9) else ""
 
 
 class PartSize(Protocol):
-    """A part of a model by its header: number of parameters, config.json, and {shape: number of tensors}."""
+    """Size of a model part as read from its header.
+
+    numbers  number of parameters
+    config   content of config.json
+    shapes   {shape: number of tensors}
+    """
 
     @property
     def numbers(self) -> int: ...
@@ -54,32 +60,34 @@ Needs = tuple[str, list[list[str]]]
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """A training method: its facts and functions.
+    """A training method: facts, and functions that implement its parts.
 
-    name, title      in presets and on the page           words   in messages: "a LoRA"
-    changes          what trains: a network on the frozen model, the model itself, embeddings of its text encoders, a model
-                     next to it, or a small one in it; determines `traits`
+    name, title      in presets; on the page
+    words            in messages: "a LoRA"
+    changes          what trains: a network on the frozen model, the model itself, embeddings of its text encoders, a model next to the
+                     U-Net, or a small network in it; determines `traits`
     make             (core.methods.MethodInputs) -> core.methods.Method; imports torch only when called
-    trains_unet, trains_text    (job) -> whether a part is to be trained, whatever its learning rate
+    trains_unet, trains_text    (job) -> whether that part is to be trained, whatever its learning rate
     trained_numbers  (job, family's name, {part: PartSize}) -> {part: number of trained parameters}
     trained_shapes   (as trained_numbers) -> {shape: number of trained tensors}, for the optimizer's state; {} if not known
-    usual            usual learning rates with AdamW, of "unet" and "text_encoder"
+    usual            {"unet" or "text_encoder": usual learning rates with AdamW}
     group            name of the job's group with settings for this method only; "" for none
-    settings         the model of that group, if the job does not declare it
+    settings         model of that group, if the job does not declare it
     saves            kind of the saved file in core.formats.model_spec
     project          the trackers' project name, as in sd-scripts' script for the method
-    logged           {part: name of its learning rate in trackers}; others are lr/<part>
+    logged           {part: name of its learning rate in trackers}; others are lr/PART
     losses_logged    names of a step's and an epoch's loss in trackers, as in sd-scripts' script for the method
-    problems         (job) -> problems besides those of every method
-    file_problems    (job, workspace) -> problems of the files that its settings name
-    rates            (job) -> {part: (rate, its setting)} of further learning rates
-    side             for methods that train a module next to or in the denoiser: (denoiser, job) -> a module that computes
-                     `Conditioning.added` from (noisy latents, timesteps, Conditioning); the forecast counts a pass of it
-    unused           (job) -> (dotted path, reason) of settings without effect; noise and captions settings are then ignored
-    debiased_as      (job of a known family) -> the prediction that debiased estimation assumes; "": the model's own
-    needs            (job, family's title, size of a checkpoint in words) -> a sentence for the page, and [[words, path]]
-    preserves_class  the model itself does not change, so it needs no prior preservation
-    control_images   it reads a control image with each image and sample
+    problems         (job) -> problems in addition to those of every method
+    file_problems    (job, workspace) -> problems of the files that the method's settings name
+    rates            (job) -> {part: (learning rate, path of its setting)} of parts besides U-Net and text encoders
+    side             (denoiser, job) -> module next to or in the denoiser, which computes `Conditioning.added` from (noisy latents,
+                     timesteps, Conditioning) and counts in the memory forecast; None for other methods
+    unused           (job) -> (dotted path, reason) of settings without effect; those of the groups noise and captions are ignored
+    debiased_as      (job of a known family) -> the prediction type that debiased estimation assumes; "": the model's own
+    needs            (job, family's title, size of a checkpoint as text) -> (sentence for the page, [[label, path] of fields that it
+                     names])
+    preserves_class  whether the model itself does not change, so that it needs no prior preservation
+    control_images   whether it reads a control image with each image and sample
     initial          dotted path of the setting that names weights to start from, if not the traits'
     """
 
@@ -112,7 +120,7 @@ class MethodSpec:
 
     @property
     def traits(self) -> MethodTraits:
-        """The traits that follow from `changes`, `control_images` and `initial`."""
+        """Traits of the method, from `changes`, `control_images` and `initial`."""
         traits = TRAITS[self.changes]
         return replace(traits, control_images=self.control_images, initial=self.initial or traits.initial)
 
@@ -121,23 +129,23 @@ METHODS: dict[str, MethodSpec] = {}
 
 
 def methods() -> dict[str, MethodSpec]:
-    """{name: method} of all registered methods."""
+    """Return {name: method} of all registered methods, after loading extensions."""
     extensions.load()
     return METHODS
 
 
 def spec_of(job: TrainJob) -> MethodSpec:
-    """The training method of a job."""
+    """Return the training method of a job."""
     return methods()[job.method.kind]
 
 
 def of_family(job: TrainJob, family: str) -> TrainJob:
-    """The job with `model.family` set to the detected family."""
+    """Return the job with `model.family` set to `family`, as detected."""
     return job.model_copy(update={"model": job.model.model_copy(update={"family": family})})
 
 
 def in_force(job: TrainJob, family: str) -> TrainJob:
-    """The job with noise and caption settings that its method does not use for this family reset to their defaults."""
+    """Return the job with the noise and caption settings that its method does not use for `family` reset to their defaults."""
     unused = {path for path, _ in spec_of(job).unused(of_family(job, family))}
     groups: dict[str, Settings] = {"noise": job.noise, "captions": job.captions}
     changes = {}
@@ -149,7 +157,7 @@ def in_force(job: TrainJob, family: str) -> TrainJob:
 
 
 def chosen_by(spec: MethodSpec) -> str:
-    """The setting that shows the method's group: "method.kind" if the group is named like the method, else "" (always shown)."""
+    """Return the setting that shows the method's group: "method.kind" if the group has the method's name, else "" (always shown)."""
     return "method.kind" if spec.group == spec.name else ""
 
 

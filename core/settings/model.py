@@ -1,4 +1,4 @@
-"""The model to train or to generate with."""
+"""Settings of the model to train or to generate with, and facts about model families."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,24 +14,24 @@ class FamilyTraits:
 
     objective   name of the objective that its models were trained with (core/diffusion/objectives.py)
     unused      (dotted path, reason) of settings without effect on its models
-    size_step   sides of images must be multiples of this many pixels
-    single_file whether its models are also saved as a single file
+    size_step   number of pixels that image sides must be a multiple of
+    single_file whether its models can be saved as a single file, not only as a diffusers folder
     unet        whether its denoiser is diffusers' U-Net: other denoisers have fewer attention implementations, and no outer and
                 inner blocks
     clip        whether all its text encoders are CLIP, which textual inversion needs
 
-    Of its files, and of other programs that read them:
+    Formats of its files, for reading and for other programs:
 
-    prediction         "epsilon" or "v" of all its models; None: a file can have either
+    prediction         "epsilon" or "v" if all its models predict that; None: a file can have either
     latent_scale       scaling factor of its VAE
-    resolution         side in pixels, in the metadata of its LoRAs
+    resolution         side in pixels, for the metadata of its LoRAs
     two_encoders       whether there are two text encoders: embeddings have a tensor for each, LoRAs number them (lora_te1)
-    penultimate        whether the second last layer of the first text encoder is read, without the final norm
+    penultimate        whether the second to last layer of the first text encoder is read, without the final norm
     spare_layer        whether single files contain a last text encoder layer that is not used
     linear_projections whether proj_in and proj_out of its transformers are Linear; else they are 1x1 convolutions
     convolutions_in_loras   whether kohya's LoRA files store these Linear layers as convolutions, as sd-scripts does
-    original_names     whether kohya's LoRA files name the U-Net's layers as the original does (input_blocks)
-    diffusers_controlnets   whether programs read its ControlNet files by diffusers' names; else by the original's
+    original_names     whether kohya's LoRA files name the U-Net's layers as in the original code (input_blocks)
+    diffusers_controlnets   whether other programs expect diffusers' names in its ControlNet files, instead of the original's
     kohya_version      sd-scripts' ss_base_model_version; "": the family's name
     """
 
@@ -74,12 +74,12 @@ FAMILIES: dict[str, FamilyTraits] = {  # by name; others are added as they regis
 
 
 def traits_of(family: str | None) -> FamilyTraits:
-    """The traits of a family; the defaults for an unknown one."""
+    """Return the traits of a family by its name; the defaults for an unknown one."""
     return FAMILIES.get(family or "", OTHER_FAMILY)
 
 
 class ModelSettings(Settings):
-    """Which model to load."""
+    """The model to load, its VAE, family and prediction type."""
 
     base_model: str = setting(
         "models/starter",
@@ -131,7 +131,7 @@ class ModelSettings(Settings):
 
     @property
     def traits(self) -> FamilyTraits | None:
-        """The traits of the model's family; None while it is unknown."""
+        """Traits of the model's family; None while the family is unknown ("auto")."""
         return FAMILIES.get(self.family)
 
     @property
@@ -140,6 +140,7 @@ class ModelSettings(Settings):
         return self.compatibility != "none"
 
     def summary(self) -> str:
+        """Return VAE, family, prediction type and clip skip in one line."""
         parts = [f"VAE {self.vae}" if self.vae else "own VAE"]
         parts += [f"family {self.family}"] if self.family != "auto" else []
         parts += [f"{self.prediction} prediction"] if self.prediction != "auto" else []

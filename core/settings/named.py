@@ -1,5 +1,6 @@
-"""The paths, names and ids in a job, and whether jobs of a shared page may use them. Checked when a job enters the engine,
-wherever it comes from: a form, the JSON pane, a tool, another process."""
+"""Find the paths, names and ids in a job, and check whether jobs of a shared page may use them. Checked when a job enters the
+engine, wherever it comes from: a form, the JSON pane, a tool, another process.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +35,12 @@ CONTROL_IMAGE = re.compile(r"--cn\s+(.+?)(?=\s--|$)", re.IGNORECASE | re.DOTALL)
 
 @dataclass(frozen=True)
 class Limits:
-    """What jobs of a shared page may use: files in `folders` (resolved paths) except in `closed`, and the owner's keys if lent.
+    """Restrictions on jobs of a shared page.
 
-    workspace   of a person with a page of their own, who may not use what somebody else has alone; None for all others
+    folders    resolved paths of the folders whose files jobs may use
+    closed     resolved paths of folders in them that jobs may not use
+    keys       whether jobs may use the owner's API keys
+    workspace  the workspace of a user with a page of their own, whose jobs may not use other users' folders; else None
     """
 
     folders: Sequence[Path]
@@ -46,22 +50,24 @@ class Limits:
 
     @classmethod
     def of(cls, workspace: Workspace, keys: bool = False) -> Limits:
-        """Limits of a shared page: outputs, models, presets, the starter model and the folders of --allow, without the engine's
-        private folder."""
+        """Return the limits of a shared page: outputs, models, presets, the starter model and the folders of --allow are open, except the
+        engine's private folder. `keys` allows the owner's API keys.
+        """
         named = (workspace.outputs, workspace.models, workspace.presets, *workspace.allowed)
         folders = [path.resolve() for path in named]
         folders += [] if lies_in(STARTER, folders) else [STARTER.resolve()]
-        return cls(folders, [workspace.private.resolve()], keys).of_person(workspace)
+        return cls(folders, [workspace.private.resolve()], keys).for_person(workspace)
 
-    def of_person(self, workspace: Workspace) -> Limits:
-        """These limits for the jobs of the person who has this workspace."""
+    def for_person(self, workspace: Workspace) -> Limits:
+        """Return these limits for the user of `workspace`; for a workspace without a user of its own, without that restriction."""
         return replace(self, workspace=workspace if workspace.person else None)
 
-    def opens(self, text: str) -> bool:
-        """Whether a path in a setting is in an allowed folder, also after quotation marks are stripped."""
-        return all(self._opens(each) for each in {text, text.strip(), text.strip().strip("\"'")} if each)
+    def allows(self, text: str) -> bool:
+        """Return whether jobs may use the path `text`, both as written and after surrounding spaces and quotation marks are stripped."""
+        return all(self._allows_exactly(each) for each in {text, text.strip(), text.strip().strip("\"'")} if each)
 
-    def _opens(self, text: str) -> bool:
+    def _allows_exactly(self, text: str) -> bool:
+        """Return whether a path, exactly as written, is in an allowed folder and in no closed one or one of another user."""
         try:
             path = resolve_path(text)
         except (OSError, ValueError, RuntimeError):
@@ -73,13 +79,19 @@ class Limits:
 
     @property
     def description(self) -> str:
-        """The allowed folders, for messages: "outputs, models, presets"; with the whole path if outside of the project."""
+        """Allowed folders for messages: "outputs, models, presets"; folders outside the project with their whole path."""
         return ", ".join(map(display_path, self.folders))
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A path, name or id in a job. where: its setting, such as "dataset.sources.0.folder"."""
+    """A path, name or id that a job refers to.
+
+    where  dotted path of the setting, such as "dataset.sources.0.folder"
+    what   the kind of reference, one of `base.NAMES`
+    value  the text
+    group  the group of settings, or list item, that contains it
+    """
 
     where: str
     what: str
@@ -88,7 +100,7 @@ class Reference:
 
 
 def named_in(job: BaseModel, prefix: str = "") -> Iterator[Reference]:
-    """All paths, names and ids in a job, also in lists of folders and LoRAs."""
+    """Yield each path, name and id in a job, also in list items such as folders and LoRAs. `prefix` precedes the settings' paths."""
     for name, info in type(job).model_fields.items():
         where, value = f"{prefix}{name}", getattr(job, name)
         what = about_of(info).get("names", "")
@@ -105,7 +117,7 @@ def named_in(job: BaseModel, prefix: str = "") -> Iterator[Reference]:
 
 
 def closed_path_problem(text: str, where: str, limits: Limits) -> Problem:
-    """The problem of a path outside of the allowed folders, whether or not it exists."""
+    """Return the problem that `limits` do not allow the path `text` of the setting `where`."""
     path, space = resolve_path(text.strip().strip("\"'")), limits.workspace
     if space and lies_in(path, limits.folders) and (space.is_others(path) or not lies_below(path, limits.closed)):
         what = f"'{text}' {'belongs to' if space.is_others(path) else 'has folders of'} somebody else"
@@ -116,18 +128,20 @@ def closed_path_problem(text: str, where: str, limits: Limits) -> Problem:
 
 
 def limit_problems(job: BaseModel, limits: Limits) -> list[Problem]:
-    """Problems for everything a shared page may not use, each with its setting."""
+    """Return a problem for each reference that `limits` do not allow, and for a training that is too long."""
     problems = [problem for named in named_in(job) if (problem := _problem(named, limits))]
     return [*problems, *_control_images(job, limits), *_length_problems(job)]
 
 
 def _control_images(job: BaseModel, limits: Limits) -> list[Problem]:
-    """Problems of the control images of samples, where the method reads them: a file of prompts can name any."""
+    """Return problems of control images in sample prompts (--cn PATH), and of a prompt file, which could name any path."""
     samples, method = getattr(job, "samples", None), getattr(job, "method", None)
     if not samples or not method or not method.traits.control_images:
         return []
     named = [path for line in samples.sample_prompts for path in CONTROL_IMAGE.findall(line)]
-    problems = [closed_path_problem(path, "samples.sample_prompts", limits) for path in named if not limits.opens(path)]
+    problems = [
+        closed_path_problem(path, "samples.sample_prompts", limits) for path in named if not limits.allows(path)
+    ]
     if samples.sample_prompts_file:
         what, fix = "A prompt file cannot name control images from a shared page", "write the prompts on the page"
         problems.append(Problem(what, "samples.sample_prompts_file", fix, code="shared.prompts-file"))
@@ -135,7 +149,7 @@ def _control_images(job: BaseModel, limits: Limits) -> list[Problem]:
 
 
 def _length_problems(job: BaseModel) -> list[Problem]:
-    """The problem of a training that would block the machine for weeks."""
+    """Return the problem of a training of more than MOST_STEPS or MOST_EPOCHS, which would block the machine for weeks; else []."""
     schedule = getattr(job, "schedule", None)
     if not isinstance(schedule, ScheduleSettings):
         return []
@@ -148,14 +162,14 @@ def _length_problems(job: BaseModel) -> list[Problem]:
 
 
 def admit(job: BaseModel, limits: Limits | None) -> None:
-    """Raise ProblemsError with everything in a job that it may not use. limits: None for a local page, which has none"""
+    """Raise ProblemsError with everything in a job that it may not use. `limits` is None for a local page."""
     problems = escape_problems(job) + (limit_problems(job, limits) if limits else [])
     if problems:
         raise ProblemsError(problems)
 
 
 def escape_problems(job: BaseModel) -> list[Problem]:
-    """Problems of names that would lead out of their folder as a part of a path ("../x", "/x", "C:x"); refused on any page."""
+    """Return problems of names that would lead out of their folder as part of a path ("../x", "/x", "C:x"); refused on local pages too."""
     fix = "use a name without .., a leading / or a drive letter"
     return [
         Problem(f"'{named.value}' leads out of its folder", named.where, fix, code="settings.leaves-folder")
@@ -165,17 +179,17 @@ def escape_problems(job: BaseModel) -> list[Problem]:
 
 
 def leads_out(text: str) -> bool:
-    """Whether text used as part of a path could lead out of its folder, on any operating system."""
+    """Return whether text used as part of a path could lead out of its folder, on any operating system."""
     parts = text.replace("\\", "/").split("/")
     return parts[0] == "" or ".." in (part.strip() for part in parts) or bool(DRIVE.match(text)) or "\0" in text
 
 
 def _problem(named: Reference, limits: Limits) -> Problem | None:
-    """The problem of a name that jobs of a shared page may not use; None if they may."""
+    """Return the problem of a reference that `limits` do not allow; None if they allow it."""
     text, where = named.value, named.where
     match named.what:
         case "path":
-            outside = not limits.opens(text)
+            outside = not limits.allows(text)
             if not outside and limits.workspace and not WRITTEN.isdisjoint({where, where.rpartition(".")[2]}):
                 return others_run_problem(resolve_path(text), where, limits.workspace)
         case "word=path":
@@ -190,7 +204,7 @@ def _problem(named: Reference, limits: Limits) -> Problem | None:
 
 
 def _non_path_problem(named: Reference, limits: Limits) -> Problem | None:
-    """`_problem` of names that are not local paths: parts of a path, downloads, uploads and trackers."""
+    """Return the problem of a reference that is not a local path: part of a path, download, upload or tracker. None if allowed."""
     text, where = named.value, named.where
     if named.what == "part" and any(bad_name(part.strip(". ") or ".") for part in text.split("/")):
         fix = "use letters, digits, - and _"
@@ -209,14 +223,16 @@ def _non_path_problem(named: Reference, limits: Limits) -> Problem | None:
 
 
 def _is_outside(text: str, limits: Limits) -> bool:
-    """Whether a text that can be a name or a path (of a model, LoRA, run or Hugging Face id) is a path outside of the allowed
-    folders. Names are only looked up in allowed folders (core/record/allowed.py)."""
+    """Return whether a text that may be a name or a path (of a model, LoRA, run or Hugging Face id) is a path outside the allowed folders.
+
+    Plain names are never outside: they are only looked up in allowed folders (core/record/allowed.py).
+    """
     plain = text.strip().strip("\"'")
     parts = plain.replace("\\", "/").split("/")
     is_path = parts[0] == "" or ":" in parts[0] or parts[0].startswith("~") or ".." in (part.strip() for part in parts)
     closed = {folder.name.casefold() for folder in limits.closed}
     is_path = is_path or any(part.rstrip(". ").casefold() in closed for part in parts)
-    if "\0" in plain or (is_path and not limits.opens(text)):
+    if "\0" in plain or (is_path and not limits.allows(text)):
         return True
     space, inside = limits.workspace, "/".join(parts[1:] if parts[0] == "outputs" else parts)
     return space is not None and any(space.is_others(base / inside) for base in (PROJECT / "outputs", space.outputs))

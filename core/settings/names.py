@@ -1,27 +1,27 @@
-"""File names that are valid on every system."""
+"""Validate file names for every operating system."""
 
 FORBIDDEN_IN_NAMES = '<>:"/\\|?*'
 WINDOWS_NAMES = {"con", "prn", "aux", "nul", *(f"com{n}" for n in range(1, 10)), *(f"lpt{n}" for n in range(1, 10))}
 
 
 def without_signs(text: str) -> str:
-    """The text without characters that file names cannot contain."""
+    """Remove the characters that file names cannot contain, and dots and spaces at both ends."""
     return "".join(letter for letter in text if letter not in FORBIDDEN_IN_NAMES).strip(". ")
 
 
 def bad_name(name: str) -> str | None:
-    """Why `name` is not a valid file name on every system, or None."""
+    """Return the reason why `name` is not a valid file name on every operating system ("it is empty"); None if it is valid."""
     if not name.strip():
         return "it is empty"
-    bad = sorted(
+    forbidden = sorted(
         {
             letter
             for letter in name
             if letter in FORBIDDEN_IN_NAMES or ord(letter) < 32 or "\ud800" <= letter <= "\udfff"
         }
     )
-    if bad:
-        return "it contains " + " ".join(repr(letter)[1:-1] for letter in bad)
+    if forbidden:
+        return "it contains " + " ".join(repr(letter)[1:-1] for letter in forbidden)
     if name.strip(". ") != name:
         return "it begins or ends with a dot or a space"
     if name.split(".")[0].lower() in WINDOWS_NAMES:

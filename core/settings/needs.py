@@ -1,5 +1,6 @@
-"""Settings without effect because of another one in their group, as declared by `needs`. Forms and the command line show the
-reason; forms of tools hide these fields."""
+"""Find settings without effect because of another one in their group, as declared by `needs`. Forms and the command line show
+the reason; forms of tools hide these fields.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,7 +10,10 @@ from core.settings.base import Declared, Settings, fields_of
 
 
 def unmet_needs(group: type[Settings], values: Mapping[str, Any]) -> dict[str, str]:
-    """{name: reason} of a group's settings whose `needs` are not met. values: {name: value}, missing ones are at their default"""
+    """Return {name: reason} for a group's settings whose declared `needs` are not met.
+
+    values  {name: value}; missing settings are at their default
+    """
     fields = {name: Declared(name, "", name, info) for name, info in fields_of(group).items()}
     unmet = {}
     for name, entry in fields.items():
@@ -20,7 +24,10 @@ def unmet_needs(group: type[Settings], values: Mapping[str, Any]) -> dict[str, s
 
 
 def ignored(*rows: tuple[object, str, str]) -> Iterator[tuple[str, str]]:
-    """(dotted path, "ignored: reason") of the settings in rows that apply. rows: (whether it applies, "group.name name ...", reason)"""
+    """Yield (dotted path, "ignored: REASON") for each setting of the rows whose condition is true.
+
+    rows  (condition, "group.name name ...", reason)
+    """
     for applies, settings, reason in rows:
         group, _, names = settings.partition(".")
         if applies:
@@ -28,12 +35,12 @@ def ignored(*rows: tuple[object, str, str]) -> Iterator[tuple[str, str]]:
 
 
 def all_but(settings: Settings, group: str, *names: str) -> str:
-    """All settings of a group but these, as `ignored` takes them."""
+    """Return "group.name name ..." with all settings of a group except `names`, in the form that `ignored` takes."""
     return f"{group}.{' '.join(name for name in fields_of(type(settings)) if name not in names)}"
 
 
 def unmet_in(job: Settings) -> Iterator[tuple[str, str]]:
-    """(dotted path, "ignored: reason") of a job's settings whose `needs` are not met."""
+    """Yield (dotted path, "ignored: REASON") for each setting of a job whose declared `needs` are not met."""
     for group in type(job).model_fields:
         settings = getattr(job, group)
         for name, reason in unmet_needs(type(settings), settings.__dict__).items():
@@ -41,7 +48,10 @@ def unmet_in(job: Settings) -> Iterator[tuple[str, str]]:
 
 
 def without_effect(settings: Settings, group: str) -> Iterator[Problem]:
-    """Advice on each setting that is not at its default and whose `needs` are not met. group: name of `settings` in the job"""
+    """Yield advice on each setting that differs from its default although its declared `needs` are not met.
+
+    group  name of `settings` in the job
+    """
     for name, reason in sorted(unmet_needs(type(settings), settings.__dict__).items()):
         if getattr(settings, name) != type(settings).model_fields[name].default:
             what = f"{settings.title_of(name)} has no effect: {reason}"
@@ -49,7 +59,7 @@ def without_effect(settings: Settings, group: str) -> Iterator[Problem]:
 
 
 def _unmet(need: str, fields: Mapping[str, Declared], values: Mapping[str, Any]) -> str:
-    """The reason why a need is not met, "" if it is."""
+    """Return the reason why one condition of a declared `needs`, such as "!no_vae", is not met; "" if it is met."""
     name, _, choices = need.partition("=")
     entry = fields[name.removeprefix("!")]
     value = values.get(entry.name, entry.default)

@@ -1,4 +1,4 @@
-"""The LoRA network."""
+"""Settings of LoRA and other networks, and facts about the network kinds."""
 
 from __future__ import annotations
 
@@ -31,21 +31,22 @@ OWN = SIZES | {"network_dropout", "rank_dropout"}
 class KindTraits:
     """Facts about a network kind for rules, the page and file detection, without torch.
 
-    name, title     in presets and on the page
-    forms           sets of keys, of which a layer in a file has exactly one         optional    further keys it can have
-    module_name     sd-scripts' network_module (ss_network_module)
-    input_keys      keys of tensors that read the layer's input; their second dimensions multiply to the layer's input width,
-                    which identifies the file's model family
-    rank_keys       keys of tensors whose first dimension is the rank
-    telling_keys    keys that no other model file has, so that one identifies the file whatever its layers are called
-    prefix          start of layer names in its files instead of "lora_unet_"
-    looks           (tensors of a layer) -> whether they are of this kind, by shape, if several kinds have the same keys
-    uses            the settings that it reads, of OWN (sizes, dropouts) and `initialization`; others are reported as ineffective
-    needs_base_weight   its adapters read the layer's weight (`base_weight`, possibly fp8), so rules refuse ZeRO-3
-    by_chance       each pass draws which weights train: torch.compile is refused, and processes synchronize the draw
-    loraplus        whether LoRA+'s ratio applies to some of its weights
-    rates           factor of its usual learning rates to a LoRA's, for advice
-    misread         what other programs do not read in its files, or read differently; by default they read none of them
+    name, title       in presets; on the page
+    forms             sets of tensor keys; each layer in a file has exactly one of these sets
+    optional          further keys that a layer in a file can have
+    module_name       sd-scripts' network_module (ss_network_module)
+    input_keys        keys of tensors that read the layer's input; their second dimensions multiply to the layer's input width,
+                      which identifies the file's model family
+    rank_keys         keys of tensors whose first dimension is the rank
+    telling_keys      keys that no other model file has: a single one identifies the file, whatever its layers are called
+    prefix            start of layer names in its files instead of "lora_unet_"
+    looks             (tensors of a layer) -> whether their shapes are of this kind, if several kinds have the same keys
+    uses              settings that the kind uses, of OWN (sizes, dropouts) and `initialization`; others are reported as ineffective
+    needs_base_weight whether adapters read the layer's weight (`base_weight`, possibly fp8), so that rules refuse ZeRO-3
+    by_chance         whether each forward pass draws which weights train: no torch.compile, and processes synchronize the draw
+    loraplus          whether LoRA+'s ratio applies to some of its weights
+    rates             factor from a LoRA's usual learning rates to its own, for advice
+    misread           how other programs misread its files; by default none of them reads these
     """
 
     name: str
@@ -67,17 +68,17 @@ class KindTraits:
 
     @cached_property
     def keys(self) -> frozenset[str]:
-        """The union of `forms`."""
+        """All keys in `forms`."""
         return frozenset(key for form in self.forms for key in form)
 
     @cached_property
     def all_keys(self) -> frozenset[str]:
-        """`keys` and the optional ones."""
+        """All keys in `forms`, and the optional ones."""
         return self.keys | set(self.optional)
 
     @property
     def ranked(self) -> bool:
-        """Whether layers of this kind have a rank."""
+        """Whether layers of this kind have a rank, an alpha or another size of SIZES."""
         return bool(self.uses & SIZES)
 
 
@@ -86,14 +87,14 @@ UNKNOWN = KindTraits(name="", title="", forms=(), module_name="", misread=())
 
 
 class KindSettings(Settings):
-    """A kind's own group of settings, for those about which there is something to say before the start."""
+    """Base model of a group of settings for a single network kind, with the rules on them."""
 
     def problems(self, network: NetworkSettings) -> Iterator[Problem]:
-        """Problems of these settings in combination with the network's."""
+        """Yield errors and advice on the settings of this kind in combination with those of the network."""
         yield from ()
 
     def without_effect(self) -> Iterator[tuple[str, str]]:
-        """(setting, reason) of those that have no effect."""
+        """Yield (dotted path, reason) for settings that have no effect with this kind's settings."""
         yield from ()
 
 
@@ -318,6 +319,7 @@ class NetworkSettings(Settings):
 
     @property
     def traits(self) -> KindTraits:
+        """Traits of the network kind; UNKNOWN if it is not registered."""
         return NETWORK_KINDS.get(self.kind, UNKNOWN)
 
     @property
@@ -337,27 +339,28 @@ class NetworkSettings(Settings):
 
     @property
     def may_train_norms(self) -> bool:
-        """Whether norm layers can train: by the setting, or since layers are taken from a file."""
+        """Whether norm layers can train: by the setting, or because the layers of an initial file are used."""
         return self.train_norm or self.dim_from_weights
 
     @property
     def has_block_rates(self) -> bool:
-        """Whether the U-Net's learning rate differs by block."""
+        """Whether learning rate factors for U-Net blocks are set."""
         return bool(self.down_lr_weight or self.mid_lr_weight or self.up_lr_weight)
 
     @property
     def trains_conv(self) -> bool:
-        """Whether 3x3 convolutions get a LoRA too, in residual and resampling blocks."""
+        """Whether 3x3 convolutions, in residual and resampling blocks, are trained too."""
         return self.conv_rank is not None or bool(self.conv_block_dims)
 
     @property
     def hooks_residual(self) -> bool:
-        """Whether residual and resampling blocks can get a LoRA, with or without their 3x3 convolutions."""
+        """Whether layers of residual and resampling blocks can get an adapter, with or without their 3x3 convolutions."""
         return (
             self.trains_conv or bool(self.layers) or (bool(self.base_weights) and self.base_weights_layers == "kohya")
         )
 
     def summary(self) -> str:
+        """Return network type, sizes, layers and trained parts in one line."""
         uses, parts = self.traits.uses, [self.label("kind")]
         parts[0] += f" rank {self.rank}" if "rank" in uses else ""
         parts += [f"alpha {number_text(self.alpha)}"] if "alpha" in uses else []

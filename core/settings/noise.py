@@ -1,4 +1,4 @@
-"""Timestep sampling, noise, loss and loss weighting."""
+"""Settings of timestep sampling, noise, loss and loss weighting."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -26,7 +26,7 @@ TIMESTEP_SETTINGS = frozenset(  # settings of `Objective.draw`
 
 @dataclass(frozen=True)
 class ObjectiveTraits:
-    """What rules ask of an objective. uses: the settings of the group that it reads."""
+    """Facts about an objective for rules, without torch. uses: names of the noise settings that the objective reads."""
 
     title: str
     uses: frozenset[str] = TIMESTEP_SETTINGS
@@ -332,15 +332,16 @@ class NoiseSettings(Settings):
         return self.timestep_sampling == "uniform" and self.timestep_shift == 1 and not self.stratified_timesteps
 
     def halves_latents(self, network: bool) -> bool:
-        """Whether latents are cast to the compute dtype, as in sd-scripts: 0.9 always, 0.10 except for a network."""
+        """Return whether latents are cast to the compute dtype, as in sd-scripts: 0.9 always, 0.10 unless a network is trained."""
         return self.compatibility != "none" and (not network or self.compatibility == "kohya_0.9")
 
     @property
     def trains_unmasked(self) -> bool:
-        """Whether areas outside of masks have a loss."""
+        """Whether areas outside of masks contribute to the loss."""
         return bool(self.unmasked_weight or self.unmasked_probability or self.masked_prior_preservation_weight)
 
     def summary(self) -> str:
+        """Return loss, loss weights, noise and timesteps in one line."""
         parts = [self.label("loss_type")] if self.loss_type != "l2" else []
         parts += [f"min-SNR {number_text(self.min_snr_gamma)}"] if self.min_snr_gamma else []
         parts += [f"P2 {number_text(self.p2_gamma)}"] if self.p2_gamma else []
@@ -354,6 +355,7 @@ class NoiseSettings(Settings):
         return ", ".join([*parts, self._timesteps()])
 
     def _timesteps(self) -> str:
+        """Return the timestep range and sampling as text, for the summary."""
         low, high = self.min_timestep, self.max_timestep
         if low == high:
             return f"timestep {low} only"

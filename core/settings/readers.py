@@ -1,4 +1,4 @@
-"""Compatibility of network files with other programs: what each program does not read, or computes differently, by kind."""
+"""Which other programs cannot read network files of a kind, or compute a different result with them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,17 +28,17 @@ FIX = "for these programs make a LoRA of its file with Convert LoRAs on Tools (n
 
 @dataclass(frozen=True)
 class Misread:
-    """How programs read files of a kind, or those with a certain option.
+    """How other programs read files of a network kind, or only its files with a certain option.
 
-    by      {program: what it does}; for files with `option`, in place of the entry without one
-    option  the option in words; "": all files of the kind
-    applies (the kind's settings, whether 3x3 convolutions train) -> whether the file of a training will have the option
-    layer   (tensors of a layer in a file) -> whether it has the option
+    by       {program: READ, UNREAD, REFUSED, OTHER or RENAMED}; with `option`, replaces the programs' entries without one
+    option   description of the option; "" for all files of the kind
+    applies  (the kind's settings, whether 3x3 convolutions train) -> whether the file of a training will have the option
+    layer    (tensors of a layer in a file) -> whether the layer has the option
     """
 
     by: Mapping[str, str]
     option: str = ""
-    applies: Callable[[Any, bool], bool] = lambda own, conv: True
+    applies: Callable[[Any, bool], bool] = lambda settings, conv: True
     layer: Callable[[Mapping[str, Any]], bool] = lambda tensors: True
 
 
@@ -46,7 +46,7 @@ READ_BY_NONE = Misread(dict.fromkeys(PROGRAMS, UNREAD))
 
 
 def rows(misreads: Iterable[Misread]) -> dict[str, dict[str, str]]:
-    """{option: {program: what it does with such files}}; the option "" is a file without any."""
+    """Return {option: {program: READ, UNREAD, REFUSED, OTHER or RENAMED}} for a network kind; option "" stands for files without one."""
     by_option = {"": dict.fromkeys(PROGRAMS, READ)}
     for each in misreads:
         by_option.setdefault(each.option, {}).update(each.by)
@@ -56,7 +56,12 @@ def rows(misreads: Iterable[Misread]) -> dict[str, dict[str, str]]:
 def problems(
     title: str, misreads: Iterable[Misread], where: str, programs: Iterable[str] = NAMES_OF_KOHYA
 ) -> Iterator[Problem]:
-    """Advice that names the programs which do not read files of a kind, or misread them. title: of the kind"""
+    """Yield advice naming the programs that cannot read files of a network kind, or misread them.
+
+    title     name of the kind
+    where     the setting that the advice belongs to
+    programs  the programs to consider
+    """
     by_option: dict[str, dict[str, str]] = {}
     for each in misreads:
         by_option.setdefault(each.option, {}).update(each.by)
@@ -71,7 +76,7 @@ def problems(
 
 
 def program_of(folder: PurePath) -> str | None:
-    """The program that a folder belongs to, by the names of the folder and those above it; None for others."""
+    """Return the program of PROGRAMS that `folder` belongs to, by its name or those of the folders above; None for others."""
     for name in (folder.name, *(each.name for each in folder.parents)):
         for program, words in PROGRAMS.items():
             if any(word in name.lower() for word in words):

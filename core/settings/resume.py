@@ -1,4 +1,4 @@
-"""Starting from a training state or a later step."""
+"""Settings of starting from a training state or at a later step."""
 
 from core.settings.base import Settings, kohya_setting
 
@@ -38,6 +38,7 @@ class ResumeSettings(Settings):
     )
 
     def summary(self) -> str:
+        """Return where the run starts in one line."""
         parts = ["from a training state"] if self.resume else []
         if self.initial_step is not None:
             parts += [f"at step {self.initial_step}"]

@@ -1,4 +1,4 @@
-"""Sample images generated during training."""
+"""Settings of sample images during training, and the list of samplers."""
 
 from typing import Annotated, Any, Literal
 
@@ -44,11 +44,12 @@ Side = Annotated[int, Field(ge=64, le=4096, multiple_of=8)]
 
 
 def sampler_name(text: Any) -> Any:
-    """The sampler for a name of sd-scripts; other names are returned unchanged."""
+    """Return the sampler for a name of sd-scripts such as k_euler; other values unchanged."""
     return ALSO_CALLED.get(text, text) if isinstance(text, str) else text
 
 
 def guidance_setting(**more: Any) -> Any:
+    """Declare the guidance scale; keyword arguments are further metadata (see `setting`)."""
     return setting(
         None,
         within=(-100, 100),
@@ -127,9 +128,11 @@ class SampleSettings(Settings):
     @field_validator("sample_sampler", mode="before")
     @classmethod
     def _also_called(cls, value: Any) -> Any:
+        """Replace sd-scripts' names of samplers before validation."""
         return sampler_name(value)
 
     def summary(self) -> str:
+        """Return when samples are generated, sampler and steps in one line."""
         if not (self.sample_prompts or self.sample_prompts_file):
             return "no prompts, no samples"
         periods = ((self.sample_every_n_epochs, "epoch"), (self.sample_every_n_steps, "step"))

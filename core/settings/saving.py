@@ -1,4 +1,4 @@
-"""What a run saves."""
+"""Settings of the checkpoints and training states that a run saves."""
 
 from typing import Literal
 
@@ -190,6 +190,7 @@ class SavingSettings(Settings):
     )
 
     def summary(self) -> str:
+        """Return when and how checkpoints and training states are saved in one line."""
         periods = ((self.save_every_n_epochs, "epoch"), (self.save_every_n_steps, "step"))
         parts = [period_words(period, unit) for period, unit in periods if period and every(period)]
         checkpoints = every(self.checkpoint_every_minutes)

@@ -1,4 +1,4 @@
-"""DeepSpeed ZeRO: optimizer state, gradients and weights are partitioned over processes and can be offloaded."""
+"""Settings of DeepSpeed ZeRO: partitioning of optimizer state, gradients and weights over processes, and offloading."""
 
 from typing import Literal
 
@@ -81,15 +81,16 @@ class ShardingSettings(Settings):
 
     @property
     def active(self) -> bool:
-        """Whether DeepSpeed runs the training: not at stage 0."""
+        """Whether DeepSpeed runs the training: on, and not at ZeRO stage 0."""
         return self.deepspeed and self.zero_stage > 0
 
     @property
     def shares_weights(self) -> bool:
-        """Whether the weights are partitioned too (ZeRO stage 3)."""
+        """Whether weights are partitioned over processes too (ZeRO stage 3)."""
         return self.deepspeed and self.zero_stage == 3
 
     def summary(self) -> str:
+        """Return ZeRO stage and offloading in one line."""
         if not self.deepspeed:
             return "off"
         parts = (("optimizer", self.offload_optimizer_device), ("weights", self.offload_param_device))

@@ -1,4 +1,4 @@
-"""Convert values of settings to text, and text to values: of form fields, of words on the command line, and for messages."""
+"""Convert values of settings to text and back: for form fields, command-line arguments and messages."""
 
 import json
 import math
@@ -26,90 +26,91 @@ MAX_VALUES = 10_000  # in one word of the command line
 
 @dataclass(frozen=True)
 class Codec:
-    """The conversions for one kind of setting. `read` and `word` raise ProblemsError.
+    """Conversions of one kind of setting. `read` and `argument` raise ProblemsError for unreadable text.
 
-    write  (setting, value) -> content of its form field: text, or the value itself for check boxes and choices
-    read   (setting, content of its form field) -> value
-    word   (setting, word of the command line) -> value; None: `read`
+    write     (setting, value) -> content of its form field: text, or the value itself for check boxes and choices
+    read      (setting, content of its form field) -> value
+    argument  (setting, argument of the command line) -> value; None: `read` is used
     """
 
     write: Callable[[Declared, Any], Any]
     read: Callable[[Declared, Any], Any]
-    word: Callable[[Declared, str], Any] | None = None
+    argument: Callable[[Declared, str], Any] | None = None
 
 
 def text_of(entry: Declared, value: Any) -> Any:
-    """The content of a setting's form field for a value."""
+    """Return the content of a setting's form field for `value`: text, or the value itself for check boxes and choices; "" for None."""
     return "" if value is None and entry.kind != "bool" else _codec(entry).write(entry, value)
 
 
 def value_from(entry: Declared, raw: Any) -> Any:
-    """The JSON value of a form field's content. Raises ProblemsError for unreadable text; limits are checked later."""
+    """Parse the content `raw` of a setting's form field. Raises ProblemsError for unreadable text; limits are checked later."""
     bare = entry.kind in ("bool", "choice")
     return _codec(entry).read(entry, raw if bare else "" if raw is None else str(raw))
 
 
 def value_typed(entry: Declared, text: str) -> Any:
-    """The JSON value of a word on the command line; `null` is None. Unreadable text is returned unchanged: the check refuses it
-    later."""
+    """Parse a command-line argument; `null` is None. Unreadable text is returned unchanged, for the later check to refuse."""
     if text == "null" or (text == "" and entry.optional):
         return None
     if entry.kind != "text" and text.count(",") > MAX_VALUES:
         return text
     try:
         codec = _codec(entry)
-        return (codec.word or codec.read)(entry, text)
+        return (codec.argument or codec.read)(entry, text)
     except ProblemsError:
-        return _plain(entry, text)
+        return _json_or_text(entry, text)
 
 
-def _json_or(read: Callable[[str], Any], text: str) -> Any:
-    """The parsed JSON (at most MAX_VALUES values), else `read(text)`."""
+def _json_else(read: Callable[[str], Any], text: str) -> Any:
+    """Parse JSON of at most MAX_VALUES values; for other text return `read(text)`."""
     try:
         return parse_json(text, "command line", max_values=MAX_VALUES, finite=False)
     except ProblemsError:
         return read(text)
 
 
-def _plain(entry: Declared, text: str) -> Any:
-    """The parsed JSON; a boolean for true and false in any case; else the text itself."""
-    return _json_or(lambda text: {"true": True, "false": False}.get(text.lower(), text), text)
+def _json_or_text(entry: Declared, text: str) -> Any:
+    """Parse JSON, or true and false in any case; other text is returned unchanged."""
+    return _json_else(lambda text: {"true": True, "false": False}.get(text.lower(), text), text)
 
 
 # ---- numbers
 
 
 def _unless_empty(read: Callable[[Declared, str], Any]) -> Callable[[Declared, str], Any]:
-    """`read`, applied to the stripped text with a decimal point. Empty text is None; for a required setting, ProblemsError."""
+    """Return `read` extended to strip the text and replace a decimal comma first; empty text is None, or an error if required."""
 
     def filled(entry: Declared, text: str) -> Any:
+        """Read the text; None if it is empty and the setting optional, ProblemsError if required."""
         text = with_point(entry, text.strip())
         if text:
             return read(entry, text)
         if entry.optional:
             return None
-        raise _bad(entry, "empty")
+        raise _bad_value(entry, "empty")
 
     return filled
 
 
 def with_point(entry: Declared, text: str) -> str:
-    """The text of a single number with a point for a decimal comma. Raises ProblemsError for an ambiguous comma: 1,000."""
+    """Replace the decimal comma of a single number by a point. Raises ProblemsError for an ambiguous comma, as in 1,000."""
     if entry.kind not in ("int", "float", "span") or not re.fullmatch(ONE_COMMA, text, re.IGNORECASE):
         return text
     decimal, without_comma = text.replace(",", "."), text.replace(",", "")
     if re.match(THOUSANDS, text):
         fix = f"write {without_comma}" if entry.kind == "int" else f"write {without_comma} or {decimal}"
-        raise _bad(entry, f"'{text}', which may mean {without_comma} or {decimal}", fix)
+        raise _bad_value(entry, f"'{text}', which may mean {without_comma} or {decimal}", fix)
     return decimal
 
 
 def _number_text(entry: Declared, value: Any) -> str:
+    """Return a number as text; a number of bytes with its unit."""
     return bytes_text(value) if entry.unit == "bytes" and isinstance(value, int) else number_text(value)
 
 
 def bytes_text(count: int) -> str:
-    """A size such as "1 GB" or "512 MB" (powers of 1024); the plain number of bytes if that is not whole."""
+    """Return a number of bytes as "1 GB" or "512 MB" (powers of 1024) if that is exact, else in plain digits."""
     for sign in ("t", "g", "m"):
         if count >= SIZE_SIGNS[sign] and count % SIZE_SIGNS[sign] == 0:
             return f"{count // SIZE_SIGNS[sign]} {sign.upper()}B"
@@ -117,14 +118,17 @@ def bytes_text(count: int) -> str:
 
 
 def _number(entry: Declared, text: str, full_text: str = "") -> int | float:
-    """Parse a number, for bytes with a unit ("512 MB"). Raises ProblemsError. full_text: that it is part of, for messages"""
+    """Parse a finite number; in bytes also with a unit ("512 MB"). Raises ProblemsError, which quotes `full_text` (default: `text`).
+
+    Returns a float for "float" settings and pairs of rates; for others a whole number becomes an int.
+    """
     size = re.fullmatch(r"([\d.]+)\s*([kmgt])i?b?", text.lower()) if entry.unit == "bytes" else None
     try:
         number = float(size[1] if size else text)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise _bad(entry, f"'{(full_text or text)[:40]}', which is not a number")
+        raise _bad_value(entry, f"'{(full_text or text)[:40]}', which is not a number")
     if size:
         return int(number * SIZE_SIGNS[size[2]])
     if entry.kind == "float" or (entry.kind == "pair" and not _is_size(entry)):
@@ -132,32 +136,33 @@ def _number(entry: Declared, text: str, full_text: str = "") -> int | float:
     if number == int(number):
         return int(text) if text.lstrip("+-").isdecimal() else int(number)  # a float holds 16 digits, a seed 20
     if entry.kind == "int" or _is_size(entry):  # 2.5 is a number, only not one that this setting takes
-        raise _bad(entry, f"{text}, which is not a whole number")
+        raise _bad_value(entry, f"{text}, which is not a whole number")
     return number
 
 
-def _bad(entry: Declared, what: str, fix: str = "") -> ProblemsError:
+def _bad_value(entry: Declared, what: str, fix: str = "") -> ProblemsError:
+    """Return the error that the setting is `what`; `fix` defaults to the allowed values."""
     fix = fix or f"use {allowed(entry)}"
     return ProblemsError.one(f"{entry.title} is {what}", entry.path, fix, "settings.bad-value")
 
 
 def _is_size(entry: Declared) -> bool:
-    """Whether a pair is (width, height) of whole numbers rather than two rates."""
+    """Return whether a pair is a size (width, height) in pixels, rather than two rates."""
     return entry.unit == "pixels"
 
 
 def _pair_text(entry: Declared, value: Any) -> str:
-    """The text of a pair: "512 x 768" for a size, else "0.9, 0.999"."""
+    """Return a pair as text: "512 x 768" for a size, else "0.9, 0.999". A single number stands alone."""
     numbers = value if isinstance(value, (list, tuple)) else [value]
     return (" x " if _is_size(entry) else ", ").join(number_text(number) for number in numbers)
 
 
 def _numbers(entry: Declared, text: str) -> Any:
-    """Parse one number, or several separated by x, commas or spaces. Raises ProblemsError."""
+    """Parse one number, or a list of numbers separated by x, commas, semicolons or spaces. Raises ProblemsError."""
     parts = [part for part in re.split(r"[x×,;\s]+", text.strip().strip("()[]")) if part]
     if any(re.match(r"[-+]?0\d", part) for part in parts):  # 0,0001 would be the two numbers 0 and 1
         what = f"'{text.strip()[:40]}', where a comma separates numbers"
-        raise _bad(entry, what, "write decimals with a point, such as 0.0001")
+        raise _bad_value(entry, what, "write decimals with a point, such as 0.0001")
     numbers = [_number(entry, part, text.strip()) for part in parts]
     return numbers[0] if len(numbers) == 1 else numbers
 
@@ -166,31 +171,33 @@ def _numbers(entry: Declared, text: str) -> Any:
 
 
 def _text(entry: Declared, text: str) -> str | None:
-    """The text, stripped for names and paths: prefixes and separators may need their spaces. None if empty and optional."""
+    """Return the text, stripped for paths and `output_name`; prefixes and separators keep their spaces. Empty optional text is None."""
     if entry.optional and not text.strip():
         return None
     return text.strip() if entry.widget or entry.name == "output_name" else text
 
 
 def _lines(entry: Declared, text: str) -> list[str]:
+    """Split text into stripped lines without empty ones, which only settings with a line per file (`blocks_of`) keep."""
     if entry.blocks_of:  # the first line is the first file's
         return [line.strip() for line in text.rstrip().splitlines()]
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _parse_list(entry: Declared, text: str) -> list[Any]:
-    """Parse a JSON list or comma-separated items."""
-    value = _json_or(lambda text: [part.strip() for part in text.split(",")] if "," in text else text, text)
+    """Parse a JSON list or comma-separated items; any other text becomes a single item."""
+    value = _json_else(lambda text: [part.strip() for part in text.split(",")] if "," in text else text, text)
     return value if isinstance(value, list) else [text]
 
 
 def _sizes(entry: Declared, text: str) -> Any:
-    """Parse a list of sizes: JSON, or "768,512x768"."""
-    value = _json_or(lambda text: [_numbers(entry, part) for part in text.lower().split(",")], text)
+    """Parse a list of sizes: JSON, or "768,512x768" -> [768, [512, 768]]."""
+    value = _json_else(lambda text: [_numbers(entry, part) for part in text.lower().split(",")], text)
     return value if isinstance(value, list) else [value]
 
 
 def _object(entry: Declared, text: str) -> dict[str, Any]:
+    """Parse a JSON object; empty text is {}. Raises ProblemsError for anything else."""
     value = json_or_none(text.strip() or "{}")
     if isinstance(value, dict):
         return value
@@ -199,7 +206,7 @@ def _object(entry: Declared, text: str) -> dict[str, Any]:
 
 
 def _arguments(text: str) -> Any:
-    """Parse sd-scripts' arguments, name=value separated by spaces: "weight_decay=0.1 betas=0.9,0.99"."""
+    """Split sd-scripts' arguments at spaces outside quotes: "a=1 b=2" -> ["a=1", "b=2"]. An unclosed quote leaves the text unsplit."""
     try:
         return shlex.split(text)
     except ValueError:  # a quotation mark that is not closed
@@ -207,7 +214,7 @@ def _arguments(text: str) -> Any:
 
 
 def arguments_text(arguments: Mapping[str, Any]) -> str:
-    """Arguments as sd-scripts' name=value, one per line: betas=0.9,0.99, decouple=true, text without quotes."""
+    """Return arguments as sd-scripts' name=value, one per line: betas=0.9,0.99, decouple=true, text without quotes where unambiguous."""
     lines = []
     for name, value in arguments.items():
         if isinstance(value, str):
@@ -221,7 +228,7 @@ def arguments_text(arguments: Mapping[str, Any]) -> str:
 
 
 def source_text(source: Source | dict) -> str:
-    """A dataset folder in one line: its name and the number of its own settings."""
+    """Describe a dataset folder in one line: name, "left out" if disabled, and how many settings differ from the dataset's."""
     item = to_values(source) if isinstance(source, Source) else source
     overrides = [name for name, value in item.items() if name not in ("folder", "enabled") and value is not None]
     parts = [str(item["folder"])] + ([] if item.get("enabled", True) else ["left out"])
@@ -233,23 +240,25 @@ def source_text(source: Source | dict) -> str:
 # ---- the table
 
 
-def _same(entry: Declared, value: Any) -> Any:
+def _unchanged(entry: Declared, value: Any) -> Any:
+    """Return the value unchanged."""
     return value
 
 
-def _one_of(entry: Declared, text: str) -> Any:
-    return text if all(isinstance(choice, str) for choice in entry.choices) else _plain(entry, text)
+def _choice(entry: Declared, text: str) -> Any:
+    """Parse a command-line argument of a choice: as text if all choices are texts, else as JSON."""
+    return text if all(isinstance(choice, str) for choice in entry.choices) else _json_or_text(entry, text)
 
 
 CODECS = {
-    "bool": Codec(_same, lambda entry, raw: bool(raw), _plain),
-    "choice": Codec(_same, lambda entry, raw: None if raw == "" and entry.optional else raw, _one_of),
+    "bool": Codec(_unchanged, lambda entry, raw: bool(raw), _json_or_text),
+    "choice": Codec(_unchanged, lambda entry, raw: None if raw == "" and entry.optional else raw, _choice),
     "int": Codec(_number_text, _unless_empty(_number)),
     "float": Codec(_number_text, _unless_empty(_number)),
     # the declaration tells steps, parts and percentages apart
-    "span": Codec(_number_text, _unless_empty(_same), _unless_empty(_plain)),
+    "span": Codec(_number_text, _unless_empty(_unchanged), _unless_empty(_json_or_text)),
     "pair": Codec(_pair_text, _unless_empty(_numbers)),
-    "text": Codec(lambda entry, value: str(value), _text, _same),
+    "text": Codec(lambda entry, value: str(value), _text, _unchanged),
     "list": Codec(lambda entry, value: "\n".join(map(str, value)), _lines, _parse_list),
     "sources": Codec(lambda entry, value: "\n".join(map(source_text, value)), _lines, _parse_list),
     "sizes": Codec(
@@ -259,12 +268,13 @@ CODECS = {
     ),
     "object": Codec(lambda entry, value: json.dumps(value, ensure_ascii=False) if value else "", _object),
     "arguments": Codec(
-        lambda entry, value: arguments_text(value), _lines, lambda entry, text: _json_or(_arguments, text)
+        lambda entry, value: arguments_text(value), _lines, lambda entry, text: _json_else(_arguments, text)
     ),
 }
 
 
 def _codec(entry: Declared) -> Codec:
+    """Return the codec for a setting's widget ("sizes", "sources") or kind."""
     return CODECS[entry.widget if entry.widget in ("sizes", "sources") else entry.kind]
 
 
@@ -272,7 +282,7 @@ def _codec(entry: Declared) -> Codec:
 
 
 def shown_value(entry: Declared, value: Any) -> str:
-    """A value as text, for notes: "empty", "on", "cosine", "1e-4"."""
+    """Return a value as text for messages: "empty", "on", "cosine", "1e-4"."""
     if entry.kind == "bool":
         return "on" if value else "off"
     if entry.kind == "choice":
@@ -282,17 +292,17 @@ def shown_value(entry: Declared, value: Any) -> str:
 
 
 def summary(job: Settings, group: str) -> str:
-    """A group in one line, for the form's collapsed group: "LoRA rank 16, alpha 16". Its `summary`, else the settings that are
-    not at their default."""
+    """Summarize a group in one line for the collapsed form: "LoRA rank 16, alpha 16". By default, lists settings that were changed."""
     settings = getattr(job, group)
     if isinstance(job, TrainJob) and group == "validation":
         return _validation(job)
     if isinstance(job, TrainJob) and group == "captions" and not job.method.traits.new_words:
         settings = settings.model_copy(update={"caption_template": "none"})
-    return settings.summary() or _what_differs(settings, group)
+    return settings.summary() or _changed_settings(settings, group)
 
 
 def _validation(job: TrainJob) -> str:
+    """Summarize the validation group: held-out images and how often validation loss is measured."""
     validation, sources = job.validation, [source for source in job.dataset.sources if source.enabled]
     share = validation.validation_split
     folders = sum(bool(each.validation_images) + (each.role == "validation") for each in sources)
@@ -307,7 +317,8 @@ def _validation(job: TrainJob) -> str:
     return ", ".join(parts)
 
 
-def _what_differs(settings: Settings, group: str) -> str:
+def _changed_settings(settings: Settings, group: str) -> str:
+    """Return the first two settings of a group that differ from their defaults, and the number of others; "defaults" if none differs."""
     entries = [Declared(f"{group}.{name}", group, name, info) for name, info in type(settings).model_fields.items()]
     changed = [
         f"{entry.title} {shown_value(entry, value)[:30]}"

@@ -250,7 +250,7 @@ class PlainForm(PresetForm):
         before = self.load() if name is None else self.initial()
         values, notes = self.values_of(preset_files.apply(preset), before) if preset else (before, [])
         self.put(values, name, corrected=self.known)
-        message = "The JSON is applied." if name is None else f"Loaded {self.presets.shown_name(name)}."
+        message = "The JSON is applied." if name is None else f"Loaded {self.presets.display_name(name)}."
         return Done(done or message, notes) if preset else None
 
     def delete(self, name: str) -> Done | None:
@@ -274,7 +274,7 @@ class PlainForm(PresetForm):
         """HTML of the preset bar: the list of presets, the number of changes, undo, redo and the menu."""
         name, changed = self.name, self.changed()
         names = self.presets.names(self.task_name)
-        listed = options([("Defaults", ""), *((self.presets.shown_name(each), each) for each in names)], name)
+        listed = options([("Defaults", ""), *((self.presets.display_name(each), each) for each in names)], name)
         state = f"{len(changed)} changed" if changed else "as saved" if name else "defaults"
         return (
             f'<div class="form-presets block-part{" is-changed" if changed else ""}" role="group" aria-label="Preset">'

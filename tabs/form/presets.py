@@ -135,7 +135,7 @@ class PresetForm(ABC):
                 description = self.description
                 saved = self.presets.save(name, job, task=self.task_name, replace=replace, description=description)
             else:
-                saved = self.presets.keep(user_name, preset_files.with_job(replaced, job), replace=True)
+                saved = self.presets.save_copy(user_name, preset_files.with_job(replaced, job), replace=True)
             self.set_preset(saved)
         return Done(f"Saved as {saved.removeprefix('user/')}.")
 
@@ -164,7 +164,7 @@ class PresetForm(ABC):
         existing = {name.casefold() for name in self.presets.names()}  # one file each on Windows and macOS
         name = next(name for name in numbered(stem) if f"user/{name}".casefold() not in existing)
         job, replaces_job = preset_files.apply(preset), preset.kind != "recipe"
-        stored = self.presets.keep(name, preset_files.with_job(preset, job) if replaces_job else preset)
+        stored = self.presets.save_copy(name, preset_files.with_job(preset, job) if replaces_job else preset)
         return self.choose(stored, f"Opened {file_name} and kept it as {name}.")
 
 

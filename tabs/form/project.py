@@ -283,7 +283,7 @@ class Project(PresetForm):
         bad = {path: each for path, each in self.bad.items() if preset_files.keeps(FIELDS[path]) and path not in stated}
         self.replace(job, preset=name, did=f"loading {name}" if name else "reset to default", bad=bad)
         stays = "; your model, images, prompts, names, validation and logging stay" if recipe else ""
-        message = f"{self.presets.shown_name(name)} loaded{stays}." if name else "All settings are at their defaults."
+        message = f"{self.presets.display_name(name)} loaded{stays}." if name else "All settings are at their defaults."
         return self._replaced_message(done or message, unsaved)
 
     def restore_all(self) -> Done:

@@ -89,7 +89,7 @@ class Comparisons:
     def _side(self, letter: str, name: str) -> Side:
         facts = self._page.engine.snapshot(name)
         folder = RunFolder(self._page.workspace.runs / Path(name).name)
-        preset = self._page.presets.shown_name(folder.preset)
+        preset = self._page.presets.display_name(folder.preset)
         return Side(letter, facts, self._page.readable_job(name), preset, read_dataset(folder.dataset_file))
 
 

@@ -99,7 +99,7 @@ def origin_texts(run: RunSummary, presets: PresetStore) -> list[str]:
     """Dataset, base model, method, preset and person of a run, if known."""
     facts = run.words
     method = shown_value(FIELDS["method.kind"], facts.method) if facts.method else ""
-    preset = f"preset {presets.shown_name(facts.preset)}" if facts.preset else ""
+    preset = f"preset {presets.display_name(facts.preset)}" if facts.preset else ""
     return [
         each for each in (facts.dataset, facts.model, method, preset, f"of {run.person}" * bool(run.person)) if each
     ]
@@ -316,7 +316,7 @@ def details(
     parts.append(_naming(run, others_run))
     kept_names = {(run.folder / file).name: name for file, name in read_kept(run.folder).items()}
     files = _files(facts.get("files", []), host.file_url, copies, run.best_file, kept_names, others_run)
-    first_column = [_about(run, facts, size, host.presets.shown_name(run.words.preset)), files]
+    first_column = [_about(run, facts, size, host.presets.display_name(run.words.preset)), files]
     at_base = job is None or job.starts_at_base
     right = [_samples(facts.get("samples", []), host.thumb_url, host.file_url, at_base), more]
     parts.append(f'<div class="run-columns"><div>{"".join(first_column)}</div><div>{"".join(right)}</div></div>')

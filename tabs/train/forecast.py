@@ -17,7 +17,7 @@ from core.settings.base import value_of
 from core.settings.dataset.concepts import concepts_of
 from core.settings.job import TrainJob
 from core.settings.presets.levels import level_of, levels
-from core.settings.rules.dataset import changes_by_chance
+from core.settings.rules.dataset import random_augmentations
 from core.settings.sharding import ShardingSettings
 from core.settings.values import shown_value
 from core.training.loop.prior import needs_untrained_model
@@ -226,7 +226,7 @@ def _outside_gpu(memory: int, disk: int) -> list[str]:
 def plan_key(job: TrainJob) -> Any:
     """The settings that a forecast depends on."""
     folders = [
-        (images.resolution, images.more_resolutions, images.train_batch_size, bool(changes_by_chance(images)))
+        (images.resolution, images.more_resolutions, images.train_batch_size, bool(random_augmentations(images)))
         for images in (concept.images for concept in concepts_of(job))
     ]
     values = [value_of(job, f"{group}.{name}") for group, names in COUNTED.items() for name in names.split()]

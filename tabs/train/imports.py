@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.imports.dataset_export import dataset_text, without_passed
 from core.imports.projects.export import export_project, with_prediction
-from core.imports.projects.importers import fitted, import_project
+from core.imports.projects.importers import adapted_to_machine, import_project
 from core.imports.projects.kohya_export import export_preset
 from core.imports.projects.missing import SOURCES, missing_paths, nearby, nearby_folders
 from core.imports.projects.report import FOLDED, IMPORTED, TITLES, ChoiceNeeded, Entry, Import
@@ -67,7 +67,7 @@ def _import_text(page: Page, name: str, text: str, choice: str, token: str) -> D
         imported = _import_header(text, name, page.workspace.private)
     else:
         imported = import_project(text, name=name, folder=None if page.shared else PROJECT, choice=choice)
-    imported = fitted(imported)
+    imported = adapted_to_machine(imported)
     details = {"token": token, "description": imported.description, "report": report_of(imported, page)}
     return page.project.take_import(
         imported.job, name or imported.title, f"{name or imported.title} imported: {imported.summary}.", details

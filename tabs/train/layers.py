@@ -142,7 +142,7 @@ def chosen_layers(job: TrainJob, tree: LayerTree) -> ChosenLayers:
     choice, size_of = LayerChoice(network), kind_sizes(network, kind_settings, tree.layers)
     return ChosenLayers(
         tree,
-        tree.mask(choice.takes(layer, trains_by_default(network, layer)) for layer in tree.layers),
+        tree.mask(choice.trains(layer, trains_by_default(network, layer)) for layer in tree.layers),
         tree.mask(trains_by_default(network.model_copy(update={"layers": []}), layer) for layer in tree.layers),
         tree.mask(wanted(network, layer.name) for layer in tree.layers),
         tree.mask(size_of(layer) is not None for layer in tree.layers),

@@ -32,7 +32,7 @@ def _preset_rows(page: Page) -> list[tuple[str, str, str]]:
     for number, name in enumerate(page.presets.names("train")):
         preset = read_preset(page.presets, name)
         is_user = name.startswith("user/")
-        label = page.presets.shown_name(name) + (" (yours)" if is_user else "")
+        label = page.presets.display_name(name) + (" (yours)" if is_user else "")
         family = preset.family if preset is not None and not is_user else ""
         fits_gpu = preset is None or preset.kind != "recipe" or fits(preset, gpu)
         label += "" if fits_gpu or not gpu else " (needs more VRAM)"
@@ -71,7 +71,9 @@ def _fit(page: Page, recipe: preset_files.Preset) -> dict[str, Any] | None:
     others = {name: preset for name in names if (preset := read_preset(page.presets, name)) is not None}
     wanted_family = family if family in FAMILY_NAMES else recipe.family
     closest = nearest(others.values(), recipe, wanted_family, gpu)
-    offer = next(([name, page.presets.shown_name(name)] for name, preset in others.items() if preset is closest), None)
+    offer = next(
+        ([name, page.presets.display_name(name)] for name, preset in others.items() if preset is closest), None
+    )
     mismatch = any(problem.code == "recipe.other-family" for problem in problems)
     return {
         "what": [f"{problem.what}." for problem in problems],

@@ -252,7 +252,7 @@ def recommended() -> Facts:
         found = usual_rates(job)
         yield (
             f"rates {kind} {rank} {alpha}",
-            found and [found.low, found.start, found.high, found.far(1e-5), found.far(1e-2)],
+            found and [found.low, found.start, found.high, found.deviation(1e-5), found.deviation(1e-2)],
         )
     for values in (
         {"learning_rate": 1e-4, "unet_lr": 2e-4, "text_encoder_lr": 5e-5},

@@ -88,7 +88,7 @@ def drawn(draw: Random, key: str, default: Any, choices: Any) -> Any:
 
 def some(draw: Random, table: Table, prefix: str, number: int) -> dict[str, Any]:
     """Values for some keys below a prefix."""
-    rows = list(table.below(prefix))
+    rows = list(table.rows_below(prefix))
     return {
         key.removeprefix(prefix): drawn(draw, key, row.default, row.choices)
         for key, row in draw.sample(rows, min(number, len(rows)))

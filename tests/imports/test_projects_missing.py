@@ -5,7 +5,7 @@ import os
 import pytest
 
 from core.imports.projects import importers
-from core.imports.projects.importers import fitted, import_project
+from core.imports.projects.importers import adapted_to_machine, import_project
 from core.imports.projects.missing import SOURCES, missing_files, missing_paths, nearby, nearby_folders
 from core.record.workspace import Workspace
 from core.settings.check import build
@@ -50,9 +50,9 @@ def test_a_windows_folder_to_write_to_is_missing_and_refused_on_other_systems():
 def test_xformers_becomes_auto_only_where_it_is_not_installed(monkeypatch):
     found = import_project(COMMAND.format("/a", "b") + " --xformers")
     monkeypatch.setattr(importers, "find_spec", lambda name: name)
-    assert fitted(found) is found and found.job.memory.attention == "xformers"
+    assert adapted_to_machine(found) is found and found.job.memory.attention == "xformers"
     monkeypatch.setattr(importers, "find_spec", lambda name: None)
-    changed = fitted(found)
+    changed = adapted_to_machine(found)
     assert changed.job.memory.attention == "auto"
     assert [each.key for each in changed.entries("changed")] == ["xformers"]
 

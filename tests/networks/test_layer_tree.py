@@ -37,7 +37,7 @@ def usually(tree, **given):
 def chosen_by(tree, texts):
     settings = NetworkSettings(layers=texts[0], exclude_layers=texts[1])
     choice = LayerChoice(settings)
-    return tree.mask(choice.takes(layer, trains_by_default(settings, layer)) for layer in tree.layers)
+    return tree.mask(choice.trains(layer, trains_by_default(settings, layer)) for layer in tree.layers)
 
 
 def named(tree, *names):
@@ -77,7 +77,7 @@ def test_each_layer_is_in_one_leaf_and_each_expression_finds_the_layers_that_the
     for text, found in tree.expressions.items():
         if text not in names:  # compared as it is: only its own layer has it
             entry = Entry(text, "network.layers", seconds=1e9)
-            assert tree.mask(entry.finds(layer) for layer in tree.layers) == found, text
+            assert tree.mask(entry.matches(layer) for layer in tree.layers) == found, text
     assert sum(any(name in other for other in names) for name in names) == len(names)
 
 

@@ -82,8 +82,8 @@ def test_rank_and_alpha_of_each_block():
 )
 def test_what_each_kind_of_argument_takes(kind, takes, refuses):
     argument = Argument("x", kind, default=[0.9, 0.999] if kind == "numbers" else None, choices=("a", 2))
-    assert all(map(argument.takes, takes)) and not any(map(argument.takes, refuses))
-    assert Argument("x", kind, optional=True, choices=("a", 2)).takes(None)
+    assert all(map(argument.accepts, takes)) and not any(map(argument.accepts, refuses))
+    assert Argument("x", kind, optional=True, choices=("a", 2)).accepts(None)
 
 
 @pytest.mark.parametrize(
@@ -407,7 +407,7 @@ OUT = Layer("lora_unet_conv_out", "conv_out", True, True)
 )  # fmt: skip
 def test_what_an_item_of_the_layers_finds(text, finds):
     entry = Entry(text, "network.layers")
-    assert [layer for layer in (WIDE, UNET, TEXT, OUT) if entry.finds(layer)] == finds
+    assert [layer for layer in (WIDE, UNET, TEXT, OUT) if entry.matches(layer)] == finds
 
 
 def test_block_counts_in_words():
@@ -436,7 +436,7 @@ def test_the_program_of_a_folder(folder, program):
 def test_a_rate_is_far_at_three_times_the_usual():
     usual = Usual(3e-5, 1e-4, 1e-3)
     for rate, way in ((1e-5, ""), (9.9e-6, "below"), (3e-3, ""), (3.1e-3, "above"), (0, "below"), (math.nan, "below")):
-        assert usual.far(rate) == way, rate
+        assert usual.deviation(rate) == way, rate
 
 
 @pytest.mark.parametrize(("number", "text"), [(1e-3, "0.001"), (9.99e-4, "1e-3"), (1.25e-3, "0.0013"), (2e10, "2e+10")])

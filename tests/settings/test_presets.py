@@ -109,7 +109,7 @@ def test_a_recipe_leaves_model_dataset_prompts_and_name_alone(tmp_path):
             "samples": {"sample_prompts": ["p"], "sample_steps": 5},
         },
     )
-    got = apply(store.load(store.keep("r", recipe)), form)
+    got = apply(store.load(store.save_copy("r", recipe)), form)
     assert (got.dataset.folder, got.model.base_model, got.saving.output_name, got.samples.sample_prompts) == (
         "b",
         "m",

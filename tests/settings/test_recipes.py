@@ -12,7 +12,7 @@ from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import TrainJob
 from core.settings.presets import files as presets
-from core.settings.presets.files import PresetStore, apply, differences, keeps, read, refused
+from core.settings.presets.files import PresetStore, apply, differences, keeps, outside_recipes, read
 from core.settings.rules import set_without_effect, training_problems
 from core.training.memory.plan import memory_plan
 from tests.selection import slow_unless
@@ -90,7 +90,7 @@ def test_a_recipe_states_only_what_differs_from_the_defaults(name):
     preset, job = RECIPE[name], loaded(name)
     stated = preset.stated()
     for path, value in stated.items():
-        assert not refused(SETTINGS[path])
+        assert not outside_recipes(SETTINGS[path])
         assert value_of(job, path) == value_of(apply(preset), path)
         assert keeps(SETTINGS[path]) or value != SETTINGS[path].default, path
     assert {"dataset.resolution", "dataset.train_batch_size"} == {path for path in stated if keeps(SETTINGS[path])}
@@ -163,10 +163,10 @@ def test_a_recipe_fits_its_vram_by_the_memory_forecast(name):
 
 def test_an_opened_recipe_is_kept_with_its_title_and_reasons(tmp_path):
     store, preset = PresetStore(tmp_path), RECIPE["sdxl_lora_8gb"]
-    again = store.load(store.keep("mine", preset))
+    again = store.load(store.save_copy("mine", preset))
     assert replace(again, name=preset.name) == preset
     with pytest.raises(ProblemsError) as twice:
-        store.keep("mine", preset)
+        store.save_copy("mine", preset)
     assert twice.value.codes == ["preset.exists"]
 
 

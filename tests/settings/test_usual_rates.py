@@ -59,7 +59,7 @@ def test_every_optimizer_of_every_method_has_a_rate_to_start_with_and_is_told_wh
         start = float(short(usual.start))
         if kind in ("lora", "embedding"):
             assert far(kind, optimizer_type=name, optimizer_args=arguments, learning_rate=start) == {}, name
-        assert usual.far(1e-12) == "below" and usual.far(usual.high * 1e3) == "above", name
+        assert usual.deviation(1e-12) == "below" and usual.deviation(usual.high * 1e3) == "above", name
 
 
 def test_a_rate_of_another_method_is_told():

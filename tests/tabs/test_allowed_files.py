@@ -150,7 +150,7 @@ def test_a_folder_of_allow_is_open_to_a_shared_page(tmp_path):
     image(tmp_path / "photos" / "fox")
     space = Workspace(tmp_path / "out", tmp_path / "models", tmp_path / "presets", allowed=(tmp_path / "photos",))
     shared = Roots(space, local=False)
-    assert shared.check(str(tmp_path / "photos" / "fox")) and Limits.of(space).opens(str(tmp_path / "photos" / "fox"))
+    assert shared.check(str(tmp_path / "photos" / "fox")) and Limits.of(space).allows(str(tmp_path / "photos" / "fox"))
     assert ("photos", tmp_path / "photos") in starts(shared)
     with pytest.raises(ProblemsError) as refused:
         shared.check(str(tmp_path / "other"))

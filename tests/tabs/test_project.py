@@ -136,7 +136,7 @@ def test_loading_a_preset_gives_exactly_the_saved_job(project, store):
 
 def test_a_recipe_says_what_it_left_alone_and_never_marks_it(project, store):
     recipe = parse({"kind": "recipe", "schema_version": 3, "network": {"rank": 64}}, "style.json")
-    name = store.keep("style", recipe)
+    name = store.save_copy("style", recipe)
     project.edit("dataset.folder", "my/images")
     assert "your model, images, prompts" in project.choose(name).text
     assert project.job.dataset.folder == "my/images" and project.job.network.rank == 64

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from core.dataset.buckets.aspect_ratio import Placement, Size
 from core.record import draws
 from core.settings.dataset.images import ImageSettings
-from core.settings.rules.dataset import changes_by_chance
+from core.settings.rules.dataset import random_augmentations
 
 if TYPE_CHECKING:
     from core.dataset.buckets.batches import Placed
@@ -51,12 +51,12 @@ class Face:
 
 def is_varied(images: ImageSettings) -> bool:
     """Whether augmentation does more than flipping, so that latents cannot be cached."""
-    return bool(changes_by_chance(images))
+    return bool(random_augmentations(images))
 
 
 def crop_varies(images: ImageSettings) -> bool:
     """Whether the crop is random, so that control images cannot be cached; colors change the image alone."""
-    return any(name != "color_aug" for name in changes_by_chance(images))
+    return any(name != "color_aug" for name in random_augmentations(images))
 
 
 def draw_view(placed: Placed, seed: int, epoch: int, repeat: int) -> View:

@@ -1,4 +1,4 @@
-"""Reads the training settings of AI Toolkit (ostris/ai-toolkit): a job as YAML or JSON, of which one process is a training."""
+"""Import training settings of AI Toolkit (ostris/ai-toolkit): a job as YAML or JSON, one process of which is a training."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,15 +12,15 @@ from core.imports.projects.table import (
     Table,
     Values,
     arguments_of,
-    bounded,
     chosen_optimizer,
+    clamp,
     flattened,
     item_values,
     optimizer_settings,
     other_family,
     read_table,
     to_import,
-    within,
+    with_bounds,
 )
 from core.record.bounded_yaml import parse_yaml
 from core.record.problems import ProblemsError
@@ -48,10 +48,12 @@ FIXED: Fixed = {
 
 @cache
 def table() -> Table:
+    """Return the table of AI Toolkit's keys."""
     return read_table(NAME, TITLE, ("datasets.", "sample.samples."))
 
 
 def recognizes(source: Source) -> bool:
+    """Return whether a text is a job of AI Toolkit."""
     if source.path is not None:
         return False
     if source.json is not None:
@@ -61,13 +63,14 @@ def recognizes(source: Source) -> bool:
 
 
 def keys() -> Iterable[str]:
-    """Every key that it knows: those of the process and of its parts with dots."""
+    """Return every key that the importer knows; keys of the parts of a process contain dots."""
     return table().rows
 
 
 def read(source: Source) -> Import:
+    """Import a job of AI Toolkit as a job with a report. Raises ProblemsError."""
     config, choices, choice = resolve(source)
-    settings = config.ruled(RULES)
+    settings = config.settings(RULES)
     folders, prompts = (_items(config, key) for key in ("datasets", "sample.samples"))
     settings |= datasets(config, folders) | samples(config, prompts)
     written = config.written | item_values([*folders, *prompts], table())
@@ -80,9 +83,11 @@ def read(source: Source) -> Import:
 
 
 def resolve(source: Source) -> tuple[Config, tuple[str, ...], str]:
-    """(config of the chosen process, the lines to choose from, the chosen line); () and "" for a single process. Raises
-    ChoiceNeeded if `source.choice` names none of several, and ProblemsError without a process and for models and methods that
-    are not trained here."""
+    """Return (config of the chosen process, lines to choose from, chosen line); () and "" for a single process.
+
+    Raises ChoiceNeeded if `source.choice` names none of several processes, and ProblemsError without a process and for models and
+    methods that are not trained here.
+    """
     content, repeated = (source.json, []) if source.json else parse_yaml(source.text, source.where, source.fix)
     job = content.get("config") if isinstance(content, dict) else None
     processes = job.get("process") if isinstance(job, dict) else None
@@ -101,7 +106,7 @@ def resolve(source: Source) -> tuple[Config, tuple[str, ...], str]:
         what = f"The text uses ${{{each}}}, a variable of the other machine"
         config.warn(what, each, "enter the value in the project", "import.unset-variable")
     raw = {key: "" if (key, value) == ("sample.neg", False) else value for key, value in config.written.items()}
-    config.values = config.take(raw)
+    config.values = config.read(raw)
     config.method = _method(config, source.where)
     for each in repeated[:20]:
         what = f"The key {each[:100]} is written twice; the last one counts"
@@ -110,14 +115,14 @@ def resolve(source: Source) -> tuple[Config, tuple[str, ...], str]:
 
 
 def _title(process: Mapping[str, Any]) -> str:
-    """ "sd_trainer, runwayml/stable-diffusion-v1-5"."""
+    """Return the title of a process for the choice: "sd_trainer, runwayml/stable-diffusion-v1-5"."""
     model = process.get("model")
     name = model.get("name_or_path") if isinstance(model, dict) else ""
     return f"{str(process.get('type'))[:60]}, {str(name)[:100]}"
 
 
 def _with_job_name(value: Any, name: str) -> Any:
-    """A value with the job's name for [name]."""
+    """Replace [name] by the job's name in all texts nested in a value."""
     if isinstance(value, dict):
         return {key: _with_job_name(each, name) for key, each in value.items()}
     if isinstance(value, list):
@@ -126,13 +131,15 @@ def _with_job_name(value: Any, name: str) -> Any:
 
 
 def family(config: Config) -> str:
-    """AI Toolkit's name of the model's architecture."""
+    """Return AI Toolkit's name of the model architecture."""
     arch = config["model.arch"].partition(":")[0].lower()
     return arch or next((name for flag, name in table().data["flags"].items() if config[f"model.{flag}"]), "sd1")
 
 
 def _method(config: Config, where: str) -> str:
-    """The method of the process. Raises ProblemsError for those and for models that are not trained here."""
+    """Return the training method of the process, "lora", "embedding" or "fine_tune". Raises ProblemsError for processes and models that
+    are not trained here.
+    """
     arch, data, process = family(config), table().data, config["type"]
     if arch not in data["families"]:
         raise other_family(config, arch)
@@ -151,6 +158,7 @@ def _method(config: Config, where: str) -> str:
 
 
 def _items(config: Config, key: str) -> list[Values]:
+    """Return the items of the list `key` as {key with the list's prefix: value}; [] if it is missing."""
     listed = config.written.get(key)
     return config.items(key, listed if isinstance(listed, list) else [], f"{key}.")
 
@@ -159,7 +167,7 @@ def _items(config: Config, key: str) -> list[Values]:
 
 
 def model(config: Config) -> Values:
-    """{setting: value} of method, model, attention, seed, output name and logger; a warning if no model is named."""
+    """Return {setting: value} of method, model, attention, seed, output name and logger; a warning if no model is named."""
     if not config["model.name_or_path"]:
         config.warn("The text names no model", "model.name_or_path", "choose the base model", "import.no-model")
     lora = config["model.lora_path"]
@@ -168,14 +176,14 @@ def model(config: Config) -> Values:
         "model.family": table().data["families"][family(config)],
         "model.prediction": "v" if config["model.is_v_pred"] else "epsilon",
         "memory.attention": "xformers" if config["train.xformers"] else "auto",
-        "schedule.seed": config["training_seed"] and within(0, 2**63, int(config["training_seed"])),
+        "schedule.seed": config["training_seed"] and clamp(0, 2**63, int(config["training_seed"])),
         "saving.output_name": config["name"].strip()[:100] or "my_model",
         "logging.log_with": "wandb" if config["logging.use_wandb"] else "tensorboard",
     } | ({"network.base_weights": [lora]} if lora and config.method == "lora" else {})
 
 
 def network(config: Config) -> Values:
-    """{setting: value} of the network and its trained parts, or of the trained parts of a full model; {} for other methods."""
+    """Return {setting: value} of the network and its trained parts, or of the trained parts of a full model; {} for other methods."""
     kind, text, unet = config["network.type"].lower(), config["train.train_text_encoder"], config["train.train_unet"]
     if config.method == "fine_tune":
         return {"method.train_text_encoder": "yes" if text else "no"} | ({} if unet else {"optimizer.unet_lr": 0.0})
@@ -206,13 +214,16 @@ def network(config: Config) -> Values:
 
 
 def _per_step(config: Config) -> int:
-    """How many of AI Toolkit's steps are an optimizer step: gradient_accumulation_steps counts batches, the other does not."""
+    """Return the number of AI Toolkit's steps in an optimizer step: gradient_accumulation_steps, since its steps count batches.
+
+    1 with `gradient_accumulation`, with which its steps are optimizer steps.
+    """
     batches = config["train.gradient_accumulation_steps"]
     return 1 if config["train.gradient_accumulation"] > 1 else max(1, batches)
 
 
 def length(config: Config) -> Values:
-    """{setting: value} of steps, gradient accumulation, saving and sampling, in optimizer steps."""
+    """Return {setting: value} of training length, gradient accumulation, saving and sampling, in optimizer steps."""
     batches, key = _per_step(config), "train.gradient_accumulation_steps"
     if config[key] < 0:
         config.note(key, "unavailable", "accumulates a whole epoch; 1 is set")
@@ -233,7 +244,7 @@ def length(config: Config) -> Values:
 
 
 def optimizer(config: Config) -> Values:
-    """{setting: value} of the optimizer, its arguments and the learning rate; notes where AI Toolkit itself uses other values."""
+    """Return {setting: value} of the optimizer, its arguments and the learning rate; notes where AI Toolkit itself uses other values."""
     name = config["train.optimizer"].lower()
     class_name, implied = chosen_optimizer(config, "train.optimizer", name)
     params = config["train.optimizer_params"]
@@ -254,7 +265,7 @@ def optimizer(config: Config) -> Values:
 
 
 def schedule(config: Config) -> Values:
-    """{setting: value} of the learning rate scheduler: constant, constant with warmup, or cosine; a note for others."""
+    """Return {setting: value} of the learning rate scheduler: constant, constant with warmup, or cosine; a note for others."""
     key, name, params = "train.lr_scheduler_params", config["train.lr_scheduler"], config["train.lr_scheduler_params"]
     numbers = {setting: _number(each) for setting, each in params.items()} if isinstance(params, dict) else {}
     warmup = int(numbers.get("num_warmup_steps") or 0)
@@ -262,7 +273,7 @@ def schedule(config: Config) -> Values:
     if name == "constant_with_warmup":
         settings |= {"lr_scheduler": name, "lr_warmup_steps": warmup if "num_warmup_steps" in numbers else 1000}
     elif name in ("cosine", "cosine_with_restarts"):  # the first restart is after the last step
-        low = within(0.0, 1.0, (numbers.get("eta_min") or 0) / max(config["train.lr"], 1e-12))
+        low = clamp(0.0, 1.0, (numbers.get("eta_min") or 0) / max(config["train.lr"], 1e-12))
         settings |= {"lr_scheduler": "cosine", "lr_scheduler_min_lr_ratio": low or None}
     elif name not in ("constant", "none"):
         sentence = "constant is set; classes of torch are chosen in schedule.lr_scheduler_type"
@@ -273,7 +284,7 @@ def schedule(config: Config) -> Values:
 
 
 def _number(value: Any) -> Any:
-    """A number, also one that is written as a text (1e-4 is one in YAML); None for anything else."""
+    """Return a number, also from a text such as "1e-4", which YAML does not read as a number; None for other values."""
     try:
         number = value if isinstance(value, int) else float(value)
     except (ValueError, TypeError):
@@ -282,8 +293,8 @@ def _number(value: Any) -> Any:
 
 
 def noise(config: Config) -> Values:
-    """{setting: value} of timesteps, precision, loss weights, EMA and prior preservation."""
-    low, high = (within(0, 999, config[f"train.{end}_denoising_steps"]) for end in ("min", "max"))
+    """Return {setting: value} of timesteps, precision, loss weights, EMA and prior preservation."""
+    low, high = (clamp(0, 999, config[f"train.{end}_denoising_steps"]) for end in ("min", "max"))
     precision = config.choice("train.dtype")
     settings = {
         "noise.min_timestep": 999 - max(low, high),  # it counts from the noisiest
@@ -294,7 +305,7 @@ def noise(config: Config) -> Values:
     if config.method == "fine_tune":
         settings["memory.full_precision"] = {"no": "fp32"}.get(precision, precision)
     if config["train.ema_config.use_ema"]:
-        decay = within(0.0, 0.999999, config["train.ema_config.ema_decay"])
+        decay = clamp(0.0, 0.999999, config["train.ema_config.ema_decay"])
         settings |= {"method.ema": True, "method.ema_decay": decay, "method.ema_warmup": False}
     if config["train.inverted_mask_prior"]:
         settings["noise.masked_prior_preservation_weight"] = config["train.inverted_mask_prior_multiplier"]
@@ -312,9 +323,11 @@ RULES = (model, network, length, optimizer, schedule, noise)
 
 
 def datasets(config: Config, listed: list[Values]) -> Values:
-    """{setting: value} of the image folders and of latent caching; a warning if there is no folder. listed: the items of
-    `datasets`"""
-    items = [config.take(each, "datasets.") for each in listed]
+    """Return {setting: value} of the image folders and of latent caching; a warning if there is no folder.
+
+    listed  the items of `datasets`
+    """
+    items = [config.read(each, "datasets.") for each in listed]
     sources = [source for values in items for source in _source(config, values)]
     if not sources:
         config.warn("The text names no image folders", "datasets", "choose the image folders", "import.no-folders")
@@ -330,7 +343,7 @@ def datasets(config: Config, listed: list[Values]) -> Values:
         "dataset.sources": sources,
         "dataset.resolution": sources[0]["resolution"] if sources else 512,
         "dataset.masked_loss": bool(mask_minimums),
-        "noise.unmasked_weight": within(0.0, 1.0, max(mask_minimums, default=0.0)),
+        "noise.unmasked_weight": clamp(0.0, 1.0, max(mask_minimums, default=0.0)),
         "memory.cache_latents": cache,
         "memory.latent_draw": "sample" if cache == "off" else "frozen",
     }
@@ -344,18 +357,18 @@ def _source(config: Config, values: Values) -> Iterator[Values]:
         return
     ending = (values["datasets.caption_type"] or values["datasets.caption_ext"] or "txt").lstrip(".")
     sizes = _sizes(config, values["datasets.resolution"])
-    source = config.folder(values) | {"folder": folder, "caption_extension": f".{ending[:20]}"}
+    source = config.folder_settings(values) | {"folder": folder, "caption_extension": f".{ending[:20]}"}
     source |= {"resolution": sizes[0], "more_resolutions": sizes[1:]}
     source["role"] = "regularization" if values["datasets.is_reg"] else "train"
     source["enable_bucket"] = source["enable_bucket"] and not values["datasets.square_crop"]
     optional = {"class_tokens", "trigger_word", "conditioning_data_dir"}
-    yield bounded({name: (value or None) if name in optional else value for name, value in source.items()})
+    yield with_bounds({name: (value or None) if name in optional else value for name, value in source.items()})
 
 
 def _sizes(config: Config, value: Any) -> list[int]:
-    """The sides that a dataset is trained at: each of a list once."""
+    """Return the sides in pixels that a dataset is trained at, without duplicates; [512] with a note if unreadable."""
     numbers = [_number(each) for each in (value if isinstance(value, list) else [value])]
-    sizes = [within(64, 8192, int(number)) for number in numbers[:20] if number is not None]
+    sizes = [clamp(64, 8192, int(number)) for number in numbers[:20] if number is not None]
     if not sizes or len(sizes) < len(numbers):
         config.note("datasets.resolution", "unavailable", "is neither a number nor a list of numbers; 512 is set")
     elif len(set(sizes)) < len(sizes):
@@ -365,12 +378,14 @@ def _sizes(config: Config, value: Any) -> list[int]:
 
 
 def samples(config: Config, listed: list[Values]) -> Values:
-    """{setting: value} of the sample prompts, their negative prompt and seed. listed: the items of sample.samples, which count
-    instead of sample.prompts"""
+    """Return {setting: value} of the sample prompts, their negative prompt and seed.
+
+    listed  the items of sample.samples, which replace sample.prompts
+    """
     prompts = config.written.get("sample.prompts")
     texts = [str(each) for each in (prompts if isinstance(prompts, list) else [])[:MOST]]
     items = listed or [{"sample.samples.prompt": text} for text in texts]
-    walk_seed, seed = config["sample.walk_seed"], within(0, 2**32 - 1, config["sample.seed"])
+    walk_seed, seed = config["sample.walk_seed"], clamp(0, 2**32 - 1, config["sample.seed"])
     lines = [_line(config, each, None if walk_seed else seed) for each in items]
     return {
         "samples.sample_prompts": [line for line in lines if line],
@@ -380,8 +395,11 @@ def samples(config: Config, listed: list[Values]) -> Values:
 
 
 def _line(config: Config, sample: Values, seed: int | None) -> str:
-    """A sample prompt as one line with options, such as "a cat --w 512 --d 1"; "" for an empty one. Options that are not available
-    are left out with a note."""
+    """Return a sample prompt with options, such as "a cat --w 512 --d 1"; "" for an empty one. Unavailable options are left out with
+    a note.
+
+    seed  seed unless the sample has one; None: random
+    """
     values = {key.rpartition(".")[2]: value for key, value in sample.items()}
     text, *rest = FLAG.split(" ".join(str(values.get("prompt") or "")[:LONGEST].split()))
     options: Values = {} if seed is None else {"d": seed}

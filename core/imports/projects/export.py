@@ -1,4 +1,4 @@
-"""A job as a command line or config file of sd-scripts. What that program has no option for is found by importing the result."""
+"""Export a job as a command line or config file of sd-scripts. Settings that are lost are found by importing the result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from core.settings.base import value_of
 from core.settings.control import controlnet_of, lllite_of
 from core.settings.job import TrainJob
 from core.settings.model import traits_of
-from core.settings.optimization.optimizer import COMMON, given_arguments
+from core.settings.optimization.optimizer import COMMON, job_arguments
 from core.settings.optimization.optimizers import OWN, find
 from core.settings.optimization.rates import trains_text
 from core.settings.presets.files import differences
@@ -51,7 +51,7 @@ NOT_IN_SD_SCRIPTS = ONLY_HERE | {"rs_lora", "train_norm"}
 
 @dataclass(frozen=True)
 class Exported:
-    """Options of a script of sd-scripts. lost: {setting they cannot express: (its value, sd-scripts' value)}."""
+    """Options for a script of sd-scripts. lost: {setting that they cannot express: (the job's value, sd-scripts' value)}"""
 
     script: str
     options: dict[str, Any]
@@ -59,18 +59,18 @@ class Exported:
 
     @property
     def command(self) -> str:
-        """A command line for bash."""
+        """The command line, for bash."""
         words = [word for name, value in self.options.items() for word in option_words(name, value)]
         return shlex.join(["accelerate", "launch", f"{self.script}.py", *words])
 
     @property
     def toml(self) -> str:
-        """The content of a file for --config_file, where a percentage is not a number but text."""
+        """The content of a file for --config_file, where percentages are written as fractions."""
         values = {name: part_of_run(value) if name in SPANS else value for name, value in self.options.items()}
         return "\n".join([f"# sd-scripts, {self.script}.py", *toml_table(values, "", "")]) + "\n"
 
     def with_dataset_config(self, path: str) -> Exported:
-        """The same with the folders and their settings in the dataset config `path`; "" for a job without folders."""
+        """Return the export with the folders and their settings in the dataset config `path` instead; unchanged for "" (no folders)."""
         if not path:
             return self
         options = {name: value for name, value in self.options.items() if name not in IN_DATASET_CONFIG}
@@ -82,7 +82,7 @@ class Exported:
 
 
 def option_words(name: str, value: Any) -> list[str]:
-    """The words of an option; [] for a value that is off, which a command line leaves out."""
+    """Return the command line words of an option; [] for a value that is off."""
     if value is None or value is False or value == []:
         return []
     if isinstance(value, list):
@@ -91,6 +91,7 @@ def option_words(name: str, value: Any) -> list[str]:
 
 
 def _method(job: TrainJob) -> dict[str, Any]:
+    """Return {option: value} of the model, method, text encoder learning rates and folders."""
     kind, rates = job.method, job.optimizer.text_encoder_lr
     pair = rates if isinstance(rates, tuple) else (rates, rates)
     return {
@@ -109,6 +110,7 @@ def _method(job: TrainJob) -> dict[str, Any]:
 
 
 def _folders(job: TrainJob) -> dict[str, Any]:
+    """Return {option: value} of the image folder, or of a single folder with a metadata file."""
     sources = job.dataset.sources
     if job.dataset.folder or len(sources) != 1 or not sources[0].metadata_file:
         return {"train_data_dir": job.dataset.folder}
@@ -117,7 +119,7 @@ def _folders(job: TrainJob) -> dict[str, Any]:
 
 
 def _arguments(values: Mapping[str, Any]) -> list[str]:
-    """name=value arguments with Python literals, as sd-scripts reads them."""
+    """Return ["name=value", ...] with Python literals, as sd-scripts parses them."""
     arguments = []
     for name, value in values.items():
         items = value if isinstance(value, list) else []
@@ -127,6 +129,7 @@ def _arguments(values: Mapping[str, Any]) -> list[str]:
 
 
 def _network(job: TrainJob) -> dict[str, Any]:
+    """Return {option: value} of the network, or of a ControlNet-LLLite."""
     network = job.network
     if not job.method.traits.uses_network:  # a ControlNet-LLLite, whose network_weights always fail there
         dims = lllite_of(job)
@@ -147,7 +150,7 @@ def _network(job: TrainJob) -> dict[str, Any]:
 
 
 def _optimizer(name: str) -> str | None:
-    """Its name in sd-scripts, which has short names for optimizers of other packages alone; None for one that it lacks."""
+    """Return the optimizer's name in sd-scripts, which is a path for most packages; None for Atelier's own optimizers."""
     entry = find(name)
     if entry is None or entry.package == OWN:
         return name if entry is None else None
@@ -155,16 +158,16 @@ def _optimizer(name: str) -> str | None:
 
 
 def same_optimizer(name: str, other: str) -> bool:
-    """Whether two names mean the same optimizer; sd-scripts reads them without regard to case."""
+    """Return whether two names mean the same optimizer; sd-scripts reads them without regard to case."""
     return (_optimizer(name) or name).lower() == (_optimizer(other) or other).lower()
 
 
 def same_training(path: str, job: TrainJob, other: TrainJob) -> bool:
-    """Whether two jobs with different values of a setting train alike by it."""
+    """Return whether two jobs train alike although they have different values of the setting `path`."""
     if path == "optimizer.optimizer_type":
         return same_optimizer(job.optimizer.optimizer_type, other.optimizer.optimizer_type)
     if path == "optimizer.optimizer_args" or path.removeprefix("optimizer.") in COMMON:
-        arguments, others = (sorted(_arguments(given_arguments(each.optimizer))) for each in (job, other))
+        arguments, others = (sorted(_arguments(job_arguments(each.optimizer))) for each in (job, other))
         return arguments == others
     if path in ("dataset.min_bucket_reso", "dataset.max_bucket_reso"):
         return bucket_sides(job.dataset) == bucket_sides(other.dataset)
@@ -182,10 +185,11 @@ def same_training(path: str, job: TrainJob, other: TrainJob) -> bool:
 
 
 def _length(job: TrainJob) -> dict[str, Any]:
+    """Return {option: value} of the optimizer, training length and learning rate scheduler."""
     schedule, optimizer = job.schedule, _optimizer(job.optimizer.optimizer_type)
     return {
         "optimizer_type": optimizer,
-        "optimizer_args": _arguments(given_arguments(job.optimizer)) if optimizer else None,
+        "optimizer_args": _arguments(job_arguments(job.optimizer)) if optimizer else None,
         "max_train_epochs": None if schedule.steps_in_force else schedule.max_train_epochs,
         "max_train_steps": schedule.steps_in_force,
         "lr_scheduler": schedule.lr_scheduler if schedule.lr_scheduler in SCHEDULERS else None,
@@ -196,6 +200,7 @@ def _length(job: TrainJob) -> dict[str, Any]:
 
 
 def _dataset(job: TrainJob) -> dict[str, Any]:
+    """Return {option: value} of the resolution, buckets, captions and validation."""
     size, faces, validation = job.dataset.resolution, job.dataset.face_crop_aug_range, job.validation
     interpolation, template = job.dataset.resize_interpolation, job.captions.caption_template
     extension = job.captions.caption_extension
@@ -221,6 +226,7 @@ def _dataset(job: TrainJob) -> dict[str, Any]:
 
 
 def _memory(job: TrainJob) -> dict[str, Any]:
+    """Return {option: value} of memory, precision, saving, samples, logging and uploads."""
     memory, saving, logging = job.memory, job.saving, job.logging
     # Full 16-bit training needs the same mixed precision; auto is bf16 where the GPU has it, while sd-scripts' default is fp32.
     full = memory.full_precision if memory.full_precision != "fp32" else "bf16"
@@ -255,9 +261,9 @@ PARTS: tuple[Callable[[TrainJob], dict[str, Any]], ...] = (_method, _network, _l
 
 
 def export_project(job: TrainJob, writes_prompts: bool = False) -> Exported:
-    """The options with which sd-scripts trains as the job says. Raises ProblemsError for methods that it does not have.
+    """Return the options with which sd-scripts trains the job. Raises ProblemsError for methods that sd-scripts does not have.
 
-    writes_prompts   whether the program that starts sd-scripts gives it the job's sample prompts as a file
+    writes_prompts   whether the program that starts sd-scripts passes the job's sample prompts as a file
     """
     job = with_method_of_folders(job)
     script = _script(job)
@@ -292,7 +298,7 @@ def export_project(job: TrainJob, writes_prompts: bool = False) -> Exported:
 
 
 def lost_settings(job: TrainJob, other: TrainJob) -> dict[str, tuple[Any, Any]]:
-    """{setting: (the job's value, the other's)} of the settings by which two jobs train differently."""
+    """Return {path: (the job's value, the other's)} of the settings by which two jobs train differently."""
     alike = OURS | (ineffective(job).keys() & ineffective(other).keys())
     pairs = differences(job, other).items()
     return {path: pair for path, pair in pairs if path not in alike and not same_training(path, job, other)}
@@ -301,10 +307,11 @@ def lost_settings(job: TrainJob, other: TrainJob) -> dict[str, tuple[Any, Any]]:
 def with_prediction(
     job: TrainJob, workspace: Workspace, check: Callable[[Path, str], Path] = lambda path, setting: path
 ) -> tuple[TrainJob, list[Problem]]:
-    """The job with the prediction type of its model, since sd-scripts does not detect it: as its file states it, else as its family
-    has it, v for SD 2.x from 768 pixels on; a warning where it stays open.
+    """Return (the job with its model's prediction type, a warning if that is unknown). sd-scripts does not detect it.
 
-    check   raises ProblemsError for a path that must not be read
+    The type is read from the model file, else follows from the family; v is assumed for SD 2.x at 768 pixels or more.
+
+    check   (path, setting) -> path; raises ProblemsError for a path that must not be read
     """
     if job.model.prediction != "auto":
         return job, []
@@ -324,8 +331,11 @@ def with_prediction(
 
 
 def with_method_of_folders(job: TrainJob) -> TrainJob:
-    """The job; of a full model with the method whose script takes its folders (fine_tune.py metadata files alone, train_db.py
-    folders alone; otherwise both train the same), and the text encoder that it trains. Raises ProblemsError for both at once."""
+    """Return the job of a full model with the method whose script reads its folders; other jobs unchanged.
+
+    fine_tune.py reads only metadata files and train_db.py only image folders; otherwise both train alike. Raises ProblemsError for
+    both kinds of folders at once.
+    """
     if METHODS.get(job.method.kind) not in (METHODS["dreambooth"], METHODS["fine_tune"]):
         return job
     kinds = {method_of(concept) for concept in all_concepts(job)}
@@ -339,11 +349,12 @@ def with_method_of_folders(job: TrainJob) -> TrainJob:
 
 
 def _imported(script: Script, options: Mapping[str, Any]) -> TrainJob:
+    """Return the job that the options of a script mean."""
     return to_import(Reading(script, dict(options), frozenset(options)), Source(""), "", "", {}, []).job
 
 
 def _script(job: TrainJob) -> Script:
-    """The script that trains the job. Raises ProblemsError if sd-scripts has none."""
+    """Return the sd-scripts script that trains the job. Raises ProblemsError if there is none."""
     scripts, sdxl = METHODS.get(job.method.kind, ("", "")), job.model.family == "sdxl"
     if not scripts[sdxl]:
         of_family = " for SD 1.x and 2.x, only for SDXL" if any(scripts) else ""

@@ -1,4 +1,4 @@
-"""The programs whose training settings open as projects. A package registers more with `register`."""
+"""Registry of the programs whose training settings can be imported. A package registers more with `register`."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -27,11 +27,11 @@ EXPECTED = (
 
 @dataclass(frozen=True)
 class ProjectImporter:
-    """Reads the training settings of a program.
+    """Importer for the training settings of a program.
 
-    recognizes  whether a text is this program's
-    read        the text as a job with a report, in which each key of the text has an entry. Raises ProblemsError
-    keys        every key that it knows
+    recognizes  source -> whether the text belongs to this program
+    read        source -> a job with a report, in which each key of the text has an entry. Raises ProblemsError
+    keys        () -> every key that the importer knows
     """
 
     name: str
@@ -45,7 +45,7 @@ PROJECT_IMPORTERS: dict[str, ProjectImporter] = {}
 
 
 def register(importer: ProjectImporter) -> None:
-    """Add an importer; of several that recognize a text, the one registered last reads it."""
+    """Register an importer; of several that recognize a text, the one registered last reads it."""
     PROJECT_IMPORTERS[importer.name] = importer
 
 
@@ -57,12 +57,12 @@ def import_project(
     name: str = "",
     reads: bool = True,
 ) -> Import:
-    """Another program's training settings, a text or the path of a file, as a job with a report. Raises ProblemsError.
+    """Import another program's training settings, from a text or the path of a file, as a job with a report. Raises ProblemsError.
 
-    name    of the file, where it is another than the path's
-    reads   whether files that a file names are read
-    folder  where files that a text names are looked up; those of a file in its own folder. Without it no file is read
-    choice  which of several commands, scripts or tabs it is read as: one of `Import.choices`
+    name    file name, for messages and its suffix; by default that of the path
+    reads   for a path: whether other files that its text names are read
+    folder  for a text: where files that it names are looked up; None reads no files
+    choice  which of several commands, scripts or tabs to read the text as: one of `Import.choices`
     """
     if isinstance(source, Path):
         suffix = source.suffix.lower()
@@ -90,8 +90,8 @@ def import_project(
     return importer.read(opened)
 
 
-def fitted(imported: Import) -> Import:
-    """The import for this machine: attention by xFormers, kohya_ss' default, becomes auto where xFormers is not installed."""
+def adapted_to_machine(imported: Import) -> Import:
+    """Adapt an import to this machine: attention by xFormers, kohya_ss' default, becomes auto if xFormers is not installed."""
     memory = imported.job.memory
     if memory.attention != "xformers" or find_spec("xformers") is not None:
         return imported

@@ -1,4 +1,4 @@
-"""A job as a preset of kohya_ss: the importer's rules the other way. Options without a field go into additional_parameters."""
+"""Export a job as a preset of kohya_ss. Options without a field go into additional_parameters."""
 
 import json
 import re
@@ -54,9 +54,10 @@ TITLES = {LORA: "LoRA", DREAMBOOTH: "Dreambooth", FINE_TUNE: "Finetuning", EMBED
 class KohyaPreset:
     """A preset of kohya_ss.
 
-    fields   of the tab, without keys and tokens
-    options  of sd-scripts that it passes
-    lost     what they cannot express: {setting: (its value, kohya_ss' value)}
+    tab      key of TABS
+    fields   {field: value} of the tab, without keys and tokens
+    options  {option of sd-scripts: value} that the preset passes
+    lost     {setting that the preset cannot express: (the job's value, kohya_ss' value)}
     """
 
     tab: str
@@ -66,19 +67,19 @@ class KohyaPreset:
 
     @property
     def title(self) -> str:
-        """The tab's title."""
+        """Title of the tab."""
         return TITLES[self.tab]
 
     @property
     def text(self) -> str:
-        """The content of the preset's file."""
+        """Content of the preset's file, as JSON."""
         return json.dumps(self.fields, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def export_preset(job: TrainJob, dataset_config: str = "") -> KohyaPreset:
-    """The preset with which kohya_ss trains as the job says. Raises ProblemsError for methods that it does not have.
+    """Return the preset with which kohya_ss trains the job. Raises ProblemsError for methods that kohya_ss does not have.
 
-    dataset_config   the file with the job's folders; "" for a job without folders
+    dataset_config   path of the file with the job's folders; "" for a job without folders
     """
     job = with_method_of_folders(job)
     tab_job = job.model_copy(update={"embedding": job.embedding.model_copy(update={"extended": False})})
@@ -87,38 +88,41 @@ def export_preset(job: TrainJob, dataset_config: str = "") -> KohyaPreset:
         what, fix = f"kohya_ss has no tab for '{job.method.label('kind')}'", "export it for sd-scripts"
         raise ProblemsError.one(what, "method.kind", fix, "export.no-script")
     exported = export_project(tab_job, writes_prompts=True).with_dataset_config(dataset_config)
-    wanted = Reading(SCRIPTS[exported.script], exported.options, frozenset(exported.options))
-    fields = _fields(tab, wanted) | _special(tab, wanted, job) | {"dataset_config": dataset_config}
+    reading = Reading(SCRIPTS[exported.script], exported.options, frozenset(exported.options))
+    fields = _fields(tab, reading) | _special(tab, reading, job) | {"dataset_config": dataset_config}
     resolved = resolve(fields, tab, "", lambda folder: None)
-    fields["additional_parameters"] = " ".join(_additional_parameters(wanted, resolved))
+    fields["additional_parameters"] = " ".join(_additional_parameters(reading, resolved))
     reimported = read(Source(json.dumps(fields), choice=tab)).job
     pairs = lost_settings(job, reimported)
     known = DATASET_SETTINGS if dataset_config else ()
-    lost = {path: pair for path, pair in pairs.items() if path not in known and not _same(path, *pair, job, reimported)}
+    lost = {
+        path: pair
+        for path, pair in pairs.items()
+        if path not in known and not _trains_alike(path, *pair, job, reimported)
+    }
     return KohyaPreset(tab, fields, resolved.options, lost)
 
 
 def _tab(job: TrainJob) -> str:
-    """The tab that trains by the job's method; "" for methods that kohya_ss does not have."""
+    """Return the kohya_ss tab for the job's method; "" for methods that kohya_ss does not have."""
     return next((tab for tab, method in TABS.items() if method == job.method.kind), "")
 
 
 # ---- fields
 
 
-def _fields(tab: str, wanted: Reading) -> Form:
-    """{field: value} of a tab. A field that is one option has the option's value, others their default."""
+def _fields(tab: str, reading: Reading) -> Form:
+    """Return {field: value} of a tab: the options' values for fields that are an option each, defaults for others."""
     fields = {name: value for name, value in form_of(tab).items() if name not in SECRETS}
     for name, default in fields.items():
         (option,) = FIELDS[name].get("options", [name])[:1]
-        if option in wanted.script.options and name not in COMBINED and tab not in FIELDS[name].get("withheld", ()):
-            fields[name] = _field(name, default, wanted.script.options[option], wanted[option], tab)
+        if option in reading.script.options and name not in COMBINED and tab not in FIELDS[name].get("withheld", ()):
+            fields[name] = _field(name, default, reading.script.options[option], reading[option], tab)
     return fields
 
 
 def _field(name: str, default: Any, option: Option, value: Any, tab: str) -> Any:
-    """The value of a kohya_ss field that makes kohya_ss pass `value` to the option; the field's default if it does, or if no value
-    does."""
+    """Return the value of a field that makes kohya_ss pass `value` to the option; the field's default if that does, or if no value does."""
     written = str(value) if isinstance(default, str) else value
     off = "" if isinstance(default, str) else type(default)()
     for candidate in (default, *([written] if value is not None else []), off):
@@ -132,7 +136,7 @@ def _field(name: str, default: Any, option: Option, value: Any, tab: str) -> Any
 
 
 def _within(name: str, value: Any) -> bool:
-    """Whether the form takes a value; it refuses the whole preset otherwise."""
+    """Return whether the form accepts a field's value; kohya_ss refuses the whole preset otherwise."""
     row = FIELDS[name]
     if "choices" in row:
         return str(value) in row["choices"]
@@ -141,40 +145,41 @@ def _within(name: str, value: Any) -> bool:
     return row.get("least", value) <= value <= row.get("most", value)
 
 
-def _special(tab: str, wanted: Reading, job: TrainJob) -> Form:
-    """{field: value} of fields that depend on several options, or have another form than their option."""
+def _special(tab: str, reading: Reading, job: TrainJob) -> Form:
+    """Return {field: value} of fields that depend on several options, or have another form than their option."""
     names = FIELDS["optimizer"]["choices"]
     fields = {
-        "xformers": "xformers" if wanted["xformers"] else "sdpa" if wanted["sdpa"] else "none",
+        "xformers": "xformers" if reading["xformers"] else "sdpa" if reading["sdpa"] else "none",
         "sample_prompts": "\n".join(job.samples.sample_prompts),
         "num_processes": job.memory.num_processes,
-        "sdxl_checkbox" if tab == FINE_TUNE else "sdxl": wanted.script.family == "sdxl",
-        "noise_offset_type": "Multires" if wanted["multires_noise_iterations"] else "Original",
-        "optimizer": next((name for name in names if same_optimizer(name, wanted["optimizer_type"])), "AdamW8bit"),
-        "optimizer_args": _words(wanted["optimizer_args"]),
-        "lr_scheduler_args": _words(wanted["lr_scheduler_args"]),
-        **_length(tab, wanted),
+        "sdxl_checkbox" if tab == FINE_TUNE else "sdxl": reading.script.family == "sdxl",
+        "noise_offset_type": "Multires" if reading["multires_noise_iterations"] else "Original",
+        "optimizer": next((name for name in names if same_optimizer(name, reading["optimizer_type"])), "AdamW8bit"),
+        "optimizer_args": _words(reading["optimizer_args"]),
+        "lr_scheduler_args": _words(reading["lr_scheduler_args"]),
+        **_length(tab, reading),
     }
-    form = wanted["save_model_as"]
+    form = reading["save_model_as"]
     if tab == LORA:
-        fields |= _network(wanted) | _rates(wanted)
+        fields |= _network(reading) | _rates(reading)
     if tab in (LORA, EMBEDDING):
-        return fields | _template(tab, wanted) | {"save_model_as": form if form == "ckpt" else "safetensors"}
+        return fields | _template(tab, reading) | {"save_model_as": form if form == "ckpt" else "safetensors"}
     if tab == FINE_TUNE:
-        fields |= _metadata(wanted)
-    return fields | _full_rates(tab, wanted) | {"save_model_as": form or "same as source model"}
+        fields |= _metadata(reading)
+    return fields | _full_rates(tab, reading) | {"save_model_as": form or "same as source model"}
 
 
 def _words(arguments: list[str] | None) -> str:
-    """Arguments as the field has them; kohya_ss refuses spaces in a value and drops double quotes."""
+    """Join arguments for a field; "" if a value has spaces, which kohya_ss refuses, or double quotes, which it drops."""
     words = arguments or []
     return " ".join(words) if all('"' not in word and len(word.split()) == 1 for word in words) else ""
 
 
-def _length(tab: str, wanted: Reading) -> Form:
-    epochs, steps = wanted["max_train_epochs"], wanted["max_train_steps"]
-    warmup = part_of_run(wanted["lr_warmup_steps"])
-    if tab == FINE_TUNE and wanted["flip_aug"]:
+def _length(tab: str, reading: Reading) -> Form:
+    """Return {field: value} of training length and warmup."""
+    epochs, steps = reading["max_train_epochs"], reading["max_train_steps"]
+    warmup = part_of_run(reading["lr_warmup_steps"])
+    if tab == FINE_TUNE and reading["flip_aug"]:
         steps *= 2  # which the tab halves
     percent = round(warmup * 100, 6) if isinstance(warmup, float) else 0
     return {
@@ -186,44 +191,46 @@ def _length(tab: str, wanted: Reading) -> Form:
     }
 
 
-def _template(tab: str, wanted: Reading) -> Form:
+def _template(tab: str, reading: Reading) -> Form:
+    """Return {field: value} of the caption template on the tab for textual inversion; {} for other tabs."""
     if tab != EMBEDDING:
         return {}
-    kind = next((each for each in ("object", "style") if wanted[f"use_{each}_template"]), "")
+    kind = next((each for each in ("object", "style") if reading[f"use_{each}_template"]), "")
     return {"template": f"{kind} template" if kind else "caption"}
 
 
-def _metadata(wanted: Reading) -> Form:
-    folder, _, name = (wanted["in_json"] or "").replace("\\", "/").rpartition("/")
+def _metadata(reading: Reading) -> Form:
+    """Return {field: value} of the image folder and metadata file on the fine-tuning tab."""
+    folder, _, name = (reading["in_json"] or "").replace("\\", "/").rpartition("/")
     source = {"train_dir": folder or ".", "caption_metadata_filename": name, "use_latent_files": "No"}
-    return source | {"image_folder": wanted["train_data_dir"] or ""}
+    return source | {"image_folder": reading["train_data_dir"] or ""}
 
 
-def _rates(wanted: Reading) -> Form:
-    """{field: value} of the LoRA tab's learning rates: one 0 leaves that part untrained, two mean the main rate for both."""
-    unet, text = wanted["unet_lr"], (wanted["text_encoder_lr"] or [None])[0]
-    without_text, without_unet = wanted["network_train_unet_only"], wanted["network_train_text_encoder_only"]
+def _rates(reading: Reading) -> Form:
+    """Return {field: value} of the LoRA tab's learning rates: a 0 for one part leaves it untrained, 0 for both means the main rate."""
+    unet, text = reading["unet_lr"], (reading["text_encoder_lr"] or [None])[0]
+    without_text, without_unet = reading["network_train_unet_only"], reading["network_train_text_encoder_only"]
     if unet is None and text is None and not (without_text or without_unet):
         return {"unet_lr": 0, "text_encoder_lr": 0}
-    unet, text = (wanted["learning_rate"] if rate is None else rate for rate in (unet, text))
+    unet, text = (reading["learning_rate"] if rate is None else rate for rate in (unet, text))
     return {"unet_lr": 0 if without_unet else unet, "text_encoder_lr": 0 if without_text else text}
 
 
-def _full_rates(tab: str, wanted: Reading) -> Form:
-    """Learning rates of the text encoders. The DreamBooth tab trains those of SDXL if their rates are above 0."""
-    rates = {name: wanted[name] for name in ("learning_rate_te", "learning_rate_te1", "learning_rate_te2")}
-    rates = {name: wanted["learning_rate"] if rate is None else rate for name, rate in rates.items()}
-    frozen = tab == DREAMBOOTH and wanted.script.family == "sdxl" and not wanted["train_text_encoder"]
+def _full_rates(tab: str, reading: Reading) -> Form:
+    """Return {field: value} of text encoder learning rates for a full model. The DreamBooth tab trains SDXL's if they are above 0."""
+    rates = {name: reading[name] for name in ("learning_rate_te", "learning_rate_te1", "learning_rate_te2")}
+    rates = {name: reading["learning_rate"] if rate is None else rate for name, rate in rates.items()}
+    frozen = tab == DREAMBOOTH and reading.script.family == "sdxl" and not reading["train_text_encoder"]
     return dict.fromkeys(rates, 0) if frozen else rates
 
 
-def _network(wanted: Reading) -> Form:
-    """{field: value} of the network's type and its arguments; "Standard" if no type fits."""
-    written, defaults = arguments_of(wanted["network_args"] or []), form_of(LORA)
+def _network(reading: Reading) -> Form:
+    """Return {field: value} of the network type and its arguments; "Standard" if no type fits."""
+    written, defaults = arguments_of(reading["network_args"] or []), form_of(LORA)
     convolutions = is_on(written.get("conv_dim"))
     named = {"networks.lora": "Kohya LoCon" if convolutions else "Standard"}
     algo = {"lora": "locon"}.get(written.get("algo", "lora"), written.get("algo"))
-    module = wanted["network_module"] or "networks.lora"
+    module = reading["network_module"] or "networks.lora"
     kind = named.get(module) or next(
         (name for name, row in NETWORKS.items() if row["module"] == module and _algo(row) in ("", algo)), "Standard"
     )
@@ -237,11 +244,15 @@ def _network(wanted: Reading) -> Form:
 
 
 def _algo(row: Mapping[str, str]) -> str:
+    """Return the algo in the arguments of a network type's row; "" if there is none."""
     return next((part.removeprefix("algo:") for part in row["arguments"].split() if part.startswith("algo:")), "")
 
 
 def _argument(name: str, default: Any, text: str | None) -> Any:
-    """The value of an argument's field, in the type of the field's default. text: in network_args; None if absent"""
+    """Return the value of an argument's field, in the type of the field's default.
+
+    text  the value in network_args; None if absent
+    """
     if text is None:
         return default if name in ("factor", "unit", "LyCORIS_preset") else type(default)()
     if isinstance(default, bool):
@@ -260,8 +271,11 @@ def _argument(name: str, default: Any, text: str | None) -> Any:
 
 
 def _additional_parameters(job_reading: Reading, resolved: Resolved) -> Iterator[str]:
-    """Words of additional_parameters for options whose value the fields cannot express; options with a word that is not SAFE are
-    left out."""
+    """Yield words of additional_parameters for options whose value the fields cannot express, except for words that are not SAFE.
+
+    job_reading  the options that the job needs
+    resolved     the options that the fields give
+    """
     preset_reading = Reading(job_reading.script, resolved.options, frozenset(), prompts=resolved.prompts)
     default_job, preset_groups = TrainJob(), {tuple(names): values for names, values in settings_of(preset_reading)}
     for names, job_values in settings_of(job_reading):
@@ -282,19 +296,21 @@ def _additional_parameters(job_reading: Reading, resolved: Resolved) -> Iterator
 # ---- what is the same
 
 
-def same_value(path: str, here: Any, there: Any) -> bool:
-    """Whether two values of a setting mean the same."""
+def same_value(path: str, value: Any, other: Any) -> bool:
+    """Return whether two values of the setting `path` mean the same."""
     if path.rpartition(".")[2] in SPANS:
-        here, there = part_of_run(here), part_of_run(there)
+        value, other = part_of_run(value), part_of_run(other)
     if path == "optimizer.optimizer_type":
-        return same_optimizer(here, there)
-    return here == there or (isinstance(here, tuple) and list(here) == there)
+        return same_optimizer(value, other)
+    return value == other or (isinstance(value, tuple) and list(value) == other)
 
 
-def _same(path: str, here: Any, there: Any, job: TrainJob, reimported: TrainJob) -> bool:
-    """Whether both jobs train alike by a setting. here, there: its values in `job` and in `reimported`, the job read from the
-    preset"""
-    if same_value(path, here, there):
+def _trains_alike(path: str, value: Any, other: Any, job: TrainJob, reimported: TrainJob) -> bool:
+    """Return whether two jobs train alike although a setting differs.
+
+    value, other  its values in `job`, and in `reimported`, the job read from the preset
+    """
+    if same_value(path, value, other):
         return True
     if path == "optimizer.unet_lr":
         return job.optimizer.unet_rate == reimported.optimizer.unet_rate
@@ -302,7 +318,9 @@ def _same(path: str, here: Any, there: Any, job: TrainJob, reimported: TrainJob)
         frozen = job.method.train_text_encoder == reimported.method.train_text_encoder == "no"
         return frozen or job.optimizer.text_rates == reimported.optimizer.text_rates
     if path == "logging.wandb_run_name":  # kohya_ss gives it the output's name
-        return here is None and there == reimported.saving.output_name
+        return value is None and other == reimported.saving.output_name
     return (
-        path == "saving.save_model_as" and _tab(job) in (LORA, EMBEDDING) and (here, there) == ("source", "safetensors")
+        path == "saving.save_model_as"
+        and _tab(job) in (LORA, EMBEDDING)
+        and (value, other) == ("source", "safetensors")
     )

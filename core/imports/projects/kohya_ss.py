@@ -1,4 +1,4 @@
-"""Reads a preset of kohya_ss: its own tabs and command builder resolve the form into sd-scripts' options, which become the job.
+"""Import a preset of kohya_ss: resolve its form into sd-scripts' options as kohya_ss does, and convert those to a job.
 
 The rules are those of bmaltais/kohya_ss 45088f0: what a missing or empty field means, which fields a tab passes on, what it computes.
 `kohya_ss.json` has a row for each field, former key and network type.
@@ -37,16 +37,18 @@ Counts = Callable[[str], Mapping[str, int] | None]
 
 
 def form_of(tab: str) -> Form:
-    """The fields of a fresh tab with their values."""
+    """Return {field: default value} of a tab."""
     fields = {name: row for name, row in FIELDS.items() if tab in row.get("tabs", TABS)}
     return {name: row.get("defaults", {}).get(tab, row["default"]) for name, row in fields.items()}
 
 
 def keys() -> Iterable[str]:
+    """Return every key that the importer knows: fields and former keys."""
     return [*FIELDS, *FORMER]
 
 
 def recognizes(source: Source) -> bool:
+    """Return whether a text is a preset of kohya_ss, by its keys."""
     raw = source.json
     if raw is None or "schema_version" in raw or {"datasets", "__version", "training_method"} & set(raw):
         return False
@@ -55,10 +57,11 @@ def recognizes(source: Source) -> bool:
 
 
 def read(source: Source) -> Import:
+    """Import a preset of kohya_ss as a job with a report. Raises ProblemsError for other model families."""
     preset = source.json or {}
     marked_tabs = (tab for tab, names in MARKS.items() if any(name in preset for name in names))
     tab = source.choice if source.choice in TABS else next(marked_tabs, DREAMBOOTH)
-    resolved = resolve(preset, tab, source.where, counted if source.folder is not None else lambda folder: None)
+    resolved = resolve(preset, tab, source.where, count_images if source.folder is not None else lambda folder: None)
     script, written = SCRIPTS[resolved.script], frozenset(resolved.written(preset))
     reading = Reading(script, resolved.options, written, resolved.keys, resolved.prompts)
     reading.extra += resolved.entries
@@ -71,7 +74,9 @@ def read(source: Source) -> Import:
     title = f"{TITLE}, {resolved.script}.py"
     result = to_import(reading, source, NAME, title, resolved.options, _launcher_entries(resolved.form, preset))
     result.report = [_with_file_value(entry, preset.get(entry.key), resolved.form) for entry in result.report]
-    result.report += _rest(preset, resolved, {entry.key for entry in result.report if entry.kind != "default"})
+    result.report += _remaining_entries(
+        preset, resolved, {entry.key for entry in result.report if entry.kind != "default"}
+    )
     result.choices, result.choice = tuple(TABS), tab
     return result
 
@@ -81,12 +86,18 @@ def read(source: Source) -> Import:
 
 @dataclass
 class Resolved:
-    """What kohya_ss would run.
+    """The options that kohya_ss passes to sd-scripts for a preset.
 
-    options   sd-scripts' options, those of the command line on top      used     fields whose value is part of an option, by option
-    notes     option -> a sentence on how it was computed                entries  on words of additional_parameters
-    keys      option -> field                                            prompts  sample prompts as text
-    changed   field -> how loading changes its value                     typed    options of additional_parameters
+    form      {field: value} with the preset loaded
+    changed   {field: sentence on how loading changes its value}
+    options   {option of sd-scripts: value}
+    used      {option: further fields that its value depends on}
+    notes     {option: sentence on how it was computed}
+    keys      {option: field or key in the file}
+    entries   report entries on words of additional_parameters
+    problems  (what, field, fix, code) of warnings
+    prompts   sample prompts as text
+    typed     options in additional_parameters
     """
 
     tab: str
@@ -105,7 +116,7 @@ class Resolved:
     typed: frozenset[str] = frozenset()
 
     def written(self, preset: Mapping[str, Any]) -> Iterator[str]:
-        """Options that follow from fields stated in the file, not from the form's defaults."""
+        """Yield the options that follow from fields stated in the file, not from the form's defaults."""
         stated = {_field_of(name) for name, value in preset.items() if value is not None}
         for name in self.options:
             sources = [self.keys.get(name, name), *self.used.get(name, ())]
@@ -114,18 +125,21 @@ class Resolved:
 
 
 def _field_of(key: str) -> str:
-    """The form's field for a key of a file, also for former keys; "" for a former key without a field."""
+    """Return the form's field for a key of a file, also for former keys; "" for a former key without a field."""
     return FORMER[key].get("field", "") if key in FORMER else key
 
 
 def resolve(preset: Mapping[str, Any], tab: str, where: str, counts: Counts) -> Resolved:
-    """The options that kohya_ss gives to sd-scripts for a preset on a fresh form. Raises ProblemsError for other model families."""
+    """Return the options that kohya_ss passes to sd-scripts for a preset on a fresh form. Raises ProblemsError for other model families.
+
+    counts  folder -> {subfolder: number of images}, None if the folder is missing; see `count_images`
+    """
     form, changed = _loaded(preset, tab)
     family = next((FAMILIES[name] for name in FAMILIES if form.get(name) or form.get("LoRA_type") == name), "")
     if family:
         what, fix = f"This preset trains {family} models", "open a preset for SD 1.x, SD 2.x or SDXL"
         raise ProblemsError.one(what, where, fix, "import.other-family")
-    sdxl = _on(form["sdxl"])
+    sdxl = _is_on(form["sdxl"])
     resolved = Resolved(tab, METHODS[TABS[tab]][sdxl], form, changed)
     for name, sentence in changed.items():
         if isinstance(preset.get(name), str) and "," in preset[name]:
@@ -155,7 +169,7 @@ def resolve(preset: Mapping[str, Any], tab: str, where: str, counts: Counts) -> 
 
 
 def _loaded(preset: Mapping[str, Any], tab: str) -> tuple[Form, dict[str, str]]:
-    """(the form with a preset loaded, {field: how loading changes its value}). null keeps the form's default."""
+    """Return (the form with a preset loaded, {field: sentence on how loading changes its value}). null keeps the form's default."""
     form, changed = form_of(tab), dict[str, str]()
     stated = {name: value for name, value in preset.items() if value is not None}
     form |= {name: value for name, value in stated.items() if name in form}
@@ -163,7 +177,7 @@ def _loaded(preset: Mapping[str, Any], tab: str) -> tuple[Form, dict[str, str]]:
     if "lora_network_weights" in stated and "network_weights" in form:
         form["network_weights"] = stated["lora_network_weights"]
     if "optimizer" not in preset:
-        form["optimizer"] = "AdamW8bit" if _on(stated.get("use_8bit_adam")) else "AdamW"
+        form["optimizer"] = "AdamW8bit" if _is_on(stated.get("use_8bit_adam")) else "AdamW"
     if stated.get("use_wandb") == "True":
         form["log_with"] = "wandb"
     if form.get("LoRA_type") == "LoCon":
@@ -184,7 +198,7 @@ def _loaded(preset: Mapping[str, Any], tab: str) -> tuple[Form, dict[str, str]]:
 
 
 def _number(value: Any, kind: Callable[[Any], Any] = float, fallback: Any = 0.0) -> Any:
-    """A field's value as a number, as loading converts it; the fallback if that fails."""
+    """Convert a field's value to a number as loading does; `fallback` if that fails."""
     try:
         number = kind(value) if len(str(value)) < 40 else fallback
         return number if math.isfinite(number) else fallback
@@ -192,12 +206,13 @@ def _number(value: Any, kind: Callable[[Any], Any] = float, fallback: Any = 0.0)
         return fallback
 
 
-def _on(value: Any) -> bool:
+def _is_on(value: Any) -> bool:
+    """Return whether a field's value means on."""
     return value not in (None, False, "", 0, "False", "false", "0")
 
 
 def passes(name: str, value: Any, tab: str, sdxl: bool) -> bool:
-    """Whether kohya_ss passes a field's value on to sd-scripts."""
+    """Return whether kohya_ss passes a field's value on to sd-scripts. name: the option or field; sdxl: whether SDXL is trained"""
     row = FIELDS.get(name, {})
     if value is None or value is False or (isinstance(value, str) and value == "") or ("sdxl" in row and not sdxl):
         return False
@@ -209,7 +224,7 @@ def passes(name: str, value: Any, tab: str, sdxl: bool) -> bool:
 
 
 def _computed(resolved: Resolved, sdxl: bool) -> dict[str, Any]:
-    """{option: value} of options with another name or form than their field. Sets `resolved.prompts`."""
+    """Return {option: value} of options with another name or form than their field. Sets `resolved.prompts`."""
     form, tab = resolved.form, resolved.tab
     lines = str(form["sample_prompts"]).splitlines()
     resolved.prompts = [line for line in lines if line.strip()[:1] not in ("", "#")]
@@ -230,7 +245,7 @@ def _computed(resolved: Resolved, sdxl: bool) -> dict[str, Any]:
     if form.get("train_inpainting"):
         options |= {"train_inpainting": True, "cache_latents": None, "cache_latents_to_disk": None}
     if tab in (DREAMBOOTH, FINE_TUNE):
-        options["persistent_data_loader_workers"] = int(_on(form["persistent_data_loader_workers"]))
+        options["persistent_data_loader_workers"] = int(_is_on(form["persistent_data_loader_workers"]))
     if tab == LORA and form["noise_offset_type"] == "Multires":
         options |= dict.fromkeys(("noise_offset", "adaptive_noise_scale", "noise_offset_random_strength"))
     elif tab == LORA:
@@ -246,12 +261,12 @@ def _computed(resolved: Resolved, sdxl: bool) -> dict[str, Any]:
 
 
 def _words(value: Any) -> list[str]:
-    """A field of several words; double quotes do not count."""
+    """Split a field at spaces into words, without double quotes."""
     return str(value or "").replace('"', "").split()
 
 
 def _network(resolved: Resolved) -> dict[str, Any]:
-    """{option: value} of the network's module and arguments."""
+    """Return {option: value} of the network's module and arguments."""
     form = resolved.form
     if resolved.tab != LORA:
         return {}
@@ -265,7 +280,7 @@ def _network(resolved: Resolved) -> dict[str, Any]:
             arguments.append(part.replace(":", "="))
             continue
         used.append(key or name)
-        without_rank = part == "?conv_alpha" and not _on(form["conv_dim"])
+        without_rank = part == "?conv_alpha" and not _is_on(form["conv_dim"])
         if not part.startswith("?") or (value and (name, value) != ("factor", -1) and not without_rank):
             arguments.append(f"{name}={value}")
     resolved.used["network_args"] = used
@@ -273,7 +288,7 @@ def _network(resolved: Resolved) -> dict[str, Any]:
 
 
 def _rates(resolved: Resolved, sdxl: bool) -> dict[str, Any]:
-    """{option: value} of the learning rates. On the LoRA tab a 0 for one part leaves it untrained."""
+    """Return {option: value} of the learning rates. On the LoRA tab a 0 for one part leaves that untrained."""
     form, tab, rates = resolved.form, resolved.tab, dict[str, Any]()
     if tab == LORA:
         unet, text = form["unet_lr"], form["text_encoder_lr"]
@@ -292,7 +307,7 @@ def _rates(resolved: Resolved, sdxl: bool) -> dict[str, Any]:
 
 
 def _length(resolved: Resolved, counts: Counts) -> dict[str, Any]:
-    """{option: value} of the training length: the form's steps, else `epoch` epochs of the images in the folders."""
+    """Return {option: value} of the training length: the form's steps, else `epoch` epochs of the images in the folders."""
     form, tab, notes = resolved.form, resolved.tab, resolved.notes
     steps, epochs = form["max_train_steps"], form["epoch"]
     if form["dataset_config"]:
@@ -309,14 +324,14 @@ def _length(resolved: Resolved, counts: Counts) -> dict[str, Any]:
         steps = math.ceil(batches * epochs * (2 if form.get("reg_data_dir") else 1))
         notes["epoch"] = notes["max_train_steps"] = f"{epochs} epochs of the {images:g} images are {steps} steps"
         resolved.used["max_train_steps"] = ["epoch"]
-    if tab == FINE_TUNE and _on(form["flip_aug"]):
+    if tab == FINE_TUNE and _is_on(form["flip_aug"]):
         steps = math.ceil(steps / 2)
         notes["max_train_steps"] = f"kohya_ss halves the steps with flip_aug: {steps}"
     return {"max_train_steps": steps}
 
 
 def _images(form: Form, tab: str, counts: Counts) -> float | None:
-    """Number of images in an epoch, with their repeats; None if the folder does not exist here."""
+    """Return the number of images in an epoch, including repeats; None if the folder does not exist here."""
     counted_folders = counts(str(form["image_folder"] if tab == FINE_TUNE else form["train_data_dir"]))
     if counted_folders is None:
         return None
@@ -326,9 +341,10 @@ def _images(form: Form, tab: str, counts: Counts) -> float | None:
     return float(sum(int(repeats_text[:9]) * number for repeats_text, number in repeats if repeats_text.isdecimal()))
 
 
-def counted(folder: str) -> dict[str, int] | None:
-    """{"": images in a folder, name of a subfolder: images in it}, as kohya_ss counts them; None for a folder that cannot be
-    read."""
+def count_images(folder: str) -> dict[str, int] | None:
+    """Return {"": number of images in a folder, name of a subfolder: number of images in it}, counted as kohya_ss does; None for a folder
+    that cannot be read.
+    """
     try:
         root = Path(folder).expanduser()
         if not folder or not root.is_dir():
@@ -343,8 +359,10 @@ def counted(folder: str) -> dict[str, int] | None:
 
 
 def _warmup(resolved: Resolved, total: int | None) -> float:
-    """lr_warmup_steps: the form's steps, else its percentage as a fraction of the run. With a dataset config on the LoRA tab,
-    always in steps if `total` is known."""
+    """Return lr_warmup_steps: the form's steps, else its percentage as a fraction of the run.
+
+    total  steps of the run if known. With a dataset config on the LoRA tab the percentage is then converted to steps
+    """
     form = resolved.form
     percent, steps = form["lr_warmup"], int(_number(form["lr_warmup_steps"]))
     if resolved.tab == LORA and form["dataset_config"]:
@@ -358,7 +376,7 @@ def _warmup(resolved: Resolved, total: int | None) -> float:
 
 
 def _split_parameters(text: str) -> list[str]:
-    """The words of additional_parameters, without their quotes."""
+    """Split the text of additional_parameters into words, without their quotes."""
     lexer = shlex.shlex(text, posix=True)
     lexer.whitespace_split, lexer.commenters, lexer.escape = True, "", ""
     try:
@@ -371,25 +389,28 @@ def _split_parameters(text: str) -> list[str]:
 
 
 def _with_file_value(entry: Entry, value: Any, form: Form) -> Entry:
-    """The entry with the value in the file. If the file sets the field, its kind becomes "taken" or "changed" instead of "default"."""
+    """Return the entry with `value`, the value in the file. Entries of kind "default" become "taken" or "changed" if the file sets the
+    field.
+    """
     if value is None or entry.kind == "secret":
         return entry
     if entry.kind != "default":
         return replace(entry, value=value)
     if value is False:  # not passed, and off in sd-scripts too
         return replace(entry, kind="taken" if entry.settings else "changed", value=value)
-    return replace(entry, kind="taken", value=value) if _on(form.get(_field_of(entry.key))) else entry
+    return replace(entry, kind="taken", value=value) if _is_on(form.get(_field_of(entry.key))) else entry
 
 
 def _launcher_entries(form: Form, preset: Mapping[str, Any]) -> list[Entry]:
+    """Return the report entry for the number of processes, as a list; [] if the preset does not set several."""
     number = int(_number(form["num_processes"]))
     if "num_processes" in preset and 1 < number <= 64:
         return [Entry("taken", "num_processes", number, ("memory.num_processes",))]
     return []
 
 
-def _rest(preset: Mapping[str, Any], resolved: Resolved, reported: set[str]) -> Iterator[Entry]:
-    """An entry for each key of the file that has none yet."""
+def _remaining_entries(preset: Mapping[str, Any], resolved: Resolved, reported: set[str]) -> Iterator[Entry]:
+    """Yield a report entry for each key of the file that has none yet. reported: keys that have one"""
     parts = {name: option for option, names in resolved.used.items() for name in names if option in resolved.options}
     fresh, unknown_keys = form_of(resolved.tab), 0
     for key, value in preset.items():
@@ -414,13 +435,16 @@ def _rest(preset: Mapping[str, Any], resolved: Resolved, reported: set[str]) -> 
 
 
 def _not_passed(key: str, value: Any, name: str, resolved: Resolved, sentence: str) -> Entry:
-    """The entry of a field that this tab, these choices or its value keep from sd-scripts. sentence: the reason, "" if it is
-    one of these"""
+    """Return the report entry of a field that is not passed to sd-scripts.
+
+    key, name  key in the file, field of the form
+    sentence   the reason; "": found from the tab, the choices and the value
+    """
     if not sentence and name not in resolved.form:
         sentence = "belongs to another tab of kohya_ss"
     if not sentence and name not in options_of():
         sentence = "is read only with other network types, tabs or model families"
-    if sentence or _on(value):
+    if sentence or _is_on(value):
         return Entry("idle", key, value, sentence=sentence or "is not passed to sd-scripts with these choices")
     options = SCRIPTS[resolved.script].options
     default = options[name].default if name in options else None

@@ -1,4 +1,4 @@
-"""Reads a LoRA file as settings to train one like it: what its metadata state, what its tensors tell, and what no file says.
+"""Import a LoRA file as settings to train a similar one, from its metadata and the shapes of its tensors.
 
 Only the header is read. sd-scripts' metadata become its options; a config of OneTrainer in the file is read as a preset.
 """
@@ -52,7 +52,12 @@ NOT_RECORDED = {
 
 @dataclass
 class Header:
-    """A LoRA file's header. kind: the name of its network kind, "" if unknown; entries: for the report."""
+    """The header of a LoRA file.
+
+    family   model family; None if unknown
+    kind     name of its network kind; "" if unknown
+    entries  report entries collected so far
+    """
 
     source: Source
     tensors: Mapping[str, Any]
@@ -62,30 +67,34 @@ class Header:
     entries: list[Entry] = field(default_factory=list)
 
     def json(self, key: str) -> dict[str, Any]:
+        """Return the JSON object in the metadata key `key`; {} if absent or invalid."""
         value = json_or_none(self.metadata.get(key) or "{}")
         return value if isinstance(value, dict) else {}
 
     def has(self, *parts: str) -> bool:
-        """Whether a tensor's name begins so."""
+        """Return whether any tensor's name begins with one of `parts`."""
         return any(name.startswith(parts) for name in self.tensors)
 
     @property
     def trained_parts(self) -> tuple[bool, bool]:
-        """Whether it has layers of the U-Net, and of text encoders."""
+        """(whether the file has U-Net layers, whether it has text encoder layers)."""
         text = ("lora_te", "text_encoder", "lycoris_text_encoder", "base_model.model.text_encoder")
         return any(not name.startswith(text) for name in self.tensors), self.has(*text)
 
 
 def recognizes(source: Source) -> bool:
+    """Return whether a source is a .safetensors file."""
     return source.path is not None and source.path.suffix.lower() == SUFFIX
 
 
 def keys() -> Iterable[str]:
+    """Return the metadata keys that the importer knows."""
     machine = (f"ss_{name}" for name in MACHINE)
     return [*PROGRAMS, *KEYS.values(), *machine, "ot_config", "ss_network_args", "ss_datasets"]
 
 
 def read(source: Source) -> Import:
+    """Import a LoRA file as a job: from OneTrainer's config or sd-scripts' metadata if present, else from its tensors."""
     header = _header(source)
     config = Source(header.metadata.get("ot_config", ""), source.where, folder=source.folder)
     if config.json:
@@ -153,7 +162,7 @@ def _from_options(header: Header) -> Import:
 
 
 def _dataset(header: Header) -> Values:
-    """{option: value} of the first dataset and its first folder, if a dataset config was used."""
+    """Return {option: value} of the first dataset and its first folder in the metadata; without ss_datasets nearly empty."""
     datasets = json_or_none(header.metadata.get("ss_datasets") or "[]")
     first: Values = {}
     for key in ("", "subsets"):
@@ -163,10 +172,10 @@ def _dataset(header: Header) -> Values:
 
 
 def _optimizer(metadata: Mapping[str, str]) -> tuple[str | None, list[str]]:
-    """Name and arguments of "torch.optim.adamw.AdamW(weight_decay=0.05,betas=(0.9, 0.98))"."""
-    path, _, rest = metadata.get("ss_optimizer", "")[:LONGEST].partition("(")
+    """Return (optimizer's name, ["name=value", ...]) from ss_optimizer, such as "torch.optim.adamw.AdamW(weight_decay=0.05)"."""
+    path, _, arguments_text = metadata.get("ss_optimizer", "")[:LONGEST].partition("(")
     try:
-        call = ast.parse(f"f({rest or ')'}", mode="eval").body
+        call = ast.parse(f"f({arguments_text or ')'}", mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         call = None
     keywords = call.keywords if isinstance(call, ast.Call) else []
@@ -179,7 +188,7 @@ def _optimizer(metadata: Mapping[str, str]) -> tuple[str | None, list[str]]:
 
 
 def _from_tensors(header: Header) -> Import:
-    """Import what follows from the tensors and a few metadata keys; everything else is at its default."""
+    """Import what follows from the tensors and a few metadata keys; other settings are at their default."""
     kind = NETWORK_KINDS.get(header.kind)
     rank, conv = ranks_of(header.tensors, kind.title if kind else None, header.metadata)
     adapter = {key.rpartition(".")[2]: value for key, value in header.json("lora_adapter_metadata").items()}
@@ -207,7 +216,10 @@ def _from_tensors(header: Header) -> Import:
 
 
 def _facts(header: Header, reported: set[str]) -> Iterator[Entry]:
-    """Entries for the metadata without one: dataset folders, likely trigger words, and others. reported: keys that have one"""
+    """Yield report entries for metadata without one: dataset folders, likely trigger words, and other keys.
+
+    reported  keys that have an entry already
+    """
     folders = header.json("ss_dataset_dirs") | header.json("ss_reg_dataset_dirs")
     listed = [
         f"{name} ({each.get('n_repeats')} repeats, {each.get('img_count')} images)"

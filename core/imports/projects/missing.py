@@ -1,4 +1,4 @@
-"""Files and folders that an imported job names and this machine does not have, and where they may be instead."""
+"""Find files and folders that an imported job names but this machine does not have, and suggest where they may be instead."""
 
 import os
 import re
@@ -26,7 +26,7 @@ MOST_SEARCHED, DEEPEST, MOST_FOUND = 20_000, 4, 4  # entries of folders, folders
 
 
 def missing_paths(job: TrainJob, exists: Callable[[Path], bool] = Path.exists) -> Iterator[tuple[str, str]]:
-    """(setting, path) of the job's files and folders that are not on this machine."""
+    """Yield (setting, path) of the job's files and folders that are not on this machine."""
     yield from ((setting, text) for setting, text, is_here in _paths_to_read(job, exists) if not is_here)
     for setting in WRITTEN:
         if (text := value_of(job, setting)) and is_foreign(text):
@@ -34,7 +34,7 @@ def missing_paths(job: TrainJob, exists: Callable[[Path], bool] = Path.exists) -
 
 
 def _paths_to_read(job: TrainJob, exists: Callable[[Path], bool]) -> Iterator[tuple[str, str, bool]]:
-    """(setting, path, whether it is on this machine) of the job's files and folders to read."""
+    """Yield (setting, path, whether it is on this machine) of the files and folders that the job reads."""
     folders = [(SOURCES, each.folder) for each in job.dataset.sources]
     for setting, text in (*((path, value_of(job, path)) for path in PATHS), *folders):
         if isinstance(text, str) and text and "\0" not in text and (setting not in MODELS or LOCAL.match(text)):
@@ -45,13 +45,16 @@ def _paths_to_read(job: TrainJob, exists: Callable[[Path], bool]) -> Iterator[tu
 
 
 def nearby_folders(job: TrainJob, exists: Callable[[Path], bool] = Path.exists) -> list[Path]:
-    """Parents and grandparents of the job's files and folders that are on this machine, those of the dataset first."""
+    """Return parents and grandparents of those files and folders of the job that are on this machine, those of the dataset first."""
     paths = [resolve_path(text) for _, text, is_here in reversed([*_paths_to_read(job, exists)]) if is_here]
     return list(dict.fromkeys(parent for path in paths for parent in path.parents[:2] if parent.name))
 
 
 def missing_files(job: TrainJob, folders: Sequence[Path] = ()) -> Iterator[Problem]:
-    """Warnings about `missing_paths`. folders: searched for files and folders of the same name, to suggest"""
+    """Yield a warning for each missing file or folder of the job.
+
+    folders  searched for files and folders of the same name, to suggest; () suggests none
+    """
     missing = list(missing_paths(job))
     near = nearby(missing, [*nearby_folders(job), *folders] if folders else [])
     for setting, text in missing:
@@ -60,8 +63,10 @@ def missing_files(job: TrainJob, folders: Sequence[Path] = ()) -> Iterator[Probl
 
 
 def nearby(missing: Sequence[tuple[str, str]], folders: Sequence[Path]) -> dict[tuple[str, str], list[Path]]:
-    """For each (setting, path), at most MOST_FOUND files or folders below `folders`, as the setting needs, that have the name at
-    its end: those with most of its parents first, then those with its upper and lower case."""
+    """Return {(setting, path): existing files or folders below `folders` with the same name}, for each of `missing`.
+
+    At most MOST_FOUND each, of the type that the setting needs; those that share most parent folders come first.
+    """
     parts = {pair: PureWindowsPath(pair[1]).parts for pair in missing}
     names = {path[-1].lower() for path in parts.values() if path}
     named = defaultdict[str, list[Path]](list)
@@ -71,11 +76,14 @@ def nearby(missing: Sequence[tuple[str, str]], folders: Sequence[Path]) -> dict[
     widgets = {entry.path: entry.widget for entry in declared(TrainJob)} | {SOURCES: "folder"}
 
     def fits(path: Path, setting: str) -> bool:
+        """Return whether a path is a file or folder as the setting needs."""
         return widgets.get(setting) not in ("file", "folder") or path.is_dir() == (widgets[setting] == "folder")
 
     def order(path: Path, wanted: Sequence[str]) -> tuple[int, bool]:
+        """Return a sort key: paths that share more trailing parts with `wanted` first, then those with its upper and lower case."""
         same = (
-            here.lower() == there.lower() for here, there in zip(reversed(path.parts), reversed(wanted), strict=False)
+            part.lower() == wanted_part.lower()
+            for part, wanted_part in zip(reversed(path.parts), reversed(wanted), strict=False)
         )
         return -sum(1 for _ in takewhile(bool, same)), path.name != wanted[-1]
 
@@ -87,8 +95,8 @@ def nearby(missing: Sequence[tuple[str, str]], folders: Sequence[Path]) -> dict[
 
 
 def _below(level: list[Path]) -> Iterator[Path]:
-    """Files and folders in `level` and in folders below, the nearest first. Limited in depth and number."""
-    left = MOST_SEARCHED
+    """Yield the files and folders in the folders `level` and below, the nearest first. Limited in depth and number."""
+    remaining = MOST_SEARCHED
     for _ in range(DEEPEST):
         inner = []
         for folder in level:
@@ -98,8 +106,8 @@ def _below(level: list[Path]) -> Iterator[Path]:
                 entries = [each for each in os.scandir(folder) if not each.name.startswith(".")]
             except (OSError, ValueError):
                 continue
-            left -= len(entries)
-            if left < 0:
+            remaining -= len(entries)
+            if remaining < 0:
                 return
             inner += [Path(each.path) for each in entries if each.is_dir(follow_symlinks=False)]
             yield from (Path(each.path) for each in entries)

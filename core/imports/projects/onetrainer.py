@@ -1,14 +1,16 @@
-"""Reads the training settings of OneTrainer: a preset, a saved config, or the one that a LoRA file has in it. Its concepts and
-samples, there or in files of their own, are folders and prompts here."""
+"""Import training settings of OneTrainer: a preset, a saved config, or the config in a LoRA file.
+
+Concepts and samples, in the config or in files of their own, become folders and prompts.
+"""
 
 import math
 from collections.abc import Iterable, Iterator
 
-from core.imports.projects.kohya_ss import counted
-from core.imports.projects.onetrainer_config import NAME, TITLE, Config, data, resolve, rows, table
+from core.imports.projects.kohya_ss import count_images
+from core.imports.projects.onetrainer_config import NAME, TITLE, Config, resolve, table
 from core.imports.projects.onetrainer_rules import FIXED, RULES, SIZE, size_of
 from core.imports.projects.report import Import, Source
-from core.imports.projects.table import Values, bounded, flattened, item_values, to_import, within
+from core.imports.projects.table import Values, clamp, flattened, item_values, to_import, with_bounds
 from core.settings.presets.foreign import MARKS, ONETRAINER
 
 __all__ = ["NAME", "TITLE", "keys", "read", "recognizes"]
@@ -19,6 +21,7 @@ ROLES = {"STANDARD": "train", "VALIDATION": "validation", "PRIOR_PREDICTION": "t
 
 
 def recognizes(source: Source) -> bool:
+    """Return whether a text is a config of OneTrainer."""
     options = source.json
     if options is None or "schema_version" in options:
         return False
@@ -26,13 +29,14 @@ def recognizes(source: Source) -> bool:
 
 
 def keys() -> Iterable[str]:
-    """Every key that it knows; those of parts, concepts and samples with dots."""
-    return [*rows(), *data()["former"]]
+    """Return every key that the importer knows; keys of parts, concepts and samples contain dots."""
+    return [*table().rows, *table().data["former"]]
 
 
 def read(source: Source) -> Import:
+    """Import a config of OneTrainer as a job with a report. Raises ProblemsError for models and methods that are not trained here."""
     config = resolve(source)
-    settings = config.ruled(RULES)
+    settings = config.settings(RULES)
     folders = items(config, "concepts", "concept_file_name")
     prompts = items(config, "samples", "sample_definition_file_name")
     settings |= concepts(config, folders) | samples(config, prompts)
@@ -44,8 +48,10 @@ def read(source: Source) -> Import:
 
 
 def items(config: Config, name: str, file_key: str) -> list[Values]:
-    """The concepts or samples as {"concepts.path": value}, with the keys that are written: from the config, else from the file
-    that `file_key` names."""
+    """Return the concepts or samples as {"concepts.path": value}, from the config, else from the file that `file_key` names.
+
+    name  "concepts" or "samples"
+    """
     listed = config.written.get(name)
     if not isinstance(listed, list):
         listed = config.source.json_of(config[file_key])
@@ -59,11 +65,12 @@ def items(config: Config, name: str, file_key: str) -> list[Values]:
 
 
 def _with_current_names(item: Values) -> Values:
-    """A concept or sample with its parts flattened, and former names replaced."""
+    """Return a concept or sample with its parts flattened, and former names replaced by the current ones."""
     return {FORMER.get(key, key): value for key, value in flattened(item, ("image", "text")).items()}
 
 
 def concepts(config: Config, listed: list[Values]) -> Values:
+    """Return {path: value} of the image folders; a warning if there are none. listed: the concepts, as from `items`"""
     if not listed:
         fix = "put the file of the concepts next to the preset and import it again, or choose the image folders"
         config.warn("The file names no image folders", "concepts", fix, "import.no-concepts")
@@ -76,12 +83,12 @@ def _sources(config: Config, concept: Values) -> Iterator[Values]:
     former_type = concept.get("concepts.type")
     if isinstance(former_type, bool):  # validation_concept
         concept = concept | {"concepts.type": "VALIDATION" if former_type else "STANDARD"}
-    values = config.take(concept, "concepts.")
-    role = config.among("concepts.type", ROLES, values["concepts.type"])
+    values = config.read(concept, "concepts.")
+    role = config.choose_from("concepts.type", ROLES, values["concepts.type"])
     if not values["concepts.path"].strip():
         config.note("concepts.path", "unavailable", "a concept without a folder is left out")
         return
-    source = config.folder(values) | {"role": role, "loss_weight": values["concepts.loss_weight"]}
+    source = config.folder_settings(values) | {"role": role, "loss_weight": values["concepts.loss_weight"]}
     source |= {"diff_output_preservation": values["concepts.type"] == "PRIOR_PREDICTION"} | _repeats(config, values)
     source["caption_separator"] = source["caption_separator"] or ","
     if role == "validation" and not config["validation"]:
@@ -93,25 +100,26 @@ def _sources(config: Config, concept: Values) -> Iterator[Values]:
             source["resolution"] = size_of(text)
         else:
             config.note("concepts.image.resolution_override", "unavailable", "is neither a number nor width x height")
-    yield bounded(source) | _dropout(config, values)
+    yield with_bounds(source) | _dropout(config, values)
 
 
 def _dropout(config: Config, values: Values) -> Values:
+    """Return {name: value} of a folder's tag dropout; {} if it is off."""
     if not values["concepts.text.tag_dropout_enable"]:
         return {}
     key = "concepts.text.tag_dropout_mode"
-    rate = within(0.0, 1.0, values["concepts.text.tag_dropout_probability"])
+    rate = clamp(0.0, 1.0, values["concepts.text.tag_dropout_probability"])
     return {"caption_tag_dropout_rate": rate, "tag_dropout_mode": config.choice(key, values[key])}
 
 
 def _repeats(config: Config, values: Values) -> Values:
-    """{name: value} of the setting for a folder's images per epoch, in OneTrainer floor(images * balancing)."""
+    """Return {name: value} of the setting for a folder's images per epoch, which OneTrainer computes as floor(images * balancing)."""
     number, path = values["concepts.balancing"], values["concepts.path"]
     if values["concepts.balancing_strategy"] == "SAMPLES":
         return {"samples_per_epoch": int(number)}
     if number == int(number) and number >= 1:
         return {"num_repeats": int(number)}
-    counts = counted(path) if config.source.folder is not None else None
+    counts = count_images(path) if config.source.folder is not None else None
     if counts is None:
         sentence = f"is {number:g} repeats: set samples_per_epoch to that part of the images"
         config.note("concepts.balancing", "unavailable", sentence)
@@ -123,20 +131,21 @@ def _repeats(config: Config, values: Values) -> Values:
 
 
 def samples(config: Config, listed: list[Values]) -> Values:
+    """Return {path: value} of the sample prompts. listed: the samples, as from `items`"""
     return {"samples.sample_prompts": [line for each in listed for line in _line(config, each)]}
 
 
 def _line(config: Config, sample: Values) -> Iterator[str]:
-    """Yield a sample as a prompt line with options; nothing but a note if it is off."""
-    values = {key.partition(".")[2]: value for key, value in config.take(sample, "samples.").items()}
+    """Yield a sample as a prompt with options, "a cat --w 512 --d 1"; nothing but a note if it is off."""
+    values = {key.partition(".")[2]: value for key, value in config.read(sample, "samples.").items()}
     key = "samples.noise_scheduler"
     sampler = config.choice(key, values["noise_scheduler"])
     if not values["enabled"]:
         config.note("samples.enabled", "changed", "samples that are off are left out")
         return
     prompt, negative = (" ".join(values[name][:LONGEST].split()) for name in ("prompt", "negative_prompt"))
-    width, height = (within(64, 4096, values[side] // 8 * 8) for side in ("width", "height"))
-    options = {"n": negative, "w": width, "h": height, "d": within(0, 2**32 - 1, values["seed"])}
-    options |= {"s": within(1, 1000, values["diffusion_steps"]), "l": f"{values['cfg_scale']:g}", "ss": sampler}
+    width, height = (clamp(64, 4096, values[side] // 8 * 8) for side in ("width", "height"))
+    options = {"n": negative, "w": width, "h": height, "d": clamp(0, 2**32 - 1, values["seed"])}
+    options |= {"s": clamp(1, 1000, values["diffusion_steps"]), "l": f"{values['cfg_scale']:g}", "ss": sampler}
     omitted = [name for name in ("n", "d") if (name == "n" and not negative) or (name == "d" and values["random_seed"])]
     yield " ".join([prompt, *(f"--{name} {value}" for name, value in options.items() if name not in omitted)])

@@ -1,4 +1,4 @@
-"""A config of OneTrainer as it resolves it: older versions are brought up to date, and what is missing or wrong has its defaults.
+"""Resolve a config of OneTrainer: update older versions, and fill in defaults for missing and invalid values.
 
 The rules are those of Nerogar/OneTrainer 23df383; onetrainer.json is the table of its keys.
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 from core.imports.projects.report import Source
 from core.imports.projects.table import Config as TableConfig
-from core.imports.projects.table import Row, Table, Values, flattened, other_family, read_table
+from core.imports.projects.table import Table, Values, flattened, other_family, read_table
 from core.record.problems import ProblemsError
 from core.settings.check import shorten
 
@@ -24,16 +24,8 @@ OFF = (None, False, 0, "", "0", "0.0")
 
 @cache
 def table() -> Table:
+    """Return the table of OneTrainer's keys."""
     return read_table(NAME, TITLE, ("concepts.", "samples."), NULLABLE)
-
-
-def data() -> Mapping[str, Any]:
-    return table().data
-
-
-def rows() -> Mapping[str, Row]:
-    """Every key; those of parts, concepts and samples with dots."""
-    return table().rows
 
 
 class Config(TableConfig):
@@ -41,39 +33,40 @@ class Config(TableConfig):
 
     @property
     def encoders(self) -> list[str]:
-        """The text encoders of the model."""
-        return list(TRAINED[1:] if data()["families"][self["model_type"]][0] == "sdxl" else TRAINED[1:2])
+        """Names of the model's text encoders: "text_encoder", and for SDXL "text_encoder_2"."""
+        return list(TRAINED[1:] if table().data["families"][self["model_type"]][0] == "sdxl" else TRAINED[1:2])
 
     @property
     def accumulation(self) -> int:
+        """Gradient accumulation steps, at least 1."""
         return max(1, self["gradient_accumulation_steps"])
 
     def trains(self, encoder: str) -> bool:
-        """Whether a text encoder trains at all."""
+        """Return whether a text encoder trains: it is on, and does not stop at step or epoch 0."""
         after, unit = (self[f"{encoder}.stop_training_after{end}"] for end in ("", "_unit"))
         return self[f"{encoder}.train"] and not (after == 0 and unit in ("EPOCH", "STEP"))
 
 
 def resolve(source: Source) -> Config:
-    """The config. Raises ProblemsError for models and methods that are not trained here."""
+    """Return the resolved config. Raises ProblemsError for models and methods that are not trained here."""
     options = source.json or {}
     config = Config(table(), source, flattened(options, PARTS))
-    config.values = config.take(_updated(config, _version(options)))
+    config.values = config.read(_updated(config, _version(options)))
     model, method, where = config["model_type"], config["training_method"], source.where
-    if model not in data()["families"]:
+    if model not in table().data["families"]:
         raise other_family(config, model)
-    if method not in data()["methods"]:
+    if method not in table().data["methods"]:
         fix = "open a preset for a LoRA, fine-tuning or an embedding"
         raise ProblemsError.one(f"The method {shorten(method)} is not available", where, fix, "import.other-method")
-    config.method = data()["methods"][method]
+    config.method = table().data["methods"][method]
     for key in config.written:
-        if key in data()["former"]:
+        if key in table().data["former"]:
             config.note(key, "unavailable", "is read by OneTrainer only in older files")
     return config
 
 
 def _version(options: Mapping[str, Any]) -> int:
-    """The version of a file; 0 for one without, if its keys are those of the first version, else today's."""
+    """Return the version of a file; without one 0 if the keys are those of the first version, else the current one."""
     stated = options.get("__version")
     if isinstance(stated, int) and not isinstance(stated, bool):
         return stated
@@ -82,10 +75,10 @@ def _version(options: Mapping[str, Any]) -> int:
 
 
 def _updated(config: Config, version: int) -> Values:
-    """{key: value} of what is written, by the keys of the current version; these are also noted in `config.current_keys`."""
+    """Return {current key: value} of what the file states; renamed keys are noted in `config.current_keys`."""
     written, raw = config.written, Values()
     for key, value in written.items():
-        before, name = data()["former"].get(key, (0, ""))
+        before, name = table().data["former"].get(key, (0, ""))
         if version < 1 and key.startswith("optimizer") and key != "optimizer_defaults" and "." not in key:
             before, name = 1, f"optimizer.{key.removeprefix('optimizer_')}"
         if version < before and name:
@@ -115,7 +108,7 @@ def _updated(config: Config, version: int) -> Values:
 
 
 def _timesteps(raw: Mapping[str, Any]) -> Values:
-    """The keys of the timestep distribution, from a version before 4."""
+    """Return the current keys of the timestep distribution for a config of a version before 4."""
     if raw.get("noising_weight") in OFF:
         return {"timestep_distribution": "UNIFORM", "noising_weight": 0.0, "noising_bias": 0.0}
     bias = raw.get("noising_bias", 0.5)

@@ -1,4 +1,4 @@
-"""What the keys of a OneTrainer config become as settings, where several count together or a value has another form here."""
+"""Convert keys of a OneTrainer config to settings, where several count together or a value has another form here."""
 
 import json
 import math
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from core.imports.projects.onetrainer_config import Config, data, rows
-from core.imports.projects.table import Values, optimizer_settings, within
+from core.imports.projects.onetrainer_config import Config, table
+from core.imports.projects.table import Values, clamp, optimizer_settings
 from core.record.units import number_text
 from core.settings.check import shorten
 from core.settings.optimization.optimizers import Entry, averages, find, literal
@@ -65,15 +65,15 @@ FIXED: dict[str, tuple[Any, str]] = {
 
 
 def model(config: Config) -> Values:
-    """{setting: value} of method, family, prediction type, clip skip and processes; a warning if no model is named."""
-    family, prediction = data()["families"][config["model_type"]]
+    """Return {setting: value} of method, family, prediction type, clip skip and processes; a warning if no model is named."""
+    family, prediction = table().data["families"][config["model_type"]]
     skip, forced = config["text_encoder_layer_skip"], {"v": config["force_v_prediction"]}
     forced["epsilon"] = config["force_epsilon_prediction"]
     if "base_model_name" not in config.written:
         config.warn("The file names no model", "base_model_name", "choose the base model", "import.no-model")
     if family == "sdxl" and skip:
-        config.note("text_encoder_layer_skip", "unavailable", rows()["text_encoder_2_layer_skip"].sentence)
-    for key in rows():
+        config.note("text_encoder_layer_skip", "unavailable", table().rows["text_encoder_2_layer_skip"].sentence)
+    for key in table().rows:
         if key.startswith("text_encoder_2") and family != "sdxl":
             config.note(key, "idle", "is of SDXL's second text encoder")
     return {
@@ -86,6 +86,7 @@ def model(config: Config) -> Values:
 
 
 def devices(config: Config) -> int:
+    """Return the number of GPUs that the config trains on; 1 with a note if it takes all."""
     listed = [each for each in config["device_indexes"].split(",") if each.strip()]
     if config["multi_gpu"] and not listed:
         config.note("multi_gpu", "changed", "enter the number of GPUs; OneTrainer takes all")
@@ -93,8 +94,9 @@ def devices(config: Config) -> int:
 
 
 def memory(config: Config) -> Values:
-    """{setting: value} of TF32, latent caching, weight dtypes and stochastic rounding; for fine-tuning the fused backward pass
-    too."""
+    """Return {setting: value} of TF32, latent caching, weight dtypes and stochastic rounding; for fine-tuning also of the fused backward
+    pass.
+    """
     eight_bit = [config[f"{part}.weight_dtype"] == "FLOAT_8" for part in ("unet", "text_encoder")]
     settings = {
         "memory.allow_tf32": config["train_dtype"] == "TFLOAT_32",
@@ -108,24 +110,24 @@ def memory(config: Config) -> Values:
         sentence = "memory.fused_optimizer_groups is for this optimizer"
         config.note("optimizer.fused_back_pass", "unavailable", sentence)
     return settings | {
-        "memory.full_precision": config.among("unet.weight_dtype", WEIGHTS),
+        "memory.full_precision": config.choose_from("unet.weight_dtype", WEIGHTS),
         "memory.stochastic_rounding": config["optimizer.stochastic_rounding"],
         "memory.fused_backward_pass": fused and adafactor,
     }
 
 
 def _trained_dtype(config: Config) -> Values:
-    """{setting: value} of the dtype of a network or embedding: 16 bits only if the passes are in bf16 too."""
+    """Return {setting: value} of the dtype of a network or embedding: 16 bits only if training computes in bf16 too."""
     key = f"{config.method}_weight_dtype"
     if (config[key], config["train_dtype"]) == ("BFLOAT_16", "BFLOAT_16"):
         return {"memory.full_precision": "bf16", "memory.stochastic_rounding": config["optimizer.stochastic_rounding"]}
     if config[key] != "FLOAT_32":
-        config.note(key, "unavailable", rows()[key].sentence)
+        config.note(key, "unavailable", table().rows[key].sentence)
     return {}
 
 
 def output(config: Config) -> Values:
-    """{setting: value} of name, folder and format of the saved model."""
+    """Return {setting: value} of name, folder and format of the saved model."""
     text, full = config["output_model_destination"], config.method == "fine_tune"
     windows = "\\" in text or text[1:2] == ":"
     path: PurePath = PureWindowsPath(text) if windows else PurePosixPath(text)
@@ -144,7 +146,7 @@ def output(config: Config) -> Values:
 
 
 def network(config: Config) -> Values:
-    """{setting: value} of the network, its size and trained layers; for embeddings of their number of tokens."""
+    """Return {setting: value} of the network, its size and layers; for embeddings of the number of tokens; else {}."""
     if config.method == "embedding":
         return {"embedding.num_vectors_per_token": config["embedding.token_count"] or 1}
     if config.method != "lora":
@@ -164,8 +166,10 @@ def network(config: Config) -> Values:
 
 
 def _layers(config: Config, rank: int, text_trains: bool) -> Values:
-    """{setting: value} of the trained layers. OneTrainer filters those of the U-Net by parts of their names, and trains all of
-    the text encoders."""
+    """Return {setting: value} of the trained layers.
+
+    OneTrainer filters layers of the U-Net by parts of their names and trains all of the text encoders.
+    """
     text, regex = config["layer_filter"].strip(), config["layer_filter_regex"]
     text = text or FILTERS.get(config["layer_filter_preset"], "")
     if text == "attentions" and not regex:  # what a LoRA has without a conv rank
@@ -176,14 +180,14 @@ def _layers(config: Config, rank: int, text_trains: bool) -> Values:
 
 
 def ema(config: Config) -> Values:
-    """{setting: value} of EMA."""
-    device = config.among("ema", {"OFF": "", "GPU": "device", "CPU": "cpu"})
+    """Return {setting: value} of EMA; {} if it is off."""
+    device = config.choose_from("ema", {"OFF": "", "GPU": "device", "CPU": "cpu"})
     if not device:
         return {}
     interval = max(1, config["ema_update_step_interval"])
     if interval > 1:
         config.note("ema_decay", "changed", f"is applied once in {interval} steps: each step has its root")
-    decay = within(0.0, 1.0, config["ema_decay"]) ** (1 / interval)
+    decay = clamp(0.0, 1.0, config["ema_decay"]) ** (1 / interval)
     settings = {"method.ema": True, "method.ema_device": device, "method.ema_decay": decay}
     return settings | {"method.ema_update_every": interval}
 
@@ -192,13 +196,13 @@ def ema(config: Config) -> Values:
 
 
 def _scale(config: Config, key: str) -> int:
-    """The factor of a scaler of the learning rates or the loss."""
-    scale = math.prod(max(1, config[each]) for each in config.among(key, SCALERS))
+    """Return the factor by which a scaler (`key`) multiplies learning rates or loss: a product of batch size, accumulation and GPUs."""
+    scale = math.prod(max(1, config[each]) for each in config.choose_from(key, SCALERS))
     return scale * (devices(config) if config[key].startswith("GLOBAL") else 1)
 
 
 def rates(config: Config) -> Values:
-    """{setting: value} of the learning rates and of whether a full model's text encoders train."""
+    """Return {setting: value} of the learning rates, and for a full model of whether its text encoders train."""
     scale = _scale(config, "learning_rate_scaler")
     keys = (
         "learning_rate",
@@ -226,8 +230,7 @@ def rates(config: Config) -> Values:
 
 
 def stops(config: Config) -> Values:
-    """{setting: value} of where the text encoders stop training. Those of SDXL stop together: where the first trained one
-    does."""
+    """Return {setting: value} of where the text encoders stop training: for SDXL both stop where the first trained one does."""
     if config.method == "embedding":
         return {}
     _stop(config, "unet")  # has no setting: a note
@@ -240,7 +243,7 @@ def stops(config: Config) -> Values:
 
 
 def _stop(config: Config, part: str) -> Values:
-    """{setting: value} of where a part stops training; {} if it trains to the end, with a note if it is to stop by time."""
+    """Return {setting: value} of where a part stops training; {} if it trains to the end, with a note if it is to stop by time."""
     key, unit = f"{part}.stop_training_after", config[f"{part}.stop_training_after_unit"]
     after = config[key]
     if unit == "NEVER" or not after:
@@ -261,7 +264,7 @@ def _stop(config: Config, part: str) -> Values:
 
 
 def schedule(config: Config) -> Values:
-    """{setting: value} of training length and learning rate scheduler."""
+    """Return {setting: value} of training length and learning rate scheduler."""
     key, name = "learning_rate_warmup_steps", config["learning_rate_scheduler"]
     warmup = config[key]
     steps: Any = int(max(0, warmup) // config.accumulation)
@@ -279,12 +282,17 @@ def schedule(config: Config) -> Values:
         steps = 0
     scheduler = _torch_scheduler(config) if name == "CUSTOM" else _named_scheduler(config, name, bool(steps))
     settings = {"lr_scheduler": "constant", "lr_warmup_steps": steps} | scheduler
-    return {"schedule.max_train_epochs": max(1, config["epochs"])} | {f"schedule.{k}": v for k, v in settings.items()}
+    return {"schedule.max_train_epochs": max(1, config["epochs"])} | {
+        f"schedule.{name}": value for name, value in settings.items()
+    }
 
 
 def _named_scheduler(config: Config, name: str, warmup: bool) -> Values:
-    """{name: value} of a scheduler's schedule settings; cosine, with a note, for an unknown one."""
-    low, cycles = within(0.0, 1.0, config["learning_rate_min_factor"]), within(0.0, 1e4, config["learning_rate_cycles"])
+    """Return {name: value} of settings in the schedule group for a scheduler of OneTrainer; cosine, with a note, if it is unknown.
+
+    warmup  whether there are warmup steps
+    """
+    low, cycles = clamp(0.0, 1.0, config["learning_rate_min_factor"]), clamp(0.0, 1e4, config["learning_rate_cycles"])
     if name not in SCHEDULERS:
         sentence = f"{shorten(name)} is not available; cosine is the nearest"
         config.note("learning_rate_scheduler", "unavailable", sentence)
@@ -303,7 +311,7 @@ def _named_scheduler(config: Config, name: str, warmup: bool) -> Values:
 
 
 def _torch_scheduler(config: Config) -> Values:
-    """{name: value} of the schedule settings for one of torch's schedulers; {} with a note for other classes."""
+    """Return {name: value} of settings in the schedule group for one of torch's schedulers; {} with a note for other classes."""
     name, params = config["custom_learning_rate_scheduler"].removeprefix(TORCH), config["scheduler_params"]
     if not name.isidentifier():
         sentence = "is no class of torch.optim.lr_scheduler; constant is set"
@@ -323,6 +331,7 @@ def _torch_scheduler(config: Config) -> Values:
 
 
 def _is_json(value: Any) -> bool:
+    """Return whether a value can be written as JSON."""
     try:
         return bool(json.dumps(value, allow_nan=False))
     except (ValueError, TypeError):
@@ -333,9 +342,8 @@ def _is_json(value: Any) -> bool:
 
 
 def _optimizer_name(config: Config) -> tuple[str, Mapping[str, Any], bool]:
-    """(name of the optimizer, the values that OneTrainer uses for null or false, whether it is the same one, not the
-    nearest)."""
-    known, name = data()["optimizers"], config["optimizer.optimizer"]
+    """Return (optimizer, {argument: value that OneTrainer uses for null or false}, whether it is the same optimizer, not the nearest)."""
+    known, name = table().data["optimizers"], config["optimizer.optimizer"]
     near = name.removesuffix("_ADV").removesuffix("_8BIT")
     chosen, *nulls = known.get(name) or known.get(near) or known["ADAMW"]
     package, _, last = chosen.rpartition(".")
@@ -345,7 +353,7 @@ def _optimizer_name(config: Config) -> tuple[str, Mapping[str, Any], bool]:
 
 
 def optimizer(config: Config) -> Values:
-    """{setting: value} of the optimizer, its arguments and gradient clipping."""
+    """Return {setting: value} of the optimizer, its arguments and gradient clipping."""
     name, nulls, exact = _optimizer_name(config)
     if not exact:
         what = f"The optimizer {shorten(config['optimizer.optimizer'])} is not available"
@@ -361,30 +369,34 @@ def optimizer(config: Config) -> Values:
 
 
 def _arguments(config: Config, entry: Entry, nulls: Mapping[str, Any]) -> Values:
-    """{argument: value} if it differs from the class's default; adds notes on arguments that the class does not have.
-    nulls: {argument: the value that OneTrainer uses for null or false}"""
-    arg_rows = {key: row for key, row in rows().items() if "optimizer.optimizer_args" in row.settings and "." in key}
-    given = {key.partition(".")[2]: config[key] for key in arg_rows}
-    unset = {name for name, value in given.items() if value is None or value is False}
-    given |= {name: value for name, value in nulls.items() if name in unset}
+    """Return {argument: value} of arguments that differ from the class's default; adds notes on arguments that the class lacks.
+
+    nulls  {argument: value that OneTrainer uses for null or false}
+    """
+    arg_rows = {
+        key: row for key, row in table().rows.items() if "optimizer.optimizer_args" in row.settings and "." in key
+    }
+    values = {key.partition(".")[2]: config[key] for key in arg_rows}
+    unset = {name for name, value in values.items() if value is None or value is False}
+    values |= {name: value for name, value in nulls.items() if name in unset}
     arguments: Values = {}
     for target, names in PAIRS.items():
         default = entry.arguments[target].default if target in entry.arguments else None
         if isinstance(default, list):
-            whole = [each if given[name] is None else given[name] for name, each in zip(names, default, strict=False)]
+            whole = [each if values[name] is None else values[name] for name, each in zip(names, default, strict=False)]
             arguments |= {target: whole} if whole != default else {}
-            given = {name: value for name, value in given.items() if name not in names[: len(default)]}
+            values = {name: value for name, value in values.items() if name not in names[: len(default)]}
     if "warmup_steps" in entry.arguments and config["learning_rate_warmup_steps"] > 1:
         arguments["warmup_steps"] = int(config["learning_rate_warmup_steps"])
         config.note("learning_rate_warmup_steps", "changed", "is an argument of schedule-free optimizers: warmup_steps")
-    for name, value in given.items():
+    for name, value in values.items():
         argument = entry.arguments.get(name) or entry.arguments.get(OTHER_NAMES.get(name, ""))
         default = arg_rows[f"optimizer.{name}"].default if argument is None else argument.default
         if value is None or value == default or (argument is None and name == "stochastic_rounding"):
             continue
         if isinstance(value, float) and value.is_integer() and isinstance(default, int):
             value = int(value)
-        if argument is not None and argument.takes(value):
+        if argument is not None and argument.accepts(value):
             arguments[argument.name] = value
         else:
             config.note(f"optimizer.{name}", "unavailable", f"{entry.name} has no such argument or value")
@@ -395,7 +407,7 @@ def _arguments(config: Config, entry: Entry, nulls: Mapping[str, Any]) -> Values
 
 
 def loss(config: Config) -> Values:
-    """{setting: value} of loss type, loss weights and masks."""
+    """Return {setting: value} of loss type, loss weights and masks."""
     strengths = {name: config[name] for name in LOSSES if config[name] > 0} or {"mse_strength": 1.0}
     weight, huber = config["loss_weight_fn"], strengths.get("huber_strength")
     if huber and (len(strengths) > 1 or huber != 1):
@@ -421,9 +433,9 @@ def loss(config: Config) -> Values:
 
 
 def timesteps(config: Config) -> Values:
-    """{setting: value} of timestep range and distribution."""
+    """Return {setting: value} of timestep range and distribution."""
     distribution, weight, bias = config["timestep_distribution"], config["noising_weight"], config["noising_bias"]
-    low, high = (within(0.0, 1.0, config[f"{end}_noising_strength"]) for end in ("min", "max"))
+    low, high = (clamp(0.0, 1.0, config[f"{end}_noising_strength"]) for end in ("min", "max"))
     settings: Values = {"noise.min_timestep": int(1000 * low), "noise.max_timestep": int(1000 * high)}
     if distribution == "LOGIT_NORMAL":
         settings |= {"noise.logit_mean": bias, "noise.logit_std": weight + 1.0}
@@ -443,7 +455,7 @@ def timesteps(config: Config) -> Values:
 
 
 def sizes(config: Config) -> Values:
-    """{setting: value} of resolutions and buckets."""
+    """Return {setting: value} of resolutions and buckets."""
     parts = [part.strip().lower() for part in config["resolution"].split(",") if part.strip()]
     if not 0 < len(parts) < MOST_SIZES or not all(map(SIZE.fullmatch, parts)):
         config.note("resolution", "unavailable", "is neither a number, a width x height nor a list; 512 is set")
@@ -460,13 +472,13 @@ def sizes(config: Config) -> Values:
 
 
 def size_of(text: str) -> int | list[int]:
-    """A side in pixels, or width and height."""
-    sides = [within(64, 8192, int(side)) for side in text.split("x")]
+    """Parse a resolution: "512" -> 512, "512x768" -> [512, 768], in pixels limited to 64 to 8192."""
+    sides = [clamp(64, 8192, int(side)) for side in text.split("x")]
     return sides if len(sides) > 1 else sides[0]
 
 
 def periods(config: Config) -> Values:
-    """{setting: value} of when to save, sample, validate and back up."""
+    """Return {setting: value} of when to save, sample, validate and back up."""
     settings: Values = {}
     for key, (epochs, steps, minutes) in PERIODS.items():
         number, unit = config[key], config[f"{key}_unit"]

@@ -1,4 +1,4 @@
-"""The options of sd-scripts' training scripts, and how argparse reads words as options."""
+"""The options of sd-scripts' training scripts, parsed as by argparse."""
 
 import difflib
 import json
@@ -30,12 +30,16 @@ EQUIVALENTS: dict[tuple[str, Any], Any] = {
 
 
 class DecimalComma(ValueError):
-    """A number written with a comma, which kohya_ss reads as 0."""
+    """Error for a number written with a comma, which kohya_ss reads as 0."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a script. type: bool (a switch), int, float, int_or_float (steps or a fraction) or str; many: takes several words."""
+    """An option of a script.
+
+    type  "bool" (a switch), "int", "float", "int_or_float" (steps or a fraction) or "str"
+    many  whether the option takes several values
+    """
 
     name: str
     type: str
@@ -46,7 +50,12 @@ class Option:
 
 @dataclass(frozen=True)
 class Script:
-    """A training script. guessed: the text does not name it; it may be the one of another family."""
+    """A training script of sd-scripts.
+
+    method   training method, as in `method.kind`
+    family   "sdxl"; "" for SD 1.x and 2.x
+    guessed  whether the text does not name the script, so that it may be one for another family
+    """
 
     name: str
     method: str
@@ -55,6 +64,7 @@ class Script:
 
     @property
     def options(self) -> dict[str, Option]:
+        """The script's options by name."""
         return options_of(self.name)
 
 
@@ -87,12 +97,13 @@ SCRIPTS = {
 
 @cache
 def _data() -> dict[str, dict[str, Any]]:
+    """Return {option: attributes} from sd_scripts.json."""
     return json.loads(FILE.read_text("utf-8"))["options"]
 
 
 @cache
 def options_of(script: str = "") -> dict[str, Option]:
-    """The options of a script by name; of all scripts together without a name."""
+    """Return {name: option} of a script; without a name, of all scripts together."""
     script = "train_textual_inversion" if script == XTI else script
     options = {}
     for name, row in _data().items():
@@ -103,7 +114,7 @@ def options_of(script: str = "") -> dict[str, Option]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name that was probably meant; "" for none."""
+    """Return the known name most similar to `name`; "" if none is similar."""
     return next(iter(difflib.get_close_matches(name[:100], list(known), n=1, cutoff=0.7)), "")
 
 
@@ -111,12 +122,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def is_option(word: str) -> bool:
-    """Whether argparse takes a word as the name of an option."""
+    """Return whether argparse takes a word as the name of an option."""
     return word.startswith("-") and len(word) > 1 and not NUMBER.match(word) and (" " not in word or "=" in word)
 
 
 def parse_words(script: str, words: Iterable[str]) -> tuple[dict[str, Any], list[Entry]]:
-    """({option: True, a text or a list of texts}, entries for words that could not be parsed). The last repetition wins."""
+    """Parse command line words as argparse does; returns ({option: True, text or list of texts}, entries for words not understood).
+
+    Of a repeated option the last value counts.
+    """
     known, entries = options_of(script), list[Entry]()
     values: dict[str, Any] = {}
     remaining = deque(words)
@@ -153,13 +167,15 @@ def parse_words(script: str, words: Iterable[str]) -> tuple[dict[str, Any], list
 
 
 def _stray(word: str, sentence: str) -> Entry:
-    """An entry for a word that is neither an option nor a value. sentence: used unless it is a variable of unknown value."""
+    """Return the report entry for a word that is neither an option nor a value. `sentence` is replaced for unknown variables."""
     return Entry("unavailable", word, sentence=MORE_OPTIONS if unresolved(word) else sentence)
 
 
 def _matching(name: str, known: Mapping[str, Option], script: str, before: int) -> tuple[Option | None, str]:
-    """(the option that a name or unique prefix means, ""), or (None, the reason). before: number of earlier entries, to limit
-    suggestions"""
+    """Return (the option that a name or its unique prefix means, ""), or (None, the reason).
+
+    before  number of earlier entries, which limits the slow search for similar names
+    """
     if name in known:
         return known[name], ""
     completions = [each for each in known if each.startswith(name)]
@@ -173,7 +189,10 @@ def _matching(name: str, known: Mapping[str, Option], script: str, before: int) 
 
 
 def unknown(name: str, known: Iterable[str], before: int = 0) -> str:
-    """The sentence on a name that is none. before: how many there were; the search for the name that was meant is slow."""
+    """Return the sentence on an unknown name, with the most similar one of `known`.
+
+    before  number of unknown names before it; after MOST_SEARCHED the slow search is skipped
+    """
     near = nearest(name, known) if before < MOST_SEARCHED else ""
     return f"is unknown{f'; did you mean {near}?' if near else ''}"
 
@@ -182,8 +201,11 @@ def unknown(name: str, known: Iterable[str], before: int = 0) -> str:
 
 
 def convert(option: Option, value: Any) -> tuple[Any, str]:
-    """(the value in the option's type, None for unset; a sentence if it was read otherwise than written, else ""). Raises
-    ValueError with the reason for what cannot be read."""
+    """Convert a value to the option's type; returns (value, note).
+
+    The value is None if unset; the note is a sentence if the value was interpreted in another way than written, else "".
+    Raises ValueError, with the reason, for a value that cannot be converted.
+    """
     if value is None or value == "" or value == []:
         return None, ""
     if option.many:
@@ -201,7 +223,7 @@ def convert(option: Option, value: Any) -> tuple[Any, str]:
 
 
 def _convert_one(option: Option, value: Any) -> tuple[Any, str]:
-    """`convert` of a single value: (value, sentence). Raises ValueError."""
+    """Convert a single value to the option's type; returns (value, note), see `convert`. Raises ValueError."""
     if isinstance(value, (dict, list)) or value is None:
         raise ValueError(f"{shorten(value)} is not a value of this option")
     if option.type == "bool":
@@ -217,6 +239,7 @@ def _convert_one(option: Option, value: Any) -> tuple[Any, str]:
 
 
 def _switch(value: Any) -> bool:
+    """Return the boolean that a text such as "true", "1" or "no" means. Raises ValueError."""
     values = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False, "none": False}
     if str(value).strip().lower() not in values:
         raise ValueError(f"{shorten(value)} is neither on nor off")
@@ -224,8 +247,10 @@ def _switch(value: Any) -> bool:
 
 
 def _number(option: Option, value: Any) -> tuple[Any, str]:
-    """(number, note) for an option of type int, float or int_or_float; of int_or_float, whole numbers are steps, fractions and
-    percentages a share of the run. Raises ValueError."""
+    """Convert a value to (number, note) for an option of type int, float or int_or_float. Raises ValueError.
+
+    Of int_or_float, whole numbers are steps; fractions and percentages are parts of the run.
+    """
     text = str(value).strip()
     if option.type == "int_or_float" and text.endswith("%"):
         percent = _float(text[:-1])
@@ -248,6 +273,7 @@ def _number(option: Option, value: Any) -> tuple[Any, str]:
 
 
 def _float(text: str) -> float:
+    """Parse a finite number. Raises ValueError, and DecimalComma for a decimal comma."""
     if re.fullmatch(ONE_COMMA, text, re.IGNORECASE):
         raise DecimalComma(f"'{text[:LONG]}' has a decimal comma; write it with a point")
     try:

@@ -1,4 +1,4 @@
-"""What an import gives: the job, and one entry for every key of the other program's file."""
+"""The result of an import: the job, and a report with an entry for every key of the other program's file."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ FOLDED: tuple[EntryKind, ...] = ("idle", "taken")  # what need not be read
 
 
 class ChoiceNeeded(ProblemsError):
-    """The text can be read as several things. choices: what `choice` can be"""
+    """Error that a text can be read as several things. choices: the values for `import_project`'s `choice`"""
 
     def __init__(self, problem: Problem, choices: Sequence[str]):
         super().__init__([problem])
@@ -43,12 +43,14 @@ class ChoiceNeeded(ProblemsError):
 
 @dataclass(frozen=True)
 class Entry:
-    """What became of one key.
+    """Report entry on a key of the imported file.
 
-    kind      taken: as written · changed: with a reason · default: not in the file, the program's default is set · unavailable: lost, with
-              what is done instead · idle: changes nothing about the training · secret: a key or token
-    key       its name in the file            value     as written there; empty for secrets
-    settings  the settings that it became     sentence  the reason; empty where the value says it all
+    kind      taken: as written · changed: with a reason · default: not in the file, the program's default is set · unavailable: lost,
+              with what is done instead · idle: changes nothing about the training · secret: a key or token
+    key       name in the file
+    value     value in the file; empty for secrets
+    settings  dotted paths of the settings that it became
+    sentence  the reason; empty where the value says it all
     """
 
     kind: EntryKind
@@ -59,8 +61,10 @@ class Entry:
 
     @property
     def line(self) -> str:
-        """ "network_dim 32 -> network.rank", "lr_warmup 10: 10% of 1600 steps = 160 steps", "dataset.enable_bucket = off
-        (enable_bucket is not given)"."""
+        """The entry as a line: "network_dim 32 -> network.rank", "lr_warmup 10: 10% of 1600 steps = 160 steps", "dataset.enable_bucket =
+        off
+        (enable_bucket is not given)".
+        """
         text, settings = self.text, ", ".join(self.settings)
         if settings and self.kind == "default":  # the value is the setting's: an option may be its opposite
             line = f"{settings} = {text}" + (f" ({self.key} is not given)" if self.key != settings else "")
@@ -70,31 +74,38 @@ class Entry:
 
     @property
     def text(self) -> str:
-        """The value on one line, shortened."""
+        """The value on one line, shortened to LONGEST characters."""
         text = UNRESOLVED.sub(r"\1", self.value) if isinstance(self.value, str) else shorten(self.value)
         return one_line(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…")
 
 
 @cache
 def known_settings() -> dict[str, Declared]:
+    """Return {dotted path: setting} of a training."""
     return {entry.path: entry for entry in declared(TrainJob)}
 
 
 @dataclass
 class Remarks:
-    """Remarks made while a file is read: notes by key for the report, and problems."""
+    """Remarks collected while a file is read.
+
+    notes     {name: (kind, sentence)} for the report
+    problems  warnings
+    """
 
     notes: dict[str, tuple[EntryKind, str]] = field(init=False, default_factory=dict)
     problems: list[Problem] = field(init=False, default_factory=list)
 
     def key(self, name: str) -> str:
-        """The key of the file that a name stands for."""
+        """Return the key in the file for the name of an option; subclasses rename keys."""
         return name
 
     def note(self, name: str, kind: EntryKind, sentence: str) -> None:
+        """Set the kind and sentence of the report entry for the option `name`."""
         self.notes[name] = (kind, sentence)
 
     def warn(self, what: str, name: str, fix: str, code: str) -> None:
+        """Add a warning on the option `name`."""
         self.problems.append(Problem(what, self.key(name), fix, "warning", code=code))
 
 
@@ -102,10 +113,12 @@ class Remarks:
 class Import:
     """Another program's settings as a job.
 
-    program   the importer's name                      title    what was read: "sd-scripts, train_network.py"
-    options   resolved settings by the program's own names, without keys and tokens
+    program   name of the importer
+    title     what was read: "sd-scripts, train_network.py"
+    options   {name in the program: resolved value}, without keys and tokens
     problems  advice and warnings: missing files, variables without a value
-    choices   what else the text can be read as (a tab, a script, another command); `choice` is what it was read as
+    choices   what the text can be read as (tabs, scripts, commands); () if there is nothing to choose
+    choice    the one of `choices` that was read
     """
 
     program: str
@@ -118,27 +131,28 @@ class Import:
     choice: str = ""
 
     def entries(self, kind: EntryKind) -> list[Entry]:
+        """Return the report entries of one kind."""
         return [entry for entry in self.report if entry.kind == kind]
 
     @property
     def compatible(self) -> TrainJob:
-        """The job that computes as sd-scripts does."""
+        """The job with sd-scripts' compatibility, so that it computes as sd-scripts does."""
         model = self.job.model.model_copy(update={"compatibility": "sd-scripts-0.10"})
         return self.job.model_copy(update={"model": model})
 
     @property
     def summary(self) -> str:
-        """ "40 taken, 3 changed, 2 not available"."""
+        """Counts of the report: "40 taken, 3 changed, 2 not available"."""
         titles: dict[EntryKind, str] = {"taken": "taken", "changed": "changed", "unavailable": "not available"}
         return ", ".join(f"{len(self.entries(kind))} {text}" for kind, text in titles.items())
 
     @property
     def description(self) -> str:
-        """For the preset: the report without what was taken or has no effect."""
+        """Description for the preset: the report without entries that were taken or have no effect, at most MOST_LINES lines."""
         return IMPORTED + "\n".join([line[:LONGEST_LINE] for line in self.lines(FOLDED)][:MOST_LINES])
 
     def lines(self, without: Sequence[EntryKind] = ()) -> Iterable[str]:
-        """The report as text."""
+        """Yield the report as lines of text, except for entries of the kinds `without`."""
         yield f"{self.title}: {self.summary}"
         for kind, title in TITLES.items():
             entries = self.entries(kind)
@@ -150,10 +164,11 @@ class Import:
 class Source:
     """A text to import.
 
-    suffix  of its file (".json"); "" for pasted text
-    folder  where files that the text names are looked up; None reads no file
-    choice  which of several commands, tabs or scripts to read it as
-    path    of a file that is no text
+    where   name of the text or its file, for messages
+    suffix  extension of the file (".json"); "" for pasted text
+    folder  where files that the text names are looked up; None reads no files
+    choice  which of several commands, tabs or scripts to read the text as
+    path    path of a binary file, which has no text
     """
 
     text: str
@@ -165,7 +180,7 @@ class Source:
 
     @cached_property
     def json(self) -> dict[str, Any] | None:
-        """The JSON object; None for other texts."""
+        """The parsed JSON object; None for other texts."""
         value = json_or_none(self.text) if self.text.lstrip("\ufeff \t\r\n").startswith("{") else None
         return value if isinstance(value, dict) else None
 
@@ -179,12 +194,11 @@ class Source:
 
     @property
     def fix(self) -> str:
-        """How to correct a text that cannot be parsed."""
+        """The fix for a syntax error in the text."""
         return "correct that line" + ("; in a path write / for each \\" if "\\" in self.text else "")
 
     def file(self, name: str) -> Path | None:
-        """The path of an existing file that the text names, also next to it; None where files are not read, or there is
-        none."""
+        """Return the path of an existing file that the text names, in `folder` or near it; None if it is missing or files are not read."""
         if self.folder is None or "\0" in name or not name.strip():
             return None
         candidates = [self.folder / name]
@@ -196,7 +210,7 @@ class Source:
             return None
 
     def json_of(self, name: str) -> Any:
-        """The content of a JSON file that the text names; None where there is none."""
+        """Return the content of a JSON file that the text names; None if it is missing or invalid."""
         path = self.file(name)
         try:
             return json_or_none(read_regular(path, MAX_BYTES)) if path else None
@@ -204,13 +218,15 @@ class Source:
             return None
 
     def missing(self, job: TrainJob) -> Iterable[Problem]:
-        """Warnings about files that are not here, searched for near the text and in the project; none where no file is read."""
+        """Return warnings about files of the job that are not on this machine; () if files are not read."""
         return missing_files(job, [self.folder, PROJECT]) if self.folder is not None else ()
 
 
 def choose(titles: Sequence[str], source: Source, what: str) -> tuple[int, tuple[str, ...]]:
-    """(index of the title that `source.choice` names by number or line, the lines to choose from); (0, ()) for a single title.
-    Raises ChoiceNeeded if `source.choice` names none. what: the titles in the message, such as "training commands"."""
+    """Return (index of the title that `source.choice` names by number or line, the lines to choose from); (0, ()) for a single title.
+
+    Raises ChoiceNeeded if `source.choice` names none of several. what: the titles in the message, such as "training commands"
+    """
     if len(titles) < 2:
         return 0, ()
     lines = tuple(f"{number}: {title}" for number, title in enumerate(titles, 1))
@@ -222,7 +238,7 @@ def choose(titles: Sequence[str], source: Source, what: str) -> tuple[int, tuple
 
 
 def setting_text(value: Any) -> str:
-    """A setting's value for the report: "on", "off", "empty", "full, conv"."""
+    """Return a setting's value as text for the report: "on", "off", "empty", "full, conv"."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, list | tuple):
@@ -231,5 +247,5 @@ def setting_text(value: Any) -> str:
 
 
 def written_value(value: Any) -> Any:
-    """A value for an entry: lists as sd-scripts' words."""
+    """Return a value for a report entry: lists are joined by spaces, as on sd-scripts' command line."""
     return " ".join(map(str, value)) if isinstance(value, list) else value

@@ -1,7 +1,8 @@
-"""What sd-scripts' options become as settings.
+"""Convert sd-scripts' options to settings.
 
-An option whose name a setting declares is that setting. `rule` has the others: what several options mean together, and values that
-have another form here. Options that are not given have sd-scripts' default, so that the job trains the same there and here.
+An option whose name a setting declares becomes that setting. Functions with `@rule` convert the others: options that count
+together, and values that have another form here. Options that are not set have sd-scripts' default, so that the job trains the same
+there and here.
 """
 
 import json
@@ -36,11 +37,14 @@ SAME_HERE = frozenset(("bypass_mode", *TUCKER))  # arguments that are computed s
 
 @dataclass
 class Reading(Remarks):
-    """The options of one training.
+    """The options of one training with sd-scripts, converted to their types.
 
-    raw      as written, by option, the program's own defaults of kohya_ss included
-    written  the options that the file itself states              keys     option -> its key in the file, where that is another
-    prompts  sample prompts, where the file has them as text
+    raw      {option: value as written}, including defaults of kohya_ss
+    written  options that the file itself states
+    keys     {option: key in the file} if it has another name there
+    prompts  sample prompts, if the file contains them as text
+    values   {option: value in effect} of all options of the script
+    extra    report entries on anything but options
     """
 
     script: Script
@@ -52,12 +56,13 @@ class Reading(Remarks):
     extra: list[Entry] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
+        """Convert `raw` to `values`, starting from sd-scripts' defaults."""
         self.values = {name: option.default for name, option in self.script.options.items()}
         for name, value in self.raw.items():
             if name in self.values and name not in SECRETS:
-                self._take(self.script.options[name], value)
+                self._store(self.script.options[name], value)
 
-    def _take(self, option: Option, raw: Any) -> None:
+    def _store(self, option: Option, raw: Any) -> None:
         """Convert and store an option's value. A value that cannot be read becomes a note, sometimes with a warning."""
         words = [word for word in (raw if isinstance(raw, list) else [raw]) if isinstance(word, str)]
         missing = [each for word in words for each in unresolved(word)]
@@ -82,14 +87,16 @@ class Reading(Remarks):
             self.note(option.name, "changed", sentence)
 
     def __getitem__(self, name: str) -> Any:
-        """The value in force; None also for options that the script does not have."""
+        """Return the option's value in effect; None also for options that the script does not have."""
         return self.values.get(name)
 
     def key(self, name: str) -> str:
+        """Return the option's key in the file, by default its name."""
         return self.keys.get(name, name)
 
     @property
     def lora(self) -> bool:
+        """Whether a network is trained (train_network.py)."""
         return self.script.method == "lora"
 
 
@@ -120,16 +127,18 @@ VALUES: dict[str, tuple[str, Callable[[Any], Any]]] = {
 
 
 def part_of_run(value: Any) -> Any:
-    """A span as steps (int), or as a fraction of the run (float), which is also written "5%"; 0 for None."""
+    """Return a span in steps as int, one as part of the run ("5%" or 0.05) as float; 0 for None."""
     return float(value[:-1]) / 100 if isinstance(value, str) and value.endswith("%") else value or 0
 
 
 def _chosen(path: str, reading: Reading) -> Values:
+    """Return {path: value} of a setting in CHOICES: the value of the first option that is on."""
     values, otherwise = CHOICES[path]
     return {path: next((value for option, value in values.items() if reading[option]), otherwise)}
 
 
 def _converted(option: str, reading: Reading) -> Values:
+    """Return {path: value} of the setting in VALUES that the option becomes."""
     path, value = VALUES[option]
     return {path: value(reading[option])}
 
@@ -141,7 +150,7 @@ RULES: dict[tuple[str, ...], Callable[[Reading], Values]] = {
 
 
 def rule(*names: str) -> Callable[[Callable[[Reading], Values]], Callable[[Reading], Values]]:
-    """Decorator: register a function from a Reading to {path: value} as the conversion of these options."""
+    """Decorate a function from a Reading to {path: value}: register it as the conversion of the options `names`."""
 
     def register(function: Callable[[Reading], Values]) -> Callable[[Reading], Values]:
         RULES[names] = function
@@ -155,6 +164,7 @@ def rule(*names: str) -> Callable[[Callable[[Reading], Values]], Callable[[Readi
 
 @rule("v2", "v_parameterization")
 def _model(reading: Reading) -> Values:
+    """Return {path: value} of model family and prediction type."""
     plain = "auto" if reading.script.guessed else "sd1"
     family = reading.script.family or ("sd2" if reading["v2"] else plain)
     return {"model.family": family, "model.prediction": "v" if reading["v_parameterization"] else "epsilon"}
@@ -162,6 +172,7 @@ def _model(reading: Reading) -> Values:
 
 @rule("train_text_encoder", "stop_text_encoder_training")
 def _text_encoder(reading: Reading) -> Values:
+    """Return {path: value} of text encoder training in a full model; {} for other methods."""
     if reading.script.method not in ("dreambooth", "fine_tune"):
         return {}
     if "train_text_encoder" in reading.values:
@@ -176,6 +187,7 @@ def _text_encoder(reading: Reading) -> Values:
 
 @rule("train_data_dir", "in_json", "dataset_repeats")
 def _folders(reading: Reading) -> Values:
+    """Return {path: value} of the image folder, or of a folder with a metadata file (in_json)."""
     folder, metadata = reading["train_data_dir"], reading["in_json"]
     if not metadata:
         reading.note("dataset_repeats", "idle", "counts only with in_json")
@@ -187,7 +199,7 @@ def _folders(reading: Reading) -> Values:
 
 @rule("dataset_class", "cache_info")
 def _not_taken(reading: Reading) -> Values:
-    """Notes on options that have no setting here."""
+    """Add notes on options that are not imported; returns {}."""
     if reading["dataset_class"]:
         sentence = "names Python code, which is never imported; set dataset.dataset_class if you trust its module"
         reading.note("dataset_class", "unavailable", sentence)
@@ -201,6 +213,7 @@ def _not_taken(reading: Reading) -> Values:
 
 @rule("network_train_unet_only", "network_train_text_encoder_only")
 def _parts(reading: Reading) -> Values:
+    """Return {path: value} of the parts that a network trains: U-Net, text encoder; {} for other methods."""
     if not reading.lora:
         return {}
     text, unet = not reading["network_train_unet_only"], not reading["network_train_text_encoder_only"]
@@ -209,6 +222,7 @@ def _parts(reading: Reading) -> Values:
 
 @rule("network_module", "network_args", "network_dim", "network_alpha", "network_dropout")
 def _network(reading: Reading) -> Values:
+    """Return {path: value} of the network's kind, rank, alpha, dropout and network_args; {} for methods without a network."""
     if reading.script.method == "lllite":
         rank, dropout = reading["network_dim"] or 64, reading["network_dropout"] or 0.0
         return {"lllite.hidden_dim": rank, "lllite.dropout": dropout, "lllite.zero_bias": False}
@@ -244,7 +258,7 @@ def _network(reading: Reading) -> Values:
 
 
 def _network_argument_values(reading: Reading, module: str, kind: str, written: Mapping[str, str]) -> Values:
-    """{path: value} of network_args. Where these are silent, LyCORIS' defaults apply, not those of our settings."""
+    """Return {path: value} of network_args. Arguments that are not set have LyCORIS' defaults for its module, not those of the settings."""
     known = known_settings()
     arguments = dict(written)
     if module == LYCORIS:
@@ -274,6 +288,7 @@ def _network_argument_values(reading: Reading, module: str, kind: str, written: 
 
 
 def _unquoted(word: str) -> str:
+    """Return the word without quotes around it."""
     return word[1:-1] if len(word) > 1 and word[0] == word[-1] and word[0] in "'\"" else word
 
 
@@ -282,18 +297,21 @@ def _unquoted(word: str) -> str:
 
 @rule("optimizer_type", "use_8bit_adam", "use_lion_optimizer")
 def _optimizer(reading: Reading) -> Values:
+    """Return {path: value} of the optimizer's type, also from the older switches."""
     older = "AdamW8bit" if reading["use_8bit_adam"] else "Lion" if reading["use_lion_optimizer"] else "AdamW"
     return {"optimizer.optimizer_type": reading["optimizer_type"] or older}
 
 
 @rule("optimizer_args")
 def _optimizer_arguments(reading: Reading) -> Values:
+    """Return {path: value} of the optimizer's arguments; some are settings of their own (COMMON)."""
     arguments = _arguments(reading, "optimizer_args")
     common = {name: arguments.pop(name) for name in COMMON if _numbers(arguments.get(name), pair=name == "betas")}
     return {"optimizer.optimizer_args": arguments} | {f"optimizer.{name}": value for name, value in common.items()}
 
 
 def _numbers(value: Any, pair: bool) -> bool:
+    """Return whether a value is a list of two numbers (`pair`) or a single number."""
     items = value if isinstance(value, list) else [value]
     fits = isinstance(value, list) == pair and len(items) == 1 + pair
     return fits and all(isinstance(each, (int, float)) and not isinstance(each, bool) for each in items)
@@ -301,10 +319,12 @@ def _numbers(value: Any, pair: bool) -> bool:
 
 @rule("lr_scheduler_args")
 def _scheduler_arguments(reading: Reading) -> Values:
+    """Return {path: value} of the scheduler's arguments."""
     return {"schedule.lr_scheduler_args": _arguments(reading, "lr_scheduler_args")}
 
 
 def _arguments(reading: Reading, name: str) -> Values:
+    """Return {name: value} of an option with words name=value; words in another form become report entries."""
     arguments: Values = {}
     for word in reading[name] or []:
         try:
@@ -318,6 +338,7 @@ def _arguments(reading: Reading, name: str) -> Values:
 
 @rule("text_encoder_lr", "learning_rate_te", "learning_rate_te1", "learning_rate_te2")
 def _text_rates(reading: Reading) -> Values:
+    """Return {path: value} of the text encoder learning rates: None (main rate), one, or two for SDXL."""
     rate: Any = reading["learning_rate_te"]
     if reading.lora:
         rates = reading["text_encoder_lr"] or [None]
@@ -336,6 +357,7 @@ def _text_rates(reading: Reading) -> Values:
 
 @rule("max_train_epochs", "max_train_steps")
 def _length(reading: Reading) -> Values:
+    """Return {path: value} of epochs and steps; sd-scripts ignores steps if epochs are set."""
     epochs, steps = reading["max_train_epochs"] or None, reading["max_train_steps"] or None
     if epochs and "max_train_steps" in reading.raw:
         reading.note("max_train_steps", "changed", f"has no effect: sd-scripts trains max_train_epochs, {epochs}")
@@ -343,11 +365,13 @@ def _length(reading: Reading) -> Values:
 
 
 def _scheduler(reading: Reading) -> str:
+    """Return the name of the learning rate scheduler, without the initial rate after a colon."""
     return str(reading["lr_scheduler"] or "constant").partition(":")[0]
 
 
 @rule("lr_scheduler", "lr_scheduler_min_lr_ratio")
 def _schedulers(reading: Reading) -> Values:
+    """Return {path: value} of the learning rate scheduler and its minimum ratio."""
     name, ratio = _scheduler(reading), reading["lr_scheduler_min_lr_ratio"]
     if name not in SCHEDULERS:
         reading.note("lr_scheduler", "unavailable", f"'{name}' is no scheduler of sd-scripts; constant is set")
@@ -362,6 +386,7 @@ def _schedulers(reading: Reading) -> Values:
 
 @rule("lr_warmup_steps")
 def _warmup(reading: Reading) -> Values:
+    """Return {path: value} of the warmup; 0 with schedulers for which sd-scripts refuses one."""
     steps = reading["lr_warmup_steps"] or 0
     refused = reading["lr_scheduler_type"] or (_scheduler(reading) if _scheduler(reading) in WITHOUT_WARMUP else "")
     if steps and refused:
@@ -380,6 +405,7 @@ def _warmup(reading: Reading) -> Values:
 
 @rule("resolution")
 def _resolution(reading: Reading) -> Values:
+    """Return {path: value} of the resolution, one side in pixels or [width, height]; {} if it is unreadable."""
     size = _size(reading["resolution"])
     if size is None:
         if reading["resolution"]:
@@ -389,7 +415,7 @@ def _resolution(reading: Reading) -> Values:
 
 
 def _size(text: Any) -> tuple[int, int] | None:
-    """Width and height of "512", "512,768"; None for anything else."""
+    """Return (width, height) of "512" or "512,768"; None for other texts."""
     parts = [part.strip() for part in str(text or "").replace("x", ",").strip("()[] ").split(",")]
     if not all(part.isdecimal() and len(part) < 6 for part in parts) or len(parts) > 2:
         return None
@@ -398,12 +424,14 @@ def _size(text: Any) -> tuple[int, int] | None:
 
 @rule("caption_extension", "caption_extention")
 def _extension(reading: Reading) -> Values:
+    """Return {path: value} of the caption extension, also from the option's older spelling."""
     text = reading["caption_extention"] or reading["caption_extension"] or ".caption"
     return {"captions.caption_extension": text if text.startswith(".") else f".{text}"}
 
 
 @rule("face_crop_aug_range")
 def _face_crop(reading: Reading) -> Values:
+    """Return {path: value} of the face crop range [low, high]; {} if it is not set or unreadable."""
     if not reading["face_crop_aug_range"]:
         return {}
     try:
@@ -416,7 +444,7 @@ def _face_crop(reading: Reading) -> Values:
 
 @rule("validation_seed", "validate_every_n_epochs", "validate_every_n_steps", "validation_split")
 def _validation(reading: Reading) -> Values:
-    """Validation; without a seed of its own the training's, without a period each epoch (the default here too)."""
+    """Return {path: value} of validation. The seed defaults to the training's, the interval to every epoch."""
     epochs, steps, seed = (
         reading[name] for name in ("validate_every_n_epochs", "validate_every_n_steps", "validation_seed")
     )
@@ -434,6 +462,7 @@ def _validation(reading: Reading) -> Values:
 
 @rule("full_bf16", "full_fp16")
 def _full(reading: Reading) -> Values:
+    """Return {path: value} of full bf16 or fp16 training; {} for networks and embeddings, which stay in fp32."""
     name = "full_bf16" if reading["full_bf16"] else "full_fp16" if reading["full_fp16"] else ""
     if name and reading.script.method in ("lora", "embedding"):
         reading.note(name, "changed", "what trains stays in fp32, which is more accurate and small enough")
@@ -443,6 +472,7 @@ def _full(reading: Reading) -> Values:
 
 @rule("save_precision")
 def _save_precision(reading: Reading) -> Values:
+    """Return {path: value} of the dtype of saved weights, by default that of full 16-bit training, else fp32."""
     full = {"full_bf16": "bf16", "full_fp16": "fp16"} if reading.script.method in ("dreambooth", "fine_tune") else {}
     plain = next((name for option, name in full.items() if reading[option]), "fp32")
     named = {"float": "fp32"}.get(reading["save_precision"], reading["save_precision"])
@@ -451,18 +481,21 @@ def _save_precision(reading: Reading) -> Values:
 
 @rule("save_model_as", "use_safetensors")
 def _save_as(reading: Reading) -> Values:
+    """Return {path: value} of the file format, by default safetensors with use_safetensors, else as the base model."""
     usual = "safetensors" if reading["use_safetensors"] else "source"
     return {"saving.save_model_as": reading["save_model_as"] or usual}
 
 
 @rule("save_state", "save_state_on_train_end")
 def _states(reading: Reading) -> Values:
+    """Return {path: value} of saving training states, if the file sets it."""
     names = ("save_state", "save_state_on_train_end")  # ours stay on where the file is silent: they change no weight
     return {f"saving.{name}": reading[name] for name in names if name in reading.written}
 
 
 @rule("sample_prompts")
 def _prompts(reading: Reading) -> Values:
+    """Return {path: value} of the sample prompts, or of the file with them."""
     if reading.prompts is not None:
         return {"samples.sample_prompts": reading.prompts}
     return {"samples.sample_prompts_file": reading["sample_prompts"]}
@@ -470,6 +503,7 @@ def _prompts(reading: Reading) -> Values:
 
 @rule("log_with", "logging_dir")
 def _logging(reading: Reading) -> Values:
+    """Return {path: value} of trackers and logging folder; a folder alone means TensorBoard."""
     folder = reading["logging_dir"]
     return {
         "logging.log_with": reading["log_with"] or ("tensorboard" if folder else "none"),

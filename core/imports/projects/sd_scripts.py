@@ -1,4 +1,4 @@
-"""Reads the settings of sd-scripts: command lines of every shell, scripts that hold one, and --config_file TOML."""
+"""Import settings of sd-scripts: command lines of every shell, scripts that contain one, and --config_file TOML."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -33,6 +33,7 @@ SCRIPT_OF_OPTION = {"network_module": "train_network", "token_string": "train_te
 
 
 def recognizes(source: Source) -> bool:
+    """Return whether a text is a command line or config file of sd-scripts."""
     if source.json is not None:
         return False
     if source.suffix in SUFFIXES:
@@ -45,12 +46,13 @@ def recognizes(source: Source) -> bool:
 
 
 def read(source: Source) -> Import:
+    """Import a command line or config file of sd-scripts as a job. Raises ProblemsError."""
     tables = source.toml if source.suffix not in SUFFIXES else None
     return _from_toml(source, tables) if tables is not None else _from_command(source)
 
 
 def keys() -> Iterable[str]:
-    """Every option that it knows."""
+    """Return every option that the importer knows."""
     return options_of()
 
 
@@ -58,8 +60,10 @@ def keys() -> Iterable[str]:
 
 
 def flattened(tables: Mapping[str, Any]) -> tuple[dict[str, Any], list[Entry]]:
-    """({option: value} as sd-scripts reads them: the content of tables on one level, the last one wins; entries for tables in
-    tables)."""
+    """Flatten the tables of a config file as sd-scripts reads it; returns ({option: value}, entries for nested tables).
+
+    Of a repeated option the last value counts.
+    """
     values, entries = dict[str, Any](), list[Entry]()
     for name, value in tables.items():
         if not isinstance(value, dict):
@@ -75,38 +79,43 @@ def flattened(tables: Mapping[str, Any]) -> tuple[dict[str, Any], list[Entry]]:
 
 
 def _bounded(value: Any) -> Any:
-    """A value, with hexadecimal text for integers of more digits than Python converts to text."""
+    """Return a value with integers that are too long for Python to print as hexadecimal text."""
     if isinstance(value, list):
         return [_bounded(each) for each in value]
     return hex(value) if isinstance(value, int) and abs(value) >> 4000 else value
 
 
 def _from_toml(source: Source, tables: Mapping[str, Any]) -> Import:
+    """Import the tables of a --config_file."""
     values, entries = flattened(tables)
     script, choices = _script_of(values, source)
     return _imported(script, choices, values, source, entries, [])
 
 
 def _script_of(values: Mapping[str, Any], source: Source) -> tuple[Script, tuple[str, ...]]:
-    """(the script for options that come without one, names of scripts to choose from). Raises ChoiceNeeded if they do not show
-    the method."""
+    """Return (script for options that come without one, names of the scripts to choose from). Raises ChoiceNeeded if the options do not
+    show the method.
+    """
     header = HEADER.match(source.text)
     name = last_part(source.choice or (header[1] if header else "")).removesuffix(".py")
     if name in SCRIPTS:
         return SCRIPTS[name], tuple(SCRIPTS)
-    shown = next((script for option, script in SCRIPT_OF_OPTION.items() if values.get(option)), "")
-    if not shown:
+    script_name = next((script for option, script in SCRIPT_OF_OPTION.items() if values.get(option)), "")
+    if not script_name:
         what, where = "The text does not say which script of sd-scripts it is for", source.where
         fix = f"choose one of {', '.join(f'{name}.py' for name in SCRIPTS)}"
         raise ChoiceNeeded(Problem(what, where, fix, code="import.which-script"), list(SCRIPTS))
-    method = SCRIPTS[shown].method
-    return Script(shown, method, guessed=True), tuple(name for name, each in SCRIPTS.items() if each.method == method)
+    method = SCRIPTS[script_name].method
+    return Script(script_name, method, guessed=True), tuple(
+        name for name, each in SCRIPTS.items() if each.method == method
+    )
 
 
 # ---- command lines
 
 
 def _from_command(source: Source) -> Import:
+    """Import the training command in a text, the one that `source.choice` names if there are several. Raises ProblemsError."""
     script = read_script(source.text, source.suffix)
     commands = [words for words in script.commands if words[0].lower() not in NO_RUN and _script_index(words) >= 0]
     commands = [inner for words in commands for inner in _unwrapped(words)]
@@ -124,14 +133,14 @@ def _from_command(source: Source) -> Import:
 
 
 def _unwrapped(words: list[str]) -> list[list[str]]:
-    """The commands in a word that is a text itself, as of `bash -c "python train_network.py ..."`; else the words."""
+    """Return the commands inside a quoted word, as of `bash -c "python train_network.py ..."`; [words] if there are none."""
     word = words[_script_index(words)]
     inner = read_script(word).commands if word.split()[1:] else []
     return [each for each in inner if len(each) > 1 and _script_index(each) >= 0] or [words]
 
 
 def _title(words: list[str]) -> str:
-    """ "train_network.py, fox"."""
+    """Return the title of a command for the choice: "train_network.py, fox"."""
     name = last_part(words[_script_index(words)])
     text = "=".join(words[_script_index(words) :])
     named = re.search(r"--output_name=([^=]{1,60})", text)
@@ -139,11 +148,12 @@ def _title(words: list[str]) -> str:
 
 
 def _script_index(words: list[str]) -> int:
-    """Where the script is; -1 if the words are only options."""
+    """Return the index of the word that names a training script; -1 if there is none."""
     return next((number for number, word in enumerate(words) if TRAINING_SCRIPT.search(word)), -1)
 
 
 def _command(words: list[str], source: Source) -> Import:
+    """Import the words of a command. Raises ProblemsError for scripts of other model families."""
     index = _script_index(words)
     name = last_part(words[index]).removesuffix(".py") if index >= 0 else ""
     name = "train_control_net" if name == "train_controlnet" else name  # its older name
@@ -164,7 +174,10 @@ def _command(words: list[str], source: Source) -> Import:
 
 
 def _config_file(values: dict[str, Any], source: Source, entries: list[Entry]) -> dict[str, Any]:
-    """{option: value} from the file of --config_file, which the command line overrides. Adds its entries to `entries`."""
+    """Return {option: value} of the file that --config_file names; {} if there is none. Report entries are added to `entries`.
+
+    values  options of the command line, which override those of the file
+    """
     if "config_file" not in values or values.get("output_config"):
         return {}
     name = str(values.pop("config_file"))
@@ -180,7 +193,10 @@ def _config_file(values: dict[str, Any], source: Source, entries: list[Entry]) -
 
 
 def _launcher_entries(words: list[str], values: Mapping[str, Any]) -> list[Entry]:
-    """Entries for accelerate's options."""
+    """Return report entries for accelerate's options in the words before the script.
+
+    values  options of sd-scripts
+    """
     entries = []
     for number, word in enumerate(words):
         if not word.startswith("--"):
@@ -201,7 +217,11 @@ LAUNCHER = {
 
 
 def _launcher_entry(key: str, text: str, name: str, precision: bool) -> Entry:
-    """The entry of an option of accelerate. precision: whether sd-scripts' own mixed_precision is given"""
+    """Return the report entry of an option of accelerate.
+
+    key        name in the report
+    precision  whether sd-scripts' own mixed_precision is set
+    """
     if name == "num_processes" and text.isdecimal() and 0 < int(text[:9]) <= 64:
         return Entry("taken", key, int(text), ("memory.num_processes",))
     if name == "mixed_precision" and not precision:
@@ -220,6 +240,12 @@ def _imported(
     entries: list[Entry],
     launcher: list[Entry],
 ) -> Import:
+    """Convert the options of a script to an import, with a warning for each variable that may contain more options.
+
+    choices   names of scripts to choose from
+    entries   report entries to add
+    launcher  report entries of accelerate's options
+    """
     reading = Reading(script, values, frozenset(values))
     reading.extra += entries
     for entry in entries:

@@ -1,5 +1,7 @@
-"""Splits scripts of bash, cmd, PowerShell and notebook cells into the words of their commands. Nothing is run: variables that the text
-sets are filled in, everything else that a shell would compute stays as it is written, between the marks UNSET and END."""
+"""Split scripts of bash, cmd, PowerShell and notebook cells into the words of their commands, without running anything.
+
+Variables that the text sets are filled in. Everything else that a shell would compute stays as written, between the marks UNSET and END.
+"""
 
 import ast
 import operator
@@ -39,16 +41,16 @@ _QUOTED = re.compile(r"""(?P<double>"[^"\n]*+")|(?<![^\s"'=])'[^'\n]*+'""")
 
 @dataclass
 class Script:
-    """The commands of a text, each a list of words, and sentences on what was read in another way than written."""
+    """The commands of a text, each a list of words, and sentences on text that was corrected before it was read."""
 
     commands: list[list[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
 def read_script(text: str, suffix: str = "") -> Script:
-    """The commands of a script, with the variables that it sets filled in. Nothing is run.
+    """Return the commands of a script, with the variables that it sets filled in. Nothing is run.
 
-    suffix   of its file (".ps1"), which determines the shell; "" or another detects it from the text
+    suffix   extension of the file (".ps1"), which determines the shell; "" or another detects it from the text
     """
     plain = text.replace("\r\n", "\n")
     text = _DASH.sub("--", plain.translate(_TYPOGRAPHY))
@@ -77,12 +79,12 @@ def read_script(text: str, suffix: str = "") -> Script:
 
 
 def unresolved(text: str) -> list[str]:
-    """What a shell would have to compute in a word: "$LR", "$(pwd)"."""
+    """Return the parts of a word that a shell would have to compute: ["$LR", "$(pwd)"]."""
     return UNRESOLVED.findall(text)
 
 
 def _python_values(text: str) -> dict[str, Value]:
-    """{name: value as text} of the variables that lines of a notebook set to texts and numbers."""
+    """Return {name: value as text} of the variables that a notebook's lines set to texts and numbers."""
     values: dict[str, Value] = {}
     for name, written in _PYTHON_LINE.findall(text):
         values.pop(name, None)
@@ -93,20 +95,21 @@ def _python_values(text: str) -> dict[str, Value]:
 
 
 def _with_python(text: str, values: Mapping[str, Value]) -> str:
-    """The text of cells with the values of {name}, in quotes too; unknown ones are marked by UNSET."""
-    left = MOST_EXPANDED
+    """Return the text of notebook cells with {name} replaced by its value; unknown names are marked with UNSET and END."""
+    characters_left = MOST_EXPANDED
 
     def value(match: Token) -> str:
-        nonlocal left
+        """Return the value of the matched variable, marked if it is unknown or too much text was added."""
+        nonlocal characters_left
         known = values.get(match[1])
-        left -= len(known or "")
-        return known if isinstance(known, str) and left >= 0 else f"{UNSET}{{{match[1]}}}{END}"
+        characters_left -= len(known or "")
+        return known if isinstance(known, str) and characters_left >= 0 else f"{UNSET}{{{match[1]}}}{END}"
 
     return _IN_PYTHON.sub(value, text)
 
 
 class _Reader(ABC):
-    """Reads a text token by token into words and commands."""
+    """Base of the readers, which split a text token by token into words and commands."""
 
     def __init__(self, variables: dict[str, Value]):
         self.text, self.position, self.variables = "", 0, variables
@@ -119,20 +122,21 @@ class _Reader(ABC):
 
     @abstractmethod
     def tokens(self) -> re.Pattern[str]:
-        """The pattern of the next token, with a named group for each kind of token."""
+        """Return the pattern of the next token, with a named group for each kind of token."""
 
     def read(self, text: str) -> None:
-        """Append the commands of `text` to `commands`."""
+        """Append the commands in `text` to `commands`."""
         self.text, self.position = text, 0
         while self.position < len(text):
             token = self.tokens().match(text, self.position)
             assert token is not None and token.lastgroup is not None
             self.position = token.end()
-            self.take(token.lastgroup, token)
+            self.process(token.lastgroup, token)
         self.unclosed = self.unclosed or self.quoted
         self.end_command()
 
-    def take(self, kind: str, token: Token) -> None:
+    def process(self, kind: str, token: Token) -> None:
+        """Process a token; `kind` is the name of the group that matched."""
         match kind:
             case "blank":
                 self.end_word()
@@ -151,22 +155,23 @@ class _Reader(ABC):
 
     @property
     def word(self) -> str:
+        """The current word, as far as it is read; "" between words."""
         return "".join(self.word_parts or ())
 
     def add(self, text: str) -> None:
-        """Append to the current word; begin one if there is none."""
+        """Append text to the current word, or begin a word with it."""
         self.word_parts = self.word_parts or []
         self.word_parts.append(text)
 
     def end_word(self) -> None:
-        """Append the current word to `words`, except the target of a redirection."""
+        """End the current word and append it to `words`, unless it is the target of a redirection."""
         if self.word_parts is not None and not self.skips_word:
             self.words.append(self.word)
         self.skips_word = self.skips_word and self.word_parts is None
         self.word_parts = None
 
     def end_command(self) -> None:
-        """Append the current words to `commands`."""
+        """End the current command and append its words to `commands`."""
         self.end_word()
         self.skips_word = False
         if self.words:
@@ -223,13 +228,14 @@ _ESCAPES = {  # in double quotes of PowerShell, and of bash
 
 
 @cache
-def _shell_tokens(shell: str, place: str) -> re.Pattern[str]:
-    rows = [pattern for shells, places, pattern in _TOKENS if shell in shells and place in places]
+def _shell_tokens(shell: str, position: str) -> re.Pattern[str]:
+    """Return the pattern of the tokens that a shell (BASH or PS) has in a position (START, INSIDE quotes or OUTSIDE)."""
+    rows = [pattern for shells, positions, pattern in _TOKENS if shell in shells and position in positions]
     return re.compile("|".join(rows), re.DOTALL | re.IGNORECASE)
 
 
 class _Shell(_Reader):
-    """bash and PowerShell, which differ in their escape character, quotes and assignments."""
+    """Reader of bash and PowerShell, which differ in their escape character, quotes and assignments."""
 
     def __init__(self, variables: dict[str, Value], powershell: bool):
         super().__init__(variables)
@@ -243,12 +249,14 @@ class _Shell(_Reader):
         self.notebook_values = dict(variables)  # what the Python of a notebook set
 
     def tokens(self) -> re.Pattern[str]:
+        """Return the pattern of the next token, which depends on quotes and the start of a command."""
         begins = not self.words and self.word_parts is None and self.assigned is None
         return _shell_tokens(
             PS if self.powershell else BASH, INSIDE if self.quoted else START if begins else OUTSIDE[1]
         )
 
-    def take(self, kind: str, token: Token) -> None:
+    def process(self, kind: str, token: Token) -> None:
+        """Process a token of bash or PowerShell; `kind` is the name of the group that matched."""
         match kind:
             case "assigned":
                 self.assigned = token["target"].lower(), bool(token["more"])
@@ -296,17 +304,19 @@ class _Shell(_Reader):
             case "plain" | "list" | "comment":
                 self._plain(token[0])
             case _:
-                super().take(kind, token)
+                super().process(kind, token)
 
     def _after_comma(self, position: int) -> bool:
+        """Return whether the text before a position ends with a comma, after which PowerShell continues a list on the next line."""
         return self.text[max(0, position - 100) : position].rstrip(" \t").endswith(",")
 
     def _plain(self, text: str) -> None:
+        """Add plain text. In PowerShell, text other than a number makes an assignment's value unknown."""
         self.is_computed = self.is_computed or (self.powershell and not _PS_NUMBER.fullmatch(text))
         self.add(text)
 
     def _substitution(self, start: int) -> None:
-        """Add $(command) as a value that is not known; it is never run."""
+        """Add $(command), which starts at `start`, as an unknown value; it is never run."""
         depth, self.position = 0, min(len(self.text), start + 2000)
         for sign in re.finditer(r"[()]", self.text[start : self.position]):
             depth += 1 if sign[0] == "(" else -1
@@ -317,6 +327,7 @@ class _Shell(_Reader):
         self.is_computed = True
 
     def _variable(self, token: Token) -> None:
+        """Add the value of a variable, its fallback as in ${NAME:-fallback}, or mark it as unknown."""
         name = token["braced"] or token["name"] or ""
         value = self.variables.get(name.lower() if self.powershell else name, token.groupdict().get("fallback"))
         self.is_computed = self.is_computed or value is None
@@ -324,7 +335,10 @@ class _Shell(_Reader):
         self.is_array = self.is_array or isinstance(value, list)
 
     def _insert(self, value: Value | None, written: str, whole: bool) -> None:
-        """Add a variable's value: one word, or split at spaces as bash does without quotes; several words for an array."""
+        """Add a variable's value to the words; None marks `written` as unknown.
+
+        whole  whether a text stays one word and an array's items are the words; else both are split at spaces, as bash does without quotes
+        """
         self.characters_left -= sum(map(len, value or ()))
         if value is None or self.characters_left < 0:
             self.add(UNSET + written + END)
@@ -342,6 +356,7 @@ class _Shell(_Reader):
             self.add(part)
 
     def _open(self) -> None:
+        """Process an opening parenthesis: begin an array, or end the command at a subshell."""
         array = None if self.powershell else _ASSIGNED.fullmatch(self.word)
         if array and not array[3] and self.assigned is None:
             self.assigned, self.words_before = (array[1], bool(array[2])), self.words
@@ -352,6 +367,7 @@ class _Shell(_Reader):
             self.end_command()
 
     def _close(self) -> None:
+        """Process a closing parenthesis: end an array, or the command in a subshell."""
         if self.assigned is None:
             self.end_command()
             return
@@ -363,6 +379,7 @@ class _Shell(_Reader):
             self.assigned, self.words = None, self.words_before
 
     def _brace(self, token: Token) -> None:
+        """Process { or }: begin or end a block, or add it to a bash word."""
         if self.powershell or self.word_parts is None:
             self.is_computed = True
             self.end_command()
@@ -375,7 +392,7 @@ class _Shell(_Reader):
             self.add(token[0])
 
     def _set(self, name: str, append: bool, value: Value | None) -> None:
-        """Set a variable, or forget it: None is a value that is not known, as is one that is set on a condition."""
+        """Set a variable, or append to it. It becomes unknown if `value` is None, and inside of conditional blocks."""
         value = None if self.open_branches or any(self.blocks) else value
         before = self.variables.get(name) if append else None
         if value is None and name in self.notebook_values:
@@ -392,6 +409,7 @@ class _Shell(_Reader):
             ]
 
     def end_command(self) -> None:
+        """End the current command or assignment."""
         self.end_word()
         if self.powershell and self.assigned:
             value = None if self.is_computed or not (self.words or self.is_array) else self.words
@@ -407,7 +425,7 @@ class _Shell(_Reader):
         super().end_command()
 
     def _assign(self) -> None:
-        """Set the variables of NAME=value at the start of a command, after the words of a branch."""
+        """Set the variables of NAME=value at the start of a bash command, after keywords such as if or export, and remove these words."""
         while self.words and self.words[0] in _BRANCHES:
             self.open_branches = max(0, self.open_branches + _BRANCHES[self.words[0]])
             self.words = self.words[1:]
@@ -429,7 +447,7 @@ _LARGEST = 10**15
 
 
 def _arithmetic(text: str, variables: Mapping[str, Value]) -> str | None:
-    """The result of $((...)) with whole numbers, as text; None for anything else."""
+    """Return the result of $((...)) with whole numbers, as text; None for other expressions."""
     filled = re.sub(r"\$?\{?([A-Za-z_]\w*)\}?", lambda name: str(variables.get(name[1], "?"))[:20], text)
     try:
         return str(_evaluated(ast.parse(filled.strip(), mode="eval").body))
@@ -438,6 +456,7 @@ def _arithmetic(text: str, variables: Mapping[str, Value]) -> str | None:
 
 
 def _evaluated(node: ast.AST) -> int:
+    """Evaluate a parsed expression of whole numbers. Raises ValueError, KeyError or ZeroDivisionError."""
     match node:
         case ast.Constant(value=int() as value) if value is not True and value is not False:
             pass
@@ -459,6 +478,7 @@ _CMD_BRANCH = re.compile(r"(?:if|for)\b.*\($", re.IGNORECASE)
 
 @cache
 def _cmd_tokens(quoted: bool, literal: bool) -> re.Pattern[str]:
+    """Return the pattern of cmd's tokens. quoted, literal: whether in quotes for the C runtime, and for cmd"""
     # bash's quotes around a word that needs them, as shlex.quote writes them; cmd has none
     whole = r"""(?<!\S)(?P<single>'(?=[^'\n]*(?:[ \t\\"]|'"))[^'\n]*+'(?:"'"'[^'\n]*+')*+(?!\S))"""
     rows = [] if quoted or literal else [whole]
@@ -469,7 +489,7 @@ def _cmd_tokens(quoted: bool, literal: bool) -> re.Pattern[str]:
 
 
 class _Cmd(_Reader):
-    """cmd.exe, whose operators obey its own quotes, and the C runtime, which splits the rest into words by other rules."""
+    """Reader of cmd.exe, whose operators follow its own quoting, and of the C runtime, which splits words by other rules."""
 
     literal = False  # whether the reader is in cmd's quotes; `quoted`: in those of the C runtime
     delayed = False  # whether !name! is a variable
@@ -478,6 +498,7 @@ class _Cmd(_Reader):
         return _cmd_tokens(self.quoted, self.literal)
 
     def read(self, text: str) -> None:
+        """Append the commands in `text` to `commands`, line by line; lines with `set` set variables."""
         self.delayed = "enabledelayedexpansion" in text.lower()
         branches = 0
         for line in text.replace("^\n", "").split("\n"):
@@ -499,6 +520,7 @@ class _Cmd(_Reader):
                 self.variables[name] = value
 
     def _value(self, match: Token) -> str:
+        """Return the value of a matched variable; marked with UNSET and END if unknown."""
         if match[3] and not self.delayed:
             return match[0]
         value = "%" if match[1] else self.variables.get((match[2] or match[3] or "").lower())
@@ -507,7 +529,8 @@ class _Cmd(_Reader):
             return value
         return UNSET + match[0] + END if len(match[0]) > 1 else "%"
 
-    def take(self, kind: str, token: Token) -> None:
+    def process(self, kind: str, token: Token) -> None:
+        """Process a token of cmd or the C runtime; `kind` is the name of the group that matched."""
         match kind:
             case "slashes":  # each two before a quotation mark are one
                 self.add(token[0][::2])
@@ -522,4 +545,4 @@ class _Cmd(_Reader):
             case "single":
                 self.add(token[0][1:-1].replace("'\"'\"'", "'"))
             case _:
-                super().take(kind, token)
+                super().process(kind, token)

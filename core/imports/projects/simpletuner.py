@@ -1,4 +1,4 @@
-"""Reads the training settings of SimpleTuner: config.json with the data backends that it names, or these alone."""
+"""Import training settings of SimpleTuner: a config.json with the data backends that it names, or the backends alone."""
 
 import math
 import re
@@ -13,14 +13,14 @@ from core.imports.projects.table import (
     Table,
     Values,
     arguments_of,
-    bounded,
     chosen_optimizer,
+    clamp,
     item_values,
     optimizer_settings,
     other_family,
     read_table,
     to_import,
-    within,
+    with_bounds,
 )
 from core.record.bounded_json import json_or_none
 from core.record.problems import ProblemsError
@@ -42,10 +42,12 @@ FIXED: Fixed = {"validation.best_checkpoint": ("off", "SimpleTuner does not comp
 
 @cache
 def table() -> Table:
+    """Return the table of SimpleTuner's keys."""
     return read_table(NAME, TITLE, ("data.",))
 
 
 def recognizes(source: Source) -> bool:
+    """Return whether a text is a config of SimpleTuner, or a list of its data backends."""
     if source.json is not None:
         bare = {key.lstrip("-") for key in _content(source.json)}
         return "schema_version" not in bare and bool({"model_family", BACKENDS} & bare)
@@ -53,13 +55,15 @@ def recognizes(source: Source) -> bool:
 
 
 def _content(config: Values) -> Values:
-    """The options; SimpleTuner's web UI saves them in "config", with "_metadata" next to it. AI Toolkit's "config" has "process"."""
+    """Return the options: those in "config", where SimpleTuner's web UI saves them, else the whole content. AI Toolkit's "config" has
+    "process".
+    """
     inside = config.get("config")
     return inside if isinstance(inside, dict) and "process" not in inside else config
 
 
 def _backends_alone(source: Source) -> list[Any]:
-    """The data backends of a text that is only a list of them; [] for other texts."""
+    """Return the data backends of a text that is only a list of them; [] for other texts."""
     content = json_or_none(source.text) if source.text.lstrip("\ufeff \t\r\n").startswith("[") else None
     backends, marks = (
         content if isinstance(content, list) else [],
@@ -69,13 +73,14 @@ def _backends_alone(source: Source) -> list[Any]:
 
 
 def keys() -> Iterable[str]:
-    """Every key that it knows; those of data backends begin with data., those that stand for several end with *."""
+    """Return every key that the importer knows; keys of data backends begin with "data.", those that stand for several end with *."""
     return [*table().rows, *ALIASES]
 
 
 def read(source: Source) -> Import:
+    """Import a config of SimpleTuner as a job with a report. Raises ProblemsError."""
     config = resolve(source)
-    settings = config.ruled(RULES)
+    settings = config.settings(RULES)
     listed = _backends(config)
     settings |= folders(config, listed)
     images = [each for each in listed if each.get("data.dataset_type", "image") in ("image", "eval")]
@@ -86,12 +91,12 @@ def read(source: Source) -> Import:
 
 
 def resolve(source: Source) -> Config:
-    """The config. Raises ProblemsError for models and methods that are not trained here."""
+    """Return the config. Raises ProblemsError for models and methods that are not trained here."""
     config = Config(table(), source, _content(source.json) if source.json else {BACKENDS: _backends_alone(source)})
     bare = {key: key.lstrip("-") for key in config.written}
     config.current_keys = {key: ALIASES.get(name, name) for key, name in bare.items()}
     raw = {config.current_keys[key]: value for key, value in config.written.items() if value not in (None, "")}
-    config.values = config.take({key: value for key, value in raw.items() if key != BACKENDS})
+    config.values = config.read({key: value for key, value in raw.items() if key != BACKENDS})
     family, data, where = config["model_family"].lower(), table().data, source.where
     if family not in data["families"]:
         raise other_family(config, family)
@@ -107,7 +112,7 @@ def resolve(source: Source) -> Config:
 
 
 def model(config: Config) -> Values:
-    """{setting: value} of method, family, prediction type, model, VAE, seed and output name."""
+    """Return {setting: value} of method, family, prediction type, model, VAE, seed and output name."""
     family, flavour, key = config["model_family"].lower(), config["model_flavour"], "pretrained_model_name_or_path"
     base = config[key] or table().data["models"].get(family, {}).get(flavour, "")
     if not base:
@@ -132,7 +137,7 @@ def model(config: Config) -> Values:
 
 
 def machine(config: Config) -> Values:
-    """{setting: value} of memory, speed, EMA and trackers."""
+    """Return {setting: value} of attention, torch.compile, precision, EMA and trackers."""
     attention, backend, report = config["attention_mechanism"], config["dynamo_backend"], config["report_to"]
     if attention not in ("diffusers", "xformers") and not attention.startswith("native"):
         config.note("attention_mechanism", "unavailable", "is not available; SDPA is used")
@@ -162,7 +167,7 @@ def machine(config: Config) -> Values:
 
 
 def length(config: Config) -> Values:
-    """{setting: value} of training length and saving."""
+    """Return {setting: value} of training length and saving."""
     steps, epochs = config["max_train_steps"], config["num_train_epochs"]
     if steps > 0 and epochs > 0:
         config.note("num_train_epochs", "idle", "max_train_steps counts")
@@ -175,7 +180,7 @@ def length(config: Config) -> Values:
 
 
 def network(config: Config) -> Values:
-    """{setting: value} of the network and of whether text encoders train."""
+    """Return {setting: value} of the network and of whether text encoders train."""
     text, rate = config["train_text_encoder"], config["text_encoder_lr"]
     rates = {"optimizer.text_encoder_lr": rate} if rate else {}
     if config.method != "lora":
@@ -192,7 +197,7 @@ def network(config: Config) -> Values:
 
 
 def _lycoris(config: Config) -> Values:
-    """{setting: value} of the LyCORIS config file; LoKr, with a note, if it is missing or its algo unknown."""
+    """Return {setting: value} of the LyCORIS config file; LoKr, with a note, if it is missing or its algo unknown."""
     key, lycoris = "lycoris_config", config.source.json_of(config["lycoris_config"])
     if not isinstance(lycoris, dict) or lycoris.get("algo") not in ALGORITHMS:
         sentence = "is not found here, or has an unknown algo; LoKr is set: enter its rank and factor"
@@ -217,7 +222,7 @@ def _lycoris(config: Config) -> Values:
 
 
 def _unread_modules(preset: Any, lycoris: Values) -> list[str]:
-    """Module types for which the LyCORIS config file overrides values."""
+    """Return the module types for which the LyCORIS config file overrides values, which are not imported."""
     algorithms = preset.get("module_algo_map") if isinstance(preset, dict) else None
     modules = algorithms.items() if isinstance(algorithms, dict) else ()
     return [
@@ -228,7 +233,7 @@ def _unread_modules(preset: Any, lycoris: Values) -> list[str]:
 
 
 def optimizer(config: Config) -> Values:
-    """{setting: value} of the optimizer, its arguments and gradient clipping."""
+    """Return {setting: value} of the optimizer, its arguments and gradient clipping."""
     name = config["optimizer"]
     class_name, implied = chosen_optimizer(config, "optimizer", name)
     pairs = [each.partition("=") for each in config["optimizer_config"].split(",") if each.strip()]
@@ -252,7 +257,7 @@ def optimizer(config: Config) -> Values:
 
 
 def schedule(config: Config) -> Values:
-    """{setting: value} of the learning rate scheduler."""
+    """Return {setting: value} of the learning rate scheduler."""
     key, name, rate, end = "lr_scheduler", config["lr_scheduler"], config["learning_rate"], config["lr_end"]
     warmup = max(0, config["lr_warmup_steps"])
     settings: Values = {"lr_scheduler": name, "lr_warmup_steps": warmup}
@@ -263,7 +268,7 @@ def schedule(config: Config) -> Values:
     elif name == "polynomial":
         settings |= {"lr_scheduler_power": config["lr_power"], "lr_scheduler_args": {"lr_end": end}}
     elif name in ("sine", "cosine", "cosine_with_restarts"):
-        low = within(0.0, 1.0, end / max(rate, 1e-12))
+        low = clamp(0.0, 1.0, end / max(rate, 1e-12))
         settings = {"lr_scheduler": "cosine", "lr_warmup_steps": 0, "lr_scheduler_min_lr_ratio": low}
         config.note(
             key, "changed", "falls once over the run; SimpleTuner repeats it with lr_warmup_steps as its period"
@@ -277,19 +282,20 @@ def schedule(config: Config) -> Values:
 
 
 def loss(config: Config) -> Values:
+    """Return {setting: value} of noise offset, masks and the smallest image size."""
     on = str(config.written.get("offset_noise", config.written.get("--offset_noise"))).lower() == "true"
     if on and config["noise_offset_probability"] < 1:
         config.note("noise_offset_probability", "changed", "noise offset is added to all images")
     strength = 0.1 if config["noise_offset"] is None else config["noise_offset"]
     return {
         "noise.noise_offset": strength if on else None,
-        "noise.unmasked_probability": 1 - within(0.0, 1.0, config["masked_loss_probability"]),
+        "noise.unmasked_probability": 1 - clamp(0.0, 1.0, config["masked_loss_probability"]),
         "dataset.skip_image_resolution": _min_pixels_side(config["minimum_image_size"]),
     }
 
 
 def samples(config: Config) -> Values:
-    """{setting: value} of the sample prompts, their size, sampler and schedule."""
+    """Return {setting: value} of the sample prompts, their size, sampler and schedule."""
     prompts, library = [config["validation_prompt"]], config["user_prompt_library"]
     content = config.source.json_of(library) if library else {}
     if isinstance(content, dict):
@@ -298,7 +304,7 @@ def samples(config: Config) -> Values:
         config.note("user_prompt_library", "unavailable", "is not found here; enter its prompts")
     sizes = [size for text in config["validation_resolution"].split(",")[:10] if (size := _size(text))] or [(256, 256)]
     seed = config["validation_seed"]
-    seed = None if seed is None else within(0, 2**32 - 1, int(seed))
+    seed = None if seed is None else clamp(0, 2**32 - 1, int(seed))
     prompts = [] if config["validation_disable"] else prompts[:MOST]
     lines = [" ".join(each[:LONGEST].split()) for each in prompts if each.strip()]
     end = "" if seed is None else f" --d {seed}"
@@ -316,17 +322,18 @@ def samples(config: Config) -> Values:
 
 
 def _flags(size: tuple[int, int], usual: tuple[int, int]) -> str:
+    """Return the prompt options for a size; "" if it is the usual one."""
     return "" if size == usual else f" --w {size[0]} --h {size[1]}"
 
 
 def _size(text: str) -> tuple[int, int] | None:
-    """Width and height of "1024x768", "1024" or "1.0" (megapixels)."""
+    """Return (width, height) in pixels of "1024x768", "1024" or "1.0" (megapixels); None for other texts."""
     parts = text.lower().strip().split("x")
     try:
         sides = [_side_of(float(part), "" if float(part) > 10 else "area") for part in parts]
     except (ValueError, OverflowError):
         return None
-    width, height = (within(64, 4096, side // 8 * 8) for side in (sides[0], sides[-1]))
+    width, height = (clamp(64, 4096, side // 8 * 8) for side in (sides[0], sides[-1]))
     return width, height
 
 
@@ -337,17 +344,17 @@ RULES = (model, machine, length, network, optimizer, schedule, loss, samples)
 
 
 def _side_of(value: float, kind: str) -> int:
-    """The side in pixels for a resolution setting; areas are in megapixels."""
-    return within(64, 8192, round(math.sqrt(value * 1e6) / 64) * 64 if kind == "area" else int(value))
+    """Return the side in pixels for a resolution: of a square with `value` megapixels if `kind` is "area", else `value` itself."""
+    return clamp(64, 8192, round(math.sqrt(value * 1e6) / 64) * 64 if kind == "area" else int(value))
 
 
 def _min_pixels_side(value: float | None) -> int:
-    """Images with no more pixels than its square are left out; SimpleTuner keeps those of the size itself."""
+    """Return the value of skip_image_resolution for a minimum image size: one pixel less, since SimpleTuner keeps images of that size."""
     return _side_of(value, "area" if value <= 10 else "") - 1 if value and 0 < value < 1e6 else 0
 
 
 def _backends(config: Config) -> list[Values]:
-    """The data backends by key ("data.crop"), from the config or the file that it names."""
+    """Return the data backends as {"data.crop": value}, from the config or the file that it names; [] with a warning if missing."""
     stated = next((value for key, value in config.written.items() if config.current_keys[key] == BACKENDS), None)
     content = config.source.json_of(stated) if isinstance(stated, str) and stated else stated
     if not isinstance(content, list):
@@ -359,9 +366,11 @@ def _backends(config: Config) -> list[Values]:
 
 
 def folders(config: Config, listed: list[Values]) -> Values:
-    """{setting: value} of the image folders, resolution, validation and latent caching; a warning if there is no folder.
-    listed: as `_backends`"""
-    backends = [config.take(each, "data.") for each in listed]
+    """Return {setting: value} of the image folders, resolution, validation and latent caching; a warning if there is no folder.
+
+    listed  the data backends, as from `_backends`
+    """
+    backends = [config.read(each, "data.") for each in listed]
     ids = {str(values["data.id"]): values["data.instance_data_dir"] for values in backends}
     sources = [source for values in backends for source in _source(config, values, ids)]
     if listed and not sources:
@@ -382,6 +391,10 @@ def folders(config: Config, listed: list[Values]) -> Values:
 
 
 def _resolution(config: Config, value: Any, kind: str, key: str) -> int:
+    """Return the resolution in pixels for a value in pixels or megapixels; 1024 with a note at `key` if it is not a size.
+
+    kind  the resolution type; "pixel" means the shorter side
+    """
     try:
         number = float(value or 1024)
     except (ValueError, TypeError):
@@ -396,8 +409,10 @@ def _resolution(config: Config, value: Any, kind: str, key: str) -> int:
 
 
 def _source(config: Config, values: Values, ids: dict[str, str]) -> Iterator[Values]:
-    """Yield the settings {name: value} of a data backend's folder; nothing, or a note, for other backends. ids: {id: folder} of
-    all"""
+    """Yield the settings {name: value} of a data backend's folder; nothing, or a note, for other backends.
+
+    ids  {id: folder} of all backends
+    """
     kind = values["data.dataset_type"]
     role = (table().rows["data.dataset_type"].choices or {}).get(kind, "")
     if not role:  # embeds, conditioning, videos
@@ -415,7 +430,7 @@ def _source(config: Config, values: Values, ids: dict[str, str]) -> Iterator[Val
         config, resolution, values["data.resolution_type"] or config["resolution_type"], "data.resolution"
     )
     mask = ids.get(str(values["data.conditioning_data"])) if values["data.conditioning_data"] else None
-    yield bounded(
+    yield with_bounds(
         {
             "folder": folder,
             "role": role,
@@ -435,7 +450,7 @@ def _source(config: Config, values: Values, ids: dict[str, str]) -> Iterator[Val
 
 
 def _captions(config: Config, values: Values) -> Values:
-    """{name: value} of the caption settings of a folder, by its caption strategy."""
+    """Return {name: value} of the caption settings of a folder, by its caption strategy."""
     strategy = values["data.caption_strategy"] or config["caption_strategy"] or "filename"
     prompt = values["data.instance_prompt"] or config["instance_prompt"]
     if strategy.replace("_", "") == "instanceprompt" or values["data.only_instance_prompt"]:

@@ -1,4 +1,4 @@
-"""A program's config read by a table of its keys: what each key becomes, and an entry for each of them in the report."""
+"""Import a program's config by a table of its keys: the settings that each key becomes, and a report entry for each key."""
 
 import json
 import re
@@ -41,8 +41,13 @@ OF_METHODS = {"network": "lora", "embedding": "embedding"}
 
 @dataclass(frozen=True)
 class Row:
-    """A key in the table. target: the settings that it becomes, or IDLE or SECRET; sentence: why it is not imported; notes: see
-    `note`."""
+    """A key in the table.
+
+    target    paths of the settings that it becomes ("=path" for its value unchanged), or IDLE or SECRET
+    sentence  why it is not imported
+    choices   {value: value of the setting}
+    notes     {value as text, or "*" for all but the default: remark}, see `note`
+    """
 
     default: Any
     target: str
@@ -52,21 +57,22 @@ class Row:
 
     @property
     def settings(self) -> list[str]:
-        """The settings that it becomes."""
+        """Paths of the settings that the key becomes; "dataset.sources" for those of a folder."""
         paths = [] if self.target in (IDLE, SECRET) else self.target.removeprefix("=").split()
         return list(dict.fromkeys("dataset.sources" if path.startswith("sources.") else path for path in paths))
 
     def note(self, value: Any) -> str:
-        """The table's remark on a value: its kind ("~" changed, "!" not available), then a sentence; "" for none."""
+        """Return the table's remark on a value: the kind ("~" changed, "!" not available) followed by a sentence; "" if there is none."""
         return self.notes.get(str(value)) or ("" if value == self.default else self.notes.get("*", ""))
 
 
 @dataclass(frozen=True)
 class Table:
-    """The keys of a program.
+    """The keys of a program's config.
 
-    data      the content of its file         rows   by key; those of parts and lists with dots, "flow_*" for keys that begin so
-    lists     prefixes of the keys that the items of lists have
+    data      content of the table's file
+    rows      {key: row}; keys of parts and list items contain dots, "flow_*" stands for all keys that begin with "flow_"
+    lists     prefixes of keys of list items: ("concepts.",)
     nullable  keys that may be null although their default is not
     """
 
@@ -77,19 +83,19 @@ class Table:
     nullable: tuple[str, ...] = ()
 
     @cached_property
-    def open(self) -> list[str]:
-        """The keys that end with *."""
+    def wildcards(self) -> list[str]:
+        """Keys that end with *."""
         return [name for name in self.rows if name[-1] == "*"]
 
     def row(self, key: str) -> Row | None:
-        """The row of a key; else the longest one that ends with * and fits."""
+        """Return the row of a key, else of the longest matching key with *; None for unknown keys."""
         if key in self.rows:
             return self.rows[key]
-        fitting = [name for name in self.open if key.startswith(name[:-1])]
+        fitting = [name for name in self.wildcards if key.startswith(name[:-1])]
         return self.rows[max(fitting, key=len)] if fitting else None
 
-    def below(self, prefix: str) -> Iterator[tuple[str, Row]]:
-        """The keys with a value: of the items of a list, or of the config itself ("")."""
+    def rows_below(self, prefix: str) -> Iterator[tuple[str, Row]]:
+        """Yield (key, row) of list items with this prefix, or of the config itself for ""; without secrets and keys with *."""
         for key, row in self.rows.items():
             inside = key.startswith(prefix) if prefix else not key.startswith(self.lists)
             if row.target != SECRET and key[-1] != "*" and inside:
@@ -97,7 +103,7 @@ class Table:
 
 
 def read_table(name: str, title: str, lists: tuple[str, ...], nullable: tuple[str, ...] = ()) -> Table:
-    """The table in a JSON file next to this one."""
+    """Read the table in the JSON file `name` in this folder."""
     data = json.loads(Path(__file__).with_name(f"{name}.json").read_text("utf-8"))
     rows: dict[str, Row] = {}
     for names, cells in data["keys"].items():
@@ -109,10 +115,12 @@ def read_table(name: str, title: str, lists: tuple[str, ...], nullable: tuple[st
 
 @dataclass
 class Config(Remarks):
-    """A program's config, by key: those of a part with a dot ("unet.train").
+    """A program's config as {key: value}; keys of a part contain a dot ("unet.train").
 
-    written   the file's own keys and values          current_keys   key of the file -> its key in the table, where that is another
-    values    of all keys in the table                method  of the training, as settings name it
+    written       keys and values of the file
+    values        values of all keys in the table
+    current_keys  {key in the file: key in the table} if they differ
+    method        training method, as in `method.kind`
     """
 
     table: Table
@@ -123,24 +131,30 @@ class Config(Remarks):
     method: str = ""
 
     def __getitem__(self, key: str) -> Any:
+        """Return the value of a key of the table. Raises KeyError for unknown keys."""
         return self.values[key]
 
-    def among(self, key: str, choices: Mapping[str, T], value: Any = None) -> T:
-        """The entry of `choices` for a key's value; where there is none, a note is added and the entry of the default returned."""
+    def choose_from(self, key: str, choices: Mapping[str, T], value: Any = None) -> T:
+        """Return the entry of `choices` for a key's value; for other values that of the default, with a note.
+
+        value  None: the config's
+        """
         value, default = str(self[key] if value is None else value), str(self.table.rows[key].default)
         if value not in choices:
             self.note(key, "unavailable", f"{shorten(value)} is none of {', '.join(choices)}; {default} is set")
         return choices[value if value in choices else default]
 
     def choice(self, key: str, value: Any = None) -> Any:
-        """`among` with the choices that the table has for the key."""
-        return self.among(key, self.table.rows[key].choices or {}, value)
+        """Return the entry of the key's choices in the table for its value; for other values that of the default, with a note."""
+        return self.choose_from(key, self.table.rows[key].choices or {}, value)
 
-    def take(self, raw: Mapping[str, Any], prefix: str = "") -> Values:
-        """{key: value} of all keys below a prefix. Missing and invalid ones have their default; notes are added for these and
-        for values that the table remarks on."""
+    def read(self, raw: Mapping[str, Any], prefix: str = "") -> Values:
+        """Return {key: value} of all keys of the table below a prefix. Missing and invalid ones have their default.
+
+        Notes are added for invalid values, and for values that the table remarks on.
+        """
         values = {}
-        for key, row in self.table.below(prefix):
+        for key, row in self.table.rows_below(prefix):
             values[key] = row.default
             try:
                 values[key] = self._converted(key, row, raw[key]) if key in raw else row.default
@@ -155,7 +169,7 @@ class Config(Remarks):
         return values
 
     def _converted(self, key: str, row: Row, value: Any) -> Any:
-        """A value in the type of the key's default. Raises ValueError."""
+        """Convert a value to the type of the key's default. Raises ValueError."""
         kind = type(row.default)
         if row.target == IDLE or kind in (list, dict):
             return value
@@ -169,25 +183,30 @@ class Config(Remarks):
         return str(value)
 
     def items(self, key: str, listed: Iterable[Any], prefix: str) -> list[Values]:
-        """The items of a list as {"concepts.path": value}. Items that are no tables, and those beyond MOST_ITEMS, are left out
-        with a note at `key`."""
+        """Return the items of a list as {prefix + name: value}, such as "concepts.path".
+
+        Items that are no tables, and those beyond MOST_ITEMS, are left out with a note at `key`.
+        """
         every = list(listed)
         tables = [each for each in every[:MOST_ITEMS] if isinstance(each, dict)]
         if len(tables) < len(every):
             self.note(key, "changed", f"{len(tables)} of {len(every)} are read")
         return [{f"{prefix}{name}": value for name, value in each.items()} for each in tables]
 
-    def folder(self, values: Values) -> Values:
-        """Settings of a folder that each follow from a single key of its item."""
+    def folder_settings(self, values: Values) -> Values:
+        """Return {name: value} of those settings of a folder that each take the value of a single key.
+
+        values  {key: value} of the folder's item
+        """
         direct = ((row.target, key) for key, row in self.table.rows.items() if row.target.startswith("=sources."))
         return {target.partition(".")[2]: values[key] for target, key in direct}
 
-    def ruled(self, rules: Iterable[Callable[[Any], Values]]) -> Values:
-        """{setting: value}: of keys that are one setting each, and the results of the rules."""
-        return self.direct() | {path: value for rule in rules for path, value in rule(self).items()}
+    def settings(self, rules: Iterable[Callable[[Any], Values]]) -> Values:
+        """Return {path: value} of keys that are a setting each, and the results of `rules`, which take precedence."""
+        return self._direct_settings() | {path: value for rule in rules for path, value in rule(self).items()}
 
-    def direct(self) -> Values:
-        """{setting: value} of keys that are one setting each. "" and 0 become None where the setting may be empty."""
+    def _direct_settings(self) -> Values:
+        """Return {path: value} of keys that are a setting each. "" and 0 become None if the setting may be empty."""
         known, settings = known_settings(), Values()
         for key, row in self.table.rows.items():
             path = row.target[1:]
@@ -198,25 +217,26 @@ class Config(Remarks):
         return settings
 
 
-def within(low: Any, high: Any, number: Any) -> Any:
+def clamp(low: Any, high: Any, number: Any) -> Any:
+    """Return the number, limited to the range from `low` to `high`."""
     return min(max(low, number), high)
 
 
-def bounded(source: Values) -> Values:
-    """A folder's settings with each number limited to BOUNDS."""
+def with_bounds(source: Values) -> Values:
+    """Return a folder's settings {name: value} with each number limited to BOUNDS."""
     return {
-        name: within(*BOUNDS[name], value) if name in BOUNDS and value is not None else value
+        name: clamp(*BOUNDS[name], value) if name in BOUNDS and value is not None else value
         for name, value in source.items()
     }
 
 
 def item_values(listed: Iterable[Values], table: Table) -> Values:
-    """{key: its value that is not the default, several as "4, 8", else the default} over all items of lists."""
+    """Return {key: value} over the items of all lists: the value that is not the default, several as "4, 8", else the default."""
     values_by_key: dict[str, list[Any]] = {}
     for key, value in (pair for each in listed for pair in each.items()):
-        seen = values_by_key.setdefault(key, [])
-        if value not in seen:
-            seen.append(value)
+        distinct = values_by_key.setdefault(key, [])
+        if value not in distinct:
+            distinct.append(value)
     values: Values = {}
     for key, every in values_by_key.items():
         stated = [each for each in every if key not in table.rows or each != table.rows[key].default] or every
@@ -226,15 +246,18 @@ def item_values(listed: Iterable[Values], table: Table) -> Values:
 
 
 def optimizer_settings(name: str, arguments: Values) -> Values:
-    """The settings for an optimizer: its type, its arguments, and those arguments that are settings of their own (COMMON)."""
+    """Return {path: value} of an optimizer: its type, its arguments, and arguments that are settings of their own (COMMON)."""
     pairs = {key for key, value in arguments.items() if isinstance(value, list) and (key, len(value)) != ("betas", 2)}
     settings = {f"optimizer.{key}": arguments[key] for key in COMMON if key in arguments and key not in pairs}
-    rest = {key: value for key, value in arguments.items() if f"optimizer.{key}" not in settings}
-    return {"optimizer.optimizer_type": name, "optimizer.optimizer_args": rest} | settings
+    other_arguments = {key: value for key, value in arguments.items() if f"optimizer.{key}" not in settings}
+    return {"optimizer.optimizer_type": name, "optimizer.optimizer_args": other_arguments} | settings
 
 
 def chosen_optimizer(config: Config, key: str, name: str) -> tuple[str, Values]:
-    """(class for a program's optimizer name, or for its default if unknown; arguments that this name implies)."""
+    """Return (class for a program's optimizer `name`, arguments implied by it); the default's, with a warning, for an unknown name.
+
+    key  the config's key, for the note
+    """
     data, row = config.table.data, config.table.rows[key]
     class_name, implied = (
         data["optimizers"].get(name) or data["near"].get(name) or (data["optimizers"] | data["near"])[row.default]
@@ -249,12 +272,12 @@ def chosen_optimizer(config: Config, key: str, name: str) -> tuple[str, Values]:
 
 
 def arguments_of(config: Config, name: str, arguments: Mapping[str, Any], key: str) -> Values:
-    """The arguments in a key's value that an optimizer takes, as it takes them; notes the others."""
+    """Return {name: value} of the arguments that the optimizer `name` accepts; adds a note at `key` on others."""
     entry, accepted, refused = find(name), Values(), list[str]()
     for word, value in arguments.items():
         argument = None if entry is None else entry.arguments.get(word)
         value = literal(value) if isinstance(value, str) else value
-        if argument is not None and argument.takes(value):
+        if argument is not None and argument.accepts(value):
             accepted[word] = value
         else:
             refused.append(word[:60])
@@ -264,7 +287,7 @@ def arguments_of(config: Config, name: str, arguments: Mapping[str, Any], key: s
 
 
 def other_family(config: Config, family: str) -> ProblemsError:
-    """The refusal of a model that is not trained here, by its name."""
+    """Return the error that a model of another family is not trained here; `family` is the program's name for the model."""
     families = config.table.data["others"].items()
     title = next((title for part, title in families if part in family), shorten(family))
     fix = "open a config for SD 1.x, SD 2.x or SDXL"
@@ -272,7 +295,7 @@ def other_family(config: Config, family: str) -> ProblemsError:
 
 
 def flattened(options: Mapping[str, Any], parts: tuple[str, ...]) -> Values:
-    """{"unet.train": True} of {"unet": {"train": True}} for these parts."""
+    """Flatten nested tables named in `parts`: {"unet": {"train": True}} -> {"unet.train": True}."""
     flat: Values = {}
     for key, value in options.items():
         inside = key in parts and isinstance(value, dict)
@@ -281,8 +304,13 @@ def flattened(options: Mapping[str, Any], parts: tuple[str, ...]) -> Values:
 
 
 def to_import(config: Config, job_settings: Values, written: Values, fixed: Fixed, name: str, about: str) -> Import:
-    """The import of these settings. written: every key of the file, also of the items of lists; fixed: values that the program
-    always uses, with a sentence; about: what it trains"""
+    """Convert settings {path: value} to an import with a report.
+
+    written  {key: value} of the file, also of list items
+    fixed    {path: (value that the program always uses, sentence for the report)}
+    name     name of the importer
+    about    what the config trains, for the title
+    """
     job_settings = {**job_settings, **{path: value for path, (value, _) in fixed.items()}}
     job_settings = {path: value for path, value in job_settings.items() if path in known_settings()}
     job, corrected = built(by_group(job_settings))
@@ -300,7 +328,11 @@ def to_import(config: Config, job_settings: Values, written: Values, fixed: Fixe
 def _stated_entries(
     config: Config, written: Values, job_settings: Mapping[str, Any], corrected: Mapping[str, str]
 ) -> Iterator[Entry]:
-    """An entry for each key of the file."""
+    """Yield a report entry for each key of the file.
+
+    job_settings  {path: value} of the job
+    corrected     {path: sentence} of values that are not allowed, see `built`
+    """
     unknown_keys = 0
     for key, value in written.items():
         row = config.table.row(config.current_keys.get(key, key))
@@ -324,6 +356,7 @@ def _stated_entries(
 def _entry(
     config: Config, key: str, row: Row, value: Any, job_settings: Mapping[str, Any], corrected: Mapping[str, str]
 ) -> Entry:
+    """Return the report entry of a key of the file that has a row in the table; arguments as in `_stated_entries`."""
     current = config.current_keys.get(key, key)
     settings = tuple(path for path in row.settings if path in job_settings)
     wrong = next((f"{path} {corrected[path]}" for path in settings if path in corrected), "")
@@ -346,7 +379,7 @@ def _entry(
 def _absent(
     config: Config, written: Values, job_settings: Mapping[str, Any], job: TrainJob, fixed: Fixed
 ) -> Iterator[Entry]:
-    """An entry for each key that is not in the file and whose default changes our default job, and for each fixed value."""
+    """Yield a report entry for each default of the program that differs from Atelier's, for keys not in the file, and for fixed values."""
     plain, rows = TrainJob(), config.table.rows
     stated = {config.current_keys.get(key, key) for key in written}
     reported = {path for key in stated if key in rows for path in rows[key].settings}

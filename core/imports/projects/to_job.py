@@ -1,4 +1,4 @@
-"""From options to the job, with an entry for each of them."""
+"""Convert sd-scripts' options to a job, with a report entry for each option."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -37,7 +37,12 @@ ON_BY_DEFAULT = frozenset(("save_state", "save_state_on_train_end"))
 def to_import(
     reading: Reading, source: Source, program: str, title: str, options: Values, launcher: list[Entry]
 ) -> Import:
-    """The job that the options give, and an entry for each of them. launcher: entries of accelerate's options."""
+    """Convert sd-scripts' options to a job with a report.
+
+    program, title  of the result, see `Import`
+    options         {option: resolved value}, for `Import.options`; secrets are removed
+    launcher        entries of accelerate's options, whose settings apply too
+    """
     settings_of_option: dict[str, tuple[str, ...]] = {}  # option -> its settings
     settings: Values = {"method.kind": reading.script.method, "embedding.extended": reading.script.name == XTI}
     for names, values in settings_of(reading):
@@ -51,14 +56,14 @@ def to_import(
         fix = "choose the base model"
         reading.warn("The text names no model", "pretrained_model_name_or_path", fix, "import.no-model")
     nested = by_group(settings)
-    stated, before = set[str](), None  # settings of the config's own options; the job of the options alone
+    stated, job_without_config = set[str](), None  # settings in the dataset config; the job without it
     if config is not None:
         stated = {
             declaration(each.setting).path
             for name in config.names
             if (each := DATASET_OPTIONS.get(name)) and each.setting
         }
-        before = built(by_group(settings))[0]
+        job_without_config = built(by_group(settings))[0]
         settings_of_option["dataset_config"] = ("dataset.sources",)
         nested |= {group: nested.get(group, {}) | values for group, values in config.values.items()}
         reading.extra += [Entry("changed", "dataset_config", sentence=note) for note in config.notes]
@@ -67,9 +72,9 @@ def to_import(
             "dreambooth"  # the script trains folders as DreamBooth, a metadata file as fine-tuning
         )
     job, corrected = built(nested)
-    if before is not None:
+    if job_without_config is not None:
         for path in sorted(stated):
-            if path in settings and value_of(before, path) != value_of(job, path):
+            if path in settings and value_of(job_without_config, path) != value_of(job, path):
                 corrected.setdefault(path, "is set by the dataset config")
     report = [*_entries(reading, job, settings_of_option, corrected, stated), *reading.extra, *launcher]
     options = {name: value for name, value in options.items() if name not in SECRETS}
@@ -77,20 +82,25 @@ def to_import(
 
 
 def direct_paths(method: str) -> dict[str, str]:
-    """{option: the setting that declares its name}, of options that one setting declares, or one of the method's group."""
+    """Return {option: path of the setting that declares this name in sd-scripts}.
+
+    If several settings declare it, the one in the group of `method` counts; options that remain ambiguous are left out.
+    """
     paths: dict[str, list[str]] = {}
     for entry in known_settings().values():
         for name in entry.kohya_names:
             paths.setdefault(name, []).append(entry.path)
     for name, candidates in paths.items():  # ControlNet-LLLite has a rank too
-        own = [path for path in candidates if path.startswith(f"{method}.")]
-        paths[name] = own or [path for path in candidates if not path.startswith("lllite.")] or candidates
+        of_method = [path for path in candidates if path.startswith(f"{method}.")]
+        paths[name] = of_method or [path for path in candidates if not path.startswith("lllite.")] or candidates
     return {name: named[0] for name, named in paths.items() if len(named) == 1 and name not in ELSEWHERE}
 
 
 def settings_of(reading: Reading) -> Iterator[tuple[dict[str, tuple[str, ...]], Values]]:
-    """({option: its settings}, {setting: value}): of each option that is itself a setting, then of each of RULES. Options that
-    are settings are left out without a value."""
+    """Yield ({option: paths of its settings}, {path: value}) for each option that is itself a setting, then for each rule in RULES.
+
+    Options that are settings are left out if they have no value.
+    """
     paths = direct_paths(reading.script.method)
     ruled = {name for names in RULES for name in names}
     for name, value in reading.values.items():
@@ -105,7 +115,10 @@ def settings_of(reading: Reading) -> Iterator[tuple[dict[str, tuple[str, ...]], 
 
 
 def _dataset(reading: Reading, source: Source, settings: Mapping[str, Any]) -> Imported | None:
-    """The import of the dataset config that the options name; None without one, with a note if it is missing or has errors."""
+    """Read the dataset config that the options name; None if there is none, or, with a note, if it is missing or has errors.
+
+    settings  {path: value} of the options, as fallback
+    """
     name = reading["dataset_config"]
     if not name:
         return None
@@ -132,7 +145,7 @@ def _dataset(reading: Reading, source: Source, settings: Mapping[str, Any]) -> I
 
 
 def _fallback(reading: Reading, settings: Mapping[str, Any]) -> Values:
-    """{option: value} of the command line that a dataset config uses where it does not set them."""
+    """Return {option: value} of the command line for a dataset config to use where it does not set the option."""
     names = {COMMAND_LINE_NAMES.get(name, name): name for name in reading.raw}
     general = {name: option for name, option in DATASET_OPTIONS.items() if name in names and GENERAL in option.levels}
     options = {name: reading[names[name]] for name in general}
@@ -143,7 +156,7 @@ def _fallback(reading: Reading, settings: Mapping[str, Any]) -> Values:
 
 
 def by_group(settings: Mapping[str, Any]) -> dict[str, Values]:
-    """{"group": {"name": value}} of {"group.name": value}."""
+    """Convert {"group.name": value} to {"group": {"name": value}}."""
     nested: dict[str, Values] = {}
     for path, value in settings.items():
         group, name = path.split(".", 1)
@@ -152,8 +165,11 @@ def by_group(settings: Mapping[str, Any]) -> dict[str, Values]:
 
 
 def built(nested: dict[str, Values]) -> tuple[TrainJob, dict[str, str]]:
-    """(the job, {path: sentence} of settings whose value is not allowed). These get the nearest allowed value, else the
-    default. Raises ProblemsError for a problem of no such setting."""
+    """Return (job, {path: sentence} of settings whose value is not allowed). These get the nearest allowed value, else the default.
+
+    nested  {group: {name: value}}; changed in place
+    Raises ProblemsError for problems that no such value causes.
+    """
     known = known_settings()
     corrected: dict[str, str] = {}
     while True:
@@ -175,7 +191,7 @@ def built(nested: dict[str, Values]) -> tuple[TrainJob, dict[str, str]]:
 
 
 def _near(entry: Declared, value: Any) -> Any:
-    """The nearest number that a setting allows; None if the value is not a number, or the setting has no limits."""
+    """Return the nearest number that a setting allows; None if the value is not a number, is allowed, or the setting has no limits."""
     bounds = entry.bounds
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not {"ge", "le"} & set(bounds):
         return None
@@ -193,8 +209,12 @@ def _entries(
     corrected: Mapping[str, str],
     stated: set[str],
 ) -> Iterator[Entry]:
-    """An entry for each option that is written, and for each default that differs from ours. settings_of_option: {option: its settings};
-    corrected: see `built`; stated: settings that a dataset config has"""
+    """Yield a report entry for each option in the file, and for each program default that differs from Atelier's.
+
+    settings_of_option  {option: paths of its settings}
+    corrected           {path: sentence}, see `built`
+    stated              paths of the settings that a dataset config sets
+    """
     plain, reported, unknown_options = TrainJob(), set(stated), 0
     for name in dict.fromkeys((*(each for each in reading.raw if each in reading.written), *reading.values)):
         settings, value = settings_of_option.get(name, ()), reading.raw.get(name, reading[name])
@@ -217,7 +237,12 @@ def _entries(
 def _stated_entry(
     reading: Reading, name: str, value: Any, settings: tuple[str, ...], corrected: Mapping[str, str], before: int
 ) -> Entry:
-    """The entry of an option that the file states. before: how many unknown options preceded it"""
+    """Return the report entry of an option in the file.
+
+    settings   paths of its settings
+    corrected  {path: sentence}, see `built`
+    before     number of unknown options before it, which limits the slow search for similar names
+    """
     key = reading.key(name)
     wrong = next((f"{path} {corrected[path]}" for path in settings if path in corrected), "")
     if name in SECRETS:

@@ -1,4 +1,4 @@
-"""One change to the captions of many images."""
+"""Settings of the tools that edit the captions of many images, or undo such an edit."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Prompts of vision-language models as data: caption types, lengths, and sentences that can be added."""
+"""Prompts of vision-language models as data: caption types, lengths, and optional sentences."""
 
 # Name -> (label, prompt). {length}: "short " or nothing; {words}: " in 50 words or less" or nothing. All but the first are the
 # caption types that JoyCaption was trained with, which other models follow as well.

@@ -31,6 +31,7 @@ OPENERS = [
 
 
 def _model(default: str, help: str, kohya: str = "") -> Any:
+    """Declare the setting for the captioning model; `help` follows the sentence on folders and Hub names."""
     about = "A folder below models/captioners, any other folder, or owner/name of the Hugging Face Hub. "
     return setting(
         default,
@@ -45,6 +46,7 @@ def _model(default: str, help: str, kohya: str = "") -> Any:
 
 
 def _decoding(default: str, help: str = "", kohya: str = "") -> Any:
+    """Declare the choice of greedy decoding, beam search or sampling; `help` follows the explanation of the three."""
     what = "Greedy takes the most likely word each time, beam search compares several sentences, sampling picks at random. "
     labels = {"greedy": "greedy", "beams": "beam search", "sample": "sampling"}
     return setting(
@@ -59,6 +61,7 @@ def _decoding(default: str, help: str = "", kohya: str = "") -> Any:
 
 
 def _new_tokens(default: int, kohya: str = "") -> Any:
+    """Declare the maximum number of generated tokens."""
     help = "Maximum length of the answer, without the prompt; a word is about 1.3 tokens. Longer answers are cut off, even mid-sentence."
     return setting(
         default, within=(1, 4096), title="Max new tokens", level="shown", unit="tokens", kohya=kohya, help=help
@@ -66,7 +69,7 @@ def _new_tokens(default: int, kohya: str = "") -> Any:
 
 
 class CaptionModelSettings(Settings):
-    """The model and how it runs."""
+    """The captioning model, its device, precision and batch size."""
 
     model: str = _model("", "")
     download: bool = setting(
@@ -110,11 +113,12 @@ class CaptionModelSettings(Settings):
     )
 
     def summary(self) -> str:
+        """Return the model's name without its folder or owner."""
         return last_part(self.model)
 
 
 class CaptionGenerationSettings(Settings):
-    """How the words are chosen."""
+    """How the captioning model generates text: decoding, sampling parameters, lengths, and words to avoid or require."""
 
     decoding: Literal["greedy", "beams", "sample"] = _decoding("greedy")
     num_beams: int = kohya_setting(
@@ -184,7 +188,7 @@ class CaptionGenerationSettings(Settings):
 
 
 class CaptionCleaningSettings(Settings):
-    """What is taken out of the model's answer."""
+    """What is removed from the generated text: openers, Markdown, incomplete sentences."""
 
     openers: list[str] = setting(
         default_factory=lambda: list(OPENERS),
@@ -267,7 +271,7 @@ class FlorenceSettings(CaptionCleaningSettings, CaptionGenerationSettings, Capti
 
 
 class _PromptSettings(Settings):
-    """What a vision-language model is asked."""
+    """The prompt of a vision-language model."""
 
     caption_type: Literal[tuple(CAPTION_TYPES)] = setting(  # type: ignore[valid-type]
         "training",

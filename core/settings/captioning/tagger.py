@@ -1,4 +1,4 @@
-"""Settings of the taggers: which model looks at the images, and how its scores become a caption."""
+"""Settings of the taggers: which model tags the images, and how its scores become a caption."""
 
 from typing import Any, Literal
 
@@ -20,11 +20,12 @@ ITEMS = " Separated by commas or lines; write \\, for a comma in a tag."
 
 
 def _threshold(help: str, hint: str = "threshold", kohya: str = SAME) -> Any:
+    """Declare the score threshold of a tag category; empty uses the general one (or as `hint` says), above 1 excludes the category."""
     return setting(None, within=(FLOOR, 2), hint=hint, help=help + OFF, kohya=kohya)
 
 
 class TagTextSettings(Settings):
-    """The model whose scores are used, and the way from scores to a caption."""
+    """The tagger whose scores are used, and how scores become a caption."""
 
     repo_id: Literal["SmilingWolf/wd-swinv2-tagger-v3"] = (
         kohya_setting(  # core/captioning/registered.py adds the others
@@ -176,6 +177,7 @@ class TagTextSettings(Settings):
     )
 
     def summary(self) -> str:
+        """Return the tagger's name without its owner."""
         return self.repo_id.rpartition("/")[2]
 
 

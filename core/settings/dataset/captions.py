@@ -1,4 +1,4 @@
-"""Captions: which files are read, and what is changed before encoding."""
+"""Settings of captions: which files are read, and what is changed before encoding."""
 
 import re
 from typing import Annotated, Literal, get_args
@@ -18,6 +18,7 @@ _EXTENSION = re.compile(r"\.[\w.\-]{1,30}", re.ASCII)
 
 
 def _check_extension(text: str) -> str:
+    """Validate the extension of caption files. Raises pydantic's error for malformed ones and those of images or data files."""
     if not _EXTENSION.fullmatch(text) or "." + text.lower().rpartition(".")[2] in NOT_CAPTIONS:
         raise PydanticCustomError("wanted", "use .txt, .caption or another extension that no other files have")
     return text
@@ -166,6 +167,7 @@ class CaptionSettings(Settings):
     compatibility: Literal["none", "kohya"] = follows_compatibility("none", "kohya")
 
     def summary(self) -> str:
+        """Return templates, shuffling, prefix, dropout and token limit in one line."""
         template = self.caption_template
         parts = ["as written" if template == "none" else f"{self.label('caption_template')} templates"]
         if self.shuffle_caption:

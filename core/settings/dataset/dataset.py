@@ -1,4 +1,4 @@
-"""The training images."""
+"""Settings of the dataset: folders, regularization images, resolution."""
 
 from typing import Literal
 
@@ -64,13 +64,14 @@ class DatasetSettings(ImageSettings):
     )
 
     def all_sources(self) -> list[Source]:
-        """Every enabled folder, the short forms `folder` and `reg_data_dir` first."""
+        """Return every enabled folder: first the short forms `folder` and `reg_data_dir`, then `sources`."""
         short = [Source(folder=self.folder)] if self.folder else []
         if self.reg_data_dir:
             short.append(Source(folder=self.reg_data_dir, role="regularization"))
         return short + [source for source in self.sources if source.enabled]
 
     def summary(self) -> str:
+        """Return resolution, batch size, buckets and number of further folders in one line."""
         size = self.resolution
         parts = [
             f"{size[0]} x {size[1]} pixels" if isinstance(size, tuple) else f"{size} pixels",

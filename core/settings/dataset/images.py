@@ -1,4 +1,4 @@
-"""Resolution, buckets, augmentation and masks. Each folder can override every setting here (see `source.py`)."""
+"""Settings of resolution, buckets, augmentation and masks. Each dataset folder can override every one (see `source.py`)."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""One folder of the dataset, with its own settings."""
+"""A folder of the dataset, with the settings that it overrides."""
 
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -18,8 +18,8 @@ ONE_FOR_ALL = frozenset(
 ) - {"validation_split"}
 
 
-def _own_fields() -> dict[str, Any]:
-    """{name: (type, Field)} of the settings that a folder can override. Their default is None: the common value."""
+def _overridable_fields() -> dict[str, Any]:
+    """Return {name: (type, Field)} of the settings that a folder can override; their default None means the dataset's value."""
     fields: dict[str, Any] = {}
     for group in SHARED:
         for name, info in fields_of(group).items():
@@ -36,12 +36,13 @@ def _own_fields() -> dict[str, Any]:
 if TYPE_CHECKING:
     OwnSettings = Settings
 else:
-    OwnSettings = create_model("OwnSettings", __base__=Settings, **_own_fields())
+    OwnSettings = create_model("OwnSettings", __base__=Settings, **_overridable_fields())
 
 
 class Source(OwnSettings):
-    """One folder of images. It can override ImageSettings, CaptionSettings and the validation split; what is not set
-    is taken from the dataset, captions and validation groups."""
+    """A dataset folder. It can override ImageSettings, CaptionSettings and the validation split; None takes the value of the dataset,
+    captions or validation group.
+    """
 
     folder: str = setting(help="Images in this folder and its subfolders are trained.", kohya="image_dir", names="path")
     metadata_file: str | None = kohya_setting(
@@ -126,18 +127,20 @@ class Source(OwnSettings):
 
     @model_validator(mode="after")
     def _from_attributes(self) -> Self:
-        """sd-scripts and older presets have diff_output_preservation among the custom attributes. Done after validation:
-        before it, strict JSON would no longer take a list for a pair."""
+        """Move `diff_output_preservation` from the custom attributes, where sd-scripts and older presets have it, to its setting.
+
+        Done after validation: before it, strict JSON would no longer take a list for a pair.
+        """
         if PRESERVE in self.custom_attributes:
-            rest = {name: value for name, value in self.custom_attributes.items() if name != PRESERVE}
+            attributes = {name: value for name, value in self.custom_attributes.items() if name != PRESERVE}
             on = self.diff_output_preservation or bool(self.custom_attributes[PRESERVE])
-            self.__dict__.update({"custom_attributes": rest, PRESERVE: on})
+            self.__dict__.update({"custom_attributes": attributes, PRESERVE: on})
             self.__pydantic_fields_set__.add(PRESERVE)
         return self
 
     @model_serializer(mode="wrap")
     def _without_empty(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Only settings that differ from the default, and those of ALWAYS_WRITTEN."""
+        """Serialize only the settings that differ from their default, and those of ALWAYS_WRITTEN."""
         plain = Source.model_fields
         return {
             name: value

@@ -47,5 +47,5 @@ class ValidationSettings(Settings):
 
     @property
     def automatic(self) -> bool:
-        """Whether a few images are held out to find the best checkpoint. sd-scripts trains on all that it is not told to hold out."""
+        """Whether a few images are held out automatically to find the best checkpoint; never with sd-scripts' compatibility."""
         return self.best_checkpoint == "auto" and self.compatibility == "none"

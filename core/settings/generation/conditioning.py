@@ -1,4 +1,4 @@
-"""SDXL's size conditioning, and the initial noise."""
+"""Settings of SDXL's size conditioning, and of the initial noise."""
 
 from typing import Any, Literal
 
@@ -6,6 +6,7 @@ from core.settings.base import Settings, kohya_setting, setting
 
 
 def _pixels(side: str, empty: str, **more: Any) -> Any:
+    """Declare a side of SDXL's size conditioning; `empty` is what an empty field means."""
     return kohya_setting(None, within=(0, 65536), unit="pixels", hint=empty, help=f"{side} Empty is {empty}.", **more)
 
 
@@ -33,7 +34,7 @@ class SizeSettings(Settings):
 
 
 class StartNoiseSettings(Settings):
-    """The noise of an image: its source, and changes to the initial noise."""
+    """The initial noise of an image: its source, offset and pyramid noise."""
 
     noise_source: Literal["cpu", "device"] = setting(
         "cpu",

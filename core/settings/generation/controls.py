@@ -1,4 +1,4 @@
-"""Control images of a generation: ControlNets and LLLites that follow them."""
+"""Settings of the ControlNets and LLLites of a generation, and their control images."""
 
 from typing import Literal
 
@@ -15,7 +15,7 @@ MODES = {
 
 
 class ControlUse(AnyHintSettings):
-    """A ControlNet or LLLite, the control image that it follows, and how much."""
+    """A ControlNet or LLLite with its control image, weight and range of steps."""
 
     file: str = setting(
         title="ControlNet",
@@ -68,7 +68,7 @@ class ControlUse(AnyHintSettings):
 
     @property
     def used(self) -> bool:
-        """Whether it acts at all."""
+        """Whether this ControlNet or LLLite is enabled with a weight other than 0."""
         return self.enabled and bool(self.weight)
 
 
@@ -76,7 +76,7 @@ add_choice(ControlUse, "preprocessor", "none", "None: a control image")
 
 
 class ControlSettings(Settings):
-    """ControlNets and LLLites, and the control image for all of them."""
+    """ControlNets and LLLites, and the default control image."""
 
     control_image: str | None = setting(
         None,
@@ -97,7 +97,7 @@ class ControlSettings(Settings):
 
     @property
     def used(self) -> list[ControlUse]:
-        """Those that act, each with its control image."""
+        """The ControlNets and LLLites that are enabled with a weight other than 0, with the default control image where they have none."""
         return [
             use if use.image else use.model_copy(update={"image": self.control_image}) for use in self.nets if use.used
         ]

@@ -1,4 +1,4 @@
-"""The detailer: faces, hands or persons of a finished image, each generated again at full size."""
+"""Settings of the detailer, which inpaints faces, hands or persons of a finished image at full size."""
 
 from typing import Literal
 
@@ -123,4 +123,5 @@ class DetailerSettings(Settings):
 
     @property
     def used(self) -> bool:
+        """Whether a detection model is chosen."""
         return self.ad_model != OFF or bool(self.ad_model_file)

@@ -1,4 +1,4 @@
-"""What to generate."""
+"""Settings of a generation: prompt, size, sampler, guidance, LoRAs and embeddings."""
 
 from typing import Literal
 
@@ -7,7 +7,7 @@ from core.settings.samples import SAMPLER_LABELS, SAMPLERS, Side, guidance_setti
 
 
 class LoraUse(Settings):
-    """A LoRA and its strength."""
+    """A LoRA with its strengths, block weights and range of steps."""
 
     file: str = setting(
         title="LoRA", help="A LoRA file, or the name of one in models/ or in a run.", names="path or name"
@@ -40,12 +40,12 @@ class LoraUse(Settings):
 
     @property
     def used(self) -> bool:
-        """Whether it changes the model at all."""
+        """Whether the LoRA is enabled with a strength other than 0."""
         return self.enabled and bool(self.strength or self.text_encoder_strength)
 
     @property
     def always(self) -> bool:
-        """Whether it acts at every step."""
+        """Whether the LoRA acts at every step."""
         return (self.start_at, self.end_at) == (0.0, 1.0)
 
 

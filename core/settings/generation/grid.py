@@ -1,4 +1,4 @@
-"""A grid of images: one for each combination of the values of up to three settings."""
+"""Settings of a grid of images: one for each combination of the values of up to three settings."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ from core.settings.base import Settings, setting
 
 
 def _axis(letter: str, where: str) -> Any:
+    """Declare the setting that names what an axis varies; `where` completes "changes ..." in the help."""
     return setting(
         "",
         title=f"{letter} axis",
@@ -16,6 +17,7 @@ def _axis(letter: str, where: str) -> Any:
 
 
 def _values(letter: str) -> Any:
+    """Declare the setting with the values of an axis."""
     return setting(
         "",
         title=f"{letter} values",
@@ -25,6 +27,7 @@ def _values(letter: str) -> Any:
 
 
 def _vary(letter: str) -> Any:
+    """Declare the setting that gives each value of an axis a seed of its own."""
     return setting(
         False, title=f"Vary seeds along {letter}", help="Each value has a seed of its own, counted up from the seed."
     )

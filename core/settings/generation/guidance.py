@@ -1,4 +1,4 @@
-"""Settings of the kinds of guidance, one group each."""
+"""Settings of the kinds of guidance, a group for each."""
 
 from typing import Any
 
@@ -45,6 +45,7 @@ class CfgZeroSettings(Settings):
 
 
 def _scale(title: str, usual: float, **more: Any) -> Any:
+    """Declare the strength of a guidance, with its usual value as the default."""
     return setting(
         usual,
         within=(0, 50),
@@ -55,6 +56,7 @@ def _scale(title: str, usual: float, **more: Any) -> Any:
 
 
 def _layers(what: str) -> Any:
+    """Declare the setting with the U-Net layers of a guidance; `what` says what happens in them."""
     return setting(
         LAYERS,
         title="Layers",

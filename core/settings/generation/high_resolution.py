@@ -1,4 +1,4 @@
-"""Large images: hires fix, Deep Shrink and Gradual Latent."""
+"""Settings for large images: hires fix, Deep Shrink and Gradual Latent."""
 
 import math
 from typing import Literal
@@ -9,7 +9,7 @@ GROWING = ("euler_a",)  # samplers with Gradual Latent
 
 
 class HiresSettings(Settings):
-    """Hires fix: a small image first, from which the large one is made."""
+    """Hires fix: generates a small image first, then upscales it and generates it again at full size."""
 
     highres_fix_scale: float | None = kohya_setting(
         None,
@@ -128,7 +128,10 @@ class GradualLatentSettings(Settings):
 
 
 def unsharp_of(text: str | None) -> tuple[int, float, float, bool] | None:
-    """ "kernel size,sigma,strength[,1 or 0]" -> the four values, the last 1 by default; None for no text. Raises ValueError."""
+    """Parse "kernel size,sigma,strength[,1 or 0]" into (size in pixels, sigma, strength, whether after the step); None for no text.
+
+    The last value is true by default. Raises ValueError unless the size is 0 or odd, sigma above 0 and all numbers finite.
+    """
     if not text:
         return None
     size, sigma, strength, *rest = numbers = [float(part) for part in text.split(",")]

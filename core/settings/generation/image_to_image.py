@@ -1,4 +1,4 @@
-"""Image to image and inpainting."""
+"""Settings of image to image and inpainting."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ from core.settings.base import Settings, kohya_setting, setting
 
 
 class ImageToImageSettings(Settings):
-    """An image to begin with, and a mask of what is repainted."""
+    """The initial image, and the mask of the area to repaint."""
 
     image_path: str | None = kohya_setting(
         None,

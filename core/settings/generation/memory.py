@@ -1,4 +1,4 @@
-"""VAE slicing, offloading and loaded models."""
+"""Settings of VAE slicing, offloading and models kept in memory."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ from core.settings.base import Settings, kohya_setting, setting
 
 
 class GenerationMemorySettings(Settings):
-    """The VAE in strips, and models in memory."""
+    """VAE slicing, offloading, and models kept in memory."""
 
     vae_slices: int | None = kohya_setting(
         None,

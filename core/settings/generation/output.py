@@ -1,4 +1,4 @@
-"""The preview and the files of generated images."""
+"""Settings of the preview and the files of generated images."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ FIELDS = "[date] [time] [seed] [prompt] [model] [sampler] [steps] [cfg] [width] 
 
 
 class OutputSettings(Settings):
-    """Preview and files of images."""
+    """Preview, and the format, names and folder of image files."""
 
     image_format: Literal["png", "jpeg", "webp"] = setting(
         "png",

@@ -1,4 +1,4 @@
-"""CLIP and VGG guidance."""
+"""Settings of CLIP and VGG guidance."""
 
 from typing import Any
 
@@ -8,15 +8,17 @@ CLIP, VGG = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "timm/vgg16.tv_in1k"
 
 
 def _scale(title: str, help: str) -> Any:
+    """Declare the strength of a guidance; 0 is off."""
     return kohya_setting(0.0, within=(0, 1_000_000), title=title, help=f"{help} 0 is off.")
 
 
 def _model(title: str, usual: str, help: str) -> Any:
+    """Declare the setting for a model, with `usual` as the one for an empty field."""
     return setting(None, title=title, hint=usual, names="path or name", help=f"{help} Empty is {usual}.")
 
 
 class PerceptualSettings(Settings):
-    """Guidance of each step by the gradient of how far the image is from a text or an image for CLIP, or from an image for VGG."""
+    """Guidance by gradients: each step reduces the image's CLIP distance to a text or image, or its VGG distance to an image."""
 
     clip_guidance_scale: float = _scale(
         "CLIP guidance scale",
@@ -59,12 +61,15 @@ class PerceptualSettings(Settings):
 
     @property
     def uses_clip(self) -> bool:
+        """Whether guidance by CLIP is on, with a text or an image."""
         return bool(self.clip_guidance_scale or self.clip_image_guidance_scale)
 
     @property
     def compares_images(self) -> bool:
+        """Whether guidance by an image is on, with CLIP or VGG."""
         return bool(self.clip_image_guidance_scale or self.vgg16_guidance_scale)
 
     @property
     def used(self) -> bool:
+        """Whether any of the guidances is on."""
         return self.uses_clip or self.compares_images

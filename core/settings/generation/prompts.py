@@ -1,10 +1,10 @@
-"""Where the prompts of a generation come from, and how often each is used."""
+"""Settings of prompts from files, styles and scripts, and of their repetitions."""
 
 from core.settings.base import Settings, kohya_setting, setting
 
 
 class PromptSettings(Settings):
-    """Files of prompts and repetitions."""
+    """Prompts from files, styles and scripts, and how often each is used."""
 
     from_file: str | None = kohya_setting(
         None,

@@ -1,4 +1,4 @@
-"""A second model that finishes an image."""
+"""Settings of the SDXL refiner, a second model that finishes an image."""
 
 from core.settings.base import Settings, setting
 

@@ -1,10 +1,10 @@
-"""Regions of an image with prompts and LoRAs of their own."""
+"""Settings of regions of an image with their own prompts and LoRAs."""
 
 from core.settings.base import Settings, kohya_setting, setting
 
 
 class RegionSettings(Settings):
-    """Where the sub-prompts of "a AND b" act."""
+    """The regions that the sub-prompts of "a AND b" act in."""
 
     region_map: str | None = setting(
         None,
@@ -23,6 +23,6 @@ class RegionSettings(Settings):
 
 
 def color_code(number: int) -> tuple[int, int, int]:
-    """The color of a region by its number from 1: red, green, yellow, blue, magenta, cyan, white."""
+    """Return (R, G, B), each 0 or 255, of the region with this number from 1: red, green, yellow, blue, magenta, cyan, white."""
     red, green, blue = (255 * (number >> bit & 1) for bit in range(3))
     return red, green, blue

@@ -1,4 +1,4 @@
-"""The optimizer."""
+"""Settings of the optimizer and the learning rates."""
 
 from typing import Annotated, Any, Literal
 
@@ -119,6 +119,7 @@ class OptimizerSettings(Settings):
 
     @property
     def unet_rate(self) -> float:
+        """Learning rate of the U-Net, by default the main one."""
         return self.learning_rate if self.unet_lr is None else self.unet_lr
 
     @property
@@ -128,7 +129,7 @@ class OptimizerSettings(Settings):
         return rate if isinstance(rate, tuple) else (rate, rate)
 
     def rate_of(self, part: str) -> float:
-        """Learning rate of "unet", "text_encoder" or "text_encoder_2"; other parts have the main learning rate."""
+        """Return the learning rate of "unet", "text_encoder" or "text_encoder_2"; other parts have the main learning rate."""
         if part == "unet":
             return self.unet_rate
         if part.startswith("text_encoder"):
@@ -136,11 +137,12 @@ class OptimizerSettings(Settings):
         return self.learning_rate
 
     def plus_ratio(self, part: str) -> float:
-        """LoRA+: the learning rate multiplier of this part's up matrices."""
+        """Return the LoRA+ ratio of a part: the learning rate multiplier of its up matrices, 1 if not set."""
         part_ratio = self.loraplus_unet_lr_ratio if part == "unet" else self.loraplus_text_encoder_lr_ratio
         return next((ratio for ratio in (part_ratio, self.loraplus_lr_ratio) if ratio is not None), 1.0)
 
     def summary(self) -> str:
+        """Return the optimizer and the learning rates in one line."""
         rates, of_text = [("learning rate", self.learning_rate), ("U-Net", self.unet_lr)], self.text_encoder_lr
         numbers = of_text if isinstance(of_text, tuple) else (of_text,) if of_text is not None else ()
         parts = [f"{name} {number_text(rate)}" for name, rate in rates if rate is not None]
@@ -148,8 +150,8 @@ class OptimizerSettings(Settings):
         return ", ".join([self.label("optimizer_type"), *parts])
 
 
-def given_arguments(settings: OptimizerSettings) -> dict[str, Any]:
-    """{name: value} of the optimizer's arguments that the job sets: optimizer_args, and the settings with an argument's name."""
+def job_arguments(settings: OptimizerSettings) -> dict[str, Any]:
+    """Return {name: value} of the optimizer arguments that a job sets: optimizer_args, and settings of the same name (COMMON)."""
     common = {name: getattr(settings, name) for name in COMMON if getattr(settings, name) is not None}
     return {
         **{name: list(value) if isinstance(value, tuple) else value for name, value in common.items()},
@@ -158,21 +160,23 @@ def given_arguments(settings: OptimizerSettings) -> dict[str, Any]:
 
 
 def arguments_in_force(settings: OptimizerSettings, entry: Entry) -> dict[str, Any]:
-    """`given_arguments` on top of those that the optimizer's name implies, with tuples for lists, as the libraries expect."""
-    arguments = {**entry.implied, **given_arguments(settings)}
+    """Return {name: value} of the optimizer's arguments: those that its catalog entry implies, then the job's. Lists become tuples,
+    as the libraries expect.
+    """
+    arguments = {**entry.implied, **job_arguments(settings)}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
 
 
 def optimizer_sentence(settings: OptimizerSettings) -> str:
-    """Class and arguments as in sd-scripts' metadata: "torch.optim.adamw.AdamW(eps=1e-06)"."""
+    """Return the optimizer's class and arguments as in sd-scripts' metadata: "torch.optim.adamw.AdamW(eps=1e-06)"."""
     entry = find(settings.optimizer_type)
     name = settings.optimizer_type if entry is None else entry.definition or entry.path
-    arguments = given_arguments(settings) if entry is None else arguments_in_force(settings, entry)
+    arguments = job_arguments(settings) if entry is None else arguments_in_force(settings, entry)
     pairs = ((key, tuple(value) if isinstance(value, list) else value) for key, value in arguments.items())
     return f"{name}({','.join(f'{key}={value}' for key, value in pairs)})"
 
 
 def relative_steps(settings: OptimizerSettings) -> bool:
-    """Whether AdaFactor finds its learning rate (relative_step, its default); False for other optimizers."""
+    """Return whether AdaFactor sets the learning rate itself (relative_step, its default); False for other optimizers."""
     entry = find(settings.optimizer_type)
     return entry is not None and entry.path == ADAFACTOR and bool(settings.optimizer_args.get("relative_step", True))

@@ -1,4 +1,4 @@
-"""The optimizers a job may name, with their arguments: read from optimizers.json, so the page needs no torch for it.
+"""Catalog of the optimizers that a job can use, with their arguments, read from optimizers.json without torch.
 
 The file is written by `python -m workshop.optimizer_catalog` from the installed packages. A name that is not in it is
 imported only if the machine's owner allowed its module (core/record/allowed.py): a preset cannot run code by naming it.
@@ -78,7 +78,12 @@ AUTOMAGIC = ("core.optimization.automagic.Automagic", "core.optimization.automag
 
 @dataclass(frozen=True)
 class Argument:
-    """An argument of an optimizer or scheduler. kind: "bool", "int", "number", "numbers", "text", "choice" or "any"."""
+    """An argument of an optimizer or scheduler.
+
+    kind      "bool", "int", "number", "numbers", "text", "choice" or "any"
+    optional  whether None is accepted
+    required  whether there is no default
+    """
 
     name: str
     kind: str = "any"
@@ -89,7 +94,7 @@ class Argument:
 
     @property
     def words(self) -> str:
-        """The accepted values in words: "a number", "numbers, such as (0.9, 0.999)"."""
+        """Accepted values as text: "a number", "numbers, such as (0.9, 0.999)"."""
         words = {
             "bool": "true or false",
             "int": "a whole number",
@@ -101,7 +106,8 @@ class Argument:
         }[self.kind]
         return words + (", or null" if self.optional else "")
 
-    def takes(self, value: Any) -> bool:
+    def accepts(self, value: Any) -> bool:
+        """Return whether `value` has the argument's type; numbers must be finite."""
         if value is None:
             return self.optional or self.kind == "any"
         return {
@@ -118,21 +124,23 @@ class Argument:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether the value is a finite number and not a boolean."""
+    """Return whether `value` is a finite number and not a boolean."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An optimizer.
+    """An optimizer in the catalog.
 
-    name      in jobs: sd-scripts' name, the class name for torch's, or a dotted path
-    path      package.module.Class to import             definition  path of its definition, as sd-scripts records it
-    aliases   other paths of the same class
-    reason    why it is not offered, "" if it is         only_on     supported devices, () for all
-    implied   arguments that follow from its name, or that it needs to work here
-    traits    "adapts" (finds its learning rate), "one_rate" (needs one rate for all parts), "averages" (schedule-free),
-              "draws" (uses random numbers), "eight_bit" (8-bit state)
+    name        in jobs: sd-scripts' name, the class name for torch's, or a dotted path
+    path        package.module.Class to import
+    definition  path of the class definition, as sd-scripts records it
+    aliases     other paths of the same class
+    reason      why the optimizer cannot be used here, "" if it can
+    only_on     supported devices ("cuda"), () for all
+    implied     arguments that follow from the name, or without which the optimizer does not work here
+    traits      "adapts" (finds its learning rate), "one_rate" (needs one rate for all parts), "averages" (averages weights),
+                "draws" (uses random numbers), "eight_bit" (8-bit state)
     """
 
     name: str
@@ -148,15 +156,19 @@ class Entry:
 
     @property
     def offered(self) -> bool:
+        """Whether jobs can use the optimizer."""
         return not self.reason
 
     @property
     def by_weight(self) -> bool:
-        """Whether all its state is kept per weight, so that weights may be updated in parts."""
+        """Whether all optimizer state is kept per weight, so that weights can be updated in groups."""
         return self.package in BY_WEIGHT or self.path == AUTOMAGIC[0]
 
     def unusable(self, device: str | None) -> str:
-        """Why it cannot be used on this machine, "" if it can. device: "cpu", "cuda:0", "mps"; None if not known yet"""
+        """Return the reason why the optimizer cannot be used on this machine; "" if it can.
+
+        device   "cpu", "cuda:0", "mps"; None if not known yet
+        """
         if self.reason:
             return self.reason
         if find_spec(self.path.partition(".")[0]) is None:
@@ -168,39 +180,39 @@ class Entry:
 
 @cache
 def data() -> dict[str, Any]:
-    """The content of optimizers.json: "packages" {name: version}, "optimizers", "schedules"."""
+    """Return the content of optimizers.json: "packages" {name: version}, "optimizers" and "schedules", lists of classes with arguments."""
     content: dict[str, Any] = json.loads(FILE.read_text("utf-8"))
     return content
 
 
 @cache
 def catalog() -> dict[str, Entry]:
-    """{name: entry}: sd-scripts' names first, then sorted by name; including those not offered, with their reason."""
+    """Return {name: entry} of all optimizers: sd-scripts' names first, others sorted by name. Includes those not offered."""
     by_path = {item["path"]: entry_from(item) for item in data()["optimizers"]}
     entries: dict[str, Entry] = {}
     for name, (path, implied) in SHORT.items():
         base = by_path[path]
         entries[name] = Entry(**{**vars(base), "name": name, "implied": {**base.implied, **implied}})
     plain = {path for path, implied in SHORT.values() if not implied}
-    rest = sorted(
+    others = sorted(
         (entry for entry in by_path.values() if entry.path not in plain), key=lambda entry: entry.name.lower()
     )
-    taken = {name.lower() for name in entries}
-    for entry in rest:  # torch's Adafactor is not sd-scripts' AdaFactor, which any case of the name means
-        if entry.name.lower() in taken:
+    used_names = {name.lower() for name in entries}
+    for entry in others:  # torch's Adafactor is not sd-scripts' AdaFactor, which any case of the name means
+        if entry.name.lower() in used_names:
             entry = Entry(**{**vars(entry), "name": entry.path})
-        taken.add(entry.name.lower())
+        used_names.add(entry.name.lower())
         entries[entry.name] = entry
     return entries
 
 
 def arguments_in(item: Mapping[str, Any]) -> dict[str, Argument]:
-    """{name: argument} of an optimizer or scheduler in optimizers.json."""
+    """Return {name: argument} of an optimizer or scheduler, an item of optimizers.json."""
     return {each["name"]: Argument(**{**each, "choices": tuple(each.get("choices", ()))}) for each in item["arguments"]}
 
 
 def entry_from(item: Mapping[str, Any]) -> Entry:
-    """The entry of an item in optimizers.json."""
+    """Return the catalog entry for an optimizer, an item of optimizers.json."""
     path = item["path"]
     bare = path.removeprefix("torch.optim.")
     return Entry(
@@ -219,7 +231,9 @@ def entry_from(item: Mapping[str, Any]) -> Entry:
 
 @cache
 def _lookup() -> dict[str, Entry]:
-    """{name in lower case: entry} for names, paths and aliases; a path means its class with the class's own defaults."""
+    """Return {lower-case text: entry} for names, paths and aliases. A path stands for the class with its own defaults, not for a name
+    that implies arguments.
+    """
     table = {entry.name.lower(): entry for entry in catalog().values()}
     for entry in catalog().values():
         for path in (entry.path, *entry.aliases) if not SHORT.get(entry.name, ("", {}))[1] else ():
@@ -228,12 +242,12 @@ def _lookup() -> dict[str, Entry]:
 
 
 def find(name: str) -> Entry | None:
-    """The optimizer of `optimizer_type`, None if unknown; "" is AdamW. Names and paths are matched in any case."""
+    """Return the catalog entry for `optimizer_type`, a name or path in any case; None if unknown. "" is AdamW."""
     return _lookup().get(name.strip().lower() or "adamw")
 
 
 def nearest(name: str) -> str:
-    """The most similar name of an offered optimizer, "" for none."""
+    """Return the offered optimizer with the most similar class name; "" if none is similar."""
     last = name.rsplit(".", 1)[-1].lower()
     offered = {each.name: each.name.rsplit(".", 1)[-1].lower() for each in catalog().values() if each.offered}
     same = [full for full, bare in offered.items() if bare == last]
@@ -244,7 +258,7 @@ def nearest(name: str) -> str:
 
 
 def type_problem(name: str) -> Problem | None:
-    """The problem of an unknown, not offered or not allowed optimizer; None for a valid one."""
+    """Return the problem of an optimizer that is unknown, not offered or not allowed; None for a valid one."""
     entry, where = find(name), "optimizer.optimizer_type"
     if entry is not None:
         if entry.offered:
@@ -255,8 +269,12 @@ def type_problem(name: str) -> Problem | None:
 
 
 def module_problem(name: str, thing: str, where: str, near: str) -> Problem | None:
-    """The problem of a name that is not in the list; None if the machine's owner allowed its module.
-    thing: "optimizer" ...; near: a similar name to suggest, if any"""
+    """Return the problem of a name that is not in the catalog; None if the machine's owner allowed its module.
+
+    thing  what the name stands for in messages: "optimizer", "scheduler"
+    where  the setting
+    near   a similar name to suggest, or ""
+    """
     top = name.strip().partition(".")[0]
     if "." in name.strip() and top in allowed_modules():
         return None
@@ -269,13 +287,13 @@ def module_problem(name: str, thing: str, where: str, near: str) -> Problem | No
 
 
 def adapts(name: str) -> bool:
-    """Whether the optimizer finds its learning rate, so that the set rate is a factor near 1 (D-Adaptation, Prodigy)."""
+    """Return whether the optimizer finds the learning rate, so that the set rate is a factor near 1 (D-Adaptation, Prodigy)."""
     entry = find(name)
     return entry is not None and "adapts" in entry.traits
 
 
 def averages(name: str) -> bool:
-    """Whether the optimizer is schedule-free: it averages weights instead of using a learning rate scheduler."""
+    """Return whether the optimizer is schedule-free: it averages weights instead of using a learning rate scheduler."""
     entry = find(name)
     return entry is not None and "averages" in entry.traits and "schedule" in entry.path.lower()
 
@@ -284,8 +302,10 @@ def averages(name: str) -> bool:
 
 
 def parse_arguments(items: Iterable[str]) -> dict[str, Any]:
-    """{name: value} of sd-scripts' name=value arguments: 0.01, True, None, 0.9,0.999 (a list), 'text'; text needs no quotes here.
-    Raises ValueError, with a message for the user, for an item without a name or "="."""
+    """Parse sd-scripts' arguments, strings name=value, into {name: value}: 0.01, True, None, 0.9,0.999 (a list), 'text' or text.
+
+    Raises ValueError, with a message for the user, for an item without a name or "=".
+    """
     values: dict[str, Any] = {}
     for item in items:
         name, sign, text = item.partition("=")
@@ -296,7 +316,7 @@ def parse_arguments(items: Iterable[str]) -> dict[str, Any]:
 
 
 def literal(text: str) -> Any:
-    """The value of a Python literal as JSON types; also of true, false and null; other text is returned as it is."""
+    """Parse a Python literal, or true, false and null, into JSON types; other text is returned unchanged."""
     constants = {"true": True, "false": False, "null": None, "none": None}
     if text.lower() in constants:
         return constants[text.lower()]
@@ -307,7 +327,7 @@ def literal(text: str) -> Any:
 
 
 def arguments_from(value: Any) -> Any:
-    """{name: value} for sd-scripts' list of "name=value" strings; other values unchanged."""
+    """Return {name: value} for sd-scripts' list of "name=value" strings; other values unchanged. Raises ValueError."""
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return parse_arguments(value)
     return value
@@ -317,42 +337,48 @@ Arguments = Annotated[dict[str, JsonValue], BeforeValidator(arguments_from)]
 
 
 def _json_value(value: Any) -> Any:
+    """Convert a parsed Python literal to JSON types: tuples become lists, unknown types text."""
     if isinstance(value, (list, tuple)):
         return [_json_value(item) for item in value]
     return value if isinstance(value, (bool, int, float, str, dict, type(None))) else str(value)
 
 
 def _plain(value: Any) -> str:
+    """Return a value as short text for messages: tuples in parentheses, floats without trailing zeros."""
     if isinstance(value, (list, tuple)):
         return "(" + ", ".join(_plain(item) for item in value) + ")"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def argument_problems(
-    given: Mapping[str, Any],
+    arguments: Mapping[str, Any],
     known: Mapping[str, Argument],
     owner: str,
     where: str,
-    places: Mapping[str, str] = MappingProxyType({}),
+    setting_of: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Problem]:
-    """Problems of unknown names, with the nearest known one, and of values of a wrong type.
+    """Return the problems of optimizer or scheduler arguments: unknown names, wrong types, missing required ones.
 
-    owner    optimizer or scheduler, for messages     where, places   setting of the arguments; of single ones by name
+    arguments   {name: value} to check
+    known       {name: argument} that exist
+    owner       name of the optimizer or scheduler, for messages
+    where       path of the setting that contains the arguments
+    setting_of  {name: path} of arguments that have a setting of their own
     """
     problems = []
-    for name, value in given.items():
+    for name, value in arguments.items():
         argument = known.get(name)
         if argument is None:
             similar = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             known_names = ", ".join(known) or "none"
             fix = f"did you mean '{similar[0]}'? It takes: {known_names}" if similar else f"it takes: {known_names}"
             what = f"{owner} has no argument '{name}'"
-            problems.append(Problem(what, places.get(name, where), fix, code="arguments.unknown"))
-        elif not argument.takes(value):
+            problems.append(Problem(what, setting_of.get(name, where), fix, code="arguments.unknown"))
+        elif not argument.accepts(value):
             what = f"The argument {name} of {owner} is {json.dumps(value, default=str)[:60]}"
-            location = places.get(name, f"{where}, {name}")
+            location = setting_of.get(name, f"{where}, {name}")
             problems.append(Problem(what, location, f"use {argument.words}", code="arguments.bad-value"))
-    for name in (name for name, argument in known.items() if argument.required and name not in given):
+    for name in (name for name, argument in known.items() if argument.required and name not in arguments):
         what = f"{owner} needs the argument '{name}'"
         problems.append(Problem(what, where, f"add it: {known[name].words}", code="arguments.missing"))
     return problems

@@ -1,4 +1,4 @@
-"""The learning rates of a job's parts."""
+"""Learning rates of the parts that a job trains."""
 
 from __future__ import annotations
 
@@ -14,32 +14,34 @@ if TYPE_CHECKING:  # methods register at the end of core.settings.job and import
 
 
 def scale_factor(job: TrainJob, processes: int = 1) -> int:
-    """The multiplier of every learning rate: 1, or with scale_lr the effective batch size."""
+    """Return the multiplier of every learning rate: the effective batch size (images per step) with scale_lr, else 1."""
     if not job.optimizer.scale_lr:
         return 1
     return math.prod(_images(job, processes))
 
 
 def _images(job: TrainJob, processes: int) -> tuple[int, int, int]:
-    """Batch size (the largest of all folders), accumulation steps, processes."""
+    """Return (batch size, the largest of all folders; gradient accumulation steps; processes)."""
     batch_sizes = [folder.images.train_batch_size for folder in concepts_of(job) if folder.role != "validation"]
     batch = max(batch_sizes, default=job.dataset.train_batch_size)
     return batch, job.schedule.gradient_accumulation_steps, processes
 
 
 def trains_unet(job: TrainJob) -> bool:
-    """Whether the U-Net, or a network in it, is trained, unless its learning rate is 0."""
+    """Return whether the U-Net, or a network in it, is to be trained, whatever its learning rate."""
     return spec_of(job).trains_unet(job)
 
 
 def trains_text(job: TrainJob) -> bool:
-    """Whether the text encoders, or a network in them, are trained, unless their learning rate is 0."""
+    """Return whether text encoders, or a network in them, are to be trained, whatever their learning rate."""
     return spec_of(job).trains_text(job)
 
 
 def has_frozen_blocks(job: TrainJob) -> bool:
-    """Whether block_lr has blocks with learning rate 0 that sd-scripts includes in the gradient norm for clipping: not where it
-    steps during the backward pass."""
+    """Return whether block_lr freezes U-Net blocks that sd-scripts still includes in the gradient norm for clipping.
+
+    False with a fused backward pass, where sd-scripts steps during the backward pass.
+    """
     if not job.method.traits.base_trains or not job.method.block_lr:
         return False
     within = job.memory.fused_backward_pass or job.memory.fused_optimizer_groups
@@ -47,7 +49,10 @@ def has_frozen_blocks(job: TrainJob) -> bool:
 
 
 def base_rates(job: TrainJob) -> dict[str, float]:
-    """{part: learning rate} of the trained parts, before scale_lr; 0 is left out. LoRA+ matrices are "unet plus"."""
+    """Return {part: learning rate} of the trained parts, before scale_lr, without rates of 0.
+
+    Parts are "unet", "text_encoder", "text_encoder_2", "unet_block0" ...; LoRA+'s up matrices are "unet plus" etc.
+    """
     optimizer = job.optimizer
     first, second = optimizer.text_rates
     parts: dict[str, float] = {}
@@ -70,7 +75,7 @@ def base_rates(job: TrainJob) -> dict[str, float]:
 
 
 def _block_rates(text: str) -> dict[str, float]:
-    """{"unet_block0": rate ...}; empty for a text that the rules report."""
+    """Parse `method.block_lr` into {"unet_block0": rate, ...}; {} for an invalid text, which the rules report."""
     try:
         return {f"unet_block{number}": rate for number, rate in enumerate(numbers(text))}
     except ValueError:
@@ -78,13 +83,13 @@ def _block_rates(text: str) -> dict[str, float]:
 
 
 def effective_rates(job: TrainJob, processes: int = 1) -> dict[str, float]:
-    """{part: learning rate} with scale_lr: the base values of the scheduler."""
+    """Return {part: learning rate} including scale_lr: the base values of the scheduler. Parts as in `base_rates`."""
     factor = scale_factor(job, processes)
     return {part: rate * factor for part, rate in base_rates(job).items()}
 
 
 def scale_sentence(job: TrainJob, processes: int = 1) -> str:
-    """The product of scale_lr in words, or "" if it changes nothing."""
+    """Return the product of scale_lr as text, "Learning rate 0.0001 x batch size 4 = 0.0004"; "" if it changes nothing."""
     factor = scale_factor(job, processes)
     if factor == 1:
         return ""

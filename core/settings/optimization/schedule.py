@@ -1,4 +1,4 @@
-"""Training length and learning rate scheduler."""
+"""Settings of training length and learning rate scheduler."""
 
 import math
 import re
@@ -183,21 +183,24 @@ class ScheduleSettings(Settings):
     @field_validator("lr_warmup_steps", "lr_decay_steps", mode="before")
     @classmethod
     def _span(cls, value: Any) -> Any:
+        """Normalize warmup and decay steps before validation (see `span`)."""
         return span(value)
 
     @property
     def min_ratio(self) -> float:
-        """The factor at which the scheduler ends, of those that fall to 0 otherwise."""
+        """Fraction of the learning rate at which a scheduler ends that otherwise falls to 0; 0 for other schedulers."""
         floored = self.lr_scheduler in FLOORED and self.compatibility != "kohya"
         return (self.lr_scheduler_min_lr_ratio or 0.0) if floored else 0.0
 
     @property
     def steps_in_force(self) -> int | None:
-        """The number of steps, if it sets the length of the training; None if epochs do. Steps take precedence over epochs;
-        with compatibility it is the other way round, as in sd-scripts."""
+        """Number of steps if steps set the length of the training, None if epochs do. Steps take precedence over epochs; with
+        sd-scripts' compatibility epochs do.
+        """
         return None if self.compatibility == "kohya" and self.max_train_epochs else self.max_train_steps
 
     def summary(self) -> str:
+        """Return scheduler, warmup, gradient accumulation and seed in one line."""
         warmup, batches = self.lr_warmup_steps, self.gradient_accumulation_steps
         parts = [self.label("lr_scheduler")]
         parts += [f"warmup {warmup}{' steps' if isinstance(warmup, int) else ''}"] if warmup else []
@@ -206,9 +209,9 @@ class ScheduleSettings(Settings):
 
 
 def span(value: Any) -> int | float | str:
-    """Normalizes steps (100), a fraction of the run (0.1) or a percentage ("10%"). Raises ValueError.
+    """Normalize a number of steps (100), a fraction of the run (0.1) or a percentage ("10%"). Raises ValueError.
 
-    A float of 1 or more is steps if it is whole and refused if not: sd-scripts takes 100.0 for a hundred times the run.
+    A float of 1 or more is a number of steps, and refused if not whole: sd-scripts takes 100.0 for a hundred times the run.
     """
     wanted = "write steps (100), a fraction of the run below 1 (0.1) or a percentage (10%)"
     if isinstance(value, str):
@@ -229,7 +232,7 @@ def span(value: Any) -> int | float | str:
 
 
 def steps_of(value: int | float | str, total: int) -> int:
-    """The number of steps of a span (`span`) in a run of `total` steps; fractions are rounded down."""
+    """Return the number of steps of a `span` in a run of `total` steps; fractions are rounded down."""
     if isinstance(value, str):
         return int(float(value.rstrip("%")) / 100 * total)
     return int(value * total) if isinstance(value, float) else value
@@ -237,7 +240,8 @@ def steps_of(value: int | float | str, total: int) -> int:
 
 def read_step_rules(rules: object) -> tuple[list[tuple[float, int]], float]:
     """Parse step rules: "1:10,0.1:20,0.005" -> ([(1, 10), (0.1, 20)], 0.005). Each factor applies before its step, the last one
-    afterwards. Raises ValueError."""
+    after all steps. Raises ValueError.
+    """
     *parts, last = [part.strip() for part in str(rules).split(",")]
     stages = []
     for part in parts:

@@ -1,4 +1,4 @@
-"""The memory of an optimizer's state, from optimizer_states.json, which `python -m workshop.optimizer_states` measures."""
+"""Memory of optimizer states, from optimizer_states.json, which `python -m workshop.optimizer_states` measures."""
 
 import json
 from collections.abc import Mapping
@@ -21,28 +21,33 @@ LIMITS = ("max_precondition_dim", "max_size_triangular", "max_dim")  # sides abo
 
 @cache
 def measured_states() -> dict[str, dict[str, list[float]]]:
-    """{optimizer's name: {class of shapes: bytes for each of `terms`}}."""
+    """Return {optimizer's name: {shape class: bytes per unit of each of `terms`}}, as measured."""
     return {name: entry["state"] for entry in json.loads(FILE.read_text("utf-8")) for name in entry["names"]}
 
 
 def shape_class(shape: Shape) -> str:
+    """Return the class of a weight's shape: "vector", "matrix", "pointwise" (1x1 convolution) or "convolution"."""
     if len(shape) < 3:
         return "matrix" if len(shape) == 2 else "vector"
     return "convolution" if prod(shape[2:]) > 1 else "pointwise"
 
 
 def terms(shape: Shape, limit: float = inf, block: float = inf) -> tuple[float, ...]:
-    """Candidate sizes of the optimizer state of a weight: (numel, rows, columns, rows squared, columns squared); of a vector
-    (n, n squared). limit: squares of longer sides are 0; block: the square of a side is at most side x block"""
+    """Return the quantities that a weight's optimizer state can grow with: (elements, rows, columns, rows squared, columns squared), for a
+    vector (n, n squared).
+
+    limit  squares of longer sides are 0, since optimizers keep no square preconditioner for them
+    block  the square of a side is at most side x block
+    """
     sides = tuple(float(side) for side in shape[:2]) if len(shape) > 1 else (float(prod(shape)),)
     squares = tuple(side * min(side, block) if side <= limit else 0.0 for side in sides)
     return (float(prod(shape)), *(sides if len(sides) > 1 else ()), *squares)
 
 
 def state_bytes(settings: OptimizerSettings, shapes: Mapping[Shape, float]) -> float:
-    """Bytes of the optimizer's state for these weights. shapes: {shape: number of weights}
+    """Return the size of the optimizer state in bytes. shapes: {shape: number of weights with it}
 
-    Optimizers that were not measured count as Adam; those of bitsandbytes for GPUs only as their counterpart.
+    Unmeasured optimizers count as Adam; those of bitsandbytes that need a GPU count as their counterpart.
     """
     entry = find(settings.optimizer_type)
     arguments = {} if entry is None else arguments_in_force(settings, entry)
@@ -58,10 +63,14 @@ def state_bytes(settings: OptimizerSettings, shapes: Mapping[Shape, float]) -> f
 def _weight_state_bytes(
     shape: Shape, state: Mapping[str, list[float]], entry: Entry | None, arguments: Mapping[str, Any], optional: int
 ) -> float:
-    """Bytes of the state of one weight. state: bytes for each term of `terms`, by class of shapes; optional: number of
-    optional states that the arguments add"""
+    """Return the bytes of optimizer state of one weight.
+
+    state     {shape class: bytes per unit of each of `terms`}
+    optional  number of optional states that the arguments turn on, such as momentum
+    """
 
     def argument(name: str) -> float | None:
+        """Return the numeric value of an optimizer argument, by default the optimizer's; None for others."""
         known = None if entry is None else entry.arguments.get(name)
         value = arguments.get(name, known.default if known else None)
         return float(value) if isinstance(value, (int, float)) else None  # other values are reported by the rules
@@ -75,7 +84,7 @@ def _weight_state_bytes(
 
 
 def _state(entry: Entry | None) -> Mapping[str, list[float]]:
-    """The measured bytes of an optimizer or its counterpart."""
+    """Return {shape class: bytes per unit of each of `terms`} of an optimizer or its counterpart; Adam's if neither is measured."""
     if entry is None:
         return UNKNOWN
     counterpart = entry.name.replace("Paged", "").replace("32bit", "")

@@ -1,4 +1,4 @@
-"""torch's learning rate schedulers that a job may use, with their arguments."""
+"""torch's learning rate schedulers that a job can use, with their arguments."""
 
 import difflib
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ PREFIX = "torch.optim.lr_scheduler."
 
 @cache
 def offered() -> dict[str, dict[str, Argument]]:
-    """{class name: arguments} of torch's schedulers that depend on the step only."""
+    """Return {class name: {argument's name: argument}} of torch's schedulers that depend on the step only."""
     return {item["path"].removeprefix(PREFIX): arguments_in(item) for item in data()["schedules"]}
 
 
 def type_problems(name: str, arguments: Mapping[str, Any]) -> list[Problem]:
-    """Problems of lr_scheduler_type and its arguments, checked without torch."""
+    """Return problems of `lr_scheduler_type` (a class name or path) and its arguments, checked without torch."""
     bare = name.strip().removeprefix(PREFIX)
     known = offered().get(bare)
     if known is not None:

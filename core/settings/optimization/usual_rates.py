@@ -1,4 +1,4 @@
-"""The usual learning rates, declared once: by method and part of the model (core/methods/kinds), optimizer and a LoRA's alpha / rank.
+"""Usual learning rates by method and part (core/methods/kinds), optimizer, and a LoRA's alpha / rank.
 
 Used for advice and for the setup of new projects. Unusual rates get advice or a warning (rules/learning_rate.py).
 """
@@ -38,7 +38,13 @@ ANY_OTHER = (0.1, 1.0, 10.0)
 
 @dataclass(frozen=True)
 class UnusualRate:
-    """An unusual learning rate. part: as in `base_rates`; where: the setting that fixes it."""
+    """An unusual learning rate.
+
+    part       as in `base_rates`
+    where      the setting to change
+    rate       the effective learning rate
+    direction  "above" or "below" the usual range
+    """
 
     part: str
     where: str
@@ -48,8 +54,9 @@ class UnusualRate:
 
 
 def usual_rates(job: TrainJob, part: str = "unet") -> Usual | None:
-    """The usual learning rates of a part of the model ("unet", "text_encoder_2", "unet_block3", "unet plus") in this job; None
-    if the optimizer sets it, or does not support LoRA+."""
+    """Return the usual learning rates of a part ("unet", "text_encoder_2", "unet_block3", "unet plus") in this job; None if the optimizer
+    sets the learning rate, or does not support LoRA+.
+    """
     if relative_steps(job.optimizer):
         return None
     if adapts(job.optimizer.optimizer_type):
@@ -72,6 +79,7 @@ def usual_rates(job: TrainJob, part: str = "unet") -> Usual | None:
 
 
 def _optimizer_factors(job: TrainJob) -> tuple[float, float, float]:
+    """Return the factors from AdamW's usual learning rates (low, start, high) to those of the job's optimizer."""
     entry = find(job.optimizer.optimizer_type)
     if entry is not None and entry.path == ADAFACTOR and job.optimizer.optimizer_args.get("scale_parameter", True):
         return (1, 1, 100)  # its rate is then relative to the size of the weights
@@ -80,12 +88,12 @@ def _optimizer_factors(job: TrainJob) -> tuple[float, float, float]:
 
 
 def unusual_rates(job: TrainJob) -> list[UnusualRate]:
-    """The unusual learning rates, one per setting."""
+    """Return the unusual learning rates of a job, one per setting; block LR weights only if there are no others."""
     unusual: dict[str, UnusualRate] = {}
     rates = effective_rates(job, job.memory.num_processes)
     for part, rate in sorted(rates.items(), key=lambda item: not item[0].startswith("unet")):
         usual = usual_rates(job, part)
-        if rate < 0 or usual is None or not (direction := usual.far(rate)):
+        if rate < 0 or usual is None or not (direction := usual.deviation(rate)):
             continue  # negative rates are reported by rules/learning_rate.py
         where = _where(job, part)
         if part.startswith("text") and "optimizer.learning_rate" in unusual and job.optimizer.text_encoder_lr is None:
@@ -95,6 +103,7 @@ def unusual_rates(job: TrainJob) -> list[UnusualRate]:
 
 
 def _where(job: TrainJob, part: str) -> str:
+    """Return the dotted path of the setting with the learning rate of a part."""
     if part.endswith(" plus"):
         ratio = job.optimizer.loraplus_unet_lr_ratio if part[0] == "u" else job.optimizer.loraplus_text_encoder_lr_ratio
         side = "unet" if part[0] == "u" else "text_encoder"
@@ -110,7 +119,10 @@ def _where(job: TrainJob, part: str) -> str:
 
 
 def _by_block(job: TrainJob, rates: dict[str, float]) -> list[UnusualRate]:
-    """Unusual block learning rates of a LoRA: the U-Net's times the block's weight."""
+    """Return the first unusual learning rate of a LoRA's block (the U-Net's rate times the block's factor), as a list of at most one.
+
+    rates  {part: effective learning rate}
+    """
     usual = usual_rates(job)
     if not job.method.traits.uses_network or "unet" not in rates or usual is None:
         return []
@@ -121,12 +133,12 @@ def _by_block(job: TrainJob, rates: dict[str, float]) -> list[UnusualRate]:
     where = next((f"network.{name}" for name in SIDES if getattr(job.network, name)), "")
     for factor in factors:
         rate = rates["unet"] * factor
-        if rate > 0 and (direction := usual.far(rate)):
+        if rate > 0 and (direction := usual.deviation(rate)):
             return [UnusualRate("unet", where, rate, usual, direction)]
     return []
 
 
 def short(number: float) -> str:
-    """A learning rate in short form: 1e-4, 0.005."""
+    """Format a learning rate briefly: 1e-4, 0.005."""
     text = f"{number:.2g}" if number >= 1e-3 else f"{number:.1e}".replace(".0e", "e")
     return text.replace("e-0", "e-").replace("e+0", "e")

@@ -1,1 +1,1 @@
-"""Presets, recipes and levels: jobs as files, and values that come from elsewhere."""
+"""Presets (jobs as files), recipes, memory levels, and files of other trainers."""

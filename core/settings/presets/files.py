@@ -1,8 +1,8 @@
 """Presets: jobs as JSON files, complete and validated.
 
-kind "job" has every group. kind "recipe" has only values that differ from the defaults, with a reason for each, and leaves
-model, data and names to the user. Older schema versions are migrated step by step. Unknown keys and invalid values are
-reported by core/settings/check.py.
+A preset of kind "job" has every group. One of kind "recipe" has only values that differ from the defaults, with a reason for
+each, and leaves model, data and names to the user. Older schema versions are migrated step by step. Unknown keys and invalid
+values are reported by core/settings/check.py.
 """
 
 import json
@@ -70,8 +70,11 @@ MIGRATIONS: dict[int, Callable[[str, Mapping[str, Any]], tuple[str, dict[str, An
 class Preset:
     """The content of a preset file.
 
+    name              the file's name without .json
+    kind              "job" (complete) or "recipe" (values that differ from the defaults)
+    task              the kind of job, a key of JOBS ("train")
     values            {group: {name: value}} of the settings in the file
-    family, vram_gb   the model family ("sdxl") and VRAM that a recipe is for; "" and 0 if not stated
+    family, vram_gb   the model family ("sdxl") and VRAM in GB that a recipe is for; "" and 0 if not stated
     reasons           {dotted path: one line}
     """
 
@@ -87,32 +90,32 @@ class Preset:
     reasons: Mapping[str, str] = field(default_factory=dict)
 
     def stated(self) -> dict[str, Any]:
-        """{dotted path: value} of every setting in the file, in the order of declaration."""
+        """Return {dotted path: value} of every setting in the file, in the order of declaration."""
         groups = {name: fields for name, fields in self.values.items() if isinstance(fields, dict)}
         paths = (entry.path for entry in declared(JOBS[self.task]) if entry.name in groups.get(entry.group, ()))
         return {path: groups[path.split(".")[0]][path.split(".")[1]] for path in paths}
 
 
-def refused(entry: Declared) -> bool:
-    """Whether recipes cannot contain this setting."""
+def outside_recipes(entry: Declared) -> bool:
+    """Return whether recipes cannot contain this setting."""
     return (entry.group in _REFUSED_GROUPS and entry.path not in _SIZES | _TRAINED) or entry.path in _REFUSED
 
 
 def keeps(entry: Declared) -> bool:
-    """Whether a setting that a recipe does not state keeps its value when the recipe is loaded."""
+    """Return whether a setting keeps its current value when a recipe that does not state it is loaded."""
     named = bool(entry.names) or entry.name.startswith("metadata_")
-    return refused(entry) or named or entry.group in _KEPT_GROUPS or entry.path in _KEPT | _SIZES
+    return outside_recipes(entry) or named or entry.group in _KEPT_GROUPS or entry.path in _KEPT | _SIZES
 
 
 def to_values(job: Settings) -> dict[str, Any]:
-    """A job as plain JSON values, every setting present."""
+    """Return a job as plain JSON values {group: {name: value}}, every setting present."""
     return job.model_dump(mode="json")
 
 
 def dump(
     job: Settings, *, task: str = "train", title: str = "", description: str = "", preset: str = ""
 ) -> dict[str, Any]:
-    """The content of a preset file, or of a run's job.json. Groups that belong to another choice, such as other network kinds,
+    """Return the content of a preset file, or of a run's job.json. Groups that belong to another choice, such as other network kinds,
     are left out if they are at their defaults.
 
     preset   name of the preset that the run was started from
@@ -124,12 +127,13 @@ def dump(
 
 
 def _touched(job: Settings, group: str) -> bool:
+    """Return whether a group has a setting that is not at its default."""
     settings = getattr(job, group)
     return bool(settings != type(settings)())
 
 
 def content(preset: Preset) -> dict[str, Any]:
-    """The JSON content of the preset's file."""
+    """Return the JSON content of the preset's file."""
     head = {"kind": preset.kind, "schema_version": SCHEMA_VERSION, "task": preset.task}
     head |= {"title": preset.title, "description": preset.description}
     about = {"family": preset.family, "vram_gb": preset.vram_gb}
@@ -138,8 +142,9 @@ def content(preset: Preset) -> dict[str, Any]:
 
 
 def with_job(preset: Preset, job: Settings) -> Preset:
-    """The preset with a job's values. A recipe gets only the settings that it already contains, and those of the job that
-    differ from the result of loading it."""
+    """Return the preset with a job's values. A recipe gets only the settings that it already contains, and those of the job that
+    differ from the result of loading it.
+    """
     if preset.kind == "job":
         job_content = dump(job, task=preset.task)
         return replace(preset, values={group: each for group, each in job_content.items() if group not in HEADER})
@@ -153,7 +158,11 @@ def with_job(preset: Preset, job: Settings) -> Preset:
 
 
 def parse(raw: Any, where: str) -> Preset:
-    """Check the header of a preset and migrate it to the current schema; values are not checked. Raises ProblemsError."""
+    """Check the header of a preset file and migrate its content to the current schema; values are not checked. Raises ProblemsError.
+
+    raw    the parsed JSON
+    where  path of the file, whose stem is the preset's name
+    """
     if not isinstance(raw, dict):
         what = "The preset is not a JSON object"
         raise ProblemsError.one(what, where, "start the file with {", code="preset.not-an-object")
@@ -172,9 +181,9 @@ def parse(raw: Any, where: str) -> Preset:
         )
     notes: tuple[Problem, ...] = ()
     while version < SCHEMA_VERSION:
-        given = {name: value for name, value in raw.items() if name not in HEADER}
-        notes += tuple(switches_lost(given)) if version == 1 else ()
-        task, groups = MIGRATIONS[version](str(raw.get("task", "train")), given)
+        current_groups = {name: value for name, value in raw.items() if name not in HEADER}
+        notes += tuple(switches_lost(current_groups)) if version == 1 else ()
+        task, groups = MIGRATIONS[version](str(raw.get("task", "train")), current_groups)
         raw = {name: raw[name] for name in HEADER if name in raw} | {"task": task} | groups
         version += 1
     kind, task = raw.get("kind", "job"), raw.get("task", "train")
@@ -198,7 +207,7 @@ def parse(raw: Any, where: str) -> Preset:
 
 
 def _about_recipe(raw: Mapping[str, Any], where: str) -> tuple[str, int, dict[str, str]]:
-    """(family, VRAM in GB, reasons) of a recipe. Raises ProblemsError."""
+    """Return (family, VRAM in GB, reasons) from a recipe's header. Raises ProblemsError for invalid ones."""
     family, vram, reasons = raw.get("family", ""), raw.get("vram_gb", 0), raw.get("reasons", {})
     invalid: list[tuple[str, Any, str]] = []
     families = next(entry.choices for entry in declared(TrainJob) if entry.path == "model.family")
@@ -216,7 +225,7 @@ def _about_recipe(raw: Mapping[str, Any], where: str) -> tuple[str, int, dict[st
 
 
 def read(path: Path) -> Preset:
-    """Read and check a preset file, with its values. Raises ProblemsError with all problems."""
+    """Read a preset file and check its header and values. Raises ProblemsError with all problems."""
     try:
         data = read_regular(path, MAX_BYTES)
     except MissingFile:
@@ -225,7 +234,7 @@ def read(path: Path) -> Preset:
 
 
 def parse_bytes(data: bytes, where: str) -> Preset:
-    """`read` for the bytes of a file. where: the file's name, for messages"""
+    """Check the header and values of a preset file's bytes, as `read`. `where` is the file's name, for messages."""
     try:
         raw = parse_json(
             data, where, "correct it, or save it again", max_values=MAX_VALUES, object_pairs_hook=_no_duplicates
@@ -247,7 +256,7 @@ def parse_bytes(data: bytes, where: str) -> Preset:
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The pairs as a dict. Raises ProblemsError for a duplicate key, where json would silently use the last."""
+    """Return the pairs of a JSON object as a dict. Raises ProblemsError for a duplicate key, where json would silently use the last."""
     duplicates = sorted(name for name, number in Counter(name for name, _ in pairs).items() if number > 1)
     if duplicates:
         what = f"'{duplicates[0]}' is given twice"
@@ -256,10 +265,11 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _outside_a_recipe(preset: Preset, where: str) -> list[Problem]:
+    """Return an error for each setting of a recipe that recipes cannot contain; [] for presets of kind "job"."""
     if preset.kind != "recipe":
         return []
     stated = preset.stated()
-    inside = [entry.path for entry in declared(TrainJob) if refused(entry) and entry.path in stated]
+    inside = [entry.path for entry in declared(TrainJob) if outside_recipes(entry) and entry.path in stated]
     return [
         Problem(
             f"A recipe cannot contain '{path}'",
@@ -272,7 +282,7 @@ def _outside_a_recipe(preset: Preset, where: str) -> list[Problem]:
 
 
 def of_task(preset: Preset, task: str, where: str = "preset", fix: str = "load it in its own tab") -> Preset:
-    """Return the preset. Raises ProblemsError if it is for another task."""
+    """Return the preset unchanged. Raises ProblemsError (with `where` and `fix`) if it is for another task than `task`."""
     if preset.task == task:
         return preset
     what = f"'{preset.name}' is a preset for the task {preset.task}"
@@ -280,8 +290,10 @@ def of_task(preset: Preset, task: str, where: str = "preset", fix: str = "load i
 
 
 def apply(preset: Preset, current: TrainJob | None = None) -> Settings:
-    """The job after loading the preset: a job preset exactly as saved; a recipe with model, data and names of `current`. Raises
-    ProblemsError for invalid values."""
+    """Return the job that loading a preset gives. Raises ProblemsError for invalid values.
+
+    A preset of kind "job" is loaded exactly as saved. A recipe keeps model, data and names of the job `current`, if there is one.
+    """
     model = JOBS[preset.task]
     if preset.kind == "job" or current is None:
         return build(model, preset.values, preset.name)
@@ -293,13 +305,13 @@ def apply(preset: Preset, current: TrainJob | None = None) -> Settings:
 
 
 def differences(job: Settings, other: Settings) -> dict[str, tuple[Any, Any]]:
-    """Settings that differ: {dotted path: (job's value, other's value)}."""
+    """Return {dotted path: (value in `job`, value in `other`)} of the settings that differ."""
     pairs = ((entry.path, value_of(job, entry.path), value_of(other, entry.path)) for entry in declared(type(job)))
-    return {path: (mine, theirs) for path, mine, theirs in pairs if mine != theirs}
+    return {path: (value, other_value) for path, value, other_value in pairs if value != other_value}
 
 
 def _stems(folder: Path) -> list[str]:
-    """Names of the presets in a folder in natural order (8 before 12), without temporary files, which start with a dot."""
+    """Return the names of the presets in a folder in natural order (8 before 12). Temporary files, which start with a dot, are skipped."""
     stems = [path.stem for path in folder.glob("*.json") if not path.name.startswith(".")]
     return sorted(
         stems, key=lambda stem: [int(part) if index % 2 else part for index, part in enumerate(_NUMBER.split(stem))]
@@ -311,7 +323,7 @@ _NUMBER = re.compile(r"([0-9]+)")  # splits a name so that every second part is 
 
 @cached_until_changed(500, missing=("train", ""))
 def _about(path: Path) -> tuple[str, str]:
-    """(task, title) of a preset file; ("train", "") for an unreadable one, so that the Train tab offers it and reports the error."""
+    """Return (task, title) of a preset file; ("train", "") for an unreadable one, so that the Train tab offers it and reports the error."""
     try:
         raw = parse_json(read_regular(path, MAX_BYTES), str(path), "", max_values=MAX_VALUES)
     except ProblemsError:
@@ -320,29 +332,30 @@ def _about(path: Path) -> tuple[str, str]:
 
 
 class PresetStore:
-    """The presets by name: shipped ones in presets/, which are never changed, and the user's in presets/user/, or for a person
-    with a page of their own in presets/user/<person>/.
+    """Preset files by name: shipped ones in `folder`, which are never changed, and the user's in `folder`/user, or in
+    `folder`/user/`person` for a user with a page of their own.
 
-    shipped   the folder of those that come with the program, where `folder` is another one (--presets)
+    shipped  the folder of the shipped presets, if `folder` is another one (--presets)
     """
 
     def __init__(self, folder: Path, person: str = "", shipped: Path | None = None):
         self.folders, self.user = dict.fromkeys((folder, shipped or folder)), folder / "user" / person
 
     def names(self, task: str = "") -> list[str]:
-        """Names of the presets of a task, or of all: sorted shipped ones, then the user's as "user/name"."""
+        """Return the names of the presets of `task` ("" for all tasks): shipped ones, sorted, then the user's as "user/NAME"."""
         unchanged = dict.fromkeys(stem for folder in self.folders for stem in _stems(folder))
         names = [*unchanged, *(f"user/{name}" for name in _stems(self.user))]
         return [name for name in names if not task or self._about(name)[0] == task]
 
     def _about(self, name: str) -> tuple[str, str]:
+        """Return (task, title) of the preset called `name`; ("train", "") if it cannot be read."""
         try:
             return _about(self.path(name))
         except (OSError, ProblemsError):
             return "train", ""
 
     def path(self, name: str) -> Path:
-        """The file of a preset. Raises ProblemsError for invalid names, such as those with path separators."""
+        """Return the file of a preset, which need not exist. Raises ProblemsError for invalid names, such as those with path separators."""
         is_user = name.startswith("user/")
         stem = name.removeprefix("user/")
         reason = bad_name(stem)
@@ -353,29 +366,29 @@ class PresetStore:
         return next((file for file in files if file.exists()), files[-1])
 
     def load(self, name: str, task: str = "") -> Preset:
-        """Read a preset. Raises ProblemsError, also for another task than `task`, if that is given."""
+        """Read a preset by name. Raises ProblemsError, also if it is for another task than `task` (unless that is "")."""
         preset = read(self.path(name))
         return of_task(preset, task) if task else preset
 
-    def shown_name(self, name: str) -> str:
-        """The name of a user preset without "user/", or the title of a shipped one."""
+    def display_name(self, name: str) -> str:
+        """Return the name of a user preset without "user/", or the title of a shipped one (its name if it has none)."""
         is_user = not name or name.startswith("user/")
         return (not is_user and self._about(name)[1]) or name.removeprefix("user/")
 
     def save(
         self, name: str, job: Settings, *, task: str = "train", replace: bool = False, description: str = ""
     ) -> str:
-        """Write a user preset with a job's values and return its name ("user/..."). Raises ProblemsError for an invalid name,
-        and for an existing one without `replace`."""
+        """Write a user preset with a job's values and return its name ("user/..."). Raises ProblemsError for an invalid name, and for an
+        existing one without `replace`.
+        """
         return self._write(name, dump(job, task=task, description=description), replace)
 
-    def keep(self, name: str, preset: Preset, *, replace: bool = False) -> str:
-        """Write a user preset with the content of another, including title and reasons; return its name ("user/...")."""
+    def save_copy(self, name: str, preset: Preset, *, replace: bool = False) -> str:
+        """Write a copy of `preset`, including title and reasons, as a user preset and return its name ("user/...")."""
         return self._write(name, content(preset), replace)
 
     def _write(self, name: str, values: dict[str, Any], replace: bool = False) -> str:
-        """Write the content of a user preset and return its name ("user/..."). Raises ProblemsError if it exists, unless
-        `replace`."""
+        """Write the content of a user preset and return its name ("user/..."). Raises ProblemsError if it exists, unless `replace`."""
         name = "user/" + name.strip().removeprefix("user/")
         path = self.path(name)
         if path.exists() and not replace:
@@ -385,8 +398,9 @@ class PresetStore:
         return name
 
     def rename(self, name: str, new: str) -> str:
-        """Rename a user preset and return its new name. Raises ProblemsError for a shipped preset, and if the new name is
-        invalid or taken."""
+        """Rename a user preset and return its new name ("user/..."). Raises ProblemsError for a shipped preset, and if the new name is
+        invalid or taken.
+        """
         source, new = self._user_file(name), "user/" + new.strip().removeprefix("user/")
         target = self.path(new)
         if target.exists() and not target.samefile(source):  # "fox" may become "Fox" where case makes no difference
@@ -396,10 +410,11 @@ class PresetStore:
         return new
 
     def delete(self, name: str) -> None:
+        """Delete a user preset. Raises ProblemsError for a shipped or missing one."""
         atomic.remove(self._user_file(name))
 
     def _user_file(self, name: str) -> Path:
-        """The file of an existing user preset. Raises ProblemsError for others."""
+        """Return the file of a user preset. Raises ProblemsError for a shipped or missing one."""
         if not name.startswith("user/"):
             what = f"'{name}' comes with Atelier and cannot be changed"
             raise ProblemsError.one(what, "preset", "save it under your own name first", "preset.shipped")

@@ -1,4 +1,4 @@
-"""Recognizes config files of other trainers given as a preset, and says what opens them."""
+"""Recognize config files of other trainers that are opened as presets, and report how to import them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +23,7 @@ MARKS = {
 
 
 def toml_values(text: str) -> dict[str, Any] | None:
-    """The tables of a TOML text; None for anything else."""
+    """Return the tables of a TOML text; None for invalid TOML."""
     try:
         return bounded_loads(text)
     except (RecursionError, ValueError):
@@ -31,7 +31,7 @@ def toml_values(text: str) -> dict[str, Any] | None:
 
 
 def yaml_values(text: str) -> Any:
-    """The content of a YAML text; None for anything else."""
+    """Return the content of a YAML text; None for invalid YAML."""
     try:
         return bounded_yaml(text)[0]
     except (RecursionError, ValueError):
@@ -39,7 +39,11 @@ def yaml_values(text: str) -> Any:
 
 
 def foreign_problem(raw: Any, where: str, *, toml: bool = False) -> Problem | None:
-    """The problem with another program's file; None if the program is not known."""
+    """Return the problem that a file belongs to another program, with the way to import it; None if no such program is recognized.
+
+    raw   the parsed content
+    toml  whether the file was TOML, which tells sd-scripts' files from kohya_ss'
+    """
     if not isinstance(raw, dict) or "schema_version" in raw:
         return None
     if isinstance(raw.get("datasets"), list):
@@ -57,7 +61,7 @@ def foreign_problem(raw: Any, where: str, *, toml: bool = False) -> Problem | No
 
 
 def _flat(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables flattened by one level, under bare names (as sd-scripts reads them) and "table.name"."""
+    """Flatten nested tables by one level: each inner value is under its bare name (as sd-scripts reads it) and under "table.name"."""
     flat: dict[str, Any] = {}
     for name, value in raw.items():
         if isinstance(value, dict):

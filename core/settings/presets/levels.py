@@ -22,7 +22,12 @@ WORDS = (
 
 @dataclass(frozen=True)
 class Level:
-    """A level of the slider. values: {dotted path: value} that it sets in this job."""
+    """A level of the memory and speed slider.
+
+    number  0 (fastest) to 4 (lowest memory)
+    words   description for the page
+    values  {dotted path: value} that the level sets in the job
+    """
 
     number: int
     title: str
@@ -31,7 +36,7 @@ class Level:
 
 
 def levels(job: TrainJob, device: str = "") -> list[Level]:
-    """The levels that differ for this job, from the fastest to the one that uses the least memory.
+    """Return the levels that differ for this job, from the fastest to the one that uses the least memory.
 
     device   of the job: "mps" gets no fp8
     """
@@ -44,7 +49,7 @@ def levels(job: TrainJob, device: str = "") -> list[Level]:
 
 
 def level_of(job: TrainJob, device: str = "") -> int | None:
-    """The number of the level whose values the job has; None for a custom mix."""
+    """Return the number of the level whose values the job has; None for a custom mix."""
     for level in levels(job, device):
         if all(value_of(job, path) == value for path, value in level.values.items()):
             return level.number
@@ -52,6 +57,7 @@ def level_of(job: TrainJob, device: str = "") -> int | None:
 
 
 def _values(job: TrainJob, number: int, device: str) -> dict[str, Any]:
+    """Return {dotted path: value} that level `number` (0 to 4) sets in the job."""
     values: dict[str, Any] = {
         "memory.vae_batch_size": 4 if number == 0 else 1,
         "memory.highvram": number == 0,
@@ -64,7 +70,7 @@ def _values(job: TrainJob, number: int, device: str) -> dict[str, Any]:
 
 
 def _frozen(job: TrainJob, number: int, device: str) -> dict[str, Any]:
-    """Values for frozen parts: fp8 weights from level 3, a 16-bit VAE at level 4."""
+    """Return the memory settings of frozen parts: fp8 weights from level 3, a 16-bit VAE at level 4."""
     can_be_fp8 = not job.method.traits.base_trains and not device.startswith("mps")
     text_fp8 = can_be_fp8 and number >= 4 and job.method.traits.uses_network
     return {
@@ -75,7 +81,9 @@ def _frozen(job: TrainJob, number: int, device: str) -> dict[str, Any]:
 
 
 def _whole_model(job: TrainJob, number: int) -> dict[str, Any]:
-    """Values for a trained model: 16-bit weights from level 3, a fused backward pass at level 4 if the optimizer supports it."""
+    """Return the memory settings of a trained full model: 16-bit weights from level 3; at level 4 a fused backward pass, or fused
+    optimizer groups, if the optimizer supports it.
+    """
     computed = job.memory.mixed_precision
     kind = "fp16" if computed == "fp16" else "bf16"
     values: dict[str, Any] = {

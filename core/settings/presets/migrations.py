@@ -72,7 +72,7 @@ REPLACED_TOOLS: dict[str, tuple[str, Values]] = {
 
 
 def with_present_tool(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
-    """(task, values) with a replaced tool and its settings under their current names; others unchanged."""
+    """Return (task, values) with a replaced tool and its settings under their current names; other tasks unchanged."""
     if task not in REPLACED_TOOLS:
         return task, dict(values)
     name, settings = REPLACED_TOOLS[task]
@@ -81,33 +81,36 @@ def with_present_tool(task: str, values: Mapping[str, Any]) -> tuple[str, Values
     return name, others | {name: settings | dict(group) if isinstance(group, Mapping) else group}
 
 
-def has_effect(task: str, tool: str, key: str) -> bool:
-    """Whether a tool of a former task reads a setting; also for a setting that no tool knows, to be refused later."""
+def tool_reads(task: str, tool: str, key: str) -> bool:
+    """Return whether `tool`, one of the tools of the former task `task`, reads the setting `key`; true if no tool knows it, so that it is
+    refused later.
+    """
     chooser, _, tools = FORMER_TOOLS[task]
     return key in tools.get(tool, ()) or key not in {chooser}.union(*tools.values())
 
 
 def _tool_as_task(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
-    """(task, values) with a tool of the former tasks `tool` and `images` as a task of its own, with the settings that it reads.
-    An unknown tool is left unchanged, to be refused later."""
+    """Return (task, values) with a tool of the former tasks `tool` and `images` as a task of its own, with the settings that it reads.
+    An unknown tool is left unchanged, to be refused later.
+    """
     if task not in FORMER_TOOLS or not isinstance(group := values.get(task, {}), Mapping):
         return task, dict(values)
     chooser, usual, tools = FORMER_TOOLS[task]
     name = group.get(chooser, usual)
     if not isinstance(name, str) or name not in tools:
         return task, dict(values)
-    effective = {key: value for key, value in group.items() if has_effect(task, name, key)}
+    effective = {key: value for key, value in group.items() if tool_reads(task, name, key)}
     return name, {key: value for key, value in values.items() if key != task} | {name: effective}
 
 
 def to_version_2(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
-    """(task, values) with the names of version 2; names that are already current stay."""
+    """Return (task, values) of schema version 1 with the names of version 2; current names are unchanged."""
     groups = {_TASKS_2.get(name, name): _renamed(value) for name, value in values.items()}
     return with_present_tool(*_tool_as_task(_TASKS_2.get(task, task), _with_one_compatibility(groups)))
 
 
 def to_version_3(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
-    """(task, values) of version 3: DoRA without a stated magnitude gets one per output, which was the default of version 2."""
+    """Return (task, values) of schema version 3 from version 2: DoRA without `wd_on_output` gets true, the default of version 2."""
     network = values.get("network")
     kind = network.get("kind") if isinstance(network, Mapping) else None
     kind_values = values.get(kind, {}) if kind in _DECOMPOSED_2 else None
@@ -117,18 +120,18 @@ def to_version_3(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
 
 
 def switches_lost(values: Mapping[str, Any]) -> list[Problem]:
-    """Advice for values of version 1 that follow sd-scripts only in part, since `model.compatibility` is all or nothing."""
+    """Return advice if values of version 1 follow sd-scripts only in part, since `model.compatibility` is all or nothing; else []."""
     on = _switched_on(values)
     off = [path for path in _SWITCHES_1 if path not in on and isinstance(values.get(path.split(".")[0]), Mapping)]
     if not on or not off:
         return []
     what = f"{_WHERE} now covers everything that follows sd-scripts: {', '.join(on)} had it on, {', '.join(off)} off"
-    fix = f"{_WHERE} is set to {_version(on)}; choose none to turn it off"
+    fix = f"{_WHERE} is set to {_compatibility_version(on)}; choose none to turn it off"
     return [Problem(what, _WHERE, fix, "advice", code="preset.compatibility-merged")]
 
 
 def _with_one_compatibility(groups: Values) -> Values:
-    """The values without the compatibility switches of version 1; `model.compatibility` is set if one of them was on."""
+    """Remove the compatibility switches of version 1, in place, and set `model.compatibility` if one of them was on."""
     on = _switched_on(groups)
     for path in _SWITCHES_1:
         group, name = path.split(".")
@@ -137,18 +140,19 @@ def _with_one_compatibility(groups: Values) -> Values:
     for source in _sources(groups):
         source.pop(_FOLDER_SWITCH_1, None)
     if on and isinstance(groups.get("model"), dict):
-        groups["model"] = groups["model"] | {"compatibility": _version(on)}
+        groups["model"] = groups["model"] | {"compatibility": _compatibility_version(on)}
     return groups
 
 
 def _sources(groups: Mapping[str, Any]) -> list[Values]:
+    """Return the dataset folders among a job's raw values, without malformed ones."""
     dataset = groups.get("dataset")
     sources = dataset.get("sources") if isinstance(dataset, Mapping) else None
     return [source for source in sources if isinstance(source, dict)] if isinstance(sources, list) else []
 
 
 def _switched_on(groups: Mapping[str, Any]) -> dict[str, str]:
-    """{path: value} of the compatibility switches of version 1 that are on."""
+    """Return {dotted path: value} of the compatibility switches of version 1 that are on."""
     switched = {}
     for path, off in _SWITCHES_1.items():
         group, name = path.split(".")
@@ -161,11 +165,13 @@ def _switched_on(groups: Mapping[str, Any]) -> dict[str, str]:
     return switched
 
 
-def _version(on: Mapping[str, str]) -> str:
+def _compatibility_version(on: Mapping[str, str]) -> str:
+    """Return the value of `model.compatibility` for the switches {dotted path: value} that are on."""
     return "sd-scripts-0.9" if "kohya_0.9" in on.values() else "sd-scripts-0.10"
 
 
 def _renamed(value: Any) -> Any:
+    """Rename settings, choices and folders of version 1 in nested JSON values."""
     if isinstance(value, Mapping):
         return {
             _NAMES_2.get(name, name): _renamed_choice(name, item) if name in _CHOICES_2 else _renamed(item)
@@ -177,4 +183,5 @@ def _renamed(value: Any) -> Any:
 
 
 def _renamed_choice(name: str, value: Any) -> Any:
+    """Return the current name of a choice of version 1 for the setting `name`; other values unchanged."""
     return _CHOICES_2[name].get(value, value) if isinstance(value, str) else value

@@ -33,24 +33,28 @@ GROUPS = ("network", "optimizer")
 
 
 def arguments_of(text: Any) -> dict[str, str]:
-    """{name: value} of sd-scripts' network_args: "algo=lokr factor=8", or a list of such items."""
+    """Parse sd-scripts' network_args, "algo=lokr factor=8" or a list of such items, into {name: value}. Items without = are dropped."""
     words = text.replace('"', "").split() if isinstance(text, str) else text if isinstance(text, list) else []
     pairs = (str(word).partition("=") for word in words)
     return {name: value for name, sign, value in pairs if sign}
 
 
 def as_lycoris(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The network_args with LyCORIS' defaults where Atelier's differ: DoRA's magnitude is per output."""
+    """Return network_args with LyCORIS' default where Atelier's differs: with dora_wd, the magnitude is per output."""
     magnitude_per_output = is_on(arguments.get("dora_wd")) and "wd_on_out" not in arguments
     return {**({"wd_on_output": True} if magnitude_per_output else {}), **arguments}
 
 
 def is_on(value: Any) -> bool:
+    """Return whether a value in another trainer's file means on: not empty, false, 0 or None."""
     return isinstance(value, (str, int, float)) and str(value) not in ("", "False", "false", "0", "0.0", "None")
 
 
 def kind_of(arguments: Mapping[str, Any]) -> str:
-    """The network kind of kohya_ss' LoRA_type, or of sd-scripts' network_module with its network_args; "" if unknown."""
+    """Return the network kind for kohya_ss' LoRA_type, or for sd-scripts' network_module and algo; "" if unknown.
+
+    arguments  {name: value} with these names, including network_args
+    """
     module, algo = arguments.get("network_module"), arguments.get("algo") or arguments.get("LoRA_type")
     if algo or module == LYCORIS:
         kind = KINDS.get(str(algo or "lora").lower().rpartition("/")[2], "")
@@ -62,7 +66,10 @@ def kind_of(arguments: Mapping[str, Any]) -> str:
 def settings_of_arguments(
     kind: str, arguments: Mapping[str, Any], known: Mapping[str, Declared]
 ) -> tuple[dict[str, Any], list[str]]:
-    """({path: value}, names without a setting) of network_args. known: the settings of a training by path."""
+    """Convert network_args of a network `kind` to ({dotted path: value}, names without a setting).
+
+    known  {dotted path: setting} of a training
+    """
     settings: dict[str, Any] = {}
     unknown = []
     effective = as_lycoris(arguments) if kind in DECOMPOSED.values() else arguments
@@ -76,7 +83,7 @@ def settings_of_arguments(
 
 
 def _path_of(name: str, kind: str, known: Mapping[str, Declared]) -> str:
-    """The setting of a network argument, "" if there is none."""
+    """Return the dotted path of the setting for a network argument; "" if there is none."""
     setting = next((real for real, others in ALSO_CALLED.items() if name in others), name)
     if f"{kind}.{setting}" in known:
         return f"{kind}.{setting}"
@@ -86,10 +93,12 @@ def _path_of(name: str, kind: str, known: Mapping[str, Declared]) -> str:
 
 
 def network_problem(module: str | None, words: Iterable[str], known: Mapping[str, Declared]) -> Problem:
-    """The problem of --network_module and --network_args on the command line, with the equivalent settings as its fix; for an
+    """Return the problem of --network_module and --network_args on the command line, with the equivalent settings as its fix; for an
     unknown module, with the known ones.
 
-    module: None if only --network_args is given; words: its values; known: the job's settings by path.
+    module  None if only --network_args is set
+    words   the values of --network_args
+    known   {dotted path: setting} of the job
     """
     arguments = arguments_of(list(words))
     kind = "lora" if module is None else kind_of({"network_module": module, **arguments})

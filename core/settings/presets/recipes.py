@@ -31,7 +31,7 @@ ONE_RATE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings that belong together: {dotted path: value}. why: one sentence for the button."""
+    """Settings that are applied together, {dotted path: value}. why: one sentence for the button."""
 
     title: str
     settings: Mapping[str, Any]
@@ -39,7 +39,7 @@ class Recipe:
 
 
 def recipes(optimizer_type: str) -> list[Recipe]:
-    """Recommended settings for an optimizer, best first; empty if it needs none."""
+    """Return the recommended settings for an optimizer, best first; [] if it needs none or is unknown."""
     entry = find(optimizer_type)
     if entry is None:
         return []
@@ -99,7 +99,11 @@ ADAFACTORS = [
 
 
 def _adapting(path: str, known: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments recommended by sd-scripts' documentation that this optimizer has."""
+    """Return the arguments that sd-scripts' documentation recommends for an adaptive optimizer, of those in `known`.
+
+    path   the optimizer's class, such as "prodigyopt.Prodigy"
+    known  {name: ...} of the arguments that the optimizer has
+    """
     usual: dict[str, Any] = {"decouple": True, "weight_decay": 0.01}
     if path == "prodigyopt.Prodigy":
         usual |= {"d_coef": 2.0, "use_bias_correction": True, "safeguard_warmup": True, "betas": [0.9, 0.99]}
@@ -114,7 +118,7 @@ HUBER = Recipe(
 
 
 def constant_or_warmup(job: TrainJob) -> list[Recipe]:
-    """The two possible fixes for a constant scheduler with warmup steps."""
+    """Return the two possible fixes for a constant scheduler with warmup steps; [] for other jobs."""
     schedule = job.schedule
     if schedule.lr_scheduler != "constant" or not schedule.lr_warmup_steps or schedule.lr_scheduler_type:
         return []
@@ -131,7 +135,7 @@ def constant_or_warmup(job: TrainJob) -> list[Recipe]:
 
 
 def usual_rate(job: TrainJob) -> Recipe | None:
-    """The usual learning rate of this method and optimizer, if the current one is unusual."""
+    """Return a recipe with the usual learning rate of the method and optimizer; None if the current one is not unusual."""
     unusual = next((each for each in unusual_rates(job) if each.where == "optimizer.learning_rate"), None)
     if unusual is None:
         return None
@@ -143,7 +147,7 @@ def usual_rate(job: TrainJob) -> Recipe | None:
 
 
 def changes(job: Settings, recipe: Recipe) -> dict[str, Any]:
-    """What the recipe would change in this job: {dotted path: new value}; empty if already applied."""
+    """Return {dotted path: new value} of the settings that a recipe would change in this job; {} if already applied."""
     known = {entry.path for entry in declared(TrainJob)}
     assert set(recipe.settings) <= known, sorted(set(recipe.settings) - known)
     return {path: value for path, value in recipe.settings.items() if value_of(job, path) != value}

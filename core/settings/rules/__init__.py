@@ -1,8 +1,8 @@
 """Rules over several settings, one file per topic: errors, advice and settings without effect.
 
-A topic has `problems(job)`, errors and advice that follow from the settings alone, and `without_effect(job)`, the
-settings that have no effect with the current values of the others, each with the reason: those whose reason is more than
-what their declaration `needs`.
+Each topic has two functions. `problems(job)` returns errors and advice that follow from the settings alone. `without_effect(job)`
+yields (dotted path, reason) for settings that have no effect with the current values of the others, where a declared `needs` does
+not already say so.
 """
 
 from core.record.problems import Problem, limited
@@ -41,18 +41,18 @@ TOPICS = (
 
 
 def training_problems(job: TrainJob) -> list[Problem]:
-    """Errors and advice that follow from the settings alone, without reading files."""
+    """Return the errors and advice that follow from the settings alone, without reading files."""
     return limited([problem for topic in TOPICS for problem in topic.problems(job)])
 
 
 def ineffective(job: TrainJob) -> dict[str, str]:
-    """{dotted path: reason} of settings without effect; the page grays out their fields and shows the reason."""
+    """Return {dotted path: reason} of settings without effect; the page grays out their fields and shows the reason."""
     by_topic = {path: reason for topic in TOPICS for path, reason in topic.without_effect(job)}
     return dict(unmet_in(job)) | by_topic
 
 
 def set_without_effect(job: TrainJob) -> list[Problem]:
-    """Advice on settings without effect that are not at their default, for the command line, which has no fields to gray out."""
+    """Return advice on settings without effect that are not at their default, for the command line, which cannot gray out fields."""
     defaults = {entry.path: entry.default for entry in declared(TrainJob)}
     return [
         Problem(f"{path} has no effect", path, reason, "advice", code="settings.no-effect")

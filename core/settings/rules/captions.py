@@ -1,4 +1,4 @@
-"""Captions. A setting has an effect if any folder uses it."""
+"""Rules on captions. A setting has an effect if any dataset folder uses it."""
 
 from collections.abc import Iterator
 
@@ -10,6 +10,7 @@ from core.settings.needs import ignored
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
+    """Yield advice on a clip skip that adds to the skipped layer of SD 2.x."""
     skipped = job.model.clip_skip or 1
     if traits_of(job.model.family).spare_layer and skipped > 1:
         what = f"SD 2.x already uses the second to last text encoder layer; a clip skip of {skipped} skips more"
@@ -17,12 +18,17 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
+    """Yield (dotted path, reason) for caption settings that no dataset folder uses."""
+
     def changes_tags(each: Concept) -> bool:
+        """Return whether tags of the folder's captions are shuffled or dropped."""
         captions = each.captions
         return captions.shuffle_caption or captions.caption_tag_dropout_rate > 0 or captions.token_warmup_step > 0
 
-    def separates(each: Concept) -> bool:
-        """Joined caption files, metadata files, a trigger word and a keep-tokens separator also use the tag separator."""
+    def uses_separator(each: Concept) -> bool:
+        """Return whether the folder uses the tag separator other than for shuffling: with joined caption files, metadata or a trigger
+        word.
+        """
         captions = each.captions
         joins = captions.sidecars == "joined" or bool(each.source.metadata_file)
         return joins or bool(captions.secondary_separator or captions.trigger_word or captions.keep_tokens_separator)
@@ -30,7 +36,7 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     fixed, reason = not any_folder(job, changes_tags), "tags are neither shuffled nor dropped"
     yield from ignored(
         (fixed, "captions.keep_tokens", reason),
-        (fixed and not any_folder(job, separates), "captions.caption_separator", reason),
+        (fixed and not any_folder(job, uses_separator), "captions.caption_separator", reason),
         (not any_folder(job, lambda each: each.captions.caption_tag_dropout_rate > 0), "captions.tag_dropout_mode", "no tags are dropped"),
         (not any_folder(job, lambda each: each.captions.token_warmup_step > 0), "captions.token_warmup_min", "token warmup is off"),
         (not any_folder(job, lambda each: each.captions.sidecars == "drawn"), "captions.sentence_share", "no folder picks a caption file at random"),

@@ -1,4 +1,4 @@
-"""ControlNet and ControlNet-LLLite: what they need of the other groups."""
+"""Rules on ControlNet and ControlNet-LLLite: conflicts with settings of other groups."""
 
 from collections.abc import Iterator
 
@@ -10,6 +10,7 @@ FAMILIES = ("auto", "sd1", "sdxl")  # of LLLite
 
 
 def controlnet_problems(job: TrainJob) -> Iterator[Problem]:
+    """Yield errors for a ControlNet or LLLite training with DeepSpeed, or of a model without a U-Net."""
     words = spec_of(job).words
     if job.sharding.active:
         what = f"DeepSpeed cannot train {words}"
@@ -20,6 +21,7 @@ def controlnet_problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def lllite_problems(job: TrainJob) -> Iterator[Problem]:
+    """Yield errors for a ControlNet-LLLite training: those of ControlNet, unsupported model families and torch.compile."""
     yield from controlnet_problems(job)
     if job.model.family not in FAMILIES:
         what = "ControlNet-LLLite is for SD 1.x and SDXL"

@@ -1,4 +1,4 @@
-"""Images: resolution, augmentation, masks, regularization, caches. A setting has an effect if any folder uses it."""
+"""Rules on images: resolution, augmentation, masks, regularization, caches. A setting has an effect if any dataset folder uses it."""
 
 from collections.abc import Iterator
 
@@ -11,6 +11,7 @@ from core.settings.needs import ignored
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
+    """Yield errors and advice on resolutions, buckets, caches, control images, network multipliers and face crops."""
     longest, size = job.dataset.max_bucket_reso, _long_side(job)
     if job.dataset.enable_bucket and longest is not None and longest < size:
         what = f"The max bucket resolution ({longest}) is below the resolution ({size})"
@@ -36,12 +37,12 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def has_partners(concept: Concept) -> bool:
-    """Whether masks or control images are named."""
+    """Return whether a folder or suffix of masks or control images is set for this dataset folder."""
     return bool(concept.images.conditioning_data_dir or concept.images.conditioning_suffix)
 
 
 def _coarse_buckets(job: TrainJob) -> Iterator[Problem]:
-    """Advice for the first images whose bucket sides differ by more than a quarter of their resolution."""
+    """Yield advice on the first image settings whose bucket steps are above a quarter of the shorter side of their resolution."""
     step = _size_step(job)
     for images, sides in _sizes(job):
         if images.enable_bucket and images.bucket_reso_steps * 4 > min(sides) and images.bucket_reso_steps > step:
@@ -52,18 +53,18 @@ def _coarse_buckets(job: TrainJob) -> Iterator[Problem]:
 
 
 def _size_step(job: TrainJob) -> int:
-    """What image sides are multiples of for the model's family."""
+    """Return the number of pixels of which image sides must be multiples for the model's family."""
     return job.model.traits.size_step if job.model.traits else 8
 
 
 def _sizes(job: TrainJob) -> Iterator[tuple[ImageSettings, tuple[int, ...]]]:
-    """The image settings, of the dataset and then of each folder, with the sides of their resolution: one if square."""
+    """Yield (image settings, sides of their resolution in pixels) of the dataset and then of each folder; one side if square."""
     for images in [job.dataset, *(concept.images for concept in concepts_of(job))]:
         yield images, images.resolution if isinstance(images.resolution, tuple) else (images.resolution,)
 
 
 def _size_problems(job: TrainJob) -> Iterator[Problem]:
-    """The error for image sides that the model's family cannot have."""
+    """Yield an error for the first image sides that are not multiples of what the model's family needs."""
     step = _size_step(job)
     for images, sides in _sizes(job):
         if images.enable_bucket and images.bucket_reso_steps % step:
@@ -78,9 +79,10 @@ def _size_problems(job: TrainJob) -> Iterator[Problem]:
             return
 
 
-def changes_by_chance(images: ImageSettings) -> list[str]:
-    """Names of the enabled augmentations that change an image at each step, so that its latents cannot be cached. Flips can be:
-    both sides are cached."""
+def random_augmentations(images: ImageSettings) -> list[str]:
+    """Return the enabled augmentations whose result differs at each step, so that latents cannot be cached. Flips are not among them:
+    both sides are cached.
+    """
     random = [name for name in ("color_aug", "random_crop") if getattr(images, name)]
     if images.face_crop_aug_range is not None and not images.enable_bucket:
         random.append("face_crop_aug_range")
@@ -88,7 +90,7 @@ def changes_by_chance(images: ImageSettings) -> list[str]:
 
 
 def cache_problems(job: TrainJob) -> list[Problem]:
-    """An error for each random augmentation of a folder if latents are to be cached."""
+    """Return an error for each random augmentation of a folder if latents are to be cached."""
     if job.memory.cache_latents in ("auto", "off"):
         return []
     return [
@@ -99,16 +101,18 @@ def cache_problems(job: TrainJob) -> list[Problem]:
             code="dataset.augmentation-with-latent-cache",
         )
         for concept in concepts_of(job)
-        for name in changes_by_chance(concept.images)
+        for name in random_augmentations(concept.images)
     ]
 
 
 def _long_side(job: TrainJob) -> int:
+    """Return the longer side of the dataset's resolution in pixels."""
     size = job.dataset.resolution
     return max(size) if isinstance(size, tuple) else size
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
+    """Yield (dotted path, reason) for image settings that no dataset folder uses."""
     bucketed = any_folder(job, lambda each: each.images.enable_bucket)
     upscaled = any_folder(job, lambda each: each.images.enable_bucket and not each.images.bucket_no_upscale)
     control = job.method.traits.control_images

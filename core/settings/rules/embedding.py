@@ -1,4 +1,4 @@
-"""Textual inversion: what it needs, and which settings it does not use."""
+"""Rules on textual inversion: conflicts with settings of other groups, and settings that it does not use."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
@@ -12,6 +12,7 @@ WHERE = "embedding.token_string"
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
+    """Yield errors and advice on tokens, initializer words, the file name and the model of a textual inversion."""
     settings = job.embedding
     if job.model.traits and not job.model.traits.clip:
         what = "Textual inversion needs a model whose text encoders are all CLIP"
@@ -53,6 +54,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def unused(job: TrainJob) -> Iterator[tuple[str, str]]:
+    """Yield (dotted path, reason) for settings that textual inversion does not use."""
     xti = traits_of(job.model.family).two_encoders and not job.embedding.extended  # else it is refused
     yield from ignored(
         (True, "optimizer.unet_lr", "the U-Net is frozen"),
@@ -67,7 +69,7 @@ def unused(job: TrainJob) -> Iterator[tuple[str, str]]:
 
 
 def known_tokens(words: Iterable[str], vocabulary: Collection[str]) -> list[Problem]:
-    """One error for each new token that is in a tokenizer's vocabulary already."""
+    """Return an error for each new token in `words` that is in a tokenizer's vocabulary already."""
     fix = "choose another token, with no other meaning in the captions"
     return [
         Problem(f"'{word}' is already a token of the model", WHERE, fix, code="embedding.known-token")
@@ -77,7 +79,7 @@ def known_tokens(words: Iterable[str], vocabulary: Collection[str]) -> list[Prob
 
 
 def other_size(shape: Sequence[int], needed: Sequence[int]) -> Problem:
-    """The error for an initial embedding [n, C] of another count or width than the training needs."""
+    """Return the error for an initial embedding of `shape` [vectors, width] where the training needs another shape."""
     (count, width), (vectors, size) = shape, needed
     what = f"The embedding contains {count} vectors of width {width}; this training needs {vectors} of width {size}"
     fix = "choose an embedding for this base model" if width != size else f"set Vectors per token to {count}"

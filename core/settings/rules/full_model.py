@@ -1,4 +1,4 @@
-"""DreamBooth and fine-tuning: what they need of the other groups, and what they do not use."""
+"""Rules on DreamBooth and fine-tuning: conflicts with settings of other groups, and settings that they do not use."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,8 @@ GROUPS = "memory.fused_optimizer_groups"
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
-    yield from _within_backward(job)
+    """Yield errors and advice on the fused backward pass, learning rates and file format of a full-model training."""
+    yield from _fused_backward_problems(job)
     yield from _block_rates(job)
     yield from _rates(job)
     if job.model.traits and not job.model.traits.single_file and job.saving.save_model_as in ("safetensors", "ckpt"):
@@ -26,8 +27,8 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         yield Problem(what, "saving.save_model_as", fix, code="saving.pt-full-model")
 
 
-def _within_backward(job: TrainJob) -> Iterator[Problem]:
-    """Errors for what a fused backward pass, which updates weights during it, does not support."""
+def _fused_backward_problems(job: TrainJob) -> Iterator[Problem]:
+    """Yield an error for each setting that a fused backward pass (weights updated during the backward pass) does not support."""
     one, groups = job.memory.fused_backward_pass, job.memory.fused_optimizer_groups
     entry = find(job.optimizer.optimizer_type)
     if one and groups:
@@ -61,7 +62,7 @@ def _within_backward(job: TrainJob) -> Iterator[Problem]:
 
 
 def _rates(job: TrainJob) -> Iterator[Problem]:
-    """Advice on learning rates above the usual range that are not so far from it that rules/learning_rate.py reports them."""
+    """Yield advice on learning rates above the usual range, unless rules/learning_rate.py already reports them."""
     usual, high = usual_rates(job), max((abs(rate) for rate in base_rates(job).values()), default=0.0)
     if usual is None or high <= usual.high or adapts(job.optimizer.optimizer_type) or unusual_rates(job):
         return
@@ -71,6 +72,7 @@ def _rates(job: TrainJob) -> Iterator[Problem]:
 
 
 def _block_rates(job: TrainJob) -> Iterator[Problem]:
+    """Yield errors and advice on the block learning rates `method.block_lr`."""
     text, where = job.method.block_lr, "method.block_lr"
     if not text:
         return
@@ -95,6 +97,7 @@ def _block_rates(job: TrainJob) -> Iterator[Problem]:
 
 
 def unused(job: TrainJob) -> Iterator[tuple[str, str]]:
+    """Yield (dotted path, reason) for settings that training a full model does not use."""
     fp8 = [name for name in ("fp8_base", "fp8_base_unet") if not getattr(job.memory, name)]  # else it is refused
     yield from ignored(
         (True, f"memory.{' '.join(fp8)}", "the full model is trained, and fp8 is for frozen weights"),

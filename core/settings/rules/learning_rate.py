@@ -1,4 +1,4 @@
-"""Which parts are trained, and at which learning rates."""
+"""Rules on the parts to train and their learning rates."""
 
 from collections.abc import Iterator
 
@@ -14,6 +14,7 @@ from core.settings.optimization.usual_rates import PLUS, UnusualRate, short, unu
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
+    """Yield errors and advice on which parts train, and on zero, negative or unusual learning rates."""
     if not (trains_unet(job) or trains_text(job)):
         fix = "train the U-Net, the text encoder, or both"
         yield Problem("Nothing would be trained", "network", fix, code="training.nothing-to-train")
@@ -24,7 +25,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         yield Problem(what, "optimizer", "set a learning rate above 0, such as 1e-4", code="learning-rate.all-zero")
     yield from _negative(job, rates)
     if not relative_steps(job.optimizer):
-        yield from _adapting(job, rates)
+        yield from _adaptive_problems(job, rates)
     yield from _far_from_usual(job)
 
 
@@ -37,7 +38,7 @@ HAPPENS = {
 
 
 def _far_from_usual(job: TrainJob) -> Iterator[Problem]:
-    """Learning rates meant for another method or optimizer, or mistyped: advice, and a warning far above the usual."""
+    """Yield a problem for each learning rate far from the usual: advice, a warning far above, an error above MOST."""
     entry = find(job.optimizer.optimizer_type)
     optimizer = entry.name.rsplit(".", 1)[-1] if entry else job.optimizer.optimizer_type
     for unusual in unusual_rates(job):
@@ -46,7 +47,7 @@ def _far_from_usual(job: TrainJob) -> Iterator[Problem]:
         part_words = f"{part}'s up matrices (LoRA+)" if plus else part
         usual = f"{short(unusual.usual.low)} to {short(unusual.usual.high)}"
         what = f"The learning rate of the {part_words}, {short(unusual.rate)}, is far {unusual.direction} the usual {usual} for "
-        what += f"{_trained_words(job)} with {optimizer}"
+        what += f"{_trained_description(job)} with {optimizer}"
         what += ", which adapts its learning rate" if adapts(job.optimizer.optimizer_type) else ""
         what += f": {HAPPENS[unusual.direction]}"
         hopeless = unusual.rate >= HOPELESS * unusual.usual.high * (1 - 1e-9)
@@ -54,13 +55,14 @@ def _far_from_usual(job: TrainJob) -> Iterator[Problem]:
         yield Problem(what, unusual.where, _fix(job, unusual), level, code="learning-rate.unusual")
 
 
-def _trained_words(job: TrainJob) -> str:
-    """What is trained, in words: "a LoRA", "a full model", another network type by its name."""
+def _trained_description(job: TrainJob) -> str:
+    """Return what is trained, in words: "a LoRA", "a full model", another network type by its name."""
     spec = spec_of(job)
     return job.network.label("kind") if spec.traits.uses_network and job.network.kind != "lora" else spec.words
 
 
 def _fix(job: TrainJob, unusual: UnusualRate) -> str:
+    """Return the fix for an unusual learning rate, a value in the usual range."""
     if "loraplus" in unusual.where:
         return f"use a ratio of {PLUS}"
     if unusual.where.endswith("_lr_weight"):
@@ -70,7 +72,10 @@ def _fix(job: TrainJob, unusual: UnusualRate) -> str:
 
 
 def _negative(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
-    """A problem with the first part whose rate is negative: an error, or advice for a full model, which can unlearn images."""
+    """Yield a problem with the first part whose rate is negative: an error, or advice for a full model, which can unlearn images.
+
+    rates  {part: learning rate}
+    """
     below = [part for part, rate in rates.items() if rate < 0]
     if not below:
         return
@@ -86,7 +91,7 @@ def _negative(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
 
 
 def _rate_setting(job: TrainJob, part: str) -> str:
-    """The setting with the learning rate of a part ("unet", "text_encoder plus", "unet_block3")."""
+    """Return the path of the setting with the learning rate of a part ("unet", "text_encoder plus", "unet_block3")."""
     if part.startswith("unet_block"):
         return "method.block_lr"
     if part in (rates := spec_of(job).rates(job)):
@@ -95,8 +100,11 @@ def _rate_setting(job: TrainJob, part: str) -> str:
     return f"optimizer.{name if getattr(job.optimizer, name) is not None else 'learning_rate'}"
 
 
-def _adapting(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
-    """Problems with D-Adaptation and Prodigy, where the learning rate is a factor of the one they find. rates: by part"""
+def _adaptive_problems(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
+    """Yield problems with D-Adaptation and Prodigy, where the learning rate is a factor of the one that they find.
+
+    rates  {part: learning rate}
+    """
     entry = find(job.optimizer.optimizer_type)
     if entry is None:
         return
@@ -117,8 +125,9 @@ def _adapting(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
+    """Yield (dotted path, reason) for learning rates of parts that do not train, or whose rate is set elsewhere."""
     rates, unet, text = job.optimizer, trains_unet(job), trains_text(job)
-    own_rates = [rate for trained, rate in ((unet, rates.unet_lr), (text, rates.text_encoder_lr)) if trained]
+    part_rates = [rate for trained, rate in ((unet, rates.unet_lr), (text, rates.text_encoder_lr)) if trained]
     by_adafactor = f"optimizer.learning_rate unet_lr text_encoder_lr scale_lr {' '.join(LORA_PLUS)}"
     yield from job.model.traits.unused if job.model.traits else ()
     yield from ignored(
@@ -132,6 +141,6 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
             by_adafactor,
             "AdaFactor sets the learning rate (relative_step); 0 still freezes a part",
         ),
-        (own_rates and None not in own_rates, "optimizer.learning_rate", "every part has its own learning rate"),
+        (part_rates and None not in part_rates, "optimizer.learning_rate", "every part has its own learning rate"),
         (text, "memory.text_cache_bytes", "the text encoder is trained, so its outputs are not cached"),
     )

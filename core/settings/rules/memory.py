@@ -1,4 +1,4 @@
-"""Memory and speed: conflicts and settings without effect."""
+"""Rules on memory and speed: conflicts, and settings without effect."""
 
 from collections.abc import Iterator
 
@@ -11,6 +11,7 @@ TYPES = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
+    """Yield errors and advice on precision, fp8 weights, torch.compile and attention."""
     memory = job.memory
     weights, computed = memory.full_precision, memory.mixed_precision
     if weights != "fp32" and computed not in ("auto", weights):
@@ -46,7 +47,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def _unet_problems(job: TrainJob) -> Iterator[Problem]:
-    """Errors for memory settings that need a U-Net."""
+    """Yield errors for memory settings that apply to U-Nets only, if the model has none."""
     memory = job.memory
     if job.model.traits is None or job.model.traits.unet:
         return
@@ -59,6 +60,7 @@ def _unet_problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
+    """Yield (dotted path, reason) for memory settings without effect at the chosen precision or without samples."""
     memory = job.memory
     samples = job.samples.sample_prompts or job.samples.sample_prompts_file
     narrow = {memory.mixed_precision, memory.vae_precision} <= {"bf16", "fp16"}

@@ -1,4 +1,4 @@
-"""The training method: its own rules, and the settings of other methods."""
+"""Rules on the training method: its own, and settings that belong to other methods."""
 
 from collections.abc import Iterator
 
@@ -13,6 +13,7 @@ from core.settings.optimization.rates import trains_text
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
+    """Yield the method's problems, and conflicts with prior preservation, text encoder stops and EMA."""
     spec = spec_of(job)
     yield from spec.problems(job)
     if not spec.preserves_class and job.method.prior == "model" and job.dataset.prior_loss_weight == 0:
@@ -30,6 +31,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
+    """Yield (dotted path, reason) for settings that the chosen method does not use."""
     method, spec = job.method, spec_of(job)
     yield from spec.unused(job)
     owners = {other.group: other.words for other in methods().values() if other.group and other.group != spec.group}

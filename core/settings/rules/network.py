@@ -1,4 +1,4 @@
-"""The network: dropout, block-wise lists, initial and merged weights."""
+"""Rules on networks: dropout, block-wise lists, initial and merged weights."""
 
 from collections.abc import Iterator
 
@@ -19,6 +19,7 @@ FROM_FILE = ("train_norm", "rank", "alpha", "rs_lora", "conv_rank", "conv_alpha"
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
+    """Yield errors and advice on a network's type, dropout, layers, blocks and weight files; nothing if no network trains."""
     if not job.method.traits.uses_network:
         return
     network = job.network
@@ -42,8 +43,9 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def _several_rates(optimizer: str) -> Iterator[Problem]:
-    """The problem of block LR weights with this optimizer: an error if it supports one learning rate only, advice if it adapts
-    one (D-Adaptation, Prodigy)."""
+    """Yield the problem of block LR weights with an optimizer: an error if it supports one learning rate only, advice if it adapts
+    one (D-Adaptation, Prodigy).
+    """
     entry = find(optimizer)
     where = "network.down_lr_weight, mid_lr_weight, up_lr_weight"
     if entry is not None and "one_rate" in entry.traits:
@@ -56,13 +58,14 @@ def _several_rates(optimizer: str) -> Iterator[Problem]:
 
 
 def _needed_weights(job: TrainJob) -> Iterator[Problem]:
-    """The error for network types that read whole weights with ZeRO-3, where each process has a part of them."""
+    """Yield an error if a network type that reads whole base weights is trained with ZeRO-3, where each process has a part of them."""
     if job.network.traits.needs_base_weight and job.sharding.shares_weights:
         what = f"'{job.network.label('kind')}' reads the model's weights, of which ZeRO-3 gives each process a part"
         yield Problem(what, "sharding.zero_stage", "use ZeRO stage 1 or 2", code="network.needs-weights")
 
 
 def _dropout_problems(network: NetworkSettings) -> Iterator[Problem]:
+    """Yield an error for each dropout of 1 and advice for each above HIGH_DROPOUT."""
     for name in DROPOUTS:
         share, title = getattr(network, name), network.title_of(name)
         if share == 1:
@@ -74,7 +77,7 @@ def _dropout_problems(network: NetworkSettings) -> Iterator[Problem]:
 
 
 def block_problems(network: NetworkSettings, family: str | None) -> Iterator[Problem]:
-    """Problems of the block-wise lists. family: "sd1" ..., None if not known yet."""
+    """Yield problems of the block-wise lists. `family` is "sd1", "sd2", "sdxl" ..., or None if not known yet."""
     if family is not None and family not in COUNTS:
         for name in (*LISTS, *SIDES):
             if getattr(network, name):
@@ -97,7 +100,10 @@ def block_problems(network: NetworkSettings, family: str | None) -> Iterator[Pro
 
 
 def _number_list_problems(name: str, text: str, counts: set[int]) -> Iterator[Problem]:
-    """Errors in a list of ranks, alphas or weights. counts: numbers of blocks that it may have"""
+    """Yield errors in a list of ranks or alphas, the text of the setting `name`.
+
+    counts  numbers of blocks that the list may have
+    """
     where, title = f"network.{name}", NetworkSettings.title_of(name)
     try:
         values = numbers(text)
@@ -118,6 +124,7 @@ def _number_list_problems(name: str, text: str, counts: set[int]) -> Iterator[Pr
 
 
 def _side_problems(name: str, text: str, family: str | None) -> Iterator[Problem]:
+    """Yield problems of the learning rate factors of one side of the U-Net, the text of the setting `name` (down_lr_weight ...)."""
     where, title = f"network.{name}", NetworkSettings.title_of(name)
     wanted = sorted({side_count(name, COUNTS[family])} if family else set(SIDES[name]), reverse=True)
     try:
@@ -139,6 +146,7 @@ def _side_problems(name: str, text: str, family: str | None) -> Iterator[Problem
 
 
 def _weight_file_problems(network: NetworkSettings) -> Iterator[Problem]:
+    """Yield problems of the initial LoRA and of the multipliers of merged LoRAs."""
     if network.dim_from_weights and not network.network_weights:
         what = "'Rank from weights' needs an initial LoRA"
         fix = "set network.network_weights, or turn it off"
@@ -159,6 +167,7 @@ def _weight_file_problems(network: NetworkSettings) -> Iterator[Problem]:
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
+    """Yield (dotted path, reason) for network settings that the network type, or another setting, makes ineffective."""
     network, uses, kind = job.network, job.network.traits.uses, job.network.label("kind")
     others, sides = sorted((OWN | {"initialization"}) - uses), f"network.{' '.join(SIDES)}"
     by_adafactor = "AdaFactor sets the learning rate (relative_step); 0 still skips a block"
@@ -181,4 +190,5 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
 
 
 def _short(text: str) -> str:
+    """Return the text, cut to 40 characters."""
     return text if len(text) <= 40 else text[:37] + "..."

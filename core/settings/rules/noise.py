@@ -1,4 +1,4 @@
-"""Noise, timesteps and the loss."""
+"""Rules on noise, timesteps and the loss."""
 
 from collections.abc import Iterator
 
@@ -13,6 +13,7 @@ MASKS = ("unmasked_weight", "unmasked_probability", "masked_prior_preservation_w
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
+    """Yield errors and advice on timestep limits, noise offsets, loss weights and the prediction type."""
     noise = job.noise
     low, high = noise.min_timestep, noise.max_timestep
     if low > high:
@@ -43,7 +44,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def prediction_problems(noise: NoiseSettings, prediction: str) -> Iterator[Problem]:
-    """Problems of settings that do not fit the prediction type, "epsilon" or "v"."""
+    """Yield problems of noise settings that do not fit the prediction type, "epsilon" or "v"."""
     if prediction == "v":
         if noise.v_pred_like_loss:
             what = "v-prediction-like loss is for noise-prediction models; this is a v-prediction model"
@@ -63,7 +64,7 @@ def prediction_problems(noise: NoiseSettings, prediction: str) -> Iterator[Probl
 
 
 def _infinite_weights(noise: NoiseSettings) -> Iterator[Problem]:
-    """Errors for loss weights that divide by the SNR, which is 0 at the last timestep of the rescaled schedule."""
+    """Yield errors for loss weights that divide by the SNR, which is 0 at the last timestep of the rescaled schedule."""
     for name, on in (
         ("debiased_estimation_loss", noise.debiased_estimation_loss),
         ("v_pred_like_loss", bool(noise.v_pred_like_loss)),
@@ -75,13 +76,14 @@ def _infinite_weights(noise: NoiseSettings) -> Iterator[Problem]:
 
 
 def objective_of(job: TrainJob) -> str | None:
-    """The name of the objective: the chosen one, or that of the model's family; None while that is not known."""
+    """Return the name of the objective: the chosen one, else that of the model's family; None while the family is not known."""
     if job.noise.objective != "auto":
         return job.noise.objective
     return job.model.traits.objective if job.model.traits else None
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
+    """Yield (dotted path, reason) for noise settings that the objective, the loss or missing masks make ineffective."""
     noise = job.noise
     objective = OBJECTIVES.get(objective_of(job) or "")
     if objective is not None:
@@ -101,9 +103,10 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
 
 
 def preserves_unmasked(job: TrainJob) -> bool:
-    """Whether the base model's prediction is the target outside of masks."""
+    """Return whether the base model's prediction is the training target outside of masks."""
     return job.noise.masked_prior_preservation_weight > 0 and not spec_of(job).preserves_class and _masked(job)
 
 
 def _masked(job: TrainJob) -> bool:
+    """Return whether any dataset folder has masks or uses the alpha channel as mask."""
     return any_folder(job, lambda each: each.images.masked_loss or each.images.alpha_mask)

@@ -1,4 +1,4 @@
-"""The optimizer, its arguments, and what it needs of other groups."""
+"""Rules on the optimizer, its arguments, and conflicts with settings of other groups."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 from core.record.problems import Problem
 from core.settings.job import TrainJob
 from core.settings.needs import ignored
-from core.settings.optimization.optimizer import OptimizerSettings, given_arguments, relative_steps
+from core.settings.optimization.optimizer import OptimizerSettings, job_arguments, relative_steps
 from core.settings.optimization.optimizers import (
     ADAFACTOR,
     COMMON,
@@ -23,6 +23,7 @@ SCHEDULER = [name for name in ScheduleSettings.model_fields if name.startswith((
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
+    """Yield errors and advice on the optimizer's type and arguments, AdaFactor and schedule-free optimizers."""
     settings = job.optimizer
     problem = type_problem(settings.optimizer_type)
     if problem is not None:
@@ -46,10 +47,10 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def _argument_problems(settings: OptimizerSettings, entry: Entry) -> list[Problem]:
-    """Problems of the optimizer's arguments, including those that have their own setting."""
+    """Return problems of the optimizer's arguments, including those set by a setting of their own such as weight_decay."""
     common = [name for name in COMMON if getattr(settings, name) is not None and name not in settings.optimizer_args]
     paths = {name: f"optimizer.{name}" for name in common}
-    problems = argument_problems(given_arguments(settings), entry.arguments, entry.name, ARGUMENTS, paths)
+    problems = argument_problems(job_arguments(settings), entry.arguments, entry.name, ARGUMENTS, paths)
     instead = {path: entry.arguments[name].words for name, path in paths.items() if name in entry.arguments}
     empty = {path: "leave it empty (null)" for path in paths.values()}
     fixes = empty | {path: f"{empty[path]}, or use {words}" for path, words in instead.items()}
@@ -57,6 +58,7 @@ def _argument_problems(settings: OptimizerSettings, entry: Entry) -> list[Proble
 
 
 def _adafactor(job: TrainJob) -> Iterator[Problem]:
+    """Yield errors and advice on AdaFactor's arguments, warmup, gradient clipping and scheduler."""
     arguments, schedule = job.optimizer.optimizer_args, job.schedule
     if relative_steps(job.optimizer):
         if schedule.lr_warmup_steps:
@@ -81,6 +83,7 @@ def _adafactor(job: TrainJob) -> Iterator[Problem]:
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
+    """Yield (dotted path, reason) for scheduler settings that the optimizer ignores: schedule-free ones, and AdaFactor's relative_step."""
     averaged = averages(job.optimizer.optimizer_type)
     by_adafactor = not averaged and relative_steps(job.optimizer)
     but_warmup = [name for name in SCHEDULER if name != "lr_warmup_steps"]

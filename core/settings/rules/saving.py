@@ -1,4 +1,4 @@
-"""Checkpoints, training states, uploads, samples and logging."""
+"""Rules on checkpoints, training states, uploads, samples and logging."""
 
 import re
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ METADATA = "metadata_"
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
+    """Yield errors and advice on intervals, file names and formats, training states, uploads and samples."""
     for entry in declared(TrainJob):
         if entry.group in INTERVALS and not entry.info.metadata:
             value = value_of(job, entry.path)
@@ -52,6 +53,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def _state_problems(job: TrainJob) -> Iterator[Problem]:
+    """Yield advice if a crash would lose much, or if a single training state is kept."""
     saving = job.saving
     with_files = saving.save_state and (every(saving.save_every_n_steps) or every(saving.save_every_n_epochs))
     often = every(saving.save_every_n_steps) or every(saving.checkpoint_every_minutes)
@@ -66,10 +68,12 @@ def _state_problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def _by_distance(job: TrainJob) -> bool:
+    """Return whether old training states are deleted by steps or epochs, instead of by their number."""
     return bool(every(job.saving.save_last_n_epochs_state) or every(job.saving.save_last_n_steps_state))
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
+    """Yield (dotted path, reason) for saving, resume, upload, sample and tracker settings without effect."""
     saving, hub, samples, resume = job.saving, job.hub, job.samples, job.resume
     at_epochs, at_least = every(saving.save_every_n_epochs), every(saving.save_n_epoch_ratio)
     at_steps = every(saving.save_every_n_steps) or every(saving.save_n_evenly) or every(saving.checkpoint_every_minutes)

@@ -1,4 +1,4 @@
-"""Training length and learning rate scheduler."""
+"""Rules on training length and learning rate scheduler."""
 
 from collections.abc import Iterator
 
@@ -23,6 +23,7 @@ RULES = "write for example step_rules=1:100,0.1:200,0.01: factor 1 until step 10
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
+    """Yield errors and advice on the scheduler, its arguments and its length; nothing if the optimizer sets the learning rate."""
     if _sets_own_rate(job):
         return
     schedule = job.schedule
@@ -47,6 +48,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def _torch_scheduler_problems(job: TrainJob) -> Iterator[Problem]:
+    """Yield problems of a scheduler from torch.optim.lr_scheduler: unknown class, arguments, warmup."""
     schedule = job.schedule
     yield from type_problems(schedule.lr_scheduler_type or "", schedule.lr_scheduler_args)
     if schedule.lr_warmup_steps:
@@ -56,6 +58,7 @@ def _torch_scheduler_problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def _arguments(job: TrainJob) -> Iterator[Problem]:
+    """Yield problems of the arguments of one of the built-in schedulers."""
     schedule, where = job.schedule, "schedule.lr_scheduler_args"
     if schedule.lr_scheduler not in ARGUMENTS:
         return
@@ -80,6 +83,7 @@ def _arguments(job: TrainJob) -> Iterator[Problem]:
 
 
 def _lengths(job: TrainJob) -> Iterator[Problem]:
+    """Yield advice on warmup and decay steps that do not fit the length of the run."""
     schedule, total = job.schedule, job.schedule.steps_in_force
     if schedule.lr_scheduler == "warmup_stable_decay" and not schedule.lr_decay_steps:
         what = "warmup-stable-decay has no decay steps, so the learning rate never falls"
@@ -97,6 +101,7 @@ def _lengths(job: TrainJob) -> Iterator[Problem]:
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
+    """Yield (dotted path, reason) for length and scheduler settings that the chosen scheduler does not use."""
     schedule, by_torch = job.schedule, job.schedule.lr_scheduler_type
     by_steps = schedule.steps_in_force is not None
     longer = not by_steps and schedule.max_train_steps is not None
@@ -121,4 +126,5 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
 
 
 def _sets_own_rate(job: TrainJob) -> bool:
+    """Return whether the optimizer ignores schedulers: schedule-free ones, and AdaFactor with relative_step."""
     return averages(job.optimizer.optimizer_type) or relative_steps(job.optimizer)

@@ -1,4 +1,4 @@
-"""DeepSpeed: what it needs, what it does not support, and settings without effect."""
+"""Rules on DeepSpeed: requirements, unsupported settings, and settings without effect."""
 
 import sys
 from collections.abc import Iterator
@@ -34,6 +34,7 @@ ADAM_ARGUMENTS = {"betas", "eps", "weight_decay"}
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
+    """Yield errors and advice on DeepSpeed: stage, operating system, installation, and unsupported settings."""
     if not job.sharding.deepspeed:
         return
     if job.sharding.zero_stage == 0:
@@ -53,6 +54,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def _offload(job: TrainJob) -> Iterator[Problem]:
+    """Yield errors for offloading that the ZeRO stage does not support, or that lacks an NVMe folder."""
     settings = job.sharding
     stage, optimizer, param = settings.zero_stage, settings.offload_optimizer_device, settings.offload_param_device
     if optimizer is not None and stage == 0:
@@ -74,6 +76,7 @@ def _offload(job: TrainJob) -> Iterator[Problem]:
 
 
 def _method(job: TrainJob) -> Iterator[Problem]:
+    """Yield errors for training methods and their settings that DeepSpeed does not support."""
     memory, method = job.memory, job.method
     if method.traits.new_words:
         what = "DeepSpeed does not support textual inversion"
@@ -115,6 +118,7 @@ def _method(job: TrainJob) -> Iterator[Problem]:
 
 
 def _optimizer(job: TrainJob) -> Iterator[Problem]:
+    """Yield errors for optimizers and optimizer arguments that DeepSpeed does not support."""
     where = "optimizer.optimizer_type"
     entry = find(job.optimizer.optimizer_type)
     path = entry.path if entry is not None else ""
@@ -138,6 +142,7 @@ def _optimizer(job: TrainJob) -> Iterator[Problem]:
 
 
 def _precision(job: TrainJob) -> Iterator[Problem]:
+    """Yield errors for full 16-bit training, and for fp16 master weights without their requirements."""
     memory, settings = job.memory, job.sharding
     if memory.full_precision != "fp32":
         what = f"DeepSpeed keeps fp32 master weights and does not support full {memory.full_precision} training"
@@ -160,6 +165,7 @@ def _precision(job: TrainJob) -> Iterator[Problem]:
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
+    """Yield (dotted path, reason) for sharding settings without effect."""
     settings = job.sharding
     in_fp32 = not job.method.traits.full_size or job.memory.mixed_precision == "no"
     saves_fp32 = settings.deepspeed and settings.shares_weights and in_fp32

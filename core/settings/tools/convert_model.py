@@ -23,6 +23,7 @@ SavePrecision = Annotated[
 
 
 def _output(ending: str) -> Any:
+    """Declare the output file or folder; by default it is next to the model and ends in `ending`."""
     return output_file(
         "File or folder of the result. An existing one is never overwritten.",
         title="Output",

@@ -1,4 +1,4 @@
-"""Fields that several tools have: the model files they read, the file they write."""
+"""Settings that several tools declare: the model files they read, the file they write."""
 
 from typing import Any, Literal
 
@@ -9,15 +9,15 @@ ANY_MODEL = "lora, checkpoint, embedding, controlnet, controlnet_lllite, vae, up
 
 
 def model_file(help: str, holds: str = ANY_MODEL, **about: Any) -> Any:
-    """A model file, by its path or its name. holds: its kinds."""
+    """Declare a setting that names a model file, by path or name. holds: accepted kinds, comma-separated"""
     return setting(None, level="shown", names="path or name", holds=holds, help=help, **about)
 
 
 def model_files(help: str, holds: str, **about: Any) -> Any:
-    """Several, one per line."""
+    """Declare a setting that names several model files, one per line. holds: accepted kinds, comma-separated"""
     return setting(default_factory=list, level="shown", names="path or name", holds=holds, help=help, **about)
 
 
 def output_file(help: str, **about: Any) -> Any:
-    """Where the result is written."""
+    """Declare the setting for the path that a tool writes to."""
     return setting(None, level="shown", names="path", help=help, **about)

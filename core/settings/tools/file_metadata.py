@@ -9,6 +9,7 @@ TEXTS = ("title", "author", "description", "tags", "trigger_phrase", "license")
 
 
 def _text(title: str, help: str) -> Any:
+    """Declare a metadata text to change; empty leaves it as it is."""
     return setting(None, title=title, level="shown", hint="unchanged", help=f"{help} Empty leaves it.")
 
 
@@ -58,7 +59,7 @@ class EditMetadataSettings(Settings):
 
     @property
     def changes(self) -> bool:
-        """Whether it asks for any change."""
+        """Whether the settings ask for any change, rather than only to show the metadata."""
         texts = any(getattr(self, f"metadata_{name}") is not None for name in TEXTS)
         return texts or bool(self.thumbnail or self.set_keys or self.remove_keys or self.undo)
 

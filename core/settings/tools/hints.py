@@ -1,4 +1,4 @@
-"""Settings of the tools that make control images of a folder."""
+"""Settings of the tools that make control images from a folder of images."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ from core.settings.tools.images import CopySettings
 
 
 class MadeHintsSettings(CopySettings):
-    """Where control images of a folder are saved: PNG files with the names and subfolders of their images."""
+    """Output folder of control images: PNG files with the names and subfolders of their images."""
 
     output: str | None = setting(
         None,
@@ -63,7 +63,7 @@ class HintsByModelSettings(HintModelSettings, MadeHintsSettings):
 
 
 class GeneratedImagesSettings(Settings):
-    """Images that a base model generates from captions."""
+    """Images to generate from captions with a base model."""
 
     captions: str = setting(
         "",

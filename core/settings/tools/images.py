@@ -18,11 +18,12 @@ Interpolation = Annotated[
 
 
 def _crop_size(help: str) -> Any:
+    """Declare the (width, height) in pixels that images are cropped to."""
     return setting((512, 512), title="Crop size", unit="pixels", level="shown", kohya="crop_size", help=help)
 
 
 class FolderSettings(Settings):
-    """The images that a tool works on."""
+    """The folder of images that a tool works on."""
 
     tool: ClassVar[str]  # its name
 
@@ -32,7 +33,7 @@ class FolderSettings(Settings):
 
 
 class CopySettings(FolderSettings):
-    """Where a tool saves copies of a folder's images. The images themselves are not changed."""
+    """Output folder of a tool that saves copies of images; the images themselves are not changed."""
 
     output: str | None = setting(
         None,
@@ -47,7 +48,7 @@ class CopySettings(FolderSettings):
 
 
 class CaptionedCopySettings(CopySettings):
-    """Copies whose captions go along."""
+    """Copies of images, with or without their captions."""
 
     copy_captions: bool = setting(
         True, kohya="copy_associated_files", help="Copies each image's captions under its new name."
@@ -55,7 +56,7 @@ class CaptionedCopySettings(CopySettings):
 
 
 class EncodedCopySettings(CaptionedCopySettings):
-    """Copies that are saved in a format of choice."""
+    """Copies of images in a chosen file format."""
 
     format: Literal["png", "jpg", "webp"] = setting(
         "png",
@@ -90,7 +91,7 @@ class ResizeSettings(EncodedCopySettings):
 
 
 class CropSettings(EncodedCopySettings):
-    """Makes all images one size."""
+    """Crops all images to one size."""
 
     tool = "crop"
     crop_size: tuple[Side, Side] = _crop_size("Width and height of the copies.")
@@ -132,7 +133,7 @@ class NumberSettings(CaptionedCopySettings):
 
 
 class UndoNumberSettings(FolderSettings):
-    """Gives the files of a folder that was numbered in place their earlier names."""
+    """Restores the names of files in a folder that was numbered in place."""
 
     tool = "undo_number"
 

@@ -1,4 +1,4 @@
-"""Settings of the tools that make LoRAs of LoRAs and of checkpoints."""
+"""Settings of the tools that make LoRAs from other LoRAs and from checkpoints."""
 
 from typing import Annotated, Any, Literal
 
@@ -32,15 +32,18 @@ ClampQuantile = Annotated[
 
 
 def _output(beside: str, hint: str = "") -> Any:
+    """Declare the output file or folder; by default it is next to `beside`, a file in words."""
     help = f"The new file, or a folder for it. Empty is next to {beside}."
     return output_file(help, hint=hint or f"next to {beside}")
 
 
 def _compatibility(what: str) -> Any:
+    """Declare the choice of sd-scripts' behavior; `what` describes how that differs."""
     return setting("none", labels={"none": "off", "sd-scripts": "sd-scripts"}, help=f"sd-scripts: {what}")
 
 
 def _ratios(hint: str) -> Any:
+    """Declare the strengths of the LoRAs to merge; `hint` describes the default."""
     return kohya_setting(
         "",
         level="shown",
@@ -50,6 +53,7 @@ def _ratios(hint: str) -> Any:
 
 
 def _block_weights() -> Any:
+    """Declare the block weights of the LoRAs to merge, a line for each."""
     return setting(
         default_factory=list,
         title="Block weights",

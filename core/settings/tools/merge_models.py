@@ -71,7 +71,7 @@ class MergeModelsSettings(Settings):
 
     @property
     def even_multiplier(self) -> float:
-        """The multiplier that holds where block weights give none: by weighted sum the second of two models' ratio."""
+        """Multiplier of weights outside the block weights; by weighted sum the share of the second of two models."""
         if self.method != "weighted_sum":
             return self.multiplier
         try:

@@ -1,4 +1,4 @@
-"""Settings of the tools for fine-tuning metadata: captions and tags into one JSON, cleaned, and back into caption files."""
+"""Settings of the tools for fine-tuning metadata: collect captions and tags in a JSON, clean it, write caption files from it."""
 
 from typing import Annotated, Any, Literal
 
@@ -40,10 +40,12 @@ girl girl -> girl
 
 
 def _extension(default: str, title: str, help: str, kohya: str = "", hint: str = "") -> Any:
+    """Declare the extension of caption or tag files."""
     return setting(default, title=title, level="shown", widget="extension", kohya=kohya, hint=hint, help=help)
 
 
 def _preview(help: str) -> Any:
+    """Declare the number of entries to show, without writing anything."""
     return setting(None, within=(1, 1000), unit="entries", title="Preview", level="shown", kohya="debug", help=help)
 
 
@@ -69,7 +71,7 @@ class MetadataOutputSettings(Settings):
 
 
 class MergeSettings(MetadataOutputSettings):
-    """The images whose caption files are merged."""
+    """The folders of images whose caption or tag files are collected."""
 
     folders: list[str] = setting(
         default_factory=list,

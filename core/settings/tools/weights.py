@@ -7,10 +7,12 @@ from core.settings.tools.fields import model_file
 
 
 def _base(help: str) -> Any:
+    """Declare the base model, which only some network types need."""
     return setting(None, title="Base model", hint="not needed", names="path or name", holds="checkpoint", help=help)
 
 
 def _png(what: str) -> Any:
+    """Declare the PNG file to save `what` to, such as "the heat maps"."""
     return setting(
         None, title="Save as PNG", names="path", hint="off", help=f"Also saves {what} as a PNG file, by this name."
     )

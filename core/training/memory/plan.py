@@ -24,7 +24,7 @@ from core.settings.methods import spec_of
 from core.settings.optimization.optimizers import find
 from core.settings.optimization.rates import trains_text, trains_unet
 from core.settings.optimization.states import USUAL, Shape, state_bytes
-from core.settings.rules.dataset import changes_by_chance
+from core.settings.rules.dataset import random_augmentations
 from core.training.loop.prior import needs_untrained_model
 from core.training.memory.shares import FP32, ProcessSizes, TrainedSizes, process_sizes, processes_here
 
@@ -342,7 +342,7 @@ def _vae_bytes(job: TrainJob) -> int:
 
 def encodes_each_time(job: TrainJob) -> bool:
     """Whether images of any folder are encoded at each step."""
-    varied = any(changes_by_chance(concept.images) for concept in concepts_of(job))
+    varied = any(random_augmentations(concept.images) for concept in concepts_of(job))
     return job.memory.cache_latents == "off" or varied
 
 
