@@ -27,14 +27,19 @@ AGAIN = "download or copy it again"
 def read_json(
     path: Path | str, fix: str = AGAIN, *, max_bytes: int = MAX_BYTES, max_values: int = MAX_VALUES, finite: bool = True
 ) -> Any:
-    """The content of a JSON file. Raises ProblemsError (MissingFile if there is none)."""
+    """Parse a JSON file. Raises ProblemsError for invalid or too large content, MissingFile if there is no file.
+
+    fix         what the error tells the user to do
+    max_values  limit on the number of values in the file
+    finite      refuse NaN and infinity
+    """
     return parse_json(read_regular(path, max_bytes), str(path), fix, max_values=max_values, finite=finite)
 
 
 def read_json_object(
     path: Path | str, fix: str = AGAIN, *, max_bytes: int = MAX_BYTES, max_values: int = MAX_VALUES, finite: bool = True
 ) -> dict[str, Any]:
-    """`read_json` that raises ProblemsError for anything but an object."""
+    """`read_json` that raises ProblemsError also if the top-level value is not an object."""
     value = read_json(path, fix, max_bytes=max_bytes, max_values=max_values, finite=finite)
     if not isinstance(value, dict):
         raise ProblemsError.one(
@@ -53,10 +58,11 @@ def parse_json(
     subject: str = "This",
     **hooks: Any,
 ) -> Any:
-    """The content of the text, in UTF-8 or with a byte order mark of UTF-16 or 32. Raises ProblemsError.
+    """Parse JSON text, as bytes in UTF-8, 16 or 32. Raises ProblemsError for invalid or too large content.
 
-    finite   refuse NaN and infinity      subject  of the error's sentence
-    hooks    of `json.loads`, such as object_pairs_hook (may raise ValueError)
+    where, fix   of the problem                   subject   begins its sentence: "{subject} is not valid JSON"
+    max_values   limit on the number of values    finite    refuse NaN and infinity
+    hooks        of `json.loads`, such as object_pairs_hook (may raise ValueError)
     """
     try:
         if isinstance(text, bytes):
@@ -77,7 +83,7 @@ def parse_json(
 
 
 def json_or_none(text: str | bytes) -> Any:
-    """The content of the text; None where it is not JSON within the limits."""
+    """Parse JSON text; None if it is invalid or exceeds the default limits."""
     try:
         return parse_json(text, "")
     except ProblemsError:
@@ -91,7 +97,7 @@ def _reason(error: Exception) -> str:
 
 
 def _check_structure(text: str, max_values: int) -> None:
-    """Raise ValueError for text nested too deeply or with too many values, before Python creates any."""
+    """Raise ValueError if JSON text is nested deeper than MAX_DEPTH or has more than `max_values` values, before it is parsed."""
     opened = text.count("[") + text.count("{")  # an upper limit: it counts those in strings too
     if opened <= MAX_DEPTH and opened + text.count(",") <= max_values:
         return
@@ -121,7 +127,7 @@ def _finite(text: str) -> float:
 
 
 def _check_strings(value: Any) -> None:
-    """Raise ValueError for strings with half a surrogate pair, which cannot be written to any file or page."""
+    """Raise ValueError if a string anywhere in `value` has half a surrogate pair, which cannot be written to a file or page."""
     rest = [value]
     while rest:
         value = rest.pop()

@@ -19,8 +19,10 @@ DAMAGED = (
 
 
 class _Bounded:
-    """Limits reads from an open file while `zipfile` loads the list of members, which it does in one read. limit: bytes, None for
-    none"""
+    """File that `zipfile` reads an archive from: a single read of more than `limit` bytes raises BadZipFile; None is no limit.
+
+    `zipfile` loads the list of members in one read.
+    """
 
     def __init__(self, handle: BinaryIO, limit: int) -> None:
         self._handle = handle
@@ -40,7 +42,9 @@ class _Bounded:
 def open_zip(
     handle: BinaryIO, path: Path | str, fix: str = "download or copy it again", max_listing: int = MAX_LISTING_BYTES
 ) -> zipfile.ZipFile:
-    """The archive in an open file, which the caller closes. Raises ProblemsError."""
+    """Open the zip archive in `handle`, which the caller closes. Raises ProblemsError if it is damaged, or its list of members has
+    more than `max_listing` bytes. path, fix: of the problem.
+    """
     bounded = _Bounded(handle, max_listing)
     try:
         archive = zipfile.ZipFile(bounded)  # type: ignore[call-overload]
@@ -51,7 +55,9 @@ def open_zip(
 
 
 def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int) -> bytes:
-    """A member's bytes. Raises zipfile.BadZipFile if it is longer than listed or compressed in an unsupported way."""
+    """Return a member's decompressed bytes. Raises zipfile.BadZipFile if they are more than `max_bytes`, or the compression is
+    neither stored nor deflate.
+    """
     if info.compress_type not in METHODS:
         raise zipfile.BadZipFile(f"{info.filename[:100]} uses an unsupported compression")
     if info.file_size > max_bytes:

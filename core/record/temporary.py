@@ -1,4 +1,4 @@
-"""Temporary folders with a lock, so that those of killed processes are recognized and removed."""
+"""Temporary folders with a lock, by which folders of killed processes are recognized and removed."""
 
 import os
 import shutil
@@ -17,8 +17,10 @@ NEW_SECONDS = 1.0  # in which a folder's lock may not be held yet
 
 
 class HeldFolder:
-    """A new temporary folder, `path`, removed by `close` or at the end of this process. Leftovers of processes that have ended
-    are removed first."""
+    """A new temporary folder, `path`, deleted by `close` or at the end of this process. kind: part of the folder's name.
+
+    Folders of processes that ended without deleting them are deleted first.
+    """
 
     def __init__(self, kind: str):
         remove_left()
@@ -35,7 +37,7 @@ def _remove(path: Path, lock: FileLock) -> None:
 
 
 def remove_left() -> None:
-    """Remove this user's temporary folders whose locks no process holds."""
+    """Delete this user's temporary folders whose lock no process holds."""
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with suppress(OSError):
             facts, lock = path.lstat(), path / LOCK
