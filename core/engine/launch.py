@@ -1,4 +1,4 @@
-"""Starts a training on several GPUs from this process."""
+"""Starts a training on several GPUs in processes of its own."""
 
 import os
 import subprocess
@@ -24,7 +24,9 @@ from core.settings.job import TrainJob
 
 
 def is_launched(task: str, job: object) -> bool:
-    """Whether this job runs in several processes: only trainings do, not probes or cache preparation."""
+    """Whether this job is to be started in several processes: a training with num_processes above 1, unless this process is one of
+    several already.
+    """
     several = isinstance(job, TrainJob) and job.memory.num_processes > 1
     return task == "train" and several and launched_processes() == 1
 
@@ -38,7 +40,7 @@ def supervise(
     listener: Callable[[Line], None],
     token: CancelToken,
 ) -> tuple[str, Explanation | None]:
-    """Train in `num_processes` processes, to the end. Returns (state, explanation of a failure)."""
+    """Train in `num_processes` processes and wait for their end. Return (state, explanation of a failure or None)."""
     try:
         check_gpus(job.memory.num_processes, device)
     except ProblemsError as error:
@@ -48,7 +50,7 @@ def supervise(
 
 
 def check_gpus(wanted: int, device: str) -> None:
-    """Raise ProblemsError if the machine has fewer GPUs."""
+    """Raise ProblemsError if `device` is CUDA and the machine has fewer GPUs than `wanted`."""
     if device.startswith("cuda"):
         available = torch.cuda.device_count()
         if available < wanted:
@@ -58,7 +60,7 @@ def check_gpus(wanted: int, device: str) -> None:
 
 
 def _start(job: TrainJob, folder: RunFolder, workspace: Workspace, log: IO[bytes]) -> subprocess.Popen[bytes]:
-    """Start `accelerate launch` for this run, with its output in `log`."""
+    """Start `accelerate launch` for this run, with its output in `log`; return its process."""
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(job.memory.num_processes)]
     # Each option that accelerate would otherwise take from the user's accelerate config, or warn about.
     plain = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]

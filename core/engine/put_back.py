@@ -1,4 +1,4 @@
-"""Trainings that ended with the program return to the head of the queue, unless they make no progress."""
+"""Returns trainings that ended with the program to the head of the queue, unless they make no progress."""
 
 import sys
 from collections.abc import Callable
@@ -9,7 +9,7 @@ MOST_TRIES = 2  # without a newer training state in between
 
 
 def cut_off(queue: Queue) -> list[QueueEntry]:
-    """The trainings that ended with the program, whose runs nobody has resumed since."""
+    """Return the trainings that ended with the program, without those whose run was queued again since."""
     entries = queue.entries()
     ended = [entry for entry in entries if entry.id in queue.cut_off and entry.state in ("interrupted", "stopped")]
     resumed = {(each.id, entry.run) for each in ended for entry in entries if entry.run and entry.added > each.added}
@@ -17,7 +17,7 @@ def cut_off(queue: Queue) -> list[QueueEntry]:
 
 
 def put_first(queue: Queue) -> list[QueueEntry]:
-    """Put those that the user of the current request may manage back at the head of the queue, and return them."""
+    """Move the `cut_off` trainings of the user of the current request back to the head of the queue, and return them."""
     with queue.lock:
         entries = [entry for entry in cut_off(queue) if may_manage(entry)]
         for entry in reversed(entries):
@@ -27,8 +27,13 @@ def put_first(queue: Queue) -> list[QueueEntry]:
 
 
 def put_back(queue: Queue, newest_state: Callable[[str], int]) -> str:
-    """Put them back after a start, without those that ended the program too often without a newer training state, and resume
-    the queue unless somebody paused it. Returns a message on those that were left out. newest_state: (run) -> its step, -1 without one"""
+    """After a start, move the `cut_off` trainings back to the head of the queue, and resume it unless a user has paused it.
+
+    Trainings that ended with the program more than MOST_TRIES times without a newer training state become "failed" instead.
+
+    newest_state   (run) -> step of its newest training state, -1 without one
+    returns        message about those that failed; "" for none
+    """
     left_out = []
     for entry in cut_off(queue):
         state = newest_state(entry.run)

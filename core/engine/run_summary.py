@@ -1,4 +1,4 @@
-"""A training in the table of runs."""
+"""Rows of the table of runs."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -51,7 +51,7 @@ class RunSummary:
 
 
 def summary_of(folder: RunFolder, facts: RunFacts, held: bool = False) -> RunSummary:
-    """Return the row of a run. held: whether a process runs it. Raises OSError if it was deleted meanwhile."""
+    """Return the row of a run. held: whether a process runs it. Raises OSError if its folder was deleted."""
     state = true_state(facts.state, facts.damaged, held)
     message, fix = DAMAGED if state == "damaged" else (facts.message, facts.fix)
     row = RunSummary(
@@ -75,7 +75,7 @@ def summary_of(folder: RunFolder, facts: RunFacts, held: bool = False) -> RunSum
 
 
 def up_to_date(folder: RunFolder, row: RunSummary) -> RunSummary:
-    """Return the row with the current title, note and newest training state, which change without new events in the journal."""
+    """Return `row` with the current title, note, person and newest training state, which change without new events in the journal."""
     about, about_error = about_of(folder)
     return replace(
         row,
@@ -88,7 +88,7 @@ def up_to_date(folder: RunFolder, row: RunSummary) -> RunSummary:
 
 
 def newest_state_name(folder: RunFolder) -> int:
-    """Step in the name of the newest training state (hashes are checked on resuming); -1 without one."""
+    """Return the step in the name of the newest sealed training state (hashes are checked on resuming); -1 without one."""
     try:
         states = list(folder.states.iterdir())
     except OSError:
@@ -97,6 +97,7 @@ def newest_state_name(folder: RunFolder) -> int:
 
 
 def about_of(folder: RunFolder) -> tuple[RunAbout, str]:
+    """Return (title and note of a run, error message): empty values and why if about.json is damaged, else "" as the message."""
     try:
         return read_about(folder), ""
     except ProblemsError as error:
