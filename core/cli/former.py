@@ -1,5 +1,6 @@
-"""Translate commands of earlier versions: `tool` and `images`, which took the tool's name as a setting
-(`images --images.action crop`), and tools that were replaced by others."""
+"""Translates command lines of earlier versions: commands `tool` and `images`, which took the tool's name as a setting
+(`images --images.action crop`), and tools that were replaced by others.
+"""
 
 from itertools import pairwise
 
@@ -12,7 +13,7 @@ from core.settings.presets.migrations import REPLACED_TOOLS, has_effect
 
 
 def tool_named_in(argv: list[str]) -> str:
-    """The tool that a former command line names; "" for none."""
+    """Return the tool that a command line of `tool` or `images` names; "" for none. argv: begins with the command."""
     command, rest = argv[0], argv[1:]
     chooser = FORMER[command][0]
     if rest and rest[0] in tasks.tasks():
@@ -24,7 +25,7 @@ def tool_named_in(argv: list[str]) -> str:
 
 
 def with_present_tool(argv: list[str]) -> list[str]:
-    """The command line with a replaced tool and its settings under their current names; others unchanged."""
+    """Return the command line with a replaced tool and its settings under their current names; others are unchanged."""
     if not argv or argv[0] not in REPLACED_TOOLS:
         return argv
     name, settings = REPLACED_TOOLS[argv[0]]
@@ -33,8 +34,9 @@ def with_present_tool(argv: list[str]) -> list[str]:
 
 
 def renewed(argv: list[str]) -> list[str]:
-    """A former command line in the current form. Settings of its other tools had no effect and are left out. Raises
-    ProblemsError for an unknown tool."""
+    """Return a command line of `tool` or `images` in the current form, without settings of other tools, which had no effect. Raises
+    ProblemsError for an unknown tool.
+    """
     command, rest = argv[0], argv[1:]
     chooser, usual, tools = FORMER[command]
     if rest and rest[0] in tasks.tasks():
@@ -59,7 +61,7 @@ def renewed(argv: list[str]) -> list[str]:
 
 
 def _tool_of_preset(argv: list[str], tools: dict[str, set[str]]) -> str:
-    """The tool of the preset in a command line, "" for none. Errors in the preset are reported when it is used."""
+    """Return the tool of the preset in a command line; "" if it has no preset of one of `tools`, or an unreadable one."""
     options = split_options(argv, JOB)
     if options.preset is None:
         return ""

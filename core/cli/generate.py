@@ -20,6 +20,7 @@ from core.settings.job import GenerateJob
 
 
 def run(argv: list[str]) -> int:
+    """Run `webui.py generate` with these arguments and return the exit code. Raises ProblemsError."""
     options = split_options(argv, COMMAND_OPTIONS["generate"], task="generate")
     if "prompt" in options.values:
         options.settings += [f"--generate.prompt={options.values['prompt']}"]
@@ -43,7 +44,10 @@ def run(argv: list[str]) -> int:
 
 
 def _unchosen_embeddings(job: GenerateJob, workspace: Workspace) -> Iterator[Problem]:
-    """Advice on embeddings of runs whose token is in a prompt and that are not chosen; those under models/ need not be."""
+    """Yield advice on embeddings of runs whose token is in a prompt although they are not chosen, so it is read as text.
+
+    Embeddings under models/ are used without being chosen.
+    """
     from core.generation.model.embeddings import find_embeddings
     from core.generation.model.library import embeddings_of_runs, named_embeddings
     from core.generation.plan.hooks import prompts_of
@@ -61,8 +65,9 @@ def _unchosen_embeddings(job: GenerateJob, workspace: Workspace) -> Iterator[Pro
 
 
 def prompt_loop(job: GenerateJob, options: Options) -> int:
-    """Ask for prompts until the input ends, and generate the images of each; problems with a prompt are printed. Returns the
-    exit code. Raises ProblemsError if the outputs folder is in use."""
+    """Ask for prompts until the input ends, and generate the images of each; print problems with a prompt. Return the exit code.
+    Raises ProblemsError if the outputs folder is in use.
+    """
     from core.generation.model.store import make_store
     from core.generation.run import run_generate
 
@@ -88,7 +93,7 @@ def prompt_loop(job: GenerateJob, options: Options) -> int:
 
 
 class PrintedReports(Reports):
-    """Prints messages to stderr and the paths of images to stdout."""
+    """Reports of a generation: messages go to stderr, paths of images to stdout."""
 
     def say(self, text: str, level: str = "info", fix: str = "", code: str = "") -> None:
         print(text if level == "info" else f"{level}: {text}", file=sys.stderr)
@@ -98,7 +103,7 @@ class PrintedReports(Reports):
 
 
 def lora_use(text: str) -> dict[str, object]:
-    """Parse --lora FILE or FILE:STRENGTH (default 1) into an item of `generate.loras`; C:\\FILE has no strength."""
+    r"""Parse FILE or FILE:STRENGTH (default 1) of --lora into an item of `generate.loras`. C:\FILE has no strength."""
     file, colon, strength = text.rpartition(":")
     try:
         return {"file": file, "strength": float(strength)} if colon and file else {"file": text, "strength": 1.0}

@@ -1,4 +1,4 @@
-"""webui.py import: another program's training settings as a preset or a training, with a report of what became of each key."""
+"""webui.py import: convert another program's training settings to a preset or training, and report what became of each key."""
 
 import sys
 from dataclasses import replace
@@ -19,6 +19,7 @@ HERE = "-"  # standard input
 
 
 def run(argv: list[str]) -> int:
+    """Run `webui.py import` with these arguments and return the exit code. Raises ProblemsError."""
     options = split_options(argv, COMMAND_OPTIONS["import"])
     trains = "train" in options.values
     problems = [*options.problems, *(not_understood(word) for word in options.settings if not trains)]
@@ -43,7 +44,7 @@ def run(argv: list[str]) -> int:
 
 
 def _train(job: TrainJob, options: Options) -> int:
-    """Train with these settings, below those of the command line. Returns the exit code."""
+    """Train with settings `job`, which those of the command line override. Return the exit code."""
     from core.cli.train import train_job
 
     check_launch()
@@ -51,6 +52,7 @@ def _train(job: TrainJob, options: Options) -> int:
 
 
 def _read(name: str, choice: str) -> Import:
+    """Import the file `name`, or standard input for HERE. choice: value of --choose."""
     if name != HERE:
         return import_project(open_home(name), choice=choice)
     text = decode_text(sys.stdin.buffer.read(MAX_BYTES + 1)).text

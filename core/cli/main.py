@@ -28,7 +28,7 @@ MODULES = {"import": "imports"}  # command -> its module, where that has another
 
 
 def main(argv: list[str]) -> int:
-    """Run a command line and return the exit code."""
+    """Run a command line, without the program's name, and return the exit code."""
     # Names of folders may be in any script; a console in another code page must not end the program.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -67,18 +67,18 @@ def main(argv: list[str]) -> int:
 
 
 def _tools(command: str) -> dict[str, str]:
-    """{tool: one-line description} of the tools of a command."""
+    """Return {name: one-line description} of the tools of a command."""
     return {name: task.about for name, task in tasks.tasks().items() if task.under == command}
 
 
 def _aligned(about: dict[str, str]) -> str:
-    """{name: description} as lines with two columns."""
+    """Return {name: description} as lines in two columns."""
     width = max(map(len, about)) + 2
     return "\n".join(f"  {name.ljust(width)}{text}" for name, text in about.items())
 
 
 def print_long(text: str) -> None:
-    """Print a long text; closing the pipe early (`--help | head`) is not an error."""
+    """Print a long text; a pipe that is closed early (`--help | head`) is not an error."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -86,6 +86,7 @@ def print_long(text: str) -> None:
 
 
 def print_problems(error: ProblemsError) -> None:
+    """Print the problems of `error` to stderr, errors before advice."""
     wrong = errors(error.problems)
     print("1 problem:" if len(wrong) == 1 else f"{len(wrong)} problems:", file=sys.stderr)
     for problem in wrong:
@@ -96,6 +97,7 @@ def print_problems(error: ProblemsError) -> None:
 
 
 def page_help() -> str:
+    """Return the --help text of the page and the list of commands."""
     about = {name: task.about for name, task in tasks.tasks().items() if name in commands()} | OTHERS
     return f"""Atelier: train LoRAs and other Stable Diffusion models on your images, and generate images.
 
@@ -114,7 +116,7 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted (a training can be re
 
 
 def subcommand_help(name: str, every: bool = False) -> str:
-    """The --help text of a command. every: also the settings that it shares with other commands, such as the dataset's."""
+    """Return the --help text of a command. every: with the settings that other commands have too, such as the dataset's."""
     options = f"Options:\n{options_help(commands()[name])}\n"
     if name not in tasks.tasks():
         preset = {"presets": "[PRESET] ", "import": "FILE|- ", "export": "PRESET "}.get(name, "")
@@ -133,13 +135,14 @@ def subcommand_help(name: str, every: bool = False) -> str:
 
 
 def own_groups(task: tasks.Task) -> list[str]:
-    """Names of the groups of a task's settings that a training does not have, the group named like the task first; all groups
-    for a task that has no others."""
+    """Return the names of a task's groups of settings that a training does not have, the one named like the task first; all groups
+    if there are none.
+    """
     groups = [name for name in task.job.model_fields if name not in TrainJob.model_fields]
     return sorted(groups, key=lambda name: name != task.name) or list(task.job.model_fields)
 
 
 def former_help(command: str) -> str:
-    """The --help text of a former command: that of each of its tools."""
+    """Return the --help text of the former command `tool` or `images`: that of each of its tools."""
     tools = "\n\n".join(subcommand_help(name) for name in FORMER[command][2] if name in tasks.tasks())
     return f"python webui.py {command} TOOL [PRESET] [options]\nthe same as webui.py TOOL, for these tools\n\n{tools}"

@@ -1,4 +1,4 @@
-"""webui.py TASK, for tasks without a module of their own here: check the settings, then run the job."""
+"""webui.py TASK, for tasks without a file in this folder: check the settings, then run the job."""
 
 from core import tasks
 from core.cli.jobs import run_job
@@ -8,6 +8,7 @@ from core.cli.train import get_models
 
 
 def run(name: str, argv: list[str]) -> int:
+    """Run task `name` with these arguments and return the exit code. Raises ProblemsError."""
     options = split_options(argv, JOB, task=name)
     task, job = tasks.named(name), job_from(name, options)
     if "model" in type(job).model_fields:
