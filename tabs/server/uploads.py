@@ -1,4 +1,4 @@
-"""Store uploaded files as a new folder in outputs/datasets."""
+"""Stores uploaded files as a new folder in outputs/datasets."""
 
 import os
 import shutil
@@ -19,10 +19,10 @@ FIX = "Drop images (.png, .jpg, .webp ...) with .txt captions, or one zip file."
 
 
 def take_in(files: Sequence[str | Path], datasets: Path, task=None, unused: Walk | None = None) -> Path:
-    """Store one zip, or any number of images with captions, in a new folder, and return it. Raises ProblemsError, also for a
-    zip with other files.
+    """Store one zip, or images with captions, in a new folder of `datasets` and return it. Raises ProblemsError, also for a zip together
+    with other files.
 
-    task   a LightTask          unused   collects the names of files that are left out
+    task   a LightTask for progress         unused   collects the names of files that are left out
     """
     token = task.token if task else CancelToken()
     paths = [Path(file) for file in files]
@@ -38,8 +38,9 @@ def take_in(files: Sequence[str | Path], datasets: Path, task=None, unused: Walk
 
 
 def gather(paths: Sequence[Path], datasets: Path, task=None, unused: Walk | None = None) -> Path:
-    """Copy images and captions into one new folder, which is removed if one fails; return it. Raises ProblemsError, also
-    without an image. For `unused` see `take_in`."""
+    """Copy images and captions into a new folder of `datasets` and return it. Raises ProblemsError if one cannot be copied, and then
+    keeps none, or if there is no image. Arguments as in `take_in`.
+    """
     usable = [
         path
         for path in paths
@@ -72,8 +73,10 @@ def gather(paths: Sequence[Path], datasets: Path, task=None, unused: Walk | None
 
 
 def _names(paths: Sequence[Path], images: Collection[Path]) -> list[str]:
-    """A unique name for each file, also ignoring case. Repeated names get a suffix, the same for an image and its caption. Raises
-    ProblemsError if only some images of one name have a caption."""
+    """Return a name for each file, unique even ignoring case. Repeated names get a number, the same for an image and its caption.
+
+    Raises ProblemsError if only some images of one name have a caption.
+    """
     name_counts = Counter(path.name.casefold() for path in paths)
     counts_by_stem: dict[str, set[int]] = defaultdict(set)
     for path in paths:
@@ -98,7 +101,7 @@ def _names(paths: Sequence[Path], images: Collection[Path]) -> list[str]:
 
 
 def _name_for(images: Sequence[Path]) -> str:
-    """Folder name from the common start of the images' names ("fox_01.png", "fox_02.png" -> "fox"), else "images"."""
+    """Return a folder name from the common start of the images' names ("fox_01.png", "fox_02.png": "fox"), else "images"."""
     common = os.path.commonprefix([path.stem for path in images])  # noqa: RUF071  names, not paths
     name = common.rstrip(" 0123456789._-")
     return name if len(name) >= 3 and bad_name(name) is None else "images"
