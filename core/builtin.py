@@ -117,6 +117,7 @@ def _planned(plan: Callable[..., Any], do: Callable[..., Outcome]) -> tuple[Run,
 
 
 def _previews(settings: Any) -> bool:
+    """Whether a tool's settings ask for a preview, which writes nothing."""
     return settings.preview is not None
 
 

@@ -101,4 +101,5 @@ def import_allowed(argv: Sequence[str] = ()) -> None:
 
 
 def _top(module: str) -> str:
+    """Return the top-level package of a dotted module name."""
     return module.partition(".")[0]

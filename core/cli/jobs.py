@@ -366,6 +366,7 @@ class TerminalProgress:
         self._output_closed = False
 
     def __call__(self, line: Line) -> None:
+        """Add an event to the view and print it; a closed terminal ends the output, not the job."""
         if self._view is not None:
             self._view.apply(line)
         handler = getattr(self, "_on_" + line["kind"], None)
@@ -389,6 +390,7 @@ class TerminalProgress:
             print(text, file=sys.stderr, flush=True)
 
     def _on_stage(self, line: Line) -> None:
+        """Show the stage next to the bar, or without a bar print its beginning and end."""
         count = progress_words(line["done"], line["total"], line.get("of_bytes", False))
         text = one_line(line["text"] + count)
         if self._bar is not None:
@@ -397,6 +399,7 @@ class TerminalProgress:
             self._say(text)
 
     def _on_planned(self, line: Line) -> None:
+        """Print the length of the training, and begin the progress bar unless it is turned off."""
         self._say(line["sentence"])
         self._total = line["total"]
         if self._simple or self._level > LEVELS["ERROR"]:
@@ -406,6 +409,7 @@ class TerminalProgress:
         self._bar = tqdm(total=line["total"], unit="step", file=sys.stderr, dynamic_ncols=True)
 
     def _on_steps(self, line: Line) -> None:
+        """Move the bar, or with console_log_simple print a line every PLAIN_SECONDS, with epoch and smoothed loss."""
         step, loss = line["steps"][-1], line["losses"][-1]
         if self._view is not None and self._view.losses:
             loss = self._view.losses[-1][2]  # smoothed

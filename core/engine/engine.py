@@ -340,6 +340,7 @@ class Engine:
         self._report_ended(entry.id)
 
     def _report_ended(self, entry_id: str) -> None:
+        """Call the listeners in `ended` with a job; not while the engine closes."""
         with suppress(Exception):  # a listener's error must not end the thread
             entry = self._queue.get(entry_id)
             for listener in self.ended if not self._closing else ():

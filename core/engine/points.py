@@ -24,6 +24,7 @@ class Points(Sequence[list[Any]]):
         return len(self._steps)
 
     def __getitem__(self, index: Any) -> Any:
+        """Return a point, [step, value, ...] or [step, {name: value}], or a list of points for a slice."""
         if isinstance(index, slice):
             return [self[each] for each in range(len(self))[index]]
         index = range(len(self))[index]

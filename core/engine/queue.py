@@ -247,6 +247,7 @@ class Queue:
         atomic.write_json(self._path, asdict(self.stored()))
 
     def stored(self) -> StoredQueue:
+        """Return the queue as it is written to its file."""
         with self.lock:
             return StoredQueue(list(self._entries), self.paused, self.paused_by, self.cut_off)
 

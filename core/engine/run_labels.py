@@ -30,6 +30,7 @@ def labels_of(folder: RunFolder) -> RunLabels:
 
 @cached_until_changed(2000, missing=RunLabels())
 def _read(job_file: Path) -> RunLabels:
+    """Return the labels from job.json; only the preset if its settings cannot be read."""
     folder = RunFolder(job_file.parent)
     try:
         job = job_of(folder)

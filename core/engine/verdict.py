@@ -124,6 +124,7 @@ def captions_of(run: RunFolder) -> tuple[list[str], list[str]]:
 
 @cached_until_changed(4, missing=([], []))  # Monitor needs them with each new image of the comparison
 def _read_captions(path: Path) -> tuple[list[str], list[str]]:
+    """Return the captions of training and of held-out images in a dataset.json; empty lists if it is damaged."""
     try:
         content = read_json_object(path, max_bytes=MOST_BYTES, max_values=1_000_000)
         trained, validation = content["images"], content.get("validation", {}).get("images", [])

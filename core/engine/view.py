@@ -110,6 +110,7 @@ class RunView:
                     handler(line)
 
     def _on_state(self, line: Line) -> None:
+        """Set state and messages; count the idle time since the line before if the run resumes; thin the curves if it has ended."""
         if line["state"] == "running":
             self._idle += line["time"] - self._time_before
             self._timing = None
@@ -124,6 +125,7 @@ class RunView:
             self._say(line["time"], level, line["message"], line["fix"])
 
     def _on_stage(self, line: Line) -> None:
+        """Set the stage text and progress, and when this count began, for `seconds_left`."""
         count = progress_words(line["done"], line["total"], line.get("of_bytes", False))
         self.stage = line["text"] + count
         self.counted = (line["done"], line["total"])
@@ -135,10 +137,12 @@ class RunView:
         self.result = {"lines": line["lines"], "facts": line["found"]}
 
     def _on_planned(self, line: Line) -> None:
+        """Set the planned numbers of steps, epochs and images."""
         self.total, self.epochs, self.images = line["total"], line["epochs"], line["images"]
         self.sentence = line["sentence"]
 
     def _on_steps(self, line: Line) -> None:
+        """Set step, epoch and seconds per step (without pauses and sleep of the machine); add the points of the curves."""
         self.step, self.epoch = line["steps"][-1], line["epoch"]
         self.seconds_per_step = line["seconds_per_step"]
         now = line["time"] - self._idle
@@ -175,6 +179,7 @@ class RunView:
             self._smooth = self.losses.newest if self.losses else None
 
     def _on_sample(self, line: Line) -> None:
+        """Add a sample, replacing one of the same step and prompt."""
         entry = {name: line[name] for name in ("step", "index", "prompt", "seed")}
         entry |= {"file": str(self.folder.path / line["file"]), "settings": line.get("settings", "")}
         self.samples = [old for old in self.samples if (old["step"], old["index"]) != (entry["step"], entry["index"])]
@@ -191,6 +196,7 @@ class RunView:
             self.peak_bytes, self.peak_device = line["peak_bytes"], line["device"]
 
     def _on_saved(self, line: Line) -> None:
+        """Add a saved checkpoint, replacing one of the same file."""
         self.saves = [old for old in self.saves if old["file"] != line["file"]]
         self.saves.append({"step": line["step"], "file": line["file"], "bytes": line["bytes"]})
         self._best.take(line)
@@ -203,6 +209,7 @@ class RunView:
         self.generated.append({"file": line["file"], "seed": line["seed"]})
 
     def _say(self, when: float, level: str, text: str, fix: str) -> None:
+        """Append a message to the log, which keeps the newest LOG_LINES."""
         self.log.append({"time": when, "level": level, "text": text, "fix": fix})
         del self.log[:-LOG_LINES]
 

@@ -91,6 +91,7 @@ def json_or_none(text: str | bytes) -> Any:
 
 
 def _reason(error: Exception) -> str:
+    """Return why JSON text could not be parsed, as a clause."""
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8 text"
     return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
@@ -114,12 +115,14 @@ def _check_structure(text: str, max_values: int) -> None:
 
 
 def _whole(digits: str) -> int:
+    """Parse an integer. Raises ValueError for more than MAX_DIGITS digits."""
     if len(digits) > MAX_DIGITS:
         raise ValueError(f"a number has {len(digits):,} digits")
     return int(digits)
 
 
 def _finite(text: str) -> float:
+    """Parse a number. Raises ValueError for NaN and infinity."""
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{text[:MAX_DIGITS]} is not a finite number")

@@ -29,6 +29,7 @@ class _Bounded:
         self.limit: int | None = limit
 
     def read(self, count: int = -1) -> bytes:
+        """Read `count` bytes, or without a count up to the limit. Raises BadZipFile if `count` is over the limit."""
         if self.limit is not None:
             if count > self.limit:
                 raise zipfile.BadZipFile("its list of members is too long")

@@ -21,6 +21,7 @@ class CancelToken:
 
     @property
     def wanted(self) -> bool:
+        """Whether `cancel` was called."""
         return self._event.is_set()
 
     def check(self) -> None:

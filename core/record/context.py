@@ -102,11 +102,13 @@ class JobContext(Reports):
         self.journal.put(LogMessage(level, text, fix, code))
 
     def generated(self, path: Path, seed: int) -> None:
+        """Write the image to the journal and delete the preview file."""
         self.journal.put(ImageGenerated(str(path), seed))
         with suppress(OSError):
             self.folder.preview.unlink(missing_ok=True)
 
     def preview(self, jpeg: bytes) -> None:
+        """Write the JPEG bytes to the run folder's preview file; errors are ignored."""
         with suppress(OSError):  # a full disk ends no job for this
             atomic.write_bytes(self.folder.preview, jpeg, synced=False)
 
@@ -141,6 +143,7 @@ class JobContext(Reports):
         return _Checked(self)
 
     def _read_commands(self) -> None:
+        """Add new commands to `pending`; a "stop" cancels the token."""
         self.pending += self.commands.new()
         if "stop" in self.pending:
             self.token.cancel()

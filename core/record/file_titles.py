@@ -93,5 +93,6 @@ def steps_of(run: Path) -> dict[str, int]:
 
 @cached_until_changed(200, missing={})
 def _read_steps(journal: Path) -> dict[str, int]:
+    """Return {file name: step} of the "saved" events of a journal."""
     saved = (line for line in read_lines(journal) if line.get("kind") == "saved")
     return {Path(line["file"]).name: line["step"] for line in saved if {"file", "step"} <= line.keys()}

@@ -97,6 +97,7 @@ class Lock:
                 continue
 
     def release(self) -> None:
+        """Release the file lock, or stop the heartbeat and delete its file if this object wrote it."""
         if self._beating is None:
             self._lock.release()
             return

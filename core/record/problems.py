@@ -66,6 +66,7 @@ class Problem:
                 object.__setattr__(self, name, _readable(text, limit))
 
     def __str__(self) -> str:
+        """Return `what`, `where` and `fix` on a line each, without empty ones."""
         lines = [self.what]
         if self.where:
             lines.append(f"  where: {self.where}")

@@ -113,6 +113,7 @@ class Together(Processes):
         self._used: list[bool] | None = None  # whether any process has a gradient of each parameter
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
+        """As in `Processes`; the first processes get the larger parts."""
         each, rest = divmod(len(items), self.count)  # the first `rest` processes get one more
         begin = self.rank * each + min(self.rank, rest)
         return items[begin : begin + each + (self.rank < rest)]
@@ -121,6 +122,7 @@ class Together(Processes):
         _by_type(tensors, self._all_reduce)
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter], steady: bool = True) -> None:
+        """As in `Processes`; gradients that no process has stay None."""
         if self._used is None or not steady:  # gradients that no process has stay None
             has_gradient = torch.tensor([float(parameter.grad is not None) for parameter in parameters])
             self._all_reduce_on_cpu(has_gradient)

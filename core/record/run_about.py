@@ -36,6 +36,7 @@ def read_about(folder: RunFolder) -> RunAbout:
 
 @cached_until_changed(2000, missing=RunAbout())  # lists of runs ask for hundreds every few seconds
 def _read(path: Path) -> RunAbout:
+    """Read about.json; texts are cleaned and cut to their limits. Raises ProblemsError if it is damaged."""
     content = read_json_object(path, FIX, max_bytes=MAX_BYTES)
     return RunAbout(
         _clean(content.get("title", ""), MOST_TITLE),

@@ -42,6 +42,7 @@ def require_space(folder: Path, needed: int, what: str, fix: str, reserve: int =
 
 
 def _rounded_up(count: int) -> str:
+    """Format needed bytes rounded up: "1.2 GB", "300 MB"."""
     if count <= 0:
         return "0 MB"
     return f"{count / 1e9:.1f} GB" if count >= 999.5e6 else f"{math.ceil(count / 1e6)} MB"

@@ -76,6 +76,7 @@ def usable(known: Mapping[str, Declared], stored: Any) -> dict[str, Any]:
 
 
 def _is_valid(entry: Declared, value: Any) -> bool:
+    """Whether a stored value is valid for a setting."""
     try:
         _checked(entry, value)
     except (ValidationError, TypeError):

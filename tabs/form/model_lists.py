@@ -111,6 +111,7 @@ class ModelLists:
             self.version += 1
 
     def _read_facts(self, label: str, path: Path) -> Listed:
+        """Return the list entry of a file, with the facts from its header."""
         facts = facts_of_file(path)
         label = label.removesuffix(f" (unreadable: {facts.problem})")
         return Listed(label, *_names(path, os.path.realpath(path), self.workspace), path, facts)

@@ -140,6 +140,7 @@ def _row(file: Listed, number: int, reason: str, page: FormPage, attributes: str
 
 
 def _badges(texts: Iterable[str]) -> str:
+    """Return HTML of texts as badges."""
     return "".join(f'<span class="badge">{esc(text)}</span>' for text in texts)
 
 

@@ -91,6 +91,7 @@ class PlainForm(PresetForm):
 
     @property
     def _state_key(self) -> str:
+        """Key under which the project stores the name of the loaded preset."""
         return f"presets of {self.task_name}"
 
     def reference(self) -> Values:
@@ -218,6 +219,7 @@ class PlainForm(PresetForm):
         self.put(self.load() | changes, corrected=changes)
 
     def _current(self) -> State:
+        """Return the state that a step of undo restores."""
         return self.name, self.load(), self.bad
 
     def _restore(self, state: State) -> None:

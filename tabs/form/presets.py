@@ -175,6 +175,7 @@ class PresetForm(ABC):
 
 
 def _text(data: Mapping[str, Any], name: str) -> str:
+    """Return a field of a message as text; "" if it is missing or empty."""
     return str(data.get(name) or "")
 
 

@@ -319,6 +319,7 @@ class Project(PresetForm):
                 self._set_state(**state)
 
     def redo(self) -> None:
+        """Repeat the last undone change. Raises OldRevision."""
         self.undo(redo=True)
 
     def _snapshot(self) -> dict[str, Any]:

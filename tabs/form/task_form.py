@@ -51,6 +51,7 @@ class TaskForm(PlainForm):
         return usable(self.known, self._read())
 
     def load(self) -> Values:
+        """Return the defaults of the fields in presets, with the valid stored values over them."""
         return self.covered | plain(self.values())
 
     def keep(self, values: Values) -> None:

@@ -57,6 +57,7 @@ class Delivery:
         self._cache: OrderedDict[tuple[str, str], bytes] = OrderedDict()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer from the bundle or the cached page, else run the app and compress its response."""
         if scope["type"] != "http" or scope["method"] not in ("GET", "POST"):
             await self.app(scope, receive, send)
             return

@@ -198,6 +198,7 @@ class Connection(H11Protocol):
     _write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
+        """Start the head timer; close the connection if there are more than MAX_CONNECTIONS."""
         super().connection_made(transport)
         if len(self.connections) > MAX_CONNECTIONS:  # uvicorn's own limit would refuse requests of open connections too
             transport.close()
@@ -232,6 +233,7 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
+        """Start the write timer, which aborts the connection after WRITE_TIMEOUT."""
         super().pause_writing()
         self._write_timer = self.loop.call_later(WRITE_TIMEOUT, self.transport.abort)
 

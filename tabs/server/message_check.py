@@ -58,6 +58,7 @@ class CheckedBlocks(gr.Blocks):
         self.create_limiter()
 
     async def preprocess_data(self, block_fn: Any, *args: Any, **kwargs: Any) -> Any:
+        """Preprocess a listener's arguments; an error is noted for `MessageCheck` and raised as gr.Error."""
         try:
             return await super().preprocess_data(block_fn, *args, **kwargs)
         except Exception as error:
@@ -75,6 +76,7 @@ class MessageCheck:
         self._log_limit = RateLimit(*LOGGED_REFUSALS)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Check calls of listeners and forms; pass other requests on."""
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == EVENT_PATH:
             await self._call(scope, receive, send)
         elif scope["type"] == "http" and scope["path"].rstrip("/") in FORM_PATHS:

@@ -86,6 +86,7 @@ class RequestCheck:
         self._uploads: dict[str, deque[list[float]]] = defaultdict(deque)  # address: [time, bytes] of each
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Check the request; pass it on within its rate limits or answer it with the refusal. WebSockets are closed."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
@@ -149,7 +150,7 @@ class RequestCheck:
         return method in SAFE_METHODS and opens_page
 
     async def _dispatch(self, scope: Any, receive: Any, send: Any, session: str) -> None:
-        """Name the guest or person, set cookies, and pass a request on with the limits of its kind: stream, login, upload or other."""
+        """Store login and user in `scope`, set cookies, and forward the request with the limits of its kind (stream, login, upload ...)."""
         path, port, has_login = scope["path"], scope["server"][1], self.limits.logins() is not None
         scope["logged_in"] = bool(session) or not has_login
         cookie, has_guests = f"atelier-guest-{port}", has_login and self.shared and not self.people
