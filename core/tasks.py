@@ -107,7 +107,7 @@ class Task:
         return f"{self.title}: {name}" if name else self.title
 
     def only_reads(self, job: Settings) -> bool:
-        """Whether this job writes nothing that belongs to the outputs folder (`reads`)."""
+        """Whether this job only reads (`reads`), so that it can run while a page holds the outputs folder."""
         return self.reads if isinstance(self.reads, bool) else self.reads(self.settings_of(job))
 
 

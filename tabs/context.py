@@ -128,7 +128,7 @@ class Page:
             "longest": {"preset": PRESET_BYTES, "import": IMPORT_LETTERS},
         }
 
-    def own_jobs(self) -> list[QueueEntry]:
+    def visible_jobs(self) -> list[QueueEntry]:
         """Return the queue's jobs; where people have a page each, only those of this page's person."""
         jobs = self.engine.queue()
         return [job for job in jobs if job.guest == self.workspace.person] if self.engine.people else jobs

@@ -388,7 +388,7 @@ def middle(text: str) -> str:
     Never splits at a space, which a screen reader would drop, nor in a number, whose end would be taken for the whole.
     """
     split = max(0, len(text) - 8)
-    while split and (" " in (around := text[split - 1 : split + 1]) or around.isdigit()):
+    while split and (" " in (neighbors := text[split - 1 : split + 1]) or neighbors.isdigit()):
         split -= 1
     return f'<span class="cut"><span>{esc(text[:split])}</span><span>{esc(text[split:])}</span></span>'
 

@@ -66,8 +66,8 @@ def changed_parts(page: Page, body: dict[str, Any], browser: Browser) -> str:
         text = "The status cannot be shown; training continues. See the terminal for details."
         message = {"id": what, "kind": "error", "title": "The page has an error", "text": f"{text} {what}."}
         news = with_signature(message)
-        shown = body.get("have")
-        return "" if isinstance(shown, dict) and shown.get("said") == news["sig"] else to_json({"said": news})
+        have = body.get("have")
+        return "" if isinstance(have, dict) and have.get("said") == news["sig"] else to_json({"said": news})
 
 
 def answer(page: Page, body: dict[str, Any], browser: Browser) -> str:

@@ -40,7 +40,7 @@ class Roots:
 
     def holds(self, path: str | os.PathLike) -> bool:
         """Whether the page may read this path, links followed: it is in an allowed folder and not in another person's personal folder."""
-        return lies_in(path, None if self.local else self.folders) and not self.workspace.is_others(path)
+        return lies_in(path, None if self.local else self.folders) and not self.workspace.is_other_persons(path)
 
     def check(self, text: str | os.PathLike, where: str = "path") -> Path:
         """Return the path that `text` names, relative to the project. Raises ProblemsError if it is invalid or the page may not read it.

@@ -34,12 +34,12 @@ def report_lines(job: TrainJob, report: Report) -> Iterator[str]:
         yield report.held_out
     if report.longest_tokens is not None:
         yield f"Longest caption: {report.longest_tokens} of {report.token_limit} tokens"
-    yield from _left_open(report)
+    yield from _open_questions(report)
     yield from _without_seed(job, report)
     yield report.sentence
 
 
-def _left_open(report: Report) -> Iterator[str]:
+def _open_questions(report: Report) -> Iterator[str]:
     """Yield a line for each question about images of folders whose settings still have the defaults that the question is about."""
     concepts = {each.concept.number: each.concept for each in [*report.placed, *report.validation]}
     for each in report.questions:

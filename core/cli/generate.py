@@ -10,7 +10,7 @@ from core import tasks
 from core.cli.jobs import run_job
 from core.cli.main import DONE, print_problems
 from core.cli.options import COMMAND_OPTIONS, Options, job_from, split_options
-from core.cli.train import get_models, print_advice
+from core.cli.train import download_models, print_advice
 from core.dataset.captions.words import word_pattern
 from core.engine.owner import Ownership
 from core.record.context import Reports
@@ -32,7 +32,7 @@ def run(argv: list[str]) -> int:
         options.settings += [f"--generate.embeddings={json.dumps(options.values['embedding'])}"]
     job = job_from("generate", options)
     assert isinstance(job, GenerateJob)
-    get_models(job.model, options)
+    download_models(job.model, options)
     plan = tasks.named("generate").check_job(job, options.workspace())  # errors are reported before anything begins
     print_advice(list(_unchosen_embeddings(job, options.workspace())))
     if options.values.get("check"):

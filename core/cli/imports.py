@@ -5,7 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from core.cli.main import BAD_INPUT, DONE
-from core.cli.options import COMMAND_OPTIONS, Options, job_from, not_understood, saved_path, split_options, write_result
+from core.cli.options import (
+    COMMAND_OPTIONS,
+    Options,
+    job_from,
+    saved_path,
+    split_options,
+    unknown_word_problem,
+    write_result,
+)
 from core.dataset.captions.encodings import decode_text
 from core.imports.projects.importers import fitted, import_project
 from core.imports.projects.report import MAX_BYTES, Import
@@ -22,7 +30,7 @@ def run(argv: list[str]) -> int:
     """Run `webui.py import` with these arguments and return the exit code. Raises ProblemsError."""
     options = split_options(argv, COMMAND_OPTIONS["import"])
     trains = "train" in options.values
-    problems = [*options.problems, *(not_understood(word) for word in options.settings if not trains)]
+    problems = [*options.problems, *(unknown_word_problem(word) for word in options.settings if not trains)]
     if options.preset is None and not problems:
         fix = "write the path of a file, or - to read standard input"
         problems.append(Problem("There is nothing to import", "command line", fix, code="cli.missing-value"))

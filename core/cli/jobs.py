@@ -60,7 +60,7 @@ def run_job(task: str, job: Settings, title: str, options: Options, resume: RunF
     if options.values.get("queue"):
         run, page = resume.name if resume else "", has_page(workspace)
         identity = hand_in(workspace, task, title, to_values(job), run, options.preset_name)
-        stored = _answered(workspace, identity) if page else stored_queue(workspace)
+        stored = _wait_for_page(workspace, identity) if page else stored_queue(workspace)
         if options.values.get("json"):
             facts = {"id": identity, "title": title, "run": run, "paused": stored.paused, "page": page}
             print(json.dumps(facts, ensure_ascii=False))
@@ -106,7 +106,7 @@ def handed_in(workspace: Workspace) -> Iterator[QueueEntry]:
             yield QueueEntry(content.get("id", ""), task, content.get("title", ""), {}, run=run)
 
 
-def _answered(workspace: Workspace, identity: str) -> StoredQueue:
+def _wait_for_page(workspace: Workspace, identity: str) -> StoredQueue:
     """Wait until the page has queued the job, at most ANSWER_SECONDS, and return the queue. Raises ProblemsError if the page refused it."""
     end = time.monotonic() + ANSWER_SECONDS
     while True:
@@ -341,7 +341,7 @@ def _is_log(path: Path) -> bool:
 
 def printable_text(text: str) -> str:
     """Return text of untrusted files with control characters and text direction marks replaced by U+FFFD; tabs and line breaks stay."""
-    return "".join(sign if sign.isprintable() or sign in "\n\t" else "\ufffd" for sign in text)
+    return "".join(character if character.isprintable() or character in "\n\t" else "\ufffd" for character in text)
 
 
 class TerminalProgress:

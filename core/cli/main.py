@@ -5,7 +5,7 @@ import sys
 from importlib import import_module
 
 from core import __version__, extensions, tasks
-from core.cli.former import FORMER, renewed, tool_named_in, with_present_tool
+from core.cli.former import FORMER, to_current_command, tool_named_in, with_current_tool
 from core.cli.options import COMMAND_OPTIONS, PAGE, argument_of, commands, options_help
 from core.record.allowed import take_limits
 from core.record.heap import single_arena
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     if argv == ["--version"]:
         print(f"Atelier {__version__}")
         return DONE
-    argv = with_present_tool(argv)
+    argv = with_current_tool(argv)
     command = argv[0] if argv else ""
     asks_help = "--help" in argv or "-h" in argv
     if command in FORMER and asks_help and not tool_named_in(argv):
@@ -47,17 +47,17 @@ def main(argv: list[str]) -> int:
     try:
         extensions.import_allowed(argv)
         if command in FORMER:
-            name, *rest = with_present_tool(renewed(argv))
+            name, *arguments = with_current_tool(to_current_command(argv))
         else:
-            name, *rest = argv if command in commands() else ["page", *argv]
-        if rest and rest[0] in _tools(name):
-            name, *rest = rest
+            name, *arguments = argv if command in commands() else ["page", *argv]
+        if arguments and arguments[0] in _tools(name):
+            name, *arguments = arguments
         if asks_help:
-            print_long(page_help() if name == "page" else subcommand_help(name, every="all" in rest))
+            print_long(page_help() if name == "page" else subcommand_help(name, every="all" in arguments))
             return DONE
         if name in ("page", *COMMAND_OPTIONS):
-            return import_module(f"core.cli.{MODULES.get(name, name)}").run(rest)
-        return import_module("core.cli.task").run(name, rest)
+            return import_module(f"core.cli.{MODULES.get(name, name)}").run(arguments)
+        return import_module("core.cli.task").run(name, arguments)
     except ProblemsError as error:
         print_problems(error)
         return BAD_INPUT
@@ -122,19 +122,19 @@ def subcommand_help(name: str, every: bool = False) -> str:
         preset = {"presets": "[PRESET] ", "import": "FILE|- ", "export": "PRESET "}.get(name, "")
         return f"python webui.py {name} {preset}[options]\n{OTHERS[name]}\n\n{options}"
     task = tasks.named(name)
-    groups = list(task.job.model_fields) if every else own_groups(task)
+    groups = list(task.job.model_fields) if every else task_groups(task)
     settings = f"Settings, as --group.name VALUE (null is off):\n\n{help_text(task.job, groups)}"
     others = [task.job.model_fields[group].title for group in task.job.model_fields if group not in groups]
-    more = f"\nSettings of {', '.join(filter(None, others))}: {name} --help all" if others else ""
+    more_settings = f"\nSettings of {', '.join(filter(None, others))}: {name} --help all" if others else ""
     entry = argument_of(name)
     word = entry.name.upper() if entry else ""
-    takes = "\n".join(help_of(entry, f"{word}, or --{entry.path} VALUE")) + "\n\n" if entry else ""
+    argument_help = "\n".join(help_of(entry, f"{word}, or --{entry.path} VALUE")) + "\n\n" if entry else ""
     tools = f"Tools, as webui.py {name} TOOL or webui.py TOOL:\n{_aligned(_tools(name))}\n\n" if _tools(name) else ""
     usage = f"python webui.py {name} {f'[{word}] ' if word else ''}[PRESET] [options]"
-    return f"{usage}\n{task.about}\n\n{takes}{tools}{settings}\n\n{options}{more}"
+    return f"{usage}\n{task.about}\n\n{argument_help}{tools}{settings}\n\n{options}{more_settings}"
 
 
-def own_groups(task: tasks.Task) -> list[str]:
+def task_groups(task: tasks.Task) -> list[str]:
     """Return the names of a task's groups of settings that a training does not have, the one named like the task first; all groups
     if there are none.
     """

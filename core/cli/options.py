@@ -201,25 +201,25 @@ def split_options(argv: list[str], known: dict[str, tuple[str, str]], job: bool 
     job     whether the command runs a job, and so takes settings and a preset
     task    whose positional argument the command takes; "" for none
     """
-    options, positional, rest = Options(), list[tuple[str, str]](), deque(argv)
+    options, positional, remaining = Options(), list[tuple[str, str]](), deque(argv)
     before = ""  # the setting before the current word
-    while rest:
-        word = rest.popleft()
+    while remaining:
+        word = remaining.popleft()
         name = word[2:].partition("=")[0] if word.startswith("--") else ""
         name = name if name in known else name.replace("_", "-")  # sd-scripts writes --dataset_config
         if name in known:
             before = ""
-            _take_option(name, known[name][0], word, rest, options)
+            _take_option(name, known[name][0], word, remaining, options)
         elif word.startswith("--"):
             before = word.partition("=")[0]
-            _take_setting(word, rest, options)
+            _take_setting(word, remaining, options)
         else:
             positional.append((word, before))
     _assign_positional(positional, options, job, task)
     if "queue" in known:
         options.problems += mode_problems(options.values)
     if not job:
-        options.problems += [not_understood(word) for word in options.settings]
+        options.problems += [unknown_word_problem(word) for word in options.settings]
     for name in options.values.get("allow-module", ()):  # here, so that it applies to the page and to every job
         collected(options.problems, allow, name)
     return options
@@ -236,10 +236,10 @@ def mode_problems(values: Container[str]) -> Iterator[Problem]:
         yield Problem(what, "command line", "add --queue", code="cli.json-alone")
 
 
-def _take_option(name: str, placeholder: str, word: str, rest: deque[str], options: Options) -> None:
-    """Store the option in `word`, with its value from `rest` if it takes one and has none after "=".
+def _take_option(name: str, placeholder: str, word: str, remaining: deque[str], options: Options) -> None:
+    """Store the option in `word`, with its value from `remaining` if it takes one and has none after "=".
 
-    placeholder   of the value; "" for a switch       rest   the words after it
+    placeholder   of the value; "" for a switch       remaining   the words after it
     """
     _, equals, text = word.partition("=")
     if not placeholder:
@@ -249,26 +249,26 @@ def _take_option(name: str, placeholder: str, word: str, rest: deque[str], optio
             options.problems.append(Problem(what, "command line", fix, code="cli.unwanted-value"))
         return
     if not equals:
-        if not rest or rest[0].startswith("--"):
+        if not remaining or remaining[0].startswith("--"):
             what, fix = f"--{name} has no value", f"write --{name} {placeholder}"
             options.problems.append(Problem(what, "command line", fix, code="cli.missing-value"))
             return
-        text = rest.popleft()
+        text = remaining.popleft()
     if name in REPEATED:
         options.values.setdefault(name, []).append(text)
     else:
         options.values[name] = text
 
 
-def _take_setting(word: str, rest: deque[str], options: Options) -> None:
-    """Store the setting `word` and its value from `rest`: none for --name=value, all words up to the next option for --network_args,
-    else one.
+def _take_setting(word: str, remaining: deque[str], options: Options) -> None:
+    """Store the setting `word` and its value from `remaining`: none for --name=value, all words up to the next option for
+    --network_args, else one.
     """
     options.settings.append(word)
     # sd-scripts' --network_args takes several values; it is read only to report its replacement
-    most = len(rest) if word == "--network_args" else 0 if "=" in word else 1
-    while most and rest and not rest[0].startswith("--"):
-        options.settings.append(rest.popleft())
+    most = len(remaining) if word == "--network_args" else 0 if "=" in word else 1
+    while most and remaining and not remaining[0].startswith("--"):
+        options.settings.append(remaining.popleft())
         most -= 1
 
 
@@ -286,7 +286,7 @@ def _assign_positional(positional: list[tuple[str, str]], options: Options, pres
             for each in _items(word, entry):
                 _store_argument(each, entry, options)
         else:
-            options.problems.append(not_understood(word, before if task and _is_list(task, before) else ""))
+            options.problems.append(unknown_word_problem(word, before if task and _is_list(task, before) else ""))
 
 
 def _items(word: str, entry: Declared) -> list[str]:
@@ -363,7 +363,7 @@ def _store_argument(word: str, entry: Declared, options: Options) -> None:
     options.settings.append(options.argument_setting)
 
 
-def not_understood(word: str, after: str = "") -> Problem:
+def unknown_word_problem(word: str, after: str = "") -> Problem:
     """Return the problem of an unexpected word. after: the setting before the word if that is a list, else ""."""
     fix = f"write several values of {after} with commas between them" if after else "see --help"
     return Problem(f"'{word}' is not a valid argument", "command line", fix, code="cli.unknown-word")

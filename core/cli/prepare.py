@@ -35,11 +35,11 @@ def run(argv: list[str]) -> int:
     if options.values.get("check"):
         for line in report_lines(job, report):
             print(line)
-        _say_findings(report, options)
+        _print_findings(report, options)
     return DONE
 
 
-def _say_findings(report: Report, options: Options) -> None:
+def _print_findings(report: Report, options: Options) -> None:
     """Print the findings of the dataset doctor. Raises ProblemsError if one is an error: an image in both training and validation."""
     from core.dataset.doctor.examine import examine
 

@@ -22,7 +22,7 @@ def run(argv: list[str]) -> int:
         raise ProblemsError(problems)
     workspace = options.workspace()
     if options.preset is not None:
-        print("\n".join(described(read(preset_path(options.preset, workspace)))))
+        print("\n".join(preset_lines(read(preset_path(options.preset, workspace)))))
         return DONE
     store, rows = PresetStore(workspace.presets, shipped=PROJECT / "presets"), []
     for name in store.names():
@@ -37,7 +37,7 @@ def run(argv: list[str]) -> int:
     return DONE
 
 
-def described(preset: Preset) -> list[str]:
+def preset_lines(preset: Preset) -> list[str]:
     """Return lines on a preset: title, description, and its settings other than defaults with their reasons."""
     lines = [text for text in (preset.title, preset.description) if text]
     settings = {entry.path: entry for entry in declared(JOBS[preset.task])}

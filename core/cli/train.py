@@ -15,7 +15,7 @@ from core.engine.owner import Ownership
 from core.optimization.jumps import jump_advice
 from core.record.machine import gpu_memory
 from core.record.problems import Problem, ProblemsError, errors, errors_first
-from core.record.processes import check_launch, launched_processes, only_follows
+from core.record.processes import check_launch, is_follower, launched_processes
 from core.record.run_folder import RunFolder, newest_state, state_step
 from core.settings.base import Settings
 from core.settings.flags import read_flags
@@ -35,7 +35,7 @@ def run(argv: list[str]) -> int:
     """Run `webui.py train` with these arguments and return the exit code. Raises ProblemsError."""
     options = split_options(argv, COMMAND_OPTIONS["train"], task="train")
     check_launch()
-    if only_follows() and not options.values.keys().isdisjoint(FIRST_ALONE):
+    if is_follower() and not options.values.keys().isdisjoint(FIRST_ALONE):
         return DONE
     if "continue" in options.values:
         return resume(options)
@@ -48,7 +48,7 @@ def train_job(job: Settings, options: Options, resume: RunFolder | None = None) 
     resume   folder of the run whose resuming --check or --probe examines
     """
     assert isinstance(job, TrainJob)
-    if only_follows():
+    if is_follower():
         return run_job("train", job, job.saving.output_name, options)
     job = job.model_copy(update={"memory": with_launched_processes(job.memory)})
     print_advice(options.advice)
@@ -88,7 +88,7 @@ def resume(options: Options) -> int:
     if "queue" in options.values:
         workspace = options.workspace()
         check_not_queued(folder, [*stored_queue(workspace).entries, *handed_in(workspace)])
-    job = extend(folder, changes) if changes and not only_follows() else before
+    job = extend(folder, changes) if changes and not is_follower() else before
     print_advice(jump_advice(folder, before, job))
     return run_job("train", job, job.saving.output_name, options, resume=folder)
 
@@ -140,7 +140,7 @@ def check(job: TrainJob, options: Options, *, trains: bool = True, begins: bool 
     if trains and not errors(problems):
         problems += upload_problems(job)
     if not errors(problems):
-        get_models(job.model, options)
+        download_models(job.model, options)
     if not errors(problems) or options.values.get("check") or not _to_download(job.model, options):
         problems += problems_before_start(job, workspace, report, device, begins=begins, copies=trains)
         problems += recipe_problems(
@@ -178,7 +178,7 @@ def print_advice(problems: list[Problem]) -> None:
         print(f"{problem.level}: {problem}", file=sys.stderr)
 
 
-def get_models(settings: ModelSettings, options: Options) -> None:
+def download_models(settings: ModelSettings, options: Options) -> None:
     """Download the base model and VAE if they are hub ids and not on this machine, with a progress bar; not with --check. Raises
     ProblemsError.
     """

@@ -18,9 +18,9 @@ from core.engine.explain import Explanation, explain
 from core.engine.extend import check_not_queued, extend, job_of, job_to_resume
 from core.engine.in_use import require_unused
 from core.engine.launch import is_launched, supervise
-from core.engine.light import CLOSE_SECONDS, LANES, LightLane, LightTask, admitting
+from core.engine.light import CLOSE_SECONDS, LANES, LightLane, LightTask, with_limits
 from core.engine.owner import DeviceLock, Ownership, collect
-from core.engine.put_back import cut_off, put_back, put_first
+from core.engine.put_back import cut_off, move_cut_off_first, put_back
 from core.engine.queue import (
     Queue,
     QueueEntry,
@@ -116,7 +116,7 @@ class Engine:
         """Save and stop running jobs, keep the queue, release the outputs folder. wait_seconds: limit for each thread; None: none while a
         training saves, else CLOSE_SECONDS."""
         self._closing = True
-        begun = time.monotonic()
+        started = time.monotonic()
         running = [entry for entry in self._queue.entries() if entry.state == "running"]
         self._queue.cut_off += tuple(entry.id for entry in running if not self._token_of(entry.id).wanted)
         for entry in running:
@@ -128,7 +128,7 @@ class Engine:
         for thread in (self._inbox_thread, self._device_thread):
             if thread.is_alive():
                 thread.join(timeout=wait_seconds)
-        self._light.close(max(1.0, CLOSE_SECONDS - (time.monotonic() - begun)))
+        self._light.close(max(1.0, CLOSE_SECONDS - (time.monotonic() - started)))
         self._owner.release()
 
     @property
@@ -177,12 +177,12 @@ class Engine:
 
     def _admit_new(self, job: Settings) -> None:
         """Raise ProblemsError if a shared page may not queue this job: a path outside of its limits, or too many waiting jobs."""
-        admit(job, self._own_limits)
+        admit(job, self._request_limits)
         if self.limits is not None:
             check_room(self.queue())
 
     @property
-    def _own_limits(self) -> Limits | None:
+    def _request_limits(self) -> Limits | None:
         """Limits on what jobs of the user of the current request may name; None if the page is not shared."""
         return self.limits and self.limits.of_person(replace(self.workspace, person=person_in(self.people)))
 
@@ -258,7 +258,7 @@ class Engine:
     def continue_first(self) -> None:
         """Put the trainings that ended with the program back at the head of the queue, and resume it; only if that paused the queue."""
         if self.why_paused:
-            put_first(self._queue)
+            move_cut_off_first(self._queue)
             self.resume_queue()
 
     def pause_queue(self) -> None:
@@ -289,10 +289,10 @@ class Engine:
 
     def _queue_run(self, run_name: str, changes: dict[str, Any] | None = None, identity: str = "") -> str:
         """`continue_run`, but a paused queue stays paused. identity: id of the job; "" for a new one."""
-        folder = self.own_folder(run_name)
+        folder = self.changeable_folder(run_name)
         with self._queue.lock:
             check_not_queued(folder, self.queue())
-            job = extend(folder, changes, self._own_limits) if changes else job_to_resume(folder)
+            job = extend(folder, changes, self._request_limits) if changes else job_to_resume(folder)
             self._admit_new(job)
             title, values = title_of("train", job), to_values(job)
             entry = self._queue.add("train", title, values, run=run_name, identity=identity, people=self.people)
@@ -444,7 +444,7 @@ class Engine:
     def _folder(self, run_name: str) -> RunFolder:
         return self._runs.folder(run_name)
 
-    def own_folder(self, run_name: str) -> RunFolder:
+    def changeable_folder(self, run_name: str) -> RunFolder:
         """Return the folder of a run. Raises ProblemsError if it is unknown, or the user of the current request may not change it."""
         folder = self._folder(run_name)
         check_may_change(run_name, about_of(folder)[0].person, self.people)
@@ -535,11 +535,11 @@ class Engine:
 
     def describe_run(self, run_name: str, *, title: str | None = None, note: str | None = None) -> None:
         """Change the title ("" for the initial one) or note of a run; None keeps it. Raises ProblemsError."""
-        write_about(self.own_folder(run_name), title=title, note=note)
+        write_about(self.changeable_folder(run_name), title=title, note=note)
 
     def star_run(self, run_name: str, starred: bool) -> None:
         """Star a run, or remove its star. Raises ProblemsError."""
-        path = self.own_folder(run_name).star_file
+        path = self.changeable_folder(run_name).star_file
         try:
             atomic.write_bytes(path, b"") if starred else path.unlink(missing_ok=True)
         except OSError as error:
@@ -547,7 +547,7 @@ class Engine:
 
     def delete_run(self, run_name: str) -> str:
         """Move a run to the trash and return its folder name there. Raises ProblemsError while it runs or a job uses its files."""
-        folder = self.own_folder(run_name)
+        folder = self.changeable_folder(run_name)
         if folder.held:
             what = f"'{run_name}' is running and cannot be deleted"
             raise ProblemsError.one(what, run_name, "stop it first", "runs.delete-running")
@@ -568,7 +568,7 @@ class Engine:
     def light(self, work: Any, *arguments: Any, title: str = "", kind: str = "short") -> LightTask:
         """Run `work(*arguments, task=...)` in a light lane and return its handle. Settings among the arguments have the limits of queued
         jobs. kind: the threads, one of `LightLane.THREADS`."""
-        return self._light.submit(admitting(work, self._own_limits), *arguments, title=title, kind=kind)
+        return self._light.submit(with_limits(work, self._request_limits), *arguments, title=title, kind=kind)
 
     def status(self) -> dict[str, Any]:
         """Return {"device": its title, "memory_used", "memory_total": bytes, "job": `_job_status`}."""

@@ -51,7 +51,7 @@ def explain(error: BaseException, advice: Callable[[], str] = str) -> Explanatio
         more = f" (and {len(error.problems) - 1} more)" if len(error.problems) > 1 else ""
         where = f" ({first.where})" if first.where else ""
         return Explanation(f"{first.what}{where}{more}", first.fix, invalid_request=True, code=first.code)
-    if isinstance(error, RuntimeError) and any(sign in text.lower() for sign in POISON):
+    if isinstance(error, RuntimeError) and any(pattern in text.lower() for pattern in POISON):
         return Explanation(
             "The GPU reported an error that only a restart clears",
             "Atelier restarts; then resume the run from its last training state",
@@ -86,4 +86,4 @@ def explain(error: BaseException, advice: Callable[[], str] = str) -> Explanatio
 
 def lost_another_process(error: BaseException) -> bool:
     """Whether `error` is gloo's report that another process of the group has ended."""
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in GONE)
+    return isinstance(error, RuntimeError) and any(pattern in str(error).lower() for pattern in GONE)

@@ -54,15 +54,15 @@ def follow(
                 if stopped_at is not None and patience is not None and time.monotonic() - stopped_at > patience:
                     return _killed(child, folder, listener)
                 # It reads commands from its first line on; it skips those sent before.
-                can_be_stopped |= any(line["seq"] > last_seq for line in _pass_on(tail, listener))
+                can_be_stopped |= any(line["seq"] > last_seq for line in _forward_new(tail, listener))
                 time.sleep(POLL_SECONDS)
         except BaseException:
             child.terminate()
             child.wait(timeout=60)
             raise
     _wait_for_end(folder)
-    _pass_on(tail, listener)
-    return _ending(folder, last_seq, child.returncode, listener)
+    _forward_new(tail, listener)
+    return _result(folder, last_seq, child.returncode, listener)
 
 
 def _killed(child: subprocess.Popen[bytes], folder: RunFolder, listener: Callable[[Line], None]) -> tuple[str, None]:
@@ -92,7 +92,7 @@ def _send_stop(folder: RunFolder) -> bool:
     return True
 
 
-def _pass_on(tail: Tail, listener: Callable[[Line], None]) -> list[Line]:
+def _forward_new(tail: Tail, listener: Callable[[Line], None]) -> list[Line]:
     """Pass the new lines of a journal to `listener` and return them."""
     lines = list(tail.lines())
     for line in lines:
@@ -100,7 +100,7 @@ def _pass_on(tail: Tail, listener: Callable[[Line], None]) -> list[Line]:
     return lines
 
 
-def _ending(
+def _result(
     folder: RunFolder, last_seq: int, code: int, listener: Callable[[Line], None]
 ) -> tuple[str, Explanation | None]:
     """Return (final state in the journal after line `last_seq`, explanation of a failure or None).

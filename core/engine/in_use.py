@@ -26,7 +26,7 @@ def require_unused(run: str, entries: Iterable[QueueEntry], workspace: Workspace
             raise ProblemsError.one(what, run, fix, "run.in-use")
 
 
-def needed_by(
+def waiting_jobs_sentence(
     runs: Collection[str], entries: Iterable[QueueEntry], workspace: Workspace, people: Collection[str]
 ) -> str:
     """Return a sentence that lists the waiting jobs that use one of `runs`; "" if there are none.

@@ -50,8 +50,8 @@ def unmark_file(file: Path, workspace: Workspace, cancel: CancelToken) -> None:
     if header_edit.is_last_change(file, {NAME, CHOICE, THUMBNAIL}, workspace):
         header_edit.restore_header(file, workspace, cancel)
     else:
-        left = {key: value for key, value in marked.items() if key not in (NAME, CHOICE)}
-        header_edit.replace_header(file, header_edit.with_metadata(file, left), workspace, cancel)
+        remaining = {key: value for key, value in marked.items() if key not in (NAME, CHOICE)}
+        header_edit.replace_header(file, header_edit.with_metadata(file, remaining), workspace, cancel)
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 

@@ -49,12 +49,12 @@ def supervise(
     return follow(lambda log: _start(job, folder, workspace, log), folder, listener=listener, token=token)
 
 
-def check_gpus(wanted: int, device: str) -> None:
-    """Raise ProblemsError if `device` is CUDA and the machine has fewer GPUs than `wanted`."""
+def check_gpus(required: int, device: str) -> None:
+    """Raise ProblemsError if `device` is CUDA and the machine has fewer GPUs than `required`."""
     if device.startswith("cuda"):
         available = torch.cuda.device_count()
-        if available < wanted:
-            what = f"{wanted} GPUs are requested, but this machine has {available}"
+        if available < required:
+            what = f"{required} GPUs are requested, but this machine has {available}"
             fix = f"use {available} or fewer, or accelerate launch for more machines"
             raise ProblemsError.one(what, "memory.num_processes", fix, "jobs.too-few-gpus")
 

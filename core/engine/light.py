@@ -73,7 +73,7 @@ class LightTask:
             self._finished.set()
 
 
-def admitting(work: Callable[..., Any], limits: Limits | None) -> Callable[..., Any]:
+def with_limits(work: Callable[..., Any], limits: Limits | None) -> Callable[..., Any]:
     """Return `work` with a check before it: ProblemsError if settings among its arguments name what `limits` do not allow."""
 
     def admitted(*arguments: Any, task: LightTask) -> Any:

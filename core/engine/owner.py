@@ -155,9 +155,9 @@ class DeviceLock:
 
     def acquire(self, holder: str, wait_seconds: float) -> bool:
         """Wait up to `wait_seconds` for the lock; return whether it was acquired."""
-        if taken := self._lock.acquire(timeout=wait_seconds):
+        if acquired := self._lock.acquire(timeout=wait_seconds):
             self.holder = holder
-        return taken
+        return acquired
 
     def release(self) -> None:
         self.holder = ""

@@ -16,7 +16,7 @@ def cut_off(queue: Queue) -> list[QueueEntry]:
     return [each for each in ended if each.task == "train" and (each.id, each.run) not in resumed]
 
 
-def put_first(queue: Queue) -> list[QueueEntry]:
+def move_cut_off_first(queue: Queue) -> list[QueueEntry]:
     """Move the `cut_off` trainings of the user of the current request back to the head of the queue, and return them."""
     with queue.lock:
         entries = [entry for entry in cut_off(queue) if may_manage(entry)]
@@ -44,7 +44,7 @@ def put_back(queue: Queue, newest_state: Callable[[str], int]) -> str:
             message = f"the program ended {entry.tries} times without a newer training state"
             queue.change(entry.id, state="failed", message=message)
             left_out.append(f"'{entry.title}' is not resumed: {message}. Resume it in Monitor or Runs.")
-    for entry in put_first(queue):
+    for entry in move_cut_off_first(queue):
         print(f"'{entry.title}' is put back at the head of the queue.", file=sys.stderr, flush=True)
     if queue.cut_off and queue.paused_by is None:
         queue.pause(False)

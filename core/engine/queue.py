@@ -234,9 +234,14 @@ class Queue:
             atomic.replace(self._path, aside := self._path.with_suffix(f".broken-{time.time_ns()}"))
             self.set_aside = f"The job list could not be read and was moved to {aside.name}."
             return
-        now = stored.after_end()
-        self._entries, self.paused, self.paused_by, self.cut_off = now.entries, now.paused, now.paused_by, now.cut_off
-        if now is not stored:
+        current = stored.after_end()
+        self._entries, self.paused, self.paused_by, self.cut_off = (
+            current.entries,
+            current.paused,
+            current.paused_by,
+            current.cut_off,
+        )
+        if current is not stored:
             self._write()
 
     def _write(self) -> None:
@@ -333,13 +338,13 @@ class Queue:
                 return
             lane = lane_of(entry)
             waiting = [old for old in self._entries if old.state == "waiting" and lane_of(old) == lane]
-            rest = [old for old in self._entries if old not in waiting]
+            others = [old for old in self._entries if old not in waiting]
             moved = [old for old in waiting if old is not entry]
             moved.insert(max(0, min(position, len(moved))), entry)
             if guest := GUEST.get():  # the jobs of others keep their places
                 guests = iter([each for each in moved if each.guest == guest])
                 moved = [next(guests) if each.guest == guest else each for each in waiting]
-            self._entries = rest + moved
+            self._entries = others + moved
             self._write()
 
     def next(self) -> QueueEntry | None:

@@ -184,7 +184,7 @@ def _prompts(job: TrainJob, base: Path | None, fallback_prompt: str) -> list[Sam
         fix = "compare its files in Generate, by a grid with the axis ControlNet"
         raise ProblemsError.one("This run has no sample prompts", "samples.sample_prompts", fix, "run-grid.no-prompt")
     if not fallback_prompt.strip():
-        what, fix = "This run has no sample prompts", "write a prompt in Generate: it is used fallback_prompt"
+        what, fix = "This run has no sample prompts", "write a prompt in Generate: it is used instead"
         raise ProblemsError.one(what, "samples.sample_prompts", fix, "run-grid.no-prompt")
     return [sample_of(job, base, fallback_prompt.replace(" --", " "))]
 

@@ -232,12 +232,12 @@ def measured_sentence(best: Mapping[str, Any] | None, advice: bool = True, too_s
     if len(best["as_good"]) == best["others"]:
         return f"Step {best['step']:,} has the lowest {best['what']}, but with so few images the others may be as good{by_eye}."
     named = listed(steps) if len(steps) <= MOST_NAMED else first_of(steps, MOST_NAMED)
-    rest = best["others"] - len(best["as_good"]) - len(best["unknown"])
-    better = f"; the other {'one is' if rest == 1 else f'{rest} are'} worse" if rest else ""
+    worse = best["others"] - len(best["as_good"]) - len(best["unknown"])
+    better = f"; the other {'one is' if worse == 1 else f'{worse} are'} worse" if worse else ""
     return f"Steps {named} cannot be told apart by {best['what']}{by_eye}{better}."
 
 
-def no_better(facts: Mapping[str, Any], at_base: bool) -> str:
+def no_improvement_sentence(facts: Mapping[str, Any], at_base: bool) -> str:
     """Return a sentence if the lowest measured loss is not below the loss before the training; else "".
 
     facts   the run's snapshot        at_base   whether the training started at the base model
@@ -250,7 +250,7 @@ def no_better(facts: Mapping[str, Any], at_base: bool) -> str:
     return f" By loss it is no better than {of}." if same and first["loss"] <= best["loss"] else ""
 
 
-def chosen_because(facts: Mapping[str, Any], choices: Sequence[Choice], file: str) -> str:
+def choice_reason(facts: Mapping[str, Any], choices: Sequence[Choice], file: str) -> str:
     """Return text on why checkpoint `file` may have been chosen: how its loss compares, and its result in blind choices.
 
     facts   the run's snapshot

@@ -82,15 +82,15 @@ class RunView:
         """Read the journal, at the first call only (100,000 lines take a second). Other threads that call this meanwhile wait."""
         with self._reading:
             if not self._begun:
-                self._take_new()
+                self._read_new()
                 self._begun = True
 
     def catch_up(self) -> None:
         """Read the lines that another process has appended to the journal since the last call."""
         with self._reading:
-            self._take_new()
+            self._read_new()
 
-    def _take_new(self) -> None:
+    def _read_new(self) -> None:
         for line in self._tail.lines():
             self.apply(line)
 

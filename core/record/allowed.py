@@ -113,19 +113,23 @@ def lies_in_on_windows(path: str, folders: Iterable[str]) -> bool:
     LPT1.txt), components that end in a dot or space.
     """
     path = _EXTENDED.sub(lambda match: "\\\\" if match[1] else "", path.replace("/", "\\"))
-    whole = PureWindowsPath(ntpath.normpath(path))
-    if not whole.is_absolute() or whole.drive.startswith(("\\\\?", "\\\\.", "//?", "//.")):
+    windows_path = PureWindowsPath(ntpath.normpath(path))
+    if not windows_path.is_absolute() or windows_path.drive.startswith(("\\\\?", "\\\\.", "//?", "//.")):
         return False
-    if any(windows_trap(part) for part in whole.parts[1:]):
+    if any(is_special_on_windows(part) for part in windows_path.parts[1:]):
         return False
-    return any(whole.is_relative_to(PureWindowsPath(ntpath.normpath(folder))) for folder in folders)
+    return any(windows_path.is_relative_to(PureWindowsPath(ntpath.normpath(folder))) for folder in folders)
 
 
-def windows_trap(part: str) -> bool:
+def is_special_on_windows(part: str) -> bool:
     """Whether Windows would not read the path component `part` as a plain file name: it is empty, reserved (CON, LPT1), ends in a
     dot or space, or has a forbidden character.
     """
-    if not part or part != part.rstrip(". ") or any(sign in '<>:"|?*' or ord(sign) < 32 for sign in part):
+    if (
+        not part
+        or part != part.rstrip(". ")
+        or any(character in '<>:"|?*' or ord(character) < 32 for character in part)
+    ):
         return True
     stem = part.split(".")[0].rstrip(" ").upper()
     return stem in ("CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$") or bool(_PORT.fullmatch(stem))

@@ -48,7 +48,7 @@ def replace(source: Path | str, target: Path | str) -> None:
     _retry(os.replace, source, target)
 
 
-def put_new(source: Path, target: Path) -> None:
+def rename_noreplace(source: Path, target: Path) -> None:
     """Rename `source` to `target`; raises FileExistsError if `target` exists."""
     if os.name != "nt" and not source.is_dir():
         try:
@@ -69,10 +69,10 @@ def numbered(name: str, ending: str = "") -> Iterator[str]:
     return (f"{name}{'' if number == 1 else f'-{number}'}{ending}" for number in count(1))
 
 
-def put_folder(source: Path, parent: Path, name: str) -> Path:
+def rename_to_unused(source: Path, parent: Path, name: str) -> Path:
     """Rename folder `source` to the first unused of the `numbered` names in `parent`; return its new path."""
-    for free in numbered(name):
-        target = parent / free
+    for candidate in numbered(name):
+        target = parent / candidate
         if target.exists():
             continue
         # On POSIX a rename silently replaces an empty folder; one created meanwhile is not empty.
@@ -153,7 +153,7 @@ def open_atomic(target: Path | str, *, synced: bool = True) -> Iterator[Path]:
         yield temporary
         if synced:
             sync_file(temporary)
-        give_usual_mode(temporary)
+        apply_umask(temporary)
         replace(temporary, target)
         if synced:
             sync_folder(target.parent)
@@ -169,10 +169,10 @@ def _temporary_file(target: Path) -> Path:
     return Path(name)
 
 
-def write_aside(target: Path, data: bytes) -> Path:
-    """Write `data` to a temporary file next to `target` and return its path, to be renamed by `put_aside`.
+def write_temporary(target: Path, data: bytes) -> Path:
+    """Write `data` to a temporary file next to `target` and return its path, to be renamed by `replace_by_temporary`.
 
-    The file is not flushed to disk: call `sync_all` once before the first `put_aside`.
+    The file is not flushed to disk: call `sync_all` once before the first `replace_by_temporary`.
     """
     temporary = _temporary_file(_writable_target(target))
     try:
@@ -183,9 +183,9 @@ def write_aside(target: Path, data: bytes) -> Path:
     return temporary
 
 
-def put_aside(temporary: Path, target: Path) -> None:
-    """Rename a temporary file from `write_aside` over its `target`."""
-    give_usual_mode(temporary)
+def replace_by_temporary(temporary: Path, target: Path) -> None:
+    """Rename a temporary file from `write_temporary` over its `target`."""
+    apply_umask(temporary)
     replace(temporary, _writable_target(target))
 
 
@@ -224,7 +224,7 @@ def folder_atomic(target: Path | str) -> Iterator[Path]:
                 sync_folder(path)
             else:
                 sync_file(path)
-        give_usual_mode(temporary)
+        apply_umask(temporary)
         _put_in_place(temporary, target)
         sync_folder(target.parent)
     finally:
@@ -262,7 +262,7 @@ def _put_in_place(temporary: Path, target: Path) -> None:
     remove_folder(aside)
 
 
-def give_usual_mode(path: Path) -> None:
+def apply_umask(path: Path) -> None:
     """Give a file or folder created by tempfile, which only its owner can read, the permissions that the umask allows.
 
     Does nothing on Windows and on drives without permissions.

@@ -69,9 +69,9 @@ def parse_json(
             text = text.decode(json.detect_encoding(text))
         text = text.removeprefix("\ufeff")
         _check_structure(text, max_values)
-        numbers: dict[str, Any] = {"parse_int": _whole}
+        numbers: dict[str, Any] = {"parse_int": _bounded_int}
         if finite:
-            numbers |= {"parse_float": _finite, "parse_constant": _finite}
+            numbers |= {"parse_float": _finite_float, "parse_constant": _finite_float}
         value = json.loads(text, **numbers, **hooks)
         if "\\u" in text or HALF_PAIR.search(text):
             _check_strings(value)
@@ -114,14 +114,14 @@ def _check_structure(text: str, max_values: int) -> None:
         raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
 
 
-def _whole(digits: str) -> int:
+def _bounded_int(digits: str) -> int:
     """Parse an integer. Raises ValueError for more than MAX_DIGITS digits."""
     if len(digits) > MAX_DIGITS:
         raise ValueError(f"a number has {len(digits):,} digits")
     return int(digits)
 
 
-def _finite(text: str) -> float:
+def _finite_float(text: str) -> float:
     """Parse a number. Raises ValueError for NaN and infinity."""
     value = float(text)
     if not math.isfinite(value):
@@ -131,14 +131,14 @@ def _finite(text: str) -> float:
 
 def _check_strings(value: Any) -> None:
     """Raise ValueError if a string anywhere in `value` has half a surrogate pair, which cannot be written to a file or page."""
-    rest = [value]
-    while rest:
-        value = rest.pop()
+    pending = [value]
+    while pending:
+        value = pending.pop()
         if isinstance(value, str):
             if HALF_PAIR.search(value):
                 raise ValueError("a string contains half of a surrogate pair")
         elif isinstance(value, dict):
-            rest += value
-            rest += value.values()
+            pending += value
+            pending += value.values()
         elif isinstance(value, (list, tuple)):
-            rest += value
+            pending += value

@@ -51,10 +51,10 @@ class CommandReader:
                 data = handle.read(MAX_BYTES)
         except (OSError, ProblemsError):
             return []
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
+        complete_lines = data[: data.rfind(b"\n") + 1]
+        self._offset += len(complete_lines)
         names = []
-        for text in whole.splitlines():
+        for text in complete_lines.splitlines():
             try:
                 name = json.loads(text)["name"]
             except (ValueError, RecursionError, KeyError, TypeError):

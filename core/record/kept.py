@@ -46,7 +46,7 @@ def keep(run: Path, file: Path, name: str | None) -> None:
     A damaged kept.json is renamed and a new one begun. Raises ProblemsError if the name is too long or kept.json cannot be written.
     """
     path = file.relative_to(run).as_posix()
-    mark = {} if name is None else {path: _checked(name) or file.stem}
+    mark = {} if name is None else {path: _clean_name(name) or file.stem}
     try:
         with _WRITING:
             if (marks := _marks(run)) is None:
@@ -57,9 +57,9 @@ def keep(run: Path, file: Path, name: str | None) -> None:
         raise unwritten(error, "The mark cannot be saved", str(run)) from None
 
 
-def _checked(name: str) -> str:
+def _clean_name(name: str) -> str:
     """Return `name` without control characters and repeated blanks. Raises ProblemsError if it is longer than MOST_NAME."""
-    clean = " ".join("".join(sign for sign in name if sign.isprintable()).split())
+    clean = " ".join("".join(character for character in name if character.isprintable()).split())
     if len(clean) > MOST_NAME:
         what = f"The name has {len(clean):,} characters; the limit is {MOST_NAME}"
         raise ProblemsError.one(what, "name", "shorten it", "kept.name-too-long")

@@ -42,8 +42,8 @@ def check_device(device: str, *, exists: bool = True) -> None:
 
 def threads() -> int:
     """Return the number of CPU threads to compute with: the first number in OMP_NUM_THREADS, else the available cores."""
-    wanted = re.match(r"\s*([1-9]\d{0,3})\b", os.environ.get("OMP_NUM_THREADS", ""))
-    return int(wanted[1]) if wanted else cores()
+    match = re.match(r"\s*([1-9]\d{0,3})\b", os.environ.get("OMP_NUM_THREADS", ""))
+    return int(match[1]) if match else cores()
 
 
 def cores() -> int:

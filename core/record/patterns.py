@@ -26,7 +26,7 @@ class Pattern:
 
     def __init__(self, text: str, where: str, area: str = "caption", seconds: float = ALL_SECONDS):
         self._text, self._where, self._area, self._left = text, where, area, seconds
-        with self._in_words("a valid regular expression"):
+        with self._as_problem("a valid regular expression"):
             if len(text) > LONGEST_PATTERN:
                 raise ValueError(f"it is longer than {LONGEST_PATTERN:,} characters")
             if _CALLS.search(text):
@@ -40,18 +40,18 @@ class Pattern:
 
     def first(self, text: str) -> Any:
         """Return the first match in `text`, as of `regex.search`; None without one."""
-        return self._timed(lambda seconds: self._compiled.search(text, timeout=seconds))
+        return self._with_timeout(lambda seconds: self._compiled.search(text, timeout=seconds))
 
     def replaced(self, text: str, by: str) -> str:
         r"""Return `text` with each match replaced by `by`, in which \1 is the first group. Raises ProblemsError for an invalid `by`."""
-        with self._in_words("a valid replacement", by):
-            return str(self._timed(lambda seconds: self._compiled.sub(by, text, timeout=seconds)))
+        with self._as_problem("a valid replacement", by):
+            return str(self._with_timeout(lambda seconds: self._compiled.sub(by, text, timeout=seconds)))
 
     def check_replacement(self, by: str, where: str) -> None:
         """Raise ProblemsError if `by` is not a valid replacement for this expression. where: the setting with `by`."""
         Pattern(f"{self._text}|", where, self._area).replaced("", by)
 
-    def _timed(self, use: Callable[[float], Any]) -> Any:
+    def _with_timeout(self, use: Callable[[float], Any]) -> Any:
         """Return `use(timeout)` for a timeout of PATTERN_SECONDS, or of the seconds left for this object if fewer. Raises ProblemsError
         if it times out.
         """
@@ -65,7 +65,7 @@ class Pattern:
             self._left -= time.thread_time() - begin
 
     @contextmanager
-    def _in_words(self, kind: str, text: str = "") -> Iterator[None]:
+    def _as_problem(self, kind: str, text: str = "") -> Iterator[None]:
         """Context that turns errors of `regex` into a ProblemsError "'{text}' is not {kind}: ..."; an empty `text` stands for the
         expression.
         """

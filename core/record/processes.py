@@ -36,7 +36,7 @@ def launched_processes() -> int:
     return max(int(os.environ.get("WORLD_SIZE", "1") or 1), 1)
 
 
-def only_follows() -> bool:
+def is_follower() -> bool:
     """Whether this is one of several launched processes but not the first, which alone logs and checks. Needs no torch."""
     return launched_processes() > 1 and os.environ.get("RANK", "0") != "0"
 
@@ -63,7 +63,7 @@ class Processes:
         """Return this process's part of a batch. Parts differ by at most one image; the last may be empty."""
         return items
 
-    def sum_up(self, tensors: Sequence[Tensor]) -> None:
+    def sum_tensors(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor in place by its sum over all processes."""
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter], steady: bool = True) -> None:
@@ -85,7 +85,7 @@ class Processes:
         return flag
 
     @contextmanager
-    def first_does(self) -> Iterator[None]:
+    def main_process_first(self) -> Iterator[None]:
         """Context whose body the first process runs before the others, for files that they share."""
         yield
 
@@ -114,11 +114,11 @@ class Together(Processes):
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
         """As in `Processes`; the first processes get the larger parts."""
-        each, rest = divmod(len(items), self.count)  # the first `rest` processes get one more
-        begin = self.rank * each + min(self.rank, rest)
-        return items[begin : begin + each + (self.rank < rest)]
+        size, larger = divmod(len(items), self.count)  # the first `larger` processes get one more
+        begin = self.rank * size + min(self.rank, larger)
+        return items[begin : begin + size + (self.rank < larger)]
 
-    def sum_up(self, tensors: Sequence[Tensor]) -> None:
+    def sum_tensors(self, tensors: Sequence[Tensor]) -> None:
         _by_type(tensors, self._all_reduce)
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter], steady: bool = True) -> None:
@@ -155,7 +155,7 @@ class Together(Processes):
         return bool(tensor.item())
 
     @contextmanager
-    def first_does(self) -> Iterator[None]:
+    def main_process_first(self) -> Iterator[None]:
         import torch.distributed as dist
 
         if not self.first:
@@ -243,7 +243,7 @@ def _watch(processes: Sequence[psutil.Process | None]) -> None:
 
 def _end() -> None:
     """End this process at once with code 1; the first of a group prints why."""
-    if not only_follows():
+    if not is_follower():
         os.write(2, LAUNCHER_GONE.encode())
     os._exit(1)
 

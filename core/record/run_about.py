@@ -40,7 +40,7 @@ def _read(path: Path) -> RunAbout:
     content = read_json_object(path, FIX, max_bytes=MAX_BYTES)
     return RunAbout(
         _clean(content.get("title", ""), MOST_TITLE),
-        _clean(content.get("note", ""), MOST_NOTE, lines=True),
+        _clean(content.get("note", ""), MOST_NOTE, multiline=True),
         _clean(content.get("person", ""), MOST_TITLE),
     )
 
@@ -51,7 +51,7 @@ def write_about(folder: RunFolder, *, title: str | None = None, note: str | None
     """
     before = read_about(folder)
     texts = (("title", title, MOST_TITLE), ("note", note, MOST_NOTE))
-    changes = {name: _checked(name, text, most) for name, text, most in texts if text is not None}
+    changes = {name: _checked_text(name, text, most) for name, text, most in texts if text is not None}
     about = RunAbout(**(asdict(before) | changes))
     if about.title == initial_title(folder):
         about = replace(about, title="")
@@ -105,20 +105,22 @@ def initial_title(folder: RunFolder) -> str:
     return folder.name.split("_", 1)[-1]
 
 
-def _checked(name: str, text: str, most: int) -> str:
-    """Return the cleaned text. Raises ProblemsError if it has more than `most` characters. name: "title" or "note"."""
-    clean = _clean(text, len(text), lines=name == "note")
-    if len(clean) > most:
-        what = f"The {name} has {len(clean):,} characters; the limit is {most:,}"
+def _checked_text(name: str, text: str, limit: int) -> str:
+    """Return the cleaned text. Raises ProblemsError if it has more than `limit` characters. name: "title" or "note"."""
+    clean = _clean(text, len(text), multiline=name == "note")
+    if len(clean) > limit:
+        what = f"The {name} has {len(clean):,} characters; the limit is {limit:,}"
         raise ProblemsError.one(what, name, "shorten it", "run.text-too-long")
     return clean
 
 
-def _clean(text: object, most: int, lines: bool = False) -> str:
-    """Return `text` without control characters and bidirectional marks, cut to `most` characters, on one line unless `lines`; "" if it
-    is not a string.
+def _clean(text: object, limit: int, multiline: bool = False) -> str:
+    """Return `text` without control characters and bidirectional marks, cut to `limit` characters, on one line unless `multiline`; ""
+    if it is not a string.
     """
     if not isinstance(text, str):
         return ""
-    cleaned = "".join(sign for sign in text.replace("\r\n", "\n") if sign.isprintable() or sign in "\n\t")
-    return (cleaned.replace("\t", " ").strip() if lines else " ".join(cleaned.split()))[:most]
+    cleaned = "".join(
+        character for character in text.replace("\r\n", "\n") if character.isprintable() or character in "\n\t"
+    )
+    return (cleaned.replace("\t", " ").strip() if multiline else " ".join(cleaned.split()))[:limit]

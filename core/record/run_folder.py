@@ -50,8 +50,8 @@ class RunFolder:
         """
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
         stem = f"{stamp}_{safe_name(name)}"
-        for free in islice(atomic.numbered(stem), 999):
-            path = runs / free
+        for candidate in islice(atomic.numbered(stem), 999):
+            path = runs / candidate
             try:
                 atomic.make_folders(runs)
                 path.mkdir()
@@ -118,9 +118,9 @@ class RunFolder:
     def remove_half_written(self) -> None:
         """Delete temporary checkpoints, states and samples that a killed process left. Only for the process that holds the lock."""
         for folder in (self.checkpoints, self.states, self.samples):
-            for left in folder.glob(".tmp-*"):
+            for leftover in folder.glob(".tmp-*"):
                 with suppress(OSError):
-                    atomic.remove_any(left)
+                    atomic.remove_any(leftover)
 
     @property
     def held(self) -> bool:
@@ -161,8 +161,8 @@ def latest_run(runs: Path) -> RunFolder | None:
     """Return the run whose journal changed last, among the MOST_RECENT newest with a job.json; None without one. It need not be the
     newest: an older run may have been resumed.
     """
-    whole = [folder for folder in islice(newest_runs(runs), MOST_RECENT) if not folder.damaged]
-    return max(whole, key=lambda folder: (stamp_or_none(folder.journal_file) or (0, 0))[1], default=None)
+    complete = [folder for folder in islice(newest_runs(runs), MOST_RECENT) if not folder.damaged]
+    return max(complete, key=lambda folder: (stamp_or_none(folder.journal_file) or (0, 0))[1], default=None)
 
 
 def run_of(path: Path | None, runs: Path) -> Path | None:

@@ -48,6 +48,6 @@ def _rounded_up(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 999.5e6 else f"{math.ceil(count / 1e6)} MB"
 
 
-def _rounded_down(free: int) -> str:
+def _rounded_down(count: int) -> str:
     """Format free bytes rounded down, so that the numbers in the message explain the refusal."""
-    return f"{math.floor(free / 1e8) / 10:.1f} GB" if free >= 1e9 else f"{free // 1_000_000} MB"
+    return f"{math.floor(count / 1e8) / 10:.1f} GB" if count >= 1e9 else f"{count // 1_000_000} MB"

@@ -16,10 +16,10 @@ def listed(texts: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(texts[:-1]), *texts[-1:]]))
 
 
-def first_of(texts: Sequence[str], most: int, mark: str = ", ") -> str:
-    """Join the first `most` texts by `mark` and append the number of the others: "a, b and 3 more"."""
-    rest = len(texts) - most
-    return mark.join(texts[:most]) + (f" and {rest:,} more" if rest > 0 else "")
+def first_of(texts: Sequence[str], most: int, separator: str = ", ") -> str:
+    """Join the first `most` texts by `separator` and append the number of the others: "a, b and 3 more"."""
+    more = len(texts) - most
+    return separator.join(texts[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def with_article(noun: str) -> str:
@@ -75,5 +75,7 @@ def clock(seconds: float | None) -> str:
     """Format seconds as h:mm:ss, or m:ss below an hour; a dash for None, negative or not finite."""
     if seconds is None or not math.isfinite(seconds) or seconds < 0:
         return "–"
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
+    hours, below_hour = divmod(round(seconds), 3600)
+    return (
+        f"{hours}:{below_hour // 60:02}:{below_hour % 60:02}" if hours else f"{below_hour // 60}:{below_hour % 60:02}"
+    )

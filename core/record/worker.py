@@ -53,7 +53,7 @@ class Gone:
     output: str
 
     @property
-    def code_words(self) -> str:
+    def exit_text(self) -> str:
         """The exit code as text: "code 1", or "signal SIGKILL" for a process ended by a signal."""
         if self.code is not None and self.code < 0:
             with suppress(ValueError):
@@ -62,7 +62,7 @@ class Gone:
 
 
 class Worker:
-    """Starts a process by `command`, which must run `answer_questions`, and sends requests to it.
+    """Starts a process by `command`, which must run `serve_requests`, and sends requests to it.
 
     folder   for a file with the process's stderr, whose end is reported if the process ends
     """
@@ -128,7 +128,7 @@ class Worker:
 # ---- in the process itself
 
 
-def answer_questions(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+def serve_requests(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """Main loop of the worker process: write `answer(request)` for each JSON line of stdin to stdout, until stdin is closed.
 
     Runs at low priority. What libraries print to stdout goes to stderr.

@@ -35,8 +35,8 @@ class Workspace:
     @classmethod
     def of(cls, outputs=None, models=None, presets=None) -> Workspace:
         """Return the workspace with these folders, relative to the working directory; for None the project's."""
-        given = {"outputs": outputs, "models": models, "presets": presets}
-        folders: dict[str, Any] = {name: open_home(folder).resolve() for name, folder in given.items() if folder}
+        options = {"outputs": outputs, "models": models, "presets": presets}
+        folders: dict[str, Any] = {name: open_home(folder).resolve() for name, folder in options.items() if folder}
         return cls(**folders)
 
     @property
@@ -92,7 +92,7 @@ class Workspace:
     def grids(self) -> Path:
         return self.personal / "grids"
 
-    def is_others(self, path: str | os.PathLike) -> bool:
+    def is_other_persons(self, path: str | os.PathLike) -> bool:
         """Whether `path`, with links followed, is in a personal folder of somebody else; always False for the owner."""
         if not self.person:
             return False
@@ -163,7 +163,7 @@ def in_workspace(workspace: Workspace | None) -> Iterator[None]:
 def is_closed(path: str | os.PathLike) -> bool:
     """Whether `path`, with links followed, is in a personal folder of somebody other than the user of the current job or request."""
     space = CURRENT_WORKSPACE.get()
-    return space is not None and space.is_others(path)
+    return space is not None and space.is_other_persons(path)
 
 
 def is_share(path: str | os.PathLike) -> bool:

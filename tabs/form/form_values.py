@@ -78,13 +78,13 @@ def usable(known: Mapping[str, Declared], stored: Any) -> dict[str, Any]:
 def _is_valid(entry: Declared, value: Any) -> bool:
     """Whether a stored value is valid for a setting."""
     try:
-        _checked(entry, value)
+        _validated(entry, value)
     except (ValidationError, TypeError):
         return False
     return True
 
 
-def _checked(entry: Declared, value: Any) -> Any:
+def _validated(entry: Declared, value: Any) -> Any:
     """Validate a value with pydantic and return it as the setting's value, which may differ: -1 can mean None. Raises ValidationError."""
     kind: Any = Annotated[entry.info.annotation, entry.info]
     return _checker(kind).validate_json(json.dumps(value), strict=True)
@@ -105,7 +105,7 @@ def changed_values(
     if value and is_path(entry):
         roots.check(value, entry.title)
     try:
-        return {**values, name: _checked(entry, value)}
+        return {**values, name: _validated(entry, value)}
     except (ValidationError, TypeError):
         raise bad_value(entry, text) from None
 

@@ -67,13 +67,13 @@ def brief(path: Path, workspace: Workspace) -> Lora:
     return Lora(path, title if output in (title, initial_title(folder)) else f"{title} / {output}", image, checkpoint)
 
 
-def _marks(file: str, best: tuple[str, str] | None, kept: Mapping[str, str]) -> tuple[str, ...]:
+def _marks(file: str, best: tuple[str, str] | None, kept_names: Mapping[str, str]) -> tuple[str, ...]:
     """Return the marks of a checkpoint.
 
-    file   relative to its run       best   of `read_best`       kept   of `read_kept`
+    file   relative to its run       best   of `read_best`       kept_names   of `read_kept`
     """
     lowest = (short_label(best[1]),) if best and best[1] and best[0] == file else ()
-    return lowest + ((kept_mark(file, kept[file]),) if file in kept else ())
+    return lowest + ((kept_mark(file, kept_names[file]),) if file in kept_names else ())
 
 
 def _comparison_image(run: Path, file: str, workspace: Workspace) -> Path | None:

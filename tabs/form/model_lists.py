@@ -94,12 +94,12 @@ class ModelLists:
 
     def read(self) -> None:
         """Read the folders now. Only new and changed files have their headers read."""
-        begun = time.monotonic()
+        started = time.monotonic()
         try:
             self._read()
         finally:
             self._read_at = time.monotonic()
-            self._took = self._read_at - begun
+            self._took = self._read_at - started
 
     def _read(self) -> None:
         """Read the folders and increase `version` if a list has changed."""

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from core.assess.recommended import recommended
-from core.engine.in_use import needed_by
+from core.engine.in_use import waiting_jobs_sentence
 from core.engine.points import spread
 from core.engine.queue import whose_run
 from core.engine.run_summary import RunSummary
@@ -203,7 +203,7 @@ def _picks(runs: Sequence[RunSummary], picked: Sequence[str], asking: bool, othe
 
 
 def _needed(runs: Collection[str], host: FormPage) -> str:
-    return f"<b>{esc(needed_by(runs, host.engine.queue(), host.workspace, host.engine.people))}</b>"
+    return f"<b>{esc(waiting_jobs_sentence(runs, host.engine.queue(), host.workspace, host.engine.people))}</b>"
 
 
 def compare_address(*names: str) -> str:

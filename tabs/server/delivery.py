@@ -129,18 +129,18 @@ class Delivery:
 
 
 async def buffered_response(
-    app: Any, scope: Any, receive: Any, send: Any, wanted: Callable[[Any], bool] = lambda start: True
+    app: Any, scope: Any, receive: Any, send: Any, should_buffer: Callable[[Any], bool] = lambda start: True
 ) -> tuple[Any, bytes] | None:
     """Run an ASGI app and return (start message, body) of its response without sending it.
 
-    If `wanted(start message)` is false, the response is sent as it comes and None is returned.
+    If `should_buffer(start message)` is false, the response is sent as it comes and None is returned.
     """
     start: Any = None
     body = bytearray()
 
     async def collect(message: Any) -> None:
         nonlocal start
-        if message["type"] == "http.response.start" and wanted(message):
+        if message["type"] == "http.response.start" and should_buffer(message):
             start = message
         elif start is None:
             await send(message)

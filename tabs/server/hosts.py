@@ -75,9 +75,9 @@ class Hosts:
             return False
         default_port = DEFAULT_PORTS[parts.scheme]
         host = host_and_port(authority)
-        is_own = host is not None and (site[0], site[1] or default_port) == (host[0], host[1] or default_port)
+        matches_host = host is not None and (site[0], site[1] or default_port) == (host[0], host[1] or default_port)
         without_default = (site[0], "" if site[1] == default_port else site[1])
-        return is_own or without_default in self._configured()
+        return matches_host or without_default in self._configured()
 
     def _configured(self) -> list[tuple[str, str]]:
         """Return (name, port or "") of --host and of the share link."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from core.dataset.sources.archive import DATASET_EXTENSIONS, unpack_zip
 from core.dataset.sources.files import extension, is_image, is_junk, printable
 from core.dataset.sources.walk import Walk, note_unused
-from core.record.atomic import numbered, put_folder, remove_folder
+from core.record.atomic import numbered, remove_folder, rename_to_unused
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError, unwritten
 from core.settings.names import bad_name
@@ -64,7 +64,7 @@ def gather(paths: Sequence[Path], datasets: Path, task=None, unused: Walk | None
                 task.stage(f"Copying {number + 1} of {len(usable)}", number, len(usable))
             shutil.copyfile(path, temporary / name)
         os.chmod(temporary, 0o755)
-        return put_folder(temporary, datasets, _name_for(images))
+        return rename_to_unused(temporary, datasets, _name_for(images))
     except OSError as error:
         unchanged = "none of the files were added"
         raise unwritten(error, "The files could not be copied", str(datasets), unchanged) from error

@@ -627,7 +627,7 @@ def shared() -> Facts:
         "com10",
         "x<y",
     )
-    yield "traps", [part for part in parts if allowed.windows_trap(part)]
+    yield "traps", [part for part in parts if allowed.is_special_on_windows(part)]
     paths = (
         r"C:\a\b",
         r"c:\A\x",

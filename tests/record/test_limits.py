@@ -66,7 +66,7 @@ def test_a_folder_gets_the_first_name_that_is_free(tmp_path):
     (tmp_path / "sets").mkdir()
     for expected in ("fox", "fox-2", "fox-3"):
         (tmp_path / "new").mkdir()
-        assert atomic.put_folder(tmp_path / "new", tmp_path / "sets", "fox").name == expected
+        assert atomic.rename_to_unused(tmp_path / "new", tmp_path / "sets", "fox").name == expected
 
 
 @pytest.mark.parametrize(("left", "seconds"), [(20.0, 1.0), (0.5, 0.5), (0.0, 0.001)])
@@ -74,7 +74,7 @@ def test_a_pattern_has_a_second_a_text_and_what_is_left_of_all(left, seconds):
     pattern = Pattern("a", "x")
     assert pattern._left == 20.0
     pattern._left = left
-    assert pattern._timed(lambda given: given) == seconds
+    assert pattern._with_timeout(lambda given: given) == seconds
 
 
 @pytest.mark.parametrize(("key", "masked"), [("1234567", False), ("12345678", True)])
