@@ -287,7 +287,7 @@ def _turn_of(args: Sequence[Any]) -> tuple[int, str]:
     return to_count(data.get("turn")), field[:400]
 
 
-def _labelled(label: str, component: Any, value: Any) -> Any:
+def _with_label(label: str, component: Any, value: Any) -> Any:
     """Return the output value of a component; for a board, its HTML with a label of the answer at the end (tabs/markup.py)."""
     is_board = isinstance(component, gr.HTML) and "board" in (component.elem_classes or ())
     return f"{value}<!--{label}-->" if is_board and isinstance(value, str) else value
@@ -354,7 +354,7 @@ def as_listener(
         # an event was handled meanwhile: its change may be in this answer or not
         uncertain = "?" if browser.turn > handled else ""
         label = f"{handled}.{next(ANSWERS)}{uncertain}"
-        values = [_labelled(label, each, value) for each, value in zip(outputs, result, strict=True)]
+        values = [_with_label(label, each, value) for each, value in zip(outputs, result, strict=True)]
         return (*values, message) if values else message
 
     wrapped.__signature__ = signature  # type: ignore[attr-defined]

@@ -186,7 +186,7 @@ def client_stamp(client: str) -> Any:
     return json_object(client).get("stamp")
 
 
-def shows(client: str, stamp: str) -> bool:
+def is_shown(client: str, stamp: str) -> bool:
     """Whether a browser with the `client_state` `client` shows the contents with this stamp."""
     return bool(client_stamp(client) == digest(stamp))
 
@@ -237,7 +237,7 @@ class BoardView(ABC):
         Unchanged boards are not sent, so that text being typed in them is not replaced.
         """
         stamp = self.stamp()
-        return gr.skip() if shows(client, stamp) else changed_boards(client, stamp, self.boards())
+        return gr.skip() if is_shown(client, stamp) else changed_boards(client, stamp, self.boards())
 
 
 def button(

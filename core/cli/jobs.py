@@ -97,7 +97,7 @@ def stored_queue(workspace: Workspace) -> StoredQueue:
     return stored if is_held(workspace) else stored.after_end()
 
 
-def handed_in(workspace: Workspace) -> Iterator[QueueEntry]:
+def inbox_entries(workspace: Workspace) -> Iterator[QueueEntry]:
     """Yield the jobs of `--queue` that no page has read yet, without their settings."""
     for path in sorted(inbox(workspace).glob("[!.]*.json")):
         with suppress(ProblemsError):  # it is taken in meanwhile, or damaged
@@ -133,7 +133,7 @@ def run_together(job: Settings, title: str, workspace: Workspace, options: Optio
     processes = Together(job.memory.ddp_timeout)
     try:
         if not processes.first:
-            return _follow(processes, workspace)
+            return _train_as_follower(processes, workspace)
         supervised = os.environ.get(SUPERVISED)
         owner = None if supervised else Ownership(workspace, f"train '{title}' in {processes.count} processes")
         try:
@@ -149,7 +149,7 @@ def run_together(job: Settings, title: str, workspace: Workspace, options: Optio
         processes.close()
 
 
-def _follow(processes: Together, workspace: Workspace) -> int:
+def _train_as_follower(processes: Together, workspace: Workspace) -> int:
     """Compute this process's part of each batch until the first process stops; signals are left to that one. Return the exit code."""
     from core.training.start import run_training
 

@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from core.cli.jobs import handed_in, paused_sentence, stored_queue
+from core.cli.jobs import inbox_entries, paused_sentence, stored_queue
 from core.cli.main import DONE, print_long
 from core.cli.options import COMMAND_OPTIONS, split_options
 from core.engine.owner import has_page
@@ -36,7 +36,7 @@ def run(argv: list[str]) -> int:
 def facts_of(workspace: Workspace) -> dict[str, Any]:
     """Return the queue (running and waiting jobs first) and the runs (newest first) as JSON values."""
     stored, runs = stored_queue(workspace), Runs(workspace, lambda _: False, writes=False)
-    stored = replace(stored, entries=[*stored.entries, *handed_in(workspace)])
+    stored = replace(stored, entries=[*stored.entries, *inbox_entries(workspace)])
     return {
         "outputs": str(workspace.outputs),
         "page": has_page(workspace),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from core.cli.jobs import find_run, handed_in, run_job, stored_queue
+from core.cli.jobs import find_run, inbox_entries, run_job, stored_queue
 from core.cli.main import DONE, FAILED
 from core.cli.options import COMMAND_OPTIONS, Options, job_from, split_options
 from core.engine.extend import check_not_queued, extend, extended, job_to_resume
@@ -87,7 +87,7 @@ def resume(options: Options) -> int:
         return train_job(job, options, resume=folder)
     if "queue" in options.values:
         workspace = options.workspace()
-        check_not_queued(folder, [*stored_queue(workspace).entries, *handed_in(workspace)])
+        check_not_queued(folder, [*stored_queue(workspace).entries, *inbox_entries(workspace)])
     job = extend(folder, changes) if changes and not is_follower() else before
     print_advice(jump_advice(folder, before, job))
     return run_job("train", job, job.saving.output_name, options, resume=folder)

@@ -38,7 +38,7 @@ def deleted_runs(workspace: Workspace) -> list[DeletedRun]:
     """Return the runs in the trash, the last deleted first."""
     if not workspace.trash.is_dir():
         return []
-    named = ((path, NAME.fullmatch(path.name)) for path in workspace.trash.iterdir() if RunFolder(path).there)
+    named = ((path, NAME.fullmatch(path.name)) for path in workspace.trash.iterdir() if RunFolder(path).exists)
     runs = [
         DeletedRun(path.name, match[1], int(match[2]), about_of(RunFolder(path))[0].person)
         for path, match in named

@@ -19,7 +19,7 @@ from core.engine.extend import check_not_queued, extend, job_of, job_to_resume
 from core.engine.in_use import require_unused
 from core.engine.launch import is_launched, supervise
 from core.engine.light import CLOSE_SECONDS, LANES, LightLane, LightTask, with_limits
-from core.engine.owner import DeviceLock, Ownership, collect
+from core.engine.owner import DeviceLock, Ownership, read_inbox
 from core.engine.put_back import cut_off, move_cut_off_first, put_back
 from core.engine.queue import (
     Queue,
@@ -43,7 +43,7 @@ from core.record.lazy_torch import torch
 from core.record.problems import ProblemsError, unwritten, with_fixes
 from core.record.run_about import write_about, write_person
 from core.record.run_folder import RunFolder, latest_run, list_runs
-from core.record.temporary import remove_left
+from core.record.temporary import remove_leftover_folders
 from core.record.workspace import Workspace
 from core.settings.base import Settings
 from core.settings.check import build
@@ -80,7 +80,7 @@ class Engine:
         self._reading: LightTask | None = None  # reads journals for the list of runs
         self.listing = threading.Lock()  # held while a thread waits for `runs_so_far`
         self._last_run = ""
-        self.ended: list[Callable[[QueueEntry], None]] = []  # called with each job of the device that has ended
+        self.end_listeners: list[Callable[[QueueEntry], None]] = []  # called with each job of the device that has ended
         self.limits: Limits | None = None  # what jobs may name while a shared page is served
         self.people: frozenset[str] = frozenset()  # guests with a page each, who change only their own runs
         self.owner = ""  # the owner's login, where people have a page each
@@ -97,7 +97,7 @@ class Engine:
         elif not self._queue.paused:
             self._queue.cut_off = ()
         self._interruption = interruption_message(self.workspace.captions)
-        remove_left()
+        remove_leftover_folders()
         for entry in (each for each in self.queue() if each.state == "waiting"):
             self._begin_in_lane(entry)
         self._inbox_thread.start()
@@ -309,7 +309,7 @@ class Engine:
         """The inbox thread: queue jobs handed in by other processes until the engine closes."""
         while not self._closing:
             with suppress(OSError):  # a disk that fails for now must not end the thread: it is tried again
-                collect(self.workspace, self._queue_handed_in)
+                read_inbox(self.workspace, self._queue_handed_in)
             with self._wake:
                 self._wake.wait(INBOX_SECONDS)
 
@@ -340,10 +340,10 @@ class Engine:
         self._report_ended(entry.id)
 
     def _report_ended(self, entry_id: str) -> None:
-        """Call the listeners in `ended` with a job; not while the engine closes."""
+        """Call the listeners in `end_listeners` with a job; not while the engine closes."""
         with suppress(Exception):  # a listener's error must not end the thread
             entry = self._queue.get(entry_id)
-            for listener in self.ended if not self._closing else ():
+            for listener in self.end_listeners if not self._closing else ():
                 listener(entry)
 
     def _run_or_fail(self, entry: QueueEntry) -> None:

@@ -124,8 +124,8 @@ def hand_in(workspace: Workspace, task: str, title: str, job: dict[str, Any], ru
     return identity
 
 
-def collect(workspace: Workspace, take_in: Callable[[Any], None]) -> None:
-    """Call `take_in` with the content of each job in the inbox, oldest first, and delete its file.
+def read_inbox(workspace: Workspace, on_job: Callable[[Any], None]) -> None:
+    """Call `on_job` with the content of each job in the inbox, oldest first, and delete its file.
 
     A damaged file is renamed, with a message to stderr; one that cannot be read now is tried again at the next call. Names that
     start with a dot are files still being written.
@@ -143,7 +143,7 @@ def collect(workspace: Workspace, take_in: Callable[[Any], None]) -> None:
             atomic.replace(path, aside)
             print(f"A submitted job could not be read and was moved to {aside}\n{error}", file=sys.stderr)
             continue
-        take_in(content)
+        on_job(content)
         atomic.remove(path)
 
 

@@ -63,7 +63,7 @@ class Points(Sequence[list[Any]]):
                 self._names.append(names)
             self._names_of.append(len(self._names) - 1)
 
-    def picked(self, indices: Iterable[int]) -> Points:
+    def select(self, indices: Iterable[int]) -> Points:
         """Return the points at `indices`."""
         points = Points(self._named)
         for step, *numbers in map(self.__getitem__, indices):
@@ -72,11 +72,11 @@ class Points(Sequence[list[Any]]):
 
     def thinned(self, limit: int) -> Points:
         """Return at most `limit` of the points, evenly spaced, with the first and the last."""
-        return self if len(self) <= limit else self.picked(spread(len(self), limit))
+        return self if len(self) <= limit else self.select(spread(len(self), limit))
 
-    def until(self, step: int) -> Points:
+    def up_to(self, step: int) -> Points:
         """Return the points up to and including `step`."""
-        return self.picked(index for index, point_step in enumerate(self._steps) if point_step <= step)
+        return self.select(index for index, point_step in enumerate(self._steps) if point_step <= step)
 
 
 def spread(count: int, limit: int) -> Sequence[int]:

@@ -64,7 +64,7 @@ class RunFacts:
 
     def is_current(self, folder: RunFolder) -> bool:
         """Whether the facts are still valid: journal, job.json and the existing saved models have not changed."""
-        return (self.version, self.of) == (VERSION, stamps(folder)) and present(
+        return (self.version, self.of) == (VERSION, stamps(folder)) and existing_files(
             folder, (*self.files, *self.gone)
         ) == self.files
 
@@ -86,7 +86,7 @@ def _stamp(path: Path) -> Stamp:
     return stamp_of(status) if stat.S_ISREG(status.st_mode) else (-1, -1)
 
 
-def present(folder: RunFolder, files: Iterable[str]) -> tuple[str, ...]:
+def existing_files(folder: RunFolder, files: Iterable[str]) -> tuple[str, ...]:
     """Return those of `files`, relative to the run folder, that exist. Lists the folder of checkpoints only once."""
     names, models = set[str](), folder.checkpoints
     with suppress(OSError), os.scandir(models) as entries:
@@ -112,5 +112,5 @@ def write_facts(folder: RunFolder, facts: RunFacts) -> None:
     """
     with suppress(OSError, ValueError):  # a name that is not Unicode
         data = _FACTS.dump_json(facts, warnings=False)
-        if facts.started and folder.there:  # a folder that was deleted meanwhile would come back
+        if facts.started and folder.exists:  # a folder that was deleted meanwhile would come back
             atomic.write_bytes(folder.path / FILE, data, synced=False)

@@ -77,7 +77,7 @@ def run_grid_of(
     free_axes = iter("yz")
     if job.method.traits.new_words:
         grid["x_axis"] = "generate.embeddings"
-        values = [NONE, *("; ".join(word_values(job, paths, workspace)) for paths in by_step.values())]
+        values = [NONE, *("; ".join(embedding_values(job, paths, workspace)) for paths in by_step.values())]
     elif job.method.traits.base_trains:
         grid["x_axis"] = "model.base_model"
         values[0] = job.model.base_model
@@ -223,7 +223,7 @@ def _escaped(prompt: str) -> str:
     return prompt.replace("{", "\\{").replace("}", "\\}")
 
 
-def word_values(job: TrainJob, paths: Sequence[Path], workspace: Workspace) -> list[str]:
+def embedding_values(job: TrainJob, paths: Sequence[Path], workspace: Workspace) -> list[str]:
     """Return "word=name" for each embedding file saved at one step, as values of an axis.
 
     paths   the files: the name of that of the first word has no suffix, those of other words end in -WORD

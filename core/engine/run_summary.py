@@ -71,10 +71,10 @@ def summary_of(folder: RunFolder, facts: RunFacts, held: bool = False) -> RunSum
         best_file=facts.best_file.to_dict() if facts.best_file else None,
         words=facts.words,
     )
-    return up_to_date(folder, row)
+    return with_current_about(folder, row)
 
 
-def up_to_date(folder: RunFolder, row: RunSummary) -> RunSummary:
+def with_current_about(folder: RunFolder, row: RunSummary) -> RunSummary:
     """Return `row` with the current title, note, person and newest training state, which change without new events in the journal."""
     about, about_error = about_of(folder)
     return replace(

@@ -11,7 +11,7 @@ from pathlib import Path
 from core.engine.light import LightTask
 from core.engine.queue import QueueEntry
 from core.engine.run_facts import RunFacts, read_facts, stamps, write_facts
-from core.engine.run_summary import RunState, RunSummary, newest_state_name, summary_of, up_to_date
+from core.engine.run_summary import RunState, RunSummary, newest_state_name, summary_of, with_current_about
 from core.engine.view import ENDED, RunView, facts_of
 from core.record import atomic
 from core.record.journal import last_of_kind
@@ -47,7 +47,7 @@ class Runs:
         if named and len(name.encode("utf-8", "replace")) <= LONGEST_NAME:
             for parent in (self._workspace.runs, self._workspace.private / "jobs"):
                 folder = RunFolder(parent / name)
-                if folder.there:
+                if folder.exists:
                     return folder
         raise ProblemsError.one("There is no such run", name, "choose one from the list", "runs.no-such-run")
 
@@ -209,7 +209,7 @@ class Runs:
         """Return the row of a run that no process runs, cached for these facts."""
         cached_facts, row = self._rows.get(folder.name, (None, None))
         if row is not None and cached_facts is facts:
-            return up_to_date(folder, row)
+            return with_current_about(folder, row)
         row = summary_of(folder, facts)
         if facts.started:  # else its start is the folder's time, which changes
             self._rows[folder.name] = (facts, row)

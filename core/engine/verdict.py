@@ -186,7 +186,7 @@ def cells_of(comparison: Comparison | Verdict) -> dict[Cell, Index]:
     }
 
 
-def sampled(comparison: Comparison) -> set[Cell]:
+def cells_with_samples(comparison: Comparison) -> set[Cell]:
     """Return the images of a comparison that the run has generated as samples."""
     return {cell for cell, position in cells_of(comparison).items() if position in comparison.grid.samples}
 

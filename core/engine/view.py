@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from core.engine.points import Points, spread
-from core.engine.run_facts import RunFacts, Stamps, present, stamps
+from core.engine.run_facts import RunFacts, Stamps, existing_files, stamps
 from core.engine.run_labels import labels_of
 from core.record.best import TOO_SHORT, BestTracker
 from core.record.bounded_json import read_json_object
-from core.record.former import renewed
+from core.record.former import with_current_names
 from core.record.journal import Line, Tail
 from core.record.problems import ProblemsError
 from core.record.run_about import title_of
@@ -175,7 +175,7 @@ class RunView:
         """Drop the points after `step`: a run resumed from an earlier state repeats steps, and the newer points count."""
         if self.losses and self.losses.step > step:
             for name in STEP_SERIES:
-                setattr(self, name, getattr(self, name).until(step))
+                setattr(self, name, getattr(self, name).up_to(step))
             self._smooth = self.losses.newest if self.losses else None
 
     def _on_sample(self, line: Line) -> None:
@@ -275,7 +275,7 @@ class RunView:
             newest = max(self.samples, key=lambda each: (each["step"], -each["index"]), default=None)
             lowest = best_validation([line for line in self._best.measured if _is_held_out(line)])
             saved = [save["file"] for save in self.saves]
-            existing = present(self.folder, saved)
+            existing = existing_files(self.folder, saved)
             return RunFacts(
                 of=of,
                 state=self.state,
@@ -392,7 +392,9 @@ def best_validation(points: list[dict[str, Any]]) -> dict[str, Any] | None:
 def read_watch(folder: RunFolder) -> dict[str, Any]:
     """Return the content of a run's watch.json: losses by timestep band and by image (core/training/loop/watching.py); {} without it."""
     try:
-        return renewed(read_json_object(folder.path / "watch.json", max_values=MAX_WATCH_VALUES, finite=False))
+        return with_current_names(
+            read_json_object(folder.path / "watch.json", max_values=MAX_WATCH_VALUES, finite=False)
+        )
     except ProblemsError:
         return {}
 

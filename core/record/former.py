@@ -8,7 +8,7 @@ NAMES = {"pictures": "images", "pictures_seen": "images_seen"}
 KINDS = {"picture": "image"}
 
 
-def renewed(record: Mapping[str, Any]) -> dict[str, Any]:
+def with_current_names(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return `record` with keys of earlier versions, and an event's kind, replaced by the current names."""
     now = {NAMES.get(key, key): value for key, value in record.items()}
     if isinstance(kind := now.get("kind"), str):

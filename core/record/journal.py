@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from core.record.events import VERSION, Event
-from core.record.former import renewed
+from core.record.former import with_current_names
 from core.record.problems import ProblemsError
 from core.record.regular import open_regular
 from core.record.secrets import mask
@@ -182,4 +182,4 @@ def _line(text: bytes) -> Line | None:
         line = json.loads(text.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
-    return renewed(line) if isinstance(line, dict) and isinstance(line.get("seq"), int) else None
+    return with_current_names(line) if isinstance(line, dict) and isinstance(line.get("seq"), int) else None

@@ -87,7 +87,7 @@ def memory(device: str) -> tuple[int, int]:
     return psutil.Process().memory_info().rss, psutil.virtual_memory().total
 
 
-def free_memory(device: str) -> int:
+def available_memory(device: str) -> int:
     """Return the bytes available to a job: free VRAM plus torch's unused cache on CUDA, else available RAM."""
     if device.startswith("cuda"):
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

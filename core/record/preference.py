@@ -105,7 +105,7 @@ def preference(names: Sequence[str], choices: Iterable[Choice]) -> Preference:
     return Preference(tuple(names), strengths, low, high, first, len(counted))
 
 
-def standing(labels: Mapping[str, str], choices: Sequence[Choice]) -> dict[str, Any] | None:
+def preference_result(labels: Mapping[str, str], choices: Sequence[Choice]) -> dict[str, Any] | None:
     """Return the result of the choices as JSON values; None without names or choices.
 
     labels    {name: label} of the checkpoints or grid values

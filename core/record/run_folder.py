@@ -74,14 +74,14 @@ class RunFolder:
     @property
     def damaged(self) -> bool:
         """Whether this is a run folder without job.json: its files are usable, but the run cannot be resumed."""
-        return self.there and not self.job_file.is_file()
+        return self.exists and not self.job_file.is_file()
 
     def job(self) -> dict[str, Any]:
         """Return the content of job.json. Raises ProblemsError if it is missing or damaged."""
         return read_json_object(self.job_file, f"start '{self.name}' again from a preset")
 
     @property
-    def there(self) -> bool:
+    def exists(self) -> bool:
         """Whether the folder is a run's: it has job.json, a journal or checkpoints."""
         return self.job_file.is_file() or self.journal_file.is_file() or self.checkpoints.is_dir()
 
@@ -153,7 +153,7 @@ def list_runs(runs: Path) -> list[RunFolder]:
 def newest_runs(runs: Path) -> Iterator[RunFolder]:
     """Yield the run folders in `runs`, newest first, including damaged ones; each is checked only when it is reached."""
     for name in sorted(os.listdir(runs), reverse=True) if runs.is_dir() else ():
-        if (folder := RunFolder(runs / name)).there:
+        if (folder := RunFolder(runs / name)).exists:
             yield folder
 
 

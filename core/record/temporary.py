@@ -23,7 +23,7 @@ class HeldFolder:
     """
 
     def __init__(self, kind: str):
-        remove_left()
+        remove_leftover_folders()
         self.path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-"))
         lock = FileLock(self.path / LOCK, timeout=LOOK_SECONDS, fallback_to_soft=False)
         with suppress(OSError, NotImplementedError, Timeout):  # a drive without locks
@@ -36,7 +36,7 @@ def _remove(path: Path, lock: FileLock) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def remove_left() -> None:
+def remove_leftover_folders() -> None:
     """Delete this user's temporary folders whose lock no process holds."""
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with suppress(OSError):

@@ -56,10 +56,10 @@ def block(entry: Declared, offers: bool = False) -> str:
     if entry.kind == "choice":
         empty = entry.labels.get("", "off")
     view = FieldView(entry, id=f"{elem}-control", form=TRAIN, empty=empty, offers=listed)
-    return view.block(size_bars(entry, view.id) if entry.widget == "blocks" else "") + _joint(entry)
+    return view.block(size_bars(entry, view.id) if entry.widget == "blocks" else "") + _shared_control(entry)
 
 
-def _joint(entry: Declared) -> str:
+def _shared_control(entry: Declared) -> str:
     """Return HTML of a control for several fields, below the last of them (bars) or below the field of layers (their tree); else ""."""
     if entry.widget == "layers":
         return f'<div class="joint">{piece("layer_tree")}</div>'

@@ -31,7 +31,7 @@ SHARED_NAMES: dict[str, list[str]] = {
 }
 
 
-def raw(entry: Declared, text: str) -> Any:
+def control_input(entry: Declared, text: str) -> Any:
     """Convert a control's text to the input of `value_from`: a bool, a choice of the setting, or the text itself."""
     if entry.kind == "bool":
         return text == "true"
@@ -45,7 +45,7 @@ def read(entry: Declared, text: str, *, optional: bool = False) -> Any:
         return None
     if stripped == NOTHING and entry.kind in ("text", "list"):
         return [] if entry.kind == "list" else ""
-    value = raw(entry, stripped if entry.kind in ("bool", "choice") else text)
+    value = control_input(entry, stripped if entry.kind in ("bool", "choice") else text)
     if entry.kind == "choice" and value not in entry.choices:
         raise bad_value(entry, text)
     try:
@@ -68,7 +68,7 @@ def settings_text(names: Iterable[str], source: Source) -> str:
 # -- values
 
 
-def usable(known: Mapping[str, Declared], stored: Any) -> dict[str, Any]:
+def valid_values(known: Mapping[str, Declared], stored: Any) -> dict[str, Any]:
     """Return the stored values that are valid for the settings `known`. A damaged file, or one of another version, may have others."""
     if not isinstance(stored, Mapping):
         return {}

@@ -22,27 +22,27 @@ def card(
     lora: Lora,
     thumb_url: Callable[..., str],
     *,
-    head: str,
-    middle: str,
-    words: str,
+    first_line: str,
+    second_line: str,
+    third_line: str,
     about: str,
-    why: str = "",
+    reason: str = "",
     steps: str = "",
     below: str = "",
     attributes: str = "",
 ) -> str:
     """Return HTML of a card, 72 px high: three lines next to the image.
 
-    head            HTML of the first line, with the name      middle, words   HTML of the second and third line
-    about           text at the end of the third line          why             reason why the file cannot be used, or ""
-    steps           HTML of `strip` or `strip_later`           below           HTML below the lines
-    attributes      of the card's element
+    first_line, second_line, third_line   HTML; the first has the name
+    about        text at the end of the third line          reason   why the file cannot be used, or ""
+    steps        HTML of `strip` or `lazy_strip`            below    HTML below the lines
+    attributes   of the card's element
     """
-    error = f"<p class=field-error>{esc(why)}</p>" if why else ""
+    error = f"<p class=field-error>{esc(reason)}</p>" if reason else ""
     return (
         f"<li{attributes}>{thumb(lora.image, thumb_url)}<div>"
-        f'<div class="strip{" has-steps" if steps else ""}">{head}</div>{middle}'
-        f'<div class="strip lora-words">{words}<span class="hint" title="{esc(about)}">{esc(about)}</span></div></div>'
+        f'<div class="strip{" has-steps" if steps else ""}">{first_line}</div>{second_line}'
+        f'<div class="strip lora-words">{third_line}<span class="hint" title="{esc(about)}">{esc(about)}</span></div></div>'
         f"{steps}{error}{below}</li>"
     )
 
@@ -64,7 +64,7 @@ def strip(lora: Lora, attributes: Callable[[Checkpoint], str], thumb_url: Callab
     )
 
 
-def strip_later(lora: Lora, form: str) -> str:
+def lazy_strip(lora: Lora, form: str) -> str:
     """Return `strip` without the buttons of steps, which assets/picker.js requests when it is opened. For a file without a run, it
     opens the button that copies its path.
 
@@ -121,7 +121,7 @@ def copy_button(path: Path, name: str = "") -> str:
     return f'<button type="button" class="btn quiet" data-copy="{esc(str(path.absolute()))}"{label}>Copy path</button>'
 
 
-def face(lora: Lora, thumb_url: Callable[..., str]) -> str:
+def card_line(lora: Lora, thumb_url: Callable[..., str]) -> str:
     """Return HTML of a model file on one line, shown in a field instead of its path."""
     checkpoint = lora.checkpoint
     label = ", ".join((checkpoint.label, *checkpoint.marks)) if checkpoint else ""

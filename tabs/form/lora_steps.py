@@ -61,7 +61,7 @@ def brief(path: Path, workspace: Workspace) -> Lora:
     if run is None:
         return Lora(path, stem, image)
     folder, best, keep_marks = RunFolder(run), read_best(run), read_kept(run)
-    file, output = path.relative_to(run).as_posix(), output_of(stem)
+    file, output = path.relative_to(run).as_posix(), output_name_of(stem)
     title, image = title_of(folder), image or _comparison_image(run, path.name, workspace)
     checkpoint = Checkpoint(path, None, _label(path, run), _marks(file, best, keep_marks), None, None)
     return Lora(path, title if output in (title, initial_title(folder)) else f"{title} / {output}", image, checkpoint)
@@ -90,7 +90,7 @@ def _label(path: Path, run: Path) -> str:
     return label if step is not None else label_of(path.name, steps_of(run).get(path.name))  # as of ControlNets
 
 
-def output_of(stem: str) -> str:
+def output_name_of(stem: str) -> str:
     """Return the output name of a run, from the name of one of its files without extension."""
     return AVERAGE.sub("", STEP.sub("", stem))
 
@@ -135,7 +135,7 @@ def one_for_each_run(files: Iterable[Listed], workspace: Workspace) -> list[tupl
     for each in files:
         run = run_of(each.path, workspace.runs)
         single = run is None or bool(each.facts.problem)
-        by_output.setdefault(each.path if single else (run, output_of(file_stem(each.path.name))), []).append(each)
+        by_output.setdefault(each.path if single else (run, output_name_of(file_stem(each.path.name))), []).append(each)
     return [_entry(each, workspace) for each in by_output.values()]
 
 

@@ -84,7 +84,7 @@ class ModelLists:
         self.workspace = workspace
         self.version = 0  # increases with each change
         self._files: dict[str, list[Listed]] = {}
-        self._read_at, self._took = float("-inf"), 0.0  # end and seconds of the last reading
+        self._read_at, self._read_seconds = float("-inf"), 0.0  # end and seconds of the last reading
         self._reading: threading.Thread | None = None
         self._lock = threading.Lock()
 
@@ -99,7 +99,7 @@ class ModelLists:
             self._read()
         finally:
             self._read_at = time.monotonic()
-            self._took = self._read_at - started
+            self._read_seconds = self._read_at - started
 
     def _read(self) -> None:
         """Read the folders and increase `version` if a list has changed."""
@@ -122,7 +122,7 @@ class ModelLists:
         With `after`, the pause is also at least IDLE times as long as the last reading took.
         """
         with self._lock:
-            pause = max(after, IDLE * self._took) if after else 0.0
+            pause = max(after, IDLE * self._read_seconds) if after else 0.0
             if not self.reading and time.monotonic() - self._read_at >= pause:
                 self._reading = threading.Thread(target=self.read, name="model lists", daemon=True)
                 self._reading.start()

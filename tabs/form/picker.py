@@ -20,7 +20,7 @@ from core.record.units import count
 from core.record.workspace import display_path
 from core.settings.base import Declared
 from tabs.form.form_page import Form, FormPage
-from tabs.form.lora_card import LORAS, RUNS, card, copy_button, face, step_buttons, strip_later
+from tabs.form.lora_card import LORAS, RUNS, card, card_line, copy_button, lazy_strip, step_buttons
 from tabs.form.lora_steps import Lora, brief, checkpoints, lora_of, one_for_each_run
 from tabs.form.model_lists import REFRESH_SECONDS, Listed, badges, model_lists, with_starter
 from tabs.form.project import FIELDS
@@ -128,13 +128,13 @@ def _row(file: Listed, number: int, reason: str, page: FormPage, attributes: str
     return card(
         lora,
         page.thumb_url,
-        head=choose + (_badges(lora.checkpoint.marks) if lora.checkpoint else ""),
-        middle=f'<div class="strip badges">{_badges(badge_texts)}</div>',
-        words=f'<small class="why">{esc(reason)}</small>'
+        first_line=choose + (_badges(lora.checkpoint.marks) if lora.checkpoint else ""),
+        second_line=f'<div class="strip badges">{_badges(badge_texts)}</div>',
+        third_line=f'<small class="why">{esc(reason)}</small>'
         if reason
         else f'<small title="{triggers}">{triggers}</small>',
         about=saved if lora.checkpoint else file.label.rpartition("/")[0].strip(),
-        steps=strip_later(lora, form),
+        steps=lazy_strip(lora, form),
         attributes=' class="misfit"' if reason else "",
     )
 
@@ -232,7 +232,7 @@ class Picker:
         path = self._readable(text)
         if path is None or facts_of_file(path).problem:
             return ""
-        return face(brief(path, self.page.workspace), self.page.thumb_url)
+        return card_line(brief(path, self.page.workspace), self.page.thumb_url)
 
     def _problems(self, chosen: str, entry: Declared, family: str) -> list[Problem]:
         """Return the reasons why a chosen file does not fit the field; [] for a text that is not a readable file."""

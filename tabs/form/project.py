@@ -73,7 +73,7 @@ class Project(PresetForm):
         self._log: list[tuple[int, str, set[str] | None]] = []
         self.steps: Steps[dict[str, Any]] = Steps(UNDO_STEPS)
         self._tabs: dict[str, Any] = {}
-        self.kept: list[Callable[[str], None]] = []  # called with the tab whose stored state has changed
+        self.tab_listeners: list[Callable[[str], None]] = []  # called with the tab whose stored state has changed
         self.bad: dict[str, BadInput] = {}
         self.preset = ""
         self.imported: dict[str, Any] = {}  # what is known of the import that the form began with; see `take_import`
@@ -335,7 +335,7 @@ class Project(PresetForm):
             if self._tabs.get(tab) != state:
                 self._tabs[tab] = state
                 self._save()
-                for listener in self.kept:
+                for listener in self.tab_listeners:
                     listener(tab)
 
     def update_tab(self, tab: str, **changes: Any) -> None:

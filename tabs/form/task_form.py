@@ -11,8 +11,8 @@ from core.settings.base import Declared, Settings, value_of
 from core.tasks import Task
 from tabs.form.bars import line_bars, weight_bars
 from tabs.form.form_page import FormPage
-from tabs.form.form_values import usable
-from tabs.form.lora_card import card, strength_slider, strip_later
+from tabs.form.form_values import valid_values
+from tabs.form.lora_card import card, lazy_strip, strength_slider
 from tabs.form.model_lists import network_text
 from tabs.form.picker import family_of_file, file_named
 from tabs.form.plain_form import PlainForm, Values, plain
@@ -48,7 +48,7 @@ class TaskForm(PlainForm):
 
     def values(self) -> Values:
         """Return the stored values that are valid."""
-        return usable(self.known, self._read())
+        return valid_values(self.known, self._read())
 
     def load(self) -> Values:
         """Return the defaults of the fields in presets, with the valid stored values over them."""
@@ -99,13 +99,13 @@ class TaskForm(PlainForm):
         return card(
             lora,
             self.page.thumb_url,
-            head=f'<b title="{esc(lora.name)}">{middle(lora.name)}</b><span class="grow"></span><button type="button" '
+            first_line=f'<b title="{esc(lora.name)}">{middle(lora.name)}</b><span class="grow"></span><button type="button" '
             f'class="btn quiet" data-remove aria-label="Remove {esc(name)}">\u00d7</button>',
-            middle=strength_slider(name, 1.0),
-            words=badges,
+            second_line=strength_slider(name, 1.0),
+            third_line=badges,
             about=network_text(facts) if facts else "",
-            why=why if file else "",
-            steps=strip_later(lora, self.id) if facts else "",
+            reason=why if file else "",
+            steps=lazy_strip(lora, self.id) if facts else "",
         )
 
     def _bars(self, name: str, values: Values) -> str:

@@ -48,7 +48,7 @@ class Stage:
         self.bases: set[str] = set()  # ids of the jobs that make the base images of comparisons
         self._awaited = ""  # id of the job after which the next is queued; "" while Forever is off
         self._refused: list[Problem] = []  # problems of the next job
-        page.engine.ended.append(self._next)
+        page.engine.end_listeners.append(self._next)
 
     # -- forever
 

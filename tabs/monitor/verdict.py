@@ -26,12 +26,12 @@ from core.engine.verdict import (
     candidates,
     cell_of,
     cells_of,
+    cells_with_samples,
     comparison_of,
     has_strengths,
     measured_sentence,
     no_improvement_sentence,
     read_verdict,
-    sampled,
     write_verdict,
 )
 from core.generation.grids.folder import GridContent, GridFolder, grids_of
@@ -40,7 +40,7 @@ from core.generation.grids.reuse import reuse
 from core.record.best import short_label
 from core.record.file_titles import MOST_NAMED, is_average, label_of
 from core.record.kept import kept_mark, read_kept
-from core.record.preference import LEAST_PAIRS, Choice, Pair, add_choice, next_pair, read_choices, standing
+from core.record.preference import LEAST_PAIRS, Choice, Pair, add_choice, next_pair, preference_result, read_choices
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.stamps import stamp_or_none
@@ -139,7 +139,7 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
         return {"run": run.name, "problems": [problem.to_dict() for problem in error.problems]}
     current = verdict or Verdict("", comparison.files, comparison.prompts)
     files, prompts, strengths = current.files, current.prompts, current.strengths
-    images = _images(page, facts, job, current, opened, frozenset() if opened else sampled(comparison))
+    images = _images(page, facts, job, current, opened, frozenset() if opened else cells_with_samples(comparison))
     seconds = _seconds(page, comparison, facts, job, opened[1] if opened else None)
     columns = candidates(files, facts, job.starts_at_base)
     keep_marks, best, copies = read_kept(run), facts.get("best"), Copies(page)
@@ -331,7 +331,7 @@ def _making(
     existing = images.cells if entry else images.generated | images.samples
 
     def missing_images(wanted: Comparison) -> int:
-        return len(cells_of(wanted).keys() - existing - sampled(wanted))
+        return len(cells_of(wanted).keys() - existing - cells_with_samples(wanted))
 
     new_images = missing_images(comparison)
     more_images = missing_images(_comparison(page, facts, job, verdict, more=True)) if more and state == "done" else 0
@@ -398,10 +398,10 @@ def _blind(
 
 
 def _preferred(columns: Sequence[Mapping[str, Any]], choices: Sequence[Choice]) -> dict[str, Any] | None:
-    """Result of the blind choices, as of `standing`; a row says whether its checkpoint is gone. None without any."""
+    """Result of the blind choices, as of `preference_result`; a row says whether its checkpoint is gone. None without any."""
     gone = {column["file"]: column["gone"] for column in columns[1:]}
     labels = {column["file"]: column["label"] + ", deleted" * column["gone"] for column in columns[1:]}
-    result = standing(labels, choices)
+    result = preference_result(labels, choices)
     if result is not None:
         result["rows"] = [row | {"gone": gone[row["file"]]} for row in result["rows"]]
     return result

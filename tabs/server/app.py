@@ -30,7 +30,7 @@ from tabs.context import TABS, Page, make_page, run_all
 from tabs.pieces import ASSETS, piece
 from tabs.server.delivery import Delivery
 from tabs.server.hosts import LOOPBACK, Hosts
-from tabs.server.limits import Limits, limit_connections, wake_seldom
+from tabs.server.limits import Limits, limit_connections, slow_main_loop
 from tabs.server.message_check import CheckedBlocks, MessageCheck
 from tabs.server.request_check import RequestCheck
 from tabs.theme import theme
@@ -175,7 +175,7 @@ def launch(
     )
     _serve_at_free_port(serve_at, host, port)
     limit_connections(blocks.server)
-    wake_seldom(blocks.server)
+    slow_main_loop(blocks.server)
     page.engine.runs_so_far(0)  # begins to read the runs, so that their list opens at once
     # Gradio's page for share links fetches its script from a server elsewhere; the ordinary one works there too.
     blocks.share = False

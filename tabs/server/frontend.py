@@ -110,7 +110,7 @@ def pack(kinds: frozenset[str], folder: Path = ASSETS) -> Pack:
 
     folder   of Gradio's files
     """
-    names = needed(kinds, folder)
+    names = needed_files(kinds, folder)
     scripts = {name: _module(name, folder) for name in names if name.endswith(".js")}
     styles = {name: (folder / name).read_text("utf-8") for name in names if name.endswith(".css")}
     if not scripts or any("@import" in text or "@charset" in text for text in styles.values()):
@@ -122,7 +122,7 @@ def pack(kinds: frozenset[str], folder: Path = ASSETS) -> Pack:
     return Pack(files, f"{script_name}.js", f"{style_name}.css")
 
 
-def needed(kinds: Iterable[str], folder: Path) -> list[str]:
+def needed_files(kinds: Iterable[str], folder: Path) -> list[str]:
     """Return the names of the files to bundle: the entry, the Blocks module, each component type, and everything they import; [] if
     index.html has no entry.
     """

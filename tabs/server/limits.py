@@ -167,7 +167,7 @@ def limit_connections(server: Any) -> None:
     server.config.h11_max_incomplete_event_size = MAX_HEAD_BYTES
 
 
-def wake_seldom(server: Any) -> None:
+def slow_main_loop(server: Any) -> None:
     """Make the main loop of a running uvicorn server check every WAKES seconds, and when it is closed, whether it should exit.
 
     uvicorn's ten times a second are most of the time that an idle page takes.

@@ -200,7 +200,7 @@ class RequestCheck:
         if size > limit:
             status = 413 if size > MAX_UPLOAD_BYTES else 429
             refusal = _refuse(status, f"At most {size_words(limit)} can be uploaded now.", 3600)
-        elif 2 * size + RESERVED_DISK_BYTES > self._free():  # the upload and its copy in a dataset
+        elif 2 * size + RESERVED_DISK_BYTES > self._free_bytes():  # the upload and its copy in a dataset
             refusal = _refuse(507, f"The disk has no room for {size_words(size)}.")
         if refusal is not None:
             await refusal(scope, receive, send)
@@ -212,13 +212,13 @@ class RequestCheck:
     def _upload_limit(self, address: str) -> float:
         """Return how many bytes this address may upload now."""
         if not self.shared:
-            return max(self._free() - RESERVED_DISK_BYTES, 0)
+            return max(self._free_bytes() - RESERVED_DISK_BYTES, 0)
         recent = self._uploads[address]
         while recent and recent[0][0] < time.monotonic() - 3600:
             recent.popleft()
         return max(min(MAX_UPLOAD_BYTES, MAX_HOURLY_UPLOAD_BYTES - sum(size for _, size in recent)), 0)
 
-    def _free(self) -> int:
+    def _free_bytes(self) -> int:
         """Return the free bytes on the disk that stores uploads."""
         existing = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
         return shutil.disk_usage(existing).free

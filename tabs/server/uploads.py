@@ -18,7 +18,7 @@ from core.settings.names import bad_name
 FIX = "Drop images (.png, .jpg, .webp ...) with .txt captions, or one zip file."
 
 
-def take_in(files: Sequence[str | Path], datasets: Path, task=None, unused: Walk | None = None) -> Path:
+def store_upload(files: Sequence[str | Path], datasets: Path, task=None, unused: Walk | None = None) -> Path:
     """Store one zip, or images with captions, in a new folder of `datasets` and return it. Raises ProblemsError, also for a zip together
     with other files.
 
@@ -34,12 +34,12 @@ def take_in(files: Sequence[str | Path], datasets: Path, task=None, unused: Walk
         if task:
             task.stage(f"Unpacking {printable(zips[0].name)}")
         return unpack_zip(zips[0], datasets, token, unused)
-    return gather(paths, datasets, task, unused)
+    return copy_files(paths, datasets, task, unused)
 
 
-def gather(paths: Sequence[Path], datasets: Path, task=None, unused: Walk | None = None) -> Path:
+def copy_files(paths: Sequence[Path], datasets: Path, task=None, unused: Walk | None = None) -> Path:
     """Copy images and captions into a new folder of `datasets` and return it. Raises ProblemsError if one cannot be copied, and then
-    keeps none, or if there is no image. Arguments as in `take_in`.
+    keeps none, or if there is no image. Arguments as in `store_upload`.
     """
     usable = [
         path

@@ -51,11 +51,11 @@ def test_listeners_hear_of_each_job_that_ended_whatever_another_listener_does(en
 
     stand_in(monkeypatch, "train", run)
     heard = []
-    engine.ended.append(lambda entry: heard.append((entry.title, entry.state)))
+    engine.end_listeners.append(lambda entry: heard.append((entry.title, entry.state)))
     *_, waiting = (engine.submit("train", job(name)) for name in ("good", "bad", "waiting"))
     act(engine), act(engine), engine.cancel(waiting)
     assert heard == [("good", "done"), ("bad", "failed"), ("waiting", "cancelled")]
-    engine.ended.insert(0, lambda entry: heard.append(1 / 0))
+    engine.end_listeners.insert(0, lambda entry: heard.append(1 / 0))
     engine.submit("train", job("good"))
     act(engine)
     engine._closing = True

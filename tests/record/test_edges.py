@@ -10,7 +10,7 @@ import pytest
 from core.engine import owner
 from core.record import atomic, context, heap, run_about
 from core.record.cancel import Cancelled, CancelToken
-from core.record.former import renewed
+from core.record.former import with_current_names
 from core.record.regular import LONGEST_NAME, LONGEST_PATH, impossible_path
 from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace
@@ -82,13 +82,13 @@ def test_memory_is_kept_and_then_returned_with_the_usual_limits(monkeypatch):
 
 
 def test_former_names_of_a_record_and_of_an_events_kind_become_the_present_ones():
-    assert renewed({"pictures": 1, "pictures_seen": 2, "kind": "picture", "x": 3}) == {
+    assert with_current_names({"pictures": 1, "pictures_seen": 2, "kind": "picture", "x": 3}) == {
         "images": 1,
         "images_seen": 2,
         "kind": "image",
         "x": 3,
     }
-    assert renewed({"kind": 7}) == {"kind": 7} and renewed({"kind": "steps"}) == {"kind": "steps"}
+    assert with_current_names({"kind": 7}) == {"kind": 7} and with_current_names({"kind": "steps"}) == {"kind": "steps"}
 
 
 def test_what_is_handed_in_is_taken_once_in_order_and_what_is_damaged_is_set_aside(tmp_path, monkeypatch, capsys):

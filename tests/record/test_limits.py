@@ -9,7 +9,7 @@ from core.record import atomic, journal, machine, secrets
 from core.record.best import clearly_lower, student_t
 from core.record.bounded_json import parse_json
 from core.record.bounded_toml import parse_toml
-from core.record.former import renewed
+from core.record.former import with_current_names
 from core.record.journal import Tail, cut_torn_line, read_lines
 from core.record.kept import keep, read_kept
 from core.record.patterns import Pattern
@@ -108,13 +108,13 @@ def test_a_toml_key_of_20_parts_is_read():
 
 
 def test_names_and_kinds_of_earlier_versions_are_read():
-    assert renewed({"kind": "picture", "pictures": 3, "pictures_seen": 4, "other": 5}) == {
+    assert with_current_names({"kind": "picture", "pictures": 3, "pictures_seen": 4, "other": 5}) == {
         "kind": "image",
         "images": 3,
         "images_seen": 4,
         "other": 5,
     }
-    assert renewed({"kind": "steps", "picture": 1}) == {"kind": "steps", "picture": 1}
+    assert with_current_names({"kind": "steps", "picture": 1}) == {"kind": "steps", "picture": 1}
 
 
 @pytest.mark.parametrize(("free", "fits"), [(256_000_100, True), (256_000_099, False)])

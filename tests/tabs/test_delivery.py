@@ -140,7 +140,7 @@ def test_joined_modules_import_by_name_and_nothing_is_left_out():
     for name, source in sources.items():
         assert "import.meta" not in source and not frontend.STATIC.search(source), name
         assert set(re.findall(r'(?:from|import)"gradio-assets/([\w.-]+)"', source)) <= set(sources), name
-    assert {name for name in frontend.needed(KINDS, frontend.ASSETS) if name.endswith(".js")} == set(sources)
+    assert {name for name in frontend.needed_files(KINDS, frontend.ASSETS) if name.endswith(".js")} == set(sources)
 
 
 def test_no_output_of_any_listener_is_told_how_far_its_answer_is(served):
