@@ -69,7 +69,7 @@ def _register_training(name: str, title: str, about: str, job: type[TrainJob], r
 
 @dataclass(frozen=True)
 class Row:
-    """A tool in the tables below; fields not listed here are those of `Task`.
+    """A tool in the tables below; fields not listed here are as in `Task`.
 
     module   module in `package` with the tool's `plan` and `do` (core/tools/plans.py); its last part is the tool's name
     takes    the setting that the command's positional argument sets

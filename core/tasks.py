@@ -89,7 +89,7 @@ class Task:
         return getattr(job, self.own) if self.own else job
 
     def start(self, job: Settings, context: JobContext) -> Outcome:
-        """Run a job to its end in this thread."""
+        """Run a job to its end in this thread and return its outcome."""
         with in_workspace(context.workspace):
             return self.run(self.settings_of(job), context)
 

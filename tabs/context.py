@@ -129,7 +129,7 @@ class Page:
         }
 
     def visible_jobs(self) -> list[QueueEntry]:
-        """Return the queue's jobs; where people have a page each, only those of this page's person."""
+        """Return the queue's jobs; where people have a page each, only the jobs of this page's person."""
         jobs = self.engine.queue()
         return [job for job in jobs if job.guest == self.workspace.person] if self.engine.people else jobs
 

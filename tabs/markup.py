@@ -121,7 +121,7 @@ def breakable(name: str) -> str:
 
 
 def board(elem_id: str, value: str = "", script: str = "", **more: Any) -> gr.HTML:
-    """Return a gr.HTML whose buttons and inputs trigger its event `.act`. script: JavaScript that runs after that of all boards."""
+    """Return a gr.HTML whose buttons and inputs trigger its event `.act`. script: further JavaScript for this board."""
     return gr.HTML(
         value,
         elem_id=elem_id,

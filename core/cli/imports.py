@@ -52,7 +52,7 @@ def run(argv: list[str]) -> int:
 
 
 def _train(job: TrainJob, options: Options) -> int:
-    """Train with settings `job`, which those of the command line override. Return the exit code."""
+    """Train with the imported settings, overridden by the command line's. Return the exit code."""
     from core.cli.train import train_job
 
     check_launch()

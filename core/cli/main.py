@@ -143,6 +143,6 @@ def task_groups(task: tasks.Task) -> list[str]:
 
 
 def former_help(command: str) -> str:
-    """Return the --help text of the former command `tool` or `images`: that of each of its tools."""
+    """Return the --help text of the former command `tool` or `images`: the help of each of its tools."""
     tools = "\n\n".join(subcommand_help(name) for name in FORMER[command][2] if name in tasks.tasks())
     return f"python webui.py {command} TOOL [PRESET] [options]\nthe same as webui.py TOOL, for these tools\n\n{tools}"

@@ -290,9 +290,7 @@ def _assign_positional(positional: list[tuple[str, str]], options: Options, pres
 
 
 def _items(word: str, entry: Declared) -> list[str]:
-    """Return the items of a positional argument: for a list those of JSON or between commas, unless it is an existing path; else the
-    word itself.
-    """
+    """Return the items of a positional argument. For a list setting, JSON or text with commas is split; an existing path is one item."""
     here = entry.kind != "list" or any(os.path.exists(path) for path in (open_home(word), resolve_path(word)))
     items = [word] if here else value_typed(entry, word)
     return items if isinstance(items, list) and items and all(isinstance(each, str) for each in items) else [word]

@@ -95,7 +95,7 @@ def run(argv: list[str]) -> int:
 
 
 def _logins(values: dict[str, Any], problems: list[Problem]) -> list[tuple[str, str]]:
-    """Return (user, password) of each line of --auth-file, else of --auth or of the environment variable. Adds invalid ones to
+    """Return (user, password) of each line of --auth-file, else from --auth, else from the environment. Adds invalid logins to
     `problems`.
 
     Unlike --auth, a file and the environment do not show in the list of processes.

@@ -1,4 +1,4 @@
-"""Runs a job in a child process with half of the CPU threads and low priority, so that it slows neither the page nor a training."""
+"""Runs a job in a child process with half of the CPU threads and low priority, so that the page and trainings stay fast."""
 
 import json
 import os

@@ -59,7 +59,7 @@ MAX_JOB_FOLDERS, MAX_IDENTITY = 100, 40
 
 
 class Engine:
-    """Runs jobs. Holds outputs/.atelier/lock while it exists. Every method may be called from any thread."""
+    """Runs the jobs of a workspace. Holds outputs/.atelier/lock until `close`. Every method may be called from any thread."""
 
     def __init__(self, workspace: Workspace, device: str | None = None, holder: str = "a page"):
         """Lock the outputs folder; nothing runs before `start`. Raises ProblemsError if it is in use or cannot be written. device: None
@@ -479,7 +479,7 @@ class Engine:
         return commands.send(folder.path, name)
 
     def current_run(self) -> str | None:
-        """Return the name of the running training, else of the last one of this engine, else of the last one on disk; None without any."""
+        """Return the name of the running training, else of this engine's last one, else of the last one on disk; None without any."""
         job = self._device_job
         if job is not None and job.task == "train" and job.run:
             return job.run

@@ -105,8 +105,8 @@ def _result(
 ) -> tuple[str, Explanation | None]:
     """Return (final state in the journal after line `last_seq`, explanation of a failure or None).
 
-    If the journal has none, a failure is written: the one that another process recorded, else one with the exit code. The
-    launcher kills a process that waits for its GPU.
+    Without a final state a failure is written: as recorded by another process, else with the exit code. (The launcher kills a
+    process that waits for its GPU.)
     """
     last: Line = {}
     for line in read_lines(folder.journal_file, last_seq):

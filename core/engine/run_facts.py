@@ -87,7 +87,7 @@ def _stamp(path: Path) -> Stamp:
 
 
 def existing_files(folder: RunFolder, files: Iterable[str]) -> tuple[str, ...]:
-    """Return those of `files`, relative to the run folder, that exist. Lists the folder of checkpoints only once."""
+    """Return the existing ones of `files`, relative to the run folder. Lists the folder of checkpoints only once."""
     names, models = set[str](), folder.checkpoints
     with suppress(OSError), os.scandir(models) as entries:
         beginning = f"{models.name}/"

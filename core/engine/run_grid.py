@@ -226,7 +226,7 @@ def _escaped(prompt: str) -> str:
 def embedding_values(job: TrainJob, paths: Sequence[Path], workspace: Workspace) -> list[str]:
     """Return "word=name" for each embedding file saved at one step, as values of an axis.
 
-    paths   the files: the name of that of the first word has no suffix, those of other words end in -WORD
+    paths   of the files; the first word's file name has no suffix, the others end in -WORD
     """
     words, values = job.embedding.words, []
     suffixes = tuple(f"-{without_signs(word)}" for word in words[1:])

@@ -23,7 +23,13 @@ class RunState:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A row of the table of runs."""
+    """A row of the table of runs.
+
+    step, total      trained and planned steps           started    in seconds since 1970
+    seconds          that the run worked                 thumbnail  image of the newest sample
+    files            existing checkpoints                resumable_step   of the newest training state, -1 without one
+    message, fix     of the run's state
+    """
 
     name: str
     title: str

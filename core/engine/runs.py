@@ -91,7 +91,7 @@ class Runs:
         return view.seconds_left if planned else 0.0, view.state == "paused"
 
     def newest_state(self, name: str) -> int:
-        """Return the step of a run's newest training state; -1 if there is no state or no such run."""
+        """Return the step of a run's newest training state; -1 for a run without a state and for an unknown run."""
         try:
             return newest_state_name(self.folder(name))
         except ProblemsError:  # it has none yet, or was deleted
@@ -146,7 +146,8 @@ class Runs:
     ) -> tuple[dict[str, RunSummary], list[RunFolder]]:
         """Return ({name: row} of the runs that are known without reading a journal, folders whose journals must still be read).
 
-        seconds   limit of time for reading summary.json files       folders   None for those of all trainings
+        seconds   limit of time for reading summary.json files
+        folders   run folders to consider; None: all trainings
         """
         summaries: dict[str, RunSummary] = {}
         unread: list[RunFolder] = []

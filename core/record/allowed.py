@@ -86,10 +86,10 @@ def may_reach(path: Path) -> bool:
 
 
 def lies_in(path: str | os.PathLike, folders: Iterable[Path] | None) -> bool:
-    """Whether `path`, with links followed, is inside one of `folders`, which must be resolved paths; None stands for any folder.
+    """Whether `path`, with links followed, is inside one of `folders` (resolved paths); None allows any folder.
 
-    False for invalid paths (NUL byte, loop of links, a name over 255 bytes), and for network paths unless one of the folders is
-    one too.
+    False for invalid paths (NUL byte, loop of links, a name over 255 bytes), and for a network path unless a folder in `folders` is
+    a network path.
     """
     folders = None if folders is None else list(folders)
     if folders is not None and is_share(path) and not any(is_share(folder) for folder in folders):

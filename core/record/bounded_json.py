@@ -29,9 +29,10 @@ def read_json(
 ) -> Any:
     """Parse a JSON file. Raises ProblemsError for invalid or too large content, MissingFile if there is no file.
 
-    fix         what the error tells the user to do
+    fix         advice to the user in the problem
+    max_bytes   limit on the size of the file
     max_values  limit on the number of values in the file
-    finite      refuse NaN and infinity
+    finite      whether NaN and infinity are refused
     """
     return parse_json(read_regular(path, max_bytes), str(path), fix, max_values=max_values, finite=finite)
 
@@ -58,11 +59,13 @@ def parse_json(
     subject: str = "This",
     **hooks: Any,
 ) -> Any:
-    """Parse JSON text, as bytes in UTF-8, 16 or 32. Raises ProblemsError for invalid or too large content.
+    """Parse JSON text; bytes are UTF-8, 16 or 32. Raises ProblemsError for invalid or too large content.
 
-    where, fix   of the problem                   subject   begins its sentence: "{subject} is not valid JSON"
-    max_values   limit on the number of values    finite    refuse NaN and infinity
-    hooks        of `json.loads`, such as object_pairs_hook (may raise ValueError)
+    where, fix   location and advice of the problem
+    max_values   limit on the number of values
+    finite       whether NaN and infinity are refused
+    subject      begins the problem's sentence: "{subject} is not valid JSON"
+    hooks        arguments of `json.loads`, such as object_pairs_hook (may raise ValueError)
     """
     try:
         if isinstance(text, bytes):

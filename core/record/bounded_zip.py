@@ -19,7 +19,7 @@ DAMAGED = (
 
 
 class _Bounded:
-    """File that `zipfile` reads an archive from: a single read of more than `limit` bytes raises BadZipFile; None is no limit.
+    """Binary file that raises BadZipFile when more than `limit` bytes are read at once; None sets no limit.
 
     `zipfile` loads the list of members in one read.
     """
@@ -56,8 +56,8 @@ def open_zip(
 
 
 def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int) -> bytes:
-    """Return a member's decompressed bytes. Raises zipfile.BadZipFile if they are more than `max_bytes`, or the compression is
-    neither stored nor deflate.
+    """Return a member's decompressed bytes. Raises zipfile.BadZipFile if there are more than `max_bytes`, or if the compression is not
+    stored or deflate.
     """
     if info.compress_type not in METHODS:
         raise zipfile.BadZipFile(f"{info.filename[:100]} uses an unsupported compression")

@@ -156,9 +156,11 @@ def sample_titles(steps: Iterable[int], at_base: bool = True) -> dict[int, str]:
 class Sampled(Event, kind="sample", urgent=True):
     """A sample was generated.
 
-    step       0 is before training; negative ones are those of COMPARED
-    index      of the prompt                      file      relative to the run folder
-    settings   `settings_digest` of the sample    seconds   how long it took
+    step       0 is before training; negative steps are listed in COMPARED
+    index      position of the prompt among the sample prompts
+    file       relative to the run folder
+    settings   `settings_digest` of the sample
+    seconds    how long the generation took
     """
 
     step: int
@@ -181,7 +183,7 @@ class Saved(Event, kind="saved", urgent=True):
 
 @dataclass(frozen=True)
 class BackedUp(Event, kind="backed_up", urgent=True):
-    """A training state was written."""
+    """A training state was written after `step`."""
 
     step: int
 

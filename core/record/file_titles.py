@@ -24,7 +24,7 @@ def file_stem(text: str) -> str:
 
 
 def is_average(name: str) -> bool:
-    """Whether the file name `name` is that of an average of checkpoints."""
+    """Whether a checkpoint named `name` is an average of checkpoints."""
     return AVERAGE.search(Path(name).stem) is not None
 
 

@@ -39,7 +39,7 @@ class Pattern:
         return list(self._compiled.groupindex)
 
     def first(self, text: str) -> Any:
-        """Return the first match in `text`, as of `regex.search`; None without one."""
+        """Return the first match in `text` (a match object of `regex`), or None."""
         return self._with_timeout(lambda seconds: self._compiled.search(text, timeout=seconds))
 
     def replaced(self, text: str, by: str) -> str:
@@ -66,9 +66,7 @@ class Pattern:
 
     @contextmanager
     def _as_problem(self, kind: str, text: str = "") -> Iterator[None]:
-        """Context that turns errors of `regex` into a ProblemsError "'{text}' is not {kind}: ..."; an empty `text` stands for the
-        expression.
-        """
+        """Context that turns errors of `regex` into a ProblemsError "'{text}' is not {kind}: ...". text: "" for the expression itself."""
         try:
             yield
         except _FAULTS as error:

@@ -77,7 +77,7 @@ class Preference:
 
     @property
     def settled(self) -> bool:
-        """Whether further choices will hardly change the first place."""
+        """Whether further choices will hardly change the leader: its probability is at least SETTLED after LEAST_CHOICES choices."""
         return self.choices >= LEAST_CHOICES and self.first[self.leader] >= SETTLED
 
 
@@ -130,7 +130,7 @@ def preference_result(labels: Mapping[str, str], choices: Sequence[Choice]) -> d
 
 
 def _counted(names: Sequence[str], choices: Iterable[Choice]) -> list[Choice]:
-    """Return the choices between two of `names` that were neither skipped nor undone."""
+    """Return the choices of `left`, `right` or `equal` between two of `names`."""
     return [each for each in choices if each.outcome in COUNTED and {each.left, each.right} <= set(names)]
 
 

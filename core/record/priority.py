@@ -15,7 +15,7 @@ TRIES, PAUSE = 5, 0.12  # seconds; Linux accepts one change in a tenth of a seco
 
 
 def lower_priority() -> None:
-    """Lower the CPU priority of this process and of processes it starts; on Linux also that of its session, if it leads one."""
+    """Lower the CPU priority of this process and its later children; on Linux also of its session, if this process leads one."""
     if sys.platform == "win32":
         psutil.Process().nice(psutil.BELOW_NORMAL_PRIORITY_CLASS)
         return

@@ -29,7 +29,7 @@ SPECIAL_FILES = {
 
 
 class MissingFile(ProblemsError):
-    """No file exists at the path."""
+    """Raised if no file exists at a path."""
 
 
 def open_regular(path: Path | str, buffering: int = -1) -> BinaryIO:
@@ -78,7 +78,7 @@ def read_regular(path: Path | str, max_bytes: int) -> bytes:
 
 
 def _refuse_special(mode: int, path: Path | str) -> None:
-    """Raise ProblemsError for `path` unless `mode` (st_mode) is that of a regular file."""
+    """Raise ProblemsError for `path` unless `mode` (st_mode) is a regular file's."""
     for is_kind, code in _KINDS:
         if is_kind(mode):
             fix = "choose a file in it" if code == "file.is-folder" else "choose a regular file"

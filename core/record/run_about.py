@@ -66,7 +66,8 @@ def write_person(folder: RunFolder, person: str) -> None:
 def others_run_problem(path: str | os.PathLike, where: str, workspace: Workspace | None = None) -> Problem | None:
     """Return the problem of writing to a path inside another person's run, which only the owner may; None if it is allowed.
 
-    where      `where` of the problem: the setting      workspace   None: that of the current job or request
+    where      setting with the path, for the problem
+    workspace  None: the workspace of the current job or request
     """
     space = workspace or CURRENT_WORKSPACE.get()
     if space is None or not space.person or not lies_below(path, [space.runs]):

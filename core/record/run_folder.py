@@ -124,7 +124,7 @@ class RunFolder:
 
     @property
     def held(self) -> bool:
-        """Whether a process, this one or another, has locked the folder: the run is running."""
+        """Whether the run is running: this or another process has locked the folder."""
         return self._lock is not None or is_held(self.path / "lock")
 
 
@@ -166,7 +166,7 @@ def latest_run(runs: Path) -> RunFolder | None:
 
 
 def run_of(path: Path | None, runs: Path) -> Path | None:
-    """Return the folder of the run in `runs` whose checkpoint `path` is; None if it is no such checkpoint."""
+    """Return the folder of the run in `runs` that the checkpoint `path` belongs to; None if `path` is not a checkpoint of a run."""
     inside = path is not None and path.parent.name == "checkpoints" and path.is_relative_to(runs)
     return path.parent.parent if path is not None and inside else None
 

@@ -1,4 +1,4 @@
-"""A worker process that answers requests. It can be killed at any time; a crash or hang of it does not affect this process."""
+"""A worker process that answers requests. It can be killed at any time, and its crash or hang does not affect this process."""
 
 import json
 import os

@@ -93,7 +93,7 @@ class Workspace:
         return self.personal / "grids"
 
     def is_other_persons(self, path: str | os.PathLike) -> bool:
-        """Whether `path`, with links followed, is in a personal folder of somebody else; always False for the owner."""
+        """Whether `path`, with links followed, is in another person's personal folder; always False for the owner."""
         if not self.person:
             return False
         owner = replace(self, person="")
@@ -161,7 +161,7 @@ def in_workspace(workspace: Workspace | None) -> Iterator[None]:
 
 
 def is_closed(path: str | os.PathLike) -> bool:
-    """Whether `path`, with links followed, is in a personal folder of somebody other than the user of the current job or request."""
+    """Whether `path`, with links followed, is in another person's personal folder, seen from the current job or request."""
     space = CURRENT_WORKSPACE.get()
     return space is not None and space.is_other_persons(path)
 

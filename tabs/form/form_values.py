@@ -96,7 +96,7 @@ _checker: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 def changed_values(
     known: Mapping[str, Declared], values: Mapping[str, Any], name: str, text: str, roots: Roots
 ) -> dict[str, Any]:
-    """Return `values` with the field `name` set to a parsed text, which is checked by itself. Raises ProblemsError.
+    """Return `values` with the field `name` set to the parsed text, which is checked without the other fields. Raises ProblemsError.
 
     known   {name: declaration} of the fields
     """

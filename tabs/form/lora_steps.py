@@ -128,8 +128,9 @@ def checkpoints(page: FormPage, path: Path | None) -> list[Checkpoint]:
 
 
 def one_for_each_run(files: Iterable[Listed], workspace: Workspace) -> list[tuple[Listed, int]]:
-    """Return [(file, number of its run's files)]: of each run and output name the `recommended` file, else the first listed one. A file
-    without a run, or an unreadable one, is by itself.
+    """Return [(file, number of its run's files)]: of each run and output name the `recommended` file, else the first listed one.
+
+    A file without a run, and an unreadable file, is an entry of its own.
     """
     by_output: dict[Any, list[Listed]] = {}
     for each in files:

@@ -42,7 +42,7 @@ def check_choice(kind: ModelKind, path: Path, holds: Sequence[str], family: str,
     """Raise ProblemsError if a file does not fit a field.
 
     kind     of the file, from its header      holds   kinds of files that the field takes
-    family   required family; "" for any       base    whether the field is that of the base model
+    family   required family; "" for any       base    whether it is the field of the base model
     """
     match tuple(holds):
         case ("lora",):
@@ -88,7 +88,7 @@ def file_named(
 
 
 def is_path(name: str) -> bool:
-    """Whether a name can only be the path of a file on this machine, neither a bare name nor a Hub id."""
+    """Whether a name can only be the path of a file on this machine, not a bare name or a Hub id."""
     inside = name.startswith(("models/", "outputs/", "/", ".", "~"))
     return inside or "\\" in name or ("/" in name and name.casefold().endswith(WEIGHTS))
 

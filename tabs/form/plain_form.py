@@ -70,7 +70,7 @@ class PlainForm(PresetForm):
         """Return (values of a job, problems of its files that are not on this machine). before: the current values."""
 
     def family_for(self, name: str) -> str:
-        """Return the family that a model file in the field `name` must have: that of the first other file in the form; "" if unknown."""
+        """Return the family that a model file in the field `name` must have, by the first other file in the form; "" if unknown."""
         values = self.load()
         for field, entry in self.known.items():
             if not {"lora", "checkpoint"} & set(entry.holds) or (field == name and entry.kind != "list"):
@@ -100,11 +100,11 @@ class PlainForm(PresetForm):
         return self.values_of(preset_files.apply(preset), initial)[0] if preset else initial
 
     def empty(self, values: Values) -> Values:
-        """Return {field: value that its default stands for with these values}, for defaults that depend on other fields."""
+        """Return {field: effective value of its default} for fields whose default depends on other `values`."""
         return {}
 
     def changed(self) -> dict[str, Any]:
-        """Return {field: value in the preset} of the fields that differ from the preset. A default counts as the value it stands for
+        """Return {field: value in the preset} of the fields that differ from the preset. A default is compared by its effective value
         (`empty`).
         """
         values, reference = self.load(), self.reference()

@@ -339,7 +339,7 @@ class Project(PresetForm):
                     listener(tab)
 
     def update_tab(self, tab: str, **changes: Any) -> None:
-        """Change parts of the stored state of a tab."""
+        """Replace parts of the stored state of a tab, by name."""
         with self.lock:
             self.keep(tab, self.tab_state(tab) | changes)
 
@@ -349,7 +349,7 @@ class Project(PresetForm):
         self._set_state(**state)
 
     def _set_state(self, **state: Any) -> None:
-        """Set those of `job`, `bad`, `preset` and `imported` that `state` has, and store the project."""
+        """Set the given ones of `job`, `bad`, `preset` and `imported`, increment the revision, and store the project."""
         job, bad = state.get("job", self.job), state.get("bad", self.bad)
         fields = {
             *differences(job, self.job),

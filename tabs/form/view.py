@@ -152,7 +152,7 @@ class FieldView:
         return f'<div class="few" role="radiogroup" aria-labelledby="{elem}-title">{radios}</div>'
 
     def control(self, attributes: str) -> str:
-        """Return HTML of the control with these attributes and those of its state."""
+        """Return HTML of the control with `attributes` and the attributes of its state."""
         entry = self.entry
         attributes += f' id="{esc(self.id)}"' if self.id else ""
         attributes += ' aria-invalid="true"' if self.wrong else ""

@@ -212,7 +212,7 @@ def _app_of_person(page: Page, nonce: str) -> FastAPI:
 
 
 def _assets(kind: str, first: str) -> str:
-    """Return the contents of all files of a kind ("css", "js") in tabs/assets, that of the file `first` before the others."""
+    """Return the contents of all files of a kind ("css", "js") in tabs/assets, beginning with the file `first`."""
     paths = sorted(ASSETS.glob(f"*.{kind}"), key=lambda path: (path.name != first, path.name))
     return "\n".join(path.read_text("utf-8") for path in paths)
 

@@ -83,7 +83,7 @@ class Browsers:
     def in_turn(self, browser: Browser, number: int) -> Iterator[None]:
         """Context for handling event `number` of a browser: waits, up to TURN_SECONDS, until events with lower numbers are handled.
 
-        A button's message may arrive before that of the field that was just typed in.
+        A button's message may arrive before the message of the field that was just typed in.
         """
         with self._news:
             self._news.wait_for(lambda: browser.turn >= number - 1, timeout=TURN_SECONDS)
@@ -133,10 +133,10 @@ class Browsers:
         return lambda: browser.acts.get(scope, 0) != before
 
     def double_press(self, browser: Browser, job: str, token: str) -> str:
-        """Return the token of the previous start if this one repeats it within DOUBLE_PRESS_SECONDS (a double click), else record this one
-        and return "".
+        """Return the token of the previous start if this start of the same job follows within DOUBLE_PRESS_SECONDS (a double click);
+        else record this one and return "".
 
-        job, token   identify what is started, and this start
+        job     what is started         token   identifies this start
         """
         with self._news:
             pressed_at, last_job, last_token = browser.pressed

@@ -65,7 +65,7 @@ class Hosts:
         return self.listens and host_and_port(f"[{address}]" if ":" in address else address) == (host[0], "")
 
     def is_same_site(self, origin: str, authority: str) -> bool:
-        """Whether an Origin header is the page's own: its host is that of the Host header `authority`, or a configured one (of a proxy)."""
+        """Whether an Origin header is the page's own: its host is in the Host header `authority`, or a configured name (of a proxy)."""
         try:
             parts = urlsplit(origin)
         except ValueError:

@@ -55,7 +55,7 @@ YEAR = 365 * 24 * 3600
 
 
 class RequestAborted(Exception):
-    """Raised if a request's body is too large or too slow, so that the rest of it is not read. status: of the response."""
+    """Raised if a request's body is too large or too slow; the rest is not read. status: HTTP status of the response."""
 
     def __init__(self, status: int, message: str):
         super().__init__(message)
@@ -174,7 +174,7 @@ class RequestCheck:
             await self._forward(scope, receive, send, MAX_BODY_BYTES)
 
     def _app_for(self, scope: Any) -> Any:
-        """Return the app that answers: that of the person who is logged in, else the server's, which also answers logins."""
+        """Return the app that answers: the logged-in person's, else the server's, which also answers logins."""
         return self.app if scope["path"].rstrip("/") == LOGIN else self.people.get(scope["guest"], self.app)
 
     async def _login(self, scope: Any, receive: Any, send: Any) -> None:

@@ -38,8 +38,9 @@ def store_upload(files: Sequence[str | Path], datasets: Path, task=None, unused:
 
 
 def copy_files(paths: Sequence[Path], datasets: Path, task=None, unused: Walk | None = None) -> Path:
-    """Copy images and captions into a new folder of `datasets` and return it. Raises ProblemsError if one cannot be copied, and then
-    keeps none, or if there is no image. Arguments as in `store_upload`.
+    """Copy images and captions into a new folder of `datasets` and return it. Arguments as in `store_upload`.
+
+    Raises ProblemsError if there is no image or a file cannot be copied; nothing is kept then.
     """
     usable = [
         path

@@ -312,7 +312,7 @@ def test_the_id_of_a_job_that_is_handed_in_is_known_before_it_is_taken_in(engine
     values = to_values(job())
     ids = [hand_in(workspace, "train", "a", values), hand_in(workspace, "train", "b", values, run=folder.name)]
     ids.append(hand_in(workspace, "train", "c", {"network": {"rank": 0}}))
-    engine_module.collect(workspace, engine._queue_handed_in)
+    engine_module.read_inbox(workspace, engine._queue_handed_in)
     assert [entry.id for entry in engine.queue()] == ids and states(engine) == ["waiting", "waiting", "failed"]
     engine._queue_handed_in({"id": ids[0], "task": "train", "job": values})
     assert len({entry.id for entry in engine.queue()}) == 4, "no id twice"
