@@ -47,7 +47,7 @@ def deleted_runs(workspace: Workspace) -> list[DeletedRun]:
     return sorted(runs, key=lambda each: (each.time, each.run), reverse=True)
 
 
-def put_back(name: str, workspace: Workspace, people: Collection[str] = ()) -> str:
+def restore_run(name: str, workspace: Workspace, people: Collection[str] = ()) -> str:
     """Move a run out of the trash and return its name. Raises ProblemsError if it is gone, a run of its name exists, or the user of
     the current request may not change it.
 

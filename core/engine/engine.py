@@ -20,7 +20,7 @@ from core.engine.in_use import require_unused
 from core.engine.launch import is_launched, supervise
 from core.engine.light import CLOSE_SECONDS, LANES, LightLane, LightTask, with_limits
 from core.engine.owner import DeviceLock, Ownership, read_inbox
-from core.engine.put_back import cut_off, move_cut_off_first, put_back
+from core.engine.put_back import cut_off, move_cut_off_first, requeue_cut_off
 from core.engine.queue import (
     Queue,
     QueueEntry,
@@ -93,7 +93,7 @@ class Engine:
     def start(self, resume: bool = False) -> None:
         """Start the threads and the waiting jobs that need no device. resume: also put back the trainings that ended with the program."""
         if resume:
-            self._not_resumed = put_back(self._queue, self._runs.newest_state)
+            self._not_resumed = requeue_cut_off(self._queue, self._runs.newest_state)
         elif not self._queue.paused:
             self._queue.cut_off = ()
         self._interruption = interruption_message(self.workspace.captions)

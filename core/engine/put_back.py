@@ -26,7 +26,7 @@ def move_cut_off_first(queue: Queue) -> list[QueueEntry]:
         return entries
 
 
-def put_back(queue: Queue, newest_state: Callable[[str], int]) -> str:
+def requeue_cut_off(queue: Queue, newest_state: Callable[[str], int]) -> str:
     """After a start, move the `cut_off` trainings back to the head of the queue, and resume it unless a user has paused it.
 
     Trainings that ended with the program more than MOST_TRIES times without a newer training state become "failed" instead.

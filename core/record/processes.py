@@ -101,7 +101,6 @@ class Together(Processes):
     """
 
     def __init__(self, step_minutes: float = STEP_MINUTES):
-        import torch.distributed as dist
         from accelerate import PartialState
 
         end_with_launcher()
@@ -109,7 +108,7 @@ class Together(Processes):
         self.rank, self.count = state.process_index, state.num_processes
         self.first = self.rank == 0
         self.device = str(state.device)
-        self._cpu_group = dist.new_group(backend="gloo", timeout=timedelta(days=WAIT_DAYS))
+        self._cpu_group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=WAIT_DAYS))
         self._used: list[bool] | None = None  # whether any process has a gradient of each parameter
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
@@ -134,53 +133,39 @@ class Together(Processes):
         _by_type([parameter.grad for parameter in used if parameter.grad is not None], self._all_reduce)
 
     def broadcast(self, value: T) -> T:
-        import torch.distributed as dist
-
         values: list[Any] = [value if self.first else None]
-        dist.broadcast_object_list(values, src=0, group=self._cpu_group)
+        torch.distributed.broadcast_object_list(values, src=0, group=self._cpu_group)
         return values[0]
 
     def gather(self, value: T) -> list[T]:
-        import torch.distributed as dist
-
         values: list[Any] = [None] * self.count
-        dist.all_gather_object(values, value, group=self._cpu_group)
+        torch.distributed.all_gather_object(values, value, group=self._cpu_group)
         return values
 
     def agree(self, flag: bool) -> bool:
-        import torch.distributed as dist
-
         tensor = torch.tensor([flag], dtype=torch.uint8)
-        dist.broadcast(tensor, src=0, group=self._cpu_group)
+        torch.distributed.broadcast(tensor, src=0, group=self._cpu_group)
         return bool(tensor.item())
 
     @contextmanager
     def main_process_first(self) -> Iterator[None]:
-        import torch.distributed as dist
-
         if not self.first:
-            dist.barrier(group=self._cpu_group)
+            torch.distributed.barrier(group=self._cpu_group)
         try:
             yield
         finally:
             if self.first:
-                dist.barrier(group=self._cpu_group)
+                torch.distributed.barrier(group=self._cpu_group)
 
     def close(self) -> None:
-        import torch.distributed as dist
-
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
     def _all_reduce(self, flat: Tensor) -> None:
-        import torch.distributed as dist
-
-        dist.all_reduce(flat)
+        torch.distributed.all_reduce(flat)
 
     def _all_reduce_on_cpu(self, flat: Tensor) -> None:
-        import torch.distributed as dist
-
-        dist.all_reduce(flat, group=self._cpu_group)
+        torch.distributed.all_reduce(flat, group=self._cpu_group)
 
 
 def _by_type(tensors: Sequence[Tensor], reduce: Callable[[Tensor], None]) -> None:

@@ -94,7 +94,7 @@ class Browsers:
                 browser.turn = max(browser.turn, number)
                 self._news.notify_all()
 
-    def arrive(self, browser: Browser, number: int) -> None:
+    def mark_handled(self, browser: Browser, number: int) -> None:
         """Record that change `number` of a browser was handled."""
         with self._news:
             browser.arrived.append(number)

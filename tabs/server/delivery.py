@@ -77,7 +77,7 @@ class Delivery:
             return
         start, body = response
         if _is_page(scope, start):
-            body = with_nonce((await self._pack_of_page()).into(body), self.nonce)
+            body = with_nonce((await self._pack_of_page()).insert_into(body), self.nonce)
             MutableHeaders(scope=start)["Content-Security-Policy"] = PAGE_POLICY.format(self.nonce)
             self._cache_page(page, dict(start), body)
         await self._deliver(scope, start, body, send)

@@ -91,7 +91,7 @@ class Pack:
     script: str = ""
     style: str = ""
 
-    def into(self, page: bytes) -> bytes:
+    def insert_into(self, page: bytes) -> bytes:
         """Return the page's HTML with the bundles instead of Gradio's entry script; unchanged without bundles or without that script."""
         if b'"auth_required":true' in page:
             page = page.replace(b"</head>", LOGIN + b"</head>", 1)

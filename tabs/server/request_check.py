@@ -284,7 +284,7 @@ def _with_security_headers(send: Any, close: bool) -> Any:
         if close:
             headers["Connection"] = "close"
         start["headers"] = [
-            (name, lax(value) if name.lower() == b"set-cookie" else value)
+            (name, samesite_lax(value) if name.lower() == b"set-cookie" else value)
             for name, value in start["headers"]
             if not name.lower().startswith(b"access-control-")
         ]
@@ -293,7 +293,7 @@ def _with_security_headers(send: Any, close: bool) -> Any:
     return _on_start(send, add_headers)
 
 
-def lax(cookie: bytes) -> bytes:
+def samesite_lax(cookie: bytes) -> bytes:
     """Return a Set-Cookie header with SameSite=Lax."""
     parts = [part for part in cookie.split(b";") if not part.strip().lower().startswith(b"samesite")]
     return b";".join([*parts, b" SameSite=Lax"])

@@ -280,7 +280,7 @@ def _run_action(page: Page, name: str, data: dict[str, Any], browser: Browser) -
         _say_refused(page, browser)
     finally:
         if "n" in data:
-            page.browsers.arrive(browser, to_count(data["n"]))
+            page.browsers.mark_handled(browser, to_count(data["n"]))
 
 
 def _listen_to_buttons(page: Page, start: gr.Button, enqueue: gr.Button, check: gr.Button) -> None:
