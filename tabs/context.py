@@ -115,10 +115,8 @@ class Page:
         self.tensorboard = TensorBoard(offered=not self.shared)
 
     def script_data(self) -> dict[str, Any]:
-        """Return the constants of the page's script.
-
-        facts of each field, titles of the fields of tasks, sd-scripts' names without a field, seconds between the ticks of each tab, and
-        the longest preset (bytes) and text of another program (characters)
+        """Return the constants of the page's script: facts of each field, titles of the fields of tasks, sd-scripts' names without a field,
+        seconds between the ticks of each tab, and the longest preset (bytes) and text of another program (characters).
         """
         return {
             "fields": fields.facts(),

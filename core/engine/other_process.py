@@ -42,4 +42,5 @@ def recorded_failure(folder: RunFolder) -> Explanation | None:
 
 
 def _file(folder: RunFolder) -> Path:
+    """Return the path of the file with the recorded failure."""
     return folder.logs / "other_process.json"

@@ -160,5 +160,6 @@ class DeviceLock:
         return acquired
 
     def release(self) -> None:
+        """Release the lock and clear `holder`."""
         self.holder = ""
         self._lock.release()

@@ -57,7 +57,7 @@ def run_grid_of(
 ) -> RunGrid:
     """Return the grid of a run's checkpoints. Raises ProblemsError without checkpoints or prompts.
 
-    facts            the run's snapshot
+    facts            `RunView.snapshot` of the run
     strengths        of LoRAs or ControlNets, as an axis; empty for no axis and the usual strength
     fallback_prompt  for a run without sample prompts
     prompts          to use instead of the run's sample prompts
@@ -140,7 +140,7 @@ def grid_of_runs(
 ) -> RunGrid:
     """Return the grid of one checkpoint of each run, with the prompts of all and the base model of the first.
 
-    runs             (the run's snapshot with only this checkpoint in "files", the run's settings)
+    runs             (`RunView.snapshot` with only this checkpoint in "files", the run's settings)
     fallback_prompt  for a run without sample prompts
     Raises ProblemsError without checkpoints or prompts, and if the runs trained files of different kinds.
     """

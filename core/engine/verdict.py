@@ -69,7 +69,7 @@ def comparison_of(
 ) -> Comparison:
     """Return the comparison of a run's checkpoints. Raises ProblemsError as `run_grid_of`.
 
-    facts            the run's snapshot
+    facts            `RunView.snapshot` of the run
     most             number of prompts; None for all
     fallback_prompt  for a run without prompts
     strengths        of the checkpoints; ignored for a method whose checkpoints have none
@@ -238,9 +238,9 @@ def measured_sentence(best: Mapping[str, Any] | None, advice: bool = True, too_s
 
 
 def no_improvement_sentence(facts: Mapping[str, Any], at_base: bool) -> str:
-    """Return a sentence if the lowest measured loss is not below the loss before the training; else "".
+    """Return a sentence that the checkpoints are no better by loss than the model before the training, if that is so; else "".
 
-    facts   the run's snapshot        at_base   whether the training started at the base model
+    facts   `RunView.snapshot` of the run        at_base   whether the training started at the base model, for the wording
     """
     best, first = facts.get("best"), next(iter(facts.get("measured", ())), None)
     if not best or not first or first["step"] >= min((file["step"] for file in facts["files"]), default=0):
@@ -253,7 +253,7 @@ def no_improvement_sentence(facts: Mapping[str, Any], at_base: bool) -> str:
 def choice_reason(facts: Mapping[str, Any], choices: Sequence[Choice], file: str) -> str:
     """Return text on why checkpoint `file` may have been chosen: how its loss compares, and its result in blind choices.
 
-    facts   the run's snapshot
+    facts   `RunView.snapshot` of the run
     """
     sentence = _chosen_by_loss(facts, file)
     names = [each["name"] for each in facts["files"]]
@@ -283,7 +283,7 @@ def _chosen_by_loss(facts: Mapping[str, Any], file: str) -> str:
 def candidates(files: Sequence[str], facts: Mapping[str, Any], at_base: bool = True) -> list[dict[str, Any]]:
     """Return {"file", "step", "label", "loss", "average": bool} for each column of a comparison.
 
-    files    checkpoints of the columns, "" for the base model      facts   the run's snapshot
+    files    checkpoints of the columns, "" for the base model      facts   `RunView.snapshot` of the run
     at_base  whether the run's step 0 is the base model
     step     0 for the base model, None for a deleted file; loss: None if not measured
     """

@@ -184,7 +184,7 @@ def write_temporary(target: Path, data: bytes) -> Path:
 
 
 def replace_by_temporary(temporary: Path, target: Path) -> None:
-    """Rename a temporary file from `write_temporary` over its `target`."""
+    """Rename a temporary file, which `write_temporary` has written for `target`, over `target`."""
     apply_umask(temporary)
     replace(temporary, _writable_target(target))
 

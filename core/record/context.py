@@ -99,6 +99,7 @@ class JobContext(Reports):
         self.journal.put(Stage(text, done, total, step, steps, of_bytes))
 
     def say(self, text: str, level: str = "info", fix: str = "", code: str = "") -> None:
+        """Write a message to the journal. Arguments as in `Reports.say`."""
         self.journal.put(LogMessage(level, text, fix, code))
 
     def generated(self, path: Path, seed: int) -> None:

@@ -134,7 +134,7 @@ def errors_first(problems: Iterable[Problem]) -> list[Problem]:
 
 
 def with_fixes(error: ProblemsError) -> str:
-    """Return the problems of `error` as one text: "what: fix; what: fix"."""
+    """Return the problems of `error` as one line: "what: fix; what: fix"."""
     return "; ".join(f"{problem.what}: {problem.fix}" if problem.fix else problem.what for problem in error.problems)
 
 

@@ -90,14 +90,14 @@ class Worker:
             self._answers.put(line)
         self._answers.put(b"")
 
-    def ask(self, question: dict[str, Any], seconds: float, token: CancelToken) -> dict[str, Any] | Gone:
+    def ask(self, request: dict[str, Any], seconds: float, token: CancelToken) -> dict[str, Any] | Gone:
         """Send a request and return its answer; `Gone` if the process ended, or did not answer in `seconds` and was killed. Raises
         Cancelled if `token` is cancelled meanwhile.
         """
         end = time.monotonic() + seconds
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(question).encode() + b"\n")
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
         except OSError:
             return self._end_and_report(hung=False)
@@ -136,14 +136,14 @@ def serve_requests(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     lower_priority()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
-    questions: queue.Queue[dict[str, Any]] = queue.Queue()
-    threading.Thread(target=_listen, args=(questions,), daemon=True).start()
+    requests: queue.Queue[dict[str, Any]] = queue.Queue()
+    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
     while True:
-        answers.write(json.dumps(answer(questions.get()), default=str) + "\n")
+        answers.write(json.dumps(answer(requests.get()), default=str) + "\n")
 
 
-def _listen(questions: queue.Queue[dict[str, Any]]) -> None:
-    """Put the requests from stdin into `questions`; end this process when stdin is closed."""
+def _listen(requests: queue.Queue[dict[str, Any]]) -> None:
+    """Put the requests from stdin into `requests`; end this process when stdin is closed."""
     for line in sys.stdin:
-        questions.put(json.loads(line))
+        requests.put(json.loads(line))
     os._exit(0)  # the process that asks is gone

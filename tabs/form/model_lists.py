@@ -139,6 +139,7 @@ class ModelLists:
             return self._find(name)
 
     def _find(self, name: str) -> list[Path]:
+        """Return the paths that `find_all` finds for a LoRA's name in the last reading. Raises ProblemsError."""
         return find_all("lora", name, self.workspace, [(each.label, each.path) for each in self.of(["lora"])])
 
     def named(self, name: str) -> Listed:

@@ -206,8 +206,8 @@ class Project(PresetForm):
                 self._change(did, job=job, bad=bad)
 
     def _with_token_name(self, job: TrainJob) -> TrainJob:
-        """Return `job` with the output named by the token of textual inversion, by which other programs use the file, unless the user has
-        set the name.
+        """Return `job` with the first token of textual inversion as output name, unless the user has set the name: other programs use the
+        file by its name.
         """
         current, token = self.job.saving.output_name, token_name(job)
         is_shipped = not self.preset.startswith("user/")
@@ -274,6 +274,7 @@ class Project(PresetForm):
         return self.job
 
     def set_preset(self, name: str) -> None:
+        """Set the name of the loaded preset, "" for none, without changing fields or a step of undo."""
         with self.lock:
             self._set_state(preset=name)
 

@@ -88,7 +88,7 @@ class MessageCheck:
         """Check the call of an event listener and pass it on; answer invalid arguments by 422."""
         body = await Request(scope, receive).body()
         try:
-            body = with_uploads(check(body, self.blocks()), self._folder()) or body
+            body = with_uploads(parse_call(body, self.blocks()), self._folder()) or body
         except InvalidMessage as error:
             await self._refuse(scope, str(error), receive, send)
             return
@@ -158,7 +158,7 @@ def with_uploads(message: dict[str, Any], folder: str) -> bytes | None:
     return json.dumps(message).encode() if files else None
 
 
-def check(body: bytes, blocks: gr.Blocks) -> dict[str, Any]:
+def parse_call(body: bytes, blocks: gr.Blocks) -> dict[str, Any]:
     """Parse the call of an event listener. Raises InvalidMessage for a body that the page's script would not send."""
     try:
         message = parse_json(body, "the message", max_values=MAX_VALUES)
