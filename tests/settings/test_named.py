@@ -397,9 +397,9 @@ def test_the_engine_takes_no_such_job_whatever_made_it(space, tmp_path):
         assert engine.submit("generate", good)
         hand_in(space, "train", "by hand", to_values(bad))
         hand_in(space, "train", "no job", {"nonsense": 1})
-        from core.engine.owner import collect
+        from core.engine.owner import read_inbox
 
-        collect(space, engine._queue_handed_in)
+        read_inbox(space, engine._queue_handed_in)
         states = {entry.title: entry.state for entry in engine.queue()}
         assert states["by hand"] == "failed" and states["no job"] == "failed"
         engine._run_on_device(waited)
