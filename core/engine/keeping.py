@@ -25,9 +25,11 @@ def mark_file(
 ) -> bool:
     """Write name, reason of the choice and a thumbnail into a checkpoint's metadata; tensors and modification time stay.
 
-    name     under which it is kept                      choice   why it was chosen
-    sample   image for the thumbnail; an existing thumbnail stays
-    Return False for formats other than safetensors, which have no metadata. Raises ProblemsError and OSError.
+    name      under which it is kept
+    choice    why it was chosen
+    sample    image for the thumbnail, unless the file has a thumbnail
+    returns   False for formats other than safetensors, which have no metadata
+    Raises ProblemsError and OSError.
     """
     if file.is_dir() or sniff(file) != "safetensors":
         return False

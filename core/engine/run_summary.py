@@ -94,7 +94,7 @@ def with_current_about(folder: RunFolder, row: RunSummary) -> RunSummary:
 
 
 def newest_state_name(folder: RunFolder) -> int:
-    """Return the step in the name of the newest sealed training state (hashes are checked on resuming); -1 without one."""
+    """Return the step of the newest sealed training state, by its folder's name (hashes are checked on resuming); -1 without one."""
     try:
         states = list(folder.states.iterdir())
     except OSError:

@@ -281,11 +281,12 @@ def _chosen_by_loss(facts: Mapping[str, Any], file: str) -> str:
 
 
 def candidates(files: Sequence[str], facts: Mapping[str, Any], at_base: bool = True) -> list[dict[str, Any]]:
-    """Return {"file", "step", "label", "loss", "average": bool} for each column of a comparison.
+    """Return {"file", "step", "label", "loss", "average"} for each checkpoint.
 
-    files    checkpoints of the columns, "" for the base model      facts   `RunView.snapshot` of the run
-    at_base  whether the run's step 0 is the base model
-    step     0 for the base model, None for a deleted file; loss: None if not measured
+    files     names of checkpoints; "" for the base model
+    facts     `RunView.snapshot` of the run
+    at_base   whether the run's step 0 is the base model
+    returns   step: 0 for the base model, None for a deleted file; loss: None if not measured; average: whether it is an average
     """
     steps = {file["name"]: file["step"] for file in facts["files"]}
     losses = {point["step"]: point["loss"] for point in facts.get("measured", [])}

@@ -38,9 +38,7 @@ def trim_heap() -> bool:
 
 
 def single_arena() -> None:
-    """Limit glibc to one malloc arena for all threads, since only the main arena returns large blocks. Call before any thread
-    starts.
-    """
+    """Limit glibc to one malloc arena for all threads, since only the main arena keeps large blocks. Call before any thread starts."""
     library = _glibc()
     if library is not None:
         library.mallopt(ARENA_MAX, 1)

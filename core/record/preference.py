@@ -130,7 +130,7 @@ def preference_result(labels: Mapping[str, str], choices: Sequence[Choice]) -> d
 
 
 def _counted(names: Sequence[str], choices: Iterable[Choice]) -> list[Choice]:
-    """Return the choices of `left`, `right` or `equal` between two of `names`."""
+    """Return the choices with a counted outcome ("left", "right", "equal") between two of `names`."""
     return [each for each in choices if each.outcome in COUNTED and {each.left, each.right} <= set(names)]
 
 

@@ -65,8 +65,8 @@ def strip(lora: Lora, attributes: Callable[[Checkpoint], str], thumb_url: Callab
 
 
 def lazy_strip(lora: Lora, form: str) -> str:
-    """Return `strip` without the buttons of steps, which assets/picker.js requests when it is opened. For a file without a run, it
-    opens the button that copies its path.
+    """Return `strip` without its step buttons, which assets/picker.js requests when the strip is opened. For a file without a run, the
+    strip has the button that copies the path instead.
 
     form   id of the form or list
     """

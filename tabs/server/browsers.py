@@ -166,14 +166,18 @@ class Browsers:
     ) -> None:
         """Show a message in the panel of a browser.
 
-        kind     an "error" stays until it is closed or the action `about` succeeds; "done" and "info" disappear unless they
-                 have problems, notes or a link
-        go       tab that a button opens
-        undo     step of the form's undo, for a button *Undo* while it is the last step
-        undo_by  command of such a button for other changes than the form's
-        redraws  whether its tabs show other data now: the next ticks return them as a whole
-        link     (URL, name) of a file to download      opens   (URL, text) of a link within the page
-        revision of the project, so that it can be seen whether the form was changed since an error
+        kind      an "error" stays until it is closed or the action `about` succeeds; "done" and "info" disappear unless they
+                  have problems, notes or a link
+        problems  `Problem`s to list
+        identity  of the message; by default the time
+        go        tab that a button opens
+        about     action whose success closes an error
+        revision  of the project at an error
+        undo      step of the form's undo, for a button *Undo* while it is the last step
+        undo_by   command of such a button for other changes than the form's
+        redraws   whether its tabs show other data now: the next ticks return them as a whole
+        link      (URL, name) of a file to download
+        opens     (URL, text) of a link within the page
         """
         browser.redraws[""] += redraws
         problem_dicts = [problem.to_dict() for problem in problems]
