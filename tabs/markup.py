@@ -194,7 +194,9 @@ def is_shown(client: str, stamp: str) -> bool:
 def changed_boards(client: str, stamp: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the outputs of a tick: {name: value} of the contents that the browser does not show, and its new "client" state.
 
-    client   value of its `client_state`        stamp   of the current contents        values   {name: current contents}
+    client   value of its `client_state`
+    stamp    of the current contents
+    values   {name: current contents}
     """
     sent = json_object(client).get("sent")
     hashes = sent if isinstance(sent, dict) else {}
@@ -256,11 +258,13 @@ def button(
 ) -> str:
     """Return HTML of a button.
 
-    act, arg  of its event                                        label     for screen readers
-    kind      "", "primary", "quiet" (no border) or "danger"      pressed   state of a toggle button
-    again     whether it is pressed many times in a row, like Next: clicks count at once, whatever the `arg` (assets/aim.js)
-    lands     name of its subject: the button gets the focus when a response brings it (assets/focus.js)
-    sure      text of a dialog that asks for confirmation
+    act, arg   of its event
+    label      for screen readers
+    kind       "", "primary", "quiet" (no border) or "danger"
+    pressed    state of a toggle button
+    again      whether it is pressed many times in a row, like Next: clicks count at once, whatever the `arg` (assets/aim.js)
+    lands      name of its subject: the button gets the focus when a response brings it (assets/focus.js)
+    sure       text of a dialog that asks for confirmation
     """
     parts = [f'<button type="button" class="btn {kind}" data-act="{esc(act)}" data-arg="{esc(arg)}"']
     if title:
@@ -287,7 +291,9 @@ def link(href: str, text: str, *, download: str | None = None) -> str:
 def pager(act: str, page: int, pages: int, total: int = 0, noun: str = "", label: str = "Pages") -> str:
     """Return HTML of Previous, Next and a list of pages, with the total if there is a `noun`; "" for a single page.
 
-    page   the current page, from 0      pages   their number      label   for screen readers, unique on its tab
+    page    the current page, from 0
+    pages   their number
+    label   for screen readers, unique on its tab
     """
     if pages <= 1:
         return ""
@@ -335,8 +341,10 @@ def framed_image(
 ) -> str:
     """Return HTML of an image with its crop frame, and with its control image over and next to it (assets/pairs.js chooses).
 
-    size      (width, height) in pixels       frame   (left, top, right, bottom) as fractions of the image; None without a crop
-    control   URL of the control image, or "" badge   HTML over the image      more   attributes of the images
+    size      (width, height) in pixels
+    frame     (left, top, right, bottom) as fractions of the image; None without a crop
+    control   URL of the control image, or "" badge   HTML over the image
+    more      attributes of the images
     """
     width, height = size
     shape = (

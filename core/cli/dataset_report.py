@@ -64,7 +64,8 @@ def _image(
 ) -> Iterator[str]:
     """Yield lines on one image.
 
-    placed     the image in its bucket; None if it is left out      captions   {image key: captions of the first epochs}
+    placed     the image in its bucket; None if it is left out
+    captions   {image key: captions of the first epochs}
     """
     name = "/".join(row.key)
     if placed is None or not (row.trains or row.role == "validation"):

@@ -347,7 +347,8 @@ def printable_text(text: str) -> str:
 class TerminalProgress:
     """A journal listener that prints messages above a progress bar of steps.
 
-    settings   console_log options: level, file, progress bar      view   of the run, for the smoothed loss
+    settings   console_log options: level, file, progress bar
+    view       of the run, for the smoothed loss
     """
 
     def __init__(self, settings: LoggingSettings | None = None, view: RunView | None = None) -> None:

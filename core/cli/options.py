@@ -239,7 +239,8 @@ def mode_problems(values: Container[str]) -> Iterator[Problem]:
 def _take_option(name: str, placeholder: str, word: str, remaining: deque[str], options: Options) -> None:
     """Store the option in `word`, with its value from `remaining` if it takes one and has none after "=".
 
-    placeholder   of the value; "" for a switch       remaining   the words after it
+    placeholder   of the value; "" for a switch
+    remaining     the words after it
     """
     _, equals, text = word.partition("=")
     if not placeholder:

@@ -58,7 +58,8 @@ def save_average(
 ) -> Path:
     """Average checkpoints of a run that has ended; save the file, record it in the journal and return its path. Raises ProblemsError.
 
-    facts   `RunView.snapshot` of the run        names   file names of the checkpoints, at least two
+    facts   `RunView.snapshot` of the run
+    names   file names of the checkpoints, at least two
     """
     chosen = sorted((file for file in facts["files"] if file["name"] in set(names)), key=lambda file: file["step"])
     if averages := [file["name"] for file in chosen if is_average(file["name"])]:

@@ -19,8 +19,10 @@ NAME = re.compile(r"(\d{8}-\d{6}_.+)-(\d{9,11})", re.DOTALL)
 class DeletedRun:
     """A run in the trash.
 
-    name   of its folder in the trash                run      its name before
-    time   of its deletion, in seconds since 1970   person   the login that started it
+    name     of its folder in the trash
+    run      its name before
+    time     of its deletion, in seconds since 1970
+    person   the login that started it
     """
 
     name: str
@@ -51,7 +53,8 @@ def restore_run(name: str, workspace: Workspace, people: Collection[str] = ()) -
     """Move a run out of the trash and return its name. Raises ProblemsError if it is gone, a run of its name exists, or the user of
     the current request may not change it.
 
-    name   of its folder in the trash       people   logins with a page each
+    name     of its folder in the trash
+    people   logins with a page each
     """
     deleted = next((each for each in deleted_runs(workspace) if each.name == name), None)
     if deleted is None:

@@ -39,8 +39,10 @@ def execute(
 ) -> tuple[str, Explanation | None]:
     """Run a job to its end in this thread. Return (state, explanation of a failure or None).
 
-    listener    called with each line of the journal        token       cancels the job
-    store       models kept between generations             processes   communication of a training on several GPUs
+    listener    called with each line of the journal
+    token       cancels the job
+    store       models kept between generations
+    processes   communication of a training on several GPUs
     Raises ProblemsError if another process runs this run, and KeyboardInterrupt after cleaning up.
     """
     messages = folder.lock()

@@ -54,7 +54,8 @@ def check_not_queued(folder: RunFolder, entries: Iterable[QueueEntry]) -> None:
 def extended(before: TrainJob, changes: Mapping[str, Any], folder: RunFolder, limits: Limits | None = None) -> TrainJob:
     """Return settings `before` with `changes`; writes nothing. Raises ProblemsError with every setting that may not change.
 
-    changes   {group: {setting: value}}       limits   what a shared page's job may name
+    changes   {group: {setting: value}}
+    limits    what a shared page's job may name
     """
     after = build(TrainJob, merge(to_values(before), dict(changes)), folder.name)
     admit(after, limits)
@@ -67,7 +68,8 @@ def extend(folder: RunFolder, changes: Mapping[str, Any], limits: Limits | None 
     """Write a run's settings with `changes` and return them; the earlier ones are saved as job-1.json, job-2.json ... Raises
     ProblemsError with every setting that may not change.
 
-    changes   {group: {setting: value}}       limits   what a shared page's job may name
+    changes   {group: {setting: value}}
+    limits    what a shared page's job may name
     """
     before = job_to_resume(folder)
     after = extended(before, changes, folder, limits)

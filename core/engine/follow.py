@@ -33,7 +33,8 @@ def follow(
     """Start a process that runs a job, pass its journal's new lines to `listener`, and wait for its end. Return (state, explanation
     of a failure or None).
 
-    start      (log file) -> the process              token      a cancelled one sends a stop to the job
+    start      (log file) -> the process
+    token      a cancelled one sends a stop to the job
     patience   seconds from a stop until the process is killed; None: it is never killed
     """
     tail = Tail(folder.journal_file)

@@ -60,7 +60,8 @@ def unmark_file(file: Path, workspace: Workspace, cancel: CancelToken) -> None:
 def put_away_others(run: RunFolder, files: Sequence[Path], workspace: Workspace, jobs: Iterable[QueueEntry]) -> str:
     """Move the run's checkpoints that are not kept to the trash next to them; return the token for `trash.put_back`.
 
-    files   all checkpoints        jobs   the queue
+    files   all checkpoints
+    jobs    the queue
     Raises ProblemsError if none is kept or all are, and while the run trains or a job reads its files.
     """
     kept = {run.path / file for file in read_kept(run.path)}

@@ -20,7 +20,8 @@ from core.record.workspace import Workspace
 class Ownership:
     """The lock of an outputs folder, with a note on who holds it. Raises ProblemsError if another process holds it.
 
-    holder   description for messages of other processes      page   whether the holder is a page, which reads the inbox
+    holder   description for messages of other processes
+    page     whether the holder is a page, which reads the inbox
     """
 
     def __init__(self, workspace: Workspace, holder: str, page: bool = False):

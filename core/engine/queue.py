@@ -29,14 +29,17 @@ GUEST: ContextVar[str] = ContextVar("browser of a shared page whose request is h
 class QueueEntry:
     """A job in the queue.
 
-    id       identifier                               task     name of its task
-    job      its settings as plain values             run      name of its run folder; "" before it has one
-    state    "waiting", "cancelled" (while waiting), or the state of the run
-    added    in seconds since 1970                    message  why it failed or was stopped
-    guest    user of a shared page who added it; "" for the owner
-    person   the same if guests had a page each; stays when the login is removed
-    lane     lane that it runs in; "" for its task's
-    tries    how often the program ended during it, since step `tried_at` of its newest training state (-1: none)
+    id        identifier
+    task      name of its task
+    job       its settings as plain values
+    run       name of its run folder; "" before it has one
+    state     "waiting", "cancelled" (while waiting), or the state of the run
+    added     in seconds since 1970
+    message   why it failed or was stopped
+    guest     user of a shared page who added it; "" for the owner
+    person    the same if guests had a page each; stays when the login is removed
+    lane      lane that it runs in; "" for its task's
+    tries     how often the program ended during it, since step `tried_at` of its newest training state (-1: none)
     """
 
     id: str

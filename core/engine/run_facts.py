@@ -33,11 +33,14 @@ Seconds = Annotated[FiniteFloat, Field(ge=0, lt=2**40)]
 class RunFacts:
     """Facts of a run, from its journal and settings.
 
-    of        `stamps` of journal and job.json when they were read
-    state     last state in the journal           message, fix   of that state
-    started   in seconds since 1970               seconds        that the run worked
-    sample    file of the newest sample           files, gone    saved models that exist, and that were deleted
-    best      (lowest loss on held-out images, its step)
+    of             `stamps` of journal and job.json when they were read
+    state          last state in the journal
+    message, fix   of that state
+    started        in seconds since 1970
+    seconds        that the run worked
+    sample         file of the newest sample
+    files, gone    saved models that exist, and that were deleted
+    best           (lowest loss on held-out images, its step)
     Files are relative to the run folder.
     """
 

@@ -115,7 +115,8 @@ def _samples(
 ) -> dict[tuple[int, int], str]:
     """Return {(column, row): file name of the run's sample with the settings of that image}, for the base model and the checkpoints.
 
-    steps     of the checkpoints, which are columns 1, 2 ...       prompts   of the rows
+    steps     of the checkpoints, which are columns 1, 2 ...
+    prompts   of the rows
     {} for a run that samples with other weights than it saves, or with another schedule than a grid.
     """
     merged = job.method.traits.uses_network and job.network.base_weights

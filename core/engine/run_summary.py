@@ -25,9 +25,12 @@ class RunState:
 class RunSummary:
     """A row of the table of runs.
 
-    step, total      trained and planned steps           started    in seconds since 1970
-    seconds          that the run worked                 thumbnail  image of the newest sample
-    files            existing checkpoints                resumable_step   of the newest training state, -1 without one
+    step, total      trained and planned steps
+    started          in seconds since 1970
+    seconds          that the run worked
+    thumbnail        image of the newest sample
+    files            existing checkpoints
+    resumable_step   of the newest training state, -1 without one
     message, fix     of the run's state
     """
 

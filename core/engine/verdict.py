@@ -39,8 +39,9 @@ USUAL_STRENGTHS = (1.0,)  # that it begins with
 class Comparison:
     """A grid of checkpoints to generate.
 
-    prompts    of its rows                              proposed   number of prompts before the limit
-    strengths  of the checkpoints, ascending
+    prompts     of its rows
+    proposed    number of prompts before the limit
+    strengths   of the checkpoints, ascending
     """
 
     grid: RunGrid
@@ -217,8 +218,9 @@ def write_verdict(run: Path, grid: str, comparison: Comparison) -> None:
 def measured_sentence(best: Mapping[str, Any] | None, advice: bool = True, too_short: bool = False) -> str:
     """Return a sentence on which checkpoint has the lowest loss, and how certain that is.
 
-    best       `Best.to_dict`; None if no loss was measured       advice   whether to add the advice BY_EYE
-    too_short  whether the training was too short to measure a loss
+    best        `Best.to_dict`; None if no loss was measured
+    advice      whether to add the advice BY_EYE
+    too_short   whether the training was too short to measure a loss
     """
     by_eye = f": {BY_EYE}" if advice else ""
     if best is None:
@@ -240,7 +242,8 @@ def measured_sentence(best: Mapping[str, Any] | None, advice: bool = True, too_s
 def no_improvement_sentence(facts: Mapping[str, Any], at_base: bool) -> str:
     """Return a sentence that the checkpoints are no better by loss than the model before the training, if that is so; else "".
 
-    facts   `RunView.snapshot` of the run        at_base   whether the training started at the base model, for the wording
+    facts     `RunView.snapshot` of the run
+    at_base   whether the training started at the base model, for the wording
     """
     best, first = facts.get("best"), next(iter(facts.get("measured", ())), None)
     if not best or not first or first["step"] >= min((file["step"] for file in facts["files"]), default=0):

@@ -347,7 +347,8 @@ def true_state(state: str, damaged: bool, held: bool) -> str:
     """Return the state of a run: the last one in its journal, unless job.json is missing ("damaged"), or the run did not end and no
     process runs it ("interrupted").
 
-    state   last state in the journal      held   whether a process runs it
+    state   last state in the journal
+    held    whether a process runs it
     """
     if damaged and not held:
         return "damaged"

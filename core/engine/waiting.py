@@ -14,8 +14,9 @@ LONGEST_NAME = 40
 class Wait:
     """What a job waits for.
 
-    on     title of the job that runs before it; "" for none      left   seconds until that ends; 0 if unknown
-    ahead  number of waiting jobs before it
+    on                       title of the job that runs before it; "" for none
+    left                     seconds until that ends; 0 if unknown
+    ahead                    number of waiting jobs before it
     on_pause, queue_paused   whether the running job, or the queue, is paused
     """
 

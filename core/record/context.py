@@ -67,8 +67,10 @@ NO_REPORTS = Reports()
 class JobContext(Reports):
     """The environment of one job.
 
-    folder      the job's run folder                      store      keeps a model loaded between generate jobs
-    token       set by a stop                             processes  the processes of a distributed training
+    folder      the job's run folder
+    store       keeps a model loaded between generate jobs
+    token       set by a stop
+    processes   the processes of a distributed training
     pauses      whether `check` waits while the job is paused; False for trainings, which wait at the end of a step
     pending     commands read from the file but not handled yet
     """

@@ -73,9 +73,11 @@ class Planned(Event, kind="planned"):
 class Steps(Event, kind="steps"):
     """Losses and other measurements of the newest training steps.
 
-    steps, losses  number and loss of each step           rates        {part of the model: learning rate}
-    corrected      each loss divided by the expected loss at its timesteps (core/training/loop/watching.py)
-    grad_norm      of the newest step, before clipping    weight_norm  of all trained weights; None unless measured
+    steps, losses   number and loss of each step
+    rates           {part of the model: learning rate}
+    corrected       each loss divided by the expected loss at its timesteps (core/training/loop/watching.py)
+    grad_norm       of the newest step, before clipping
+    weight_norm     of all trained weights; None unless measured
     """
 
     steps: list[int]
@@ -92,7 +94,8 @@ class Steps(Event, kind="steps"):
 class Forecasted(Event, kind="forecast", urgent=True):
     """The forecast of a training's memory and duration, from a few of its steps (core/training/probe.py).
 
-    peak_bytes         of VRAM, or of resident memory on a CPU      device_bytes   total memory of the device
+    peak_bytes         of VRAM, or of resident memory on a CPU
+    device_bytes       total memory of the device
     seconds_per_step   by batch, the largest first: {"512x512, 4 images": 0.41}
     total_seconds      of all `total_steps`, without saving and samples
     """

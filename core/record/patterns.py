@@ -20,7 +20,8 @@ _FAULTS = (regex.error, IndexError, ValueError, OverflowError, RecursionError, M
 class Pattern:
     """A user-supplied regular expression with a time limit. Raises ProblemsError if it is invalid; methods also if it takes too long.
 
-    where     the setting with the expression, for problems     area   first part of the problems' codes
+    where     the setting with the expression, for problems
+    area      first part of the problems' codes
     seconds   limit of CPU time for all matches of this object together
     """
 

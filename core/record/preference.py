@@ -53,8 +53,10 @@ class Choice:
 class Preference:
     """Strengths of checkpoints fitted to choices. The tuples are in the order of `names`.
 
-    strengths   log odds of being preferred to the average checkpoint    low, high   ends of their 95% intervals
-    first       probability of being the most preferred                  choices     number of choices used, without skips
+    strengths   log odds of being preferred to the average checkpoint
+    low, high   ends of their 95% intervals
+    first       probability of being the most preferred
+    choices     number of choices used, without skips
     """
 
     names: tuple[str, ...]
@@ -85,8 +87,10 @@ class Preference:
 class _Fit:
     """Mode and covariance of the posterior for N checkpoints.
 
-    strengths   [N], relative to their mean          covariance   [N, N] of the strengths
-    log_tie     log of the tie parameter nu          first        [N], probability of being the most preferred
+    strengths    [N], relative to their mean
+    covariance   [N, N] of the strengths
+    log_tie      log of the tie parameter nu
+    first        [N], probability of being the most preferred
     """
 
     strengths: Array

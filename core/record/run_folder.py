@@ -46,7 +46,8 @@ class RunFolder:
     def create(cls, runs: Path, name: str, job: dict[str, Any], now: float | None = None) -> RunFolder:
         """Create a run folder with its job.json. Raises ProblemsError if it cannot be written.
 
-        job   a preset's content (kind, schema_version, groups)      now   time in the folder's name, in seconds since 1970
+        job   a preset's content (kind, schema_version, groups)
+        now   time in the folder's name, in seconds since 1970
         """
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
         stem = f"{stamp}_{safe_name(name)}"

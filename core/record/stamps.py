@@ -33,7 +33,8 @@ def cached_until_changed(
 ) -> Callable[[Callable[[Path], T]], Callable[[Path], T]]:
     """Decorator that caches what a function returns for a path until the file's stamp changes; errors are not cached.
 
-    maxsize   number of cached results            missing   result if the file does not exist
+    maxsize   number of cached results
+    missing   result if the file does not exist
     name      name of the file in the path, if the function takes a folder
     """
 

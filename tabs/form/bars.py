@@ -74,7 +74,8 @@ def rate_bars(controls: list[str]) -> str:
 def weight_bars(family: str, control: str, *, default: float = 1.0, checkpoints: bool = False) -> str:
     """Return HTML of the bars for block weights.
 
-    family        of the model file; "" if unknown         control   id of the text field
+    family        of the model file; "" if unknown
+    control       id of the text field
     default       weight of each block while the field is empty
     checkpoints   whether it is a merge of checkpoints, whose lists may also omit BASE
     """
@@ -114,7 +115,8 @@ def _weight_facts(family: str, default: float = 1.0, checkpoints: bool = False) 
 def _element(title: str, controls: list[str], facts: dict[str, Any], label: str = "", line: int | None = None) -> str:
     """Return HTML of bars for the page's script.
 
-    controls   ids of the text fields              facts   data of the bars
+    controls   ids of the text fields
+    facts      data of the bars
     label      title of the closed bars; "" for "Bars"
     line       line of the text field that the bars edit, from 0; None for the whole field
     """

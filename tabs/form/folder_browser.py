@@ -21,9 +21,11 @@ MAX_BELOW = 1000  # the same of its subfolders together
 class Listing:
     """A folder and its direct contents.
 
-    parent   None if the page may not read it            folders   names
-    images   number of images                            more      whether some entries were not listed
-    reason   why the folder cannot be read; "" if it can
+    parent    None if the page may not read it
+    folders   names
+    images    number of images
+    more      whether some entries were not listed
+    reason    why the folder cannot be read; "" if it can
     """
 
     folder: Path

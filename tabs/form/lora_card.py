@@ -34,9 +34,11 @@ def card(
     """Return HTML of a card, 72 px high: three lines next to the image.
 
     first_line, second_line, third_line   HTML; the first has the name
-    about        text at the end of the third line          reason   why the file cannot be used, or ""
-    steps        HTML of `strip` or `lazy_strip`            below    HTML below the lines
-    attributes   of the card's element
+    about                                 text at the end of the third line
+    reason                                why the file cannot be used, or ""
+    steps                                 HTML of `strip` or `lazy_strip`
+    below                                 HTML below the lines
+    attributes                            of the card's element
     """
     error = f"<p class=field-error>{esc(reason)}</p>" if reason else ""
     return (
@@ -88,7 +90,8 @@ def step_buttons(
 ) -> str:
     """Return HTML of a button for each checkpoint of a run, with its first sample.
 
-    chosen   path of the chosen checkpoint          attributes   (checkpoint) -> attributes of its button
+    chosen       path of the chosen checkpoint
+    attributes   (checkpoint) -> attributes of its button
     """
     buttons = ""
     for each in steps:
@@ -105,7 +108,9 @@ def step_buttons(
 def strength_slider(name: str, strength: float, id: str = "", about: str = "") -> str:
     """Return HTML of a strength as a slider from -1 to 2 and as a number, which follow each other.
 
-    name   of the LoRA, for screen readers      id   prefix of the ids of both      about   attributes of both
+    name    of the LoRA, for screen readers
+    id      prefix of the ids of both
+    about   attributes of both
     """
     position, label = min(max(strength, -1.0), 2.0), esc(f"Strength of {name}")
     return (

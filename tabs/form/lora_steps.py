@@ -27,8 +27,10 @@ EPOCH = re.compile(r"-(\d{6})$")
 class Checkpoint:
     """A checkpoint of a run.
 
-    step     None if unknown                    label   "step 250"
-    marks    "best" or "lowest loss", "kept"    loss    None if not measured
+    step     None if unknown
+    label    "step 250"
+    marks    "best" or "lowest loss", "kept"
+    loss     None if not measured
     sample   the run's first sample at this step, else an image in the run's comparison, or None
     """
 
@@ -44,8 +46,10 @@ class Checkpoint:
 class Lora:
     """A model file as lists and cards show it.
 
-    name        title of its run, else of the file        image   sample or preview
-    checkpoint  None for a file without a run             steps   all checkpoints of the run, if they were read
+    name         title of its run, else of the file
+    image        sample or preview
+    checkpoint   None for a file without a run
+    steps        all checkpoints of the run, if they were read
     """
 
     path: Path
@@ -70,7 +74,9 @@ def brief(path: Path, workspace: Workspace) -> Lora:
 def _marks(file: str, best: tuple[str, str] | None, kept_names: Mapping[str, str]) -> tuple[str, ...]:
     """Return the marks of a checkpoint.
 
-    file   relative to its run       best   of `read_best`       kept_names   of `read_kept`
+    file         relative to its run
+    best         of `read_best`
+    kept_names   of `read_kept`
     """
     lowest = (short_label(best[1]),) if best and best[1] and best[0] == file else ()
     return lowest + ((kept_mark(file, kept_names[file]),) if file in kept_names else ())

@@ -41,8 +41,10 @@ WAIT_SECONDS = 0.3  # for which a response waits for the reading of the folders
 def check_choice(kind: ModelKind, path: Path, holds: Sequence[str], family: str, base: bool = False) -> None:
     """Raise ProblemsError if a file does not fit a field.
 
-    kind     of the file, from its header      holds   kinds of files that the field takes
-    family   required family; "" for any       base    whether it is the field of the base model
+    kind     of the file, from its header
+    holds    kinds of files that the field takes
+    family   required family; "" for any
+    base     whether it is the field of the base model
     """
     match tuple(holds):
         case ("lora",):

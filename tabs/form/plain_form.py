@@ -28,8 +28,10 @@ STEPS = 50  # of undo
 class PlainForm(PresetForm):
     """A form with its preset bar. Every change goes through `put`, so that it can be undone.
 
-    id          prefix of its elements' ids           task_name   task of its presets
-    known       {name: declaration} of its fields     act         `data-act` of its controls
+    id          prefix of its elements' ids
+    task_name   task of its presets
+    known       {name: declaration} of its fields
+    act         `data-act` of its controls
     covered     names of the fields that presets store
     """
 
@@ -135,8 +137,10 @@ class PlainForm(PresetForm):
     ) -> str:
         """Return HTML of the controls of these fields.
 
-        values    to show; None: the current ones              hints     {field: placeholder while it is empty}
-        changed   result of `changed()`, if already known      act, id   to use instead of the form's
+        values    to show; None: the current ones
+        hints     {field: placeholder while it is empty}
+        changed   result of `changed()`, if already known
+        act, id   to use instead of the form's
         titles    {field: title to use instead of the setting's}
         """
         shown = {**(self.load() if values is None else values), **{name: bad.text for name, bad in self.bad.items()}}
@@ -204,7 +208,8 @@ class PlainForm(PresetForm):
         """Store these values as one step of undo. Invalid input is discarded in fields whose values change, and stays in others.
 
         preset      name of the loaded preset from now on; None keeps it
-        corrected   other fields whose invalid input is discarded         invalid   new invalid input by field
+        corrected   other fields whose invalid input is discarded
+        invalid     new invalid input by field
         """
         name, before, bad = state = self._current()
         changed = {*corrected, *(each for each, value in values.items() if value != before.get(each))}

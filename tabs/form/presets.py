@@ -92,7 +92,8 @@ class PresetForm(ABC):
     def apply_preset(self, preset: Preset | None, name: str | None = None, done: str = "") -> Done | None:
         """Fill in the form from a preset, or from the defaults for None; return the message about it, if any.
 
-        name   of the loaded preset from now on; None keeps it      done   text of the message instead of the usual one
+        name   of the loaded preset from now on; None keeps it
+        done   text of the message instead of the usual one
         """
 
     @abstractmethod
@@ -162,7 +163,8 @@ class PresetForm(ABC):
     def take_file(self, file: str, text: str) -> Done | None:
         """Check a preset file that was opened or dropped, store it as a user preset, and load it; return the message. Raises ProblemsError.
 
-        file   name of the file         text   its content
+        file   name of the file
+        text   its content
         """
         file_name = Path(file).name
         preset = read_text(file_name, text, self.task_name)

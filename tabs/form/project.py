@@ -251,7 +251,8 @@ class Project(PresetForm):
     def take_import(self, job: TrainJob, title: str, done: str, imported: dict[str, Any]) -> Done:
         """Fill in the form from another program's settings; return the message about it. Raises OldRevision.
 
-        title      name of the file or program, for the undo step      done   text of the message
+        title      name of the file or program, for the undo step
+        done       text of the message
         imported   what the page shows of the import; "description" is stored in a preset that is saved from it
         """
         unsaved = self._unsaved()

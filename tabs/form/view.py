@@ -69,12 +69,16 @@ def plain(choice: Any) -> str:
 class FieldView:
     """The field of a setting with its state.
 
-    value      current value                             empty    placeholder while it is empty
-    id         of the control                            form     id of the form, for the list of model files
-    act, arg   of the event of a board's control         offers   id of a datalist with suggestions
-    replaced   title of the setting that is used instead of this one, or ""
-    shared     whether `empty` is the value for all folders and this field is that of one folder
-    changed, wrong   whether the field is marked so      title    to use instead of the setting's
+    value            current value
+    empty            placeholder while it is empty
+    id               of the control
+    form             id of the form, for the list of model files
+    act, arg         of the event of a board's control
+    offers           id of a datalist with suggestions
+    replaced         title of the setting that is used instead of this one, or ""
+    shared           whether `empty` is the value for all folders and this field is that of one folder
+    changed, wrong   whether the field is marked so
+    title            to use instead of the setting's
     """
 
     entry: Declared

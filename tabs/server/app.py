@@ -102,8 +102,10 @@ def _lifespan(
 ) -> Callable[[Any], Any]:
     """Return the lifespan of an app: it installs the middleware before the first request and runs the lifespans of `within`.
 
-    check    wraps the app's middleware stack            blocks   the app's components
-    nonce    for the page's scripts                      within   apps of other people's pages
+    check    wraps the app's middleware stack
+    blocks   the app's components
+    nonce    for the page's scripts
+    within   apps of other people's pages
     """
 
     def kinds() -> frozenset[str]:
@@ -142,10 +144,11 @@ def launch(
     """Start the server at `port` or the next free one, and return its Blocks without waiting. `blocks.local_url` is the URL,
     `blocks.share_url` the public one, `blocks.server_port` the port.
 
-    auth     first login; None for a page without login      browser  whether to open a browser
-    names    further host names of the page
-    owner    login that may cancel and move the jobs of all guests
-    people   {login: page}: logins with a page each; `auth` is the owner's then
+    auth      first login; None for a page without login
+    browser   whether to open a browser
+    names     further host names of the page
+    owner     login that may cancel and move the jobs of all guests
+    people    {login: page}: logins with a page each; `auth` is the owner's then
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("GRADIO_TEMP_DIR", str(page.workspace.private / "uploads"))
@@ -239,7 +242,8 @@ def serve(
     """Serve the page until Ctrl-C and print its URL. A page that others can reach always has a password.
 
     logins   (user, password); with several the first is the owner's, and each of the others has a form, presets and runs of its own
-    names    further host names of the page              keys     whether jobs of a shared page may use the owner's keys
+    names    further host names of the page
+    keys     whether jobs of a shared page may use the owner's keys
     """
     shared = share or bool(names) or host not in LOOPBACK
     auth, owner, people = _login_roles(logins, shared)

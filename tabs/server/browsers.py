@@ -20,7 +20,8 @@ TURN_SECONDS = 2.0
 class Browser:
     """One open page in a browser.
 
-    arrived   numbers of its latest changes              newest   {field: number of its latest change}
+    arrived   numbers of its latest changes
+    newest    {field: number of its latest change}
     """
 
     session: str
@@ -136,7 +137,8 @@ class Browsers:
         """Return the token of the previous start if this start of the same job follows within DOUBLE_PRESS_SECONDS (a double click);
         else record this one and return "".
 
-        job     what is started         token   identifies this start
+        job     what is started
+        token   identifies this start
         """
         with self._news:
             pressed_at, last_job, last_token = browser.pressed

@@ -49,7 +49,8 @@ class Delivery:
         nonce: str = "",
     ):
         """
-        kinds     () -> component types of the page      settled   () -> whether the page's HTML is final
+        kinds     () -> component types of the page
+        settled   () -> whether the page's HTML is final
         nonce     of its scripts; the same as long as the server runs, since browsers cache the page
         """
         self.app, self.kinds, self.settled, self.nonce = app, kinds, settled, nonce or secrets.token_urlsafe(16)

@@ -139,7 +139,8 @@ def _cost(method: str, path: str) -> float:
 class Delays:
     """Delays of logins, by address. Each attempt counts as failed until it succeeds, so that concurrent attempts wait too.
 
-    longest     seconds of the longest delay            forgotten   seconds after which failures no longer count
+    longest     seconds of the longest delay
+    forgotten   seconds after which failures no longer count
     The right password is never refused: others behind the same share link can only delay it.
     """
 

@@ -22,7 +22,8 @@ def store_upload(files: Sequence[str | Path], datasets: Path, task=None, unused:
     """Store one zip, or images with captions, in a new folder of `datasets` and return it. Raises ProblemsError, also for a zip together
     with other files.
 
-    task   a LightTask for progress         unused   collects the names of files that are left out
+    task     a LightTask for progress
+    unused   collects the names of files that are left out
     """
     token = task.token if task else CancelToken()
     paths = [Path(file) for file in files]
