@@ -289,7 +289,7 @@ class Engine:
 
     def _queue_run(self, run_name: str, changes: dict[str, Any] | None = None, identity: str = "") -> str:
         """`continue_run`, but a paused queue stays paused. identity: id of the job; "" for a new one."""
-        folder = self.changeable_folder(run_name)
+        folder = self.editable_run(run_name)
         with self._queue.lock:
             check_not_queued(folder, self.queue())
             job = extend(folder, changes, self._request_limits) if changes else job_to_resume(folder)
@@ -444,7 +444,7 @@ class Engine:
     def _folder(self, run_name: str) -> RunFolder:
         return self._runs.folder(run_name)
 
-    def changeable_folder(self, run_name: str) -> RunFolder:
+    def editable_run(self, run_name: str) -> RunFolder:
         """Return the folder of a run. Raises ProblemsError if it is unknown, or the user of the current request may not change it."""
         folder = self._folder(run_name)
         check_may_change(run_name, about_of(folder)[0].person, self.people)
@@ -535,11 +535,11 @@ class Engine:
 
     def describe_run(self, run_name: str, *, title: str | None = None, note: str | None = None) -> None:
         """Change the title ("" for the initial one) or note of a run; None keeps it. Raises ProblemsError."""
-        write_about(self.changeable_folder(run_name), title=title, note=note)
+        write_about(self.editable_run(run_name), title=title, note=note)
 
     def star_run(self, run_name: str, starred: bool) -> None:
         """Star a run, or remove its star. Raises ProblemsError."""
-        path = self.changeable_folder(run_name).star_file
+        path = self.editable_run(run_name).star_file
         try:
             atomic.write_bytes(path, b"") if starred else path.unlink(missing_ok=True)
         except OSError as error:
@@ -547,7 +547,7 @@ class Engine:
 
     def delete_run(self, run_name: str) -> str:
         """Move a run to the trash and return its folder name there. Raises ProblemsError while it runs or a job uses its files."""
-        folder = self.changeable_folder(run_name)
+        folder = self.editable_run(run_name)
         if folder.held:
             what = f"'{run_name}' is running and cannot be deleted"
             raise ProblemsError.one(what, run_name, "stop it first", "runs.delete-running")

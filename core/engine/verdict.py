@@ -239,7 +239,7 @@ def measured_sentence(best: Mapping[str, Any] | None, advice: bool = True, too_s
     return f"Steps {named} cannot be told apart by {best['what']}{by_eye}{better}."
 
 
-def no_improvement_sentence(facts: Mapping[str, Any], at_base: bool) -> str:
+def no_gain_text(facts: Mapping[str, Any], at_base: bool) -> str:
     """Return a sentence that the checkpoints are no better by loss than the model before the training, if that is so; else "".
 
     facts     `RunView.snapshot` of the run

@@ -30,7 +30,7 @@ from core.engine.verdict import (
     comparison_of,
     has_strengths,
     measured_sentence,
-    no_improvement_sentence,
+    no_gain_text,
     read_verdict,
     write_verdict,
 )
@@ -158,9 +158,7 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
         column["use"] = use is not None and column["file"] == use.name
     refused = whose_run(facts.get("person", ""), page.engine.people)
     answer, decided = answer_of(run, columns, use, why, preferred)
-    answer += (
-        no_improvement_sentence(facts, job.starts_at_base) if answer and why in ("lowest", "clear", "only") else ""
-    )
+    answer += no_gain_text(facts, job.starts_at_base) if answer and why in ("lowest", "clear", "only") else ""
     advice = why not in ("kept", "preferred") and not choices
     sentence = assess.with_assessment(measured_sentence(best, advice, facts["too_short"]), run, columns[1:], best)
     saved = [each for each in columns[1:] if not (each["average"] or each["gone"])]
@@ -431,7 +429,7 @@ def _run(page: Page, data: Mapping[str, Any]) -> tuple[RunFolder, dict[str, Any]
     """(folder, snapshot) of the run that a command changes. Raises ProblemsError for one that does not exist, and for another
     person's."""
     name = Path(_text(data, "run")).name
-    return page.engine.changeable_folder(name), page.engine.snapshot(name)
+    return page.engine.editable_run(name), page.engine.snapshot(name)
 
 
 def _text(data: Mapping[str, Any], name: str) -> str:
@@ -446,11 +444,7 @@ def start(page: Page, run: str, more: bool = False, strength: float = 1.0) -> bo
     returns   whether a queued grid was canceled for it
     """
     with _STARTING:
-        facts, job, folder = (
-            page.engine.snapshot(run),
-            page.engine.run_job(run),
-            page.engine.changeable_folder(run).path,
-        )
+        facts, job, folder = page.engine.snapshot(run), page.engine.run_job(run), page.engine.editable_run(run).path
         if person := _whose_images(page, facts):
             what, fix = f"The images of this comparison belong to {person}", "make a grid of the run instead"
             raise ProblemsError.one(what, run, fix, "runs.not-yours")

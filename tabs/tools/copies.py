@@ -178,7 +178,7 @@ class Copies:
     def keep(self, run: str, name: str, kept_name: str | None) -> None:
         """Mark a file of a run to keep, with a name ("" for the file's own), and copy it to the remembered folder; renaming a
         kept one does not copy it again. None removes the mark, not the copy."""
-        source, folder = self._file(run, name), self._page.engine.changeable_folder(run).path
+        source, folder = self._file(run, name), self._page.engine.editable_run(run).path
         file, target = source.relative_to(folder).as_posix(), self.folder(self._kind(run))
         newly_kept = kept_name is not None and file not in read_kept(folder)
         keep(folder, source, kept_name)

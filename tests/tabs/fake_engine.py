@@ -324,7 +324,7 @@ class FakeEngine:
     def run_preset(self, run_name: str) -> str:
         return ""
 
-    def changeable_folder(self, run_name: str) -> RunFolder:
+    def editable_run(self, run_name: str) -> RunFolder:
         return RunFolder(self._find(run_name).folder)
 
     def delete_run(self, run_name: str) -> str:
