@@ -18,7 +18,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
 def _other_python() -> None:
-    """Where the packages are not installed in this Python, run in `.venv` instead, or exit with a message."""
+    """If packages are not installed in this Python, replace the process by the Python of `.venv`, or exit with a message."""
     from importlib.util import find_spec
 
     from core.setup.stamp import python_of, read_stamp

@@ -1,4 +1,4 @@
-"""Everything of Atelier except the page. Nothing in here imports gradio."""
+"""Everything of Atelier except the page. Nothing in this package imports gradio."""
 
 import sys
 

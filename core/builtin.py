@@ -1,4 +1,4 @@
-"""The tasks that come with Atelier, a line each. Listed in core/extensions.py; loads no torch."""
+"""Registers the tasks that come with Atelier. Listed in core/extensions.py; loads no torch."""
 
 from __future__ import annotations
 
@@ -63,18 +63,18 @@ METADATA = Card(
 
 
 def _register_training(name: str, title: str, about: str, job: type[TrainJob], run: Run, **more: Any) -> None:
+    """Register a task that trains, or prepares a training, on a dataset folder. more: further fields of `Task`."""
     register(Task(name, title, about, job, run, takes="dataset.folder", **more))
 
 
 @dataclass(frozen=True)
 class Row:
-    """A tool in the tables below.
+    """A tool in the tables below; fields not listed here are as in `Task`.
 
-    module   with its `plan` and `do` (core/tools/plans.py), in `package`; its last part is the tool's name
-    about    one line of --help
-    takes    the setting that a free word of its command fills
-    do       the module with `do`, where several tools share it
-    plan     the module with `plan`, where it is not that with `do`
+    module   module in `package` with the tool's `plan` and `do` (core/tools/plans.py); its last part is the tool's name
+    takes    the setting that the command's positional argument sets
+    do       module with `do`, if not `module`
+    plan     module with `plan`, if not the one with `do`
     """
 
     module: str
@@ -92,7 +92,7 @@ class Row:
 
 
 def _tools(card: Card | None, *rows: Row, **shared: Any) -> None:
-    """Register the tools of a card. shared: fields that each `Task` has."""
+    """Register the tools in `rows`, with the form `card`. shared: fields of `Task` that all of them have."""
     for row in rows:
         name, do = row.module.rpartition(".")[2], row.do or row.module
         run, check = _planned(later(f"{row.package}.{row.plan or do}", "plan"), later(f"{row.package}.{do}", "do"))
@@ -105,7 +105,10 @@ def _tools(card: Card | None, *rows: Row, **shared: Any) -> None:
 
 
 def _planned(plan: Callable[..., Any], do: Callable[..., Outcome]) -> tuple[Run, Callable[[Any, Workspace], str]]:
-    """(run, check) of a tool. Each calls `plan`: between them a job may wait for long, and it may run in another process."""
+    """Return the functions (run, check) of a tool's `Task`, from its `plan(settings, workspace)` and `do(settings, plan, context)`.
+
+    Both call `plan`: a job may wait long after the check, and run in another process.
+    """
 
     def run(settings: Any, context: JobContext) -> Outcome:
         return do(settings, plan(settings, context.workspace), context)
@@ -114,6 +117,7 @@ def _planned(plan: Callable[..., Any], do: Callable[..., Outcome]) -> tuple[Run,
 
 
 def _previews(settings: Any) -> bool:
+    """Whether a tool's settings ask for a preview, which writes nothing."""
     return settings.preview is not None
 
 

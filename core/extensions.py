@@ -1,7 +1,7 @@
-"""What extends the product, one line each: a module listed here registers methods, objectives ... when imported.
+"""Modules that extend the program: each registers methods, objectives ... when it is imported.
 
-Other people's packages register the same way, from outside: those whose module the owner of the machine allowed
-(`--allow-module`, allowed_modules.txt) are added to the list; nothing else is imported.
+Modules of other packages register the same way if the owner of the machine allowed them (`--allow-module`,
+allowed_modules.txt); nothing else is imported.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,8 +47,10 @@ FLAG = "--allow-module"
 
 
 def later(module: str, name: str) -> Callable[..., Any]:
-    """A function that imports `module` when it is called, and calls its function `name`: registering stays cheap and free of
-    circular imports."""
+    """Return a function that imports `module` when it is called and passes its arguments to the module's function `name`.
+
+    So registering stays cheap and free of circular imports.
+    """
 
     def call(*args: Any) -> Any:
         return getattr(import_module(module), name)(*args)
@@ -57,7 +59,7 @@ def later(module: str, name: str) -> Callable[..., Any]:
 
 
 def load() -> None:
-    """Import everything listed, without torch. It is called for each layer of a file: repeated calls are nearly free."""
+    """Import the modules of EXTENSIONS, without torch. Repeated calls are nearly free."""
     global _loaded
     if _loaded is not EXTENSIONS:
         listed = EXTENSIONS
@@ -67,12 +69,12 @@ def load() -> None:
 
 
 def import_allowed(argv: Sequence[str] = ()) -> None:
-    """Import other people's modules that the owner allowed, and list them: called once, before any registry is read.
+    """Import the allowed modules of other packages and add them to EXTENSIONS: called once, before any registry is read.
 
     argv   the command line, of which only --allow-module is read; its other problems are reported later
 
-    For a package with entry points in the group `atelier`, the modules of those are imported, else the package itself. Raises
-    ProblemsError with every module that fails.
+    Of a package with entry points in the group `atelier` their modules are imported, else the package itself. Raises ProblemsError
+    with every module that fails.
     """
     global EXTENSIONS
     names = [word.partition("=")[2] for word in argv if word.startswith(f"{FLAG}=")]
@@ -99,4 +101,5 @@ def import_allowed(argv: Sequence[str] = ()) -> None:
 
 
 def _top(module: str) -> str:
+    """Return the top-level package of a dotted module name."""
     return module.partition(".")[0]

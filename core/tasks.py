@@ -1,4 +1,4 @@
-"""The registry of everything that can be run, for page, command line, presets, queue and docs. Loads no torch."""
+"""The registry of tasks: everything that can be run, for page, command line, presets, queue and docs. Loads no torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Run = Callable[[Any, "JobContext"], "Outcome"]  # given the job, or a tool's own
 
 @dataclass(frozen=True)
 class Card:
-    """A form on the page. Tasks on the same card share it, with a list to choose from. tab: the tab that shows it."""
+    """A form on the page. Tasks with the same card share it, with a list to choose from. tab: title of the tab that shows it."""
 
     name: str
     title: str
@@ -40,23 +40,23 @@ class Task:
 
     name, title   name in presets and on the command line; title on the page
     about         one line of --help
-    job           the model of its settings, in groups
+    job           model of its settings, in groups
     run           (job, context) -> Outcome
-    lane          where it runs
-    own           the group that `run` and `check` get instead of the whole job; "" for the job
-    check         (job, workspace) -> what the job would do, in words; raises ProblemsError with all problems
-    reads         whether a job only reads, so that it can run while a page has the outputs folder
-    pauses        it handles pause and resume itself; every other task waits in `context.check()`
-    ends_paused   pausing ends it; started again, it resumes where it stopped
-    card          its form on the page; None without one
-    tab           the tab that its ended jobs lead to; "" for that of its card
+    lane          where its jobs run
+    own           group of settings that `run` and `check` get instead of the whole job; "" for the job
+    check         (job, workspace) -> text on what the job would do; raises ProblemsError with all problems
+    reads         whether a job only reads, so that it can run while a page holds the outputs folder; or (job) -> that
+    pauses        whether `run` handles pause and resume itself; in other tasks `context.check()` waits
+    ends_paused   whether pausing ends a job, which resumes where it stopped when started again
+    card          form on the page; None without one
+    tab           tab that its ended jobs lead to; "" for the card's
     button        label of the form's start button
     values        name under which the form's values are stored; tasks of a card with the same name share them. "": the card's
-    under         another command that it is a tool of: `caption tag` is `tag`
+    under         command that it is a tool of: with "caption", `caption tag` is `tag`
     on_cpu        whether a waiting job can be started at once on the CPU, in a process of its own
-    unused        ({name: value} of its form) -> names of settings without effect, which the form hides; for tools, by default,
-                  those whose needs are not met (core/settings/needs.py)
-    takes         the setting of its positional argument (`tag FOLDER`): a name in `own`, else a dotted path
+    unused        ({setting: value} of the form) -> settings without effect, which the form hides; for tools, by default, those whose
+                  needs are not met (core/settings/needs.py)
+    takes         setting that the positional argument sets (`tag FOLDER`): a name in `own`, else a dotted path
     """
 
     name: str
@@ -81,37 +81,38 @@ class Task:
 
     @property
     def argument(self) -> str:
-        """The dotted path of the setting that its positional argument sets, "" without one."""
+        """Dotted path of the setting that the positional argument sets; "" without one."""
         return f"{self.own}.{self.takes}" if self.own and self.takes else self.takes
 
     def settings_of(self, job: Settings) -> Any:
-        """The part of a job that `run` and `check` get (`own`)."""
+        """Return the part of a job that `run` and `check` get: its group `own`, else the whole job."""
         return getattr(job, self.own) if self.own else job
 
     def start(self, job: Settings, context: JobContext) -> Outcome:
-        """Run a job to its end in this thread."""
+        """Run a job to its end in this thread and return its outcome."""
         with in_workspace(context.workspace):
             return self.run(self.settings_of(job), context)
 
     def check_job(self, job: Settings, workspace: Workspace) -> str:
-        """Check a job, and describe in words what it would do. Raises ProblemsError with all problems."""
+        """Return text on what a job would do. Raises ProblemsError with all its problems."""
         if self.check is None:
             return "The settings are valid."
         with in_workspace(workspace):
             return self.check(self.settings_of(job), workspace)
 
     def title_of(self, job: Settings) -> str:
-        """The title of a job in lists: that of its task, for tools with the file or folder that it works on."""
+        """Return the title of a job in lists: the task's, for tools followed by the file or folder that it works on."""
         path = next((each.value for each in named_in(job)), "") if self.own else ""
         name = path.partition("?")[0].strip().strip("\"'").replace("\\", "/").rstrip("/").rpartition("/")[2]
         return f"{self.title}: {name}" if name else self.title
 
     def only_reads(self, job: Settings) -> bool:
+        """Whether this job only reads (`reads`), so that it can run while a page holds the outputs folder."""
         return self.reads if isinstance(self.reads, bool) else self.reads(self.settings_of(job))
 
 
 def tool(name: str, settings: type[Settings], run: Run, *, title: str, **about: Any) -> Task:
-    """A task whose job has a single group of settings, which `run` gets. about: other fields of Task"""
+    """Return a task whose job has the single group `settings`, which `run` gets. about: further fields of `Task`."""
     group: Any = (settings, Field(default_factory=settings, title=title))
     job = create_model(f"{name.title().replace('_', '')}Job", __base__=Job, __doc__=settings.__doc__, **{name: group})
     properties: dict[str, Any] = {"lane": "process", "card": Card(name, title, (settings.__doc__ or "").strip())}
@@ -123,18 +124,18 @@ TASKS: dict[str, Task] = {}
 
 
 def register(task: Task) -> None:
-    """Register a task for page, presets, command line and queue."""
+    """Add a task to the registry, replacing one of the same name."""
     TASKS[task.name] = task
 
 
 def tasks() -> dict[str, Task]:
-    """{name: task} of all registered tasks."""
+    """Return {name: task} of all registered tasks."""
     extensions.load()
     return TASKS
 
 
 def named(name: str) -> Task:
-    """The task with this name. Raises ProblemsError if it is not registered."""
+    """Return the task with this name. Raises ProblemsError if it is not registered."""
     if name not in tasks():
         fix = f"use one of {', '.join(TASKS)}"
         raise ProblemsError.one(f"There is no task '{name}'", "task", fix, "tasks.unknown")
@@ -142,7 +143,7 @@ def named(name: str) -> Task:
 
 
 class JobModels(Mapping[str, type[Settings]]):
-    """{name: job model} of all registered tasks."""
+    """Read-only mapping {task name: model of its job} of all registered tasks."""
 
     def __getitem__(self, name: str) -> type[Settings]:
         return tasks()[name].job

@@ -1,4 +1,4 @@
-"""The Page object that every tab gets: engine, folders and project, and the methods that register event listeners."""
+"""The Page object that every tab gets: engine, folders and project, and methods that register event listeners."""
 
 from __future__ import annotations
 
@@ -58,8 +58,9 @@ TABS = ("Dataset", "Captions", "Train", "Monitor", "Generate", "Runs", "Tools")
 
 @dataclass
 class Page:
-    """One page for one engine and one project. Tabs build their widgets inside `build(page)` and hold no state: state that
-    survives a refresh is stored with `project.update_tab(tab, ...)`, and the engine has the state of runs."""
+    """One page for one engine and one project. Tabs build their components in `build(page)` and hold no state: what survives a refresh is
+    stored with `project.update_tab(tab, ...)`, and the engine has the state of runs.
+    """
 
     engine: Engine
     workspace: Workspace
@@ -114,8 +115,9 @@ class Page:
         self.tensorboard = TensorBoard(offered=not self.shared)
 
     def script_data(self) -> dict[str, Any]:
-        """Constants of the page's script: facts of each field, titles of the fields of tasks, names of sd-scripts without a
-        field, the tick interval of each tab, and how long a preset (bytes) and another program's text (characters) may be."""
+        """Return the constants of the page's script: facts of each field, titles of the fields of tasks, sd-scripts' names without a field,
+        seconds between the ticks of each tab, and the longest preset (bytes) and text of another program (characters).
+        """
         return {
             "fields": fields.facts(),
             "titles": task_settings.titles(),
@@ -124,19 +126,18 @@ class Page:
             "longest": {"preset": PRESET_BYTES, "import": IMPORT_LETTERS},
         }
 
-    def own_jobs(self) -> list[QueueEntry]:
-        """The jobs of the queue, without those of others where each person has a page."""
+    def visible_jobs(self) -> list[QueueEntry]:
+        """Return the queue's jobs; where people have a page each, only the jobs of this page's person."""
         jobs = self.engine.queue()
         return [job for job in jobs if job.guest == self.workspace.person] if self.engine.people else jobs
 
     def gpu(self) -> int | None:
-        """Memory of the training GPU in bytes, 0 without a GPU, None until the device is known."""
+        """Return the VRAM of the training GPU in bytes; 0 without a GPU, None until the device is known."""
         device = self.engine.known_device
         return None if device is None else gpu_memory(device)
 
     def readable_job(self, run_name: str) -> TrainJob | None:
-        """The settings of a run, cached until its file changes, as Monitor asks often; None if they are damaged or of another
-        version, which is not cached."""
+        """Return the settings of a run, cached until its job.json changes; None if they are damaged or of another version."""
         try:
             file = RunFolder(self.workspace.runs / Path(run_name).name).job_file
             return self._run_jobs(run_name, stamp_or_none(file))
@@ -144,24 +145,24 @@ class Page:
             return None
 
     def file_url(self, path: str | os.PathLike) -> str:
-        """URL of a file, relative to the page, for <img src> or <a href download>."""
+        """Return the URL of a file, relative to the page, for <img src> or <a href download>."""
         return self.links.file_url(path)
 
     def thumb_url(self, path: str | os.PathLike, size: int = 256) -> str:
-        """URL of a thumbnail of about `size` pixels. See `Links.thumb_url`."""
+        """Return the URL of a thumbnail of about `size` pixels (`Links.thumb_url`)."""
         return self.links.thumb_url(path, size)
 
     @property
     def browser(self) -> Browser:
-        """The browser whose request is handled."""
+        """The browser whose request is being handled."""
         return self.browsers.of(CURRENT_SESSION.get())
 
     def say(self, kind: str, text: str = "", **more: Any) -> None:
-        """Show a message in the panel of the browser whose request is handled. Arguments: see `Browsers.say`."""
+        """Show a message in the panel of the browser whose request is being handled. Arguments as in `Browsers.say`."""
         self.browsers.say(self.browser, kind, text, **more)
 
     def already_reported(self, error: ProblemsError) -> bool:
-        """Whether a tick failed with the same unexpected error before. Each is shown once, not once a second."""
+        """Whether ticks have already failed with the unexpected errors in `error`, each of which is shown only once. Records them."""
         messages = {problem.what for problem in error.problems if problem.code == FAILED}
         is_repeated = bool(messages) and messages <= self.reported_errors
         self.reported_errors |= messages
@@ -200,8 +201,10 @@ class Page:
         return gr.on(triggers, fn, inputs, targets, **more)
 
     def on_input(self, triggers: Any, fn: Callable, field: Any, outputs: Any) -> None:
-        """Call `fn` with the value of a field after the user changed it. Gradio's blur also fires without a change, with a value
-        that may be empty or that another window has replaced."""
+        """Call `fn` with the value of a field after the user changed it.
+
+        Gradio's blur also fires without a change, with a value that may be empty or that another window has replaced.
+        """
 
         def changed(value: Any, edited: str) -> Any:
             return fn(value) if edited else gr.skip()
@@ -212,24 +215,30 @@ class Page:
         self.listen(triggers, changed, [field, self.envelope], outputs, js=js, trigger_mode="always_last")
 
     def on_act(self, boards: Any, fn: Callable, inputs: Any = None, outputs: Any = None) -> None:
-        """Call `fn` for each click or change in these boards, also while an earlier one is handled."""
+        """Call `fn` for each click or change in these boards, also while an earlier event is handled."""
         for each in boards if isinstance(boards, list) else [boards]:
             self.listen(each.act, fn, inputs, outputs, trigger_mode="multiple")
 
     def on_tick(self, tab: str, fn: Callable, inputs: Any = None, outputs: Any = None, seconds: float = 1.0) -> None:
-        """Call `fn` every `seconds` while `tab` is open; less often while no job runs (assets/ticks.js). `fn` returns gr.skip()
-        if nothing has changed. The first input is the browser's `client` state (tabs/markup.py)."""
+        """Call `fn` every `seconds` while `tab` is open; less often while no job runs (assets/ticks.js).
+
+        `fn` returns gr.skip() if nothing has changed. The first of `inputs` is the browser's `client_state` (tabs/markup.py).
+        """
         self.ticks[tab] = seconds
         self._listen_to_ticks(tab, None, fn, inputs, outputs)
 
     def on_change(self, tab: str, view: BoardView, outputs: Mapping[str, Any]) -> None:
-        """Redraw the boards that differ while `tab` is open and the browser shows another stamp. The tick compares the stamps, since a
-        message that Gradio carries takes ten times as long. outputs: components by name; "client" is the browser's `client_state`"""
+        """Send the changed boards of `view` while `tab` is open and the browser shows another stamp.
+
+        outputs   components by name; "client" is the browser's `client_state`
+        The tick compares the stamps, since a message that Gradio carries takes ten times as long.
+        """
         self._listen_to_ticks(tab, view.stamp, view.tick, outputs["client"], outputs)
 
     def _listen_to_ticks(
         self, tab: str, stamp: Callable[[], str] | None, fn: Callable, inputs: Any, outputs: Any
     ) -> None:
+        """Register `fn` for the ticks of `tab`. stamp: () -> stamp of what it draws; None: it is called at every tick."""
         stamps = self.stamps.setdefault(tab, [])
         listener = tab, len(stamps)
         stamps.append(stamp)
@@ -249,7 +258,7 @@ class Page:
     def on_show(
         self, tab: str, fn: Callable | None, inputs: Any = None, outputs: Any = None, js: str | None = None
     ) -> None:
-        """Call `fn` when `tab` is opened, also when the page opens on it. js: JavaScript that returns the inputs"""
+        """Call `fn` when `tab` is opened, also when the page opens on it. js: JavaScript that returns the inputs."""
         self.shows.setdefault(tab, []).append({"fn": fn, "inputs": inputs, "outputs": outputs, "js": js})
 
     def on_load(self, fn: Callable, inputs: Any = None, outputs: Any = None) -> None:
@@ -258,7 +267,7 @@ class Page:
 
 
 def make_page(engine: Any, workspace: Workspace, *, shared: bool = False, keys: bool = False) -> Page:
-    """Create the Page of an engine, without widgets. keys: jobs of a shared page may use the owner's keys"""
+    """Create the Page of an engine, without components. keys: whether jobs of a shared page may use the owner's keys."""
     presets = PresetStore(workspace.presets, workspace.person, PROJECT / "presets")
     roots = Roots(workspace, local=not shared, keys=keys)
     if engine is not None:
@@ -268,7 +277,7 @@ def make_page(engine: Any, workspace: Workspace, *, shared: bool = False, keys: 
 
 
 def _turn_of(args: Sequence[Any]) -> tuple[int, str]:
-    """(number of a board's event, id of the field that it changes or ""); the number is 0 for other events."""
+    """Return (number of a board's event, field that it changes or "") from a listener's arguments; the number is 0 for other events."""
     event = next((each for each in args if isinstance(each, gr.EventData)), None)
     data = event._data if event is not None and isinstance(event._data, dict) else {}
     board = getattr(event, "target", None)
@@ -276,15 +285,15 @@ def _turn_of(args: Sequence[Any]) -> tuple[int, str]:
     return to_count(data.get("turn")), field[:400]
 
 
-def _labelled(label: str, component: Any, value: Any) -> Any:
-    """Return an output value; for a board, its HTML with the label of the answer (tabs/markup.py)."""
+def _with_label(label: str, component: Any, value: Any) -> Any:
+    """Return the output value of a component; for a board, its HTML with a label of the answer at the end (tabs/markup.py)."""
     is_board = isinstance(component, gr.HTML) and "board" in (component.elem_classes or ())
     return f"{value}<!--{label}-->" if is_board and isinstance(value, str) else value
 
 
 @contextmanager
 def handling(request: gr.Request | None, workspace: Workspace) -> Iterator[None]:
-    """Context in which a request is handled: `Page.browser` is its browser, and new jobs are its guest's."""
+    """Context in which a request is handled: `Page.browser` is its browser, and new jobs belong to its user."""
     session = CURRENT_SESSION.set(getattr(request, "session_hash", None))
     try:
         guest = getattr(getattr(request, "request", None), "scope", {}).get("guest", "")
@@ -298,12 +307,14 @@ def as_listener(
     page: Page, fn: Callable, outputs: Sequence[Any], drop_if_overtaken: bool = False, names: Sequence[str] = ()
 ) -> Callable:
     """Wrap `fn` as a listener that returns values for `outputs` and, for the pulse bus, the browser's message if it changed.
-    With `names`, `fn` returns {name: value} of the outputs that change. A change of a field that arrives after a newer one of
-    the same field is ignored.
 
-    A ProblemsError becomes a message; a gr.Error would be answered with status 500 and a toast that disappears. Gradio injects
-    parameters by their annotations, but reads none of a functools.partial, and none at all if one of them names a type that is
-    imported for type checkers only. So the wrapper is annotated with the event alone.
+    drop_if_overtaken   as in `Page.listen`
+    names               names of `outputs`, if `fn` returns {name: value} of the outputs that change
+
+    A change of a field that arrives after a newer one of the same field is ignored. A ProblemsError becomes a message; a gr.Error would
+    be answered with status 500 and a toast that disappears. Gradio injects parameters by their annotations, but reads none of a
+    functools.partial, and none at all if one of them names a type that is imported for type checkers only. So the wrapper is annotated
+    with the event alone.
     """
     signature = inspect.signature(fn)
     name = _name_of(fn)
@@ -341,7 +352,7 @@ def as_listener(
         # an event was handled meanwhile: its change may be in this answer or not
         uncertain = "?" if browser.turn > handled else ""
         label = f"{handled}.{next(ANSWERS)}{uncertain}"
-        values = [_labelled(label, each, value) for each, value in zip(outputs, result, strict=True)]
+        values = [_with_label(label, each, value) for each, value in zip(outputs, result, strict=True)]
         return (*values, message) if values else message
 
     wrapped.__signature__ = signature  # type: ignore[attr-defined]
@@ -357,5 +368,6 @@ def _name_of(fn: Callable) -> str:
 
 
 def run_all(page: Page, event: Any, calls: Sequence[dict[str, Any]]) -> None:
+    """Register a listener for `event` with each of the arguments in `calls` (of `Page.on_show` or `on_load`)."""
     for call in calls:
         page.listen(event, **call)

@@ -24,7 +24,7 @@ EVENTS = ("command", *(f"tick_{name}" for name in ("dataset", "captions", "gener
 
 
 def build(page: Page) -> None:
-    """Build the header and the two message buses, `form_bus` and `pulse_bus`."""
+    """Build the header, the two message buses `form_bus` and `pulse_bus`, and the hidden input `envelope`."""
     account, person = "", esc(page.workspace.person or page.engine.owner)
     if page.login:
         person_html = f'<span class="who">{person}</span>' if person else ""

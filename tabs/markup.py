@@ -111,17 +111,17 @@ LONGEST = 1 << 20  # characters of a text in an event: a prompt, a list of tags,
 
 
 def esc(text: Any) -> str:
-    """Escape a text for HTML contents and quoted attributes. Bytes that are not UTF-8 become replacement characters."""
+    """Escape text for HTML contents and quoted attributes. Bytes that are not UTF-8 become replacement characters."""
     return html.escape(str(text).encode("utf-8", "surrogateescape").decode("utf-8", "replace"), quote=True)
 
 
 def breakable(name: str) -> str:
-    """Escape a name or path and allow line breaks after _, -, /, \\ and before its suffix."""
+    r"""Return HTML of a name or path with possible line breaks after _, -, /, \ and before its suffix."""
     return re.sub(r"(?<=[_\-/\\])(?=.)|(?<=\w)(?=\.[A-Za-z]\w*$)", "<wbr>", esc(name))
 
 
 def board(elem_id: str, value: str = "", script: str = "", **more: Any) -> gr.HTML:
-    """A gr.HTML whose buttons and inputs trigger its event `.act`."""
+    """Return a gr.HTML whose buttons and inputs trigger its event `.act`. script: further JavaScript for this board."""
     return gr.HTML(
         value,
         elem_id=elem_id,
@@ -133,7 +133,9 @@ def board(elem_id: str, value: str = "", script: str = "", **more: Any) -> gr.HT
 
 
 def board_event(event: gr.EventData, longest: int = LONGEST) -> tuple[str, str, str]:
-    """(act, arg, value) of a board's event, as texts whatever the browser sent. Raises ProblemsError for a longer one."""
+    """Return (act, arg, value) of a board's event as texts, whatever the browser sent. Raises ProblemsError for more than `longest`
+    characters.
+    """
     data = event._data if isinstance(event._data, dict) else {}
     act, arg, value = (str(data.get(name, "")) for name in ("act", "arg", "value"))
     if max(map(len, (act, arg, value))) > longest:
@@ -143,14 +145,13 @@ def board_event(event: gr.EventData, longest: int = LONGEST) -> tuple[str, str, 
 
 
 def row_of(name: str) -> str:
-    """The HTML attribute that identifies a row by `name`, by which `arg_now` finds it. For rows whose acts have their index
-    as `arg`."""
+    """Return an HTML attribute that identifies a list's row by `name`, for `arg_now`. For rows whose acts have their index as `arg`."""
     return f' data-listed="{digest(name)}"'
 
 
 def arg_now(event: gr.EventData, rows: Sequence[str]) -> str:
-    """The `arg` of a row's event, "index" or "index:name", with the row's current index, since another window may have changed the
-    list; "" if the row is gone.
+    """Return the `arg` of a row's event, "index" or "index:name", with the row's current index: another window may have changed the list.
+    "" if the row is gone.
 
     rows   the name of each current row, as passed to `row_of`
     """
@@ -165,28 +166,38 @@ def arg_now(event: gr.EventData, rows: Sequence[str]) -> str:
 
 
 def digest(text: str) -> str:
+    """Return 12 hexadecimal digits of the SHA-256 of a text."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def client_state() -> gr.Textbox:
-    """Hidden textbox with the stamp and the hashes of the contents that the browser shows, for `changed_boards`. It is in the
-    browser, so that a late response that replaced newer contents is noticed and corrected by the next tick. The page's script
-    empties it where a response was ignored (`atelier.askAgain`): the next tick returns the whole tab."""
+    """Return a hidden textbox with the stamp and the hashes of the contents that the browser shows, for `changed_boards`.
+
+    It is in the browser, so that a late response that replaced newer contents is noticed and corrected by the next tick. The page's
+    script empties it if a response was ignored (`atelier.askAgain`): the next tick returns the whole tab.
+    """
     return gr.Textbox("", visible="hidden", elem_classes="carrier client", label="what is shown")
 
 
 def client_stamp(client: str) -> Any:
-    """The digest of the stamp of what a browser shows; "" after a click, None before anything is shown."""
+    """Return the digest of the stamp of what a browser shows; "" after a click, None before anything is shown. client: its
+    `client_state`.
+    """
     return json_object(client).get("stamp")
 
 
-def shows(client: str, stamp: str) -> bool:
-    """Whether a browser shows what has this stamp."""
+def is_shown(client: str, stamp: str) -> bool:
+    """Whether a browser with the `client_state` `client` shows the contents with this stamp."""
     return bool(client_stamp(client) == digest(stamp))
 
 
 def changed_boards(client: str, stamp: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Outputs of a tick: {name: value} of the contents that the browser does not show, and its new "client" state."""
+    """Return the outputs of a tick: {name: value} of the contents that the browser does not show, and its new "client" state.
+
+    client   value of its `client_state`
+    stamp    of the current contents
+    values   {name: current contents}
+    """
     sent = json_object(client).get("sent")
     hashes = sent if isinstance(sent, dict) else {}
     changed = {name: value for name, value in values.items() if hashes.get(name) != hash(value)}
@@ -194,37 +205,41 @@ def changed_boards(client: str, stamp: str, values: Mapping[str, Any]) -> dict[s
 
 
 def with_client(boards: dict[str, str]) -> dict[str, str]:
-    """The boards that a click has changed, with the client state."""
+    """Return the boards that a click has changed, {name: HTML}, with the "client" state."""
     return boards | sent_boards(boards)
 
 
 def sent_boards(values: Mapping[str, Any], stamp: str = "") -> dict[str, str]:
-    """{"client": state of a browser that shows these values}. The handler of a click returns it with the values, so that the
-    next tick compares with them."""
+    """Return {"client": state of a browser that shows these values}.
+
+    The handler of a click returns it with the values, so that the next tick compares with them.
+    """
     mark = digest(stamp) if stamp else ""
     return {"client": to_json({"stamp": mark, "sent": {name: hash(value) for name, value in values.items()}})}
 
 
 class BoardView(ABC):
-    """The boards of a tab, sent again when its stamp changes (`Page.on_change`)."""
+    """The boards of a tab, which are sent again when their stamp changes (`Page.on_change`)."""
 
     @abstractmethod
     def stamp(self) -> str:
-        """A text that changes with the boards."""
+        """Return a text that changes with the contents of the boards."""
 
     @abstractmethod
     def boards(self) -> dict[str, Any]:
-        """{name: HTML} of the boards."""
+        """Return {name: HTML} of the boards."""
 
     def show(self) -> dict[str, Any]:
-        """Outputs with all boards."""
+        """Return the outputs for all boards."""
         return changed_boards("", self.stamp(), self.boards())
 
     def tick(self, client: str) -> Any:
-        """Outputs with the boards that have changed for a browser with this `client` state; the rest stays, so that text being typed
-        is not replaced."""
+        """Return the outputs for boards that differ from what a browser with this `client` state shows; gr.skip() if none does.
+
+        Unchanged boards are not sent, so that text being typed in them is not replaced.
+        """
         stamp = self.stamp()
-        return gr.skip() if shows(client, stamp) else changed_boards(client, stamp, self.boards())
+        return gr.skip() if is_shown(client, stamp) else changed_boards(client, stamp, self.boards())
 
 
 def button(
@@ -241,12 +256,15 @@ def button(
     sure: str = "",
     pressed: bool | None = None,
 ) -> str:
-    """HTML of a button.
+    """Return HTML of a button.
 
-    kind      "", "primary", "quiet" (no border) or "danger"      pressed   state of a toggle button
-    again     is pressed many times in a row, like Next: clicks count at once, whatever the `arg` (assets/aim.js)
-    lands     name of its subject: the button gets the focus when a response brings it (assets/focus.js)
-    sure      text of a dialog that asks for confirmation
+    act, arg   of its event
+    label      for screen readers
+    kind       "", "primary", "quiet" (no border) or "danger"
+    pressed    state of a toggle button
+    again      whether it is pressed many times in a row, like Next: clicks count at once, whatever the `arg` (assets/aim.js)
+    lands      name of its subject: the button gets the focus when a response brings it (assets/focus.js)
+    sure       text of a dialog that asks for confirmation
     """
     parts = [f'<button type="button" class="btn {kind}" data-act="{esc(act)}" data-arg="{esc(arg)}"']
     if title:
@@ -265,14 +283,18 @@ def button(
 
 
 def link(href: str, text: str, *, download: str | None = None) -> str:
-    """HTML of a link that opens a new tab, or downloads a file with the name `download`."""
+    """Return HTML of a link that opens in a new browser tab, or downloads a file with the name `download`."""
     more = f' download="{esc(download)}"' if download is not None else ' target="_blank" rel="noopener"'
     return f'<a class="btn" href="{esc(href)}"{more}>{esc(text)}</a>'
 
 
 def pager(act: str, page: int, pages: int, total: int = 0, noun: str = "", label: str = "Pages") -> str:
-    """HTML of Previous, Next and a list of pages, with the total if there is a noun; "" for a single page. page: from 0; label:
-    unique on its tab"""
+    """Return HTML of Previous, Next and a list of pages, with the total if there is a `noun`; "" for a single page.
+
+    page    the current page, from 0
+    pages   their number
+    label   for screen readers, unique on its tab
+    """
     if pages <= 1:
         return ""
     previous = button(act, "Previous", page - 1, disabled=page <= 0, again=True)
@@ -284,7 +306,7 @@ def pager(act: str, page: int, pages: int, total: int = 0, noun: str = "", label
 
 
 def index_of(text: str, total: int) -> int | None:
-    """Parse an index from the browser; None if a list of `total` items has no such one."""
+    """Parse an index into a list of `total` items from the browser; None if it is invalid or too large."""
     return int(text) if text.isdecimal() and len(text) < 9 and int(text) < total else None
 
 
@@ -295,11 +317,12 @@ def page_of(text: str, pages: int) -> int:
 
 
 def page_count(total: int, size: int) -> int:
+    """Return the number of pages of `size` items for `total` items, at least 1."""
     return max(1, -(-total // size))
 
 
 def progress(text: str, share: float | None) -> str:
-    """HTML of a progress bar with its text. share: 0 to 1, None while it is unknown"""
+    """Return HTML of a progress bar with its text. share: 0 to 1; None while it is unknown."""
     aria = "" if share is None else f' aria-valuenow="{100 * share:.0f}" aria-valuemin="0" aria-valuemax="100"'
     width = "" if share is None else f' style="width:{100 * share:.1f}%"'
     kind = " unknown" if share is None else ""
@@ -316,10 +339,12 @@ def framed_image(
     badge: str = "",
     more: str = "",
 ) -> str:
-    """HTML of an image with its crop frame, and with its control image over and next to it (assets/pairs.js chooses).
+    """Return HTML of an image with its crop frame, and with its control image over and next to it (assets/pairs.js chooses).
 
-    size   (width, height)      frame   (left, top, right, bottom) as fractions of the image, None without a crop
-    control   URL of the control image, or ""      badge   HTML over the image      more   attributes of the images
+    size      (width, height) in pixels
+    frame     (left, top, right, bottom) as fractions of the image; None without a crop
+    control   URL of the control image, or "" badge   HTML over the image
+    more      attributes of the images
     """
     width, height = size
     shape = (
@@ -339,7 +364,7 @@ def framed_image(
 
 
 def pair_view_buttons() -> str:
-    """HTML of the buttons that choose how control images are shown. assets/pairs.js marks the pressed one."""
+    """Return HTML of the buttons that choose how control images are shown. assets/pairs.js marks the pressed one."""
     labels = {"beside": "Side by side", "over": "Overlay", "alone": "Image"}
     buttons = "".join(
         f'<button type="button" class="btn small" data-pair-view="{view}">{text}</button>'
@@ -349,48 +374,50 @@ def pair_view_buttons() -> str:
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> str:
-    """HTML of a list of names and values. rows: (text, HTML)"""
+    """Return HTML of a list of names and values. rows: (name as text, value as HTML)."""
     return '<dl class="facts">' + "".join(f"<dt>{esc(name)}</dt><dd>{value}</dd>" for name, value in rows) + "</dl>"
 
 
 def section(title: str, body: str, aside: str = "") -> str:
-    """HTML of a block with a title. aside: HTML at the right of the title"""
+    """Return HTML of a block with a title. body, aside: HTML below and to the right of the title."""
     right = f'<span class="aside">{aside}</span>' if aside else ""
     return f'<section class="block-part"><h3>{esc(title)}{right}</h3>{body}</section>'
 
 
 def short(text: str, length: int = 60) -> str:
-    """Put a text on one line and shorten it to at most `length` characters."""
+    """Return text on one line, cut to at most `length` characters."""
     line = " ".join(text.split())
     return line if len(line) <= length else line[: length - 1].rstrip() + "…"
 
 
 def middle(text: str) -> str:
-    """HTML of a name that the browser shortens before its last 8 characters, which distinguish checkpoints. Never splits at a
-    space, which a screen reader would drop, nor a number, whose end would be taken for the whole."""
+    """Return HTML of a name that the browser shortens before its last 8 characters, which distinguish checkpoints.
+
+    Never splits at a space, which a screen reader would drop, nor in a number, whose end would be taken for the whole.
+    """
     split = max(0, len(text) - 8)
-    while split and (" " in (around := text[split - 1 : split + 1]) or around.isdigit()):
+    while split and (" " in (neighbors := text[split - 1 : split + 1]) or neighbors.isdigit()):
         split -= 1
     return f'<span class="cut"><span>{esc(text[:split])}</span><span>{esc(text[split:])}</span></span>'
 
 
 def client_rendered(kind: str, data: Any, tag: str = "div") -> str:
-    """Placeholder that the page's script fills in from data. kind: "problems" or "chart" (atelier.draws)"""
+    """Return an element that the page's script fills in from JSON `data`. kind: "problems" or "chart" (atelier.draws)."""
     return f'<{tag} data-draws="{kind}" data-of="{esc(json.dumps(data, ensure_ascii=False))}"></{tag}>'
 
 
 def problems_html(problems: Iterable[Problem]) -> str:
-    """HTML of a list of problems: what, where, fix."""
+    """Return HTML of a list of problems: what, where, fix."""
     return client_rendered("problems", [problem.to_dict() for problem in problems], "ul")
 
 
 def empty_state(title: str, hint: str = "") -> str:
-    """HTML of an empty list: a sentence, and what to do next."""
+    """Return HTML shown instead of an empty list: a sentence, and what to do next."""
     return f"<div class='empty'><strong>{esc(title)}</strong><span>{esc(hint)}</span></div>"
 
 
 def options(choices: Iterable[tuple[str, Any]], chosen: Any = None) -> str:
-    """HTML of the options of a select. choices: (label, value)"""
+    """Return HTML of the options of a select. choices: (label, value)."""
     return "".join(
         f'<option value="{esc(value)}"{" selected" if value == chosen else ""}>{esc(text)}</option>'
         for text, value in choices
@@ -398,6 +425,6 @@ def options(choices: Iterable[tuple[str, Any]], chosen: Any = None) -> str:
 
 
 def choice_list(elem: str, choices: Sequence[tuple[str, str]], chosen: str, label: str, arg: str = "") -> str:
-    """HTML of a select that sends the act `elem` with `arg`. choices: (label, value)"""
+    """Return HTML of a select that sends the act `elem` with `arg`. choices: (label, value); label: for screen readers."""
     attributes = f'data-act="{esc(elem)}" data-arg="{esc(arg)}" aria-label="{esc(label)}"'
     return f"<select {attributes}>{options(choices, chosen)}</select>"

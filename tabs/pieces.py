@@ -6,5 +6,5 @@ ASSETS = Path(__file__).parent / "assets"
 
 
 def piece(name: str) -> str:
-    """The contents of assets/<name>.html."""
+    """Return the contents of assets/<name>.html."""
     return (ASSETS / f"{name}.html").read_text("utf-8")

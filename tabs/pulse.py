@@ -2,7 +2,8 @@
 those that have changed.
 
 It has a route of its own: for each message that Gradio carries, its script walks through every component of the page several
-times, which took 15% of a CPU core from a training on it."""
+times, which took 15% of a CPU core from a training on it.
+"""
 
 import time
 from collections.abc import Sequence
@@ -50,14 +51,14 @@ def build(page: Page) -> None:
 
 
 def run_command(page: Page, data: dict[str, Any], browser: Browser) -> str:
-    """Carry out a command of a browser. Returns JSON of the parts that have changed, as `answer`."""
+    """Run a command of a browser. Return JSON of the parts that have changed since, as `answer`."""
     with page.browsers.acting(browser, COMMANDS), page.browsers.acting(browser, ANY_TAB):
         monitor.command(page, data, browser)
         return changed_parts(page, json_object(data.get("ask")), browser)
 
 
 def changed_parts(page: Page, body: dict[str, Any], browser: Browser) -> str:
-    """`answer`; after an unexpected error, a message about it, unless the browser shows that already."""
+    """Return `answer`; after an unexpected error, JSON of a message about it, or "" if the browser shows that message already."""
     try:
         return errors_as_problems(lambda: answer(page, body, browser), "pulse")
     except ProblemsError as error:
@@ -65,12 +66,12 @@ def changed_parts(page: Page, body: dict[str, Any], browser: Browser) -> str:
         text = "The status cannot be shown; training continues. See the terminal for details."
         message = {"id": what, "kind": "error", "title": "The page has an error", "text": f"{text} {what}."}
         news = with_signature(message)
-        shown = body.get("have")
-        return "" if isinstance(shown, dict) and shown.get("said") == news["sig"] else to_json({"said": news})
+        have = body.get("have")
+        return "" if isinstance(have, dict) and have.get("said") == news["sig"] else to_json({"said": news})
 
 
 def answer(page: Page, body: dict[str, Any], browser: Browser) -> str:
-    """JSON of the parts whose signatures differ from those in `body["have"]`; "" if none does."""
+    """Return JSON of the parts that the browser does not have, by the signatures in `body["have"]`; "" if it has all."""
     have = body.get("have")
     have = have if isinstance(have, dict) else {}
     parts = {name: with_signature(data) for name, data in all_parts(page, body, browser).items()}
@@ -79,7 +80,7 @@ def answer(page: Page, body: dict[str, Any], browser: Browser) -> str:
 
 
 def all_parts(page: Page, body: dict[str, Any], browser: Browser) -> dict[str, Any]:
-    """{name: data} of the open tab. The form of Train is included only while its tab is open."""
+    """Return {part: data} for the browser's open tab, `body["tab"]`. The form of Train is included only while its tab is open."""
     tab = body.get("tab")
     monitor.report_stopped(page, browser, body)
     parts: dict[str, Any] = {"status": status(page), "names": names(page), "said": browser.message}
@@ -101,7 +102,7 @@ def all_parts(page: Page, body: dict[str, Any], browser: Browser) -> dict[str, A
 
 
 def _is_old(page: Page, tab: str, shown: Any, browser: Browser) -> bool:
-    """Whether a browser shows an old state of a tab. shown: digests of the stamps of what it shows"""
+    """Whether a browser shows an old state of a tab. shown: digests of the stamps of what it shows."""
     stamps = {number: stamp for number, stamp in enumerate(page.stamps.get(tab, ())) if stamp is not None}
     if not all(browser.is_drawn((tab, number)) for number in stamps):
         return True
@@ -110,7 +111,7 @@ def _is_old(page: Page, tab: str, shown: Any, browser: Browser) -> bool:
 
 
 def _is_start_fixed(page: Page, browser: Browser, checks: dict[str, Any]) -> bool:
-    """Whether the errors of a refused start are fixed: the form was changed since, and no error is left."""
+    """Whether the errors of a refused start are fixed: the form has changed since, and no error is left in `checks`."""
     if browser.failed != START or browser.failed_at == page.project.revision:
         return False
     if checks.get("checking") or checks.get("undecoded"):
@@ -119,7 +120,7 @@ def _is_start_fixed(page: Page, browser: Browser, checks: dict[str, Any]) -> boo
 
 
 def _checks(page: Page) -> dict[str, Any]:
-    """The findings of the preflight; problems of fields with invalid input come first."""
+    """Return the findings of the preflight, as JSON values; problems of fields with invalid input come first."""
     facts = dict(page.checks.latest(page.project.job))
     if facts.get("setup") and not page.setup.still_applies(page.project.job):
         facts["setup"] = None
@@ -128,7 +129,7 @@ def _checks(page: Page) -> dict[str, Any]:
 
 
 def _waiting(page: Page, entries: Sequence[QueueEntry]) -> list[dict[str, str]]:
-    """The waiting jobs with the reason why each waits. The header counts them; elements with `data-waits` show a reason."""
+    """Return {"id", "title", "words": what it waits for} of each waiting job. Elements with `data-waits` show the words."""
     waits = page.engine.waits()
     return [
         {"id": entry.id, "title": entry.title, "words": waits[entry.id].words} for entry in entries if entry.id in waits
@@ -136,8 +137,10 @@ def _waiting(page: Page, entries: Sequence[QueueEntry]) -> list[dict[str, str]]:
 
 
 def _newest_finished(page: Page, entries: Sequence[QueueEntry]) -> dict[str, str] | None:
-    """{run, title} of the training that began last, if it is done and none of its checkpoints is kept. Jobs begin in the order of the
-    queue, which differs from that in which they were added where one was moved."""
+    """Return {"run", "title"} of the training that began last, if it is done and none of its checkpoints is kept; else None.
+
+    Jobs begin in the order of the queue, which differs from that in which they were added if one was moved.
+    """
     last = next((entry for entry in reversed(entries) if entry.task == "train" and entry.run), None)
     if last is None or last.state != "done" or read_kept(page.workspace.runs / last.run):
         return None
@@ -145,7 +148,7 @@ def _newest_finished(page: Page, entries: Sequence[QueueEntry]) -> dict[str, str
 
 
 def status(page: Page) -> dict[str, Any]:
-    """The engine's status, with numbers rounded so that it changes only when the display does."""
+    """Return the engine's status with the waiting jobs, numbers rounded so that it changes only when the display does."""
     facts, entries = dict(page.engine.status()), page.engine.queue()
     facts["memory_used"] = int(facts.get("memory_used") or 0) // MEMORY_STEP * MEMORY_STEP
     facts["waits"] = _waiting(page, entries)

@@ -22,7 +22,7 @@ from core.settings.named import Limits, admit, closed_path_problem, limit_proble
 
 @dataclass(frozen=True)
 class Roots:
-    """The folders that the page may use. local: any folder; keys: jobs of guests may use the owner's keys"""
+    """The folders that the page may use. local: whether it may use any folder; keys: whether guests' jobs may use the owner's keys."""
 
     workspace: Workspace
     local: bool = True
@@ -35,14 +35,18 @@ class Roots:
 
     @property
     def folders(self) -> Sequence[Path]:
+        """Folders of the workspace, to which a shared page is limited."""
         return Limits.of(self.workspace).folders
 
     def holds(self, path: str | os.PathLike) -> bool:
-        """Whether the page may read this path, after following links: not what somebody else has alone."""
-        return lies_in(path, None if self.local else self.folders) and not self.workspace.is_others(path)
+        """Whether the page may read this path, links followed: it is in an allowed folder and not in another person's personal folder."""
+        return lies_in(path, None if self.local else self.folders) and not self.workspace.is_other_persons(path)
 
     def check(self, text: str | os.PathLike, where: str = "path") -> Path:
-        """Return the path that `text` names, relative to the project. Raises ProblemsError for one that the page may not read."""
+        """Return the path that `text` names, relative to the project. Raises ProblemsError if it is invalid or the page may not read it.
+
+        where   setting or field, for the problem
+        """
         try:
             path = resolve_path(str(text).strip())
             path.resolve() if self.local else None
@@ -59,7 +63,7 @@ class Roots:
         return path
 
     def check_written(self, text: str | os.PathLike, where: str = "path") -> Path:
-        """`check` for a path to write to: the engine's private folder and the runs of somebody else are refused too."""
+        """`check` for a path to write to: the engine's private folder and the runs of other people are refused too."""
         path = self.check(text, where)
         if problem := others_run_problem(path, where, self.workspace):
             raise ProblemsError([problem])
@@ -68,9 +72,9 @@ class Roots:
         return path
 
     def refused(self, job: BaseModel) -> list[Problem]:
-        """Problems of a job: each path or name in it that this page may not use."""
+        """Return a problem for each path or name in a job that this page may not use."""
         return limit_problems(job, self.limits) if self.limits is not None else []
 
     def admit(self, job: BaseModel) -> None:
-        """Raise ProblemsError if the job names something that this page may not use."""
+        """Raise ProblemsError if a job names something that this page may not use."""
         admit(job, self.limits)

@@ -75,7 +75,7 @@ COLORS = {
 
 
 def theme() -> gr.themes.Base:
-    """The page's theme."""
+    """Return the page's theme."""
     base = gr.themes.Base(
         primary_hue=ACCENT,
         secondary_hue=ACCENT,

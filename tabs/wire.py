@@ -12,11 +12,12 @@ def with_signature(data: Any) -> dict[str, Any]:
 
 
 def to_json(parts: dict[str, Any]) -> str:
+    """Return compact JSON; values of other types become their str()."""
     return json.dumps(parts, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
 def json_object(text: Any) -> dict[str, Any]:
-    """Parse a message of the page's script. Returns {} for invalid JSON and for anything but an object."""
+    """Parse a JSON object from the page's script, or return one that is already parsed; {} for anything else."""
     try:
         value = json.loads(text) if isinstance(text, str) else text
     except (ValueError, RecursionError):

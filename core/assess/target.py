@@ -16,7 +16,7 @@ from core.dataset.buckets.batches import Placed
 from core.dataset.preflight import preflight
 from core.engine.extend import job_of
 from core.engine.proposed_prompts import SCENES, with_new_words
-from core.engine.run_grid import spread_steps, word_values
+from core.engine.run_grid import embedding_values, spread_steps
 from core.engine.verdict import trigger_word
 from core.engine.view import RunView
 from core.families.locate import model_path
@@ -211,5 +211,5 @@ def checkpoints_of(
         raise ProblemsError.one(what, str(facts["run"]), fix, "run.no-file")
     words = job.method.traits.new_words
     wanted = sorted({by_name[step] for step in steps}) or spread_steps(sorted(saved), facts.get("best"))
-    named = {step: tuple(word_values(job, saved[step], workspace)) if words else () for step in wanted}
+    named = {step: tuple(embedding_values(job, saved[step], workspace)) if words else () for step in wanted}
     return [Checkpoint(step, saved[step][0], named[step]) for step in wanted] + ([] if steps else averages)

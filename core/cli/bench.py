@@ -9,6 +9,7 @@ from workshop.bench.run import CASE, PARTS, known_part, run_bench, table
 
 
 def run(argv: list[str]) -> int:
+    """Run `webui.py bench` with these arguments and return the exit code. Raises ProblemsError."""
     options = split_options(argv, COMMAND_OPTIONS["bench"], job=False)
     problems = list(options.problems)
     only = options.values.get("only")

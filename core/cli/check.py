@@ -1,4 +1,4 @@
-"""webui.py check: test what works on this machine and how fast, with fixes for the rest; JSON with --json FILE."""
+"""webui.py check: test what works on this machine and how fast, with fixes for what does not; JSON with --json FILE."""
 
 import sys
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from core.record.problems import ProblemsError
 
 
 def run(argv: list[str]) -> int:
+    """Run `webui.py check` with these arguments and return the exit code. Raises ProblemsError."""
     options = split_options(argv, COMMAND_OPTIONS["check"], job=False)
     if options.problems:
         raise ProblemsError(options.problems)
@@ -38,13 +39,14 @@ def run(argv: list[str]) -> int:
 
 
 class Printing:
-    """Prints each line of the report when its item is done."""
+    """Callback of `run_check` that prints each line of the report once its item is done."""
 
     def __init__(self) -> None:
         self._printed = 0
         self._group = ""
 
     def __call__(self, lines: Sequence[Line], total: int) -> None:
+        """Print the lines that are done and were not printed, in order. total: not used."""
         for line in lines[self._printed :]:
             if line.finding is None:
                 return

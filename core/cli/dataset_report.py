@@ -1,4 +1,4 @@
-"""Terminal reports on a dataset: each image with its bucket and captions, and the batches of a training."""
+"""Terminal reports on a dataset: each image with bucket and captions, and the batches of a training."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -21,7 +21,7 @@ ANSWERS = {
 
 
 def report_lines(job: TrainJob, report: Report) -> Iterator[str]:
-    """Lines on each image (size, bucket, scale, crop, tokens, captions of the first epochs), then on the whole dataset."""
+    """Yield lines on each image (size, bucket, scale, crop, tokens, captions of the first epochs), then on the whole dataset."""
     placed = {each.image.key: each for each in [*report.placed, *report.validation] if not each.variant}
     plan = Plan(report.placed, job, job.schedule.seed or 0, report.total_steps)
     captions = plan.first_captions(min(EPOCHS_SHOWN, report.epochs))
@@ -34,13 +34,13 @@ def report_lines(job: TrainJob, report: Report) -> Iterator[str]:
         yield report.held_out
     if report.longest_tokens is not None:
         yield f"Longest caption: {report.longest_tokens} of {report.token_limit} tokens"
-    yield from _left_open(report)
+    yield from _open_questions(report)
     yield from _without_seed(job, report)
     yield report.sentence
 
 
-def _left_open(report: Report) -> Iterator[str]:
-    """A line on each question about the images of folders whose settings do not answer it."""
+def _open_questions(report: Report) -> Iterator[str]:
+    """Yield a line for each question about images of folders whose settings still have the defaults that the question is about."""
     concepts = {each.concept.number: each.concept for each in [*report.placed, *report.validation]}
     for each in report.questions:
         part, *names = ANSWERS[each.kind]
@@ -62,7 +62,11 @@ def _left_open(report: Report) -> Iterator[str]:
 def _image(
     job: TrainJob, row: Row, placed: Placed | None, captions: Mapping[tuple[str, ...], list[str]]
 ) -> Iterator[str]:
-    """Lines on one image. placed: in its bucket, None if it is left out; captions: of the first epochs, by image key"""
+    """Yield lines on one image.
+
+    placed     the image in its bucket; None if it is left out
+    captions   {image key: captions of the first epochs}
+    """
     name = "/".join(row.key)
     if placed is None or not (row.trains or row.role == "validation"):
         yield f"{name}  not trained: {row.why}"
@@ -87,6 +91,7 @@ def _image(
 
 
 def _without_seed(job: TrainJob, report: Report) -> Iterator[str]:
+    """Yield a note if captions are random and no seed is set."""
     if job.schedule.seed is None and any(is_random(each.concept.captions) for each in report.placed):
         yield "No seed is set: random captions are those of --schedule.seed 0; each training has others"
 
@@ -95,7 +100,7 @@ def _without_seed(job: TrainJob, report: Report) -> Iterator[str]:
 
 
 def batch_lines(job: TrainJob, report: Report, epochs: int) -> Iterator[str]:
-    """Lines on every batch of the first epochs, with the images in it, as sd-scripts' debug_dataset shows them."""
+    """Yield lines on every batch of the first `epochs` epochs, with its images, like sd-scripts' debug_dataset."""
     seed = job.schedule.seed or 0
     plan = Plan(report.placed, job, seed, report.total_steps)
     if job.schedule.seed is None:
@@ -111,7 +116,7 @@ def batch_lines(job: TrainJob, report: Report, epochs: int) -> Iterator[str]:
 
 
 def _samples(job: TrainJob, plan: Plan, batch: PlannedBatch, seed: int, epoch: int, step: int) -> Iterator[str]:
-    """Lines on the samples of one batch: weight, conditioning sizes, augmentations, caption."""
+    """Yield lines on the images of one batch: weight, size conditioning, augmentations, caption. epoch, step: from 0."""
     for placed, repeat in batch.items:
         view = draw_view(placed, seed, epoch, repeat)
         original, crop, target = size_conditioning(placed, view, job.dataset.crop_conditioning)
@@ -132,4 +137,5 @@ def _samples(job: TrainJob, plan: Plan, batch: PlannedBatch, seed: int, epoch: i
 
 
 def _size(size: Sequence[int]) -> str:
+    """Format (width, height) as "512x768"."""
     return f"{size[0]}x{size[1]}"

@@ -1,11 +1,11 @@
-"""webui.py export: a preset for sd-scripts or kohya_ss, and what that program cannot express."""
+"""webui.py export: write a preset for sd-scripts or kohya_ss, and list what that program cannot express."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from core.cli.main import DONE
-from core.cli.options import COMMAND_OPTIONS, not_understood, preset_path, saved_path, split_options, write_result
+from core.cli.options import COMMAND_OPTIONS, preset_path, saved_path, split_options, unknown_word_problem, write_result
 from core.families.locate import base_model_family
 from core.imports.dataset_export import dataset_text, without_passed
 from core.imports.projects.export import export_project, with_prediction
@@ -22,8 +22,9 @@ PROGRAMS = ("sd-scripts", "kohya_ss")
 
 
 def run(argv: list[str]) -> int:
+    """Run `webui.py export` with these arguments and return the exit code. Raises ProblemsError."""
     options = split_options(argv, COMMAND_OPTIONS["export"])
-    problems = [*options.problems, *(not_understood(word) for word in options.settings)]
+    problems = [*options.problems, *(unknown_word_problem(word) for word in options.settings)]
     if options.preset is None and not problems:
         fix = "write the path or the name of a preset"
         problems.append(Problem("There is nothing to export", "command line", fix, code="cli.missing-value"))
@@ -74,8 +75,12 @@ def run(argv: list[str]) -> int:
 
 
 def _exported(job: TrainJob, program: str, dataset: str) -> tuple[str, str, Lost, str, Mapping[str, Any]]:
-    """(text to print, content of the file, settings that are lost as in `Exported.lost`, what the file is for, sd-scripts' options
-    in it). dataset: the dataset config that names the folders; "" for none"""
+    """Convert the settings for `program`, one of PROGRAMS.
+
+    dataset   name of the dataset config with the folders; "" without one
+    returns   (text to print, content of the file, lost settings as in `Exported.lost`, text on what the file is for, sd-scripts'
+              options in it)
+    """
     if program == "kohya_ss":
         preset = export_preset(job, dataset)
         return preset.text, preset.text, preset.lost, f"to open on the {preset.title} tab", preset.options

@@ -10,7 +10,7 @@ from core import tasks
 from core.cli.jobs import run_job
 from core.cli.main import DONE, print_problems
 from core.cli.options import COMMAND_OPTIONS, Options, job_from, split_options
-from core.cli.train import get_models, print_advice
+from core.cli.train import download_models, print_advice
 from core.dataset.captions.words import word_pattern
 from core.engine.owner import Ownership
 from core.record.context import Reports
@@ -20,6 +20,7 @@ from core.settings.job import GenerateJob
 
 
 def run(argv: list[str]) -> int:
+    """Run `webui.py generate` with these arguments and return the exit code. Raises ProblemsError."""
     options = split_options(argv, COMMAND_OPTIONS["generate"], task="generate")
     if "prompt" in options.values:
         options.settings += [f"--generate.prompt={options.values['prompt']}"]
@@ -31,7 +32,7 @@ def run(argv: list[str]) -> int:
         options.settings += [f"--generate.embeddings={json.dumps(options.values['embedding'])}"]
     job = job_from("generate", options)
     assert isinstance(job, GenerateJob)
-    get_models(job.model, options)
+    download_models(job.model, options)
     plan = tasks.named("generate").check_job(job, options.workspace())  # errors are reported before anything begins
     print_advice(list(_unchosen_embeddings(job, options.workspace())))
     if options.values.get("check"):
@@ -43,7 +44,10 @@ def run(argv: list[str]) -> int:
 
 
 def _unchosen_embeddings(job: GenerateJob, workspace: Workspace) -> Iterator[Problem]:
-    """Advice on embeddings of runs whose token is in a prompt and that are not chosen; those under models/ need not be."""
+    """Yield advice on embeddings of runs whose token is in a prompt although they are not chosen, so it is read as text.
+
+    Embeddings under models/ are used without being chosen.
+    """
     from core.generation.model.embeddings import find_embeddings
     from core.generation.model.library import embeddings_of_runs, named_embeddings
     from core.generation.plan.hooks import prompts_of
@@ -61,8 +65,9 @@ def _unchosen_embeddings(job: GenerateJob, workspace: Workspace) -> Iterator[Pro
 
 
 def prompt_loop(job: GenerateJob, options: Options) -> int:
-    """Ask for prompts until the input ends, and generate the images of each; problems with a prompt are printed. Returns the
-    exit code. Raises ProblemsError if the outputs folder is in use."""
+    """Ask for prompts until the input ends, and generate the images of each; print problems with a prompt. Return the exit code.
+    Raises ProblemsError if the outputs folder is in use.
+    """
     from core.generation.model.store import make_store
     from core.generation.run import run_generate
 
@@ -88,7 +93,7 @@ def prompt_loop(job: GenerateJob, options: Options) -> int:
 
 
 class PrintedReports(Reports):
-    """Prints messages to stderr and the paths of images to stdout."""
+    """Reports of a generation: messages go to stderr, paths of images to stdout."""
 
     def say(self, text: str, level: str = "info", fix: str = "", code: str = "") -> None:
         print(text if level == "info" else f"{level}: {text}", file=sys.stderr)
@@ -98,7 +103,7 @@ class PrintedReports(Reports):
 
 
 def lora_use(text: str) -> dict[str, object]:
-    """Parse --lora FILE or FILE:STRENGTH (default 1) into an item of `generate.loras`; C:\\FILE has no strength."""
+    r"""Parse FILE or FILE:STRENGTH (default 1) of --lora into an item of `generate.loras`. C:\FILE has no strength."""
     file, colon, strength = text.rpartition(":")
     try:
         return {"file": file, "strength": float(strength)} if colon and file else {"file": text, "strength": 1.0}

@@ -1,11 +1,19 @@
-"""webui.py import: another program's training settings as a preset or a training, with a report of what became of each key."""
+"""webui.py import: convert another program's training settings to a preset or training, and report what became of each key."""
 
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 from core.cli.main import BAD_INPUT, DONE
-from core.cli.options import COMMAND_OPTIONS, Options, job_from, not_understood, saved_path, split_options, write_result
+from core.cli.options import (
+    COMMAND_OPTIONS,
+    Options,
+    job_from,
+    saved_path,
+    split_options,
+    unknown_word_problem,
+    write_result,
+)
 from core.dataset.captions.encodings import decode_text
 from core.imports.projects.importers import adapted_to_machine, import_project
 from core.imports.projects.report import MAX_BYTES, Import
@@ -19,9 +27,10 @@ HERE = "-"  # standard input
 
 
 def run(argv: list[str]) -> int:
+    """Run `webui.py import` with these arguments and return the exit code. Raises ProblemsError."""
     options = split_options(argv, COMMAND_OPTIONS["import"])
     trains = "train" in options.values
-    problems = [*options.problems, *(not_understood(word) for word in options.settings if not trains)]
+    problems = [*options.problems, *(unknown_word_problem(word) for word in options.settings if not trains)]
     if options.preset is None and not problems:
         fix = "write the path of a file, or - to read standard input"
         problems.append(Problem("There is nothing to import", "command line", fix, code="cli.missing-value"))
@@ -43,7 +52,7 @@ def run(argv: list[str]) -> int:
 
 
 def _train(job: TrainJob, options: Options) -> int:
-    """Train with these settings, below those of the command line. Returns the exit code."""
+    """Train with the imported settings, overridden by the command line's. Return the exit code."""
     from core.cli.train import train_job
 
     check_launch()
@@ -51,6 +60,7 @@ def _train(job: TrainJob, options: Options) -> int:
 
 
 def _read(name: str, choice: str) -> Import:
+    """Import the file `name`, or standard input for HERE. choice: value of --choose."""
     if name != HERE:
         return import_project(open_home(name), choice=choice)
     text = decode_text(sys.stdin.buffer.read(MAX_BYTES + 1)).text

@@ -1,4 +1,4 @@
-"""Run one job in this process, or hand it to the page that holds the output folder."""
+"""Runs one job in this process, or hands it to the page that holds the outputs folder."""
 
 from __future__ import annotations
 
@@ -51,13 +51,16 @@ REPEAT_SECONDS = 3.0  # within which a launcher repeats a signal that all its pr
 
 
 def run_job(task: str, job: Settings, title: str, options: Options, resume: RunFolder | None = None) -> int:
-    """Run the job in this process, or with --queue hand it to the page. Returns the exit code. Raises ProblemsError if the
-    outputs folder is in use or cannot be written. resume: the run to resume"""
+    """Run a job in this process, or with --queue hand it to the page. Return the exit code. Raises ProblemsError if the outputs
+    folder is in use or cannot be written.
+
+    resume   folder of the run to resume; None for a new one
+    """
     workspace = options.workspace()
     if options.values.get("queue"):
         run, page = resume.name if resume else "", has_page(workspace)
         identity = hand_in(workspace, task, title, to_values(job), run, options.preset_name)
-        stored = _answered(workspace, identity) if page else stored_queue(workspace)
+        stored = _wait_for_page(workspace, identity) if page else stored_queue(workspace)
         if options.values.get("json"):
             facts = {"id": identity, "title": title, "run": run, "paused": stored.paused, "page": page}
             print(json.dumps(facts, ensure_ascii=False))
@@ -84,8 +87,9 @@ def run_job(task: str, job: Settings, title: str, options: Options, resume: RunF
 
 
 def stored_queue(workspace: Workspace) -> StoredQueue:
-    """The queue in the outputs folder, as the page that holds it has it, or as the next one will; an empty one if it cannot be
-    read."""
+    """Return the queue of the outputs folder: as its page has it, or, without a page, as the next one will begin. Empty if it cannot
+    be read.
+    """
     try:
         stored = StoredQueue.read(workspace.private / "queue.json")
     except (ProblemsError, KeyError, TypeError, ValueError):
@@ -93,8 +97,8 @@ def stored_queue(workspace: Workspace) -> StoredQueue:
     return stored if is_held(workspace) else stored.after_end()
 
 
-def handed_in(workspace: Workspace) -> Iterator[QueueEntry]:
-    """Jobs of `--queue` that no page has taken in yet."""
+def inbox_entries(workspace: Workspace) -> Iterator[QueueEntry]:
+    """Yield the jobs of `--queue` that no page has read yet, without their settings."""
     for path in sorted(inbox(workspace).glob("[!.]*.json")):
         with suppress(ProblemsError):  # it is taken in meanwhile, or damaged
             content = {name: str(value) for name, value in read_json_object(path).items() if name != "job"}
@@ -102,8 +106,8 @@ def handed_in(workspace: Workspace) -> Iterator[QueueEntry]:
             yield QueueEntry(content.get("id", ""), task, content.get("title", ""), {}, run=run)
 
 
-def _answered(workspace: Workspace, identity: str) -> StoredQueue:
-    """The queue once the page has taken in this job, or after ANSWER_SECONDS. Raises ProblemsError if the page refused it."""
+def _wait_for_page(workspace: Workspace, identity: str) -> StoredQueue:
+    """Wait until the page has queued the job, at most ANSWER_SECONDS, and return the queue. Raises ProblemsError if the page refused it."""
     end = time.monotonic() + ANSWER_SECONDS
     while True:
         stored = stored_queue(workspace)
@@ -116,18 +120,20 @@ def _answered(workspace: Workspace, identity: str) -> StoredQueue:
 
 
 def paused_sentence(stored: StoredQueue) -> str:
+    """Return text on why a paused queue is paused and how to resume it."""
     why = f": {stored.why_paused}" if stored.why_paused else ""
     return f"The queue is paused{why}. Waiting jobs start after Resume queue, in Monitor on the page."
 
 
 def run_together(job: Settings, title: str, workspace: Workspace, options: Options, resume: RunFolder | None) -> int:
-    """Run one of several processes started by `accelerate launch`: the first owns the run, the others compute their part of
-    each batch. Returns the exit code."""
+    """Train as one of several processes started by `accelerate launch`: the first owns the run, the others compute their part of
+    each batch. Return the exit code.
+    """
     assert isinstance(job, TrainJob)
     processes = Together(job.memory.ddp_timeout)
     try:
         if not processes.first:
-            return _follow(processes, workspace)
+            return _train_as_follower(processes, workspace)
         supervised = os.environ.get(SUPERVISED)
         owner = None if supervised else Ownership(workspace, f"train '{title}' in {processes.count} processes")
         try:
@@ -143,8 +149,8 @@ def run_together(job: Settings, title: str, workspace: Workspace, options: Optio
         processes.close()
 
 
-def _follow(processes: Together, workspace: Workspace) -> int:
-    """Compute this process's part of each batch until the first process stops. Signals are left to the first process."""
+def _train_as_follower(processes: Together, workspace: Workspace) -> int:
+    """Compute this process's part of each batch until the first process stops; signals are left to that one. Return the exit code."""
     from core.training.start import run_training
 
     path, job = cast("tuple[Path, TrainJob]", processes.broadcast(cast(Any, None)))
@@ -170,6 +176,7 @@ def _follow(processes: Together, workspace: Workspace) -> int:
 
 
 def _new_folder(task: str, job: Settings, title: str, workspace: Workspace, preset: str) -> RunFolder:
+    """Create the run folder of a job. Raises ProblemsError."""
     parent = workspace.runs if task == "train" else workspace.private / "jobs"
     return RunFolder.create(parent, title, dump(job, task=task, preset=preset))
 
@@ -182,7 +189,7 @@ def _execute(
     options: Options,
     processes: Together | None = None,
 ) -> int:
-    """Run a job in its folder with a progress bar. Returns the exit code."""
+    """Run a job in its folder with a progress bar. Return the exit code. processes: of a distributed training."""
     on_device = tasks.named(task).lane == "device"
     if on_device:
         import torch
@@ -216,8 +223,10 @@ def _execute(
 
 @contextmanager
 def killed_after_signal() -> Iterator[None]:
-    """Within the context a signal also starts a countdown in a separate process, which kills this one after STOP_SECONDS:
-    Python handles no signal while a library computes, and a library that holds the GIL blocks every thread."""
+    """Context in which a signal also starts a countdown in a separate process that kills this one after STOP_SECONDS.
+
+    Python handles no signal while a library computes, and a library that holds the GIL blocks every thread.
+    """
     reading_end, writing_end = os.pipe()
     os.set_blocking(writing_end, False)
     command = ["/bin/sh", "-c", KILLER, str(os.getpid()), str(STOP_SECONDS)]
@@ -234,12 +243,12 @@ def killed_after_signal() -> Iterator[None]:
 
 
 class StopOnSignal:
-    """Within the context the first Ctrl-C, SIGTERM or closed terminal cancels `token`; a second one raises KeyboardInterrupt.
+    """Context in which the first Ctrl-C, SIGTERM or closed terminal cancels `token`; a second one raises KeyboardInterrupt.
 
     quiet     print no message
-    patient   never kill a job that does not stop in time: a training saves its state first
-    A launcher of several processes repeats the Ctrl-C that each already received, and a notebook sends it twice; that one does not
-    count as the second.
+    patient   do not kill a job that does not stop in time: a training saves its state first
+    requested is then True. A signal repeated within a short time is ignored: a launcher of several processes repeats the Ctrl-C
+    that each already received, and a notebook sends it twice.
     """
 
     def __init__(self, token: CancelToken, quiet: bool = False, patient: bool = False):
@@ -266,6 +275,7 @@ class StopOnSignal:
         self._exit_stack.close()
 
     def _handle(self, number: int, frame: object) -> None:
+        """Handle a signal as described in the class."""
         if self.requested:
             if time.monotonic() - self._first < self._repeat_seconds:
                 return
@@ -280,7 +290,7 @@ class StopOnSignal:
 
 
 def find_run(name: str, workspace: Workspace) -> RunFolder:
-    """The run with this folder name or path; text with path separators is tried as a path first. Raises ProblemsError."""
+    """Return the run with this folder name or path; text with path separators is tried as a path first. Raises ProblemsError."""
     paths = [workspace.runs / Path(name).name, Path(name)]
     for path in paths if Path(name).name == name else reversed(paths):
         if (path / "job.json").is_file():
@@ -298,8 +308,9 @@ LOG_FIRST_LINE = "# Messages of Atelier"
 
 
 def _open_log(name: str) -> TextIO:
-    """Open a log file for appending. Raises ProblemsError for a file that does not begin as this program's logs do: a preset
-    from elsewhere can name any file."""
+    """Open a log file for appending. Raises ProblemsError if it cannot be written, or exists and does not begin as logs of this program
+    do: a preset from elsewhere can name any file.
+    """
     path = resolve_path(name)
     setting = f"logging.console_log_file, {path}"
     if (problem := impossible_path(path, setting)) is not None:
@@ -319,7 +330,7 @@ def _open_log(name: str) -> TextIO:
 
 
 def _is_log(path: Path) -> bool:
-    """Whether a file is new, empty or begins as this program's logs do."""
+    """Whether a file does not exist, is empty, or begins as logs of this program do."""
     if not path.exists():
         return True
     if not path.is_file():
@@ -330,15 +341,15 @@ def _is_log(path: Path) -> bool:
 
 
 def printable_text(text: str) -> str:
-    """The text with control characters and text direction marks replaced, since untrusted files can contain them."""
-    return "".join(sign if sign.isprintable() or sign in "\n\t" else "\ufffd" for sign in text)
+    """Return text of untrusted files with control characters and text direction marks replaced by U+FFFD; tabs and line breaks stay."""
+    return "".join(character if character.isprintable() or character in "\n\t" else "\ufffd" for character in text)
 
 
 class TerminalProgress:
     """A journal listener that prints messages above a progress bar of steps.
 
-    settings   the console_log options: level, file, progress bar
-    view       events of the run so far, to continue the smoothed loss
+    settings   console_log options: level, file, progress bar
+    view       of the run, for the smoothed loss
     """
 
     def __init__(self, settings: LoggingSettings | None = None, view: RunView | None = None) -> None:
@@ -357,6 +368,7 @@ class TerminalProgress:
         self._output_closed = False
 
     def __call__(self, line: Line) -> None:
+        """Add an event to the view and print it; a closed terminal ends the output, not the job."""
         if self._view is not None:
             self._view.apply(line)
         handler = getattr(self, "_on_" + line["kind"], None)
@@ -368,6 +380,7 @@ class TerminalProgress:
             self._output_closed = True
 
     def _say(self, text: str, level: str = "info") -> None:
+        """Print a message above the progress bar, or write it to the log file; not below the log level."""
         if LEVEL_OF_LINE.get(level, 20) < self._level:
             return
         text = printable_text(text)
@@ -379,6 +392,7 @@ class TerminalProgress:
             print(text, file=sys.stderr, flush=True)
 
     def _on_stage(self, line: Line) -> None:
+        """Show the stage next to the bar, or without a bar print its beginning and end."""
         count = progress_words(line["done"], line["total"], line.get("of_bytes", False))
         text = one_line(line["text"] + count)
         if self._bar is not None:
@@ -387,6 +401,7 @@ class TerminalProgress:
             self._say(text)
 
     def _on_planned(self, line: Line) -> None:
+        """Print the length of the training, and begin the progress bar unless it is turned off."""
         self._say(line["sentence"])
         self._total = line["total"]
         if self._simple or self._level > LEVELS["ERROR"]:
@@ -396,6 +411,7 @@ class TerminalProgress:
         self._bar = tqdm(total=line["total"], unit="step", file=sys.stderr, dynamic_ncols=True)
 
     def _on_steps(self, line: Line) -> None:
+        """Move the bar, or with console_log_simple print a line every PLAIN_SECONDS, with epoch and smoothed loss."""
         step, loss = line["steps"][-1], line["losses"][-1]
         if self._view is not None and self._view.losses:
             loss = self._view.losses[-1][2]  # smoothed

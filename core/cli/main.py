@@ -5,7 +5,7 @@ import sys
 from importlib import import_module
 
 from core import __version__, extensions, tasks
-from core.cli.former import FORMER, renewed, tool_named_in, with_present_tool
+from core.cli.former import FORMER, to_current_command, tool_named_in, with_current_tool
 from core.cli.options import COMMAND_OPTIONS, PAGE, argument_of, commands, options_help
 from core.record.allowed import take_limits
 from core.record.heap import single_arena
@@ -28,7 +28,7 @@ MODULES = {"import": "imports"}  # command -> its module, where that has another
 
 
 def main(argv: list[str]) -> int:
-    """Run a command line and return the exit code."""
+    """Run a command line, without the program's name, and return the exit code."""
     # Names of folders may be in any script; a console in another code page must not end the program.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     if argv == ["--version"]:
         print(f"Atelier {__version__}")
         return DONE
-    argv = with_present_tool(argv)
+    argv = with_current_tool(argv)
     command = argv[0] if argv else ""
     asks_help = "--help" in argv or "-h" in argv
     if command in FORMER and asks_help and not tool_named_in(argv):
@@ -47,17 +47,17 @@ def main(argv: list[str]) -> int:
     try:
         extensions.import_allowed(argv)
         if command in FORMER:
-            name, *rest = with_present_tool(renewed(argv))
+            name, *arguments = with_current_tool(to_current_command(argv))
         else:
-            name, *rest = argv if command in commands() else ["page", *argv]
-        if rest and rest[0] in _tools(name):
-            name, *rest = rest
+            name, *arguments = argv if command in commands() else ["page", *argv]
+        if arguments and arguments[0] in _tools(name):
+            name, *arguments = arguments
         if asks_help:
-            print_long(page_help() if name == "page" else subcommand_help(name, every="all" in rest))
+            print_long(page_help() if name == "page" else subcommand_help(name, every="all" in arguments))
             return DONE
         if name in ("page", *COMMAND_OPTIONS):
-            return import_module(f"core.cli.{MODULES.get(name, name)}").run(rest)
-        return import_module("core.cli.task").run(name, rest)
+            return import_module(f"core.cli.{MODULES.get(name, name)}").run(arguments)
+        return import_module("core.cli.task").run(name, arguments)
     except ProblemsError as error:
         print_problems(error)
         return BAD_INPUT
@@ -67,18 +67,18 @@ def main(argv: list[str]) -> int:
 
 
 def _tools(command: str) -> dict[str, str]:
-    """{tool: one-line description} of the tools of a command."""
+    """Return {name: one-line description} of the tools of a command."""
     return {name: task.about for name, task in tasks.tasks().items() if task.under == command}
 
 
 def _aligned(about: dict[str, str]) -> str:
-    """{name: description} as lines with two columns."""
+    """Return {name: description} as lines in two columns."""
     width = max(map(len, about)) + 2
     return "\n".join(f"  {name.ljust(width)}{text}" for name, text in about.items())
 
 
 def print_long(text: str) -> None:
-    """Print a long text; closing the pipe early (`--help | head`) is not an error."""
+    """Print a long text; a pipe that is closed early (`--help | head`) is not an error."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -86,6 +86,7 @@ def print_long(text: str) -> None:
 
 
 def print_problems(error: ProblemsError) -> None:
+    """Print the problems of `error` to stderr, errors before advice."""
     wrong = errors(error.problems)
     print("1 problem:" if len(wrong) == 1 else f"{len(wrong)} problems:", file=sys.stderr)
     for problem in wrong:
@@ -96,6 +97,7 @@ def print_problems(error: ProblemsError) -> None:
 
 
 def page_help() -> str:
+    """Return the --help text of the page and the list of commands."""
     about = {name: task.about for name, task in tasks.tasks().items() if name in commands()} | OTHERS
     return f"""Atelier: train LoRAs and other Stable Diffusion models on your images, and generate images.
 
@@ -114,32 +116,33 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted (a training can be re
 
 
 def subcommand_help(name: str, every: bool = False) -> str:
-    """The --help text of a command. every: also the settings that it shares with other commands, such as the dataset's."""
+    """Return the --help text of a command. every: with the settings that other commands have too, such as the dataset's."""
     options = f"Options:\n{options_help(commands()[name])}\n"
     if name not in tasks.tasks():
         preset = {"presets": "[PRESET] ", "import": "FILE|- ", "export": "PRESET "}.get(name, "")
         return f"python webui.py {name} {preset}[options]\n{OTHERS[name]}\n\n{options}"
     task = tasks.named(name)
-    groups = list(task.job.model_fields) if every else own_groups(task)
+    groups = list(task.job.model_fields) if every else task_groups(task)
     settings = f"Settings, as --group.name VALUE (null is off):\n\n{help_text(task.job, groups)}"
     others = [task.job.model_fields[group].title for group in task.job.model_fields if group not in groups]
-    more = f"\nSettings of {', '.join(filter(None, others))}: {name} --help all" if others else ""
+    more_settings = f"\nSettings of {', '.join(filter(None, others))}: {name} --help all" if others else ""
     entry = argument_of(name)
     word = entry.name.upper() if entry else ""
-    takes = "\n".join(help_of(entry, f"{word}, or --{entry.path} VALUE")) + "\n\n" if entry else ""
+    argument_help = "\n".join(help_of(entry, f"{word}, or --{entry.path} VALUE")) + "\n\n" if entry else ""
     tools = f"Tools, as webui.py {name} TOOL or webui.py TOOL:\n{_aligned(_tools(name))}\n\n" if _tools(name) else ""
     usage = f"python webui.py {name} {f'[{word}] ' if word else ''}[PRESET] [options]"
-    return f"{usage}\n{task.about}\n\n{takes}{tools}{settings}\n\n{options}{more}"
+    return f"{usage}\n{task.about}\n\n{argument_help}{tools}{settings}\n\n{options}{more_settings}"
 
 
-def own_groups(task: tasks.Task) -> list[str]:
-    """Names of the groups of a task's settings that a training does not have, the group named like the task first; all groups
-    for a task that has no others."""
+def task_groups(task: tasks.Task) -> list[str]:
+    """Return the names of a task's groups of settings that a training does not have, the one named like the task first; all groups
+    if there are none.
+    """
     groups = [name for name in task.job.model_fields if name not in TrainJob.model_fields]
     return sorted(groups, key=lambda name: name != task.name) or list(task.job.model_fields)
 
 
 def former_help(command: str) -> str:
-    """The --help text of a former command: that of each of its tools."""
+    """Return the --help text of the former command `tool` or `images`: the help of each of its tools."""
     tools = "\n\n".join(subcommand_help(name) for name in FORMER[command][2] if name in tasks.tasks())
     return f"python webui.py {command} TOOL [PRESET] [options]\nthe same as webui.py TOOL, for these tools\n\n{tools}"

@@ -1,4 +1,4 @@
-"""Options of the commands (--device, --check ...), and the conversion of typed words into a checked job."""
+"""Options of the commands (--device, --check ...), and parsing a command line into a checked job."""
 
 import difflib
 import json
@@ -155,7 +155,7 @@ TOGETHER = {
 
 
 def commands() -> dict[str, dict[str, tuple[str, str]]]:
-    """{command: {option: (placeholder, help)}}."""
+    """Return {command: {option: (placeholder of its value or "" for a switch, help)}}."""
     modules = {name: JOB for name in tasks.tasks() if name != "probe"}  # which is train --probe
     return modules | COMMAND_OPTIONS
 
@@ -166,7 +166,9 @@ REPEATED = {"lora", "embedding", "allow-module", "allow", "host"}
 
 @dataclass
 class Options:
-    """A parsed command line. values: options by name; settings: the words `--group.name` and their values, not parsed yet."""
+    """A parsed command line. values: {option: value, True for a switch, list for a repeatable one}; settings: the words `--group.name`
+    and their values, not parsed yet.
+    """
 
     values: dict[str, Any] = field(default_factory=dict)
     preset: str | None = None
@@ -179,15 +181,17 @@ class Options:
 
     @property
     def preset_name(self) -> str:
-        """The preset's name without folder and extension, "" without a preset."""
+        """Name of the preset without folder and extension; "" without one."""
         return Path(self.preset).stem if self.preset else ""
 
     def workspace(self) -> Workspace:
+        """Return the workspace with the folders of --outputs, --models and --presets; of the person for whom a page launched this
+        process, if one did."""
         space = Workspace.of(self.values.get("outputs"), self.values.get("models"), self.values.get("presets"))
         return replace(space, person=os.environ.get(PERSON, ""))
 
     def device(self) -> str:
-        """The device of --device, else the fastest available (loads torch). Raises ProblemsError for an unavailable one."""
+        """Return the device of --device, else the fastest available (loads torch). Raises ProblemsError for an unavailable one."""
         if "device" in self.values:
             machine.check_device(self.values["device"])
         return self.values.get("device") or machine.default_device()
@@ -195,36 +199,38 @@ class Options:
 
 def split_options(argv: list[str], known: dict[str, tuple[str, str]], job: bool = True, task: str = "") -> Options:
     """Parse a command line into options, `--group.name` settings, a preset and the task's positional argument; errors are collected in
-    `problems`.
+    `problems` of the result.
 
-    known   the command's options      job    whether it runs a job, and so takes settings and a preset
+    known   {option: (placeholder, help)} of the command
+    job     whether the command runs a job, and so takes settings and a preset
+    task    whose positional argument the command takes; "" for none
     """
-    options, positional, rest = Options(), list[tuple[str, str]](), deque(argv)
+    options, positional, remaining = Options(), list[tuple[str, str]](), deque(argv)
     before = ""  # the setting before the current word
-    while rest:
-        word = rest.popleft()
+    while remaining:
+        word = remaining.popleft()
         name = word[2:].partition("=")[0] if word.startswith("--") else ""
         name = name if name in known else name.replace("_", "-")  # sd-scripts writes --dataset_config
         if name in known:
             before = ""
-            _take_option(name, known[name][0], word, rest, options)
+            _take_option(name, known[name][0], word, remaining, options)
         elif word.startswith("--"):
             before = word.partition("=")[0]
-            _take_setting(word, rest, options)
+            _take_setting(word, remaining, options)
         else:
             positional.append((word, before))
     _assign_positional(positional, options, job, task)
     if "queue" in known:
         options.problems += mode_problems(options.values)
     if not job:
-        options.problems += [not_understood(word) for word in options.settings]
+        options.problems += [unknown_word_problem(word) for word in options.settings]
     for name in options.values.get("allow-module", ()):  # here, so that it applies to the page and to every job
         collected(options.problems, allow, name)
     return options
 
 
 def mode_problems(values: Container[str]) -> Iterator[Problem]:
-    """Problems of options of MODES of which one would be ignored. values: the names of those given"""
+    """Yield problems of options of MODES that cannot be combined. values: names of the typed options."""
     for one, other in combinations([name for name in MODES if name in values], 2):
         if (one, other) not in TOGETHER:
             what = f"--{one} and --{other} do not go together"
@@ -234,8 +240,12 @@ def mode_problems(values: Container[str]) -> Iterator[Problem]:
         yield Problem(what, "command line", "add --queue", code="cli.json-alone")
 
 
-def _take_option(name: str, placeholder: str, word: str, rest: deque[str], options: Options) -> None:
-    """Store the option `word`, with its value from `rest` if it takes one."""
+def _take_option(name: str, placeholder: str, word: str, remaining: deque[str], options: Options) -> None:
+    """Store the option in `word`, with its value from `remaining` if it takes one and has none after "=".
+
+    placeholder   of the value; "" for a switch
+    remaining     the words after it
+    """
     _, equals, text = word.partition("=")
     if not placeholder:
         options.values[name] = True
@@ -244,31 +254,34 @@ def _take_option(name: str, placeholder: str, word: str, rest: deque[str], optio
             options.problems.append(Problem(what, "command line", fix, code="cli.unwanted-value"))
         return
     if not equals:
-        if not rest or rest[0].startswith("--"):
+        if not remaining or remaining[0].startswith("--"):
             what, fix = f"--{name} has no value", f"write --{name} {placeholder}"
             options.problems.append(Problem(what, "command line", fix, code="cli.missing-value"))
             return
-        text = rest.popleft()
+        text = remaining.popleft()
     if name in REPEATED:
         options.values.setdefault(name, []).append(text)
     else:
         options.values[name] = text
 
 
-def _take_setting(word: str, rest: deque[str], options: Options) -> None:
-    """Store the setting `word` and its value: none for --name=value, all words up to the next option for --network_args, else
-    one."""
+def _take_setting(word: str, remaining: deque[str], options: Options) -> None:
+    """Store the setting `word` and its value from `remaining`: none for --name=value, all words up to the next option for
+    --network_args, else one.
+    """
     options.settings.append(word)
     # sd-scripts' --network_args takes several values; it is read only to report its replacement
-    most = len(rest) if word == "--network_args" else 0 if "=" in word else 1
-    while most and rest and not rest[0].startswith("--"):
-        options.settings.append(rest.popleft())
+    most = len(remaining) if word == "--network_args" else 0 if "=" in word else 1
+    while most and remaining and not remaining[0].startswith("--"):
+        options.settings.append(remaining.popleft())
         most -= 1
 
 
 def _assign_positional(positional: list[tuple[str, str]], options: Options, preset_allowed: bool, task: str) -> None:
-    """Store each positional argument as the preset or the task's argument; others are problems. positional: (word, the setting
-    before it)"""
+    """Store each positional argument as the preset or as the task's argument; others become problems.
+
+    positional   (word, setting before it on the command line; "" for none)
+    """
     entry = argument_of(task) if task else None
     for word, before in positional:
         preset = preset_allowed and (entry is None or is_preset(word, entry, options.workspace()))
@@ -278,18 +291,18 @@ def _assign_positional(positional: list[tuple[str, str]], options: Options, pres
             for each in _items(word, entry):
                 _store_argument(each, entry, options)
         else:
-            options.problems.append(not_understood(word, before if task and _is_list(task, before) else ""))
+            options.problems.append(unknown_word_problem(word, before if task and _is_list(task, before) else ""))
 
 
 def _items(word: str, entry: Declared) -> list[str]:
-    """The items of a positional argument: those of a JSON list or with commas between them, for a list; else the word itself, also
-    where it is a path with a comma."""
+    """Return the items of a positional argument. For a list setting, JSON or text with commas is split; an existing path is one item."""
     here = entry.kind != "list" or any(os.path.exists(path) for path in (open_home(word), resolve_path(word)))
     items = [word] if here else value_typed(entry, word)
     return items if isinstance(items, list) and items and all(isinstance(each, str) for each in items) else [word]
 
 
 def _is_list(task: str, setting: str) -> bool:
+    """Whether `setting`, written as an option, is a list among the task's settings."""
     return any(f"--{entry.path}" == setting and entry.kind == "list" for entry in declared(tasks.named(task).job))
 
 
@@ -300,7 +313,7 @@ REPLACED: dict[str, dict[str, Any]] = {"dataset.folder": {"sources": [], "reg_da
 
 
 def argument_of(task: str) -> Declared | None:
-    """The setting that the task's positional argument sets (`Task.argument`); None for tasks without one."""
+    """Return the setting that the task's positional argument sets (`Task.takes`); None for tasks without one."""
     model, path = tasks.named(task).job, tasks.named(task).argument
     return next((entry for entry in declared(model) if entry.path == path), None)
 
@@ -308,8 +321,8 @@ def argument_of(task: str) -> Declared | None:
 def is_preset(word: str, entry: Declared, workspace: Workspace) -> bool:
     """Whether a positional argument names a preset rather than a value of the setting `entry`.
 
-    A preset takes precedence over a folder of the same name. A JSON file without a preset's header is input of a task that
-    reads JSON; for a task that takes no folder, so is every other file.
+    A preset takes precedence over a folder of the same name. A JSON file without a preset's header is a value if the setting is a
+    JSON file; any other file is one unless the setting is a folder.
     """
     path = preset_path(word, workspace)
     if path.suffix != ".json" and "folder" not in entry.name:
@@ -323,8 +336,9 @@ def is_preset(word: str, entry: Declared, workspace: Workspace) -> bool:
 
 
 def _store_argument(word: str, entry: Declared, options: Options) -> None:
-    """Store a positional argument as the value of its setting, for a list as its next item. A relative path refers to the
-    working directory if it exists there."""
+    """Store a positional argument as the value of setting `entry`, or as the next item of a list. A relative path is relative to the
+    working directory if it exists there.
+    """
     before = options.argument_setting
     if before:
         options.settings.remove(before)
@@ -352,15 +366,16 @@ def _store_argument(word: str, entry: Declared, options: Options) -> None:
     options.settings.append(options.argument_setting)
 
 
-def not_understood(word: str, after: str = "") -> Problem:
-    """The problem of an unexpected word. after: the setting before it, if that takes a list"""
+def unknown_word_problem(word: str, after: str = "") -> Problem:
+    """Return the problem of an unexpected word. after: the setting before the word if that is a list, else ""."""
     fix = f"write several values of {after} with commas between them" if after else "see --help"
     return Problem(f"'{word}' is not a valid argument", "command line", fix, code="cli.unknown-word")
 
 
 def job_from(task: str, options: Options, defaults: dict[str, Any] | None = None) -> Settings:
-    """The job of a command line: `defaults`, then the preset's values, then the typed ones. Raises ProblemsError with all
-    problems."""
+    """Return the job of a command line: `defaults`, overridden by the preset's values, overridden by the typed ones. Raises
+    ProblemsError with all problems.
+    """
     model = tasks.named(task).job
     problems = list(options.problems)
     values = defaults or {}
@@ -380,7 +395,7 @@ def job_from(task: str, options: Options, defaults: dict[str, Any] | None = None
 
 
 def _preset_values(task: str, options: Options) -> dict[str, Any]:
-    """The preset's values in the groups that the task has. Raises ProblemsError."""
+    """Return the preset's values in the groups that the task has. Raises ProblemsError."""
     preset = read(preset_path(str(options.preset), options.workspace()))
     if not _can_use_preset(preset.task, task):
         what, fix = f"The preset is for '{preset.task}', not for '{task}'", f"use webui.py {preset.task}"
@@ -392,8 +407,9 @@ def _preset_values(task: str, options: Options) -> dict[str, Any]:
 
 
 def _from_working_directory(model: type[Settings], typed: dict[str, Any]) -> dict[str, Any]:
-    """The typed settings with absolute paths where a relative path refers to the working directory: if the file exists there,
-    or if it exists nowhere, as a file to write. Other paths are relative to the project folder, as in presets."""
+    """Return typed settings with absolute paths where a relative path is meant relative to the working directory: a file that exists
+    there, or a file to write, which exists nowhere. Other paths are relative to the project folder, as in presets.
+    """
     if not _outside_project():
         return typed
     for entry in declared(model):
@@ -404,7 +420,7 @@ def _from_working_directory(model: type[Settings], typed: dict[str, Any]) -> dic
 
 
 def _absolute_paths(entry: Declared, value: Any) -> Any:
-    """`_from_working_directory` for the value of one setting, also for paths in lists and in their items."""
+    """Apply `_from_working_directory` to the value of one setting, including lists and their items."""
     if isinstance(value, list):
         return [_absolute_paths(entry, each) for each in value]
     if isinstance(value, dict) and (item := item_of(entry)):
@@ -419,7 +435,7 @@ def _absolute_paths(entry: Declared, value: Any) -> Any:
 
 
 def _outside_project() -> bool:
-    """Whether the working directory is not the project folder. False if it was deleted."""
+    """Whether the working directory is another one than the project folder. False if it was deleted."""
     try:
         return Path.cwd() != PROJECT
     except FileNotFoundError:
@@ -427,15 +443,17 @@ def _outside_project() -> bool:
 
 
 def _absolute(text: str, entry: Declared) -> str:
-    """A path as an absolute one if it refers to the working directory; else the text itself."""
+    """Return a path as absolute if it is meant relative to the working directory (`_from_working_directory`), else unchanged."""
     path = open_home(text)
     is_new_file = entry.names == "path" and not os.path.exists(resolve_path(text))
     return os.path.abspath(path) if text and (os.path.exists(path) or is_new_file) else text
 
 
 def _dataset_config(options: Options, problems: list[Problem]) -> dict[str, Any]:
-    """The values of an sd-scripts dataset config, which replace the preset's folders. Adds its errors to `problems`, its other
-    problems and notes to `options.advice`."""
+    """Return the values of the file of --dataset-config, which replace the preset's folders.
+
+    Its errors are added to `problems`, its other problems and notes to `options.advice`.
+    """
     from core.imports.dataset_config import read_dataset_config
 
     config = read_dataset_config(options.values["dataset-config"])
@@ -451,13 +469,13 @@ def _dataset_config(options: Options, problems: list[Problem]) -> dict[str, Any]
 
 
 def _can_use_preset(preset_task: str, task: str) -> bool:
-    """Whether the task can use a preset of `preset_task`: the same task, or both have dataset settings."""
+    """Whether a task can use a preset of task `preset_task`: they are the same, or both have dataset settings."""
     both_have_dataset = all("dataset" in tasks.named(name).job.model_fields for name in (preset_task, task))
     return preset_task == task or both_have_dataset
 
 
 def preset_path(text: str, workspace: Workspace) -> Path:
-    """The file of a preset named by its path, or by its name in the presets folder."""
+    """Return the path of a preset's file. text: a path, or the name of a preset in the presets folder or of a shipped one."""
     path = open_home(text)
     if os.path.isfile(path) or path.suffix == ".json":  # a name may be too long for the system
         return path
@@ -466,7 +484,7 @@ def preset_path(text: str, workspace: Workspace) -> Path:
 
 
 def saved_path(options: Options, source: Path) -> Path:
-    """Where --save writes. Raises ProblemsError where that is the file that is read, which would be lost."""
+    """Return the path of --save. Raises ProblemsError if that is `source`, the file that is read, which would be lost."""
     text = str(options.values["save"])
     path = open_home(text)
     if path.exists() and source.exists() and path.samefile(source):
@@ -477,7 +495,7 @@ def saved_path(options: Options, source: Path) -> Path:
 
 
 def write_result(path: str | Path, content: Any, title: str) -> None:
-    """Write a text, or a value as JSON. Raises ProblemsError where that fails. title: of the file, such as "report\""""
+    """Write text, or another value as JSON, to a file. Raises ProblemsError if that fails. title: what the file is, for the message."""
     try:
         if isinstance(content, str):
             atomic.write_text(path, content)
@@ -488,6 +506,7 @@ def write_result(path: str | Path, content: Any, title: str) -> None:
 
 
 def options_help(known: dict[str, tuple[str, str]]) -> str:
+    """Return help on options, a line for each. known: {option: (placeholder, help)}."""
     lines = []
     for name, (value, text) in known.items():
         lines.append(f"  --{name} {value}".rstrip().ljust(30) + f"  {text}")

@@ -1,4 +1,4 @@
-"""webui.py: the page."""
+"""webui.py without a command: serve the page."""
 
 import atexit
 import os
@@ -24,12 +24,13 @@ HOST_NAME = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0
 
 
 def _closest_command(word: str) -> str:
-    """The command closest to a mistyped or shortened one; "" for none."""
+    """Return the command that a mistyped or shortened word most resembles; "" for none."""
     begun = [name for name in commands() if len(word) > 2 and name.startswith(word)]
     return next(iter(begun or get_close_matches(word, commands(), 1)), "")
 
 
 def run(argv: list[str]) -> int:
+    """Serve the page with these arguments until it is ended; exits the process. Raises ProblemsError."""
     options = split_options(argv, PAGE, job=False)
     command = next((word for word in argv if word in commands()), "")
     if command and (options.problems or options.settings):
@@ -94,8 +95,11 @@ def run(argv: list[str]) -> int:
 
 
 def _logins(values: dict[str, Any], problems: list[Problem]) -> list[tuple[str, str]]:
-    """The (user, password) of each line of --auth-file, of --auth or the environment. Unlike --auth, a file and the environment do
-    not show in the list of processes."""
+    """Return (user, password) of each line of --auth-file, else from --auth, else from the environment. Adds invalid logins to
+    `problems`.
+
+    Unlike --auth, a file and the environment do not show in the list of processes.
+    """
     text, source = os.environ.get(AUTH_VARIABLE, ""), AUTH_VARIABLE
     if file := values.get("auth-file"):
         source = f"the content of {file}"
@@ -123,9 +127,11 @@ def _logins(values: dict[str, Any], problems: list[Problem]) -> list[tuple[str, 
 
 
 def exit_process(code: int) -> int:
-    """End the process with this code; never returns. The output is flushed, and atexit functions run only for DONE. The rest of
-    Python's shutdown is skipped: threads that still compute (requests, or a training after a second Ctrl-C) would crash in C++ once
-    the interpreter is gone."""
+    """End the process with this code; never returns. Output is flushed; atexit functions run only for DONE.
+
+    The rest of Python's shutdown is skipped: threads that still compute (requests, or a training after a second Ctrl-C) would crash
+    in C++ once the interpreter is gone.
+    """
     if code == DONE:
         atexit._run_exitfuncs()  # after an interrupt they are skipped: a tracker's would wait for its uploads
     for stream in (sys.stdout, sys.stderr):

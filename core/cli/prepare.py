@@ -1,4 +1,4 @@
-"""webui.py prepare: check a dataset, and fill the caches that a training will use."""
+"""webui.py prepare: check a dataset, and fill the caches that its training will use."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 def run(argv: list[str]) -> int:
+    """Run `webui.py prepare` with these arguments and return the exit code. Raises ProblemsError."""
     options = split_options(argv, COMMAND_OPTIONS["prepare"], task="prepare")
     job = job_from("prepare", options)
     assert isinstance(job, PrepareJob)
@@ -34,12 +35,12 @@ def run(argv: list[str]) -> int:
     if options.values.get("check"):
         for line in report_lines(job, report):
             print(line)
-        _say_findings(report, options)
+        _print_findings(report, options)
     return DONE
 
 
-def _say_findings(report: Report, options: Options) -> None:
-    """Print the findings of the dataset doctor. Raises ProblemsError for copies in both training and validation images."""
+def _print_findings(report: Report, options: Options) -> None:
+    """Print the findings of the dataset doctor. Raises ProblemsError if one is an error: an image in both training and validation."""
     from core.dataset.doctor.examine import examine
 
     with checking_bar() as progress:
@@ -52,7 +53,7 @@ def _say_findings(report: Report, options: Options) -> None:
 
 
 def _epochs(text: str | None) -> int:
-    """The number of --debug-dataset; 0 without it. Raises ProblemsError."""
+    """Parse the value of --debug-dataset; 0 for None. Raises ProblemsError unless it is 1 to 1000."""
     if text is None:
         return 0
     if not (text.isdecimal() and 0 < int(text) <= 1000):

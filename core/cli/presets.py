@@ -12,6 +12,7 @@ from core.settings.presets.files import Preset, PresetStore, read
 
 
 def run(argv: list[str]) -> int:
+    """Run `webui.py presets` with these arguments and return the exit code. Raises ProblemsError."""
     options = split_options(argv, COMMAND_OPTIONS["presets"])
     problems = list(options.problems)
     for word in options.settings:
@@ -21,7 +22,7 @@ def run(argv: list[str]) -> int:
         raise ProblemsError(problems)
     workspace = options.workspace()
     if options.preset is not None:
-        print("\n".join(described(read(preset_path(options.preset, workspace)))))
+        print("\n".join(preset_lines(read(preset_path(options.preset, workspace)))))
         return DONE
     store, rows = PresetStore(workspace.presets, shipped=PROJECT / "presets"), []
     for name in store.names():
@@ -36,8 +37,8 @@ def run(argv: list[str]) -> int:
     return DONE
 
 
-def described(preset: Preset) -> list[str]:
-    """Lines for the terminal: title, description, and each value of the preset that is not the default, with its reason."""
+def preset_lines(preset: Preset) -> list[str]:
+    """Return lines on a preset: title, description, and its settings other than defaults with their reasons."""
     lines = [text for text in (preset.title, preset.description) if text]
     settings = {entry.path: entry for entry in declared(JOBS[preset.task])}
     lines += ["", "It sets:"]

@@ -1,11 +1,11 @@
-"""webui.py runs: list the queue and the runs. Reads only, so that it works while a page has the outputs folder."""
+"""webui.py runs: list the queue and the runs. Only reads, so it works while a page holds the outputs folder."""
 
 import json
 import time
 from dataclasses import replace
 from typing import Any
 
-from core.cli.jobs import handed_in, paused_sentence, stored_queue
+from core.cli.jobs import inbox_entries, paused_sentence, stored_queue
 from core.cli.main import DONE, print_long
 from core.cli.options import COMMAND_OPTIONS, split_options
 from core.engine.owner import has_page
@@ -23,6 +23,7 @@ RUN = ("name", "title", "state", "message", "step", "total", "started", "seconds
 
 
 def run(argv: list[str]) -> int:
+    """Run `webui.py runs` with these arguments and return the exit code. Raises ProblemsError."""
     options = split_options(argv, COMMAND_OPTIONS["runs"], job=False)
     if options.problems:
         raise ProblemsError(options.problems)
@@ -33,9 +34,9 @@ def run(argv: list[str]) -> int:
 
 
 def facts_of(workspace: Workspace) -> dict[str, Any]:
-    """The queue, running and waiting jobs first, and the runs, newest first."""
+    """Return the queue (running and waiting jobs first) and the runs (newest first) as JSON values."""
     stored, runs = stored_queue(workspace), Runs(workspace, lambda _: False, writes=False)
-    stored = replace(stored, entries=[*stored.entries, *handed_in(workspace)])
+    stored = replace(stored, entries=[*stored.entries, *inbox_entries(workspace)])
     return {
         "outputs": str(workspace.outputs),
         "page": has_page(workspace),
@@ -46,6 +47,7 @@ def facts_of(workspace: Workspace) -> dict[str, Any]:
 
 
 def _queue(stored: StoredQueue, runs: Runs) -> list[dict[str, Any]]:
+    """Return ENTRY and "message" of each job: what a waiting job waits for, else its message."""
     waiting = waits(stored.entries, runs.time_left, paused=stored.paused, lent_to="")
     order = {"running": 0, "waiting": 1}
     return [
@@ -56,6 +58,7 @@ def _queue(stored: StoredQueue, runs: Runs) -> list[dict[str, Any]]:
 
 
 def _run(run: RunSummary) -> dict[str, Any]:
+    """Return RUN, "folder", "files", "best" checkpoint (or None) and "why" it is the best, of one run."""
     best = run.best_file
     return {name: getattr(run, name) for name in RUN} | {
         "folder": str(run.folder),
@@ -66,7 +69,7 @@ def _run(run: RunSummary) -> dict[str, Any]:
 
 
 def lines(facts: dict[str, Any]) -> list[str]:
-    """Lines for the terminal: the jobs that run and wait, and each run with its folder and its best checkpoint."""
+    """Return the result of `facts_of` as lines: running and waiting jobs, then each run with its folder and best checkpoint."""
     no_page = "" if facts["page"] else "No page is open on this folder: the next one runs the queue."
     text = [each for each in (no_page, facts["paused"]) if each]
     above = len(text)

@@ -1,4 +1,4 @@
-"""Turn termination signals into KeyboardInterrupt, from the start of the process: nothing heavy is imported here."""
+"""Turns termination signals into KeyboardInterrupt from the start of the process, so nothing heavy is imported here."""
 
 import os
 import signal
@@ -12,8 +12,11 @@ REPEATED_SECONDS = 1.0
 
 @contextmanager
 def interrupt_on_signals() -> Iterator[None]:
-    """Within the context Ctrl-C, SIGTERM, SIGHUP (a closed terminal) and Ctrl-Break raise KeyboardInterrupt, so that a running job
-    is saved before the process ends. One that follows within REPEATED_SECONDS is the same interrupt and would end the saving."""
+    """Context in which Ctrl-C, SIGTERM, SIGHUP (a closed terminal) and Ctrl-Break raise KeyboardInterrupt, so that a running job is
+    saved before the process ends.
+
+    A signal within REPEATED_SECONDS of another is the same interrupt repeated, which would end the saving, and is ignored.
+    """
     here, latest = os.getpid(), float("-inf")
 
     def interrupt(number: int, frame: object) -> None:

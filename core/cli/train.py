@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from core.cli.jobs import find_run, handed_in, run_job, stored_queue
+from core.cli.jobs import find_run, inbox_entries, run_job, stored_queue
 from core.cli.main import DONE, FAILED
 from core.cli.options import COMMAND_OPTIONS, Options, job_from, split_options
 from core.engine.extend import check_not_queued, extend, extended, job_to_resume
@@ -15,7 +15,7 @@ from core.engine.owner import Ownership
 from core.optimization.jumps import jump_advice
 from core.record.machine import gpu_memory
 from core.record.problems import Problem, ProblemsError, errors, errors_first
-from core.record.processes import check_launch, launched_processes, only_follows
+from core.record.processes import check_launch, is_follower, launched_processes
 from core.record.run_folder import RunFolder, newest_state, state_step
 from core.settings.base import Settings
 from core.settings.flags import read_flags
@@ -32,9 +32,10 @@ FIRST_ALONE = ("check", "probe", "queue")  # what the first of several processes
 
 
 def run(argv: list[str]) -> int:
+    """Run `webui.py train` with these arguments and return the exit code. Raises ProblemsError."""
     options = split_options(argv, COMMAND_OPTIONS["train"], task="train")
     check_launch()
-    if only_follows() and not options.values.keys().isdisjoint(FIRST_ALONE):
+    if is_follower() and not options.values.keys().isdisjoint(FIRST_ALONE):
         return DONE
     if "continue" in options.values:
         return resume(options)
@@ -42,10 +43,12 @@ def run(argv: list[str]) -> int:
 
 
 def train_job(job: Settings, options: Options, resume: RunFolder | None = None) -> int:
-    """Train after the checks, or do only what an option such as --check says. Returns the exit code. resume: the run whose
-    resuming --check or --probe is about"""
+    """Train after the checks, or do only what an option such as --check says. Return the exit code.
+
+    resume   folder of the run whose resuming --check or --probe examines
+    """
     assert isinstance(job, TrainJob)
-    if only_follows():
+    if is_follower():
         return run_job("train", job, job.saving.output_name, options)
     job = job.model_copy(update={"memory": with_launched_processes(job.memory)})
     print_advice(options.advice)
@@ -64,9 +67,10 @@ def train_job(job: Settings, options: Options, resume: RunFolder | None = None) 
 
 
 def resume(options: Options) -> int:
-    """--continue: resume a run with its own settings; only its length, saving, samples and logging can be changed. Returns the
-    exit code. --check and --probe look at the changed settings and leave the run as it is. Raises ProblemsError for an unknown run
-    and for other changes."""
+    """Resume the run of --continue with its own settings and changes to length, saving, samples and logging. Return the exit code.
+
+    --check and --probe only examine the changed settings. Raises ProblemsError for an unknown run and for other changes.
+    """
     if options.problems:
         raise ProblemsError(options.problems)
     if options.preset or options.argument or "dataset-config" in options.values:
@@ -83,15 +87,16 @@ def resume(options: Options) -> int:
         return train_job(job, options, resume=folder)
     if "queue" in options.values:
         workspace = options.workspace()
-        check_not_queued(folder, [*stored_queue(workspace).entries, *handed_in(workspace)])
-    job = extend(folder, changes) if changes and not only_follows() else before
+        check_not_queued(folder, [*stored_queue(workspace).entries, *inbox_entries(workspace)])
+    job = extend(folder, changes) if changes and not is_follower() else before
     print_advice(jump_advice(folder, before, job))
     return run_job("train", job, job.saving.output_name, options, resume=folder)
 
 
 def prove_resume(job: TrainJob, options: Options) -> int:
-    """--prove N: train N steps in one run and in two with a resume, and compare the results. Returns the exit code. Raises
-    ProblemsError for an invalid N."""
+    """Train the number of steps of --prove in one run, then in two with a resume, and compare the results. Return the exit code.
+    Raises ProblemsError for an invalid number.
+    """
     from core.training.prove import prove
 
     text = str(options.values["prove"])
@@ -109,17 +114,17 @@ def prove_resume(job: TrainJob, options: Options) -> int:
 
 
 def with_launched_processes(memory: MemorySettings) -> MemorySettings:
-    """The settings with the number of processes that `accelerate launch` started, if it did."""
+    """Return memory settings with num_processes as started by `accelerate launch`; unchanged without it."""
     count = launched_processes()
     return memory.model_copy(update={"num_processes": count}) if count > 1 else memory
 
 
 def check(job: TrainJob, options: Options, *, trains: bool = True, begins: bool = True) -> Report:
-    """Run the preflight, print its advice and return its report. Raises ProblemsError with all errors. Without errors a model
-    named by a hub id is downloaded, except with --check.
+    """Run the preflight, print its advice and return its report. Raises ProblemsError with all errors.
 
-    trains  whether a training follows: then the device is checked, and no image may both train and validate
-    begins  the run has no training state yet
+    trains  whether a training follows: then the device is checked, and no image may be in both training and validation set
+    begins  whether the run has no training state yet
+    Without errors, models named by hub ids are downloaded, except with --check.
     """
     from core.dataset.preflight import preflight
     from core.families.locate import base_model_family
@@ -135,7 +140,7 @@ def check(job: TrainJob, options: Options, *, trains: bool = True, begins: bool 
     if trains and not errors(problems):
         problems += upload_problems(job)
     if not errors(problems):
-        get_models(job.model, options)
+        download_models(job.model, options)
     if not errors(problems) or options.values.get("check") or not _to_download(job.model, options):
         problems += problems_before_start(job, workspace, report, device, begins=begins, copies=trains)
         problems += recipe_problems(
@@ -150,7 +155,7 @@ def check(job: TrainJob, options: Options, *, trains: bool = True, begins: bool 
 
 @contextmanager
 def checking_bar() -> Iterator[Callable[[int, int], None]]:
-    """A context with (done, total) -> None, which shows a progress bar of checked images from its first call on."""
+    """Context that yields a callback (done, total) -> None, which shows a progress bar of checked images."""
     from tqdm import tqdm
 
     bars: list[Any] = []
@@ -168,13 +173,15 @@ def checking_bar() -> Iterator[Callable[[int, int], None]]:
 
 
 def print_advice(problems: list[Problem]) -> None:
+    """Print problems to stderr with their levels."""
     for problem in problems:
         print(f"{problem.level}: {problem}", file=sys.stderr)
 
 
-def get_models(settings: ModelSettings, options: Options) -> None:
-    """Download a base model and VAE named by hub ids that are not on this machine, with a progress bar; not with --check.
-    Raises ProblemsError."""
+def download_models(settings: ModelSettings, options: Options) -> None:
+    """Download the base model and VAE if they are hub ids and not on this machine, with a progress bar; not with --check. Raises
+    ProblemsError.
+    """
     from core.formats.hub.references import download
 
     if options.values.get("check"):
@@ -184,7 +191,7 @@ def get_models(settings: ModelSettings, options: Options) -> None:
 
 
 def _to_download(settings: ModelSettings, options: Options) -> list[HubId]:
-    """The hub ids of base model and VAE that are not on this machine. Invalid names are left to the checks."""
+    """Return the hub ids of base model and VAE that are not on this machine. Invalid names are skipped: the checks report them."""
     from core.formats.hub.references import HubId, resolve
 
     downloads = []
@@ -197,6 +204,7 @@ def _to_download(settings: ModelSettings, options: Options) -> list[HubId]:
 
 
 def _download(hub_id, workspace, download) -> None:
+    """Download a model by `download(hub_id, models folder, on_progress)`, with a progress bar."""
     from tqdm import tqdm
 
     with tqdm(unit="B", unit_scale=True, desc=str(hub_id), file=sys.stderr) as bar:

@@ -1,4 +1,4 @@
-"""The average of some of a run's LoRA checkpoints, saved as one more checkpoint of the run."""
+"""Averages some of a run's LoRA checkpoints and saves the result as a further checkpoint of the run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,10 +26,11 @@ MOST_NAMES = 100
 
 
 def average_weights(steps: Sequence[int], power: bool) -> list[float]:
-    """The weight of the checkpoint of each step, in rising order; their sum is 1.
+    """Return a weight for the checkpoint at each step; the weights add up to 1.
 
-    power   a power-function average (Karras et al. 2023, arXiv:2312.02696), weights ~ step^gamma by the distance of the steps,
-            instead of the mean
+    steps   ascending
+    power   False: equal weights; True: a power-function average (Karras et al. 2023, arXiv:2312.02696), weight ~ step^gamma times
+            the distance to the neighboring steps
     """
     if not power or len(steps) < 2:
         return [1 / len(steps)] * len(steps)
@@ -41,7 +42,7 @@ def average_weights(steps: Sequence[int], power: bool) -> list[float]:
 
 
 def power_of(sigma_rel: float) -> float:
-    """The exponent gamma of a power-function average of this relative width (the paper's algorithm 2)."""
+    """Return the exponent gamma of a power-function average with relative width `sigma_rel` (algorithm 2 of the paper)."""
     inverse = sigma_rel**-2
     roots = np.roots([1.0, 7.0, 16.0 - inverse, 12.0 - inverse])
     return float(max(root.real for root in roots if abs(root.imag) < 1e-9))
@@ -55,9 +56,10 @@ def save_average(
     workspace: Workspace,
     cancel: CancelToken,
 ) -> Path:
-    """Average these checkpoints of a run that has ended, and record the new file with them. Raises ProblemsError.
+    """Average checkpoints of a run that has ended; save the file, record it in the journal and return its path. Raises ProblemsError.
 
-    facts   the run's snapshot        names   of the files, at least two
+    facts   `RunView.snapshot` of the run
+    names   file names of the checkpoints, at least two
     """
     chosen = sorted((file for file in facts["files"] if file["name"] in set(names)), key=lambda file: file["step"])
     if averages := [file["name"] for file in chosen if is_average(file["name"])]:
@@ -93,7 +95,9 @@ def save_average(
 
 
 def _free_name(run: RunFolder, newest: Path, ending: str) -> Path:
-    """A path for the average next to the checkpoints, named after the newest of them."""
+    """Return an unused path in the run's checkpoints: the name of `newest` without its step, then `ending`. Raises ProblemsError if
+    MOST_NAMES are used.
+    """
     stem = newest.stem.partition("-step")[0]
     for name in islice(numbered(stem + ending, newest.suffix), MOST_NAMES - 1):
         path = run.checkpoints / name

@@ -1,4 +1,4 @@
-"""Runs a job in a child process with its own threads and a low priority, so that neither the page nor a training waits for it."""
+"""Runs a job in a child process with half of the CPU threads and low priority, so that the page and trainings stay fast."""
 
 import json
 import os
@@ -33,7 +33,7 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 def run_in_child(
     folder: RunFolder, workspace: Workspace, *, listener: Callable[[Line], None], token: CancelToken
 ) -> tuple[str, Explanation | None]:
-    """Run the job of this folder to its end. Returns (state, explanation of a failure)."""
+    """Run the job of this run folder in a child process and wait for its end. Return (state, explanation of a failure or None)."""
     return follow(
         lambda log: _start(folder, workspace, log), folder, listener=listener, token=token, patience=STOP_SECONDS
     )
@@ -61,7 +61,7 @@ def _start(folder: RunFolder, workspace: Workspace, log: IO[bytes]) -> subproces
 
 
 def main(text: str) -> None:
-    """Entry point of the child process. text: the request as JSON."""
+    """Entry point of the child process. text: the request of `_start` as JSON."""
     request = json.loads(text)
     lower_priority()
     extensions.EXTENSIONS = tuple(request["extensions"])
@@ -79,6 +79,7 @@ def main(text: str) -> None:
 
 
 def _cancel_with_parent(token: CancelToken) -> None:
+    """Cancel `token` once stdin is closed: the parent process stops the job or is gone."""
     while os.read(0, 1024):  # not sys.stdin: its lock, held here, would crash Python's end
         pass
     token.cancel()

@@ -1,4 +1,4 @@
-"""Deleted runs: folders in the trash of the outputs folder, which can be put back until it is emptied."""
+"""Deleted runs: folders in the trash of the outputs folder. They can be restored until it is emptied."""
 
 import re
 from collections.abc import Collection
@@ -17,7 +17,13 @@ NAME = re.compile(r"(\d{8}-\d{6}_.+)-(\d{9,11})", re.DOTALL)
 
 @dataclass(frozen=True)
 class DeletedRun:
-    """name: of its folder in the trash; run: its name before; time: of its deletion, in seconds since 1970; person: whose it is"""
+    """A run in the trash.
+
+    name     of its folder in the trash
+    run      its name before
+    time     of its deletion, in seconds since 1970
+    person   the login that started it
+    """
 
     name: str
     run: str
@@ -26,14 +32,15 @@ class DeletedRun:
 
 
 def name_in_trash(run: str, now: float) -> str:
+    """Return the folder name for a run deleted at time `now`, in seconds since 1970."""
     return f"{run}-{int(now)}"
 
 
 def deleted_runs(workspace: Workspace) -> list[DeletedRun]:
-    """The runs in the trash, the one that was deleted last first."""
+    """Return the runs in the trash, the last deleted first."""
     if not workspace.trash.is_dir():
         return []
-    named = ((path, NAME.fullmatch(path.name)) for path in workspace.trash.iterdir() if RunFolder(path).there)
+    named = ((path, NAME.fullmatch(path.name)) for path in workspace.trash.iterdir() if RunFolder(path).exists)
     runs = [
         DeletedRun(path.name, match[1], int(match[2]), about_of(RunFolder(path))[0].person)
         for path, match in named
@@ -42,9 +49,13 @@ def deleted_runs(workspace: Workspace) -> list[DeletedRun]:
     return sorted(runs, key=lambda each: (each.time, each.run), reverse=True)
 
 
-def put_back(name: str, workspace: Workspace, people: Collection[str] = ()) -> str:
-    """Move a run out of the trash, and return its name. Raises ProblemsError if it is gone, there is a run of its name, or the
-    user of the current request, one of the people with a page each, may not change it."""
+def restore_run(name: str, workspace: Workspace, people: Collection[str] = ()) -> str:
+    """Move a run out of the trash and return its name. Raises ProblemsError if it is gone, a run of its name exists, or the user of
+    the current request may not change it.
+
+    name     of its folder in the trash
+    people   logins with a page each
+    """
     deleted = next((each for each in deleted_runs(workspace) if each.name == name), None)
     if deleted is None:
         what, fix = "The run is no longer in the trash", "check the list of runs"

@@ -1,4 +1,4 @@
-"""The engine: the queue, a thread for device jobs, a thread for jobs from other processes, lanes for jobs without the device."""
+"""The engine: the queue, a thread for device jobs, one for jobs of other processes, lanes for jobs without the device."""
 
 import os
 import threading
@@ -18,9 +18,9 @@ from core.engine.explain import Explanation, explain
 from core.engine.extend import check_not_queued, extend, job_of, job_to_resume
 from core.engine.in_use import require_unused
 from core.engine.launch import is_launched, supervise
-from core.engine.light import CLOSE_SECONDS, LANES, LightLane, LightTask, admitting
-from core.engine.owner import DeviceLock, Ownership, collect
-from core.engine.put_back import cut_off, put_back, put_first
+from core.engine.light import CLOSE_SECONDS, LANES, LightLane, LightTask, with_limits
+from core.engine.owner import DeviceLock, Ownership, read_inbox
+from core.engine.put_back import cut_off, move_cut_off_first, requeue_cut_off
 from core.engine.queue import (
     Queue,
     QueueEntry,
@@ -43,7 +43,7 @@ from core.record.lazy_torch import torch
 from core.record.problems import ProblemsError, unwritten, with_fixes
 from core.record.run_about import write_about, write_person
 from core.record.run_folder import RunFolder, latest_run, list_runs
-from core.record.temporary import remove_left
+from core.record.temporary import remove_leftover_folders
 from core.record.workspace import Workspace
 from core.settings.base import Settings
 from core.settings.check import build
@@ -59,11 +59,11 @@ MAX_JOB_FOLDERS, MAX_IDENTITY = 100, 40
 
 
 class Engine:
-    """Runs jobs. Holds outputs/.atelier/lock while it exists. Every method may be called from any thread."""
+    """Runs the jobs of a workspace. Holds outputs/.atelier/lock until `close`. Every method may be called from any thread."""
 
     def __init__(self, workspace: Workspace, device: str | None = None, holder: str = "a page"):
-        """Lock the outputs; nothing runs before `start`. device: None detects it when first needed; holder: a name for the
-        engine in messages of other processes. Raises ProblemsError if the folder is in use or cannot be written."""
+        """Lock the outputs folder; nothing runs before `start`. Raises ProblemsError if it is in use or cannot be written. device: None
+        detects it when first needed; holder: this engine's description in messages of other processes."""
         self.workspace = workspace
         self._owner = Ownership(workspace, holder, page=True)
         self._device = device
@@ -80,7 +80,7 @@ class Engine:
         self._reading: LightTask | None = None  # reads journals for the list of runs
         self.listing = threading.Lock()  # held while a thread waits for `runs_so_far`
         self._last_run = ""
-        self.ended: list[Callable[[QueueEntry], None]] = []  # called with each job of the device that has ended
+        self.end_listeners: list[Callable[[QueueEntry], None]] = []  # called with each job of the device that has ended
         self.limits: Limits | None = None  # what jobs may name while a shared page is served
         self.people: frozenset[str] = frozenset()  # guests with a page each, who change only their own runs
         self.owner = ""  # the owner's login, where people have a page each
@@ -91,13 +91,13 @@ class Engine:
     # -- life
 
     def start(self, resume: bool = False) -> None:
-        """Start the threads, and the waiting jobs that need no device. resume: the trainings that ended with the program, too"""
+        """Start the threads and the waiting jobs that need no device. resume: also put back the trainings that ended with the program."""
         if resume:
-            self._not_resumed = put_back(self._queue, self._runs.newest_state)
+            self._not_resumed = requeue_cut_off(self._queue, self._runs.newest_state)
         elif not self._queue.paused:
             self._queue.cut_off = ()
         self._interruption = interruption_message(self.workspace.captions)
-        remove_left()
+        remove_leftover_folders()
         for entry in (each for each in self.queue() if each.state == "waiting"):
             self._begin_in_lane(entry)
         self._inbox_thread.start()
@@ -105,18 +105,18 @@ class Engine:
 
     @property
     def notice(self) -> str:
-        """Warnings for the user at the start: a damaged queue file, an interrupted change of captions ...; "" for none."""
+        """Warnings for the user at the start: a damaged queue file, an interrupted change of captions ...; "" without any."""
         return " ".join(filter(None, (self._queue.set_aside, self._interruption, self._not_resumed)))
 
     def announce(self, holder: str) -> None:
-        """Write what holds the outputs folder, such as the page's address, for other processes."""
+        """Store `holder`, such as the page's address, for other processes that find the outputs folder in use."""
         self._owner.write_note(holder)
 
     def close(self, wait_seconds: float | None = 120.0) -> None:
-        """Save and stop running jobs, keep the queue, release the outputs folder. wait_seconds: None waits for a training as long
-        as it takes to save, and for anything else CLOSE_SECONDS."""
+        """Save and stop running jobs, keep the queue, release the outputs folder. wait_seconds: limit for each thread; None: none while a
+        training saves, else CLOSE_SECONDS."""
         self._closing = True
-        begun = time.monotonic()
+        started = time.monotonic()
         running = [entry for entry in self._queue.entries() if entry.state == "running"]
         self._queue.cut_off += tuple(entry.id for entry in running if not self._token_of(entry.id).wanted)
         for entry in running:
@@ -128,12 +128,12 @@ class Engine:
         for thread in (self._inbox_thread, self._device_thread):
             if thread.is_alive():
                 thread.join(timeout=wait_seconds)
-        self._light.close(max(1.0, CLOSE_SECONDS - (time.monotonic() - begun)))
+        self._light.close(max(1.0, CLOSE_SECONDS - (time.monotonic() - started)))
         self._owner.release()
 
     @property
     def device(self) -> str:
-        """The device if known, else "cpu"; loads nothing."""
+        """The device if it is known, else "cpu". Loads nothing."""
         return self._device or "cpu"
 
     @property
@@ -142,14 +142,14 @@ class Engine:
         return self._device
 
     def find_device(self) -> str:
-        """Detect the device that jobs run on; loads torch at the first call."""
+        """Return the device that jobs run on; the first call loads torch to detect it."""
         self._device = self._device or machine.default_device()
         return self._device
 
     @contextmanager
     def borrow_device(self, token: CancelToken, what: str) -> Iterator[str]:
-        """Hold the device for work outside of the queue (`what`, for messages) and yield its name: waits for a running job, and
-        no job starts meanwhile. Unloads the models kept between generations. Raises Cancelled."""
+        """Context that holds the device for work outside of the queue (`what`, for messages) and yields its name. Waits for a running job
+        and unloads the models kept between generations. Raises Cancelled."""
         while not self._device_lock.acquire(what, WAIT_SECONDS):
             token.check()
         try:
@@ -160,13 +160,13 @@ class Engine:
 
     @property
     def lent_to(self) -> str:
-        """The work outside of the queue that holds the device; "" for none."""
+        """The work outside of the queue that holds the device (`borrow_device`); "" if there is none."""
         return "" if self._device_lock.holder == QUEUE else self._device_lock.holder
 
     # -- queue
 
     def submit(self, task: str, job: Settings, title: str = "", preset: str = "", identity: str = "") -> str:
-        """Queue a job and return its id. preset: the name of its preset, stored in the run. Raises ProblemsError."""
+        """Queue a job and return its id. preset: name of its preset, stored in the run; identity: id to use. Raises ProblemsError."""
         with self._queue.lock:
             self._admit_new(job)
             title = title or title_of(task, job)
@@ -176,23 +176,23 @@ class Engine:
         return entry.id
 
     def _admit_new(self, job: Settings) -> None:
-        """Raise ProblemsError for a job that a shared page may not queue."""
-        admit(job, self._own_limits)
+        """Raise ProblemsError if a shared page may not queue this job: a path outside of its limits, or too many waiting jobs."""
+        admit(job, self._request_limits)
         if self.limits is not None:
             check_room(self.queue())
 
     @property
-    def _own_limits(self) -> Limits | None:
-        """What jobs of the user of the current request may name."""
+    def _request_limits(self) -> Limits | None:
+        """Limits on what jobs of the user of the current request may name; None if the page is not shared."""
         return self.limits and self.limits.for_person(replace(self.workspace, person=person_in(self.people)))
 
     def _begin_in_lane(self, entry: QueueEntry) -> None:
-        """Start a waiting job in its lane. Device jobs are taken from the queue by the device's thread instead."""
+        """Start a waiting job in its light lane; does nothing for device jobs, which the device's thread takes from the queue."""
         if (lane := lane_of(entry)) != "device":
             self._light.submit(self._run_in_lane, entry.id, title=entry.title, kind=LANES[lane])
 
     def _run_in_lane(self, entry_id: str, task: LightTask) -> None:
-        """Run a job in this thread of a light lane, unless it was cancelled before."""
+        """Run a job in this thread of a light lane; does nothing if it was cancelled while waiting."""
         entry = self._queue.begin(entry_id)
         if entry is None:
             return
@@ -203,10 +203,11 @@ class Engine:
             self._in_lanes.pop(entry.id, None)
 
     def queue(self) -> list[QueueEntry]:
+        """Return all jobs, in order, as the user of the current request may see them."""
         return [entry.visible(self.people) for entry in self._queue.entries()]
 
     def forget(self, entry_ids: Collection[str]) -> None:
-        """Remove ended jobs from the list (guests: only their own). Their files stay."""
+        """Remove ended jobs from the queue's list; a guest only removes their own. Files stay."""
         self._queue.forget({each.id for each in self.queue() if each.id in entry_ids and may_manage(each)})
 
     def waits(self) -> dict[str, Wait]:
@@ -214,17 +215,17 @@ class Engine:
         return waits(self.queue(), self._runs.time_left, paused=self._queue.paused, lent_to=self.lent_to)
 
     def move(self, entry_id: str, position: int) -> None:
+        """Move a waiting job to `position` (`Queue.move`). Raises ProblemsError for another user's."""
         check_may_manage(self._queue.get(entry_id))
         self._queue.move(entry_id, position)
 
     def start_on_cpu(self, entry_id: str) -> None:
-        """Start a job that waits for the device now, on the CPU. Raises ProblemsError for one that needs the device."""
+        """Start a job that waits for the device on the CPU now. Raises ProblemsError if it needs the device or is another user's."""
         if moved := self._queue.put_on_cpu(entry_id):
             self._begin_in_lane(moved)
 
     def cancel(self, entry_id: str) -> None:
-        """Cancel a waiting job, or send a stop to a running one; nothing for one that has ended. Raises ProblemsError for an
-        unknown job or another user's."""
+        """Cancel a waiting job, or stop a running one; nothing if it has ended. Raises ProblemsError if unknown or another user's."""
         check_may_manage(self._queue.get(entry_id))
         if self._queue.cancel_waiting(entry_id):
             return self._report_ended(entry_id)
@@ -232,7 +233,7 @@ class Engine:
             self._token_of(entry_id).cancel()
 
     def _token_of(self, entry_id: str) -> CancelToken:
-        """The cancel token of a job, created at the first request: a stop may arrive before the job starts."""
+        """Return a job's cancel token, creating it if necessary: a stop may arrive before the job starts."""
         return self._tokens.setdefault(entry_id, CancelToken())
 
     @property
@@ -241,39 +242,43 @@ class Engine:
 
     @property
     def paused_by(self) -> str | None:
+        """Who paused the queue (`StoredQueue.paused_by`)."""
         return self._queue.paused_by
 
     @property
     def why_paused(self) -> str:
+        """Why the queue is paused after a crash, as text (`StoredQueue.why_paused`); else ""."""
         return replace(self._queue.stored(), entries=self.queue()).why_paused
 
     @property
     def interrupted(self) -> list[QueueEntry]:
-        """The trainings that `continue_first` puts back."""
+        """The trainings that `continue_first` would put back, of those that the user of the current request may manage."""
         return [entry for entry in cut_off(self._queue) if may_manage(entry)] if self.why_paused else []
 
     def continue_first(self) -> None:
-        """Put the trainings whose end paused the queue back at its head, and resume it."""
+        """Put the trainings that ended with the program back at the head of the queue, and resume it; only if that paused the queue."""
         if self.why_paused:
-            put_first(self._queue)
+            move_cut_off_first(self._queue)
             self.resume_queue()
 
     def pause_queue(self) -> None:
+        """Pause the queue. Raises ProblemsError if a waiting job is another user's."""
         for entry in self.queue():
             if entry.state == "waiting":
                 check_may_manage(entry)
         self._queue.pause(True)
 
     def resume_queue(self) -> None:
+        """Resume the queue. Raises ProblemsError for a guest if the owner has paused it."""
         self._queue.resume()
         self._notify()
 
     def continue_run(self, run_name: str, changes: dict[str, Any] | None = None) -> str:
-        """Resume an interrupted, stopped or failed run, or a finished one with a greater length: queue it and return the job's
-        id. A queue that somebody has paused is resumed only if no other job waits in it.
+        """Queue an interrupted, stopped or failed run to be resumed, or a finished one with a greater length; return the job's id.
 
-        changes   settings that may change when a run resumes (core/engine/extend.py), by group and name
-        Raises ProblemsError for a run that is running, queued or unknown, and for changes that are not possible.
+        changes   {group: {setting: value}} that may change when a run resumes (core/engine/extend.py)
+        A queue that a user has paused is resumed only if no other job waits in it. Raises ProblemsError for a run that is running,
+        queued or unknown, and for changes that are not possible.
         """
         entry_id = self._queue_run(run_name, changes)
         wait = self.waits().get(entry_id)
@@ -283,11 +288,11 @@ class Engine:
         return entry_id
 
     def _queue_run(self, run_name: str, changes: dict[str, Any] | None = None, identity: str = "") -> str:
-        """`continue_run` that leaves a paused queue paused."""
-        folder = self.own_folder(run_name)
+        """`continue_run`, but a paused queue stays paused. identity: id of the job; "" for a new one."""
+        folder = self.editable_run(run_name)
         with self._queue.lock:
             check_not_queued(folder, self.queue())
-            job = extend(folder, changes, self._own_limits) if changes else job_to_resume(folder)
+            job = extend(folder, changes, self._request_limits) if changes else job_to_resume(folder)
             self._admit_new(job)
             title, values = title_of("train", job), to_values(job)
             entry = self._queue.add("train", title, values, run=run_name, identity=identity, people=self.people)
@@ -301,16 +306,17 @@ class Engine:
     # -- the inbox's thread: a job that is handed in can be moved and cancelled while another one runs
 
     def _read_inbox(self) -> None:
+        """The inbox thread: queue jobs handed in by other processes until the engine closes."""
         while not self._closing:
             with suppress(OSError):  # a disk that fails for now must not end the thread: it is tried again
-                collect(self.workspace, self._queue_handed_in)
+                read_inbox(self.workspace, self._queue_handed_in)
             with self._wake:
                 self._wake.wait(INBOX_SECONDS)
 
     # -- the device thread
 
     def _run_device_jobs(self) -> None:
-        """The device thread: run waiting jobs one by one until the engine closes."""
+        """The device thread: run waiting device jobs one by one until the engine closes."""
         while not self._closing:
             if not self._device_lock.acquire(QUEUE, WAIT_SECONDS):
                 continue
@@ -334,13 +340,14 @@ class Engine:
         self._report_ended(entry.id)
 
     def _report_ended(self, entry_id: str) -> None:
+        """Call the listeners in `end_listeners` with a job; not while the engine closes."""
         with suppress(Exception):  # a listener's error must not end the thread
             entry = self._queue.get(entry_id)
-            for listener in self.ended if not self._closing else ():
+            for listener in self.end_listeners if not self._closing else ():
                 listener(entry)
 
     def _run_or_fail(self, entry: QueueEntry) -> None:
-        """Run a job; an error outside of the job itself (no folder, invalid settings) makes it fail with that message."""
+        """Run a job to its end. An error outside of the job (no folder, invalid settings) makes it "failed" with that message."""
         try:
             self._run(entry)
         except Exception as error:  # outside the job's own guard: no folder can be made, settings do not fit
@@ -349,8 +356,7 @@ class Engine:
             self._tokens.pop(entry.id, None)
 
     def _queue_handed_in(self, item: Any) -> None:
-        """Queue a job from another process, or a run to resume. An invalid one stays in the list with its error, since its sender
-        has already ended."""
+        """Queue a job, or a run to resume, from the JSON of `owner.hand_in`. A refused job is listed as "failed" with the error."""
         try:
             identity = str(item.get("id") or "")[:MAX_IDENTITY]
             if item.get("run"):
@@ -366,8 +372,7 @@ class Engine:
             return
 
     def _run(self, entry: QueueEntry) -> None:
-        """Run a job to its end where its lane belongs, and store its state in the queue. Ends this process if CUDA is unusable
-        afterwards."""
+        """Run a job to its end, in this thread or a child process, and store its state. Ends this process if CUDA is unusable then."""
         job = build(tasks.named(entry.task).job, entry.job)
         # it may have waited since before the page was shared
         admit(job, self.limits and self.limits.for_person(self.workspace_of(entry)))
@@ -396,10 +401,11 @@ class Engine:
             self._restart(explanation)
 
     def workspace_of(self, entry: QueueEntry) -> Workspace:
-        """The folders that a job uses: those of the person who added it, also after their login was removed."""
+        """Return the workspace of the person who queued a job, also if their login was removed since; else the owner's."""
         return replace(self.workspace, person=entry.person or (entry.guest if entry.guest in self.people else ""))
 
     def _ready_device(self) -> str:
+        """Return the device's name, after checking that it exists and setting torch's number of threads."""
         torch.set_num_threads(machine.threads())
         machine.check_device(self.find_device())
         return self.find_device()
@@ -407,8 +413,8 @@ class Engine:
     def _train_or_execute(
         self, task: str, job: Settings, folder: RunFolder, workspace: Workspace, device: str, channel: Any
     ) -> tuple[str, Explanation | None]:
-        """Run a device job in this thread, or as several processes if it trains on several GPUs. Returns (state, explanation of a
-        failure). channel: listener and token of the job"""
+        """Run a device job in this thread, or in several processes on several GPUs. Return (state, explanation of a failure or None).
+        channel: {"listener": of journal lines, "token": cancel token}."""
         store = self.models if task in ("generate", "grid", "class_images") else None
         if store is None:
             self.models.release()  # trainings and captioners load models of their own: the kept one makes room
@@ -418,13 +424,13 @@ class Engine:
         return execute(task, job, folder, workspace, device, **channel, store=store)
 
     def _restart(self, explanation: Explanation) -> None:
-        """End the process, since CUDA is unusable in it: the launcher starts another, which continues the queue."""
+        """End this process, in which CUDA is unusable; the launcher starts a new one, which continues the queue."""
         print(explanation.what, flush=True)
         self._owner.release()
         os._exit(POISONED)
 
     def _new_folder(self, entry: QueueEntry, job: Settings) -> RunFolder:
-        """Create the run folder of a job; for jobs other than trainings, the oldest above MAX_JOB_FOLDERS are deleted."""
+        """Create a job's run folder. Of jobs other than trainings, folders beyond the newest MAX_JOB_FOLDERS are deleted."""
         runs = self.workspace.runs if entry.task == "train" else self.workspace.private / "jobs"
         if entry.task != "train":
             self._runs.delete_ended(list_runs(runs)[MAX_JOB_FOLDERS:])
@@ -438,20 +444,19 @@ class Engine:
     def _folder(self, run_name: str) -> RunFolder:
         return self._runs.folder(run_name)
 
-    def own_folder(self, run_name: str) -> RunFolder:
-        """The folder of a run that the user of the current request may change. Raises ProblemsError for another person's, and for
-        an unknown one."""
+    def editable_run(self, run_name: str) -> RunFolder:
+        """Return the folder of a run. Raises ProblemsError if it is unknown, or the user of the current request may not change it."""
         folder = self._folder(run_name)
         check_may_change(run_name, about_of(folder)[0].person, self.people)
         return folder
 
     def _running(self, run_name: str) -> QueueEntry | None:
-        """The running job of this run; None if there is none."""
+        """Return the running job of a run; None if it is not running."""
         entries = [self._device_job, *list(self._in_lanes.values())]
         return next((entry for entry in entries if entry is not None and entry.run == run_name), None)
 
     def progress(self, entry_id: str) -> dict[str, Any]:
-        """The progress of a job: run, lane, state, stopping (a stop was sent), text, done, total, lines, facts, problems."""
+        """Return {"run", "lane", "stopping": whether a stop was requested, and the keys of `RunView.progress`} of a job."""
         entry = self._queue.get(entry_id)
         view = self._runs.refresh(entry.run) if entry.run else RunView(RunFolder(Path()))
         state = "paused" if (entry.state, view.state) == ("running", "paused") else entry.state
@@ -463,8 +468,8 @@ class Engine:
         return facts
 
     def command(self, run_name: str, name: str) -> str:
-        """Send a command ("pause", "resume", "stop", "save" or "sample") to a run; returns its id. Raises ProblemsError for an
-        unknown run or another user's, ValueError for another name."""
+        """Send a command (one of `commands.NAMES`) to a run and return the command's id. Raises ProblemsError for an unknown run or
+        another user's, ValueError for another name."""
         for entry in self.queue():
             if entry.run == run_name and entry.state == "running":
                 check_may_manage(entry)
@@ -474,7 +479,7 @@ class Engine:
         return commands.send(folder.path, name)
 
     def current_run(self) -> str | None:
-        """The training that runs, else the last one of this server, else the one on disk that ran last; None without any."""
+        """Return the name of the running training, else of this engine's last one, else of the last one on disk; None without any."""
         job = self._device_job
         if job is not None and job.task == "train" and job.run:
             return job.run
@@ -484,33 +489,34 @@ class Engine:
         return latest.name if latest else None
 
     def snapshot(self, run_name: str) -> dict[str, Any]:
+        """Return `RunView.snapshot` of a run with "resumable_step" (of its newest training state, -1 without one) and "person"."""
         view = self._runs.refresh(run_name)
         facts = view.snapshot(self._runs.is_held(view))
         return facts | {"resumable_step": newest_state_name(view.folder), "person": about_of(view.folder)[0].person}
 
     def watch(self, run_name: str) -> dict[str, Any]:
-        """Losses by timestep band and by image, the highest first; {} before the first are known."""
+        """Return the losses by timestep band and by image that a training wrote last (`read_watch`); {} without any."""
         return read_watch(self._folder(run_name))
 
     def run_job(self, run_name: str) -> TrainJob:
-        """The validated settings of a training."""
+        """Return the validated settings of a training."""
         return job_of(self._folder(run_name))
 
     def run_preset(self, run_name: str) -> str:
-        """The name of the preset that a training was started from; "" if unknown."""
+        """Return the name of the preset that a training was started from; "" if unknown."""
         return self._folder(run_name).preset
 
     def runs(self) -> list[RunSummary]:
-        """Every training on disk, newest first."""
+        """Return a summary of every training on disk, newest first."""
         return self._runs.all()
 
     def run(self, run_name: str) -> RunSummary | None:
-        """A training on disk; None without one of that name."""
+        """Return the summary of a training on disk; None if there is none of that name."""
         return self._runs.one(run_name)
 
     def runs_so_far(self, seconds: float) -> tuple[list[RunSummary], int]:
-        """(trainings on disk that can be read within `seconds`, newest first; number of those still being read in another
-        thread)."""
+        """Return (summaries of the trainings that can be read within about `seconds`, newest first; number of the others, which a light
+        lane reads)."""
         with self.listing:  # a second page finds what the first one has read
             summaries, unread = self._runs.without_journals(seconds)
             if unread:
@@ -524,25 +530,24 @@ class Engine:
         return newest_first, sum(folder.name not in summaries for folder in unread)
 
     def run_states(self, most: int) -> list[RunState]:
-        """The newest `most` trainings on disk; reads only the ends of journals."""
+        """Return name, title and state of the newest `most` trainings on disk; reads only the ends of journals."""
         return self._runs.states(most)
 
     def describe_run(self, run_name: str, *, title: str | None = None, note: str | None = None) -> None:
-        """Change the title of a run ("" for its initial title) or its note; its folder keeps its name."""
-        write_about(self.own_folder(run_name), title=title, note=note)
+        """Change the title ("" for the initial one) or note of a run; None keeps it. Raises ProblemsError."""
+        write_about(self.editable_run(run_name), title=title, note=note)
 
     def star_run(self, run_name: str, starred: bool) -> None:
-        """Star a run, or take its star away. Raises ProblemsError."""
-        path = self.own_folder(run_name).star_file
+        """Star a run, or remove its star. Raises ProblemsError."""
+        path = self.editable_run(run_name).star_file
         try:
             atomic.write_bytes(path, b"") if starred else path.unlink(missing_ok=True)
         except OSError as error:
             raise unwritten(error, "The star cannot be saved", str(path.parent)) from None
 
     def delete_run(self, run_name: str) -> str:
-        """Move a run to the trash of this project, and return its name there. Raises ProblemsError while it runs or a job uses its
-        files."""
-        folder = self.own_folder(run_name)
+        """Move a run to the trash and return its folder name there. Raises ProblemsError while it runs or a job uses its files."""
+        folder = self.editable_run(run_name)
         if folder.held:
             what = f"'{run_name}' is running and cannot be deleted"
             raise ProblemsError.one(what, run_name, "stop it first", "runs.delete-running")
@@ -561,14 +566,12 @@ class Engine:
         return self._device_job is not None or waiting or self._light.works
 
     def light(self, work: Any, *arguments: Any, title: str = "", kind: str = "short") -> LightTask:
-        """Start work in a light lane. A job among the arguments has the same limits as one in the queue.
-
-        kind  which threads do it: "short", "downloads" or "copies"
-        """
-        return self._light.submit(admitting(work, self._own_limits), *arguments, title=title, kind=kind)
+        """Run `work(*arguments, task=...)` in a light lane and return its handle. Settings among the arguments have the limits of queued
+        jobs. kind: the threads, one of `LightLane.THREADS`."""
+        return self._light.submit(with_limits(work, self._request_limits), *arguments, title=title, kind=kind)
 
     def status(self) -> dict[str, Any]:
-        """{"device": name, "memory_used", "memory_total": bytes, "job": the running device job, as `_job_status`}."""
+        """Return {"device": its title, "memory_used", "memory_total": bytes, "job": `_job_status`}."""
         used, total = machine.memory(self.device)
         return {
             "device": machine.device_title(self.device),
@@ -578,7 +581,7 @@ class Engine:
         }
 
     def _job_status(self) -> dict[str, Any] | None:
-        """Title, state and, once it has a run folder, progress of the running device job; None without one."""
+        """Return title, task, run, id ("entry"), "stopping" and progress of the running device job; None without one."""
         job = self._device_job
         if job is None:
             return None

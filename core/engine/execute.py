@@ -1,4 +1,4 @@
-"""Runs one job in this thread: lock, journal, the task's function, and the handling of every exception."""
+"""Runs one job in this thread: lock, journal, the task's function, and handling of all exceptions."""
 
 import sys
 import traceback
@@ -37,10 +37,13 @@ def execute(
     store: Any = None,
     processes: Processes | None = None,
 ) -> tuple[str, Explanation | None]:
-    """Run a job to its end. Returns (state, explanation of a failure). KeyboardInterrupt passes through, after cleaning up.
+    """Run a job to its end in this thread. Return (state, explanation of a failure or None).
 
-    store   models kept between generations      processes   those of a training on several GPUs
-    Raises ProblemsError if the run is running elsewhere.
+    listener    called with each line of the journal
+    token       cancels the job
+    store       models kept between generations
+    processes   communication of a training on several GPUs
+    Raises ProblemsError if another process runs this run, and KeyboardInterrupt after cleaning up.
     """
     messages = folder.lock()
     try:
@@ -63,8 +66,10 @@ def execute(
 
 
 def _guarded(task: str, job: Settings, context: JobContext) -> tuple[str, Explanation | None]:
-    """Run the task, write its result and last state to the journal, and return (state, explanation of a failure). Any Exception
-    becomes "failed"."""
+    """Run the task and write its result and last state to the journal. Return (state, explanation of a failure or None).
+
+    Any Exception becomes the state "failed".
+    """
     journal = context.journal
     try:
         outcome = tasks.named(task).start(job, context)
@@ -101,22 +106,24 @@ def _guarded(task: str, job: Settings, context: JobContext) -> tuple[str, Explan
 
 
 def _free_memory(task: str) -> None:
-    """Free unused memory after a device job. After other jobs it would delay the one that uses the device."""
+    """Free unused memory if the task is a device job; for others that would delay the job on the device."""
     if tasks.named(task).lane == "device":
         free_memory()
 
 
 def _failure_elsewhere(context: JobContext) -> Explanation | None:
+    """Return the failure that another process of a distributed training recorded; None without one."""
     return recorded_failure(context.folder) if context.processes.count > 1 else None
 
 
 def _failed(context: JobContext, explanation: Explanation) -> tuple[str, Explanation | None]:
+    """Write the state "failed" to the journal; return ("failed", `explanation`)."""
     context.journal.put(StateChanged("failed", explanation.what, explanation.fix, explanation.code))
     return "failed", explanation
 
 
 def memory_advice(task: str, job: Settings, context: JobContext) -> str:
-    """Advice on settings that save memory, after out of memory; "" for other tasks."""
+    """Return advice on settings that save memory, for a job that ran out of memory; "" if there is none for its task."""
     if task in ("generate", "class_images", "grid"):
         return "generate one image at once or smaller ones, turn on VAE slices, or offload more to RAM"
     if task not in ("train", "probe") or "diffusers" not in sys.modules:
@@ -127,7 +134,7 @@ def memory_advice(task: str, job: Settings, context: JobContext) -> str:
 
 
 def write_details(folder: RunFolder, text: str, name: str = "error.txt") -> None:
-    """Write the traceback to the run's logs, for bug reports; never shown to the user. Nothing if they cannot be written."""
+    """Write a traceback, without API keys, to file `name` in the run's logs, for bug reports. Errors are ignored."""
     try:
         folder.logs.mkdir(exist_ok=True)
         atomic.write_text(folder.logs / name, mask(text))

@@ -1,4 +1,4 @@
-"""From an exception to an error message and a fix."""
+"""Converts exceptions to error messages with a fix."""
 
 import errno
 from collections.abc import Callable
@@ -20,13 +20,13 @@ GONE = ("connection closed by peer", "connection reset by peer", "broken pipe")
 
 @dataclass(frozen=True)
 class Explanation:
-    """The explanation of a failed job.
+    """Why a job failed.
 
-    what, fix        sentences
+    what, fix        as in `Problem`
     poisoned         CUDA is unusable for the rest of this process
     invalid_request  the settings or files were wrong (ProblemsError)
-    known            False: an unexpected exception, explained by its type and text only
-    code             stable identifier, or ""
+    known            False for an unexpected exception, described only by its type and text
+    code             stable identifier; may be empty
     """
 
     what: str
@@ -41,9 +41,9 @@ NO_MEMORY = "memory.out"
 
 
 def explain(error: BaseException, advice: Callable[[], str] = str) -> Explanation:
-    """Explain the exception that ended a job.
+    """Return the explanation of the exception that ended a job.
 
-    advice  returns advice on settings that save memory; called only after out of memory
+    advice   () -> advice on settings that save memory; called only if memory ran out
     """
     text = str(error)
     if isinstance(error, ProblemsError):
@@ -51,7 +51,7 @@ def explain(error: BaseException, advice: Callable[[], str] = str) -> Explanatio
         more = f" (and {len(error.problems) - 1} more)" if len(error.problems) > 1 else ""
         where = f" ({first.where})" if first.where else ""
         return Explanation(f"{first.what}{where}{more}", first.fix, invalid_request=True, code=first.code)
-    if isinstance(error, RuntimeError) and any(sign in text.lower() for sign in POISON):
+    if isinstance(error, RuntimeError) and any(pattern in text.lower() for pattern in POISON):
         return Explanation(
             "The GPU reported an error that only a restart clears",
             "Atelier restarts; then resume the run from its last training state",
@@ -85,5 +85,5 @@ def explain(error: BaseException, advice: Callable[[], str] = str) -> Explanatio
 
 
 def lost_another_process(error: BaseException) -> bool:
-    """Whether the error is gloo's report that another process of the group has ended."""
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in GONE)
+    """Whether `error` is gloo's report that another process of the group has ended."""
+    return isinstance(error, RuntimeError) and any(pattern in str(error).lower() for pattern in GONE)

@@ -1,4 +1,4 @@
-"""Changed settings for a resumed run: length, saving, samples, logging. What and how it trains cannot change."""
+"""Changed settings for a resumed run: length, saving, samples, logging. Settings that affect what is trained cannot change."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -22,18 +22,19 @@ VALIDATION = ("validation.validate_every_n_steps", "validation.validate_every_n_
 
 
 def may_change(path: str) -> bool:
-    """Whether this setting may change when a run is resumed."""
+    """Whether the setting with the dotted name `path` may change when a run is resumed."""
     return path in (*LENGTH, *VALIDATION) or path.split(".", 1)[0] in GROUPS
 
 
 def job_of(folder: RunFolder) -> TrainJob:
-    """The validated settings of a run."""
+    """Return the validated settings of a run. Raises ProblemsError if they are damaged or invalid."""
     return build(TrainJob, parse(folder.job(), str(folder.job_file)).values, str(folder.job_file))
 
 
 def job_to_resume(folder: RunFolder) -> TrainJob:
-    """The validated settings of a run to resume. Raises ProblemsError for a run of an earlier version with partial sd-scripts
-    compatibility, which would not train as before."""
+    """Return the validated settings of a run to resume. Raises ProblemsError also for a run of an earlier version with partial
+    sd-scripts compatibility, which would not train as before.
+    """
     preset = parse(folder.job(), str(folder.job_file))
     if preset.notes:
         fix = "start a new run from its settings, or finish it with the version that started it"
@@ -42,7 +43,7 @@ def job_to_resume(folder: RunFolder) -> TrainJob:
 
 
 def check_not_queued(folder: RunFolder, entries: Iterable[QueueEntry]) -> None:
-    """Raise ProblemsError if a run that is to be resumed is running, or waits in the queue already."""
+    """Raise ProblemsError if the run is running, or a job among `entries` waits or runs for it."""
     name = folder.name
     if folder.held:
         raise ProblemsError.one(f"'{name}' is running", name, "watch it in Monitor", "runs.running")
@@ -51,7 +52,11 @@ def check_not_queued(folder: RunFolder, entries: Iterable[QueueEntry]) -> None:
 
 
 def extended(before: TrainJob, changes: Mapping[str, Any], folder: RunFolder, limits: Limits | None = None) -> TrainJob:
-    """The settings of a run with these changes; writes nothing. Raises ProblemsError with every setting that may not change."""
+    """Return settings `before` with `changes`; writes nothing. Raises ProblemsError with every setting that may not change.
+
+    changes   {group: {setting: value}}
+    limits    what a shared page's job may name
+    """
     after = build(TrainJob, merge(to_values(before), dict(changes)), folder.name)
     admit(after, limits)
     if wrong := list(_refused(before, after)):
@@ -60,8 +65,12 @@ def extended(before: TrainJob, changes: Mapping[str, Any], folder: RunFolder, li
 
 
 def extend(folder: RunFolder, changes: Mapping[str, Any], limits: Limits | None = None) -> TrainJob:
-    """Write the run's settings with these changes ({"schedule": {"max_train_epochs": 20}}) and return them; earlier ones stay as
-    job-1.json, job-2.json ... Raises ProblemsError with every setting that may not change."""
+    """Write a run's settings with `changes` and return them; the earlier ones are saved as job-1.json, job-2.json ... Raises
+    ProblemsError with every setting that may not change.
+
+    changes   {group: {setting: value}}
+    limits    what a shared page's job may name
+    """
     before = job_to_resume(folder)
     after = extended(before, changes, folder, limits)
     if after == before:
@@ -76,7 +85,7 @@ def extend(folder: RunFolder, changes: Mapping[str, Any], limits: Limits | None 
 
 
 def _refused(before: TrainJob, after: TrainJob) -> Iterator[Problem]:
-    """A problem for each setting that differs and may not change when a run is resumed."""
+    """Yield a problem for each setting that differs and may not change when a run is resumed."""
     for entry in declared(TrainJob):
         if value_of(before, entry.path) == value_of(after, entry.path):
             continue

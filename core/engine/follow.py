@@ -1,5 +1,6 @@
-"""Follows a job that other processes run: they hold its folder and write its journal; this process reads the journal for the
-page and forwards a stop."""
+"""Follows a job that other processes run: they lock its folder and write its journal; this process reads the journal for the
+page and forwards a stop.
+"""
 
 import subprocess
 import time
@@ -29,9 +30,12 @@ def follow(
     token: CancelToken,
     patience: float | None = None,
 ) -> tuple[str, Explanation | None]:
-    """Start the process with its output in a log file, and follow it to its end. Returns (state, explanation of a failure).
+    """Start a process that runs a job, pass its journal's new lines to `listener`, and wait for its end. Return (state, explanation
+    of a failure or None).
 
-    patience   seconds after a stop until it is killed; None waits for as long as it takes
+    start      (log file) -> the process
+    token      a cancelled one sends a stop to the job
+    patience   seconds from a stop until the process is killed; None: it is never killed
     """
     tail = Tail(folder.journal_file)
     last_seq = max((line["seq"] for line in tail.lines()), default=0)
@@ -51,18 +55,19 @@ def follow(
                 if stopped_at is not None and patience is not None and time.monotonic() - stopped_at > patience:
                     return _killed(child, folder, listener)
                 # It reads commands from its first line on; it skips those sent before.
-                can_be_stopped |= any(line["seq"] > last_seq for line in _pass_on(tail, listener))
+                can_be_stopped |= any(line["seq"] > last_seq for line in _forward_new(tail, listener))
                 time.sleep(POLL_SECONDS)
         except BaseException:
             child.terminate()
             child.wait(timeout=60)
             raise
     _wait_for_end(folder)
-    _pass_on(tail, listener)
-    return _ending(folder, last_seq, child.returncode, listener)
+    _forward_new(tail, listener)
+    return _result(folder, last_seq, child.returncode, listener)
 
 
 def _killed(child: subprocess.Popen[bytes], folder: RunFolder, listener: Callable[[Line], None]) -> tuple[str, None]:
+    """Kill a process that did not stop, and write "stopped" to the journal. Return ("stopped", None)."""
     kill(child, seconds=1)
     with Journal(folder.path) as journal:
         journal.listen(listener)
@@ -71,14 +76,16 @@ def _killed(child: subprocess.Popen[bytes], folder: RunFolder, listener: Callabl
 
 
 def _wait_for_end(folder: RunFolder) -> None:
-    """Wait until the processes have released the run's lock: they notice within a second that their launcher was killed."""
+    """Wait up to END_SECONDS until the processes have released the run's lock: they notice within a second that their launcher was
+    killed.
+    """
     end = time.monotonic() + END_SECONDS
     while folder.held and time.monotonic() < end:
         time.sleep(POLL_SECONDS)
 
 
 def _send_stop(folder: RunFolder) -> bool:
-    """Send a stop; False if it could not be written (a full disk): try again."""
+    """Send a stop to the run; return False if it cannot be written now, as on a full disk."""
     try:
         commands.send(folder.path, "stop")
     except OSError:
@@ -86,19 +93,22 @@ def _send_stop(folder: RunFolder) -> bool:
     return True
 
 
-def _pass_on(tail: Tail, listener: Callable[[Line], None]) -> list[Line]:
-    """Pass new lines of the journal to the listener, and return them."""
+def _forward_new(tail: Tail, listener: Callable[[Line], None]) -> list[Line]:
+    """Pass the new lines of a journal to `listener` and return them."""
     lines = list(tail.lines())
     for line in lines:
         listener(line)
     return lines
 
 
-def _ending(
+def _result(
     folder: RunFolder, last_seq: int, code: int, listener: Callable[[Line], None]
 ) -> tuple[str, Explanation | None]:
-    """(last state in the journal after line `last_seq`, explanation of a failure). If the process ended without one (the launcher
-    kills a process that waits for its GPU), write the failure that another process recorded, else one with the exit code."""
+    """Return (final state in the journal after line `last_seq`, explanation of a failure or None).
+
+    Without a final state a failure is written: as recorded by another process, else with the exit code. (The launcher kills a
+    process that waits for its GPU.)
+    """
     last: Line = {}
     for line in read_lines(folder.journal_file, last_seq):
         if line["kind"] == "state":
@@ -115,7 +125,7 @@ def _ending(
 def write_failure(
     folder: RunFolder, explanation: Explanation, listener: Callable[[Line], None]
 ) -> tuple[str, Explanation | None]:
-    """Write a failure that happened outside the run to its journal; return ("failed", `explanation`)."""
+    """Write a failure outside of the job to the run's journal; return ("failed", `explanation`)."""
     with Journal(folder.path) as journal:
         journal.listen(listener)
         journal.put(StateChanged("failed", explanation.what, explanation.fix))

@@ -1,4 +1,4 @@
-"""Which jobs read the checkpoints of a run now: those files must not move meanwhile."""
+"""Which jobs read the checkpoints of a run, whose files must not be moved meanwhile."""
 
 import re
 from collections.abc import Collection, Iterable, Iterator
@@ -15,8 +15,10 @@ from core.settings.presets.files import to_values
 
 
 def require_unused(run: str, entries: Iterable[QueueEntry], workspace: Workspace) -> None:
-    """Raise ProblemsError while a running job reads the run's checkpoints: an assessment, a grid, a generation, a tool. Trainings
-    read them only as they begin."""
+    """Raise ProblemsError if a running job reads the run's checkpoints: an assessment, a grid, a generation, a tool.
+
+    Trainings are not considered: they read checkpoints only at their start.
+    """
     for entry in entries:
         reads_files = entry.state == "running" and entry.task != "train"
         if reads_files and any(_names_run(run, setting, text) for setting, text in _texts(entry, workspace)):
@@ -24,10 +26,13 @@ def require_unused(run: str, entries: Iterable[QueueEntry], workspace: Workspace
             raise ProblemsError.one(what, run, fix, "run.in-use")
 
 
-def needed_by(
+def waiting_jobs_sentence(
     runs: Collection[str], entries: Iterable[QueueEntry], workspace: Workspace, people: Collection[str]
 ) -> str:
-    """A sentence on the waiting jobs that need these runs, "" without any: their titles, of other people's only whose they are."""
+    """Return a sentence that lists the waiting jobs that use one of `runs` (names); "" if there are none.
+
+    people   logins with a page each, who see only the owner of another person's job, not its title
+    """
     jobs = [
         f"'{entry.title}'" if may_change(entry.guest, people) else f"a job of {entry.guest or 'the owner'}"
         for entry in entries
@@ -38,12 +43,12 @@ def needed_by(
 
 
 def _names_run(run: str, setting: str, text: str) -> bool:
-    """Whether a setting's text names a run or its checkpoints."""
+    """Whether the value `text` of `setting` names the run or a file of its checkpoints."""
     return (setting == "run" and text == run) or f"{run}/checkpoints" in text.replace("\\", "/")
 
 
 def _texts(entry: QueueEntry, workspace: Workspace) -> Iterator[tuple[str, str]]:
-    """(setting, text) of all texts in a job's settings; for a resumed grid also those in its stored settings."""
+    """Yield (setting, text) for each text in a job's settings; for a resumed grid also in the settings stored with the grid."""
     yield from _texts_in(entry.job)
     if folder := entry.job.get("grid", {}).get("folder"):
         for person in {"", entry.person or entry.guest}:
@@ -53,7 +58,7 @@ def _texts(entry: QueueEntry, workspace: Workspace) -> Iterator[tuple[str, str]]
 
 
 def _texts_in(value: Any, setting: str = "") -> Iterator[tuple[str, str]]:
-    """(name of its setting, text) of every text in nested values."""
+    """Yield (setting, text) for each text in nested values: the setting is the key of the innermost dict."""
     if isinstance(value, str):
         yield setting, value
     elif isinstance(value, dict):

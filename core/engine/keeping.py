@@ -1,4 +1,4 @@
-"""What *Keep* does to files: it marks the kept one in its metadata, and can move the others to the trash. Both can be undone."""
+"""What *Keep* does to checkpoint files: it writes metadata into the kept one and can move the others to the trash."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -23,8 +23,14 @@ REASON = "Checkpoints that were not kept"
 def mark_file(
     file: Path, name: str, choice: str, sample: Path | None, workspace: Workspace, cancel: CancelToken
 ) -> bool:
-    """Write the kept name, why it was chosen and a thumbnail of `sample` into a safetensors file; its tensors and its time of change
-    stay. A thumbnail that it has stays too. False for other formats, which hold no metadata. Raises ProblemsError and OSError."""
+    """Write name, reason of the choice and a thumbnail into a checkpoint's metadata; tensors and modification time stay.
+
+    name      under which it is kept
+    choice    why it was chosen
+    sample    image for the thumbnail, unless the file has a thumbnail
+    returns   False for formats other than safetensors, which have no metadata
+    Raises ProblemsError and OSError.
+    """
     if file.is_dir() or sniff(file) != "safetensors":
         return False
     before = dict(read_header(file)[1])
@@ -39,23 +45,24 @@ def mark_file(
 
 
 def unmark_file(file: Path, workspace: Workspace, cancel: CancelToken) -> None:
-    """Undo `mark_file`: byte for byte if nothing else has changed the metadata since, else the name and the choice are removed."""
+    """Undo `mark_file`: byte for byte if the metadata has not changed since, else only name and reason are removed."""
     if file.is_dir() or sniff(file) != "safetensors" or NAME not in (marked := read_header(file)[1]):
         return
     stat = file.stat()
     if header_edit.is_last_change(file, {NAME, CHOICE, THUMBNAIL}, workspace):
         header_edit.restore_header(file, workspace, cancel)
     else:
-        left = {key: value for key, value in marked.items() if key not in (NAME, CHOICE)}
-        header_edit.replace_header(file, header_edit.with_metadata(file, left), workspace, cancel)
+        remaining = {key: value for key, value in marked.items() if key not in (NAME, CHOICE)}
+        header_edit.replace_header(file, header_edit.with_metadata(file, remaining), workspace, cancel)
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 def put_away_others(run: RunFolder, files: Sequence[Path], workspace: Workspace, jobs: Iterable[QueueEntry]) -> str:
     """Move the run's checkpoints that are not kept to the trash next to them; return the token for `trash.put_back`.
 
-    files   all checkpoints        jobs   of the queue
-    Raises ProblemsError without a kept one, with nothing left to move, or while the run trains or a job reads its files.
+    files   all checkpoints
+    jobs    the queue
+    Raises ProblemsError if none is kept or all are, and while the run trains or a job reads its files.
     """
     kept = {run.path / file for file in read_kept(run.path)}
     if not kept:

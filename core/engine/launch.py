@@ -1,4 +1,4 @@
-"""Starts a training on several GPUs from this process."""
+"""Starts a training on several GPUs in processes of its own."""
 
 import os
 import subprocess
@@ -24,7 +24,9 @@ from core.settings.job import TrainJob
 
 
 def is_launched(task: str, job: object) -> bool:
-    """Whether this job runs in several processes: only trainings do, not probes or cache preparation."""
+    """Whether this job is to be started in several processes: a training with num_processes above 1, unless this process is one of
+    several already.
+    """
     several = isinstance(job, TrainJob) and job.memory.num_processes > 1
     return task == "train" and several and launched_processes() == 1
 
@@ -38,7 +40,7 @@ def supervise(
     listener: Callable[[Line], None],
     token: CancelToken,
 ) -> tuple[str, Explanation | None]:
-    """Train in `num_processes` processes, to the end. Returns (state, explanation of a failure)."""
+    """Train in `num_processes` processes and wait for their end. Return (state, explanation of a failure or None)."""
     try:
         check_gpus(job.memory.num_processes, device)
     except ProblemsError as error:
@@ -47,18 +49,18 @@ def supervise(
     return follow(lambda log: _start(job, folder, workspace, log), folder, listener=listener, token=token)
 
 
-def check_gpus(wanted: int, device: str) -> None:
-    """Raise ProblemsError if the machine has fewer GPUs."""
+def check_gpus(required: int, device: str) -> None:
+    """Raise ProblemsError if `device` is CUDA and the machine has fewer GPUs than `required`."""
     if device.startswith("cuda"):
         available = torch.cuda.device_count()
-        if available < wanted:
-            what = f"{wanted} GPUs are requested, but this machine has {available}"
+        if available < required:
+            what = f"{required} GPUs are requested, but this machine has {available}"
             fix = f"use {available} or fewer, or accelerate launch for more machines"
             raise ProblemsError.one(what, "memory.num_processes", fix, "jobs.too-few-gpus")
 
 
 def _start(job: TrainJob, folder: RunFolder, workspace: Workspace, log: IO[bytes]) -> subprocess.Popen[bytes]:
-    """Start `accelerate launch` for this run, with its output in `log`."""
+    """Start `accelerate launch` for this run, with its output in `log`; return its process."""
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(job.memory.num_processes)]
     # Each option that accelerate would otherwise take from the user's accelerate config, or warn about.
     plain = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]

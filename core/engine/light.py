@@ -1,5 +1,6 @@
 """Lanes for work without the device: threads for scans, checks, downloads, copies and tools, which a long training never blocks.
-Heavy tools run in child processes (core/engine/child.py), for which one of these threads waits."""
+For a heavy tool the thread only waits: the tool runs in a child process (core/engine/child.py).
+"""
 
 import queue
 import threading
@@ -20,7 +21,7 @@ LANES = {"light": "short", "downloads": "downloads", "process": "process"}  # a 
 
 
 class LightTask:
-    """Handle of a job in a light lane: its progress (0 to 1) and text, and, once `done`, its result or error."""
+    """Handle of work in a light lane: its progress (0 to 1) and stage text, and, once `done`, its result or error."""
 
     def __init__(self, title: str = ""):
         self.title, self.text = title, ""
@@ -36,7 +37,7 @@ class LightTask:
         return self._finished.is_set()
 
     def stage(self, text: str, done: int = 0, total: int = 0) -> None:
-        """Report the current stage and its progress, as JobContext.stage does."""
+        """Report the current stage and its progress, `done` of `total`."""
         self.text, self.progress = text, min(max(done / total, 0.0), 1.0) if total else 0.0
 
     def check(self) -> None:
@@ -46,7 +47,7 @@ class LightTask:
         self.token.cancel()
 
     def wait(self, timeout: float | None = None) -> Any:
-        """Wait for the result. Raises the job's exception, or TimeoutError."""
+        """Wait for the work and return its result. Raises its error as ProblemsError, or TimeoutError after `timeout` seconds."""
         if not self._finished.wait(timeout):
             raise TimeoutError(self.title)
         if self.error is not None:
@@ -72,8 +73,8 @@ class LightTask:
             self._finished.set()
 
 
-def admitting(work: Callable[..., Any], limits: Limits | None) -> Callable[..., Any]:
-    """`work` that first refuses jobs among its arguments which these limits do not allow."""
+def with_limits(work: Callable[..., Any], limits: Limits | None) -> Callable[..., Any]:
+    """Return `work` with a check before it: ProblemsError if settings among its arguments name what `limits` do not allow."""
 
     def admitted(*arguments: Any, task: LightTask) -> Any:
         for job in arguments:
@@ -85,7 +86,7 @@ def admitting(work: Callable[..., Any], limits: Limits | None) -> Callable[..., 
 
 
 class LightLane:
-    """Threads for short work, and one thread each for downloads, copies and child processes, so that these never delay a scan."""
+    """Threads for short work, and one thread each for downloads, copies and child processes, which therefore never delay a scan."""
 
     # Dataset and Train may both be reading every image of a large set: one short one is left for the rest.
     THREADS = {"short": 3, "downloads": 1, "copies": 1, "process": 1}
@@ -98,7 +99,9 @@ class LightLane:
         self._starting = threading.Lock()
 
     def submit(self, work: Callable[..., Any], *arguments: Any, title: str = "", kind: str = "short") -> LightTask:
-        """Run `work(*arguments, task=...)` in a thread of this kind; jobs that it queues belong to the guest of this request."""
+        """Run `work(*arguments, task=...)` in a thread of this kind and return its handle. It runs as the user and in the workspace of
+        the current request.
+        """
         task = LightTask(title)
         self._open = [each for each in self._open if not each.done] + [task]
         self._jobs[kind].put((task, GUEST.get(), CURRENT_WORKSPACE.get(), work, arguments))
@@ -106,7 +109,7 @@ class LightLane:
         return task
 
     def _start_thread(self, kind: str) -> None:
-        """Start another thread of this kind unless all of them run. Threads are started on demand."""
+        """Start a thread of this kind unless all of them are running already."""
         with self._starting:
             if kind in self._to_start:
                 self._to_start.remove(kind)
@@ -117,19 +120,21 @@ class LightLane:
 
     @property
     def works(self) -> bool:
-        """Whether work runs or waits."""
+        """Whether work is running or waiting."""
         return any(not each.done for each in list(self._open))
 
     @staticmethod
     def _work(jobs: queue.Queue[Any]) -> None:
+        """Body of a thread: run the work in `jobs` until a None."""
         while (job := jobs.get()) is not None:
             task, guest, space, work, arguments = job
             with as_guest(guest), in_workspace(space):
                 task._run(work, arguments)
 
     def close(self, wait_seconds: float = CLOSE_SECONDS) -> None:
-        """Cancel all work and wait for what runs: a thread in C++ code at Python's exit would abort the process ("terminate called
-        without an active exception")."""
+        """Cancel all work and wait up to `wait_seconds` for the threads: one in C++ code at Python's exit would abort the process
+        ("terminate called without an active exception").
+        """
         for task in self._open:
             task.cancel()
         for kind, count in self.THREADS.items():

@@ -1,4 +1,6 @@
-"""The failure of another process of a training, written to a file: the first process only sees it leave the group."""
+"""The failure of another process of a distributed training, stored in a file: the first process only notices that it left the
+group.
+"""
 
 import json
 from contextlib import suppress
@@ -12,15 +14,15 @@ from core.record.run_folder import RunFolder
 
 
 def clear_failure(folder: RunFolder) -> None:
-    """Remove a recorded failure when the run starts or resumes."""
+    """Delete a recorded failure, when the run starts or resumes."""
     with suppress(OSError):
         _file(folder).unlink(missing_ok=True)
 
 
 def record_failure(folder: RunFolder, explanation: Explanation, process: int | None) -> None:
-    """Record the failure of a process before it leaves the group, unless another one was recorded first.
+    """Record why a process failed, before it leaves the group; does nothing if another failure was recorded first.
 
-    process  its number, from 1; None if unknown
+    process   number of the process, from 1; None if unknown
     """
     if recorded_failure(folder) is None:
         which = "" if process is None else f" (in process {process})"
@@ -31,7 +33,7 @@ def record_failure(folder: RunFolder, explanation: Explanation, process: int | N
 
 
 def recorded_failure(folder: RunFolder) -> Explanation | None:
-    """Return the failure that another process recorded since the run started; None without one."""
+    """Return the failure that another process has recorded since the run started; None without one."""
     try:
         content = read_json_object(_file(folder))
         return Explanation(str(content["what"]), str(content["fix"]))
@@ -40,4 +42,5 @@ def recorded_failure(folder: RunFolder) -> Explanation | None:
 
 
 def _file(folder: RunFolder) -> Path:
+    """Return the path of the file with the recorded failure."""
     return folder.logs / "other_process.json"

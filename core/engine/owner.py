@@ -1,4 +1,4 @@
-"""One engine per outputs folder: its lock, that of its device, and how another process adds jobs to its queue."""
+"""One engine per outputs folder: the folder's lock, the device's lock, and the inbox through which other processes add jobs."""
 
 import os
 import socket
@@ -18,7 +18,11 @@ from core.record.workspace import Workspace
 
 
 class Ownership:
-    """The lock outputs/.atelier/lock with a note on its holder. page: the holder is a page, which accepts jobs of other processes."""
+    """The lock of an outputs folder, with a note on who holds it. Raises ProblemsError if another process holds it.
+
+    holder   description for messages of other processes
+    page     whether the holder is a page, which reads the inbox
+    """
 
     def __init__(self, workspace: Workspace, holder: str, page: bool = False):
         self._folder = workspace.private
@@ -37,7 +41,7 @@ class Ownership:
         self.write_note(holder)
 
     def _refusal(self, held: lock.HeldElsewhere, workspace: Workspace) -> ProblemsError:
-        """The error that names the holder, how to end it, and the alternative."""
+        """Return the ProblemsError that says who holds the lock and how to stop that process."""
         heartbeat, wait = lock.held_message(held)
         otherwise = "or choose another --outputs" + wait
         try:
@@ -60,7 +64,7 @@ class Ownership:
         return ProblemsError.one(what + heartbeat, str(workspace.outputs), fix, "outputs.held")
 
     def write_note(self, holder: str) -> None:
-        """Write the note on the holder, such as the page's address, for other processes. Unchanged on a full disk."""
+        """Write the note on the holder, such as the page's address, for other processes. Errors of the disk are ignored."""
         note = {
             "what": holder,
             "pid": os.getpid(),
@@ -72,40 +76,42 @@ class Ownership:
             atomic.write_json(self._note, note)
 
     def release(self) -> None:
+        """Delete the note and release the lock."""
         with suppress(OSError):
             atomic.remove(self._note)
         self._lock.release()
 
 
 def _how_to_end(pid: int, on_host: str) -> str:
-    """How the user can stop the process, to follow "stop". on_host: " on NAME" for another machine, else "\""""
+    """Return how to stop a process, to follow "stop" in a sentence. on_host: " on NAME" for another machine, else empty."""
     kill = "" if os.name == "nt" else f" or `kill {pid}`"
     return f"it with Ctrl-C in its terminal{kill}{on_host}"
 
 
 def is_held(workspace: Workspace) -> bool:
-    """Whether an engine holds this outputs folder now."""
+    """Whether an engine or command holds this outputs folder."""
     return lock.is_held(workspace.private / "lock")
 
 
 def has_page(workspace: Workspace) -> bool:
-    """Whether a page holds this outputs folder, which takes in what is handed in; a job on the command line does not."""
+    """Whether a page holds this outputs folder: it reads the inbox, which a job on the command line does not."""
     with suppress(ProblemsError, OSError):
         return is_held(workspace) and bool(read_json_object(workspace.private / "holder.json").get("page"))
     return False
 
 
 def inbox(workspace: Workspace) -> Path:
+    """Return the folder for jobs of other processes, one JSON file each."""
     return workspace.private / "inbox"
 
 
 def hand_in(workspace: Workspace, task: str, title: str, job: dict[str, Any], run: str = "", preset: str = "") -> str:
-    """Add a job to the inbox of the engine that holds the folder, which reads it within a second, and return its id. Raises
-    ProblemsError if the folder cannot be written.
+    """Write a job to the inbox of an outputs folder, whose page reads it within a second. Return the job's id. Raises ProblemsError if
+    the folder cannot be written.
 
     job      its settings as plain values
-    run      name of the run to resume, "" for a new one
-    preset   name of its preset, "" for none
+    run      name of the run to resume; "" for a new one
+    preset   name of its preset; "" without one
     """
     identity = new_identity()
     name = f"{time.time():.6f}-{identity}.json"  # the order of jobs that a script hands in at once
@@ -119,11 +125,11 @@ def hand_in(workspace: Workspace, task: str, title: str, job: dict[str, Any], ru
     return identity
 
 
-def collect(workspace: Workspace, take_in: Callable[[Any], None]) -> None:
-    """Call `take_in` with each job in the inbox, oldest first, and remove it.
+def read_inbox(workspace: Workspace, on_job: Callable[[Any], None]) -> None:
+    """Call `on_job` with the content of each job in the inbox, oldest first, and delete its file.
 
-    A damaged file is renamed and named on the terminal; one that cannot be read now is tried again next time. Names that start
-    with a dot are files still being written.
+    A damaged file is renamed, with a message to stderr; one that cannot be read now is tried again at the next call. Names that
+    start with a dot are files still being written.
     """
     folder = inbox(workspace)
     if not folder.is_dir():
@@ -138,22 +144,23 @@ def collect(workspace: Workspace, take_in: Callable[[Any], None]) -> None:
             atomic.replace(path, aside)
             print(f"A submitted job could not be read and was moved to {aside}\n{error}", file=sys.stderr)
             continue
-        take_in(content)
+        on_job(content)
         atomic.remove(path)
 
 
 class DeviceLock:
-    """A lock of the device with the name of its holder, "" while the device is free."""
+    """The lock of the device. holder: who holds it; "" while the device is free."""
 
     def __init__(self) -> None:
         self._lock, self.holder = threading.Lock(), ""
 
     def acquire(self, holder: str, wait_seconds: float) -> bool:
-        """Wait for the lock and take it; False if it is not free within the time."""
-        if taken := self._lock.acquire(timeout=wait_seconds):
+        """Wait up to `wait_seconds` for the lock; return whether it was acquired."""
+        if acquired := self._lock.acquire(timeout=wait_seconds):
             self.holder = holder
-        return taken
+        return acquired
 
     def release(self) -> None:
+        """Release the lock and clear `holder`."""
         self.holder = ""
         self._lock.release()

@@ -1,4 +1,4 @@
-"""The points of a run's curves in arrays, which take a tenth of the memory of lists of Python numbers."""
+"""Points of a run's curves in arrays, which need a tenth of the memory of lists of Python numbers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ Numbers = Sequence[float | None] | dict[str, float | None]
 
 
 class Points(Sequence[list[Any]]):
-    """The points of a series as a sequence: [step, value, ...], or [step, {name: value}] if `named`. Missing values and NaN are
-    returned as None."""
+    """Points of a curve as a sequence of [step, value, ...], or of [step, {name: value}] if `named`. A missing value or NaN is None."""
 
     def __init__(self, named: bool = False):
         self._named = named
@@ -25,6 +24,7 @@ class Points(Sequence[list[Any]]):
         return len(self._steps)
 
     def __getitem__(self, index: Any) -> Any:
+        """Return a point, [step, value, ...] or [step, {name: value}], or a list of points for a slice."""
         if isinstance(index, slice):
             return [self[each] for each in range(len(self))[index]]
         index = range(len(self))[index]
@@ -36,21 +36,21 @@ class Points(Sequence[list[Any]]):
 
     @property
     def step(self) -> int:
-        """The step of the last point."""
+        """Step of the last point."""
         return self._steps[-1]
 
     @property
     def newest(self) -> float:
-        """The last value of the last point, which may be NaN."""
+        """Last value of the last point; may be NaN."""
         return self._numbers[-1]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays."""
+        """Size of the arrays in bytes."""
         return sum(each.itemsize * len(each) for each in (self._steps, self._numbers, self._ends, self._names_of))
 
     def add(self, step: int, numbers: Numbers) -> None:
-        """Add a point. TypeError or OverflowError, with nothing added, for values that are not numbers or missing names."""
+        """Add a point. Raises TypeError or OverflowError, with nothing added, for values that are not numbers or wrongly (un)named."""
         if self._named != isinstance(numbers, dict):
             raise TypeError("numbers with names" if self._named else "numbers without names")
         row = numbers.values() if isinstance(numbers, dict) else numbers
@@ -63,24 +63,24 @@ class Points(Sequence[list[Any]]):
                 self._names.append(names)
             self._names_of.append(len(self._names) - 1)
 
-    def picked(self, indices: Iterable[int]) -> Points:
-        """The points at these indices."""
+    def select(self, indices: Iterable[int]) -> Points:
+        """Return the points at `indices`."""
         points = Points(self._named)
         for step, *numbers in map(self.__getitem__, indices):
             points.add(step, numbers[0] if self._named else numbers)
         return points
 
     def thinned(self, limit: int) -> Points:
-        """At most `limit` of the points, evenly spaced."""
-        return self if len(self) <= limit else self.picked(spread(len(self), limit))
+        """Return at most `limit` of the points, evenly spaced, with the first and the last."""
+        return self if len(self) <= limit else self.select(spread(len(self), limit))
 
-    def until(self, step: int) -> Points:
-        """The points up to a step."""
-        return self.picked(index for index, point_step in enumerate(self._steps) if point_step <= step)
+    def up_to(self, step: int) -> Points:
+        """Return the points up to and including `step`."""
+        return self.select(index for index, point_step in enumerate(self._steps) if point_step <= step)
 
 
 def spread(count: int, limit: int) -> Sequence[int]:
-    """At most `limit` indices of a list of `count` items, evenly spaced, including the first and the last."""
+    """Return at most `limit` indices into a list of `count` items, evenly spaced, with the first and the last."""
     if count <= limit:
         return range(count)
     stride = (count - 1) / (limit - 1)

@@ -1,4 +1,4 @@
-"""Prompts that tell a run's checkpoints apart, proposed from its settings and captions."""
+"""Proposes prompts for comparing a run's checkpoints, from its sample prompts and captions."""
 
 import math
 import re
@@ -36,8 +36,9 @@ STOP_WORDS = frozenset("a an in on of the at with".split())
 
 @dataclass(frozen=True)
 class ProposedPrompt:
-    """A prompt, and what it shows: "sample prompt", "held-out caption", "trigger word alone", "new context" or "without the
-    trigger word"."""
+    """A prompt and its kind, `shows`: "sample prompt", "held-out caption", "trigger word alone", "new context" or "without the trigger
+    word".
+    """
 
     text: str
     shows: str
@@ -46,10 +47,11 @@ class ProposedPrompt:
 def proposed_prompts(
     samples: Sequence[str], held_out: Sequence[str], captions: Sequence[str], trigger: str
 ) -> list[ProposedPrompt]:
-    """Prompts for a comparison, one of each kind first, without repeats.
+    """Return prompts for a comparison without duplicates: the first of each kind, then the second of each, and so on.
 
-    samples   the run's sample prompts        held_out, captions   of its held-out and its training images
-    trigger   its trigger word, "" without one
+    samples              the run's sample prompts
+    held_out, captions   captions of its held-out and its training images
+    trigger              its trigger word; "" without one
     """
     known = [*held_out, *captions]
     contexts = (f"{trigger}, {context}" for context in with_new_words(CONTEXTS, known) if trigger)
@@ -69,7 +71,9 @@ def proposed_prompts(
 
 
 def trigger_of(explicit: Iterable[str | None], captions: Sequence[str]) -> str:
-    """The trigger word: the first of `explicit` that is set, else the first tag that most captions have; "" if there is none."""
+    """Return the trigger word: the first of `explicit` that is set, else the first tag that at least TRIGGER_SHARE of the captions
+    have; "" if there is none.
+    """
     for text in explicit:
         if text and text.strip():
             return _plain(text)
@@ -79,23 +83,23 @@ def trigger_of(explicit: Iterable[str | None], captions: Sequence[str]) -> str:
 
 
 def _words_in(texts: Iterable[str]) -> Iterator[str]:
-    """The words of texts, lower case."""
+    """Yield the words of the texts in lower case."""
     return (word for text in texts for word in WORD.findall(text.casefold()))
 
 
 def with_new_words(phrases: Iterable[str], texts: Iterable[str]) -> Iterator[str]:
-    """The phrases that have no word of the texts, apart from STOP_WORDS."""
+    """Yield the phrases that share no word with `texts`, apart from STOP_WORDS."""
     known = set(_words_in(texts))
     return (phrase for phrase in phrases if not set(_words_in([phrase])) - STOP_WORDS & known)
 
 
 def _evenly_spaced(texts: Sequence[str], number: int) -> list[str]:
-    """At most `number` of the texts, without repeats, evenly spaced."""
+    """Return at most `number` of the texts, evenly spaced and without duplicates."""
     texts = list(dict.fromkeys(texts))
     return texts[:: max(1, math.ceil(len(texts) / number))]
 
 
 def _plain(caption: str) -> str:
-    """A caption on one line, without text that a prompt would parse as an option or a LoRA tag."""
+    """Return a caption as one line of at most LONGEST characters, without text that a prompt would parse as an option or LoRA tag."""
     line = " ".join(re.sub(r"<[^>]*>|--+|\|", " ", caption).split())
     return line if len(line) <= LONGEST else line[:LONGEST].rpartition(" ")[0] or line[:LONGEST]

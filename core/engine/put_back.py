@@ -1,4 +1,4 @@
-"""Trainings that ended with the program return to the head of the queue, unless they make no progress."""
+"""Returns trainings that ended with the program to the head of the queue, unless they make no progress."""
 
 import sys
 from collections.abc import Callable
@@ -9,15 +9,15 @@ MOST_TRIES = 2  # without a newer training state in between
 
 
 def cut_off(queue: Queue) -> list[QueueEntry]:
-    """The trainings that ended with the program, whose runs nobody has resumed since."""
+    """Return the trainings that ended with the program, without those whose run was queued again since."""
     entries = queue.entries()
     ended = [entry for entry in entries if entry.id in queue.cut_off and entry.state in ("interrupted", "stopped")]
     resumed = {(each.id, entry.run) for each in ended for entry in entries if entry.run and entry.added > each.added}
     return [each for each in ended if each.task == "train" and (each.id, each.run) not in resumed]
 
 
-def put_first(queue: Queue) -> list[QueueEntry]:
-    """Put those that the user of the current request may manage back at the head of the queue, and return them."""
+def move_cut_off_first(queue: Queue) -> list[QueueEntry]:
+    """Move the `cut_off` trainings of the user of the current request back to the head of the queue, and return them."""
     with queue.lock:
         entries = [entry for entry in cut_off(queue) if may_manage(entry)]
         for entry in reversed(entries):
@@ -26,9 +26,14 @@ def put_first(queue: Queue) -> list[QueueEntry]:
         return entries
 
 
-def put_back(queue: Queue, newest_state: Callable[[str], int]) -> str:
-    """Put them back after a start, without those that ended the program too often without a newer training state, and resume
-    the queue unless somebody paused it. Returns a message on those that were left out. newest_state: (run) -> its step, -1 without one"""
+def requeue_cut_off(queue: Queue, newest_state: Callable[[str], int]) -> str:
+    """After a start, move the `cut_off` trainings back to the head of the queue, and resume it unless a user has paused it.
+
+    Trainings that ended with the program more than MOST_TRIES times without a newer training state become "failed" instead.
+
+    newest_state   (run) -> step of its newest training state, -1 without one
+    returns        message about those that failed; "" for none
+    """
     left_out = []
     for entry in cut_off(queue):
         state = newest_state(entry.run)
@@ -39,7 +44,7 @@ def put_back(queue: Queue, newest_state: Callable[[str], int]) -> str:
             message = f"the program ended {entry.tries} times without a newer training state"
             queue.change(entry.id, state="failed", message=message)
             left_out.append(f"'{entry.title}' is not resumed: {message}. Resume it in Monitor or Runs.")
-    for entry in put_first(queue):
+    for entry in move_cut_off_first(queue):
         print(f"'{entry.title}' is put back at the head of the queue.", file=sys.stderr, flush=True)
     if queue.cut_off and queue.paused_by is None:
         queue.pause(False)

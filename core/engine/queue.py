@@ -1,4 +1,4 @@
-"""The queue: ordered jobs, stored on disk so that a restart loses none."""
+"""The queue of jobs in order, stored on disk so that a restart does not lose any."""
 
 import threading
 import time
@@ -29,12 +29,17 @@ GUEST: ContextVar[str] = ContextVar("browser of a shared page whose request is h
 class QueueEntry:
     """A job in the queue.
 
-    job    its settings as plain values          run    its run folder, once it has one
-    state  "waiting", "cancelled" (before its start), or a run's state
-    guest  the guest of a shared page who added it; "" for the owner
-    lane   the lane it runs in; "" for its task's
-    person its guest, if one with a page of their own; stays when the login is removed
-    tries  how often it was put back after a crash, since step `tried_at` of its newest training state (-1: none)
+    id        identifier
+    task      name of its task
+    job       its settings as plain values
+    run       name of its run folder; "" before it has one
+    state     "waiting", "cancelled" (while waiting), or the state of the run
+    added     in seconds since 1970
+    message   why it failed or was stopped
+    guest     user of a shared page who added it; "" for the owner
+    person    the same if guests had a page each; stays when the login is removed
+    lane      lane that it runs in; "" for its task's
+    tries     how often the program ended during it, since step `tried_at` of its newest training state (-1: none)
     """
 
     id: str
@@ -53,14 +58,18 @@ class QueueEntry:
     person: str = ""
 
     def visible(self, people: Collection[str]) -> Self:
-        """This job as the user of the current request may see it: images of other people without their prompt, their title."""
+        """Return this job as the user of the current request may see it: for a generation of another person, the title, which is a
+        prompt, is replaced by the task's.
+
+        people   logins with a page each
+        """
         if may_change(self.guest, people) or "prompt" not in self.job.get("generate", {}):
             return self
         return replace(self, title=tasks.named(self.task).title)
 
 
 def _entry(values: Any) -> QueueEntry:
-    """Return the entry with these fields. TypeError for values of other types (a file edited by hand)."""
+    """Return a `QueueEntry` from its fields in queue.json. Raises TypeError for fields of other types (a file edited by hand)."""
     entry = QueueEntry(**values)
     texts = [getattr(entry, each.name) for each in fields(entry) if each.type is str]
     if not (all(isinstance(text, str) for text in texts) and isinstance(entry.job, dict)):
@@ -74,17 +83,20 @@ def _entry(values: Any) -> QueueEntry:
 
 
 def new_identity() -> str:
+    """Return a random id for a job: 12 hexadecimal digits."""
     return uuid.uuid4().hex[:12]
 
 
 def lane_of(entry: QueueEntry) -> str:
-    """The lane of a job. Jobs of unregistered tasks go to the device's lane, where they fail."""
+    """Return the lane of a job. Jobs of unregistered tasks go to the device's lane, where they fail."""
     task = tasks.tasks().get(entry.task)
     return entry.lane or (task.lane if task else "device")
 
 
 def title_of(task: str, job: Settings) -> str:
-    """The title of a job that has none of its own."""
+    """Return a default title for a job: the output name of a training, the prompt of a generation, else the task's, cut to 60
+    characters.
+    """
     if isinstance(job, TrainJob):
         return job.saving.output_name
     prompt = getattr(getattr(job, "generate", None), "prompt", "")
@@ -93,7 +105,7 @@ def title_of(task: str, job: Settings) -> str:
 
 @contextmanager
 def as_guest(name: str) -> Iterator[None]:
-    """Context in which queued jobs belong to a guest of a shared page; "" is the owner."""
+    """Context in which queued jobs belong to a user of a shared page; "" is the owner."""
     token = GUEST.set(name)
     try:
         yield
@@ -102,18 +114,19 @@ def as_guest(name: str) -> Iterator[None]:
 
 
 def may_manage(entry: QueueEntry) -> bool:
-    """Whether the user of the current request may cancel and move this job: guests only their own, the owner all."""
+    """Whether the user of the current request may cancel and move this job: the owner all, guests only their own."""
     return GUEST.get() in ("", entry.guest)
 
 
 def check_may_manage(entry: QueueEntry) -> None:
+    """Raise ProblemsError if the user of the current request may not manage this job."""
     if not may_manage(entry):
         what, fix = f"'{entry.title}' is the job of somebody else", "ask them, or log in as the owner"
         raise ProblemsError.one(what, entry.title, fix, "queue.not-yours")
 
 
 def check_room(entries: Sequence[QueueEntry]) -> None:
-    """Raise ProblemsError if so many jobs of a shared page wait that its user may add none."""
+    """Raise ProblemsError if a user of a shared page may not add a job: MOST_WAITING jobs wait, or MOST_OF_ONE of this guest."""
     waiting, guest = [entry.guest for entry in entries if entry.state == "waiting"], GUEST.get()
     if len(waiting) >= MOST_WAITING:
         what, code = f"The queue is full ({MOST_WAITING} jobs are waiting)", "queue.full"
@@ -125,28 +138,31 @@ def check_room(entries: Sequence[QueueEntry]) -> None:
 
 
 def person_in(people: Collection[str]) -> str:
-    """The user of the current request, if it is one of the people with a page each; "" for others."""
+    """Return the user of the current request if `people`, the logins with a page each, include it; else ""."""
     return GUEST.get() if GUEST.get() in people else ""
 
 
 def may_change(person: str, people: Collection[str]) -> bool:
-    """Whether the user of the current request may change a run of this person: people with a page each only their own."""
+    """Whether the user of the current request may change what belongs to `person`. Only users in `people`, the logins with a page
+    each, are limited: to their own.
+    """
     return GUEST.get() not in people or GUEST.get() == person
 
 
 def check_may_change(run: str, person: str, people: Collection[str]) -> None:
+    """Raise ProblemsError if the user of the current request may not change this run of `person`."""
     if not may_change(person, people):
         what, fix = f"'{run}' is the run of somebody else", "ask them, or log in as the owner"
         raise ProblemsError.one(what, run, fix, "runs.not-yours")
 
 
 def whose_run(person: str, people: Collection[str]) -> str:
-    """Text such as "The run of anna" for a run that the user of the current request may not change; "" for others."""
+    """Return "The run of anna" for a run that the user of the current request may not change; else ""."""
     return "" if may_change(person, people) else f"The run of {person or 'the owner'}"
 
 
 def may_resume(paused_by: str | None) -> bool:
-    """Whether the user of the current request may resume a queue that this user has paused: a guest unless it is the owner."""
+    """Whether the user of the current request may resume the queue: a guest may not if the owner ("") has paused it."""
     return paused_by != "" or not GUEST.get()
 
 
@@ -154,8 +170,8 @@ def may_resume(paused_by: str | None) -> bool:
 class StoredQueue:
     """The content of queue.json.
 
-    paused_by  as `QueueEntry.guest`; None: nobody in particular, as after a crash
-    cut_off    ids of the jobs that ended with the program
+    paused_by  user who paused it, as in `QueueEntry.guest`; None if it was paused by a crash, or is not paused
+    cut_off    ids of the jobs that were running when the program ended
     """
 
     entries: list[QueueEntry] = field(default_factory=list)
@@ -165,7 +181,7 @@ class StoredQueue:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read the file; an empty queue without it. Raises ProblemsError, KeyError, TypeError or ValueError for a damaged one."""
+        """Read queue.json; an empty queue if it is missing. Raises ProblemsError, KeyError, TypeError or ValueError if it is damaged."""
         try:
             raw = read_json_object(path)
         except MissingFile:
@@ -176,7 +192,7 @@ class StoredQueue:
         return cls([_entry(each) for each in raw["entries"]], paused, by, ids)
 
     def after_end(self) -> Self:
-        """The queue after the end of its process: running jobs are interrupted, and it is paused if others wait."""
+        """Return the queue as it is after its process has ended: running jobs become "interrupted", and if others wait it is paused."""
         running = [entry for entry in self.entries if entry.state == "running"]
         if not running:
             return self
@@ -187,7 +203,7 @@ class StoredQueue:
 
     @property
     def why_paused(self) -> str:
-        """Text such as "the program ended unexpectedly while 'fox' trained"; "" where somebody paused the queue."""
+        """Text such as "the program ended unexpectedly while 'fox' trained"; "" if a user paused the queue or it is not paused."""
         cut_off = [entry for entry in self.entries if entry.id in self.cut_off]
         if not (self.paused and self.paused_by is None and cut_off):
             return ""
@@ -196,8 +212,11 @@ class StoredQueue:
 
 
 class Queue:
-    """A thread-safe queue. `add` returns after the job is on disk; later changes survive a full disk in memory and are written
-    with the next one. `lock` excludes other threads between reading and changing the queue."""
+    """A thread-safe queue, stored in a file. `add` returns once the job is on disk; other changes that a full disk does not take stay
+    in memory and are written with the next one.
+
+    lock   to be held from reading the queue to changing it
+    """
 
     def __init__(self, path: Path):
         self._path = path
@@ -210,7 +229,7 @@ class Queue:
         self._read()
 
     def _read(self) -> None:
-        """Load the queue of an earlier process. A running job becomes "interrupted", and the queue is then paused."""
+        """Load the queue of an earlier process (`StoredQueue.after_end`). A damaged file is renamed."""
         try:
             stored = StoredQueue.read(self._path)
         except (ProblemsError, KeyError, TypeError, ValueError):
@@ -218,18 +237,25 @@ class Queue:
             atomic.replace(self._path, aside := self._path.with_suffix(f".broken-{time.time_ns()}"))
             self.set_aside = f"The job list could not be read and was moved to {aside.name}."
             return
-        now = stored.after_end()
-        self._entries, self.paused, self.paused_by, self.cut_off = now.entries, now.paused, now.paused_by, now.cut_off
-        if now is not stored:
+        current = stored.after_end()
+        self._entries, self.paused, self.paused_by, self.cut_off = (
+            current.entries,
+            current.paused,
+            current.paused_by,
+            current.cut_off,
+        )
+        if current is not stored:
             self._write()
 
     def _write(self) -> None:
+        """Drop ended jobs beyond the newest MAX_ENDED and write the queue. Raises OSError."""
         ended = [entry for entry in self._entries if entry.state not in ("waiting", "running")]
         dropped = {entry.id for entry in ended[:-MAX_ENDED]}
         self._entries = [entry for entry in self._entries if entry.id not in dropped]
         atomic.write_json(self._path, asdict(self.stored()))
 
     def stored(self) -> StoredQueue:
+        """Return the queue as it is written to its file."""
         with self.lock:
             return StoredQueue(list(self._entries), self.paused, self.paused_by, self.cut_off)
 
@@ -238,6 +264,7 @@ class Queue:
             return list(self._entries)
 
     def get(self, identity: str) -> QueueEntry:
+        """Return the job with this id. Raises ProblemsError for an unknown one."""
         with self.lock:
             for entry in self._entries:
                 if entry.id == identity:
@@ -256,8 +283,10 @@ class Queue:
         identity: str = "",
         people: Collection[str] = (),
     ) -> QueueEntry:
-        """Add a job and return its entry once it is on disk. Raises OSError, and the queue is as before then. Arguments: see
-        `QueueEntry`; identity: its id, another if that is taken; people: see `person_in`"""
+        """Add a job and return its entry once it is on disk. Raises OSError and leaves the queue unchanged if it cannot be written.
+
+        Arguments as in `QueueEntry`. identity: its id, unless it is taken; "" for a new one; people: logins with a page each.
+        """
         if not identity or any(entry.id == identity for entry in self.entries()):
             identity = new_identity()
         guest, person = GUEST.get(), person_in(people)
@@ -273,8 +302,9 @@ class Queue:
         return entry
 
     def change(self, identity: str, **changes: Any) -> QueueEntry:
-        """Replace fields of an entry and return the new one; if the disk is full, it is stored with the next change. Raises
-        ProblemsError for an unknown one."""
+        """Replace fields of an entry and return the new entry, which a full disk takes only with the next change. Raises ProblemsError
+        for an unknown id.
+        """
         with self.lock:
             entry = replace(self.get(identity), **changes)
             self._entries = [entry if old.id == identity else old for old in self._entries]
@@ -283,7 +313,7 @@ class Queue:
         return entry
 
     def cancel_waiting(self, identity: str) -> bool:
-        """Cancel a waiting job; False if it no longer waits."""
+        """Cancel a waiting job; return False if it does not wait."""
         with self.lock:
             if self.get(identity).state != "waiting":
                 return False
@@ -291,7 +321,7 @@ class Queue:
             return True
 
     def forget(self, identities: Collection[str]) -> None:
-        """Remove these jobs from the queue, if they have ended."""
+        """Remove the jobs with these ids from the queue, except those that wait or run."""
         with self.lock:
             remaining = [
                 each for each in self._entries if each.id not in identities or each.state in ("waiting", "running")
@@ -301,37 +331,41 @@ class Queue:
                 self._write()
 
     def move(self, identity: str, position: int) -> None:
-        """Move a waiting job to `position` (from 0) among those that wait for the same lane; a guest only among their own.
-        Nothing if it no longer waits."""
+        """Move a waiting job to `position` (from 0) among those that wait for the same lane; does nothing if it does not wait.
+
+        A guest's job moves only within the positions of the guest's own jobs.
+        """
         with self.lock:
             entry = self.get(identity)
             if entry.state != "waiting":
                 return
             lane = lane_of(entry)
             waiting = [old for old in self._entries if old.state == "waiting" and lane_of(old) == lane]
-            rest = [old for old in self._entries if old not in waiting]
+            others = [old for old in self._entries if old not in waiting]
             moved = [old for old in waiting if old is not entry]
             moved.insert(max(0, min(position, len(moved))), entry)
             if guest := GUEST.get():  # the jobs of others keep their places
                 guests = iter([each for each in moved if each.guest == guest])
                 moved = [next(guests) if each.guest == guest else each for each in waiting]
-            self._entries = rest + moved
+            self._entries = others + moved
             self._write()
 
     def next(self) -> QueueEntry | None:
-        """The next job that waits for the device; None without one or while the queue is paused."""
+        """Return the next job that waits for the device; None if there is none or the queue is paused."""
         waiting = (entry for entry in self.entries() if entry.state == "waiting" and lane_of(entry) == "device")
         return None if self.paused else next(waiting, None)
 
     def take(self) -> QueueEntry | None:
-        """Mark the `next` job as running and return it."""
+        """Mark the `next` job as running and return it; None if there is none."""
         with self.lock:
             entry = self.next()
             return self.change(entry.id, state="running") if entry else None
 
     def put_on_cpu(self, identity: str) -> QueueEntry | None:
-        """Move a job that waits for the device to the lane of child processes, and return it; None if it no longer waits.
-        Raises ProblemsError for a job that needs the device, or another user's."""
+        """Move a job that waits for the device to the lane of child processes and return it; None if it does not wait for the device.
+
+        Raises ProblemsError for a job that needs the device, or another user's.
+        """
         with self.lock:
             check_may_manage(entry := self.get(identity))
             if not tasks.named(entry.task).on_cpu:
@@ -341,20 +375,20 @@ class Queue:
             return self.change(identity, lane="process") if waits else None
 
     def begin(self, identity: str) -> QueueEntry | None:
-        """Mark a job of another lane as running and return it; None if it no longer waits."""
+        """Mark a waiting job as running and return it; None if it does not wait."""
         with self.lock:
             waits = self.get(identity).state == "waiting"
             return self.change(identity, state="running") if waits else None
 
     def pause(self, paused: bool) -> None:
-        """Pause the queue or resume it; nothing for a guest where the owner has paused it."""
+        """Pause or resume the queue; does nothing for a guest if the owner has paused it."""
         with self.lock:
             if may_resume(self.paused_by):
                 self.paused, self.paused_by, self.cut_off = paused, GUEST.get() if paused else None, ()
                 self._write()
 
     def resume(self) -> None:
-        """Resume the queue. Raises ProblemsError for a guest where the owner has paused it."""
+        """Resume the queue. Raises ProblemsError for a guest if the owner has paused it."""
         if not may_resume(self.paused_by):
             what, fix = "The owner has paused the queue", "ask them, or log in as the owner"
             raise ProblemsError.one(what, "queue", fix, "queue.not-yours")

@@ -1,7 +1,7 @@
-"""The facts that the list of runs shows of a run, cached in summary.json of its folder, so that no journal must be read.
+"""Facts of a run for the list of runs, cached in summary.json of the run's folder so that its journal need not be read.
 
 The file is written when a run ends, or when a run without it is listed. It is valid while journal and job.json have the same
-size and time and the same saved models exist; any other file is ignored and rewritten.
+size and time and the same saved models exist; an invalid file is ignored and rewritten.
 """
 
 import os
@@ -33,9 +33,15 @@ Seconds = Annotated[FiniteFloat, Field(ge=0, lt=2**40)]
 class RunFacts:
     """Facts of a run, from its journal and settings.
 
-    of       `stamps` of the files they come from     state   the last one in the journal
-    sample   file of the newest sample      files, gone   saved models that exist, and that were deleted
-    best     lowest loss on held-out images and its step
+    of             `stamps` of journal and job.json when they were read
+    state          last state in the journal
+    message, fix   of that state
+    started        in seconds since 1970
+    seconds        that the run worked
+    sample         file of the newest sample
+    files, gone    saved models that exist, and that were deleted
+    best           (lowest loss on held-out images, its step)
+    Files are relative to the run folder.
     """
 
     of: Stamps
@@ -56,12 +62,12 @@ class RunFacts:
 
     @property
     def damaged(self) -> bool:
-        """Whether job.json is missing."""
+        """Whether job.json was missing."""
         return self.of[2:] == (-1, -1)
 
     def is_current(self, folder: RunFolder) -> bool:
-        """Whether the facts are still valid: the files they come from are unchanged."""
-        return (self.version, self.of) == (VERSION, stamps(folder)) and present(
+        """Whether the facts are still valid: journal, job.json and the existing saved models have not changed."""
+        return (self.version, self.of) == (VERSION, stamps(folder)) and existing_files(
             folder, (*self.files, *self.gone)
         ) == self.files
 
@@ -70,11 +76,12 @@ _FACTS = TypeAdapter(RunFacts)
 
 
 def stamps(folder: RunFolder) -> Stamps:
-    """Size and time of journal and job.json, -1 for missing files. To be taken before they are read."""
+    """Return (size, time) of the journal and of job.json, four integers, -1 for a missing file. Take them before reading the files."""
     return (*_stamp(folder.journal_file), *_stamp(folder.job_file))
 
 
 def _stamp(path: Path) -> Stamp:
+    """Return (size, modification time in ns) of a regular file, else (-1, -1)."""
     try:
         status = os.stat(path)
     except OSError:
@@ -82,8 +89,8 @@ def _stamp(path: Path) -> Stamp:
     return stamp_of(status) if stat.S_ISREG(status.st_mode) else (-1, -1)
 
 
-def present(folder: RunFolder, files: Iterable[str]) -> tuple[str, ...]:
-    """Return those of a run's files that exist. Lists the folder of models only once."""
+def existing_files(folder: RunFolder, files: Iterable[str]) -> tuple[str, ...]:
+    """Return the existing ones of `files`, relative to the run folder. Lists the folder of checkpoints only once."""
     names, models = set[str](), folder.checkpoints
     with suppress(OSError), os.scandir(models) as entries:
         beginning = f"{models.name}/"
@@ -92,7 +99,7 @@ def present(folder: RunFolder, files: Iterable[str]) -> tuple[str, ...]:
 
 
 def read_facts(folder: RunFolder) -> RunFacts | None:
-    """Return the facts in summary.json; None without valid ones."""
+    """Return the facts in summary.json; None if it is missing or not current."""
     try:
         facts = _FACTS.validate_json(read_regular(folder.path / FILE, MAX_BYTES), strict=True)
     except (ProblemsError, ValueError):
@@ -101,9 +108,12 @@ def read_facts(folder: RunFolder) -> RunFacts | None:
 
 
 def write_facts(folder: RunFolder, facts: RunFacts) -> None:
-    """Write summary.json, without fsync since it can be rebuilt; errors are ignored. Nothing is written into a deleted folder, nor
-    for a run without events: its start is read from its folder's time, which writing would change."""
+    """Write summary.json, without fsync since it can be rebuilt; errors are ignored.
+
+    Not written for a deleted run, nor for a run without events, whose start is read from the time of its folder, which writing
+    would change.
+    """
     with suppress(OSError, ValueError):  # a name that is not Unicode
         data = _FACTS.dump_json(facts, warnings=False)
-        if facts.started and folder.there:  # a folder that was deleted meanwhile would come back
+        if facts.started and folder.exists:  # a folder that was deleted meanwhile would come back
             atomic.write_bytes(folder.path / FILE, data, synced=False)

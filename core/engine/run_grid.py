@@ -1,4 +1,4 @@
-"""The grid that compares a run's checkpoints: checkpoints x strengths x sample prompts; and one of several runs."""
+"""Grids that compare checkpoints: of one run (checkpoints x strengths x sample prompts), or one checkpoint of each of several runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,13 +31,13 @@ SWITCHES |= {"control": "cn", "negative": "n"}
 
 @dataclass(frozen=True)
 class RunGrid:
-    """A grid, of a run's checkpoints or of other values.
+    """A grid of checkpoints.
 
-    job    the grid: the base model first, the same noise along each row
-    notes  text next to each value of the X axis: the validation loss
-    files  the checkpoint of each value, None for the base model
-    rows   the number of prompts: those that the largest grid has room for
-    samples  {cell: name of the sample of the run with its settings}
+    job      settings of the grid: the base model is the first value of the X axis
+    notes    {axis: text next to each of its values}, such as the validation loss
+    files    checkpoint of each value of the X axis, None for the base model
+    rows     number of prompts, limited by the largest grid
+    samples  {cell: file name of the run's sample with the settings of that cell}
     """
 
     job: GridJob
@@ -55,11 +55,12 @@ def run_grid_of(
     fallback_prompt: str = "",
     prompts: Sequence[SamplePrompt] = (),
 ) -> RunGrid:
-    """The grid of a finished run. Raises ProblemsError without checkpoints or prompts.
+    """Return the grid of a run's checkpoints. Raises ProblemsError without checkpoints or prompts.
 
-    facts      the run's snapshot        fallback_prompt   for a run without sample prompts
-    strengths  of LoRAs and ControlNets; without them each has its usual strength, and no axis
-    prompts    to use in place of the run's sample prompts
+    facts            `RunView.snapshot` of the run
+    strengths        of LoRAs or ControlNets, as an axis; empty for no axis and the usual strength
+    fallback_prompt  for a run without sample prompts
+    prompts          to use instead of the run's sample prompts
     """
     saved = [file for file in facts["files"] if not is_average(file["name"])]
     averages = [Path(file["path"]) for file in facts["files"] if is_average(file["name"])][:MOST_CHECKPOINTS]
@@ -76,7 +77,7 @@ def run_grid_of(
     free_axes = iter("yz")
     if job.method.traits.new_words:
         grid["x_axis"] = "generate.embeddings"
-        values = [NONE, *("; ".join(word_values(job, paths, workspace)) for paths in by_step.values())]
+        values = [NONE, *("; ".join(embedding_values(job, paths, workspace)) for paths in by_step.values())]
     elif job.method.traits.base_trains:
         grid["x_axis"] = "model.base_model"
         values[0] = job.model.base_model
@@ -112,8 +113,12 @@ def run_grid_of(
 def _samples(
     facts: Mapping[str, Any], job: TrainJob, steps: Sequence[int], prompts: Sequence[SamplePrompt]
 ) -> dict[tuple[int, int], str]:
-    """{(column, row): name of the run's sample with the settings of that image} for the base model and the checkpoints of these
-    steps. {} for a run that samples with other weights than it saves, or another schedule than a grid's."""
+    """Return {(column, row): file name of the run's sample with the settings of that image}, for the base model and the checkpoints.
+
+    steps     of the checkpoints, which are columns 1, 2 ...
+    prompts   of the rows
+    {} for a run that samples with other weights than it saves, or with another schedule than a grid.
+    """
     merged = job.method.traits.uses_network and job.network.base_weights
     other_weights = job.method.ema and job.method.ema_use != "all"
     if other_weights or merged or job.noise.zero_terminal_snr or job.samples.compatibility != "none":
@@ -134,11 +139,11 @@ def _samples(
 def grid_of_runs(
     runs: Sequence[tuple[Mapping[str, Any], TrainJob]], workspace: Workspace, fallback_prompt: str = ""
 ) -> RunGrid:
-    """The grid of one checkpoint of each run, on the prompts of all, with the base model of the first. Raises ProblemsError without
-    checkpoints or prompts, and for runs whose files are of several kinds.
+    """Return the grid of one checkpoint of each run, with the prompts of all and the base model of the first.
 
-    runs      (the run's snapshot with this checkpoint alone in "files", its job)
-    fallback_prompt   for a run without sample prompts
+    runs             (`RunView.snapshot` with only this checkpoint in "files", the run's settings)
+    fallback_prompt  for a run without sample prompts
+    Raises ProblemsError without checkpoints or prompts, and if the runs trained files of different kinds.
     """
     prompts: dict[str, SamplePrompt] = {}
     for _, job in runs:
@@ -161,7 +166,7 @@ def grid_of_runs(
 
 
 def spread_steps(steps: Sequence[int], best: Mapping[str, Any] | None) -> list[int]:
-    """At most MOST_CHECKPOINTS steps, evenly spaced, including the last and the best one."""
+    """Return at most MOST_CHECKPOINTS of the steps, evenly spaced, with the last and the best one. best: `Best.to_dict`."""
     if len(steps) <= MOST_CHECKPOINTS:
         return list(steps)
     chosen = {steps[index] for index in spread(len(steps), MOST_CHECKPOINTS - 1)}
@@ -169,8 +174,10 @@ def spread_steps(steps: Sequence[int], best: Mapping[str, Any] | None) -> list[i
 
 
 def _prompts(job: TrainJob, base: Path | None, fallback_prompt: str) -> list[SamplePrompt]:
-    """The run's sample prompts, at most MOST_PROMPTS, else `fallback_prompt`. base: path of its base model. Raises ProblemsError without
-    any."""
+    """Return the run's sample prompts, at most MOST_PROMPTS, else `fallback_prompt`. Raises ProblemsError without any.
+
+    base   path of the base model
+    """
     prompts = [each for each in prompts_of(job, base) if each.prompt][:MOST_PROMPTS]
     if prompts:
         return prompts
@@ -178,20 +185,20 @@ def _prompts(job: TrainJob, base: Path | None, fallback_prompt: str) -> list[Sam
         fix = "compare its files in Generate, by a grid with the axis ControlNet"
         raise ProblemsError.one("This run has no sample prompts", "samples.sample_prompts", fix, "run-grid.no-prompt")
     if not fallback_prompt.strip():
-        what, fix = "This run has no sample prompts", "write a prompt in Generate: it is used fallback_prompt"
+        what, fix = "This run has no sample prompts", "write a prompt in Generate: it is used instead"
         raise ProblemsError.one(what, "samples.sample_prompts", fix, "run-grid.no-prompt")
     return [sample_of(job, base, fallback_prompt.replace(" --", " "))]
 
 
 def sample_of(job: TrainJob, base: Path | None, prompt: str) -> SamplePrompt:
-    """A prompt with the settings of the run's samples. base: path of its base model"""
+    """Return `prompt` with the settings of the run's samples. base: path of the base model."""
     alone = to_values(job.samples) | {"sample_prompts": [prompt], "sample_prompts_file": None}
     samples = build(TrainJob, {"samples": alone}).samples
     return prompts_of(job.model_copy(update={"samples": samples}), base)[0]
 
 
 def _generation_settings(sample: SamplePrompt, job: TrainJob) -> dict[str, Any]:
-    """The generation settings that reproduce a sample."""
+    """Return the settings of the group `generate` that reproduce a sample."""
     return {
         "prompt": _escaped(sample.prompt),
         "negative_prompt": sample.negative or "",
@@ -206,20 +213,22 @@ def _generation_settings(sample: SamplePrompt, job: TrainJob) -> dict[str, Any]:
 
 
 def _prompt_line(sample: SamplePrompt) -> str:
-    """A sample as one prompt line with its options."""
+    """Return a sample as a prompt with options in one line: "a fox --w 512 --h 512"."""
     values = ((switch, getattr(sample, field)) for field, switch in SWITCHES.items())
     options = "".join(f" --{switch} {value}" for switch, value in values if value not in (None, ""))
     return " ".join(_escaped(sample.prompt).split()) + options
 
 
 def _escaped(prompt: str) -> str:
-    """Escape braces, which sample prompts do not treat as variants."""
+    """Escape braces, which are variants in prompts of a generation but not in sample prompts."""
     return prompt.replace("{", "\\{").replace("}", "\\}")
 
 
-def word_values(job: TrainJob, paths: Sequence[Path], workspace: Workspace) -> list[str]:
-    """The embeddings that were saved together as "word=name", as axis values. The file of the first word has no suffix, others
-    end in "-WORD"."""
+def embedding_values(job: TrainJob, paths: Sequence[Path], workspace: Workspace) -> list[str]:
+    """Return "word=name" for each embedding file saved at one step, as values of an axis.
+
+    paths   of the files; the first word's file name has no suffix, the others end in -WORD
+    """
     words, values = job.embedding.words, []
     suffixes = tuple(f"-{without_signs(word)}" for word in words[1:])
     for number, word in enumerate(words):
@@ -232,7 +241,7 @@ def word_values(job: TrainJob, paths: Sequence[Path], workspace: Workspace) -> l
 
 
 def _note(facts: Mapping[str, Any], step: int) -> str:
-    """Text below a checkpoint, "validation loss 0.1234, best"; "" if it was not measured."""
+    """Return the text below a checkpoint: "validation loss 0.1234, best"; "" if its loss was not measured."""
     point = next((each for each in facts.get("measured", []) if each["step"] == step), None)
     parts, best = [], facts.get("best")
     if point is not None:

@@ -1,4 +1,4 @@
-"""Labels of a run in lists: its dataset, base model, method and preset."""
+"""Labels of a run in lists: dataset, base model, method and preset."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,9 @@ from core.settings.job import TrainJob
 
 @dataclass(frozen=True)
 class RunLabels:
-    """Display names, "" where the settings cannot be read. method: the value of the setting."""
+    """Display names of a run's dataset folders, base model and preset, and its value of `method.kind`; "" where the settings cannot
+    be read.
+    """
 
     dataset: str = ""
     model: str = ""
@@ -22,11 +24,13 @@ class RunLabels:
 
 
 def labels_of(folder: RunFolder) -> RunLabels:
+    """Return the labels of a run, from its job.json."""
     return _read(folder.job_file)
 
 
 @cached_until_changed(2000, missing=RunLabels())
 def _read(job_file: Path) -> RunLabels:
+    """Return the labels from job.json; only the preset if its settings cannot be read."""
     folder = RunFolder(job_file.parent)
     try:
         job = job_of(folder)
@@ -36,5 +40,6 @@ def _read(job_file: Path) -> RunLabels:
 
 
 def _folders(job: TrainJob) -> str:
+    """Return the names of the dataset's folders, separated by commas."""
     folders = [source.folder for source in job.dataset.all_sources()]
     return ", ".join(dict.fromkeys(last_part(folder) for folder in folders if folder))

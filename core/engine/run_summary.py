@@ -1,4 +1,4 @@
-"""A training in the table of runs."""
+"""Rows of the table of runs."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +23,16 @@ class RunState:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A row of the table of runs."""
+    """A row of the table of runs.
+
+    step, total      trained and planned steps
+    started          in seconds since 1970
+    seconds          that the run worked
+    thumbnail        image of the newest sample
+    files            existing checkpoints
+    resumable_step   of the newest training state, -1 without one
+    message, fix     of the run's state
+    """
 
     name: str
     title: str
@@ -51,7 +60,7 @@ class RunSummary:
 
 
 def summary_of(folder: RunFolder, facts: RunFacts, held: bool = False) -> RunSummary:
-    """Return the row of a run. held: whether a process runs it. Raises OSError if it was deleted meanwhile."""
+    """Return the row of a run. held: whether a process runs it. Raises OSError if its folder was deleted."""
     state = true_state(facts.state, facts.damaged, held)
     message, fix = DAMAGED if state == "damaged" else (facts.message, facts.fix)
     row = RunSummary(
@@ -71,11 +80,11 @@ def summary_of(folder: RunFolder, facts: RunFacts, held: bool = False) -> RunSum
         best_file=facts.best_file.to_dict() if facts.best_file else None,
         words=facts.words,
     )
-    return up_to_date(folder, row)
+    return with_current_about(folder, row)
 
 
-def up_to_date(folder: RunFolder, row: RunSummary) -> RunSummary:
-    """Return the row with the current title, note and newest training state, which change without new events in the journal."""
+def with_current_about(folder: RunFolder, row: RunSummary) -> RunSummary:
+    """Return `row` with the current title, note, person and newest training state, which change without new events in the journal."""
     about, about_error = about_of(folder)
     return replace(
         row,
@@ -88,7 +97,7 @@ def up_to_date(folder: RunFolder, row: RunSummary) -> RunSummary:
 
 
 def newest_state_name(folder: RunFolder) -> int:
-    """Step in the name of the newest training state (hashes are checked on resuming); -1 without one."""
+    """Return the step of the newest sealed training state, by its folder's name (hashes are checked on resuming); -1 without one."""
     try:
         states = list(folder.states.iterdir())
     except OSError:
@@ -97,6 +106,7 @@ def newest_state_name(folder: RunFolder) -> int:
 
 
 def about_of(folder: RunFolder) -> tuple[RunAbout, str]:
+    """Return (title and note of a run, error message): empty values and why if about.json is damaged, else "" as the message."""
     try:
         return read_about(folder), ""
     except ProblemsError as error:

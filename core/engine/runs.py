@@ -1,4 +1,4 @@
-"""The runs of a workspace: facts of every training, and journals of those that are open on the page."""
+"""The runs of a workspace: facts of every training, and views of those that are open on the page."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ from pathlib import Path
 from core.engine.light import LightTask
 from core.engine.queue import QueueEntry
 from core.engine.run_facts import RunFacts, read_facts, stamps, write_facts
-from core.engine.run_summary import RunState, RunSummary, newest_state_name, summary_of, up_to_date
+from core.engine.run_summary import RunState, RunSummary, newest_state_name, summary_of, with_current_about
 from core.engine.view import ENDED, RunView, facts_of
 from core.record import atomic
 from core.record.journal import last_of_kind
@@ -25,9 +25,10 @@ MAX_VIEWS = 8  # journals of trainings that are held at once, besides the one th
 
 
 class Runs:
-    """The trainings on disk. Methods may be called from any thread.
+    """The trainings on disk, with caches. Methods may be called from any thread.
 
-    running  (name) -> whether a job of this process runs it      writes  whether facts are cached in the runs' folders
+    running  (run name) -> whether a job of this process runs it
+    writes   whether facts are cached in the runs' folders too
     """
 
     def __init__(self, workspace: Workspace, running: Callable[[str], bool], writes: bool = True):
@@ -41,18 +42,20 @@ class Runs:
     # -- journals
 
     def folder(self, name: str) -> RunFolder:
-        """The folder of a run. Raises ProblemsError for an unknown name or one with path separators."""
+        """Return the folder of a run or other job. Raises ProblemsError for an unknown name or one with path separators."""
         named = name == Path(name).name and name not in ("", ".", "..")
         if named and len(name.encode("utf-8", "replace")) <= LONGEST_NAME:
             for parent in (self._workspace.runs, self._workspace.private / "jobs"):
                 folder = RunFolder(parent / name)
-                if folder.there:
+                if folder.exists:
                     return folder
         raise ProblemsError.one("There is no such run", name, "choose one from the list", "runs.no-such-run")
 
     def view(self, name: str) -> RunView:
-        """The view of a run. A running one is updated by its journal's listener, others are read again after a change. Raises
-        ProblemsError for an unknown run."""
+        """Return the view of a run, with its journal read at the first call. Raises ProblemsError for an unknown run.
+
+        Later lines arrive by the listener of a job that runs in this process; for others call `refresh`.
+        """
         folder = self.folder(name)
         with self._views_lock:
             view = self._views.setdefault(name, RunView(folder))
@@ -62,25 +65,25 @@ class Runs:
         return view
 
     def _drop_idle_views(self) -> None:
-        """Drop the least recently used views; they are read again when needed."""
+        """Drop views of trainings that do not run, except the MAX_VIEWS most recently used ones."""
         views = {name: view for name, view in self._views.items() if view.folder.path.parent == self._workspace.runs}
         idle = [name for name in views if not self._running(name)]
         for name in idle[:-MAX_VIEWS]:
             del self._views[name]
 
     def refresh(self, name: str) -> RunView:
-        """The view of a run, updated with the lines that another process appended to its journal."""
+        """Return the view of a run with the lines that another process has appended to its journal. Raises ProblemsError."""
         view = self.view(name)
         if not self._running(name):
             view.catch_up()
         return view
 
     def is_held(self, view: RunView) -> bool:
-        """Whether a process runs this run."""
+        """Whether this or another process runs the run of `view`."""
         return self._running(view.folder.name) or (view.state not in ENDED and view.folder.held)
 
     def time_left(self, entry: QueueEntry) -> tuple[float, bool]:
-        """(seconds left of a running job, 0 if unknown; whether it is paused)."""
+        """Return (estimated seconds left of a running job, 0 if unknown; whether it is paused)."""
         if not entry.run:
             return 0.0, False
         view = self.view(entry.run)
@@ -88,19 +91,19 @@ class Runs:
         return view.seconds_left if planned else 0.0, view.state == "paused"
 
     def newest_state(self, name: str) -> int:
-        """Step of the newest training state of a run; -1 without one."""
+        """Return the step of a run's newest training state; -1 for a run without a state and for an unknown run."""
         try:
             return newest_state_name(self.folder(name))
         except ProblemsError:  # it has none yet, or was deleted
             return -1
 
     def forget(self, name: str) -> None:
-        """Drop the cache of a deleted run."""
+        """Drop the cached view of a run."""
         with self._views_lock:
             self._views.pop(name, None)
 
     def delete_ended(self, folders: Sequence[RunFolder]) -> None:
-        """Delete these folders, except those of jobs that still run (a long download)."""
+        """Delete these folders, except those whose job still runs (a long download)."""
         for folder in folders:
             if not folder.held:
                 with suppress(OSError):
@@ -108,6 +111,7 @@ class Runs:
                     self.forget(folder.name)
 
     def move_away(self, folder: RunFolder, target: Path) -> None:
+        """Rename a run's folder to `target` and drop its view. Raises OSError."""
         with self._writing:
             atomic.replace(folder.path, target)
         self.forget(folder.name)
@@ -115,7 +119,7 @@ class Runs:
     # -- the list
 
     def all(self) -> list[RunSummary]:
-        """Every training on disk, newest first."""
+        """Return a summary of every training on disk, newest first."""
         summaries = []
         for folder in list_runs(self._workspace.runs):
             with suppress(OSError):  # it was deleted meanwhile
@@ -123,13 +127,14 @@ class Runs:
         return summaries
 
     def one(self, name: str) -> RunSummary | None:
-        """A training on disk by its name."""
+        """Return the summary of a training on disk; None if there is none of that name."""
         with suppress(ProblemsError, OSError):
             folder = self.folder(name)
             return self._summary(folder) if folder.path.parent == self._workspace.runs else None
         return None
 
     def _summary(self, folder: RunFolder) -> RunSummary:
+        """Return the row of a run, reading its journal if necessary."""
         summary, current = self._row_without_journal(folder)
         if not current:
             self.read(folder)
@@ -139,8 +144,11 @@ class Runs:
     def without_journals(
         self, seconds: float, folders: Sequence[RunFolder] | None = None
     ) -> tuple[dict[str, RunSummary], list[RunFolder]]:
-        """({name: training} known without reading a journal, newest first; folders whose journals must still be read).
-        seconds: time limit for reading summary.json files; folders: None for those of all trainings"""
+        """Return ({name: row} of the runs that are known without reading a journal, folders whose journals must still be read).
+
+        seconds   limit of time for reading summary.json files
+        folders   run folders to consider; None: all trainings
+        """
         summaries: dict[str, RunSummary] = {}
         unread: list[RunFolder] = []
         end, listed = time.monotonic() + seconds, list_runs(self._workspace.runs) if folders is None else folders
@@ -154,21 +162,22 @@ class Runs:
         return summaries, unread
 
     def _drop_deleted(self, existing: Collection[str]) -> None:
-        """Drop the caches of runs that are not in `existing`."""
+        """Drop cached facts and rows of runs whose names are not in `existing`."""
         for name in [each for each in [*self._facts] if each not in existing]:
             self._facts.pop(name, None)
             self._rows.pop(name, None)
 
     def read_all(self, folders: list[RunFolder], task: LightTask) -> None:
-        """Read the journals of these folders, in order."""
+        """Read the journals of these folders in order, checking `task` for a cancellation."""
         for folder in folders:
             task.check()
             with suppress(OSError):
                 self.read(folder)
 
     def read(self, folder: RunFolder) -> None:
-        """Read the journal of a run. The facts of a run that no process runs are cached, in memory and in its folder, and its row
-        in memory."""
+        """Read a run's journal: into its view if a process runs it, else into the cached facts and row, which are also written to its
+        folder.
+        """
         facts = read_facts(folder)
         if not (facts and facts.state in ENDED) and folder.held:
             self.refresh(folder.name)
@@ -182,8 +191,10 @@ class Runs:
         self._row(folder, facts)
 
     def _row_without_journal(self, folder: RunFolder, may_read: bool = True) -> tuple[RunSummary | None, bool]:
-        """(row of a run without reading its journal, None if unknown; whether it is current). may_read: whether its summary.json may
-        be read"""
+        """Return (row of a run without reading its journal, None if unknown; whether the row is current).
+
+        may_read   whether its summary.json may be read
+        """
         if self._running(folder.name):
             return self._summary_from_view(folder), True
         facts, current = self._cached_facts(folder, may_read)
@@ -196,23 +207,26 @@ class Runs:
         return (self._row(folder, facts) if facts else None), current
 
     def _row(self, folder: RunFolder, facts: RunFacts) -> RunSummary:
-        """The row of a run that no process runs, cached by its facts."""
+        """Return the row of a run that no process runs, cached for these facts."""
         cached_facts, row = self._rows.get(folder.name, (None, None))
         if row is not None and cached_facts is facts:
-            return up_to_date(folder, row)
+            return with_current_about(folder, row)
         row = summary_of(folder, facts)
         if facts.started:  # else its start is the folder's time, which changes
             self._rows[folder.name] = (facts, row)
         return row
 
     def _summary_from_view(self, folder: RunFolder) -> RunSummary:
+        """Return the row of a run from its view."""
         view = self.refresh(folder.name)
         held = self.is_held(view)
         return summary_of(folder, view.facts(held, stamps(folder)), held)
 
     def _cached_facts(self, folder: RunFolder, may_read: bool = True) -> tuple[RunFacts | None, bool]:
-        """(facts of a run in memory or summary.json, None without any; whether they are current, else the journal must be
-        read)."""
+        """Return (facts of a run from memory or summary.json, None without any; whether they are current).
+
+        may_read   whether its summary.json may be read
+        """
         known = self._facts.get(folder.name)
         if known is not None and known.is_current(folder):
             return known, True
@@ -222,12 +236,12 @@ class Runs:
         return stored or known, stored is not None
 
     def states(self, most: int) -> list[RunState]:
-        """The newest trainings on disk, by their facts or the ends of their journals."""
+        """Return name, title and state of the newest `most` trainings on disk, from their facts or the ends of their journals."""
         folders = islice(newest_runs(self._workspace.runs), most)
         return [RunState(folder.name, title_of(folder), self._state(folder)) for folder in folders]
 
     def _state(self, folder: RunFolder) -> str:
-        """The state of a run, with as little reading as possible."""
+        """Return the state of a run, reading as little as possible."""
         if not self._running(folder.name):
             if folder.damaged and not folder.held:
                 return "damaged"

@@ -1,6 +1,7 @@
-"""The comparison of a run's checkpoints from which the user chooses one: the base model, each checkpoint, and a few prompts.
+"""The comparison of a run's checkpoints from which the user chooses one: a grid of the base model, each checkpoint and a few prompts.
 
-verdict.json in the run folder names the grid with the images, and what its columns and rows are."""
+verdict.json in the run folder names the grid, and the checkpoints and prompts of its columns and rows.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -36,8 +37,12 @@ USUAL_STRENGTHS = (1.0,)  # that it begins with
 
 @dataclass(frozen=True)
 class Comparison:
-    """The grid to make. prompts: its rows; files: names of its columns' checkpoints, "" for the base model;
-    strengths: of the checkpoints, ascending"""
+    """A grid of checkpoints to generate.
+
+    prompts     of its rows
+    proposed    number of prompts before the limit
+    strengths   of the checkpoints, ascending
+    """
 
     grid: RunGrid
     prompts: tuple[ProposedPrompt, ...]
@@ -46,11 +51,12 @@ class Comparison:
 
     @property
     def files(self) -> tuple[str, ...]:
+        """File names of the checkpoints of the columns; "" for the base model."""
         return tuple(path.name if path is not None else "" for path in self.grid.files)
 
     @property
     def content(self) -> tuple[Any, ...]:
-        """(checkpoints, prompts, strengths) of its images, to compare with a `Verdict`'s."""
+        """(files, prompts, strengths) of the images, to compare with `Verdict.content`."""
         return self.files, self.prompts, self.strengths
 
 
@@ -62,10 +68,12 @@ def comparison_of(
     fallback_prompt: str = "",
     strengths: Sequence[float] = USUAL_STRENGTHS,
 ) -> Comparison:
-    """The comparison of a run's checkpoints. Raises ProblemsError as `run_grid_of`.
+    """Return the comparison of a run's checkpoints. Raises ProblemsError as `run_grid_of`.
 
-    facts   the run's snapshot        most   prompts, None for all        fallback_prompt   for a run without prompts
-    strengths   of the checkpoints; a method whose files have none is compared at its usual one
+    facts            `RunView.snapshot` of the run
+    most             number of prompts; None for all
+    fallback_prompt  for a run without prompts
+    strengths        of the checkpoints; ignored for a method whose checkpoints have none
     """
     strengths = tuple(sorted(strengths)) if has_strengths(job) else USUAL_STRENGTHS
     proposed = _prompts(job, RunFolder(workspace.runs / str(facts["run"])), workspace)
@@ -78,12 +86,14 @@ def comparison_of(
 
 
 def has_strengths(job: TrainJob) -> bool:
-    """Whether the checkpoints of a method have a strength: LoRAs and ControlNets do."""
+    """Whether checkpoints of the job's method are applied with a strength, as LoRAs and ControlNets are."""
     return not (job.method.traits.new_words or job.method.traits.base_trains)
 
 
 def _prompts(job: TrainJob, run: RunFolder, workspace: Workspace) -> list[tuple[SamplePrompt, ProposedPrompt]]:
-    """(settings, text and kind) of the prompts: the run's sample prompts, and proposed ones with the settings of the first."""
+    """Return (prompt with its sampling settings, text and kind) of each prompt: the run's sample prompts, and proposed ones with the
+    settings of the first.
+    """
     base = find_file(job.model.base_model, workspace)
     samples = {each.prompt: each for each in prompts_of(job, base) if each.prompt}
     if job.method.traits.control_images:  # others have no control image
@@ -96,8 +106,7 @@ def _prompts(job: TrainJob, run: RunFolder, workspace: Workspace) -> list[tuple[
 
 
 def trigger_word(job: TrainJob, captions: Sequence[str]) -> str:
-    """The trigger word of a run: that of its settings, as its method uses them, else the tag that most captions share; "" without
-    one."""
+    """Return the trigger word of a run: from its settings, else the tag that most captions share; "" without one."""
     folders = [folder for folder in concepts_of(job) if folder.role == "train"]
     tokens = job.embedding.words[:1] if job.method.traits.new_words else []
     of_folders = [
@@ -108,12 +117,15 @@ def trigger_word(job: TrainJob, captions: Sequence[str]) -> str:
 
 
 def captions_of(run: RunFolder) -> tuple[list[str], list[str]]:
-    """(captions of the run's training images, of its held-out images) in its dataset.json; empty lists without a valid one."""
+    """Return (captions of the training images, captions of the held-out images) from the run's dataset.json; empty lists if it is
+    missing or damaged.
+    """
     return _read_captions(run.dataset_file)
 
 
 @cached_until_changed(4, missing=([], []))  # Monitor needs them with each new image of the comparison
 def _read_captions(path: Path) -> tuple[list[str], list[str]]:
+    """Return the captions of training and of held-out images in a dataset.json; empty lists if it is damaged."""
     try:
         content = read_json_object(path, max_bytes=MOST_BYTES, max_values=1_000_000)
         trained, validation = content["images"], content.get("validation", {}).get("images", [])
@@ -129,7 +141,7 @@ def _read_captions(path: Path) -> tuple[list[str], list[str]]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The content of verdict.json. grid: name of the grid's folder"""
+    """The content of verdict.json. grid: name of the grid's folder; the others as in `Comparison`."""
 
     grid: str
     files: tuple[str, ...]
@@ -138,12 +150,13 @@ class Verdict:
 
     @property
     def content(self) -> tuple[Any, ...]:
+        """(files, prompts, strengths) of the images, to compare with `Comparison.content`."""
         return self.files, self.prompts, self.strengths
 
 
 @cached_until_changed(2000, missing=None, name=FILE)  # lists of runs need it for each run without samples
 def read_verdict(run: Path) -> Verdict | None:
-    """The last comparison of a run; None without one, or for a damaged file."""
+    """Return the last comparison of the run in folder `run`; None if there is none or verdict.json is damaged."""
     try:
         raw = read_json_object(run / FILE)
         prompts = tuple(ProposedPrompt(str(each["text"]), str(each["shows"])) for each in raw["prompts"])
@@ -159,12 +172,12 @@ Cell = tuple[str, str, float]  # checkpoint, prompt and strength of an image
 
 
 def cell_of(file: str, prompt: ProposedPrompt, strength: float = 1.0) -> Cell:
-    """The image of a checkpoint at a strength; the base model has one for all strengths."""
+    """Return the key of an image: (checkpoint, prompt, strength). The base model's strength is always 1."""
     return file, prompt.text, strength if file else 1.0
 
 
 def cells_of(comparison: Comparison | Verdict) -> dict[Cell, Index]:
-    """{image: its position in the grid} of a comparison. Several strengths are the Y axis, and then the prompts the Z axis."""
+    """Return {image: its position (x, y, z) in the grid}. With several strengths they are the Y axis and the prompts the Z axis."""
     return {
         cell_of(file, prompt, strength): (x, row, 0) if len(comparison.strengths) == 1 else (x, y, row)
         for y, strength in enumerate(comparison.strengths)
@@ -174,13 +187,13 @@ def cells_of(comparison: Comparison | Verdict) -> dict[Cell, Index]:
     }
 
 
-def sampled(comparison: Comparison) -> set[Cell]:
-    """The images that are samples of the run."""
+def cells_with_samples(comparison: Comparison) -> set[Cell]:
+    """Return the images of a comparison that the run has generated as samples."""
     return {cell for cell, position in cells_of(comparison).items() if position in comparison.grid.samples}
 
 
 def images_in(run: Path, file: str, workspace: Workspace) -> Iterator[tuple[Path, str]]:
-    """(image, prompt) of the generated images of a checkpoint in the last comparison of its run, at the usual strength."""
+    """Yield (image, prompt) for the images of checkpoint `file` in the last comparison of its run, at strength 1."""
     verdict = read_verdict(run)
     if verdict is None or file not in verdict.files:
         return
@@ -193,6 +206,7 @@ def images_in(run: Path, file: str, workspace: Workspace) -> Iterator[tuple[Path
 
 
 def write_verdict(run: Path, grid: str, comparison: Comparison) -> None:
+    """Write a comparison, generated into the grid folder named `grid`, to verdict.json. Raises OSError."""
     prompts = [vars(prompt) for prompt in comparison.prompts]
     content = {"files": list(comparison.files), "prompts": prompts, "strengths": list(comparison.strengths)}
     atomic.write_json(run / FILE, {"grid": grid} | content)
@@ -202,8 +216,12 @@ def write_verdict(run: Path, grid: str, comparison: Comparison) -> None:
 
 
 def measured_sentence(best: Mapping[str, Any] | None, advice: bool = True, too_short: bool = False) -> str:
-    """A sentence on which checkpoint has the lowest loss, and how certain that is. best: `Best.to_dict`; advice: whether to add
-    the advice BY_EYE; too_short: whether the training was too short to measure a loss"""
+    """Return a sentence on which checkpoint has the lowest loss, and how certain that is.
+
+    best        `Best.to_dict`; None if no loss was measured
+    advice      whether to add the advice BY_EYE
+    too_short   whether the training was too short to measure a loss
+    """
     by_eye = f": {BY_EYE}" if advice else ""
     if best is None:
         why = ", as the training was too short for it" if too_short else ""
@@ -216,13 +234,17 @@ def measured_sentence(best: Mapping[str, Any] | None, advice: bool = True, too_s
     if len(best["as_good"]) == best["others"]:
         return f"Step {best['step']:,} has the lowest {best['what']}, but with so few images the others may be as good{by_eye}."
     named = listed(steps) if len(steps) <= MOST_NAMED else first_of(steps, MOST_NAMED)
-    rest = best["others"] - len(best["as_good"]) - len(best["unknown"])
-    better = f"; the other {'one is' if rest == 1 else f'{rest} are'} worse" if rest else ""
+    worse = best["others"] - len(best["as_good"]) - len(best["unknown"])
+    better = f"; the other {'one is' if worse == 1 else f'{worse} are'} worse" if worse else ""
     return f"Steps {named} cannot be told apart by {best['what']}{by_eye}{better}."
 
 
-def no_better(facts: Mapping[str, Any], at_base: bool) -> str:
-    """A sentence where the lowest measured loss is no lower than before the training; else "". at_base: as for `candidates`"""
+def no_gain_text(facts: Mapping[str, Any], at_base: bool) -> str:
+    """Return a sentence that the checkpoints are no better by loss than the model before the training, if that is so; else "".
+
+    facts     `RunView.snapshot` of the run
+    at_base   whether the training started at the base model, for the wording
+    """
     best, first = facts.get("best"), next(iter(facts.get("measured", ())), None)
     if not best or not first or first["step"] >= min((file["step"] for file in facts["files"]), default=0):
         return ""
@@ -231,8 +253,11 @@ def no_better(facts: Mapping[str, Any], at_base: bool) -> str:
     return f" By loss it is no better than {of}." if same and first["loss"] <= best["loss"] else ""
 
 
-def chosen_because(facts: Mapping[str, Any], choices: Sequence[Choice], file: str) -> str:
-    """Text on why a checkpoint may have been chosen: how its loss compares, and its result in blind choices."""
+def choice_reason(facts: Mapping[str, Any], choices: Sequence[Choice], file: str) -> str:
+    """Return text on why checkpoint `file` may have been chosen: how its loss compares, and its result in blind choices.
+
+    facts   `RunView.snapshot` of the run
+    """
     sentence = _chosen_by_loss(facts, file)
     names = [each["name"] for each in facts["files"]]
     if len(choices) < LEAST_CHOICES or file not in names:
@@ -242,6 +267,7 @@ def chosen_because(facts: Mapping[str, Any], choices: Sequence[Choice], file: st
 
 
 def _chosen_by_loss(facts: Mapping[str, Any], file: str) -> str:
+    """Return a sentence on how the loss of checkpoint `file` compares with the lowest one."""
     best = facts.get("best")
     if best is None:
         return "By eye: no loss was measured."
@@ -258,8 +284,13 @@ def _chosen_by_loss(facts: Mapping[str, Any], file: str) -> str:
 
 
 def candidates(files: Sequence[str], facts: Mapping[str, Any], at_base: bool = True) -> list[dict[str, Any]]:
-    """{file, step, label, loss, average: whether it is one} of each column. step: 0 for the base model (""), None for a file that
-    is gone; loss: None if not measured; at_base: whether the run's step 0 is the base model"""
+    """Return {"file", "step", "label", "loss", "average"} for each checkpoint.
+
+    files     names of checkpoints; "" for the base model
+    facts     `RunView.snapshot` of the run
+    at_base   whether the run's step 0 is the base model
+    returns   step: 0 for the base model, None for a deleted file; loss: None if not measured; average: whether it is an average
+    """
     steps = {file["name"]: file["step"] for file in facts["files"]}
     losses = {point["step"]: point["loss"] for point in facts.get("measured", [])}
     rows = []

@@ -1,4 +1,4 @@
-"""The state of a run for the page: its journal's events, collected into one snapshot."""
+"""The state of a run for the page: events of the run's journal, collected into one snapshot."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from core.engine.points import Points, spread
-from core.engine.run_facts import RunFacts, Stamps, present, stamps
+from core.engine.run_facts import RunFacts, Stamps, existing_files, stamps
 from core.engine.run_labels import labels_of
 from core.record.best import TOO_SHORT, BestTracker
 from core.record.bounded_json import read_json_object
-from core.record.former import renewed
+from core.record.former import with_current_names
 from core.record.journal import Line, Tail
 from core.record.problems import ProblemsError
 from core.record.run_about import title_of
@@ -35,8 +35,10 @@ DAMAGED = ("job.json is missing: this run cannot be resumed", "use its files, or
 
 
 class RunView:
-    """Collects events one by one. `apply` may be called from the writer's thread, `snapshot` from any. points: whether to collect
-    the points of curves too"""
+    """Collects the events of a run's journal. `apply` may be called from the writer's thread, `snapshot` from any.
+
+    points   whether to collect the points of curves too
+    """
 
     def __init__(self, folder: RunFolder, points: bool = True):
         self.folder, self._points = folder, points
@@ -71,28 +73,29 @@ class RunView:
 
     @classmethod
     def read(cls, folder: RunFolder) -> RunView:
+        """Return a view of the run with its journal read."""
         view = cls(folder)
         view.begin()
         return view
 
     def begin(self) -> None:
-        """Read the journal once (100,000 lines take a second). Other threads that call this meanwhile wait."""
+        """Read the journal, at the first call only (100,000 lines take a second). Other threads that call this meanwhile wait."""
         with self._reading:
             if not self._begun:
-                self._take_new()
+                self._read_new()
                 self._begun = True
 
     def catch_up(self) -> None:
-        """Read what another process has appended since the last call."""
+        """Read the lines that another process has appended to the journal since the last call."""
         with self._reading:
-            self._take_new()
+            self._read_new()
 
-    def _take_new(self) -> None:
+    def _read_new(self) -> None:
         for line in self._tail.lines():
             self.apply(line)
 
     def apply(self, line: Line) -> None:
-        """Take in a line of the journal, once; damaged ones are ignored."""
+        """Add an event of the journal. Events that were added before, and damaged ones, are ignored."""
         with self._lock:
             valid = isinstance(line.get("time"), (int, float)) and isinstance(line.get("kind"), str)
             if line["seq"] <= self.seq or not valid:
@@ -107,6 +110,7 @@ class RunView:
                     handler(line)
 
     def _on_state(self, line: Line) -> None:
+        """Set state and messages; count the idle time since the line before if the run resumes; thin the curves if it has ended."""
         if line["state"] == "running":
             self._idle += line["time"] - self._time_before
             self._timing = None
@@ -121,6 +125,7 @@ class RunView:
             self._say(line["time"], level, line["message"], line["fix"])
 
     def _on_stage(self, line: Line) -> None:
+        """Set the stage text and progress, and when this count began, for `seconds_left`."""
         count = progress_words(line["done"], line["total"], line.get("of_bytes", False))
         self.stage = line["text"] + count
         self.counted = (line["done"], line["total"])
@@ -132,10 +137,12 @@ class RunView:
         self.result = {"lines": line["lines"], "facts": line["found"]}
 
     def _on_planned(self, line: Line) -> None:
+        """Set the planned numbers of steps, epochs and images."""
         self.total, self.epochs, self.images = line["total"], line["epochs"], line["images"]
         self.sentence = line["sentence"]
 
     def _on_steps(self, line: Line) -> None:
+        """Set step, epoch and seconds per step (without pauses and sleep of the machine); add the points of the curves."""
         self.step, self.epoch = line["steps"][-1], line["epoch"]
         self.seconds_per_step = line["seconds_per_step"]
         now = line["time"] - self._idle
@@ -148,7 +155,7 @@ class RunView:
             self._add_points(line)
 
     def _add_points(self, line: Line) -> None:
-        """Add the losses (raw, smoothed and corrected), learning rates and norms of some steps."""
+        """Add the losses (raw, smoothed and corrected), learning rates and norms of a "steps" event to the curves."""
         self._forget_after(line["steps"][0] - 1)
         corrected = line.get("corrected") or []  # journals of earlier versions have none
         for step, quotient in zip(line["steps"], corrected, strict=False):
@@ -165,13 +172,14 @@ class RunView:
         self.norms.add(self.step, [line.get("grad_norm"), line.get("weight_norm")])
 
     def _forget_after(self, step: int) -> None:
-        """Drop the points after a step: a run resumed from an earlier state repeats steps, and the newer ones count."""
+        """Drop the points after `step`: a run resumed from an earlier state repeats steps, and the newer points count."""
         if self.losses and self.losses.step > step:
             for name in STEP_SERIES:
-                setattr(self, name, getattr(self, name).until(step))
+                setattr(self, name, getattr(self, name).up_to(step))
             self._smooth = self.losses.newest if self.losses else None
 
     def _on_sample(self, line: Line) -> None:
+        """Add a sample, replacing one of the same step and prompt."""
         entry = {name: line[name] for name in ("step", "index", "prompt", "seed")}
         entry |= {"file": str(self.folder.path / line["file"]), "settings": line.get("settings", "")}
         self.samples = [old for old in self.samples if (old["step"], old["index"]) != (entry["step"], entry["index"])]
@@ -183,11 +191,12 @@ class RunView:
         self._best.take(line)
 
     def _on_memory(self, line: Line) -> None:
-        """A resumed run reports its peak once per process: the highest counts."""
+        """Store the highest peak: a resumed run reports one per process."""
         if line["peak_bytes"] > self.peak_bytes:
             self.peak_bytes, self.peak_device = line["peak_bytes"], line["device"]
 
     def _on_saved(self, line: Line) -> None:
+        """Add a saved checkpoint, replacing one of the same file."""
         self.saves = [old for old in self.saves if old["file"] != line["file"]]
         self.saves.append({"step": line["step"], "file": line["file"], "bytes": line["bytes"]})
         self._best.take(line)
@@ -200,25 +209,26 @@ class RunView:
         self.generated.append({"file": line["file"], "seed": line["seed"]})
 
     def _say(self, when: float, level: str, text: str, fix: str) -> None:
+        """Append a message to the log, which keeps the newest LOG_LINES."""
         self.log.append({"time": when, "level": level, "text": text, "fix": fix})
         del self.log[:-LOG_LINES]
 
     def true_state(self, held: bool) -> str:
-        """The state, considering the folder too (see the function `true_state`)."""
+        """Return the state of the run, considering its folder too (see the function `true_state`)."""
         return true_state(self.state, self.folder.damaged, held)
 
     @property
     def seconds_left(self) -> float:
-        """Estimated seconds until the last step, with as many samples and saves as so far; without steps until the end of the stage;
-        0 if unknown."""
+        """Estimated seconds until the last step, with samples and saves as frequent as so far; before the number of steps is known, until
+        the end of the stage. 0 if unknown.
+        """
         if self.total:
             return max(self.total - self.step, 0) * max(self.seconds_per_step, self._average_step_seconds)
         (done, total), (_, began, done_before) = self.counted, self._count_began
         return (total - done) * (self._last_time - began) / (done - done_before) if done > done_before else 0.0
 
     def snapshot(self, held: bool) -> dict[str, Any]:
-        """The run as JSON values for the page: state, progress, series by step, samples, log and files. held: whether a process
-        runs it"""
+        """Return the run as JSON values for the page: state, progress, curves, samples, log and files. held: whether a process runs it."""
         with self._lock:
             state = self.true_state(held)
             measured = [_point(line) for line in self._best.measured]
@@ -260,12 +270,12 @@ class RunView:
             }
 
     def facts(self, held: bool, of: Stamps) -> RunFacts:
-        """The facts for the list of runs. of: `stamps` before the journal was read"""
+        """Return the facts for the list of runs. held: whether a process runs it; of: `stamps` from before the journal was read."""
         with self._lock:
             newest = max(self.samples, key=lambda each: (each["step"], -each["index"]), default=None)
             lowest = best_validation([line for line in self._best.measured if _is_held_out(line)])
             saved = [save["file"] for save in self.saves]
-            existing = present(self.folder, saved)
+            existing = existing_files(self.folder, saved)
             return RunFacts(
                 of=of,
                 state=self.state,
@@ -284,7 +294,7 @@ class RunView:
             )
 
     def status(self, task: str) -> dict[str, Any]:
-        """State, stage and progress of a running job of this task."""
+        """Return state, stage and progress of a running job of this task, as JSON values."""
         return {
             "state": self.state or "running",
             "stage": self.stage,
@@ -297,7 +307,9 @@ class RunView:
         }
 
     def progress(self, state: str) -> dict[str, Any]:
-        """{state, text: stage, done, total, lines, facts: of the result, images: files, problems} of a job in this state."""
+        """Return {"state": `state`, "text": stage, "done", "total", "lines", "facts": of the result, "images": files, "problems": [{"what",
+        "fix"}]} of a job.
+        """
         with self._lock:
             entries = [entry for entry in self.log if entry["text"] != self.message]
             errors = [{"what": entry["text"], "fix": entry["fix"]} for entry in entries if entry["level"] == "error"]
@@ -315,14 +327,14 @@ class RunView:
             }
 
     def _seconds(self, state: str, held: bool) -> float:
-        """Seconds the run has worked, without pauses and the time between stop and resume."""
+        """Return the seconds that the run has worked, without pauses and the time between a stop and resuming."""
         if not self.started:
             return 0.0
         until = self.ended or (time.time() if held and state == "running" else self._last_time)
         return max(0.0, until - self.started - self._idle)
 
     def _files(self) -> list[dict[str, Any]]:
-        """{name, path, bytes, step} of each saved file that still exists: a run may delete old checkpoints."""
+        """Return {"name", "path", "bytes", "step"} of each saved file that exists: a run may delete old checkpoints."""
         files = []
         for save in self.saves:
             path = self.folder.path / save["file"]
@@ -332,8 +344,12 @@ class RunView:
 
 
 def true_state(state: str, damaged: bool, held: bool) -> str:
-    """The state of a run: the last one in its journal, "damaged" without job.json, and "interrupted" for a run that did not end
-    and that no process holds."""
+    """Return the state of a run: the last one in its journal, unless job.json is missing ("damaged"), or the run did not end and no
+    process runs it ("interrupted").
+
+    state   last state in the journal
+    held    whether a process runs it
+    """
     if damaged and not held:
         return "damaged"
     if state in ENDED:
@@ -342,7 +358,7 @@ def true_state(state: str, damaged: bool, held: bool) -> str:
 
 
 def facts_of(folder: RunFolder) -> RunFacts:
-    """The facts of a run that no process runs, from its journal; empty ones for an unreadable journal."""
+    """Return the facts of a run that no process runs, from its journal; empty ones if the journal cannot be read."""
     of = stamps(folder)
     try:
         view = RunView(folder, points=False)
@@ -353,7 +369,7 @@ def facts_of(folder: RunFolder) -> RunFacts:
 
 
 def _inside(folder: RunFolder, file: str) -> str:
-    """The path of a file relative to the run folder, if it is inside, with forward slashes."""
+    """Return a path relative to the run folder, with forward slashes; a path elsewhere stays absolute."""
     return Path(file.removeprefix(f"{folder.path}{os.sep}")).as_posix()
 
 
@@ -362,26 +378,28 @@ def _is_held_out(line: Line) -> bool:
 
 
 def _point(line: Line) -> dict[str, Any]:
-    """A validation event without the losses of single images."""
+    """Return the values of a "validated" event without the losses of single images."""
     point = {name: line[name] for name in ("step", "loss", "train_loss", "gap", "by_timestep", "images")}
     return point | {"measured_on": line.get("measured_on", "held_out"), "effect": line.get("effect")}
 
 
 def best_validation(points: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The validation with the lowest finite loss, the earliest of equal ones; None without any."""
+    """Return the "validated" event with the lowest finite loss, the earliest of equal ones; None without any."""
     return min(
         (point for point in points if math.isfinite(point["loss"])), key=lambda point: point["loss"], default=None
     )
 
 
 def read_watch(folder: RunFolder) -> dict[str, Any]:
-    """The losses by timestep band and by image that the training wrote last (core/training/loop/watching.py); {} without any."""
+    """Return the content of a run's watch.json: losses by timestep band and by image (core/training/loop/watching.py); {} without it."""
     try:
-        return renewed(read_json_object(folder.path / "watch.json", max_values=MAX_WATCH_VALUES, finite=False))
+        return with_current_names(
+            read_json_object(folder.path / "watch.json", max_values=MAX_WATCH_VALUES, finite=False)
+        )
     except ProblemsError:
         return {}
 
 
 def thin(points: Sequence[list[Any]], limit: int = SERIES_POINTS) -> list[list[Any]]:
-    """At most `limit` points, evenly spaced, including the first and the last."""
+    """Return at most `limit` of the points, evenly spaced, with the first and the last."""
     return [points[index] for index in spread(len(points), limit)]

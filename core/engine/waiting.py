@@ -1,4 +1,4 @@
-"""What each waiting job waits for, and for about how long, for the page."""
+"""What each waiting job waits for, and about how long, for the page."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,8 +14,9 @@ LONGEST_NAME = 40
 class Wait:
     """What a job waits for.
 
-    on     name of the running job, "" for none     left   seconds until that ends, 0 if unknown
-    ahead  number of waiting jobs before it
+    on                       title of the job that runs before it; "" for none
+    left                     seconds until that ends; 0 if unknown
+    ahead                    number of waiting jobs before it
     on_pause, queue_paused   whether the running job, or the queue, is paused
     """
 
@@ -47,10 +48,11 @@ class Wait:
 def waits(
     entries: Sequence[QueueEntry], time_left: Callable[[QueueEntry], tuple[float, bool]], *, paused: bool, lent_to: str
 ) -> dict[str, Wait]:
-    """Return {id of a waiting job: what it waits for}.
+    """Return {id: what it waits for} of the waiting jobs.
 
     time_left  (running job) -> (seconds left, 0 if unknown; whether it is paused)
-    paused     whether the queue is paused (device jobs only)      lent_to  the work outside of the queue that holds the device
+    paused     whether the queue is paused, which stops only device jobs
+    lent_to    work outside of the queue that holds the device; "" for none
     """
     waits: dict[str, Wait] = {}
     for lane in dict.fromkeys(lane_of(entry) for entry in entries if entry.state == "waiting"):
@@ -67,7 +69,7 @@ def _in_lane(
     paused: bool,
     lent_to: str,
 ) -> Iterator[tuple[str, Wait]]:
-    """`waits` for the entries of one lane, as (id, Wait)."""
+    """Yield (id, what it waits for) for the waiting jobs among `entries`, which are all of one lane. Other arguments as in `waits`."""
     running = [entry for entry in entries if entry.state == "running"]
     waiting = [entry for entry in entries if entry.state == "waiting"]
     full = len(running) >= (1 if lane == "device" else LightLane.THREADS[LANES[lane]])

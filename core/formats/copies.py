@@ -65,7 +65,7 @@ def copy_into(
             _write(source, stamps, temporary, cancel, _counter(total, report))
             for target in _names(source, folder, name):
                 with suppress(FileExistsError):
-                    atomic.put_new(temporary, target)
+                    atomic.rename_noreplace(temporary, target)
                     atomic.sync_folder(folder)
                     return Copied(target, new=True)
     except OSError as error:
@@ -187,9 +187,9 @@ def _write(
         if stamp_of(check_regular(source / part)) != stamp:
             what = f"The file changed while it was being copied; {PARTIAL_REMOVED}"
             raise ProblemsError.one(what, str(source / part), "copy it again", "copy.changed")
-        atomic.give_usual_mode(target)
+        atomic.apply_umask(target)
     for each in (temporary, *(path for path in temporary.rglob("*") if path.is_dir())) if temporary.is_dir() else ():
-        atomic.give_usual_mode(each)
+        atomic.apply_umask(each)
         atomic.sync_folder(each)
 
 

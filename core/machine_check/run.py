@@ -21,7 +21,7 @@ from core.record.cancel import CancelToken
 from core.record.lock import HeldElsewhere, Lock
 from core.record.problems import ProblemsError
 from core.record.run_folder import list_runs
-from core.record.worker import Gone, Worker, answer_questions
+from core.record.worker import Gone, Worker, serve_requests
 from core.record.workspace import Workspace
 
 BUDGET_SECONDS = 180.0
@@ -164,7 +164,7 @@ def worker_lost(answer: Gone, seconds: float) -> Finding:
         reason = f"no answer within {seconds:.0f} seconds, so its process was killed"
         return Finding(FAILED, "", reason, REPORT, {}, answer.output)
     fix = "run ./launch.sh update (Windows: launch.bat update); if it fails again, report this"
-    return Finding(FAILED, "", f"its process ended with {answer.code_words}", fix, {}, answer.output)
+    return Finding(FAILED, "", f"its process ended with {answer.exit_text}", fix, {}, answer.output)
 
 
 # ---- in the process itself
@@ -189,7 +189,7 @@ def answer_items(words: Sequence[str], listed: Sequence[Item]) -> None:
         finding = run_guarded(item, CheckContext(device or "cpu", workspace, Path(folder), question["earlier"]))
         return {"device": device, "finding": asdict(finding)}
 
-    answer_questions(answer)
+    serve_requests(answer)
 
 
 def run_guarded(item: Item, context: CheckContext) -> Finding:

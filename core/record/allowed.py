@@ -1,6 +1,6 @@
-"""What the owner of the machine permits jobs: modules whose code they may run, files a shared page may access.
+"""Permissions that the machine's owner grants to jobs: Python modules to import, folders that a shared page may access.
 
-A preset or metadata file from elsewhere can name both but can permit neither.
+A preset or metadata file from elsewhere can name a module or folder, but cannot permit it.
 """
 
 import json
@@ -25,8 +25,9 @@ _keys_lent = False
 
 
 def allow(name: str) -> None:
-    """Allow a top-level module until this process ends: the command line's --allow-module. Raises ProblemsError for a text that
-    is not a module's name."""
+    """Allow jobs to import the top-level module `name` until this process ends (--allow-module). Raises ProblemsError unless
+    `name` is an ASCII identifier.
+    """
     if not _NAME.fullmatch(name):
         fix = "use the first part of package.module.Class: package"
         raise ProblemsError.one(f"--allow-module {name}: not a module name", "command line", fix, "module.bad-name")
@@ -34,12 +35,12 @@ def allow(name: str) -> None:
 
 
 def allowed_modules() -> frozenset[str]:
-    """Names of top-level modules: the command line's and the lines of allowed_modules.txt. # starts a comment."""
+    """Return the names of the allowed top-level modules: those passed to `allow` and the lines of allowed_modules.txt."""
     return frozenset({*_by_flag, *_lines(FILE)})
 
 
 def _lines(file: Path) -> set[str]:
-    """Module names in a file, one per line, without # comments; an empty set if it cannot be read."""
+    """Return the module names in `file`, one per line, without # comments; an empty set if the file cannot be read."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):  # no readable file: nothing is allowed
@@ -49,9 +50,9 @@ def _lines(file: Path) -> set[str]:
 
 
 def keep_files_inside(folders: Sequence[Path] | None, *, keys: bool = False) -> None:
-    """Restrict the jobs of this process to files in these folders (a shared page). None: all files.
+    """Restrict the jobs of this process to files in `folders`, as for a shared page; None removes the restriction.
 
-    keys   whether such jobs may use the owner's keys (Hugging Face, wandb)
+    keys   whether restricted jobs may use the owner's API keys (Hugging Face, wandb)
     """
     global _open_folders, _keys_lent
     _open_folders = None if folders is None else [folder.resolve() for folder in folders]
@@ -59,7 +60,9 @@ def keep_files_inside(folders: Sequence[Path] | None, *, keys: bool = False) -> 
 
 
 def limits_of_launched() -> dict[str, str]:
-    """Environment variables that pass these limits on to launched processes."""
+    """Return environment variables that pass the restrictions of `keep_files_inside` on to launched processes; {} if there are
+    none.
+    """
     if _open_folders is None:
         return {}
     folders = {OPEN_FOLDERS: json.dumps([str(folder) for folder in _open_folders])}
@@ -67,24 +70,28 @@ def limits_of_launched() -> dict[str, str]:
 
 
 def take_limits() -> None:
-    """Adopt the limits of the process that launched this one, if any."""
+    """Adopt the restrictions that the launching process set in the environment (`limits_of_launched`), if any."""
     if folders := os.environ.get(OPEN_FOLDERS):
         keep_files_inside([Path(folder) for folder in json.loads(folders)], keys=bool(os.environ.get(KEYS_LENT)))
 
 
 def may_use_keys() -> bool:
-    """Whether jobs of this process may use the keys of the machine's owner."""
+    """Whether jobs of this process may use the API keys of the machine's owner."""
     return _open_folders is None or _keys_lent
 
 
 def may_reach(path: Path) -> bool:
-    """Whether a path from a file or a setting may be accessed: it is in an open folder, and in none that somebody else has alone."""
+    """Whether jobs of this process may access `path`: it is in no folder that somebody else than the job's user has alone, and in
+    an open folder if `keep_files_inside` names any."""
     return (_open_folders is None or lies_in(path, _open_folders)) and not is_closed(path)
 
 
 def lies_in(path: str | os.PathLike, folders: Iterable[Path] | None) -> bool:
-    """Whether a path is inside one of these folders, themselves resolved; None: anywhere. Links are followed first, so none
-    leads outside. An invalid path is inside none."""
+    """Whether `path`, with links followed, is inside one of `folders` (resolved paths); None allows any folder.
+
+    False for invalid paths (NUL byte, loop of links, a name over 255 bytes), and for a network path unless a folder in `folders` is
+    a network path.
+    """
     folders = None if folders is None else list(folders)
     if folders is not None and is_share(path) and not any(is_share(folder) for folder in folders):
         return False
@@ -101,20 +108,29 @@ def lies_in(path: str | os.PathLike, folders: Iterable[Path] | None) -> bool:
 
 
 def lies_in_on_windows(path: str, folders: Iterable[str]) -> bool:
-    r"""`lies_in` for an absolute Windows path, by its text only. What Windows does not read as a plain path is inside none
-    of them: \\?\ and \\.\ devices, streams (a.txt:b), reserved names (CON, LPT1.txt), parts that end in a dot or space."""
+    r"""`lies_in` for an absolute Windows path, by its text only, without following links.
+
+    False for everything that Windows does not read as a plain path: \\?\ and \\.\ devices, streams (a.txt:b), reserved names (CON,
+    LPT1.txt), components that end in a dot or space.
+    """
     path = _EXTENDED.sub(lambda match: "\\\\" if match[1] else "", path.replace("/", "\\"))
-    whole = PureWindowsPath(ntpath.normpath(path))
-    if not whole.is_absolute() or whole.drive.startswith(("\\\\?", "\\\\.", "//?", "//.")):
+    windows_path = PureWindowsPath(ntpath.normpath(path))
+    if not windows_path.is_absolute() or windows_path.drive.startswith(("\\\\?", "\\\\.", "//?", "//.")):
         return False
-    if any(windows_trap(part) for part in whole.parts[1:]):
+    if any(is_special_on_windows(part) for part in windows_path.parts[1:]):
         return False
-    return any(whole.is_relative_to(PureWindowsPath(ntpath.normpath(folder))) for folder in folders)
+    return any(windows_path.is_relative_to(PureWindowsPath(ntpath.normpath(folder))) for folder in folders)
 
 
-def windows_trap(part: str) -> bool:
-    """Whether Windows takes this part of a path for something other than a file or folder of that name."""
-    if not part or part != part.rstrip(". ") or any(sign in '<>:"|?*' or ord(sign) < 32 for sign in part):
+def is_special_on_windows(part: str) -> bool:
+    """Whether Windows would not read the path component `part` as a plain file name: it is empty, reserved (CON, LPT1), ends in a
+    dot or space, or has a forbidden character.
+    """
+    if (
+        not part
+        or part != part.rstrip(". ")
+        or any(character in '<>:"|?*' or ord(character) < 32 for character in part)
+    ):
         return True
     stem = part.split(".")[0].rstrip(" ").upper()
     return stem in ("CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$") or bool(_PORT.fullmatch(stem))

@@ -23,7 +23,7 @@ TEMPORARY_NAMES = (_TEMPORARY, f"{_TEMPORARY}.*")  # of tempfile; any other file
 
 
 def _umask() -> int:
-    """Return the process's umask. It can only be read by setting it for all threads, so once at the start."""
+    """Return the process's umask. Reading it means setting it for all threads, so this is called once, at import."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
@@ -44,12 +44,12 @@ def _retry(action, *arguments) -> None:
 
 
 def replace(source: Path | str, target: Path | str) -> None:
-    """Rename `source` over `target`."""
+    """Rename `source` over `target`, retrying while another program on Windows has `target` open."""
     _retry(os.replace, source, target)
 
 
-def put_new(source: Path, target: Path) -> None:
-    """Rename `source` to an unused name: FileExistsError instead of replacing anything."""
+def rename_noreplace(source: Path, target: Path) -> None:
+    """Rename `source` to `target`; raises FileExistsError if `target` exists."""
     if os.name != "nt" and not source.is_dir():
         try:
             os.link(source, target)  # refuses an existing name, unlike a rename
@@ -65,14 +65,14 @@ def put_new(source: Path, target: Path) -> None:
 
 
 def numbered(name: str, ending: str = "") -> Iterator[str]:
-    """The names that are tried until one is unused: name, name-2, name-3 ..., each with the ending."""
+    """Yield candidate names without end: name, name-2, name-3 ..., each followed by `ending`."""
     return (f"{name}{'' if number == 1 else f'-{number}'}{ending}" for number in count(1))
 
 
-def put_folder(source: Path, parent: Path, name: str) -> Path:
-    """Rename a folder to the first unused of the `numbered` names in `parent`. Returns it."""
-    for free in numbered(name):
-        target = parent / free
+def rename_to_unused(source: Path, parent: Path, name: str) -> Path:
+    """Rename folder `source` to the first unused of the `numbered` names in `parent`; return its new path."""
+    for candidate in numbered(name):
+        target = parent / candidate
         if target.exists():
             continue
         # On POSIX a rename silently replaces an empty folder; one created meanwhile is not empty.
@@ -87,7 +87,7 @@ def put_folder(source: Path, parent: Path, name: str) -> Path:
 
 
 def remove(path: Path | str) -> None:
-    """Delete a file; a missing one is fine."""
+    """Delete a file; does nothing if it is missing."""
     with suppress(FileNotFoundError):
         _retry(os.unlink, path)
 
@@ -104,7 +104,7 @@ def remove_any(path: Path) -> None:
 
 
 def sync_file(path: Path | str) -> None:
-    """Wait until the file's bytes are on disk, if the drive supports it (not every network drive does)."""
+    """Flush a file to disk (fsync). Errors of drives that do not support fsync are ignored."""
     with open(path, "rb+") as handle:
         try:
             os.fsync(handle.fileno())
@@ -114,7 +114,7 @@ def sync_file(path: Path | str) -> None:
 
 
 def sync_folder(path: Path | str) -> None:
-    """Wait until the folder's entries are on disk, if supported (not on Windows, not on every network drive)."""
+    """Flush the entries of a folder to disk (fsync). Does nothing on Windows; errors of fsync are ignored."""
     if os.name == "nt":
         return
     handle = os.open(path, os.O_RDONLY)
@@ -126,7 +126,9 @@ def sync_folder(path: Path | str) -> None:
 
 
 def make_folders(path: Path | str) -> None:
-    """Create a folder with its parents, and wait until each new one is on disk."""
+    """Create a folder and its missing parents, and flush each new entry to disk. Raises NotADirectoryError if one of them is a
+    file.
+    """
     path = Path(path)
     if not path.is_dir():
         if path.exists():
@@ -138,12 +140,12 @@ def make_folders(path: Path | str) -> None:
 
 @contextmanager
 def open_atomic(target: Path | str, *, synced: bool = True) -> Iterator[Path]:
-    """Yield a temporary path in the target's folder; on success it replaces the target, otherwise it is removed.
+    """Context that yields a temporary path next to `target`; on success it is renamed over `target`, on an error deleted.
 
-    If the target is a link, the file that it points to is replaced; the link itself if it leads outside a shared page's
-    folders, or to a folder or device. Raises OSError for devices and pipes.
+    If `target` is a link, the linked file is replaced; if the link leads outside a shared page's folders, or to a folder or
+    device, the link itself. Raises OSError if `target` is a device or pipe.
 
-    synced   False does not wait for the disk: for many files, before one `sync_all`
+    synced   flush to disk; False for many files, to be followed by one `sync_all`
     """
     target = _writable_target(Path(target))
     temporary = _temporary_file(target)
@@ -151,7 +153,7 @@ def open_atomic(target: Path | str, *, synced: bool = True) -> Iterator[Path]:
         yield temporary
         if synced:
             sync_file(temporary)
-        give_usual_mode(temporary)
+        apply_umask(temporary)
         replace(temporary, target)
         if synced:
             sync_folder(target.parent)
@@ -160,16 +162,18 @@ def open_atomic(target: Path | str, *, synced: bool = True) -> Iterator[Path]:
 
 
 def _temporary_file(target: Path) -> Path:
-    """Create an empty temporary file in the target's folder and return its path."""
+    """Create an empty temporary file in the folder of `target` and return its path."""
     make_folders(target.parent)
     handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=target.suffix, dir=target.parent)
     os.close(handle)
     return Path(name)
 
 
-def write_aside(target: Path, data: bytes) -> Path:
-    """Write `data` to a temporary file next to the target and return its path, for `put_aside`. Not flushed to disk: with many
-    files, call `sync_all` once in between."""
+def write_temporary(target: Path, data: bytes) -> Path:
+    """Write `data` to a temporary file next to `target` and return its path, to be renamed by `replace_by_temporary`.
+
+    The file is not flushed to disk: call `sync_all` once before the first `replace_by_temporary`.
+    """
     temporary = _temporary_file(_writable_target(target))
     try:
         temporary.write_bytes(data)
@@ -179,15 +183,16 @@ def write_aside(target: Path, data: bytes) -> Path:
     return temporary
 
 
-def put_aside(temporary: Path, target: Path) -> None:
-    """Rename a file of `write_aside` to its target."""
-    give_usual_mode(temporary)
+def replace_by_temporary(temporary: Path, target: Path) -> None:
+    """Rename a temporary file, which `write_temporary` has written for `target`, over `target`."""
+    apply_umask(temporary)
     replace(temporary, _writable_target(target))
 
 
 def _writable_target(target: Path) -> Path:
-    """The path to replace when writing to `target`: itself, or for a link the file that it leads to, if that may be written.
-    Raises OSError for devices and pipes."""
+    """Return the path to replace when writing to `target`: the linked file if `target` is a link and jobs may reach that file,
+    else `target`. Raises OSError for devices and pipes.
+    """
     if os.path.islink(target):
         leads_to = Path(os.path.realpath(target))
         follows = may_reach(target) and (leads_to.is_file() or not os.path.lexists(leads_to))
@@ -198,7 +203,7 @@ def _writable_target(target: Path) -> Path:
 
 
 def sync_all(paths: Iterable[Path]) -> None:
-    """Wait until these files are on disk: with one call where the system has one, else file by file."""
+    """Flush files to disk: with one os.sync() if the system has it, else one by one."""
     if hasattr(os, "sync"):
         return os.sync()
     for path in paths:
@@ -208,7 +213,7 @@ def sync_all(paths: Iterable[Path]) -> None:
 
 @contextmanager
 def folder_atomic(target: Path | str) -> Iterator[Path]:
-    """`open_atomic` for a folder. An existing folder is replaced once the new one is complete, then deleted."""
+    """Context that yields a temporary folder next to `target`; on success it replaces `target`, on an error it is deleted."""
     target = Path(target)
     make_folders(target.parent)
     temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=target.parent))
@@ -219,7 +224,7 @@ def folder_atomic(target: Path | str) -> Iterator[Path]:
                 sync_folder(path)
             else:
                 sync_file(path)
-        give_usual_mode(temporary)
+        apply_umask(temporary)
         _put_in_place(temporary, target)
         sync_folder(target.parent)
     finally:
@@ -227,9 +232,10 @@ def folder_atomic(target: Path | str) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path | str, *patterns: str, files_only: bool = False) -> None:
-    """Remove temporary files and folders that killed processes left there, older than an hour (an ongoing write is younger).
+    """Delete temporary files and folders in `folder` that killed processes left: those unchanged for LEFTOVER_SECONDS.
 
-    patterns   of names; by default TEMPORARY_NAMES
+    patterns     glob patterns of their names; by default TEMPORARY_NAMES
+    files_only   leave folders alone
     """
     with suppress(OSError):
         for path in [path for pattern in patterns or TEMPORARY_NAMES for path in Path(folder).glob(pattern)]:
@@ -239,7 +245,9 @@ def remove_leftovers(folder: Path | str, *patterns: str, files_only: bool = Fals
 
 
 def _put_in_place(temporary: Path, target: Path) -> None:
-    """Rename a folder to a target that may exist: the old one is moved aside, and back if the rename fails."""
+    """Rename folder `temporary` to `target`. An existing `target` is moved aside first and then deleted; it is moved back if the
+    rename fails.
+    """
     if not target.exists():
         replace(temporary, target)
         return
@@ -254,24 +262,31 @@ def _put_in_place(temporary: Path, target: Path) -> None:
     remove_folder(aside)
 
 
-def give_usual_mode(path: Path) -> None:
-    """Set a new file's usual mode, as only its owner can read those of mkstemp. USB sticks and network drives ignore it."""
+def apply_umask(path: Path) -> None:
+    """Give a file or folder created by tempfile, which only its owner can read, the permissions that the umask allows.
+
+    Does nothing on Windows and on drives without permissions.
+    """
     if os.name != "nt":
         with suppress(OSError):
             os.chmod(path, (0o777 if path.is_dir() else 0o666) & ~UMASK)
 
 
 def write_bytes(target: Path | str, data: bytes, *, synced: bool = True) -> None:
+    """Write `data` to `target` by `open_atomic`."""
     with open_atomic(target, synced=synced) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text(target: Path | str, text: str) -> None:
-    """Write UTF-8 without a byte order mark and with the line endings of `text`."""
+    """Write `text` to `target` atomically, in UTF-8 without byte order mark; line endings are not changed."""
     write_bytes(target, text.encode("utf-8"))
 
 
 def write_json(target: Path | str, value: Any) -> None:
-    """Write JSON in UTF-8. Invalid Unicode (file names in another encoding) becomes JSON escapes."""
+    """Write `value` to `target` atomically as indented JSON in UTF-8. Raises ValueError for NaN and infinity.
+
+    Invalid Unicode (file names in another encoding) becomes JSON escapes.
+    """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_bytes(target, text.encode("utf-8", "backslashreplace"))

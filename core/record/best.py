@@ -1,4 +1,4 @@
-"""Which checkpoint of a run is best by the loss measured at each save, and how certain that is."""
+"""The best checkpoint of a run by the loss measured at each save, and how significant its lead is."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,14 +23,15 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Best:
-    """The saved checkpoint with the lowest measured loss.
+    """The saved checkpoint with the lowest measured loss, and how the other measured checkpoints compare with it.
 
     file         relative to the run folder
     measured_on  "held_out", or "training": training images, which cannot show overfitting
-    images       how many were measured
-    others       how many other checkpoints were measured the same way
-    as_good      steps within noise of it                     unknown   steps that cannot be compared with it
-    unclear      how many are within noise although their loss is higher than that of a clearly worse one
+    images       number of images measured
+    others       number of other checkpoints measured on the same images
+    as_good      steps of checkpoints whose loss is not significantly higher
+    unknown      steps of checkpoints that cannot be compared
+    unclear      number of checkpoints whose loss is not significantly higher, but above that of a significantly worse one
     """
 
     file: str
@@ -45,7 +46,7 @@ class Best:
 
     @property
     def what(self) -> str:
-        """Text on what was measured: "loss on 12 held-out images"."""
+        """What was measured, as text: "loss on 12 held-out images"."""
         count = f"{self.images} {'held-out' if self.measured_on == 'held_out' else 'training'} images"
         if self.measured_on == "held_out":
             return f"loss on {count}"
@@ -53,7 +54,7 @@ class Best:
 
     @property
     def sure(self) -> str:
-        """Text on how certain the choice is: "clearly better than ...", "the only existing checkpoint that was measured"."""
+        """How certain the choice is, as text: "clearly better than the other 3", "certainty was not measured"."""
         if not self.others:
             return "the only existing checkpoint that was measured"
         if self.unknown and not self.as_good:
@@ -68,8 +69,9 @@ class Best:
 
     @property
     def label(self) -> str:
-        """The mark after its name in a list of files: "best" if held-out images were measured and no other may be as good, else
-        "lowest loss"; "" if no other existing one was measured."""
+        """Mark for lists of files: "best" if measured on held-out images and no other checkpoint may be as good, else "lowest loss" or
+        "lowest loss on training images"; "" if no other checkpoint was measured.
+        """
         if not self.others:
             return ""
         if self.measured_on != "held_out":
@@ -77,11 +79,12 @@ class Best:
         return LOWEST if self.as_good or self.unknown else "best"
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the fields together with `what`, `sure` and `label`."""
         return vars(self) | {"what": self.what, "sure": self.sure, "label": self.label}
 
 
 def short_label(label: str) -> str:
-    """`Best.label` for a small place: without what was measured."""
+    """Shorten a `Best.label` for narrow lists: without " on training images"."""
     return label.removesuffix(ON_TRAINED)
 
 
@@ -89,8 +92,8 @@ def best_checkpoint(saved: Iterable[tuple[int, str]], measured: Iterable[Mapping
     """Return the checkpoint with the lowest loss among those that exist and were measured on the same images as the newest;
     None if none was measured.
 
-    saved      (step, file) of existing ones; the first of several files of one step counts
-    measured   "validated" events as in the journal, the newest of a step last
+    saved      (step, file) of existing checkpoints; of several files of one step the first counts
+    measured   "validated" events of the journal in order; of several of one step the last counts
     """
     files: dict[int, str] = {}
     for step, file in saved:
@@ -123,10 +126,11 @@ def best_checkpoint(saved: Iterable[tuple[int, str]], measured: Iterable[Mapping
 
 
 def clearly_lower(losses: Sequence[float], others: Sequence[float], compared: int = 1) -> bool | None:
-    """Whether `losses` are significantly lower than `others`: a paired t-test over (image, timestep).
+    """Whether `losses` are significantly lower than `others`: a paired t-test.
 
-    compared   number of comparisons: the significance level is divided by it (Bonferroni)
-    returns    None if the two are not comparable, or too few to tell
+    losses, others   losses of two checkpoints at the same (image, timestep) pairs in the same order
+    compared         number of comparisons, by which the significance level is divided (Bonferroni)
+    returns          None if the lengths differ or there are fewer than LEAST_PAIRS losses
     """
     if len(losses) != len(others) or len(losses) < LEAST_PAIRS:
         return None
@@ -138,8 +142,10 @@ def clearly_lower(losses: Sequence[float], others: Sequence[float], compared: in
 
 
 def student_t(probability: float, freedom: int) -> float:
-    """The quantile of Student's t, by its expansion around the normal one (Abramowitz & Stegun 26.7.5): within 2% for 3
-    degrees of freedom at 0.975, and closer for more."""
+    """Return the quantile of Student's t distribution at `probability`, with `freedom` degrees of freedom.
+
+    Expansion around the normal quantile (Abramowitz & Stegun 26.7.5): within 2% for 3 degrees of freedom at 0.975, closer for more.
+    """
     z = NormalDist().inv_cdf(probability)
     terms = (
         (z**3 + z) / 4,
@@ -151,7 +157,7 @@ def student_t(probability: float, freedom: int) -> float:
 
 
 class BestTracker:
-    """Collects "validated" and "saved" events of a journal, line by line, for `best`."""
+    """Collects a journal's "validated" and "saved" events and computes the best checkpoint from them."""
 
     def __init__(self) -> None:
         self.measured: list[Line] = []
@@ -159,14 +165,16 @@ class BestTracker:
         self._cached: tuple[Any, Best | None] | None = None
 
     def take(self, line: Line) -> None:
-        """Add a line of the journal. A run resumed from an earlier state repeats steps: the newer lines count."""
+        """Add an event of the journal. A run resumed from an earlier state repeats steps: its newer events replace the older ones."""
         if line["kind"] == "validated":
             self.measured = [old for old in self.measured if old["step"] < line["step"]] + [line]
         elif line["kind"] == "saved":
             self.saved = [old for old in self.saved if old["file"] != line["file"]] + [line]
 
     def best(self, folder: Path) -> Best | None:
-        """Return the best checkpoint; computed again only after a new measurement or file, or when a file is gone."""
+        """Return the best of the checkpoints that still exist in run folder `folder`, or None. Cached until an event is added or a
+        file is deleted.
+        """
         existing = tuple((line["step"], line["file"]) for line in self.saved if (folder / line["file"]).exists())
         key = (existing, len(self.measured), self.measured[-1]["seq"] if self.measured else 0)
         if self._cached is None or self._cached[0] != key:
@@ -178,20 +186,22 @@ class BestTracker:
 
 
 def write_best(folder: Path, best: Best | None) -> None:
-    """Write the best checkpoint to best.json in the run folder, for lists of files."""
+    """Write `best` to best.json in the run folder, for lists of files; does nothing for None."""
     if best is not None:
         atomic.write_json(folder / FILE, best.to_dict())
 
 
 def stored_best(folder: Path) -> dict[str, Any] | None:
-    """`Best.to_dict` as last stored by the run; None if its file is gone."""
+    """Return the `Best.to_dict` stored in best.json of a run folder; None if best.json is missing or damaged, or the checkpoint is
+    gone.
+    """
     content = _read_best(folder)
     return content if content is not None and (folder / str(content.get("file"))).exists() else None
 
 
 @cached_until_changed(2000, missing=None, name=FILE)  # lists of files need hundreds
 def _read_best(folder: Path) -> dict[str, Any] | None:
-    """The content of best.json, None if it is damaged."""
+    """Return the content of best.json in a run folder; None if it is missing or damaged."""
     try:
         return read_json_object(folder / FILE)
     except (ProblemsError, OSError, ValueError):
@@ -199,6 +209,6 @@ def _read_best(folder: Path) -> dict[str, Any] | None:
 
 
 def read_best(folder: Path) -> tuple[str, str] | None:
-    """(file relative to the run folder, its label) of `stored_best`."""
+    """Return (file relative to the run folder, label) of the `stored_best`; None without one."""
     content = stored_best(folder) or {}
     return (str(content["file"]), str(content["label"])) if "label" in content else None

@@ -27,14 +27,20 @@ AGAIN = "download or copy it again"
 def read_json(
     path: Path | str, fix: str = AGAIN, *, max_bytes: int = MAX_BYTES, max_values: int = MAX_VALUES, finite: bool = True
 ) -> Any:
-    """The content of a JSON file. Raises ProblemsError (MissingFile if there is none)."""
+    """Parse a JSON file. Raises ProblemsError for invalid or too large content, MissingFile if there is no file.
+
+    fix         advice to the user in the problem
+    max_bytes   limit on the size of the file
+    max_values  limit on the number of values in the file
+    finite      whether NaN and infinity are refused
+    """
     return parse_json(read_regular(path, max_bytes), str(path), fix, max_values=max_values, finite=finite)
 
 
 def read_json_object(
     path: Path | str, fix: str = AGAIN, *, max_bytes: int = MAX_BYTES, max_values: int = MAX_VALUES, finite: bool = True
 ) -> dict[str, Any]:
-    """`read_json` that raises ProblemsError for anything but an object."""
+    """`read_json` that raises ProblemsError also if the top-level value is not an object."""
     value = read_json(path, fix, max_bytes=max_bytes, max_values=max_values, finite=finite)
     if not isinstance(value, dict):
         raise ProblemsError.one(
@@ -53,19 +59,22 @@ def parse_json(
     subject: str = "This",
     **hooks: Any,
 ) -> Any:
-    """The content of the text, in UTF-8 or with a byte order mark of UTF-16 or 32. Raises ProblemsError.
+    """Parse JSON text; bytes are UTF-8, 16 or 32. Raises ProblemsError for invalid or too large content.
 
-    finite   refuse NaN and infinity      subject  of the error's sentence
-    hooks    of `json.loads`, such as object_pairs_hook (may raise ValueError)
+    where, fix   location and advice of the problem
+    max_values   limit on the number of values
+    finite       whether NaN and infinity are refused
+    subject      begins the problem's sentence: "{subject} is not valid JSON"
+    hooks        arguments of `json.loads`, such as object_pairs_hook (may raise ValueError)
     """
     try:
         if isinstance(text, bytes):
             text = text.decode(json.detect_encoding(text))
         text = text.removeprefix("\ufeff")
         _check_structure(text, max_values)
-        numbers: dict[str, Any] = {"parse_int": _whole}
+        numbers: dict[str, Any] = {"parse_int": _bounded_int}
         if finite:
-            numbers |= {"parse_float": _finite, "parse_constant": _finite}
+            numbers |= {"parse_float": _finite_float, "parse_constant": _finite_float}
         value = json.loads(text, **numbers, **hooks)
         if "\\u" in text or HALF_PAIR.search(text):
             _check_strings(value)
@@ -77,7 +86,7 @@ def parse_json(
 
 
 def json_or_none(text: str | bytes) -> Any:
-    """The content of the text; None where it is not JSON within the limits."""
+    """Parse JSON text; None if it is invalid or exceeds the default limits."""
     try:
         return parse_json(text, "")
     except ProblemsError:
@@ -85,13 +94,14 @@ def json_or_none(text: str | bytes) -> Any:
 
 
 def _reason(error: Exception) -> str:
+    """Return why JSON text could not be parsed, as a clause."""
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8 text"
     return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 def _check_structure(text: str, max_values: int) -> None:
-    """Raise ValueError for text nested too deeply or with too many values, before Python creates any."""
+    """Raise ValueError if JSON text is nested deeper than MAX_DEPTH or has more than `max_values` values, before it is parsed."""
     opened = text.count("[") + text.count("{")  # an upper limit: it counts those in strings too
     if opened <= MAX_DEPTH and opened + text.count(",") <= max_values:
         return
@@ -107,13 +117,15 @@ def _check_structure(text: str, max_values: int) -> None:
         raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
 
 
-def _whole(digits: str) -> int:
+def _bounded_int(digits: str) -> int:
+    """Parse an integer. Raises ValueError for more than MAX_DIGITS digits."""
     if len(digits) > MAX_DIGITS:
         raise ValueError(f"a number has {len(digits):,} digits")
     return int(digits)
 
 
-def _finite(text: str) -> float:
+def _finite_float(text: str) -> float:
+    """Parse a number. Raises ValueError for NaN and infinity."""
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{text[:MAX_DIGITS]} is not a finite number")
@@ -121,15 +133,15 @@ def _finite(text: str) -> float:
 
 
 def _check_strings(value: Any) -> None:
-    """Raise ValueError for strings with half a surrogate pair, which cannot be written to any file or page."""
-    rest = [value]
-    while rest:
-        value = rest.pop()
+    """Raise ValueError if a string anywhere in `value` has half a surrogate pair, which cannot be written to a file or page."""
+    pending = [value]
+    while pending:
+        value = pending.pop()
         if isinstance(value, str):
             if HALF_PAIR.search(value):
                 raise ValueError("a string contains half of a surrogate pair")
         elif isinstance(value, dict):
-            rest += value
-            rest += value.values()
+            pending += value
+            pending += value.values()
         elif isinstance(value, (list, tuple)):
-            rest += value
+            pending += value

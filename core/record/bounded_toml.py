@@ -16,7 +16,10 @@ LONG_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*+{_KEY}(?:[ \t]*+\.[ \t]*+{_KEY}){{{
 
 
 def read_toml(path: Path | str, where: str, fix: str) -> dict[str, Any]:
-    """The content of a TOML file. Raises ProblemsError (MissingFile if there is none)."""
+    """Parse a TOML file. Raises ProblemsError for invalid or too large content, MissingFile if there is no file.
+
+    where, fix   location and advice of the problem, if the content is invalid
+    """
     data = read_regular(path, MAX_BYTES)
     try:
         return parse_toml(data.decode("utf-8-sig"), where, fix)
@@ -27,7 +30,7 @@ def read_toml(path: Path | str, where: str, fix: str) -> dict[str, Any]:
 
 
 def parse_toml(text: str, where: str, fix: str) -> dict[str, Any]:
-    """The content of the text. Raises ProblemsError."""
+    """Parse TOML text. Raises ProblemsError with this `where` and `fix` for invalid or too large content."""
     try:
         return bounded_loads(text)
     except (ValueError, RecursionError) as error:
@@ -36,7 +39,7 @@ def parse_toml(text: str, where: str, fix: str) -> dict[str, Any]:
 
 
 def bounded_loads(text: str) -> dict[str, Any]:
-    """Parse TOML within limits. Raises ValueError or RecursionError."""
+    """Parse TOML text. Raises ValueError or RecursionError for invalid or too large content."""
     if LONG_KEY.search(text):
         raise ValueError(f"a key has more than {MOST_PARTS} parts")
     content = tomllib.loads(text)
@@ -45,7 +48,7 @@ def bounded_loads(text: str) -> dict[str, Any]:
 
 
 def _check_depth(value: Any) -> None:
-    """Raise ValueError for tables and lists nested deeper than the program's own functions can walk."""
+    """Raise ValueError for tables and lists nested deeper than MAX_DEPTH."""
     level, depth = [value], 0
     while level:
         depth += 1

@@ -1,4 +1,4 @@
-"""Reads YAML from user files within limits (as bounded_json.py does for JSON): plain values, without aliases and tags of objects."""
+"""Reads YAML from user files within limits (as bounded_json.py does for JSON): plain values only, aliases and tags are refused."""
 
 import re
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ else:
 
 
 class _Loader(Base):
-    """Loads plain values. repeated: keys that a mapping has twice ("lr (line 12)"), of which the last counts."""
+    """Loads plain values with text keys. repeated: duplicate keys as "lr (line 12)"; the last value of a key counts."""
 
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in each if tag not in LEFT_OUT]
@@ -32,6 +32,7 @@ class _Loader(Base):
         self.repeated: list[str] = []
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
+        """Return a mapping as dict and note duplicate keys. Raises ConstructorError for a key that is a list or mapping."""
         values: dict[str, Any] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
@@ -43,7 +44,9 @@ class _Loader(Base):
 
 
 def parse_yaml(text: str, where: str, fix: str) -> tuple[Any, list[str]]:
-    """The content of the text, and the keys that are written twice: "lr (line 12)". Raises ProblemsError."""
+    """Parse YAML text; return (content, duplicate keys as "lr (line 12)"). Raises ProblemsError with this `where` and `fix` for
+    invalid or too large content.
+    """
     try:
         return bounded_yaml(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:
@@ -52,7 +55,7 @@ def parse_yaml(text: str, where: str, fix: str) -> tuple[Any, list[str]]:
 
 
 def bounded_yaml(text: str) -> tuple[Any, list[str]]:
-    """`parse_yaml` that raises ValueError or RecursionError instead."""
+    """`parse_yaml` that raises ValueError or RecursionError instead of ProblemsError."""
     try:
         _check_structure(text)
         loader = _Loader(text)
@@ -66,7 +69,7 @@ def bounded_yaml(text: str) -> tuple[Any, list[str]]:
 
 
 def _check_structure(text: str) -> None:
-    """Raise ValueError for aliases, which multiply what they stand for, deep nesting and too many values, before any is created."""
+    """Raise ValueError for aliases, tags, long numbers, deep nesting or too many values in YAML text, before any value is created."""
     depth = values = 0
     for event in yaml.parse(text, Loader=Base):
         line = event.start_mark.line + 1

@@ -19,14 +19,17 @@ DAMAGED = (
 
 
 class _Bounded:
-    """Limits reads from an open file while `zipfile` loads the list of members, which it does in one read. limit: bytes, None for
-    none"""
+    """Binary file that raises BadZipFile when more than `limit` bytes are read at once; None sets no limit.
+
+    `zipfile` loads the list of members in one read.
+    """
 
     def __init__(self, handle: BinaryIO, limit: int) -> None:
         self._handle = handle
         self.limit: int | None = limit
 
     def read(self, count: int = -1) -> bytes:
+        """Read `count` bytes, or without a count up to the limit. Raises BadZipFile if `count` is over the limit."""
         if self.limit is not None:
             if count > self.limit:
                 raise zipfile.BadZipFile("its list of members is too long")
@@ -40,7 +43,9 @@ class _Bounded:
 def open_zip(
     handle: BinaryIO, path: Path | str, fix: str = "download or copy it again", max_listing: int = MAX_LISTING_BYTES
 ) -> zipfile.ZipFile:
-    """The archive in an open file, which the caller closes. Raises ProblemsError."""
+    """Open the zip archive in `handle`, which the caller closes. Raises ProblemsError if it is damaged, or its list of members has
+    more than `max_listing` bytes. path, fix: of the problem.
+    """
     bounded = _Bounded(handle, max_listing)
     try:
         archive = zipfile.ZipFile(bounded)  # type: ignore[call-overload]
@@ -51,7 +56,9 @@ def open_zip(
 
 
 def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int) -> bytes:
-    """A member's bytes. Raises zipfile.BadZipFile if it is longer than listed or compressed in an unsupported way."""
+    """Return a member's decompressed bytes. Raises zipfile.BadZipFile if there are more than `max_bytes`, or if the compression is not
+    stored or deflate.
+    """
     if info.compress_type not in METHODS:
         raise zipfile.BadZipFile(f"{info.filename[:100]} uses an unsupported compression")
     if info.file_size > max_bytes:

@@ -4,11 +4,14 @@ import threading
 
 
 class Cancelled(Exception):
-    """The user asked to stop: finished units are kept, an open one is removed. It may say how many are finished."""
+    """Raised where a job stops at the user's request: finished units are kept, an unfinished one is removed.
+
+    Its text, if any, says how many units are finished.
+    """
 
 
 class CancelToken:
-    """`check` raises Cancelled once `cancel` was called, from any thread."""
+    """A thread-safe stop flag: `check` raises Cancelled after `cancel` was called."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -18,6 +21,7 @@ class CancelToken:
 
     @property
     def wanted(self) -> bool:
+        """Whether `cancel` was called."""
         return self._event.is_set()
 
     def check(self) -> None:

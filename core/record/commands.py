@@ -12,7 +12,9 @@ NAMES = ("pause", "resume", "stop", "save", "sample")
 
 
 def send(folder: Path, name: str) -> str:
-    """Append a command, one of NAMES, to the commands.jsonl of a run folder; return its id."""
+    """Append the command `name`, one of NAMES, to commands.jsonl in the run folder; return the command's id. Raises ValueError for
+    another name.
+    """
     if name not in NAMES:
         raise ValueError(f"unknown command {name!r}")
     identity = uuid.uuid4().hex
@@ -26,21 +28,21 @@ MAX_BYTES = 1 << 20  # read at once; a command has 100
 
 
 class NoCommands:
-    """Reads no commands: for the processes of a distributed training other than the first, which reads them."""
+    """A `CommandReader` that never returns commands: in distributed training, only the first process reads them."""
 
     def new(self) -> list[str]:
         return []
 
 
 class CommandReader:
-    """Reads the commands that arrived since it was created (older ones belong to an earlier process of the run)."""
+    """Reads the commands appended to a run's commands.jsonl after this object was created."""
 
     def __init__(self, folder: Path):
         self._path = folder / "commands.jsonl"
         self._offset = self._path.stat().st_size if self._path.exists() else 0
 
     def new(self) -> list[str]:
-        """Names of new commands in order. Costs one stat if there are none."""
+        """Return the names of the commands since the last call, oldest first. Costs one stat if there are none."""
         try:
             if self._path.stat().st_size <= self._offset:
                 return []
@@ -49,10 +51,10 @@ class CommandReader:
                 data = handle.read(MAX_BYTES)
         except (OSError, ProblemsError):
             return []
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
+        complete_lines = data[: data.rfind(b"\n") + 1]
+        self._offset += len(complete_lines)
         names = []
-        for text in whole.splitlines():
+        for text in complete_lines.splitlines():
             try:
                 name = json.loads(text)["name"]
             except (ValueError, RecursionError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""What a job works with: folders, device, its journal, the commands to it."""
+"""The environment of a job: folders, device, journal, commands, and callbacks for progress."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ PAUSE_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a job. state: "done" or "stopped"; lines: results as text; facts: the same as plain JSON."""
+    """The result of a job. state: "done" or "stopped"; lines: results as text; facts: the same results as JSON values."""
 
     state: str = "done"
     lines: Sequence[str] = ()
@@ -36,24 +36,27 @@ class Reports:
     def stage(
         self, text: str, done: int = 0, total: int = 0, step: int = 0, steps: int = 0, *, of_bytes: bool = False
     ) -> None:
-        """Report the current stage with its count. step, steps: sampling steps of the image that is being generated; of_bytes:
-        done and total are bytes."""
+        """Report the current stage `text` and its progress, `done` of `total`, in bytes with `of_bytes`.
+
+        step, steps   sampling step of the image that is being generated, and their number
+        """
 
     def say(self, text: str, level: str = "info", fix: str = "", code: str = "") -> None:
-        """Write a line to the log. code: as of a `Problem`"""
+        """Write `text` to the log. level: "info", "warning" or "error"; fix, code: as in `Problem`."""
 
     def warn(self, problem: Problem) -> None:
-        """Write a problem that does not end the job to the log."""
+        """Write a problem to the log as a warning; the job goes on."""
         self.say(problem.what, "warning", problem.fix, problem.code)
 
     def generated(self, path: Path, seed: int) -> None:
-        """Report an image that was generated and saved."""
+        """Report an image that was generated with `seed` and saved at `path`."""
 
     def preview(self, jpeg: bytes) -> None:
-        """Report an approximation of the image that is being generated."""
+        """Report an approximate preview, as JPEG bytes, of the image that is being generated."""
 
     @property
     def cancel(self) -> CancelToken:
+        """Token by which work checks for a stop; here one that is never cancelled."""
         return CancelToken()
 
 
@@ -62,11 +65,14 @@ NO_REPORTS = Reports()
 
 @dataclass
 class JobContext(Reports):
-    """A job's environment.
+    """The environment of one job.
 
-    store      keeps a model loaded between generate jobs        processes  those that train as one
-    pauses     whether `check` waits while the job is paused; trainings wait at the end of a step instead
-    pending    commands read but not handled yet
+    folder      the job's run folder
+    store       keeps a model loaded between generate jobs
+    token       set by a stop
+    processes   the processes of a distributed training
+    pauses      whether `check` waits while the job is paused; False for trainings, which wait at the end of a step
+    pending     commands read from the file but not handled yet
     """
 
     workspace: Workspace
@@ -85,8 +91,9 @@ class JobContext(Reports):
     def stage(
         self, text: str, done: int = 0, total: int = 0, step: int = 0, steps: int = 0, *, of_bytes: bool = False
     ) -> None:
-        """Report the current stage; counts are written at most every STAGE_SECONDS, and always at the end. step, steps: of the
-        image that is being generated; of_bytes: the counts are bytes"""
+        """Report the current stage to the journal: with the same `text` at most every STAGE_SECONDS, but always once `done` reaches
+        `total`. Arguments as in `Reports.stage`.
+        """
         now = time.monotonic()
         if text == self._stage_text and done < total and now - self._stage_time < STAGE_SECONDS:
             return
@@ -94,26 +101,29 @@ class JobContext(Reports):
         self.journal.put(Stage(text, done, total, step, steps, of_bytes))
 
     def say(self, text: str, level: str = "info", fix: str = "", code: str = "") -> None:
+        """Write a message to the journal. Arguments as in `Reports.say`."""
         self.journal.put(LogMessage(level, text, fix, code))
 
     def generated(self, path: Path, seed: int) -> None:
+        """Write the image to the journal and delete the preview file."""
         self.journal.put(ImageGenerated(str(path), seed))
         with suppress(OSError):
             self.folder.preview.unlink(missing_ok=True)
 
     def preview(self, jpeg: bytes) -> None:
+        """Write the JPEG bytes to the run folder's preview file; errors are ignored."""
         with suppress(OSError):  # a full disk ends no job for this
             atomic.write_bytes(self.folder.preview, jpeg, synced=False)
 
     def take_commands(self) -> list[str]:
-        """Return the commands that arrived since the last call; "stop" also sets the cancel token."""
+        """Return the names of the commands that arrived since the last call; "stop" also cancels the token."""
         self._read_commands()
         commands, self.pending = self.pending, []
         return commands
 
     @contextmanager
     def after_stop(self) -> Iterator[None]:
-        """Context for the short final part of a stopped job: only another stop cancels it."""
+        """Context for the short final part of a stopped job, with a new token: only another stop cancels it."""
         stopped, self.token = self.token, CancelToken()
         try:
             yield
@@ -121,8 +131,10 @@ class JobContext(Reports):
             self.token = stopped
 
     def check(self) -> None:
-        """Wait while the job is paused and raise Cancelled after a stop; to be called between units of work outside the training
-        loop. Other commands stay pending."""
+        """Wait while the job is paused; raise Cancelled after a stop. For use between units of work outside the training loop.
+
+        Commands other than pause, resume and stop remain for `take_commands`.
+        """
         self._read_commands()
         if self.pauses and self._pause_requested():
             self._wait()
@@ -130,19 +142,21 @@ class JobContext(Reports):
 
     @property
     def cancel(self) -> CancelToken:
-        """A cancel token whose `check` is this context's, so that functions that take a token also wait while paused."""
+        """A cancel token whose `check` is `JobContext.check`, so functions that take a token also wait while the job is paused."""
         return _Checked(self)
 
     def _read_commands(self) -> None:
+        """Add new commands to `pending`; a "stop" cancels the token."""
         self.pending += self.commands.new()
         if "stop" in self.pending:
             self.token.cancel()
 
     def _pause_requested(self) -> bool:
+        """Whether the last pending "pause" or "resume" is a "pause"."""
         return [name for name in self.pending if name in ("pause", "resume")][-1:] == ["pause"]
 
     def _wait(self) -> None:
-        """Wait until the job is resumed or stopped; the journal gets "paused" and "running"."""
+        """Wait until the job is resumed or stopped. Writes "paused", and after a resume "running", to the journal."""
         self.journal.put(StateChanged("paused"))
         while self._pause_requested() and not self.token.wanted:
             time.sleep(PAUSE_SECONDS)

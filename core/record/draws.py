@@ -12,31 +12,31 @@ from core.record.lazy_torch import torch
 
 
 def address(seed: int, purpose: str, *key: object) -> int:
-    """A 63-bit number that identifies (seed, purpose, key): the first bytes of SHA-256 of the joined words."""
+    """Return a 63-bit seed for (seed, purpose, key): the first bytes of the SHA-256 of their text."""
     text = "\x1f".join(str(part) for part in (seed, purpose, *key))
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "little") >> 1
 
 
 def generator(seed: int, purpose: str, *key: object) -> torch.Generator:
-    """A fresh CPU generator for this address."""
+    """Return a new CPU generator seeded with the `address` of (seed, purpose, key)."""
     return torch.Generator("cpu").manual_seed(address(seed, purpose, *key))
 
 
 def normal(shape, seed: int, purpose: str, *key: object) -> torch.Tensor:
-    """Standard normal draws, float32 on the CPU, of `shape`."""
+    """Return standard normal noise of `shape`, float32 on the CPU, from the generator of (seed, purpose, key)."""
     return torch.randn(tuple(shape), generator=generator(seed, purpose, *key), dtype=torch.float32)
 
 
 def python_random(seed: int, purpose: str, *key: object) -> random.Random:
-    """Python's generator for this address: shuffles, choices, single numbers."""
+    """Return a new generator of Python's `random`, seeded with the `address` of (seed, purpose, key)."""
     return random.Random(address(seed, purpose, *key))
 
 
 def integer(low: int, high: int, seed: int, purpose: str, *key: object) -> int:
-    """One integer, low <= value < high."""
+    """Draw an integer, low <= value < high, from the generator of (seed, purpose, key)."""
     return python_random(seed, purpose, *key).randrange(low, high)
 
 
 def uniform(seed: int, purpose: str, *key: object) -> float:
-    """One number in [0, 1)."""
+    """Draw a number in [0, 1) from the generator of (seed, purpose, key)."""
     return python_random(seed, purpose, *key).random()

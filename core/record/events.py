@@ -1,4 +1,4 @@
-"""The events of a run, frozen, one JSON line each in its journal."""
+"""The events of a run: frozen dataclasses, one JSON line each in the run's journal."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Event:
-    """Base of all events. kind: its name in the journal, which adds v, seq and time; urgent: flushed to the disk at once"""
+    """Base class of all events. kind: name of the event in the journal; urgent: written to disk at once, not at the next flush."""
 
     kind: ClassVar[str]
     urgent: ClassVar[bool]
@@ -18,12 +18,16 @@ class Event:
         cls.kind, cls.urgent = kind, urgent
 
     def facts(self) -> dict[str, Any]:
+        """Return the fields by name, as written to the journal."""
         return dict(vars(self))
 
 
 @dataclass(frozen=True)
 class StateChanged(Event, kind="state", urgent=True):
-    """state: "running", "paused", "done", "stopped" or "failed"; "interrupted" and "damaged" are inferred by readers."""
+    """The run's state: "running", "paused", "done", "stopped" or "failed"; "interrupted" and "damaged" are only inferred by readers.
+
+    message, fix, code   of the problem, if the run failed
+    """
 
     state: str
     message: str = ""
@@ -33,7 +37,10 @@ class StateChanged(Event, kind="state", urgent=True):
 
 @dataclass(frozen=True)
 class Stage(Event, kind="stage"):
-    """The current stage with its count, if any. step, steps: of the image that is being generated."""
+    """The current stage `text` and its progress, `done` of `total` (0 if unknown), in bytes with `of_bytes`.
+
+    step, steps   sampling step of the image that is being generated, and their number
+    """
 
     text: str
     done: int = 0
@@ -45,7 +52,7 @@ class Stage(Event, kind="stage"):
 
 @dataclass(frozen=True)
 class Result(Event, kind="result", urgent=True):
-    """The result of a job: lines of text, and the same as plain JSON (`found`)."""
+    """The result of a job. lines: as text; found: the same as JSON values."""
 
     lines: list[str]
     found: dict[str, Any]
@@ -53,7 +60,7 @@ class Result(Event, kind="result", urgent=True):
 
 @dataclass(frozen=True)
 class Planned(Event, kind="planned"):
-    """Length of the run in steps, once it is known. sentence: how it results from the settings"""
+    """The planned length of a training. total: steps; images: in the dataset; sentence: how the length follows from the settings."""
 
     total: int
     epochs: int
@@ -64,10 +71,13 @@ class Planned(Event, kind="planned"):
 
 @dataclass(frozen=True)
 class Steps(Event, kind="steps"):
-    """Losses read back from the device for some steps; learning rates by part.
+    """Losses and other measurements of the newest training steps.
 
-    corrected    each loss divided by the expected loss at its timesteps (core/training/loop/watching.py)
-    grad_norm    of the newest step, before clipping       weight_norm  of all trained weights, now and then
+    steps, losses   number and loss of each step
+    rates           {part of the model: learning rate}
+    corrected       each loss divided by the expected loss at its timesteps (core/training/loop/watching.py)
+    grad_norm       of the newest step, before clipping
+    weight_norm     of all trained weights; None unless measured
     """
 
     steps: list[int]
@@ -82,11 +92,12 @@ class Steps(Event, kind="steps"):
 
 @dataclass(frozen=True)
 class Forecasted(Event, kind="forecast", urgent=True):
-    """The forecast of a training, from a few of its steps (core/training/probe.py).
+    """The forecast of a training's memory and duration, from a few of its steps (core/training/probe.py).
 
-    peak_bytes         of the GPU, or resident memory         device_bytes   total memory of the device
-    seconds_per_step   by batch: {"512x512, 4 images": 0.41}, the largest first
-    total_seconds      of all steps, without saving and samples
+    peak_bytes         of VRAM, or of resident memory on a CPU
+    device_bytes       total memory of the device
+    seconds_per_step   by batch, the largest first: {"512x512, 4 images": 0.41}
+    total_seconds      of all `total_steps`, without saving and samples
     """
 
     peak_bytes: int
@@ -98,7 +109,7 @@ class Forecasted(Event, kind="forecast", urgent=True):
 
 @dataclass(frozen=True)
 class MemoryUsed(Event, kind="memory", urgent=True):
-    """Peak memory of a training: of its GPU, or resident memory of its process."""
+    """Peak memory of a training: VRAM of its GPU, or resident memory of its process on a CPU."""
 
     peak_bytes: int
     device: str
@@ -106,13 +117,13 @@ class MemoryUsed(Event, kind="memory", urgent=True):
 
 @dataclass(frozen=True)
 class Validated(Event, kind="validated", urgent=True):
-    """The loss on held-out images at fixed timesteps with fixed noise, and on as many training images.
+    """The loss on held-out images and on the same number of training images, at fixed timesteps with fixed noise.
 
     gap          loss - train_loss, which grows with overfitting; both None if not measured
-    by_timestep  {timestep as text: loss on held-out images}
+    by_timestep  {timestep as text: loss}
     measured_on  "held_out", or "training" if no image is held out
     each         the loss of each (image, timestep), always in the same order; an even subset if there are thousands
-    each_of      identifies that order and the images: only measurements with equal values are comparable
+    each_of      identifies the images and order of `each`: only measurements with equal values are comparable
     effect       of a ControlNet or LLLite: |prediction with - without| / |without|
     """
 
@@ -133,8 +144,10 @@ COMPARED = CONTROL_IMAGE, WITHOUT_CONTROL = -2, -1
 
 
 def sample_titles(steps: Iterable[int], at_base: bool = True) -> dict[int, str]:
-    """Return {step: title of its samples} in order. A ControlNet's samples of step 0 need not be the base model's. at_base:
-    whether the run's step 0 is the base model (`TrainJob.starts_at_base`)"""
+    """Return {step: title} in order of step, for the samples of `steps`: "step 250", "base model", or a title of COMPARED.
+
+    at_base   whether step 0 is the base model (`TrainJob.starts_at_base`); with COMPARED steps (a ControlNet) it is just step 0
+    """
     named = {CONTROL_IMAGE: "control image", WITHOUT_CONTROL: "without control"}
     sampled_steps = sorted(set(steps))
     if at_base and sampled_steps and sampled_steps[0] >= 0:
@@ -144,8 +157,14 @@ def sample_titles(steps: Iterable[int], at_base: bool = True) -> dict[int, str]:
 
 @dataclass(frozen=True)
 class Sampled(Event, kind="sample", urgent=True):
-    """A sample was generated. step: 0 is before training, negative ones are the images of COMPARED; file: relative to the
-    run folder; settings: `settings_digest`; seconds: that it took."""
+    """A sample was generated.
+
+    step       0 is before training; negative steps are listed in COMPARED
+    index      position of the prompt among the sample prompts
+    file       relative to the run folder
+    settings   `settings_digest` of the sample
+    seconds    how long the generation took
+    """
 
     step: int
     index: int
@@ -158,7 +177,7 @@ class Sampled(Event, kind="sample", urgent=True):
 
 @dataclass(frozen=True)
 class Saved(Event, kind="saved", urgent=True):
-    """A checkpoint was written. file is relative to the run folder."""
+    """A checkpoint was written. file: relative to the run folder; bytes: its size."""
 
     step: int
     file: str
@@ -167,14 +186,14 @@ class Saved(Event, kind="saved", urgent=True):
 
 @dataclass(frozen=True)
 class BackedUp(Event, kind="backed_up", urgent=True):
-    """A training state was written."""
+    """A training state was written after `step`."""
 
     step: int
 
 
 @dataclass(frozen=True)
 class LogMessage(Event, kind="log"):
-    """A log message. level: "info", "warning" or "error"; code: as of a `Problem`."""
+    """A log message. level: "info", "warning" or "error"; fix, code: as in `Problem`."""
 
     level: str
     text: str
@@ -184,7 +203,7 @@ class LogMessage(Event, kind="log"):
 
 @dataclass(frozen=True)
 class ImageGenerated(Event, kind="image", urgent=True):
-    """A generated image. file is absolute: it is in outputs/images."""
+    """An image was generated with `seed`. file: its absolute path."""
 
     file: str
     seed: int

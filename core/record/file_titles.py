@@ -1,4 +1,4 @@
-"""How a model file is called in titles, lists and messages: the title of its run with the step, else the file's name."""
+"""Titles of model files in lists and messages: the title of the run with the step, else the file's name."""
 
 import re
 from collections.abc import Sequence
@@ -17,20 +17,22 @@ WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
 def file_stem(text: str) -> str:
-    """The name of a file or folder without folder, and without the extension of weights."""
+    """Return the last component of a path, without the extension if that is one of WEIGHTS."""
     name = last_part(text) or text
     stem, dot, suffix = name.rpartition(".")
     return stem if dot + suffix.casefold() in WEIGHTS else name
 
 
 def is_average(name: str) -> bool:
-    """Whether a checkpoint with this name is an average of checkpoints."""
+    """Whether a checkpoint named `name` is an average of checkpoints."""
     return AVERAGE.search(Path(name).stem) is not None
 
 
 def label_of(file: str, step: int | None) -> str:
-    """Label of a checkpoint by the step that it was saved after, "step 1,200"; of an average, "average 40 to 120"; of an empty
-    name, "base model"."""
+    """Return the label of a checkpoint file: "step 1,200"; "average 40 to 120" for an average; "base model" for an empty `file`.
+
+    step   after which it was saved; None: as in the file's name, else the label is the name without extension
+    """
     if not file:
         return BASE_MODEL
     if average := AVERAGE.search(Path(file).stem):
@@ -42,14 +44,14 @@ def label_of(file: str, step: int | None) -> str:
 
 
 def labels_of(files: Sequence[tuple[str, int]]) -> list[str]:
-    """`label_of` each (file, step) of a run; equal ones with the file's name."""
+    """Return `label_of` for each (file, step) of a run; equal labels get the file's name in brackets."""
     labels = [label_of(*each) for each in files]
     pairs = zip(labels, files, strict=True)
     return [label if labels.count(label) == 1 else f"{label} ({file_stem(name)})" for label, (name, _) in pairs]
 
 
 def title_of_file(path: Path, runs: Path) -> str:
-    """Title of a model file: "fox, step 250" for a checkpoint in the folder of runs, else its name without extension."""
+    """Return the title of a model file: "fox, step 250" for a checkpoint of a run in `runs`, else its name without extension."""
     run = run_of(path, runs)
     if run is None:
         return file_stem(path.name)
@@ -58,8 +60,11 @@ def title_of_file(path: Path, runs: Path) -> str:
 
 
 def titles_of(files: Sequence[Sequence[Path]], runs: Path) -> list[str]:
-    """A title for each group of files. Equal titles of different groups get one of these in brackets, the first that differs: the
-    name of the run's folder or the file's folder, the name of the file, the path."""
+    """Return a title for each group of files: the titles of its files, joined by commas.
+
+    Different groups with the same title get a distinction in brackets, the first that differs for all: name of the run's or
+    file's folder, name of the file, path.
+    """
     titles = [", ".join(dict.fromkeys(title_of_file(path, runs) for path in each)) for each in files]
     groups: dict[str, set[tuple[Path, ...]]] = {}
     for title, each in zip(titles, files, strict=True):
@@ -72,7 +77,7 @@ def titles_of(files: Sequence[Sequence[Path]], runs: Path) -> list[str]:
 
 
 def _distinctions(groups: set[tuple[Path, ...]], runs: Path) -> dict[tuple[Path, ...], str]:
-    """{group: text that distinguishes it from the others}, of groups of files with one title."""
+    """Return {group: text that distinguishes it from the others} for groups of files that have the same title."""
     names: dict[tuple[Path, ...], str] = {}
     for name in (lambda path: (run_of(path, runs) or path.parent).name, lambda path: path.name, Path.as_posix):
         names = {each: ", ".join(dict.fromkeys(map(name, each))) for each in groups}
@@ -82,11 +87,12 @@ def _distinctions(groups: set[tuple[Path, ...]], runs: Path) -> dict[tuple[Path,
 
 
 def steps_of(run: Path) -> dict[str, int]:
-    """{file name: step} of the files that a run saved, by its journal."""
+    """Return {file name: step} of the checkpoints saved by the run in folder `run`, from its journal."""
     return _read_steps(RunFolder(run).journal_file)
 
 
 @cached_until_changed(200, missing={})
 def _read_steps(journal: Path) -> dict[str, int]:
+    """Return {file name: step} of the "saved" events of a journal."""
     saved = (line for line in read_lines(journal) if line.get("kind") == "saved")
     return {Path(line["file"]).name: line["step"] for line in saved if {"file", "step"} <= line.keys()}

@@ -1,4 +1,4 @@
-"""Names that earlier versions used in journals, states, records and presets, so that those stay readable."""
+"""Names that earlier versions used in journals, states, records and presets, and their current names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,8 +8,8 @@ NAMES = {"pictures": "images", "pictures_seen": "images_seen"}
 KINDS = {"picture": "image"}
 
 
-def renewed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the record with its keys, and an event's kind, under their current names."""
+def with_current_names(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `record` with keys of earlier versions, and an event's kind, replaced by the current names."""
     now = {NAMES.get(key, key): value for key, value in record.items()}
     if isinstance(kind := now.get("kind"), str):
         now["kind"] = KINDS.get(kind, kind)

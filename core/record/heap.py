@@ -1,4 +1,4 @@
-"""Freed memory of this process: returned to the system, or kept for the next large tensor.
+"""Controls whether freed memory is returned to the system or stays with this process for the next large tensor.
 
 glibc keeps freed memory between two blocks in use until `malloc_trim`: nearly a gigabyte after a model's weights were
 reordered. Large blocks it returns at once, and the system clears the pages of the next one again: an optimizer that
@@ -32,13 +32,13 @@ def _glibc() -> Any:
 
 
 def trim_heap() -> bool:
-    """Return freed memory to the system (malloc_trim); True if there was any. Only on Linux with glibc."""
+    """Return freed memory to the system (malloc_trim). Return whether any was returned; False without glibc."""
     library = _glibc()
     return bool(library is not None and library.malloc_trim(0))
 
 
 def single_arena() -> None:
-    """Make all threads share one arena of glibc: only the main one keeps large blocks. Call before any thread starts."""
+    """Limit glibc to one malloc arena for all threads, since only the main arena keeps large blocks. Call before any thread starts."""
     library = _glibc()
     if library is not None:
         library.mallopt(ARENA_MAX, 1)
@@ -46,7 +46,7 @@ def single_arena() -> None:
 
 @contextmanager
 def keep_freed_memory() -> Iterator[None]:
-    """Context in which freed memory stays with the process; afterwards it is returned to the system. Only with glibc."""
+    """Context in which glibc keeps freed memory for reuse; afterwards it is returned to the system. Does nothing without glibc."""
     library = _glibc()
     if library is None:
         yield
@@ -63,7 +63,7 @@ def keep_freed_memory() -> Iterator[None]:
 
 @contextmanager
 def without_gc() -> Iterator[None]:
-    """Context without garbage collection: imports and pages create no cycles, and searching for them takes a fifth of the time."""
+    """Context with garbage collection disabled: for imports and building pages, which create no reference cycles."""
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -74,8 +74,9 @@ def without_gc() -> Iterator[None]:
 
 
 def freeze_gc() -> None:
-    """Exclude all existing objects from garbage collection: half a million objects of libraries and the page took a third of a
-    second each time, in which no request was answered. Call while no job has anything in memory."""
+    """Exclude all existing objects from garbage collection, which took a third of a second each time for half a million objects of
+    libraries and the page. Call while no job has data in memory.
+    """
     gc.freeze()
 
 
@@ -86,7 +87,7 @@ class HeapTrimmer:
         self._freed = 0
 
     def freed(self, size: int) -> None:
-        """Count `size` freed bytes."""
+        """Count `size` freed bytes; trim the heap after every TRIM_BYTES."""
         self._freed += size
         if self._freed >= TRIM_BYTES:
             self._freed = 0

@@ -1,4 +1,4 @@
-"""Extensions of images: those that are read, with their formats, and those that are not."""
+"""File extensions of images: the readable ones with their formats, and known ones that cannot be read."""
 
 # Extensions of images and their formats, by Pillow's names. An allowlist: other decoders run external programs (EPS) or
 # take minutes (PDF), and a file's content, not its name, selects the decoder. (JPEG includes the MPO of phones.)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from core.record.events import VERSION, Event
-from core.record.former import renewed
+from core.record.former import with_current_names
 from core.record.problems import ProblemsError
 from core.record.regular import open_regular
 from core.record.secrets import mask
@@ -23,7 +23,7 @@ Line = dict[str, Any]
 
 
 class Journal:
-    """The only writer of a run's events.jsonl. Thread-safe; its own thread flushes."""
+    """Appends events to a run's events.jsonl, which no other object writes. Thread-safe; a thread flushes every FLUSH_SECONDS."""
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time):
         self.path = folder / "events.jsonl"
@@ -42,8 +42,9 @@ class Journal:
         self._listeners.append(listener)
 
     def put(self, event: Event) -> Line:
-        """Pass an event to the listeners and return its line, in which the user's keys are masked. It is written at the next
-        flush; if urgent, at once."""
+        """Pass an event to the listeners and return its line, with the user's API keys masked. The line is written to disk at the next
+        flush; if the event is urgent, at once.
+        """
         with self._lock:
             self._seq += 1
             line = {
@@ -64,7 +65,7 @@ class Journal:
         return line
 
     def flush(self) -> None:
-        """Write pending lines. After an error (a full disk must not end a training) they stay pending."""
+        """Write the pending lines. They stay pending if that fails: a full disk must not end a training."""
         with self._lock:
             if not self._waiting:
                 return
@@ -80,7 +81,7 @@ class Journal:
 
     @property
     def unwritten(self) -> bool:
-        """Whether the disk did not take the last lines, such as a full one."""
+        """Whether lines are pending, such as those that did not fit on a full disk."""
         return bool(self._waiting)
 
     def _flush_often(self) -> None:
@@ -88,6 +89,7 @@ class Journal:
             self.flush()
 
     def close(self) -> None:
+        """Stop the flushing thread and write the pending lines."""
         self._closed.set()
         self._thread.join(timeout=5)
         self.flush()
@@ -100,7 +102,7 @@ class Journal:
 
 
 class SilentJournal(Journal):
-    """A journal that writes nothing, for a process that follows the one that writes the run's journal."""
+    """A journal that discards all events, for jobs whose run has another journal that is written."""
 
     def __init__(self) -> None:
         self._listeners = []
@@ -116,7 +118,7 @@ class SilentJournal(Journal):
 
 
 def cut_torn_line(path: Path) -> None:
-    """Remove an incomplete last line left by a killed process."""
+    """Truncate a file of lines after its last newline: a killed process may have left an incomplete line."""
     try:
         with open(path, "rb+") as handle:
             end = handle.seek(0, os.SEEK_END)
@@ -131,13 +133,13 @@ def cut_torn_line(path: Path) -> None:
 
 
 class Tail:
-    """Reads a journal's new events: each call returns what was appended since the last. For one thread at a time."""
+    """Reads a journal's new events, for one thread at a time."""
 
     def __init__(self, path: Path):
         self._path, self._offset = path, 0
 
     def lines(self) -> Iterator[Line]:
-        """Yield new events. Damaged lines are skipped; an incomplete last line is returned once it is complete."""
+        """Yield the events appended since the last call. Damaged lines are skipped; an incomplete last line is left for a later call."""
         try:
             handle = open_regular(self._path)
         except ProblemsError:
@@ -155,12 +157,12 @@ class Tail:
 
 
 def read_lines(path: Path, since_seq: int = 0) -> Iterator[Line]:
-    """The journal's events after `since_seq`; incomplete and damaged lines are skipped."""
+    """Yield a journal's events whose seq is above `since_seq`; damaged and incomplete lines are skipped."""
     return (line for line in Tail(path).lines() if line["seq"] > since_seq)
 
 
 def last_of_kind(path: Path, kind: str) -> Line | None:
-    """The newest event of a kind among the last lines (long journals are read from the end); None if there is none."""
+    """Return the newest event of `kind` in the last END_BYTES of a journal; None if there is none."""
     try:
         with open_regular(path) as handle:
             begin = max(0, handle.seek(0, os.SEEK_END) - END_BYTES)
@@ -175,9 +177,9 @@ def last_of_kind(path: Path, kind: str) -> Line | None:
 
 
 def _line(text: bytes) -> Line | None:
-    """Return the event of a line; None for a damaged line or one that is not an event."""
+    """Parse a journal line; None if it is damaged or not an event."""
     try:
         line = json.loads(text.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
-    return renewed(line) if isinstance(line, dict) and isinstance(line.get("seq"), int) else None
+    return with_current_names(line) if isinstance(line, dict) and isinstance(line.get("seq"), int) else None

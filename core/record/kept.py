@@ -15,23 +15,23 @@ _WRITING = threading.Lock()
 
 
 def read_kept(run: Path) -> dict[str, str]:
-    """Return {file relative to the run folder: its name} of the marked checkpoints that still exist; {} for a damaged kept.json."""
+    """Return {file relative to the run folder: name} of the checkpoints that are marked and exist; {} if kept.json is damaged."""
     return {file: name for file, name in _marks(run) or () if (run / file).exists()}
 
 
 def last_kept(run: Path) -> str | None:
-    """The checkpoint of a run that was marked last, relative to the run folder; None without one."""
+    """Return the existing checkpoint that was marked last, relative to the run folder; None without one."""
     return next(reversed(read_kept(run)), None)
 
 
 def kept_mark(file: str, name: str) -> str:
-    """How lists mark a kept file: "kept", with its name if that is another one than the file's."""
+    """Return the mark of a kept checkpoint in lists: "kept", or "kept as {name}" if `name` differs from the file's."""
     return "kept" if name == Path(file).stem else f"kept as {name}"
 
 
 @cached_until_changed(2000, missing=(), name=FILE)  # lists of runs need hundreds every few seconds
 def _marks(run: Path) -> tuple[tuple[str, str], ...] | None:
-    """The (file, name) pairs in kept.json, also of files that are gone; None if it is damaged."""
+    """Return the (file, name) pairs of kept.json, including deleted files; () if kept.json is missing, None if it is damaged."""
     try:
         content = read_json_object(run / FILE, "delete the file", max_bytes=MAX_BYTES)
     except (ProblemsError, OSError):
@@ -40,10 +40,13 @@ def _marks(run: Path) -> tuple[tuple[str, str], ...] | None:
 
 
 def keep(run: Path, file: Path, name: str | None) -> None:
-    """Mark a checkpoint of the run as kept under a name, "" for the file's name without extension; None removes the mark. A
-    damaged kept.json is set aside. Raises ProblemsError if the name is too long or the mark cannot be saved."""
+    """Mark a checkpoint of the run as kept.
+
+    name   "" for the file's name without extension; None removes the mark
+    A damaged kept.json is renamed and a new one begun. Raises ProblemsError if the name is too long or kept.json cannot be written.
+    """
     path = file.relative_to(run).as_posix()
-    mark = {} if name is None else {path: _checked(name) or file.stem}
+    mark = {} if name is None else {path: _clean_name(name) or file.stem}
     try:
         with _WRITING:
             if (marks := _marks(run)) is None:
@@ -54,8 +57,9 @@ def keep(run: Path, file: Path, name: str | None) -> None:
         raise unwritten(error, "The mark cannot be saved", str(run)) from None
 
 
-def _checked(name: str) -> str:
-    clean = " ".join("".join(sign for sign in name if sign.isprintable()).split())
+def _clean_name(name: str) -> str:
+    """Return `name` without control characters and repeated blanks. Raises ProblemsError if it is longer than MOST_NAME."""
+    clean = " ".join("".join(character for character in name if character.isprintable()).split())
     if len(clean) > MOST_NAME:
         what = f"The name has {len(clean):,} characters; the limit is {MOST_NAME}"
         raise ProblemsError.one(what, "name", "shorten it", "kept.name-too-long")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 
 class _Lazy:
-    """A module that is imported at its first use. Attributes are then copied here, so that later accesses are as fast as plain
-    ones and torch.compile sees the functions themselves."""
+    """Stands for a module, which is imported when an attribute is first read. All its attributes are then copied into this object, so
+    that later accesses are as fast as direct ones and torch.compile sees the functions themselves.
+    """
 
     def __init__(self, module: str):
         self._module = module

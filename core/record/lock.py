@@ -1,4 +1,4 @@
-"""Locks for folders: a file lock of the system, or, on drives without them, a heartbeat file that is renewed."""
+"""Locks for folders: a file lock, or, on drives without file locks, a heartbeat file that is touched regularly."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.E
 
 
 class HeldElsewhere(Exception):
-    """Another process holds the lock. age: seconds since its heartbeat; None if the system manages the lock."""
+    """Raised if another process holds the lock. age: seconds since its heartbeat; None for a file lock, which has none."""
 
     def __init__(self, age: float | None = None):
         super().__init__("held by another process")
@@ -28,7 +28,7 @@ class HeldElsewhere(Exception):
 
 
 class Lock:
-    """A lock file that one process holds at a time, until it releases it or ends (with a heartbeat: STALE_SECONDS later)."""
+    """A lock file that one process holds until `release` or its end; with a heartbeat, until STALE_SECONDS after its end."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -38,8 +38,9 @@ class Lock:
         self._beating: threading.Thread | None = None
 
     def acquire(self) -> list[str]:
-        """Take the lock; returns messages for the user, such as that a heartbeat is used. Raises HeldElsewhere, or OSError if nothing
-        can be written."""
+        """Acquire the lock. Return messages for the user, such as that the drive has no file locks. Raises HeldElsewhere if another
+        process holds it, OSError if the lock file cannot be written.
+        """
         age = heartbeat_age(self._path)
         if age is not None and age < STALE_SECONDS:
             raise HeldElsewhere(age)
@@ -57,8 +58,10 @@ class Lock:
         return []
 
     def _acquire_by_heartbeat(self, age: float | None) -> list[str]:
-        """`acquire` by a heartbeat file, on a drive without file locks. age: seconds since the last heartbeat in it, None without
-        one."""
+        """`acquire` for a drive without file locks.
+
+        age   seconds since the last heartbeat of another process; None if there is no heartbeat file
+        """
         file = heartbeat_file(self._path)
         messages = [
             f"This drive has no file locks: a heartbeat every {BEAT_SECONDS:g} seconds marks the folder as in use"
@@ -77,12 +80,14 @@ class Lock:
         return messages
 
     def _is_mine(self) -> bool:
+        """Whether the heartbeat file was written by this object."""
         try:
             return heartbeat_file(self._path).read_text("utf-8") == self._token
         except OSError:
             return False
 
     def _beat(self) -> None:
+        """Touch the heartbeat file every BEAT_SECONDS until `release`, or until another process has replaced it."""
         while not self._end.wait(BEAT_SECONDS):
             try:
                 if not self._is_mine():  # this process was suspended, and another took over
@@ -92,6 +97,7 @@ class Lock:
                 continue
 
     def release(self) -> None:
+        """Release the file lock, or stop the heartbeat and delete its file if this object wrote it."""
         if self._beating is None:
             self._lock.release()
             return
@@ -103,7 +109,7 @@ class Lock:
 
 
 def is_held(path: Path) -> bool:
-    """Whether some process holds this lock file now."""
+    """Whether any process holds the lock at `path`, by file lock or heartbeat."""
     age = heartbeat_age(path)
     if age is not None and age < STALE_SECONDS:
         return True
@@ -121,11 +127,12 @@ def is_held(path: Path) -> bool:
 
 
 def heartbeat_file(path: Path) -> Path:
+    """Return the path of a lock's heartbeat file."""
     return path.with_name(f"{path.name}.alive")
 
 
 def heartbeat_age(path: Path) -> float | None:
-    """Seconds since the heartbeat next to a lock file; None if there is none."""
+    """Seconds since the heartbeat of the lock at `path`; None if there is no heartbeat file."""
     try:
         return abs(time.time() - heartbeat_file(path).stat().st_mtime)
     except OSError:
@@ -133,7 +140,9 @@ def heartbeat_age(path: Path) -> float | None:
 
 
 def held_message(held: HeldElsewhere) -> tuple[str, str]:
-    """(text to append to the problem, text to append to its fix), with the age of the heartbeat; "" for a lock without one."""
+    """Return two texts to append to a problem's `what` and `fix`: how old the heartbeat is, and when to try again. Both are "" for a
+    lock without heartbeat.
+    """
     if held.age is None:
         return "", ""
     wait = f"if that process was killed, try again in {_duration(STALE_SECONDS)}"
@@ -141,7 +150,7 @@ def held_message(held: HeldElsewhere) -> tuple[str, str]:
 
 
 def _heartbeat_changes(file: Path) -> bool:
-    """Wait up to two intervals; True if the heartbeat changes."""
+    """Whether a heartbeat file is touched within two intervals, which this waits for."""
     try:
         before = file.stat().st_mtime_ns
         time.sleep(2 * BEAT_SECONDS)
@@ -151,6 +160,7 @@ def _heartbeat_changes(file: Path) -> bool:
 
 
 def _duration(seconds: float) -> str:
+    """Format seconds as "90 seconds", "5 minutes" or "3 hours"."""
     if seconds < 120:
         return f"{seconds:.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.0f} hours"

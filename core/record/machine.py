@@ -1,4 +1,4 @@
-"""The machine: devices, memory, CPU features. Avoids torch where it can, so that the page starts fast."""
+"""The machine: devices, memory, CPU features. Imports torch only where needed, so that the page starts fast."""
 
 import os
 import re
@@ -26,7 +26,7 @@ def default_device() -> str:
 
 
 def check_device(device: str, *, exists: bool = True) -> None:
-    """Raise ProblemsError for an invalid device name; with `exists` also for a device that torch does not have."""
+    """Raise ProblemsError if `device` is not a valid name; with `exists` also if torch does not have it."""
     if not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", device):
         what = f"'{device}' is not a device"
         raise ProblemsError.one(what, "--device", "use cpu, cuda, cuda:1 or mps, or leave it out", "device.unknown")
@@ -41,12 +41,13 @@ def check_device(device: str, *, exists: bool = True) -> None:
 
 
 def threads() -> int:
-    """Threads for computing: the cores available to this process, or the first number of OMP_NUM_THREADS."""
-    wanted = re.match(r"\s*([1-9]\d{0,3})\b", os.environ.get("OMP_NUM_THREADS", ""))
-    return int(wanted[1]) if wanted else cores()
+    """Return the number of CPU threads to compute with: the first number in OMP_NUM_THREADS, else the available cores."""
+    match = re.match(r"\s*([1-9]\d{0,3})\b", os.environ.get("OMP_NUM_THREADS", ""))
+    return int(match[1]) if match else cores()
 
 
 def cores() -> int:
+    """Return the number of CPU cores available to this process."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:
@@ -54,7 +55,7 @@ def cores() -> int:
 
 
 def device_title(device: str) -> str:
-    """A short name to show: "CPU, 2 cores" or the GPU's name."""
+    """Return a display name: "CPU, 2 cores", "Apple GPU", or a CUDA GPU's model name once torch is loaded (else `device`)."""
     if device.startswith("cpu"):
         return f"CPU, {cores()} cores"
     if device.startswith("cuda") and "torch" in sys.modules:
@@ -77,15 +78,17 @@ def bf16_is_fast(device: str) -> bool:
 
 
 def memory(device: str) -> tuple[int, int]:
-    """(bytes used, total bytes) of a CUDA device; for others, this process's resident memory and the machine's RAM."""
+    """Return (bytes used, total bytes): VRAM of a CUDA device once torch is loaded; otherwise this process's resident memory and
+    the machine's RAM.
+    """
     if device.startswith("cuda") and "torch" in sys.modules:
         free, total = torch.cuda.mem_get_info(device)
         return total - free, total
     return psutil.Process().memory_info().rss, psutil.virtual_memory().total
 
 
-def free_memory(device: str) -> int:
-    """Bytes available to a job: free VRAM with torch's unused cache, or free RAM."""
+def available_memory(device: str) -> int:
+    """Return the bytes available to a job: free VRAM plus torch's unused cache on CUDA, else available RAM."""
     if device.startswith("cuda"):
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
@@ -93,18 +96,18 @@ def free_memory(device: str) -> int:
 
 
 def synchronize(device: str) -> None:
-    """Wait until a GPU has finished its queued work, so that what follows can be timed."""
+    """Wait until a CUDA device has finished its queued work, so that it can be timed; does nothing for other devices."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
 
 
 def gpu_memory(device: str) -> int:
-    """Bytes of the GPU's VRAM (for an Apple GPU of the shared memory it may use); 0 for a CPU."""
+    """Return the total VRAM of a GPU in bytes (of an Apple GPU, which shares it: the machine's RAM); 0 for a CPU."""
     return 0 if device.startswith("cpu") else memory(device)[1]
 
 
 def free_disk(folder: Path) -> int:
-    """Free bytes on the disk of `folder`, which need not exist yet."""
+    """Return the free bytes on the disk of `folder`, which need not exist yet."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return psutil.disk_usage(str(folder)).free

@@ -1,4 +1,4 @@
-"""Memory: its highest use, errors where it runs out, and how to free it."""
+"""Peak memory, recognizing out-of-memory errors, and freeing memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WATCH_SECONDS = 0.01
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch or Python ran out of memory."""
+    """Whether `error` says that memory ran out, in torch, its CUDA libraries or Python."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     text = str(error).lower()  # also of an AcceleratorError, where "an illegal memory access" is something else
@@ -28,7 +28,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory() -> None:
-    """Free unused memory: frames of tracebacks first, then the device's cache."""
+    """Free unused memory: collect garbage, empty torch's cache on the GPU, return freed memory to the system."""
     gc.collect()
     torch = sys.modules.get("torch")
     # RuntimeError: after a sticky CUDA error this raises again, which must not hide how the job ended.
@@ -42,8 +42,9 @@ def free_memory() -> None:
 
 
 class PeakMemory:
-    """Context that measures peak memory, afterwards in `bytes`: of torch's allocator on a GPU, else the process's resident
-    memory."""
+    """Context that measures peak memory, available as `bytes` after it ends: memory reserved by torch on CUDA, else this process's
+    resident memory, read every `seconds`.
+    """
 
     def __init__(self, device: str, seconds: float = WATCH_SECONDS):
         self._device, self._seconds, self.bytes = device, seconds, 0
@@ -67,6 +68,7 @@ class PeakMemory:
             self._thread.join()
 
     def _watch(self) -> None:
+        """Raise `bytes` to the process's resident memory every `seconds` until the context ends."""
         while True:
             self.bytes = max(self.bytes, machine.memory("cpu")[0])
             if self._done.wait(self._seconds):

@@ -18,15 +18,16 @@ _FAULTS = (regex.error, IndexError, ValueError, OverflowError, RecursionError, M
 
 
 class Pattern:
-    """A user-supplied regular expression with a time limit. Raises ProblemsError, also from its methods.
+    """A user-supplied regular expression with a time limit. Raises ProblemsError if it is invalid; methods also if it takes too long.
 
-    where     the setting that it comes from      area   what its problems' codes begin with
+    where     the setting with the expression, for problems
+    area      first part of the problems' codes
     seconds   limit of CPU time for all matches of this object together
     """
 
     def __init__(self, text: str, where: str, area: str = "caption", seconds: float = ALL_SECONDS):
         self._text, self._where, self._area, self._left = text, where, area, seconds
-        with self._in_words("a valid regular expression"):
+        with self._as_problem("a valid regular expression"):
             if len(text) > LONGEST_PATTERN:
                 raise ValueError(f"it is longer than {LONGEST_PATTERN:,} characters")
             if _CALLS.search(text):
@@ -35,25 +36,26 @@ class Pattern:
 
     @property
     def groups(self) -> list[str]:
-        """The names of its groups."""
+        """Names of the named groups."""
         return list(self._compiled.groupindex)
 
     def first(self, text: str) -> Any:
-        """The first match in the text, None without one."""
-        return self._timed(lambda seconds: self._compiled.search(text, timeout=seconds))
+        """Return the first match in `text` (a match object of `regex`), or None."""
+        return self._with_timeout(lambda seconds: self._compiled.search(text, timeout=seconds))
 
     def replaced(self, text: str, by: str) -> str:
-        """The text with each match replaced; \\1 in `by` is the first group."""
-        with self._in_words("a valid replacement", by):
-            return str(self._timed(lambda seconds: self._compiled.sub(by, text, timeout=seconds)))
+        r"""Return `text` with each match replaced by `by`, in which \1 is the first group. Raises ProblemsError for an invalid `by`."""
+        with self._as_problem("a valid replacement", by):
+            return str(self._with_timeout(lambda seconds: self._compiled.sub(by, text, timeout=seconds)))
 
     def check_replacement(self, by: str, where: str) -> None:
-        """Raise ProblemsError for an invalid replacement, before any caption matches."""
+        """Raise ProblemsError if `by` is not a valid replacement for this expression. where: the setting with `by`."""
         Pattern(f"{self._text}|", where, self._area).replaced("", by)
 
-    def _timed(self, use: Callable[[float], Any]) -> Any:
-        """Return `use(timeout)`, the timeout being the seconds left for this object, at most PATTERN_SECONDS. Raises ProblemsError
-        after it."""
+    def _with_timeout(self, use: Callable[[float], Any]) -> Any:
+        """Return `use(timeout)` for a timeout of PATTERN_SECONDS, or of the seconds left for this object if fewer. Raises ProblemsError
+        if it times out.
+        """
         begin = time.thread_time()  # a busy machine makes no pattern slow
         try:
             return use(max(0.001, min(PATTERN_SECONDS, self._left)))
@@ -64,9 +66,8 @@ class Pattern:
             self._left -= time.thread_time() - begin
 
     @contextmanager
-    def _in_words(self, kind: str, text: str = "") -> Iterator[None]:
-        """Context that turns errors of the regex library into a ProblemsError: "'{text}' is not {kind}: ..."; text: "" for the
-        pattern."""
+    def _as_problem(self, kind: str, text: str = "") -> Iterator[None]:
+        """Context that turns errors of `regex` into a ProblemsError "'{text}' is not {kind}: ...". text: "" for the expression itself."""
         try:
             yield
         except _FAULTS as error:

@@ -1,5 +1,7 @@
-"""Which checkpoints of a run, or values of a grid, a person prefers: Bradley-Terry strengths from blind choices, which are JSON lines
-in its folder."""
+"""Which checkpoint of a run, or value of a grid, the user prefers: Bradley-Terry strengths from blind choices between two images.
+
+The choices are JSON lines in the folder of the run or grid.
+"""
 
 import json
 import math
@@ -39,7 +41,7 @@ Pair = tuple[str, str, str]  # two checkpoints and a prompt
 
 @dataclass(frozen=True)
 class Choice:
-    """One answer. left, right: names of checkpoints; outcome: one of OUTCOMES"""
+    """The user's choice between the images of two checkpoints for one prompt. left, right: their names; outcome: one of OUTCOMES."""
 
     left: str
     right: str
@@ -49,10 +51,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class Preference:
-    """What the choices say about checkpoints.
+    """Strengths of checkpoints fitted to choices. The tuples are in the order of `names`.
 
-    strengths   log odds of being preferred to the mean checkpoint     low, high   ends of their 95% intervals
-    first       probability of being the most preferred                choices     how many counted: without skips
+    strengths   log odds of being preferred to the average checkpoint
+    low, high   ends of their 95% intervals
+    first       probability of being the most preferred
+    choices     number of choices used, without skips
     """
 
     names: tuple[str, ...]
@@ -64,25 +68,30 @@ class Preference:
 
     @property
     def leader(self) -> int:
-        """Index of the checkpoint that is the most likely to be first."""
+        """Index of the checkpoint with the highest probability of being the most preferred."""
         return int(np.argmax(self.first))
 
     @property
     def preferred(self) -> str | None:
-        """The name of the leader, if it is the most preferred with a probability of PREFERS or more and there are enough choices."""
+        """Name of the leader if its probability is at least PREFERS and there are at least LEAST_CHOICES choices, else None."""
         sure = self.choices >= LEAST_CHOICES and self.first[self.leader] >= PREFERS
         return self.names[self.leader] if sure else None
 
     @property
     def settled(self) -> bool:
-        """Whether further choices will hardly change the first place."""
+        """Whether further choices will hardly change the leader: its probability is at least SETTLED after LEAST_CHOICES choices."""
         return self.choices >= LEAST_CHOICES and self.first[self.leader] >= SETTLED
 
 
 @dataclass(frozen=True)
 class _Fit:
-    """Mode and covariance of the posterior. strengths: relative to their mean; log_tie: log of the tie parameter; first:
-    probability of being the most preferred"""
+    """Mode and covariance of the posterior for N checkpoints.
+
+    strengths    [N], relative to their mean
+    covariance   [N, N] of the strengths
+    log_tie      log of the tie parameter nu
+    first        [N], probability of being the most preferred
+    """
 
     strengths: Array
     covariance: Array
@@ -91,7 +100,7 @@ class _Fit:
 
 
 def preference(names: Sequence[str], choices: Iterable[Choice]) -> Preference:
-    """Fit the strengths of these checkpoints. Choices of others, and skips, do not count."""
+    """Fit the strengths of the checkpoints `names` to the choices between them. Other choices, and skips, are ignored."""
     counted = _counted(names, choices)
     fit = _fit(names, counted)
     reach = NORMAL_95 * np.sqrt(np.diag(fit.covariance))
@@ -100,14 +109,14 @@ def preference(names: Sequence[str], choices: Iterable[Choice]) -> Preference:
     return Preference(tuple(names), strengths, low, high, first, len(counted))
 
 
-def standing(labels: Mapping[str, str], choices: Sequence[Choice]) -> dict[str, Any] | None:
-    """Result of the choices as JSON values; None without any.
+def preference_result(labels: Mapping[str, str], choices: Sequence[Choice]) -> dict[str, Any] | None:
+    """Return the result of the choices as JSON values; None without names or choices.
 
     labels    {name: label} of the checkpoints or grid values
-    returns   {"least": choices needed for a result, "choices": number that count, "prompts": number of prompts, "settled",
-              "file": the preferred name or None, "rows"}. A row for each name, the most preferred first; none before there is a
-              result: {"file", "label", "first": probability of being the most preferred, "share": probability of being chosen
-              over the mean one, "low" and "high": its 95% interval}, rounded to percents
+    returns   {"least": choices needed for a result, "choices": number used, "prompts": number of prompts, "settled": bool,
+              "file": the preferred name or None, "rows": list}. Rows are empty without a result, else one per name, the most
+              preferred first: {"file": name, "label", "first": probability of being the most preferred, "share": probability of
+              being chosen over the average one, "low", "high": its 95% interval}, all rounded to 0.01
     """
     names = list(labels)
     if not names or not choices:
@@ -125,12 +134,15 @@ def standing(labels: Mapping[str, str], choices: Sequence[Choice]) -> dict[str, 
 
 
 def _counted(names: Sequence[str], choices: Iterable[Choice]) -> list[Choice]:
+    """Return the choices with a counted outcome ("left", "right", "equal") between two of `names`."""
     return [each for each in choices if each.outcome in COUNTED and {each.left, each.right} <= set(names)]
 
 
 def _fit(names: Sequence[str], choices: Sequence[Choice]) -> _Fit:
-    """The mode by Newton's method on the log posterior of Davidson's model (1970), Bradley-Terry with ties, which is concave:
-    P(left) : P(equal) : P(right) = e^(d/2) : nu : e^(-d/2), d the difference of the strengths."""
+    """Fit Davidson's model (1970), Bradley-Terry with ties, to choices between `names`, by Newton's method on the log posterior.
+
+    P(left) : P(equal) : P(right) = e^(d/2) : nu : e^(-d/2), d the difference of the strengths. The log posterior is concave.
+    """
     number, index = len(names), {name: position for position, name in enumerate(names)}
     sides = np.zeros((len(choices), number))
     for row, choice in enumerate(choices):
@@ -159,7 +171,10 @@ def _fit(names: Sequence[str], choices: Sequence[Choice]) -> _Fit:
 
 
 def _moments(difference: Array, log_tie: float) -> tuple[Array, Array, Array]:
-    """(mean and variance of the score, 1/2 for left and -1/2 for right, and the probability of a tie) at each difference."""
+    """Return (mean of the score, its variance, probability of a tie) for each difference of strengths; all of its shape.
+
+    The score is 1/2 for left, -1/2 for right and 0 for a tie.
+    """
     left, right, tie = np.exp(difference / 2), np.exp(-difference / 2), np.exp(log_tie)
     total = left + right + tie
     mean = (left - right) / total / 2
@@ -170,10 +185,10 @@ def _moments(difference: Array, log_tie: float) -> tuple[Array, Array, Array]:
 
 
 def next_pair(names: Sequence[str], pairs: Sequence[Pair], choices: Sequence[Choice]) -> Pair | None:
-    """The pair to show next, (left, right, prompt): the one whose answer is expected to say most about which checkpoint is preferred.
+    """Return the pair of images to show next, (left, right, prompt): the one expected to tell most about which checkpoint is preferred.
 
-    pairs     of which both images exist; each is shown once before any is shown again
-    returns   None without pairs; always the same for the same choices
+    pairs     candidates, of which both images exist; each is shown once before any is shown again
+    returns   None without pairs; deterministic for given choices
     """
     shown = Counter((frozenset((each.left, each.right)), each.prompt) for each in choices)
     fewest = min((shown[frozenset(pair[:2]), pair[2]] for pair in pairs), default=0)
@@ -190,8 +205,9 @@ def next_pair(names: Sequence[str], pairs: Sequence[Pair], choices: Sequence[Cho
 
 
 def _gain(fit: _Fit, one: int, other: int) -> float:
-    """Expected information (nats) of a choice between two checkpoints about their difference, weighted by how likely one of them
-    is first."""
+    """Return the expected information (nats) of a choice between checkpoints `one` and `other` (indices), weighted by the probability
+    that one of them is first.
+    """
     cov = fit.covariance
     spread = cov[one, one] + cov[other, other] - 2 * cov[one, other]
     _, variance, _ = _moments(fit.strengths[one] - fit.strengths[other], fit.log_tie)
@@ -203,7 +219,10 @@ def _gain(fit: _Fit, one: int, other: int) -> float:
 
 
 def read_choices(folder: Path, names: Collection[str] | None = None) -> list[Choice]:
-    """The choices of a run or grid, without those undone. Damaged lines are skipped. names: only choices and undos between these"""
+    """Return the choices stored in the folder of a run or grid, without undone ones. Damaged lines are skipped.
+
+    names   only choices and undos between these; None: all
+    """
     try:
         lines = read_regular(folder / FILE, MAX_BYTES).split(b"\n")[:-1]
     except ProblemsError:
@@ -225,7 +244,9 @@ def read_choices(folder: Path, names: Collection[str] | None = None) -> list[Cho
 
 
 def add_choice(folder: Path, choice: Choice) -> None:
-    """Append a choice to those of a run or grid, whole or not at all. Raises ProblemsError."""
+    """Append a choice to those in the folder of a run or grid, whole or not at all. Raises ProblemsError if it is invalid or cannot
+    be written.
+    """
     if choice.outcome not in OUTCOMES or (choice.left == choice.right and choice.outcome != "undo"):
         raise ProblemsError.one("The choice is not valid", "choice", "choose again", "choice.invalid")
     line = json.dumps(asdict(choice) | {"time": round(time.time(), 3)})

@@ -15,7 +15,7 @@ TRIES, PAUSE = 5, 0.12  # seconds; Linux accepts one change in a tenth of a seco
 
 
 def lower_priority() -> None:
-    """Lower the priority of this process and those it starts, on Linux also of its session (autogroup)."""
+    """Lower the CPU priority of this process and its later children; on Linux also of its session, if this process leads one."""
     if sys.platform == "win32":
         psutil.Process().nice(psutil.BELOW_NORMAL_PRIORITY_CLASS)
         return
@@ -25,6 +25,7 @@ def lower_priority() -> None:
 
 
 def _lower_session() -> None:
+    """Lower the priority of this session (sched_autogroup); does nothing where the system does not allow it."""
     with suppress(OSError):  # another system, a container that may not write it
         for _ in range(TRIES):
             with suppress(BlockingIOError):

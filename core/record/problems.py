@@ -25,30 +25,31 @@ UNSEEN = re.compile("[\ud800-\udfff\0-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-
 
 
 def one_line(text: str) -> str:
-    """Return untrusted text as one line, with line breaks and invisible characters replaced by visible signs."""
+    """Return untrusted text as one line: line breaks become U+23CE, control and direction characters U+FFFD."""
     return text if text.isprintable() else UNSEEN.sub("\ufffd", _BREAKS.sub("\u23ce", text))
 
 
 def whole_text(text: str) -> str:
-    """Return the text with half surrogate pairs replaced, which cannot be written to a file."""
+    """Return `text` with half surrogate pairs, which cannot be written to a file, replaced by U+FFFD."""
     return HALF_PAIR.sub("\ufffd", text)
 
 
 def _readable(text: str, limit: int) -> str:
+    """Return `text` as one line, its middle left out beyond `limit` characters."""
     text = one_line(text)
     return text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing the user can act on.
+    """An error, warning or advice for the user.
 
-    what   one clause without a final full stop: what is wrong
-    where  the file, setting or image it is about; of a wrong setting its dotted name, by which the page marks the field
-    fix    what to do, beginning with a verb in lower case
-    level  "error" blocks a start; "warning" spoils the result; "advice" does neither
-    remedy the setting that a button turns on to fix it ("dataset.skip_broken"), else empty
-    code   stable identifier ("dataset.no-images"), compared by code and tests instead of the words
+    what   what is wrong: one clause without a final full stop
+    where  the file, image or setting; of a setting its dotted name, by which the page marks the field
+    fix    what to do: begins with a verb in lower case
+    level  "error" blocks a start; "warning" means worse results; "advice" means neither
+    remedy dotted name of a setting that a button turns on as a fix ("dataset.skip_broken"); "" for none
+    code   stable identifier ("dataset.no-images"), compared by code and tests instead of the texts
     """
 
     what: str
@@ -65,6 +66,7 @@ class Problem:
                 object.__setattr__(self, name, _readable(text, limit))
 
     def __str__(self) -> str:
+        """Return `what`, `where` and `fix` on a line each, without empty ones."""
         lines = [self.what]
         if self.where:
             lines.append(f"  where: {self.where}")
@@ -77,7 +79,9 @@ class Problem:
 
 
 class ProblemsError(Exception):
-    """All problems of a request. Nothing was started or written."""
+    """Raised with all problems of a request, of which nothing was started or written. problems: at most MOST, and one that counts
+    the others.
+    """
 
     def __init__(self, problems: Iterable[Problem]):
         self.problems = limited(list(problems))
@@ -85,15 +89,17 @@ class ProblemsError(Exception):
 
     @classmethod
     def one(cls, what: str, where: str = "", fix: str = "", code: str = "") -> ProblemsError:
+        """Return an error with a single problem of level "error"."""
         return cls([Problem(what, where, fix, code=code)])
 
     @property
     def codes(self) -> list[str]:
+        """Codes of the problems."""
         return [problem.code for problem in self.problems]
 
 
 def collected(problems: list[Problem], function: Callable[..., T], *arguments: Any) -> T | None:
-    """Return `function(*arguments)`; None if it raises ProblemsError, whose problems are added to `problems`."""
+    """Return `function(*arguments)`; if it raises ProblemsError, add the problems to `problems` and return None."""
     try:
         return function(*arguments)
     except ProblemsError as error:
@@ -102,7 +108,7 @@ def collected(problems: list[Problem], function: Callable[..., T], *arguments: A
 
 
 def limited(problems: list[Problem]) -> list[Problem]:
-    """Return the first MOST problems, and one that counts the rest."""
+    """Return the first MOST problems and, if there are more, a last one with the number of the others."""
     more = len(problems) - MOST
     if more <= 0:
         return problems
@@ -115,12 +121,12 @@ def limited(problems: list[Problem]) -> list[Problem]:
 
 
 def errors(problems: Iterable[Problem]) -> list[Problem]:
-    """Return those of level "error", which block a start."""
+    """Return the problems of level "error", which block a start."""
     return [problem for problem in problems if problem.level == "error"]
 
 
 def errors_first(problems: Iterable[Problem]) -> list[Problem]:
-    """Return each problem once, sorted by level, else in their order."""
+    """Return the problems without duplicates, sorted by level; within a level the order stays."""
     once = {
         (problem.code or problem.what, problem.what, problem.where): problem for problem in reversed(list(problems))
     }
@@ -128,11 +134,12 @@ def errors_first(problems: Iterable[Problem]) -> list[Problem]:
 
 
 def with_fixes(error: ProblemsError) -> str:
+    """Return the problems of `error` as one line: "what: fix; what: fix"."""
     return "; ".join(f"{problem.what}: {problem.fix}" if problem.fix else problem.what for problem in error.problems)
 
 
 def at_setting(setting: str, problems: Iterable[Problem]) -> list[Problem]:
-    """Return the problems of a setting's file as problems of the setting: `where` is the setting, `what` names the file."""
+    """Return problems of a file as problems of the setting that names the file: `where` becomes `setting`, `what` names the file."""
     return [
         each if each.where == setting else replace(each, what=_with_file(each.what, each.where), where=setting)
         for each in problems
@@ -141,7 +148,7 @@ def at_setting(setting: str, problems: Iterable[Problem]) -> list[Problem]:
 
 @contextmanager
 def problems_at(setting: str) -> Iterator[None]:
-    """Context in which ProblemsErrors about a file become problems of the setting that names it (`at_setting`)."""
+    """Context that turns the problems of ProblemsErrors, which are about a file, into problems of `setting` (`at_setting`)."""
     try:
         yield
     except ProblemsError as error:
@@ -149,6 +156,7 @@ def problems_at(setting: str) -> Iterator[None]:
 
 
 def _with_file(what: str, file: str) -> str:
+    """Return `what` with the path `file`: in place of the file's name if that occurs, else appended."""
     name = Path(file).name
     if file in what:
         return what
@@ -156,17 +164,18 @@ def _with_file(what: str, file: str) -> str:
 
 
 def raise_if_errors(problems: Iterable[Problem]) -> None:
+    """Raise ProblemsError with the problems of level "error", if there are any."""
     blocking = errors(problems)
     if blocking:
         raise ProblemsError(blocking)
 
 
 def unwritten(error: OSError, what: str, where: str, rest: str = "", then: str = "start again") -> ProblemsError:
-    """Return the ProblemsError of a failed write.
+    """Return the ProblemsError for a failed write.
 
-    what   starts the sentence unless the disk is full: "The cache cannot be written"
-    rest   what happened to the other files, such as "nothing was kept of the zip"
-    then   what to do once there is space
+    what   begins the message unless the disk is full: "The cache cannot be written"
+    rest   continues it with what happened to other files: "nothing was kept of the zip"
+    then   what to do once space is free, for the fix
     """
     rest = f"; {rest}" if rest else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -33,18 +33,20 @@ WAIT_DAYS = 30  # timeout for the first process, which may be paused or generati
 
 
 def launched_processes() -> int:
-    """How many processes were launched together; 1 for a plain start. Needs no torch."""
+    """Return how many processes were launched together, from the environment; 1 for a plain start. Needs no torch."""
     return max(int(os.environ.get("WORLD_SIZE", "1") or 1), 1)
 
 
-def only_follows() -> bool:
-    """Whether this is one of several processes and not the first: it logs and checks nothing. Needs no torch."""
+def is_follower() -> bool:
+    """Whether this is one of several launched processes but not the first, which alone logs and checks. Needs no torch."""
     return launched_processes() > 1 and os.environ.get("RANK", "0") != "0"
 
 
 def check_launch() -> None:
-    """Raise ProblemsError if `accelerate launch` was asked for several processes and started one: without --multi_gpu
-    it does so silently on a CPU or a single GPU, setting only the group's address in the environment."""
+    """Raise ProblemsError if `accelerate launch` was to start several processes but started one.
+
+    Without --multi_gpu it does so silently on a CPU or a single GPU: it sets only the group's address in the environment.
+    """
     alone = "WORLD_SIZE" not in os.environ
     if alone and "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ:
         what = "accelerate launch started only one of several processes"
@@ -53,22 +55,22 @@ def check_launch() -> None:
 
 
 class Processes:
-    """A single process, which exchanges nothing. `Together` is one of several."""
+    """Communication between the processes of a training: here of a single one, which exchanges nothing. `Together` is for several."""
 
     rank, count = 0, 1
     first = True
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """This process's part of a batch; parts differ by at most one image, the last may be empty."""
+        """Return this process's part of a batch. Parts differ by at most one image; the last may be empty."""
         return items
 
-    def sum_up(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over all processes."""
+    def sum_tensors(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor in place by its sum over all processes."""
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter], steady: bool = True) -> None:
-        """Replace each gradient by its sum over all processes; a process without one adds zeros.
+        """Replace each parameter's gradient by its sum over all processes; a process without that gradient adds zeros.
 
-        steady  whether the same weights get gradients at every step, so that it is determined once
+        steady  whether the same parameters get gradients at every step, so that which ones do is exchanged only once
         """
 
     def broadcast(self, value: T) -> T:
@@ -80,24 +82,26 @@ class Processes:
         return [value]
 
     def agree(self, flag: bool) -> bool:
-        """Return the first process's flag in every process. Cheap enough for every step; the others wait for it here."""
+        """Return the first process's flag in every process, which waits for it. Cheap enough for every step."""
         return flag
 
     @contextmanager
-    def first_does(self) -> Iterator[None]:
-        """Context that the first process runs before the others: for files that they share."""
+    def main_process_first(self) -> Iterator[None]:
+        """Context whose body the first process runs before the others, for files that they share."""
         yield
 
     def close(self) -> None:
-        """Leave the group."""
+        """Leave the process group."""
 
 
 class Together(Processes):
-    """One of several processes. Gradients are exchanged by the device's backend, flags through the CPU, so that nothing
-    waits for the GPU."""
+    """Communication between several processes. Gradients are exchanged by the device's backend; flags and other values through the
+    CPU, so that they do not wait for the GPU.
+
+    step_minutes   timeout of an exchange of gradients
+    """
 
     def __init__(self, step_minutes: float = STEP_MINUTES):
-        import torch.distributed as dist
         from accelerate import PartialState
 
         end_with_launcher()
@@ -105,18 +109,20 @@ class Together(Processes):
         self.rank, self.count = state.process_index, state.num_processes
         self.first = self.rank == 0
         self.device = str(state.device)
-        self._cpu_group = dist.new_group(backend="gloo", timeout=timedelta(days=WAIT_DAYS))
+        self._cpu_group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=WAIT_DAYS))
         self._used: list[bool] | None = None  # whether any process has a gradient of each parameter
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        each, rest = divmod(len(items), self.count)  # the first `rest` processes get one more
-        begin = self.rank * each + min(self.rank, rest)
-        return items[begin : begin + each + (self.rank < rest)]
+        """As in `Processes`; the first processes get the larger parts."""
+        size, larger = divmod(len(items), self.count)  # the first `larger` processes get one more
+        begin = self.rank * size + min(self.rank, larger)
+        return items[begin : begin + size + (self.rank < larger)]
 
-    def sum_up(self, tensors: Sequence[Tensor]) -> None:
+    def sum_tensors(self, tensors: Sequence[Tensor]) -> None:
         _by_type(tensors, self._all_reduce)
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter], steady: bool = True) -> None:
+        """As in `Processes`; gradients that no process has stay None."""
         if self._used is None or not steady:  # gradients that no process has stay None
             has_gradient = torch.tensor([float(parameter.grad is not None) for parameter in parameters])
             self._all_reduce_on_cpu(has_gradient)
@@ -128,57 +134,46 @@ class Together(Processes):
         _by_type([parameter.grad for parameter in used if parameter.grad is not None], self._all_reduce)
 
     def broadcast(self, value: T) -> T:
-        import torch.distributed as dist
-
         values: list[Any] = [value if self.first else None]
-        dist.broadcast_object_list(values, src=0, group=self._cpu_group)
+        torch.distributed.broadcast_object_list(values, src=0, group=self._cpu_group)
         return values[0]
 
     def gather(self, value: T) -> list[T]:
-        import torch.distributed as dist
-
         values: list[Any] = [None] * self.count
-        dist.all_gather_object(values, value, group=self._cpu_group)
+        torch.distributed.all_gather_object(values, value, group=self._cpu_group)
         return values
 
     def agree(self, flag: bool) -> bool:
-        import torch.distributed as dist
-
         tensor = torch.tensor([flag], dtype=torch.uint8)
-        dist.broadcast(tensor, src=0, group=self._cpu_group)
+        torch.distributed.broadcast(tensor, src=0, group=self._cpu_group)
         return bool(tensor.item())
 
     @contextmanager
-    def first_does(self) -> Iterator[None]:
-        import torch.distributed as dist
-
+    def main_process_first(self) -> Iterator[None]:
         if not self.first:
-            dist.barrier(group=self._cpu_group)
+            torch.distributed.barrier(group=self._cpu_group)
         try:
             yield
         finally:
             if self.first:
-                dist.barrier(group=self._cpu_group)
+                torch.distributed.barrier(group=self._cpu_group)
 
     def close(self) -> None:
-        import torch.distributed as dist
-
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
     def _all_reduce(self, flat: Tensor) -> None:
-        import torch.distributed as dist
-
-        dist.all_reduce(flat)
+        torch.distributed.all_reduce(flat)
 
     def _all_reduce_on_cpu(self, flat: Tensor) -> None:
-        import torch.distributed as dist
-
-        dist.all_reduce(flat, group=self._cpu_group)
+        torch.distributed.all_reduce(flat, group=self._cpu_group)
 
 
 def _by_type(tensors: Sequence[Tensor], reduce: Callable[[Tensor], None]) -> None:
-    """Call `reduce` once for all tensors of a dtype: each exchange costs a round trip."""
+    """Call `reduce`, which works in place, on one flat tensor per dtype and device, and copy the results back into `tensors`.
+
+    Each exchange costs a round trip, so there are as few as possible.
+    """
     types = dict.fromkeys((tensor.dtype, tensor.device) for tensor in tensors)
     for dtype, device in types:
         group = [tensor for tensor in tensors if (tensor.dtype, tensor.device) == (dtype, device)]
@@ -194,9 +189,9 @@ _launchers: list[psutil.Process | None] = []  # of this process: its launcher, a
 
 
 def end_with_launcher() -> None:
-    """End this process as soon as its launcher, or the page that launched it, is gone.
+    """Start a thread that ends this process once its launcher, or the page that launched it, is gone.
 
-    As after `kill -9`: files are complete or absent, and the newest state can be resumed.
+    It ends as by `kill -9`: files are complete or absent, and the newest state can be resumed.
     """
     pids = [os.getppid()] if LAUNCHED in os.environ else []
     if page := os.environ.get(SUPERVISED):
@@ -207,14 +202,15 @@ def end_with_launcher() -> None:
 
 
 def end_if_launcher_gone() -> None:
-    """End this process if its launcher is gone. For one that has lost another process of its group, which may only have noticed the
-    same earlier."""
+    """End this process if its launcher is gone. Called when another process of the group is lost, which may have noticed that
+    earlier.
+    """
     if any(_gone(process) for process in _launchers):
         _end()
 
 
 def _processes_of(pids: Sequence[int]) -> list[psutil.Process | None]:
-    """Return a psutil.Process for each pid; None for one that no longer exists."""
+    """Return a psutil.Process for each pid; None for a process that no longer exists."""
     processes: list[psutil.Process | None] = []
     for pid in pids:
         try:
@@ -225,18 +221,21 @@ def _processes_of(pids: Sequence[int]) -> list[psutil.Process | None]:
 
 
 def _watch(processes: Sequence[psutil.Process | None]) -> None:
+    """Wait until one of `processes` is gone, then end this process."""
     while not any(_gone(process) for process in processes):
         time.sleep(LOOK_SECONDS)
     _end()
 
 
 def _end() -> None:
-    if not only_follows():
+    """End this process at once with code 1; the first of a group prints why."""
+    if not is_follower():
         os.write(2, LAUNCHER_GONE.encode())
     os._exit(1)
 
 
 def _gone(process: psutil.Process | None) -> bool:
+    """Whether a process has ended; True for None."""
     try:
         return process is None or not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

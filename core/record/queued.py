@@ -1,4 +1,4 @@
-"""Copies to the training device, in the order of its work."""
+"""Copies to the training device, queued in the order of its work."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from core.record.lazy_torch import Tensor, torch
 
 
 def queued(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """The tensor on `device`; for a GPU the copy is queued and nothing waits for it.
+    """Return `tensor` on `device`. A copy from CPU to CUDA is queued without waiting for it.
 
     A plain copy to a GPU waits for everything queued before it, and so may one from pageable memory, which the driver
     copies through a staging buffer. So it goes through pinned memory, which torch caches and reuses.

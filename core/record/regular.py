@@ -1,5 +1,6 @@
-"""Opens user files only if they are regular files: a named pipe would block forever, a device may never end. Also finds
-paths that can never be written, before work starts."""
+"""Opens user files only if they are regular files: a named pipe would block forever, a device may never end. Also checks
+whether a path can be written, before work starts.
+"""
 
 import errno
 import os
@@ -28,11 +29,11 @@ SPECIAL_FILES = {
 
 
 class MissingFile(ProblemsError):
-    """No file exists at the path."""
+    """Raised if no file exists at a path."""
 
 
 def open_regular(path: Path | str, buffering: int = -1) -> BinaryIO:
-    """The file for reading bytes. Raises ProblemsError, MissingFile where nothing is there.
+    """Open a regular file for reading bytes. Raises ProblemsError; MissingFile if it does not exist.
 
     The path is checked before opening (opening a pipe waits for its writer, opening a device can move it), and again
     after, without blocking, since it may have been replaced in between.
@@ -51,7 +52,7 @@ def open_regular(path: Path | str, buffering: int = -1) -> BinaryIO:
 
 
 def check_regular(path: Path | str) -> os.stat_result:
-    """Check a file like `open_regular`, before a library opens it by name. Returns its stat result."""
+    """Return the stat result of a regular file, for a library that opens it by name. Raises as `open_regular`."""
     try:
         facts = os.stat(path)
     except (OSError, ValueError) as error:
@@ -61,7 +62,9 @@ def check_regular(path: Path | str) -> os.stat_result:
 
 
 def read_regular(path: Path | str, max_bytes: int) -> bytes:
-    """The whole file; raises ProblemsError where it has more than `max_bytes`, whatever size the system reports."""
+    """Return the bytes of a regular file. Raises as `open_regular`, and if there are more than `max_bytes`, whatever size the system
+    reports.
+    """
     with open_regular(path) as handle:
         try:
             large = os.fstat(handle.fileno()).st_size > max_bytes  # then none of it needs to be in memory
@@ -75,7 +78,7 @@ def read_regular(path: Path | str, max_bytes: int) -> bytes:
 
 
 def _refuse_special(mode: int, path: Path | str) -> None:
-    """Raise ProblemsError unless a file mode is that of a regular file."""
+    """Raise ProblemsError for `path` unless `mode` (st_mode) is a regular file's."""
     for is_kind, code in _KINDS:
         if is_kind(mode):
             fix = "choose a file in it" if code == "file.is-folder" else "choose a regular file"
@@ -86,7 +89,7 @@ def _refuse_special(mode: int, path: Path | str) -> None:
 
 
 def _unreadable(error: OSError | ValueError, path: Path | str) -> ProblemsError:
-    """The ProblemsError for a file that cannot be opened or read; MissingFile if nothing is there."""
+    """Return the ProblemsError for a file that cannot be opened or read; MissingFile if it does not exist."""
     where = str(path)
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return MissingFile.one("The file does not exist", where, "check the path", "file.missing")
@@ -105,8 +108,10 @@ LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes (of a name on Windows: character
 
 
 def impossible_path(target: Path, where: str) -> Problem | None:
-    """The problem of a path that cannot be written (invalid name, a parent that is not a folder or is read-only); None for any
-    other."""
+    """Return the problem of a path that cannot be written: invalid name, parent that is not a folder or is read-only; else None.
+
+    where   `where` of the problem: the setting
+    """
 
     def problem(what: str, fix: str, code: str) -> Problem:
         return Problem(what, where, fix, code=code)

@@ -1,4 +1,4 @@
-"""The user's title and note for a run, and whose it is, in about.json; the folder's name stays."""
+"""A run's title and note from the user, and the login that started it, in about.json. The folder's name does not change."""
 
 import os
 from contextlib import suppress
@@ -20,7 +20,9 @@ FIX = "repair the file, or delete it and enter title and note again"
 
 @dataclass(frozen=True)
 class RunAbout:
-    """Title and note of a run. title: "" for its initial title. person: the login that started it, where several have a page each"""
+    """Title and note of a run. title: "" for the run's initial title; person: login that started the run, where people have a page
+    each.
+    """
 
     title: str = ""
     note: str = ""
@@ -28,25 +30,28 @@ class RunAbout:
 
 
 def read_about(folder: RunFolder) -> RunAbout:
-    """Read title and note. Raises ProblemsError for a damaged file."""
+    """Read about.json of a run; empty values if it is missing. Raises ProblemsError if it is damaged."""
     return _read(folder.path / FILE)
 
 
 @cached_until_changed(2000, missing=RunAbout())  # lists of runs ask for hundreds every few seconds
 def _read(path: Path) -> RunAbout:
+    """Read about.json; texts are cleaned and cut to their limits. Raises ProblemsError if it is damaged."""
     content = read_json_object(path, FIX, max_bytes=MAX_BYTES)
     return RunAbout(
         _clean(content.get("title", ""), MOST_TITLE),
-        _clean(content.get("note", ""), MOST_NOTE, lines=True),
+        _clean(content.get("note", ""), MOST_NOTE, multiline=True),
         _clean(content.get("person", ""), MOST_TITLE),
     )
 
 
 def write_about(folder: RunFolder, *, title: str | None = None, note: str | None = None) -> RunAbout:
-    """Change title, note or both. Raises ProblemsError, also for a damaged file, which is then left as it is."""
+    """Change the title, the note or both (None keeps the old one) and return the result. Raises ProblemsError if a text is too long or
+    about.json cannot be written; a damaged about.json is not overwritten.
+    """
     before = read_about(folder)
     texts = (("title", title, MOST_TITLE), ("note", note, MOST_NOTE))
-    changes = {name: _checked(name, text, most) for name, text, most in texts if text is not None}
+    changes = {name: _checked_text(name, text, most) for name, text, most in texts if text is not None}
     about = RunAbout(**(asdict(before) | changes))
     if about.title == initial_title(folder):
         about = replace(about, title="")
@@ -54,13 +59,16 @@ def write_about(folder: RunFolder, *, title: str | None = None, note: str | None
 
 
 def write_person(folder: RunFolder, person: str) -> None:
-    """Record whose run this is."""
+    """Store the login that started a run."""
     _write(folder, replace(read_about(folder), person=person), "name")
 
 
 def others_run_problem(path: str | os.PathLike, where: str, workspace: Workspace | None = None) -> Problem | None:
-    """The problem of writing to a path in the run of somebody else, which only the owner may. workspace: None is that of the job
-    or request"""
+    """Return the problem of writing to a path inside another person's run, which only the owner may; None if it is allowed.
+
+    where      setting with the path, for the problem
+    workspace  None: the workspace of the current job or request
+    """
     space = workspace or CURRENT_WORKSPACE.get()
     if space is None or not space.person or not lies_below(path, [space.runs]):
         return None
@@ -75,6 +83,7 @@ def others_run_problem(path: str | os.PathLike, where: str, workspace: Workspace
 
 
 def _write(folder: RunFolder, about: RunAbout, what: str) -> RunAbout:
+    """Write about.json and return `about`. what: the changed texts, for the message of the ProblemsError."""
     try:
         atomic.write_json(
             folder.path / FILE, {name: text for name, text in asdict(about).items() if text or name != "person"}
@@ -85,7 +94,7 @@ def _write(folder: RunFolder, about: RunAbout, what: str) -> RunAbout:
 
 
 def title_of(folder: RunFolder) -> str:
-    """The user's title, else the run's initial title."""
+    """Return the user's title of a run, else its initial title."""
     try:
         return read_about(folder).title or initial_title(folder)
     except ProblemsError:  # reported where the run is open
@@ -93,21 +102,26 @@ def title_of(folder: RunFolder) -> str:
 
 
 def initial_title(folder: RunFolder) -> str:
-    """The title the run was started with: the folder's name after the time stamp."""
+    """Return the title that a run was started with: its folder's name after the time stamp."""
     return folder.name.split("_", 1)[-1]
 
 
-def _checked(name: str, text: str, most: int) -> str:
-    clean = _clean(text, len(text), lines=name == "note")
-    if len(clean) > most:
-        what = f"The {name} has {len(clean):,} characters; the limit is {most:,}"
+def _checked_text(name: str, text: str, limit: int) -> str:
+    """Return the cleaned text. Raises ProblemsError if it has more than `limit` characters. name: "title" or "note"."""
+    clean = _clean(text, len(text), multiline=name == "note")
+    if len(clean) > limit:
+        what = f"The {name} has {len(clean):,} characters; the limit is {limit:,}"
         raise ProblemsError.one(what, name, "shorten it", "run.text-too-long")
     return clean
 
 
-def _clean(text: object, most: int, lines: bool = False) -> str:
-    """Return the text without control characters and bidirectional marks; on one line unless `lines`."""
+def _clean(text: object, limit: int, multiline: bool = False) -> str:
+    """Return `text` without control characters and bidirectional marks, cut to `limit` characters, on one line unless `multiline`; ""
+    if it is not a string.
+    """
     if not isinstance(text, str):
         return ""
-    cleaned = "".join(sign for sign in text.replace("\r\n", "\n") if sign.isprintable() or sign in "\n\t")
-    return (cleaned.replace("\t", " ").strip() if lines else " ".join(cleaned.split()))[:most]
+    cleaned = "".join(
+        character for character in text.replace("\r\n", "\n") if character.isprintable() or character in "\n\t"
+    )
+    return (cleaned.replace("\t", " ").strip() if multiline else " ".join(cleaned.split()))[:limit]

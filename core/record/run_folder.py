@@ -1,4 +1,4 @@
-"""A run is a folder: settings, journal, samples, checkpoints, training states. Nothing about a run is stored elsewhere."""
+"""A run's folder: settings, journal, samples, checkpoints, training states. Nothing about a run is stored elsewhere."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOST_RECENT = 200  # runs that may be the one that ran last
 
 
 class RunFolder:
-    """outputs/runs/<time>_<name>/ and the names in it."""
+    """Paths, job and lock of a run's folder, outputs/runs/<time>_<name>/."""
 
     def __init__(self, path: Path):
         self.path = Path(path)
@@ -44,12 +44,15 @@ class RunFolder:
 
     @classmethod
     def create(cls, runs: Path, name: str, job: dict[str, Any], now: float | None = None) -> RunFolder:
-        """Create a run folder with its job.json. job: a preset's content (kind, schema_version, groups); now: time in its name.
-        Raises ProblemsError if it cannot be written."""
+        """Create a run folder with its job.json. Raises ProblemsError if it cannot be written.
+
+        job   a preset's content (kind, schema_version, groups)
+        now   time in the folder's name, in seconds since 1970
+        """
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
         stem = f"{stamp}_{safe_name(name)}"
-        for free in islice(atomic.numbered(stem), 999):
-            path = runs / free
+        for candidate in islice(atomic.numbered(stem), 999):
+            path = runs / candidate
             try:
                 atomic.make_folders(runs)
                 path.mkdir()
@@ -71,29 +74,30 @@ class RunFolder:
 
     @property
     def damaged(self) -> bool:
-        """Whether job.json is missing: the run's files are usable, but it cannot be resumed."""
-        return self.there and not self.job_file.is_file()
+        """Whether this is a run folder without job.json: its files are usable, but the run cannot be resumed."""
+        return self.exists and not self.job_file.is_file()
 
     def job(self) -> dict[str, Any]:
-        """The content of job.json. Raises ProblemsError if it is damaged."""
+        """Return the content of job.json. Raises ProblemsError if it is missing or damaged."""
         return read_json_object(self.job_file, f"start '{self.name}' again from a preset")
 
     @property
-    def there(self) -> bool:
-        """Whether this is a run folder, with or without its job.json."""
+    def exists(self) -> bool:
+        """Whether the folder is a run's: it has job.json, a journal or checkpoints."""
         return self.job_file.is_file() or self.journal_file.is_file() or self.checkpoints.is_dir()
 
     @property
     def preset(self) -> str:
-        """The name of the preset that the run was started from; "" if unknown."""
+        """Name of the preset that the run was started from; "" if unknown."""
         try:
             return str(self.job().get("preset") or "")
         except ProblemsError:
             return ""
 
     def lock(self) -> list[str]:
-        """Lock the folder: while it is locked, the run counts as running. Raises ProblemsError if another process has it
-        locked; returns messages if the drive has no locks."""
+        """Lock the folder, so that the run counts as running. Return messages for the user if the drive has no file locks. Raises
+        ProblemsError if another process holds the lock or it cannot be written.
+        """
         lock = Lock(self.path / "lock")
         try:
             messages = lock.acquire()
@@ -107,25 +111,26 @@ class RunFolder:
         return messages
 
     def unlock(self) -> None:
+        """Release the lock, if this object holds it."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
 
     def remove_half_written(self) -> None:
-        """Remove checkpoints, states and samples left incomplete by a kill: only the process that holds the folder writes those."""
+        """Delete temporary checkpoints, states and samples that a killed process left. Only for the process that holds the lock."""
         for folder in (self.checkpoints, self.states, self.samples):
-            for left in folder.glob(".tmp-*"):
+            for leftover in folder.glob(".tmp-*"):
                 with suppress(OSError):
-                    atomic.remove_any(left)
+                    atomic.remove_any(leftover)
 
     @property
     def held(self) -> bool:
-        """Whether a process is running this run now."""
+        """Whether the run is running: this or another process has locked the folder."""
         return self._lock is not None or is_held(self.path / "lock")
 
 
 def outputs_unwritable(runs: Path, error: OSError) -> ProblemsError:
-    """The ProblemsError of a folder of the outputs that cannot be written."""
+    """Return the ProblemsError for an output folder that cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return unwritten(error, "", str(runs))
     what = f"The output folder is not writable: {error.strerror}"
@@ -133,38 +138,42 @@ def outputs_unwritable(runs: Path, error: OSError) -> ProblemsError:
 
 
 def safe_name(text: str) -> str:
-    """A valid part of a file name on every system: letters and digits of any script, blanks, - and _; at most 60 characters,
-    "run" if none is left."""
+    """Return `text` as part of a file name that is valid on every system: letters and digits of any script, blanks, - and _; at
+    most 60 characters, "run" if none is left.
+    """
     text = unicodedata.normalize("NFC", text).strip()
     text = re.sub(r"[^\w\- ]+", "_", text).strip("_ ")
     return text[:60].rstrip() or "run"
 
 
 def list_runs(runs: Path) -> list[RunFolder]:
-    """Run folders, newest first, damaged ones too."""
+    """Return the run folders in `runs`, newest first, including damaged ones."""
     return list(newest_runs(runs))
 
 
 def newest_runs(runs: Path) -> Iterator[RunFolder]:
-    """`list_runs` as an iterator that reads one folder at a time."""
+    """Yield the run folders in `runs`, newest first, including damaged ones; each is checked only when it is reached."""
     for name in sorted(os.listdir(runs), reverse=True) if runs.is_dir() else ():
-        if (folder := RunFolder(runs / name)).there:
+        if (folder := RunFolder(runs / name)).exists:
             yield folder
 
 
 def latest_run(runs: Path) -> RunFolder | None:
-    """The run with a job.json that ran last, by its journal: an older one may have been resumed."""
-    whole = [folder for folder in islice(newest_runs(runs), MOST_RECENT) if not folder.damaged]
-    return max(whole, key=lambda folder: (stamp_or_none(folder.journal_file) or (0, 0))[1], default=None)
+    """Return the run whose journal changed last, among the MOST_RECENT newest with a job.json; None without one. It need not be the
+    newest: an older run may have been resumed.
+    """
+    complete = [folder for folder in islice(newest_runs(runs), MOST_RECENT) if not folder.damaged]
+    return max(complete, key=lambda folder: (stamp_or_none(folder.journal_file) or (0, 0))[1], default=None)
 
 
 def run_of(path: Path | None, runs: Path) -> Path | None:
-    """The folder of the run that a file is a checkpoint of; None for other files."""
+    """Return the folder of the run in `runs` that the checkpoint `path` belongs to; None if `path` is not a checkpoint of a run."""
     inside = path is not None and path.parent.name == "checkpoints" and path.is_relative_to(runs)
     return path.parent.parent if path is not None and inside else None
 
 
 def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal text."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
@@ -173,7 +182,7 @@ COMPLETE = "complete.json"
 
 
 def seal_state(folder: Path) -> None:
-    """Mark a training state as complete: write complete.json with size and SHA-256 of every file."""
+    """Mark a training state as complete: write complete.json with the size and SHA-256 of every file."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != COMPLETE)
     atomic.write_json(
         folder / COMPLETE, {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files}
@@ -181,7 +190,7 @@ def seal_state(folder: Path) -> None:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether every file in complete.json, at least one, exists with its size and hash."""
+    """Whether a training state is complete: complete.json lists files, and each exists with its size and SHA-256."""
     try:
         listed = read_json_object(folder / COMPLETE)
         return bool(listed) and all(
@@ -193,12 +202,13 @@ def is_whole(folder: Path) -> bool:
 
 
 def state_step(folder: Path) -> int:
+    """Return the step in the name of a state folder ("step250"); -1 without one."""
     match = re.match(r"step(\d+)", folder.name)
     return int(match.group(1)) if match else -1
 
 
 def states_in(states: Path) -> list[Path]:
-    """State folders, newest first, complete or not."""
+    """Return the training state folders in `states`, newest step first, complete or not."""
     if not states.is_dir():
         return []
     folders = [path for path in states.iterdir() if path.is_dir() and state_step(path) >= 0]
@@ -206,5 +216,5 @@ def states_in(states: Path) -> list[Path]:
 
 
 def newest_state(states: Path) -> Path | None:
-    """The newest complete state, or None."""
+    """Return the newest complete training state in `states`, or None."""
     return next((folder for folder in states_in(states) if is_whole(folder)), None)

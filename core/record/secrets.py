@@ -1,6 +1,6 @@
-"""Keys of the user on this machine: from the environment, else from a file that only they can read.
+"""The user's API keys on this machine: from the environment, else from a file that only the user can read.
 
-They are never in a job, preset, run folder, log or metadata. `mask` removes them from text that is written there.
+Keys are never in a job, preset, run folder, log or metadata: `mask` removes them from text that is written there.
 """
 
 import json
@@ -27,7 +27,7 @@ SHORTEST = 8  # characters: shorter keys would mask ordinary text
 
 
 def keys_file() -> Path:
-    """Path of the keys file, outside the project, so that no copy of the project's folder contains it."""
+    """Return the path of the keys file, which is outside the project, so that copies of the project's folder do not contain it."""
     path = os.environ.get(FILE_VARIABLE)
     if path:
         return Path(path)
@@ -36,7 +36,7 @@ def keys_file() -> Path:
 
 
 def secret(name: str) -> str | None:
-    """The key of this name; None if there is none, or if a job of a shared page may not use it."""
+    """Return the key `name`, one of NAMES; None if it is not set, or jobs of a shared page may not use it."""
     if not may_use_keys():
         return None
     for variable in NAMES[name]:
@@ -46,12 +46,12 @@ def secret(name: str) -> str | None:
 
 
 def is_stored(name: str) -> bool:
-    """Whether the keys file has this key, regardless of the environment."""
+    """Whether the keys file contains the key `name`; the environment is not considered."""
     return bool(_stored().get(name))
 
 
 def store(name: str, value: str | None) -> None:
-    """Write a key into the file; None or empty removes it. Raises ProblemsError if the file cannot be written."""
+    """Write the key `name` to the keys file; None or an empty value removes it. Raises ProblemsError if the file cannot be written."""
     if name not in NAMES:
         raise ValueError(f"unknown key {name!r}")
     keys = _stored()
@@ -67,7 +67,7 @@ def store(name: str, value: str | None) -> None:
 
 
 def mask(text: str) -> str:
-    """Return the text with every key of the user replaced by MASK."""
+    """Return `text` with every key of the user replaced by MASK; keys shorter than SHORTEST stay."""
     for name in NAMES:
         for value in _values(name):
             if len(value) >= SHORTEST:
@@ -76,12 +76,13 @@ def mask(text: str) -> str:
 
 
 def _values(name: str) -> list[str]:
+    """Return all values of the key `name`: from its environment variables and the keys file."""
     values = [os.environ.get(variable, "").strip() for variable in NAMES[name]]
     return [value for value in [*values, _stored().get(name, "")] if value]
 
 
 def _stored() -> dict[str, str]:
-    """The keys in the keys file by name, cached until it changes; {} if it cannot be read."""
+    """Return {name: key} of the keys file, cached until the file changes; {} if it cannot be read."""
     path = keys_file()
     try:
         key = (str(path), *stamp(path))
@@ -98,7 +99,7 @@ _read: dict[tuple[str, int, int], dict[str, str]] = {}  # the file as last read,
 
 
 def _write(path: Path, keys: dict[str, str]) -> None:
-    """Write the keys file atomically, readable by its owner only from the first moment on."""
+    """Write the keys file atomically; at no moment can anyone but its owner read it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)  # 0600
     try:

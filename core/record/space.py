@@ -1,4 +1,4 @@
-"""Disk space: the size of a folder, whether something fits, and emptying a folder."""
+"""Disk space: size of a folder, checking for free space, emptying a folder."""
 
 import math
 import os
@@ -13,7 +13,7 @@ RESERVE = 256_000_000  # kept free: journals, previews and other programs need s
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of all files below a folder; files that vanish meanwhile do not count."""
+    """Return the total bytes of all files below `folder`; files that vanish meanwhile do not count."""
     total = 0
     for root, _, names in os.walk(folder):
         for name in names:
@@ -23,7 +23,7 @@ def folder_bytes(folder: Path) -> int:
 
 
 def clear(folder: Path) -> int:
-    """Delete everything in a folder and return the bytes freed. Files in use by other programs stay."""
+    """Delete everything in `folder` and return the bytes freed. Files that cannot be deleted, such as those in use, stay."""
     before = folder_bytes(folder)
     for each in list(folder.iterdir()) if folder.is_dir() else []:
         with suppress(OSError):
@@ -32,7 +32,7 @@ def clear(folder: Path) -> int:
 
 
 def require_space(folder: Path, needed: int, what: str, fix: str, reserve: int = RESERVE) -> None:
-    """Raise ProblemsError if `needed` more bytes would fill the disk. what: the action, "Unpacking the zip"."""
+    """Raise ProblemsError unless the disk of `folder` has `needed` + `reserve` free bytes. what: the action, "Unpacking the zip"."""
     free = machine.free_disk(folder)
     if needed + reserve <= free:
         return
@@ -42,11 +42,12 @@ def require_space(folder: Path, needed: int, what: str, fix: str, reserve: int =
 
 
 def _rounded_up(count: int) -> str:
+    """Format needed bytes rounded up: "1.2 GB", "300 MB"."""
     if count <= 0:
         return "0 MB"
     return f"{count / 1e9:.1f} GB" if count >= 999.5e6 else f"{math.ceil(count / 1e6)} MB"
 
 
-def _rounded_down(free: int) -> str:
-    """Rounded down, so that the numbers in the message explain the refusal."""
-    return f"{math.floor(free / 1e8) / 10:.1f} GB" if free >= 1e9 else f"{free // 1_000_000} MB"
+def _rounded_down(count: int) -> str:
+    """Format free bytes rounded down, so that the numbers in the message explain the refusal."""
+    return f"{math.floor(count / 1e8) / 10:.1f} GB" if count >= 1e9 else f"{count // 1_000_000} MB"

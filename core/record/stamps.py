@@ -1,4 +1,4 @@
-"""The stamp of a file, which differs after each change: what was read from the file is cached by it."""
+"""The stamp of a file (size and modification time), by which content read from the file is cached."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -11,16 +11,17 @@ T = TypeVar("T")
 
 
 def stamp(path: Path | str) -> Stamp:
-    """(bytes, modification time in ns) of a file, links followed. Raises OSError, or ValueError for an impossible name."""
+    """Return (bytes, modification time in ns) of a file, links followed. Raises OSError, or ValueError for an impossible name."""
     return stamp_of(os.stat(path))
 
 
 def stamp_of(facts: os.stat_result) -> Stamp:
+    """Return (bytes, modification time in ns) from a stat result."""
     return facts.st_size, facts.st_mtime_ns
 
 
 def stamp_or_none(path: Path | str) -> Stamp | None:
-    """`stamp`; None if the file does not exist."""
+    """Return the `stamp` of a file; None if it does not exist or cannot be read."""
     try:
         return stamp(path)
     except (OSError, ValueError):
@@ -30,9 +31,11 @@ def stamp_or_none(path: Path | str) -> Stamp | None:
 def cached_until_changed(
     maxsize: int, missing: Any, name: str = ""
 ) -> Callable[[Callable[[Path], T]], Callable[[Path], T]]:
-    """Caches what a function reads from a file, except errors, until the file's stamp changes.
+    """Decorator that caches what a function returns for a path until the file's stamp changes; errors are not cached.
 
-    missing   what it returns where there is no such file     name   of the file, if the function gets its folder
+    maxsize   number of cached results
+    missing   result if the file does not exist
+    name      name of the file in the path, if the function takes a folder
     """
 
     def decorate(read: Callable[[Path], T]) -> Callable[[Path], T]:
@@ -52,12 +55,12 @@ def cached_until_changed(
 
 
 def stamp_of_files(paths: Iterable[Path]) -> Stamp:
-    """(bytes of all, newest modification time in ns) of files; those that do not exist do not count."""
+    """Return (total bytes, newest modification time in ns) of files; missing ones are ignored, (0, 0) without any."""
     stamps = [each for path in paths if (each := stamp_or_none(path))]
     return sum(size for size, _ in stamps), max((changed for _, changed in stamps), default=0)
 
 
 def version(path: Path | str) -> str:
-    """The stamp as text, for a browser; "" if the file does not exist."""
+    """Return a file's stamp as text, for URLs; "" if the file does not exist."""
     stamp = stamp_or_none(path)
     return f"{stamp[1]:x}-{stamp[0]:x}" if stamp else ""

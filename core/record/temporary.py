@@ -1,4 +1,4 @@
-"""Temporary folders with a lock, so that those of killed processes are recognized and removed."""
+"""Temporary folders with a lock, by which folders of killed processes are recognized and removed."""
 
 import os
 import shutil
@@ -17,11 +17,13 @@ NEW_SECONDS = 1.0  # in which a folder's lock may not be held yet
 
 
 class HeldFolder:
-    """A new temporary folder, `path`, removed by `close` or at the end of this process. Leftovers of processes that have ended
-    are removed first."""
+    """A new temporary folder, `path`, deleted by `close` or at the end of this process. kind: part of the folder's name.
+
+    Folders of processes that ended without deleting them are deleted first.
+    """
 
     def __init__(self, kind: str):
-        remove_left()
+        remove_leftover_folders()
         self.path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-"))
         lock = FileLock(self.path / LOCK, timeout=LOOK_SECONDS, fallback_to_soft=False)
         with suppress(OSError, NotImplementedError, Timeout):  # a drive without locks
@@ -34,8 +36,8 @@ def _remove(path: Path, lock: FileLock) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def remove_left() -> None:
-    """Remove this user's temporary folders whose locks no process holds."""
+def remove_leftover_folders() -> None:
+    """Delete this user's temporary folders whose lock no process holds."""
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with suppress(OSError):
             facts, lock = path.lstat(), path / LOCK

@@ -32,8 +32,9 @@ APART: dict[str, Any] = {
 
 
 def kill(process: subprocess.Popen[bytes], seconds: float) -> None:
-    """Kill a process that was started with `APART`, and its children, such as compilers. Waits at most `seconds` for it (a
-    driver may hold it longer)."""
+    """Kill a process started with `APART` and its children (on Windows only itself), and wait up to `seconds` for its end, which a
+    driver may delay.
+    """
     with suppress(OSError):  # it has ended meanwhile
         if os.name != "nt":
             os.killpg(process.pid, signal.SIGKILL)
@@ -45,14 +46,15 @@ def kill(process: subprocess.Popen[bytes], seconds: float) -> None:
 
 @dataclass(frozen=True)
 class Gone:
-    """How a worker ended instead of answering. code: exit code; hung: killed after the time limit; output: the end of its stderr."""
+    """How a worker ended instead of answering. hung: it was killed at the time limit; code: exit code; output: end of its stderr."""
 
     hung: bool
     code: int | None
     output: str
 
     @property
-    def code_words(self) -> str:
+    def exit_text(self) -> str:
+        """The exit code as text: "code 1", or "signal SIGKILL" for a process ended by a signal."""
         if self.code is not None and self.code < 0:
             with suppress(ValueError):
                 return f"signal {signal.Signals(-self.code).name}"
@@ -60,8 +62,10 @@ class Gone:
 
 
 class Worker:
-    """The parent's side of a process, started by `command`, that runs `answer_questions`. Its stderr goes to a file in `folder`,
-    whose end is reported if the process ends."""
+    """Starts a process by `command`, which must run `serve_requests`, and sends requests to it.
+
+    folder   for a file with the process's stderr, whose end is reported if the process ends
+    """
 
     def __init__(self, command: Sequence[str], folder: Path):
         self._stderr: IO[bytes] = open(folder / f"said-{secrets.token_hex(4)}.txt", "w+b")
@@ -80,17 +84,20 @@ class Worker:
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
+        """Put each line of the process's stdout into the queue of answers, and b"" at its end."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self._answers.put(line)
         self._answers.put(b"")
 
-    def ask(self, question: dict[str, Any], seconds: float, token: CancelToken) -> dict[str, Any] | Gone:
-        """Send a request and return the answer, or how the process ended. Raises Cancelled."""
+    def ask(self, request: dict[str, Any], seconds: float, token: CancelToken) -> dict[str, Any] | Gone:
+        """Send a request and return its answer; `Gone` if the process ended, or did not answer in `seconds` and was killed. Raises
+        Cancelled if `token` is cancelled meanwhile.
+        """
         end = time.monotonic() + seconds
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(question).encode() + b"\n")
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
         except OSError:
             return self._end_and_report(hung=False)
@@ -103,7 +110,7 @@ class Worker:
                 return self._end_and_report(hung=True)
 
     def _end_and_report(self, *, hung: bool) -> Gone:
-        """End the process, unless it has ended, and return how it ended with the end of its output."""
+        """Kill the process, after waiting END_SECONDS for its end unless it is `hung`. Return its exit code and the end of its stderr."""
         if not hung:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=END_SECONDS)
@@ -113,6 +120,7 @@ class Worker:
         return Gone(hung, self._process.returncode, self._stderr.read().decode("utf-8", "replace"))
 
     def end(self) -> None:
+        """Kill the process and close the file of its stderr."""
         kill(self._process, END_SECONDS)
         self._stderr.close()
 
@@ -120,18 +128,22 @@ class Worker:
 # ---- in the process itself
 
 
-def answer_questions(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """The worker's main loop: answer requests from stdin until it is closed, at low priority. Output of libraries goes to stderr."""
+def serve_requests(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Main loop of the worker process: write `answer(request)` for each JSON line of stdin to stdout, until stdin is closed.
+
+    Runs at low priority. What libraries print to stdout goes to stderr.
+    """
     lower_priority()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
-    questions: queue.Queue[dict[str, Any]] = queue.Queue()
-    threading.Thread(target=_listen, args=(questions,), daemon=True).start()
+    requests: queue.Queue[dict[str, Any]] = queue.Queue()
+    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
     while True:
-        answers.write(json.dumps(answer(questions.get()), default=str) + "\n")
+        answers.write(json.dumps(answer(requests.get()), default=str) + "\n")
 
 
-def _listen(questions: queue.Queue[dict[str, Any]]) -> None:
+def _listen(requests: queue.Queue[dict[str, Any]]) -> None:
+    """Put the requests from stdin into `requests`; end this process when stdin is closed."""
     for line in sys.stdin:
-        questions.put(json.loads(line))
+        requests.put(json.loads(line))
     os._exit(0)  # the process that asks is gone

@@ -1,4 +1,4 @@
-"""The folders: project, outputs, models and presets."""
+"""The folders that Atelier uses (project, outputs, models, presets), and checks of paths."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PERSONAL = ("images", "grids")  # folders that each person has alone
 class Workspace:
     """The folders of one server. Relative paths in settings are relative to the project folder.
 
-    person   the login whose page or job uses them, where each has a page; "" for the owner
+    person   login of the person whose page or job this is, where people have a page each; "" for the owner
     allowed  further folders that a shared page may use (--allow)
     """
 
@@ -34,9 +34,9 @@ class Workspace:
 
     @classmethod
     def of(cls, outputs=None, models=None, presets=None) -> Workspace:
-        """The workspace with folders from the command line (relative to the working directory), else the project's."""
-        given = {"outputs": outputs, "models": models, "presets": presets}
-        folders: dict[str, Any] = {name: open_home(folder).resolve() for name, folder in given.items() if folder}
+        """Return the workspace with these folders, relative to the working directory; for None the project's."""
+        options = {"outputs": outputs, "models": models, "presets": presets}
+        folders: dict[str, Any] = {name: open_home(folder).resolve() for name, folder in options.items() if folder}
         return cls(**folders)
 
     @property
@@ -57,12 +57,12 @@ class Workspace:
 
     @property
     def captioners(self) -> Path:
-        """Folder of captioner models; lists of other models leave it out."""
+        """Folder of captioner models, which lists of other models leave out."""
         return self.models / CAPTIONERS
 
     @property
     def preprocessors(self) -> Path:
-        """Folder of ONNX models that make control images; lists of other models leave it out."""
+        """Folder of ONNX models that make control images, which lists of other models leave out."""
         return self.models / PREPROCESSORS
 
     @property
@@ -76,12 +76,12 @@ class Workspace:
 
     @property
     def personal(self) -> Path:
-        """Folder of the images and grids that each person has alone."""
+        """Folder of this person's images and grids, which other people cannot access."""
         return self.outputs / "people" / self.person if self.person else self.outputs
 
     @property
     def personal_private(self) -> Path:
-        """Folder of the form, stars, styles and prompts that each person has alone."""
+        """Folder of this person's form, stars, styles and prompts, which other people cannot access."""
         return self.private / "people" / self.person if self.person else self.private
 
     @property
@@ -92,8 +92,8 @@ class Workspace:
     def grids(self) -> Path:
         return self.personal / "grids"
 
-    def is_others(self, path: str | os.PathLike) -> bool:
-        """Whether a path, after following links, is in a folder that somebody else has alone; never for the owner."""
+    def is_other_persons(self, path: str | os.PathLike) -> bool:
+        """Whether `path`, with links followed, is in another person's personal folder; always False for the owner."""
         if not self.person:
             return False
         owner = replace(self, person="")
@@ -111,7 +111,7 @@ class Workspace:
 
 
 def open_home(text: str | os.PathLike) -> Path:
-    """A path with `~` expanded; an unknown `~name` stays as written."""
+    """Return a path with `~` expanded; an unknown `~name` stays as written."""
     path = Path(text)
     try:
         return path.expanduser()
@@ -120,29 +120,29 @@ def open_home(text: str | os.PathLike) -> Path:
 
 
 def resolve_path(text: str | os.PathLike) -> Path:
-    """The path of a setting: `~` expanded, relative ones below the project folder."""
+    """Return the path of a setting with `~` expanded; a relative one is below the project folder."""
     path = open_home(text)
     return path if path.is_absolute() else PROJECT / path
 
 
 def is_foreign(text: str | os.PathLike) -> bool:
-    """Whether this is an absolute path of Windows on another system, where it would be a name below the project folder."""
+    """Whether `text` is an absolute Windows path and this system is not Windows, where it would be read as a relative name."""
     path = os.fspath(text)
     return os.name != "nt" and not path.startswith("/") and PureWindowsPath(path).is_absolute()
 
 
 def typed_path(text: str | None) -> Path | None:
-    """The absolute path of a setting; None for an empty one."""
+    """Return the absolute path of a setting; None if it is empty."""
     return Path(os.path.abspath(resolve_path(text))) if text else None
 
 
 def real_path(path: str | os.PathLike) -> Path:
-    """The path with links followed; unchanged for a loop of links, for which `Path.resolve` raises RuntimeError before Python 3.13."""
+    """Return the path with links followed; unlike `Path.resolve` before Python 3.13, a loop of links raises no RuntimeError."""
     return Path(os.path.realpath(path))
 
 
 def lies_below(path: str | os.PathLike, folders: Iterable[Path]) -> bool:
-    """Whether a path is one of these folders or in it, after following links. A disk may be case-insensitive."""
+    """Whether `path` is one of `folders` or inside one, after following links. Case is ignored, as a disk may ignore it."""
     inner, *outer = (os.path.normcase(real_path(each)).casefold() + os.sep for each in (path, *folders))
     return any(inner.startswith(each) for each in outer)
 
@@ -152,7 +152,7 @@ CURRENT_WORKSPACE: ContextVar[Workspace | None] = ContextVar("workspace of this 
 
 @contextmanager
 def in_workspace(workspace: Workspace | None) -> Iterator[None]:
-    """Context in which a job or request of this workspace is handled."""
+    """Context that sets the workspace of the current job or request."""
     token = CURRENT_WORKSPACE.set(workspace)
     try:
         yield
@@ -161,14 +161,16 @@ def in_workspace(workspace: Workspace | None) -> Iterator[None]:
 
 
 def is_closed(path: str | os.PathLike) -> bool:
-    """Whether a path, after following links, is in a folder that somebody else than the user of this job or request has alone."""
+    """Whether `path`, with links followed, is in another person's personal folder, seen from the current job or request."""
     space = CURRENT_WORKSPACE.get()
-    return space is not None and space.is_others(path)
+    return space is not None and space.is_other_persons(path)
 
 
 def is_share(path: str | os.PathLike) -> bool:
-    r"""Whether a path is on another machine by its text (\\server\share, //server/share). Windows authenticates as soon as
-    such a path is accessed, so this is checked first."""
+    r"""Whether `path` is written as a network path (\\server\share, //server/share).
+
+    Windows authenticates as soon as such a path is accessed, so this is checked before any access.
+    """
     text = os.fspath(path).replace("\\", "/")
     return text.startswith("//") and not _LONG.match(text)
 
@@ -177,12 +179,12 @@ _LONG = re.compile("//[?]/[A-Za-z]:")  # Windows' form for long paths of local d
 
 
 def last_part(path: str) -> str:
-    r"""The last component of a path of any operating system: "fox" of "D:\sets\fox\"."""
+    r"""Return the last component of a path of any operating system: "fox" of "D:\sets\fox\"."""
     return path.replace("\\", "/").rstrip("/").rpartition("/")[2]
 
 
 def display_path(path: str | os.PathLike) -> str:
-    """A short form to show: relative to the project folder if inside."""
+    """Return a path for display: relative to the project folder if inside, else as given."""
     path = Path(path)
     if is_share(path) and not is_share(PROJECT):
         return str(path)

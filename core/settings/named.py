@@ -75,7 +75,7 @@ class Limits:
         if not lies_in(path, self.folders) or lies_below(path, self.closed):
             return False
         space = self.workspace  # a folder is read with its subfolders
-        return space is None or not (space.is_others(path) or lies_below(space.outputs / "people", [path]))
+        return space is None or not (space.is_other_persons(path) or lies_below(space.outputs / "people", [path]))
 
     @property
     def description(self) -> str:
@@ -119,8 +119,12 @@ def named_in(job: BaseModel, prefix: str = "") -> Iterator[Reference]:
 def closed_path_problem(text: str, where: str, limits: Limits) -> Problem:
     """Return the problem that `limits` do not allow the path `text` of the setting `where`."""
     path, space = resolve_path(text.strip().strip("\"'")), limits.workspace
-    if space and lies_in(path, limits.folders) and (space.is_others(path) or not lies_below(path, limits.closed)):
-        what = f"'{text}' {'belongs to' if space.is_others(path) else 'has folders of'} somebody else"
+    if (
+        space
+        and lies_in(path, limits.folders)
+        and (space.is_other_persons(path) or not lies_below(path, limits.closed))
+    ):
+        what = f"'{text}' {'belongs to' if space.is_other_persons(path) else 'has folders of'} somebody else"
         fix = f"use a folder of your own, such as {display_path(space.images)}"
         return Problem(what, where, fix, code="shared.path-closed")
     fix = f"use a path inside {limits.description}, upload the files, or start the page with --allow FOLDER"
@@ -235,4 +239,6 @@ def _is_outside(text: str, limits: Limits) -> bool:
     if "\0" in plain or (is_path and not limits.allows(text)):
         return True
     space, inside = limits.workspace, "/".join(parts[1:] if parts[0] == "outputs" else parts)
-    return space is not None and any(space.is_others(base / inside) for base in (PROJECT / "outputs", space.outputs))
+    return space is not None and any(
+        space.is_other_persons(base / inside) for base in (PROJECT / "outputs", space.outputs)
+    )

@@ -49,7 +49,7 @@ def _train(job: TrainJob, context: JobContext, stop_at: int | None) -> str:
     run, plan = training.run, training.run.plan
     run.stop_at = stop_at
     try:
-        with processes.first_does():
+        with processes.main_process_first():
             resumed = training.states.load()
             if not resumed:
                 begin(run, training.states)

@@ -42,7 +42,7 @@ from tabs.markup import (
     sent_boards,
     with_client,
 )
-from tabs.server.uploads import take_in
+from tabs.server.uploads import store_upload
 
 TAB = questions.TAB
 PROPOSED = 6
@@ -267,7 +267,7 @@ class DatasetHandlers(BoardView):
         out."""
         unused = Walk()
         try:
-            folder = take_in(files, self.page.workspace.datasets, task, unused)
+            folder = store_upload(files, self.page.workspace.datasets, task, unused)
         finally:
             for file in files:  # the server's own copies of the upload
                 atomic.remove(file)

@@ -1,1 +1,1 @@
-"""Forms: fields from declarations, presets, and the project that stores their values."""
+"""Forms: fields from the declarations of settings, presets, and the project that stores their values."""

@@ -1,4 +1,4 @@
-"""Bars for lists of numbers by block. assets/bars.js draws them below the text field of the list and writes changes into it."""
+"""Bars for lists of numbers by block. assets/bars.js draws them below the list's text field and writes changes into it."""
 
 import json
 from collections.abc import Sequence
@@ -26,21 +26,23 @@ WEIGHT_CURVES = {"Rising to OUT": "linear", "Falling to OUT": "reverse_linear"}
 
 
 def block_names(blocks: int) -> list[str]:
-    """Names of a U-Net's blocks in the order of sd-scripts' lists: of 25 IN00 to IN11, MID, OUT00 to OUT11; of 23 EMB, IN00 to
-    IN08, MID0 to MID2, OUT00 to OUT08, LAST."""
+    """Return the names of a U-Net's blocks in the order of sd-scripts' lists.
+
+    blocks   25: IN00 to IN11, MID, OUT00 to OUT11; 23: EMB, IN00 to IN08, MID0 to MID2, OUT00 to OUT08, LAST
+    """
     deep = 12 if blocks == COUNTS["sd1"] else 9
     ins, outs = [f"IN{n:02}" for n in range(deep)], [f"OUT{n:02}" for n in range(deep)]
     return [*ins, "MID", *outs] if deep == 12 else ["EMB", *ins, "MID0", "MID1", "MID2", *outs, "LAST"]
 
 
 def side_names(name: str, blocks: int) -> list[str]:
-    """Names of the blocks for which `name` (down_lr_weight, mid_lr_weight or up_lr_weight) has factors."""
+    """Return the names of the blocks for which the setting `name` (down_lr_weight, mid_lr_weight or up_lr_weight) has factors."""
     begin = dict(zip(SIDES, ("IN", "MID", "OUT"), strict=True))[name]
     return [each for each in block_names(blocks) if each.startswith(begin)]
 
 
 def size_bars(entry: Declared, control: str) -> str:
-    """HTML of the bars for a list of ranks or alphas. control: id of its text field"""
+    """Return HTML of the bars for a list of ranks or alphas. control: id of the list's text field."""
     stands_for = [f"{entry.group}.{name}" for name in entry.empty_as.split(", ")]
     size = FIELDS[stands_for[0]]
     facts = {
@@ -55,7 +57,7 @@ def size_bars(entry: Declared, control: str) -> str:
 
 
 def rate_bars(controls: list[str]) -> str:
-    """HTML of the bars for the learning rate factors of all SIDES. controls: ids of their text fields"""
+    """Return HTML of the bars for the learning rate factors of all SIDES. controls: ids of their text fields."""
     counts = {blocks: [side_count(name, blocks) for name in SIDES] for blocks in COUNTS.values()}
     lengths = {count for each in counts.values() for count in each}
     facts = {
@@ -70,16 +72,18 @@ def rate_bars(controls: list[str]) -> str:
 
 
 def weight_bars(family: str, control: str, *, default: float = 1.0, checkpoints: bool = False) -> str:
-    """HTML of the bars for block weights.
+    """Return HTML of the bars for block weights.
 
-    family        of the file, "" if unknown        control   id of the text field      default   weight while it is empty
-    checkpoints   of a merge of checkpoints, whose lists may also omit BASE
+    family        of the model file; "" if unknown
+    control       id of the text field
+    default       weight of each block while the field is empty
+    checkpoints   whether it is a merge of checkpoints, whose lists may also omit BASE
     """
     return _element("Block weights", [control], _weight_facts(family, default, checkpoints))
 
 
 def line_bars(files: Sequence[tuple[str, str]], control: str) -> str:
-    """HTML of a row of block weight bars for each line of a text field. files: (name, family) of the file of each line"""
+    """Return HTML of block weight bars for each line of the text field `control`. files: (name, family) of the file of each line."""
     return "".join(
         _element(f"Block weights of {name}", [control], _weight_facts(family), name, line)
         for line, (name, family) in enumerate(files)
@@ -87,7 +91,7 @@ def line_bars(files: Sequence[tuple[str, str]], control: str) -> str:
 
 
 def _weight_facts(family: str, default: float = 1.0, checkpoints: bool = False) -> dict[str, Any]:
-    """Data of `weight_bars` for the page's script: named lists of blocks by length, presets and limits."""
+    """Return the data of `weight_bars` for the page's script: blocks of lists by length, presets and limits."""
     sdxl = has_nine_blocks(family)
     length, others = WEIGHT_LENGTHS[sdxl], (ONLY_SD if sdxl else ONLY_SDXL) if family else ()
     without_base = {len(WITHOUT_BASE[sdxl]): WITHOUT_BASE[sdxl]} if checkpoints else {}
@@ -109,7 +113,13 @@ def _weight_facts(family: str, default: float = 1.0, checkpoints: bool = False) 
 
 
 def _element(title: str, controls: list[str], facts: dict[str, Any], label: str = "", line: int | None = None) -> str:
-    """label: title of the closed bars, "Bars" by default; line: the line of the text field that they edit, None for all of it"""
+    """Return HTML of bars for the page's script.
+
+    controls   ids of the text fields
+    facts      data of the bars
+    label      title of the closed bars; "" for "Bars"
+    line       line of the text field that the bars edit, from 0; None for the whole field
+    """
     data, names = esc(json.dumps(facts, separators=(",", ":"))), esc(" ".join(controls))
     attributes = (f' data-label="{esc(label)}"' if label else "") + ("" if line is None else f' data-line="{line}"')
     return f'<block-bars data-title="{esc(title)}"{attributes} data-for="{names}" data-facts="{data}"></block-bars>'

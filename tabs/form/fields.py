@@ -1,4 +1,4 @@
-"""The fields of the Train form: their order, HTML and facts for the page's script, all from the declarations in core/settings."""
+"""The fields of Train's form, from the declarations in core/settings: order, HTML, and facts for the page's script."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,17 +13,17 @@ from tabs.pieces import piece
 
 
 def first_screen() -> list[tuple[str, list[Declared]]]:
-    """[(row, settings)] of the first screen, from the top."""
+    """Return [(row, its settings)] of the first screen, from the top."""
     return [(row, [entry for entry in FIELDS.values() if entry.first == row]) for row in ROWS]
 
 
 def in_group(entry: Declared) -> bool:
-    """Whether a setting is shown in its group below the first screen. One with a single choice is not shown."""
+    """Whether a setting is in its group below the first screen: not if it is on the first screen, on another tab, or has one choice."""
     return not (entry.first or entry.elsewhere or entry.one_choice)
 
 
 def groups() -> dict[str, list[Declared]]:
-    """{group: settings} below the first screen, in the order of declaration, without empty groups."""
+    """Return {group: settings below the first screen}, in the order of declaration, without empty groups."""
     members: dict[str, list[Declared]] = {}
     for entry in FIELDS.values():
         if in_group(entry):
@@ -32,11 +32,12 @@ def groups() -> dict[str, list[Declared]]:
 
 
 def group_title(group: str) -> str:
+    """Return the title of a group of settings."""
     return TrainJob.model_fields[group].title or group
 
 
 def sections(entries: Sequence[Declared]) -> list[tuple[str, list[Declared]]]:
-    """[(heading or "", settings)] in the same order."""
+    """Split settings of a group into [(heading or "", settings)], in their order."""
     parts: list[tuple[str, list[Declared]]] = []
     for entry in entries:
         if entry.section or not parts:
@@ -49,17 +50,17 @@ def sections(entries: Sequence[Declared]) -> list[tuple[str, list[Declared]]]:
 
 
 def block(entry: Declared, offers: bool = False) -> str:
-    """HTML of a field without its value. offers: with a list of suggestions"""
+    """Return HTML of a field without its value. offers: whether it has a list of suggestions."""
     elem, listed = element_id(entry.path), f"{element_id(entry.path)}-list" if offers else ""
     empty = entry.hint or ("empty" if entry.optional or entry.default in ("", []) else "")
     if entry.kind == "choice":
         empty = entry.labels.get("", "off")
     view = FieldView(entry, id=f"{elem}-control", form=TRAIN, empty=empty, offers=listed)
-    return view.block(size_bars(entry, view.id) if entry.widget == "blocks" else "") + _joint(entry)
+    return view.block(size_bars(entry, view.id) if entry.widget == "blocks" else "") + _shared_control(entry)
 
 
-def _joint(entry: Declared) -> str:
-    """HTML of a control for several fields, below the last one: bars, or the tree of layers."""
+def _shared_control(entry: Declared) -> str:
+    """Return HTML of a control for several fields, below the last of them (bars) or below the field of layers (their tree); else ""."""
     if entry.widget == "layers":
         return f'<div class="joint">{piece("layer_tree")}</div>'
     rate_entries = [each for each in FIELDS.values() if each.group == entry.group and each.widget == "block rates"]
@@ -69,7 +70,7 @@ def _joint(entry: Declared) -> str:
 
 
 def on_form() -> Iterator[Declared]:
-    """The settings that have a field in the form."""
+    """Yield the settings that have a field in Train's form."""
     return (entry for entry in FIELDS.values() if entry.first or in_group(entry))
 
 
@@ -77,12 +78,12 @@ def on_form() -> Iterator[Declared]:
 
 
 def facts() -> dict[str, dict[str, Any]]:
-    """{path: facts} of each field for the page's script: for search, tooltips, and finding it."""
+    """Return {path: facts} of the settings, with which the page's script searches them, explains them and finds their fields."""
     return {path: _facts_of(entry) for path, entry in FIELDS.items() if not entry.one_choice}
 
 
 def _facts_of(entry: Declared) -> dict[str, Any]:
-    """The declaration of a field as JSON values for the page's script."""
+    """Return the facts of a setting as JSON values: its declaration, and where its field is."""
     tab, _, id = entry.elsewhere.partition("#")
     return {name: getattr(entry, name) for name in ("title", "unit", "help", "only", "costs", "kohya", "source")} | {
         "id": id or element_id(entry.path),
@@ -95,7 +96,7 @@ def _facts_of(entry: Declared) -> dict[str, Any]:
 
 
 def paths_of(where: str) -> list[str]:
-    """Paths of the fields that a Problem's `where` names; "memory.fp8_base, fp8_base_unet" names two of one group."""
+    """Return the paths of the fields in a Problem's `where`; "memory.fp8_base, fp8_base_unet" names two of one group."""
     paths, group = [], ""
     for name in where.split(", "):
         group = name.split(".")[0] if "." in name else group

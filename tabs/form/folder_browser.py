@@ -1,4 +1,4 @@
-"""What the page lists of folders: the contents of an allowed one, where browsing begins, and the known image folders."""
+"""Folders for the page: contents of an allowed folder, folders where browsing begins, known image folders."""
 
 import os
 import sys
@@ -19,8 +19,14 @@ MAX_BELOW = 1000  # the same of its subfolders together
 
 @dataclass(frozen=True)
 class Listing:
-    """A folder and its direct contents. parent: None if it is not allowed; more: not all entries are listed; reason: why the
-    folder cannot be read"""
+    """A folder and its direct contents.
+
+    parent    None if the page may not read it
+    folders   names
+    images    number of images
+    more      whether some entries were not listed
+    reason    why the folder cannot be read; "" if it can
+    """
 
     folder: Path
     parent: Path | None
@@ -31,7 +37,7 @@ class Listing:
 
 
 def starts(roots: Roots) -> list[tuple[str, Path]]:
-    """[(name, folder)] at which browsing can begin."""
+    """Return [(name, folder)] of the existing folders at which browsing can begin."""
     space = roots.workspace
     folders = [
         ("Starter images", STARTER / "images"),
@@ -46,21 +52,23 @@ def starts(roots: Roots) -> list[tuple[str, Path]]:
 
 
 def nearest(roots: Roots, folder: Path) -> Path:
-    """Return `folder` or its nearest parent that exists and is allowed, else the first start."""
+    """Return `folder` or its nearest parent that exists and is allowed, else the first of `starts`."""
     above = Path(os.path.abspath(folder)) if "\0" not in str(folder) else PROJECT
     existing = (each for each in (above, *above.parents) if roots.holds(each) and os.path.isdir(each))
     return next(existing, None) or starts(roots)[0][1]
 
 
 def _drives() -> list[str]:
+    """Return the root folders of the drives."""
     if sys.platform == "win32":
         return [drive for drive in (f"{letter}:\\" for letter in "CDEFGHIJKLMNOPQRSTUVWXYZ") if os.path.isdir(drive)]
     return ["/"]
 
 
 def listing(roots: Roots, text: str) -> Listing:
-    """List the folder that `text` names, PROJECT for "". Raises ProblemsError if it is not allowed; an unreadable one has a
-    reason."""
+    """List the folder with the path `text`, PROJECT for "". Raises ProblemsError if the page may not read it; `reason` tells why it
+    cannot be read otherwise.
+    """
     folder = roots.check(text or str(PROJECT), "folder")
     folder = Path(os.path.abspath(folder))
     parent = folder.parent if folder.parent != folder and roots.holds(folder.parent) else None
@@ -83,7 +91,7 @@ def listing(roots: Roots, text: str) -> Listing:
 
 
 def images_below(roots: Roots, listed: Listing) -> tuple[int, bool]:
-    """(number of images in the subfolders of a listed folder at any depth, whether there may be more): of MAX_BELOW entries."""
+    """Return (number of images in the subfolders at any depth, whether there may be more). Reads at most MAX_BELOW entries."""
     queue, images, entries_left = [os.path.join(listed.folder, name) for name in listed.folders], 0, MAX_BELOW
     while queue and entries_left > 0:
         with suppress(OSError), os.scandir(queue.pop(0)) as entries:
@@ -99,8 +107,7 @@ def images_below(roots: Roots, listed: Listing) -> tuple[int, bool]:
 
 
 def image_folders(workspace: Workspace) -> list[tuple[str, str]]:
-    """[(label, path)] of image folders: the starter's images, then the newest MAX_SETS folders in outputs/datasets, newest
-    first."""
+    """Return [(label, path)]: the starter's images, then the newest MAX_SETS folders in outputs/datasets, newest first."""
     folders: list[tuple[str, str]] = []
     starter = STARTER / "images"
     if starter.is_dir():
@@ -114,4 +121,5 @@ def image_folders(workspace: Workspace) -> list[tuple[str, str]]:
 
 
 def _count(folder: Path) -> int:
+    """Return the number of images directly in a folder."""
     return sum(is_image_name(entry.name) and not is_label(entry.name) for entry in islice(os.scandir(folder), 5000))

@@ -1,4 +1,4 @@
-"""What forms and their lists use of the page and of one another."""
+"""Interfaces that forms use: the page and other forms."""
 
 import os
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from tabs.roots import Roots
 
 
 class Form(Protocol):
-    """A form with fields that name model files: its settings by name, and the model family that a field requires."""
+    """A form with fields for model files. known: its settings by name; family_for: (name) -> family that the field requires, or ""."""
 
     @property
     def known(self) -> Mapping[str, Declared]: ...

@@ -1,4 +1,4 @@
-"""The card of a run, LoRA or other model file: image, name, step with the run's other steps, and what is below them."""
+"""HTML of cards for runs, LoRAs and other model files: image, name, step, the run's other steps, and what is below."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +13,7 @@ LORAS, RUNS = "gen-loras", "runs"  # ids of what chooses by an act: the list of 
 
 
 def thumb(image: Path | None, thumb_url: Callable[..., str]) -> str:
+    """Return HTML of a thumbnail; an empty frame without an image."""
     image_html = f'<img src="{esc(thumb_url(image, THUMB))}" alt="" loading="lazy">' if image is not None else ""
     return f'<span class="lora-thumb">{image_html}</span>'
 
@@ -21,34 +22,38 @@ def card(
     lora: Lora,
     thumb_url: Callable[..., str],
     *,
-    head: str,
-    middle: str,
-    words: str,
+    first_line: str,
+    second_line: str,
+    third_line: str,
     about: str,
-    why: str = "",
+    reason: str = "",
     steps: str = "",
     below: str = "",
     attributes: str = "",
 ) -> str:
-    """HTML of a card, 72 px high: three lines next to the image.
+    """Return HTML of a card, 72 px high: three lines next to the image.
 
-    head            HTML of the first line, with the name      middle, words   HTML of the second and third
-    about           text at the end of the third               why             reason why it cannot be used, or ""
-    steps           HTML of `strip` or `strip_later`           below           HTML below the lines
-    attributes      of the card's element
+    first_line, second_line, third_line   HTML; the first has the name
+    about                                 text at the end of the third line
+    reason                                why the file cannot be used, or ""
+    steps                                 HTML of `strip` or `lazy_strip`
+    below                                 HTML below the lines
+    attributes                            of the card's element
     """
-    error = f"<p class=field-error>{esc(why)}</p>" if why else ""
+    error = f"<p class=field-error>{esc(reason)}</p>" if reason else ""
     return (
         f"<li{attributes}>{thumb(lora.image, thumb_url)}<div>"
-        f'<div class="strip{" has-steps" if steps else ""}">{head}</div>{middle}'
-        f'<div class="strip lora-words">{words}<span class="hint" title="{esc(about)}">{esc(about)}</span></div></div>'
+        f'<div class="strip{" has-steps" if steps else ""}">{first_line}</div>{second_line}'
+        f'<div class="strip lora-words">{third_line}<span class="hint" title="{esc(about)}">{esc(about)}</span></div></div>'
         f"{steps}{error}{below}</li>"
     )
 
 
 def strip(lora: Lora, attributes: Callable[[Checkpoint], str], thumb_url: Callable[..., str]) -> str:
-    """HTML of the step's name, which opens the other steps of its run; "" for a file without a run. attributes: see
-    `step_buttons`"""
+    """Return HTML of a button with the step's name that opens the other steps of the run; "" for a file without a run.
+
+    attributes   (checkpoint) -> attributes of its button
+    """
     checkpoint = lora.checkpoint
     if checkpoint is None:
         return ""
@@ -61,9 +66,12 @@ def strip(lora: Lora, attributes: Callable[[Checkpoint], str], thumb_url: Callab
     )
 
 
-def strip_later(lora: Lora, form: str) -> str:
-    """`strip` without its buttons, which assets/picker.js requests when it is opened; for a file without a run, the button that
-    copies its path."""
+def lazy_strip(lora: Lora, form: str) -> str:
+    """Return `strip` without its step buttons, which assets/picker.js requests when the strip is opened. For a file without a run, the
+    strip has the button that copies the path instead.
+
+    form   id of the form or list
+    """
     marks = lora.checkpoint.marks if lora.checkpoint and form == RUNS else ()  # other lists show them next to the name
     text = ", ".join((lora.checkpoint.label, *marks)) if lora.checkpoint else "path"
     label = f"Other steps of {lora.name}, now {text}" if lora.checkpoint else f"Copy the path of {lora.name}"
@@ -80,8 +88,11 @@ def step_buttons(
     attributes: Callable[[Checkpoint], str],
     thumb_url: Callable[..., str],
 ) -> str:
-    """HTML of a button for each checkpoint of a run, with its own sample. chosen: the chosen one; attributes: returns those of a
-    button"""
+    """Return HTML of a button for each checkpoint of a run, with its first sample.
+
+    chosen       path of the chosen checkpoint
+    attributes   (checkpoint) -> attributes of its button
+    """
     buttons = ""
     for each in steps:
         label = ", ".join((each.label, *each.marks))
@@ -95,9 +106,11 @@ def step_buttons(
 
 
 def strength_slider(name: str, strength: float, id: str = "", about: str = "") -> str:
-    """HTML of a strength as a slider from -1 to 2 and as a number; one follows the other.
+    """Return HTML of a strength as a slider from -1 to 2 and as a number, which follow each other.
 
-    name   of the LoRA, for screen readers      id   prefix of their ids      about   attributes of both
+    name    of the LoRA, for screen readers
+    id      prefix of the ids of both
+    about   attributes of both
     """
     position, label = min(max(strength, -1.0), 2.0), esc(f"Strength of {name}")
     return (
@@ -108,13 +121,13 @@ def strength_slider(name: str, strength: float, id: str = "", about: str = "") -
 
 
 def copy_button(path: Path, name: str = "") -> str:
-    """HTML of the button that copies a file's path. name: what it is the path of, for screen readers"""
+    """Return HTML of a button that copies a file's path. name: of the file, for screen readers."""
     label = f' aria-label="Copy path of {esc(name)}"' if name else ""
     return f'<button type="button" class="btn quiet" data-copy="{esc(str(path.absolute()))}"{label}>Copy path</button>'
 
 
-def face(lora: Lora, thumb_url: Callable[..., str]) -> str:
-    """HTML of a model file on one line, which a field shows instead of its path."""
+def card_line(lora: Lora, thumb_url: Callable[..., str]) -> str:
+    """Return HTML of a model file on one line, shown in a field instead of its path."""
     checkpoint = lora.checkpoint
     label = ", ".join((checkpoint.label, *checkpoint.marks)) if checkpoint else ""
     return f"{thumb(lora.image, thumb_url)}<b>{middle(lora.name)}</b><span>{esc(label)}</span>"

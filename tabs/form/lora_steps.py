@@ -1,4 +1,4 @@
-"""A LoRA in lists and on cards: the run it comes from, with its checkpoints and their samples, or a single file."""
+"""Model files for lists and cards: a checkpoint with the other checkpoints of its run and their samples, or a single file."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -25,8 +25,14 @@ EPOCH = re.compile(r"-(\d{6})$")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint of a run. step: None if unknown; label: "step 250"; marks: "best" or "lowest loss", "kept"; sample: its own first
-    one, else its image in the comparison, or None"""
+    """A checkpoint of a run.
+
+    step     None if unknown
+    label    "step 250"
+    marks    "best" or "lowest loss", "kept"
+    loss     None if not measured
+    sample   the run's first sample at this step, else an image in the run's comparison, or None
+    """
 
     path: Path
     step: int | None
@@ -38,8 +44,13 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Lora:
-    """A model file as lists and cards show it. name: title of its run, else of the file; image: sample or preview; checkpoint: its
-    checkpoint, None without a run; steps: all of its run, if they were read"""
+    """A model file as lists and cards show it.
+
+    name         title of its run, else of the file
+    image        sample or preview
+    checkpoint   None for a file without a run
+    steps        all checkpoints of the run, if they were read
+    """
 
     path: Path
     name: str
@@ -49,30 +60,35 @@ class Lora:
 
 
 def brief(path: Path, workspace: Workspace) -> Lora:
-    """The `Lora` of a file by what is fast to read: without the journal of its run, so without other steps and losses."""
+    """Return the `Lora` of a file without reading its run's journal, so without steps and losses."""
     run, image, stem = run_of(path, workspace.runs), preview_of(path, workspace), file_stem(path.name)
     if run is None:
         return Lora(path, stem, image)
     folder, best, keep_marks = RunFolder(run), read_best(run), read_kept(run)
-    file, output = path.relative_to(run).as_posix(), output_of(stem)
+    file, output = path.relative_to(run).as_posix(), output_name_of(stem)
     title, image = title_of(folder), image or _comparison_image(run, path.name, workspace)
     checkpoint = Checkpoint(path, None, _label(path, run), _marks(file, best, keep_marks), None, None)
     return Lora(path, title if output in (title, initial_title(folder)) else f"{title} / {output}", image, checkpoint)
 
 
-def _marks(file: str, best: tuple[str, str] | None, kept: Mapping[str, str]) -> tuple[str, ...]:
-    """The marks of a checkpoint. file: relative to its run; best: of `read_best`; kept: of `read_kept`"""
+def _marks(file: str, best: tuple[str, str] | None, kept_names: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the marks of a checkpoint.
+
+    file         relative to its run
+    best         of `read_best`
+    kept_names   of `read_kept`
+    """
     lowest = (short_label(best[1]),) if best and best[1] and best[0] == file else ()
-    return lowest + ((kept_mark(file, kept[file]),) if file in kept else ())
+    return lowest + ((kept_mark(file, kept_names[file]),) if file in kept_names else ())
 
 
 def _comparison_image(run: Path, file: str, workspace: Workspace) -> Path | None:
-    """The first image of a checkpoint in the comparison of its run."""
+    """Return the first image of a checkpoint in the comparison of its run; None without one."""
     return next((image for image, _ in images_in(run, file, workspace)), None)
 
 
 def _label(path: Path, run: Path) -> str:
-    """ "step 250", by the file's metadata or name or the run's journal, "epoch 4" or the file's name."""
+    """Return the label of a checkpoint: "step 250", by the file's metadata or name or the run's journal; "epoch 4"; or the file's name."""
     step = facts_of_file(path).step
     label = label_of(path.name, step)
     if epoch := EPOCH.search(label):
@@ -80,13 +96,13 @@ def _label(path: Path, run: Path) -> str:
     return label if step is not None else label_of(path.name, steps_of(run).get(path.name))  # as of ControlNets
 
 
-def output_of(stem: str) -> str:
-    """The output name of a run, from the name of one of its files."""
+def output_name_of(stem: str) -> str:
+    """Return the output name of a run, from the name of one of its files without extension."""
     return AVERAGE.sub("", STEP.sub("", stem))
 
 
 def lora_of(page: FormPage, path: Path) -> Lora:
-    """The `Lora` of a file with the other steps of its run."""
+    """Return the `Lora` of a file with all checkpoints of its run."""
     lora, steps = brief(path, page.workspace), checkpoints(page, path)
     checkpoint = next((each for each in steps if each.path == path), None)
     if checkpoint is None:
@@ -96,7 +112,7 @@ def lora_of(page: FormPage, path: Path) -> Lora:
 
 
 def checkpoints(page: FormPage, path: Path | None) -> list[Checkpoint]:
-    """The checkpoints of the run that saved a file, by step; [] without a run or its journal."""
+    """Return the checkpoints of the run that saved a file, in the run's order; [] if no run did or its journal cannot be read."""
     run = run_of(path, page.workspace.runs)
     if run is None:
         return []
@@ -118,16 +134,20 @@ def checkpoints(page: FormPage, path: Path | None) -> list[Checkpoint]:
 
 
 def one_for_each_run(files: Iterable[Listed], workspace: Workspace) -> list[tuple[Listed, int]]:
-    """[(file, number of its run's files)]: of each run the `recommended` file, else the first one; other files with 1."""
+    """Return [(file, number of its run's files)]: of each run and output name the `recommended` file, else the first listed one.
+
+    A file without a run, and an unreadable file, is an entry of its own.
+    """
     by_output: dict[Any, list[Listed]] = {}
     for each in files:
         run = run_of(each.path, workspace.runs)
         single = run is None or bool(each.facts.problem)
-        by_output.setdefault(each.path if single else (run, output_of(file_stem(each.path.name))), []).append(each)
+        by_output.setdefault(each.path if single else (run, output_name_of(file_stem(each.path.name))), []).append(each)
     return [_entry(each, workspace) for each in by_output.values()]
 
 
 def _entry(files: list[Listed], workspace: Workspace) -> tuple[Listed, int]:
+    """Return (the recommended of a run's files, else the first; their number)."""
     run = run_of(files[0].path, workspace.runs)
     path = recommended(run, stored_best(run))[0] if run is not None else None
     return next((each for each in files if each.path == path), files[0]), len(files)

@@ -1,4 +1,4 @@
-"""The list of model files for a field: facts of each file, whether it fits the chosen model, and the check of a choice."""
+"""Lists of model files for fields: facts of each file, whether it fits the field, and the check of a chosen file."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ from core.record.units import count
 from core.record.workspace import display_path
 from core.settings.base import Declared
 from tabs.form.form_page import Form, FormPage
-from tabs.form.lora_card import LORAS, RUNS, card, copy_button, face, step_buttons, strip_later
+from tabs.form.lora_card import LORAS, RUNS, card, card_line, copy_button, lazy_strip, step_buttons
 from tabs.form.lora_steps import Lora, brief, checkpoints, lora_of, one_for_each_run
 from tabs.form.model_lists import REFRESH_SECONDS, Listed, badges, model_lists, with_starter
 from tabs.form.project import FIELDS
@@ -41,8 +41,10 @@ WAIT_SECONDS = 0.3  # for which a response waits for the reading of the folders
 def check_choice(kind: ModelKind, path: Path, holds: Sequence[str], family: str, base: bool = False) -> None:
     """Raise ProblemsError if a file does not fit a field.
 
-    kind     of the file, from its header      holds   kinds of files that the field takes
-    family   of the model, "" if it is unknown or does not matter      base   the field is the base model
+    kind     of the file, from its header
+    holds    kinds of files that the field takes
+    family   required family; "" for any
+    base     whether it is the field of the base model
     """
     match tuple(holds):
         case ("lora",):
@@ -60,7 +62,7 @@ def check_choice(kind: ModelKind, path: Path, holds: Sequence[str], family: str,
 
 
 def misfit(facts: FileFacts, path: Path, holds: Sequence[str], family: str, base: bool = False) -> str:
-    """The reason why a file of the index cannot be chosen; "" if it can. Arguments: see `check_choice`"""
+    """Return the reason why a file does not fit a field; "" if it fits. Arguments as in `check_choice`."""
     if facts.problem:
         return f"unreadable: {short(facts.problem, 100)}"
     try:
@@ -73,8 +75,12 @@ def misfit(facts: FileFacts, path: Path, holds: Sequence[str], family: str, base
 def file_named(
     name: str, page: FormPage, family: str, holds: Sequence[str] = ("lora",), *, steps: bool = True
 ) -> tuple[Lora, FileFacts | None, str]:
-    """(the model file that a setting names; its facts, None for a file that is missing or that this user may not read; the reason why
-    it cannot be used, or ""). steps: with the other steps of its run; family, holds: see `check_choice`"""
+    """Return (model file, its facts, reason why it cannot be used or "") for the value `name` of a setting.
+
+    facts            None for a file that is missing or that the page may not read
+    steps            whether the other checkpoints of its run are read
+    family, holds    as in `check_choice`
+    """
     path = find_file(name, page.workspace)
     if path is None or not page.roots.holds(path):
         return Lora(Path(name), file_stem(name)), None, "is not on this machine"
@@ -84,7 +90,7 @@ def file_named(
 
 
 def is_path(name: str) -> bool:
-    """Whether a name can only be that of a file on this machine, not a bare name nor a Hub id."""
+    """Whether a name can only be the path of a file on this machine, not a bare name or a Hub id."""
     inside = name.startswith(("models/", "outputs/", "/", ".", "~"))
     return inside or "\\" in name or ("/" in name and name.casefold().endswith(WEIGHTS))
 
@@ -100,10 +106,12 @@ def rows(
     form: str,
     verb: str = "Choose",
 ) -> str:
-    """HTML of a card for each run or single file, those that fit first, at most MAX_ROWS.
+    """Return HTML of a card for each run or single file, fitting ones first, at most MAX_ROWS.
 
-    reason   of a file, why it does not fit, or ""     attributes   of the button that chooses a file
-    form   whose list it is      verb   what the button does, for screen readers
+    reason      (file) -> why it does not fit, or ""
+    attributes  (path) -> attributes of the button that chooses the file
+    form        id of the form or list that the cards are for
+    verb        what the button does, for screen readers
     """
     entries = [(each, number, reason(each)) for each, number in one_for_each_run(files, page.workspace)]
     visible = sorted(entries, key=lambda entry: bool(entry[2]))[:MAX_ROWS]  # stable
@@ -112,7 +120,7 @@ def rows(
 
 
 def _row(file: Listed, number: int, reason: str, page: FormPage, attributes: str, form: str, verb: str) -> str:
-    """HTML of a card. number: checkpoints of its run; reason: why it does not fit, or ""; others as of `rows`"""
+    """Return HTML of a card. number: of checkpoints of its run; reason: why the file does not fit, or ""; others as in `rows`."""
     lora, badge_texts = brief(file.path, page.workspace), badges(file.facts)
     about = esc(", ".join((*badge_texts, *([reason] if reason else []))))
     aria = f'aria-label="{esc(verb)} {esc(lora.name)}" aria-description="{about}"'
@@ -122,23 +130,24 @@ def _row(file: Listed, number: int, reason: str, page: FormPage, attributes: str
     return card(
         lora,
         page.thumb_url,
-        head=choose + (_badges(lora.checkpoint.marks) if lora.checkpoint else ""),
-        middle=f'<div class="strip badges">{_badges(badge_texts)}</div>',
-        words=f'<small class="why">{esc(reason)}</small>'
+        first_line=choose + (_badges(lora.checkpoint.marks) if lora.checkpoint else ""),
+        second_line=f'<div class="strip badges">{_badges(badge_texts)}</div>',
+        third_line=f'<small class="why">{esc(reason)}</small>'
         if reason
         else f'<small title="{triggers}">{triggers}</small>',
         about=saved if lora.checkpoint else file.label.rpartition("/")[0].strip(),
-        steps=strip_later(lora, form),
+        steps=lazy_strip(lora, form),
         attributes=' class="misfit"' if reason else "",
     )
 
 
 def _badges(texts: Iterable[str]) -> str:
+    """Return HTML of texts as badges."""
     return "".join(f'<span class="badge">{esc(text)}</span>' for text in texts)
 
 
 def matching(files: Sequence[Listed], query: str) -> list[Listed]:
-    """The files with all words of the query in their label, badges or trigger words, those with all in the label first."""
+    """Return the files that have all words of the query in label, badges or trigger words; those with all in the label first."""
     words = query.lower().split()
     texts = (" ".join((each.label, *badges(each.facts), *each.facts.words)).lower() for each in files)
     matches = [each for each, text in zip(files, texts, strict=True) if all(word in text for word in words)]
@@ -149,15 +158,18 @@ def matching(files: Sequence[Listed], query: str) -> list[Listed]:
 
 
 class Picker:
-    """Answers the requests of assets/picker.js, which name a field by form and name."""
+    """Answers requests of assets/picker.js, which identify a field by the form's id and the field's name."""
 
     def __init__(self, page: FormPage):
         self.page = page
         self.forms: dict[str, Form] = {}  # by id
 
     def answer(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The list for a field {"form", "field", "query"}; with "chosen", the problems of that choice; with "steps", the other steps of
-        the run that saved a file; with "faces", name and image of the files that fields name."""
+        """Answer a request {"form", "field", "query"}: by default with the list for the field (`_list`).
+
+        With "chosen": {"problems"} of that choice. With "steps", a file: {"steps": HTML of its run's checkpoints}. With "faces", values of
+        fields: {"faces": {value: HTML of name and image}}.
+        """
         form, field = str(body.get("form")), str(body.get("field"))
         if "steps" in body:
             return {"steps": self._steps(body["steps"], form)}
@@ -173,8 +185,9 @@ class Picker:
         return self._list(form, entry, family, str(body.get("query", ""))[:100])
 
     def _list(self, form: str, entry: Declared, family: str, query: str) -> dict[str, Any]:
-        """{"rows": HTML, "count": number of all files, "reading": whether the folders are being read, "where": what to do without
-        any} for a field. family: required, "" for any"""
+        """Return {"rows": HTML, "count": number of all files, "reading": whether the folders are being read, "where": advice on where such
+        files come from} for a field. family: required; "" for any.
+        """
         lists = model_lists(self.page.workspace)
         lists.refresh(WAIT_SECONDS, REFRESH_SECONDS)
         files = lists.of(entry.holds)
@@ -189,7 +202,7 @@ class Picker:
         return {"rows": html, "count": len(files), "reading": lists.reading, "where": advice}
 
     def chooses(self, path: Path, form: str) -> str:
-        """Attributes of the button that chooses a file: for a field by its value, for the LoRAs of Generate and for Runs by an act."""
+        """Return the attributes of the button that chooses a file: its value for a field, an act for Generate's LoRAs and for Runs."""
         run = run_of(path, self.page.workspace.runs)
         if form == RUNS and run is not None:
             return f'data-act="draw" data-arg="{esc(f"{run.name}/{path.name}")}"'
@@ -199,11 +212,12 @@ class Picker:
         return f'data-value="{esc(value)}"'
 
     def _readable(self, text: Any) -> Path | None:
+        """Return the path of the file that a field's value names; None if it is missing or the page may not read it."""
         path = find_file(str(text)[:MOST_PATH], self.page.workspace)
         return path if path is not None and self.page.roots.holds(path) else None
 
     def _steps(self, text: Any, form: str) -> str:
-        """HTML of the steps of the run that saved a file, and of the button that copies the file's path."""
+        """Return HTML of the checkpoints of the run that saved a file, and of a button that copies the file's path."""
         path = self._readable(text)
         if path is None:
             return '<li class="hint">This file is not on this machine.</li>'
@@ -216,14 +230,14 @@ class Picker:
         )
 
     def _face(self, text: Any) -> str:
-        """HTML of the model file or folder that a field names, "" if it is none."""
+        """Return HTML of the model file or folder that a field's value names; "" if it is none."""
         path = self._readable(text)
         if path is None or facts_of_file(path).problem:
             return ""
-        return face(brief(path, self.page.workspace), self.page.thumb_url)
+        return card_line(brief(path, self.page.workspace), self.page.thumb_url)
 
     def _problems(self, chosen: str, entry: Declared, family: str) -> list[Problem]:
-        """Reasons why a chosen file does not fit the field; [] for a text that is not a readable file."""
+        """Return the reasons why a chosen file does not fit the field; [] for a text that is not a readable file."""
         path = find_file(chosen, self.page.workspace)
         if path is None or not self.page.roots.holds(path):
             return []  # a text that is not a file is checked when the field is read
@@ -234,7 +248,7 @@ class Picker:
         return []
 
     def _family(self, form: str, entry: Declared) -> str:
-        """The family that a file for this field must have; "" for any."""
+        """Return the family that a file for this field must have; "" for any."""
         if form != TRAIN:
             return self.forms[form].family_for(entry.name)
         model = self.page.project.job.model
@@ -243,6 +257,6 @@ class Picker:
 
 
 def family_of_file(name: str, page: FormPage) -> str:
-    """The family of a model file or folder, from the index; "" if unknown."""
+    """Return the family of a model file or folder, from the index; "" if unknown."""
     path = find_file(name, page.workspace)
     return (facts_of_file(path).family or "") if path is not None and page.roots.holds(path) else ""

@@ -1,5 +1,6 @@
-"""Forms whose values the project stores as JSON (Generate and, in task_form.py, tasks), with undo, marked changes, and the HTML of
-their preset bar."""
+"""Forms whose values the project stores as JSON (Generate and, in task_form.py, tasks), with undo, marks of changed fields, and the
+HTML of their preset bar.
+"""
 
 import json
 from abc import abstractmethod
@@ -27,9 +28,11 @@ STEPS = 50  # of undo
 class PlainForm(PresetForm):
     """A form with its preset bar. Every change goes through `put`, so that it can be undone.
 
-    id, task_name   prefix of its elements' ids; the task of its presets
-    known           {name: declaration} of its fields      act   the `data-act` of its controls
-    covered         names of the fields that presets store
+    id          prefix of its elements' ids
+    task_name   task of its presets
+    known       {name: declaration} of its fields
+    act         `data-act` of its controls
+    covered     names of the fields that presets store
     """
 
     offers = TOOL_FILES  # id of the datalist for fields that name a file
@@ -50,7 +53,7 @@ class PlainForm(PresetForm):
 
     @abstractmethod
     def load(self) -> Values:
-        """The current values."""
+        """Return the current values."""
 
     @abstractmethod
     def keep(self, values: Values) -> None:
@@ -58,19 +61,18 @@ class PlainForm(PresetForm):
 
     @abstractmethod
     def initial(self) -> Values:
-        """The values before any change, for a new user."""
+        """Return the values that a new user begins with."""
 
     @abstractmethod
     def job(self, values: Values) -> Settings:
-        """The job of these values. Raises ProblemsError."""
+        """Return the job of these values. Raises ProblemsError."""
 
     @abstractmethod
     def values_of(self, job: Settings, before: Values) -> tuple[Values, list[Problem]]:
-        """Return (values of a job, problems of its files that are not on this machine). before: the current values"""
+        """Return (values of a job, problems of its files that are not on this machine). before: the current values."""
 
     def family_for(self, name: str) -> str:
-        """The family that a model file in this field must have, which is that of the first other file in the form; "" if
-        unknown."""
+        """Return the family that a model file in the field `name` must have, by the first other file in the form; "" if unknown."""
         values = self.load()
         for field, entry in self.known.items():
             if not {"lora", "checkpoint"} & set(entry.holds) or (field == name and entry.kind != "list"):
@@ -85,25 +87,28 @@ class PlainForm(PresetForm):
 
     @property
     def name(self) -> str:
-        """The loaded preset; "" for the defaults or if its file is gone."""
+        """Name of the loaded preset; "" for the defaults or if its file is gone."""
         name = str(self.page.project.tab_state(self._state_key).get("preset", ""))
         return name if name in self.presets.names(self.task_name) else ""
 
     @property
     def _state_key(self) -> str:
+        """Key under which the project stores the name of the loaded preset."""
         return f"presets of {self.task_name}"
 
     def reference(self) -> Values:
-        """The values that loading the preset again would give."""
+        """Return the values that loading the preset again would set."""
         initial, preset = self.initial(), read_preset(self.presets, self.name)
         return self.values_of(preset_files.apply(preset), initial)[0] if preset else initial
 
     def empty(self, values: Values) -> Values:
-        """{field: effective value of its default with these values}, for defaults that depend on other fields."""
+        """Return {field: effective value of its default} for fields whose default depends on other `values`."""
         return {}
 
     def changed(self) -> dict[str, Any]:
-        """{field: value in the preset} of the fields that differ from the preset. An empty field equals its effective value."""
+        """Return {field: value in the preset} of the fields that differ from the preset. A default is compared by its effective value
+        (`empty`).
+        """
         values, reference = self.load(), self.reference()
         empty = self.empty(values)
 
@@ -130,11 +135,13 @@ class PlainForm(PresetForm):
         id: str = "",
         titles: Mapping[str, str] = {},
     ) -> str:
-        """HTML of the controls of these fields.
+        """Return HTML of the controls of these fields.
 
-        values    shown instead of the current values         hints    {field: placeholder while it is empty}
-        changed   `changed()`, if it is known already         act, id  instead of the form's
-        titles    {field: title instead of the setting's}
+        values    to show; None: the current ones
+        hints     {field: placeholder while it is empty}
+        changed   result of `changed()`, if already known
+        act, id   to use instead of the form's
+        titles    {field: title to use instead of the setting's}
         """
         shown = {**(self.load() if values is None else values), **{name: bad.text for name, bad in self.bad.items()}}
         changed = self.changed() if changed is None else changed
@@ -162,15 +169,17 @@ class PlainForm(PresetForm):
         return "".join(field_html(name) + below.get(name, "") for name in names)
 
     def below(self, values: Values) -> dict[str, str]:
-        """{field: HTML below it} with these values."""
+        """Return {field: HTML below its control} for these values."""
         return {}
 
     def with_dependents(self, name: str, before: Values, values: Values) -> Values:
-        """Return `values` with the fields that depend on the changed field `name`."""
+        """Return `values`, in which the field `name` has changed, after adapting the fields that depend on it. before: the values
+        before that change.
+        """
         return values
 
     def change(self, name: str, text: str) -> None:
-        """Set one field to a text that the user wrote. Raises ProblemsError for an invalid one, which stays in the field."""
+        """Set a field to typed text. Raises ProblemsError for an invalid one, which stays in the field."""
         if name not in self.known:
             what = f"There is no field '{name[:40]}' with '{text[:40]}'"
             raise ProblemsError.one(what, self.task_name, "reload the page", "form.no-such-field")
@@ -184,7 +193,7 @@ class PlainForm(PresetForm):
             self.put(self.with_dependents(name, before, values), corrected=[name])
 
     def mark(self, problems: Iterable[Problem]) -> None:
-        """Mark the fields that these problems name as invalid until the next change."""
+        """Mark the fields that these problems name as invalid, until the next change."""
         self._invalid = {each.where.rpartition(".")[2] for each in problems}
 
     # -- changes
@@ -196,11 +205,11 @@ class PlainForm(PresetForm):
         corrected: Iterable[str] = (),
         invalid: Mapping[str, BadInput] = {},
     ) -> None:
-        """Store these values as one step of undo. Invalid input is discarded in fields whose values change, and stays in
-        others.
+        """Store these values as one step of undo. Invalid input is discarded in fields whose values change, and stays in others.
 
-        preset      the loaded preset from now on      corrected   other fields whose invalid input is discarded
-        invalid     new invalid input
+        preset      name of the loaded preset from now on; None keeps it
+        corrected   other fields whose invalid input is discarded
+        invalid     new invalid input by field
         """
         name, before, bad = state = self._current()
         changed = {*corrected, *(each for each, value in values.items() if value != before.get(each))}
@@ -211,10 +220,11 @@ class PlainForm(PresetForm):
             self._restore(new_state)
 
     def update(self, changes: Values) -> None:
-        """Change these fields in one step of undo."""
+        """Change these fields, {name: value}, in one step of undo."""
         self.put(self.load() | changes, corrected=changes)
 
     def _current(self) -> State:
+        """Return the state that a step of undo restores."""
         return self.name, self.load(), self.bad
 
     def _restore(self, state: State) -> None:
@@ -230,7 +240,7 @@ class PlainForm(PresetForm):
             self._restore(state)
 
     def act(self, act: str, arg: str, value: str) -> bool:
-        """Handle an event of the preset bar. Returns False for an act of another control. Raises ProblemsError."""
+        """Handle an event of the preset bar; return False for the event of another control. Raises ProblemsError."""
         name = act.removeprefix("preset_")
         if name == act or name not in ACTS:
             return False
@@ -254,7 +264,7 @@ class PlainForm(PresetForm):
         return Done(done or message, notes) if preset else None
 
     def delete(self, name: str) -> Done | None:
-        """Delete the loaded preset at the second call."""
+        """Delete the loaded preset at the second call; the first one only asks for confirmation."""
         if self._deleting == self.name:
             return super().delete(self.name)
         self._deleting = self.name
@@ -271,7 +281,7 @@ class PlainForm(PresetForm):
     # -- the bar
 
     def html(self) -> str:
-        """HTML of the preset bar: the list of presets, the number of changes, undo, redo and the menu."""
+        """Return HTML of the preset bar: list of presets, number of changes, undo, redo and menu."""
         name, changed = self.name, self.changed()
         names = self.presets.names(self.task_name)
         listed = options([("Defaults", ""), *((self.presets.display_name(each), each) for each in names)], name)
@@ -286,6 +296,7 @@ class PlainForm(PresetForm):
         )
 
     def _menu(self, name: str, changed: dict[str, Any]) -> str:
+        """Return HTML of the preset bar's menu. changed: {field: value in the preset}."""
         is_user, field = name.startswith("user/"), f"{self.id}-preset-name"
         save = button("preset_save", f"Save {name.removeprefix('user/')}", name, kind="row") if is_user else ""
         delete = "Delete for good" if self._deleting == name else "Delete"
@@ -305,7 +316,7 @@ class PlainForm(PresetForm):
         )
 
     def _label(self, value: Any) -> str:
-        """Text of a value on a button."""
+        """Return a value as text for a button."""
         if isinstance(value, bool):
             return "on" if value else "off"
         if isinstance(value, list):
@@ -317,6 +328,7 @@ class PlainForm(PresetForm):
         return "empty" if value in (None, "") else short(str(value), 28)
 
     def _json(self) -> str:
+        """Return HTML of the form's job as JSON in a textarea; of a hint if the form has problems."""
         field = f"{self.id}-json"
         try:
             text = json_text(self.checked_job(), self.task_name)
@@ -332,5 +344,5 @@ class PlainForm(PresetForm):
 
 
 def plain(values: Values) -> Values:
-    """Return the values as JSON would give them back, so that current and stored values can be compared."""
+    """Return a copy of the values with the types that JSON has, so that current and stored values can be compared."""
     return json.loads(json.dumps(values))  # type: ignore[no-any-return]

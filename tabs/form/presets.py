@@ -1,4 +1,4 @@
-"""Base class of all forms: presets, undo, and invalid input."""
+"""Base class of all forms: presets, undo and invalid input."""
 
 import json
 import threading
@@ -21,7 +21,7 @@ State = TypeVar("State")
 
 @dataclass(frozen=True)
 class BadInput:
-    """An invalid text in a field with its problem. It stays in the field, and the job keeps the previous value."""
+    """Invalid text in a field and its problem. The text stays in the field; the job keeps the previous value."""
 
     text: Any
     problem: Problem
@@ -29,7 +29,7 @@ class BadInput:
 
 @dataclass(frozen=True)
 class Done:
-    """Message about a finished action. problems: files that are missing on this machine; undo: a step that can be undone at once"""
+    """Message about a finished action. problems: files that are missing on this machine; undo: step that a button can undo, or ""."""
 
     text: str
     problems: Sequence[Problem] = ()
@@ -37,7 +37,7 @@ class Done:
 
 
 class Steps(Generic[State]):
-    """Undo history of a form. max_steps: older steps are dropped"""
+    """Undo history of a form. max_steps: number of steps kept."""
 
     def __init__(self, max_steps: int):
         self._max_steps = max_steps
@@ -45,13 +45,15 @@ class Steps(Generic[State]):
         self.undone: list[tuple[str, State]] = []
 
     def add(self, name: str, before: State) -> None:
-        """Add a change."""
+        """Add a change by its name and the state before it; undone changes are dropped."""
         self.past = [*self.past, (name, before)][-self._max_steps :]
         self.undone.clear()
 
     def step(self, current: State, redo: bool = False) -> State | None:
-        """Undo the last change, or with `redo` the last undo: returns the state to restore; None if there is none. current: the current
-        state, stored for the opposite step"""
+        """Undo the last change, or with `redo` repeat the last undone one: return the state to restore, None if there is none.
+
+        current   the current state, stored for the opposite step
+        """
         source, target = (self.undone, self.past) if redo else (self.past, self.undone)
         if not source:
             return None
@@ -61,10 +63,7 @@ class Steps(Generic[State]):
 
 
 class PresetForm(ABC):
-    """A form with presets and undo. Subclasses define how it stores a job.
-
-    task_name   the task of its presets      bad   {field: invalid input}
-    """
+    """A form with presets and undo. Subclasses define how it stores a job. task_name: task of its presets; bad: {field: invalid input}."""
 
     task_name: str
     presets: PresetStore
@@ -74,42 +73,43 @@ class PresetForm(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """The loaded preset; "" for the defaults."""
+        """Name of the loaded preset; "" for the defaults."""
 
     @property
     def description(self) -> str:
-        """The description of a preset that is saved under a new name."""
+        """Description for a preset that is saved under a new name."""
         return ""
 
     @abstractmethod
     def checked_job(self) -> Settings:
-        """The job of the form. Raises ProblemsError, also for invalid input."""
+        """Return the form's job. Raises ProblemsError, also for invalid input."""
 
     @abstractmethod
     def set_preset(self, name: str) -> None:
-        """Set the name of the loaded preset without changing the fields; "" for none."""
+        """Set the name of the loaded preset, "" for none, without changing fields."""
 
     @abstractmethod
     def apply_preset(self, preset: Preset | None, name: str | None = None, done: str = "") -> Done | None:
-        """Fill in the form from a preset; None fills in the defaults.
+        """Fill in the form from a preset, or from the defaults for None; return the message about it, if any.
 
-        name   of the loaded preset from now on, None to keep the name      done   text of the message instead of the usual one
+        name   of the loaded preset from now on; None keeps it
+        done   text of the message instead of the usual one
         """
 
     @abstractmethod
     def undo(self, redo: bool = False) -> None:
-        """Undo the last change, or redo the last undone one."""
+        """Undo the last change, or with `redo` repeat the last undone one."""
 
     @abstractmethod
     def restore(self, field: str) -> None:
-        """Set a field to the preset's value."""
+        """Set a field to its value in the preset."""
 
     @abstractmethod
     def restore_all(self) -> Done | None:
-        """Set all fields that presets store to the preset's values."""
+        """Set all fields that presets store to their values in the preset."""
 
     def problems(self) -> list[Problem]:
-        """The problems of all invalid input."""
+        """Return the problems of all invalid input."""
         return [bad.problem for bad in self.bad.values()]
 
     def check(self) -> None:
@@ -118,16 +118,18 @@ class PresetForm(ABC):
             raise ProblemsError(self.problems())
 
     def run_act(self, name: str, data: Mapping[str, Any]) -> Done | None:
-        """Run one of ACTS from the preset bar. Returns its message, if any. Raises ProblemsError."""
+        """Run one of ACTS; return its message, if any. Raises ProblemsError. data: the message of the page's script."""
         return ACTS[name](self, data)
 
     def choose(self, name: str, done: str = "") -> Done | None:
-        """Load a preset by name; "" for the defaults."""
+        """Load a preset by name, "" for the defaults; return the message about it. done: text of the message instead of the usual one."""
         return self.apply_preset(self.presets.load(name, self.task_name) if name else None, name, done)
 
     def save(self, name: str, replace: bool = False) -> Done:
-        """Save the form as a user preset and load it. One that it replaces passes on its kind, title and reasons. Raises
-        ProblemsError for invalid fields, an invalid name, and an existing one without `replace`."""
+        """Save the form as a user preset and load it; return the message about it. A replaced preset keeps its kind, title and reasons.
+
+        Raises ProblemsError for invalid fields, an invalid name, and an existing one without `replace`.
+        """
         with self.lock:
             job, user_name = self.checked_job(), "user/" + name.strip().removeprefix("user/")
             replaced = read_preset(self.presets, user_name) if replace and user_name == self.name else None
@@ -140,12 +142,14 @@ class PresetForm(ABC):
         return Done(f"Saved as {saved.removeprefix('user/')}.")
 
     def rename(self, name: str, new: str) -> Done:
+        """Rename a user preset; return the message about it. Raises ProblemsError."""
         new, loaded = self.presets.rename(name, new), self.name
         if loaded == name:
             self.set_preset(new)
         return Done(f"Renamed to {new.removeprefix('user/')}.")
 
     def delete(self, name: str) -> Done | None:
+        """Delete a user preset; the form keeps its values. Return the message about it. Raises ProblemsError."""
         loaded = self.name
         self.presets.delete(name)
         if loaded == name:
@@ -153,11 +157,15 @@ class PresetForm(ABC):
         return Done(f"Deleted {name.removeprefix('user/')}. The form keeps its values.")
 
     def take_json(self, text: str) -> Done | None:
-        """Fill in the form from JSON. Raises ProblemsError with all problems of the text."""
+        """Fill in the form from JSON; return the message about it, if any. Raises ProblemsError with all problems of the text."""
         return self.apply_preset(read_text("JSON", text, self.task_name, f'write "task": "{self.task_name}"'))
 
     def take_file(self, file: str, text: str) -> Done | None:
-        """Check a preset file that was opened or dropped, store it in presets/user, and load it. Raises ProblemsError."""
+        """Check a preset file that was opened or dropped, store it as a user preset, and load it; return the message. Raises ProblemsError.
+
+        file   name of the file
+        text   its content
+        """
         file_name = Path(file).name
         preset = read_text(file_name, text, self.task_name)
         stem = "opened" if bad_name(Path(file_name).stem) else Path(file_name).stem
@@ -169,6 +177,7 @@ class PresetForm(ABC):
 
 
 def _text(data: Mapping[str, Any], name: str) -> str:
+    """Return a field of a message as text; "" if it is missing or empty."""
     return str(data.get(name) or "")
 
 
@@ -189,12 +198,12 @@ ACTS: dict[str, Callable[[PresetForm, Mapping[str, Any]], Done | None]] = {
 
 
 def json_text(job: Settings, task: str = "train") -> str:
-    """A job as the text of a preset file."""
+    """Return a job as the text of a preset file."""
     return json.dumps(preset_files.dump(job, task=task), indent=2, ensure_ascii=False)
 
 
 def read_preset(presets: PresetStore, name: str) -> Preset | None:
-    """The preset of this name; None without a name or if its file cannot be read."""
+    """Return the preset of this name; None if the name is empty or the file cannot be read."""
     try:
         return presets.load(name)
     except ProblemsError:
@@ -202,7 +211,7 @@ def read_preset(presets: PresetStore, name: str) -> Preset | None:
 
 
 def read_text(name: str, text: str, task: str, fix: str = "open it in its own tab") -> Preset:
-    """Parse the text of a preset file of this name. Raises ProblemsError. fix: for a preset of another task"""
+    """Parse the text of the preset file `name`. Raises ProblemsError; its fix is `fix` if the preset is for another task than `task`."""
     if len(text) > MAX_BYTES:
         raise ProblemsError.one("The file is too large for a preset", name, "choose a preset file", "preset.too-large")
     return preset_files.of_task(preset_files.parse_bytes(text.encode("utf-8", "surrogatepass"), name), task, name, fix)

@@ -1,7 +1,7 @@
-"""The project: the state of the Train form, stored by the server.
+"""The project: the state of Train's form, stored by the server.
 
-Browsers show it and send single changes, so closing one loses nothing. Each change increments the revision. A change of a state
-that another browser has changed since is refused, and its browser shows the current state.
+Browsers show it and send single changes, so closing one loses nothing. Each change increments the revision. A change that is
+based on a state that another browser has changed since is refused, and its browser shows the current state.
 """
 
 import json
@@ -46,7 +46,7 @@ EDITOR: ContextVar[tuple[str, str | None]] = ContextVar("editor", default=("", N
 
 @contextmanager
 def edited_by(session: str, stamp: str | None = None) -> Iterator[None]:
-    """Context in which changes are by this session, based on the state with this stamp."""
+    """Context in which changes count as made by this session, based on the state with this stamp (None: the latest)."""
     token = EDITOR.set((session, stamp))
     try:
         yield
@@ -55,11 +55,11 @@ def edited_by(session: str, stamp: str | None = None) -> Iterator[None]:
 
 
 class OldRevision(Exception):
-    """A change was refused, since another browser has changed the state."""
+    """Raised for a change that is refused, since another browser has changed the state."""
 
 
 class Project(PresetForm):
-    """The job of the form, the loaded preset, undo and redo. Thread-safe."""
+    """Train's form: its job, loaded preset, undo and redo. Thread-safe."""
 
     task_name = "train"
 
@@ -73,7 +73,7 @@ class Project(PresetForm):
         self._log: list[tuple[int, str, set[str] | None]] = []
         self.steps: Steps[dict[str, Any]] = Steps(UNDO_STEPS)
         self._tabs: dict[str, Any] = {}
-        self.kept: list[Callable[[str], None]] = []  # called with the tab whose stored state has changed
+        self.tab_listeners: list[Callable[[str], None]] = []  # called with the tab whose stored state has changed
         self.bad: dict[str, BadInput] = {}
         self.preset = ""
         self.imported: dict[str, Any] = {}  # what is known of the import that the form began with; see `take_import`
@@ -85,11 +85,11 @@ class Project(PresetForm):
 
     @property
     def stamp(self) -> str:
-        """Identifies the state; a browser sends it with its changes."""
+        """Identifies the current state; a browser sends it with its changes."""
         return f"{self.boot}:{self.revision}"
 
     def reference(self) -> TrainJob:
-        """The job that loading the preset now would give; changes are relative to it."""
+        """Return the job that loading the preset now would set; changes are relative to it."""
         with self.lock:
             key = (self.preset, self.job, self._preset_state())
             if self._reference_cache is None or self._reference_cache[0] != key:
@@ -97,12 +97,14 @@ class Project(PresetForm):
             return self._reference_cache[1]
 
     def _preset_state(self) -> int:
+        """Return the modification time in ns of the loaded preset's file; 0 without one."""
         try:
             return self.presets.path(self.preset).stat().st_mtime_ns if self.preset else 0
         except (OSError, ProblemsError):
             return 0
 
     def _load_reference(self) -> TrainJob:
+        """Return the job of the loaded preset; if its file is gone or damaged, unload it and return the defaults."""
         try:
             loaded = preset_files.apply(self.presets.load(self.preset), self.job) if self.preset else new_project()
         except ProblemsError:  # deleted or damaged meanwhile
@@ -110,21 +112,21 @@ class Project(PresetForm):
         return loaded if isinstance(loaded, TrainJob) else new_project()
 
     def recipe(self) -> preset_files.Preset | None:
-        """The loaded preset if it is a recipe, else None."""
+        """Return the loaded preset if it is a recipe, else None."""
         preset = read_preset(self.presets, self.preset)
         return preset if preset is not None and preset.kind == "recipe" else None
 
     def changed(self) -> dict[str, Any]:
-        """{path: the preset's value} of each field that differs from the preset."""
+        """Return {path: value in the preset} of the fields that differ from the preset."""
         return {path: value for path, (_, value) in differences(self.job, self.reference()).items()}
 
     def shown(self, path: str) -> Any:
-        """The text or state of a field's control: its invalid input, else its value."""
+        """Return the text or state of a field's control: its invalid input, else its value."""
         bad = self.bad.get(path)
         return bad.text if bad else text_of(FIELDS[path], value_of(self.job, path))
 
     def tab_state(self, tab: str) -> dict[str, Any]:
-        """The state that a tab has stored with `keep`."""
+        """Return the state that a tab has stored with `keep`."""
         with self.lock:
             return dict(self._tabs.get(tab, {}))
 
@@ -135,13 +137,15 @@ class Project(PresetForm):
 
     @property
     def can_redo(self) -> str:
+        """Name of the step that redo would repeat; "" if there is none."""
         return self.steps.undone[-1][0] if self.steps.undone else ""
 
     # -- changing
 
     def check_stamp(self, path: str = "") -> None:
-        """Raise OldRevision if another session has changed the state, or with `path` that field, since the stamp of this change. No
-        stamp always passes."""
+        """Raise OldRevision if another session has changed the state, or with `path` this field, since the stamp of the current change
+        (`edited_by`). Without a stamp nothing is raised.
+        """
         session, stamp = EDITOR.get()
         if stamp is None:
             return
@@ -156,8 +160,9 @@ class Project(PresetForm):
             raise OldRevision
 
     def edit(self, path: str, raw: Any) -> bool:
-        """Set a field from its control; invalid input is stored in `bad`. Returns whether anything changed. Raises
-        OldRevision."""
+        """Set a field to the text or state of its control; invalid input is stored in `bad`. Return whether anything changed. Raises
+        OldRevision.
+        """
         with self.lock:
             job, bad = self.job, {name: each for name, each in self.bad.items() if name != path}
             try:
@@ -176,19 +181,23 @@ class Project(PresetForm):
             return True
 
     def edit_several(self, values: Mapping[str, Any], *, did: str) -> None:
-        """Set several fields from their controls as one step of undo. Raises ProblemsError if one is invalid, and then changes
-        nothing."""
+        """Set several fields, {path: text or state of the control}, as one step of undo named `did`. Raises ProblemsError if one is
+        invalid, and then changes nothing.
+        """
         with self.lock:
             self.set_values({path: value_from(FIELDS[path], raw) for path, raw in values.items()}, did=did)
 
     def set_values(self, values: Mapping[str, Any], *, did: str) -> None:
-        """Set several fields by path as one step of undo; invalid input in them is discarded. Raises ProblemsError."""
+        """Set several fields, {path: value}, as one step of undo named `did`; invalid input in them is discarded. Raises ProblemsError."""
         with self.lock:
             self.change(with_values(self.job, values), did=did, paths=values)
 
     def change(self, job: TrainJob, *, did: str, paths: Iterable[str] = ()) -> None:
-        """Replace the job as one undo step. Invalid input is discarded in the fields that change and in `paths`; elsewhere it
-        stays, so that no run starts with the value before it. Raises OldRevision."""
+        """Replace the job as one step of undo named `did`. Raises OldRevision.
+
+        Invalid input is discarded in the fields that change and in `paths`; elsewhere it stays, so that no run starts with the
+        previous value.
+        """
         with self.lock:
             corrected = {*differences(job, self.job), *paths}
             bad = {path: each for path, each in self.bad.items() if path not in corrected}
@@ -197,7 +206,9 @@ class Project(PresetForm):
                 self._change(did, job=job, bad=bad)
 
     def _with_token_name(self, job: TrainJob) -> TrainJob:
-        """Name the output of textual inversion by its token, by which other programs use the file, unless the user named it."""
+        """Return `job` with the first token of textual inversion as output name, unless the user has set the name: other programs use the
+        file by its name.
+        """
         current, token = self.job.saving.output_name, token_name(job)
         is_shipped = not self.preset.startswith("user/")
         automatic = {TrainJob().saving.output_name, token_name(self.job)}
@@ -219,9 +230,9 @@ class Project(PresetForm):
         did: str = "loading settings",
         bad: Mapping[str, BadInput] = {},
     ) -> None:
-        """Replace the whole job (by a preset, a run's settings, the JSON pane).
+        """Replace the whole job (by a preset, a run's settings, the JSON pane) as one step of undo named `did`. Raises OldRevision.
 
-        preset   the loaded preset from now on, "" if it is gone; None keeps the current one
+        preset   name of the loaded preset from now on, "" if it is gone; None keeps the current one
         bad      invalid input of fields from now on
         """
         with self.lock:
@@ -233,14 +244,15 @@ class Project(PresetForm):
             self._change(did, job=job, bad=dict(bad), **preset_state)
 
     def _import_report(self, preset: str) -> dict[str, Any]:
-        """The report of the import that a preset was saved from; {} for any other preset."""
+        """Return {"description"} of the import that a preset was saved from; {} for any other preset."""
         loaded = read_preset(self.presets, preset)
         return {"description": loaded.description} if loaded and loaded.description.startswith(IMPORTED) else {}
 
     def take_import(self, job: TrainJob, title: str, done: str, imported: dict[str, Any]) -> Done:
-        """Fill in the form from another program's settings. Returns the message about it. Raises OldRevision.
+        """Fill in the form from another program's settings; return the message about it. Raises OldRevision.
 
-        title      name of the file or program, for the undo step      done   text of the message
+        title      name of the file or program, for the undo step
+        done       text of the message
         imported   what the page shows of the import; "description" is stored in a preset that is saved from it
         """
         unsaved = self._unsaved()
@@ -263,11 +275,12 @@ class Project(PresetForm):
         return self.job
 
     def set_preset(self, name: str) -> None:
+        """Set the name of the loaded preset, "" for none, without changing fields or a step of undo."""
         with self.lock:
             self._set_state(preset=name)
 
     def apply_preset(self, preset: preset_files.Preset | None, name: str | None = None, done: str = "") -> Done | None:
-        """Load a preset, or the defaults if it is None. Returns the message about it: `done`, else the usual text.
+        """Load a preset, or the defaults for None; return the message about it. done: its text instead of the usual one.
 
         name   of the preset, "" for the defaults; None for the text of the JSON pane, which has no message
         """
@@ -292,12 +305,12 @@ class Project(PresetForm):
         return self._replaced_message("All changes were reverted.", unsaved)
 
     def _unsaved(self) -> int:
-        """Number of fields that differ from the preset or have invalid input."""
+        """Return the number of fields that differ from the preset or have invalid input."""
         with self.lock:
             return len(self.changed().keys() | self.bad.keys())
 
     def _replaced_message(self, done: str, unsaved: int) -> Done:
-        """Message after the whole form was replaced, with its undo step."""
+        """Return the message after the whole form was replaced, with its undo step. unsaved: number of changes that the form had."""
         unsaved_note = f" The form had {count(unsaved, 'unsaved change')}." if unsaved else ""
         return Done(f"{done}{unsaved_note}", undo=self.can_undo)
 
@@ -308,13 +321,15 @@ class Project(PresetForm):
                 self._set_state(**state)
 
     def redo(self) -> None:
+        """Repeat the last undone change. Raises OldRevision."""
         self.undo(redo=True)
 
     def _snapshot(self) -> dict[str, Any]:
+        """Return the state that a step of undo restores."""
         return {"job": self.job, "preset": self.preset, "bad": self.bad, "imported": self.imported}
 
     def keep(self, tab: str, state: dict[str, Any]) -> None:
-        """Store the state of a tab, as JSON values, for after a refresh or restart."""
+        """Store the state of a tab, as JSON values, for later visits."""
         text = json.dumps(state, ensure_ascii=False)
         if whole_text(text) != text:
             state = json.loads(whole_text(text))
@@ -322,21 +337,21 @@ class Project(PresetForm):
             if self._tabs.get(tab) != state:
                 self._tabs[tab] = state
                 self._save()
-                for listener in self.kept:
+                for listener in self.tab_listeners:
                     listener(tab)
 
     def update_tab(self, tab: str, **changes: Any) -> None:
-        """Change parts of the stored state of a tab."""
+        """Replace parts of the stored state of a tab, by name."""
         with self.lock:
             self.keep(tab, self.tab_state(tab) | changes)
 
     def _change(self, did: str, **state: Any) -> None:
-        """Set the state as one step of undo. Arguments: see `_set_state`"""
+        """Set the state as one step of undo named `did`. state: as in `_set_state`."""
         self.steps.add(did, self._snapshot())
         self._set_state(**state)
 
     def _set_state(self, **state: Any) -> None:
-        """Set the state and store the project. state: those of `job`, `bad`, `preset` and `imported` that change"""
+        """Set the given ones of `job`, `bad`, `preset` and `imported`, increment the revision, and store the project."""
         job, bad = state.get("job", self.job), state.get("bad", self.bad)
         fields = {
             *differences(job, self.job),
@@ -350,6 +365,7 @@ class Project(PresetForm):
     # -- the file
 
     def _save(self) -> None:
+        """Write the project file; if that fails, `notice` says why."""
         content = {
             "v": 1,
             "revision": self.revision,
@@ -366,7 +382,7 @@ class Project(PresetForm):
             self.notice = f"The project cannot be saved ({error.strerror or error}). Free some space."
 
     def _read_file(self) -> None:
-        """Read the project file; without a readable one, begin with the starter."""
+        """Read the project file; without a readable one, begin with `_first_job`. A damaged file is renamed."""
         try:
             content = read_json_object(self.file)
             self.job = build(TrainJob, to_version_2("train", content["job"])[1])
@@ -388,7 +404,7 @@ class Project(PresetForm):
         self.job, self.preset = self._first_job()
 
     def _first_job(self) -> tuple[TrainJob, str]:
-        """(job, preset) for a new user: the starter preset, or the defaults with the starter's images."""
+        """Return (job, preset) for a new user: the starter preset, else the defaults with the starter's images."""
         try:
             job = preset_files.apply(self.presets.load(STARTER_PRESET), new_project())
             if isinstance(job, TrainJob):
@@ -399,7 +415,9 @@ class Project(PresetForm):
 
 
 def token_name(job: TrainJob) -> str:
-    """Output name of textual inversion: its first token without characters that file names cannot have; "" for other methods."""
+    """Return the output name for textual inversion: the first token without characters that file names cannot have; "" for other
+    methods.
+    """
     if not job.method.traits.new_words or not job.embedding.words:
         return ""
     name = without_signs(job.embedding.words[0])
@@ -407,7 +425,7 @@ def token_name(job: TrainJob) -> str:
 
 
 def _check_name(path: str, value: Any) -> None:
-    """Raise ProblemsError for an output name that cannot be a file name."""
+    """Raise ProblemsError if the field is the output name and the value cannot be a file name."""
     reason = bad_name(value) if path == NAME else None
     if reason:
         what = f"'{value}' cannot be a file name: {reason}"
@@ -415,12 +433,12 @@ def _check_name(path: str, value: Any) -> None:
 
 
 def with_value(job: TrainJob, path: str, value: Any) -> TrainJob:
-    """Return `job` with one value changed. Raises ProblemsError if it is invalid."""
+    """Return `job` with the setting `path` changed. Raises ProblemsError if the value is invalid."""
     return with_values(job, {path: value})
 
 
 def with_values(job: TrainJob, values: Mapping[str, Any]) -> TrainJob:
-    """Return `job` with these values by path. Raises ProblemsError for invalid ones."""
+    """Return `job` with these settings, {path: value}, changed. Raises ProblemsError for invalid values."""
     groups = to_values(job)
     for path, value in values.items():
         group, name = path.split(".", 1)

@@ -11,8 +11,8 @@ from core.settings.base import Declared, Settings, value_of
 from core.tasks import Task
 from tabs.form.bars import line_bars, weight_bars
 from tabs.form.form_page import FormPage
-from tabs.form.form_values import usable
-from tabs.form.lora_card import card, strength_slider, strip_later
+from tabs.form.form_values import valid_values
+from tabs.form.lora_card import card, lazy_strip, strength_slider
 from tabs.form.model_lists import network_text
 from tabs.form.picker import family_of_file, file_named
 from tabs.form.plain_form import PlainForm, Values, plain
@@ -24,9 +24,10 @@ WORDS = 4  # trigger words of a card
 
 
 class TaskForm(PlainForm):
-    """The form of a task. Its presets store no files, folders or caption extension, which belong to one dataset.
+    """The form of a task. Its presets do not store files, folders or caption extensions, which belong to one dataset.
 
-    storage   (reads the stored values, stores values)      without   settings without a field
+    storage   (function that reads the stored values, function that stores values)
+    without   names of settings without a field
     """
 
     def __init__(
@@ -46,15 +47,15 @@ class TaskForm(PlainForm):
         super().__init__(page, id, task.name, known, act, self.covered)
 
     def values(self) -> Values:
-        """The valid stored values."""
-        return usable(self.known, self._read())
+        """Return the stored values that are valid."""
+        return valid_values(self.known, self._read())
 
     def load(self) -> Values:
+        """Return the defaults of the fields in presets, with the valid stored values over them."""
         return self.covered | plain(self.values())
 
     def keep(self, values: Values) -> None:
-        """Store values. A default that was not stored before is left out, since tasks that share a setting can have different
-        defaults."""
+        """Store values. A default that was not stored before is left out, since tasks that share a setting can have different defaults."""
         before = self.values()
         new = {name: value for name, value in plain(values).items() if name in self.known}
         self._write(
@@ -71,12 +72,12 @@ class TaskForm(PlainForm):
         return before | plain({name: value_of(job, self.known[name].path) for name in self.covered}), []
 
     def below(self, values: Values) -> dict[str, str]:
-        """{field: HTML} of block weight bars, and of the rows of LoRAs with strengths, which replace two fields."""
+        """Return {field: HTML} of block weight bars, and of the rows of LoRAs with strengths, which replace two fields."""
         names = (name for name, entry in self.known.items() if entry.widget == "block weights")
         return {name: self._bars(name, values) for name in names} | self._rows(values)
 
     def _rows(self, values: Values) -> dict[str, str]:
-        """{field: HTML shown instead of its control}: files of LoRAs with their strengths as cards."""
+        """Return {FILES: HTML of LoRA cards with strengths}, shown instead of the controls; {} for a task other than a LoRA merge."""
         files, strengths = self.known.get(FILES), self.known.get(STRENGTHS)
         if files is None or strengths is None or files.holds != ("lora",):
             return {}
@@ -86,8 +87,10 @@ class TaskForm(PlainForm):
         return {FILES: f"<lora-rows {attributes}></lora-rows>"}
 
     def _card(self, file: str, family: str = "") -> str:
-        """HTML of the card of a LoRA, to which assets/merging.js adds its strength; for "", of one that is still being read.
-        family: of the others, "" for any"""
+        """Return HTML of the card of a LoRA, to which assets/merging.js adds its strength; for "", of a LoRA that is still being read.
+
+        family   of the other LoRAs; "" for any
+        """
         lora, facts, why = file_named(file, self.page, "", steps=False)
         if facts and not why and family and facts.family not in (None, family):
             why = f"is for {FAMILY_NAMES[str(facts.family)]}, another LoRA here for {FAMILY_NAMES[family]}"
@@ -96,17 +99,17 @@ class TaskForm(PlainForm):
         return card(
             lora,
             self.page.thumb_url,
-            head=f'<b title="{esc(lora.name)}">{middle(lora.name)}</b><span class="grow"></span><button type="button" '
+            first_line=f'<b title="{esc(lora.name)}">{middle(lora.name)}</b><span class="grow"></span><button type="button" '
             f'class="btn quiet" data-remove aria-label="Remove {esc(name)}">\u00d7</button>',
-            middle=strength_slider(name, 1.0),
-            words=badges,
+            second_line=strength_slider(name, 1.0),
+            third_line=badges,
             about=network_text(facts) if facts else "",
-            why=why if file else "",
-            steps=strip_later(lora, self.id) if facts else "",
+            reason=why if file else "",
+            steps=lazy_strip(lora, self.id) if facts else "",
         )
 
     def _bars(self, name: str, values: Values) -> str:
-        """HTML of the bars of a text field, or of each of its lines with the name of its file."""
+        """Return HTML of the block weight bars of the field `name`; for a list, of bars for each line, titled by its file."""
         entry, control = self.known[name], f"{self.id}-{name}"
         source = self.known[entry.blocks_of]
         files = values.get(source.name) or []
@@ -120,12 +123,12 @@ class TaskForm(PlainForm):
         return weight_bars(family, control, default=self._default(entry), checkpoints="checkpoint" in source.holds)
 
     def _default(self, entry: Declared) -> float:
-        """Block weight while the field is empty."""
+        """Return the weight of each block while the field is empty."""
         try:
             return float(getattr(self.task.settings_of(self.job(self.load())), entry.empty_as))
         except ProblemsError:
             return 1.0
 
     def bar(self) -> str:
-        """HTML of the preset bar; "" if presets would store no field."""
+        """Return HTML of the preset bar; "" if presets would store no field."""
         return self.html() if self.covered else ""

@@ -1,4 +1,4 @@
-"""The settings in a task's form, and the job of its values."""
+"""The settings in a task's form, and the job of the form's values."""
 
 from typing import Any
 
@@ -10,25 +10,28 @@ from core.tasks import Task, tasks
 
 
 def form_settings(task: Task) -> dict[str, Declared]:
-    """{name: declaration} of the settings in a task's form. Settings of Train's groups are taken from the project."""
+    """Return {name: declaration} of the settings in a task's form; the path is the name where two have the same name.
+
+    Settings of Train's groups have no field: they are taken from the project.
+    """
     entries = [entry for entry in declared(task.job) if entry.group not in TrainJob.model_fields]
     names = [entry.name for entry in entries]
     return {entry.name if names.count(entry.name) == 1 else entry.path: entry for entry in entries}
 
 
 def titles() -> dict[str, str]:
-    """{path: title} of the settings in all tasks' forms."""
+    """Return {path: title} of the settings in all tasks' forms."""
     entries = (entry for task in tasks().values() for entry in form_settings(task).values())
     return {entry.path: entry.title for entry in entries}
 
 
 def main_setting(task: Task) -> str:
-    """Name of the setting with a task's input files; "" if there is none."""
+    """Return the name of the setting with a task's input files; "" if there is none."""
     return next((name for name, entry in form_settings(task).items() if entry.names), "")
 
 
 def job_of(task: Task, values: dict[str, Any], project: TrainJob) -> Settings:
-    """The job of a form's values, with Train's groups from the project. Raises ProblemsError."""
+    """Return the job of a form's values, {name: value}, with Train's groups from the project. Raises ProblemsError."""
     train = to_values(project)
     groups: dict[str, Any] = {group: train[group] for group in task.job.model_fields if group in train}
     for name, entry in form_settings(task).items():

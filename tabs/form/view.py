@@ -1,4 +1,4 @@
-"""HTML of a setting's field, from its declaration: a line of a form, or a block of Train with its help."""
+"""HTML of a setting's field, from its declaration: a line of a board, or a block of Train's form with its help."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,18 +20,18 @@ PATHS = frozenset(("folder", "metadata_file"))
 
 
 def element_id(path: str) -> str:
-    """Id of a setting's block on Train."""
+    """Return the id of a setting's block on Train."""
     return "field-" + path.replace(".", "-").replace("_", "-")
 
 
 def label(entry: Declared) -> str:
-    """Title with unit: "Warmup (steps)"; without it if the title or the text below has it."""
+    """Return the title with the unit, "Warmup (steps)"; without it if the title has it or the field has a `brief`."""
     has_unit = bool(entry.brief) or entry.unit.lower().removesuffix("s") in entry.title.lower()
     return entry.title if has_unit else f"{entry.title} ({entry.unit})"
 
 
 def choices(entry: Declared) -> list[tuple[str, Any]]:
-    """[(label, value)] of a choice; of an optional setting the empty one first."""
+    """Return [(label, value)] of a choice; for an optional setting the empty one first."""
     none = [(entry.labels.get("", "off"), "")] if entry.optional else []
     return none + [(entry.label(choice), choice) for choice in entry.choices]
 
@@ -47,7 +47,7 @@ def is_path(entry: Declared) -> bool:
 
 
 def browses(entry: Declared) -> str:
-    """What the file browser chooses for the setting: "folder", "file" or "any" of both; "" if its value is not a path."""
+    """Return what the file browser chooses for the setting: "folder", "file" or "any" of both; "" if its value is not a path."""
     if entry.names not in ("path", "path or name") and not is_path(entry):
         return ""
     if entry.widget == "file" or entry.name == "metadata_file":
@@ -56,7 +56,7 @@ def browses(entry: Declared) -> str:
 
 
 def plain(choice: Any) -> str:
-    """The `value` attribute of a choice."""
+    """Return the `value` attribute of a choice: "" for None, "true", "false"."""
     if choice is None:
         return ""
     return str(choice).lower() if isinstance(choice, bool) else str(choice)
@@ -69,11 +69,16 @@ def plain(choice: Any) -> str:
 class FieldView:
     """The field of a setting with its state.
 
-    value      current value                             empty    placeholder while it is empty
-    id         of the control                            form     id of the form, for the list of model files
-    act, arg   of the event of a line's control          offers   id of a datalist with suggestions
-    replaced   title of a setting that is used instead   shared   `empty` is the common value of all folders, this one's is empty
-    changed, wrong   marks                               title    instead of the setting's
+    value            current value
+    empty            placeholder while it is empty
+    id               of the control
+    form             id of the form, for the list of model files
+    act, arg         of the event of a board's control
+    offers           id of a datalist with suggestions
+    replaced         title of the setting that is used instead of this one, or ""
+    shared           whether `empty` is the value for all folders and this field is that of one folder
+    changed, wrong   whether the field is marked so
+    title            to use instead of the setting's
     """
 
     entry: Declared
@@ -95,7 +100,7 @@ class FieldView:
         return self.entry.kind == "bool" and not self.entry.optional
 
     def line(self) -> str:
-        """HTML of a labeled control of a board; for a file or folder, with a button that opens a list or the file browser."""
+        """Return HTML of a labeled control for a board; for a file or folder, with a button that opens a list or the file browser."""
         entry, title = self.entry, f"<span>{esc(self.title or label(self.entry))}</span>"
         attributes = f'data-act="{esc(self.act)}" data-arg="{esc(self.arg)}" aria-description="{esc(entry.help)}"'
         view = self if self.offers or entry.names != "path or name" else replace(self, offers=TOOL_FILES)
@@ -112,8 +117,10 @@ class FieldView:
         return f'<div class="own browses{classes}" title="{note}"><label>{title}{control}</label>{browse}</div>'
 
     def block(self, bars: str = "") -> str:
-        """HTML of the field with title and help. assets/form.js fills in its value and the notes below it. bars: HTML below the
-        control"""
+        """Return HTML of the field with title and help, for Train. assets/form.js fills in its value and the notes below it.
+
+        bars   HTML below the control
+        """
         entry, elem, about = self.entry, element_id(self.entry.path), self.entry.brief or self.entry.help
         wide = " field-wide" if entry.widget in WIDE or len(about) > LONG_HELP else ""
         ask = f'<button type="button" class="field-help" aria-label="About {esc(entry.title)}" title="F1 in the field"'
@@ -123,7 +130,7 @@ class FieldView:
         )
 
     def _inside(self, elem: str, about: str) -> str:
-        """HTML of the title, help and control of a block."""
+        """Return HTML of the title, help and control of a block. elem: id of the block; about: the help."""
         entry, title = self.entry, esc(label(self.entry))
         info = f'<span class="info-text" id="{elem}-info">{esc(about)}</span>'
         attributes = f'data-set="{entry.path}" aria-describedby="{elem}-info {elem}-foot" aria-keyshortcuts="F1"'
@@ -141,6 +148,7 @@ class FieldView:
         return label_html + info + (f'<div class="line">{control}{choose}</div>' if choose else control) + listed
 
     def _radios(self, elem: str, attributes: str) -> str:
+        """Return HTML of a choice as radio buttons. elem: id of the block."""
         radios = "".join(
             f'<label><input type="radio" name="{elem}" value="{esc(value)}" {attributes}><span>{esc(title)}</span></label>'
             for title, value in choices(self.entry)
@@ -148,7 +156,7 @@ class FieldView:
         return f'<div class="few" role="radiogroup" aria-labelledby="{elem}-title">{radios}</div>'
 
     def control(self, attributes: str) -> str:
-        """HTML of the control with these attributes and those of its state."""
+        """Return HTML of the control with `attributes` and the attributes of its state."""
         entry = self.entry
         attributes += f' id="{esc(self.id)}"' if self.id else ""
         attributes += ' aria-invalid="true"' if self.wrong else ""
@@ -169,7 +177,7 @@ class FieldView:
         )
 
     def button(self) -> str:
-        """HTML of a button that opens the list of model files or the file browser; "" if the setting's value is not a path."""
+        """Return HTML of a button that opens the list of model files or the file browser; "" if the value is not a path."""
         entry, browsed, title = self.entry, browses(self.entry), esc(label(self.entry))
         if entry.holds and self.form:
             name = entry.path if self.form == TRAIN else entry.name
@@ -185,6 +193,7 @@ class FieldView:
         return str(text_of(self.entry, self.value))
 
     def _options(self) -> str:
+        """Return HTML of the options of a select."""
         entry = self.entry
         if self.replaced:
             return f"<option>{esc(f'set by {self.replaced}')}</option>"
@@ -194,7 +203,7 @@ class FieldView:
         return options(((title, plain(each)) for title, each in (*empty, *listed)), plain(self.value))
 
     def _note(self) -> str:
-        """Help of the field, and how to enter an empty value if empty means the common one."""
+        """Return the field's help, and how to type an empty value if an empty field means the value for all folders."""
         entry = self.entry
         has_common = self.shared and self.empty != shown_value(entry, None)
         takes_nothing = has_common and entry.kind in ("text", "list") and not entry.choices

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from core.assess.recommended import recommended
 from core.assess.results import best_strength
-from core.engine.run_grid import word_values
+from core.engine.run_grid import embedding_values
 from core.families.locate import model_path
 from core.families.trained_size import default_guidance, trained_size
 from core.formats.detect import identify
@@ -36,7 +36,7 @@ from core.settings.generation.generate import LoraUse
 from core.settings.job import GenerateJob, TrainJob
 from core.settings.model import ModelSettings
 from core.settings.presets.files import to_values
-from tabs.form.form_values import entries, read, usable
+from tabs.form.form_values import entries, read, valid_values
 from tabs.generate.view import strengths
 
 if TYPE_CHECKING:
@@ -466,7 +466,7 @@ def generate_with(page: Page, name: str, file: str = "") -> dict[str, Any]:
     if job is not None and job.method.traits.new_words:
         embeddings = [
             find_embedding(text, page.workspace).plain(page.workspace)
-            for text in word_values(job, list(filter(Path.exists, paths)), page.workspace)
+            for text in embedding_values(job, list(filter(Path.exists, paths)), page.workspace)
         ]
         values = before | {"loras": [], "embeddings": embeddings} | model_values(job.model, project.model)
     elif job is not None and job.method.traits.control_images:
@@ -528,7 +528,7 @@ def stored_values(state: dict[str, Any], project: TrainJob | None = None) -> dic
     values, stored = start_values(project), state.get("values", {})
     model = stored.get("model") if isinstance(stored, dict) else None
     stored = {name: _renewed(name, value) for name, value in stored.items()} if isinstance(stored, dict) else {}
-    return values | usable(ENTRIES, stored) | ({"model": model} if isinstance(model, dict) else {})
+    return values | valid_values(ENTRIES, stored) | ({"model": model} if isinstance(model, dict) else {})
 
 
 def _renewed(name: str, value: Any) -> Any:

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.engine.run_grid import word_values
+from core.engine.run_grid import embedding_values
 from core.generation.grids.axes import CONTROL, LETTERS, LORA, NONE, joined, setting_named, texts_of
 from core.generation.model.embeddings import split_token
 from core.generation.model.index import FileFacts
@@ -61,7 +61,7 @@ class FileAxis:
         """The value of a file; of a run's embedding with the word that it was trained for."""
         run = run_of(path, page.workspace.runs) if self.tokens else None
         job = page.readable_job(run.name) if run is not None else None
-        texts = word_values(job, [path], page.workspace) if job is not None and job.method.traits.new_words else []
+        texts = embedding_values(job, [path], page.workspace) if job is not None and job.method.traits.new_words else []
         return texts[0] if texts else portable_name(path, page.workspace)
 
 
@@ -156,11 +156,11 @@ def _card(
     return card(
         lora,
         page.thumb_url,
-        head=f'<b title="{esc(title)}">{middle(title)}</b><span class="grow"></span>{remove}',
-        middle=f'<div class="strip">{tools}</div>',
-        words="",
+        first_line=f'<b title="{esc(title)}">{middle(title)}</b><span class="grow"></span>{remove}',
+        second_line=f'<div class="strip">{tools}</div>',
+        third_line="",
         about=about,
-        why=why,
+        reason=why,
         steps=strip(lora, swaps, page.thumb_url),
         attributes=row_of(name),
     )

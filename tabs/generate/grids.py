@@ -126,7 +126,7 @@ class Grids(BoardView):
         times = [os.stat(path).st_mtime_ns if path.exists() else 0 for path in paths]
         job = self.page.engine.status()["job"]
         stage = [job.get(each) for each in ("entry", "state", "stage", "stopping")] if job else None
-        jobs = [(entry.id, entry.state) for entry in self.page.own_jobs() if entry.task == "grid"]
+        jobs = [(entry.id, entry.state) for entry in self.page.visible_jobs() if entry.task == "grid"]
         opened = self._open()
         checkpoints = self._checkpoints(opened) if opened else {}
         added = cards.added(self.page)
@@ -438,7 +438,7 @@ def show(page: Page, name: str) -> None:
 
 def entry_of(page: Page, name: str, states: tuple[str, ...] = ("waiting", "running")) -> QueueEntry | None:
     """The newest job of a grid in the queue, in one of these states."""
-    entries = [entry for entry in page.own_jobs() if entry.task == "grid" and entry.state in states]
+    entries = [entry for entry in page.visible_jobs() if entry.task == "grid" and entry.state in states]
     return next((each for each in reversed(entries) if each.job.get("grid", {}).get("folder") == name), None)
 
 
@@ -455,7 +455,7 @@ def pace(workspace: Workspace) -> float:
 def close(page: Page, requested: float = math.inf) -> None:
     """Close the open grid, so that the next image is in view, unless a grid is running or the open one was requested later.
     requested: when the image was, in seconds since 1970"""
-    state, jobs = page.project.tab_state(STATE), [entry for entry in page.own_jobs() if entry.task == "grid"]
+    state, jobs = page.project.tab_state(STATE), [entry for entry in page.visible_jobs() if entry.task == "grid"]
     grid_jobs = [each for each in jobs if each.job.get("grid", {}).get("folder") == state.get("open")]
     later = any(each.added > requested for each in grid_jobs)
     if state.get("open") and not later and not any(entry.state == "running" for entry in jobs):

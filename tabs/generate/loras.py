@@ -156,13 +156,13 @@ def _card(number: int, use: dict[str, Any], total: int, family: str, prompt: str
     return card(
         lora,
         page.thumb_url,
-        head=head,
-        middle=strength_slider(
+        first_line=head,
+        second_line=strength_slider(
             name, float(use["strength"]), f"lora-{number}-", f'data-act="strength" data-arg="{number}"'
         ),
-        words=_word_buttons(number, facts.words[:fitting], prompt),
+        third_line=_word_buttons(number, facts.words[:fitting], prompt),
         about=about,
-        why=why,
+        reason=why,
         steps=strip(lora, swaps, page.thumb_url),
         below=_details(
             number, use, others, facts.family or family, _tools(number, name, total, lora.path if file_facts else None)

@@ -48,7 +48,7 @@ class Stage:
         self.bases: set[str] = set()  # ids of the jobs that make the base images of comparisons
         self._awaited = ""  # id of the job after which the next is queued; "" while Forever is off
         self._refused: list[Problem] = []  # problems of the next job
-        page.engine.ended.append(self._next)
+        page.engine.end_listeners.append(self._next)
 
     # -- forever
 
@@ -71,7 +71,7 @@ class Stage:
             if self._awaited:
                 self._awaited = ""
                 return
-            entries = [entry for entry in self.page.own_jobs() if _is_open(entry)]
+            entries = [entry for entry in self.page.visible_jobs() if _is_open(entry)]
             self._awaited = entries[-1].id if entries else self.submit(self._jobs(False))
 
     def _next(self, entry: QueueEntry) -> None:
@@ -94,7 +94,7 @@ class Stage:
         """A value that changes with the display."""
         job = self._running_job()
         stage = [job.get(name) for name in ("entry", "state", "stage", "of_image", "stopping")] if job else None
-        entries = [(entry.id, entry.state) for entry in self.page.own_jobs()]
+        entries = [(entry.id, entry.state) for entry in self.page.visible_jobs()]
         return [
             entries,
             self.page.engine.queue_paused,
@@ -109,19 +109,19 @@ class Stage:
         failures = [*self._failures(), *(("refused", problem) for problem in self._refused)]
         resumable = may_resume(self.page.engine.paused_by)
         return status(
-            self.page.own_jobs(), waits, self._running_job(), failures, self.endless, self._cancelled(), resumable
+            self.page.visible_jobs(), waits, self._running_job(), failures, self.endless, self._cancelled(), resumable
         )
 
     def _running_job(self) -> dict[str, Any] | None:
         """The running device job, if it is one of this page's."""
         job = self.page.engine.status()["job"]
-        if job and self.page.engine.people and job["entry"] not in [entry.id for entry in self.page.own_jobs()]:
+        if job and self.page.engine.people and job["entry"] not in [entry.id for entry in self.page.visible_jobs()]:
             return None
         return job
 
     def _cancelled(self) -> str:
         """Text about the last job if it was cancelled or has warnings, else ""."""
-        entries = [entry for entry in self.page.own_jobs() if entry.task in TASKS]
+        entries = [entry for entry in self.page.visible_jobs() if entry.task in TASKS]
         begun = [entry for entry in entries if entry.state != "cancelled"]
         stopped = bool(begun) and begun[-1].state == "stopped"
         if entries and entries[-1].state == "cancelled" and not stopped:
@@ -165,7 +165,7 @@ class Stage:
     def _failed(self) -> list[QueueEntry]:
         """The failed jobs whose message was not closed."""
         closed = self.page.project.tab_state(TAB).get("closed", [])
-        entries = [entry for entry in self.page.own_jobs() if entry.task == "generate" and entry.state == "failed"]
+        entries = [entry for entry in self.page.visible_jobs() if entry.task == "generate" and entry.state == "failed"]
         return [entry for entry in entries if entry.id not in closed]
 
     def _problem(self, entry: QueueEntry) -> Problem:
@@ -179,7 +179,7 @@ class Stage:
 
     def _again(self, saving: str, identity: str) -> None:
         """Queue a failed job again with settings that need less memory."""
-        entry = next((each for each in self.page.own_jobs() if each.id == identity), None)
+        entry = next((each for each in self.page.visible_jobs() if each.id == identity), None)
         if entry is None or entry.task != "generate" or entry.state != "failed" or saving not in LESS_MEMORY:
             return
         job = build(GenerateJob, merge(dict(entry.job), LESS_MEMORY[saving][1]))
@@ -196,7 +196,7 @@ class Stage:
     def act(self, event: gr.EventData) -> str:
         """Handle an event of the status line. Returns its HTML."""
         act, arg, _ = board_event(event)
-        if act == "cancel" and any(entry.id == arg and entry.task in TASKS for entry in self.page.own_jobs()):
+        if act == "cancel" and any(entry.id == arg and entry.task in TASKS for entry in self.page.visible_jobs()):
             self.page.engine.cancel(arg)
         elif act == "resume":
             self.page.engine.resume_queue()

@@ -245,8 +245,8 @@ class GenerateHandlers(BoardView):
         self.prompt_box = PromptBox(page, self.presets, self.gallery_handlers.gallery, self.loras.model_lists)
         self.stage = Stage(page, self.gallery_handlers.newest, self._jobs)
         self._closes_grid = ""  # id of the job after which the open grid closes
-        page.engine.ended.append(self._ended)
-        page.project.kept.append(self._redraw_others)
+        page.engine.end_listeners.append(self._ended)
+        page.project.tab_listeners.append(self._redraw_others)
         self.sending = Sending(
             page, self.presets, self.gallery_handlers, self.painting, self.loras.model_lists, self._checked, self._make
         )

@@ -122,7 +122,7 @@ def seconds_per_prediction(facts: Mapping[str, Any], job: TrainJob) -> float:
 
 def start(page: Page, run: str) -> None:
     """Queue the assessment of what is missing, unless it waits or runs. Raises ProblemsError."""
-    facts = page.engine.snapshot(page.engine.own_folder(run).name)
+    facts = page.engine.snapshot(page.engine.editable_run(run).name)
     with _STARTING:
         entry = _entry(page, Path(run).name)
         if entry is None or entry.state == "failed":

@@ -26,12 +26,12 @@ from core.engine.verdict import (
     candidates,
     cell_of,
     cells_of,
+    cells_with_samples,
     comparison_of,
     has_strengths,
     measured_sentence,
-    no_better,
+    no_gain_text,
     read_verdict,
-    sampled,
     write_verdict,
 )
 from core.generation.grids.folder import GridContent, GridFolder, grids_of
@@ -40,7 +40,7 @@ from core.generation.grids.reuse import reuse
 from core.record.best import short_label
 from core.record.file_titles import MOST_NAMED, is_average, label_of
 from core.record.kept import kept_mark, read_kept
-from core.record.preference import LEAST_PAIRS, Choice, Pair, add_choice, next_pair, read_choices, standing
+from core.record.preference import LEAST_PAIRS, Choice, Pair, add_choice, next_pair, preference_result, read_choices
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.stamps import stamp_or_none
@@ -139,7 +139,7 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
         return {"run": run.name, "problems": [problem.to_dict() for problem in error.problems]}
     current = verdict or Verdict("", comparison.files, comparison.prompts)
     files, prompts, strengths = current.files, current.prompts, current.strengths
-    images = _images(page, facts, job, current, opened, frozenset() if opened else sampled(comparison))
+    images = _images(page, facts, job, current, opened, frozenset() if opened else cells_with_samples(comparison))
     seconds = _seconds(page, comparison, facts, job, opened[1] if opened else None)
     columns = candidates(files, facts, job.starts_at_base)
     keep_marks, best, copies = read_kept(run), facts.get("best"), Copies(page)
@@ -158,7 +158,7 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
         column["use"] = use is not None and column["file"] == use.name
     refused = whose_run(facts.get("person", ""), page.engine.people)
     answer, decided = answer_of(run, columns, use, why, preferred)
-    answer += no_better(facts, job.starts_at_base) if answer and why in ("lowest", "clear", "only") else ""
+    answer += no_gain_text(facts, job.starts_at_base) if answer and why in ("lowest", "clear", "only") else ""
     advice = why not in ("kept", "preferred") and not choices
     sentence = assess.with_assessment(measured_sentence(best, advice, facts["too_short"]), run, columns[1:], best)
     saved = [each for each in columns[1:] if not (each["average"] or each["gone"])]
@@ -329,7 +329,7 @@ def _making(
     existing = images.cells if entry else images.generated | images.samples
 
     def missing_images(wanted: Comparison) -> int:
-        return len(cells_of(wanted).keys() - existing - sampled(wanted))
+        return len(cells_of(wanted).keys() - existing - cells_with_samples(wanted))
 
     new_images = missing_images(comparison)
     more_images = missing_images(_comparison(page, facts, job, verdict, more=True)) if more and state == "done" else 0
@@ -396,10 +396,10 @@ def _blind(
 
 
 def _preferred(columns: Sequence[Mapping[str, Any]], choices: Sequence[Choice]) -> dict[str, Any] | None:
-    """Result of the blind choices, as of `standing`; a row says whether its checkpoint is gone. None without any."""
+    """Result of the blind choices, as of `preference_result`; a row says whether its checkpoint is gone. None without any."""
     gone = {column["file"]: column["gone"] for column in columns[1:]}
     labels = {column["file"]: column["label"] + ", deleted" * column["gone"] for column in columns[1:]}
-    result = standing(labels, choices)
+    result = preference_result(labels, choices)
     if result is not None:
         result["rows"] = [row | {"gone": gone[row["file"]]} for row in result["rows"]]
     return result
@@ -429,7 +429,7 @@ def _run(page: Page, data: Mapping[str, Any]) -> tuple[RunFolder, dict[str, Any]
     """(folder, snapshot) of the run that a command changes. Raises ProblemsError for one that does not exist, and for another
     person's."""
     name = Path(_text(data, "run")).name
-    return page.engine.own_folder(name), page.engine.snapshot(name)
+    return page.engine.editable_run(name), page.engine.snapshot(name)
 
 
 def _text(data: Mapping[str, Any], name: str) -> str:
@@ -444,7 +444,7 @@ def start(page: Page, run: str, more: bool = False, strength: float = 1.0) -> bo
     returns   whether a queued grid was canceled for it
     """
     with _STARTING:
-        facts, job, folder = page.engine.snapshot(run), page.engine.run_job(run), page.engine.own_folder(run).path
+        facts, job, folder = page.engine.snapshot(run), page.engine.run_job(run), page.engine.editable_run(run).path
         if person := _whose_images(page, facts):
             what, fix = f"The images of this comparison belong to {person}", "make a grid of the run instead"
             raise ProblemsError.one(what, run, fix, "runs.not-yours")

@@ -11,7 +11,7 @@ from core.engine.points import spread
 from core.engine.view import best_validation
 from core.record.bounded_json import read_json_object
 from core.record.events import COMPARED
-from core.record.former import renewed
+from core.record.former import with_current_names
 from core.record.problems import ProblemsError
 from core.record.stamps import cached_until_changed
 from core.record.units import clock, count, memory_words, size_words
@@ -54,7 +54,7 @@ class Side:
     def measured(self) -> dict[str, Any]:
         """Description of its validation (images, timesteps); {} if it was not recorded."""
         recorded = self.dataset.get("validation")
-        recorded = renewed(recorded) if isinstance(recorded, dict) else {}
+        recorded = with_current_names(recorded) if isinstance(recorded, dict) else {}
         return recorded if isinstance(recorded.get("images"), list) else {}
 
 
@@ -73,7 +73,7 @@ def read_dataset(path: Path) -> dict[str, Any]:
         content = read_json_object(path, max_bytes=256_000_000, max_values=3_000_000)
     except ProblemsError:
         return {}
-    content = renewed(content)
+    content = with_current_names(content)
     return content if isinstance(content.get("images"), list) else {}
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from core.engine.deleted import put_back
+from core.engine.deleted import restore_run
 from core.engine.queue import whose_run
 from core.engine.run_summary import RunSummary
 from core.record.problems import Problem, ProblemsError, collected
@@ -225,7 +225,7 @@ class RunHandlers:
         """Undo the browser's last deletion, as far as it can be: the rest stays to be tried again."""
         problems, people = list[Problem](), self.page.engine.people
         names, browser.deleted_runs = browser.deleted_runs, []  # at once: the second of two presses finds nothing to do
-        failed = [name for name in names if not collected(problems, put_back, name, self.page.workspace, people)]
+        failed = [name for name in names if not collected(problems, restore_run, name, self.page.workspace, people)]
         browser.deleted_runs += failed
         self.page.run_list = (None, self.page.run_list[1])  # the lists read it again
         if names:

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from core.assess.recommended import recommended
-from core.engine.in_use import needed_by
+from core.engine.in_use import waiting_jobs_sentence
 from core.engine.points import spread
 from core.engine.queue import whose_run
 from core.engine.run_summary import RunSummary
@@ -25,7 +25,7 @@ from core.settings.presets.files import PresetStore, differences
 from core.settings.rules import ineffective
 from core.settings.values import shown_value, text_of
 from tabs.form.form_page import FormPage
-from tabs.form.lora_card import RUNS, copy_button, strip_later, thumb
+from tabs.form.lora_card import RUNS, copy_button, lazy_strip, thumb
 from tabs.form.lora_steps import Lora, brief
 from tabs.form.project import FIELDS
 from tabs.markup import (
@@ -203,7 +203,7 @@ def _picks(runs: Sequence[RunSummary], picked: Sequence[str], asking: bool, othe
 
 
 def _needed(runs: Collection[str], host: FormPage) -> str:
-    return f"<b>{esc(needed_by(runs, host.engine.queue(), host.workspace, host.engine.people))}</b>"
+    return f"<b>{esc(waiting_jobs_sentence(runs, host.engine.queue(), host.workspace, host.engine.people))}</b>"
 
 
 def compare_address(*names: str) -> str:
@@ -225,7 +225,7 @@ def loss_text(loss: float) -> str:
 def _row(run: RunSummary, host: FormPage, picked: bool) -> str:
     lora = _recommended_lora(run, host)
     image = thumb(lora.image if lora else run.thumbnail, host.thumb_url)
-    others = strip_later(lora, RUNS) if lora else ""
+    others = lazy_strip(lora, RUNS) if lora else ""
     steps = f"{run.step:,} / {run.total:,}" if run.total else f"{run.step:,}"
     others_run = whose_run(run.person, host.engine.people)
     actions = _continue(run, others_run) if run.state in CONTINUABLE else ""

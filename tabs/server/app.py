@@ -1,4 +1,4 @@
-"""Build the page with its tabs, and launch the server with its routes and middleware."""
+"""Builds the page with its tabs, and starts the server with its routes and middleware."""
 
 import contextlib
 import functools
@@ -30,7 +30,7 @@ from tabs.context import TABS, Page, make_page, run_all
 from tabs.pieces import ASSETS, piece
 from tabs.server.delivery import Delivery
 from tabs.server.hosts import LOOPBACK, Hosts
-from tabs.server.limits import Limits, limit_connections, wake_seldom
+from tabs.server.limits import Limits, limit_connections, slow_main_loop
 from tabs.server.message_check import CheckedBlocks, MessageCheck
 from tabs.server.request_check import RequestCheck
 from tabs.theme import theme
@@ -44,7 +44,7 @@ Login = tuple[str, str]  # user, password
 
 
 def build(page: Page) -> gr.Blocks:
-    """Build all components and listeners, tab by tab."""
+    """Build all components and event listeners of a page, tab by tab."""
     with CheckedBlocks(
         title="Atelier", analytics_enabled=False, fill_width=False, delete_cache=(86400, 86400)
     ) as blocks:
@@ -64,6 +64,7 @@ def build(page: Page) -> gr.Blocks:
 
 
 def _module(tab: str) -> bool:
+    """Whether the tab with this title has a package with a module `tab`."""
     return importlib.util.find_spec(f"tabs.{tab.lower()}.tab") is not None
 
 
@@ -82,7 +83,9 @@ def free_port(host: str, port: int) -> int:
 
 
 def _serve_at_free_port(serve_at: Any, host: str, port: int) -> None:
-    """Call `serve_at` with a free port; with another one if a program takes it meanwhile."""
+    """Call `serve_at(server_port=...)` with the first free port from `port` on; with a later one if another program takes it
+    meanwhile. Raises OSError after LAUNCHES attempts.
+    """
     for attempt in range(LAUNCHES):
         candidate = free_port(host, port)
         try:
@@ -97,8 +100,13 @@ def _serve_at_free_port(serve_at: Any, host: str, port: int) -> None:
 def _lifespan(
     check: Callable[[Any], Any], blocks: gr.Blocks, nonce: str, within: Sequence[Any] = ()
 ) -> Callable[[Any], Any]:
-    """Return the lifespan of the app of these blocks, which installs the middleware before the first request and contains the
-    lifespans of the apps `within`."""
+    """Return the lifespan of an app: it installs the middleware before the first request and runs the lifespans of `within`.
+
+    check    wraps the app's middleware stack
+    blocks   the app's components
+    nonce    for the page's scripts
+    within   apps of other people's pages
+    """
 
     def kinds() -> frozenset[str]:
         return frozenset(block.get_block_name() for block in blocks.blocks.values())
@@ -136,9 +144,11 @@ def launch(
     """Start the server at `port` or the next free one, and return its Blocks without waiting. `blocks.local_url` is the URL,
     `blocks.share_url` the public one, `blocks.server_port` the port.
 
-    names    further host names of the page
-    owner    login that may cancel and move the jobs of all guests
-    people   {login: page}: logins with a page each; `auth` is the owner's then
+    auth      first login; None for a page without login
+    browser   whether to open a browser
+    names     further host names of the page
+    owner     login that may cancel and move the jobs of all guests
+    people    {login: page}: logins with a page each; `auth` is the owner's then
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("GRADIO_TEMP_DIR", str(page.workspace.private / "uploads"))
@@ -168,7 +178,7 @@ def launch(
     )
     _serve_at_free_port(serve_at, host, port)
     limit_connections(blocks.server)
-    wake_seldom(blocks.server)
+    slow_main_loop(blocks.server)
     page.engine.runs_so_far(0)  # begins to read the runs, so that their list opens at once
     # Gradio's page for share links fetches its script from a server elsewhere; the ordinary one works there too.
     blocks.share = False
@@ -178,7 +188,7 @@ def launch(
 def _gradio_options(
     page: Page, blocks: gr.Blocks, nonce: str, check: Callable[[Any], Any] = lambda app: app, within: Sequence[Any] = ()
 ) -> dict[str, Any]:
-    """The arguments of Gradio for the page of these blocks, the same for the page of each login. check, within: see `_lifespan`"""
+    """Return the arguments for Gradio of a page with these blocks, the same for every login. check, within: as in `_lifespan`."""
     return {
         "show_error": True,
         "footer_links": [],
@@ -199,19 +209,21 @@ def _gradio_options(
 
 
 def _app_of_person(page: Page, nonce: str) -> FastAPI:
-    """The app of a person's page. The server checks requests and logins before it."""
+    """Return the app of one person's page. The server checks requests and logins before they reach it."""
     blocks = build(page)
     return gr.mount_gradio_app(FastAPI(openapi_url=None), blocks, "/", **_gradio_options(page, blocks, nonce))
 
 
 def _assets(kind: str, first: str) -> str:
-    """Join the files of a kind in tabs/assets, `first` before the others."""
+    """Return the contents of all files of a kind ("css", "js") in tabs/assets, beginning with the file `first`."""
     paths = sorted(ASSETS.glob(f"*.{kind}"), key=lambda path: (path.name != first, path.name))
     return "\n".join(path.read_text("utf-8") for path in paths)
 
 
 def _script_data(page: Page) -> str:
-    """Return the constants of the page's script as JavaScript. `</` is escaped since it would end the script element."""
+    """Return JavaScript that defines `window.atelier`, the constants of the page's script. `</` is escaped, as it would end the
+    script element.
+    """
     return f"window.atelier = {json.dumps(page.script_data(), ensure_ascii=False)};".replace("</", "<\\/")
 
 
@@ -227,9 +239,11 @@ def serve(
     names: Collection[str] = (),
     keys: bool = False,
 ) -> None:
-    """Serve the page until Ctrl-C. Prints the URL; a page that others can reach always has a password.
+    """Serve the page until Ctrl-C and print its URL. A page that others can reach always has a password.
 
-    logins   (user, password). Of several, the first is the owner's, and each of the others has a form, presets and runs of its own
+    logins   (user, password); with several the first is the owner's, and each of the others has a form, presets and runs of its own
+    names    further host names of the page
+    keys     whether jobs of a shared page may use the owner's keys
     """
     shared = share or bool(names) or host not in LOOPBACK
     auth, owner, people = _login_roles(logins, shared)
@@ -280,8 +294,10 @@ def serve(
 
 
 def _login_roles(logins: Sequence[Login], shared: bool) -> tuple[Login | None, Login | None, Sequence[Login]]:
-    """(first login, the owner's, those of people with a page of their own). A shared page without a login gets one, and one
-    with a single login a second for the owner; both are printed."""
+    """Return (first login or None, the owner's login or None, logins of people with a page of their own).
+
+    A shared page without a login gets one, and one with a single login gets a second for the owner; generated logins are printed.
+    """
     if len(logins) > 1:
         return logins[0], logins[0], logins[1:]
     if not shared:
@@ -298,7 +314,7 @@ def _login_roles(logins: Sequence[Login], shared: bool) -> tuple[Login | None, L
 
 
 def reachable(host: str, port: int) -> str:
-    """The URL to open. For a page that listens on all interfaces, it has this machine's address in the network."""
+    """Return the URL to open; for a page that listens on all interfaces, with this machine's address in the network."""
     if host not in ("0.0.0.0", "::"):
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -310,5 +326,5 @@ def reachable(host: str, port: int) -> str:
 
 
 def can_show_a_browser() -> bool:
-    """Whether there is a desktop: without one, a text browser would open in the terminal."""
+    """Whether this machine has a desktop: without one, a text browser would open in the terminal."""
     return sys.platform in ("win32", "darwin") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

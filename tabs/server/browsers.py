@@ -1,4 +1,4 @@
-"""State of each open browser on the server: which of its changes have arrived and in what order, and its current message."""
+"""State of each open browser on the server: which of its changes have arrived, in what order, and its current message."""
 
 import threading
 import time
@@ -18,7 +18,11 @@ TURN_SECONDS = 2.0
 
 @dataclass
 class Browser:
-    """One open page. arrived: numbers of its latest changes; newest: {field: number of its latest change}"""
+    """One open page in a browser.
+
+    arrived   numbers of its latest changes
+    newest    {field: number of its latest change}
+    """
 
     session: str
     arrived: deque = field(default_factory=lambda: deque(maxlen=MAX_ARRIVED))
@@ -44,10 +48,11 @@ class Browser:
     drawn: dict[tuple[str, int], int] = field(default_factory=dict)
 
     def redraws_of(self, tab: str) -> int:
+        """Return how often the tab had to be drawn as a whole."""
         return self.redraws[""] + self.redraws[tab]
 
     def is_drawn(self, listener: tuple[str, int]) -> bool:
-        """Whether this browser shows what the listener returned after the last of the tab's `redraws`."""
+        """Whether this browser got a result of the listener, (tab, number), since the tab last had to be drawn as a whole."""
         return self.drawn.get(listener, 0) == self.redraws_of(listener[0])
 
 
@@ -59,7 +64,7 @@ class Browsers:
         self._news = threading.Condition()
 
     def of(self, session: str | None) -> Browser:
-        """The browser of a session. At most MAX_BROWSERS are stored; the least recently used are dropped."""
+        """Return the browser of a session, created if necessary. At most MAX_BROWSERS are stored: the least recently used are dropped."""
         with self._news:
             browser = self._all.setdefault(session or "", Browser(session or ""))
             self._all.move_to_end(session or "")
@@ -68,8 +73,7 @@ class Browsers:
             return browser
 
     def is_newest(self, browser: Browser, path: str, number: int) -> bool:
-        """Mark a change as the newest of its field, unless a newer one was applied: then False. Messages may arrive out of
-        order."""
+        """Record change `number` of the field `path`. Return False if a newer one was recorded: messages may arrive out of order."""
         with self._news:
             if number < browser.newest.get(path, 0):
                 return False
@@ -78,8 +82,10 @@ class Browsers:
 
     @contextmanager
     def in_turn(self, browser: Browser, number: int) -> Iterator[None]:
-        """Context for an event: first waits, at most TURN_SECONDS, until those with lower numbers are handled, since a button's
-        message may arrive before that of the field that was just typed in."""
+        """Context for handling event `number` of a browser: waits, up to TURN_SECONDS, until events with lower numbers are handled.
+
+        A button's message may arrive before the message of the field that was just typed in.
+        """
         with self._news:
             self._news.wait_for(lambda: browser.turn >= number - 1, timeout=TURN_SECONDS)
         try:
@@ -89,20 +95,20 @@ class Browsers:
                 browser.turn = max(browser.turn, number)
                 self._news.notify_all()
 
-    def arrive(self, browser: Browser, number: int) -> None:
+    def mark_handled(self, browser: Browser, number: int) -> None:
+        """Record that change `number` of a browser was handled."""
         with self._news:
             browser.arrived.append(number)
             self._news.notify_all()
 
     def wait_for(self, browser: Browser, numbers: list[int], seconds: float) -> bool:
-        """Wait until these changes are handled. Returns False after `seconds`."""
+        """Wait up to `seconds` until the changes with these numbers are handled; return whether they are."""
         with self._news:
             return self._news.wait_for(lambda: set(numbers) <= set(browser.arrived), timeout=seconds)
 
     @contextmanager
     def acting(self, browser: Browser, scope: str) -> Iterator[None]:
-        """A context in which a user's action is handled: responses to ticks that began before or during it are discarded
-        (`overtaken`)."""
+        """Context in which a user's action is handled: results of ticks that began before or during it are discarded (`overtaken`)."""
         self._count(browser, scope)
         try:
             yield
@@ -110,23 +116,30 @@ class Browsers:
             self._count(browser, scope)
 
     def _count(self, browser: Browser, scope: str) -> None:
+        """Count the beginning or end of an action."""
         with self._news:
             browser.acts[scope] = browser.acts.get(scope, 0) + 1
 
     def redraw_others(self, browser: Browser, tab: str) -> None:
-        """Make the next ticks of all other browsers return the whole tab, which this one has changed."""
+        """Make the next ticks of all other browsers return the whole tab, which `browser` has changed."""
         with self._news:
             for each in self._all.values():
                 each.redraws[tab] += each is not browser
 
     def overtaken(self, browser: Browser, scope: str) -> Callable[[], bool]:
-        """Return a function that tells whether the user has done something since this call. If so, a tick is discarded: it
-        would replace the response to the action with older state."""
+        """Return a function () -> whether an action began or ended since this call. A tick is then discarded: it would replace the
+        response to the action by an older state.
+        """
         before = browser.acts.get(scope, 0)
         return lambda: browser.acts.get(scope, 0) != before
 
     def double_press(self, browser: Browser, job: str, token: str) -> str:
-        """The token of the start that this press repeats (a double click); "" for a new start."""
+        """Return the token of the previous start if this start of the same job follows within DOUBLE_PRESS_SECONDS (a double click);
+        else record this one and return "".
+
+        job     what is started
+        token   identifies this start
+        """
         with self._news:
             pressed_at, last_job, last_token = browser.pressed
             if last_job == job and time.monotonic() - pressed_at < DOUBLE_PRESS_SECONDS:
@@ -153,15 +166,20 @@ class Browsers:
         link: tuple[str, str] | None = None,
         opens: tuple[str, str] | None = None,
     ) -> None:
-        """Set the message of this browser's panel.
+        """Show a message in the panel of a browser.
 
-        kind    an "error" stays until it is closed or the action `about` succeeds; "done" and "info" disappear unless they
-                have problems, notes or a link
-        go      the tab that a button opens
-        undo    step of the form's undo, for a button *Undo* while it is the last step
-        undo_by command of such a button for what is no step of the form
-        redraws                 its tabs show something else now: the next ticks return them as a whole
-        link    (URL, name) of a file to download     opens   (URL, text) of a link within the page
+        kind      an "error" stays until it is closed or the action `about` succeeds; "done" and "info" disappear unless they
+                  have problems, notes or a link
+        problems  `Problem`s to list
+        identity  of the message; by default the time
+        go        tab that a button opens
+        about     action whose success closes an error
+        revision  of the project at an error
+        undo      step of the form's undo, for a button *Undo* while it is the last step
+        undo_by   command of such a button for other changes than the form's
+        redraws   whether its tabs show other data now: the next ticks return them as a whole
+        link      (URL, name) of a file to download
+        opens     (URL, text) of a link within the page
         """
         browser.redraws[""] += redraws
         problem_dicts = [problem.to_dict() for problem in problems]
@@ -183,14 +201,16 @@ class Browsers:
         browser.failed, browser.failed_at = (about, revision) if kind == "error" else ("", 0)
 
     def succeeded(self, browser: Browser, about: str) -> None:
-        """Close the error message about this action, which has succeeded now."""
+        """Close the error message about the action `about`, if the browser's panel has one."""
         if about and browser.failed == about:
             browser.message = {"at": self._next(browser), "id": f"{time.time():.6f}", "kind": "over"}
             browser.failed = ""
 
     @contextmanager
     def reporting(self, browser: Browser, about: str, text: str = "") -> Iterator[None]:
-        """Show a ProblemsError of the body as an error message with this text; after success close the message about it."""
+        """Context that shows a ProblemsError of its body as an error message with `text`; after success it closes the message about
+        `about`.
+        """
         try:
             yield
         except ProblemsError as error:
@@ -200,5 +220,5 @@ class Browsers:
 
     @staticmethod
     def _next(browser: Browser) -> float:
-        """Time stamp of a new message, later than the previous one's: the browser ignores older messages."""
+        """Return the time stamp of a new message, later than the previous one's: browsers ignore older messages."""
         return max(time.time(), (browser.message or {}).get("at", 0.0) + 0.001)

@@ -1,6 +1,6 @@
 """Compression and caching of responses.
 
-Only complete texts are compressed, no event streams. BREACH (reading a secret from the length of compressed responses) is no
+Only complete texts are compressed, not event streams. BREACH (reading a secret from the length of compressed responses) is no
 threat here, since other sites cannot make a browser send requests (tabs/server/request_check.py).
 """
 
@@ -49,7 +49,8 @@ class Delivery:
         nonce: str = "",
     ):
         """
-        kinds     component types of the page      settled   whether the page's HTML is final
+        kinds     () -> component types of the page
+        settled   () -> whether the page's HTML is final
         nonce     of its scripts; the same as long as the server runs, since browsers cache the page
         """
         self.app, self.kinds, self.settled, self.nonce = app, kinds, settled, nonce or secrets.token_urlsafe(16)
@@ -57,6 +58,7 @@ class Delivery:
         self._cache: OrderedDict[tuple[str, str], bytes] = OrderedDict()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer from the bundle or the cached page, else run the app and compress its response."""
         if scope["type"] != "http" or scope["method"] not in ("GET", "POST"):
             await self.app(scope, receive, send)
             return
@@ -76,20 +78,23 @@ class Delivery:
             return
         start, body = response
         if _is_page(scope, start):
-            body = with_nonce((await self._pack_of_page()).into(body), self.nonce)
+            body = with_nonce((await self._pack_of_page()).insert_into(body), self.nonce)
             MutableHeaders(scope=start)["Content-Security-Policy"] = PAGE_POLICY.format(self.nonce)
             self._cache_page(page, dict(start), body)
         await self._deliver(scope, start, body, send)
 
     def _cache_page(self, page: tuple[str | None, ...], start: Any, body: bytes) -> None:
-        """Cache the page's HTML, which takes Gradio 80 ms to render."""
+        """Cache the page's HTML by its key `page`, as Gradio needs 80 ms to render it; not for an empty key or before it is final."""
         if page and self.settled():
             self._pages[page] = (start, body)
             while len(self._pages) > MAX_PAGES:
                 self._pages.popitem(last=False)
 
     async def _deliver(self, scope: Any, start: Any, body: bytes, send: Any) -> None:
-        """Send a text: compressed if the browser accepts it, or 304 if it has the same."""
+        """Send a text response: compressed if the browser accepts it, or 304 if the browser has the same text.
+
+        start   the response's start message
+        """
         requested, headers = Headers(scope=scope), MutableHeaders(scope=start)
         if scope["method"] == "GET" and start["status"] == 200:
             tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
@@ -108,11 +113,11 @@ class Delivery:
         await send_response(send, start | {"headers": headers.raw}, body)
 
     async def _pack_of_page(self) -> Pack:
-        """The bundle of Gradio's files (tabs/server/frontend.py), cached."""
+        """Return the bundle of Gradio's files that the page needs (tabs/server/frontend.py), cached."""
         return await asyncio.to_thread(pack, self.kinds())
 
     async def _compressed(self, body: bytes, encoding: str) -> bytes:
-        """Return the compressed body, cached by its hash."""
+        """Return `body` compressed with `encoding`, "br" or "gzip"; cached by its hash."""
         key = (hashlib.sha256(body).hexdigest(), encoding)
         if key not in self._cache:
             thread = len(body) > THREAD_BYTES
@@ -125,16 +130,18 @@ class Delivery:
 
 
 async def buffered_response(
-    app: Any, scope: Any, receive: Any, send: Any, wanted: Callable[[Any], bool] = lambda start: True
+    app: Any, scope: Any, receive: Any, send: Any, should_buffer: Callable[[Any], bool] = lambda start: True
 ) -> tuple[Any, bytes] | None:
-    """Run the app and return (start message, body) of its response without sending it. If `wanted(start message)` is false, the
-    response is sent as it comes and None returned."""
+    """Run an ASGI app and return (start message, body) of its response without sending it.
+
+    If `should_buffer(start message)` is false, the response is sent as it comes and None is returned.
+    """
     start: Any = None
     body = bytearray()
 
     async def collect(message: Any) -> None:
         nonlocal start
-        if message["type"] == "http.response.start" and wanted(message):
+        if message["type"] == "http.response.start" and should_buffer(message):
             start = message
         elif start is None:
             await send(message)
@@ -146,13 +153,14 @@ async def buffered_response(
 
 
 async def send_response(send: Any, start: Any, body: bytes) -> None:
+    """Send a response with its Content-Length. start: the start message."""
     MutableHeaders(scope=start)["Content-Length"] = str(len(body))
     await send(start)
     await send({"type": "http.response.body", "body": body})
 
 
 def _page_of(scope: Any) -> tuple[str | None, ...]:
-    """Cache key of the page's HTML, which depends on the request's host and login; () for other paths."""
+    """Return the cache key of the page's HTML, which depends on the request's host and login; () for requests for anything else."""
     if scope["method"] != "GET" or scope["path"] != "/" or scope["query_string"]:
         return ()
     headers = Headers(scope=scope)
@@ -160,13 +168,14 @@ def _page_of(scope: Any) -> tuple[str | None, ...]:
 
 
 def _is_page(scope: Any, start: Any) -> bool:
-    """Whether this is HTML of the page itself: that of a file has a policy of its own, and must get no nonce."""
+    """Whether a response is HTML of the page itself: HTML files have a policy of their own, and must not get the nonce."""
     headers = Headers(raw=start["headers"])
     is_html = headers.get("content-type", "").startswith("text/html") and "content-security-policy" not in headers
     return scope["method"] == "GET" and start["status"] == 200 and is_html
 
 
 def _is_text(start: Any) -> bool:
+    """Whether a response is a complete text that is not compressed and not a download."""
     headers = Headers(raw=start["headers"])
     kind = headers.get("content-type", "").partition(";")[0].strip()
     is_whole = start["status"] != 206 and "content-encoding" not in headers and "content-disposition" not in headers
@@ -174,13 +183,14 @@ def _is_text(start: Any) -> bool:
 
 
 def _cache_control(scope: Any) -> str:
-    """Value of Cache-Control. Files with a hash in their names never change."""
+    """Return the Cache-Control header for a request's path. Files with a hash in their names never change."""
     if HASHED.search(scope["path"]) or (scope["path"].endswith("/theme.css") and scope["query_string"]):
         return FOREVER
     return A_DAY if "/static/" in scope["path"] else ASK_FIRST
 
 
 def _encoding(accept_encoding: str) -> str:
+    """Return "br", "gzip" or "" by an Accept-Encoding header."""
     encodings = {each.partition(";")[0].strip() for each in accept_encoding.split(",")}
     return "br" if "br" in encodings else "gzip" if "gzip" in encodings else ""
 

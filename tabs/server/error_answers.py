@@ -1,5 +1,6 @@
-"""Errors of handlers as problems: a ProblemsError passes, any other exception becomes the problem FAILED and a traceback in the
-terminal."""
+"""Turns errors of handlers into problems: a ProblemsError is kept; any other exception becomes the problem FAILED, with a traceback
+in the terminal.
+"""
 
 import sys
 import traceback
@@ -15,7 +16,7 @@ _logged: set[tuple[str, str]] = set()
 
 
 def errors_as_problems(fn: Callable[[], T], about: str) -> T:
-    """Return `fn()`. Raises ProblemsError for any exception. about: name of the handler in the terminal"""
+    """Return `fn()`; every exception is raised as ProblemsError. about: name of the handler, for the terminal."""
     try:
         return fn()
     except ProblemsError:

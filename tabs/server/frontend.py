@@ -1,4 +1,4 @@
-"""Bundle the scripts and styles of Gradio that the page needs, from the installed files, into one file of each kind.
+"""Bundles the scripts and styles of Gradio that the page needs, from the installed files, into one file of each kind.
 
 Scripts: the bundle holds the source of every module. In the browser it makes a blob of each and an import map from the modules'
 URLs to the blobs, so that a file outside the bundle imports the same modules. Styles: one stylesheet; disabled links with the
@@ -63,7 +63,7 @@ TAG = re.compile(rb"<script(?=[\s>])(?![^>]*\snonce=)")
 
 
 def with_nonce(page: bytes, nonce: str) -> bytes:
-    """Return the page's HTML with the nonce on each script, as its policy requires (tabs/server/request_check.py)."""
+    """Return the page's HTML with the nonce on each script element, as required by its policy (tabs/server/request_check.py)."""
     return TAG.sub(b'<script nonce="%s"' % nonce.encode(), page)
 
 
@@ -85,14 +85,14 @@ window.fetch = async (url, options) => {
 
 @dataclass(frozen=True)
 class Pack:
-    """The two bundle files, and their names in the page."""
+    """The two bundles of Gradio's files. script, style: their names under /assets/; empty without bundles."""
 
     files: dict[str, tuple[str, bytes]]  # name under /assets/: content type and content
     script: str = ""
     style: str = ""
 
-    def into(self, page: bytes) -> bytes:
-        """Return the page's HTML with the two bundle files in place of Gradio's entry, which stays without a bundle or entry."""
+    def insert_into(self, page: bytes) -> bytes:
+        """Return the page's HTML with the bundles instead of Gradio's entry script; unchanged without bundles or without that script."""
         if b'"auth_required":true' in page:
             page = page.replace(b"</head>", LOGIN + b"</head>", 1)
         entry, style = ENTRY.search(page), STYLE.search(page)
@@ -106,8 +106,11 @@ class Pack:
 
 @functools.lru_cache(maxsize=2)
 def pack(kinds: frozenset[str], folder: Path = ASSETS) -> Pack:
-    """The bundle for a page with these component types; empty if Gradio's files have another form than expected."""
-    names = needed(kinds, folder)
+    """Return the bundles for a page with these component types; empty if Gradio's files have another form than expected.
+
+    folder   of Gradio's files
+    """
+    names = needed_files(kinds, folder)
     scripts = {name: _module(name, folder) for name in names if name.endswith(".js")}
     styles = {name: (folder / name).read_text("utf-8") for name in names if name.endswith(".css")}
     if not scripts or any("@import" in text or "@charset" in text for text in styles.values()):
@@ -119,9 +122,10 @@ def pack(kinds: frozenset[str], folder: Path = ASSETS) -> Pack:
     return Pack(files, f"{script_name}.js", f"{style_name}.css")
 
 
-def needed(kinds: Iterable[str], folder: Path) -> list[str]:
-    """Names of the files to bundle: the entry, the Blocks module, each component type, and all that these import; [] if the
-    page has no entry."""
+def needed_files(kinds: Iterable[str], folder: Path) -> list[str]:
+    """Return the names of the files to bundle: the entry, the Blocks module, each component type, and everything they import; [] if
+    index.html has no entry.
+    """
     read = functools.cache(lambda name: (folder / name).read_text("utf-8"))
     entry = ENTRY.search((folder.parent / "index.html").read_bytes())
     style = STYLE.search((folder.parent / "index.html").read_bytes())
@@ -147,17 +151,19 @@ def needed(kinds: Iterable[str], folder: Path) -> list[str]:
 
 
 def _listed_files(source: str) -> list[str]:
+    """Return the files in Vite's list of dynamic imports in a script; [] without a list."""
     listed = LISTED.search(source)
     return [name.removeprefix("./") for name in json.loads(listed.group(1))] if listed else []
 
 
 def _deps(source: str, numbers: str) -> list[str]:
+    """Return the files at these indices ("0,3,4") of the script's list of dynamic imports."""
     listed = _listed_files(source)
     return [listed[int(number)] for number in numbers.split(",") if number]
 
 
 def _module(name: str, folder: Path) -> str:
-    """Return the source of a module as it runs from a blob: imports are names of the import map, `import.meta.url` is a URL."""
+    """Return a module's source, changed to run from a blob: imports are names of the import map, `import.meta.url` is a URL."""
 
     def to_import_map(match: re.Match[str]) -> str:
         bundled = (folder / match.group(2)).is_file()

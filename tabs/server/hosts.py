@@ -1,7 +1,7 @@
 """Allowed Host and Origin headers.
 
 A web site can point its own name at 127.0.0.1 (DNS rebinding), and any site can send a form here. So the page answers only
-requests for its own names that come from itself: `request_check.py` refuses those from other sites, with or without a login.
+requests for its own names that come from itself: `request_check.py` refuses requests from other sites, with or without a login.
 """
 
 import ipaddress
@@ -17,7 +17,7 @@ DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 def host_and_port(authority: str) -> tuple[str, str] | None:
-    """Return (name in lower case, port or "") of a Host header or of an origin without its scheme; None if it is invalid."""
+    """Return (name in lower case, port or "") of a Host header, or of an origin without its scheme; None if it is invalid."""
     match = _AUTHORITY.fullmatch(authority)
     if match is None:
         return None
@@ -32,7 +32,7 @@ def host_and_port(authority: str) -> tuple[str, str] | None:
 
 
 def machine_names() -> set[str]:
-    """This machine's host names in its network."""
+    """Return this machine's host names in its network."""
     name = socket.gethostname().lower().rstrip(".")
     return {name, f"{name.split('.')[0]}.local"} if host_and_port(name) else set()
 
@@ -41,9 +41,9 @@ def machine_names() -> set[str]:
 class Hosts:
     """The host names of the page.
 
-    listens  the page is open to the network: the machine's names and the address that a request arrived at are allowed too
+    listens  whether the page is open to the network: then the machine's names, and the address a request arrived at, are allowed
     named    further names of --host, each with or without a port
-    share    returns the URL of the share link, "" while there is none
+    share    () -> URL of the share link; "" if there is none
     """
 
     listens: bool = False
@@ -55,7 +55,7 @@ class Hosts:
         self._machine = LOOPBACK | (machine_names() if self.listens else set())
 
     def admits(self, authority: str, arrived_at: str = "") -> bool:
-        """Whether a Host header is one of the page's names. arrived_at: the local address of the connection"""
+        """Whether a Host header is one of the page's names. arrived_at: the local address of the connection."""
         host = host_and_port(authority)
         if host is None:
             return False
@@ -65,7 +65,7 @@ class Hosts:
         return self.listens and host_and_port(f"[{address}]" if ":" in address else address) == (host[0], "")
 
     def is_same_site(self, origin: str, authority: str) -> bool:
-        """Whether an Origin header is this page's: that of the Host header, or a configured name (of a proxy)."""
+        """Whether an Origin header is the page's own: its host is in the Host header `authority`, or a configured name (of a proxy)."""
         try:
             parts = urlsplit(origin)
         except ValueError:
@@ -75,15 +75,16 @@ class Hosts:
             return False
         default_port = DEFAULT_PORTS[parts.scheme]
         host = host_and_port(authority)
-        is_own = host is not None and (site[0], site[1] or default_port) == (host[0], host[1] or default_port)
+        matches_host = host is not None and (site[0], site[1] or default_port) == (host[0], host[1] or default_port)
         without_default = (site[0], "" if site[1] == default_port else site[1])
-        return is_own or without_default in self._configured()
+        return matches_host or without_default in self._configured()
 
     def _configured(self) -> list[tuple[str, str]]:
+        """Return (name, port or "") of --host and of the share link."""
         share = urlsplit(self.share() or "").netloc
         return [host for text in (*self.named, share) if text and (host := host_and_port(text))]
 
 
 def _matches(host: tuple[str, str], configured: tuple[str, str]) -> bool:
-    """Whether a host is the configured one. One without a port matches every port."""
+    """Whether a host, (name, port), is the configured one. A configured host without a port matches every port."""
     return host == configured or (not configured[1] and host[0] == configured[0])

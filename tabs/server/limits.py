@@ -1,8 +1,9 @@
 """Rate limits by session and address, delays after failed logins, and timeouts of connections.
 
 A session is an open page: its login token or, without a login, a cookie set when a browser opens the page (or with the first tick
-after the server restarts). Each session has rate limits of its own, so a flood takes nothing from an open page, even one from the
-same address (a share link, a proxy, this machine)."""
+after the server restarts). Each session has rate limits of its own, so a flood takes nothing from an open page, even if both come
+from the same address (a share link, a proxy, this machine).
+"""
 
 import asyncio
 import functools
@@ -39,7 +40,9 @@ WAKES = 1.0  # seconds between looks of the main loop
 
 @dataclass
 class RateLimit:
-    """Token bucket with a limit of concurrent requests."""
+    """Token bucket that also limits concurrent requests. rate: tokens per second; burst: tokens of a full bucket; active: number of
+    requests being answered.
+    """
 
     rate: float  # tokens per second
     burst: float
@@ -50,18 +53,20 @@ class RateLimit:
     _updated: float = 0.0
 
     def allows(self, cost: float) -> bool:
+        """Whether there are `cost` tokens and another request may run now. Takes no tokens."""
         now = self.clock()
         self._spent, self._updated = max(self._spent - (now - self._updated) * self.rate, 0.0), now
         return self.active < self.concurrency and self._spent + cost <= self.burst
 
     def add(self, cost: float) -> None:
+        """Take `cost` tokens."""
         self._spent += cost
 
 
 class Limits:
     """The rate limits of one server.
 
-    logins   {valid login token: user}; None: the page has no login
+    logins   () -> {valid login token: user}; None if the page has no login
     owner    the owner's user name
     """
 
@@ -75,14 +80,14 @@ class Limits:
         self.limit = functools.lru_cache(1000)(lambda kind, source: RateLimit(*self.table[kind]))
 
     def session_of(self, request: Request) -> str:
-        """The session of a request by its cookies; "" if it has none."""
+        """Return the session of a request, from its cookies; "" if it has no valid one."""
         logins = self.logins()
         valid: Container[str] = self.sessions if logins is None else logins
         cookies = request.cookies.items()
         return next((value for name, value in cookies if SESSION_COOKIE.fullmatch(name) and value in valid), "")
 
     def user_of(self, session: str) -> str:
-        """The user name of a session; "" without a login, and for the owner."""
+        """Return the user name of a session; "" for the owner, and without a login."""
         user = (self.logins() or {}).get(session, "")
         return "" if user == self.owner else user
 
@@ -91,8 +96,10 @@ class Limits:
         (self.logins() or self.sessions).pop(session, None)
 
     def new_session(self) -> str:
-        """A session for a browser that opens a page without a login; "" if there are MAX_SESSIONS already. An open page keeps a
-        stream (Gradio's heartbeat); a session without any request makes room for a new one."""
+        """Return a new session for a browser that opens a page without a login; "" for a page with one, or if MAX_SESSIONS are in use.
+
+        An open page keeps a stream (Gradio's heartbeat); a session without any request makes room for a new one.
+        """
         if self.logins() is not None:
             return ""
         if len(self.sessions) >= MAX_SESSIONS:
@@ -105,7 +112,9 @@ class Limits:
         return session
 
     def acquire(self, method: str, path: str, session: str, address: str) -> list[RateLimit]:
-        """The limits that count this request as active until its response is sent; empty if one of them refuses it."""
+        """Take tokens for a request and count it as active. Return the limits that count it, of which the caller lowers `active` after
+        the response; [] if one of them refuses the request.
+        """
         cost = _cost(method, path)
         if session:
             limits = [self.sessions.get(session) or self.limit("session", session)]
@@ -122,14 +131,18 @@ class Limits:
 
 
 def _cost(method: str, path: str) -> float:
-    """Tokens: 1 for a file (about 1 ms of CPU time), 10 for the page itself and every message (15 ms)."""
+    """Return the tokens that a request costs: 1 for a file (about 1 ms of CPU time), 10 for the page itself and every message (15 ms)."""
     return 1.0 if method in ("GET", "HEAD") and path not in ("/", "/config") else 10.0
 
 
 @dataclass
 class Delays:
-    """Seconds that the next login of an address waits. Each attempt counts as failed until it succeeds, so that concurrent ones
-    wait too. The right password is never refused: others behind the same share link can only delay it."""
+    """Delays of logins, by address. Each attempt counts as failed until it succeeds, so that concurrent attempts wait too.
+
+    longest     seconds of the longest delay
+    forgotten   seconds after which failures no longer count
+    The right password is never refused: others behind the same share link can only delay it.
+    """
 
     longest: float = 8.0  # with 32 waiting at once, four guesses a second
     forgotten: float = 900.0
@@ -137,6 +150,7 @@ class Delays:
     _failed: dict[str, tuple[int, float]] = field(default_factory=dict)  # count, time of the last one
 
     def begin(self, address: str) -> float:
+        """Record an attempt and return how many seconds it has to wait."""
         now = self.clock()
         self._failed = {each: failed for each, failed in self._failed.items() if failed[1] > now - self.forgotten}
         count = self._failed.get(address, (0, now))[0]
@@ -144,6 +158,7 @@ class Delays:
         return min(0.25 * 2 ** min(count, 9), self.longest) if count else 0.0
 
     def succeeded(self, address: str) -> None:
+        """Forget the failures of an address."""
         self._failed.pop(address, None)
 
 
@@ -153,9 +168,11 @@ def limit_connections(server: Any) -> None:
     server.config.h11_max_incomplete_event_size = MAX_HEAD_BYTES
 
 
-def wake_seldom(server: Any) -> None:
-    """Let the main loop of a running uvicorn server look once a second whether it should exit, and when it is closed. Ten times a
-    second, as uvicorn does, is most of the time that an idle page takes."""
+def slow_main_loop(server: Any) -> None:
+    """Make the main loop of a running uvicorn server check every WAKES seconds, and when it is closed, whether it should exit.
+
+    uvicorn's ten times a second are most of the time that an idle page takes.
+    """
     on_tick, close, closing = server.on_tick, server.close, asyncio.Event()
     loops: list[asyncio.AbstractEventLoop] = []
 
@@ -176,12 +193,13 @@ def wake_seldom(server: Any) -> None:
 
 
 class Connection(H11Protocol):
-    """uvicorn's connection with timeouts for the head of a request and for a client that reads no response."""
+    """uvicorn's connection with timeouts for the head of a request and for a client that does not read the response."""
 
     _head_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
+        """Start the head timer; close the connection if there are more than MAX_CONNECTIONS."""
         super().connection_made(transport)
         if len(self.connections) > MAX_CONNECTIONS:  # uvicorn's own limit would refuse requests of open connections too
             transport.close()
@@ -192,7 +210,9 @@ class Connection(H11Protocol):
         self._update_head_timer()
 
     def _update_head_timer(self) -> None:
-        """Run the timer until a complete head has arrived. uvicorn's timeout only ends idle connections before the next first byte."""
+        """Start the timer, or stop it once a complete head has arrived. uvicorn's timeout only ends idle connections before the next first
+        byte.
+        """
         if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
             self._stop_head_timer()
         elif self._head_timer is None:
@@ -214,6 +234,7 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
+        """Start the write timer, which aborts the connection after WRITE_TIMEOUT."""
         super().pause_writing()
         self._write_timer = self.loop.call_later(WRITE_TIMEOUT, self.transport.abort)
 

@@ -45,7 +45,7 @@ UNREADABLE = (  # shown in place of a broken image, in a gray that is readable o
 
 
 class Links:
-    """Creates the URLs and answers their requests."""
+    """Creates signed URLs and answers requests for them. thumbs: folder of cached thumbnails."""
 
     def __init__(self, roots: Roots, thumbs: Path):
         self.roots, self.thumbs = roots, thumbs
@@ -53,17 +53,17 @@ class Links:
         self._post_routes: list[Route] = []
 
     def file_url(self, path: str | os.PathLike) -> str:
-        """URL of a file, such as an image or a LoRA to download."""
+        """Return the URL of a file, such as an image or a LoRA to download."""
         return "atelier/file?" + self._query(path, "")
 
     def thumb_url(self, path: str | os.PathLike, size: int = 256) -> str:
-        """URL of a thumbnail whose longer side is at most the smallest of SIZES from `size` on, or the largest if all are
-        smaller."""
+        """Return the URL of a thumbnail. Its longer side has at most the smallest of SIZES that is at least `size`, else the largest."""
         return "atelier/thumb?" + self._query(path, str(next((each for each in SIZES if each >= size), SIZES[-1])))
 
     def answer(self, name: str, fn: Callable[[dict[str, Any]], dict[str, Any] | str]) -> None:
-        """Add the route POST atelier/<name>. `fn` gets the parsed body and returns an object or its JSON; "" becomes status 204.
-        Errors are answered as {"problems": [...]}."""
+        """Add the route POST atelier/<name>. `fn` gets the parsed body and returns an object or its JSON; "" gives status 204. Errors are
+        answered by {"problems": [...]}.
+        """
 
         async def endpoint(request: Request) -> Response:
             # A form of another site cannot send this type, and a script would need a CORS preflight.
@@ -82,22 +82,25 @@ class Links:
         self._post_routes.append(Route(f"/atelier/{name}", endpoint, methods=["POST"]))
 
     def routes(self) -> list[Route]:
+        """Return all routes: files, thumbnails, and those added by `answer`."""
         file = Route("/atelier/file", lambda request: _or_problems("file", lambda: self._file(request), 500))
         thumb = Route("/atelier/thumb", lambda request: _or_problems("thumb", lambda: self._thumb(request), 500))
         return [file, thumb, *self._post_routes]
 
     def _query(self, path: str | os.PathLike, size: str) -> str:
+        """Return the query of a signed URL. size: of the thumbnail; "" for a file."""
         text = os.path.abspath(path)
         query = {"path": text, "size": size, "v": version(text), "key": self._sign(text, size)}
         # Linux allows file names that are not UTF-8; their bytes are escaped.
         return urlencode({name: value for name, value in query.items() if value}, errors="surrogateescape")
 
     def _sign(self, path: str, size: str) -> str:
+        """Return the signature of a path and size."""
         signed = f"{size}\n{path}".encode("utf-8", "surrogatepass")
         return hmac.new(self._secret, signed, hashlib.sha256).hexdigest()[:32]
 
     def _allowed(self, request: Request) -> Path | Response:
-        """The requested path, or the response that refuses it."""
+        """Return the requested path, or the response that refuses the request."""
         query = dict(parse_qsl(request.url.query, errors="surrogateescape"))
         path, size, key = query.get("path", ""), query.get("size", ""), query.get("key", "")
         signed = hmac.compare_digest(key.encode("utf-8", "surrogatepass"), self._sign(path, size).encode())
@@ -108,7 +111,7 @@ class Links:
         return Path(path)
 
     def _file(self, request: Request) -> Response:
-        """A file: shown by the browser if it is an image or page, else as download."""
+        """Return a response with the file: for display if it is an image or HTML page, else as a download."""
         path = self._allowed(request)
         if isinstance(path, Response):
             return path
@@ -121,7 +124,7 @@ class Links:
         return FileResponse(path, media_type="application/octet-stream", filename=path.name)
 
     def _thumb(self, request: Request) -> Response:
-        """A thumbnail of `size` pixels (JPEG), or a placeholder for an image that is gone or unreadable."""
+        """Return a response with a thumbnail (JPEG), or a placeholder if the image is gone or unreadable."""
         path = self._allowed(request)
         if isinstance(path, Response) and path.status_code == 404:  # moved while a page still shows it
             return Response(UNREADABLE, media_type="image/svg+xml", headers=NO_STORE)
@@ -137,7 +140,7 @@ class Links:
 
 
 def _or_problems(name: str, fn: Callable[[], Response], status: int = 200) -> Response:
-    """Return `fn()`, or for any exception {"problems": [...]} with this status."""
+    """Return `fn()`; for any exception a response {"problems": [...]} with this status. name: of the route, for the terminal."""
     try:
         return errors_as_problems(fn, f"atelier/{name}")
     except ProblemsError as error:
@@ -145,11 +148,13 @@ def _or_problems(name: str, fn: Callable[[], Response], status: int = 200) -> Re
 
 
 def _response(content: dict[str, Any] | str) -> Response:
+    """Return an uncached response: an object as JSON, a text as it is, "" with status 204."""
     if isinstance(content, str):
         return Response(content, 200 if content else 204, NO_STORE, "application/json")
     return JSONResponse(content, headers=NO_STORE)
 
 
 def _headers(request: Request) -> dict[str, str]:
+    """Return the Cache-Control header: a day if the URL has a version, which changes with the file."""
     keep = f"private, max-age={DAY}" if request.query_params.get("v") else "no-store"
     return {"Cache-Control": keep}

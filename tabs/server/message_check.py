@@ -1,5 +1,6 @@
-"""Check the calls of event listeners, uploads and logins before Gradio reads them: invalid arguments get a 4xx response and one
-line in the terminal."""
+"""Checks calls of event listeners, uploads and logins before Gradio reads them: invalid arguments get a 4xx response and one line
+in the terminal.
+"""
 
 import json
 import os
@@ -45,11 +46,11 @@ class Call(BaseModel):
 
 
 class InvalidMessage(Exception):
-    """The reason why a message is refused."""
+    """Raised for a message that is refused; the text is the reason."""
 
 
 class CheckedBlocks(gr.Blocks):
-    """gr.Blocks that report values which a component refuses (an unknown choice, a file that was not uploaded) as invalid arguments."""
+    """gr.Blocks that report values that a component refuses (an unknown choice, a file that was not uploaded) as invalid arguments."""
 
     def run_startup_events(self) -> None:
         """Start without Gradio's queue: no listener uses it, and its loop would wake a thousand times a second."""
@@ -57,6 +58,7 @@ class CheckedBlocks(gr.Blocks):
         self.create_limiter()
 
     async def preprocess_data(self, block_fn: Any, *args: Any, **kwargs: Any) -> Any:
+        """Preprocess a listener's arguments; an error is noted for `MessageCheck` and raised as gr.Error."""
         try:
             return await super().preprocess_data(block_fn, *args, **kwargs)
         except Exception as error:
@@ -67,13 +69,14 @@ class CheckedBlocks(gr.Blocks):
 
 
 class MessageCheck:
-    """ASGI middleware that checks messages right before Gradio."""
+    """ASGI middleware that checks messages right before Gradio. blocks: () -> the page; log: prints a line."""
 
     def __init__(self, app: Any, blocks: Callable[[], gr.Blocks], log: Callable[[str], Any] = print):
         self.app, self.blocks, self.log = app, blocks, log
         self._log_limit = RateLimit(*LOGGED_REFUSALS)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Check calls of listeners and forms; pass other requests on."""
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == EVENT_PATH:
             await self._call(scope, receive, send)
         elif scope["type"] == "http" and scope["path"].rstrip("/") in FORM_PATHS:
@@ -82,10 +85,10 @@ class MessageCheck:
             await self.app(scope, receive, send)
 
     async def _call(self, scope: Any, receive: Any, send: Any) -> None:
-        """Pass on the checked call of an event listener; invalid arguments are answered with a 4xx response."""
+        """Check the call of an event listener and pass it on; answer invalid arguments by 422."""
         body = await Request(scope, receive).body()
         try:
-            body = with_uploads(check(body, self.blocks()), self._folder()) or body
+            body = with_uploads(parse_call(body, self.blocks()), self._folder()) or body
         except InvalidMessage as error:
             await self._refuse(scope, str(error), receive, send)
             return
@@ -109,8 +112,10 @@ class MessageCheck:
         await send_response(send, start, content)
 
     async def _form(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer an upload or a login. A body that Gradio cannot read gets 400, one that the disk does not take 507. The response to
-        an upload names each file by its path below the upload folder."""
+        """Pass an upload or login on. A body that Gradio cannot read is answered by 400, one that cannot be stored by 507.
+
+        The response to an upload names each file by its path below the upload folder.
+        """
         try:
             response = await buffered_response(self.app, scope, receive, send)
         except (RequestAborted, ClientDisconnect):
@@ -128,23 +133,24 @@ class MessageCheck:
         await send_response(send, start, content)
 
     def _folder(self) -> str:
-        """Gradio's upload folder with a final separator. Browsers send and receive only paths below it."""
+        """Return Gradio's upload folder with a final separator. Browsers send and receive only paths below it."""
         return os.path.join(self.blocks().app.uploaded_file_dir, "")
 
     async def _refuse(self, scope: Any, reason: str, receive: Any, send: Any, status: int = 422) -> None:
+        """Answer a request by an error and print the reason."""
         self._log(scope, reason)
         message = "The files could not be stored." if status == 507 else "These arguments do not fit."
         await JSONResponse({"detail": message, "error": message}, status)(scope, receive, send)
 
     def _log(self, scope: Any, reason: str) -> None:
-        """Print one line about a refusal, within LOGGED_REFUSALS."""
+        """Print one line about a refused request, at most as often as LOGGED_REFUSALS."""
         if self._log_limit.allows(1):
             self._log_limit.add(1)
             self.log(f"{time.strftime('%H:%M:%S')}  A request was refused: {scope['path'][:80]!a}: {reason[:200]}")
 
 
 def with_uploads(message: dict[str, Any], folder: str) -> bytes | None:
-    """Return the message as JSON with the full paths of its uploads; None for a message without uploads."""
+    """Complete the paths of a message's uploaded files with `folder`, in place, and return it as JSON; None if it has no uploads."""
     values = [each for value in message["data"] for each in (value if isinstance(value, list) else [value])]
     files = [each for each in values if isinstance(each, dict) and UPLOADED.fullmatch(each["path"])]
     for file in files:
@@ -152,8 +158,8 @@ def with_uploads(message: dict[str, Any], folder: str) -> bytes | None:
     return json.dumps(message).encode() if files else None
 
 
-def check(body: bytes, blocks: gr.Blocks) -> dict[str, Any]:
-    """Return the parsed call of an event listener. Raises InvalidMessage for a body that the page's script would not send."""
+def parse_call(body: bytes, blocks: gr.Blocks) -> dict[str, Any]:
+    """Parse the call of an event listener. Raises InvalidMessage for a body that the page's script would not send."""
     try:
         message = parse_json(body, "the message", max_values=MAX_VALUES)
     except ProblemsError as error:
@@ -176,7 +182,7 @@ def check(body: bytes, blocks: gr.Blocks) -> dict[str, Any]:
 
 
 def accepts(block: Any, value: Any) -> bool:
-    """Whether a component may send a value of this type. Choices and files are checked by the component's preprocess."""
+    """Whether a component may send a value of this type. Whether a choice or file exists is checked by the component's preprocess."""
     if value is None:
         return True
     match block:
@@ -204,7 +210,7 @@ def _is_file(value: Any) -> bool:
 
 
 def _names_a_file(value: Any) -> bool:
-    """Whether event data has a "path" at any depth: Gradio would open it, and the page's script sends none."""
+    """Whether event data has a key "path" at any depth: Gradio would open that file, and the page's script sends none."""
     if isinstance(value, dict):
         return "path" in value or any(map(_names_a_file, value.values()))
     return isinstance(value, list) and any(map(_names_a_file, value))

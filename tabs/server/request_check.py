@@ -1,5 +1,6 @@
-"""Check every request before the app gets it: its rate (limits.py), Host and Origin (hosts.py), URL path, login, and the size of
-its body. A refused request gets a plain response. Which files a request may name: tabs/roots.py."""
+"""Checks every request before the app gets it: its rate (limits.py), Host and Origin (hosts.py), URL path, login, and the size of
+its body. A refused request gets a plain response. Which files a request may name is checked by tabs/roots.py.
+"""
 
 import asyncio
 import hashlib
@@ -54,7 +55,7 @@ YEAR = 365 * 24 * 3600
 
 
 class RequestAborted(Exception):
-    """A request body is too large or too slow, and the rest of it is not read."""
+    """Raised if a request's body is too large or too slow; the rest is not read. status: HTTP status of the response."""
 
     def __init__(self, status: int, message: str):
         super().__init__(message)
@@ -77,14 +78,15 @@ class RequestCheck:
         log: Callable[[str], Any] = print,
     ):
         """
-        folder   on the disk that stores uploads
-        people   {user: the app of their page}; `app` is that of all others, and of the login
+        folder   a folder on the disk that stores uploads
+        people   {user: app of their page}; `app` is for all others, and for logins
         """
         self.app, self.hosts, self.limits, self.folder, self.shared, self.log = app, hosts, limits, folder, shared, log
         self.people, self.delays, self._delayed = people, delays or Delays(), 0
         self._uploads: dict[str, deque[list[float]]] = defaultdict(deque)  # address: [time, bytes] of each
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Check the request; pass it on within its rate limits or answer it with the refusal. WebSockets are closed."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
@@ -107,7 +109,7 @@ class RequestCheck:
                 limit.active -= 1
 
     async def _busy(self) -> Response:
-        """The response to a request over its rate limit, after a delay that a limited number of them wait for."""
+        """Return the 503 response to a request over its rate limit, after REFUSAL_DELAY unless MAX_DELAYED others wait already."""
         if self._delayed < MAX_DELAYED:
             self._delayed += 1
             try:
@@ -117,7 +119,9 @@ class RequestCheck:
         return _refuse(503, "The page is busy. Try again in a moment.", 2)
 
     def refusal(self, scope: Any, session: str) -> Response | None:
-        """The response to a request for another host, from another site, for an unknown path, or without a login; else None."""
+        """Return the response that refuses a request: for another host, from another site, for an unknown path, or without a required
+        login; None if it is allowed. session: "" without one.
+        """
         headers, method, path = Headers(scope=scope), scope["method"], scope["path"]
         host = headers.getlist("host")
         server_address = str((scope.get("server") or ("",))[0])
@@ -136,7 +140,7 @@ class RequestCheck:
         return None
 
     def _same_site(self, method: str, headers: Headers, host: str) -> bool:
-        """Whether the request is from the page itself or from no browser, or follows a link on another site."""
+        """Whether a request comes from the page itself, comes from no browser, or follows a link on another site. host: its Host header."""
         origins = headers.getlist("origin")
         if origins:
             return len(origins) == 1 and self.hosts.is_same_site(origins[0], host)
@@ -146,7 +150,7 @@ class RequestCheck:
         return method in SAFE_METHODS and opens_page
 
     async def _dispatch(self, scope: Any, receive: Any, send: Any, session: str) -> None:
-        """Name the guest or person, set cookies, and pass a request on with the limits of its kind: stream, login, upload or other."""
+        """Store login and user in `scope`, set cookies, and forward the request with the limits of its kind (stream, login, upload ...)."""
         path, port, has_login = scope["path"], scope["server"][1], self.limits.logins() is not None
         scope["logged_in"] = bool(session) or not has_login
         cookie, has_guests = f"atelier-guest-{port}", has_login and self.shared and not self.people
@@ -170,11 +174,11 @@ class RequestCheck:
             await self._forward(scope, receive, send, MAX_BODY_BYTES)
 
     def _app_for(self, scope: Any) -> Any:
-        """The app that answers: the person's app, or the server's for the login."""
+        """Return the app that answers: the logged-in person's, else the server's, which also answers logins."""
         return self.app if scope["path"].rstrip("/") == LOGIN else self.people.get(scope["guest"], self.app)
 
     async def _login(self, scope: Any, receive: Any, send: Any) -> None:
-        """Pass a login on after the delay of its address, and count its result."""
+        """Pass a login on after the delay for its address, and record whether it succeeded."""
         address = _address(scope)
 
         def counted(start: Any) -> Any:
@@ -188,7 +192,7 @@ class RequestCheck:
         await self._forward(scope, receive, _on_start(send, counted), MAX_LOGIN_BYTES)
 
     async def _upload(self, scope: Any, receive: Any, send: Any) -> None:
-        """Pass an upload on, or refuse one over the limit of its address or the free disk space."""
+        """Pass an upload on, or refuse it if it is over the limit of its address or the free disk space."""
         address = _address(scope)
         length = Headers(scope=scope).get("content-length", "")
         size = int(length) if length.isdigit() else 0
@@ -196,7 +200,7 @@ class RequestCheck:
         if size > limit:
             status = 413 if size > MAX_UPLOAD_BYTES else 429
             refusal = _refuse(status, f"At most {size_words(limit)} can be uploaded now.", 3600)
-        elif 2 * size + RESERVED_DISK_BYTES > self._free():  # the upload and its copy in a dataset
+        elif 2 * size + RESERVED_DISK_BYTES > self._free_bytes():  # the upload and its copy in a dataset
             refusal = _refuse(507, f"The disk has no room for {size_words(size)}.")
         if refusal is not None:
             await refusal(scope, receive, send)
@@ -206,23 +210,27 @@ class RequestCheck:
         upload[1] = await self._forward(scope, receive, send, limit, math.inf)
 
     def _upload_limit(self, address: str) -> float:
-        """Bytes that this address may upload now."""
+        """Return how many bytes this address may upload now."""
         if not self.shared:
-            return max(self._free() - RESERVED_DISK_BYTES, 0)
+            return max(self._free_bytes() - RESERVED_DISK_BYTES, 0)
         recent = self._uploads[address]
         while recent and recent[0][0] < time.monotonic() - 3600:
             recent.popleft()
         return max(min(MAX_UPLOAD_BYTES, MAX_HOURLY_UPLOAD_BYTES - sum(size for _, size in recent)), 0)
 
-    def _free(self) -> int:
+    def _free_bytes(self) -> int:
+        """Return the free bytes on the disk that stores uploads."""
         existing = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
         return shutil.disk_usage(existing).free
 
     async def _forward(
         self, scope: Any, receive: Any, send: Any, max_bytes: float, timeout: float | None = None
     ) -> int:
-        """Pass the request on and return the bytes received. A body over `max_bytes` is answered with 413; one that pauses for
-        READ_TIMEOUT or takes more than `timeout` seconds (BODY_TIMEOUT by default), with 408."""
+        """Pass a request on and return the number of bytes received.
+
+        A body of more than `max_bytes` is answered by 413; one that pauses for READ_TIMEOUT, or takes more than `timeout` seconds (None:
+        BODY_TIMEOUT), by 408.
+        """
         received, started, complete = 0, False, False
         aborted: RequestAborted | None = None
         end = time.monotonic() + (BODY_TIMEOUT if timeout is None else timeout)
@@ -256,7 +264,7 @@ class RequestCheck:
 
 
 def _on_start(send: Any, change: Callable[[Any], Any]) -> Any:
-    """Return `send` with the start message of the response, its status and headers, replaced by `change` of it."""
+    """Return an ASGI `send` that passes on `change(message)` instead of the start message, which has status and headers."""
 
     async def send_changed(message: Any) -> None:
         await send(change(message) if message["type"] == "http.response.start" else message)
@@ -265,7 +273,9 @@ def _on_start(send: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def _with_security_headers(send: Any, close: bool) -> Any:
-    """Return `send` that adds security headers, restricts cookies to this site, and with `close` ends the connection."""
+    """Return an ASGI `send` that adds security headers, removes CORS headers and restricts cookies to this site; with `close`, the
+    connection ends after the response.
+    """
 
     def add_headers(start: Any) -> Any:
         headers = MutableHeaders(scope=start)
@@ -274,7 +284,7 @@ def _with_security_headers(send: Any, close: bool) -> Any:
         if close:
             headers["Connection"] = "close"
         start["headers"] = [
-            (name, lax(value) if name.lower() == b"set-cookie" else value)
+            (name, samesite_lax(value) if name.lower() == b"set-cookie" else value)
             for name, value in start["headers"]
             if not name.lower().startswith(b"access-control-")
         ]
@@ -283,26 +293,28 @@ def _with_security_headers(send: Any, close: bool) -> Any:
     return _on_start(send, add_headers)
 
 
-def lax(cookie: bytes) -> bytes:
+def samesite_lax(cookie: bytes) -> bytes:
     """Return a Set-Cookie header with SameSite=Lax."""
     parts = [part for part in cookie.split(b";") if not part.strip().lower().startswith(b"samesite")]
     return b";".join([*parts, b" SameSite=Lax"])
 
 
 def _with_cookie(send: Any, cookie: str) -> Any:
+    """Return an ASGI `send` that adds a Set-Cookie header."""
     return _on_start(send, lambda start: start | {"headers": [*start["headers"], (b"set-cookie", cookie.encode())]})
 
 
 def _address(scope: Any) -> str:
+    """Return the client's address; "?" if unknown."""
     return (scope.get("client") or ("?",))[0]
 
 
 def _guest_name(secret: str) -> str:
-    """Return a name for a guest's cookie that does not reveal it."""
+    """Return a guest's name: a hash, which does not reveal the cookie or session `secret`."""
     return hashlib.blake2s(secret.encode(), digest_size=6).hexdigest()
 
 
 def _refuse(status: int, message: str, retry_after: int | None = None) -> JSONResponse:
-    """An error that ends the connection: the rest of the body is not read."""
+    """Return an error response that ends the connection, since the rest of the body is not read. retry_after: seconds."""
     headers = {"Connection": "close"} | ({"Retry-After": str(retry_after)} if retry_after is not None else {})
     return JSONResponse({"detail": message, "error": message}, status, headers)

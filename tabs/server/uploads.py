@@ -1,4 +1,4 @@
-"""Store uploaded files as a new folder in outputs/datasets."""
+"""Stores uploaded files as a new folder in outputs/datasets."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from pathlib import Path
 from core.dataset.sources.archive import DATASET_EXTENSIONS, unpack_zip
 from core.dataset.sources.files import extension, is_image, is_junk, printable
 from core.dataset.sources.walk import Walk, note_unused
-from core.record.atomic import numbered, put_folder, remove_folder
+from core.record.atomic import numbered, remove_folder, rename_to_unused
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError, unwritten
 from core.settings.names import bad_name
@@ -18,11 +18,12 @@ from core.settings.names import bad_name
 FIX = "Drop images (.png, .jpg, .webp ...) with .txt captions, or one zip file."
 
 
-def take_in(files: Sequence[str | Path], datasets: Path, task=None, unused: Walk | None = None) -> Path:
-    """Store one zip, or any number of images with captions, in a new folder, and return it. Raises ProblemsError, also for a
-    zip with other files.
+def store_upload(files: Sequence[str | Path], datasets: Path, task=None, unused: Walk | None = None) -> Path:
+    """Store one zip, or images with captions, in a new folder of `datasets` and return it. Raises ProblemsError, also for a zip together
+    with other files.
 
-    task   a LightTask          unused   collects the names of files that are left out
+    task     a LightTask for progress
+    unused   collects the names of files that are left out
     """
     token = task.token if task else CancelToken()
     paths = [Path(file) for file in files]
@@ -34,12 +35,14 @@ def take_in(files: Sequence[str | Path], datasets: Path, task=None, unused: Walk
         if task:
             task.stage(f"Unpacking {printable(zips[0].name)}")
         return unpack_zip(zips[0], datasets, token, unused)
-    return gather(paths, datasets, task, unused)
+    return copy_files(paths, datasets, task, unused)
 
 
-def gather(paths: Sequence[Path], datasets: Path, task=None, unused: Walk | None = None) -> Path:
-    """Copy images and captions into one new folder, which is removed if one fails; return it. Raises ProblemsError, also
-    without an image. For `unused` see `take_in`."""
+def copy_files(paths: Sequence[Path], datasets: Path, task=None, unused: Walk | None = None) -> Path:
+    """Copy images and captions into a new folder of `datasets` and return it. Arguments as in `store_upload`.
+
+    Raises ProblemsError if there is no image or a file cannot be copied; nothing is kept then.
+    """
     usable = [
         path
         for path in paths
@@ -63,7 +66,7 @@ def gather(paths: Sequence[Path], datasets: Path, task=None, unused: Walk | None
                 task.stage(f"Copying {number + 1} of {len(usable)}", number, len(usable))
             shutil.copyfile(path, temporary / name)
         os.chmod(temporary, 0o755)
-        return put_folder(temporary, datasets, _name_for(images))
+        return rename_to_unused(temporary, datasets, _name_for(images))
     except OSError as error:
         unchanged = "none of the files were added"
         raise unwritten(error, "The files could not be copied", str(datasets), unchanged) from error
@@ -72,8 +75,10 @@ def gather(paths: Sequence[Path], datasets: Path, task=None, unused: Walk | None
 
 
 def _names(paths: Sequence[Path], images: Collection[Path]) -> list[str]:
-    """A unique name for each file, also ignoring case. Repeated names get a suffix, the same for an image and its caption. Raises
-    ProblemsError if only some images of one name have a caption."""
+    """Return a name for each file, unique even ignoring case. Repeated names get a number, the same for an image and its caption.
+
+    Raises ProblemsError if only some images of one name have a caption.
+    """
     name_counts = Counter(path.name.casefold() for path in paths)
     counts_by_stem: dict[str, set[int]] = defaultdict(set)
     for path in paths:
@@ -98,7 +103,7 @@ def _names(paths: Sequence[Path], images: Collection[Path]) -> list[str]:
 
 
 def _name_for(images: Sequence[Path]) -> str:
-    """Folder name from the common start of the images' names ("fox_01.png", "fox_02.png" -> "fox"), else "images"."""
+    """Return a folder name from the common start of the images' names ("fox_01.png", "fox_02.png": "fox"), else "images"."""
     common = os.path.commonprefix([path.stem for path in images])  # noqa: RUF071  names, not paths
     name = common.rstrip(" 0123456789._-")
     return name if len(name) >= 3 and bad_name(name) is None else "images"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.dataset.sources.files import printable
 from core.engine.keeping import mark_file, unmark_file
-from core.engine.verdict import chosen_because
+from core.engine.verdict import choice_reason
 from core.formats.copies import MISSING, Copied, copy_into, require_folder
 from core.networks.misread import misread_by
 from core.record.file_titles import title_of_file
@@ -178,7 +178,7 @@ class Copies:
     def keep(self, run: str, name: str, kept_name: str | None) -> None:
         """Mark a file of a run to keep, with a name ("" for the file's own), and copy it to the remembered folder; renaming a
         kept one does not copy it again. None removes the mark, not the copy."""
-        source, folder = self._file(run, name), self._page.engine.own_folder(run).path
+        source, folder = self._file(run, name), self._page.engine.editable_run(run).path
         file, target = source.relative_to(folder).as_posix(), self.folder(self._kind(run))
         newly_kept = kept_name is not None and file not in read_kept(folder)
         keep(folder, source, kept_name)
@@ -218,7 +218,7 @@ class Copies:
                     unmark_file(source, page.workspace, task.token)
                     return
                 facts = page.engine.snapshot(run)
-                choice = chosen_because(facts, read_choices(folder), source.name)
+                choice = choice_reason(facts, read_choices(folder), source.name)
                 mark_file(source, name, choice, self._sample(folder, source), page.workspace, task.token)
             except OSError as error:
                 raise unwritten(error, "The metadata cannot be written", str(source)) from None

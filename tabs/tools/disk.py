@@ -12,7 +12,7 @@ import gradio as gr
 from core.dataset.caches.store import CONTROLS, LATENTS, MASKS, TEXTS, prune
 from core.dataset.doctor import trash
 from core.dataset.sources.files import TRASH_FOLDER
-from core.engine.deleted import DeletedRun, deleted_runs, put_back
+from core.engine.deleted import DeletedRun, deleted_runs, restore_run
 from core.engine.queue import may_change
 from core.record.problems import ProblemsError
 from core.record.space import clear, folder_bytes
@@ -62,7 +62,7 @@ class DiskHandlers:
         elif act == "prune" and arg in CACHES:
             self.page.say("done", f"{size_words(self._prune(arg, state['keep']))} freed.")
         elif act == "put-back":
-            self.page.say("done", f"{put_back(arg, self.page.workspace, self.page.engine.people)} is in Runs again.")
+            self.page.say("done", f"{restore_run(arg, self.page.workspace, self.page.engine.people)} is in Runs again.")
         elif act == "delete" and arg == asking:
             self.page.say("done", f"{size_words(self._delete(arg))} freed.")
         return state, self.html(state)

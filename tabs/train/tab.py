@@ -14,7 +14,7 @@ from core.record.problems import ProblemsError
 from core.settings.base import Declared
 from tabs.form import fields as form
 from tabs.form.folder_browser import image_folders
-from tabs.form.form_values import raw
+from tabs.form.form_values import control_input
 from tabs.form.model_lists import choices_of
 from tabs.form.presets import ACTS
 from tabs.form.project import FIELDS, OldRevision, edited_by
@@ -194,7 +194,7 @@ def _edit(page: Page, data: dict[str, Any], browser: Browser) -> None:
     entries, texts, number = {each.path: each for each in form.on_form()}, data.get("values"), to_count(data.get("n"))
     with page.project.lock:  # no other change between the check and the edit
         values = {
-            path: raw(entries[path], str(value))
+            path: control_input(entries[path], str(value))
             for path, value in (texts if isinstance(texts, dict) else {}).items()
             if path in entries and page.browsers.is_newest(browser, path, number)
         }
@@ -280,7 +280,7 @@ def _run_action(page: Page, name: str, data: dict[str, Any], browser: Browser) -
         _say_refused(page, browser)
     finally:
         if "n" in data:
-            page.browsers.arrive(browser, to_count(data["n"]))
+            page.browsers.mark_handled(browser, to_count(data["n"]))
 
 
 def _listen_to_buttons(page: Page, start: gr.Button, enqueue: gr.Button, check: gr.Button) -> None:

@@ -69,7 +69,7 @@ def count(folder: Path, name: str) -> dict:
     one = plan.requests[0].job, plan.sources
     with (
         mock.patch.object(machine, "memory", lambda device: (0, size * GB)),
-        mock.patch.object(machine, "free_memory", lambda device: size * GB - watched.now),
+        mock.patch.object(machine, "available_memory", lambda device: size * GB - watched.now),
         mock.patch("torch.cuda.mem_get_info", lambda device=None: (size * GB, size * GB)),
         mock.patch("torch.nn.functional.scaled_dot_product_attention", attention),
         mock.patch("core.generation.model.parts._to_channels_last"),  # the card knows no layouts

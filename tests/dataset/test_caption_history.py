@@ -66,7 +66,7 @@ def test_what_someone_else_changed_is_never_overwritten(tmp_path, history):
     assert texts(paths) == ["edited\n", "mine\n", "old 2\n"] and back.changed_since == (paths[0],)
 
 
-@pytest.mark.parametrize("step", ["write_aside", "put_aside"])
+@pytest.mark.parametrize("step", ["write_temporary", "replace_by_temporary"])
 def test_an_error_half_way_leaves_all_as_they_were(tmp_path, history, monkeypatch, step):
     paths = files(tmp_path)
     before, work = texts(paths), getattr(module.atomic, step)

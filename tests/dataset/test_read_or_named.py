@@ -22,7 +22,7 @@ from core.tools.images.folders import images_of
 from core.tools.images.latent_upscaler import _is_source
 from core.tools.images.make_pairs import _captions
 from tabs.form.folder_browser import listing
-from tabs.server.uploads import take_in
+from tabs.server.uploads import store_upload
 
 FORMATS = {
     ".jpe": "JPEG",
@@ -147,7 +147,7 @@ def test_what_stays_in_a_zip_is_named_as_in_folders(tmp_path, add):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
     unused = Walk()
-    take_in([tmp_path / "set.zip"], tmp_path / "sets", unused=unused)
+    store_upload([tmp_path / "set.zip"], tmp_path / "sets", unused=unused)
     said = {problem.code: problem.what for problem in unused_files(Path("set.zip"), [("", unused)])}
     assert said == {problem.code: problem.what for problem in look(folder).problems}
     assert said["dataset.unread-files"].startswith("2 ") and "b.docx" in said["dataset.unread-files"]
@@ -155,17 +155,17 @@ def test_what_stays_in_a_zip_is_named_as_in_folders(tmp_path, add):
     with zipfile.ZipFile(tmp_path / "none.zip", "w") as archive:
         archive.writestr("b.docx", b"x")
     with pytest.raises(ProblemsError) as failed:
-        take_in([tmp_path / "none.zip"], tmp_path / "sets")
+        store_upload([tmp_path / "none.zip"], tmp_path / "sets")
     assert [problem.code for problem in failed.value.problems] == ["zip.no-images", "dataset.unread-files"]
     loose = Walk()
-    take_in([folder / "a.png", folder / "b.docx", folder / "n.md"], tmp_path / "sets", unused=loose)
+    store_upload([folder / "a.png", folder / "b.docx", folder / "n.md"], tmp_path / "sets", unused=loose)
     assert loose.unread == ["b.docx"]
 
 
 def test_dropped_files_of_any_name_are_taken_in(tmp_path, add):
     files = [add("in/a.png"), add("in/b.png").rename(tmp_path / "in" / "b.jpg_large"), tmp_path / "in" / "c.psd"]
     files[2].write_bytes(b"8BPS")
-    folder = take_in(files, tmp_path / "sets")
+    folder = store_upload(files, tmp_path / "sets")
     assert sorted(path.name for path in folder.iterdir()) == ["a.png", "b.jpg_large", "c.psd"]
 
 

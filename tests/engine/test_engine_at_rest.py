@@ -51,11 +51,11 @@ def test_listeners_hear_of_each_job_that_ended_whatever_another_listener_does(en
 
     stand_in(monkeypatch, "train", run)
     heard = []
-    engine.ended.append(lambda entry: heard.append((entry.title, entry.state)))
+    engine.end_listeners.append(lambda entry: heard.append((entry.title, entry.state)))
     *_, waiting = (engine.submit("train", job(name)) for name in ("good", "bad", "waiting"))
     act(engine), act(engine), engine.cancel(waiting)
     assert heard == [("good", "done"), ("bad", "failed"), ("waiting", "cancelled")]
-    engine.ended.insert(0, lambda entry: heard.append(1 / 0))
+    engine.end_listeners.insert(0, lambda entry: heard.append(1 / 0))
     engine.submit("train", job("good"))
     act(engine)
     engine._closing = True
@@ -312,7 +312,7 @@ def test_the_id_of_a_job_that_is_handed_in_is_known_before_it_is_taken_in(engine
     values = to_values(job())
     ids = [hand_in(workspace, "train", "a", values), hand_in(workspace, "train", "b", values, run=folder.name)]
     ids.append(hand_in(workspace, "train", "c", {"network": {"rank": 0}}))
-    engine_module.collect(workspace, engine._queue_handed_in)
+    engine_module.read_inbox(workspace, engine._queue_handed_in)
     assert [entry.id for entry in engine.queue()] == ids and states(engine) == ["waiting", "waiting", "failed"]
     engine._queue_handed_in({"id": ids[0], "task": "train", "job": values})
     assert len({entry.id for entry in engine.queue()}) == 4, "no id twice"

@@ -15,7 +15,7 @@ from core.dataset.doctor.trash import put_back
 from core.engine.in_use import require_unused
 from core.engine.keeping import CHOICE, NAME, THUMBNAIL, mark_file, put_away_others, unmark_file
 from core.engine.queue import QueueEntry
-from core.engine.verdict import chosen_because
+from core.engine.verdict import choice_reason
 from core.generation.grids.folder import GridFolder
 from core.generation.model.library import portable_name
 from core.record.cancel import CancelToken
@@ -138,15 +138,15 @@ def test_marks_outlive_a_missing_file_and_a_damaged_list_is_set_aside(run):
 def test_why_a_checkpoint_was_chosen_tells_blind_choices_from_what_was_measured():
     facts = {"best": None, "files": [{"name": "a", "step": 1}, {"name": "b", "step": 2}]}
     few = [Choice("a", "b", "p", "left")] * 9
-    assert chosen_because(facts, few, "a") == chosen_because(facts, [], "a")
-    assert "after 10 blind choices" in chosen_because(facts, [*few, few[0]], "a")
-    assert json.dumps(chosen_because(facts, few, "gone"))
+    assert choice_reason(facts, few, "a") == choice_reason(facts, [], "a")
+    assert "after 10 blind choices" in choice_reason(facts, [*few, few[0]], "a")
+    assert json.dumps(choice_reason(facts, few, "gone"))
     best = {"step": 2, "what": "loss", "sure": "clearly better than step 1", "as_good": [], "others": 2}
-    assert chosen_because(facts | {"best": best}, [], "b") == "It has the lowest loss: clearly better than step 1."
-    assert chosen_because(facts | {"best": best}, [], "a") == "By eye: step 2 has the lowest loss."
+    assert choice_reason(facts | {"best": best}, [], "b") == "It has the lowest loss: clearly better than step 1."
+    assert choice_reason(facts | {"best": best}, [], "a") == "By eye: step 2 has the lowest loss."
     average = "fox-average-1-to-2.safetensors"
     made = facts | {"best": best, "files": [*facts["files"], {"name": average, "step": 2}]}
-    assert "the loss of an average is not measured" in chosen_because(made, [], average)
+    assert "the loss of an average is not measured" in choice_reason(made, [], average)
     equal = facts | {"best": best | {"as_good": [1]}}
-    assert "1 other one cannot be told apart" in chosen_because(equal, [], "b")
-    assert "its loss cannot be told apart from the lowest one, of step 2" in chosen_because(equal, [], "a")
+    assert "1 other one cannot be told apart" in choice_reason(equal, [], "b")
+    assert "its loss cannot be told apart from the lowest one, of step 2" in choice_reason(equal, [], "a")

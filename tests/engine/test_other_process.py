@@ -91,7 +91,7 @@ def test_a_process_that_only_sees_another_leave_is_not_named_as_the_one_that_end
     monkeypatch.setattr("core.training.start.run_training", lambda job, context: raise_(error))
     third = SimpleNamespace(rank=2, count=3, device="cpu", broadcast=lambda nothing: (folder.path, TrainJob()))
     with pytest.raises(type(error)):
-        jobs._follow(third, workspace)
+        jobs._train_as_follower(third, workspace)
     assert recorded_failure(folder).what == told
 
 

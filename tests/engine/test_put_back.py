@@ -172,7 +172,7 @@ def test_after_a_kill_the_training_is_the_first_to_go_on(workspace, monkeypatch)
     stand_in(monkeypatch, "train", stepper())
     engine = Engine(workspace, "cpu")
     order = []
-    engine.ended.append(lambda entry: order.append(entry.title))
+    engine.end_listeners.append(lambda entry: order.append(entry.title))
     engine.start(resume=True)
     until(lambda: states(engine) == ["done", "done"])
     engine.close()

@@ -6,7 +6,7 @@ import pytest
 
 from core.engine.average import average_weights, power_of
 from core.engine.proposed_prompts import ProposedPrompt, proposed_prompts, trigger_of
-from core.engine.verdict import _prompts, candidates, measured_sentence, no_better, trigger_word
+from core.engine.verdict import _prompts, candidates, measured_sentence, no_gain_text, trigger_word
 from core.record.events import sample_titles
 from core.record.run_folder import RunFolder
 from core.record.workspace import PROJECT, Workspace
@@ -131,7 +131,7 @@ def test_an_answer_says_that_no_checkpoint_is_better_than_what_the_training_star
         for step, loss in ((0, 0.148), (60, 0.1487))
     ]
     facts = {"best": points[1], "measured": points, "files": [{"name": "a", "step": 60}]}
-    assert no_better(facts, False).endswith("no better than what the training started from.")
-    assert "the base model" in no_better(facts, True)
+    assert no_gain_text(facts, False).endswith("no better than what the training started from.")
+    assert "the base model" in no_gain_text(facts, True)
     points[0]["loss"] = 0.15
-    assert no_better(facts, False) == "" == no_better(facts | {"measured": points[1:]}, False)
+    assert no_gain_text(facts, False) == "" == no_gain_text(facts | {"measured": points[1:]}, False)

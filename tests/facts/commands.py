@@ -57,7 +57,7 @@ def around_jobs() -> Facts:
                 for name, value in (
                     ("hand_in", partial(noted, heard, "queued", None)),
                     ("has_page", lambda space, reads=reads: reads),
-                    ("_answered", lambda space, identity: jobs.stored_queue(space)),
+                    ("_wait_for_page", lambda space, identity: jobs.stored_queue(space)),
                     ("launched_processes", lambda processes=processes: processes),
                     ("run_together", partial(noted, heard, "together", 5)),
                     ("Ownership", partial(noted, heard, "owned", owner)),
@@ -205,7 +205,7 @@ def generated() -> Facts:
                 for name, value in (
                     ("split_options", lambda *given, options=options, **named: options),
                     ("job_from", lambda task, options: build(GenerateJob, {"generate": {"prompt": "fox " * 30}})),
-                    ("get_models", partial(noted, heard, "models", None)),
+                    ("download_models", partial(noted, heard, "models", None)),
                     ("tasks", SimpleNamespace(named=lambda task, plan=plan: SimpleNamespace(check_job=plan))),
                     ("prompt_loop", partial(noted, heard, "loop", 4)),
                     ("run_job", partial(noted, heard, "run", 5)),

@@ -323,13 +323,13 @@ def time_of_patterns() -> Facts:
     pattern._left = 1.2
     with patch("core.record.patterns.time.thread_time", lambda: next(clock)):
         for _ in range(3):
-            pattern._timed(use)
+            pattern._with_timeout(use)
     yield "left", [seconds, pattern._left]
 
     def late(timeout: float) -> str:
         raise TimeoutError
 
-    yield "late", refused(pattern._timed, late)
+    yield "late", refused(pattern._with_timeout, late)
 
 
 # -- settings

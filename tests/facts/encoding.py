@@ -91,7 +91,7 @@ def encoded() -> Facts:
         with ExitStack() as stack:
             for name, answer in (("facts_of", None), ("fits_with_encoders", fits)):
                 stack.enter_context(patch.object(latents, name, lambda *given, answer=answer: answer))
-            stack.enter_context(patch.object(latents.machine, "free_memory", lambda device: 1))
+            stack.enter_context(patch.object(latents.machine, "available_memory", lambda device: 1))
             yield f"fit {processes} {active} {fits}", latents.encoders_fit(made, [])
 
 

@@ -332,7 +332,7 @@ def records() -> Facts:
         points.add(step, {"a": step / 3, "b": None} if step % 5 else {"c": 1.0})
     yield (
         "points",
-        [len(points), points[3], points[-1], points[2:4], points.thinned(5)[:], points.until(4)[:], points.step],
+        [len(points), points[3], points[-1], points[2:4], points.thinned(5)[:], points.up_to(4)[:], points.step],
     )
     yield "spread", [list(spread(count, limit)) for count, limit in ((10, 3), (3, 3), (4, 3), (100, 7), (1, 1))]
     for steps in ([10], [10, 20], [10, 20, 40, 45], [1, 2, 3, 400]):
@@ -627,7 +627,7 @@ def shared() -> Facts:
         "com10",
         "x<y",
     )
-    yield "traps", [part for part in parts if allowed.windows_trap(part)]
+    yield "traps", [part for part in parts if allowed.is_special_on_windows(part)]
     paths = (
         r"C:\a\b",
         r"c:\A\x",

@@ -57,7 +57,7 @@ def made(
         count=2,
         rank=0,
         first=more.pop("first", True),
-        sum_up=lambda tensors: [each.mul_(2) for each in tensors],
+        sum_tensors=lambda tensors: [each.mul_(2) for each in tensors],
         broadcast=lambda value: heard.append(list(value)),
         gather=lambda value: [None, value],
         close=lambda: None,

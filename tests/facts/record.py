@@ -275,7 +275,7 @@ def runs() -> Facts:
         names = ("fox", "a/b:c?", "", "x" * 61, "  é ü_", "___", "..", "名前", "a-b_c d")
         yield "names", [safe_name(each) for each in names]
         made = [RunFolder.create(root / "runs", "fox", {"kind": "job", "preset": "p"}, now=1.6e9) for _ in range(3)]
-        yield "created", [[each.name[15:], each.job(), each.preset, each.there, each.damaged] for each in made]
+        yield "created", [[each.name[15:], each.job(), each.preset, each.exists, each.damaged] for each in made]
         beside(root / "runs" / "odd" / "x", "x")
         made[0].job_file.unlink()
         beside(made[0].checkpoints / "a", "x")

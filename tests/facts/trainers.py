@@ -18,7 +18,7 @@ from torch import nn
 from core.optimization.scaling import make_scaler
 from core.record import processes
 from core.record.problems import Problem
-from core.record.processes import Together, check_launch, launched_processes, only_follows
+from core.record.processes import Together, check_launch, is_follower, launched_processes
 from core.record.run_folder import RunFolder, seal_state
 from core.record.workspace import Workspace
 from core.settings.check import build
@@ -140,7 +140,7 @@ def together() -> Facts:
          {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "1", "WORLD_SIZE": "1"})
     ):  # fmt: skip
         with patch.dict("os.environ", names, clear=True):
-            yield f"launched {number}", [launched_processes(), only_follows(), refused(check_launch)]
+            yield f"launched {number}", [launched_processes(), is_follower(), refused(check_launch)]
     tensors = [torch.ones(2, 3), torch.arange(4, dtype=torch.float64), torch.full((), 5.0)]
     sizes: list[Any] = []
     processes._by_type(tensors, lambda flat: sizes.append([str(flat.dtype), flat.mul_(2).numel()]))
@@ -448,7 +448,7 @@ def decided() -> Facts:
                 beside(run.machine_file, json.dumps({"device": "cuda", "precision": known}))
             if states:
                 beside(run.states / "step00000001" / "w", "x")
-            one = SimpleNamespace(first=first, first_does=ExitStack)
+            one = SimpleNamespace(first=first, main_process_first=ExitStack)
             context: Any = SimpleNamespace(folder=run, device="cuda:0", processes=one)
             job = build(TrainJob, {"memory": {"mixed_precision": mixed}})
             building._precision(job, context, 9)

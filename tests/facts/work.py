@@ -89,7 +89,7 @@ def trained_by_command() -> Facts:
             job = build(TrainJob, {})
             with (
                 patch.object(command, "check", lambda *given, **named: report),
-                patch.object(command, "only_follows", lambda: False),
+                patch.object(command, "is_follower", lambda: False),
                 redirect_stderr(io.StringIO()) as errors,
                 redirect_stdout(io.StringIO()) as shown,
             ):
@@ -98,7 +98,7 @@ def trained_by_command() -> Facts:
                 code = command.train_job(job, options)
             yield f"options {values}", [code, list(heard), shown.getvalue(), bool(errors.getvalue())]
         heard.clear()
-        with patch.object(command, "only_follows", lambda: True):
+        with patch.object(command, "is_follower", lambda: True):
             yield "follows", [command.train_job(build(TrainJob, {}), _options(root, check=True)), list(heard)]
         for count in (1, 2):
             with patch.object(command, "launched_processes", lambda count=count: count):
@@ -132,7 +132,7 @@ def trained_by_command() -> Facts:
                         "extend",
                         partial(_noted, heard, "extend", build(TrainJob, {"saving": {"output_name": "longer"}})),
                     ),
-                    ("only_follows", lambda follows=follows: follows),
+                    ("is_follower", lambda follows=follows: follows),
                     ("jump_advice", partial(_noted, heard, "jump", [])),
                     ("run_job", partial(_noted, heard, "run_job", 8)),
                     ("check_launch", lambda heard=heard: heard.append("launch")),

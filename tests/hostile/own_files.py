@@ -182,7 +182,7 @@ def _read_holder(path: Path) -> None:
 
 
 def _read_inbox(path: Path) -> None:
-    from core.engine.owner import collect, inbox
+    from core.engine.owner import inbox, read_inbox
     from core.record.workspace import Workspace
 
     work = Workspace(outputs=path.parent / "outputs")
@@ -191,7 +191,7 @@ def _read_inbox(path: Path) -> None:
         return
     path.rename(inbox(work) / "1.json")
     taken: list[Any] = []
-    collect(work, taken.append)
+    read_inbox(work, taken.append)
     assert taken or list(inbox(work).iterdir())
 
 

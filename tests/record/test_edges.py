@@ -10,7 +10,7 @@ import pytest
 from core.engine import owner
 from core.record import atomic, context, heap, run_about
 from core.record.cancel import Cancelled, CancelToken
-from core.record.former import renewed
+from core.record.former import with_current_names
 from core.record.regular import LONGEST_NAME, LONGEST_PATH, impossible_path
 from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace
@@ -82,19 +82,19 @@ def test_memory_is_kept_and_then_returned_with_the_usual_limits(monkeypatch):
 
 
 def test_former_names_of_a_record_and_of_an_events_kind_become_the_present_ones():
-    assert renewed({"pictures": 1, "pictures_seen": 2, "kind": "picture", "x": 3}) == {
+    assert with_current_names({"pictures": 1, "pictures_seen": 2, "kind": "picture", "x": 3}) == {
         "images": 1,
         "images_seen": 2,
         "kind": "image",
         "x": 3,
     }
-    assert renewed({"kind": 7}) == {"kind": 7} and renewed({"kind": "steps"}) == {"kind": "steps"}
+    assert with_current_names({"kind": 7}) == {"kind": 7} and with_current_names({"kind": "steps"}) == {"kind": "steps"}
 
 
 def test_what_is_handed_in_is_taken_once_in_order_and_what_is_damaged_is_set_aside(tmp_path, monkeypatch, capsys):
     workspace = Workspace(tmp_path / "outputs", tmp_path / "models", tmp_path / "presets")
     taken = []
-    owner.collect(workspace, taken.append)
+    owner.read_inbox(workspace, taken.append)
     clock = iter([2.0, 1.0, 3.0])
     monkeypatch.setattr(owner.time, "time", lambda: next(clock))
     for title in "bac":
@@ -102,7 +102,7 @@ def test_what_is_handed_in_is_taken_once_in_order_and_what_is_damaged_is_set_asi
     inbox = owner.inbox(workspace)
     (inbox / "0.json").write_text("{half")
     (inbox / ".tmp.json").write_text("{}")
-    owner.collect(workspace, taken.append)
+    owner.read_inbox(workspace, taken.append)
     assert [each["title"] for each in taken] == ["a", "b", "c"]
     assert taken[0].pop("id") and taken[0] == {
         "task": "train",
@@ -121,7 +121,7 @@ def test_what_is_handed_in_is_taken_once_in_order_and_what_is_damaged_is_set_asi
         raise owner.ProblemsError.one("x", "y", "z", "file.unreadable") from failing
 
     monkeypatch.setattr(owner, "read_json_object", unread)
-    owner.collect(workspace, taken.append)
+    owner.read_inbox(workspace, taken.append)
     assert (inbox / "1.json").exists() and len(taken) == 3, "tried again next time"
 
 

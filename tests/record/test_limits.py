@@ -9,7 +9,7 @@ from core.record import atomic, journal, machine, secrets
 from core.record.best import clearly_lower, student_t
 from core.record.bounded_json import parse_json
 from core.record.bounded_toml import parse_toml
-from core.record.former import renewed
+from core.record.former import with_current_names
 from core.record.journal import Tail, cut_torn_line, read_lines
 from core.record.kept import keep, read_kept
 from core.record.patterns import Pattern
@@ -66,7 +66,7 @@ def test_a_folder_gets_the_first_name_that_is_free(tmp_path):
     (tmp_path / "sets").mkdir()
     for expected in ("fox", "fox-2", "fox-3"):
         (tmp_path / "new").mkdir()
-        assert atomic.put_folder(tmp_path / "new", tmp_path / "sets", "fox").name == expected
+        assert atomic.rename_to_unused(tmp_path / "new", tmp_path / "sets", "fox").name == expected
 
 
 @pytest.mark.parametrize(("left", "seconds"), [(20.0, 1.0), (0.5, 0.5), (0.0, 0.001)])
@@ -74,7 +74,7 @@ def test_a_pattern_has_a_second_a_text_and_what_is_left_of_all(left, seconds):
     pattern = Pattern("a", "x")
     assert pattern._left == 20.0
     pattern._left = left
-    assert pattern._timed(lambda given: given) == seconds
+    assert pattern._with_timeout(lambda given: given) == seconds
 
 
 @pytest.mark.parametrize(("key", "masked"), [("1234567", False), ("12345678", True)])
@@ -108,13 +108,13 @@ def test_a_toml_key_of_20_parts_is_read():
 
 
 def test_names_and_kinds_of_earlier_versions_are_read():
-    assert renewed({"kind": "picture", "pictures": 3, "pictures_seen": 4, "other": 5}) == {
+    assert with_current_names({"kind": "picture", "pictures": 3, "pictures_seen": 4, "other": 5}) == {
         "kind": "image",
         "images": 3,
         "images_seen": 4,
         "other": 5,
     }
-    assert renewed({"kind": "steps", "picture": 1}) == {"kind": "steps", "picture": 1}
+    assert with_current_names({"kind": "steps", "picture": 1}) == {"kind": "steps", "picture": 1}
 
 
 @pytest.mark.parametrize(("free", "fits"), [(256_000_100, True), (256_000_099, False)])

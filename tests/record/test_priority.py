@@ -17,8 +17,8 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="priorities of POSIX")
 WORKER = """
 import os
 from core.record.priority import AUTOGROUP
-from core.record.worker import answer_questions
-answer_questions(lambda asked: {"nice": os.nice(0), "session": AUTOGROUP.read_text() if AUTOGROUP.exists() else ""})
+from core.record.worker import serve_requests
+serve_requests(lambda asked: {"nice": os.nice(0), "session": AUTOGROUP.read_text() if AUTOGROUP.exists() else ""})
 """
 
 
@@ -73,7 +73,7 @@ def test_workers_and_jobs_of_the_engine_lower_theirs_before_they_begin(monkeypat
     def lowered():
         raise Lowered
 
-    for module, begin in ((worker, lambda: worker.answer_questions(dict)), (child, lambda: child.main("{}"))):
+    for module, begin in ((worker, lambda: worker.serve_requests(dict)), (child, lambda: child.main("{}"))):
         monkeypatch.setattr(module, "lower_priority", lowered)
         with pytest.raises(Lowered):
             begin()

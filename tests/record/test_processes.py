@@ -41,4 +41,4 @@ def test_several_processes_that_were_started_train(monkeypatch):
 
 @pytest.mark.parametrize(("code", "words"), [(3, "code 3"), (0, "code 0"), (-9, "signal SIGKILL"), (None, "code None")])
 def test_the_end_of_a_worker_is_a_signal_below_0(code, words):
-    assert Gone(False, code, "").code_words == words
+    assert Gone(False, code, "").exit_text == words

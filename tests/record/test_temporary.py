@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from core.record import temporary
-from core.record.temporary import LOCK, HeldFolder, remove_left
+from core.record.temporary import LOCK, HeldFolder, remove_leftover_folders
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,7 +35,7 @@ def test_the_folder_of_a_killed_process_goes_at_the_next_start_and_those_in_use_
     (place / "atelier-link").symlink_to(tmp_path / "mine")
     held = HeldFolder("onnx")
     assert not left.exists() and held.path.is_dir()
-    remove_left()
+    remove_leftover_folders()
     assert held.path.is_dir() and (tmp_path / "mine" / LOCK).exists() and (place / "atelier-of-somebody").is_dir()
     held.close()
     assert not held.path.exists()
@@ -46,5 +46,5 @@ def test_a_folder_whose_lock_is_new_stays(place, monkeypatch):
     folder = place / "atelier-onnx-x"
     folder.mkdir()
     (folder / LOCK).touch()
-    remove_left()
+    remove_leftover_folders()
     assert folder.is_dir()

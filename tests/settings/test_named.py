@@ -16,7 +16,7 @@ import core.record.allowed as allowed
 from core.engine.engine import Engine
 from core.engine.owner import hand_in
 from core.engine.queue import as_guest
-from core.record.allowed import lies_in_on_windows, windows_trap
+from core.record.allowed import is_special_on_windows, lies_in_on_windows
 from core.record.problems import ProblemsError
 from core.record.run_about import read_about, write_person
 from core.record.run_folder import RunFolder
@@ -397,9 +397,9 @@ def test_the_engine_takes_no_such_job_whatever_made_it(space, tmp_path):
         assert engine.submit("generate", good)
         hand_in(space, "train", "by hand", to_values(bad))
         hand_in(space, "train", "no job", {"nonsense": 1})
-        from core.engine.owner import collect
+        from core.engine.owner import read_inbox
 
-        collect(space, engine._queue_handed_in)
+        read_inbox(space, engine._queue_handed_in)
         states = {entry.title: entry.state for entry in engine.queue()}
         assert states["by hand"] == "failed" and states["no job"] == "failed"
         engine._run_on_device(waited)
@@ -500,4 +500,4 @@ def test_no_mixture_of_parts_leads_out_on_windows():
         if lies_in_on_windows(text, WINDOWS):
             plain = ntpath.normpath(text)
             assert plain.lower().startswith(("c:\\atelier\\outputs", "d:\\models"))
-            assert not any(windows_trap(part) for part in plain.split("\\")[1:])
+            assert not any(is_special_on_windows(part) for part in plain.split("\\")[1:])

@@ -67,7 +67,7 @@ class FakeEngine:
         self._light = LightLane()
         self._closing = threading.Event()
         self.queue_paused, self.paused_by = False, None
-        self.ended: list[Any] = []
+        self.end_listeners: list[Any] = []
         self._thread = threading.Thread(target=self._work, daemon=True)
         self.device = "cpu"
         self.models = ModelStore()
@@ -203,7 +203,7 @@ class FakeEngine:
             self._run(run)
             self._now = None
             self._change(entry.id, state=run.state)
-            for told in self.ended:
+            for told in self.end_listeners:
                 told(replace(entry, state=run.state))
 
     def _new_run(self, entry: Entry) -> Run:
@@ -324,7 +324,7 @@ class FakeEngine:
     def run_preset(self, run_name: str) -> str:
         return ""
 
-    def own_folder(self, run_name: str) -> RunFolder:
+    def editable_run(self, run_name: str) -> RunFolder:
         return RunFolder(self._find(run_name).folder)
 
     def delete_run(self, run_name: str) -> str:

@@ -48,7 +48,7 @@ class Engine:
         self.folder, self.jobs, self.entries, self.queue_paused, self.now = folder, [], [], False, None
         self.paused_by = None
         self.models = Models()
-        self.ended = []
+        self.end_listeners = []
 
     def submit(self, task, job, title=""):
         self.jobs.append(job)

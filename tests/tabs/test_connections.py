@@ -406,7 +406,7 @@ class Looping:
 def test_the_main_loop_wakes_seldom_and_at_once_when_the_server_is_closed(monkeypatch, wakes, enough):
     monkeypatch.setattr(server_limits, "WAKES", wakes)
     server = Looping()
-    server_limits.wake_seldom(server)
+    server_limits.slow_main_loop(server)
     server.thread.start()
     wait_until(lambda: server.looks >= enough)
     server.close()

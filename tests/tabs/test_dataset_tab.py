@@ -22,7 +22,7 @@ from tabs.dataset.concepts import entries_of, with_entries
 from tabs.dataset.doctor import PUT_BACK
 from tabs.dataset.tab import DatasetHandlers
 from tabs.markup import client_stamp
-from tabs.server.uploads import take_in
+from tabs.server.uploads import store_upload
 
 
 @pytest.fixture
@@ -312,7 +312,7 @@ def test_a_drop_used_alone_replaces_every_folder_and_one_undo_brings_all_back(de
 
 def test_the_line_of_a_drop_that_is_done_before_the_next_tick_goes(desk, tmp_path, monkeypatch):
     shows = threading.Event()
-    monkeypatch.setattr(dataset_tab, "take_in", lambda *given: shows.wait() and take_in(*given))
+    monkeypatch.setattr(dataset_tab, "store_upload", lambda *given: shows.wait() and store_upload(*given))
     shown = desk.show() | desk.take([str(image(tmp_path / "up" / "fox.png"))])
     shows.set()
     wait_until(lambda: desk._intake.done)

@@ -140,7 +140,7 @@ def test_joined_modules_import_by_name_and_nothing_is_left_out():
     for name, source in sources.items():
         assert "import.meta" not in source and not frontend.STATIC.search(source), name
         assert set(re.findall(r'(?:from|import)"gradio-assets/([\w.-]+)"', source)) <= set(sources), name
-    assert {name for name in frontend.needed(KINDS, frontend.ASSETS) if name.endswith(".js")} == set(sources)
+    assert {name for name in frontend.needed_files(KINDS, frontend.ASSETS) if name.endswith(".js")} == set(sources)
 
 
 def test_no_output_of_any_listener_is_told_how_far_its_answer_is(served):
@@ -154,8 +154,8 @@ def test_no_output_of_any_listener_is_told_how_far_its_answer_is(served):
 def test_files_that_are_not_as_known_leave_the_page_as_it_is(tmp_path):
     (tmp_path / "index.html").write_text("<script type=module src=./assets/other.js></script>")
     page = b"<script>x</script>"
-    assert frontend.pack(KINDS, tmp_path / "assets").into(page) == page
-    assert frontend.pack(KINDS).into(page) == page
+    assert frontend.pack(KINDS, tmp_path / "assets").insert_into(page) == page
+    assert frontend.pack(KINDS).insert_into(page) == page
 
 
 def test_the_page_is_written_once_for_each_address_and_for_those_with_and_without_a_login(

@@ -12,7 +12,7 @@ from core.settings.job import TrainJob
 from core.settings.rules import ineffective
 from core.settings.values import shown_value, summary, text_of, value_from
 from tabs.form import fields as form
-from tabs.form.form_values import SOURCE, names_elsewhere, raw
+from tabs.form.form_values import SOURCE, control_input, names_elsewhere
 from tabs.form.project import FIELDS, with_value
 from tabs.form.view import choices, element_id, label
 from tabs.markup import esc
@@ -25,9 +25,9 @@ def test_every_setting_has_a_control_with_label_help_and_the_choices_it_is_read_
     assert f'id="{element_id(entry.path)}"' in drawn and f'data-set="{entry.path}"' in drawn
     for value in entry.choices:
         text = str(value).lower() if isinstance(value, bool) else str(value)
-        assert f'value="{esc(text)}"' in drawn and raw(entry, text) == value
+        assert f'value="{esc(text)}"' in drawn and control_input(entry, text) == value
     if entry.kind == "bool":
-        assert (raw(entry, "true"), raw(entry, "false")) == (True, False)
+        assert (control_input(entry, "true"), control_input(entry, "false")) == (True, False)
 
 
 FIRST = [entry for _, entries in form.first_screen() for entry in entries]

@@ -453,7 +453,7 @@ def ended(desk, identity, state="done"):
     desk.page.engine.entries = [
         replace(each, state=state) if each is entry else each for each in desk.page.engine.entries
     ]
-    for told in desk.page.engine.ended:
+    for told in desk.page.engine.end_listeners:
         told(replace(entry, state=state))
 
 

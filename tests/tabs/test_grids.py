@@ -45,7 +45,7 @@ class Queue(Engine):
         self.entries.append(entry)
         return entry.id
 
-    def own_folder(self, run):
+    def editable_run(self, run):
         return RunFolder(self.runs / run)
 
     def snapshot(self, run):

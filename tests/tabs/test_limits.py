@@ -56,7 +56,7 @@ def test_the_latest_200_changes_of_a_browser_are_known_and_one_that_comes_twice_
     browsers = Browsers()
     browser = browsers.of("one")
     for number in range(1, 202):
-        browsers.arrive(browser, number)
+        browsers.mark_handled(browser, number)
     assert browsers.wait_for(browser, list(range(2, 202)), 0) and not browsers.wait_for(browser, [1], 0)
     assert [browsers.is_newest(browser, "a", number) for number in (2, 2, 1, 3)] == [True, True, False, True]
 

@@ -128,7 +128,7 @@ def test_start_waits_for_changes_that_are_still_on_their_way(page, monkeypatch):
     began = time.monotonic()
     press(page, browser, open_changes=[5])
     assert time.monotonic() - began > 0.2 and browser.message["title"] == "Not started"
-    page.browsers.arrive(browser, 5)
+    page.browsers.mark_handled(browser, 5)
     press(page, browser, how="queue", open_changes=[5])
     assert until(lambda: len(page.engine.queue()) == 1)
     press(page, browser, how="queue", token="second of a double click")

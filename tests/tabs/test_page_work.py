@@ -416,7 +416,7 @@ def test_an_answer_that_was_made_before_an_image_was_read_but_comes_later_does_n
     expect(tab.locator("#shelf-grid .tile").filter(has_text="a late cactus").first).to_be_visible()
     file = next(path for path in work.workspace.images.rglob("*_125.png"))
     begun = slowly(monkeypatch, Sending, "read", 1.5)
-    labelled, late = context._labelled, []
+    labelled, late = context._with_label, []
 
     def delayed(label, *more):
         if label[0] in "12" and label[0] not in late:
@@ -424,7 +424,7 @@ def test_an_answer_that_was_made_before_an_image_was_read_but_comes_later_does_n
             time.sleep(3)
         return labelled(label, *more)
 
-    monkeypatch.setattr(context, "_labelled", delayed)
+    monkeypatch.setattr(context, "_with_label", delayed)
     field(tab, "prompt").fill("words of before")
     tab.locator("#gen-drop input[type=file]").set_input_files(str(file))
     wait_until(lambda: begun)

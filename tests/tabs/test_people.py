@@ -23,7 +23,7 @@ from core.dataset.captions.history import Change, History
 from core.dataset.sources.files import walk_folders
 from core.dataset.sources.metadata import Finder, read_metadata
 from core.dataset.sources.walk import walk
-from core.engine.deleted import put_back
+from core.engine.deleted import restore_run
 from core.engine.engine import Engine
 from core.engine.queue import GUEST, QueueEntry, as_guest
 from core.engine.waiting import Wait
@@ -420,9 +420,9 @@ def test_a_deleted_run_is_offered_to_whom_it_belongs_and_to_the_owner(engine):
         with as_guest(asks):
             assert (folder.name in desk.html({})) == offered
     with as_guest("anna"), refused("runs.not-yours"):
-        put_back(deleted, page.workspace, engine.people)
+        restore_run(deleted, page.workspace, engine.people)
     with as_guest("ben"):
-        put_back(deleted, page.workspace, engine.people)
+        restore_run(deleted, page.workspace, engine.people)
     assert folder.is_dir()
 
 

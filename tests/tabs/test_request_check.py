@@ -15,7 +15,7 @@ from work_parts import finished
 from core.record.problems import ProblemsError
 from tabs.server.hosts import Hosts, host_and_port
 from tabs.server.limits import Limits
-from tabs.server.request_check import RequestCheck, lax
+from tabs.server.request_check import RequestCheck, samesite_lax
 
 
 def ask(served, method: str, path: str, body: bytes | None = None, **headers) -> tuple[int, bytes, dict]:
@@ -188,8 +188,10 @@ def test_a_web_socket_is_closed():
 
 
 def test_cookies_stay_with_this_site():
-    assert lax(b"a=b; HttpOnly; Path=/; SameSite=none; Secure") == b"a=b; HttpOnly; Path=/; Secure; SameSite=Lax"
-    assert lax(b"a=b; HttpOnly") == b"a=b; HttpOnly; SameSite=Lax"
+    assert (
+        samesite_lax(b"a=b; HttpOnly; Path=/; SameSite=none; Secure") == b"a=b; HttpOnly; Path=/; Secure; SameSite=Lax"
+    )
+    assert samesite_lax(b"a=b; HttpOnly") == b"a=b; HttpOnly; SameSite=Lax"
 
 
 @pytest.mark.parametrize("text", ["::1", "a:b", "a:1:2", "[1.2.3.4]x", "-a", "a..:1:"])

@@ -12,7 +12,7 @@ import gradio as gr
 import pytest
 from work_parts import HOSTILE, event, image, said
 
-from core.engine.deleted import deleted_runs, put_back
+from core.engine.deleted import deleted_runs, restore_run
 from core.engine.run_summary import RunSummary
 from core.engine.waiting import Wait
 from core.formats.hub.references import resolve
@@ -149,13 +149,13 @@ def test_deleting_asks_first_and_moves_the_run_to_the_trash(desk):
 def test_the_second_of_two_presses_of_undo_finds_nothing_to_do(desk, monkeypatch):
     folder = write_run(desk.page, "20260101-120000_one")
     desk.act({"open": folder.name, "asking": True}, event("delete", folder.name))
-    browser, twice = desk.page.browser, put_back
+    browser, twice = desk.page.browser, restore_run
 
     def while_pressed_again(*arguments):
         desk.page.commands[PUT_BACK]({}, browser)
         return twice(*arguments)
 
-    monkeypatch.setattr("tabs.runs.tab.put_back", while_pressed_again)
+    monkeypatch.setattr("tabs.runs.tab.restore_run", while_pressed_again)
     desk.page.commands[PUT_BACK]({}, browser)
     assert folder.is_dir() and "1 run restored" in browser.message["text"] and not browser.message["problems"]
 
@@ -179,7 +179,7 @@ def test_a_run_is_not_put_back_over_another_and_one_that_is_gone_says_so(desk):
     assert in_trash.run == folder.name and (desk.page.workspace.trash / in_trash.name / "job.json").is_file()
     for name in ("../outside-1234567890", "20260101-120000_other-1234567890", ""):
         with refused("runs.not-in-trash"):
-            put_back(name, desk.page.workspace)
+            restore_run(name, desk.page.workspace)
 
 
 @pytest.mark.parametrize("state", ["done", "interrupted"])

@@ -234,13 +234,13 @@ def test_uploads_are_measured_before_and_while_they_come(tmp_path, monkeypatch):
     assert called(app, scope("/gradio_api/upload", content_length="90"), b"x" * 90) == 200
     assert called(app, scope("/gradio_api/upload", content_length="90"), b"x" * 90) == 429
     assert called(app, scope("/gradio_api/upload", content_length="90", address="10.0.0.8"), b"x" * 90) == 200
-    monkeypatch.setattr(RequestCheck, "_free", lambda self: request_check.RESERVED_DISK_BYTES)
+    monkeypatch.setattr(RequestCheck, "_free_bytes", lambda self: request_check.RESERVED_DISK_BYTES)
     assert called(app, scope("/gradio_api/upload", content_length="90", address="10.0.0.7"), b"") == 507
 
 
 @pytest.mark.parametrize(("free", "status"), [(20, 200), (19, 507)])
 def test_an_upload_takes_twice_its_room_next_to_what_stays_free(tmp_path, monkeypatch, free, status):
-    monkeypatch.setattr(RequestCheck, "_free", lambda self: (1 << 30) + free)
+    monkeypatch.setattr(RequestCheck, "_free_bytes", lambda self: (1 << 30) + free)
     app = unshared(answering(200), tmp_path, shared=True)
     assert called(app, scope("/gradio_api/upload", content_length="10"), b"x" * 10) == status
 

@@ -14,7 +14,7 @@ from tabs.server import uploads
 def test_images_and_captions_land_in_one_new_folder_named_after_them(tmp_path):
     files = [image(tmp_path / "in" / f"fox_0{n}.png", caption="a fox") for n in range(3)]
     files += [path.with_suffix(".txt") for path in files]
-    folder = uploads.take_in(files, tmp_path / "datasets")
+    folder = uploads.store_upload(files, tmp_path / "datasets")
     assert folder == tmp_path / "datasets" / "fox"
     assert sorted(path.name for path in folder.iterdir()) == [
         "fox_00.png", "fox_00.txt", "fox_01.png", "fox_01.txt", "fox_02.png", "fox_02.txt"
@@ -23,13 +23,13 @@ def test_images_and_captions_land_in_one_new_folder_named_after_them(tmp_path):
 
 def test_a_second_set_of_that_name_is_numbered(tmp_path):
     files = [image(tmp_path / "in" / f"fox_0{n}.png") for n in range(2)]
-    uploads.take_in(files, tmp_path / "datasets")
-    assert uploads.take_in(files, tmp_path / "datasets").name == "fox-2"
+    uploads.store_upload(files, tmp_path / "datasets")
+    assert uploads.store_upload(files, tmp_path / "datasets").name == "fox-2"
 
 
 def test_two_files_of_one_name_are_both_kept(tmp_path):
     files = [image(tmp_path / "one" / "a.png"), image(tmp_path / "two" / "a.png", color="red")]
-    folder = uploads.take_in(files, tmp_path / "datasets")
+    folder = uploads.store_upload(files, tmp_path / "datasets")
     assert sorted(path.name for path in folder.iterdir()) == ["a-2.png", "a.png"]
 
 
@@ -48,7 +48,7 @@ def test_images_of_one_name_keep_their_captions(tmp_path):
     sets = {"one": ("a.png", "a.txt"), "two": ("A.png", "a.txt"), "three": ("a-2.png", "a-2.txt")}
     pairs = [files_in(tmp_path / folder, *names) for folder, names in sets.items()]
     files = [path for column in zip(*pairs, strict=True) for path in column]
-    folder = uploads.take_in(files, tmp_path / "datasets")
+    folder = uploads.store_upload(files, tmp_path / "datasets")
     found = {path.stem: path.with_suffix(".txt").read_text() for path in folder.glob("*.png")}
     assert found == {"a": "one", "A-3": "two", "a-2": "three"}
 
@@ -58,7 +58,7 @@ def test_captions_that_cannot_be_told_apart_are_refused(tmp_path, second):
     first = ("a.png", "a.txt") if "a.jpg" in second else ("a.png",)
     files = files_in(tmp_path / "one", *first) + files_in(tmp_path / "two", *second)
     with pytest.raises(ProblemsError) as refused:
-        uploads.take_in(files, tmp_path / "datasets")
+        uploads.store_upload(files, tmp_path / "datasets")
     assert refused.value.codes == ["upload.captions-unclear"] and not (tmp_path / "datasets").exists()
 
 
@@ -67,7 +67,7 @@ def test_a_zip_is_unpacked(tmp_path):
     with zipfile.ZipFile(tmp_path / "foxes.zip", "w") as archive:
         archive.write(tmp_path / "in" / "a.png", "foxes/a.png")
         archive.write(tmp_path / "in" / "a.txt", "foxes/a.txt")
-    folder = uploads.take_in([tmp_path / "foxes.zip"], tmp_path / "datasets")
+    folder = uploads.store_upload([tmp_path / "foxes.zip"], tmp_path / "datasets")
     assert folder.name == "foxes" and (folder / "a.txt").read_text() == "a fox"
 
 
@@ -75,14 +75,14 @@ def test_no_image_is_refused_and_leaves_nothing(tmp_path):
     note = tmp_path / "note.txt"
     note.write_text("words")
     with pytest.raises(ProblemsError, match="no image"):
-        uploads.take_in([note], tmp_path / "datasets")
+        uploads.store_upload([note], tmp_path / "datasets")
     assert not (tmp_path / "datasets").exists() or list((tmp_path / "datasets").iterdir()) == []
 
 
 def test_a_zip_among_other_files_is_refused(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"")
     with pytest.raises(ProblemsError, match="together"):
-        uploads.take_in([tmp_path / "a.zip", image(tmp_path / "a.png")], tmp_path / "datasets")
+        uploads.store_upload([tmp_path / "a.zip", image(tmp_path / "a.png")], tmp_path / "datasets")
 
 
 def test_a_copy_that_fails_leaves_no_half_folder(tmp_path, monkeypatch):
@@ -91,5 +91,5 @@ def test_a_copy_that_fails_leaves_no_half_folder(tmp_path, monkeypatch):
 
     monkeypatch.setattr(uploads.shutil, "copyfile", full)
     with pytest.raises(ProblemsError, match="disk is full"):
-        uploads.take_in([image(tmp_path / "a.png")], tmp_path / "datasets")
+        uploads.store_upload([image(tmp_path / "a.png")], tmp_path / "datasets")
     assert list((tmp_path / "datasets").iterdir()) == []

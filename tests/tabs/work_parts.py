@@ -49,7 +49,7 @@ def make_page(folder: Path, engine: Any = None, *, shared: bool = False, real: b
         status=lambda: idle,
         notice="",
         known_device="cpu",
-        ended=[],
+        end_listeners=[],
         people=frozenset(),
         owner="",
         paused_by=None,

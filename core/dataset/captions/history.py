@@ -480,7 +480,7 @@ def _temporary_files(changes: Sequence[Change]) -> Iterator[dict[Path, Path]]:
         for each in changes:
             if each.new is not None and each.link is None:
                 try:
-                    temporary[each.path] = atomic.write_aside(each.path, each.new)
+                    temporary[each.path] = atomic.write_temporary(each.path, each.new)
                 except OSError as error:
                     raise unwritten(error, NOT_SAVED, printable(each.path), UNCHANGED) from error
         if temporary:
@@ -512,7 +512,7 @@ def _write_or_remove(path: Path, content: bytes | None, link: str | None = None,
     """Write the file; without content remove it; with `link` restore that link if nothing is in its place. aside: a synced
     temporary file to move there instead."""
     if aside is not None:
-        atomic.put_aside(aside, path)
+        atomic.replace_by_temporary(aside, path)
     elif content is None:
         atomic.remove(path)
     elif link and not os.path.lexists(path):

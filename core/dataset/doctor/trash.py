@@ -31,7 +31,7 @@ from core.dataset.sources.files import (
 from core.record import atomic
 from core.record.allowed import may_reach
 from core.record.bounded_json import read_json_object
-from core.record.former import renewed
+from core.record.former import with_current_names
 from core.record.problems import Problem, ProblemsError, limited, raise_if_errors
 
 RECORD = "put_away.json"
@@ -218,7 +218,7 @@ def _read(record: Path) -> tuple[dict[str, Any], list[tuple[Path, Path]]]:
     try:
         if record.name != RECORD or record.parent.parent.name != TRASH_FOLDER or ".." in record.parts:
             raise ValueError
-        content = renewed(read_json_object(record))
+        content = with_current_names(read_json_object(record))
         moves = [(path_in(record.parent / _FILES, each["to"]), each["from"]) for each in content["files"]]
         moves = [
             (source, _origin(source, record.parents[2], name)) for source, name in moves if os.path.lexists(source)

@@ -24,8 +24,8 @@ from core.dataset.sources.files import (
     split_label,
 )
 from core.dataset.sources.walk import Walk, note_unused, unused_files
-from core.record.allowed import windows_trap
-from core.record.atomic import put_folder, remove_folder
+from core.record.allowed import is_special_on_windows
+from core.record.atomic import remove_folder, rename_to_unused
 from core.record.bounded_zip import open_zip
 from core.record.cancel import CancelToken
 from core.record.image_formats import IMAGE_EXTENSIONS, UNREAD_IMAGES
@@ -78,7 +78,7 @@ def unpack_zip(
         try:
             _write(archive, entries, temporary, where, cancel)
             os.chmod(temporary, 0o755)
-            return put_folder(temporary, datasets_dir, _safe_name(zip_path.stem) or "images")
+            return rename_to_unused(temporary, datasets_dir, _safe_name(zip_path.stem) or "images")
         finally:
             remove_folder(temporary)
 
@@ -155,7 +155,7 @@ def _safe_name(part: str) -> str:
     stem, label = split_label(stem)
     stem = stem.encode("utf-8", "replace")[-LONGEST_STEM:].decode("utf-8", "ignore").lstrip()
     name = stem + label + endings
-    return f"_{name}" if not name or windows_trap(name) else name
+    return f"_{name}" if not name or is_special_on_windows(name) else name
 
 
 def _with_distinct_names(entries: list[_Entry]) -> list[_Entry]:

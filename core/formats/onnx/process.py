@@ -92,7 +92,7 @@ class ModelProcess:
         process crashed or hung."""
         answer = self._worker.ask(question, seconds, self._cancel)
         if isinstance(answer, Gone):
-            why = f"gave no answer within {seconds:.0f} seconds" if answer.hung else f"crashed ({answer.code_words})"
+            why = f"gave no answer within {seconds:.0f} seconds" if answer.hung else f"crashed ({answer.exit_text})"
             raise ModelGone(self._refused(why, "no-answer").problems)
         if "error" in answer:
             raise self._refused(f"{fails}: {answer['error']}", "model")

@@ -12,7 +12,7 @@ import numpy as np
 
 from core.formats.onnx.file import MAX_INPUT
 from core.formats.onnx.providers import onnxruntime, with_options
-from core.record.worker import answer_questions
+from core.record.worker import serve_requests
 
 IMAGES, VALUES = "images.bin", "values-{}.npy"  # a file for each output
 
@@ -59,4 +59,4 @@ class Runner:
 
 
 if __name__ == "__main__":
-    answer_questions(Runner(Path(sys.argv[1])).answer)
+    serve_requests(Runner(Path(sys.argv[1])).answer)

@@ -6,7 +6,7 @@ from typing import Any
 
 from core.generation.grids.axes import LETTERS
 from core.generation.grids.folder import AxisTexts, GridContent, GridFolder, Index, name_of, position_of
-from core.record.preference import LEAST_PAIRS, Choice, Pair, add_choice, next_pair, read_choices, standing
+from core.record.preference import LEAST_PAIRS, Choice, Pair, add_choice, next_pair, preference_result, read_choices
 from core.record.problems import ProblemsError
 
 PROMPT = "generate.prompt"
@@ -45,7 +45,7 @@ def answered(folder: GridFolder, letter: str, choice: Mapping[str, Any], url: Ca
 
     letter    of the axis      choice   {"left", "right", "prompt", "outcome"}      url   of an image's path
     returns   {"title", "axis", "axes": [[letter, title]], "pair": {"left", "right", "prompt", "about", "images", "number"} or None,
-              "missing": number of images that are not made yet, "result": as of `standing`}
+              "missing": number of images that are not made yet, "result": as of `preference_result`}
 
     Raises ProblemsError for an axis that has no values to choose between, and for an invalid choice.
     """
@@ -68,7 +68,7 @@ def answered(folder: GridFolder, letter: str, choice: Mapping[str, Any], url: Ca
         "axes": [[each.letter, each.title] for each in axes],
         "missing": len(content.cells - folder.generated() - content.failed.keys()),
         "pair": _next_pair(folder, content, axis, list(names), choices, url),
-        "result": standing(names, choices),
+        "result": preference_result(names, choices),
     }
 
 
@@ -107,7 +107,7 @@ def preferred_words(folder: GridFolder, content: GridContent) -> str:
     sentences = []
     for axis in axes_to_choose(content):
         names = {f"{axis.letter}{number}": text for number, text in enumerate(axis.texts, 1)}
-        result = standing(names, read_choices(folder.path, names))
+        result = preference_result(names, read_choices(folder.path, names))
         if result is not None and result["rows"]:
             what = f"prefer {axis.title} {names[result['file']]}" if result["file"] else f"leave {axis.title} open"
             sentences.append(f"{result['choices']} blind choices {what}.")

@@ -537,7 +537,7 @@ def copy_as_dataset(
                 if caption := plain_prompt(prompt):
                     target.with_suffix(".txt").write_text(caption, encoding="utf-8")
             os.chmod(temporary, 0o755)
-            return atomic.put_folder(temporary, datasets, name)
+            return atomic.rename_to_unused(temporary, datasets, name)
         finally:
             atomic.remove_folder(temporary)
     except OSError as error:

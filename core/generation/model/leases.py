@@ -129,7 +129,7 @@ def _in_strips(loaded: Components, parts: Parts, strips: int | None, reports: Re
             return strips
         config = config_key(loaded.vae_config)
         needed = decoding_bytes(parts.kind.name, config, pixels, parts.vae_dtype)
-        return 1 if needed < FREE_SHARE * machine.free_memory(parts.device) else RETRY_STRIPS
+        return 1 if needed < FREE_SHARE * machine.available_memory(parts.device) else RETRY_STRIPS
 
     def retry(number: int) -> None:
         free_memory()

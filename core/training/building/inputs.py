@@ -67,7 +67,7 @@ def read_inputs(job: TrainJob, context: JobContext, select: Select = lambda repo
     select   reduces the report to some of its images
     """
     workspace, seed = context.workspace, job.schedule.seed or 0
-    with context.processes.first_does():  # the others read its cached measurements
+    with context.processes.main_process_first():  # the others read its cached measurements
         report = select(checked(job, context))
     model = model_path(job.model.base_model, workspace)
     vae = model_path(job.model.vae, workspace, "model.vae") if job.model.vae else None
@@ -140,7 +140,7 @@ def _auto_precision(job: TrainJob, context: JobContext, size: int) -> str:
     """The dtype of mixed precision "auto": "no", "bf16" or "fp16". Decided once at the start of a run, as a
     resumed run must not change it."""
     folder, device = context.folder, context.device
-    with context.processes.first_does():
+    with context.processes.main_process_first():
         earlier = _earlier_precision(folder.machine_file, device)
         if earlier:
             return earlier

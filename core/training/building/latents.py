@@ -267,7 +267,7 @@ def encoders_fit(inputs: Inputs, late: Collection[str]) -> bool:
     if context.processes.count > 1 or inputs.job.sharding.active:
         return False
     facts = facts_of(inputs.job, context.workspace, context.device, inputs.report)
-    return fits_with_encoders(inputs.job, facts, machine.free_memory(context.device), late)
+    return fits_with_encoders(inputs.job, facts, machine.available_memory(context.device), late)
 
 
 def posterior_device(cache: LatentCache, images: Sequence[Placed], cache_latents: str, device: str) -> str | None:

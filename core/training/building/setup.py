@@ -89,11 +89,11 @@ def build_training(
         _write_fingerprint(inputs)
     with ExitStack() as stack:
         stack.callback(vars(models).clear)  # an error's traceback refers to it
-        with processes.first_does():  # the others then read its entries from disk
+        with processes.main_process_first():  # the others then read its entries from disk
             latents = build_latents(inputs, models, at_once=at_once)
         stack.callback(latents.close)
         texts = Texts(inputs, models, None if at_once else [IMAGES] * latents.encodes_later)
-        with processes.first_does():
+        with processes.main_process_first():
             text, prompt_texts = texts.sources()
         components = models.load()
         compiled, optimizer = _attach(inputs, components, stack)

@@ -51,7 +51,7 @@ def optimizer_update(run: Run) -> None:
         passes.method.after_micro_batch()  # not before: gradient checkpointing computes forwards once more
         if rows:
             by_image[rows[0] : rows[-1] + 1] = losses_B
-    processes.sum_up([by_image])
+    processes.sum_tensors([by_image])
     total = by_image.sum() / images
     norm = run.stepper.step(total)
     numbers = run.stepper.after_update()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.record import atomic
-from core.record.former import renewed
+from core.record.former import with_current_names
 
 if TYPE_CHECKING:
     from core.training.loop.loss_readback import ReadBack, StepImage
@@ -133,7 +133,7 @@ class Watch:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        state = renewed(state)
+        state = with_current_names(state)
         self.step = state["step"]
         self._bands = [_mean(values) for values in state["bands"]]
         self._images = {tuple(key): _mean(values) for key, values in state["images"]}

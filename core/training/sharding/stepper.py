@@ -174,7 +174,7 @@ class ShardedStepper(Stepper):
     def weight_norm(self) -> Tensor:
         squares = [master.detach().float().square().sum().to(self._device) for master in self._shards.each()]
         total = torch.stack(squares).sum()
-        self._processes.sum_up([total])
+        self._processes.sum_tensors([total])
         return total.sqrt()
 
     # -- training state

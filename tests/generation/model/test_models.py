@@ -124,7 +124,7 @@ def test_vae_slices_hold_for_decoding_and_encoding_and_change_nothing(workspace,
 def test_an_image_that_does_not_fit_is_decoded_in_strips(workspace, store, monkeypatch):
     seen, strips = [], Strips.__init__
     monkeypatch.setattr(Strips, "__init__", lambda self, slices: seen.append(slices) or strips(self, slices))
-    monkeypatch.setattr("core.record.machine.free_memory", lambda device: 1 << 20)
+    monkeypatch.setattr("core.record.machine.available_memory", lambda device: 1 << 20)
     image(job_of(), workspace, store)
     assert seen == [8]
 
