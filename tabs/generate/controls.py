@@ -1,4 +1,4 @@
-"""ControlNets in Generate: a row for each with its control image, and the field that adds one."""
+"""ControlNets of the Generate form: a row for each with its settings and control image, and the field that adds one."""
 
 from concurrent.futures import Future
 from functools import lru_cache
@@ -60,7 +60,7 @@ LINES = ("canny", "scribble")  # preprocessors of which an image can be finished
 
 
 class Controls:
-    """Handlers for ControlNets. fields: the form, which stores the ControlNets in use"""
+    """Render the ControlNets of the Generate form and handle their events. fields: the form, whose value "nets" lists the ControlNets"""
 
     def __init__(self, page: Page, fields: PlainForm, painting: Painting):
         self.page, self._fields, self._painting = page, fields, painting
@@ -68,7 +68,7 @@ class Controls:
     # -- display
 
     def html(self, values: Values) -> str:
-        """HTML above the group's fields: the common control image, rows, the field that adds one."""
+        """Return the HTML of the ControlNet card's top: the common control image, a row for each ControlNet, the field that adds one."""
         uses, family = values["nets"], model_of(values, self.page.project.job.model, self.page.workspace).family
         listed = "".join(self._row(number, use, family, values) for number, use in enumerate(uses))
         image = self._painting.thumb(values["control_image"], "Control image for all")
@@ -81,6 +81,12 @@ class Controls:
         )
 
     def _row(self, number: int, use: dict[str, Any], family: str, values: Values) -> str:
+        """Return the HTML of a ControlNet's row.
+
+        number  index in values["nets"]
+        use     values of the ControlUse, with "file"
+        family  of the base model, "" if unknown
+        """
         name, on = title_of_name(str(use["file"]), self.page.workspace), use.get("enabled", True)
         badge, reason = self._about(str(use["file"]), family)
         remove = button("net_remove", "\u00d7", number, kind="quiet", label=f"Remove {name}")
@@ -103,9 +109,10 @@ class Controls:
         )
 
     def _fields_with_models(self, number: int, use: dict[str, Any], names: Any, empty: str = "") -> str:
-        """HTML of fields. The list of preprocessors also has the models below models/preprocessors.
+        """Return the HTML of the ControlNet's fields `names`; the preprocessor list also offers the models in models/preprocessors.
 
-        empty   placeholder of the control image, if it is not the declared one
+        number  index of the ControlNet
+        empty   placeholder of the control image field; "" for the declared one
         """
         models = known_models(self.page.workspace) if "preprocessor" in names else []
         chosen = _hint_model(use)
@@ -115,6 +122,7 @@ class Controls:
         return before + id + after.replace("</select>", listed + "</select>", 1)  # appended to the list of this field
 
     def _fields_of(self, number: int, use: dict[str, Any], names: Any, empty: str) -> str:
+        """Return the HTML of the ControlNet's fields `names`. Arguments as of `_fields_with_models`."""
         return "".join(
             FieldView(
                 PARTS[name],
@@ -129,7 +137,7 @@ class Controls:
         )
 
     def _about(self, file: str, family: str) -> tuple[str, str]:
-        """(text with kind and family of a file, reason why it cannot be used or "")."""
+        """Return (text with kind and family of a ControlNet file, "" or the reason why it does not work with `family`)."""
         try:
             path = find("controlnet", file, self.page.workspace)
         except ProblemsError as error:
@@ -138,7 +146,10 @@ class Controls:
         return " ".join(badges(facts)) or "unknown", misfit(facts, path, form.ENTRIES["control_net"].holds, family)
 
     def _preview(self, number: int, use: dict[str, Any], image: Any, values: Values) -> str:
-        """HTML of the control image: large if it is previewed, else small, which no model is run for."""
+        """Return the HTML of the preprocessed control image: large while previewed, else a thumbnail; "" if there is none.
+
+        Thumbnails are not made by preprocessors that run a model. Errors are returned as HTML text; `image`: path of the control image.
+        """
         large = _preview_key(number, use) in self.page.browser.previewed
         if not image or (not large and use.get("preprocessor", "none") in ("none", BY_MODEL)):
             return ""
@@ -166,7 +177,12 @@ class Controls:
     # -- changes
 
     def act(self, act: str, arg: str, value: str) -> None:
-        """Handle an event of the group. Raises ProblemsError."""
+        """Handle an event of the ControlNet card. Raises ProblemsError.
+
+        act    "net_add", "net_see" (toggle the preview), "net_remove" or "net_part" (change a field)
+        arg    "index" of the ControlNet, or "index:field"
+        value  new text of the field, or the file name or path to add
+        """
         index_text, _, name = arg.partition(":")
         with self.page.project.lock:
             values = self._fields.load()
@@ -193,8 +209,10 @@ class Controls:
             self.page.say("done", note)
 
     def _new_net(self, text: str, in_use: int) -> dict[str, Any]:
-        """Values of a new ControlNet by its name or path, with the preprocessor that its file name suggests. in_use: number of
-        ControlNets before it. Raises ProblemsError."""
+        """Return {"file", "preprocessor" if the file name suggests one} for a ControlNet to add by its name or path.
+
+        in_use: number of ControlNets in the form. Raises ProblemsError above MAX_NETS, or if the file is missing or not allowed.
+        """
         if in_use >= MAX_NETS:
             raise ProblemsError.one(
                 f"{MAX_NETS} ControlNets are the most", "ControlNet", "remove one", "controls.too-many"
@@ -207,8 +225,11 @@ class Controls:
 
 
 def with_fitting_preprocessors(page: FormPage, before: Values, values: Values) -> tuple[Values, str]:
-    """(values, note): a ControlNet of lines gets none where its new control image has the lines already, and its own again for a
-    new image without. before: the values before the change"""
+    """Return (form values, message): preprocessors of line ControlNets (canny, scribble) adapted to their new control images.
+
+    A new control image that consists of lines turns the preprocessor off. A new one without lines, in place of one with lines, turns on
+    the preprocessor that the ControlNet's file name suggests. before: form values before the change; message: "" if nothing was adapted
+    """
     images = {(str(use["file"]), use.get("image") or before["control_image"]) for use in before["nets"]}
     uses, note = [], ""
     for use in values["nets"]:
@@ -228,6 +249,7 @@ def with_fitting_preprocessors(page: FormPage, before: Values, values: Values) -
 
 
 def _has_lines(page: FormPage, image: Any) -> bool:
+    """Return whether the image at path `image` is a drawing of lines; False if it is missing, unreadable or not allowed."""
     path = resolve_path(str(image)) if image else None
     if path is None or not page.roots.holds(path) or not path.is_file():
         return False
@@ -238,16 +260,17 @@ def _has_lines(page: FormPage, image: Any) -> bool:
 
 
 def _hint_of_name(file: str) -> str | None:
-    """The preprocessor that the name of a ControlNet suggests."""
+    """Return the preprocessor that a ControlNet's file name suggests, such as "canny"; None if the name suggests none."""
     return next((hint for word, hint in HINT_OF_NAME.items() if word in Path(file).stem.lower()), None)
 
 
 def _hint_model(use: dict[str, Any]) -> str | None:
-    """Name of the model that is a ControlNet's preprocessor; None for other preprocessors."""
+    """Return the name of the model that preprocesses the ControlNet's image; None if its preprocessor is not a model."""
     return use.get("hint_model") if use.get("preprocessor") == BY_MODEL else None
 
 
 def _preview_key(number: int, use: dict[str, Any]) -> str:
+    """Return the key under which the browser's state stores that a ControlNet is previewed."""
     return f"{number} {use['file']}"
 
 
@@ -255,7 +278,11 @@ def _preview_key(number: int, use: dict[str, Any]) -> str:
 def _hint(
     path: Path, changed: tuple[int, ...], use: ControlUse, size: tuple[int, int], workspace: Workspace
 ) -> Future[str]:
-    """Data URL of the control image that a ControlNet gets at this image size. changed: times of the image and model files"""
+    """Start a thread that preprocesses the control image at `path`; return a future of the result as a data URL.
+
+    changed  modification times of the image and model files in ns, only part of the cache key
+    size     (width, height) of the generated images in pixels
+    """
     url: Future[str] = Future()
 
     def preprocess(image: Image.Image) -> Image.Image:
