@@ -1,4 +1,4 @@
-"""HTML of the dataset's folders as cards: contents, views per epoch, and settings of each folder."""
+"""HTML of the dataset's folders as cards: image counts, views per epoch, and the settings of each folder."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
@@ -42,12 +42,15 @@ def cards(
     class_form: ClassForm = lambda number, entry: "",
     undo: str = "",
 ) -> str:
-    """HTML of one card per folder.
+    """Return the HTML of one card per dataset folder.
 
-    unread       the folders are being read or may not be, so none is called empty
-    opened       numbers of the cards with open settings      proposed   {number: rare tokens for the subject of a card}
-    undo         HTML of the undo buttons
-    class_form   returns the HTML of the form for regularization images on a card; number -1: for a new folder
+    entries     the folders
+    contents    contents of each folder, in the same order
+    opened      indices of the cards whose settings are all shown
+    unread      whether the folders' contents are not known yet, so that none is called empty
+    proposed    {index of a card: proposed rare tokens}
+    class_form  function of (index, folder) that returns the HTML of the form for regularization images; (-1, None) for a new folder
+    undo        HTML of the undo buttons
     """
     if not entries:
         return section(
@@ -75,7 +78,7 @@ def cards(
 
 
 def common_values(job: TrainJob) -> dict[str, Any]:
-    """{name: common value} of the settings that folders can override."""
+    """Return {name: value for all folders} of the settings that a folder can override."""
     groups = {"Images": job.dataset, "Captions": job.captions, "Validation": job.validation}
     return {name: getattr(groups[title], name) for title, names in SHARED_NAMES.items() for name in names}
 
@@ -83,6 +86,7 @@ def common_values(job: TrainJob) -> dict[str, Any]:
 def _head(
     number: int, entry: Source, contents: FolderContents, name: str, thumb_url: Callable[..., str], unread: bool
 ) -> str:
+    """Return the HTML of a card's top: preview image, switch, path, counts, role. number: index of the card; name: title of the folder"""
     path = display_path(resolve_path(entry.folder))
     image = '<span class="concept-pic"></span>'
     if contents.first is not None:
@@ -104,7 +108,10 @@ def _head(
 
 
 def _views_text(entry: Source, contents: FolderContents, unread: bool) -> str:
-    """Text with the number of images and views per epoch."""
+    """Return the text with a folder's numbers of images and of views per epoch.
+
+    unread: whether the contents are not known yet
+    """
     if not entry.enabled:
         return "left out"
     if not contents.folders:
@@ -120,6 +127,7 @@ def _views_text(entry: Source, contents: FolderContents, unread: bool) -> str:
 
 
 def _fields(number: int, entry: Source, contents: FolderContents) -> str:
+    """Return the HTML of the fields shown on a card. number: index of the card"""
     repeats, tokens = {each.repeats for each in contents.folders}, {each.class_tokens for each in contents.folders}
     repeated = str(next(iter(repeats))) if len(repeats) == 1 else ("by name" if repeats else "1")
     class_tokens = (next(iter(tokens)) or "none") if len(tokens) == 1 else ("by name" if tokens else "none")
@@ -129,12 +137,12 @@ def _fields(number: int, entry: Source, contents: FolderContents) -> str:
 
 
 def _applies(name: str, role: str) -> bool:
-    """Whether folders of this role use the setting."""
+    """Return whether folders of this role use setting `name`."""
     return not SOURCE[name].only or role in SOURCE[name].only
 
 
 def _identifier_line(number: int, entry: Source, proposed: Sequence[str] | None) -> str:
-    """HTML of a note on the identifier's tokens, and of the proposed rare tokens."""
+    """Return the HTML of advice on the identifier's tokens and of buttons for the proposed rare tokens. number: index of the card"""
     note = _cached_note(entry.identifier) if entry.identifier and entry.role != "validation" else ""
     hint = f'<span class="hint">{esc(note)}</span>' if note else ""
     buttons = "".join(button("word", word, f"{number}:{word}", label=f"Use {word}") for word in proposed or ())
@@ -143,7 +151,7 @@ def _identifier_line(number: int, entry: Source, proposed: Sequence[str] | None)
 
 
 def _subfolders(contents: FolderContents, root: Any) -> str:
-    """HTML of the table of subfolders, which have their own repeats and class tokens."""
+    """Return the HTML of the table of subfolders with their repeats and class tokens; "" without any. root: path of the folder"""
     inner = [folder for folder in contents.folders if folder.path != root]
     if not inner:
         return ""
@@ -161,7 +169,10 @@ def _subfolder_row(folder: Folder) -> str:
 
 
 def _more_line(number: int, entry: Source, name: str, opened: bool, proposed: bool) -> str:
-    """HTML of the More button with a summary of the folder's settings, and the card's other buttons."""
+    """Return the HTML of a card's More button with a summary of changed settings, and of its other buttons.
+
+    number: index of the card; opened: whether all settings are shown; proposed: whether rare tokens are proposed
+    """
     names = [*overridden_settings(entry), *(name for name in PLAIN if getattr(entry, name) != SOURCE[name].default)]
     summary = "same as all folders"
     if names:
@@ -180,7 +191,7 @@ def _more_line(number: int, entry: Source, name: str, opened: bool, proposed: bo
 
 
 def _all_settings(number: int, entry: Source, common: dict[str, Any]) -> str:
-    """HTML of all settings that a folder can have. An empty field shows the common value."""
+    """Return the HTML of all settings of a folder. common: {name: value for all folders}, shown in empty fields"""
     blocks = ""
     for title, names in SHARED_NAMES.items():
         fields = "".join(
@@ -197,7 +208,10 @@ def _all_settings(number: int, entry: Source, common: dict[str, Any]) -> str:
 
 
 def _field(number: int, entry: Source, name: str, empty: str = "", shared: bool = False) -> str:
-    """HTML of the field of a folder's setting. empty: effective value while it is empty; shared: this is the common value"""
+    """Return the HTML of a field of a folder's setting.
+
+    number: index of the card; empty: value in effect while the field is empty; shared: whether that is the value for all folders
+    """
     declared, value = SOURCE[name], getattr(entry, name)
     empty = empty or declared.hint or ("none" if declared.optional else "")
     changed = declared.optional and value is not None

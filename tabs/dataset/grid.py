@@ -1,4 +1,4 @@
-"""HTML of the dataset's images as pages of thumbnails with crop, bucket and caption."""
+"""HTML of the dataset's images as pages of thumbnails with crop frame, bucket and caption."""
 
 from collections.abc import Callable, Sequence
 
@@ -28,7 +28,7 @@ NO_HOLD: Callable[[Row], str] = lambda row: ""  # noqa: E731
 
 
 def crop_share(row: Row) -> float:
-    """Fraction of the image inside the crop frame; 1 without a frame."""
+    """Return the fraction (0 to 1) of the image's area inside its crop frame; 1 without a frame."""
     if row.frame is None:
         return 1.0
     left, top, right, bottom = row.frame
@@ -36,7 +36,7 @@ def crop_share(row: Row) -> float:
 
 
 def left_out(row: Row) -> bool:
-    """Whether an image is used neither for training nor for validation."""
+    """Return whether the image is used neither for training nor for validation."""
     return not row.trains and row.role != "validation"
 
 
@@ -54,7 +54,7 @@ RARE = ("held", "masks", "control")  # in the list only if they have images
 
 
 def rows_of_view(report: Report | None, show: str) -> list[tuple[int, Row]]:
-    """[(index in the report, row)] of a view: one of SHOWS, or a bucket "512x768"."""
+    """Return [(index in the report, row)] of the images of a view: a key of SHOWS, or a bucket such as "512x768"."""
     rows = list(enumerate(report.rows)) if report else []
     if show in SHOWS:
         return [(number, row) for number, row in rows if SHOWS[show][1](row)]
@@ -66,8 +66,7 @@ def rows_of_view(report: Report | None, show: str) -> list[tuple[int, Row]]:
 
 
 def validation_states(entries: Sequence[Source]) -> Callable[[Row], str]:
-    """Return a function of an image: "named" if validation_images has it, "free" if the user can choose it for validation, else
-    ""."""
+    """Return a function of a row: "named" if the image is in validation_images, "free" if it can be chosen for validation, else ""."""
     enabled = [entry for entry in entries if entry.enabled]
     named = [set(entry.validation_images) for entry in enabled]
 
@@ -90,11 +89,13 @@ def grid(
     hold: Callable[[Row], str] = NO_HOLD,
     first: Sequence[Row] = (),
 ) -> str:
-    """HTML of one page of thumbnails, with pagers and the list of views.
+    """Return the HTML of one page of thumbnails, with pagers and the list of views.
 
-    show    the view, as of `rows_of_view`                 page    from 0; clamped
-    busy    the dataset is being read                    first   rows that are shown until there is a report
-    hold    returns an image's `hold` of `tile`
+    show   the view, as for `rows_of_view`
+    page   index of the page, clamped to the valid ones
+    busy   whether the dataset is being read
+    hold   function of a row that returns the `hold` of its `tile`
+    first  rows shown until there is a report
     """
     if report is None:
         if busy and first:
@@ -130,8 +131,11 @@ def grid(
 
 
 def tile(number: int, row: Row, thumb_url: Callable[..., str], hold: str = "") -> str:
-    """HTML of an image with its crop frame, caption and facts. number: its index in the report's rows; hold: "named" if it is
-    chosen for validation, "" where it cannot be, else any text"""
+    """Return the HTML of an image with crop frame, caption and facts.
+
+    number  index of the image in the report's rows
+    hold    "named" if the image is chosen for validation, "free" if it can be, "" if it cannot
+    """
     name = printable(row.key[1])
     image = _image(row, name, thumb_url)
     editable = row.bucket is not None
@@ -150,7 +154,7 @@ def tile(number: int, row: Row, thumb_url: Callable[..., str], hold: str = "") -
 
 
 def first_tile(row: Row, thumb_url: Callable[..., str]) -> str:
-    """HTML of an image before there is a report, when only its header was read."""
+    """Return the HTML of an image whose header alone was read, before there is a report."""
     name = printable(row.key[1])
     size = f"{row.size[0]}×{row.size[1]}" if row.size else ""
     return (
@@ -161,6 +165,7 @@ def first_tile(row: Row, thumb_url: Callable[..., str]) -> str:
 
 
 def _image(row: Row, name: str, thumb_url: Callable[..., str]) -> str:
+    """Return the HTML of an image's thumbnail with crop frame and control image."""
     if row.size is None or not row.readable:
         return '<span class="pic none">cannot be read</span>'
     control = thumb_url(row.control, 256) if row.control else ""
@@ -170,7 +175,7 @@ def _image(row: Row, name: str, thumb_url: Callable[..., str]) -> str:
 
 
 def _facts(row: Row) -> str:
-    """HTML of size and bucket, and below them scale, caption length and repeats."""
+    """Return the HTML of an image's size and bucket, and below them scale, caption length and repeats."""
     sizes = f"{row.size[0]}×{row.size[1]}" if row.size else ""
     if row.bucket is None:
         return f'<span class="out">{"left out" if row.readable else "unreadable"}</span> {sizes}'
@@ -188,7 +193,7 @@ def _facts(row: Row) -> str:
 
 
 def _hold(number: int, name: str, state: str) -> str:
-    """HTML of the checkbox that uses an image for validation."""
+    """Return the HTML of the checkbox that uses an image for validation; "" if it cannot be used. state: as `hold` of `tile`"""
     if not state:
         return ""
     ticked = " checked" if state == "named" else ""
@@ -199,6 +204,7 @@ def _hold(number: int, name: str, state: str) -> str:
 
 
 def _caption(row: Row) -> str:
+    """Return the HTML of an image's caption, or a note that it has class tokens or none."""
     if row.source in IMAGE_SOURCES:
         return esc(row.caption)
     if row.source == "words":
