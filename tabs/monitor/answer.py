@@ -1,4 +1,4 @@
-"""The first line of a comparison: which checkpoint to use, and why."""
+"""The first line of a run's comparison: which checkpoint to use, and why."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,8 +22,12 @@ ADVICE = {  # why: of `recommended`
 def answer_of(
     run: Path, columns: Sequence[Mapping[str, Any]], use: Path | None, reason: str, preferred: Mapping[str, Any] | None
 ) -> tuple[str, str]:
-    """(which checkpoint to use and with which strength, what else the user has decided), before what was measured. use, reason: of
-    `recommended`; preferred: of `_preferred`"""
+    """Return (sentence on which checkpoint to use at which strength, sentence on the user's other choices).
+
+    columns         of the comparison, the base model first
+    use, reason     results of `recommended`
+    preferred       result of the blind choices, None without any
+    """
     answer, choices_text, file = _answer(run, columns, use, reason, preferred)
     measured = best_strength(run, file) if file else None
     return answer + (f" Its best strength is {measured:g}." if answer and measured is not None else ""), choices_text
@@ -32,7 +36,7 @@ def answer_of(
 def _answer(
     run: Path, columns: Sequence[Mapping[str, Any]], use: Path | None, reason: str, preferred: Mapping[str, Any] | None
 ) -> tuple[str, str, str]:
-    """`answer_of` without the strength, and the name of the file that it names."""
+    """Return the sentences of `answer_of` without the strength, and the name of the file to use."""
     file = use.name if use is not None else ""
     leader = preferred["rows"][0] if preferred and preferred["rows"] and not preferred["rows"][0]["gone"] else None
     labels = {column["file"]: column["label"] for column in columns[1:]}
