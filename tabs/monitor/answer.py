@@ -1,4 +1,4 @@
-"""The first line of a run's comparison: which checkpoint to use, and why."""
+"""The answer at the top of a run's comparison: which checkpoint to use and why, and the result of the blind choices."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 from core.assess.results import best_strength
 from core.record.file_titles import label_of
 from core.record.kept import read_kept
+from core.record.preference import Choice, standing
 from core.record.units import listed
 
 ADVICE = {  # why: of `recommended`
@@ -26,7 +27,7 @@ def answer_of(
 
     columns         of the comparison, the base model first
     use, reason     results of `recommended`
-    preferred       result of the blind choices, None without any
+    preferred       result of `preferred_of`
     """
     answer, choices_text, file = _answer(run, columns, use, reason, preferred)
     measured = best_strength(run, file) if file else None
@@ -58,3 +59,13 @@ def _answer(
         return f"Look at {leader['label']} first: your blind choices put it {first} so far.", "", leader["file"]
     best = next((column for column in columns[1:] if column["use"]), columns[-1])
     return (ADVICE[reason].format(best["label"]) if len(columns) > 2 else ""), open_still, best["file"]
+
+
+def preferred_of(columns: Sequence[Mapping[str, Any]], choices: Sequence[Choice]) -> dict[str, Any] | None:
+    """Return the result of the blind choices (`standing`), with "gone" in rows of deleted checkpoints; None without choices."""
+    gone = {column["file"]: column["gone"] for column in columns[1:]}
+    labels = {column["file"]: column["label"] + ", deleted" * column["gone"] for column in columns[1:]}
+    result = standing(labels, choices)
+    if result is not None:
+        result["rows"] = [row | {"gone": gone[row["file"]]} for row in result["rows"]]
+    return result
