@@ -34,7 +34,7 @@ from tabs.markup import middle, short
 from tabs.monitor import tab as monitor
 from tabs.monitor.charts import validation_points, value_series
 from tabs.runs import compare
-from tabs.runs import view as runs_view
+from tabs.runs import details as runs_details
 from tabs.server.browsers import Browsers
 from tabs.tools import models as tool_models
 from tabs.tools import works
@@ -245,11 +245,11 @@ def log_line(number: int, level: str) -> dict:
 
 def test_the_last_five_errors_of_a_log_stand_above_its_last_60_other_lines():
     lines = [log_line(n, "error") for n in range(6)] + [log_line(n, "info") for n in range(61)]
-    shown = re.findall(r"(\w+-\d+)\.", runs_view._log(lines))
+    shown = re.findall(r"(\w+-\d+)\.", runs_details._log(lines))
     assert shown == [f"error-{n}" for n in range(1, 6)] + [f"info-{n}" for n in range(1, 61)]
-    assert re.findall(r"(\w+-\d+)\.", runs_view._log(lines[5:8])) == ["error-5", "info-0", "info-1"]
+    assert re.findall(r"(\w+-\d+)\.", runs_details._log(lines[5:8])) == ["error-5", "info-0", "info-1"]
     mixed = [log_line(0, "error"), *(log_line(n, "info") for n in range(60))]  # errors among the last lines count there
-    assert len(re.findall(r"info-\d+\.", runs_view._log([*mixed[1:], mixed[0]]))) == 59
+    assert len(re.findall(r"info-\d+\.", runs_details._log([*mixed[1:], mixed[0]]))) == 59
 
 
 def test_the_files_of_a_run_are_listed_by_step_and_then_by_name_newest_first(tmp_path):
@@ -257,7 +257,7 @@ def test_the_files_of_a_run_are_listed_by_step_and_then_by_name_newest_first(tmp
         {"name": name, "path": str(tmp_path / name), "step": step, "bytes": 1}
         for step, name in ((10, "c"), (20, "a"), (20, "b"))
     ]
-    shown = runs_view._files(files, lambda *given, **more: "", lambda file: ("", ""), None, {})
+    shown = runs_details._files(files, lambda *given, **more: "", lambda file: ("", ""), None, {})
     assert re.findall(r'data-copy="[^"]*/(\w)"', shown) == ["b", "a", "c"]
 
 
