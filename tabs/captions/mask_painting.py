@@ -237,6 +237,7 @@ def _stem(path: Path) -> str:
 
 
 def _plain(path: Path) -> Path:
+    """Return the path in the plain form of its text, without the prefix for long Windows paths."""
     return Path(plain_form(str(path)))
 
 
@@ -267,6 +268,7 @@ def png_bytes(text: Any, where: str) -> bytes:
 
 
 def to_png(image: Image.Image) -> bytes:
+    """Return the image encoded as PNG."""
     buffer = BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()

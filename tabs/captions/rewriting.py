@@ -1,4 +1,4 @@
-"""Runs changes of many captions: small ones within the request, large ones on the light lane with progress."""
+"""Runs changes of many captions: small ones within the request, large ones in the background with progress."""
 
 import time
 from collections.abc import Callable
@@ -14,7 +14,7 @@ Progress = Callable[[int, int], None]
 
 
 class Rewriting:
-    """Runs one large change at a time. light: function that starts a task on the light lane"""
+    """Runs one large change at a time. light: function that starts a background task"""
 
     def __init__(self, light: Callable[..., Any]):
         self._light = light
@@ -23,7 +23,7 @@ class Rewriting:
 
     @property
     def busy(self) -> bool:
-        """Whether a change is running on the light lane."""
+        """Whether a change is running in the background."""
         return self._task is not None and not self._task.done
 
     def run(self, title: str, files: int, work: Callable[[Progress], str]) -> str:
@@ -48,7 +48,7 @@ class Rewriting:
 
     @staticmethod
     def _on_the_lane(title: str, work: Callable[[Progress], str], task: Any) -> str:
-        """Run `work` as a light-lane task with its progress in the task's text."""
+        """Run `work` as a background task with its progress in the task's text."""
         return work(lambda done, total: task.stage(f"{title}: {done:,} of {total:,}", done, total))
 
     def state(self) -> dict[str, Any]:

@@ -91,6 +91,7 @@ class CaptionHandlers:
         }
 
     def _state(self) -> dict[str, Any]:
+        """Return the stored state of the tab."""
         return self.page.project.tab_state(TAB)
 
     def _keep(self, **changes: Any) -> None:
@@ -111,7 +112,10 @@ class CaptionHandlers:
     # -- the requests
 
     def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
-        """Return the tab's part of the tick: {"captions": {"stamp": changes when the list should be requested, "work": running change}}."""
+        """Return the tab's part of the page's periodic update: {"captions": {"stamp", "work"}}.
+
+        stamp: changes when the script should request the list again; work: progress of a running change of many captions
+        """
         if tab != TAB:
             return {}
         self.reading.want()
@@ -215,7 +219,7 @@ class CaptionHandlers:
     def _preset(self, act: str, keys: str, arg: str, value: str, session: Any) -> dict[str, Any]:
         """Handle an event of the bulk form's preset bar and return the form, as `_form` does.
 
-        session: of the browser to which the next tick brings the message
+        session: of the browser to which the next periodic update brings the message
         """
         current = CURRENT_SESSION.set(_text(session))
         try:

@@ -163,6 +163,7 @@ def _subfolders(contents: FolderContents, root: Any) -> str:
 
 
 def _subfolder_row(folder: Folder) -> str:
+    """Return the HTML of a subfolder's table row: name, images, repeats, class tokens."""
     class_tokens = esc(folder.class_tokens) or "<span class='hint'>none</span>"
     name, number = breakable(printable(folder.path.name)), f"{folder.images:,}"
     return f"<tr><td>{name}</td><td class='num'>{number}</td><td class='num'>{folder.repeats}</td><td>{class_tokens}</td></tr>"

@@ -1,4 +1,4 @@
-"""Reads the dataset's images on the light lane; the report is shared by the Dataset and Captions tabs of all browsers."""
+"""Reads the dataset's images in the background; the report is shared by the Dataset and Captions tabs of all browsers."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ def key_of(placed: Placed | Row) -> str:
 @lru_cache(maxsize=MAX_IMAGES)
 def _short_key(key: tuple[str, str], path: str) -> str:
     # With the path, since two folders may have the same name and files, and a late save must not go to the other one.
+    """Return 16 hexadecimal digits that identify an image by its (folder, name) `key` and its path."""
     return hashlib.sha256("\n".join((*key, path)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -208,7 +209,7 @@ class Reading:
     # -- reading
 
     def _read(self, job: TrainJob, key: str, task: Any) -> None:
-        """Read the dataset on the light lane and publish a report after each stage.
+        """Read the dataset in the background and publish a report after each stage.
 
         Stages: headers and captions; decoded images and token counts; dataset doctor. key: of the job's settings
         """
@@ -320,6 +321,7 @@ class Reading:
 
 
 def _stem(placed: Placed) -> str:
+    """Return the image's path without extension."""
     return os.path.splitext(placed.image.path)[0]
 
 

@@ -57,7 +57,10 @@ class SetupOffer:
         return dataset_key(job) not in declined and (bool(self._offered(job)) or holds_demo(job, self._workspace))
 
     def _offered(self, job: TrainJob) -> list[str]:
-        """Return paths of settings that still have the values of an offer applied for other images; [] if none matter."""
+        """Return paths of settings that still have the values of an offer applied for other images.
+
+        [] unless the output name or the sample prompts are among them
+        """
         applied = self._project.tab_state(STATE).get("made")
         if not isinstance(applied, dict) or applied.get("of") == dataset_key(job) or not other_images(job):
             return []

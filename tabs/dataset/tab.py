@@ -121,12 +121,14 @@ class DatasetHandlers(BoardView):
     # -- showing
 
     def show(self):
+        """Start reading the dataset, wait a moment for its first images, and return {component: new content}."""
         self._lately = set()
         self.reading.want(again=True)
         self.reading.wait_for_first()
         return super().show()
 
     def stamp(self) -> str:
+        """Return a text that changes whenever the display changes; starts reading the dataset if its settings have changed."""
         self.reading.want(now=self.reading.outdated)
         task = self._intake
         intake = f"{task.progress:.2f} {task.text} {task.done}" if task else ""
@@ -136,6 +138,7 @@ class DatasetHandlers(BoardView):
         return f"{jobs} {self.reading.stamp} | {self.page.project.revision} | {self.page.project.tab_state(TAB)} | {intake}"
 
     def boards(self) -> dict[str, Any]:
+        """Return {component: HTML or value} of everything the tab shows."""
         reading, job, state = self.reading, self.page.project.job, self.page.project.tab_state(TAB)
         show, number = str(state.get("show", "all")), int(state.get("page", 0))
         entries = entries_of(job)
@@ -178,7 +181,7 @@ class DatasetHandlers(BoardView):
         )
 
     def _all_outputs(self) -> dict[str, Any]:
-        """Return all boards and the client state, as outputs after a click."""
+        """Return {component: new content} of the whole tab and the client state, as outputs after a click."""
         values = self.boards()
         return values | sent_boards(values)
 
@@ -334,7 +337,7 @@ class DatasetHandlers(BoardView):
     # -- lists and images
 
     def act(self, event: gr.EventData):
-        """Handle a click or change in a board. Returns all boards, and "tabs" to open another tab."""
+        """Handle a click or change. Returns {component: new content} of the whole tab, and "tabs" to open another tab."""
         act, arg, value = board_event(event)
         if act in ("away", "back"):
             self._move(act, arg)
@@ -361,7 +364,7 @@ class DatasetHandlers(BoardView):
             self.doctor.put_back(arg, listed)
 
     def _handle(self, act: str, arg: str, value: str) -> Any:
-        """Handle an event of a board. Returns an update of the tabs, or gr.skip()."""
+        """Handle an event. Returns an update of the tabs to open another one, or gr.skip()."""
         tabs = gr.skip()
         if self.class_form.form.act(act, arg, value):
             return tabs

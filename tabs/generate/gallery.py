@@ -56,7 +56,7 @@ atelier.sendImage = (act, arg, value) => { atelier.turn = (atelier.turn || 0) + 
 
 
 class GalleryHandlers:
-    """Answers requests of the gallery script (atelier/gallery), and provides the gallery's part of the tick."""
+    """Answers requests of the gallery script (atelier/gallery), and provides the gallery's part of the page's periodic update."""
 
     def __init__(self, page: Page):
         self.page, self.gallery = page, Gallery(page.workspace)
@@ -75,7 +75,7 @@ class GalleryHandlers:
         }
 
     def refresh(self) -> int:
-        """Update the image index and return its version. More than READ_AT_ONCE new images are read on the light lane."""
+        """Update the image index and return its version. More than READ_AT_ONCE new images are read in the background."""
         self.gallery.refresh()
         if self.gallery.unread():
             self.gallery.read(READ_AT_ONCE)
@@ -84,7 +84,7 @@ class GalleryHandlers:
         return self.gallery.version
 
     def warm(self) -> None:
-        """Start to list all image files and read their metadata on the light lane, unless that is running."""
+        """Start to list all image files and read their metadata in the background, unless that is running."""
         if self._reading is None or self._reading.done:
             self._reading = self.page.engine.light(self._read, True, title="Reading the settings of images")
 
@@ -118,7 +118,7 @@ class GalleryHandlers:
     # -- the tick
 
     def parts(self, tab: Any, request: dict[str, Any]) -> dict[str, Any]:
-        """Return {"gallery": {"version", "copy"}} for the tick of the Generate tab; {} for other tabs.
+        """Return {"gallery": {"version", "copy"}} for the page's periodic update on the Generate tab; {} for other tabs.
 
         version: changes when the script should reload the list; copy: see `_copy_state`
         """
@@ -284,6 +284,7 @@ class GalleryHandlers:
         return f"{count(len(images), 'image')} copied to {folder_text}"
 
     def _cancel(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Cancel the running copy to a dataset. Returns {}."""
         if self._copying is not None:
             self._copying.cancel()
         return {}

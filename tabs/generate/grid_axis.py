@@ -94,7 +94,7 @@ class AxisForm:
 
     @property
     def known(self) -> Mapping[str, Declared]:
-        """{values field: declared setting} of the axes of model files."""
+        """{"x_values": declared setting, ...} of the axes whose values are model files."""
         return {f"{letter}_values": kind.declared for letter, kind in kinds_in(self._axes()).items()}
 
     def family_for(self, name: str) -> str:

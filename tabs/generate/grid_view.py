@@ -56,7 +56,11 @@ FIRST = (  # of the settings of an axis: those that people compare most
 
 @dataclass(frozen=True)
 class GridRow:
-    r"""A grid in the list of grids. done, total, failed: numbers of cells; doing: "waiting", "running", "damaged" or \"\" (idle)"""
+    """A grid in the list of grids.
+
+    done, total, failed  numbers of cells
+    doing                "waiting", "running", "damaged", or "" if no job is active
+    """
 
     name: str
     title: str
@@ -76,7 +80,7 @@ class GridRow:
 class Checkpoint:
     """A checkpoint that is an axis value.
 
-    name    name under which it is marked to keep, "" for its file's; None if it is not marked
+    name    name under which it is marked to keep, "" for the file's own name; None if it is not marked
     copied  HTML of the state of its copy
     """
 

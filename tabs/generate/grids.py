@@ -75,9 +75,9 @@ def table_board() -> gr.HTML:
 
 
 def listen(page: Page, fields: PlainForm, model_lists: ModelLists, panel: gr.HTML, table: gr.HTML) -> Grids:
-    """Register the listeners of both boards and return their handlers.
+    """Register the listeners of the Grid card (`panel`) and the open grid (`table`), and return their handlers.
 
-    fields: form with the settings of the cells' images; panel, table: components of `panel_board` and `table_board`
+    fields: form with the settings of the cells' images
     """
     grids = Grids(page, fields, model_lists)
     client = client_state()
@@ -107,6 +107,7 @@ class Grids(BoardView):
     # -- state
 
     def _state(self) -> dict[str, Any]:
+        """Return the stored state of the grids: "fields" (axes), "open" (name of the open grid), and what was removed last."""
         return self.page.project.tab_state(STATE)
 
     def _axes(self) -> dict[str, str]:
@@ -121,11 +122,11 @@ class Grids(BoardView):
     # -- display
 
     def boards(self) -> dict[str, str]:
-        """Return {"panel", "table": HTML} of the two boards."""
+        """Return {"panel": HTML of the Grid card, "table": HTML of the open grid}."""
         return {"panel": self.panel(), "table": self._table()}
 
     def stamp(self) -> str:
-        """Return a text that changes whenever a board changes: cells, jobs, checkpoints, or fields edited in other browsers."""
+        """Return a text that changes whenever the display changes: cells, jobs, checkpoints, or fields edited in other browsers."""
         name = str(self._state().get("open", ""))
         folder = GridFolder(self.page.workspace.outputs / "grids" / name) if name else None
         paths = (
@@ -238,7 +239,7 @@ class Grids(BoardView):
     # -- actions
 
     def act(self, event: gr.EventData) -> dict[str, Any]:
-        """Handle an event of either board and return {"panel", "table": HTML}. Raises ProblemsError."""
+        """Handle an event of the Grid card or the open grid, and return {"panel", "table": new HTML}. Raises ProblemsError."""
         act, arg, value = board_event(event, MAX_LENGTH)
         with self._lock:
             if act == "field" and arg in FIELDS:

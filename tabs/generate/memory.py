@@ -22,7 +22,7 @@ IRRELEVANT = ("prompt", "negative_prompt", "seed", "variation_seed")  # settings
 
 
 class MemoryLine:
-    """The memory line. The forecast runs on the light lane: automatically once torch is loaded, else on request.
+    """The memory line. The forecast runs in the background: automatically once torch is loaded, else on request.
 
     job: function that returns the form's job, or raises ProblemsError
     """
@@ -69,7 +69,7 @@ class MemoryLine:
         return "" if busy else None
 
     def _count(self, job: GenerateJob, key: str, task: Any) -> None:
-        """Compute the memory forecast of a job on the light lane and cache its text under `key`."""
+        """Compute the memory forecast of a job in the background and cache its text under `key`."""
         from core.generation.plan.forecast import forecast
 
         device, text = self.page.engine.known_device or machine.default_device(), ""

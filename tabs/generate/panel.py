@@ -53,7 +53,7 @@ class Model:
 
     @property
     def step(self) -> int:
-        """The multiple that image sides must be, in pixels."""
+        """Step of image sides in pixels: width and height must be multiples of it."""
         return FAMILIES[self.family].size_step if self.family in FAMILIES else 8
 
 

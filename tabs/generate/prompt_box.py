@@ -331,4 +331,5 @@ class History:
 
 
 def _file(workspace: Workspace) -> Path:
+    """Return the path of the file that stores the prompt history."""
     return workspace.personal_private / "prompts.json"

@@ -177,12 +177,15 @@ class Fields(PlainForm):
         super().__init__(page, "gen", "generate", form.ENTRIES, "field", form.PRESET)
 
     def load(self) -> dict[str, Any]:
+        """Return the stored form values, with defaults for missing or invalid ones."""
         return form.stored_values(self.page.project.tab_state(TAB), self.page.project.job)
 
     def keep(self, values: dict[str, Any]) -> None:
+        """Store the form values."""
         self.page.project.update_tab(TAB, values=plain(values))
 
     def initial(self) -> dict[str, Any]:
+        """Return the default form values."""
         return form.start_values(self.page.project.job)
 
     def start_problems(self) -> list[Problem]:
@@ -190,9 +193,11 @@ class Fields(PlainForm):
         return [*self.problems(), *cards.empty_problems(self.load(), cards.added(self.page))]
 
     def check(self) -> None:
+        """Raise ProblemsError with the problems of `start_problems`, if any."""
         raise_if_errors(self.start_problems())
 
     def family_for(self, name: str) -> str:
+        """Return the model family that files of field `name` must have, "" for any."""
         if name in ("base_model", "refiner_checkpoint"):
             return ""
         return panel.model_of(self.load(), self.page.project.job.model, self.page.workspace).family
@@ -222,9 +227,11 @@ class Fields(PlainForm):
         return values | {each: form.ENTRIES[each].default for each in form.MODEL}
 
     def job(self, values: dict[str, Any]) -> GenerateJob:
+        """Return the generation job of form `values`. Raises ProblemsError."""
         return form.job_of(values, self.page.project.job)
 
     def values_of(self, job: Settings, before: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+        """Return (form values that generate `job` again, advice about missing files). before: current form values"""
         assert isinstance(job, GenerateJob)
         return form.values_of(job, before, self.page.workspace, self.page.project.job.model, {})
 
@@ -255,13 +262,15 @@ class GenerateHandlers(BoardView):
     # -- the form
 
     def _state(self) -> dict[str, Any]:
+        """Return the stored state of the tab."""
         return self.page.project.tab_state(TAB)
 
     def _values(self) -> dict[str, Any]:
+        """Return the form values."""
         return self.presets.load()
 
     def act(self, event: gr.EventData) -> dict[str, Any]:
-        """Handle a changed field or a button of the form, and return the changed boards. Problems are shown as a message."""
+        """Handle a changed field or a button of the form. Returns {component: new content}. Problems are shown as a message."""
         act, name, value = board_event(event)
         if act == "draw":
             return self.draw()
@@ -345,7 +354,7 @@ class GenerateHandlers(BoardView):
         return (self._form() if problems else self._changed()) | {"embeddings": self.loras.embeddings()}
 
     def _changed(self) -> dict[str, Any]:
-        """Return the form's boards after a change, with fixed problems removed from the shown error message."""
+        """Return {component: new content} of the form after a change, with fixed problems removed from the shown error message."""
         browser = self.page.browser
         if browser.failed not in (START, FIELD):
             return self._form()
@@ -366,7 +375,7 @@ class GenerateHandlers(BoardView):
         return problems
 
     def _form(self) -> dict[str, Any]:
-        """Return {board: HTML} of the boards with fields."""
+        """Return {component: HTML} of the components with fields."""
         values = self._values()
         placeholders = self._placeholders(values)
         settings = self.page.project.job.model
@@ -445,6 +454,7 @@ class GenerateHandlers(BoardView):
         return texts
 
     def preset_act(self, event: gr.EventData) -> dict[str, Any]:
+        """Handle an event of the preset bar. Returns {component: new content}."""
         with self._lock:
             self.presets.act(*board_event(event))
         return self._changed() | {"embeddings": self.loras.embeddings()}
@@ -452,14 +462,16 @@ class GenerateHandlers(BoardView):
     # -- display
 
     def show(self) -> dict[str, Any]:
+        """Update the lists of model files, and return {component: new content} of the whole tab."""
         self.loras.model_lists.refresh()
         return self._form() | {"embeddings": self.loras.embeddings()} | super().show()
 
     def tick(self, client: str) -> Any:
+        """Return {component: new content} of what has changed since the `client` state of a browser; all for a new browser ("")."""
         return super().tick(client) if client else self.show()
 
     def boards(self) -> dict[str, str]:
-        """Return {board: HTML} of the boards that change without an event: list of LoRAs, memory, status, newest image."""
+        """Return {component: HTML} of the components that change without an event: list of LoRAs, memory, status, newest image."""
         return {
             "add": self.loras.picker(),
             "memory": self.memory.html(),
@@ -468,7 +480,7 @@ class GenerateHandlers(BoardView):
         }
 
     def stamp(self) -> str:
-        """Return a text that changes whenever `boards` changes."""
+        """Return a text that changes whenever the result of `boards` changes."""
         closed = self._state().get("closed")
         return f"{self.stage.stamp()} {self.gallery_handlers.refresh()} {closed} {self.memory.html()} {self.loras.model_lists.version}"
 
@@ -478,13 +490,13 @@ class GenerateHandlers(BoardView):
             self.page.browsers.redraw_others(self.page.browser, TAB)
 
     def memory_act(self, event: gr.EventData) -> dict[str, Any]:
-        """Handle an event of the memory line, and return the changed board."""
+        """Handle an event of the memory line. Returns {component: new content}."""
         return with_client({"memory": self.memory.act(event)})
 
     # -- LoRAs
 
     def lora_act(self, event: gr.EventData):
-        """Handle an event of the list of LoRAs, a LoRA's card or a + button of a card, and return the changed boards."""
+        """Handle an event of the list of LoRAs, a LoRA's card or a + button of a card. Returns {component: new content}."""
         act, name, _ = board_event(event)
         if act == "card_add":
             with self._lock:
@@ -496,7 +508,7 @@ class GenerateHandlers(BoardView):
     # -- generating
 
     def draw(self) -> dict[str, Any]:
-        """Check the form and queue its jobs, and return the changed boards. Problems are shown and marked in the fields."""
+        """Check the form and queue its jobs. Returns {component: new content}. Problems are shown and marked in the fields."""
         browser = self.page.browser
         try:
             jobs = self._jobs()
@@ -512,7 +524,7 @@ class GenerateHandlers(BoardView):
         return self._form() | with_client({"status": self.stage.status()})
 
     def stage_act(self, event: gr.EventData) -> dict[str, Any]:
-        """Handle an event of the status line, and return the changed boards. Turning Forever on unlocks the seed field."""
+        """Handle an event of the status line. Returns {component: new content}. Turning Forever on unlocks the seed field."""
         shown = with_client({"status": self.stage.act(event)})
         return shown | ({"settings": self._form()["settings"]} if board_event(event)[0] == "forever" else {})
 
@@ -562,27 +574,27 @@ class GenerateHandlers(BoardView):
     # -- images
 
     def read(self, file: str | None):
-        """Load the settings of the uploaded image `file`, and return the changed boards."""
+        """Load the settings of the uploaded image `file`. Returns {component: new content}."""
         if not file:
             return gr.skip()
         self.sending.read(file)
         return self.show() | {"drop": None}
 
     def begin_with(self, file: str | None) -> Any:
-        """Use the uploaded image `file` as initial image, and return the changed boards."""
+        """Use the uploaded image `file` as initial image. Returns {component: new content}."""
         if not file:
             return gr.skip()
         self.sending.begin_with(file)
         return self._changed() | {"initial": None}
 
     def follow(self, file: str | None) -> Any:
-        """Use the uploaded image `file` as the common control image, and return the changed boards."""
+        """Use the uploaded image `file` as the common control image. Returns {component: new content}."""
         if not file:
             return gr.skip()
         self.sending.follow(file)
         return self._changed() | {"control": None}
 
     def send(self, event: gr.EventData):
-        """Handle a button of an image, and return the changed boards."""
+        """Handle a button of an image. Returns {component: new content}."""
         self.sending.act(event)
         return self.show()

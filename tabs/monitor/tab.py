@@ -57,7 +57,7 @@ def build(page: Page) -> None:
 
 
 def parts(page: Page, chosen: str) -> dict[str, Any]:
-    """Return the tab's parts of the tick. chosen: name of the run to show, "" for the running or last one"""
+    """Return the tab's parts of the page's periodic update. chosen: name of the run to show, "" for the running or last one"""
     data: dict[str, Any] = {"queue": queue(page), "runs": run_names(page)}
     begins = _begins(data["queue"]) if not chosen else None
     name = "" if begins else chosen or page.engine.current_run() or ""
@@ -397,7 +397,7 @@ def _stops(page: Page, browser: Browser, is_stop: bool, **attributes: str) -> No
 
 
 def report_stopped(page: Page, browser: Browser, body: dict[str, Any]) -> None:
-    """Show a message on each training that this browser has stopped and that has ended since. body: of the tick"""
+    """Show a message on each training that this browser has stopped and that has ended since. body: of the page's periodic request"""
     running = {entry.run for entry in page.engine.queue() if entry.state == "running"} if browser.stopping else set()
     for run in [run for run in browser.stopping if run not in running]:
         browser.stopping.remove(run)

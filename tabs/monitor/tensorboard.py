@@ -44,6 +44,7 @@ class TensorBoard:
             return self.address
 
     def _start(self, logs: Path) -> None:
+        """Start a process for the log folder `logs` on a free port, and set its address."""
         with socket.socket() as probe:
             probe.bind((HOST, 0))
             port = probe.getsockname()[1]
@@ -83,6 +84,7 @@ class TensorBoard:
             self._stop()
 
     def _stop(self) -> None:
+        """End the process, if any; kill it after 5 seconds."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             try:

@@ -567,7 +567,7 @@ def _choose(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _begin_average(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Start to average the checkpoints {"files", "power"} on the light lane. Raises ProblemsError while one is computed."""
+    """Start to average the checkpoints {"files", "power"} in the background. Raises ProblemsError while one is computed."""
     (run, facts), files = _run(page, data), data.get("files")
     names = [str(each) for each in files[:100]] if isinstance(files, list) else []
     _require_no_average(page, run.name)

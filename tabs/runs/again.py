@@ -122,7 +122,7 @@ class Agains:
         self._tasks: dict[str, Any] = {}
 
     def start(self, name: str, path: str, text: str) -> None:
-        """Check the runs with each value in `text` of setting `path` on the light lane, and queue all of them or none.
+        """Check the runs with each value in `text` of setting `path` in the background, and queue all of them or none.
 
         name: of the run to repeat. Raises ProblemsError.
         """

@@ -23,7 +23,7 @@ Names = tuple[str, ...]
 
 
 class Comparisons:
-    """Provides the part "compare" of the tick for the runs that the browser names."""
+    """Provides the part "compare" of the page's periodic update for the runs that the browser names."""
 
     def __init__(self, page: Page):
         self._page = page
@@ -73,7 +73,7 @@ class Comparisons:
         return cached[1]
 
     def _ready(self, names: Names) -> bool:
-        """Return whether the runs' journals have been read. The first call starts that on the light lane, since it can take seconds."""
+        """Return whether the runs' journals have been read. The first call starts that in the background, since it can take seconds."""
         task = self._first.get(names)
         if task is None or (task.done and task.error is not None):
             task = self._page.engine.light(self._read, names, title="Loading runs")
@@ -85,7 +85,7 @@ class Comparisons:
         return True
 
     def _read(self, names: Names, task: Any) -> None:
-        """Read the journals of the runs and cache their comparison, on the light lane."""
+        """Read the journals of the runs and cache their comparison, in the background."""
         for letter, name in zip(runs_view.LETTERS, names, strict=False):
             task.token.check()
             self._side(letter, name)

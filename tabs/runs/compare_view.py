@@ -88,6 +88,7 @@ def _titles(sides: Sequence[Side]) -> str:
 
 
 def _facts(sides: Sequence[Side]) -> str:
+    """Return the HTML of the table of facts with a column for each run."""
     rows = ""
     for row in fact_rows(*sides):
         span = f' colspan="{len(sides)}"' if len(row.values) == 1 else ""
@@ -97,6 +98,7 @@ def _facts(sides: Sequence[Side]) -> str:
 
 
 def _settings(sides: Sequence[Side]) -> str:
+    """Return the HTML of the table of differing settings with a column for each run."""
     title = "Settings that differ"
     unread = [side.letter for side in sides if side.job is None]
     if unread:
@@ -157,6 +159,7 @@ def _value(path: str, value: Any) -> str:
 
 
 def _samples(sides: Sequence[Side], thumb_url: Url, file_url: Url) -> str:
+    """Return the HTML of the samples of the prompts that all runs share."""
     rows = sample_rows(*sides)
     unshared = ", ".join(other_prompts(*sides))
     if not rows:

@@ -267,6 +267,7 @@ class ImageChanges:
     changed: list[tuple[str, str]]
 
     def __bool__(self) -> bool:
+        """Return whether there is any difference."""
         return bool(self.added or self.removed or self.changed)
 
 
@@ -337,16 +338,19 @@ def checkpoint(side: Side) -> str:
 
 
 def _dataset(side: Side) -> str:
+    """Return the names of the run's dataset folders as text, "" if unknown."""
     folders = [source.folder for source in side.job.dataset.all_sources() if source.folder] if side.job else []
     return ", ".join(Path(folder).name or folder for folder in folders)
 
 
 def _images(side: Side) -> str:
+    """Return the text on the run's number of training images, "" if unknown."""
     number = side.dataset.get("count") or side.facts.get("images")
     return count(number, "image") if number else ""
 
 
 def _last(side: Side) -> str:
+    """Return "LOSS at step STEP" of the run's last validation, "" without one."""
     points = side.facts.get("validation", [])
     return _at(points[-1]) if points else ""
 

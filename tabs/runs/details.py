@@ -72,7 +72,7 @@ def details(
 def _head(run: RunSummary, asking: bool, size: int, has_job: bool, others_run: str, needed: str = "") -> str:
     """Return the HTML of the title with the run's actions.
 
-    asking: whether to ask if the run should be deleted; needed: HTML of `needed_html`
+    asking: whether to ask if the run should be deleted; needed: warning of `needed_html`, "" without one
     """
     back = button("back", "All runs", kind="quiet")
     actions = []
@@ -339,7 +339,7 @@ def value_html(path: str, value: Any) -> str:
 
 
 def _log(lines: Sequence[dict[str, Any]]) -> str:
-    """Return the HTML of the log's last lines, errors first."""
+    """Return the HTML of the log: its last five errors, then the other lines among its last LOG_SHOWN."""
     if not lines:
         return section("Log", '<p class="hint">No messages.</p>')
     errors = [line for line in lines if line["level"] == "error"]

@@ -89,6 +89,7 @@ class RunHandlers:
     # -- showing
 
     def show(self, state: dict[str, Any]):
+        """Return the outputs for a browser with this state."""
         return self._at(state)
 
     def _at(self, state: dict[str, Any]) -> dict[str, Any]:
@@ -96,6 +97,7 @@ class RunHandlers:
         return {"state": state, "copy": self.copies.panel(state), **with_client({"main": self._main(state)})}
 
     def tick(self, client: str, state: dict[str, Any]):
+        """Return the main component's HTML if it has changed since the `client` state of a browser, else gr.skip()."""
         if self.page.engine.listing.locked():  # a browser has just opened the list: it comes first
             return gr.skip()
         outputs = changed_boards(client, "", {"main": self._main(state)})
@@ -150,7 +152,7 @@ class RunHandlers:
     # -- actions
 
     def act(self, state: dict[str, Any], event: gr.EventData):
-        """Handle an event of the boards and return the outputs: `state`, boards, and "tabs" to open another tab. Raises ProblemsError."""
+        """Handle an event and return the outputs: new `state`, HTML, and "tabs" to open another tab. Raises ProblemsError."""
         act, arg, value = board_event(event)
         state, opened = dict(state), str(state.get("open", ""))
         if act in ("open", "back"):
@@ -307,11 +309,12 @@ class Proofs:
         self._tasks[run] = engine.light(self._prove, engine.run_job(run), title="proof")
 
     def cancel(self, run: str) -> None:
+        """Cancel the run's resume test."""
         if run in self._tasks:
             self._tasks[run].cancel()
 
     def _prove(self, job: TrainJob, task: Any) -> Proof:
-        """Run the resume test with the device borrowed, on the light lane."""
+        """Run the resume test with the device borrowed, in the background."""
         from core.training.prove import prove
 
         stages: list[str] = []

@@ -57,7 +57,7 @@ class Copying:
 
     folder   target folder
     name     file name of the copy
-    task     task of the light lane
+    task     background task
     misread  problems that the program of `folder` has with the file
     """
 
@@ -153,7 +153,7 @@ class Copies:
         return source.name if kept_name == source.stem or bad_name(name) else name
 
     def _copy(self, source: Path, folder: Path, name: str, task: Any) -> Copied:
-        """Copy a run's file or folder and its preview image, on the light lane."""
+        """Copy a run's file or folder and its preview image, in the background."""
         self._page.roots.check_written(folder, WHERE)  # a link may have replaced it
 
         def report(share: float, text: str) -> None:

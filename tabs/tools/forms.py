@@ -133,6 +133,7 @@ class ToolForm(BoardView):
         return self.tasks.get(str(self._stored().get(CHOSEN))) or next(iter(self.tasks.values()))
 
     def _state(self) -> dict[str, Any]:
+        """Return the stored state of all cards."""
         return self.page.project.tab_state(STATE)
 
     def choose(self, name: str) -> None:
@@ -163,6 +164,7 @@ class ToolForm(BoardView):
         return values
 
     def _extensions(self) -> list[str]:
+        """Return the extensions of the dataset's caption files, most frequent first."""
         return caption_extensions(self.page.reading.report)
 
     def html(self) -> str:
@@ -212,10 +214,12 @@ class ToolForm(BoardView):
         return f'<label class="own"><span>Tool</span>{chosen}</label>'
 
     def show(self) -> Any:
+        """Start reading the dataset, whose values stand in for empty fields, and return the card."""
         self.page.reading.want()  # empty fields mean the dataset's values
         return super().show()
 
     def boards(self) -> dict[str, str]:
+        """Return {"area": HTML of the card}."""
         return {"area": self.html()}
 
     def stamp(self) -> str:
@@ -257,7 +261,7 @@ class ToolForm(BoardView):
         return {PREVIEW: on if entry.kind == "bool" else PREVIEWED if on else None}
 
     def acted(self, event: gr.EventData) -> dict[str, str]:
-        """Handle an event as `act`, but show its problems, and return the changed board.
+        """Handle an event as `act`, but show its problems. Returns {component: new content}.
 
         Problems of a start stand below its button until the next start; others are shown in the message panel.
         """

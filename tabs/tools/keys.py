@@ -44,6 +44,7 @@ def card(shared: bool) -> str:
 
 
 def _row(name: str) -> str:
+    """Return the HTML of a key's password field with the Save and Forget buttons."""
     title = TITLES[name]
     return (
         f'<form class="tool-line key-line" data-key="{name}"><label for="key-{name}">{title}</label>'

@@ -55,10 +55,11 @@ class MachineCheck:
             self._task.cancel()
 
     def _running(self) -> bool:
+        """Return whether a check is running."""
         return self._task is not None and not self._task.done
 
     def _run(self, task: Any) -> None:
-        """Run the check on the light lane, with the device borrowed, and write its report."""
+        """Run the check in the background, with the device borrowed, and write its report."""
         from core.machine_check.run import run_check
 
         with self.page.engine.borrow_device(task.token, "the check of this machine") as device:
@@ -73,7 +74,7 @@ class MachineCheck:
         self._text = f"{len(lines)} of {total}: {lines[-1].item.title}" if lines else ""
 
     def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
-        """Return the card's part of the tick while Tools is open, {"machine_check": data}; else {}."""
+        """Return the card's part of the page's periodic update while Tools is open, {"machine_check": data}; else {}."""
         return {"machine_check": self._facts()} if tab == "Tools" else {}
 
     def _facts(self) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Models:
         self._choices: tuple[float, list[Any]] = (float("-inf"), [])
 
     def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
-        """Return the part of the tick: catalog and model lists on tabs that show them, and the folder that the file browser requests."""
+        """Return the part of the page's periodic update: catalog and model lists, and the folder that the file browser requests."""
         wants = body.get("wants")
         folder, kind = (wants.get("files"), wants.get("kind", MODEL)) if isinstance(wants, dict) else (None, "")
         lists = {"catalog": self._catalog(), "models": self._model_choices()} if tab in LISTING else {}

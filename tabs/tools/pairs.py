@@ -25,7 +25,7 @@ QUICK_SECONDS = 0.4  # most pairs are read by then, and the press is answered wi
 
 
 def train_pairs(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Fill in Train with the image pairs of the tool job data["work"], on the light lane, since the pairs are read first."""
+    """Fill in Train with the image pairs of the tool job data["work"], in the background, since the pairs are read first."""
     pairs = next((work.facts(page.engine)["pairs"] for work in page.works.works() if work.id == data.get("work")), None)
     if pairs is None:
         return
@@ -82,7 +82,7 @@ def _wait(task: LightTask) -> None:
 
 
 def _fits(prompt: str, earlier: Path | None) -> bool:
-    """Return whether a sample prompt has a control image, and one outside folder `earlier`."""
+    """Return whether a sample prompt has a control image, which must be outside of folder `earlier` unless that is None."""
     match = CONTROL_IMAGE.search(prompt)
     return match is not None and not (earlier and resolve_path(match[1].strip()).is_relative_to(earlier))
 

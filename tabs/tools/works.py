@@ -238,6 +238,7 @@ class Works:
         return title_of_file(path, self._workspace.runs) if path is not None and path.is_file() else str(text)
 
     def _is_active(self, work: Work) -> bool:
+        """Return whether the job is waiting, running or paused."""
         return work.facts(self._engine)["state"] in ACTIVE
 
     def cancel(self, data: dict[str, Any], browser: Browser) -> None:
@@ -292,7 +293,7 @@ class Works:
         forget(source, self._workspace.models)
 
     def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
-        """Return the part of the tick: {"works": jobs of the tab's cards, on Train downloads too}, and name suggestions for fields."""
+        """Return the part of the page's periodic update: {"works": jobs of the tab's cards}, and name suggestions for fields."""
         if tab not in ("Train", "Captions", "Tools"):
             return {}
         shown = [work for work in self.works() if work.tab == tab or (tab == "Train" and work.task.name == DOWNLOAD)]

@@ -177,7 +177,7 @@ class Checks:
         return self._paths[1] if job is not None and _folders(job) == self._paths[0] else {}
 
     def _preflight(self, job: TrainJob, task: Any) -> None:
-        """Publish the facts of a job on the light lane, first without decoding the images, then with."""
+        """Publish the facts of a job in the background, first without decoding the images, then with."""
         began = time.monotonic()
         facts = self.facts(job, task.token)
         with self._lock:

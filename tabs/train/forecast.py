@@ -1,6 +1,6 @@
 """Memory forecast of the training, the memory and speed slider, and the memory test of two steps.
 
-The forecast needs torch, so it is computed on the light lane: automatically once torch is loaded, else on request.
+The forecast needs torch, so it is computed in the background: automatically once torch is loaded, else on request.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Forecast:
         self._device = ""
 
     def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
-        """Return the card's part of the tick while Train is open, {"forecast": data}; else {}."""
+        """Return the card's part of the page's periodic update while Train is open, {"forecast": data}; else {}."""
         return {"forecast": self.facts(self._project.job)} if tab in ("Train", "", None) else {}
 
     # -- the forecast
@@ -109,7 +109,7 @@ class Forecast:
         }
 
     def _plan(self, job: TrainJob, key: Any, task: Any) -> None:
-        """Compute the forecast of a job and the hints below its settings, on the light lane. key: `plan_key` of the job"""
+        """Compute the forecast of a job and the hints below its settings, in the background. key: `plan_key` of the job"""
         from core.record import machine
         from core.training.memory.plan import facts_of
         from core.training.memory.store import forecast_key, store_forecast, stored_forecast

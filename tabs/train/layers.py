@@ -75,7 +75,7 @@ class Layers:
         self._problem = ""
 
     def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
-        """Return the part of the tick with the tree that the browser requests; {} without a request."""
+        """Return the part of the page's periodic update with the tree that the browser requests; {} without a request."""
         requested = body.get("wants")
         request = requested.get("layers") if tab == "Train" and isinstance(requested, dict) else None
         if not isinstance(request, dict):
@@ -96,7 +96,7 @@ class Layers:
         return {"fresh": fresh, "tree": _tree_name(job), "problem": problem if fresh else "", "leaves": leaves}
 
     def _count(self, job: TrainJob, key: Any, task: Any) -> None:
-        """Count the layers of a job on the light lane. key: model and settings that the count depends on"""
+        """Count the layers of a job in the background. key: model and settings that the count depends on"""
         chosen, problem = self._chosen, ""
         try:
             chosen = self._find(job)

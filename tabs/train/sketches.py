@@ -22,7 +22,7 @@ BANDS = 50  # of timesteps
 
 
 class RateSketch:
-    """The newest learning rate chart. Schedules of torch's classes are computed on the light lane, as torch must be loaded."""
+    """The newest learning rate chart. Schedules of torch's classes are computed in the background, as torch must be loaded."""
 
     def __init__(self, engine: Engine):
         self._engine = engine
@@ -45,7 +45,7 @@ class RateSketch:
         return self._cached[1]
 
     def _later(self, job: TrainJob, total: int, key: Any, task: Any) -> None:
-        """Load torch and compute the chart, on the light lane. key: the settings that the chart depends on"""
+        """Load torch and compute the chart, in the background. key: the settings that the chart depends on"""
         import torch  # noqa: F401  the curve is one of its classes
 
         facts = self._computed(job, total)

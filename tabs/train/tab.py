@@ -147,6 +147,7 @@ def _fields(entries: list[Declared]) -> str:
 
 
 def _block(entry: Declared) -> str:
+    """Return the HTML of a field."""
     return form.block(entry, offers=_is_listed(entry))
 
 
@@ -239,6 +240,7 @@ def _apply_recipe(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _train_all(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    """Set the validation images to be trained too, as one undo step."""
     values = {"validation.best_checkpoint": "training"}
     page.project.set_values(values, did="training on the validation images too")
 
@@ -267,6 +269,8 @@ REFUSED = {
 
 
 def _listen_to_form(page: Page) -> None:
+    """Register the listeners of the form's actions and of the page load."""
+
     def act(event: gr.EventData) -> str:
         data = event._data if isinstance(event._data, dict) else {}
         browser, name = page.browser, str(data.get("name", ""))
@@ -293,6 +297,8 @@ def _run_action(page: Page, name: str, data: dict[str, Any], browser: Browser) -
 
 
 def _listen_to_buttons(page: Page, start: gr.Button, enqueue: gr.Button, check: gr.Button) -> None:
+    """Register the listeners of Start, Add to queue and Check again."""
+
     def pressed(envelope: str) -> str:
         message, browser = json_object(envelope), page.browser
         try:
