@@ -146,9 +146,9 @@ class Bulk:
     def tags(self, tag: str, find: str = "", order: str = "") -> dict[str, Any]:
         """Return the data of the tag list.
 
-        tag       tag whose companions are listed, "" for none
-        find      text that listed tags contain
-        order     key of TAG_ORDERS; most frequent first otherwise
+        tag    tag whose companions are listed, "" for none
+        find   text that listed tags contain
+        order  key of TAG_ORDERS; most frequent first otherwise
 
         "tags"      [(tag, count)], at most MAX_TAGS
         "found"     number of tags that contain `find`

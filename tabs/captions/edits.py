@@ -121,11 +121,11 @@ class Edits:
 
     # -- saving
 
-    def save(self, key: str, text: str, over: Collection[str], visit: str) -> Saved | None:
+    def save(self, key: str, text: str, known_texts: Collection[str], visit: str) -> Saved | None:
         """Write a caption; returns None for an unknown image. Raises ProblemsError if it cannot be edited or is too long.
 
-        over   texts that the file may have: the one shown in the browser, and those that the browser has sent since
-        visit  id of one opening of the image in one browser; everything typed in it is one undo step
+        known_texts  texts that the file may have: the one shown in the browser, and those that the browser has sent since
+        visit        id of one opening of the image in one browser; everything typed in it is one undo step
         """
         with self._lock:
             placed = self.known_image(key)
@@ -134,13 +134,15 @@ class Edits:
             if reason := self.read_only(placed):
                 fix = "edit it there, then press Reload on the Dataset tab"
                 raise ProblemsError.one(reason, printable(placed.image.relative), fix, code="caption.read-only")
-            now = self.caption(placed)
-            if now.problem is not None and now.missing:  # a file that is not a caption is not overwritten
-                raise ProblemsError.one(now.problem.what, now.problem.where, now.problem.fix, now.problem.code)
-            disk = caption_text(now)
+            current = self.caption(placed)
+            if current.problem is not None and current.missing:  # a file that is not a caption is not overwritten
+                raise ProblemsError.one(
+                    current.problem.what, current.problem.where, current.problem.fix, current.problem.code
+                )
+            disk = caption_text(current)
             if plain(text) == disk:
                 return Saved(disk)
-            if disk not in {plain(each) for each in over}:
+            if disk not in {plain(each) for each in known_texts}:
                 _require_image(placed)
                 return Saved(disk, refused=True)
             if len(text.encode("utf-8")) > MAX_CAPTION_BYTES:
@@ -157,8 +159,8 @@ class Edits:
                 while len(self._visits) > MAX_VISITS:
                     self._visits.popitem(last=False)
             self._reading.captions_saved([placed.image.path])
-            now = self.caption(placed)
-            return Saved(caption_text(now), now.path.name)
+            current = self.caption(placed)
+            return Saved(caption_text(current), current.path.name)
 
     def give_up(self, key: str, text: str) -> None:
         """Discard the typed text in favor of the caption on disk. The text goes into the history, from which undo can write it."""
@@ -180,13 +182,13 @@ class Edits:
             first = self._positions is None
             positions: dict[str, int] = self._positions if self._positions is not None else {}
             self._positions = positions
-            news = [
+            new_changes = [
                 (id, lines) for id, lines in self._history.news(positions) if not first and id not in self._local_ids
             ]
-            paths = [Path(line["path"]) for _, lines in news for line in lines if "path" in line]
+            paths = [Path(line["path"]) for _, lines in new_changes for line in lines if "path" in line]
             if paths:
                 self._reading.captions_saved(paths)
-            for id, lines in news:
+            for id, lines in new_changes:
                 if any("finished" in line for line in lines):
                     self._push_run(id)
 

@@ -227,8 +227,13 @@ class Masks:
 
     def _current_concept(self, placed: Placed) -> Concept:
         """Return the current settings of the image's folder, which can be newer than the report's."""
-        of = [each for each in concepts_of(self.page.project.job) if each.source.folder == placed.concept.source.folder]
-        return next((each for each in of if each.number == placed.concept.number), of[0] if of else placed.concept)
+        concepts = [
+            each for each in concepts_of(self.page.project.job) if each.source.folder == placed.concept.source.folder
+        ]
+        return next(
+            (each for each in concepts if each.number == placed.concept.number),
+            concepts[0] if concepts else placed.concept,
+        )
 
 
 def _stem(path: Path) -> str:
@@ -247,9 +252,9 @@ def _maybe_transparent(report: Report) -> set[tuple[str, str]]:
     return {row.key for row in report.rows if row.transparent or report.undecoded}
 
 
-def _same(one: Path, other: Path) -> bool:
+def _same(path: Path, other_path: Path) -> bool:
     """Return whether two paths are the same after resolving links."""
-    return os.path.realpath(one) == os.path.realpath(other)
+    return os.path.realpath(path) == os.path.realpath(other_path)
 
 
 def _reads_folder(entry: Source, images: Path) -> bool:

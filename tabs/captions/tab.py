@@ -374,7 +374,7 @@ class CaptionHandlers:
         known_keys = keys_of(report)
         keys = [known_keys[row.key] if row.key in known_keys else key_of(row) for row in rows]
         key = next((each for each in (key, str(state.get("key", "")), *keys) if self.edits.image(each) is not None), "")
-        positions = {each: number for number, each in enumerate(keys)}
+        positions = {each: index_in_list for index_in_list, each in enumerate(keys)}
         page = int(state.get("page", 0)) if "page" in state else positions.get(key, 0) // view.PAGE_SIZE
         if key and state.get("key") != key:
             self._keep(key=key)
@@ -429,8 +429,8 @@ class CaptionHandlers:
         """Return the index of the first listed image that follows the unlisted image `key` in the dataset."""
         in_list = set(keys)
         order = list(keys_of(self.reading.report).values())
-        own_index = order.index(key) if key in order else -1
-        next_key = next((each for each in order[own_index + 1 :] if each in in_list), keys[0])
+        position = order.index(key) if key in order else -1
+        next_key = next((each for each in order[position + 1 :] if each in in_list), keys[0])
         return keys.index(next_key)
 
     def _item(self, key: str, positions: dict[str, int], total: int, detailed: bool) -> dict[str, Any] | None:

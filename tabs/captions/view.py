@@ -68,9 +68,9 @@ def image_list(
 ) -> tuple[str, int]:
     """Return (HTML of a page of the list, index of its first row); a sentence if there is no image or no match.
 
-    key    of the open image, which is marked
-    page   index of the page, clamped to the valid ones
-    busy   whether the dataset is being read: until there is a report, the rows `first` are listed
+    key   of the open image, which is marked
+    page  index of the page, clamped to the valid ones
+    busy  whether the dataset is being read: until there is a report, the rows `first` are listed
     """
     if report is None and busy:
         items = "".join(_item(row, False, thumb_url, ready=False) for row in first[:PAGE_SIZE])

@@ -35,17 +35,17 @@ class ClassForm:
         """Index of the folder card on which the form is open; NEW for a new folder, None while the form is closed."""
         return self._load().get("class_on")
 
-    def toggle(self, number: int) -> None:
-        """Open the form on the folder card at index `number`, or close it if it is open there."""
-        self._keep(class_on=None if self.open_on == number else number)
+    def toggle(self, index: int) -> None:
+        """Open the form on the folder card at `index`, or close it if it is open there."""
+        self._keep(class_on=None if self.open_on == index else index)
 
     def make(self, listed: list[Source]) -> Source | None:
         """Queue the form's job and close the form. Raises ProblemsError, with the invalid fields marked.
 
         listed: the dataset's folders. Returns the Source of the images' folder to add to the dataset; None if the folder is in `listed`.
         """
-        number = self.open_on
-        entry = listed[number] if number is not None and 0 <= number < len(listed) else None
+        index = self.open_on
+        entry = listed[index] if index is not None and 0 <= index < len(listed) else None
         try:
             self.form.check()
             job = self._job_into(entry)
@@ -84,22 +84,22 @@ class ClassForm:
         """Text that changes whenever a job starts or ends."""
         return " ".join(f"{entry.id}{entry.state}" for entry in self.jobs())
 
-    def html(self, number: int, entry: Source | None) -> str:
+    def html(self, index: int, entry: Source | None) -> str:
         """Return the HTML on a folder card: the button or open form, and the state of the job that fills the folder.
 
-        number: index of the card, NEW for a new folder, for which `entry` is None
+        index: of the card, NEW for a new folder, for which `entry` is None
         """
-        is_open = self.open_on == number
+        is_open = self.open_on == index
         label = "Close" if is_open else "Generate regularization images"
         tooltip = "Generates images of the class with the base model for prior preservation"
-        head = button("class", label, number, kind="quiet", title=tooltip) + self._going(entry)
+        head = button("class", label, index, kind="quiet", title=tooltip) + self._going(entry)
         if not is_open:
             return f'<div class="class-line">{head}</div>'
         word = (entry.class_word if entry else None) or first_class_word(self.page.project.job.dataset)
         known, hints = self.form.known, {"class_word": word} if word else {}
         fields = self.form.fields([name for name in known if known[name].level == "shown"], hints=hints)
         sampling = self.form.fields([name for name in known if known[name].level != "shown"], hints=hints)
-        generate = button("class_make", "Generate", number, kind="primary")
+        generate = button("class_make", "Generate", index, kind="primary")
         about = "At the training resolutions. Only missing images are generated, so a stopped job can be resumed."
         return (
             f'<div class="class-line">{head}</div><div class="concept-more">{self.form.bar()}'

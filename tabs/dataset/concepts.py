@@ -93,13 +93,13 @@ def folder_contents(entries: Sequence[Source], report: Report | None) -> list[Fo
             first.setdefault(row.concept, row.path)
             images[row.concept] += row.trains or row.role == "validation"
         ids[row.concept].add(row.key[0])
-    contents, number = [], 0
+    contents, enabled_index = [], 0
     for entry in entries:
         if not entry.enabled:
             contents.append(FolderContents())
             continue
-        folders = tuple(folder for folder in report.folders if folder.id in ids[number])
-        views = report.views.get(number, 0)
-        contents.append(FolderContents(folders, images[number], views, first.get(number)))
-        number += 1
+        folders = tuple(folder for folder in report.folders if folder.id in ids[enabled_index])
+        views = report.views.get(enabled_index, 0)
+        contents.append(FolderContents(folders, images[enabled_index], views, first.get(enabled_index)))
+        enabled_index += 1
     return contents

@@ -143,15 +143,15 @@ def cards(
         if report is None or not report.placed:
             return ""  # nothing was examined
         return '<p class="good">No duplicates, blurred images or harmful captions.</p>'
-    places = {row.key: (number, row) for number, row in enumerate(report.rows)} if report else {}
-    body = "".join(_finding(finding, places, thumb_url) for finding in findings[:FINDINGS_SHOWN])
+    rows = {row.key: (index, row) for index, row in enumerate(report.rows)} if report else {}
+    body = "".join(_finding(finding, rows, thumb_url) for finding in findings[:FINDINGS_SHOWN])
     if len(findings) > FINDINGS_SHOWN:
         body += f'<p class="hint">and {count(len(findings) - FINDINGS_SHOWN, "more finding")}</p>'
     return body
 
 
-def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> str:
-    """Return the HTML of a finding with thumbnails. places: {image key: (index, row) in the report}"""
+def _finding(finding: Finding, rows: dict, thumb_url: Callable[..., str]) -> str:
+    """Return the HTML of a finding with thumbnails. rows: {image key: (index, row) in the report}"""
     advised = set(finding.advised)
     names = Counter(image.key[-1] for group in finding.images for image in group)
     images, shown = "", 0
@@ -167,8 +167,8 @@ def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> s
                 part for part in (folder + name, image.note, "would be removed" if removed else "") if part
             )
             name_class = "" if finding.advised else ' class="unseen"'  # which file goes is worth a line
-            place = places.get(image.key)
-            opens = f' data-act="open" data-arg="{place[0]}"{row_of(key_of(place[1]))}' if place else " disabled"
+            row = rows.get(image.key)
+            opens = f' data-act="open" data-arg="{row[0]}"{row_of(key_of(row[1]))}' if row else " disabled"
             items += (
                 f'<button type="button" class="seen{" goes" if removed else ""}"{opens} title="{esc(tooltip)}">'
                 f'<img src="{esc(thumb_url(image.path, 96))}" alt="" loading="lazy" decoding="async">'
@@ -183,7 +183,7 @@ def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> s
         number = len(finding.advised)
         tooltip = "Moves them with their captions to the trash folder next to the dataset; they can be restored"
         question = (
-            f"These are {number:,} of {len(places):,} images. {tooltip}." if number > MOST_AT_ONCE * len(places) else ""
+            f"These are {number:,} of {len(rows):,} images. {tooltip}." if number > MOST_AT_ONCE * len(rows) else ""
         )
         trash_button = button("away", f"Move {number:,} to trash", finding.id, title=tooltip, sure=question)
     kind = "Error" if finding.level == "error" else "Advice"

@@ -57,11 +57,11 @@ def rows_of_view(report: Report | None, show: str) -> list[tuple[int, Row]]:
     """Return [(index in the report, row)] of the images of a view: a key of SHOWS, or a bucket such as "512x768"."""
     rows = list(enumerate(report.rows)) if report else []
     if show in SHOWS:
-        return [(number, row) for number, row in rows if SHOWS[show][1](row)]
+        return [(index, row) for index, row in rows if SHOWS[show][1](row)]
     width, _, height = show.partition("x")
     if width.isdecimal() and height.isdecimal():
         size = (int(width), int(height))
-        return [(number, row) for number, row in rows if row.bucket == size or size in row.more]
+        return [(index, row) for index, row in rows if row.bucket == size or size in row.more]
     return rows
 
 
@@ -86,16 +86,16 @@ def grid(
     page: int,
     thumb_url: Callable[..., str],
     busy: bool,
-    hold: Callable[[Row], str] = NO_HOLD,
+    validation_state: Callable[[Row], str] = NO_HOLD,
     first: Sequence[Row] = (),
 ) -> str:
     """Return the HTML of one page of thumbnails, with pagers and the list of views.
 
-    show   the view, as for `rows_of_view`
-    page   index of the page, clamped to the valid ones
-    busy   whether the dataset is being read
-    hold   function of a row that returns the `hold` of its `tile`
-    first  rows shown until there is a report
+    show              the view, as for `rows_of_view`
+    page              index of the page, clamped to the valid ones
+    busy              whether the dataset is being read
+    validation_state  function of a row that returns the `validation_state` of its `tile`
+    first             rows shown until there is a report
     """
     if report is None:
         if busy and first:
@@ -109,8 +109,8 @@ def grid(
     rows = rows_of_view(report, show)
     pages = page_count(len(rows), PAGE_SIZE)
     page = max(0, min(page, pages - 1))
-    part = rows[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
-    tiles = "".join(tile(number, row, thumb_url, hold(row)) for number, row in part)
+    visible_rows = rows[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
+    tiles = "".join(tile(number, row, thumb_url, validation_state(row)) for number, row in visible_rows)
     failed = [] if report.rows else errors(report.problems)
     empty = empty_state("No images here.", "Choose another view on the right.")
     if failed:
@@ -127,14 +127,14 @@ def grid(
     chooser = choice_list("show", choices, show, "Which images are shown")
     if any(row.control for row in report.rows):
         chooser = pair_view_buttons() + chooser
-    return section("Images", above + body + (below if len(part) > 12 else ""), chooser)
+    return section("Images", above + body + (below if len(visible_rows) > 12 else ""), chooser)
 
 
-def tile(number: int, row: Row, thumb_url: Callable[..., str], hold: str = "") -> str:
+def tile(index: int, row: Row, thumb_url: Callable[..., str], validation_state: str = "") -> str:
     """Return the HTML of an image with crop frame, caption and facts.
 
-    number  index of the image in the report's rows
-    hold    "named" if the image is chosen for validation, "free" if it can be, "" if it cannot
+    index             index of the image in the report's rows
+    validation_state  "named" if the image is chosen for validation, "free" if it can be, "" if it cannot
     """
     name = printable(row.key[1])
     image = _image(row, name, thumb_url)
@@ -142,14 +142,14 @@ def tile(number: int, row: Row, thumb_url: Callable[..., str], hold: str = "") -
     if editable:
         caption = f'<div class="says{"" if row.source in IMAGE_SOURCES else " folder"}" title="{esc(row.caption)}">{_caption(row)}</div>'
         label = f"Edit the caption of {name}"
-        opener = f'<button type="button" class="shot" data-act="open" data-arg="{number}" aria-label="{esc(label)}">'
+        opener = f'<button type="button" class="shot" data-act="open" data-arg="{index}" aria-label="{esc(label)}">'
         body = opener + image + "</button>"
     else:
         caption = f'<div class="says">{esc("It " + row.why if row.why else "It is not trained.")}</div>'
         body = f'<div class="shot">{image}</div>'
     return (
         f'<li class="tile"{row_of(key_of(row))}>{body}<div class="name" title="{esc(name)}">{esc(name)}</div>{caption}'
-        f'<div class="sizes">{_facts(row)}</div>{_hold(number, name, hold)}</li>'
+        f'<div class="sizes">{_facts(row)}</div>{_hold(index, name, validation_state)}</li>'
     )
 
 
@@ -192,13 +192,13 @@ def _facts(row: Row) -> str:
     return f"<div>{sizes} → <b>{buckets}</b></div><div>{role}{listed}</div>"
 
 
-def _hold(number: int, name: str, state: str) -> str:
+def _hold(index: int, name: str, state: str) -> str:
     """Return the HTML of the checkbox that uses an image for validation; "" if it cannot be used. state: as `hold` of `tile`"""
     if not state:
         return ""
     ticked = " checked" if state == "named" else ""
     return (
-        f'<label class="switch hold"><input type="checkbox" data-act="hold" data-arg="{number}"{ticked} '
+        f'<label class="switch hold"><input type="checkbox" data-act="hold" data-arg="{index}"{ticked} '
         f'aria-label="Use {esc(name)} for validation"><span>validate</span></label>'
     )
 

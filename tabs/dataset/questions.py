@@ -147,35 +147,47 @@ def in_force(job: TrainJob, kind: str) -> str:
     return COLOR if kind == "transparency" else ""
 
 
-def cards(job: TrainJob, questions: Sequence[Question], done: Collection[str], lately: Collection[str] = ()) -> str:
+def cards(
+    job: TrainJob,
+    questions: Sequence[Question],
+    answered_kinds: Collection[str],
+    recently_answered: Collection[str] = (),
+) -> str:
     """Return the HTML of the questions about the dataset; "" without any.
 
-    done    kinds of answered questions, shown as one line each
-    lately  answered kinds that still show their choices, so that the next question does not move under the pointer
+    answered_kinds     kinds of answered questions, shown as one line each
+    recently_answered  answered kinds that still show their choices, so that the next question does not move under the pointer
     """
     known = [question for question in questions if question.kind in QUESTIONS]
     items = "".join(
         _answered_line(job, question)
-        if question.kind in done and question.kind not in lately
-        else _open_question(job, question, question.kind in done)
+        if question.kind in answered_kinds and question.kind not in recently_answered
+        else _open_question(job, question, question.kind in answered_kinds)
         for question in known
     )
     if not known:
         return ""
-    number = sum(question.kind not in done for question in known)
+    number = sum(question.kind not in answered_kinds for question in known)
     return section("To decide" if number else "Decided", items, esc(count(number, "question")) if number else "")
 
 
-def _open_question(job: TrainJob, question: Question, done: bool) -> str:
-    """Return the HTML of a question with its choices. done: whether it was answered"""
+def _open_question(job: TrainJob, question: Question, answered: bool) -> str:
+    """Return the HTML of a question with its choices. answered: whether it was answered"""
     text, choices = QUESTIONS[question.kind]
-    now = in_force(job, question.kind)
+    current = in_force(job, question.kind)
     buttons = "".join(
-        _choice(question.kind, each.name, each.title, each.effect + _tags_only(question, each), each.name == now, done)
+        _choice(
+            question.kind,
+            each.name,
+            each.title,
+            each.effect + _tags_only(question, each),
+            each.name == current,
+            answered,
+        )
         for each in choices
     )
     if question.kind == "transparency":
-        mark = " now" if now == COLOR else ""
+        mark = " now" if current == COLOR else ""
         buttons += (
             f'<label class="choice{mark}"><b>A color <input type="color" data-act="answer" '
             f'data-arg="transparency:{COLOR}" value="{esc(job.dataset.alpha_color)}" aria-label="Color behind"></b>'

@@ -140,7 +140,7 @@ class DatasetHandlers(BoardView):
     def boards(self) -> dict[str, Any]:
         """Return {component: HTML or value} of everything the tab shows."""
         reading, job, state = self.reading, self.page.project.job, self.page.project.tab_state(TAB)
-        show, number = str(state.get("show", "all")), int(state.get("page", 0))
+        show, page_index = str(state.get("show", "all")), int(state.get("page", 0))
         entries = entries_of(job)
         contents = folder_contents(entries, reading.report)
         folders = concept_cards.cards(
@@ -150,7 +150,7 @@ class DatasetHandlers(BoardView):
             state.get("open", []),
             self.page.thumb_url,
             unread=reading.report is None,
-            proposed={number: text for number, (_, text) in self._proposed.items()},
+            proposed={index: text for index, (_, text) in self._proposed.items()},
             class_form=self.class_form.html,
             undo=self._undo(),
         )
@@ -168,7 +168,7 @@ class DatasetHandlers(BoardView):
             "doctor": self.doctor.html(entries),
             "plots": self._plots(entries, contents, show),
             "grid": dataset_grid.grid(
-                reading.report, show, number, self.page.thumb_url, reading.busy, states, reading.first
+                reading.report, show, page_index, self.page.thumb_url, reading.busy, states, reading.first
             ),
         }
 
@@ -412,8 +412,8 @@ class DatasetHandlers(BoardView):
     def _row(self, arg: str) -> Row | None:
         """Return the report's row at index `arg`; None if there is none."""
         rows = self.reading.report.rows if self.reading.report else ()
-        number = index_of(arg, len(rows))
-        return None if number is None else rows[number]
+        index = index_of(arg, len(rows))
+        return None if index is None else rows[index]
 
     def _open_caption(self, arg: str):
         """Return an update that opens the Captions tab at the image with index `arg`."""
@@ -447,10 +447,10 @@ class DatasetHandlers(BoardView):
     def _propose(self, arg: str) -> None:
         """Propose rare tokens for the subject of the folder at index `arg`; other ones each time."""
         entries = entries_of(self.page.project.job)
-        if (number := index_of(arg, len(entries))) is not None:
-            seed = self._proposed.get(number, (0, []))[0] + 1
+        if (index := index_of(arg, len(entries))) is not None:
+            seed = self._proposed.get(index, (0, []))[0] + 1
             used = [entry.identifier for entry in entries if entry.identifier]
-            self._proposed[number] = (seed, propose(PROPOSED, seed, used))
+            self._proposed[index] = (seed, propose(PROPOSED, seed, used))
 
     def _hold(self, arg: str, validates: bool) -> None:
         """Use the image at index `arg` for validation, or for training again."""
@@ -458,35 +458,37 @@ class DatasetHandlers(BoardView):
         enabled = [index for index, entry in enumerate(entries) if entry.enabled]
         if row is None or row.concept >= len(enabled) or not dataset_grid.validation_states(entries)(row):
             return
-        at = enabled[row.concept]
-        names = [name for name in entries[at].validation_images if name not in (row.key[1], row.path.name)]
-        entry = entries[at].model_copy(update={"validation_images": [*names, row.key[1]] if validates else names})
+        source_index = enabled[row.concept]
+        names = [name for name in entries[source_index].validation_images if name not in (row.key[1], row.path.name)]
+        entry = entries[source_index].model_copy(
+            update={"validation_images": [*names, row.key[1]] if validates else names}
+        )
         did = "using an image for validation" if validates else "using an image for training again"
-        self._set_sources([*entries[:at], entry, *entries[at + 1 :]], did)
+        self._set_sources([*entries[:source_index], entry, *entries[source_index + 1 :]], did)
 
     def _unfold(self, arg: str) -> None:
         """Show or hide all settings of the folder at index `arg`."""
-        if (number := index_of(arg, len(entries_of(self.page.project.job)))) is not None:
+        if (index := index_of(arg, len(entries_of(self.page.project.job)))) is not None:
             opened = {int(each) for each in self.page.project.tab_state(TAB).get("open", [])}
-            self._keep(open=sorted(opened ^ {number}))
+            self._keep(open=sorted(opened ^ {index}))
 
     def _change_source(self, act: str, arg: str, value: str) -> None:
         """Set a field of a folder ("own", arg "index:name"), clear its overrides ("clear"), or remove the folder ("remove")."""
         entries = entries_of(self.page.project.job)
         index_text, _, name = arg.partition(":")
-        if (number := index_of(index_text, len(entries))) is None:
+        if (index := index_of(index_text, len(entries))) is None:
             return
         if act == "remove":
             self._proposed = {}
-            self._set_sources(entries[:number] + entries[number + 1 :], "removing a folder")
+            self._set_sources(entries[:index] + entries[index + 1 :], "removing a folder")
             opened, form = self.page.project.tab_state(TAB).get("open", []), self.class_form.open_on
-            still_open = [int(each) - (int(each) > number) for each in opened if int(each) != number]
-            self._keep(open=still_open, class_on=None if form in (None, number) else form - (form > number))
+            still_open = [int(each) - (int(each) > index) for each in opened if int(each) != index]
+            self._keep(open=still_open, class_on=None if form in (None, index) else form - (form > index))
             return
-        entry = entries[number]
+        entry = entries[index]
         values = with_shared_settings(entry) if act == "clear" else changed(entry, name, value, self.page.roots)
         did = f"change of a folder's {SOURCE[name].title.lower()}" if act == "own" else "change of a folder's settings"
-        self._set_sources([*entries[:number], values, *entries[number + 1 :]], did)
+        self._set_sources([*entries[:index], values, *entries[index + 1 :]], did)
 
     def _set_sources(self, entries: list[Any], did: str) -> None:
         """Replace the dataset's folders and read them. did: label of the undo step"""

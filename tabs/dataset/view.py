@@ -26,11 +26,11 @@ def summary(report: Report | None, layout: str, doing: tuple[str, float]) -> str
         will = "will" if report.ok else "can"  # not before what blocks is solved
         share = f"{all_images} found" if report.undecoded else f"{report.trained:,} of {all_images} {will} train"
         captions = f"{report.captions_found:,} with a caption"
-        held = sum(row.role == "validation" for row in report.rows)
-        link = f'<button type="button" class="link" data-field="validation.best_checkpoint">{held:,} held out for validation</button>, '
+        held_out = sum(row.role == "validation" for row in report.rows)
+        link = f'<button type="button" class="link" data-field="validation.best_checkpoint">{held_out:,} held out for validation</button>, '
         sentence = report.sentence.rstrip(".") + "."
         parts.append(
-            f'<p class="lead"><strong>{esc(share)}</strong>, {link if held else ""}{esc(captions)}. {esc(sentence)}</p>'
+            f'<p class="lead"><strong>{esc(share)}</strong>, {link if held_out else ""}{esc(captions)}. {esc(sentence)}</p>'
         )
     if layout:
         parts.append(f'<p class="hint">{esc(layout)}</p>')

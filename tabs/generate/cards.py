@@ -26,15 +26,15 @@ IMAGE, HIRES, DETAILER = "image_to_image", "hires", "detailer"
 class Card:
     """A card of the form: one settings group of GenerateJob with a title, its fields and an × button.
 
-    group    name of the group in GenerateJob; also the card's name
-    title    heading of the card and label of the button that adds it
-    help     tooltip of that button
-    needs    (field that must be set for the card to have an effect, fix shown while the field is empty)
-    shown    names of the fields shown first; the group's other fields are under More
-    adds     {field: value} set when the card is added
-    lists    names of the group's list values that are not form fields, such as "nets"
-    masked   names of fields shown first only while an inpainting mask is set
-    titles   {field: title on this card}
+    group   name of the group in GenerateJob; also the card's name
+    title   heading of the card and label of the button that adds it
+    help    tooltip of that button
+    needs   (field that must be set for the card to have an effect, fix shown while the field is empty)
+    shown   names of the fields shown first; the group's other fields are under More
+    adds    {field: value} set when the card is added
+    lists   names of the group's list values that are not form fields, such as "nets"
+    masked  names of fields shown first only while an inpainting mask is set
+    titles  {field: title on this card}
     """
 
     group: str
@@ -165,31 +165,31 @@ def fields_in(card: Card, values: Mapping[str, Any], shown: Collection[str]) -> 
 def html(
     values: Mapping[str, Any],
     added: Collection[str],
-    draw: Callable[..., str],
-    above: Callable[[str], str],
+    render_fields: Callable[..., str],
+    html_above: Callable[[str], str],
     notes: Mapping[str, str] = {},
     invalid: Collection[str] = (),
 ) -> str:
     """Return the HTML of all cards; cards that are neither added, in use nor invalid are hidden.
 
-    draw     function of field names and titles={field: title} that returns the HTML of the fields
-    above    function of a group name that returns the HTML above its fields
-    notes    {group: text next to the card's title}
-    invalid  names of fields with invalid input
+    render_fields  function of field names and titles={field: title} that returns the HTML of the fields
+    html_above     function of a group name that returns the HTML above its fields
+    notes          {group: text next to the card's title}
+    invalid        names of fields with invalid input
     """
     to_fix = {form.OF_JOB[name].group for name in invalid if name in form.OF_JOB}
     visible_cards = shown_cards(values, {*added, *to_fix})
     cards = ""
     for card in CARDS:
         visible, more = fields_in(card, values, visible_cards)
-        in_sight = f'<div class="concept-fields">{draw(*visible, titles=card.titles)}</div>' if visible else ""
+        in_sight = f'<div class="concept-fields">{render_fields(*visible, titles=card.titles)}</div>' if visible else ""
         errors, changes = sum(name in invalid for name in more), sum(form.is_set(name, values) for name in more)
         summary = f"{errors} to fix" if errors else f"{changes} set" if changes else ""
-        rest = (
+        more_html = (
             f'<details data-group="{card.group} more"><summary class="row"><b>More</b><span class="hint">{summary}</span></summary>'
-            f'<div class="concept-fields">{draw(*more, titles=card.titles)}</div></details>'
+            f'<div class="concept-fields">{render_fields(*more, titles=card.titles)}</div></details>'
         )
-        body = above(card.group) + in_sight + rest
+        body = html_above(card.group) + in_sight + more_html
         cards += frame(card.group, card.title, body, card.group in visible_cards, notes.get(card.group, ""))
     return cards
 

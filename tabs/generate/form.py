@@ -207,15 +207,15 @@ def values_of(
     return values, [replace(each, level="advice") for each in notes]
 
 
-def with_chosen_model(job: GenerateJob, digest: str, chosen: Iterable[str], workspace: Workspace) -> GenerateJob:
-    """Return `job` with its base model replaced by the one of `chosen` with the same file name, if its stored name is not found.
+def with_chosen_model(job: GenerateJob, digest: str, models: Iterable[str], workspace: Workspace) -> GenerateJob:
+    """Return `job` with its base model replaced by the one of `models` with the same file name, if its stored name is not found.
 
     Images store only the file name of models outside of models and outputs.
-    chosen: names or paths of base models; digest: hash of the image's model, which must match unless it is ""
+    models: names or paths of base models; digest: hash of the image's model, which must match unless it is ""
     """
     if find_file(job.model.base_model, workspace) is not None:
         return job
-    for name in chosen:
+    for name in models:
         path = find_file(name, workspace)
         if path is None or portable_name(path, workspace) != job.model.base_model:
             continue
@@ -238,16 +238,16 @@ def is_model(chosen: str, name: str, digest: str, workspace: Workspace) -> bool:
 
 
 def model_values_in(
-    job: GenerateJob, source: str, usual: int | None, workspace: Workspace, notes: list[Problem]
+    job: GenerateJob, source: str, default_clip_skip: int | None, workspace: Workspace, notes: list[Problem]
 ) -> dict[str, Any]:
     """Return form values {"vae", "clip_skip", maybe "prediction"} for an image whose base model is not identified.
 
-    source  program that wrote the image; most leave out clip skip 1 and the model's own VAE
-    usual   clip skip that an empty field stands for, None for the model's
-    notes   list to which advice is appended
+    source             program that wrote the image; most leave out clip skip 1 and the model's own VAE
+    default_clip_skip  clip skip that an empty field stands for, None for the model's
+    notes              list to which advice is appended
     """
     skip = job.model.clip_skip or (None if source in NO_CLIP_SKIP else 1)
-    values: dict[str, Any] = {"vae": None, "clip_skip": None if skip == (usual or 1) else skip}
+    values: dict[str, Any] = {"vae": None, "clip_skip": None if skip == (default_clip_skip or 1) else skip}
     if job.model.prediction != "auto" and source != "atelier":
         values["prediction"] = job.model.prediction
     if text := job.model.vae:
@@ -448,7 +448,10 @@ def files_to_use(page: Page, facts: Mapping[str, Any], file: str = "") -> list[M
     saved = [each for each in facts["files"] if not is_average(each["name"])]
     chosen = [each for each in facts["files"] if each["name"] == name] if name else saved[-1:] or facts["files"][-1:]
     return chosen + [
-        each for each in saved for one in chosen if one in saved and each != one and each["step"] == one["step"]
+        each
+        for each in saved
+        for checkpoint in chosen
+        if checkpoint in saved and each != checkpoint and each["step"] == checkpoint["step"]
     ]
 
 

@@ -308,22 +308,22 @@ def _strengths(use: LoraUse) -> str:
     return strengths(use.strength, use.text_encoder_strength)
 
 
-def _net(use: ControlUse, called: Callable[[str], str]) -> str:
+def _net(use: ControlUse, title_of: Callable[[str], str]) -> str:
     """Return the HTML of a ControlNet: name, weight, control image and settings that are not the defaults.
 
-    called: function of a file's name that returns its display name
+    title_of: function of a file's name that returns its display name
     """
     entries = [Declared(name, "controls", name, info) for name, info in fields_of(ControlUse).items()]
     further = [each for each in entries if each.name not in ("file", "image", "weight", "enabled")]
     changed = [(each, value) for each in further if (value := getattr(use, each.name)) != each.default]
     texts = [f", {esc(label(each).lower())} {esc(shown_value(each, value))}" for each, value in changed]
     image = f", follows {_file(use.image, file_stem)}" if use.image else ""
-    return f"{_file(use.file, called)} <b>{use.weight:g}</b>{image}{''.join(texts)}"
+    return f"{_file(use.file, title_of)} <b>{use.weight:g}</b>{image}{''.join(texts)}"
 
 
-def _file(name: str, called: Callable[[str], str]) -> str:
+def _file(name: str, title_of: Callable[[str], str]) -> str:
     """Return the HTML of a file's display name, `called(name)`, with the full name as tooltip."""
-    return f'<span title="{esc(name)}">{esc(called(name))}</span>'
+    return f'<span title="{esc(name)}">{esc(title_of(name))}</span>'
 
 
 def _size(path: Path) -> str:
@@ -335,13 +335,13 @@ def _size(path: Path) -> str:
 
 
 def about_job(
-    job: GenerateJob | None, record: ImageRecord, called: Callable[[str], str] = file_stem, size: str = ""
+    job: GenerateJob | None, record: ImageRecord, title_of: Callable[[str], str] = file_stem, size: str = ""
 ) -> str:
     """Return the HTML of an image's settings, or of the reason why they are unknown.
 
-    job     the image's job, None if unknown
-    called  function of a model file's name that returns its display name
-    size    text of the image's final size, which hires fix or an upscaler may have enlarged
+    job       the image's job, None if unknown
+    title_of  function of a model file's name that returns its display name
+    size      text of the image's final size, which hires fix or an upscaler may have enlarged
     """
     if job is None:
         return f'<p class="hint">{esc(record.reason)}</p>'
@@ -355,20 +355,20 @@ def about_job(
         ("Sampler", esc(SAMPLER_LABELS.get(settings.sampler, settings.sampler))),
         ("Guidance", "" if settings.guidance_scale is None else f"{settings.guidance_scale:g}"),
         ("Seed", "" if settings.seed is None else str(settings.seed)),
-        ("Model", _file(job.model.base_model, called) if record.source == "atelier" else ""),
+        ("Model", _file(job.model.base_model, title_of) if record.source == "atelier" else ""),
         ("VAE", esc(job.model.vae or "")),
         ("Clip skip", str(job.model.clip_skip or "")),
-        ("LoRAs", "<br>".join(f"{_file(use.file, called)} <b>{_strengths(use)}</b>" for use in settings.loras)),
+        ("LoRAs", "<br>".join(f"{_file(use.file, title_of)} <b>{_strengths(use)}</b>" for use in settings.loras)),
         ("Embeddings", "<br>".join(esc(text) for text in settings.embeddings)),
-        ("ControlNets", "<br>".join(_net(use, called) for use in job.controls.used)),
+        ("ControlNets", "<br>".join(_net(use, title_of) for use in job.controls.used)),
         ("Zero terminal SNR", "on" if settings.zero_terminal_snr == "on" else ""),
         ("Prompt weights", "" if settings.prompt_weights else "off"),
     ]
     in_use = _in_use(job)
     for entry in declared(GenerateJob):
         value = in_use.get(entry.path, getattr(getattr(job, entry.group), entry.name))
-        shown = entry.path in in_use or (entry.name not in NAMED and value != entry.default)
-        if shown and entry.group not in ("model", "memory", "prompts"):
+        is_listed = entry.path in in_use or (entry.name not in NAMED and value != entry.default)
+        if is_listed and entry.group not in ("model", "memory", "prompts"):
             rows.append((label(entry), esc(shown_value(entry, value))))
     return facts([(name, value) for name, value in rows if value])
 

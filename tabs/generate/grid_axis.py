@@ -30,13 +30,13 @@ ACTS = ("file_add", "file_none", "file_off", "file_step", "file_steps")
 class FileAxis:
     """A grid axis whose values are model files.
 
-    name         path of the axis's setting
-    title        of the axis
-    holds        kinds of model files that it accepts
-    none         title of its value without a file ("No LoRA"); "" if each value needs a file
-    about_none   help of that value
-    any_family   whether files of any model family are accepted
-    tokens       whether a value may be TOKEN=FILE, or several of these separated by semicolons
+    name        path of the axis's setting
+    title       of the axis
+    holds       kinds of model files that it accepts
+    none        title of its value without a file ("No LoRA"); "" if each value needs a file
+    about_none  help of that value
+    any_family  whether files of any model family are accepted
+    tokens      whether a value may be TOKEN=FILE, or several of these separated by semicolons
     """
 
     name: str
@@ -133,22 +133,22 @@ def file_axes(axes: Mapping[str, str], fields: PlainForm, page: Page) -> dict[st
     ]
     titles = titles_of([[lora.path for lora, _, _ in files] for files in named], page.workspace.runs)
     cards = dict.fromkeys(kinds, "")
-    for number, ((letter, name), title) in enumerate(zip(listed, titles, strict=True)):
-        cards[letter] += _card(number, name, title, kinds[letter], named[number], page)
+    for index, ((letter, name), title) in enumerate(zip(listed, titles, strict=True)):
+        cards[letter] += _card(index, name, title, kinds[letter], named[index], page)
     return {
         letter: f'<ul class="loras lora-cards axis-cards">{rows}</ul>' if rows else "" for letter, rows in cards.items()
     }
 
 
 def _card(
-    number: int, name: str, title: str, kind: FileAxis, files: Sequence[tuple[Lora, FileFacts | None, str]], page: Page
+    index: int, name: str, title: str, kind: FileAxis, files: Sequence[tuple[Lora, FileFacts | None, str]], page: Page
 ) -> str:
     """Return the HTML of an axis value's card.
 
-    number  index in `files_in`
-    name    the axis value
-    title   distinguishes the card from the others
-    files   `file_named` of each file in the value
+    index  index in `files_in`
+    name   the axis value
+    title  distinguishes the card from the others
+    files  `file_named` of each file in the value
     """
     (lora, facts, _), why = files[0], next((why for _, _, why in files if why), "")
     lora = lora if len(files) == 1 else Lora(lora.path, title, lora.image)
@@ -165,11 +165,11 @@ def _card(
         title = title.replace(f", {lora.checkpoint.label}", "", 1)
     if len(lora.steps) > 1:
         label = f"All {len(lora.steps)} steps"
-        tools = button("file_steps", label, number, kind="quiet", label=f"{label} of {title}") + tools
-    remove = button("file_off", "\u00d7", number, kind="quiet", label=f"Remove {title}")
+        tools = button("file_steps", label, index, kind="quiet", label=f"{label} of {title}") + tools
+    remove = button("file_off", "\u00d7", index, kind="quiet", label=f"Remove {title}")
 
-    def swaps(each: Checkpoint) -> str:
-        return f'data-act="file_step" data-arg="{number}:{esc(each.path.name)}"'
+    def swaps(checkpoint: Checkpoint) -> str:
+        return f'data-act="file_step" data-arg="{index}:{esc(checkpoint.path.name)}"'
 
     return card(
         lora,
@@ -232,7 +232,7 @@ def changed(act: str, arg: str, value: str, axes: Mapping[str, str], page: Page)
     rows = [
         [each] if index != at else _replacements(act, name, file, kind, page) for index, (_, each) in enumerate(listed)
     ]
-    names = [each for (of, _), row in zip(listed, rows, strict=True) if of == letter for each in row]
+    names = [each for (axis_letter, _), row in zip(listed, rows, strict=True) if axis_letter == letter for each in row]
     return {f"{letter}_values": joined(list(dict.fromkeys(names)))}
 
 

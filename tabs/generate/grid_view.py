@@ -144,12 +144,12 @@ def _axis(
     """
     name, values = f"{letter}_axis", f"{letter}_values"
     mark = {each: ' aria-invalid="true"' if each in invalid else "" for each in (name, values)}
-    up = letter.upper()
+    upper = letter.upper()
     title = loras.get((setting_named(axes.get(name, "")) or "").removeprefix(f"{STRENGTH}:"), "")
     face = f'<span class="pick-face"><span><b>{middle(title)}</b></span></span>' if title else ""
     entry = settings_of_axes().get(setting_named(axes.get(name, "")) or "")
-    said = axes.get(name, "").strip().casefold()
-    unclear = entry is not None and said not in (entry.title.casefold(), title_in_group(entry).casefold())
+    axis_text = axes.get(name, "").strip().casefold()
+    unclear = entry is not None and axis_text not in (entry.title.casefold(), title_in_group(entry).casefold())
     hint = f'<span class="hint replaces">{esc(entry.title)}</span>' if entry is not None and unclear else ""
     values_box = (
         f'<label class="own"><span>{"Strength" if title else "Values"}</span><textarea rows="1" id="grid-{letter}-values" '
@@ -159,10 +159,12 @@ def _axis(
     )
     about_fill = "All known values" if kind is None else "One file of each run, and all others"
     filled = axes.get(values, "").strip()
-    tools = button("clear", "Clear", letter, kind="quiet", label=f"Clear the values of {up}") if filled else ""
-    tools += button("fill", "Fill in all", letter, kind="quiet", label=f"Fill in all values of {up}", title=about_fill)
+    tools = button("clear", "Clear", letter, kind="quiet", label=f"Clear the values of {upper}") if filled else ""
+    tools += button(
+        "fill", "Fill in all", letter, kind="quiet", label=f"Fill in all values of {upper}", title=about_fill
+    )
     return (
-        f'<div class="grid-axis"><label class="own"><span>{up} ({WHERE[letter]})</span><input type="text" class="text" '
+        f'<div class="grid-axis"><label class="own"><span>{upper} ({WHERE[letter]})</span><input type="text" class="text" '
         f'list="grid-settings" id="grid-{letter}-axis" data-act="field" data-arg="{name}" value="{esc(axes.get(name, ""))}" '
         f'placeholder="none" autocomplete="off" spellcheck="false"{mark[name]}>{face}</label>'
         f"{values_box if kind is None else add_buttons(letter, kind)}"
@@ -208,8 +210,8 @@ def grid_list_html(grids: Sequence[GridRow], open_name: str, older: int) -> str:
     if not grids:
         return ""
     rows = "".join(_earlier(grid, grid.name == open_name) for grid in grids)
-    rest = f'<p class="hint">{older:,} older grids are in outputs/grids.</p>' if older > 0 else ""
-    return f'<ul class="grid-list" aria-label="Grids">{rows}</ul>{rest}'
+    older_html = f'<p class="hint">{older:,} older grids are in outputs/grids.</p>' if older > 0 else ""
+    return f'<ul class="grid-list" aria-label="Grids">{rows}</ul>{older_html}'
 
 
 def _earlier(grid: GridRow, is_open: bool) -> str:
@@ -318,17 +320,17 @@ def _table(
     )
 
 
-def _label(axis: AxisTexts, number: int, checkpoints: Mapping[str, Checkpoint]) -> str:
-    """Return the HTML of the header of axis value `number` (an index), with the button that keeps a checkpoint."""
-    note = f'<span class="hint">{esc(axis.notes[number])}</span>' if axis.notes[number] else ""
-    text = axis.texts[number]
+def _label(axis: AxisTexts, index: int, checkpoints: Mapping[str, Checkpoint]) -> str:
+    """Return the HTML of the header of the axis value at `index`, with the button that keeps a checkpoint."""
+    note = f'<span class="hint">{esc(axis.notes[index])}</span>' if axis.notes[index] else ""
+    text = axis.texts[index]
     title_html = f'<small>{esc(axis.title)}</small><b title="{esc(text)}">{esc(short(text, 120))}</b>{note}'
-    return title_html + _keep_button(axis, number, checkpoints)
+    return title_html + _keep_button(axis, index, checkpoints)
 
 
-def _keep_button(axis: AxisTexts, number: int, checkpoints: Mapping[str, Checkpoint]) -> str:
-    """Return the HTML that marks the checkpoint at index `number` of an axis to keep, or shows its mark; "" for other values."""
-    key, name = f"{axis.letter}{number}", axis.texts[number]
+def _keep_button(axis: AxisTexts, index: int, checkpoints: Mapping[str, Checkpoint]) -> str:
+    """Return the HTML that marks the checkpoint at `index` of an axis to keep, or shows its mark; "" for other values."""
+    key, name = f"{axis.letter}{index}", axis.texts[index]
     checkpoint = checkpoints.get(key)
     if checkpoint is None:
         return ""
@@ -359,8 +361,8 @@ def _cell(
     """
     source = content.source(position)
     texts = [
-        f"{axis.title}: {axis.texts[number]}"
-        for letter, number in zip(LETTERS, position, strict=True)
+        f"{axis.title}: {axis.texts[index]}"
+        for letter, index in zip(LETTERS, position, strict=True)
         if (axis := content.axis(letter))
     ]
     label = esc(", ".join(texts))

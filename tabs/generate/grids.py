@@ -383,13 +383,13 @@ class Grids(BoardView):
         """Return {axis letter and index, such as "x3": (run folder, file)} of the axis values that are checkpoints of runs."""
         files = {}
         for axis in content.axes if content else ():
-            for number, value in enumerate(axis.values) if axis.setting in FILE_AXES else ():
+            for index, value in enumerate(axis.values) if axis.setting in FILE_AXES else ():
                 first = (value or [None])[0] if isinstance(value, list) else value
                 if isinstance(first, str):
                     path = find_file(FILE_AXES[axis.setting].parts(first)[0][1], self.page.workspace)
                     run = run_of(path, self.page.workspace.runs)
                     if run is not None and path is not None:
-                        files[f"{axis.letter}{number}"] = run, path
+                        files[f"{axis.letter}{index}"] = run, path
         return files
 
     def _checkpoints(self, content: GridContent) -> dict[str, view.Checkpoint]:

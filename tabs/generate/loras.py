@@ -109,7 +109,7 @@ def rows(
     if not uses:
         return notes
     listed = "".join(
-        _card(number, use, len(uses), family, prompt, page, areas.get(number, "")) for number, use in enumerate(uses)
+        _card(index, use, len(uses), family, prompt, page, areas.get(index, "")) for index, use in enumerate(uses)
     )
     names = "".join(f'<option value="{name}">' for name in PRESETS)
     return f'<ul class="loras lora-cards">{listed}</ul><datalist id="lora-blocks">{names}</datalist>{notes}'
@@ -144,18 +144,18 @@ def areas_of(values: Mapping[str, Any]) -> dict[int, str]:
     parts = parts_of(str(values["prompt"]))
     if not values.get("region_map") or len(parts) < 2:
         return {}
-    acting = [number for number, use in enumerate(values["loras"]) if LoraUse.model_validate(use).used]
+    acting = [index for index, use in enumerate(values["loras"]) if LoraUse.model_validate(use).used]
     if values.get("network_regional_mask_max_color_codes"):  # with colors of its own
-        areas = [f"prompt {place}" for place in range(1, len(parts) + 1)]
+        areas = [f"prompt {position}" for position in range(1, len(parts) + 1)]
     else:
-        areas = [f"prompt {place}, {color}" for place, color in enumerate(REGION_COLORS, 1)][: len(parts)]
+        areas = [f"prompt {position}, {color}" for position, color in enumerate(REGION_COLORS, 1)][: len(parts)]
     return dict(zip(acting, [*areas, *["whole image"] * len(acting)], strict=False))
 
 
-def _card(number: int, use: dict[str, Any], total: int, family: str, prompt: str, page: Page, area: str = "") -> str:
+def _card(index: int, use: dict[str, Any], total: int, family: str, prompt: str, page: Page, area: str = "") -> str:
     """Return the HTML of a LoRA's card.
 
-    number  index in the form's LoRAs
+    index   index in the form's LoRAs
     use     values of the LoRA, {"file", "strength", ...}
     total   number of LoRAs in the form
     family  of the base model, "" if unknown
@@ -164,43 +164,43 @@ def _card(number: int, use: dict[str, Any], total: int, family: str, prompt: str
     lora, file_facts, why = file_named(str(use["file"]), page, family)
     facts, name = file_facts or FileFacts("lora"), lora.name
     on = use.get("enabled", True)
-    remove = button("remove", "\u00d7", number, kind="quiet", label=f"Remove {name}")
+    remove = button("remove", "\u00d7", index, kind="quiet", label=f"Remove {name}")
     fitting = _words_in_row(facts.words)
-    others = _word_buttons(number, facts.words[:MAX_WORDS], prompt, fitting)
+    others = _word_buttons(index, facts.words[:MAX_WORDS], prompt, fitting)
     about = " \u00b7 ".join(filter(None, [area, facts.problem or network_text(facts)]))
     head = (
-        f'<label><input type="checkbox" data-act="on" data-arg="{number}" aria-label="Use {esc(name)}"'
+        f'<label><input type="checkbox" data-act="on" data-arg="{index}" aria-label="Use {esc(name)}"'
         f'{" checked" if on else ""}><b title="{esc(name)}">{middle(name)}</b></label><span class="grow"></span>{remove}'
     )
 
     def swaps(each: Checkpoint) -> str:
-        return f'data-act="step" data-arg="{number}:{esc(each.path.name)}"'
+        return f'data-act="step" data-arg="{index}:{esc(each.path.name)}"'
 
     return card(
         lora,
         page.thumb_url,
         head=head,
         middle=strength_slider(
-            name, float(use["strength"]), f"lora-{number}-", f'data-act="strength" data-arg="{number}"'
+            name, float(use["strength"]), f"lora-{index}-", f'data-act="strength" data-arg="{index}"'
         ),
-        words=_word_buttons(number, facts.words[:fitting], prompt),
+        words=_word_buttons(index, facts.words[:fitting], prompt),
         about=about,
         why=why,
         steps=strip(lora, swaps, page.thumb_url),
         below=_details(
-            number, use, others, facts.family or family, _tools(number, name, total, lora.path if file_facts else None)
+            index, use, others, facts.family or family, _tools(index, name, total, lora.path if file_facts else None)
         ),
         attributes=f' class="{"" if on else "is-off"}"{row_of(str(use["file"]))} data-lora="{esc(use["file"])}"',
     )
 
 
-def _tools(number: int, name: str, total: int, path: Path | None) -> str:
+def _tools(index: int, name: str, total: int, path: Path | None) -> str:
     """Return the HTML of a card's buttons that move it up or down and copy its path.
 
-    number: index of the card; total: number of cards; path: None if the file is missing
+    index: of the card; total: number of cards; path: None if the file is missing
     """
-    moves = button("up", "\u2191", number, label=f"Move {name} up", disabled=number == 0, again=True)
-    moves += button("down", "\u2193", number, label=f"Move {name} down", disabled=number == total - 1, again=True)
+    moves = button("up", "\u2191", index, label=f"Move {name} up", disabled=index == 0, again=True)
+    moves += button("down", "\u2193", index, label=f"Move {name} down", disabled=index == total - 1, again=True)
     if path is not None:
         moves += copy_button(path, name)
     return f'<div class="strip">{moves}</div>'
@@ -212,10 +212,10 @@ def _words_in_row(triggers: Sequence[str]) -> int:
     return max(1, sum(each <= ROW_WIDTH for each in widths))
 
 
-def _word_buttons(number: int, words: Sequence[str], prompt: str, first: int = 0) -> str:
-    """Return the HTML of trigger words, from index `first`, as buttons that append them to the prompt. number: index of the LoRA"""
+def _word_buttons(lora_index: int, words: Sequence[str], prompt: str, first: int = 0) -> str:
+    """Return the HTML of trigger words, from index `first`, as buttons that append them to the prompt. lora_index: of the LoRA"""
     chips = "".join(
-        f'<button type="button" class="word" data-act="word" data-arg="{number}:{index}" title="Append to the prompt"'
+        f'<button type="button" class="word" data-act="word" data-arg="{lora_index}:{index}" title="Append to the prompt"'
         f"{' disabled' if has_word(prompt, word) else ''}>{esc(short(word, WORD_WIDTH))}</button>"
         for index, word in enumerate(words[first:], first)
     )
@@ -232,10 +232,10 @@ def has_word(prompt: str, word: str) -> bool:
     return any(each.lower() in prompt.lower() for each in (word, literal(word)))
 
 
-def _details(number: int, use: dict[str, Any], word_buttons: str, family: str, tools: str) -> str:
+def _details(index: int, use: dict[str, Any], word_buttons: str, family: str, tools: str) -> str:
     """Return the HTML of a card's collapsed details: strengths by part, block and step.
 
-    number        index of the LoRA
+    index         index of the LoRA
     word_buttons  HTML of further trigger words
     family        of the LoRA
     tools         HTML of further buttons
@@ -243,9 +243,9 @@ def _details(number: int, use: dict[str, Any], word_buttons: str, family: str, t
     fields = block_bars = ""
     for name in DETAILS:
         entry = PARTS[name]
-        blocks, id, value = entry.widget == "block weights", f"lora-{number}-{name}", use.get(name, entry.default)
+        blocks, id, value = entry.widget == "block weights", f"lora-{index}-{name}", use.get(name, entry.default)
         suggestions = "lora-blocks" if blocks else ""
-        fields += FieldView(entry, value, "part", f"{number}:{name}", id, empty=entry.hint, offers=suggestions).line()
+        fields += FieldView(entry, value, "part", f"{index}:{name}", id, empty=entry.hint, offers=suggestions).line()
         block_bars += weight_bars(family, id) if blocks else ""
     return (
         f'<details data-group="lora {esc(use["file"])}"><summary title="Strengths by part, block and step" '
@@ -266,27 +266,27 @@ def changed(values: dict[str, Any], act: str, arg: str, value: str, page: Page) 
     """
     index_text, _, detail = arg.partition(":")
     uses = list(values.get("loras", []))
-    if (number := index_of(index_text, len(uses))) is None:
+    if (index := index_of(index_text, len(uses))) is None:
         return values
     if act == "word":
-        word = _word(uses[number], detail, page.workspace)
+        word = _word(uses[index], detail, page.workspace)
         word = literal(word) if values["prompt_weights"] else word
         return values | {"prompt": with_word(str(values["prompt"]), word)}
     if act == "remove":
-        del uses[number]
+        del uses[index]
     elif act in ("up", "down"):
-        neighbor = number - 1 if act == "up" else number + 1
+        neighbor = index - 1 if act == "up" else index + 1
         if 0 <= neighbor < len(uses):
-            uses[number], uses[neighbor] = uses[neighbor], uses[number]
+            uses[index], uses[neighbor] = uses[neighbor], uses[index]
     elif act == "step":
-        uses[number] = uses[number] | {"file": _other_step(uses[number], detail, page)}
+        uses[index] = uses[index] | {"file": _other_step(uses[index], detail, page)}
     elif act == "on":
-        uses[number] = uses[number] | {"enabled": value == "true"}
+        uses[index] = uses[index] | {"enabled": value == "true"}
     elif act in ("strength", "part"):
         name = "strength" if act == "strength" else detail
         if name not in (*DETAILS, "strength"):
             return values
-        uses[number] = changed_values(PARTS, uses[number], name, value, page.roots)
+        uses[index] = changed_values(PARTS, uses[index], name, value, page.roots)
     return values | {"loras": uses}
 
 
@@ -301,7 +301,7 @@ def _word(use: dict[str, Any], index: str, workspace: Workspace) -> str:
     """Return the trigger word at `index` (a text) of the LoRA; "" if there is none."""
     path = find_file(str(use["file"]), workspace)
     words = facts_of_file(path).words if path is not None else ()
-    return words[number] if (number := index_of(index, len(words))) is not None else ""
+    return words[word_index] if (word_index := index_of(index, len(words))) is not None else ""
 
 
 def with_word(prompt: str, word: str) -> str:

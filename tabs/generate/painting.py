@@ -143,7 +143,10 @@ class Painting:
         names += [f"prompt {index + 1}" for index in range(len(names), number)]
         acting = [use["file"] for use in self._values()["loras"] if LoraUse.model_validate(use).used]
         titles = [title_of_name(file, self.page.workspace) for file in acting]
-        names = [f"{name} \u00b7 {titles[at]}" if at < len(titles) else name for at, name in enumerate(names)]
+        names = [
+            f"{name} \u00b7 {titles[position]}" if position < len(titles) else name
+            for position, name in enumerate(names)
+        ]
         start, note = "", "Paint where each prompt acts. Choose a color, or press its number."
         if len(parts) < 2:
             note += " The prompt has no AND yet: write 'a fox AND a dog'."

@@ -71,15 +71,15 @@ def model_of(values: Mapping[str, Any], project_model: Any, workspace: Workspace
 
 
 def settings(
-    draw: Draw, model: Model, size: tuple[int, int], locked: bool, model_html: str, hires: float | None = None
+    render_fields: Draw, model: Model, size: tuple[int, int], locked: bool, model_html: str, hires: float | None = None
 ) -> str:
     """Return the HTML of base model, size and sampling settings.
 
-    draw        function of field names that returns the HTML of the fields
-    size        (width, height) of the images in pixels
-    locked      whether a seed is set
-    model_html  HTML of the base model's button
-    hires       scale factor of hires fix, None if it is off
+    render_fields  function of field names that returns the HTML of the fields
+    size           (width, height) of the images in pixels
+    locked         whether a seed is set
+    model_html     HTML of the base model's button
+    hires          scale factor of hires fix, None if it is off
     """
     hires_button = (
         button("hires", "Hires fix", title="Begins at the trained size")
@@ -95,10 +95,10 @@ def settings(
     return (
         f'<div class="block-part">{model_html}<fieldset class="gen-sizes"><legend>Size '
         f'<b>{sizes}</b></legend>{_ratios(model, size)}<div class="gen-own-size">'
-        f'<div class="gen-row size">{draw("width")}{swap}{draw("height")}</div>'
+        f'<div class="gen-row size">{render_fields("width")}{swap}{render_fields("height")}</div>'
         f'<p class="hint gen-says">{esc(about_size(model, size, hires is not None))} {hires_button}</p></div></fieldset>'
-        f'<div class="gen-row steps">{draw("steps", "guidance_scale", "seed", titles=SHORT)}{lock}</div>'
-        f'<div class="gen-row ways">{draw("sampler", "schedule_type")}</div></div>'
+        f'<div class="gen-row steps">{render_fields("steps", "guidance_scale", "seed", titles=SHORT)}{lock}</div>'
+        f'<div class="gen-row ways">{render_fields("sampler", "schedule_type")}</div></div>'
     )
 
 
@@ -211,17 +211,17 @@ def groups(rows: Sequence[Group]) -> str:
 def rows_of(
     values: Mapping[str, Any],
     shown_above: Iterable[str],
-    draw: Draw,
-    first: Callable[[str], str] = lambda group: "",
+    render_fields: Draw,
+    html_above: Callable[[str], str] = lambda group: "",
     notes: Mapping[str, str] = {},
     invalid: Collection[str] = (),
 ) -> list[Group]:
     """Return the collapsed rows, with the settings that are neither in `shown_above` nor on a card.
 
-    draw     function of field names that returns the HTML of the fields
-    first    function of a group name that returns the HTML above its fields
-    notes    {row: text added to its summary}
-    invalid  names of fields with invalid input: counted in the summary, and shown even if they have no effect
+    render_fields  function of field names that returns the HTML of the fields
+    html_above     function of a group name that returns the HTML above its fields
+    notes          {row: text added to its summary}
+    invalid        names of fields with invalid input: counted in the summary, and shown even if they have no effect
     """
     elsewhere = {*shown_above, cards.STRENGTH, *(name for card in cards.CARDS for name in card.fields)}
     remaining = [name for name in (BASE, *form.MODEL, *form.FIELDS) if name not in elsewhere]
@@ -232,7 +232,7 @@ def rows_of(
         group = "model" if name == BASE else form.ENTRIES[name].group
         names.setdefault(row_of.get(group, group), {}).setdefault(group, []).append(name)
     order = sorted(names, key=lambda row: row == LAST)  # stable
-    rows = [_row(row, names[row], values, draw, first) for row in order]
+    rows = [_row(row, names[row], values, render_fields, html_above) for row in order]
     to_fix = {row: sum(name in invalid for group in names[row].values() for name in group) for row in order}
     described = []
     for row in rows:
@@ -242,13 +242,17 @@ def rows_of(
 
 
 def _row(
-    row: str, members: Mapping[str, list[str]], values: Mapping[str, Any], draw: Draw, first: Callable[[str], str]
+    row: str,
+    members: Mapping[str, list[str]],
+    values: Mapping[str, Any],
+    render_fields: Draw,
+    html_above: Callable[[str], str],
 ) -> Group:
-    """Return the collapsed row `row` with the fields of its groups. members: {group: field names}; draw, first: as of `rows_of`"""
+    """Return the collapsed row `row` with the fields of its groups. members: {group: field names}; others as of `rows_of`"""
     fields = ""
     for group, names in members.items():
         head = f"<h3>{esc(_title(group))}</h3>" if len(members) > 1 else ""
-        fields += f'{head}{first(group)}<div class="concept-fields">{draw(*names)}</div>'
+        fields += f'{head}{html_above(group)}<div class="concept-fields">{render_fields(*names)}</div>'
     changed = [name for names in members.values() for name in names if form.is_set(name, values)]
     summary = ", ".join(f"{label(form.ENTRIES[name])} {_value_text(name, values[name])}" for name in changed)
     title = "More" if row == LAST else TOGETHER[row][0] if row in TOGETHER else _title(row)

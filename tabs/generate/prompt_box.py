@@ -207,11 +207,11 @@ class PromptBox:
         self._change(f"Imported {len(new)} styles", [*(read_styles(self.page.workspace) | new).values()])
         return {"said": f"Imported {len(new)} styles"}
 
-    def html(self, draw: Callable[[str], str], values: Values) -> str:
-        """Return the HTML of the two prompt fields, history and styles. draw: function of a field name that returns the field's HTML"""
+    def html(self, render_field: Callable[[str], str], values: Values) -> str:
+        """Return the HTML of the two prompt fields, history and styles. render_field: function of a field name that returns its HTML"""
         counted = esc(json.dumps([values[name] for name in COUNTED_BY]))
         boxes = "".join(
-            f'<div class="prompt-box" data-counted="{counted}"><div class="prompt-under" aria-hidden="true"></div>{draw(name)}'
+            f'<div class="prompt-box" data-counted="{counted}"><div class="prompt-under" aria-hidden="true"></div>{render_field(name)}'
             f'<div class="prompt-strip"></div></div>'
             for name in PROMPTS
         )

@@ -311,10 +311,10 @@ class Sending:
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return the data of the Upscale dialog for image {"name"}. Raises ProblemsError.
 
-        file        name of the image file
-        sizes       [[factor, width, height]] in pixels; [[factor]] if the size is unknown
-        upscalers   [(choice, label, whether it upscales latents, reason why it cannot be chosen or "")], that of the form first
-        strength    default denoising strength
+        file       name of the image file
+        sizes      [[factor, width, height]] in pixels; [[factor]] if the size is unknown
+        upscalers  [(choice, label, whether it upscales latents, reason why it cannot be chosen or "")], that of the form first
+        strength   default denoising strength
         """
         shot, facts = self._image(str(request.get("name")))
         values = self._fields.load()
@@ -349,15 +349,15 @@ class Sending:
         )
         return [*offered, *of_form]
 
-    def upscaler_field(self, draw: Callable[[Values], str], values: Values) -> str:
+    def upscaler_field(self, render_field: Callable[[Values], str], values: Values) -> str:
         """Return the HTML of the upscaler field with the upscaler files added to its list.
 
-        draw: function of form values that returns the HTML of the field
+        render_field: function of form values that returns the HTML of the field
         """
         chosen = str(values[UPSCALER_FILE] or "")
         files = [(label, choice) for choice, label, _, reason in self._files(chosen) if not reason]
         shown = values | {UPSCALER: FILE + chosen, UPSCALER_FILE: None} if chosen else values
-        return draw(shown).replace("</select>", options(files, FILE + chosen) + "</select>", 1)
+        return render_field(shown).replace("</select>", options(files, FILE + chosen) + "</select>", 1)
 
     def choose_upscaler(self, choice: str) -> None:
         """Set the upscaler or, for a choice "file:NAME", the upscaler file. Raises ProblemsError."""

@@ -25,9 +25,9 @@ def answer_of(
 ) -> tuple[str, str]:
     """Return (sentence on which checkpoint to use at which strength, sentence on the user's other choices).
 
-    columns         of the comparison, the base model first
-    use, reason     results of `recommended`
-    preferred       result of `preferred_of`
+    columns      of the comparison, the base model first
+    use, reason  results of `recommended`
+    preferred    result of `preferred_of`
     """
     answer, choices_text, file = _answer(run, columns, use, reason, preferred)
     measured = best_strength(run, file) if file else None

@@ -74,9 +74,13 @@ def with_assessment(
     sentence: str, run: Path, columns: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None
 ) -> str:
     """Return `sentence`, on the losses of a run's checkpoints, with what the assessment adds. columns: of the comparison"""
-    good = not_worse(best, {column["file"]: column["step"] for column in columns})
-    good |= {column["file"] for column in columns if column["loss"] is None}  # which is said, and speaks against none
-    return with_warnings(sentence, {column["file"]: column["label"] for column in columns}, read_results(run), good)
+    not_worse_files = not_worse(best, {column["file"]: column["step"] for column in columns})
+    not_worse_files |= {
+        column["file"] for column in columns if column["loss"] is None
+    }  # which is said, and speaks against none
+    return with_warnings(
+        sentence, {column["file"]: column["label"] for column in columns}, read_results(run), not_worse_files
+    )
 
 
 def _row(page: Page, run: Path, row: Mapping[str, Any]) -> dict[str, Any]:

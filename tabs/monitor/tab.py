@@ -267,8 +267,8 @@ def queue(page: Page) -> dict[str, Any]:
         for entry in active
     ]
     waiting = [row for row in active_rows if row["state"] == "waiting"]
-    own = [place for place, row in enumerate(waiting) if row["own"]]  # a guest's job changes places only with these
-    for up, position, down in zip([None, *own], own, [*own[1:], None], strict=False):
+    movable = [index for index, row in enumerate(waiting) if row["own"]]  # a guest's job changes places only with these
+    for up, position, down in zip([None, *movable], movable, [*movable[1:], None], strict=False):
         waiting[position] |= {"up": up, "down": down}
     ended_rows = [_row(entry, page.engine) | _result(page, entry) for entry in reversed(ended[-SHOWN_ENDED:])]
     paused_by = page.engine.paused_by

@@ -202,19 +202,19 @@ def _comparison(
     facts: Mapping[str, Any],
     job: TrainJob,
     verdict: Verdict | None,
-    more: bool = False,
+    all_prompts: bool = False,
     strength: float = 1.0,
 ) -> Comparison:
     """Return the comparison to generate: the verdict's, extended by new checkpoints, or a first one within the time limit.
 
-    more: with all prompts; strength: one more LoRA strength. Raises ProblemsError.
+    all_prompts: with all prompts; strength: one more LoRA strength. Raises ProblemsError.
     """
     strengths = sorted({*(verdict.strengths if verdict is not None else USUAL_STRENGTHS), strength} & {*STRENGTHS})
-    limit = None if more else len(verdict.prompts) if verdict is not None else FEW
+    limit = None if all_prompts else len(verdict.prompts) if verdict is not None else FEW
     comparison = comparison_of(facts, job, page.workspace, limit, _prompt(page), strengths)
     seconds = _seconds(page, comparison, facts, job) * len(comparison.files)  # of a prompt
     prompt_limit = max(1, int(60 * _minutes(page) / seconds)) if seconds else FEW
-    if verdict is not None or more or prompt_limit >= len(comparison.prompts):
+    if verdict is not None or all_prompts or prompt_limit >= len(comparison.prompts):
         return comparison
     return comparison_of(facts, job, page.workspace, prompt_limit, _prompt(page), strengths)
 
@@ -286,10 +286,16 @@ def _images(
     folder, content = opened
     generated, reused = folder.generated(), folder.samples(page.workspace)
     sources = {cell: content.source(position) for cell, position in positions.items()}
-    made = {cell for cell, source in sources.items() if source in generated}
-    failed = {cell: content.failed[at] for cell, at in sources.items() if at in content.failed and cell not in made}
-    paths |= {cell: str(folder.cell(sources[cell])) for cell in made}
-    return Images(positions.keys(), paths, failed, made, {cell for cell, source in sources.items() if source in reused})
+    made_cells = {cell for cell, source in sources.items() if source in generated}
+    failed = {
+        cell: content.failed[source]
+        for cell, source in sources.items()
+        if source in content.failed and cell not in made_cells
+    }
+    paths |= {cell: str(folder.cell(sources[cell])) for cell in made_cells}
+    return Images(
+        positions.keys(), paths, failed, made_cells, {cell for cell, source in sources.items() if source in reused}
+    )
 
 
 def _complete(verdict: Verdict, images: Images) -> Verdict | None:
@@ -328,9 +334,9 @@ def _making(
     """Return the progress of a comparison's images, and the numbers of images that could be added.
 
     seconds: expected per image; comparison: the one to generate next
-    "state"  "", "waiting", "running", "stopped" or "done"
+    "state"                                         "", "waiting", "running", "stopped" or "done"
     "new_images", "more_images", "strength_images"  number to make for new checkpoints, for all prompts, for one more strength
-    "complete", "incomplete"  number of images of the complete part, and text on what is not in it
+    "complete", "incomplete"                        number of images of the complete part, and text on what is not in it
     """
     entry = grids.entry_of(page, verdict.grid) if verdict is not None else None
     failed = grids.entry_of(page, verdict.grid, ("failed",)) if verdict is not None and entry is None else None
@@ -343,7 +349,9 @@ def _making(
         return len(cells_of(wanted).keys() - existing - sampled(wanted))
 
     new_images = missing_images(comparison)
-    more_images = missing_images(_comparison(page, facts, job, verdict, more=True)) if more and state == "done" else 0
+    more_images = (
+        missing_images(_comparison(page, facts, job, verdict, all_prompts=True)) if more and state == "done" else 0
+    )
     strength_images = new_images + len(comparison.prompts) * len(list(filter(None, comparison.files)))
     complete = _complete(verdict, images) if verdict is not None and state == "stopped" else None
     return {
@@ -417,10 +425,13 @@ def _average(page: Page, run: str, job: TrainJob) -> dict[str, Any] | None:
     return {"running": bool(task and not task.done), "problems": problems, "saved": saved}
 
 
-def _others(run: Path, facts: Mapping[str, Any], kept: Mapping[str, str]) -> dict[str, int]:
+def _others(run: Path, facts: Mapping[str, Any], keep_marks: Mapping[str, str]) -> dict[str, int]:
     """Return {"left": number of checkpoints not marked to keep (0 if none is marked), "away": number that Put back restores}."""
     removals = undoable_actions(RunFolder(run).checkpoints, 1)
-    return {"left": len(facts["files"]) - len(kept) if kept else 0, "away": len(removals[0].images) if removals else 0}
+    return {
+        "left": len(facts["files"]) - len(keep_marks) if keep_marks else 0,
+        "away": len(removals[0].images) if removals else 0,
+    }
 
 
 # -- commands
@@ -437,10 +448,10 @@ def _text(data: Mapping[str, Any], name: str) -> str:
     return str(data.get(name, ""))[:LONGEST]
 
 
-def start(page: Page, run: str, more: bool = False, strength: float = 1.0) -> bool:
+def start(page: Page, run: str, all_prompts: bool = False, strength: float = 1.0) -> bool:
     """Queue the grid of a run's comparison: resume it, or create one that takes over existing images. Raises ProblemsError.
 
-    more: with all prompts; strength: one more LoRA strength. Returns whether a queued grid was cancelled for it.
+    all_prompts: with all prompts; strength: one more LoRA strength. Returns whether a queued grid was cancelled for it.
     """
     with _STARTING:
         facts, job, folder = page.engine.snapshot(run), page.engine.run_job(run), page.engine.own_folder(run).path
@@ -449,7 +460,7 @@ def start(page: Page, run: str, more: bool = False, strength: float = 1.0) -> bo
             raise ProblemsError.one(what, run, fix, "runs.not-yours")
         verdict = read_verdict(folder)
         opened = _open(page.workspace, verdict)
-        comparison = _comparison(page, facts, job, verdict if opened else None, more, strength)
+        comparison = _comparison(page, facts, job, verdict if opened else None, all_prompts, strength)
         if verdict and opened and comparison.content == verdict.content:
             if grids.entry_of(page, verdict.grid) is None:
                 opened[0].change(minutes=_minutes(page))

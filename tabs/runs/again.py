@@ -84,8 +84,10 @@ def again(job: TrainJob, path: str, text: str, run: RunSummary, facts: dict[str,
 
 def _parts(entry: Declared, text: str) -> list[str]:
     """Return the values between commas, "1e-3,1e-2"; a decimal comma or thousands separator, "0,5", does not separate."""
-    one = re.fullmatch(ONE_COMMA, text, re.IGNORECASE) and (entry.kind != "int" or re.match(THOUSANDS, text))
-    return [text] if one else text.split(",")
+    is_single_value = re.fullmatch(ONE_COMMA, text, re.IGNORECASE) and (
+        entry.kind != "int" or re.match(THOUSANDS, text)
+    )
+    return [text] if is_single_value else text.split(",")
 
 
 def _path_of(text: str, fields: Mapping[str, Declared]) -> str:

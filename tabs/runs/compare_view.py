@@ -35,7 +35,7 @@ def head(chosen: Sequence[str], folders: Sequence[RunFolder]) -> str:
     """
     names = {folder.name: f"{title_of(folder)}, {moment_of(folder.name)}" for folder in folders}
     names |= {name: title_text(name) for name in chosen if name not in names}
-    free = {name: words for name, words in names.items() if name not in chosen}
+    free = {name: run_title for name, run_title in names.items() if name not in chosen}
     lists = ""
     for letter, name in zip(LETTERS, chosen, strict=False):
         offered = {each: title for each, title in names.items() if each == name or each in free}
@@ -73,7 +73,7 @@ def title_text(name: str) -> str:
 def comparison_parts(sides: Sequence[Side], thumb_url: Url, file_url: Url) -> dict[str, str]:
     """Return {part: HTML} below the head: "words" (verdicts), "facts", "settings", "images" and "samples"."""
     return {
-        "words": "".join(f'<p class="run-message verdict">{esc(words)}</p>' for words in verdicts(sides)),
+        "words": "".join(f'<p class="run-message verdict">{esc(sentence)}</p>' for sentence in verdicts(sides)),
         "facts": _facts(sides),
         "settings": _settings(sides),
         "images": _images(sides),

@@ -235,7 +235,7 @@ def fact_rows(*sides: Side) -> list[Row]:
     """Return the rows of facts, without those that no run has."""
     rows = [Row(title, tuple(text(side) or UNKNOWN for side in sides)) for title, text in FACTS]
     rows = [row for row in rows if {*row.values} != {UNKNOWN}]
-    index = next((number for number, row in enumerate(rows) if row.title == "Training images"), None)
+    index = next((row_index for row_index, row in enumerate(rows) if row.title == "Training images"), None)
     if index is not None and (shared := shared_images(*(side.dataset for side in sides))):
         rows.insert(index + 1, Row("In both" if len(sides) == 2 else "In all", (shared,)))
     return rows
@@ -453,11 +453,11 @@ def _moments(samples: list[list[dict[str, Any]]], limit: int) -> list[Moment]:
     fewest = min(samples, key=len)
     steps = [fewest[index]["step"] for index in spread(len(fewest), limit)]
     moments = [tuple(_nearest(each, step) for each in samples) for step in steps]
-    for number, run_samples in enumerate(samples):
+    for run_index, run_samples in enumerate(samples):
         if run_samples is not fewest:
             # of moments with the same sample of the run, keep the one whose steps are nearest
             moments.sort(key=lambda moment: -max(abs(moment[0]["step"] - each["step"]) for each in moment))
-            moments = [*{moment[number]["step"]: moment for moment in moments}.values()]
+            moments = [*{moment[run_index]["step"]: moment for moment in moments}.values()]
     moments.sort(key=lambda moment: [each["step"] for each in moment])
     ends = tuple(each[-1] for each in samples)
     return moments if moments[-1] == ends else [*moments, ends]

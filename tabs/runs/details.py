@@ -37,7 +37,7 @@ def details(
     job: TrainJob | None,
     size: int,
     asking: bool,
-    host: FormPage,
+    form_page: FormPage,
     copies: Copying,
     more: str = "",
 ) -> str:
@@ -50,18 +50,20 @@ def details(
     copies  function of a file that returns (HTML of its copy buttons, HTML of its copy's state)
     more    HTML below the samples
     """
-    others_run = whose_run(run.person, host.engine.people)
-    parts = [_head(run, asking, size, job is not None, others_run, needed_html([run.name], host) if asking else "")]
+    other_owner = whose_run(run.person, form_page.engine.people)
+    parts = [
+        _head(run, asking, size, job is not None, other_owner, needed_html([run.name], form_page) if asking else "")
+    ]
     if facts.get("message") and run.state in ("failed", "stopped", "damaged"):
         level = "advice" if run.state == "stopped" else "error"
         fix = f'<span class="fix">{esc(facts["fix"])}</span>' if facts.get("fix") else ""
         parts.append(f'<p class="run-message {level}"><strong>{esc(facts["message"])}</strong>{fix}</p>')
-    parts.append(_naming(run, others_run))
+    parts.append(_naming(run, other_owner))
     kept_names = {(run.folder / file).name: name for file, name in read_kept(run.folder).items()}
-    files = _files(facts.get("files", []), host.file_url, copies, run.best_file, kept_names, others_run)
-    first_column = [_about(run, facts, size, host.presets.shown_name(run.words.preset)), files]
+    files = _files(facts.get("files", []), form_page.file_url, copies, run.best_file, kept_names, other_owner)
+    first_column = [_about(run, facts, size, form_page.presets.shown_name(run.words.preset)), files]
     at_base = job is None or job.starts_at_base
-    right = [_samples(facts.get("samples", []), host.thumb_url, host.file_url, at_base), more]
+    right = [_samples(facts.get("samples", []), form_page.thumb_url, form_page.file_url, at_base), more]
     parts.append(f'<div class="run-columns"><div>{"".join(first_column)}</div><div>{"".join(right)}</div></div>')
     parts.append(_settings(job))
     message = facts.get("message") if run.state == "failed" else None  # shown at the top
@@ -69,7 +71,7 @@ def details(
     return f'<div class="run-details">{"".join(parts)}</div>'
 
 
-def _head(run: RunSummary, asking: bool, size: int, has_job: bool, others_run: str, needed: str = "") -> str:
+def _head(run: RunSummary, asking: bool, size: int, has_job: bool, other_owner: str, needed: str = "") -> str:
     """Return the HTML of the title with the run's actions.
 
     asking: whether to ask if the run should be deleted; needed: warning of `needed_html`, "" without one
@@ -77,7 +79,7 @@ def _head(run: RunSummary, asking: bool, size: int, has_job: bool, others_run: s
     back = button("back", "All runs", kind="quiet")
     actions = []
     if run.state in CONTINUABLE:
-        actions.append(next_step_button(run, others_run))
+        actions.append(next_step_button(run, other_owner))
     if run.state in ("running", "paused"):
         actions.append(button("watch", "Watch in Monitor", run.name, kind="primary"))
     if run.files:
@@ -88,7 +90,7 @@ def _head(run: RunSummary, asking: bool, size: int, has_job: bool, others_run: s
     step = next_step(run.state, run.resumable_step, run.fix)
     if has_job and not (step and step.name == "settings"):
         actions.append(button("use", "Use its settings", run.name))
-    if run.state not in ("running", "paused") and not others_run:
+    if run.state not in ("running", "paused") and not other_owner:
         actions.append(button("ask", "Delete", run.name, kind="danger", disabled=asking))
     question = ""
     if asking:
@@ -102,17 +104,17 @@ def _head(run: RunSummary, asking: bool, size: int, has_job: bool, others_run: s
         )
     return (
         f'<div class="run-top"><div class="run-head">{back}'
-        f'<h2 tabindex="-1" data-land="{esc(run.name)}">{breakable(run.title)}</h2>{star(run, others_run)}'
+        f'<h2 tabindex="-1" data-land="{esc(run.name)}">{breakable(run.title)}</h2>{star(run, other_owner)}'
         f'{badge(run)}<span class="grow">'
         f"</span><span class='does'>{''.join(actions)}</span></div>{question}</div>"
     )
 
 
-def _naming(run: RunSummary, others_run: str) -> str:
+def _naming(run: RunSummary, other_owner: str) -> str:
     """Return the HTML of the fields for title and note, saved on change; of another user's run the note as text."""
     if run.about_error:
         return f'<p class="run-message error"><strong>{esc(run.about_error)}</strong></p>'
-    if others_run:
+    if other_owner:
         return section("Note", f"<p>{esc(run.note)}</p>") if run.note else ""
     name = esc(run.name)
     title = (
@@ -187,18 +189,18 @@ def _files(
     copies: Copying,
     best: dict[str, Any] | None,
     kept_names: Mapping[str, str],
-    others_run: str = "",
+    other_owner: str = "",
 ) -> str:
     """Return the HTML of the saved files.
 
-    kept_names: {path: name under which the file is marked to keep}; others_run: text on the run's other owner, or ""
+    kept_names: {path: name under which the file is marked to keep}; other_owner: text on the run's other owner, or ""
     """
     if not files:
         return section("Files", '<p class="hint">No files saved yet.</p>')
     ordered = sorted(files, key=lambda file: (file["step"], file["name"]), reverse=True)
     labels = labels_of([(file["name"], file["step"]) for file in ordered])
     rows = "".join(
-        _file(file, label, file_url, *copies(file), kept_names.get(file["name"]), others_run)
+        _file(file, label, file_url, *copies(file), kept_names.get(file["name"]), other_owner)
         for file, label in zip(ordered, labels, strict=True)
     )
     return section("Files", f'{best_html(best) if best else ""}<ul class="files">{rows}</ul>')
@@ -211,7 +213,7 @@ def _file(
     copy: str,
     copied: str,
     kept_name: str | None,
-    others_run: str,
+    other_owner: str,
 ) -> str:
     """Return the HTML of a file: label, size and actions.
 
@@ -221,7 +223,7 @@ def _file(
     actions = _take(file, file_url) + button("draw", "Generate", f"{run}/{name}", label=f"Generate with {label}")
     return (
         f'<li><div class="file-head"><b title="{esc(name)}">{breakable(label)}</b><span class="hint">{size_words(file["bytes"])}'
-        f"</span>{_keep_button(name, kept_name, others_run)}</div>"
+        f"</span>{_keep_button(name, kept_name, other_owner)}</div>"
         f'<div class="does">{actions}{_card_button(file)}{copy}{copy_button(Path(file["path"]), name)}</div>{copied}</li>'
     )
 
@@ -234,9 +236,9 @@ def _card_button(file: dict[str, Any]) -> str:
     return button("report-card", "Report card", file["name"], label=f"Report card of {file['name']}", title=about)
 
 
-def _keep_button(name: str, kept_name: str | None, others_run: str) -> str:
-    """Return the HTML that marks the file to keep, or shows the mark with Undo. Marks of another user's run (`others_run`) are fixed."""
-    if kept_name is None and others_run:
+def _keep_button(name: str, kept_name: str | None, other_owner: str) -> str:
+    """Return the HTML that marks the file to keep, or shows the mark with Undo. Marks of another user's run (`other_owner`) are fixed."""
+    if kept_name is None and other_owner:
         return ""
     if kept_name is None:
         return button(
@@ -250,7 +252,7 @@ def _keep_button(name: str, kept_name: str | None, others_run: str) -> str:
         )
     label = "Kept" if kept_name == Path(name).stem else f"Kept as {short(kept_name, 40)}"
     undo = button("unmark", "Undo", name, kind="quiet", label=f"Undo keeping {name}", lands=f"kept {name}")
-    return f'<span class="good">{esc(label)}</span>{"" if others_run else undo}'
+    return f'<span class="good">{esc(label)}</span>{"" if other_owner else undo}'
 
 
 def _take(file: dict[str, Any], file_url: Callable[..., str]) -> str:
@@ -269,8 +271,10 @@ def _samples(
             "Samples", '<p class="hint">This run has no samples. Add sample prompts in Train to see progress.</p>'
         )
     steps = sample_titles((sample["step"] for sample in samples), at_base)
-    made = [step for step in steps if step not in COMPARED]
-    columns = [step for step in steps if step in COMPARED] + [made[each] for each in spread(len(made), SAMPLE_STEPS)]
+    trained_steps = [step for step in steps if step not in COMPARED]
+    columns = [step for step in steps if step in COMPARED] + [
+        trained_steps[each] for each in spread(len(trained_steps), SAMPLE_STEPS)
+    ]
     by_cell = {(sample["index"], sample["step"]): sample for sample in samples}
     prompts = {sample["index"]: sample["prompt"] for sample in samples}
     names = {step: steps[step] for step in columns}

@@ -275,8 +275,8 @@ class RunHandlers:
         number = text.strip()
         if not number.isdecimal() or len(number) > 7 or int(number) <= length:
             fix = f"use a whole number of {unit}, {length + 1} to 9999999"
-            given = f"'{number[:20]}'" if number else "empty"
-            raise ProblemsError.one(f"The new length is {given}", name, fix, code="run.bad-length")
+            entered = f"'{number[:20]}'" if number else "empty"
+            raise ProblemsError.one(f"The new length is {entered}", name, fix, code="run.bad-length")
         changes: dict[str, Any] = {"max_train_epochs": None, "max_train_steps": None} | {field: int(number)}
         if after:
             changes |= {"lr_scheduler_steps": int(snapshot["total"]), "lr_scheduler_after": after}

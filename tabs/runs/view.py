@@ -110,7 +110,7 @@ def table(
     show: str,
     find: str,
     page: int,
-    host: FormPage,
+    form_page: FormPage,
     picked: Sequence[str] = (),
     asking: bool = False,
     unread: int = 0,
@@ -130,7 +130,7 @@ def table(
         return '<p class="hint" role="status">Loading runs ...</p>'
     if not runs:
         return section("Runs", empty_state("No runs yet.", "Start with the starter preset in Train."), IMPORT)
-    rows = sorted(listed(runs, host.presets, show, find), key=SORTS.get(sort, SORTS[""])[1])
+    rows = sorted(listed(runs, form_page.presets, show, find), key=SORTS.get(sort, SORTS[""])[1])
     pages = page_count(len(rows), PAGE_SIZE)
     page = max(0, min(page, pages - 1))
     page_rows = rows[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
@@ -140,30 +140,36 @@ def table(
         "<th class='num took'>Time</th><th class='num amount'>Files</th>"
         "<th class='date'>Started</th><th><span class='unseen'>Actions</span></th></tr>"
     )
-    body = "".join(_row(run, host, run.name in picked) for run in page_rows)
-    choices = [(f"{words} ({len(listed(runs, host.presets, name)):,})", name) for name, (words, _) in SHOWS.items()]
+    body = "".join(_row(run, form_page, run.name in picked) for run in page_rows)
+    choices = [
+        (f"{title} ({len(listed(runs, form_page.presets, name)):,})", name) for name, (title, _) in SHOWS.items()
+    ]
     controls = (
         f'<input type="text" data-act="find" data-live value="{esc(find)}" placeholder="name, dataset, model, note" '
         f'aria-label="Find runs by name, dataset, base model, method, preset or note">'
         f"{choice_list('show', choices, show, 'Which runs are shown')}"
-        f"{choice_list('sort', [(words, name) for name, (words, _) in SORTS.items()], sort, 'Order of the runs')}{IMPORT}"
+        f"{choice_list('sort', [(title, name) for name, (title, _) in SORTS.items()], sort, 'Order of the runs')}{IMPORT}"
     )
     content = f'<table class="runs"><thead>{head}</thead><tbody>{body}</tbody></table>'
     if not page_rows:
         content = empty_state("No matches.", "Choose another view, or clear the search.")
-    others_run = next(
-        filter(None, (whose_run(run.person, host.engine.people) for run in runs if run.name in picked)), ""
+    other_owner = next(
+        filter(None, (whose_run(run.person, form_page.engine.people) for run in runs if run.name in picked)), ""
     )
-    content = _picks(runs, picked, asking, others_run, host) + content + pager("page", page, pages, len(rows), "runs")
+    content = (
+        _picks(runs, picked, asking, other_owner, form_page) + content + pager("page", page, pages, len(rows), "runs")
+    )
     if unread:
         content += f'<p class="hint" role="status">Loading {count(unread, "more run")} ...</p>'
     return section("Runs", content, controls)
 
 
-def _picks(runs: Sequence[RunSummary], picked: Sequence[str], asking: bool, others_run: str, host: FormPage) -> str:
+def _picks(
+    runs: Sequence[RunSummary], picked: Sequence[str], asking: bool, other_owner: str, form_page: FormPage
+) -> str:
     """Return the HTML of the selection with its actions: compare two to four runs, or delete all.
 
-    others_run: text on the owner of the first selected run of another user (`whose_run`), "" if there is none
+    other_owner: text on the owner of the first selected run of another user (`whose_run`), "" if there is none
     """
     if len(runs) < 2:
         return ""
@@ -178,9 +184,7 @@ def _picks(runs: Sequence[RunSummary], picked: Sequence[str], asking: bool, othe
         text = f"<b>{count(len(chosen), 'selected run')}</b>"
     if asking:
         files = count(sum(len(run.files) for run in runs if run.name in chosen), "file")
-        text = (
-            f"Delete {text} ({files})? The folders move to the trash of the outputs folder. {needed_html(chosen, host)}"
-        )
+        text = f"Delete {text} ({files})? The folders move to the trash of the outputs folder. {needed_html(chosen, form_page)}"
         buttons = button("delete-picked", f"Delete {count(len(chosen), 'run')}", kind="danger")
         buttons += button("keep", "Keep", lands="ask")
         label = f'role="alertdialog" aria-label="Delete {count(len(chosen), "run")}?"'
@@ -188,15 +192,15 @@ def _picks(runs: Sequence[RunSummary], picked: Sequence[str], asking: bool, othe
     go = '<span class="hint">Select another run to compare with.</span>' if len(chosen) == 1 else ""
     if 2 <= len(chosen) <= len(LETTERS):
         go = f'<a class="btn primary" href="{esc(compare_address(*chosen))}">Compare</a>'
-    go += button("ask", "Delete", kind="danger", title=others_run, disabled=bool(others_run)) + button(
+    go += button("ask", "Delete", kind="danger", title=other_owner, disabled=bool(other_owner)) + button(
         "unpick", "Clear", kind="quiet"
     )
     return f'<div class="picks-line" role="status"><span>{text}</span> {go}</div>'
 
 
-def needed_html(runs: Collection[str], host: FormPage) -> str:
+def needed_html(runs: Collection[str], form_page: FormPage) -> str:
     """Return the HTML of a warning on what still needs files of these runs."""
-    return f"<b>{esc(needed_by(runs, host.engine.queue(), host.workspace, host.engine.people))}</b>"
+    return f"<b>{esc(needed_by(runs, form_page.engine.queue(), form_page.workspace, form_page.engine.people))}</b>"
 
 
 def compare_address(*names: str) -> str:
@@ -215,14 +219,14 @@ def loss_text(loss: float) -> str:
     return f"{loss:.4f}" if abs(loss) >= 0.01 else f"{loss:.3g}"
 
 
-def _row(run: RunSummary, host: FormPage, picked: bool) -> str:
+def _row(run: RunSummary, form_page: FormPage, picked: bool) -> str:
     """Return the HTML of a run's row in the table. picked: whether the run is selected"""
-    lora = _recommended_lora(run, host)
-    image = thumb(lora.image if lora else run.thumbnail, host.thumb_url)
+    lora = _recommended_lora(run, form_page)
+    image = thumb(lora.image if lora else run.thumbnail, form_page.thumb_url)
     others = strip_later(lora, RUNS) if lora else ""
     steps = f"{run.step:,} / {run.total:,}" if run.total else f"{run.step:,}"
-    others_run = whose_run(run.person, host.engine.people)
-    actions = next_step_button(run, others_run) if run.state in CONTINUABLE else ""
+    other_owner = whose_run(run.person, form_page.engine.people)
+    actions = next_step_button(run, other_owner) if run.state in CONTINUABLE else ""
     actions += button("watch", "Watch", run.name) if run.state in ("running", "paused") else ""
     best = f"{loss_text(run.best[0])} @ {run.best[1]:,}" if run.best else ""
     checkbox = (
@@ -232,7 +236,7 @@ def _row(run: RunSummary, host: FormPage, picked: bool) -> str:
     return (
         f'<tr><td class="ticks"><label>{checkbox}</label></td><td class="small">{image}</td><td>'
         f'<button type="button" class="open" data-act="open" '
-        f'data-arg="{esc(run.name)}">{breakable(run.title)}</button>{star(run, others_run)}{_under(run, host.presets)}{others}</td>'
+        f'data-arg="{esc(run.name)}">{breakable(run.title)}</button>{star(run, other_owner)}{_under(run, form_page.presets)}{others}</td>'
         f'<td>{badge(run)}</td><td class="num steps">{steps}</td><td class="num lowest">{best}</td>'
         f'<td class="num took">{clock(run.seconds)}</td><td class="num amount">{len(run.files)}</td>'
         f'<td class="date">{when(run.started)}</td><td class="num">{actions}</td>'
@@ -240,7 +244,7 @@ def _row(run: RunSummary, host: FormPage, picked: bool) -> str:
     )
 
 
-def _recommended_lora(run: RunSummary, host: FormPage) -> Lora | None:
+def _recommended_lora(run: RunSummary, form_page: FormPage) -> Lora | None:
     """Return the run's recommended checkpoint, else its last one, as a card's LoRA; None before one is saved.
 
     Without a preview of its own it shows the run's newest sample.
@@ -251,7 +255,7 @@ def _recommended_lora(run: RunSummary, host: FormPage) -> Lora | None:
         file = run.files[-1] if run.files else None
     if file is None:
         return None
-    lora = brief(file, host.workspace)
+    lora = brief(file, form_page.workspace)
     checkpoint = lora.checkpoint
     # a run that continues may not have stored its best one yet
     if checkpoint is not None and best and file == run.folder / best["file"]:
@@ -260,19 +264,19 @@ def _recommended_lora(run: RunSummary, host: FormPage) -> Lora | None:
     return replace(lora, image=lora.image or run.thumbnail, checkpoint=checkpoint)
 
 
-def star(run: RunSummary, others_run: str) -> str:
-    """Return the HTML of the button that stars a run or removes the star. others_run: text on the run's other owner, which disables it"""
+def star(run: RunSummary, other_owner: str) -> str:
+    """Return the HTML of the button that stars a run or removes the star. other_owner: text on the run's other owner, which disables it"""
     symbol, label = "\u2605" if run.starred else "\u2606", f"Star {run.title}, {moment(run.name)}"
-    tooltip, disabled = others_run or "Starred runs can be listed alone or first", bool(others_run)
+    tooltip, disabled = other_owner or "Starred runs can be listed alone or first", bool(other_owner)
     return button(
         "star", symbol, run.name, kind="quiet star", label=label, title=tooltip, pressed=run.starred, disabled=disabled
     )
 
 
-def next_step_button(run: RunSummary, others_run: str) -> str:
+def next_step_button(run: RunSummary, other_owner: str) -> str:
     """Return the HTML of the next step's button of a run that ended early; "" if that would resume another user's run."""
     step = next_step(run.state, run.resumable_step, run.fix)
-    if step is None or (others_run and step.name == "continue"):
+    if step is None or (other_owner and step.name == "continue"):
         return ""
     act = {"settings": "use"}.get(step.name, step.name)
     return button(act, step.text, run.name, kind="primary", title=step.about)
@@ -280,6 +284,8 @@ def next_step_button(run: RunSummary, others_run: str) -> str:
 
 def _under(run: RunSummary, presets: PresetStore) -> str:
     """Return the HTML below a run's title in the table: where the run comes from, and its note."""
-    made = f'<span class="made">{breakable(" · ".join(short(each, 60) for each in origin_texts(run, presets)))}</span>'
+    origin = (
+        f'<span class="made">{breakable(" · ".join(short(each, 60) for each in origin_texts(run, presets)))}</span>'
+    )
     note = f'<span class="note">{esc(short(run.note, 120))}</span>' if run.note else ""
-    return made + note
+    return origin + note

@@ -117,9 +117,12 @@ class DiskHandlers:
         space, asking = self.page.workspace, str(state.get("asking", ""))
         rows = [
             _row(
-                title, words, folder_bytes(space.cache / name), button("prune", "Empty", name, label=f"Empty: {title}")
+                title,
+                effect_text,
+                folder_bytes(space.cache / name),
+                button("prune", "Empty", name, label=f"Empty: {title}"),
             )
-            for name, (title, words) in CACHES.items()
+            for name, (title, effect_text) in CACHES.items()
         ]
         trashes = [
             (
@@ -145,8 +148,8 @@ class DiskHandlers:
             buttons = button("ask", "Delete for good", name, kind="danger", label=f"Delete for good: {title}")
             buttons = "" if self.page.workspace.person and name == RUNS else buttons
             rows.append(_row(title, effect, size, buttons if asking != name else _confirm_buttons(name, size)))
-            own = (each for each in deleted_runs(space) if may_change(each.person, self.page.engine.people))
-            rows += map(_deleted, islice(own, LISTED)) if name == RUNS else []
+            restorable = (each for each in deleted_runs(space) if may_change(each.person, self.page.engine.people))
+            rows += map(_deleted, islice(restorable, LISTED)) if name == RUNS else []
         keep = esc(state.get("keep", "0"))
         field = (
             '<label class="disk-keep">Emptying keeps the newest '

@@ -96,11 +96,14 @@ def with_pairs(job: TrainJob, images: str, control: str) -> TrainJob:
     if not job.method.traits.control_images:
         job = with_value(job, "method.kind", CONTROLNET)
     entries = entries_of(job)
-    same = [resolve_path(entry.folder) == resolve_path(images) for entry in entries]
-    if len(entries) > 1 and any(same):
+    is_same = [resolve_path(entry.folder) == resolve_path(images) for entry in entries]
+    if len(entries) > 1 and any(is_same):
         changed = [
-            each.model_copy(update={FOLDER: control}) if its else each for each, its in zip(entries, same, strict=True)
+            each.model_copy(update={FOLDER: control}) if matches else each
+            for each, matches in zip(entries, is_same, strict=True)
         ]
         return with_entries(job, changed)
-    remaining = [each.model_copy(update={FOLDER: None}) for each, its in zip(entries, same, strict=True) if its]
+    remaining = [
+        each.model_copy(update={FOLDER: None}) for each, matches in zip(entries, is_same, strict=True) if matches
+    ]
     return with_value(with_entries(job, remaining or [Source(folder=images)]), f"dataset.{FOLDER}", control)

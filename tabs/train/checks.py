@@ -154,8 +154,10 @@ class Checks:
     def _current_facts(self, job: TrainJob) -> dict[str, Any]:
         """Return the facts of the last preflight without problems of fields that have changed since."""
         changed = differences(job, self._facts_job) if self._facts_job not in (None, job) else {}
-        kept = [each for each in self._facts.get("problems", ()) if changed.keys().isdisjoint(paths_of(each["where"]))]
-        return self._facts | {"problems": kept} if changed else self._facts
+        remaining = [
+            each for each in self._facts.get("problems", ()) if changed.keys().isdisjoint(paths_of(each["where"]))
+        ]
+        return self._facts | {"problems": remaining} if changed else self._facts
 
     def _failed(self) -> list[dict[str, Any]]:
         """Return the problems of a failed preflight; [] if it is running, succeeded or was cancelled."""

@@ -148,10 +148,14 @@ def hints(job: TrainJob) -> dict[str, str]:
         texts["dataset.folder"] = f"{verb} on {count(len(chosen), 'folder')} of the Dataset tab: {folders}."
     for group in ("dataset", "captions", "validation"):
         for name in type(getattr(job, group)).model_fields.keys() & OwnSettings.model_fields.keys():
-            own = [value for each in job.dataset.sources if each.enabled and (value := getattr(each, name)) is not None]
-            if own:
-                listed = first_of(list(dict.fromkeys(shown_value(FIELDS[f"{group}.{name}"], each) for each in own)), 3)
-                texts[f"{group}.{name}"] = f"Set for {count(len(own), 'folder')} of the Dataset tab: {listed}."
+            values = [
+                value for each in job.dataset.sources if each.enabled and (value := getattr(each, name)) is not None
+            ]
+            if values:
+                listed = first_of(
+                    list(dict.fromkeys(shown_value(FIELDS[f"{group}.{name}"], each) for each in values)), 3
+                )
+                texts[f"{group}.{name}"] = f"Set for {count(len(values), 'folder')} of the Dataset tab: {listed}."
     if sentence := scale_sentence(job, job.memory.num_processes):
         texts["optimizer.scale_lr"] = f"{sentence}."
     return texts
@@ -176,14 +180,21 @@ def _recipes(job: TrainJob) -> dict[str, list[Recipe]]:
     offers["schedule.lr_scheduler"] = constant_or_warmup(job)
     if job.noise.loss_type in HUBER_LIKE:
         offers["noise.loss_type"] = [HUBER]
-    return {path: changing for path, each in offers.items() if (changing := [one for one in each if changes(job, one)])}
+    return {
+        path: changing
+        for path, each in offers.items()
+        if (changing := [recipe for recipe in each if changes(job, recipe)])
+    }
 
 
 def recipe_offers(job: TrainJob) -> dict[str, list[dict[str, str]]]:
     """Return {path of a field: [{"title", "why", "sets"}] of the recipe buttons below it}."""
     return {
-        path: [{"title": one.title, "why": one.why, "sets": _settings_text(changes(job, one))} for one in useful]
-        for path, useful in _recipes(job).items()
+        path: [
+            {"title": recipe.title, "why": recipe.why, "sets": _settings_text(changes(job, recipe))}
+            for recipe in offered
+        ]
+        for path, offered in _recipes(job).items()
     }
 
 
@@ -194,7 +205,7 @@ def _settings_text(changed: dict[str, Any]) -> str:
 
 def with_recipe(job: TrainJob, path: str, title: str) -> TrainJob:
     """Return the job with the recipe titled `title` of field `path` applied. Raises ProblemsError if it is no longer offered."""
-    recipe = next((one for one in _recipes(job).get(path, []) if one.title == title), None)
+    recipe = next((each for each in _recipes(job).get(path, []) if each.title == title), None)
     if recipe is None:
         raise ProblemsError.one("This recipe is already applied", path, "", code="recipe.applied")
     return with_values(job, changes(job, recipe))
