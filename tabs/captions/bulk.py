@@ -248,7 +248,7 @@ class Bulk:
         self, title: str, plan: list[CaptionEdit], message_of: Callable[[ChangeResult, str], str], progress: Progress
     ) -> str:
         """Write the edits of a plan to the caption files and return the message. Arguments as of `apply`."""
-        with self._reading.undisturbed(len(plan)):
+        with self._reading.paused_for_writing(len(plan)):
             result = self._history.apply(title, changes_of(plan), progress=progress)
             return message_of(result, title) + self._prompts_note()
 

@@ -162,7 +162,7 @@ class Edits:
             current = self.caption(placed)
             return Saved(caption_text(current), current.path.name)
 
-    def give_up(self, key: str, text: str) -> None:
+    def discard_typed(self, key: str, text: str) -> None:
         """Discard the typed text in favor of the caption on disk. The text goes into the history, from which undo can write it."""
         with self._lock:
             placed = self.known_image(key)
@@ -248,13 +248,13 @@ class Edits:
             if not step.id:
                 return None
             try:
-                with self._reading.undisturbed(self._history.count(step.id)):
+                with self._reading.paused_for_writing(self._history.count(step.id)):
                     result = self._history.undo(step.id, progress)
             except ProblemsError as error:
                 if NO_HISTORY in error.codes:
                     self._drop(stack, step.id)
                 raise
-            self._stepped(stack, step, result)
+            self._move_to_other_stack(stack, step, result)
             return step, result
 
     def _drop(self, stack: str, id: str) -> None:
@@ -262,7 +262,7 @@ class Edits:
         with self._lock:
             self._keep({stack: [each for each in self._load().get(stack, []) if each[2] != id]})
 
-    def _stepped(self, from_stack: str, step: Step, result: ChangeResult) -> None:
+    def _move_to_other_stack(self, from_stack: str, step: Step, result: ChangeResult) -> None:
         """Move an undone or redone change to the other stack."""
         to_stack = "redo" if from_stack == "undo" else "undo"
         with self._lock:

@@ -29,7 +29,7 @@ def preview(job: TrainJob, report: Report | None, placed: Placed, text: str) -> 
     two_files = saved.sentence is not None
     caption: Caption | str = saved if two_files else text
     views = min(max(placed.repeats, 1), MAX_VIEWS)
-    step_by_view = _IMAGE_STEPS.of(job, report) if needs_steps(settings) else {}
+    step_by_view = _IMAGE_STEPS.steps(job, report) if needs_steps(settings) else {}
     any_known = any((placed.key, 0, repeat) in step_by_view for repeat in range(views))
     previews = caption_preview(
         caption,
@@ -58,7 +58,7 @@ class _ImageSteps:
     def __init__(self) -> None:
         self._cached: tuple[Any, Any, dict[tuple[tuple[str, ...], int, int], int]] = (None, None, {})
 
-    def of(self, job: TrainJob, report: Report) -> dict[tuple[tuple[str, ...], int, int], int]:
+    def steps(self, job: TrainJob, report: Report) -> dict[tuple[tuple[str, ...], int, int], int]:
         """Return {(image key, epoch, repeat): step} of the first EPOCHS epochs, all counted from 0."""
         settings = (job.dataset, job.schedule, job.memory.num_processes)
         if self._cached[0] is not report or self._cached[1] != settings:
@@ -88,7 +88,7 @@ def _about(job: TrainJob, two_files: bool, placed: Placed) -> str:
 
 
 @once_per_report
-def not_utf8(report: Report | None) -> list[Caption]:
+def non_utf8_captions(report: Report | None) -> list[Caption]:
     """Return the captions whose files are not UTF-8, one per file."""
     placed = (*report.placed, *report.validation) if report else ()
     other_encodings = (each.caption for each in placed if each.caption.encoding not in UTF_8)
@@ -97,7 +97,7 @@ def not_utf8(report: Report | None) -> list[Caption]:
 
 def encoding_notice(report: Report | None) -> str:
     """Return the HTML of the number of caption files that are not UTF-8, with a button to rewrite them; "" without any."""
-    captions = not_utf8(report)
+    captions = non_utf8_captions(report)
     if not captions:
         return ""
     kinds = ", ".join(f"{number} {name}" for name, number in Counter(each.encoding for each in captions).most_common())

@@ -35,7 +35,7 @@ class Rewriting:
             return work(lambda done, total: None)
         if self.busy:
             return "Another change of captions is running; wait until it is done"
-        self._task = task = self._light(self._on_the_lane, title, work, title=title)
+        self._task = task = self._light(self._in_background, title, work, title=title)
         end = time.monotonic() + WAIT_SECONDS
         while not task.done and time.monotonic() < end:
             time.sleep(0.01)
@@ -47,7 +47,7 @@ class Rewriting:
         return str(task.result)
 
     @staticmethod
-    def _on_the_lane(title: str, work: Callable[[Progress], str], task: Any) -> str:
+    def _in_background(title: str, work: Callable[[Progress], str], task: Any) -> str:
         """Run `work` as a background task with its progress in the task's text."""
         return work(lambda done, total: task.stage(f"{title}: {done:,} of {total:,}", done, total))
 

@@ -25,7 +25,7 @@ from core.record.units import count
 from tabs.captions import view
 from tabs.captions.bulk import ORDERS, Bulk
 from tabs.captions.edits import NO_HISTORY, Edits, caption_text
-from tabs.captions.epochs import encoding_notice, not_utf8, preview
+from tabs.captions.epochs import encoding_notice, non_utf8_captions, preview
 from tabs.captions.mask_painting import Masks
 from tabs.captions.rewriting import Progress, Rewriting
 from tabs.captions.scores import Scores
@@ -53,7 +53,7 @@ def build(page: Page) -> None:
         with gr.Column(elem_id="cap-side"):
             gr.HTML(piece("captions_more"), elem_id="captions-more-holder", apply_default_css=False)
             for card in sorted(cards(TAB), key=lambda card: card.name != "captioners"):
-                build_form(page, card, handlers.only if card.name == "captioners" else None)
+                build_form(page, card, handlers.captioner_limits if card.name == "captioners" else None)
     page.links.answer("captions", handlers.answer)
     page.complete_tags = handlers.bulk.complete
     page.links.answer("masks", Masks(page, handlers.edits).answer)
@@ -138,7 +138,7 @@ class CaptionHandlers:
             saves = body.get("saves")
             return {"answers": [self._saved(each) for each in saves[:MAX_SAVES]] if isinstance(saves, list) else []}
         if act == "give_up":
-            self.edits.give_up(key, value)
+            self.edits.discard_typed(key, value)
             return self._steps()
         if act == "tags":
             return self.bulk.tags(arg, *(_text(body.get(name))[:200] for name in ("find", "order")))
@@ -249,7 +249,7 @@ class CaptionHandlers:
         rows, selected = self._rows()[0] if rows is None else rows, set(keys.split())
         return [row for row in rows if key_of(row) in selected] if selected else rows
 
-    def only(self, keys: str) -> dict[str, Any]:
+    def captioner_limits(self, keys: str) -> dict[str, Any]:
         """Return {"only": paths} that limits a captioner to the selected or listed images; {} if these are the whole dataset.
 
         keys: of the selected images, separated by spaces. Raises ProblemsError if the filter is invalid or no image is listed.
@@ -290,7 +290,7 @@ class CaptionHandlers:
         files = self._history.count(id)
 
         def work(progress: Progress) -> str:
-            with self.reading.undisturbed(files):
+            with self.reading.paused_for_writing(files):
                 result = self._history.undo(id, progress)
                 return self._changed(result, self._history.entry(result.id).title if result.id else "Nothing to undo")
 
@@ -301,10 +301,10 @@ class CaptionHandlers:
         title = "Rewrite as UTF-8"
 
         def work(progress: Progress) -> str:
-            paths = [caption.path for caption in not_utf8(self.reading.report)]
+            paths = [caption.path for caption in non_utf8_captions(self.reading.report)]
             return self._changed(rewrite_as_utf8(self._history, paths), title)
 
-        return self.rewriting.run(title, len(not_utf8(self.reading.report)), work)
+        return self.rewriting.run(title, len(non_utf8_captions(self.reading.report)), work)
 
     def _latest(self) -> list[tuple[Entry, int, int]]:
         """Return [(change, number of its files, number of its damaged lines)] of the latest MAX_CHANGES changes."""
@@ -378,7 +378,7 @@ class CaptionHandlers:
         page = int(state.get("page", 0)) if "page" in state else positions.get(key, 0) // view.PAGE_SIZE
         if key and state.get("key") != key:
             self._keep(key=key)
-        chain, index, is_whole = self._chain(key, keys, positions, reach)
+        chain, index, is_whole = self._neighbors(key, keys, positions, reach)
         html, first = view.image_list(
             report, rows, key, page, self.page.thumb_url, self.reading.busy, self.reading.first
         )
@@ -403,11 +403,11 @@ class CaptionHandlers:
             "find": find,
             "wrong": filter_problem,
             "narrowed": len(rows) if self._is_filtered() and not filter_problem else None,
-            "tally": view.lead(report) + encoding_notice(report),
+            "tally": view.counts_html(report) + encoding_notice(report),
             **self._steps(),
         }
 
-    def _chain(
+    def _neighbors(
         self, key: str, keys: Sequence[str], positions: dict[str, int], reach: int
     ) -> tuple[list[str], int, bool]:
         """Return (keys around the open image, its index among them, whether they are the whole list). The list is circular.
@@ -418,14 +418,14 @@ class CaptionHandlers:
             return ([key], 0, False) if key else ([], -1, False)
         if key in positions and len(keys) <= 2 * reach + 1:
             return list(keys), positions[key], True
-        next_index = positions[key] + 1 if key in positions else self._gap(key, keys)
+        next_index = positions[key] + 1 if key in positions else self._next_listed_index(key, keys)
         previous_index = next_index - 2 if key in positions else next_index - 1
         reach = min(reach, len(keys))
         before = [keys[(previous_index - number) % len(keys)] for number in range(reach)][::-1]
         after = [keys[(next_index + number) % len(keys)] for number in range(reach)]
         return [*before, key, *after], reach, False
 
-    def _gap(self, key: str, keys: Sequence[str]) -> int:
+    def _next_listed_index(self, key: str, keys: Sequence[str]) -> int:
         """Return the index of the first listed image that follows the unlisted image `key` in the dataset."""
         in_list = set(keys)
         order = list(keys_of(self.reading.report).values())
@@ -459,7 +459,7 @@ class CaptionHandlers:
         text = class_tokens if caption.missing and not text.strip() else text
         tokens = count_tokens(plain_caption(text, settings, class_tokens))
         limit = self.reading.job.captions.max_token_length
-        sharing = view.sharing(self.reading.report, placed.image.path, caption.path)
+        sharing = view.images_sharing(self.reading.report, placed.image.path, caption.path)
         notes = view.notes(caption, text, settings, class_tokens, self.edits.read_only(placed), limit, sharing)
         return {
             "meter": view.meter(tokens, limit),

@@ -168,7 +168,7 @@ def _by_stem(report: Report | None) -> dict[tuple[Path, str], list[str]]:
     return names
 
 
-def sharing(report: Report | None, image: Path, caption: Path) -> list[str]:
+def images_sharing(report: Report | None, image: Path, caption: Path) -> list[str]:
     """Return the names of other images that use the caption file `caption`: those in the image's folder with the same stem."""
     names = _by_stem(report).get((image.parent, image.stem), []) if caption.stem == image.stem else []
     return [name for name in names if name != image.name]
@@ -219,7 +219,7 @@ def notes(
     return "".join(parts)
 
 
-def lead(report: Report | None) -> str:
+def counts_html(report: Report | None) -> str:
     """Return the HTML of the caption counts and the button to caption with a model; "" without images."""
     if report is None or not report.placed:
         return ""

@@ -92,7 +92,7 @@ class ClassForm:
         is_open = self.open_on == index
         label = "Close" if is_open else "Generate regularization images"
         tooltip = "Generates images of the class with the base model for prior preservation"
-        head = button("class", label, index, kind="quiet", title=tooltip) + self._going(entry)
+        head = button("class", label, index, kind="quiet", title=tooltip) + self._job_state_html(entry)
         if not is_open:
             return f'<div class="class-line">{head}</div>'
         word = (entry.class_word if entry else None) or first_class_word(self.page.project.job.dataset)
@@ -107,7 +107,7 @@ class ClassForm:
             f'<div class="class-line">{generate}<span class="hint">{esc(about)}</span></div></div>'
         )
 
-    def _going(self, entry: Source | None) -> str:
+    def _job_state_html(self, entry: Source | None) -> str:
         """Return the HTML of the state of the job that fills the folder of `entry`; "" without one."""
         for job in self.jobs():
             folder = job.job.get(TASK, {}).get("folder") if isinstance(job.job, dict) else None

@@ -23,7 +23,7 @@ class Exchange:
         self.page = page
         self.written: Path | None = None  # the last export
 
-    def take(self, file: str) -> None:
+    def import_config(self, file: str) -> None:
         """Replace the dataset's folders and settings by those of the uploaded config `file`, and delete the upload.
 
         Errors are shown as a message. Undo in Train reverts the import.
@@ -48,7 +48,7 @@ class Exchange:
         folder = f"{Path(file).parent}"
         return [replace(each, where=each.where.replace(folder, "").lstrip("/\\")) for each in problems]
 
-    def give(self, kind: str) -> None:
+    def export_config(self, kind: str) -> None:
         """Write the dataset's folders and settings to a config file and offer its download. kind: "toml" or "json", others are ignored"""
         if kind not in KINDS:
             return

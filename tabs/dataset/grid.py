@@ -27,7 +27,7 @@ PAGERS = ("Pages", "Pages, below the images")  # labels of the pagers above and 
 NO_HOLD: Callable[[Row], str] = lambda row: ""  # noqa: E731
 
 
-def crop_share(row: Row) -> float:
+def crop_fraction(row: Row) -> float:
     """Return the fraction (0 to 1) of the image's area inside its crop frame; 1 without a frame."""
     if row.frame is None:
         return 1.0
@@ -46,7 +46,7 @@ SHOWS: dict[str, tuple[str, Callable[[Row], bool]]] = {
     "held": ("validation images", lambda row: row.role == "validation"),
     "words": ("without a caption", lambda row: row.trains and row.source not in IMAGE_SOURCES),
     "small": ("enlarged to their bucket", lambda row: (row.scale or 0) > ENLARGED_FROM),
-    "cropped": ("cropped by more than half", lambda row: crop_share(row) < AREA_BELOW),
+    "cropped": ("cropped by more than half", lambda row: crop_fraction(row) < AREA_BELOW),
     "masks": ("with a mask", lambda row: row.mask),
     "control": ("with a control image", lambda row: row.control is not None),
 }
@@ -149,7 +149,7 @@ def tile(index: int, row: Row, thumb_url: Callable[..., str], validation_state: 
         body = f'<div class="shot">{image}</div>'
     return (
         f'<li class="tile"{row_of(key_of(row))}>{body}<div class="name" title="{esc(name)}">{esc(name)}</div>{caption}'
-        f'<div class="sizes">{_facts(row)}</div>{_hold(index, name, validation_state)}</li>'
+        f'<div class="sizes">{_facts(row)}</div>{_validation_checkbox(index, name, validation_state)}</li>'
     )
 
 
@@ -192,7 +192,7 @@ def _facts(row: Row) -> str:
     return f"<div>{sizes} → <b>{buckets}</b></div><div>{role}{listed}</div>"
 
 
-def _hold(index: int, name: str, state: str) -> str:
+def _validation_checkbox(index: int, name: str, state: str) -> str:
     """Return the HTML of the checkbox that uses an image for validation; "" if it cannot be used. state: as `hold` of `tile`"""
     if not state:
         return ""

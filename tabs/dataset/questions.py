@@ -139,7 +139,7 @@ def answer(job: TrainJob, kind: str, name: str, color: str = "") -> TrainJob:
     return with_values(job, values)
 
 
-def in_force(job: TrainJob, kind: str) -> str:
+def current_choice(job: TrainJob, kind: str) -> str:
     """Return the name of the choice of question `kind` that the job's settings equal; COLOR or "" if there is none."""
     for choice in QUESTIONS[kind][1]:
         if all(value_of(job, path) == value for path, value in choice.values.items()):
@@ -174,7 +174,7 @@ def cards(
 def _open_question(job: TrainJob, question: Question, answered: bool) -> str:
     """Return the HTML of a question with its choices. answered: whether it was answered"""
     text, choices = QUESTIONS[question.kind]
-    current = in_force(job, question.kind)
+    current = current_choice(job, question.kind)
     buttons = "".join(
         _choice(
             question.kind,
@@ -232,7 +232,7 @@ def _answered_line(job: TrainJob, question: Question) -> str:
         "sidecars": "Of several caption files",
         "lines": "Of several lines",
     }
-    current = in_force(job, question.kind)
+    current = current_choice(job, question.kind)
     answer = next((each.title.lower() for each in QUESTIONS[question.kind][1] if each.name == current), "")
     if current == COLOR:
         answer = f"the color {job.dataset.alpha_color}"

@@ -148,7 +148,7 @@ class Reading:
             self._task = self._engine.light(self._read, job, key, title="Reading the images")
 
     @contextmanager
-    def undisturbed(self, files: int) -> Iterator[None]:
+    def paused_for_writing(self, files: int) -> Iterator[None]:
         """Context in which `files` caption files are written: a running reading is stopped before many, and repeated afterwards."""
         self.writing += 1
         stopped = files > COUNTED_AT_ONCE and self.busy and self.report is not None

@@ -95,7 +95,7 @@ def build(page: Page) -> None:
     for opener, act in ((browse, "use"), (add, "also")):
         page.listen(opener.click, None, js=BROWSES.format(act))
     page.listen(reload.click, handlers.read_again, None, outputs)
-    page.listen(drop.upload, handlers.take, drop, {"drop": drop, "intake": intake, "client": client})
+    page.listen(drop.upload, handlers.store_dropped, drop, {"drop": drop, "intake": intake, "client": client})
     page.listen(import_button.upload, handlers.import_config, import_button, outputs | {"taken": import_button})
     page.on_act(exports, handlers.export)
     page.on_act(intake, handlers.intake_act, None, outputs)
@@ -262,7 +262,7 @@ class DatasetHandlers(BoardView):
 
     # -- dropped files
 
-    def take(self, files: list[str] | None):
+    def store_dropped(self, files: list[str] | None):
         """Start storing dropped files and clear the drop area. Raises ProblemsError while earlier ones are being stored."""
         if not files:
             return gr.skip()
@@ -325,14 +325,14 @@ class DatasetHandlers(BoardView):
     def import_config(self, file: str | None):
         """Import an uploaded dataset config and clear the upload button."""
         if file:
-            self.exchange.take(file)
+            self.exchange.import_config(file)
             self._keep(show="all", page=0, open=[])
             self.reading.want()
         return self._all_outputs() | {"taken": None}
 
     def export(self, event: gr.EventData) -> None:
         """Export the dataset config in the event's format."""
-        self.exchange.give(board_event(event)[1])
+        self.exchange.export_config(board_event(event)[1])
 
     # -- lists and images
 
@@ -385,9 +385,9 @@ class DatasetHandlers(BoardView):
             self._change_source("own", f"{number}:identifier", word)
             self._proposed = {}
         elif act == "hold":
-            self._hold(arg, value == "true")
+            self._set_validation(arg, value == "true")
         elif act == "more":
-            self._unfold(arg)
+            self._toggle_settings(arg)
         elif act in ("undo", "redo"):
             self.page.project.undo() if act == "undo" else self.page.project.redo()
         elif act == "setup":
@@ -452,7 +452,7 @@ class DatasetHandlers(BoardView):
             used = [entry.identifier for entry in entries if entry.identifier]
             self._proposed[index] = (seed, propose(PROPOSED, seed, used))
 
-    def _hold(self, arg: str, validates: bool) -> None:
+    def _set_validation(self, arg: str, validates: bool) -> None:
         """Use the image at index `arg` for validation, or for training again."""
         entries, row = entries_of(self.page.project.job), self._row(arg)
         enabled = [index for index, entry in enumerate(entries) if entry.enabled]
@@ -466,7 +466,7 @@ class DatasetHandlers(BoardView):
         did = "using an image for validation" if validates else "using an image for training again"
         self._set_sources([*entries[:source_index], entry, *entries[source_index + 1 :]], did)
 
-    def _unfold(self, arg: str) -> None:
+    def _toggle_settings(self, arg: str) -> None:
         """Show or hide all settings of the folder at index `arg`."""
         if (index := index_of(arg, len(entries_of(self.page.project.job)))) is not None:
             opened = {int(each) for each in self.page.project.tab_state(TAB).get("open", [])}

@@ -225,7 +225,7 @@ def added(page: Page | FormPage) -> list[str]:
     return [name for name in (*BY_NAME, GRID) if name in names] if isinstance(names, list) else []
 
 
-def put(page: Page, name: str, present: bool) -> None:
+def set_added(page: Page, name: str, present: bool) -> None:
     """Add card `name` to the added cards in the tab state (`present`), or remove it."""
     with page.project.lock:
         names = [each for each in added(page) if each != name] + ([name] if present else [])

@@ -175,7 +175,7 @@ def values_of(
             "turn them on for other prompts",
         )
         notes.append(Problem(what, "prompts.dynamic_prompts", fix, "advice", code="generate.dynamic-off"))
-    values |= _paths_here(values, workspace, notes)
+    values |= _located_paths(values, workspace, notes)
     values["loras"], values["styles"] = [], list(job.prompts.styles)
     for use in job.generate.loras:
         missing: list[Problem] = []
@@ -184,7 +184,7 @@ def values_of(
             values["loras"].append(use_here.model_dump(exclude_none=True))
         strength = strengths(use.strength, use.text_encoder_strength)
         notes += [replace(each, what=f"{each.what} (strength {strength})") for each in missing]
-    values["nets"] = [net for use in job.controls.nets if (net := _net_here(use, net_hashes, workspace, notes))]
+    values["nets"] = [net for use in job.controls.nets if (net := _located_net(use, net_hashes, workspace, notes))]
     embeddings = [collected(notes, find_embeddings, text, workspace) or () for text in job.generate.embeddings]
     values["embeddings"] = [word.setting(workspace) for each in embeddings for word in each]
     for name, find_named in FIND_BY_NAME.items():
@@ -261,7 +261,7 @@ def model_values_in(
     return values
 
 
-def _paths_here(values: dict[str, Any], workspace: Workspace, notes: list[Problem]) -> dict[str, str]:
+def _located_paths(values: dict[str, Any], workspace: Workspace, notes: list[Problem]) -> dict[str, str]:
     """Return {field: path on this machine} for path fields that an image stores as "models/..." or "outputs/...".
 
     notes: list to which advice about missing files is appended
@@ -290,7 +290,7 @@ def _not_found(title: str, text: str, where: str) -> Problem:
     return Problem(f"{title}: '{text}' was not found", where, fix, "advice", code=NO_FILE)
 
 
-def _net_here(
+def _located_net(
     use: ControlUse, hashes: Mapping[str, str], workspace: Workspace, notes: list[Problem]
 ) -> dict[str, Any] | None:
     """Return the form values of an image's ControlNet with paths of this machine; None if the ControlNet file is missing.

@@ -364,7 +364,7 @@ def about_job(
         ("Zero terminal SNR", "on" if settings.zero_terminal_snr == "on" else ""),
         ("Prompt weights", "" if settings.prompt_weights else "off"),
     ]
-    in_use = _in_use(job)
+    in_use = _always_listed(job)
     for entry in declared(GenerateJob):
         value = in_use.get(entry.path, getattr(getattr(job, entry.group), entry.name))
         is_listed = entry.path in in_use or (entry.name not in NAMED and value != entry.default)
@@ -373,7 +373,7 @@ def about_job(
     return facts([(name, value) for name, value in rows if value])
 
 
-def _in_use(job: GenerateJob) -> dict[str, Any]:
+def _always_listed(job: GenerateJob) -> dict[str, Any]:
     """Return {setting path: value} of settings that are listed even if they have their defaults, as A1111 does."""
     settings, hires = job.image_to_image, job.hires
     values: dict[str, Any] = {"generate.schedule_type": job.generate.schedule_type}

@@ -168,7 +168,7 @@ def _card(
         tools = button("file_steps", label, index, kind="quiet", label=f"{label} of {title}") + tools
     remove = button("file_off", "\u00d7", index, kind="quiet", label=f"Remove {title}")
 
-    def swaps(checkpoint: Checkpoint) -> str:
+    def step_attributes(checkpoint: Checkpoint) -> str:
         return f'data-act="file_step" data-arg="{index}:{esc(checkpoint.path.name)}"'
 
     return card(
@@ -179,7 +179,7 @@ def _card(
         words="",
         about=about,
         why=why,
-        steps=strip(lora, swaps, page.thumb_url),
+        steps=strip(lora, step_attributes, page.thumb_url),
         attributes=row_of(name),
     )
 

@@ -125,7 +125,7 @@ def panel(
     shown    whether the card is visible
     """
     rows = "".join(_axis(letter, axes, invalid, kinds.get(letter), cards.get(letter, ""), loras) for letter in LETTERS)
-    offered = options((title, value) for value, title in _offers(loras))
+    offered = options((title, value) for value, title in _axis_suggestions(loras))
     text = f'<span class="hint{" bad" if error else ""}" role="status">{esc(summary)}</span>'
     go = button("make", "Generate grid", kind="primary")
     body = (
@@ -169,11 +169,11 @@ def _axis(
         f'placeholder="none" autocomplete="off" spellcheck="false"{mark[name]}>{face}</label>'
         f"{values_box if kind is None else add_buttons(letter, kind)}"
         f'<div class="axis-tools">{tools}</div>'
-        f"{cards}{_replaces(kind, loras)}{hint}</div>"
+        f"{cards}{_replaced_lora_html(kind, loras)}{hint}</div>"
     )
 
 
-def _replaces(kind: FileAxis | None, loras: Mapping[str, str]) -> str:
+def _replaced_lora_html(kind: FileAxis | None, loras: Mapping[str, str]) -> str:
     """Return the HTML that names the LoRA of the form which an axis of LoRAs replaces; "" for other axes."""
     if kind is None or kind.name != LORA or not loras:
         return ""
@@ -189,7 +189,7 @@ def _example(letter: str, axis: str) -> str:
     return EXAMPLES.get(name.partition(":")[0]) or EXAMPLES.get(kind, EXAMPLES["z"])
 
 
-def _offers(loras: Mapping[str, str]) -> list[tuple[str, str]]:
+def _axis_suggestions(loras: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return [(name, label)] of the settings that an axis can change, the special ones and those in FIRST first.
 
     name: the setting's title, with the group's if other settings have the same title; label: the group's title. loras: {file stem: title}

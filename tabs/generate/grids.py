@@ -181,7 +181,7 @@ class Grids(BoardView):
             (len({each.value for each in axis.values}) for axis in axes if axis.setting == "model.base_model"), 1
         )
         parts = [count(cells, "image"), count(steps, "step"), count(loads, "model load")]
-        step_seconds = pace(self.page.workspace)
+        step_seconds = seconds_per_step(self.page.workspace)
         return ", ".join([*parts, *([f"about {clock(step_seconds * steps)}"] if step_seconds else [])]), False
 
     def _earlier(self, folder: GridFolder) -> view.GridRow:
@@ -267,7 +267,7 @@ class Grids(BoardView):
             elif act == "card_remove":
                 self._clear_refusal()
                 self._keep(fields={}, axes={name: text for name, text in self._axes().items() if text}, trashed="")
-                cards.put(self.page, cards.GRID, False)
+                cards.set_added(self.page, cards.GRID, False)
             elif act == "put_back":
                 self._put_back()
         return self.show()
@@ -364,7 +364,7 @@ class Grids(BoardView):
         """Undo the last removal of the axes or a grid. Raises ProblemsError if the grid is no longer in the trash."""
         state = self._state()
         if axes := state.get("axes"):
-            cards.put(self.page, cards.GRID, True)
+            cards.set_added(self.page, cards.GRID, True)
             self._keep(fields=axes, axes={})
             return
         in_trash = self.page.workspace.trash / Path(str(state.get("trashed", ""))).name
@@ -459,7 +459,7 @@ def entry_of(page: Page, name: str, states: tuple[str, ...] = ("waiting", "runni
     return next((each for each in reversed(entries) if each.job.get("grid", {}).get("folder") == name), None)
 
 
-def pace(workspace: Workspace) -> float:
+def seconds_per_step(workspace: Workspace) -> float:
     """Return the seconds per sampling step of the newest grid that recorded its time, among the LISTED newest; 0 if none did."""
     for folder in list_grids(workspace)[:LISTED]:
         with suppress(ProblemsError):

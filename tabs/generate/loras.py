@@ -173,7 +173,7 @@ def _card(index: int, use: dict[str, Any], total: int, family: str, prompt: str,
         f'{" checked" if on else ""}><b title="{esc(name)}">{middle(name)}</b></label><span class="grow"></span>{remove}'
     )
 
-    def swaps(each: Checkpoint) -> str:
+    def step_attributes(each: Checkpoint) -> str:
         return f'data-act="step" data-arg="{index}:{esc(each.path.name)}"'
 
     return card(
@@ -186,7 +186,7 @@ def _card(index: int, use: dict[str, Any], total: int, family: str, prompt: str,
         words=_word_buttons(index, facts.words[:fitting], prompt),
         about=about,
         why=why,
-        steps=strip(lora, swaps, page.thumb_url),
+        steps=strip(lora, step_attributes, page.thumb_url),
         below=_details(
             index, use, others, facts.family or family, _tools(index, name, total, lora.path if file_facts else None)
         ),

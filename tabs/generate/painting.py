@@ -71,7 +71,7 @@ class Painting:
             raise ProblemsError.one("This cannot be painted", "Generate", "reload the page", "paint.unknown")
         return act(request)
 
-    def take(self, upload: str) -> str:
+    def store_upload(self, upload: str) -> str:
         """Copy an uploaded image to outputs/inputs and return the copy's path. Raises ProblemsError for an invalid or too large image."""
         path = Path(upload)
         name, size = printable(path.name), os.path.getsize(path)
@@ -124,7 +124,7 @@ class Painting:
             start = png_url(fitted(mask, size, "resize"))
             note = f"Starts from {printable(file.name)}, which stays as it is."
             note += "" if mask.size == size else " It is resized to the image."
-        return MASK_WORDS | {"note": note, "mask": start, "image": self._over(path, size)}
+        return MASK_WORDS | {"note": note, "mask": start, "image": self._background_image(path, size)}
 
     def _save_mask(self, request: dict[str, Any]) -> dict[str, Any]:
         """Store the painted mask. Returns {"said": message, "fields": {"mask_path": path}}."""
@@ -155,7 +155,7 @@ class Painting:
             start = png_url(opened(file, MAP).resize(size, Image.Resampling.NEAREST))
             note = f"Starts from {printable(file.name)}, which stays as it is."
         if path is not None:
-            image = self._over(path, size)
+            image = self._background_image(path, size)
         else:
             blank = png_url(Image.new("RGB", (8, 8), BLANK))
             image = {"url": blank, "name": "an empty canvas", "width": size[0], "height": size[1]}
@@ -202,7 +202,7 @@ class Painting:
         raise_if_errors([problem] if (problem := too_large(size, MAP)) else [])
         return size, None
 
-    def _over(self, path: Path, size: tuple[int, int]) -> dict[str, Any]:
+    def _background_image(self, path: Path, size: tuple[int, int]) -> dict[str, Any]:
         """Return {"url", "name", "width", "height"} of the image below the painting."""
         url = self.page.thumb_url(path, IMAGE_SIZE)
         return {"url": url, "name": printable(path.name), "width": size[0], "height": size[1]}

@@ -125,11 +125,14 @@ class PromptBox:
         labels = [
             each.label if names[each.path.stem] > 1 else each.path.stem for each in self._model_lists.of(["lora"])
         ]
-        return [_option(name, f"<lora:{name}:1>", "LoRA") for name in _like(labels, value)]
+        return [_option(name, f"<lora:{name}:1>", "LoRA") for name in _matching_names(labels, value)]
 
     def _wildcards(self, value: str) -> list[dict[str, str]]:
         """Return completions of a wildcard name."""
-        return [_option(name, f"__{name}__", "wildcard") for name in _like(wildcard_names(self.page.workspace), value)]
+        return [
+            _option(name, f"__{name}__", "wildcard")
+            for name in _matching_names(wildcard_names(self.page.workspace), value)
+        ]
 
     def _word_options(self, value: str) -> list[dict[str, str]]:
         """Return completions of a word: embeddings, then tags. LoRAs are left out, since their names may be trigger words."""
@@ -139,7 +142,7 @@ class PromptBox:
         chosen_by = self._run_embeddings() | {token: "" for token in tokens}
         options = [
             _option(name, name, "embedding") | ({"choose": chosen_by[name]} if chosen_by[name] else {})
-            for name in _like(list(chosen_by), value)
+            for name in _matching_names(list(chosen_by), value)
         ]
         return (options[: OPTIONS // 2] + self._tags(value))[:OPTIONS]
 
@@ -271,7 +274,7 @@ def _option(name: str, text: str, about: str, alias: str = "") -> dict[str, str]
     return {"name": name, "text": text, "about": about, "alias": alias}
 
 
-def _like(names: Iterable[str], value: str) -> list[str]:
+def _matching_names(names: Iterable[str], value: str) -> list[str]:
     """Return the names that begin with `value`, then those that contain it, at most OPTIONS."""
     text = value.strip().casefold()
     matches = [name for name in names if text in name.casefold()]

@@ -170,7 +170,7 @@ class Sending:
     def begin_with(self, file: str) -> None:
         """Use the uploaded image `file` as initial image."""
         with self._uploaded(file):
-            path = self._painting.take(file)
+            path = self._painting.store_upload(file)
             with self.page.project.lock:
                 now = self._fields.load()
                 mask = now["mask_path"] if now["image_path"] == path else None  # not that of another image
@@ -180,7 +180,7 @@ class Sending:
     def follow(self, file: str) -> None:
         """Use the uploaded image `file` as control image."""
         with self._uploaded(file):
-            self._follow(self._painting.take(file))
+            self._follow(self._painting.store_upload(file))
 
     @contextmanager
     def _uploaded(self, file: str) -> Iterator[None]:
@@ -201,13 +201,13 @@ class Sending:
         self.page.say("done", f"{follow} {note}".strip())
 
     def _begin(self, fields: Values) -> None:
-        """Set the fields of an initial image, and store their previous values for `stop`."""
+        """Set the fields of an initial image, and store their previous values for `remove_initial_image`."""
         with self.page.project.lock:
             self._remember(fields)
             self._fields.update(fields)
 
     def _remember(self, fields: Values) -> None:
-        """Store the values that `fields` will replace, for `stop`.
+        """Store the values that `fields` will replace, for `remove_initial_image`.
 
         If the form has an initial image that was not set from here, defaults are stored for the image's settings.
         """
@@ -222,7 +222,7 @@ class Sending:
             }
         self._keep({"given": fields, "before": before})
 
-    def stop(self) -> None:
+    def remove_initial_image(self) -> None:
         """Remove the initial image, and restore the fields set with it that the user has not changed since."""
         with self.page.project.lock:
             values, state = self._fields.load(), self._sent_state()
@@ -235,20 +235,20 @@ class Sending:
             self._fields.put(after)
             self._keep({"left": removed})
 
-    def again(self) -> None:
-        """Undo `stop`: set the removed initial image and its fields again."""
+    def restore_initial_image(self) -> None:
+        """Undo `remove_initial_image`: set the removed initial image and its fields again."""
         with self.page.project.lock:
             removed = self._sent_state().get("left", {})
             values = self._fields.load()
             self._begin({name: value for name, value in removed.items() if name in values})
 
-    def forget(self) -> None:
-        """Discard the fields that `stop` stored for `again`."""
+    def forget_removed_image(self) -> None:
+        """Discard the fields that `remove_initial_image` stored for `restore_initial_image`."""
         if "left" in self._sent_state():
             self._keep({})
 
     def _sent_state(self) -> dict[str, Any]:
-        """Return the stored state of the initial image: {"given", "before"} while one is set, {"left"} after `stop`, or {}."""
+        """Return the stored state of the initial image: {"given", "before"} while one is set, {"left"} after its removal, or {}."""
         state = self.page.project.tab_state(TAB).get("sent", {})
         return state if isinstance(state, dict) else {}
 
@@ -383,7 +383,7 @@ class Sending:
         """
         record, current = read_image_metadata(shot.path), self._fields.load()
         values, notes = self._values_of(record) if record.job is not None else (current, [])
-        factor, upscaler, strength = _chosen(choice)
+        factor, upscaler, strength = _parsed_choice(choice)
         changes = upscale_values(shot, facts, factor, upscaler, strength)
         self._make(self._checked(values | changes))
         notes = [note for note in notes if note.where.rpartition(".")[2] not in changes]
@@ -391,7 +391,7 @@ class Sending:
         self.page.say("done", f"Making {shot.path.name} {factor} times as large ({method}).", problems=notes)
 
 
-def _chosen(choice: str) -> tuple[int, str, float]:
+def _parsed_choice(choice: str) -> tuple[int, str, float]:
     """Return (factor, upscaler, denoising strength 0 to 1) from the Upscale dialog's JSON. Raises ProblemsError if invalid."""
     try:
         data = json_or_none(choice)

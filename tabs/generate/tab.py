@@ -276,7 +276,7 @@ class GenerateHandlers(BoardView):
             return self.draw()
         if act in ("swap", "ratio", "seed", "hires"):
             with self._lock:
-                self.presets.update(self._quick(act, name or value))
+                self.presets.update(self._button_values(act, name or value))
             return self._changed()
         try:
             with self._lock:
@@ -293,7 +293,7 @@ class GenerateHandlers(BoardView):
                     rows = [str(use["file"]) for use in self._values()["nets"]]
                     self.controls.act(act, arg_now(event, rows), value)
                 elif act.startswith("image"):
-                    self.sending.stop() if act == "image_stop" else self.sending.again()
+                    self.sending.remove_initial_image() if act == "image_stop" else self.sending.restore_initial_image()
                 elif name == UPSCALER:
                     self.sending.choose_upscaler(value)
                 else:
@@ -306,18 +306,18 @@ class GenerateHandlers(BoardView):
 
     def _add_card(self, name: str) -> dict[str, Any]:
         """Add card `name` to the form. Returns {"panel": HTML} for the grid card, else {}."""
-        cards.put(self.page, name, True)
+        cards.set_added(self.page, name, True)
         self.presets.update(cards.with_card(name, self._values()))
         return {"panel": self.grids.panel()} if name == cards.GRID and self.grids else {}
 
     def _remove_card(self, name: str) -> None:
         """Remove card `name` and reset its settings. Fields that its initial image had set elsewhere are restored."""
         if name == cards.IMAGE and self._values()["image_path"]:
-            self.sending.stop()
+            self.sending.remove_initial_image()
         self.presets.update(cards.without_card(name, self._values(), cards.added(self.page)))
-        cards.put(self.page, name, False)
+        cards.set_added(self.page, name, False)
 
-    def _quick(self, act: str, arg: str) -> dict[str, Any]:
+    def _button_values(self, act: str, arg: str) -> dict[str, Any]:
         """Return the {field: value} that the button "swap", "ratio", "seed" or "hires" sets. arg: the ratio to set, such as 2:3"""
         values = self._values()
         if act == "seed":
@@ -517,7 +517,7 @@ class GenerateHandlers(BoardView):
             self.page.browsers.say(browser, "error", problems=error.problems, about=START)
             return self._form() | with_client({"status": self.stage.status()})
         self._make(jobs)
-        self.sending.forget()
+        self.sending.forget_removed_image()
         self.prompt_box.history.add(form.job_of(self._values(), self.page.project.job))
         for about in (START, FIELD):
             self.page.browsers.succeeded(browser, about)

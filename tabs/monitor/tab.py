@@ -59,7 +59,7 @@ def build(page: Page) -> None:
 def parts(page: Page, chosen: str) -> dict[str, Any]:
     """Return the tab's parts of the page's periodic update. chosen: name of the run to show, "" for the running or last one"""
     data: dict[str, Any] = {"queue": queue(page), "runs": run_names(page)}
-    begins = _begins(data["queue"]) if not chosen else None
+    begins = _next_training(data["queue"]) if not chosen else None
     name = "" if begins else chosen or page.engine.current_run() or ""
     if not name:
         return data | {"run": None, "begins": begins}
@@ -72,7 +72,7 @@ def parts(page: Page, chosen: str) -> dict[str, Any]:
     data["loss"] |= {"validation": validation_points(facts.get("measured", facts.get("validation", [])))}
     best = facts.get("best")
     data["best"] = best and best | {"name": Path(best["file"]).name, "loss": rounded(best["loss"])}
-    data["watch"] = watched(page, name, facts)
+    data["watch"] = further_losses(page, name, facts)
     data["rates"] = rate_series(facts["lr"]) | {"total": facts["total"], "run": name}
     job = page.readable_job(name)
     data["samples"] = samples(page, facts["samples"], job is None or job.starts_at_base) | {
@@ -120,7 +120,7 @@ def saved_files(
     ]
 
 
-def _begins(queue: dict[str, Any]) -> dict[str, str] | None:
+def _next_training(queue: dict[str, Any]) -> dict[str, str] | None:
     """Return {"title", "words"} of a training that is first in the queue and has no run folder yet; else None."""
     first = queue["entries"][0] if queue["entries"] else None
     waits = first is not None and first["state"] == "waiting" and queue["paused"]
@@ -147,7 +147,7 @@ def _download(page: Page, path: str) -> str:
     return "" if Path(path).is_dir() else page.file_url(path)
 
 
-def watched(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
+def further_losses(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
     """Return further losses of a run: corrected for timesteps, by timestep band, of the WORST images; and gradient and weight norms."""
     losses = page.engine.watch(name)
     paths = page.checks.paths_of(page.readable_job(name))
@@ -385,7 +385,7 @@ def _take_settings(page: Page, run: str, entry: str, browser: Browser) -> None:
         page.project.replace(job, preset=preset, did=f"loading the settings of {title}")
 
 
-def _stops(page: Page, browser: Browser, is_stop: bool, **attributes: str) -> None:
+def _remember_stopped(page: Page, browser: Browser, is_stop: bool, **attributes: str) -> None:
     """Remember the running trainings that this browser stops, for `report_stopped`.
 
     attributes: values of queue entry fields that select the trainings; nothing happens unless `is_stop`
@@ -435,9 +435,9 @@ def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> N
     run, entry = str(data.get("run", "")), str(data.get("entry", ""))
     if name in COMMANDS:
         engine.command(run, name)
-        _stops(page, browser, name == "stop", run=run)
+        _remember_stopped(page, browser, name == "stop", run=run)
     elif name == "cancel":
-        _stops(page, browser, True, id=entry)
+        _remember_stopped(page, browser, True, id=entry)
         waiting = [each for each in engine.queue() if each.state == "waiting" and lane_of(each) == "device"]
         engine.cancel(entry)
         removed = {each.id for each in engine.queue() if each.state == "cancelled"}

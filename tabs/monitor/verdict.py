@@ -118,7 +118,7 @@ def _stamp(page: Page, run: Path, facts: Mapping[str, Any], verdict: Verdict | N
     files = [file["name"] for file in facts["files"]]
     paths, entry = [run / name for name in ("choices.jsonl", "kept.json")], None
     if verdict is not None:
-        folder = GridFolder(grids_of(_space(page, facts)) / verdict.grid)
+        folder = GridFolder(grids_of(_workspace_of_images(page, facts)) / verdict.grid)
         paths += [folder.path / "grid.json", folder.cells]
         entry = grids.entry_of(page, verdict.grid, ("waiting", "running", "failed"))
     average, copies = page.averages.get(run.name), Copies(page)
@@ -139,7 +139,7 @@ def _stamp(page: Page, run: Path, facts: Mapping[str, Any], verdict: Verdict | N
 
 def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdict: Verdict | None) -> dict[str, Any]:
     """Return the data of `part`. Columns are the base model and the checkpoints; rows are prompts."""
-    opened = _open(_space(page, facts), verdict)
+    opened = _open(_workspace_of_images(page, facts), verdict)
     verdict = verdict if opened else None
     try:
         comparison = _comparison(page, facts, job, verdict)
@@ -187,7 +187,7 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
         "answer": answer,
         "sentence": f"{decided}{sentence}",
         "assess": assess.part(page, run, facts, job),
-        "making": _making(page, facts, job, seconds, verdict, opened, images, comparison, columns),
+        "making": _image_progress(page, facts, job, seconds, verdict, opened, images, comparison, columns),
         "blind": None if refused else _blind(page, columns, current, images, choices),
         "preferred": preferred,
         "average": _average(page, run.name, job),
@@ -228,7 +228,7 @@ def _seconds(
     of_samples = (facts.get("seconds_per_sample") or 0.0) / job.samples.sample_steps
     of_training = GUIDED * assess.seconds_per_prediction(facts, job)
     timed = measured if grid and grid.steps >= TIMED * steps else 0.0
-    return (timed or of_samples or measured or of_training or grids.pace(page.workspace)) * steps
+    return (timed or of_samples or measured or of_training or grids.seconds_per_step(page.workspace)) * steps
 
 
 def _minutes(page: Page) -> float:
@@ -248,7 +248,7 @@ def _whose_images(page: Page, facts: Mapping[str, Any]) -> str:
     return person if page.engine.people and person not in ("", page.workspace.person or page.engine.owner) else ""
 
 
-def _space(page: Page, facts: Mapping[str, Any]) -> Workspace:
+def _workspace_of_images(page: Page, facts: Mapping[str, Any]) -> Workspace:
     """Return the workspace with the images of a run's comparison: the owner sees those of the run's person."""
     return replace(page.workspace, person=page.workspace.person or _whose_images(page, facts))
 
@@ -320,7 +320,7 @@ def _image(page: Page, images: Images, cell: Cell) -> dict[str, str] | None:
     return {"small": page.thumb_url(path, SMALL), "whole": page.file_url(path)}
 
 
-def _making(
+def _image_progress(
     page: Page,
     facts: Mapping[str, Any],
     job: TrainJob,

@@ -50,7 +50,7 @@ class PlannedRuns:
     seconds: float | None
 
 
-def again(job: TrainJob, path: str, text: str, run: RunSummary, facts: dict[str, Any]) -> PlannedRuns:
+def planned_runs(job: TrainJob, path: str, text: str, run: RunSummary, facts: dict[str, Any]) -> PlannedRuns:
     """Return the planned runs, one for each value of setting `path`. Raises ProblemsError with the problems of all values.
 
     path   path, name or title of the setting
@@ -136,7 +136,7 @@ class Agains:
         running = self._tasks.get(name)
         if running is not None and not running.done:
             raise ProblemsError.one("These runs are being checked", name, "wait a moment", "again.busy")
-        planned = again(engine.run_job(name), path, text, run, engine.snapshot(name))
+        planned = planned_runs(engine.run_job(name), path, text, run, engine.snapshot(name))
         self._tasks[name] = engine.light(self._queue, planned, engine.run_preset(name), title="Run again")
 
     def _queue(self, planned: PlannedRuns, preset: str, task: Any) -> int:
@@ -195,7 +195,7 @@ class Agains:
                 _path_of(path, offered(job))
             if not path or not text:
                 return outcome
-            planned = again(job, path, text, run, facts)
+            planned = planned_runs(job, path, text, run, facts)
         except ProblemsError as error:
             return problems_html(error.problems)
         number = count(len(planned.jobs), "run")

@@ -106,30 +106,30 @@ def verdict(a: Side, b: Side, notes: bool = True) -> str:
     if not a.best or not b.best:
         measured, unmeasured = (a, b) if a.best else (b, a)
         return (
-            f"Only {measured.letter} measured validation loss: {_at(measured.best)} at best. {unmeasured.letter} measured none, so "
-            f"the numbers do not show which is better."
+            f"Only {measured.letter} measured validation loss: {_loss_at_step(measured.best)} at best. {unmeasured.letter} measured "
+            f"none, so the numbers do not show which is better."
         )
-    reasons = unlike(a, b)
-    message = f"{_lower(a, b)}; {_measure(a, reasons)}."
+    reasons = incomparable_reasons(a, b)
+    message = f"{_lower_loss_clause(a, b)}; {_comparability_clause(a, reasons)}."
     details = [] if reasons else [*_by_timestep(a, b), *_by_chance(a, b)]
     return " ".join([message, *details, *(note for side in (a, b) if notes for note in _notes(side))])
 
 
-def _at(point: dict[str, Any]) -> str:
+def _loss_at_step(point: dict[str, Any]) -> str:
     """Return "LOSS at step STEP" of a validation."""
     return f"{loss_text(point['loss'])} at step {point['step']:,}"
 
 
-def _lower(a: Side, b: Side) -> str:
+def _lower_loss_clause(a: Side, b: Side) -> str:
     """Return the clause on which run has the lower best validation loss, or that both are equal."""
-    low, high = _lower_first(a, b)
+    low, high = _by_best_loss(a, b)
     if equal(a, b):
         steps = ", ".join(f"{side.letter} at step {side.best['step']:,}" for side in (a, b))
         return f"The best validation losses are equal: {loss_text(a.best['loss'])}, {steps}"
-    return f"{low.letter}'s best validation loss is lower: {_at(low.best)} against {_at(high.best)}"
+    return f"{low.letter}'s best validation loss is lower: {_loss_at_step(low.best)} against {_loss_at_step(high.best)}"
 
 
-def _lower_first(a: Side, b: Side) -> tuple[Side, Side]:
+def _by_best_loss(a: Side, b: Side) -> tuple[Side, Side]:
     """Return the two runs ordered by their best validation loss."""
     return (a, b) if a.best["loss"] <= b.best["loss"] else (b, a)
 
@@ -139,15 +139,15 @@ def equal(a: Side, b: Side) -> bool:
     return loss_text(a.best["loss"]) == loss_text(b.best["loss"])
 
 
-def _measure(a: Side, reasons: Sequence[str]) -> str:
-    """Return the clause on whether the losses of two runs are comparable. reasons: of `unlike`"""
+def _comparability_clause(a: Side, reasons: Sequence[str]) -> str:
+    """Return the clause on whether the losses of two runs are comparable. reasons: of `incomparable_reasons`"""
     if reasons:
         return f"{', '.join(reasons)}, so not comparable"
     images = count(len(a.measured["images"]), "validation image")
     return f"both measured on the same {images} with the same noise at the same timesteps, so comparable"
 
 
-def unlike(a: Side, b: Side) -> list[str]:
+def incomparable_reasons(a: Side, b: Side) -> list[str]:
     """Return the reasons why the validation losses of two runs cannot be compared; [] if they can."""
     unknown = [side.letter for side in (a, b) if not side.measured or side.job is None]
     if unknown:
@@ -191,7 +191,7 @@ def _unlike_settings(a: Side, b: Side) -> list[str]:
 
 def _by_timestep(a: Side, b: Side) -> list[str]:
     """Return [a sentence on how many timesteps agree on which loss is lower], since one timestep can dominate the mean; or []."""
-    low, high = _lower_first(a, b)
+    low, high = _by_best_loss(a, b)
     low_losses, high_losses = (side.best.get("by_timestep") or {} for side in (low, high))
     shared = [name for name in low_losses if name in high_losses]
     if len(shared) < 2 or equal(a, b):
@@ -206,7 +206,7 @@ def _by_chance(a: Side, b: Side) -> list[str]:
     In earlier versions the training seed affected the VAE's latents of validation images.
     """
     assert a.job is not None and b.job is not None
-    low, high = (side.best["loss"] for side in _lower_first(a, b))
+    low, high = (side.best["loss"] for side in _by_best_loss(a, b))
     methods = [side.dataset.get("measured_with") for side in (a, b)]
     same_method = methods[0] == methods[1] and (methods[0] is not None or a.job.schedule.seed == b.job.schedule.seed)
     if a.job.memory.latent_draw == "mean" or same_method or high - low >= CHANCE * high or equal(a, b):
@@ -352,7 +352,7 @@ def _images(side: Side) -> str:
 def _last(side: Side) -> str:
     """Return "LOSS at step STEP" of the run's last validation, "" without one."""
     points = side.facts.get("validation", [])
-    return _at(points[-1]) if points else ""
+    return _loss_at_step(points[-1]) if points else ""
 
 
 def _memory(side: Side) -> str:
@@ -377,7 +377,7 @@ FACTS: tuple[tuple[str, Callable[[Side], str]], ...] = (  # (title, its text for
     ("Epochs", lambda side: epochs_text(side.facts)),
     ("Time", lambda side: clock(side.facts.get("seconds"))),
     ("A step", lambda side: pace_text(side.facts)),
-    ("Best validation loss", lambda side: _at(side.best) if side.best else ""),
+    ("Best validation loss", lambda side: _loss_at_step(side.best) if side.best else ""),
     ("Checkpoint at that step", checkpoint),
     ("Last validation loss", _last),
     ("Peak memory", _memory),

@@ -220,7 +220,9 @@ def _file(
     copy, copied: HTML of its copy buttons and its copy's state; kept_name: name under which the file is marked to keep, None if it is not
     """
     name, run = file["name"], Path(file["path"]).parent.parent.name
-    actions = _take(file, file_url) + button("draw", "Generate", f"{run}/{name}", label=f"Generate with {label}")
+    actions = _download_link(file, file_url) + button(
+        "draw", "Generate", f"{run}/{name}", label=f"Generate with {label}"
+    )
     return (
         f'<li><div class="file-head"><b title="{esc(name)}">{breakable(label)}</b><span class="hint">{size_words(file["bytes"])}'
         f"</span>{_keep_button(name, kept_name, other_owner)}</div>"
@@ -255,7 +257,7 @@ def _keep_button(name: str, kept_name: str | None, other_owner: str) -> str:
     return f'<span class="good">{esc(label)}</span>{"" if other_owner else undo}'
 
 
-def _take(file: dict[str, Any], file_url: Callable[..., str]) -> str:
+def _download_link(file: dict[str, Any], file_url: Callable[..., str]) -> str:
     """Return the HTML of the download link, or a note that the model is a folder."""
     if Path(file["path"]).is_dir():
         return '<span class="hint">a folder</span>'

@@ -15,7 +15,7 @@ def length_of(job: TrainJob, facts: dict[str, Any]) -> tuple[str, str, int]:
     return "max_train_epochs", "epochs", job.schedule.max_train_epochs or int(facts.get("epochs") or 0)
 
 
-def longer(run: RunSummary, facts: dict[str, Any], job: TrainJob) -> str:
+def longer_html(run: RunSummary, facts: dict[str, Any], job: TrainJob) -> str:
     """Return the HTML of the fields to train longer; "" without a training state to resume from. facts: the run's snapshot"""
     if run.resumable_step <= 0:
         return ""

@@ -38,7 +38,7 @@ from tabs.runs import view as runs_view
 from tabs.runs.again import LONGEST, Agains
 from tabs.runs.compare import Comparisons
 from tabs.runs.details import details
-from tabs.runs.longer import length_of, longer
+from tabs.runs.longer import length_of, longer_html
 from tabs.server.browsers import Browser
 from tabs.tools import copies
 
@@ -90,9 +90,9 @@ class RunHandlers:
 
     def show(self, state: dict[str, Any]):
         """Return the outputs for a browser with this state."""
-        return self._at(state)
+        return self._outputs(state)
 
-    def _at(self, state: dict[str, Any]) -> dict[str, Any]:
+    def _outputs(self, state: dict[str, Any]) -> dict[str, Any]:
         """Return the outputs for a browser with this state."""
         return {"state": state, "copy": self.copies.panel(state), **with_client({"main": self._main(state)})}
 
@@ -123,7 +123,7 @@ class RunHandlers:
         job = self.page.readable_job(run.name)
         ended = run.state not in ("running", "paused", "waiting")
         is_own = not whose_run(run.person, self.page.engine.people)
-        below = longer(run, facts, job) if ended and is_own and job is not None else ""
+        below = longer_html(run, facts, job) if ended and is_own and job is not None else ""
         if job is not None:
             below += self.agains.html(run, job, facts, str(state.get("setting", "")), str(state.get("values", "")))
         below += self.proofs.html(run.name, ended and job is not None)
@@ -205,7 +205,7 @@ class RunHandlers:
             state |= {"open": "", "asking": False, "copy": ""}
         elif act == "delete-picked" and state.get("asking"):
             state |= {"picked": self._delete(state.get("picked", ())), "asking": False}
-        return self._at(state) | {"tabs": gr.Tabs(selected=LEADS_TO[act]) if act in LEADS_TO else gr.skip()}
+        return self._outputs(state) | {"tabs": gr.Tabs(selected=LEADS_TO[act]) if act in LEADS_TO else gr.skip()}
 
     def _delete(self, names: Sequence[str]) -> list[str]:
         """Move the named runs to the trash; return those that could not be moved. Shows a message with the problems."""
@@ -252,7 +252,7 @@ class RunHandlers:
         act, _, value = board_event(event)
         if act == "into":
             self.copies.start(str(state.get("open", "")), str(state.get("copy", "")), value)
-        return self._at({**state, "copy": ""})
+        return self._outputs({**state, "copy": ""})
 
     def _resumed(self, entry: str, name: str, act: str) -> str:
         """Show a message if the resumed run has to wait. Returns `act`, or "" if it waits, so that no other tab opens.

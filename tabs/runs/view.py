@@ -56,7 +56,7 @@ def listed(runs: Sequence[RunSummary], presets: PresetStore, show: str, find: st
     """
     states = SHOWS.get(show, SHOWS["all"])[1]
     words = find.casefold().split()
-    matching = [run for run in runs if (not states or run.state in states) and _holds(run, presets, words)]
+    matching = [run for run in runs if (not states or run.state in states) and _matches_search(run, presets, words)]
     if show == "open":
         return [run for run in matching if _may_resume(run)]
     return [run for run in matching if run.starred] if show == STARRED else matching
@@ -68,7 +68,7 @@ def _may_resume(run: RunSummary) -> bool:
     return step is not None and step.name == "continue"
 
 
-def _holds(run: RunSummary, presets: PresetStore, words: Sequence[str]) -> bool:
+def _matches_search(run: RunSummary, presets: PresetStore, words: Sequence[str]) -> bool:
     """Return whether the run's searchable texts contain all words, which are casefolded."""
     texts = (run.name, run.title, run.note, run.words.preset, *origin_texts(run, presets)) if words else ()
     text = "\n".join(texts).casefold()
@@ -236,7 +236,8 @@ def _row(run: RunSummary, form_page: FormPage, picked: bool) -> str:
     return (
         f'<tr><td class="ticks"><label>{checkbox}</label></td><td class="small">{image}</td><td>'
         f'<button type="button" class="open" data-act="open" '
-        f'data-arg="{esc(run.name)}">{breakable(run.title)}</button>{star(run, other_owner)}{_under(run, form_page.presets)}{others}</td>'
+        f'data-arg="{esc(run.name)}">{breakable(run.title)}</button>{star(run, other_owner)}'
+        f"{_below_title(run, form_page.presets)}{others}</td>"
         f'<td>{badge(run)}</td><td class="num steps">{steps}</td><td class="num lowest">{best}</td>'
         f'<td class="num took">{clock(run.seconds)}</td><td class="num amount">{len(run.files)}</td>'
         f'<td class="date">{when(run.started)}</td><td class="num">{actions}</td>'
@@ -282,7 +283,7 @@ def next_step_button(run: RunSummary, other_owner: str) -> str:
     return button(act, step.text, run.name, kind="primary", title=step.about)
 
 
-def _under(run: RunSummary, presets: PresetStore) -> str:
+def _below_title(run: RunSummary, presets: PresetStore) -> str:
     """Return the HTML below a run's title in the table: where the run comes from, and its note."""
     origin = (
         f'<span class="made">{breakable(" · ".join(short(each, 60) for each in origin_texts(run, presets)))}</span>'

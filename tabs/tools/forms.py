@@ -260,7 +260,7 @@ class ToolForm(BoardView):
             return {}
         return {PREVIEW: on if entry.kind == "bool" else PREVIEWED if on else None}
 
-    def acted(self, event: gr.EventData) -> dict[str, str]:
+    def act_and_report(self, event: gr.EventData) -> dict[str, str]:
         """Handle an event as `act`, but show its problems. Returns {component: new content}.
 
         Problems of a start stand below its button until the next start; others are shown in the message panel.
@@ -302,6 +302,6 @@ def build_form(page: Page, card: Card, chosen: Callable[[str], dict[str, Any]] |
     outputs = {"client": client, "area": area}
     page.on_show(card.tab, form.show, None, outputs)
     page.on_change(card.tab, form, outputs)
-    page.on_act(area, form.acted, None, outputs)
+    page.on_act(area, form.act_and_report, None, outputs)
     works = f'<div class="tool-tasks" data-tasks="{esc(card.name)}"></div>'
     gr.HTML(works, elem_id=f"tools-{card.name}-tasks", elem_classes=["tool-tasks-holder"], apply_default_css=False)

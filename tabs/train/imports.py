@@ -204,7 +204,7 @@ def _stored_report(description: str) -> dict[str, Any]:
 # -- the export
 
 
-def exported(page: Page, program: str = "") -> dict[str, Any]:
+def export_texts(page: Page, program: str = "") -> dict[str, Any]:
     """Return the form as texts for another program. Raises ProblemsError.
 
     program: "kohya_ss" for its preset, else sd-scripts' command line and config file. The result also has a dataset config, "lost" with

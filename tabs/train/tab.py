@@ -78,7 +78,7 @@ def build(page: Page) -> None:
             page.commands |= {"forecast": page.forecast.request, "try": page.forecast.queue_test}
             page.pulse_parts += [page.forecast.parts, page.layers.parts]
             page.links.answer("import", lambda body: imports.report(page.project))
-            page.links.answer("export", lambda body: imports.exported(page, str(body.get("to"))))
+            page.links.answer("export", lambda body: imports.export_texts(page, str(body.get("to"))))
             gr.HTML(piece("first_images").replace("{pair_view_buttons}", pair_view_buttons()), elem_id="images-holder")
     _listen_to_form(page)
     _listen_to_buttons(page, start, enqueue, check)
@@ -92,7 +92,7 @@ def _form() -> str:
     return "".join(
         [
             f'<div class="card first">{"".join(_row(row, entries) for row, entries in form.first_screen())}</div>',
-            _adds(),
+            _add_buttons(),
             piece("search"),
             *(_group(group, entries) for group, entries in form.groups().items()),
             _folding("group", "json", "JSON", piece("json_pane")),
@@ -100,7 +100,7 @@ def _form() -> str:
     )
 
 
-def _adds() -> str:
+def _add_buttons() -> str:
     """Return the HTML of the + buttons that open the group of a common addition, at its first field."""
     buttons = "".join(
         f'<button type="button" class="btn" data-field="{path}" title="{esc(FIELDS[path].title)}">+ {title}</button>'
@@ -168,10 +168,10 @@ def _pointer(entry: Declared) -> str:
 def _lists(page: Page) -> dict[str, Any]:
     """Return {path or "preset": [(group, [(label, value)])]} of choices and suggestions."""
     listed = (entry for entry in form.on_form() if _is_listed(entry))
-    return {"preset": presets_bar.choices(page)} | {entry.path: _offers(page, entry) for entry in listed}
+    return {"preset": presets_bar.choices(page)} | {entry.path: _listed_choices(page, entry) for entry in listed}
 
 
-def _offers(page: Page, entry: Declared) -> list[tuple[str, list[tuple[str, str]]]]:
+def _listed_choices(page: Page, entry: Declared) -> list[tuple[str, list[tuple[str, str]]]]:
     """Return [(group, [(label, value)])] of a field's choices or suggestions."""
     if entry.widget == "optimizer":
         return method_needs.optimizer_choices(page.engine.known_device)

@@ -187,7 +187,7 @@ def test_the_first_40_of_the_images_that_train_worst_are_shown(queued):
     seen = [{"source": "s", "name": f"{n}", "corrected": 2.0 - n / 100, "count": 1} for n in range(41)]
     queued.engine.watch = lambda run: {"images": seen, "bands": []}
     queued.engine.run_job = lambda run: TrainJob()
-    found = monitor.watched(queued, "r", {"total": 9, "norms": [[1, 0.5, None], [2, 0.25, 3.0]]})
+    found = monitor.further_losses(queued, "r", {"total": 9, "norms": [[1, 0.5, None], [2, 0.25, 3.0]]})
     assert [each["name"] for each in found["images"]] == [str(n) for n in range(40)]
     assert (found["gradient"], found["weights"]) == (
         {"steps": [1, 2], "values": [0.5, 0.25]},
@@ -360,8 +360,8 @@ def test_the_gallery_sends_the_newest_tiles_the_sessions_strip_and_the_latest_da
 
 def test_twelve_completions_are_offered_those_that_begin_so_first():
     names = ["a fox", *(f"fox {n}" for n in range(12))]
-    assert prompt_box._like(names, " FOX ") == [f"fox {n}" for n in range(12)]
-    assert prompt_box._like(names[:12], "fox")[-1] == "a fox"
+    assert prompt_box._matching_names(names, " FOX ") == [f"fox {n}" for n in range(12)]
+    assert prompt_box._matching_names(names[:12], "fox")[-1] == "a fox"
 
 
 def test_the_meter_counts_four_prompts_and_four_windows_one_by_one():

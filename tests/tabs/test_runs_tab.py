@@ -525,7 +525,9 @@ def test_nothing_is_sent_when_nothing_is_new(desk):
 
 def test_the_settings_of_a_run_are_those_that_it_uses():
     groups = {"embedding": {"token_string": "zkw", "init_word": "fox"}, "network": {"conv_rank": 8, "rank": 4}}
-    shown = [details._settings(build(TrainJob, {"method": {"kind": kind}, **groups})) for kind in ("lora", "controlnet")]
+    shown = [
+        details._settings(build(TrainJob, {"method": {"kind": kind}, **groups})) for kind in ("lora", "controlnet")
+    ]
     for path, uses in (("embedding.token_string", 0), ("network.rank", 1), ("network.conv_rank", 1)):
         assert [page.count(f">{path}<") for page in shown] == [uses, 0], path
 
@@ -558,7 +560,7 @@ def test_images_that_train_worst_are_shown_where_their_folder_is_known(desk, tmp
         folder = write_run(page, name, job=run_job)
         (folder / "watch.json").write_text(json.dumps(watch), encoding="utf-8")
     first, second = (
-        monitor.watched(page, run.name, page.engine.snapshot(run.name)) for run in page.engine.runs()[::-1]
+        monitor.further_losses(page, run.name, page.engine.snapshot(run.name)) for run in page.engine.runs()[::-1]
     )
     assert [(row["name"], row["loss"], bool(row["small"])) for row in first["images"]] == [
         ("a.png", 1.5, True),

@@ -643,7 +643,7 @@ def test_the_comparison_of_a_poor_run_says_what_is_wrong_or_works(page, bad):
 
 def test_images_are_timed_by_the_training_before_any_and_by_their_own_grid_later(page, monkeypatch):
     """The newest grid may be of another model and size."""
-    monkeypatch.setattr(verdict.grids, "pace", lambda workspace: 1000.0)
+    monkeypatch.setattr(verdict.grids, "seconds_per_step", lambda workspace: 1000.0)
     job = TrainJob().model_copy(update={"dataset": TrainJob().dataset.model_copy(update={"train_batch_size": 2})})
     comparison = SimpleNamespace(grid=SimpleNamespace(job=page.engine.run_job(RUN)))
     monkeypatch.setattr(verdict, "expected_steps", lambda job, axes: 10)
