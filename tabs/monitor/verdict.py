@@ -1,11 +1,10 @@
-"""The comparison of a run's checkpoints on Monitor after the run has ended: data for assets/verdict.js, and its commands."""
+"""The comparison of a run's checkpoints at the top of Monitor: data for assets/verdict.js, and the commands of its buttons."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
-from itertools import combinations, takewhile
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +13,8 @@ from core.dataset.doctor.trash import put_back, undoable_actions
 from core.dataset.sources.files import printable
 from core.engine.average import save_average
 from core.engine.keeping import put_away_others
-from core.engine.proposed_prompts import ProposedPrompt
 from core.engine.queue import whose_run
 from core.engine.verdict import (
-    FEW,
     STRENGTHS,
     USUAL_STRENGTHS,
     Cell,
@@ -35,7 +32,7 @@ from core.engine.verdict import (
     write_verdict,
 )
 from core.generation.grids.folder import GridContent, GridFolder, grids_of
-from core.generation.grids.plan import expected_steps, grid_of
+from core.generation.grids.plan import grid_of
 from core.generation.grids.reuse import reuse
 from core.record.best import short_label
 from core.record.file_titles import MOST_NAMED, is_average, label_of
@@ -45,11 +42,24 @@ from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.stamps import stamp_or_none
 from core.record.units import clock, count, listed
-from core.record.workspace import Workspace
 from core.settings.job import TrainJob
-from tabs.generate import form, grids
+from tabs.generate import grids
 from tabs.monitor import assess
 from tabs.monitor.answer import answer_of, preferred_of
+from tabs.monitor.comparison import (
+    MOST_MINUTES,
+    TAB,
+    Images,
+    comparison_to_generate,
+    complete_part,
+    images_of,
+    minutes_limit,
+    opened_grid,
+    owner_of_images,
+    prompt_in_generate,
+    seconds_per_image,
+    workspace_of_images,
+)
 from tabs.server.browsers import Browser
 from tabs.tools.copies import TAB as COPIES
 from tabs.tools.copies import Copies, saved_kind
@@ -62,35 +72,6 @@ ACTIVE = ("running", "paused", "waiting")
 SMALL, LONGEST = 160, 4000  # pixels of an image in the filmstrip; characters of a prompt or name that a command takes
 REMEMBERED = 20  # runs
 _STARTING = threading.Lock()  # of two pages at once the second finds what the first has begun
-TIMED, GUIDED = 8, 2  # images; predictions of a step with guidance
-TAB, BUDGET, MOST_MINUTES = "Monitor", 10.0, 1440.0  # minutes for the images of a comparison, kept in the tab's state
-
-
-@dataclass(frozen=True)
-class Images:
-    """Images of a comparison. A cell is (file, prompt, strength).
-
-    paths      {cell: path} of the images to show
-    failed     {cell: reason}
-    generated  cells that the comparison's grid has generated
-    samples    cells for which the grid takes a sample of the run
-    """
-
-    cells: Set[Cell]
-    paths: Mapping[Cell, str]
-    failed: Mapping[Cell, str]
-    generated: Set[Cell]
-    samples: Set[Cell]
-
-    @property
-    def missing(self) -> int:
-        """Number of cells that are not generated yet."""
-        return len(self.cells) - len(self.generated)
-
-    @property
-    def from_samples(self) -> int:
-        """Number of cells not generated yet for which a sample of the run is taken."""
-        return len(self.samples - self.generated)
 
 
 # -- display
@@ -118,7 +99,7 @@ def _stamp(page: Page, run: Path, facts: Mapping[str, Any], verdict: Verdict | N
     files = [file["name"] for file in facts["files"]]
     paths, entry = [run / name for name in ("choices.jsonl", "kept.json")], None
     if verdict is not None:
-        folder = GridFolder(grids_of(_workspace_of_images(page, facts)) / verdict.grid)
+        folder = GridFolder(grids_of(workspace_of_images(page, facts)) / verdict.grid)
         paths += [folder.path / "grid.json", folder.cells]
         entry = grids.entry_of(page, verdict.grid, ("waiting", "running", "failed"))
     average, copies = page.averages.get(run.name), Copies(page)
@@ -131,7 +112,7 @@ def _stamp(page: Page, run: Path, facts: Mapping[str, Any], verdict: Verdict | N
         entry and (entry.id, entry.state, entry.message),
         average and (id(average), average.done),
         assess.stamp(page, run),
-        _minutes(page),
+        minutes_limit(page),
         page.project.tab_state(COPIES),
         [copies.outcome(run / "checkpoints" / file) for file in files],
     )
@@ -139,16 +120,16 @@ def _stamp(page: Page, run: Path, facts: Mapping[str, Any], verdict: Verdict | N
 
 def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdict: Verdict | None) -> dict[str, Any]:
     """Return the data of `part`. Columns are the base model and the checkpoints; rows are prompts."""
-    opened = _open(_workspace_of_images(page, facts), verdict)
+    opened = opened_grid(workspace_of_images(page, facts), verdict)
     verdict = verdict if opened else None
     try:
-        comparison = _comparison(page, facts, job, verdict)
+        comparison = comparison_to_generate(page, facts, job, verdict)
     except ProblemsError as error:
         return {"run": run.name, "problems": [problem.to_dict() for problem in error.problems]}
     current = verdict or Verdict("", comparison.files, comparison.prompts)
     files, prompts, strengths = current.files, current.prompts, current.strengths
-    images = _images(page, facts, job, current, opened, frozenset() if opened else sampled(comparison))
-    seconds = _seconds(page, comparison, facts, job, opened[1] if opened else None)
+    images = images_of(page, facts, job, current, opened, frozenset() if opened else sampled(comparison))
+    seconds = seconds_per_image(page, comparison, facts, job, opened[1] if opened else None)
     columns = candidates(files, facts, job.starts_at_base)
     keep_marks, best, copies = read_kept(run), facts.get("best"), Copies(page)
     for column in columns:
@@ -197,121 +178,6 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
     }
 
 
-def _comparison(
-    page: Page,
-    facts: Mapping[str, Any],
-    job: TrainJob,
-    verdict: Verdict | None,
-    all_prompts: bool = False,
-    strength: float = 1.0,
-) -> Comparison:
-    """Return the comparison to generate: the verdict's, extended by new checkpoints, or a first one within the time limit.
-
-    all_prompts: with all prompts; strength: one more LoRA strength. Raises ProblemsError.
-    """
-    strengths = sorted({*(verdict.strengths if verdict is not None else USUAL_STRENGTHS), strength} & {*STRENGTHS})
-    limit = None if all_prompts else len(verdict.prompts) if verdict is not None else FEW
-    comparison = comparison_of(facts, job, page.workspace, limit, _prompt(page), strengths)
-    seconds = _seconds(page, comparison, facts, job) * len(comparison.files)  # of a prompt
-    prompt_limit = max(1, int(60 * _minutes(page) / seconds)) if seconds else FEW
-    if verdict is not None or all_prompts or prompt_limit >= len(comparison.prompts):
-        return comparison
-    return comparison_of(facts, job, page.workspace, prompt_limit, _prompt(page), strengths)
-
-
-def _seconds(
-    page: Page, comparison: Comparison, facts: Mapping[str, Any], job: TrainJob, grid: GridContent | None = None
-) -> float:
-    """Return the expected seconds per image, timed on the grid, the run's samples, its training, or the newest grid; 0 if nothing is."""
-    steps = expected_steps(comparison.grid.job, ())
-    measured = grid.seconds / grid.steps if grid and grid.steps else 0.0
-    of_samples = (facts.get("seconds_per_sample") or 0.0) / job.samples.sample_steps
-    of_training = GUIDED * assess.seconds_per_prediction(facts, job)
-    timed = measured if grid and grid.steps >= TIMED * steps else 0.0
-    return (timed or of_samples or measured or of_training or grids.seconds_per_step(page.workspace)) * steps
-
-
-def _minutes(page: Page) -> float:
-    """Return the minutes that the images of a comparison may take."""
-    minutes = page.project.tab_state(TAB).get("minutes")
-    return float(minutes) if isinstance(minutes, (int, float)) and 0 < minutes <= MOST_MINUTES else BUDGET
-
-
-def _prompt(page: Page) -> str:
-    """Return the prompt in Generate, for runs without prompts."""
-    return str(form.stored_values(page.project.tab_state(grids.TAB), page.project.job)["prompt"])
-
-
-def _whose_images(page: Page, facts: Mapping[str, Any]) -> str:
-    """Return the person to whom the run's comparison images belong, if that is another one than this page's user; else ""."""
-    person = facts.get("person", "")
-    return person if page.engine.people and person not in ("", page.workspace.person or page.engine.owner) else ""
-
-
-def _workspace_of_images(page: Page, facts: Mapping[str, Any]) -> Workspace:
-    """Return the workspace with the images of a run's comparison: the owner sees those of the run's person."""
-    return replace(page.workspace, person=page.workspace.person or _whose_images(page, facts))
-
-
-def _open(workspace: Workspace, verdict: Verdict | None) -> tuple[GridFolder, GridContent] | None:
-    """Return (folder, content) of a comparison's grid; None without one, or if it was deleted or is damaged."""
-    try:
-        folder = GridFolder.named(verdict.grid, workspace) if verdict is not None else None
-        return (folder, folder.content()) if folder is not None else None
-    except ProblemsError:
-        return None
-
-
-def _images(
-    page: Page,
-    facts: Mapping[str, Any],
-    job: TrainJob,
-    verdict: Verdict,
-    opened: tuple[GridFolder, GridContent] | None,
-    samples: Set[Cell] = frozenset(),
-) -> Images:
-    """Return the images of a comparison: those of its grid, else samples of the run at the same step, prompt and usual strength.
-
-    opened: its grid; samples: cells that a grid still to be created takes over from the run's samples
-    """
-    steps = {file["name"]: file["step"] for file in facts["files"]}
-    if not job.method.traits.new_words:
-        steps[""] = 0  # before the first step a model gives the images of its base
-    saved = {(each["step"], each["prompt"]): each["file"] for each in facts["samples"]}
-    positions = cells_of(verdict)
-    usual = [(file, prompt, strength) for file, prompt, strength in positions if (strength,) == USUAL_STRENGTHS]
-    paths = {cell: path for cell in usual if (path := saved.get((steps.get(cell[0], -1), cell[1])))}
-    if opened is None:
-        return Images(positions.keys(), paths, {}, frozenset(), samples)
-    folder, content = opened
-    generated, reused = folder.generated(), folder.samples(page.workspace)
-    sources = {cell: content.source(position) for cell, position in positions.items()}
-    made_cells = {cell for cell, source in sources.items() if source in generated}
-    failed = {
-        cell: content.failed[source]
-        for cell, source in sources.items()
-        if source in content.failed and cell not in made_cells
-    }
-    paths |= {cell: str(folder.cell(sources[cell])) for cell in made_cells}
-    return Images(
-        positions.keys(), paths, failed, made_cells, {cell for cell, source in sources.items() if source in reused}
-    )
-
-
-def _complete(verdict: Verdict, images: Images) -> Verdict | None:
-    """Return the part of a comparison whose images are all generated: checkpoints, first prompts and strengths; None if it is empty."""
-
-    def has(files: Iterable[str], prompts: Iterable[ProposedPrompt], strength: float) -> bool:
-        return images.generated >= {cell_of(file, prompt, strength) for file in files for prompt in prompts}
-
-    (usual,) = USUAL_STRENGTHS
-    files = tuple(file for file in verdict.files if any(has([file], [prompt], usual) for prompt in verdict.prompts))
-    prompts = tuple(takewhile(lambda prompt: has(files, [prompt], usual), verdict.prompts))
-    if not prompts or not any(files):
-        return None
-    return Verdict("", files, prompts, tuple(each for each in verdict.strengths if has(files, prompts, each)))
-
-
 def _image(page: Page, images: Images, cell: Cell) -> dict[str, str] | None:
     """Return {"small", "whole": URL} of a cell's image, {"failed": reason}, or None if there is none yet."""
     path = images.paths.get(cell)
@@ -350,20 +216,22 @@ def _image_progress(
 
     new_images = missing_images(comparison)
     more_images = (
-        missing_images(_comparison(page, facts, job, verdict, all_prompts=True)) if more and state == "done" else 0
+        missing_images(comparison_to_generate(page, facts, job, verdict, all_prompts=True))
+        if more and state == "done"
+        else 0
     )
     strength_images = new_images + len(comparison.prompts) * len(list(filter(None, comparison.files)))
-    complete = _complete(verdict, images) if verdict is not None and state == "stopped" else None
+    complete = complete_part(verdict, images) if verdict is not None and state == "stopped" else None
     return {
         "state": state,
-        "refused": f"The images belong to {person}" if (person := _whose_images(page, facts)) else "",
+        "refused": f"The images belong to {person}" if (person := owner_of_images(page, facts)) else "",
         "entry": entry.id if entry else "",
         "total": len(images.cells),
         "missing": images.missing,
         "taken": images.from_samples,
         "about": clock(seconds * (images.missing - images.from_samples)) if seconds else "",
         "left": assess.time_left(page, entry),
-        "minutes": _minutes(page),
+        "minutes": minutes_limit(page),
         "late": state == "stopped" and opened is not None and opened[1].state == "late",
         "strength_images": strength_images,
         "strength_about": clock(seconds * strength_images) if seconds else "",
@@ -455,15 +323,15 @@ def start(page: Page, run: str, all_prompts: bool = False, strength: float = 1.0
     """
     with _STARTING:
         facts, job, folder = page.engine.snapshot(run), page.engine.run_job(run), page.engine.own_folder(run).path
-        if person := _whose_images(page, facts):
+        if person := owner_of_images(page, facts):
             what, fix = f"The images of this comparison belong to {person}", "make a grid of the run instead"
             raise ProblemsError.one(what, run, fix, "runs.not-yours")
         verdict = read_verdict(folder)
-        opened = _open(page.workspace, verdict)
-        comparison = _comparison(page, facts, job, verdict if opened else None, all_prompts, strength)
+        opened = opened_grid(page.workspace, verdict)
+        comparison = comparison_to_generate(page, facts, job, verdict if opened else None, all_prompts, strength)
         if verdict and opened and comparison.content == verdict.content:
             if grids.entry_of(page, verdict.grid) is None:
-                opened[0].change(minutes=_minutes(page))
+                opened[0].change(minutes=minutes_limit(page))
                 grids.queue(page, opened[0])
             return False
         entry = grids.entry_of(page, verdict.grid) if verdict else None
@@ -476,7 +344,7 @@ def start(page: Page, run: str, all_prompts: bool = False, strength: float = 1.0
 def _new_grid(page: Page, run: Path, comparison: Comparison) -> GridFolder:
     """Create the grid of a run's new comparison, which takes over existing images. Raises ProblemsError."""
     grid = grids.new_grid_folder(page, comparison.grid, run.name)
-    grid.change(minutes=_minutes(page))
+    grid.change(minutes=minutes_limit(page))
     reuse(grid, grid_of(grid.job(), page.workspace), page.workspace)
     write_verdict(run, grid.name, comparison)
     return grid
@@ -499,9 +367,11 @@ def _leave_out(page: Page, data: dict[str, Any], browser: Browser) -> None:
     run, facts = _run(page, data)
     with _STARTING:
         job, verdict = page.engine.run_job(run.name), read_verdict(run.path)
-        opened = _open(page.workspace, verdict)
+        opened = opened_grid(page.workspace, verdict)
         complete = (
-            _complete(verdict, _images(page, facts, job, verdict, opened)) if verdict is not None and opened else None
+            complete_part(verdict, images_of(page, facts, job, verdict, opened))
+            if verdict is not None and opened
+            else None
         )
         if complete is None:
             what, fix = "No prompt has all of its images", "make the rest"
@@ -511,7 +381,9 @@ def _leave_out(page: Page, data: dict[str, Any], browser: Browser) -> None:
         of_steps = [file for file in facts["files"] if file["step"] in steps and not is_average(file["name"])]
         files = [file for file in facts["files"] if file in saved or file in of_steps]  # an embedding's other words too
         few = {**facts, "files": files}
-        comparison = comparison_of(few, job, page.workspace, len(complete.prompts), _prompt(page), complete.strengths)
+        comparison = comparison_of(
+            few, job, page.workspace, len(complete.prompts), prompt_in_generate(page), complete.strengths
+        )
         _new_grid(page, run.path, comparison).change(state="done")
 
 
