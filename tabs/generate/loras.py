@@ -26,7 +26,7 @@ from tabs.form.bars import weight_bars
 from tabs.form.form_values import changed_values, entries
 from tabs.form.lora_card import LORAS, card, copy_button, strength_slider, strip
 from tabs.form.lora_steps import Checkpoint, checkpoints, one_for_each_run
-from tabs.form.model_lists import Listed, ModelLists, model_lists, network_text
+from tabs.form.model_lists import Listed, model_lists, network_text
 from tabs.form.picker import check_choice, file_named, matching, misfit
 from tabs.form.picker import rows as rows_of
 from tabs.form.plain_form import PlainForm
@@ -43,45 +43,8 @@ MAX_WORDS = 16  # trigger words of a LoRA
 FRAME = 3  # width of a trigger word's border in characters
 PARTS: dict[str, Declared] = entries(LoraUse, "lora")
 REGION_COLORS = ("red", "green", "blue")  # of a region map, by the place of a prompt
+NO_LORAS = "There is no LoRA yet. Train one, or put files into models/loras."
 DETAILS = ("text_encoder_strength", "start_at", "end_at", "block_weights")
-
-
-# -- the list
-
-
-def picker(lists: ModelLists, family: str, query: str, page: Page) -> str:
-    """Return the HTML of the collapsed list of LoRAs with a search field; LoRAs that do not fit the model come last, with the reason.
-
-    family: of the base model, "" if unknown; query: text of the search field
-    """
-    loras = lists.of(["lora"])
-    number = len(one_for_each_run(loras, page.workspace))
-
-    def reason(each: Listed) -> str:
-        return misfit(each.facts, each.path, ["lora"], family)
-
-    rows = rows_of(matching(loras, query), page, reason, lambda path: page.picker.chooses(path, LORAS), LORAS, "Add")
-    none = "" if rows else f'<li class="hint">{_nothing(bool(query and loras))}</li>'
-    offered = "".join(
-        f'<datalist id="gen-{kind}s">{options((each.text, each.name) for each in lists.of([of])[:MAX_OPTIONS])}</datalist>'
-        for kind, of in (("model", "checkpoint"), ("refiner", "refiner"), ("vae", "vae"), ("upscaler", "upscaler"))
-    )
-    return (
-        f'<div class="gen-adds" role="group" aria-label="Add"><details class="picker" data-group="lora-add">'
-        f'<summary class="btn" title="Choose a LoRA">+ LoRA</summary><div class="gen-offers"><div class="line">'
-        f'<input type="search" class="text" id="gen-find" data-act="find" data-live value="{esc(query)}" '
-        f'placeholder="Search {count(number, "LoRA")}" aria-label="Search LoRAs" autocomplete="off">'
-        f"{button('refresh', 'Refresh', kind='quiet')}</div>"
-        f'<ul tabindex="0" class="loras lora-cards model-offers">{rows}{none}</ul></div></details>'
-        f"{add_buttons()}</div>{offered}"
-    )
-
-
-def _nothing(searched: bool) -> str:
-    """Return the text of an empty list. searched: whether a search has hidden all LoRAs"""
-    return (
-        "No LoRA has these words." if searched else "There is no LoRA yet. Train one, or put files into models/loras."
-    )
 
 
 # -- the rows
@@ -335,9 +298,32 @@ class Loras:
         return rows(values["loras"], form.tags_of(prompt), note, self.page, family, prompt, areas_of(values))
 
     def picker(self) -> str:
-        """Return the HTML of the list of LoRAs, filtered by the browser's search text."""
-        query = self.page.browser.lora_query
-        return picker(self.model_lists, self._family(self.fields.load()), query, self.page)
+        """Return the HTML of the collapsed list of LoRAs with a search field. Those that do not fit the model come last, with why."""
+        page, query, family = self.page, self.page.browser.lora_query, self._family(self.fields.load())
+        loras = self.model_lists.of(["lora"])
+        number = len(one_for_each_run(loras, page.workspace))
+
+        def reason(each: Listed) -> str:
+            return misfit(each.facts, each.path, ["lora"], family)
+
+        rows = rows_of(
+            matching(loras, query), page, reason, lambda path: page.picker.chooses(path, LORAS), LORAS, "Add"
+        )
+        why_empty = "No LoRA has these words." if query and loras else NO_LORAS
+        none = f'<li class="hint">{why_empty}</li>'
+        offered = "".join(
+            f'<datalist id="gen-{kind}s">{options((each.text, each.name) for each in self.model_lists.of([of])[:MAX_OPTIONS])}</datalist>'
+            for kind, of in (("model", "checkpoint"), ("refiner", "refiner"), ("vae", "vae"), ("upscaler", "upscaler"))
+        )
+        return (
+            f'<div class="gen-adds" role="group" aria-label="Add"><details class="picker" data-group="lora-add">'
+            f'<summary class="btn" title="Choose a LoRA">+ LoRA</summary><div class="gen-offers"><div class="line">'
+            f'<input type="search" class="text" id="gen-find" data-act="find" data-live value="{esc(query)}" '
+            f'placeholder="Search {count(number, "LoRA")}" aria-label="Search LoRAs" autocomplete="off">'
+            f"{button('refresh', 'Refresh', kind='quiet')}</div>"
+            f'<ul tabindex="0" class="loras lora-cards model-offers">{rows or none}</ul></div></details>'
+            f"{add_buttons()}</div>{offered}"
+        )
 
     def embeddings(self) -> Any:
         """Return an updated Embeddings dropdown, with the embeddings that fit the model first."""
