@@ -379,7 +379,7 @@ class Sending:
     def _enlarge(self, shot: Shot, facts: Facts, choice: str) -> None:
         """Queue an upscaled version of an image with its settings, or the form's if unknown. The form stays unchanged.
 
-        choice: JSON of the Upscale dialog's choices
+        facts: metadata of the image; choice: JSON of the Upscale dialog's choices
         """
         record, current = read_image_metadata(shot.path), self._fields.load()
         values, notes = self._values_of(record) if record.job is not None else (current, [])
@@ -405,7 +405,7 @@ def _parsed_choice(choice: str) -> tuple[int, str, float]:
 
 
 def initial_values(shot: Shot, facts: Facts) -> Values:
-    """Return form values that use the image as initial image, at its size."""
+    """Return form values that use the image as initial image, at its size. facts: metadata of the image"""
     return {"image_path": str(shot.path), "mask_path": None, "seed": None} | _sides(facts)
 
 

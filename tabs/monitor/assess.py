@@ -36,7 +36,7 @@ def stamp(page: Page, run: Path) -> tuple[Any, ...]:
 
 
 def part(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob) -> dict[str, Any] | None:
-    """Return the assessment of a run for assets/verdict.js; None if its checkpoints cannot be assessed.
+    """Return the assessment of a run for assets/verdict.js; None if its checkpoints cannot be assessed. facts: the run's snapshot
 
     "missing"   number of checkpoints that are not fully measured
     "about"     text of the time that measuring them takes

@@ -1,4 +1,7 @@
-"""The comparison of a run's checkpoints: what to generate, its grid and images, and how long an image takes."""
+"""The comparison of a run's checkpoints: what to generate, its grid and images, and how long an image takes.
+
+In all functions `facts` is the run's snapshot, and a verdict the stored choice of checkpoints, prompts and strengths.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +74,11 @@ def comparison_to_generate(
 ) -> Comparison:
     """Return the comparison to generate: the verdict's, extended by new checkpoints, or a first one within the time limit.
 
-    all_prompts: with all prompts; strength: one more LoRA strength. Raises ProblemsError.
+    facts        the run's snapshot
+    verdict      stored checkpoints, prompts and strengths of the comparison, None before the first
+    all_prompts  whether to use all prompts
+    strength     one more LoRA strength
+    Raises ProblemsError.
     """
     strengths = sorted({*(verdict.strengths if verdict is not None else USUAL_STRENGTHS), strength} & {*STRENGTHS})
     limit = None if all_prompts else len(verdict.prompts) if verdict is not None else FEW
@@ -111,13 +118,13 @@ def prompt_in_generate(page: Page) -> str:
 
 
 def owner_of_images(page: Page, facts: Mapping[str, Any]) -> str:
-    """Return the person to whom the run's comparison images belong, if that is another one than this page's user; else ""."""
+    """Return the person to whom the run's comparison images belong, if that is not this page's user; else "". facts: the run's snapshot"""
     person = facts.get("person", "")
     return person if page.engine.people and person not in ("", page.workspace.person or page.engine.owner) else ""
 
 
 def workspace_of_images(page: Page, facts: Mapping[str, Any]) -> Workspace:
-    """Return the workspace with the images of a run's comparison: the owner sees those of the run's person."""
+    """Return the workspace with a comparison's images: the owner sees those of the run's person. facts: the run's snapshot"""
     return replace(page.workspace, person=page.workspace.person or owner_of_images(page, facts))
 
 
@@ -140,7 +147,7 @@ def images_of(
 ) -> Images:
     """Return the images of a comparison: those of its grid, else samples of the run at the same step, prompt and usual strength.
 
-    opened: its grid; samples: cells that a grid still to be created takes over from the run's samples
+    facts: the run's snapshot; opened: the grid; samples: cells that a grid still to be created takes over from the run's samples
     """
     steps = {file["name"]: file["step"] for file in facts["files"]}
     if not job.method.traits.new_words:

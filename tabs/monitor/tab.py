@@ -148,7 +148,10 @@ def _download(page: Page, path: str) -> str:
 
 
 def further_losses(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """Return further losses of a run: corrected for timesteps, by timestep band, of the WORST images; and gradient and weight norms."""
+    """Return further losses of a run: corrected for timesteps, by timestep band, of the WORST images; and gradient and weight norms.
+
+    facts: the run's snapshot
+    """
     losses = page.engine.watch(name)
     paths = page.checks.paths_of(page.readable_job(name))
     images = [_image(page, item, paths) for item in losses.get("images", [])[:WORST]]
@@ -177,7 +180,7 @@ def _image(page: Page, item: dict[str, Any], paths: dict[tuple[str, str], Path])
 
 
 def head(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """Return state, progress and available actions of a run."""
+    """Return state, progress and available actions of a run. facts: the run's snapshot"""
     state = facts["state"]
     entry = next(
         (entry for entry in page.engine.queue() if entry.run == name and entry.state in ("waiting", "running")), None
@@ -207,7 +210,7 @@ def _next_step(state: str, facts: dict[str, Any]) -> NextStep | None:
 def actions(page: Page, state: str, entry: Any, facts: dict[str, Any]) -> list[str]:
     """Return the names of the buttons for a run in this state, the most useful first.
 
-    entry: its job in the queue, or None. Buttons that would act on another user's job or run are left out.
+    entry: its job in the queue, or None; facts: its snapshot. Buttons that would act on another user's job or run are left out.
     """
     tensorboard = ["tensorboard"] if page.tensorboard.offered else []
     if entry is not None and not may_manage(entry):

@@ -95,7 +95,7 @@ def part(page: Page, name: str, facts: Mapping[str, Any], job: TrainJob | None) 
 
 
 def _stamp(page: Page, run: Path, facts: Mapping[str, Any], verdict: Verdict | None) -> tuple[Any, ...]:
-    """Return a value that changes whenever the data of `part` changes."""
+    """Return a value that changes whenever the data of `part` changes. facts: the run's snapshot"""
     files = [file["name"] for file in facts["files"]]
     paths, entry = [run / name for name in ("choices.jsonl", "kept.json")], None
     if verdict is not None:
@@ -119,7 +119,7 @@ def _stamp(page: Page, run: Path, facts: Mapping[str, Any], verdict: Verdict | N
 
 
 def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdict: Verdict | None) -> dict[str, Any]:
-    """Return the data of `part`. Columns are the base model and the checkpoints; rows are prompts."""
+    """Return the data of `part`. Columns are the base model and the checkpoints; rows are prompts. facts: the run's snapshot"""
     opened = opened_grid(workspace_of_images(page, facts), verdict)
     verdict = verdict if opened else None
     try:

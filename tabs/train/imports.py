@@ -181,7 +181,7 @@ def _missing(path: str, text: str, suggestions: list[str]) -> dict[str, Any]:
 
 
 def replace_folder(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Replace the dataset folder {"before": path} by {"now": path}. Raises ProblemsError if the new one is missing or not allowed."""
+    """Replace the dataset folder {"before": path} by {"now": path}. Raises ProblemsError if the new folder is not allowed."""
     before, now = str(data.get("before")), str(page.roots.check(str(data.get("now")), SOURCES))
     sources = map(to_values, page.project.job.dataset.sources)
     changed = [each | ({"folder": now} if each.get("folder") == before else {}) for each in sources]
