@@ -338,11 +338,11 @@ class CaptionHandlers:
                 return f"The earlier caption of {next_step.name} is no longer available; nothing changed"
             if stepped is None:
                 return ""
-            step, done = stepped
+            step, result = stepped
             self._keep_list()
-            if not key or len(done.written) <= 1:
+            if not key or len(result.written) <= 1:
                 opened[0] = step.key
-            skipped = count(len(done.changed_since), "file") if done.changed_since else ""
+            skipped = count(len(result.changed_since), "file") if result.changed_since else ""
             message = f"{'Undone' if act == 'undo' else 'Redone'}: {step.name}"
             return f"{message}; {skipped} changed since and skipped" if skipped else message
 

@@ -154,13 +154,13 @@ def _finding(finding: Finding, rows: dict, thumb_url: Callable[..., str]) -> str
     """Return the HTML of a finding with thumbnails. rows: {image key: (index, row) in the report}"""
     advised = set(finding.advised)
     names = Counter(image.key[-1] for group in finding.images for image in group)
-    images, shown = "", 0
+    images, images_shown = "", 0
     for group in finding.images:
-        if shown >= IMAGES_SHOWN:
+        if images_shown >= IMAGES_SHOWN:
             break
         items = ""
-        for image in group[: IMAGES_SHOWN - shown]:
-            shown += 1
+        for image in group[: IMAGES_SHOWN - images_shown]:
+            images_shown += 1
             name, removed = printable(image.key[-1]), image.key in advised
             folder = f"{printable(image.key[0])}/" if names[image.key[-1]] > 1 else ""
             tooltip = ", ".join(
@@ -176,7 +176,7 @@ def _finding(finding: Finding, rows: dict, thumb_url: Callable[..., str]) -> str
                 f"{REMOVED if removed else ''}</button>"
             )
         images += f'<div class="seen-group">{items}</div>'
-    hidden = finding.count - shown
+    hidden = finding.count - images_shown
     more = f'<p class="hint">and {count(hidden, "more image")}</p>' if hidden > 0 else ""
     trash_button = ""
     if finding.action == "put away" and finding.advised:

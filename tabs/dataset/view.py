@@ -62,11 +62,11 @@ def checks(job: TrainJob, report: Report | None, problems: Sequence[Problem], ch
             f"<span>{esc(label)}</span></label>"
         )
     ordered = errors_first(problems)
-    shown = ordered[:PROBLEMS_SHOWN]
-    if shown:
-        body += problems_html(shown)
-    if len(ordered) > len(shown):
-        body += f'<p class="hint">and {count(len(ordered) - len(shown), "more finding")}</p>'
+    listed = ordered[:PROBLEMS_SHOWN]
+    if listed:
+        body += problems_html(listed)
+    if len(ordered) > len(listed):
+        body += f'<p class="hint">and {count(len(ordered) - len(listed), "more finding")}</p>'
     errors = sum(problem.level == "error" for problem in problems)
     if not problems and checking:
         body += '<p class="hint">Checking</p>'

@@ -151,12 +151,13 @@ def empty_problems(values: Mapping[str, Any], added: Collection[str]) -> list[Pr
     ]
 
 
-def fields_in(card: Card, values: Mapping[str, Any], shown: Collection[str]) -> tuple[list[str], list[str]]:
+def fields_in(card: Card, values: Mapping[str, Any], visible_cards: Collection[str]) -> tuple[list[str], list[str]]:
     """Return (names of the fields shown first, names of the fields under More) of a card.
 
-    The shared strength is on the Hires card if Hires is visible without Image, else on the Image card. shown: groups of the visible cards
+    The shared strength is on the Hires card if Hires is visible without Image, else on the Image card.
+    visible_cards: groups of the visible cards
     """
-    owner = IMAGE if IMAGE in shown or HIRES not in shown else HIRES
+    owner = IMAGE if IMAGE in visible_cards or HIRES not in visible_cards else HIRES
     visible = [*card.shown, *(card.masked if values.get("mask_path") else ())]
     visible = [name for name in visible if name != STRENGTH or owner == card.group]
     return visible, [name for name in card.fields if name not in visible]
@@ -194,8 +195,8 @@ def html(
     return cards
 
 
-def frame(name: str, title: str, body: str, shown: bool, note: str = "") -> str:
-    """Return the HTML of card `name` with its × button around the HTML `body`; hidden unless `shown`. note: text next to the title"""
+def frame(name: str, title: str, body: str, is_visible: bool, note: str = "") -> str:
+    """Return the HTML of card `name` with its × button around the HTML `body`; hidden unless `is_visible`. note: text next to the title"""
     remove = button(
         "card_remove",
         "\u00d7",
@@ -205,7 +206,7 @@ def frame(name: str, title: str, body: str, shown: bool, note: str = "") -> str:
         title="Resets these settings to their defaults",
     )
     return (
-        f'<section class="gen-card block-part" data-card="{name}" aria-label="{esc(title)}"{"" if shown else " hidden"}>'
+        f'<section class="gen-card block-part" data-card="{name}" aria-label="{esc(title)}"{"" if is_visible else " hidden"}>'
         f'<div class="strip"><h3>{esc(title)}</h3><span class="hint">{esc(note)}</span><span class="grow"></span>{remove}</div>'
         f"{body}</section>"
     )

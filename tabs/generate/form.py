@@ -460,7 +460,9 @@ def chosen_embeddings(values: Mapping[str, Any], page: Page) -> list[Embedding]:
     embeddings = (
         collected(list[Problem](), find_embeddings, text, page.workspace) or () for text in values["embeddings"]
     )
-    return without_repeated_tokens([word for words in embeddings for word in words if page.roots.holds(word.path)])
+    return without_repeated_tokens(
+        [embedding for of_setting in embeddings for embedding in of_setting if page.roots.holds(embedding.path)]
+    )
 
 
 def generate_with(page: Page, name: str, file: str = "") -> dict[str, Any]:

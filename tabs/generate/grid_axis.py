@@ -224,13 +224,14 @@ def changed(act: str, arg: str, value: str, axes: Mapping[str, str], page: Page)
         names = [*names_in(values), *added] if act == "file_add" else [NONE, *names_in(values)]
         return {f"{arg}_axis": name or LORA, f"{arg}_values": joined(list(dict.fromkeys(names)))}
     listed, (number, _, file) = files_in(axes), arg.partition(":")
-    at = index_of(number, len(listed))
-    if at is None:
+    card_index = index_of(number, len(listed))
+    if card_index is None:
         return {}
-    letter, name = listed[at]
+    letter, name = listed[card_index]
     kind = kinds_in(axes)[letter]
     rows = [
-        [each] if index != at else _replacements(act, name, file, kind, page) for index, (_, each) in enumerate(listed)
+        [each] if index != card_index else _replacements(act, name, file, kind, page)
+        for index, (_, each) in enumerate(listed)
     ]
     names = [each for (axis_letter, _), row in zip(listed, rows, strict=True) if axis_letter == letter for each in row]
     return {f"{letter}_values": joined(list(dict.fromkeys(names)))}

@@ -111,18 +111,18 @@ def panel(
     earlier: str,
     kinds: Mapping[str, FileAxis] = {},
     cards: Mapping[str, str] = {},
-    shown: bool = True,
+    is_visible: bool = True,
 ) -> str:
     """Return the HTML of the Grid card: the three axes, a summary, and the list of grids.
 
-    axes     {"x_axis": name of a setting, "x_values": text, ... for y and z}
-    invalid  names of the fields in `axes` with problems
-    summary  text next to the button; an error message if `error`
-    loras    {file stem: title} of the LoRAs in the form
-    earlier  HTML of the list of grids
-    kinds    {letter: axis} of the axes of model files
-    cards    {letter: HTML of the axis values as cards} of these axes
-    shown    whether the card is visible
+    axes        {"x_axis": name of a setting, "x_values": text, ... for y and z}
+    invalid     names of the fields in `axes` with problems
+    summary     text next to the button; an error message if `error`
+    loras       {file stem: title} of the LoRAs in the form
+    earlier     HTML of the list of grids
+    kinds       {letter: axis} of the axes of model files
+    cards       {letter: HTML of the axis values as cards} of these axes
+    is_visible  whether the card is visible
     """
     rows = "".join(_axis(letter, axes, invalid, kinds.get(letter), cards.get(letter, ""), loras) for letter in LETTERS)
     offered = options((title, value) for value, title in _axis_suggestions(loras))
@@ -132,7 +132,7 @@ def panel(
         f'<div class="grid-axes">{rows}</div><div class="grid-go">{go}{text}</div>{earlier}'
         f'<datalist id="grid-settings">{offered}</datalist>'
     )
-    return frame(GRID, "Grid", body, shown)
+    return frame(GRID, "Grid", body, is_visible)
 
 
 def _axis(
@@ -217,8 +217,8 @@ def grid_list_html(grids: Sequence[GridRow], open_name: str, older: int) -> str:
 def _earlier(grid: GridRow, is_open: bool) -> str:
     """Return the HTML of a grid's row in the list."""
     opens = button("open", grid.title, grid.name, kind="quiet", label=f"Open the grid {grid.title}, {grid.name}")
-    now = ' aria-current="true"' if is_open else ""
-    return f'<li{now}>{opens}<span class="hint" title="{esc(grid.name)}">{esc(grid.progress)}</span></li>'
+    current = ' aria-current="true"' if is_open else ""
+    return f'<li{current}>{opens}<span class="hint" title="{esc(grid.name)}">{esc(grid.progress)}</span></li>'
 
 
 # -- the table
@@ -250,12 +250,12 @@ def table(
 
     checkpoints: {axis letter and index, such as "x3": checkpoint} of the axis values that are checkpoints
     """
-    done = folder.generated()
-    shown, tables = content.cells, range(content.size[2])
-    bodies = "".join(_table(folder, content, z, done, checkpoints, thumb_url, file_url) for z in tables)
+    generated = folder.generated()
+    cells, tables = content.cells, range(content.size[2])
+    bodies = "".join(_table(folder, content, z, generated, checkpoints, thumb_url, file_url) for z in tables)
     return (
         f'<section class="block-part grid-shown" aria-label="Grid {esc(content.title)}">'
-        f"{_head(folder, content, state, len(shown & done), len(shown), file_url)}{bodies}</section>"
+        f"{_head(folder, content, state, len(cells & generated), len(cells), file_url)}{bodies}</section>"
     )
 
 

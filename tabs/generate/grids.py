@@ -81,10 +81,10 @@ def listen(page: Page, fields: PlainForm, model_lists: ModelLists, panel: gr.HTM
     """
     grids = Grids(page, fields, model_lists)
     client = client_state()
-    shown = {"client": client, "panel": panel, "table": table}
-    page.on_show(TAB, grids.show, None, shown)
-    page.on_change(TAB, grids, shown)
-    page.on_act([panel, table], grids.act, None, shown)
+    outputs = {"client": client, "panel": panel, "table": table}
+    page.on_show(TAB, grids.show, None, outputs)
+    page.on_change(TAB, grids, outputs)
+    page.on_act([panel, table], grids.act, None, outputs)
     page.links.answer("choose", grids.choose)
     return grids
 

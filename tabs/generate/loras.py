@@ -43,6 +43,12 @@ MAX_WORDS = 16  # trigger words of a LoRA
 FRAME = 3  # width of a trigger word's border in characters
 PARTS: dict[str, Declared] = entries(LoraUse, "lora")
 REGION_COLORS = ("red", "green", "blue")  # of a region map, by the place of a prompt
+DATALISTS = {
+    "model": "checkpoint",
+    "refiner": "refiner",
+    "vae": "vae",
+    "upscaler": "upscaler",
+}  # {name in the id: kind of files}
 NO_LORAS = "There is no LoRA yet. Train one, or put files into models/loras."
 DETAILS = ("text_encoder_strength", "start_at", "end_at", "block_weights")
 
@@ -175,12 +181,12 @@ def _words_in_row(triggers: Sequence[str]) -> int:
     return max(1, sum(each <= ROW_WIDTH for each in widths))
 
 
-def _word_buttons(lora_index: int, words: Sequence[str], prompt: str, first: int = 0) -> str:
+def _word_buttons(lora_index: int, triggers: Sequence[str], prompt: str, first: int = 0) -> str:
     """Return the HTML of trigger words, from index `first`, as buttons that append them to the prompt. lora_index: of the LoRA"""
     chips = "".join(
         f'<button type="button" class="word" data-act="word" data-arg="{lora_index}:{index}" title="Append to the prompt"'
         f"{' disabled' if has_word(prompt, word) else ''}>{esc(short(word, WORD_WIDTH))}</button>"
-        for index, word in enumerate(words[first:], first)
+        for index, word in enumerate(triggers[first:], first)
     )
     return f'<div class="words" role="group" aria-label="Trigger words">{chips}</div>' if chips else ""
 
@@ -263,8 +269,8 @@ def _other_step(use: dict[str, Any], name: str, page: Page) -> str:
 def _word(use: dict[str, Any], index: str, workspace: Workspace) -> str:
     """Return the trigger word at `index` (a text) of the LoRA; "" if there is none."""
     path = find_file(str(use["file"]), workspace)
-    words = facts_of_file(path).words if path is not None else ()
-    return words[word_index] if (word_index := index_of(index, len(words))) is not None else ""
+    triggers = facts_of_file(path).words if path is not None else ()
+    return triggers[word_index] if (word_index := index_of(index, len(triggers))) is not None else ""
 
 
 def with_word(prompt: str, word: str) -> str:
@@ -312,8 +318,8 @@ class Loras:
         why_empty = "No LoRA has these words." if query and loras else NO_LORAS
         none = f'<li class="hint">{why_empty}</li>'
         offered = "".join(
-            f'<datalist id="gen-{kind}s">{options((each.text, each.name) for each in self.model_lists.of([of])[:MAX_OPTIONS])}</datalist>'
-            for kind, of in (("model", "checkpoint"), ("refiner", "refiner"), ("vae", "vae"), ("upscaler", "upscaler"))
+            f'<datalist id="gen-{name}s">{options((each.text, each.name) for each in self.model_lists.of([kind])[:MAX_OPTIONS])}</datalist>'
+            for name, kind in DATALISTS.items()
         )
         return (
             f'<div class="gen-adds" role="group" aria-label="Add"><details class="picker" data-group="lora-add">'

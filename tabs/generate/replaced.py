@@ -31,9 +31,9 @@ def replacing(page: Page) -> Iterator[None]:
     with page.project.lock:
         before = page.project.tab_state(TAB)
         yield
-        now = page.project.tab_state(TAB)
-        changed = [name for name in before | now if before.get(name) != now.get(name)]
-        page.replaced = {name: (before.get(name), now.get(name)) for name in changed}
+        after = page.project.tab_state(TAB)
+        changed = [name for name in before | after if before.get(name) != after.get(name)]
+        page.replaced = {name: (before.get(name), after.get(name)) for name in changed}
 
 
 def take_back(page: Page, data: dict[str, Any], browser: Browser) -> None:
@@ -53,13 +53,13 @@ def take_back(page: Page, data: dict[str, Any], browser: Browser) -> None:
     page.browsers.say(browser, "done", text, redraws=True)
 
 
-def _restored(before: Any, loaded: Any, now: Any) -> Any:
-    """Return `before`, or `now` if the value was changed after it was set to `loaded`; dictionaries are restored key by key."""
-    if isinstance(loaded, dict) and isinstance(now, dict):
+def _restored(before: Any, loaded: Any, current: Any) -> Any:
+    """Return `before`, or `current` if the value was changed after it was set to `loaded`; dictionaries are restored key by key."""
+    if isinstance(loaded, dict) and isinstance(current, dict):
         old = before if isinstance(before, dict) else {}
-        fields = {name: _restored(old.get(name), loaded.get(name), now.get(name)) for name in old | now}
+        fields = {name: _restored(old.get(name), loaded.get(name), current.get(name)) for name in old | current}
         return {name: value for name, value in fields.items() if name in old or value is not None}
-    return before if now == loaded else now
+    return before if current == loaded else current
 
 
 def use_run(page: Page, browser: Browser, name: str, file: str = "", go: str = "") -> None:

@@ -172,8 +172,8 @@ class Sending:
         with self._uploaded(file):
             path = self._painting.store_upload(file)
             with self.page.project.lock:
-                now = self._fields.load()
-                mask = now["mask_path"] if now["image_path"] == path else None  # not that of another image
+                values = self._fields.load()
+                mask = values["mask_path"] if values["image_path"] == path else None  # not that of another image
                 self._begin({"image_path": path, "mask_path": mask})
             self.page.say("done", f"{SENT['begin']} {Path(path).name}.")
 
@@ -356,8 +356,8 @@ class Sending:
         """
         chosen = str(values[UPSCALER_FILE] or "")
         files = [(label, choice) for choice, label, _, reason in self._files(chosen) if not reason]
-        shown = values | {UPSCALER: FILE + chosen, UPSCALER_FILE: None} if chosen else values
-        return render_field(shown).replace("</select>", options(files, FILE + chosen) + "</select>", 1)
+        with_choice = values | {UPSCALER: FILE + chosen, UPSCALER_FILE: None} if chosen else values
+        return render_field(with_choice).replace("</select>", options(files, FILE + chosen) + "</select>", 1)
 
     def choose_upscaler(self, choice: str) -> None:
         """Set the upscaler or, for a choice "file:NAME", the upscaler file. Raises ProblemsError."""

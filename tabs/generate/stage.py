@@ -311,21 +311,24 @@ def _waiting(entry: QueueEntry, wait: Wait | None) -> str:
     return f'<span class="gen-words">{esc(_capitalized(reason))}: <q>{esc(short(entry.title, 40))}</q></span>'
 
 
-def newest(shown: NewestImage | None, file_url: Callable[..., str], preview: bytes = b"", title: str = "") -> str:
+def newest(
+    newest_image: NewestImage | None, file_url: Callable[..., str], preview: bytes = b"", title: str = ""
+) -> str:
     """Return the HTML of the running job's preview (JPEG bytes), else of the newest image with its buttons. title: of the running job"""
     if preview:
         source = base64.b64encode(preview).decode("ascii")
         image = f'<img src="data:image/jpeg;base64,{source}" alt="Preview of {esc(short(title, 100))}">'
         caption = f'<span class="hint" title="{esc(title)}">{esc(short(title, 90))}</span><span class="grow"></span>'
         return f'<div class="gen-stage">{image}</div><div class="strip gen-does">{caption}<span class="hint">Preview</span></div>'
-    if shown is None:
+    if newest_image is None:
         return f'<div class="gen-stage">{empty_state("No images yet.", "Write a prompt and press Generate.")}</div>'
-    seed = f'<span class="hint">seed {shown.seed}</span>' if shown.seed is not None else ""
-    url = esc(file_url(shown.path))
-    image = f'<img src="{url}" alt="{esc(short(shown.prompt, 120))}">'
-    save = f'<a class="btn quiet" href="{url}" download="{esc(shown.path.name)}">Download</a>'
+    seed = f'<span class="hint">seed {newest_image.seed}</span>' if newest_image.seed is not None else ""
+    url = esc(file_url(newest_image.path))
+    image = f'<img src="{url}" alt="{esc(short(newest_image.prompt, 120))}">'
+    save = f'<a class="btn quiet" href="{url}" download="{esc(newest_image.path.name)}">Download</a>'
     return (
-        f'<div class="gen-stage"><button type="button" class="shot" data-view="{esc(shown.name)}" title="Enlarge">{image}'
-        f'</button></div><div class="strip gen-does"><span class="hint" title="{esc(shown.prompt)}">'
-        f'{esc(short(shown.prompt, 200))}</span>{seed}{star_and_trash(shown)}<span class="grow"></span>{image_buttons(shown)}{save}</div>'
+        f'<div class="gen-stage"><button type="button" class="shot" data-view="{esc(newest_image.name)}" title="Enlarge">{image}'
+        f'</button></div><div class="strip gen-does"><span class="hint" title="{esc(newest_image.prompt)}">'
+        f'{esc(short(newest_image.prompt, 200))}</span>{seed}{star_and_trash(newest_image)}<span class="grow"></span>'
+        f"{image_buttons(newest_image)}{save}</div>"
     )

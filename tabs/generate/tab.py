@@ -525,8 +525,8 @@ class GenerateHandlers(BoardView):
 
     def stage_act(self, event: gr.EventData) -> dict[str, Any]:
         """Handle an event of the status line. Returns {component: new content}. Turning Forever on unlocks the seed field."""
-        shown = with_client({"status": self.stage.act(event)})
-        return shown | ({"settings": self._form()["settings"]} if board_event(event)[0] == "forever" else {})
+        outputs = with_client({"status": self.stage.act(event)})
+        return outputs | ({"settings": self._form()["settings"]} if board_event(event)[0] == "forever" else {})
 
     def _make(self, jobs: Sequence[GenerateJob]) -> None:
         """Queue jobs, and close the open grid so that the new images are visible; a grid that is running now closes when they end."""

@@ -188,8 +188,10 @@ class Agains:
             return '<p class="hint" role="status">Checking the images ...</p>'
         outcome = ""
         if task is not None:
-            done = f'<p class="run-message fine" role="status">{count(task.result or 0, "run")} added to the queue.</p>'
-            outcome = problems_html(task.error.problems) if task.error else done
+            queued = (
+                f'<p class="run-message fine" role="status">{count(task.result or 0, "run")} added to the queue.</p>'
+            )
+            outcome = problems_html(task.error.problems) if task.error else queued
         try:
             if path:
                 _path_of(path, offered(job))

@@ -317,7 +317,11 @@ def differing_settings(sides: Sequence[Side]) -> dict[str, list[tuple[Any, bool]
     paths = dict.fromkeys(path for job in jobs[1:] for path in differences(jobs[0], job))
     unused = [ineffective(job) for job in jobs]
     rows = {
-        path: [(value_of(job, path), path not in off) for job, off in zip(jobs, unused, strict=True)] for path in paths
+        path: [
+            (value_of(job, path), path not in ineffective_paths)
+            for job, ineffective_paths in zip(jobs, unused, strict=True)
+        ]
+        for path in paths
     }
     return {path: row for path, row in rows.items() if any(effect for _, effect in row)}
 

@@ -128,14 +128,14 @@ def _naming(run: RunSummary, other_owner: str) -> str:
     return section("Title and note", f'<div class="naming">{title}{note}</div>')
 
 
-def _about(run: RunSummary, now: dict[str, Any], size: int, preset: str) -> str:
-    """Return the HTML of the run's facts: steps, time, loss, dataset, model. now: the run's snapshot; size: bytes of its folder"""
-    losses = now.get("loss", [])
+def _about(run: RunSummary, snapshot: dict[str, Any], size: int, preset: str) -> str:
+    """Return the HTML of the run's facts: steps, time, loss, dataset, model. snapshot: the run's snapshot; size: bytes of its folder"""
+    losses = snapshot.get("loss", [])
     rows = [
         ("Steps", of_total(run.step, run.total)),
-        ("Epochs", epochs_text(now)),
+        ("Epochs", epochs_text(snapshot)),
         ("Time", clock(run.seconds)),
-        ("A step", pace_text(now)),
+        ("A step", pace_text(snapshot)),
         ("Started", when(run.started)),
         ("Loss", f"{loss_text(losses[-1][2])} (smoothed)" if losses else ""),
         ("Dataset", breakable(run.words.dataset)),
@@ -145,7 +145,7 @@ def _about(run: RunSummary, now: dict[str, Any], size: int, preset: str) -> str:
         ("Of", esc(run.person)),
         ("Folder", f"<code>{breakable(run.name)}</code>, {size_words(size)}"),
     ]
-    plan = f'<p class="hint">{esc(now["sentence"])}</p>' if now.get("sentence") else ""
+    plan = f'<p class="hint">{esc(snapshot["sentence"])}</p>' if snapshot.get("sentence") else ""
     return section("About", facts([(name, value) for name, value in rows if value]) + loss_chart(losses) + plan)
 
 

@@ -55,8 +55,10 @@ def listed(runs: Sequence[RunSummary], presets: PresetStore, show: str, find: st
     The search covers name, title, note, dataset, base model, method, preset and person.
     """
     states = SHOWS.get(show, SHOWS["all"])[1]
-    words = find.casefold().split()
-    matching = [run for run in runs if (not states or run.state in states) and _matches_search(run, presets, words)]
+    search_words = find.casefold().split()
+    matching = [
+        run for run in runs if (not states or run.state in states) and _matches_search(run, presets, search_words)
+    ]
     if show == "open":
         return [run for run in matching if _may_resume(run)]
     return [run for run in matching if run.starred] if show == STARRED else matching
@@ -68,11 +70,11 @@ def _may_resume(run: RunSummary) -> bool:
     return step is not None and step.name == "continue"
 
 
-def _matches_search(run: RunSummary, presets: PresetStore, words: Sequence[str]) -> bool:
+def _matches_search(run: RunSummary, presets: PresetStore, search_words: Sequence[str]) -> bool:
     """Return whether the run's searchable texts contain all words, which are casefolded."""
-    texts = (run.name, run.title, run.note, run.words.preset, *origin_texts(run, presets)) if words else ()
+    texts = (run.name, run.title, run.note, run.words.preset, *origin_texts(run, presets)) if search_words else ()
     text = "\n".join(texts).casefold()
-    return all(word in text for word in words)
+    return all(word in text for word in search_words)
 
 
 def origin_texts(run: RunSummary, presets: PresetStore) -> list[str]:

@@ -55,8 +55,8 @@ def groups() -> dict[str, list[str]]:
             by_group[card.title] = entries
         else:
             of_machine += [_entry(card.title, f"{members[0].name} {members[0].about}", card, members[0].name)]
-    places = [_place(*place) for place in PLACES]
-    return by_group | {MACHINE: [places[0], *of_machine, *places[1:]]}
+    place_entries = [_place(*entry) for entry in PLACES]
+    return by_group | {MACHINE: [place_entries[0], *of_machine, *place_entries[1:]]}
 
 
 def _offered(task: Task) -> str:

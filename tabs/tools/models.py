@@ -98,22 +98,25 @@ def browse(workspace: Workspace, roots: Roots, text: str, kind: str = MODEL) -> 
     text  path of the folder, "" for the models folder
     kind  what is chosen: "model", "file", "folder", or "any" (a file or a folder)
     """
-    places = [("Models", workspace.models), *starts(roots)]
+    starting_points = [("Models", workspace.models), *starts(roots)]
     starts_here = [
-        (name, str(path)) for name, path in places if path.is_dir() and (kind != MODEL or name != "Starter images")
+        (name, str(path))
+        for name, path in starting_points
+        if path.is_dir() and (kind != MODEL or name != "Starter images")
     ]
-    now = listing(roots, text or str(workspace.models))
+    current = listing(roots, text or str(workspace.models))
     return {
-        "folder": printable(now.folder),
-        "parent": str(now.parent) if now.parent else "",
-        "places": [place for place in starts_here if _can_be_sent(place[1])],
-        "folders": [name for name in now.folders if _can_be_sent(name)],
-        "files": [] if now.reason or kind == "folder" else _files(roots, now.folder, kind),
-        "images": now.images,
-        "below": images_below(roots, now) if kind == "folder" else (0, False),
-        "whole": kind in ("folder", "any") or (kind == MODEL and any((now.folder / name).is_file() for name in WHOLE)),
-        "more": now.more,
-        "reason": now.reason and f"This folder cannot be opened: {now.reason}",
+        "folder": printable(current.folder),
+        "parent": str(current.parent) if current.parent else "",
+        "places": [start for start in starts_here if _can_be_sent(start[1])],
+        "folders": [name for name in current.folders if _can_be_sent(name)],
+        "files": [] if current.reason or kind == "folder" else _files(roots, current.folder, kind),
+        "images": current.images,
+        "below": images_below(roots, current) if kind == "folder" else (0, False),
+        "whole": kind in ("folder", "any")
+        or (kind == MODEL and any((current.folder / name).is_file() for name in WHOLE)),
+        "more": current.more,
+        "reason": current.reason and f"This folder cannot be opened: {current.reason}",
         "separator": os.sep,
     }
 

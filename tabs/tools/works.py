@@ -296,8 +296,10 @@ class Works:
         """Return the part of the page's periodic update: {"works": jobs of the tab's cards}, and name suggestions for fields."""
         if tab not in ("Train", "Captions", "Tools"):
             return {}
-        shown = [work for work in self.works() if work.tab == tab or (tab == "Train" and work.task.name == DOWNLOAD)]
-        works = [self._data(work) for work in shown]
+        works_of_tab = [
+            work for work in self.works() if work.tab == tab or (tab == "Train" and work.task.name == DOWNLOAD)
+        ]
+        works = [self._data(work) for work in works_of_tab]
         files = {"Captions": self._captioners, "Tools": self._model_files}
         return {"works": works} | ({"tool_files": files[tab]()} if tab in files else {})
 

@@ -124,13 +124,13 @@ def report_of(imported: Import, page: Page) -> dict[str, Any]:
     form_job = page.project.job  # of the form that is replaced: its folders exist here
     folder, model = form_job.dataset.folder, form_job.model.base_model
     form_paths = (("dataset.folder", folder), (SOURCES, folder), ("model.base_model", model))
-    now = {path: text for path, text in form_paths if text and exists(resolve_path(text))}
+    form_values = {path: text for path, text in form_paths if text and exists(resolve_path(text))}
     sources = [
         each for each in imported.job.dataset.sources if each.role == "train" and not each.diff_output_preservation
     ]
     train_folders = [each.folder for each in sources]
     if len(train_folders) > 1:
-        now.pop(SOURCES, None)  # it is unclear which of them it replaces
+        form_values.pop(SOURCES, None)  # it is unclear which of them it replaces
     parents = [resolve_path(each).parent for each in (folder, model) if each]
     missing, own_folders = (
         list(missing_paths(imported.job, exists)),
@@ -142,9 +142,11 @@ def report_of(imported: Import, page: Page) -> dict[str, Any]:
     def suggestions(path: str, text: str) -> list[str]:
         paths = [*map(str, filter(page.roots.holds, nearby_paths[path, text]))]
         is_listed = (
-            path not in now or (path == SOURCES and text not in train_folders) or str(resolve_path(now[path])) in paths
+            path not in form_values
+            or (path == SOURCES and text not in train_folders)
+            or str(resolve_path(form_values[path])) in paths
         )
-        return paths if is_listed else [*paths, now[path]]
+        return paths if is_listed else [*paths, form_values[path]]
 
     parts = []
     for kind, title in TITLES.items():
@@ -182,9 +184,9 @@ def _missing(path: str, text: str, suggestions: list[str]) -> dict[str, Any]:
 
 def replace_folder(page: Page, data: dict[str, Any], browser: Browser) -> None:
     """Replace the dataset folder {"before": path} by {"now": path}. Raises ProblemsError if the new folder is not allowed."""
-    before, now = str(data.get("before")), str(page.roots.check(str(data.get("now")), SOURCES))
+    before, new_folder = str(data.get("before")), str(page.roots.check(str(data.get("now")), SOURCES))
     sources = map(to_values, page.project.job.dataset.sources)
-    changed = [each | ({"folder": now} if each.get("folder") == before else {}) for each in sources]
+    changed = [each | ({"folder": new_folder} if each.get("folder") == before else {}) for each in sources]
     page.project.set_values({SOURCES: changed}, did="choosing a folder")
 
 
@@ -230,7 +232,7 @@ def export_texts(page: Page, program: str = "") -> dict[str, Any]:
         "dataset": dataset,
         "lost": [
             {"field": path}
-            | {place: short(shown_value(FIELDS[path], value), 60) for place, value in zip(("here", "there"), pair)}
+            | {column: short(shown_value(FIELDS[path], value), 60) for column, value in zip(("here", "there"), pair)}
             for path, pair in lost.items()
         ],
         "advice": [problem.to_dict() for problem in [*open_prediction, *without_passed(advice, passed)]],
