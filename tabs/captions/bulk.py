@@ -1,4 +1,4 @@
-"""Edits of many captions on the Captions tab: filter, tags with counts, and changes with a preview and one undo step."""
+"""Edits of many captions: filter, tags with counts, and changes with a preview and one undo step."""
 
 import difflib
 import hashlib
@@ -64,7 +64,10 @@ TAG_ORDERS: dict[str, Callable[[tuple[str, int]], Any]] = {  # the most frequent
 
 
 class Bulk:
-    """Filter, tags and bulk changes of captions. storage: (reads the stored values of the form, stores values)"""
+    """Filter, tags and bulk changes of captions.
+
+    storage: (function that returns the stored form values, function that stores them)
+    """
 
     def __init__(
         self,
@@ -88,7 +91,7 @@ class Bulk:
     # -- the images
 
     def items(self) -> dict[tuple[str, str], Item]:
-        """{key: item} of the images whose captions can be changed. Items of unchanged rows are reused."""
+        """Return {image key: item} of the images whose captions can be edited; items of unchanged rows are reused."""
         report, findings = self._reading.report, self._reading.findings
         with self._lock:
             if self._items_of[0] is not report or self._items_of[1] is not findings:
@@ -106,7 +109,7 @@ class Bulk:
             return {key: item for key, (_, _, item) in self._items.items()}
 
     def sorted(self, rows: list[Row], order: str) -> list[Row]:
-        """The rows in one of ORDERS; in the folder's order for an unknown one."""
+        """Return the rows in an order of ORDERS; unchanged for an unknown order."""
         if order not in ORDERS or ORDERS[order] is None:
             return rows
         items, key = self.items(), ORDERS[order]
@@ -117,7 +120,7 @@ class Bulk:
         return result
 
     def filtered(self, rows: Sequence[Row], find: str) -> list[Row]:
-        """The rows that match a text or a filter expression. Raises ProblemsError for an incomplete expression."""
+        """Return the rows that match a text or a filter expression. Raises ProblemsError for an incomplete expression."""
         find = find.strip()
         if not find:
             return list(rows)
@@ -129,7 +132,7 @@ class Bulk:
         return [row for row in rows if row.key in items and id(items[row.key]) in matching]
 
     def _search_texts(self) -> dict[tuple[str, str], tuple[Row, str]]:
-        """{key of an image: (row, text to search)}. Texts of unchanged rows are reused."""
+        """Return {image key: (row, normalized text to search)}; texts of unchanged rows are reused."""
         report = self._reading.report
         with self._lock:
             if self._searched[0] is not report:
@@ -141,8 +144,21 @@ class Bulk:
     # -- tags
 
     def tags(self, tag: str, find: str = "", order: str = "") -> dict[str, Any]:
-        """Data for the tag list: tags of the dataset that contain the text `find`, with counts, in one of TAG_ORDERS; the most
-        frequent ones of all, and which of them all captions have; other spellings; and those that often occur together with `tag`."""
+        """Return the data of the tag list.
+
+        tag    tag whose companions are listed, "" for none
+        find   text that listed tags contain
+        order  key of TAG_ORDERS; most frequent first otherwise
+
+        "tags"      [(tag, count)], at most MAX_TAGS
+        "found"     number of tags that contain `find`
+        "all"       number of all tags
+        "known"     the most frequent tags
+        "quick"     short ones of the QUICK most frequent
+        "shared"    tags of the QUICK most frequent that every caption has
+        "mixed"     {listed tag: its other spellings}
+        "together"  tags that often occur with `tag`; only if given
+        """
         counts, mixed, captions = self._counts()
         text = comparable(find)
         listed = [each for each in counts if text in comparable(each[0])]
@@ -158,7 +174,7 @@ class Bulk:
         return result
 
     def _counts(self) -> tuple[list[tuple[str, int]], dict[str, list[str]], int]:
-        """([(tag, count)], `mixed_spellings`, number of captions) of the newest report."""
+        """Return ([(tag, count)], `mixed_spellings`, number of captions) of the newest report."""
         self.items()  # updates `_items`
         with self._lock:
             if self._counted[0] is not self._items:
@@ -168,8 +184,10 @@ class Bulk:
             return self._counted[1:]
 
     def complete(self, text: str) -> dict[str, Any]:
-        """At most OPTIONS tags that begin with a text, of the dataset and then of the lists in models/tag_lists, and problems
-        of these lists."""
+        """Return {"options", "lists"}: at most OPTIONS tags that begin with `text`, and problems of the tag lists.
+
+        Tags of the dataset come first, then those of the lists in models/tag_lists.
+        """
         prefix = comparable(text)
         counts = self._counts()[0] if prefix else []
         matches = [(tag, number, "") for tag, number in counts if comparable(tag).startswith(prefix)][:OPTIONS]
@@ -186,10 +204,11 @@ class Bulk:
     # -- changes
 
     def settings(self) -> CaptionEditSettings:
+        """Return the settings of the form's change. Raises ProblemsError."""
         return build(CaptionEditJob, {"edit_captions": self.form.load()}).edit_captions
 
     def plan(self, rows: Iterable[Row]) -> list[CaptionEdit]:
-        """The changes of the form's settings to these rows. Cached between preview and apply. Raises ProblemsError."""
+        """Return the edits that the form's change makes to these rows; cached between preview and apply. Raises ProblemsError."""
         self.form.check()
         items, settings = self.items(), self.settings()
         chosen_items = [items[row.key] for row in rows if row.key in items]
@@ -200,10 +219,10 @@ class Bulk:
         return plan
 
     def apply(self, rows: Sequence[Row], previewed: str, message_of: Callable[[ChangeResult, str], str]) -> str:
-        """Apply the change and return its message.
+        """Write the form's change to the captions of `rows` and return a message.
 
-        previewed   hash of the plan in the preview. Raises ProblemsError if another window has changed form or filter since
-        message_of  gets the result and the title, and returns the message
+        previewed   hash of the plan in the preview; raises ProblemsError if the plan has changed since
+        message_of  function of (result, title) that returns the message
         """
         title, plan = EDITS[self.settings().edit], self.plan(rows)
         if plan_hash(plan) != previewed:
@@ -215,7 +234,7 @@ class Bulk:
         return self._rewriting.run(title, len(plan), lambda progress: self._write(title, plan, message_of, progress))
 
     def _prompts_note(self) -> str:
-        """Note for the message if Train's sample prompts still have a replaced or removed text, else ""."""
+        """Return a note if Train's sample prompts still contain a replaced or removed text, else ""."""
         settings, prompts = self.settings(), self._reading.prompts
         edited = {"replace": [settings.find] if settings.match != "regex" else [], "remove": settings.tags.split(",")}
         remaining = [
@@ -228,14 +247,15 @@ class Bulk:
     def _write(
         self, title: str, plan: list[CaptionEdit], message_of: Callable[[ChangeResult, str], str], progress: Progress
     ) -> str:
-        with self._reading.undisturbed(len(plan)):
+        """Write the edits of a plan to the caption files and return the message. Arguments as of `apply`."""
+        with self._reading.paused_for_writing(len(plan)):
             result = self._history.apply(title, changes_of(plan), progress=progress)
             return message_of(result, title) + self._prompts_note()
 
     # -- the form
 
     def html(self, rows: Sequence[Row]) -> str:
-        """HTML of the fields of the chosen change, and its preview for these rows."""
+        """Return the HTML of the form of the chosen change, and of the change's preview for these rows."""
         settings = self.settings()
         names = ("edit", *USES.get(settings.edit, ()))
         if settings.edit == "add" and settings.place != "after":
@@ -247,7 +267,7 @@ class Bulk:
         return f"{self.form.bar()}{fields}{self._affix_note(settings)}{preview}"
 
     def _affix_note(self, settings: CaptionEditSettings) -> str:
-        """HTML of a note on the prefix or suffix that training adds, for changes that write one."""
+        """Return the HTML of a note on the prefix or suffix that training adds, if the change writes one into the files; else ""."""
         if settings.edit not in ("prefix", "suffix"):
             return ""
         captions = self._reading.job.captions
@@ -258,7 +278,7 @@ class Bulk:
         return f'<p class="hint">{esc(note)}</p>'
 
     def _preview(self, rows: Sequence[Row]) -> str:
-        """HTML of the differences that the change would make, or of its problems, whose fields are marked."""
+        """Return the HTML of the differences that the change would make, or of its problems, whose fields are marked."""
         self.form.mark(())
         try:
             plan = self.plan(rows)
@@ -281,7 +301,7 @@ class Bulk:
 
 
 def plan_hash(plan: Iterable[CaptionEdit]) -> str:
-    """Hash of the files and texts that a plan writes."""
+    """Return a hash of the files and texts that a plan writes."""
     digest = hashlib.blake2b(digest_size=12)
     for each in plan:
         digest.update(f"{each.item.path}\0{each.after}\0".encode("utf-8", "surrogatepass"))
@@ -289,7 +309,7 @@ def plan_hash(plan: Iterable[CaptionEdit]) -> str:
 
 
 def _difference(edit: CaptionEdit) -> str:
-    """HTML of a caption's change: removed and added parts are marked, equal ones shortened."""
+    """Return the HTML of a caption's change: removed and added parts marked, long equal parts shortened."""
     texts = edit.before, edit.after
     start = next((index for index, (a, b) in enumerate(zip(*texts)) if a != b), min(map(len, texts)))
     before, after = ([*_WORD.findall(text[max(0, start - MAX_SAME) : start + MAX_DIFFERENT])] for text in texts)
@@ -305,7 +325,7 @@ def _difference(edit: CaptionEdit) -> str:
 
 
 def _finding_kinds(findings: Iterable[Any]) -> dict[tuple[str, str], tuple[str, ...]]:
-    """{key of an image: kinds of its findings}."""
+    """Return {image key: kinds of the dataset doctor's findings about it}."""
     kinds: dict[tuple[str, str], tuple[str, ...]] = {}
     for finding in findings:
         for image in (each for group in finding.images for each in group):
@@ -314,12 +334,12 @@ def _finding_kinds(findings: Iterable[Any]) -> dict[tuple[str, str], tuple[str, 
 
 
 def _search_text(cached: tuple[Row, str] | None, row: Row) -> tuple[Row, str]:
-    """(row, its name and caption without differences in spelling); `cached` if it is of the same row."""
+    """Return (row, normalized name and caption); `cached` if it belongs to the same row."""
     return cached if cached is not None and cached[0] is row else (row, normalized(f"{row.key[1]}\n{row.caption}"))
 
 
 def _entry(cached: Any, placed: Placed, row: Row, finding_kinds: tuple[str, ...]) -> tuple[Placed, Row, Item]:
-    """(placed, row, item) of an image; `cached`, whose tags are already parsed, if the image is unchanged."""
+    """Return (placed, row, item) of an image; `cached`, whose tags are parsed already, if the image is unchanged."""
     if cached is not None and cached[0] is placed and cached[1] is row:
         return cached  # type: ignore[no-any-return]
     image, caption = placed.image, placed.caption

@@ -1,7 +1,7 @@
 """Saving of captions, and their undo.
 
-The browser has the typed text (assets/captions.js) and sends it with the texts that it knows of the file. It is written only if
-the file still has one of these; otherwise another program has changed the file, and the user chooses between the two.
+The browser (assets/captions.js) sends the typed text with the texts that it knows of the file. The text is written only if the file
+still has one of these; otherwise another program has changed the file, and the user chooses between the two texts.
 """
 
 import os
@@ -29,11 +29,11 @@ MAX_UNDO = 200
 
 @dataclass(frozen=True)
 class Saved:
-    """Result of a save.
+    """Result of saving a caption.
 
-    disk     the caption on disk now
-    file     name of the written file, "" if it had the text already
-    refused  nothing was written, since `disk` is neither the text nor one that the browser knows
+    disk     caption on disk now
+    file     name of the written file, "" if nothing was written
+    refused  whether nothing was written because another program has changed the caption on disk
     """
 
     disk: str
@@ -43,7 +43,12 @@ class Saved:
 
 @dataclass(frozen=True)
 class Step:
-    """A change that can be undone or redone: key of its first image, name, and id."""
+    """A change in the undo or redo stack.
+
+    key   key of the first image that it changed
+    name  title of the change
+    id    of the change in the history; "" for no step
+    """
 
     key: str = ""
     name: str = ""
@@ -51,9 +56,9 @@ class Step:
 
 
 class Edits:
-    """Saves captions, with an undo stack. Thread-safe.
+    """Saves captions, with undo and redo stacks. Thread-safe.
 
-    load, keep   read and store the stack as JSON values: {"undo": [...], "redo": [...]}
+    load, keep: functions that read and store the stacks as JSON values, {"undo": [...], "redo": [...]}
     """
 
     def __init__(
@@ -83,7 +88,7 @@ class Edits:
     # -- images
 
     def image(self, key: str) -> Placed | None:
-        """The image of a key, if it is in the newest report."""
+        """Return the image with this key in the newest report; None if there is none."""
         report = self._reading.report
         with self._lock:
             if self._report is not report:
@@ -97,16 +102,16 @@ class Edits:
             return self._present.get(key)
 
     def known_image(self, key: str) -> Placed | None:
-        """The image of a key, also of an earlier report."""
+        """Return the image with this key in the newest or an earlier report; None if there is none."""
         with self._lock:
             return self.image(key) or self._known_images.get(key)
 
     def caption(self, placed: Placed) -> Caption:
-        """The caption on disk now."""
+        """Return the image's caption on disk."""
         return editable_caption(placed.image, placed.concept.captions)
 
     def read_only(self, placed: Placed) -> str:
-        """The reason why a caption cannot be edited, since its caption file would not be read; "" if it can."""
+        """Return why the image's caption cannot be edited: metadata is used instead of a caption file. "" if it can."""
         if placed.image.metadata_caption is None:
             return ""
         source = placed.concept.source
@@ -116,11 +121,11 @@ class Edits:
 
     # -- saving
 
-    def save(self, key: str, text: str, over: Collection[str], visit: str) -> Saved | None:
-        """Write a caption; None for an unknown image. Raises ProblemsError if it cannot be edited or the text is too long.
+    def save(self, key: str, text: str, known_texts: Collection[str], visit: str) -> Saved | None:
+        """Write a caption; returns None for an unknown image. Raises ProblemsError if it cannot be edited or is too long.
 
-        over     texts that the file may have: the one that was shown, and those that this browser has sent since
-        visit    id of one opening of the image in one browser; all that was typed in it is one undo step
+        known_texts  texts that the file may have: the one shown in the browser, and those that the browser has sent since
+        visit        id of one opening of the image in one browser; everything typed in it is one undo step
         """
         with self._lock:
             placed = self.known_image(key)
@@ -129,13 +134,15 @@ class Edits:
             if reason := self.read_only(placed):
                 fix = "edit it there, then press Reload on the Dataset tab"
                 raise ProblemsError.one(reason, printable(placed.image.relative), fix, code="caption.read-only")
-            now = self.caption(placed)
-            if now.problem is not None and now.missing:  # a file that is not a caption is not overwritten
-                raise ProblemsError.one(now.problem.what, now.problem.where, now.problem.fix, now.problem.code)
-            disk = caption_text(now)
+            current = self.caption(placed)
+            if current.problem is not None and current.missing:  # a file that is not a caption is not overwritten
+                raise ProblemsError.one(
+                    current.problem.what, current.problem.where, current.problem.fix, current.problem.code
+                )
+            disk = caption_text(current)
             if plain(text) == disk:
                 return Saved(disk)
-            if disk not in {plain(each) for each in over}:
+            if disk not in {plain(each) for each in known_texts}:
                 _require_image(placed)
                 return Saved(disk, refused=True)
             if len(text.encode("utf-8")) > MAX_CAPTION_BYTES:
@@ -152,11 +159,11 @@ class Edits:
                 while len(self._visits) > MAX_VISITS:
                     self._visits.popitem(last=False)
             self._reading.captions_saved([placed.image.path])
-            now = self.caption(placed)
-            return Saved(caption_text(now), now.path.name)
+            current = self.caption(placed)
+            return Saved(caption_text(current), current.path.name)
 
-    def give_up(self, key: str, text: str) -> None:
-        """Discard a typed text in favor of the caption on disk. The text goes into the history, and undo writes it."""
+    def discard_typed(self, key: str, text: str) -> None:
+        """Discard the typed text in favor of the caption on disk. The text goes into the history, from which undo can write it."""
         with self._lock:
             placed = self.known_image(key)
             if placed is None or self.read_only(placed) or plain(text) == caption_text(self.caption(placed)):
@@ -170,24 +177,23 @@ class Edits:
     # -- changes by tasks and other programs
 
     def follow(self) -> None:
-        """Read captions again that tasks and other processes have written since the last call. A finished run becomes one undo
-        step."""
+        """Read captions again that tasks and other processes have written since the last call; a finished task becomes one undo step."""
         with self._lock:
             first = self._positions is None
             positions: dict[str, int] = self._positions if self._positions is not None else {}
             self._positions = positions
-            news = [
+            new_changes = [
                 (id, lines) for id, lines in self._history.news(positions) if not first and id not in self._local_ids
             ]
-            paths = [Path(line["path"]) for _, lines in news for line in lines if "path" in line]
+            paths = [Path(line["path"]) for _, lines in new_changes for line in lines if "path" in line]
             if paths:
                 self._reading.captions_saved(paths)
-            for id, lines in news:
+            for id, lines in new_changes:
                 if any("finished" in line for line in lines):
                     self._push_run(id)
 
     def reload_changed(self, key: str) -> None:
-        """Read the caption of an image again if another program has changed it."""
+        """Read the caption of the image with this key again if another program has changed the file."""
         placed = self.image(key)
         if placed is None or placed.image.metadata_caption is not None:
             return
@@ -198,7 +204,7 @@ class Edits:
                 self._reading.captions_saved([placed.image.path])
 
     def _push_run(self, id: str) -> None:
-        """Add a finished run to the undo stack."""
+        """Add the finished captioning task with history id `id` to the undo stack, if it is this user's."""
         with suppress(ProblemsError):
             entry, changes = self._history.entry(id), self._history.changes(id)
             first = next((image for each in changes if (image := self._image_with_caption(each.path))), None)
@@ -209,7 +215,7 @@ class Edits:
     # -- undo
 
     def changed(self, result: ChangeResult, title: str) -> None:
-        """Add a change of many captions to the undo stack, and read them again."""
+        """Add a change of many captions to the undo stack, and read the captions again."""
         with self._lock:
             self._local_ids.add(result.id)
             self._reading.captions_saved(result.written)
@@ -218,40 +224,45 @@ class Edits:
                 self._push(first, title, result.id)  # one step undoes all of it, and shows this image
 
     def _image_with_caption(self, caption_file: Path) -> Placed | None:
-        """The image that a caption file belongs to."""
+        """Return the image that a caption file belongs to; None if there is none."""
         self.image("")  # updates `_stems` to the newest report
         return self._stems.get(os.path.splitext(caption_file)[0])
 
     def _push(self, placed: Placed, name: str, id: str) -> None:
+        """Add the change `id`, titled `name`, to the undo stack, and clear the redo stack. placed: the first changed image"""
         self._keep({"undo": [*self._load().get("undo", []), [key_of(placed), name, id]][-MAX_UNDO:], "redo": []})
 
     def next_step(self, stack: str) -> Step:
-        """The newest step of "undo" or "redo" of an image in the newest report; empty without one."""
+        """Return the newest step of stack "undo" or "redo" whose image is in the newest report; an empty Step without one."""
         with self._lock:
             steps = reversed(self._load().get(stack, []))
             return next((Step(*each) for each in steps if self.image(each[0]) is not None), Step())
 
     def step(self, stack: str, progress: Callable[[int, int], None]) -> tuple[Step, ChangeResult] | None:
-        """Undo or redo the newest change; None if there is none. Captions can be saved meanwhile. Raises ProblemsError."""
+        """Undo or redo the newest change (`stack`: "undo" or "redo"); None if there is none. Raises ProblemsError.
+
+        Captions can be saved meanwhile. progress: called with (done, total) files. Returns (step, result).
+        """
         with self._stepping:
             step = self.next_step(stack)
             if not step.id:
                 return None
             try:
-                with self._reading.undisturbed(self._history.count(step.id)):
+                with self._reading.paused_for_writing(self._history.count(step.id)):
                     result = self._history.undo(step.id, progress)
             except ProblemsError as error:
                 if NO_HISTORY in error.codes:
                     self._drop(stack, step.id)
                 raise
-            self._stepped(stack, step, result)
+            self._move_to_other_stack(stack, step, result)
             return step, result
 
     def _drop(self, stack: str, id: str) -> None:
+        """Remove the change `id` from stack "undo" or "redo"."""
         with self._lock:
             self._keep({stack: [each for each in self._load().get(stack, []) if each[2] != id]})
 
-    def _stepped(self, from_stack: str, step: Step, result: ChangeResult) -> None:
+    def _move_to_other_stack(self, from_stack: str, step: Step, result: ChangeResult) -> None:
         """Move an undone or redone change to the other stack."""
         to_stack = "redo" if from_stack == "undo" else "undo"
         with self._lock:
@@ -265,7 +276,7 @@ class Edits:
 
 
 def _require_image(placed: Placed) -> None:
-    """Raise ProblemsError if the image no longer exists."""
+    """Raise ProblemsError if the image file no longer exists."""
     if not placed.image.path.exists():
         missing = "image" if placed.image.path.parent.is_dir() else "folder"
         what, fix = f"The {missing} no longer exists", "restore it, or reload the folder on Dataset"
@@ -273,10 +284,12 @@ def _require_image(placed: Placed) -> None:
 
 
 def caption_text(caption: Caption) -> str:
-    """The text of a caption file; "" without one, when the class tokens of the folder are used."""
+    """Return the text of a caption file; "" if there is none and the folder's class tokens are used."""
     return "" if caption.missing else plain(caption.text)
 
 
 def plain(text: str) -> str:
-    """A text as it is saved: with \\n line ends, without surrounding whitespace."""
+    r"""Return `text` as it is saved: with \
+     line ends and without surrounding whitespace.
+    """
     return text.replace("\r\n", "\n").replace("\r", "\n").strip()

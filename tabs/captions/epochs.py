@@ -1,4 +1,4 @@
-"""Preview of the captions that the first epochs use, and the caption files that are not UTF-8."""
+"""Preview of the captions used in the first epochs, and a notice about caption files that are not UTF-8."""
 
 from collections import Counter
 from typing import Any
@@ -18,7 +18,10 @@ MAX_VIEWS = 2  # of an epoch
 
 
 def preview(job: TrainJob, report: Report | None, placed: Placed, text: str) -> str:
-    """HTML of the captions of the first epochs; "" if they are not random."""
+    """Return the HTML of the image's captions in the first EPOCHS epochs; "" if they are not randomized.
+
+    text: the edited caption, which may not be saved yet
+    """
     settings = placed.concept.captions
     if report is None or not is_random(settings):
         return ""
@@ -26,7 +29,7 @@ def preview(job: TrainJob, report: Report | None, placed: Placed, text: str) -> 
     two_files = saved.sentence is not None
     caption: Caption | str = saved if two_files else text
     views = min(max(placed.repeats, 1), MAX_VIEWS)
-    step_by_view = _IMAGE_STEPS.of(job, report) if needs_steps(settings) else {}
+    step_by_view = _IMAGE_STEPS.steps(job, report) if needs_steps(settings) else {}
     any_known = any((placed.key, 0, repeat) in step_by_view for repeat in range(views))
     previews = caption_preview(
         caption,
@@ -50,13 +53,13 @@ def preview(job: TrainJob, report: Report | None, placed: Placed, text: str) -> 
 
 
 class _ImageSteps:
-    """The steps at which images are trained in the first epochs, by the training plan. Cached for the newest report."""
+    """Steps at which images are trained in the first epochs, from the training plan; cached for the newest report."""
 
     def __init__(self) -> None:
         self._cached: tuple[Any, Any, dict[tuple[tuple[str, ...], int, int], int]] = (None, None, {})
 
-    def of(self, job: TrainJob, report: Report) -> dict[tuple[tuple[str, ...], int, int], int]:
-        """{(key of an image, epoch, repeat): step}, all counted from 0."""
+    def steps(self, job: TrainJob, report: Report) -> dict[tuple[tuple[str, ...], int, int], int]:
+        """Return {(image key, epoch, repeat): step} of the first EPOCHS epochs, all counted from 0."""
         settings = (job.dataset, job.schedule, job.memory.num_processes)
         if self._cached[0] is not report or self._cached[1] != settings:
             plan = Plan(report.placed, job, job.schedule.seed or 0, report.total_steps)
@@ -73,7 +76,7 @@ _IMAGE_STEPS = _ImageSteps()
 
 
 def _about(job: TrainJob, two_files: bool, placed: Placed) -> str:
-    """HTML of notes on the preview."""
+    """Return the HTML of notes on the preview; "" without any. two_files: whether the image has two caption files"""
     parts = []
     if job.schedule.seed is None:
         parts.append("No seed is set, so a training shuffles differently; this preview uses seed 0.")
@@ -85,16 +88,16 @@ def _about(job: TrainJob, two_files: bool, placed: Placed) -> str:
 
 
 @once_per_report
-def not_utf8(report: Report | None) -> list[Caption]:
-    """Captions whose files are not UTF-8, each file once."""
+def non_utf8_captions(report: Report | None) -> list[Caption]:
+    """Return the captions whose files are not UTF-8, one per file."""
     placed = (*report.placed, *report.validation) if report else ()
     other_encodings = (each.caption for each in placed if each.caption.encoding not in UTF_8)
     return list({each.path: each for each in other_encodings if each.source == "file"}.values())
 
 
 def encoding_notice(report: Report | None) -> str:
-    """HTML of the number of caption files that are not UTF-8, with a button to rewrite them; "" without any."""
-    captions = not_utf8(report)
+    """Return the HTML of the number of caption files that are not UTF-8, with a button to rewrite them; "" without any."""
+    captions = non_utf8_captions(report)
     if not captions:
         return ""
     kinds = ", ".join(f"{number} {name}" for name, number in Counter(each.encoding for each in captions).most_common())

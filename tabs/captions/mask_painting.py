@@ -1,7 +1,7 @@
-"""Painting of training masks: the server side of assets/masks.js, which opens assets/painter.js.
+"""Painting of training masks. Answers assets/masks.js, which opens assets/painter.js.
 
-Painting starts from the image's existing mask, which is never written to. Painted masks are stored in a separate folder
-(core/dataset/sources/painted.py), which training uses when it is chosen.
+Painting starts from the image's existing mask, which stays unchanged. Painted masks are stored in a separate folder
+(core/dataset/sources/painted.py), which training uses once it is chosen.
 """
 
 import base64
@@ -50,9 +50,11 @@ ORIGINS = {
 
 @dataclass(frozen=True)
 class Spot:
-    """The path of an image's painted mask.
+    """Location of an image's painted mask.
 
-    images   image folder of the settings      folder   of its painted masks      stem   path below it without .png
+    images  image folder in the settings
+    folder  folder of the painted masks of `images`
+    stem    path of the mask below `folder`, without .png
     """
 
     image: ImageInfo
@@ -62,16 +64,17 @@ class Spot:
 
     @property
     def path(self) -> Path:
+        """Path of the painted mask; the file may not exist."""
         return self.folder / f"{self.stem}.png"
 
     @property
     def version(self) -> str:
-        """A text that changes with each save; "" without a painted mask."""
+        """Text that changes with each save; "" without a painted mask."""
         return version(self.path)
 
 
 class Masks:
-    """Answers requests of the mask painter, atelier/masks. edits: returns the image of a key"""
+    """Answers requests of the mask painter (atelier/masks). edits: finds images by key"""
 
     def __init__(self, page: Page, edits: Edits):
         self.page, self.edits, self._history = page, edits, History(page.workspace.captions, page.workspace.person)
@@ -85,7 +88,7 @@ class Masks:
         }
 
     def answer(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Answer a request of the script. Raises ProblemsError, and nothing was changed then."""
+        """Answer a request {"act", "key", ...} of the script. Raises ProblemsError, with nothing changed."""
         act = self._acts.get(str(body.get("act", "")))
         placed = self.edits.known_image(str(body.get("key", "")))
         if act is None or placed is None:
@@ -96,7 +99,7 @@ class Masks:
     # -- the requests
 
     def mask_state(self, placed: Placed, spot: Spot) -> dict[str, Any]:
-        """{"line": how training masks the image now, "offer": whether there are painted masks that it does not use}."""
+        """Return {"line": text on how training masks the image now, "offer": whether to offer the folder's unused painted masks}."""
         concept = self._current_concept(placed)
         chosen = conditioning_folder(concept.images.conditioning_data_dir)
         is_used = concept.images.masked_loss and chosen is not None and _same(chosen, spot.folder)
@@ -113,7 +116,10 @@ class Masks:
         return {"line": line, "offer": spot.folder.is_dir() and not is_used and not concept.control}
 
     def open(self, spot: Spot) -> dict[str, Any]:
-        """The arguments of the painter. mask: data URL of a gray PNG of the image's size, "" for none"""
+        """Return what the painter needs: title, note, image, "mask" and "version".
+
+        "mask" is a data URL of a gray PNG of the image's size, "" for none; "version" is sent back when saving.
+        """
         image, painted = spot.image, painting.mask_in(spot.folder, spot.stem)
         start = painting.start_of(image, painted, self.page.roots.holds)
         note = ORIGINS[start.origin]
@@ -133,8 +139,10 @@ class Masks:
         }
 
     def save(self, placed: Placed, spot: Spot, body: dict[str, Any]) -> dict[str, Any]:
-        """Write the painted mask {"png"}. Raises ProblemsError if the mask on disk is not of the version "over" ("" for none),
-        except with "always": true."""
+        """Write the painted mask {"png"} and return its state. Raises ProblemsError if another window has saved a mask since.
+
+        "over": version that the painter started from, "" for none; "always": true replaces any version
+        """
         mask = painting.decoded_mask(png_bytes(body.get("png"), "Captions"), spot.image)
         with self._lock:
             if spot.version != body.get("over") and not body.get("always"):
@@ -150,8 +158,10 @@ class Masks:
         return state | {"said": f"Mask saved to {display_path(spot.path)}", "version": spot.version}
 
     def use(self, placed: Placed, spot: Spot) -> dict[str, Any]:
-        """Set the folder's settings to train with its painted masks. Raises ProblemsError if none are painted, or if its mask
-        folder has control images."""
+        """Set the folder's settings to train with its painted masks, and return the new state.
+
+        Raises ProblemsError if none are painted, or if the folder's masks are control images.
+        """
         if not spot.folder.is_dir():
             what, fix = "No masks have been painted for this folder", "paint one first"
             raise ProblemsError.one(what, printable(spot.images), fix, "mask.none-painted")
@@ -173,7 +183,7 @@ class Masks:
     # -- paths of masks
 
     def _spot(self, placed: Placed) -> Spot:
-        """The path of an image's mask. Raises ProblemsError if none can be painted for it."""
+        """Return the location of an image's painted mask. Raises ProblemsError if no mask can be painted for the image."""
         self.page.roots.check(placed.image.path, "Captions")
         images, _ = folder_of(placed.concept.source)
         if images is None or not _plain(placed.image.path).is_relative_to(_plain(images)):
@@ -190,12 +200,12 @@ class Masks:
         return spot
 
     def _may_be_transparent(self, placed: Placed) -> bool:
-        """Whether an image has transparency, or may have it as long as not all are decoded."""
+        """Return whether an image has transparency; True if that is unknown because not all images are decoded."""
         report = self.page.reading.report
         return report is None or placed.image.key in _maybe_transparent(report)
 
     def _with_same_stem(self, path: Path) -> set[Path]:
-        """Images whose paths equal this one without extension and case."""
+        """Return the dataset's images whose paths equal `path` without extension and case."""
         report = self.page.reading.report
         if report is not None and self._same_stems[0] is not report:
             paths: dict[str, set[Path]] = defaultdict(set)
@@ -205,7 +215,7 @@ class Masks:
         return self._same_stems[1].get(_stem(path), set())
 
     def _existing_masks(self, spot: Spot) -> dict[str, Path]:
-        """{stem: file} of the masks that the folder's images have without painting, if the page may read them."""
+        """Return {stem: file} of the existing, not painted masks of the folder's images. Raises ProblemsError if the folder is not read."""
         report = self.page.reading.report
         placed = (*report.placed, *report.validation) if report else ()
         images = {each.image.path: each.image for each in placed if _reads_folder(each.concept.source, spot.images)}
@@ -216,35 +226,45 @@ class Masks:
         return {name: path for name, path in masks.items() if self.page.roots.holds(path)}
 
     def _current_concept(self, placed: Placed) -> Concept:
-        """The current settings of the image's folder; the report may be of earlier ones."""
-        of = [each for each in concepts_of(self.page.project.job) if each.source.folder == placed.concept.source.folder]
-        return next((each for each in of if each.number == placed.concept.number), of[0] if of else placed.concept)
+        """Return the current settings of the image's folder, which can be newer than the report's."""
+        concepts = [
+            each for each in concepts_of(self.page.project.job) if each.source.folder == placed.concept.source.folder
+        ]
+        return next(
+            (each for each in concepts if each.number == placed.concept.number),
+            concepts[0] if concepts else placed.concept,
+        )
 
 
 def _stem(path: Path) -> str:
+    """Return the path without extension, in lower case."""
     return os.path.splitext(path)[0].casefold()
 
 
 def _plain(path: Path) -> Path:
+    """Return the path in the plain form of its text, without the prefix for long Windows paths."""
     return Path(plain_form(str(path)))
 
 
 @once_per_report
 def _maybe_transparent(report: Report) -> set[tuple[str, str]]:
+    """Return keys of the images with transparency, or of all images if not all are decoded."""
     return {row.key for row in report.rows if row.transparent or report.undecoded}
 
 
-def _same(one: Path, other: Path) -> bool:
-    return os.path.realpath(one) == os.path.realpath(other)
+def _same(path: Path, other_path: Path) -> bool:
+    """Return whether two paths are the same after resolving links."""
+    return os.path.realpath(path) == os.path.realpath(other_path)
 
 
 def _reads_folder(entry: Source, images: Path) -> bool:
+    """Return whether a dataset entry's images are in the folder `images`."""
     folder, _ = folder_of(entry)
     return folder is not None and _same(folder, images)
 
 
 def png_bytes(text: Any, where: str) -> bytes:
-    """Decode a base64 PNG. Raises ProblemsError."""
+    """Decode a base64 PNG. Raises ProblemsError with `where` if it is incomplete."""
     try:
         return base64.b64decode(text, validate=True)
     except (TypeError, ValueError, binascii.Error):
@@ -253,11 +273,12 @@ def png_bytes(text: Any, where: str) -> bytes:
 
 
 def to_png(image: Image.Image) -> bytes:
+    """Return the image encoded as PNG."""
     buffer = BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def png_url(image: Image.Image) -> str:
-    """An image as a data URL."""
+    """Return the image as a data URL of a PNG."""
     return "data:image/png;base64," + base64.b64encode(to_png(image)).decode()

@@ -1,4 +1,4 @@
-"""Run changes of many captions: small ones at once, large ones on the light lane with progress on the page."""
+"""Runs changes of many captions: small ones within the request, large ones in the background with progress."""
 
 import time
 from collections.abc import Callable
@@ -14,7 +14,7 @@ Progress = Callable[[int, int], None]
 
 
 class Rewriting:
-    """Runs one large change at a time. light: starts a task on the light lane"""
+    """Runs one large change at a time. light: function that starts a background task"""
 
     def __init__(self, light: Callable[..., Any]):
         self._light = light
@@ -23,18 +23,19 @@ class Rewriting:
 
     @property
     def busy(self) -> bool:
+        """Whether a change is running in the background."""
         return self._task is not None and not self._task.done
 
     def run(self, title: str, files: int, work: Callable[[Progress], str]) -> str:
-        """Run a change and return its message, or that it has begun: `state` has its progress. Raises ProblemsError.
+        """Run a change of `files` captions and return a message: its result, or that it has started. Raises ProblemsError.
 
-        work   applies the change, calls its argument with (done, total), and returns the message
+        work: function that applies the change, reports (done, total) to its argument, and returns the message
         """
         if files <= AT_ONCE:
             return work(lambda done, total: None)
         if self.busy:
             return "Another change of captions is running; wait until it is done"
-        self._task = task = self._light(self._on_the_lane, title, work, title=title)
+        self._task = task = self._light(self._in_background, title, work, title=title)
         end = time.monotonic() + WAIT_SECONDS
         while not task.done and time.monotonic() < end:
             time.sleep(0.01)
@@ -46,11 +47,15 @@ class Rewriting:
         return str(task.result)
 
     @staticmethod
-    def _on_the_lane(title: str, work: Callable[[Progress], str], task: Any) -> str:
+    def _in_background(title: str, work: Callable[[Progress], str], task: Any) -> str:
+        """Run `work` as a background task with its progress in the task's text."""
         return work(lambda done, total: task.stage(f"{title}: {done:,} of {total:,}", done, total))
 
     def state(self) -> dict[str, Any]:
-        """Progress or result of the newest large change; {} before the first."""
+        """Return the progress or result of the newest large change; {} before the first.
+
+        {"id", "text", "share": 0 to 1, "done"}; when done also "said" (message) and "problems"
+        """
         task = self._task
         if not self._number or task is None:
             return {}

@@ -1,4 +1,4 @@
-"""Preview of the tags of the open image from stored scores, while thresholds and lists are changed.
+"""Preview of the open image's tags from stored tagger scores while thresholds and tag lists are changed.
 
 The settings are those of "Tags from kept scores" in the captioners' form, which writes the tags of all images.
 """
@@ -30,20 +30,21 @@ class Scores:
         self.page, self.task, self._form = page, task, ToolForm(page, task.card)
 
     def fill(self, name: str, text: str) -> None:
-        """Set a field to a text that the user wrote. Raises ProblemsError."""
+        """Set field `name` to the typed text. Raises ProblemsError."""
         self._form.form(self.task).change(name, text)
 
     def choose(self) -> dict[str, Any]:
-        """Choose the task in the captioners' form."""
+        """Select "Tags from kept scores" in the captioners' form. Returns {}."""
         self._form.choose(TASK)
         return {}
 
     def form(self) -> str:
+        """Return the HTML of the form's fields."""
         fields = self._form.form(self.task).fields(FIELDS, act="scores_field", id="cap-scores")
         return f'<div class="concept-fields">{fields}</div>'
 
     def result(self, placed: Placed | None) -> str:
-        """HTML of the tags and scores of an image with these settings, or of the problem; "" without an image."""
+        """Return the HTML of the image's tags and scores with the form's settings, or of the problem; "" without an image."""
         if placed is None:
             return ""
         try:
@@ -59,7 +60,7 @@ class Scores:
         return f'<p class="scored" role="status">{esc(tagged.text) or "<i>no tags</i>"}</p><p class="hint">{scores}</p>{write}'
 
     def _tagged(self, placed: Placed) -> Any:
-        """The caption of an image with its tags and scores, from stored scores by the form's settings. Raises ProblemsError."""
+        """Return the image's tags and scores, from stored scores and the form's settings. Raises ProblemsError."""
         from core.captioning.tagger.tagging import check_retag, preview
 
         job = job_of(self.task, self._form.values(self.task), self.page.project.job)

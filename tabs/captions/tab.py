@@ -1,7 +1,7 @@
 """The Captions tab: an image next to its caption.
 
-The browser has the captions around the open one and the typed texts (assets/captions.js), so moving on needs no response. It
-requests the captions around an image (`shelf`), the token count while typing (`look`), and saves.
+The browser (assets/captions.js) holds the captions around the open one and the typed texts, so moving on needs no response. It requests
+the captions around an image ("shelf") and the token count while typing ("look"), and sends saves.
 """
 
 import time
@@ -25,7 +25,7 @@ from core.record.units import count
 from tabs.captions import view
 from tabs.captions.bulk import ORDERS, Bulk
 from tabs.captions.edits import NO_HISTORY, Edits, caption_text
-from tabs.captions.epochs import encoding_notice, not_utf8, preview
+from tabs.captions.epochs import encoding_notice, non_utf8_captions, preview
 from tabs.captions.mask_painting import Masks
 from tabs.captions.rewriting import Progress, Rewriting
 from tabs.captions.scores import Scores
@@ -46,14 +46,14 @@ MAX_COUNTED = 1 << 16  # characters of a text whose tokens are counted while it 
 
 
 def build(page: Page) -> None:
-    """Build the tab's HTML, the routes of its script, and the forms of its tasks."""
+    """Create the tab's HTML, register the routes of its script, and create the forms of its tasks."""
     handlers = CaptionHandlers(page)
     with gr.Row(elem_id="cap-desk"):
         gr.HTML(piece("captions"), elem_id="captions-holder", apply_default_css=False)
         with gr.Column(elem_id="cap-side"):
             gr.HTML(piece("captions_more"), elem_id="captions-more-holder", apply_default_css=False)
             for card in sorted(cards(TAB), key=lambda card: card.name != "captioners"):
-                build_form(page, card, handlers.only if card.name == "captioners" else None)
+                build_form(page, card, handlers.captioner_limits if card.name == "captioners" else None)
     page.links.answer("captions", handlers.answer)
     page.complete_tags = handlers.bulk.complete
     page.links.answer("masks", Masks(page, handlers.edits).answer)
@@ -62,7 +62,7 @@ def build(page: Page) -> None:
 
 
 class CaptionHandlers:
-    """Handlers of the tab and of atelier/captions. The project stores the view, `reading` has the images, `edits` saves and undoes."""
+    """Handlers of the tab's requests. The project stores the view, `reading` has the images, `edits` saves and undoes."""
 
     def __init__(self, page: Page):
         self.page = page
@@ -78,7 +78,7 @@ class CaptionHandlers:
 
     @cached_property
     def _handlers(self) -> dict[str, Callable[[str, str, str], dict[str, Any]]]:
-        """{act: handler(key, arg, value)} of the requests that are answered without the list."""
+        """{act: handler of (key, arg, value)} of the requests whose answer does not include the list of images."""
         return {
             "complete": lambda key, arg, value: self.bulk.complete(value[:200]),
             "bulk": lambda keys, arg, value: self._form(keys),
@@ -91,17 +91,20 @@ class CaptionHandlers:
         }
 
     def _state(self) -> dict[str, Any]:
+        """Return the stored state of the tab."""
         return self.page.project.tab_state(TAB)
 
     def _keep(self, **changes: Any) -> None:
+        """Store changed keys of the tab's state."""
         self.page.project.update_tab(TAB, **changes)
 
     def _keep_edits(self, changes: dict[str, Any]) -> None:
+        """Store changed undo and redo stacks."""
         with self._lock:
             self._keep(edits=self._state().get("edits", {}) | changes)
 
     def _keep_list(self, **changes: Any) -> None:
-        """Store the view of the list. Without "page", it shows the page of the open image."""
+        """Store changed keys of the list's view. Unless "page" is among them, the list shows the page of the open image."""
         with self._lock:
             state = {name: each for name, each in self._state().items() if name != "page"}
             self.page.project.keep(TAB, state | changes)
@@ -109,7 +112,10 @@ class CaptionHandlers:
     # -- the requests
 
     def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
-        """Part of the tick: a stamp that changes when the script should request the shelf again, and the running change."""
+        """Return the tab's part of the page's periodic update: {"captions": {"stamp", "work"}}.
+
+        stamp: changes when the script should request the list again; work: progress of a running change of many captions
+        """
         if tab != TAB:
             return {}
         self.reading.want()
@@ -119,11 +125,12 @@ class CaptionHandlers:
         return {"captions": {"stamp": self._stamp(), "work": self.rewriting.state()}}
 
     def _stamp(self) -> str:
+        """Return a text that changes whenever the list changes for a reason other than opening an image."""
         view_state = {name: each for name, each in self._state().items() if name != "key"}
         return f"{self.reading.version} {self.reading.busy and self.reading.report is None} {view_state}"
 
     def answer(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Answer a request of the script. Raises ProblemsError, and nothing was changed then."""
+        """Answer a request {"act", "key", "arg", "value", ...} of the script. Raises ProblemsError, with nothing changed."""
         act, key, arg, value = (_text(body.get(name)) for name in ("act", "key", "arg", "value"))
         if act == "look":
             return self.text_state(key, _text(body.get("text"))[:MAX_COUNTED])
@@ -131,7 +138,7 @@ class CaptionHandlers:
             saves = body.get("saves")
             return {"answers": [self._saved(each) for each in saves[:MAX_SAVES]] if isinstance(saves, list) else []}
         if act == "give_up":
-            self.edits.give_up(key, value)
+            self.edits.discard_typed(key, value)
             return self._steps()
         if act == "tags":
             return self.bulk.tags(arg, *(_text(body.get(name))[:200] for name in ("find", "order")))
@@ -143,15 +150,18 @@ class CaptionHandlers:
         return self.list_state(opened, SEARCH_REACH if act == "find" else REACH) | {"said": message}
 
     def _saved(self, body: Any) -> dict[str, Any]:
-        """`save` with problems in the response, so that the other saves of the message are still done."""
+        """Return the answer of `save`, or its {"problems"}, so that the other saves of the message are still done."""
         try:
             return self.save(body if isinstance(body, dict) else {})
         except ProblemsError as error:
             return {"problems": [problem.to_dict() for problem in error.problems]}
 
     def save(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Save the caption {"key", "text", "over", "visit"}: see `Edits.save`. Returns {"conflict": the caption on disk} if it
-        was refused, and {"unknown": whether that is final} for an unknown image."""
+        """Save the caption {"key", "text", "over", "visit"} as `Edits.save` does.
+
+        Returns {"disk", "wrote", "said", "undo", "redo"}; {"conflict": caption on disk} if another program has changed the file;
+        {"unknown"} for an unknown image, True unless the dataset is still being read.
+        """
         over = body.get("over")
         saved = self.edits.save(
             str(body.get("key", "")),
@@ -167,8 +177,7 @@ class CaptionHandlers:
         return {"disk": saved.disk, "wrote": bool(saved.file), "said": message, **self._steps()}
 
     def text_state(self, key: str, text: str) -> dict[str, Any]:
-        """{"disk": the caption on disk, and `_about` of a text that is being typed}, or {"unknown": True} for an image that is
-        gone."""
+        """Return {"disk": caption on disk, "meter", "notes"} for a text being typed; {"unknown": True} if the image is gone."""
         placed = self.edits.image(key)
         if placed is None:
             return {"unknown": True}
@@ -202,13 +211,16 @@ class CaptionHandlers:
         return key, ""
 
     def _fill(self, keys: str, arg: str, value: str) -> dict[str, Any]:
-        """Change the field `arg` of the bulk form and return the form, as `_form`."""
+        """Set field `arg` of the bulk form and return the form, as `_form` does."""
         with suppress(ProblemsError):  # the preview shows the problem
             self.bulk.form.change(arg, value)
         return self._form(keys)
 
     def _preset(self, act: str, keys: str, arg: str, value: str, session: Any) -> dict[str, Any]:
-        """Handle an event of the bulk form's preset bar and return the form, as `_form`. Its message comes with the next tick."""
+        """Handle an event of the bulk form's preset bar and return the form, as `_form` does.
+
+        session: of the browser to which the next periodic update brings the message
+        """
         current = CURRENT_SESSION.set(_text(session))
         try:
             self.bulk.form.act(act, arg, value)
@@ -217,25 +229,31 @@ class CaptionHandlers:
         return self._form(keys)
 
     def _form(self, keys: str) -> dict[str, Any]:
-        """{"bulk": HTML of the bulk form and its preview}. keys: of the selected images, separated by spaces"""
+        """Return {"bulk": HTML of the bulk form and its preview}. keys: of the selected images, separated by spaces"""
         return {"bulk": self.bulk.html(self._chosen(keys))}
 
     def _fill_scores(self, key: str, arg: str, value: str) -> dict[str, Any]:
-        """Change the field `arg` of the scores form. Returns {"result": HTML for the image with this key}."""
+        """Set field `arg` of the scores form. Returns {"result": HTML of the tags of the image with this key}."""
         self.scores.fill(arg, value)
         return {"result": self._scored(key)}
 
     def _scored(self, key: str) -> str:
+        """Return the HTML of the tags from stored scores of the image with this key."""
         return self.scores.result(self.edits.image(key))
 
     def _chosen(self, keys: str, rows: list[Row] | None = None) -> list[Row]:
-        """The images that a bulk change applies to: the selected ones, else all in the list. rows: of the list, where known"""
+        """Return the selected rows of the list, or all if none is selected.
+
+        keys: of the selected images, separated by spaces; rows: of the list, None to determine them
+        """
         rows, selected = self._rows()[0] if rows is None else rows, set(keys.split())
         return [row for row in rows if key_of(row) in selected] if selected else rows
 
-    def only(self, keys: str) -> dict[str, Any]:
-        """The values that limit a captioner to the images of `_chosen`; {} where they are the whole dataset. Raises ProblemsError
-        where they are not known or none."""
+    def captioner_limits(self, keys: str) -> dict[str, Any]:
+        """Return {"only": paths} that limits a captioner to the selected or listed images; {} if these are the whole dataset.
+
+        keys: of the selected images, separated by spaces. Raises ProblemsError if the filter is invalid or no image is listed.
+        """
         if not (keys or self._is_filtered()):
             return {}
         rows, filter_problem = self._rows()
@@ -250,12 +268,12 @@ class CaptionHandlers:
         return {"only": [str(row.path) for row in chosen]}
 
     def _is_filtered(self) -> bool:
-        """Whether the list shows a part of the dataset."""
+        """Return whether the list is limited by a search or a view."""
         state = self._state()
         return bool(state.get("find")) or str(state.get("show", "all")) != "all"
 
     def _rows(self) -> tuple[list[Row], str]:
-        """(rows of the list, problem of the filter or ""). A filter with a problem matches all rows."""
+        """Return (rows of the list, problem of the search filter or ""). A filter with a problem matches all rows."""
         state = self._state()
         rows = view.listed(self.reading.report, str(state.get("show", "all")))
         rows = self.bulk.sorted(rows, str(state.get("sort", "")))
@@ -268,45 +286,46 @@ class CaptionHandlers:
         return matches, f"'{unknown}' is not a field; fields are {', '.join(field_names())}" if unknown else ""
 
     def _revert(self, id: str) -> str:
-        """Undo a change of the list of changes."""
+        """Undo the change `id` of the history and return a message."""
         files = self._history.count(id)
 
         def work(progress: Progress) -> str:
-            with self.reading.undisturbed(files):
+            with self.reading.paused_for_writing(files):
                 result = self._history.undo(id, progress)
                 return self._changed(result, self._history.entry(result.id).title if result.id else "Nothing to undo")
 
         return self.rewriting.run(f"Undo: {self._history.entry(id).title}", files, work)
 
     def _rewrite_as_utf8(self) -> str:
+        """Rewrite all caption files in other encodings as UTF-8 and return a message."""
         title = "Rewrite as UTF-8"
 
         def work(progress: Progress) -> str:
-            paths = [caption.path for caption in not_utf8(self.reading.report)]
+            paths = [caption.path for caption in non_utf8_captions(self.reading.report)]
             return self._changed(rewrite_as_utf8(self._history, paths), title)
 
-        return self.rewriting.run(title, len(not_utf8(self.reading.report)), work)
+        return self.rewriting.run(title, len(non_utf8_captions(self.reading.report)), work)
 
     def _latest(self) -> list[tuple[Entry, int, int]]:
-        """[(change, number of its files, number of its damaged lines)] of the latest changes."""
+        """Return [(change, number of its files, number of its damaged lines)] of the latest MAX_CHANGES changes."""
         latest = islice(self._history.entries(), MAX_CHANGES)
         return [(entry, self._history.count(entry.id), self._history.damaged(entry.id)) for entry in latest]
 
     def _earlier(self, key: str) -> dict[str, Any]:
-        """The earlier texts of an image."""
+        """Return {"texts": HTML of the image's earlier captions}."""
         placed = self.edits.image(key)
         texts = self._history.of(self.edits.caption(placed).path, MAX_EARLIER) if placed else []
         return {"texts": view.earlier(texts)}
 
     def _changed(self, result: ChangeResult, title: str) -> str:
-        """Add a bulk change to the undo stack and return its message."""
+        """Add a change of many captions to the undo stack and return its message."""
         self.edits.changed(result, title)
         left = f"; {count(len(result.changed_since), 'file')} changed since and skipped" if result.changed_since else ""
         noun = "mask" if any(path.suffix == ".png" for path in result.written) else "caption"
         return f"{title}: {count(len(result.written), noun)}{left}"
 
     def _step(self, act: str, key: str) -> tuple[str, str]:
-        """Undo or redo one step. Returns (key of the image to open, message)."""
+        """Undo or redo one step (`act`). Returns (key of the image to open, message)."""
         opened = [key]
         next_step = self.edits.next_step(act)
 
@@ -319,11 +338,11 @@ class CaptionHandlers:
                 return f"The earlier caption of {next_step.name} is no longer available; nothing changed"
             if stepped is None:
                 return ""
-            step, done = stepped
+            step, result = stepped
             self._keep_list()
-            if not key or len(done.written) <= 1:
+            if not key or len(result.written) <= 1:
                 opened[0] = step.key
-            skipped = count(len(done.changed_since), "file") if done.changed_since else ""
+            skipped = count(len(result.changed_since), "file") if result.changed_since else ""
             message = f"{'Undone' if act == 'undo' else 'Redone'}: {step.name}"
             return f"{message}; {skipped} changed since and skipped" if skipped else message
 
@@ -332,16 +351,22 @@ class CaptionHandlers:
         return opened[0], message
 
     def _steps(self) -> dict[str, str]:
+        """Return {"undo", "redo": name of the next step, "" for none}."""
         return {which: self.edits.next_step(which).name for which in ("undo", "redo")}
 
     # -- the images around one
 
     def list_state(self, key: str, reach: int = REACH) -> dict[str, Any]:
-        """The list, the open image (that of `key`, else the last open one, else the first), and the captions around it.
+        """Return the list and the captions around the open image, at most `reach` on either side.
 
-        reach   number of captions on either side
-        In the result, "chain" has the keys of these captions in the order of the list, "at" the index of the open one among them, and
-        "ring" is whether the chain is the whole list.
+        The open image is that of `key`, else the last open one, else the first of the list.
+
+        "open"   key of the open image
+        "chain"  keys of the captions around it, in the order of the list
+        "at"     index of the open image in "chain"
+        "ring"   whether "chain" is the whole list
+        "items"  {key: data of the image for the browser}
+        "list"   HTML of the list's page, "page" the keys on it
         """
         stamp, state, report = self._stamp(), self._state(), self.reading.report
         show, find = str(state.get("show", "all")), str(state.get("find", ""))
@@ -349,11 +374,11 @@ class CaptionHandlers:
         known_keys = keys_of(report)
         keys = [known_keys[row.key] if row.key in known_keys else key_of(row) for row in rows]
         key = next((each for each in (key, str(state.get("key", "")), *keys) if self.edits.image(each) is not None), "")
-        positions = {each: number for number, each in enumerate(keys)}
+        positions = {each: index_in_list for index_in_list, each in enumerate(keys)}
         page = int(state.get("page", 0)) if "page" in state else positions.get(key, 0) // view.PAGE_SIZE
         if key and state.get("key") != key:
             self._keep(key=key)
-        chain, index, is_whole = self._chain(key, keys, positions, reach)
+        chain, index, is_whole = self._neighbors(key, keys, positions, reach)
         html, first = view.image_list(
             report, rows, key, page, self.page.thumb_url, self.reading.busy, self.reading.first
         )
@@ -378,36 +403,41 @@ class CaptionHandlers:
             "find": find,
             "wrong": filter_problem,
             "narrowed": len(rows) if self._is_filtered() and not filter_problem else None,
-            "tally": view.lead(report) + encoding_notice(report),
+            "tally": view.counts_html(report) + encoding_notice(report),
             **self._steps(),
         }
 
-    def _chain(
+    def _neighbors(
         self, key: str, keys: Sequence[str], positions: dict[str, int], reach: int
     ) -> tuple[list[str], int, bool]:
-        """(keys around the open image, its index, whether they are the whole list). The list is circular. An image that no
-        longer matches the view ("without a caption", and it has one now) keeps its position."""
+        """Return (keys around the open image, its index among them, whether they are the whole list). The list is circular.
+
+        An open image that no longer matches the view keeps its position. positions: {key: index in `keys`}; reach: keys on either side
+        """
         if not keys:
             return ([key], 0, False) if key else ([], -1, False)
         if key in positions and len(keys) <= 2 * reach + 1:
             return list(keys), positions[key], True
-        next_index = positions[key] + 1 if key in positions else self._gap(key, keys)
+        next_index = positions[key] + 1 if key in positions else self._next_listed_index(key, keys)
         previous_index = next_index - 2 if key in positions else next_index - 1
         reach = min(reach, len(keys))
         before = [keys[(previous_index - number) % len(keys)] for number in range(reach)][::-1]
         after = [keys[(next_index + number) % len(keys)] for number in range(reach)]
         return [*before, key, *after], reach, False
 
-    def _gap(self, key: str, keys: Sequence[str]) -> int:
-        """Index of the first image in the list that comes after one that is not in it."""
+    def _next_listed_index(self, key: str, keys: Sequence[str]) -> int:
+        """Return the index of the first listed image that follows the unlisted image `key` in the dataset."""
         in_list = set(keys)
         order = list(keys_of(self.reading.report).values())
-        own_index = order.index(key) if key in order else -1
-        next_key = next((each for each in order[own_index + 1 :] if each in in_list), keys[0])
+        position = order.index(key) if key in order else -1
+        next_key = next((each for each in order[position + 1 :] if each in in_list), keys[0])
         return keys.index(next_key)
 
     def _item(self, key: str, positions: dict[str, int], total: int, detailed: bool) -> dict[str, Any] | None:
-        """An image for the browser: its caption on disk, its HTML, and with `detailed` meter and notes."""
+        """Return an image's data for the browser; with `detailed` also meter and notes. None if the image is gone.
+
+        positions: {key: index in the list}; total: length of the list
+        """
         placed = self.edits.image(key)
         if placed is None:
             return None
@@ -423,14 +453,13 @@ class CaptionHandlers:
         }
 
     def _about(self, placed: Placed, text: str) -> dict[str, str]:
-        """{name: HTML} of meter and notes for a text of an image; without text and caption file, for the class tokens of its
-        folder."""
+        """Return {"meter", "notes": HTML} for a text of an image; without text and caption file, for the folder's class tokens."""
         settings, class_tokens = placed.concept.captions, placed.image.class_tokens
         caption = self.edits.caption(placed)
         text = class_tokens if caption.missing and not text.strip() else text
         tokens = count_tokens(plain_caption(text, settings, class_tokens))
         limit = self.reading.job.captions.max_token_length
-        sharing = view.sharing(self.reading.report, placed.image.path, caption.path)
+        sharing = view.images_sharing(self.reading.report, placed.image.path, caption.path)
         notes = view.notes(caption, text, settings, class_tokens, self.edits.read_only(placed), limit, sharing)
         return {
             "meter": view.meter(tokens, limit),
@@ -439,5 +468,5 @@ class CaptionHandlers:
 
 
 def _text(value: Any) -> str:
-    """A text from a browser, "" for other values. Lone surrogates, which cannot be saved, become question marks."""
+    """Return a browser's text with lone surrogates replaced by question marks; "" if it is not a text."""
     return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else ""

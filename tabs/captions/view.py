@@ -1,4 +1,4 @@
-"""HTML of the Captions tab: the list, the image, and the notes on a caption."""
+"""HTML of the Captions tab: list of images, open image, meter and notes on its caption."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -43,14 +43,14 @@ SHOWS: dict[str, tuple[str, Callable[[Row], bool]]] = {
 
 @once_per_report
 def listed(report: Report | None, show: str) -> list[Row]:
-    """The training and validation images of one of SHOWS."""
+    """Return the training and validation rows of a view, a key of SHOWS."""
     belongs = SHOWS.get(show, SHOWS["all"])[1]
     return [row for row in report.rows if row.bucket is not None and belongs(row)] if report else []
 
 
 @once_per_report
 def choices(report: Report | None) -> list[tuple[str, str]]:
-    """[(label with the number of images, value)] of SHOWS; empty without images."""
+    """Return [(title with the number of images, view)] of SHOWS; [] without images."""
     trained = [row for row in report.rows if row.bucket is not None] if report else []
     return [
         (f"{title} ({sum(test(row) for row in trained):,})", name) for name, (title, test) in SHOWS.items() if trained
@@ -66,10 +66,11 @@ def image_list(
     busy: bool = False,
     first: Sequence[Row] = (),
 ) -> tuple[str, int]:
-    """(HTML of a page of the list, index of its first row). The page is within the number of pages, and has the open image
-    (`key`) marked. Without images or matches, a sentence.
+    """Return (HTML of a page of the list, index of its first row); a sentence if there is no image or no match.
 
-    busy: the folder is being read: until there is a report, the rows in `first` are listed.
+    key   of the open image, which is marked
+    page  index of the page, clamped to the valid ones
+    busy  whether the dataset is being read: until there is a report, the rows `first` are listed
     """
     if report is None and busy:
         items = "".join(_item(row, False, thumb_url, ready=False) for row in first[:PAGE_SIZE])
@@ -86,7 +87,7 @@ def image_list(
 
 
 def _item(row: Row, current: bool, thumb_url: Callable[..., str], ready: bool = True) -> str:
-    """HTML of a row. ready: it can be opened"""
+    """Return the HTML of a list row. current: whether its image is open; ready: whether it can be opened"""
     name = printable(row.key[1])
     caption = (
         esc(short(row.caption, 70))
@@ -103,13 +104,14 @@ def _item(row: Row, current: bool, thumb_url: Callable[..., str], ready: bool = 
 
 
 def name_of(placed: Placed) -> str:
+    """Return the image's path below its folder, as display text."""
     return printable(placed.image.relative)
 
 
 def image(placed: Placed, index: int, total: int, thumb_url: Callable[..., str]) -> str:
-    """HTML of the open image with its crop frame, and its control image.
+    """Return the HTML of the open image with crop frame and control image.
 
-    index   its index among the `total` images of the list, from 0; -1 if it is not in the list
+    index: in the list of `total` images, -1 if the image is not in the list
     """
     name = name_of(placed)
     width, height = placed.image.width, placed.image.height
@@ -126,7 +128,7 @@ def image(placed: Placed, index: int, total: int, thumb_url: Callable[..., str])
 
 
 def length_text(tokens: int, limit: int) -> str:
-    """Text on a caption's length: "9 of 75 tokens", "81 of 75 tokens: the last 6 are not trained"."""
+    """Return the text on a caption's length: "9 of 75 tokens", or "81 of 75 tokens: the last 6 are not trained"."""
     text = f"{tokens} of {limit} tokens"
     if tokens <= limit:
         return text
@@ -135,8 +137,10 @@ def length_text(tokens: int, limit: int) -> str:
 
 
 def meter(tokens: int, longest: int) -> str:
-    """HTML of a bar of the token count, with marks at one, two and three windows of the text encoder; of a long text only at
-    `longest`."""
+    """Return the HTML of a bar of the token count with marks at the text encoder's windows.
+
+    longest: maximum of trained tokens; the only mark for very long captions
+    """
     scale = max(WINDOWS[-1], tokens)
     limits = WINDOWS if scale < 2 * WINDOWS[-1] else (longest,)  # else the marks would overlap
     trained = min(tokens, longest)
@@ -157,15 +161,15 @@ def meter(tokens: int, longest: int) -> str:
 
 @once_per_report
 def _by_stem(report: Report | None) -> dict[tuple[Path, str], list[str]]:
-    """{(folder, name without suffix): names} of the images."""
+    """Return {(folder, stem): file names} of the training images."""
     names: dict[tuple[Path, str], list[str]] = {}
     for each in report.placed if report else ():
         names.setdefault((each.image.path.parent, each.image.path.stem), []).append(each.image.path.name)
     return names
 
 
-def sharing(report: Report | None, image: Path, caption: Path) -> list[str]:
-    """Names of the other images with this caption file: those of its name in the image's folder."""
+def images_sharing(report: Report | None, image: Path, caption: Path) -> list[str]:
+    """Return the names of other images that use the caption file `caption`: those in the image's folder with the same stem."""
     names = _by_stem(report).get((image.parent, image.stem), []) if caption.stem == image.stem else []
     return [name for name in names if name != image.name]
 
@@ -179,12 +183,14 @@ def notes(
     longest: int = 0,
     others: Sequence[str] = (),
 ) -> str:
-    """HTML of the source of a text, of the trained caption if that differs from the text, of the part that is cut, and of the
-    caption's problem.
+    """Return the HTML of a caption's source, its trained form if that differs, the part that is cut off, and its problem.
 
-    caption        as on disk                                          text      as in the editor
-    class_tokens   of the folder                                       longest   trained tokens, 0 for no limit
-    fixed          the reason why the caption is read-only, or ""      others    names of other images with this caption file
+    caption       as on disk
+    text          in the editor
+    class_tokens  of the folder
+    fixed         reason why the caption is read-only, or ""
+    longest       maximum of trained tokens, 0 for no limit
+    others        names of other images that use this caption file
     """
     name = esc(printable(caption.path.name))
     sharing_note = f", also the caption of {esc(printable(first_of(others, 3)))}" if others else ""
@@ -213,8 +219,8 @@ def notes(
     return "".join(parts)
 
 
-def lead(report: Report | None) -> str:
-    """HTML of `tally` and the button to caption with a model."""
+def counts_html(report: Report | None) -> str:
+    """Return the HTML of the caption counts and the button to caption with a model; "" without images."""
     if report is None or not report.placed:
         return ""
     model = button("captioners", "Caption or tag with a model", kind="quiet")
@@ -223,7 +229,7 @@ def lead(report: Report | None) -> str:
 
 @once_per_report
 def tally(report: Report | None) -> str:
-    """Text on the number of images with and without a caption, including validation images; "" without images."""
+    """Return the text on the number of images with and without a caption, validation images included; "" without images."""
     if report is None or not report.placed:
         return ""
     rows = listed(report, "all")
@@ -235,7 +241,7 @@ def tally(report: Report | None) -> str:
 
 
 def earlier(changes: Sequence[tuple[Entry, Change]]) -> str:
-    """HTML of the earlier texts of an image, newest first, each with the change that replaced it."""
+    """Return the HTML of an image's earlier captions, newest first, each with the change that replaced it."""
     if not changes:
         return '<p class="hint">This caption has not been changed here.</p>'
     items = "".join(
@@ -246,20 +252,21 @@ def earlier(changes: Sequence[tuple[Entry, Change]]) -> str:
 
 
 def _old_text(old: bytes | None) -> str:
+    """Return the HTML of an earlier caption. old: bytes of the caption file, None if there was none"""
     return (
         "before: <i>no caption file</i>" if old is None else f"before: <q>{esc(short(decode_text(old).text, 300))}</q>"
     )
 
 
 def _use_button(old: bytes | None) -> str:
-    """HTML of a button that puts an earlier text into the text box, which saves it; "" without a text."""
+    """Return the HTML of a button that puts an earlier caption into the editor; "" if it is empty or too long."""
     if not old or len(old) > MAX_EARLIER_BYTES:
         return ""
     return button("use_text", "Use", decode_text(old).text.strip(), kind="quiet", label="Use this earlier text")
 
 
 def changes(entries: Iterable[tuple[Entry, int, int]]) -> str:
-    """HTML of the latest changes, each with an undo button. entries: (change, number of files, number of damaged lines)"""
+    """Return the HTML of the latest changes, each with an Undo button. entries: (change, number of files, number of damaged lines)"""
     items = "".join(
         f"<li><span><b>{esc(entry.title)}</b> {esc(_changed_files(entry, files, damaged))} <small>{_when(entry.at)}</small></span>"
         f"{button('revert', 'Undo', entry.id, kind='quiet')}</li>"
@@ -269,11 +276,12 @@ def changes(entries: Iterable[tuple[Entry, int, int]]) -> str:
 
 
 def _when(seconds: float) -> str:
+    """Return a time in seconds since 1970 as local date and time."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
 def _changed_files(entry: Entry, files: int, damaged: int) -> str:
-    """The changed file, or the number of changed files."""
+    """Return the name of the changed file, or the number of changed files, and who changed them."""
     files_text = str(entry.about.get("first", "")) if files == 1 and "first" in entry.about else count(files, "file")
     person = f", by {entry.about['person']}" if "person" in entry.about else ""
     return f"{files_text}{person} ({count(damaged, 'damaged line')} left out)" if damaged else f"{files_text}{person}"

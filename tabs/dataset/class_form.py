@@ -1,4 +1,4 @@
-"""The form that generates regularization images for a folder's card, and the progress of its jobs."""
+"""The form that generates regularization images for a dataset folder, and the state of its jobs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,10 @@ NEW = -1  # in place of a card's number: no regularization folder yet
 
 
 class ClassForm:
-    """The form, which is open on one card at a time. load, keep: read and store the state of the Dataset tab"""
+    """The form for regularization images, open on one folder card at a time.
+
+    load, keep: functions that read the state of the Dataset tab and store changed keys of it
+    """
 
     def __init__(self, page: Page, load: Callable[[], dict[str, Any]], keep: Callable[..., None]):
         self.page, self._load, self._keep = page, load, keep
@@ -29,16 +32,20 @@ class ClassForm:
 
     @property
     def open_on(self) -> int | None:
-        """Number of the card on which the form is open; NEW for a new folder, None while it is closed."""
+        """Index of the folder card on which the form is open; NEW for a new folder, None while the form is closed."""
         return self._load().get("class_on")
 
-    def toggle(self, number: int) -> None:
-        self._keep(class_on=None if self.open_on == number else number)
+    def toggle(self, index: int) -> None:
+        """Open the form on the folder card at `index`, or close it if it is open there."""
+        self._keep(class_on=None if self.open_on == index else index)
 
     def make(self, listed: list[Source]) -> Source | None:
-        """Queue the form's job. Returns the Source of its folder if that is new. Raises ProblemsError, with the fields marked."""
-        number = self.open_on
-        entry = listed[number] if number is not None and 0 <= number < len(listed) else None
+        """Queue the form's job and close the form. Raises ProblemsError, with the invalid fields marked.
+
+        listed: the dataset's folders. Returns the Source of the images' folder to add to the dataset; None if the folder is in `listed`.
+        """
+        index = self.open_on
+        entry = listed[index] if index is not None and 0 <= index < len(listed) else None
         try:
             self.form.check()
             job = self._job_into(entry)
@@ -50,7 +57,7 @@ class ClassForm:
         return None if entry else Source(folder=job.class_images.folder or "", role="regularization")
 
     def _job_into(self, entry: Source | None) -> ClassImagesJob:
-        """The job that fills a card's folder, or a new folder, whose name is chosen here."""
+        """Return the job that fills the folder of `entry`, or a new folder named after the class if None. Raises ProblemsError."""
         values = self.form.values()
         word = (
             values.get("class_word")
@@ -67,28 +74,32 @@ class ClassForm:
         return job
 
     def jobs(self) -> list[Any]:
-        """Entries of the queue with this task: open ones, and the last ended one."""
+        """Return the queue entries of open regularization-image jobs; if there are none, of the newest ended one."""
         entries = [entry for entry in self.page.engine.queue() if entry.task == TASK]
         open_entries = [entry for entry in entries if entry.state in ("waiting", "running")]
         return open_entries or entries[-1:]
 
     @property
     def stamp(self) -> str:
+        """Text that changes whenever a job starts or ends."""
         return " ".join(f"{entry.id}{entry.state}" for entry in self.jobs())
 
-    def html(self, number: int, entry: Source | None) -> str:
-        """HTML on a card: the button or the open form, and the job that fills its folder."""
-        is_open = self.open_on == number
+    def html(self, index: int, entry: Source | None) -> str:
+        """Return the HTML on a folder card: the button or open form, and the state of the job that fills the folder.
+
+        index: of the card, NEW for a new folder, for which `entry` is None
+        """
+        is_open = self.open_on == index
         label = "Close" if is_open else "Generate regularization images"
         tooltip = "Generates images of the class with the base model for prior preservation"
-        head = button("class", label, number, kind="quiet", title=tooltip) + self._going(entry)
+        head = button("class", label, index, kind="quiet", title=tooltip) + self._job_state_html(entry)
         if not is_open:
             return f'<div class="class-line">{head}</div>'
         word = (entry.class_word if entry else None) or first_class_word(self.page.project.job.dataset)
         known, hints = self.form.known, {"class_word": word} if word else {}
         fields = self.form.fields([name for name in known if known[name].level == "shown"], hints=hints)
         sampling = self.form.fields([name for name in known if known[name].level != "shown"], hints=hints)
-        generate = button("class_make", "Generate", number, kind="primary")
+        generate = button("class_make", "Generate", index, kind="primary")
         about = "At the training resolutions. Only missing images are generated, so a stopped job can be resumed."
         return (
             f'<div class="class-line">{head}</div><div class="concept-more">{self.form.bar()}'
@@ -96,8 +107,8 @@ class ClassForm:
             f'<div class="class-line">{generate}<span class="hint">{esc(about)}</span></div></div>'
         )
 
-    def _going(self, entry: Source | None) -> str:
-        """HTML of the state of the job that fills a card's folder; "" without one."""
+    def _job_state_html(self, entry: Source | None) -> str:
+        """Return the HTML of the state of the job that fills the folder of `entry`; "" without one."""
         for job in self.jobs():
             folder = job.job.get(TASK, {}).get("folder") if isinstance(job.job, dict) else None
             if entry is None or not folder or resolve_path(folder) != resolve_path(entry.folder):

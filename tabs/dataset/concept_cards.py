@@ -1,4 +1,4 @@
-"""HTML of the dataset's folders as cards: contents, views per epoch, and settings of each folder."""
+"""HTML of the dataset's folders as cards: image counts, views per epoch, and the settings of each folder."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
@@ -39,15 +39,18 @@ def cards(
     *,
     unread: bool = False,
     proposed: Mapping[int, Sequence[str]] = NONE,
-    class_form: ClassForm = lambda number, entry: "",
+    class_form: ClassForm = lambda index, entry: "",
     undo: str = "",
 ) -> str:
-    """HTML of one card per folder.
+    """Return the HTML of one card per dataset folder.
 
-    unread       the folders are being read or may not be, so none is called empty
-    opened       numbers of the cards with open settings      proposed   {number: rare tokens for the subject of a card}
-    undo         HTML of the undo buttons
-    class_form   returns the HTML of the form for regularization images on a card; number -1: for a new folder
+    entries     the folders
+    contents    contents of each folder, in the same order
+    opened      indices of the cards whose settings are all shown
+    unread      whether the folders' contents are not known yet, so that none is called empty
+    proposed    {index of a card: proposed rare tokens}
+    class_form  function of (index, folder) that returns the HTML of the form for regularization images; (-1, None) for a new folder
+    undo        HTML of the undo buttons
     """
     if not entries:
         return section(
@@ -55,18 +58,18 @@ def cards(
         )
     common = common_values(job)
     body = ""
-    for number, (entry, inside) in enumerate(zip(entries, contents, strict=True)):
+    for index, (entry, inside) in enumerate(zip(entries, contents, strict=True)):
         root = resolve_path(entry.folder)
-        name, tokens = printable(root.name or entry.folder), proposed.get(number)
-        more = _all_settings(number, entry, common) if number in opened else ""
-        form = class_form(number, entry) if entry.role == "regularization" else ""
+        name, tokens = printable(root.name or entry.folder), proposed.get(index)
+        more = _all_settings(index, entry, common) if index in opened else ""
+        form = class_form(index, entry) if entry.role == "regularization" else ""
         state = ("" if entry.enabled else " is-off") + f" {entry.role}"
         body += (
             f'<article class="concept{state}" aria-label="{esc(name)}"{row_of(entry.folder)}>'
-            f"{_head(number, entry, inside, name, thumb_url, unread)}"
-            f'<div class="concept-fields">{_fields(number, entry, inside)}</div>'
-            f"{_identifier_line(number, entry, tokens)}{_subfolders(inside, root)}{form}"
-            f"{_more_line(number, entry, name, number in opened, bool(tokens))}{more}</article>"
+            f"{_head(index, entry, inside, name, thumb_url, unread)}"
+            f'<div class="concept-fields">{_fields(index, entry, inside)}</div>'
+            f"{_identifier_line(index, entry, tokens)}{_subfolders(inside, root)}{form}"
+            f"{_more_line(index, entry, name, index in opened, bool(tokens))}{more}</article>"
         )
     if all(entry.role != "regularization" for entry in entries):
         body += class_form(-1, None)
@@ -75,14 +78,15 @@ def cards(
 
 
 def common_values(job: TrainJob) -> dict[str, Any]:
-    """{name: common value} of the settings that folders can override."""
+    """Return {name: value for all folders} of the settings that a folder can override."""
     groups = {"Images": job.dataset, "Captions": job.captions, "Validation": job.validation}
     return {name: getattr(groups[title], name) for title, names in SHARED_NAMES.items() for name in names}
 
 
 def _head(
-    number: int, entry: Source, contents: FolderContents, name: str, thumb_url: Callable[..., str], unread: bool
+    index: int, entry: Source, contents: FolderContents, name: str, thumb_url: Callable[..., str], unread: bool
 ) -> str:
+    """Return the HTML of a card's top: preview image, switch, path, counts, role. index: of the card; name: title of the folder"""
     path = display_path(resolve_path(entry.folder))
     image = '<span class="concept-pic"></span>'
     if contents.first is not None:
@@ -90,11 +94,11 @@ def _head(
         image = f'<img class="concept-pic" src="{url}" alt="" loading="lazy" decoding="async">'
     checked = " checked" if entry.enabled else ""
     enabled_box = (
-        f'<label class="switch"><input type="checkbox" data-act="own" data-arg="{number}:enabled"{checked} '
+        f'<label class="switch"><input type="checkbox" data-act="own" data-arg="{index}:enabled"{checked} '
         f'aria-label="Use {esc(name)}"><b>{esc(name)}</b></label>'
     )
     roles = [(SOURCE["role"].label(role), role) for role in SOURCE["role"].choices]
-    role = choice_list("own", roles, entry.role, f"Role of {name}", arg=f"{number}:role")
+    role = choice_list("own", roles, entry.role, f"Role of {name}", arg=f"{index}:role")
     return (
         f'<div class="concept-head">{image}<div class="who">{enabled_box}'
         f'<span class="hint path" title="{esc(path)}">{esc(path)}</span>'
@@ -104,7 +108,10 @@ def _head(
 
 
 def _views_text(entry: Source, contents: FolderContents, unread: bool) -> str:
-    """Text with the number of images and views per epoch."""
+    """Return the text with a folder's numbers of images and of views per epoch.
+
+    unread: whether the contents are not known yet
+    """
     if not entry.enabled:
         return "left out"
     if not contents.folders:
@@ -119,31 +126,32 @@ def _views_text(entry: Source, contents: FolderContents, unread: bool) -> str:
     return f"{images}, {count(contents.views, 'view')} an epoch"
 
 
-def _fields(number: int, entry: Source, contents: FolderContents) -> str:
+def _fields(index: int, entry: Source, contents: FolderContents) -> str:
+    """Return the HTML of the fields shown on a card. index: of the card"""
     repeats, tokens = {each.repeats for each in contents.folders}, {each.class_tokens for each in contents.folders}
     repeated = str(next(iter(repeats))) if len(repeats) == 1 else ("by name" if repeats else "1")
     class_tokens = (next(iter(tokens)) or "none") if len(tokens) == 1 else ("by name" if tokens else "none")
     tokens_text = " ".join(word for word in (entry.identifier, entry.class_word) if word)
     hints = {"num_repeats": repeated, "class_tokens": tokens_text or class_tokens}
-    return "".join(_field(number, entry, name, hints.get(name, "")) for name in ON_CARD if _applies(name, entry.role))
+    return "".join(_field(index, entry, name, hints.get(name, "")) for name in ON_CARD if _applies(name, entry.role))
 
 
 def _applies(name: str, role: str) -> bool:
-    """Whether folders of this role use the setting."""
+    """Return whether folders of this role use setting `name`."""
     return not SOURCE[name].only or role in SOURCE[name].only
 
 
-def _identifier_line(number: int, entry: Source, proposed: Sequence[str] | None) -> str:
-    """HTML of a note on the identifier's tokens, and of the proposed rare tokens."""
+def _identifier_line(index: int, entry: Source, proposed: Sequence[str] | None) -> str:
+    """Return the HTML of advice on the identifier's tokens and of buttons for the proposed rare tokens. index: of the card"""
     note = _cached_note(entry.identifier) if entry.identifier and entry.role != "validation" else ""
     hint = f'<span class="hint">{esc(note)}</span>' if note else ""
-    buttons = "".join(button("word", word, f"{number}:{word}", label=f"Use {word}") for word in proposed or ())
+    buttons = "".join(button("word", word, f"{index}:{word}", label=f"Use {word}") for word in proposed or ())
     offers = f'<span class="offers">{buttons}</span>' if buttons else ""
     return f'<div class="word-note">{hint}{offers}</div>' if hint or offers else ""
 
 
 def _subfolders(contents: FolderContents, root: Any) -> str:
-    """HTML of the table of subfolders, which have their own repeats and class tokens."""
+    """Return the HTML of the table of subfolders with their repeats and class tokens; "" without any. root: path of the folder"""
     inner = [folder for folder in contents.folders if folder.path != root]
     if not inner:
         return ""
@@ -155,13 +163,17 @@ def _subfolders(contents: FolderContents, root: Any) -> str:
 
 
 def _subfolder_row(folder: Folder) -> str:
+    """Return the HTML of a subfolder's table row: name, images, repeats, class tokens."""
     class_tokens = esc(folder.class_tokens) or "<span class='hint'>none</span>"
     name, number = breakable(printable(folder.path.name)), f"{folder.images:,}"
     return f"<tr><td>{name}</td><td class='num'>{number}</td><td class='num'>{folder.repeats}</td><td>{class_tokens}</td></tr>"
 
 
-def _more_line(number: int, entry: Source, name: str, opened: bool, proposed: bool) -> str:
-    """HTML of the More button with a summary of the folder's settings, and the card's other buttons."""
+def _more_line(index: int, entry: Source, name: str, opened: bool, proposed: bool) -> str:
+    """Return the HTML of a card's More button with a summary of changed settings, and of its other buttons.
+
+    index: of the card; opened: whether all settings are shown; proposed: whether rare tokens are proposed
+    """
     names = [*overridden_settings(entry), *(name for name in PLAIN if getattr(entry, name) != SOURCE[name].default)]
     summary = "same as all folders"
     if names:
@@ -169,36 +181,39 @@ def _more_line(number: int, entry: Source, name: str, opened: bool, proposed: bo
         summary += " ..." if len(names) > SHORT_LIST else ""
     label = "Less" if opened else "More"
     note = "Removes it from this list; its files are kept"
-    remove = button("remove", "Remove", number, kind="quiet", title=note, label=f"Remove {name}")
+    remove = button("remove", "Remove", index, kind="quiet", title=note, label=f"Remove {name}")
     propose_label = "Other identifiers" if proposed else "Suggest rare words"
-    propose = button("propose", propose_label, number, kind="quiet") if entry.role == "train" else ""
+    propose = button("propose", propose_label, index, kind="quiet") if entry.role == "train" else ""
     more_button = (
-        f'<button type="button" class="btn quiet" data-act="more" data-arg="{number}" '
+        f'<button type="button" class="btn quiet" data-act="more" data-arg="{index}" '
         f'aria-expanded="{"true" if opened else "false"}">{label}</button>'
     )
     return f'<div class="more-line">{more_button}<span class="hint" title="{esc(summary)}">{esc(summary)}</span>{propose}{remove}</div>'
 
 
-def _all_settings(number: int, entry: Source, common: dict[str, Any]) -> str:
-    """HTML of all settings that a folder can have. An empty field shows the common value."""
+def _all_settings(index: int, entry: Source, common: dict[str, Any]) -> str:
+    """Return the HTML of all settings of a folder. common: {name: value for all folders}, shown in empty fields"""
     blocks = ""
     for title, names in SHARED_NAMES.items():
         fields = "".join(
-            _field(number, entry, name, shown_value(SOURCE[name], common[name]), shared=True) for name in names
+            _field(index, entry, name, shown_value(SOURCE[name], common[name]), shared=True) for name in names
         )
         blocks += f"<h4>{esc(title)}</h4><div class='concept-fields'>{fields}</div>"
-    plain = "".join(_field(number, entry, name) for name in PLAIN if _applies(name, entry.role))
+    plain = "".join(_field(index, entry, name) for name in PLAIN if _applies(name, entry.role))
     note = "Clears this folder's own image, caption and validation settings"
-    clear = button("clear", "Use common settings", number, title=note, disabled=not overridden_settings(entry))
+    clear = button("clear", "Use common settings", index, title=note, disabled=not overridden_settings(entry))
     return (
         f'<div class="concept-more">{blocks}<h4>This folder</h4><div class="concept-fields">{plain}</div>'
         f'<div class="class-line">{clear}</div></div>'
     )
 
 
-def _field(number: int, entry: Source, name: str, empty: str = "", shared: bool = False) -> str:
-    """HTML of the field of a folder's setting. empty: effective value while it is empty; shared: this is the common value"""
+def _field(index: int, entry: Source, name: str, empty: str = "", shared: bool = False) -> str:
+    """Return the HTML of a field of a folder's setting.
+
+    index: of the card; empty: value in effect while the field is empty; shared: whether that is the value for all folders
+    """
     declared, value = SOURCE[name], getattr(entry, name)
     empty = empty or declared.hint or ("none" if declared.optional else "")
     changed = declared.optional and value is not None
-    return FieldView(declared, value, "own", f"{number}:{name}", empty=empty, shared=shared, changed=changed).line()
+    return FieldView(declared, value, "own", f"{index}:{name}", empty=empty, shared=shared, changed=changed).line()

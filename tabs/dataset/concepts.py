@@ -1,4 +1,4 @@
-"""The folders of a job as a list of Source, which the cards edit."""
+"""Dataset folders of a training job as a list of Source, which the folder cards edit."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from tabs.roots import Roots
 
 
 def entries_of(job: TrainJob) -> list[Source]:
-    """The folders of a job, also disabled ones; those of the short settings first."""
+    """Return all folders of a job, disabled ones included: dataset.folder and dataset.reg_data_dir first, then dataset.sources."""
     short = [Source(folder=job.dataset.folder)] if job.dataset.folder else []
     if job.dataset.reg_data_dir:
         short.append(Source(folder=job.dataset.reg_data_dir, role="regularization"))
@@ -28,7 +28,11 @@ def entries_of(job: TrainJob) -> list[Source]:
 
 
 def with_entries(job: TrainJob, entries: Sequence[Any]) -> TrainJob:
-    """Return `job` with these folders. The first ones become short settings if these can express them."""
+    """Return `job` with these folders (Source or their values) in place of its own.
+
+    A first training folder without settings becomes dataset.folder, a following regularization folder without settings reg_data_dir.
+    Raises ProblemsError for invalid values.
+    """
     folders = [to_values(entry) if isinstance(entry, Source) else dict(entry) for entry in entries]
     values = to_values(job)
     values["dataset"]["folder"] = values["dataset"]["reg_data_dir"] = None
@@ -41,7 +45,7 @@ def with_entries(job: TrainJob, entries: Sequence[Any]) -> TrainJob:
 
 
 def changed(entry: Source, name: str, text: str, roots: Roots) -> dict[str, Any]:
-    """Return the folder's values with one field parsed from text. Raises ProblemsError."""
+    """Return the values of folder `entry` with setting `name` parsed from `text`. Raises ProblemsError if invalid or not allowed."""
     if name not in SOURCE:
         what = f"A folder has no setting '{name[:40]}'"
         raise ProblemsError.one(what, "Dataset", "reload the page", "folder.unknown-setting")
@@ -54,13 +58,19 @@ def changed(entry: Source, name: str, text: str, roots: Roots) -> dict[str, Any]
 
 
 def with_shared_settings(entry: Source) -> dict[str, Any]:
-    """Return the folder's values without those that override common settings."""
+    """Return the values of folder `entry` without those that override the settings of all folders."""
     return {name: value for name, value in to_values(entry).items() if name not in overridden_settings(entry)}
 
 
 @dataclass(frozen=True)
 class FolderContents:
-    """Contents of one folder of the dataset. views: in the first epoch; first: an image for the card"""
+    """Contents of a dataset folder.
+
+    folders  the folder and its subfolders with images
+    images   number of images in use
+    views    number of views in the first epoch
+    first    an image to show on the card
+    """
 
     folders: tuple[Folder, ...] = ()
     images: int = 0
@@ -69,8 +79,10 @@ class FolderContents:
 
 
 def folder_contents(entries: Sequence[Source], report: Report | None) -> list[FolderContents]:
-    """The contents of each folder, in order, as the report has them; empty for disabled folders, and for all without a report.
-    report: on the enabled ones of these folders"""
+    """Return the contents of each folder of `entries`, in order; empty ones for disabled folders or without a report.
+
+    report: on the enabled folders of `entries`
+    """
     if report is None:
         return [FolderContents()] * len(entries)
     first: dict[int, Path] = {}
@@ -81,13 +93,13 @@ def folder_contents(entries: Sequence[Source], report: Report | None) -> list[Fo
             first.setdefault(row.concept, row.path)
             images[row.concept] += row.trains or row.role == "validation"
         ids[row.concept].add(row.key[0])
-    contents, number = [], 0
+    contents, enabled_index = [], 0
     for entry in entries:
         if not entry.enabled:
             contents.append(FolderContents())
             continue
-        folders = tuple(folder for folder in report.folders if folder.id in ids[number])
-        views = report.views.get(number, 0)
-        contents.append(FolderContents(folders, images[number], views, first.get(number)))
-        number += 1
+        folders = tuple(folder for folder in report.folders if folder.id in ids[enabled_index])
+        views = report.views.get(enabled_index, 0)
+        contents.append(FolderContents(folders, images[enabled_index], views, first.get(enabled_index)))
+        enabled_index += 1
     return contents

@@ -1,4 +1,4 @@
-"""The dataset doctor on the page: findings with their images, moving images to the trash, and restoring them."""
+"""The dataset doctor on the page: its findings with their images, moving images to the trash, and restoring them."""
 
 import time
 from collections import Counter
@@ -31,7 +31,7 @@ MOST_AT_ONCE = 0.25  # of the images; more are moved only after a question
 
 
 class DoctorHandlers:
-    """Handlers of the doctor's buttons. reading: has the findings"""
+    """Handlers of the dataset doctor's buttons. reading: provides the findings"""
 
     def __init__(self, page: Page, reading: Reading):
         self.page, self.reading = page, reading
@@ -41,8 +41,10 @@ class DoctorHandlers:
         page.commands[PUT_BACK] = self.undo
 
     def move_to_trash(self, finding_id: str, entries: Sequence[Source]) -> None:
-        """Move the images that a finding advises to remove to the trash of their folders, read the dataset again, and say so, with
-        Undo. Raises ProblemsError for a finding that no longer exists, unless it was treated before."""
+        """Move the images that a finding advises to remove to the trash of their folders, read the dataset again, and offer Undo.
+
+        Does nothing if repeated for the same finding. Raises ProblemsError if there is no such finding or a folder is not writable.
+        """
         finding = next((each for each in self.reading.findings or () if each.id == finding_id), None)
         if finding is None and finding_id in self._finished:  # a second click on the same button
             return
@@ -67,14 +69,17 @@ class DoctorHandlers:
         self.page.say("done", text, undo_by=PUT_BACK)
 
     def undo(self, data: dict[str, Any], browser: Browser) -> None:
-        """Restore the images that this browser has moved last."""
+        """Restore the images that `browser` moved to the trash last. data: unused"""
         # at once: the second of two presses finds nothing to do
         tokens, browser.moved_images = browser.moved_images, []
         for token in tokens:
             self.put_back(token, entries_of(self.page.project.job))
 
     def _by_folder(self, finding: Finding, entries: Sequence[Source]) -> dict[str, list[Key]]:
-        """{folder: keys of the images to remove that are in it}: each folder's trash takes its own."""
+        """Return {folder: keys of its images that the finding advises to remove}.
+
+        Raises ProblemsError if the images are no longer in the dataset or a folder is not allowed.
+        """
         report, enabled = self.reading.report, [entry for entry in entries if entry.enabled]
         rows = [row for row in report.rows if row.key in set(finding.advised)] if report else []
         if not rows or max(row.concept for row in rows) >= len(enabled):
@@ -87,8 +92,10 @@ class DoctorHandlers:
         return keys
 
     def put_back(self, token: str, entries: Sequence[Source]) -> None:
-        """Restore the images of one action, and read the dataset again. Raises ProblemsError if the trash of the dataset's
-        folders does not have it."""
+        """Restore the images of the removal `token` and read the dataset again.
+
+        Raises ProblemsError if no folder of `entries` has this removal in its trash.
+        """
         if token not in [each.token for each in self.removals(entries)]:
             raise ProblemsError.one("This was already restored", "Dataset", "check the list", "doctor.already-restored")
         try:
@@ -99,7 +106,7 @@ class DoctorHandlers:
         self.page.say("done", "The images were restored from the trash.")
 
     def removals(self, entries: Sequence[Source]) -> list[Removal]:
-        """The actions recorded in the trash of the dataset's folders, newest first; cached until the next action or reading."""
+        """Return the removals in the trash of the folders `entries` that can be undone, newest first; cached until the next change."""
         key = (self._turn, self.reading.version, tuple(entry.folder for entry in entries))
         if self._removals[0] != key:
             folders = dict.fromkeys(
@@ -110,6 +117,7 @@ class DoctorHandlers:
         return self._removals[1]
 
     def html(self, entries: Sequence[Source]) -> str:
+        """Return the HTML of the findings and the removals that can be undone; "" without either."""
         reading = self.reading
         body = cards(reading.findings, reading.report, self.page.thumb_url, reading.examining)
         body += removals_html(self.removals(entries))
@@ -125,40 +133,42 @@ def cards(
     thumb_url: Callable[..., str],
     examining: tuple[str, float] | None = None,
 ) -> str:
-    """HTML of the first FINDINGS_SHOWN findings with thumbnails; images that would be removed are marked. "" if nothing was
-    examined. examining: (text, share done) while that continues"""
+    """Return the HTML of the first FINDINGS_SHOWN findings with thumbnails; "" if nothing was examined.
+
+    findings: None before the examination; examining: (text, fraction done) while it runs
+    """
     if findings is None:
         return progress(examining[0], examining[1] or None) if examining else ""
     if not findings:
         if report is None or not report.placed:
             return ""  # nothing was examined
         return '<p class="good">No duplicates, blurred images or harmful captions.</p>'
-    places = {row.key: (number, row) for number, row in enumerate(report.rows)} if report else {}
-    body = "".join(_finding(finding, places, thumb_url) for finding in findings[:FINDINGS_SHOWN])
+    rows = {row.key: (index, row) for index, row in enumerate(report.rows)} if report else {}
+    body = "".join(_finding(finding, rows, thumb_url) for finding in findings[:FINDINGS_SHOWN])
     if len(findings) > FINDINGS_SHOWN:
         body += f'<p class="hint">and {count(len(findings) - FINDINGS_SHOWN, "more finding")}</p>'
     return body
 
 
-def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> str:
-    """HTML of a finding with thumbnails. places: {image key: (index, row) in the report}"""
+def _finding(finding: Finding, rows: dict, thumb_url: Callable[..., str]) -> str:
+    """Return the HTML of a finding with thumbnails. rows: {image key: (index, row) in the report}"""
     advised = set(finding.advised)
     names = Counter(image.key[-1] for group in finding.images for image in group)
-    images, shown = "", 0
+    images, images_shown = "", 0
     for group in finding.images:
-        if shown >= IMAGES_SHOWN:
+        if images_shown >= IMAGES_SHOWN:
             break
         items = ""
-        for image in group[: IMAGES_SHOWN - shown]:
-            shown += 1
+        for image in group[: IMAGES_SHOWN - images_shown]:
+            images_shown += 1
             name, removed = printable(image.key[-1]), image.key in advised
             folder = f"{printable(image.key[0])}/" if names[image.key[-1]] > 1 else ""
             tooltip = ", ".join(
                 part for part in (folder + name, image.note, "would be removed" if removed else "") if part
             )
             name_class = "" if finding.advised else ' class="unseen"'  # which file goes is worth a line
-            place = places.get(image.key)
-            opens = f' data-act="open" data-arg="{place[0]}"{row_of(key_of(place[1]))}' if place else " disabled"
+            row = rows.get(image.key)
+            opens = f' data-act="open" data-arg="{row[0]}"{row_of(key_of(row[1]))}' if row else " disabled"
             items += (
                 f'<button type="button" class="seen{" goes" if removed else ""}"{opens} title="{esc(tooltip)}">'
                 f'<img src="{esc(thumb_url(image.path, 96))}" alt="" loading="lazy" decoding="async">'
@@ -166,14 +176,14 @@ def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> s
                 f"{REMOVED if removed else ''}</button>"
             )
         images += f'<div class="seen-group">{items}</div>'
-    hidden = finding.count - shown
+    hidden = finding.count - images_shown
     more = f'<p class="hint">and {count(hidden, "more image")}</p>' if hidden > 0 else ""
     trash_button = ""
     if finding.action == "put away" and finding.advised:
         number = len(finding.advised)
         tooltip = "Moves them with their captions to the trash folder next to the dataset; they can be restored"
         question = (
-            f"These are {number:,} of {len(places):,} images. {tooltip}." if number > MOST_AT_ONCE * len(places) else ""
+            f"These are {number:,} of {len(rows):,} images. {tooltip}." if number > MOST_AT_ONCE * len(rows) else ""
         )
         trash_button = button("away", f"Move {number:,} to trash", finding.id, title=tooltip, sure=question)
     kind = "Error" if finding.level == "error" else "Advice"
@@ -185,7 +195,7 @@ def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> s
 
 
 def removals_html(removals: Sequence[Removal]) -> str:
-    """HTML of the first REMOVALS_SHOWN actions that can be undone, and the number of the others."""
+    """Return the HTML of the first REMOVALS_SHOWN removals with a Restore button each, and the number of others; "" without any."""
     rows = ""
     for each in removals[:REMOVALS_SHOWN]:
         when = time.strftime("%d %B, %H:%M", time.localtime(each.when))

@@ -1,4 +1,4 @@
-"""Import and export of sd-scripts dataset configs on the page."""
+"""Import and export of sd-scripts dataset configs on the Dataset tab."""
 
 import tempfile
 from dataclasses import replace
@@ -17,15 +17,17 @@ KINDS = ("toml", "json")
 
 
 class Exchange:
-    """Import and export, with their results in the message panel."""
+    """Imports and exports dataset configs, and reports the results in the message panel."""
 
     def __init__(self, page: Page):
         self.page = page
         self.written: Path | None = None  # the last export
 
-    def take(self, file: str) -> None:
-        """Replace the folders and their settings by those of an uploaded config file, which is removed; errors are shown as a
-        message. Undo on Train reverts it."""
+    def import_config(self, file: str) -> None:
+        """Replace the dataset's folders and settings by those of the uploaded config `file`, and delete the upload.
+
+        Errors are shown as a message. Undo in Train reverts the import.
+        """
         name = printable(Path(file).name)
         try:
             job, report = importer_of(file).apply(self.page.project.job, file)
@@ -42,12 +44,12 @@ class Exchange:
         self.page.say("done", text, problems=self._with_file_name(report.problems, file), notes=report.notes)
 
     def _with_file_name(self, problems: list[Problem], file: str) -> list[Problem]:
-        """The problems with the file's name instead of its path in the upload folder."""
+        """Return the problems with the upload's folder removed from their `where`."""
         folder = f"{Path(file).parent}"
         return [replace(each, where=each.where.replace(folder, "").lstrip("/\\")) for each in problems]
 
-    def give(self, kind: str) -> None:
-        """Write the folders and settings to a config file for download."""
+    def export_config(self, kind: str) -> None:
+        """Write the dataset's folders and settings to a config file and offer its download. kind: "toml" or "json", others are ignored"""
         if kind not in KINDS:
             return
         self.page.workspace.private.mkdir(parents=True, exist_ok=True)
@@ -67,7 +69,7 @@ class Exchange:
 
 
 def buttons() -> str:
-    """HTML of the export buttons."""
+    """Return the HTML of the export buttons."""
     exports = "".join(button("export", f"Export {kind.upper()}", kind, kind="quiet") for kind in KINDS)
     text = "Export the folders and their settings as an sd-scripts dataset config:"
     return f'<div class="exchange"><span class="hint">{text}</span>{exports}</div>'

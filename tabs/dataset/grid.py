@@ -1,4 +1,4 @@
-"""HTML of the dataset's images as pages of thumbnails with crop, bucket and caption."""
+"""HTML of the dataset's images as pages of thumbnails with crop frame, bucket and caption."""
 
 from collections.abc import Callable, Sequence
 
@@ -27,8 +27,8 @@ PAGERS = ("Pages", "Pages, below the images")  # labels of the pagers above and 
 NO_HOLD: Callable[[Row], str] = lambda row: ""  # noqa: E731
 
 
-def crop_share(row: Row) -> float:
-    """Fraction of the image inside the crop frame; 1 without a frame."""
+def crop_fraction(row: Row) -> float:
+    """Return the fraction (0 to 1) of the image's area inside its crop frame; 1 without a frame."""
     if row.frame is None:
         return 1.0
     left, top, right, bottom = row.frame
@@ -36,7 +36,7 @@ def crop_share(row: Row) -> float:
 
 
 def left_out(row: Row) -> bool:
-    """Whether an image is used neither for training nor for validation."""
+    """Return whether the image is used neither for training nor for validation."""
     return not row.trains and row.role != "validation"
 
 
@@ -46,7 +46,7 @@ SHOWS: dict[str, tuple[str, Callable[[Row], bool]]] = {
     "held": ("validation images", lambda row: row.role == "validation"),
     "words": ("without a caption", lambda row: row.trains and row.source not in IMAGE_SOURCES),
     "small": ("enlarged to their bucket", lambda row: (row.scale or 0) > ENLARGED_FROM),
-    "cropped": ("cropped by more than half", lambda row: crop_share(row) < AREA_BELOW),
+    "cropped": ("cropped by more than half", lambda row: crop_fraction(row) < AREA_BELOW),
     "masks": ("with a mask", lambda row: row.mask),
     "control": ("with a control image", lambda row: row.control is not None),
 }
@@ -54,20 +54,19 @@ RARE = ("held", "masks", "control")  # in the list only if they have images
 
 
 def rows_of_view(report: Report | None, show: str) -> list[tuple[int, Row]]:
-    """[(index in the report, row)] of a view: one of SHOWS, or a bucket "512x768"."""
+    """Return [(index in the report, row)] of the images of a view: a key of SHOWS, or a bucket such as "512x768"."""
     rows = list(enumerate(report.rows)) if report else []
     if show in SHOWS:
-        return [(number, row) for number, row in rows if SHOWS[show][1](row)]
+        return [(index, row) for index, row in rows if SHOWS[show][1](row)]
     width, _, height = show.partition("x")
     if width.isdecimal() and height.isdecimal():
         size = (int(width), int(height))
-        return [(number, row) for number, row in rows if row.bucket == size or size in row.more]
+        return [(index, row) for index, row in rows if row.bucket == size or size in row.more]
     return rows
 
 
 def validation_states(entries: Sequence[Source]) -> Callable[[Row], str]:
-    """Return a function of an image: "named" if validation_images has it, "free" if the user can choose it for validation, else
-    ""."""
+    """Return a function of a row: "named" if the image is in validation_images, "free" if it can be chosen for validation, else ""."""
     enabled = [entry for entry in entries if entry.enabled]
     named = [set(entry.validation_images) for entry in enabled]
 
@@ -87,14 +86,16 @@ def grid(
     page: int,
     thumb_url: Callable[..., str],
     busy: bool,
-    hold: Callable[[Row], str] = NO_HOLD,
+    validation_state: Callable[[Row], str] = NO_HOLD,
     first: Sequence[Row] = (),
 ) -> str:
-    """HTML of one page of thumbnails, with pagers and the list of views.
+    """Return the HTML of one page of thumbnails, with pagers and the list of views.
 
-    show    the view, as of `rows_of_view`                 page    from 0; clamped
-    busy    the dataset is being read                    first   rows that are shown until there is a report
-    hold    returns an image's `hold` of `tile`
+    show              the view, as for `rows_of_view`
+    page              index of the page, clamped to the valid ones
+    busy              whether the dataset is being read
+    validation_state  function of a row that returns the `validation_state` of its `tile`
+    first             rows shown until there is a report
     """
     if report is None:
         if busy and first:
@@ -108,8 +109,8 @@ def grid(
     rows = rows_of_view(report, show)
     pages = page_count(len(rows), PAGE_SIZE)
     page = max(0, min(page, pages - 1))
-    part = rows[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
-    tiles = "".join(tile(number, row, thumb_url, hold(row)) for number, row in part)
+    visible_rows = rows[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
+    tiles = "".join(tile(number, row, thumb_url, validation_state(row)) for number, row in visible_rows)
     failed = [] if report.rows else errors(report.problems)
     empty = empty_state("No images here.", "Choose another view on the right.")
     if failed:
@@ -126,31 +127,34 @@ def grid(
     chooser = choice_list("show", choices, show, "Which images are shown")
     if any(row.control for row in report.rows):
         chooser = pair_view_buttons() + chooser
-    return section("Images", above + body + (below if len(part) > 12 else ""), chooser)
+    return section("Images", above + body + (below if len(visible_rows) > 12 else ""), chooser)
 
 
-def tile(number: int, row: Row, thumb_url: Callable[..., str], hold: str = "") -> str:
-    """HTML of an image with its crop frame, caption and facts. number: its index in the report's rows; hold: "named" if it is
-    chosen for validation, "" where it cannot be, else any text"""
+def tile(index: int, row: Row, thumb_url: Callable[..., str], validation_state: str = "") -> str:
+    """Return the HTML of an image with crop frame, caption and facts.
+
+    index             index of the image in the report's rows
+    validation_state  "named" if the image is chosen for validation, "free" if it can be, "" if it cannot
+    """
     name = printable(row.key[1])
     image = _image(row, name, thumb_url)
     editable = row.bucket is not None
     if editable:
         caption = f'<div class="says{"" if row.source in IMAGE_SOURCES else " folder"}" title="{esc(row.caption)}">{_caption(row)}</div>'
         label = f"Edit the caption of {name}"
-        opener = f'<button type="button" class="shot" data-act="open" data-arg="{number}" aria-label="{esc(label)}">'
+        opener = f'<button type="button" class="shot" data-act="open" data-arg="{index}" aria-label="{esc(label)}">'
         body = opener + image + "</button>"
     else:
         caption = f'<div class="says">{esc("It " + row.why if row.why else "It is not trained.")}</div>'
         body = f'<div class="shot">{image}</div>'
     return (
         f'<li class="tile"{row_of(key_of(row))}>{body}<div class="name" title="{esc(name)}">{esc(name)}</div>{caption}'
-        f'<div class="sizes">{_facts(row)}</div>{_hold(number, name, hold)}</li>'
+        f'<div class="sizes">{_facts(row)}</div>{_validation_checkbox(index, name, validation_state)}</li>'
     )
 
 
 def first_tile(row: Row, thumb_url: Callable[..., str]) -> str:
-    """HTML of an image before there is a report, when only its header was read."""
+    """Return the HTML of an image whose header alone was read, before there is a report."""
     name = printable(row.key[1])
     size = f"{row.size[0]}×{row.size[1]}" if row.size else ""
     return (
@@ -161,6 +165,7 @@ def first_tile(row: Row, thumb_url: Callable[..., str]) -> str:
 
 
 def _image(row: Row, name: str, thumb_url: Callable[..., str]) -> str:
+    """Return the HTML of an image's thumbnail with crop frame and control image."""
     if row.size is None or not row.readable:
         return '<span class="pic none">cannot be read</span>'
     control = thumb_url(row.control, 256) if row.control else ""
@@ -170,7 +175,7 @@ def _image(row: Row, name: str, thumb_url: Callable[..., str]) -> str:
 
 
 def _facts(row: Row) -> str:
-    """HTML of size and bucket, and below them scale, caption length and repeats."""
+    """Return the HTML of an image's size and bucket, and below them scale, caption length and repeats."""
     sizes = f"{row.size[0]}×{row.size[1]}" if row.size else ""
     if row.bucket is None:
         return f'<span class="out">{"left out" if row.readable else "unreadable"}</span> {sizes}'
@@ -187,18 +192,19 @@ def _facts(row: Row) -> str:
     return f"<div>{sizes} → <b>{buckets}</b></div><div>{role}{listed}</div>"
 
 
-def _hold(number: int, name: str, state: str) -> str:
-    """HTML of the checkbox that uses an image for validation."""
+def _validation_checkbox(index: int, name: str, state: str) -> str:
+    """Return the HTML of the checkbox that uses an image for validation; "" if it cannot be used. state: as `hold` of `tile`"""
     if not state:
         return ""
     ticked = " checked" if state == "named" else ""
     return (
-        f'<label class="switch hold"><input type="checkbox" data-act="hold" data-arg="{number}"{ticked} '
+        f'<label class="switch hold"><input type="checkbox" data-act="hold" data-arg="{index}"{ticked} '
         f'aria-label="Use {esc(name)} for validation"><span>validate</span></label>'
     )
 
 
 def _caption(row: Row) -> str:
+    """Return the HTML of an image's caption, or a note that it has class tokens or none."""
     if row.source in IMAGE_SOURCES:
         return esc(row.caption)
     if row.source == "words":

@@ -1,6 +1,6 @@
 """HTML of charts of the dataset: image sizes, views per epoch, caption lengths.
 
-The server bins everything into a few hundred marks, so that the page for 10,000 images is as small as that for 100.
+Images are binned on the server into a few hundred marks, so that the page stays small for 10,000 images.
 """
 
 import math
@@ -24,7 +24,10 @@ WINDOWS = (75, 150, 225)  # tokens of one, two and three passes through the text
 
 
 def size_marks(sizes: Sequence[tuple[int, int]]) -> tuple[list[tuple[float, float, int]], float]:
-    """Group images of similar size into marks: ([(mean width, mean height, number of images)], longest side), in pixels."""
+    """Group (width, height) pairs in pixels into marks.
+
+    Returns ([(mean width, mean height, number of images)], longest side), at most about MOST_MARKS marks.
+    """
     longest = max((max(size) for size in sizes), default=0)
     marks: list[tuple[float, float, int]] = []
     for cells in CELLS:
@@ -42,7 +45,7 @@ def size_marks(sizes: Sequence[tuple[int, int]]) -> tuple[list[tuple[float, floa
 
 
 def sizes_plot(job: TrainJob, report: Report | None) -> str:
-    """Chart of widths and heights, with the line of the resolution's area: images below it are enlarged. "" without sizes."""
+    """Return the chart of image widths and heights, with a line at the area of the training resolution; "" without sizes."""
     sizes = [row.size for row in report.rows if row.size is not None] if report else []
     if not sizes:
         return ""
@@ -70,11 +73,12 @@ def sizes_plot(job: TrainJob, report: Report | None) -> str:
 
 
 def _size_text(width: float, height: float, number: int) -> str:
+    """Return the tooltip of a mark with `number` images of this mean size in pixels."""
     return f"{width:,.0f} × {height:,.0f}: {count(number, 'image')}"
 
 
 def _axes(label: str, right: float, top: float, across: str, up: str) -> dict[str, Any]:
-    """Common options of the charts, whose axes begin at 0."""
+    """Return chart options for axes from 0 to `right` and `top`, titled `across` (x) and `up` (y). label: text for screen readers"""
     return {"label": label, "right": round(right, 1), "top": round(top, 1), "across": across, "up": up, "lines": []}
 
 
@@ -82,8 +86,10 @@ def _axes(label: str, right: float, top: float, across: str, up: str) -> dict[st
 
 
 def balance(names: Sequence[str], roles: Sequence[str], views: Sequence[int]) -> str:
-    """Chart of the views per epoch of each folder; "" for fewer than two folders or without views. names, roles, views: one
-    entry per folder"""
+    """Return the chart of the views per epoch of each folder; "" for fewer than two folders or without views.
+
+    names, roles, views: one item per folder
+    """
     total = sum(views)
     if len(names) < 2 or not total:
         return ""
@@ -103,7 +109,7 @@ def balance(names: Sequence[str], roles: Sequence[str], views: Sequence[int]) ->
 
 
 def length_bins(tokens: Sequence[int]) -> tuple[list[int], int]:
-    """Histogram of caption lengths: (number in each bin, tokens per bin)."""
+    """Return (number of captions in each bin, tokens per bin) of caption lengths in tokens."""
     longest = max(tokens, default=0)
     size = BIN
     while longest // size + 1 > MOST_BINS:
@@ -115,7 +121,7 @@ def length_bins(tokens: Sequence[int]) -> tuple[list[int], int]:
 
 
 def lengths_plot(report: Report | None) -> str:
-    """Chart of caption lengths in tokens, with marks where captions are cut; "" until tokens are counted."""
+    """Return the chart of caption lengths in tokens, with marks at each 75-token window; "" until tokens are counted."""
     tokens = [row.tokens for row in report.rows if row.trains and row.tokens is not None] if report else []
     if report is None or not tokens:
         return ""
@@ -138,4 +144,5 @@ def lengths_plot(report: Report | None) -> str:
 
 
 def _length_text(begin: int, size: int, number: int) -> str:
+    """Return the tooltip of a histogram bin from `begin` with `size` token counts and `number` captions."""
     return f"{begin} to {begin + size - 1} tokens: {count(number, 'caption')}"

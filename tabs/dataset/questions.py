@@ -1,4 +1,4 @@
-"""Questions about a dataset (transparency, several caption files, several lines): their choices, and answers as settings."""
+"""Questions about a dataset (transparency, several caption files, several lines): choices, and answers as settings."""
 
 import hashlib
 import json
@@ -22,7 +22,12 @@ MAX_DATASETS = 50
 
 @dataclass(frozen=True)
 class Choice:
-    """One choice. values: {path: value} of its settings"""
+    """A choice of a question.
+
+    name    identifies the choice in its question
+    effect  text on what the choice does
+    values  {setting path: value} that the choice sets
+    """
 
     name: str
     title: str
@@ -95,24 +100,24 @@ COLOR = "color"
 
 
 def dataset_key(job: TrainJob) -> str:
-    """Key of a dataset's folders. Answers are stored by it, so other folders bring the questions again."""
+    """Return a key of the job's dataset folders, by which answers are stored; other folders bring up the questions again."""
     folders = [source.folder for source in job.dataset.all_sources()]
     return hashlib.sha256(json.dumps(folders).encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def answered(state: dict[str, Any], job: TrainJob) -> list[str]:
-    """Kinds of the questions that were answered for these folders."""
+    """Return the kinds of questions that the tab state `state` stores as answered for the job's folders."""
     return list(dict(state.get("answered", {})).get(dataset_key(job), []))
 
 
 def with_answered(state: dict[str, Any], job: TrainJob, kinds: Collection[str]) -> dict[str, Any]:
-    """The stored answers with those for these folders, of at most MAX_DATASETS datasets."""
+    """Return the stored answers {dataset key: kinds} with `kinds` for the job's folders; the newest MAX_DATASETS are kept."""
     others = {key: each for key, each in dict(state.get("answered", {})).items() if key != dataset_key(job)}
     return dict([*others.items(), (dataset_key(job), sorted(kinds))][-MAX_DATASETS:])
 
 
 def change_folders(project: Project, entries: Sequence[Any], did: str) -> None:
-    """Replace the folders and their settings. Questions that were answered before stay answered. did: label of the undo step"""
+    """Replace the project's folders (Source or their values); answered questions stay answered. did: label of the undo step"""
     with project.lock:
         kinds = answered(project.tab_state(TAB), project.job)
         project.change(with_entries(project.job, entries), did=did)
@@ -123,7 +128,7 @@ def change_folders(project: Project, entries: Sequence[Any], did: str) -> None:
 
 
 def answer(job: TrainJob, kind: str, name: str, color: str = "") -> TrainJob:
-    """Return `job` with the settings of an answer. Raises ProblemsError."""
+    """Return `job` with the settings of choice `name` of question `kind`. color: hex color for the choice COLOR. Raises ProblemsError."""
     if kind == "transparency" and name == COLOR:
         values: dict[str, Any] = {"dataset.alpha_color": color, "dataset.alpha_mask": False}
     else:
@@ -134,42 +139,55 @@ def answer(job: TrainJob, kind: str, name: str, color: str = "") -> TrainJob:
     return with_values(job, values)
 
 
-def in_force(job: TrainJob, kind: str) -> str:
-    """Name of the choice that equals the current settings; "" for none."""
+def current_choice(job: TrainJob, kind: str) -> str:
+    """Return the name of the choice of question `kind` that the job's settings equal; COLOR or "" if there is none."""
     for choice in QUESTIONS[kind][1]:
         if all(value_of(job, path) == value for path, value in choice.values.items()):
             return choice.name
     return COLOR if kind == "transparency" else ""
 
 
-def cards(job: TrainJob, questions: Sequence[Question], done: Collection[str], lately: Collection[str] = ()) -> str:
-    """HTML of the questions; "" without one of known kind.
+def cards(
+    job: TrainJob,
+    questions: Sequence[Question],
+    answered_kinds: Collection[str],
+    recently_answered: Collection[str] = (),
+) -> str:
+    """Return the HTML of the questions about the dataset; "" without any.
 
-    done     kinds of answered ones, which are one line each
-    lately   of these, the ones that keep their choices, so that the next question does not move under the pointer
+    answered_kinds     kinds of answered questions, shown as one line each
+    recently_answered  answered kinds that still show their choices, so that the next question does not move under the pointer
     """
     known = [question for question in questions if question.kind in QUESTIONS]
     items = "".join(
         _answered_line(job, question)
-        if question.kind in done and question.kind not in lately
-        else _open_question(job, question, question.kind in done)
+        if question.kind in answered_kinds and question.kind not in recently_answered
+        else _open_question(job, question, question.kind in answered_kinds)
         for question in known
     )
     if not known:
         return ""
-    number = sum(question.kind not in done for question in known)
+    number = sum(question.kind not in answered_kinds for question in known)
     return section("To decide" if number else "Decided", items, esc(count(number, "question")) if number else "")
 
 
-def _open_question(job: TrainJob, question: Question, done: bool) -> str:
+def _open_question(job: TrainJob, question: Question, answered: bool) -> str:
+    """Return the HTML of a question with its choices. answered: whether it was answered"""
     text, choices = QUESTIONS[question.kind]
-    now = in_force(job, question.kind)
+    current = current_choice(job, question.kind)
     buttons = "".join(
-        _choice(question.kind, each.name, each.title, each.effect + _tags_only(question, each), each.name == now, done)
+        _choice(
+            question.kind,
+            each.name,
+            each.title,
+            each.effect + _tags_only(question, each),
+            each.name == current,
+            answered,
+        )
         for each in choices
     )
     if question.kind == "transparency":
-        mark = " now" if now == COLOR else ""
+        mark = " now" if current == COLOR else ""
         buttons += (
             f'<label class="choice{mark}"><b>A color <input type="color" data-act="answer" '
             f'data-arg="transparency:{COLOR}" value="{esc(job.dataset.alpha_color)}" aria-label="Color behind"></b>'
@@ -181,7 +199,7 @@ def _open_question(job: TrainJob, question: Question, done: bool) -> str:
 
 
 def _tags_only(question: Question, choice: Choice) -> str:
-    """Note on images with only a .txt file: they have no caption if the choice reads only .caption files."""
+    """Return a note on images with only a .txt file, which lose their caption if the choice reads only .caption files; else ""."""
     tags_only = question.counts.get(TAGS, 0) - question.images
     if choice.values.get("captions.caption_extension") != SENTENCES or tags_only <= 0:
         return ""
@@ -189,7 +207,7 @@ def _tags_only(question: Question, choice: Choice) -> str:
 
 
 def _images_of(question: Question) -> str:
-    """HTML of the number of images that a question is about, counts, and some names."""
+    """Return the HTML of the number of images that a question is about, with counts by kind and some file names."""
     counted = ", ".join(f"{number:,} {noun}" for noun, number in question.counts.items())
     names = ", ".join(question.examples)
     about = "; ".join(part for part in (counted, names) if part)
@@ -197,6 +215,7 @@ def _images_of(question: Question) -> str:
 
 
 def _choice(kind: str, name: str, title: str, effect: str, is_current: bool, answered: bool) -> str:
+    """Return the HTML of a choice's button. is_current: whether the settings equal it; answered: whether the question was answered"""
     mark = f'<i class="hint{"" if is_current else " off"}">{"chosen" if answered else "as it is now"}</i>'
     pressed = "true" if is_current and answered else "false"
     return (
@@ -207,12 +226,13 @@ def _choice(kind: str, name: str, title: str, effect: str, is_current: bool, ans
 
 
 def _answered_line(job: TrainJob, question: Question) -> str:
+    """Return the HTML of an answered question: its current choice and a Change button."""
     titles = {
         "transparency": "Behind transparent parts",
         "sidecars": "Of several caption files",
         "lines": "Of several lines",
     }
-    current = in_force(job, question.kind)
+    current = current_choice(job, question.kind)
     answer = next((each.title.lower() for each in QUESTIONS[question.kind][1] if each.name == current), "")
     if current == COLOR:
         answer = f"the color {job.dataset.alpha_color}"

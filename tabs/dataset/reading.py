@@ -1,4 +1,4 @@
-"""The report on the dataset's images, read on the light lane and shared by the Dataset and Captions tabs of all browsers."""
+"""Reads the dataset's images in the background; the report is shared by the Dataset and Captions tabs of all browsers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Answer = TypeVar("Answer")
 
 
 def key_of(placed: Placed | Row) -> str:
-    """Short ASCII key of an image, whatever bytes its name has."""
+    """Return a short ASCII key of an image, unique by folder, name and path."""
     if isinstance(placed, Placed):
         return _short_key(placed.image.key, str(placed.image.path))
     return _short_key(placed.key, str(placed.path))
@@ -54,11 +54,15 @@ def key_of(placed: Placed | Row) -> str:
 @lru_cache(maxsize=MAX_IMAGES)
 def _short_key(key: tuple[str, str], path: str) -> str:
     # With the path, since two folders may have the same name and files, and a late save must not go to the other one.
+    """Return 16 hexadecimal digits that identify an image by its (folder, name) `key` and its path."""
     return hashlib.sha256("\n".join((*key, path)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def once_per_report(work: Callable[..., Answer]) -> Callable[..., Answer]:
-    """Decorator: cache the results of a function for the newest report. Callers must not change them."""
+    """Decorator: cache a function's results by its arguments for the newest report, its first argument.
+
+    Results are shared and must not be modified.
+    """
     newest: tuple[Any, dict[tuple[Any, ...], Answer]] = (None, {})
 
     @wraps(work)
@@ -78,12 +82,12 @@ def once_per_report(work: Callable[..., Answer]) -> Callable[..., Answer]:
 
 @once_per_report
 def keys_of(report: Report | None) -> dict[tuple[str, str], str]:
-    """{(folder, name) of an image: its `key_of`} in the order of the report."""
+    """Return {(folder, name) of an image: its `key_of`}, in the report's order."""
     return {row.key: key_of(row) for row in (report.rows if report else ())}
 
 
 class Reading:
-    """The newest report on the project's images. version: increases with each change that can change the display"""
+    """The newest report on the project's images. version: increases whenever the display can change"""
 
     def __init__(self, engine: Engine, workspace: Workspace, project: Project, roots: Roots):
         self._engine, self._workspace, self._project, self._roots = engine, workspace, project, roots
@@ -112,8 +116,10 @@ class Reading:
     # -- requests
 
     def want(self, again: bool = False, now: bool = False) -> None:
-        """Start a reading if the settings have changed. again: also if they have not, unless the last one has just ended;
-        now: in any case"""
+        """Start reading the dataset if its settings have changed; this cancels a running reading.
+
+        again: also if they have not changed, unless the last reading ended within FRESH_SECONDS; now: always
+        """
         revision = self._project.revision
         if revision == self._revision and not (again or now):
             return
@@ -142,9 +148,8 @@ class Reading:
             self._task = self._engine.light(self._read, job, key, title="Reading the images")
 
     @contextmanager
-    def undisturbed(self, files: int) -> Iterator[None]:
-        """Context in which many caption files are written: an ongoing reading is stopped, since each would slow down the other at
-        every file, and repeated afterwards."""
+    def paused_for_writing(self, files: int) -> Iterator[None]:
+        """Context in which `files` caption files are written: a running reading is stopped before many, and repeated afterwards."""
         self.writing += 1
         stopped = files > COUNTED_AT_ONCE and self.busy and self.report is not None
         if stopped and (task := self._task) is not None:
@@ -159,41 +164,41 @@ class Reading:
                 self.want(now=True)
 
     def wait_for_first(self) -> None:
-        """Wait a moment for the report of a small folder or the first images of a large one, so that the first display has
-        them and nothing moves."""
+        """Wait up to FIRST_WITHIN seconds for the report or the first images, so that the first display has them."""
         end = time.monotonic() + FIRST_WITHIN
         while self.busy and self.report is None and len(self.first) < FIRST_ROWS and time.monotonic() < end:
             time.sleep(0.02)
 
     @property
     def busy(self) -> bool:
+        """Whether the dataset is being read."""
         return self._task is not None and not self._task.done
 
     @property
     def outdated(self) -> bool:
-        """Whether captions were saved, the last of them a while ago, that the problems and findings do not consider."""
+        """Whether captions were saved, more than FRESH_SECONDS ago, that the problems and findings do not reflect."""
         return bool(self._captions_at) and not self.busy and time.monotonic() - self._captions_at > FRESH_SECONDS
 
     @property
     def checking(self) -> bool:
-        """Whether the preflight is still running. The doctor, which follows it, finds no problems of this kind."""
+        """Whether the preflight check is running; the dataset doctor runs after it."""
         return self.busy and self.examining is None
 
     @property
     def doing(self) -> tuple[str, float]:
-        """(text, fraction done) of the running task; ("", 0) without one."""
+        """(text, fraction done) of the running reading; ("", 0) without one."""
         task = self._task
         return (task.text or "Reading the folder", task.progress) if self.busy else ("", 0.0)
 
     @property
     def stamp(self) -> str:
-        """A text that changes with the display."""
+        """Text that changes whenever the display changes."""
         text, share = self.doing
         return f"{self.version} {text} {share:.2f} {bool(self.failure)}"
 
     @property
     def failure(self) -> tuple[Problem, ...]:
-        """The problems of a failed reading; () if it continues, succeeded or was cancelled."""
+        """Problems of a failed reading; () if it is running, succeeded or was cancelled."""
         task = self._task
         return (
             tuple(task.error.problems)
@@ -204,8 +209,10 @@ class Reading:
     # -- reading
 
     def _read(self, job: TrainJob, key: str, task: Any) -> None:
-        """Read the images on the light lane: first headers and captions, then decoded images and token counts, then the doctor. A
-        new report is published after each."""
+        """Read the dataset in the background and publish a report after each stage.
+
+        Stages: headers and captions; decoded images and token counts; dataset doctor. key: of the job's settings
+        """
         try:
             self._roots.admit(job)  # a shared page reads only open folders, whatever the settings say
             self._find_first(job, key, task)
@@ -227,7 +234,7 @@ class Reading:
             self._examine(key, full, task)
 
     def _find_first(self, job: TrainJob, key: str, task: Any) -> None:
-        """Publish the first images early, since reading thousands takes seconds."""
+        """Publish the first FIRST_ROWS images early, since reading thousands takes seconds."""
         if self.report is None:
             rows = tuple(first_rows(job, FIRST_ROWS, task.token))
             with self._lock:
@@ -236,7 +243,7 @@ class Reading:
                     self.version += 1
 
     def _examine(self, key: str, report: Report, task: Any) -> None:
-        """Run the doctor after all images were decoded."""
+        """Run the dataset doctor on the decoded images and publish its findings."""
         memo = self._workspace.private / "index.sqlite"
 
         def say(done: int, total: int) -> None:
@@ -263,7 +270,7 @@ class Reading:
         *,
         finished: bool = False,
     ) -> None:
-        """Replace report and problems, unless the settings have changed meanwhile. key: of the settings that were read"""
+        """Replace report and problems, unless the settings have changed since. key: of the settings that were read"""
         with self._lock:
             if key != self._key:
                 return
@@ -278,7 +285,10 @@ class Reading:
     # -- captions that were saved
 
     def captions_saved(self, paths: Iterable[Path]) -> None:
-        """Read the captions of these images again, without reading the folder. paths: any files with the stems of the images"""
+        """Update the report's captions of these images without reading the whole dataset.
+
+        paths: images or files with the same stem; the dataset is read again if more than COUNTED_AT_ONCE changed
+        """
         with self._lock:
             stems = {os.path.splitext(path)[0] for path in paths}
             if self.busy:
@@ -290,7 +300,7 @@ class Reading:
             self.want(now=True)  # counts their tokens
 
     def _update(self, stems: Collection[str]) -> None:
-        """Replace the captions of images with these stems (paths without extension) in the report by those on disk."""
+        """Replace the report's captions of the images with these stems (paths without extension) by those on disk."""
         report = self.report
         if report is None or not stems:
             return
@@ -311,17 +321,19 @@ class Reading:
 
 
 def _stem(placed: Placed) -> str:
+    """Return the image's path without extension."""
     return os.path.splitext(placed.image.path)[0]
 
 
 def _with_new_caption(placed: Placed, stems: Collection[str]) -> Placed:
+    """Return `placed` with its caption read again if its path without extension is in `stems`."""
     if _stem(placed) not in stems:
         return placed
     return replace(placed, caption=read_caption(placed.image, placed.concept.captions))
 
 
 def _updated_row(row: Row, placed: Placed, counted: bool) -> Row:
-    """The row of an image after its caption was read again. counted: with its number of tokens, which takes longest"""
+    """Return the row with the caption of `placed`. counted: whether to count its tokens, which takes most of the time"""
     text = plain_caption(placed.caption.text, placed.concept.captions, placed.image.class_tokens)
     caption = placed.caption
     tokens = count_tokens(text) if counted else None
@@ -329,11 +341,12 @@ def _updated_row(row: Row, placed: Placed, counted: bool) -> Row:
 
 
 def _folders(job: TrainJob) -> list[str]:
+    """Return the paths of the job's dataset folders."""
     return [source.folder for source in job.dataset.all_sources()]
 
 
 def _layout(job: TrainJob) -> str:
-    """Text on how the training folder is organized, or on which there are, and on the number of those of other roles."""
+    """Return a sentence on how the training folder is organized, or on which folders there are, and on folders of other roles."""
     folders: dict[str, list[str]] = {}
     for source in job.dataset.all_sources():
         folders.setdefault(source.role, []).append(source.folder)

@@ -1,4 +1,4 @@
-"""Recommended settings for the user's images: a card on Dataset and on Train that replaces the demo's settings."""
+"""Recommended settings for the user's images: a card on Dataset and Train, offered in place of the demo's settings."""
 
 from __future__ import annotations
 
@@ -40,24 +40,27 @@ class SetupOffer:
         self._engine, self._workspace, self._project = engine, workspace, project
 
     def offer(self, job: TrainJob, report: Report | None) -> Setup | None:
-        """The recommended settings for these images; None if the form has no demo settings or the user declined."""
+        """Return the recommended settings for the images; None without a report, without demo settings in the form, or if declined."""
         if report is None or not self.still_applies(job):
             return None
         return setup_for(job, report, self._workspace, self._gpu_memory(), self._offered(job))
 
     def _gpu_memory(self) -> int:
-        """Bytes of the GPU's memory; 0 without a GPU or with shared memory."""
+        """Return the GPU's memory in bytes; 0 without a GPU or if the GPU shares the RAM."""
         status = self._engine.status()
         dedicated = not str(status["device"]).lower().startswith(("cpu", "apple"))
         return int(status.get("memory_total") or 0) if dedicated else 0
 
     def still_applies(self, job: TrainJob) -> bool:
-        """Whether the form has settings of the demo or an earlier offer, and the user has not declined."""
+        """Return whether the form has settings of the demo or of an offer for other images, and the user has not declined."""
         declined = self._project.tab_state(STATE).get("keep_demo", [])
         return dataset_key(job) not in declined and (bool(self._offered(job)) or holds_demo(job, self._workspace))
 
     def _offered(self, job: TrainJob) -> list[str]:
-        """Paths of settings that still have the values of an offer which was applied for other images."""
+        """Return paths of settings that still have the values of an offer applied for other images.
+
+        [] unless the output name or the sample prompts are among them
+        """
         applied = self._project.tab_state(STATE).get("made")
         if not isinstance(applied, dict) or applied.get("of") == dataset_key(job) or not other_images(job):
             return []
@@ -66,7 +69,7 @@ class SetupOffer:
         return unchanged if {NAME, PROMPTS} & set(unchanged) else []
 
     def decline(self) -> None:
-        """Do not offer settings for these folders again."""
+        """Store that the user keeps the current settings for these folders."""
         state, key = self._project.tab_state(STATE), dataset_key(self._project.job)
         others = [each for each in state.get("keep_demo", []) if each != key]
         self._project.update_tab(STATE, keep_demo=[*others, key][-MAX_DATASETS:])
@@ -82,9 +85,9 @@ class SetupOffer:
 
 
 def card(setup: Setup | None, lead: bool = True) -> str:
-    """HTML of the card on Dataset and Train: title, old and new value, and reason of each change; "" without an offer.
+    """Return the HTML of the offer: old value, new value and reason of each change; "" without an offer.
 
-    lead   whether to include the reason why no base model can be trained; Train lists it among the problems instead
+    lead: whether to show why no base model can be trained, which Train lists among its problems
     """
     if setup is None:
         return ""
@@ -98,6 +101,7 @@ def card(setup: Setup | None, lead: bool = True) -> str:
 
 
 def _row(change: Change) -> str:
+    """Return the HTML of the table row of a changed setting."""
     entry = FIELDS[change.path]
     old, new = (esc(short(shown_value(entry, value), LONGEST)) for value in (change.old, change.new))
     return (

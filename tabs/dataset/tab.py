@@ -57,7 +57,7 @@ BROWSES = "() => {{ document.querySelector('#ds-browser [data-act={}] + button')
 
 
 def build(page: Page) -> None:
-    """Build the tab's components and listeners."""
+    """Create the tab's components and register their listeners."""
     handlers = DatasetHandlers(page)
     with gr.Row(elem_id="ds-choose", equal_height=False):
         with gr.Column(scale=3, min_width=380):
@@ -95,7 +95,7 @@ def build(page: Page) -> None:
     for opener, act in ((browse, "use"), (add, "also")):
         page.listen(opener.click, None, js=BROWSES.format(act))
     page.listen(reload.click, handlers.read_again, None, outputs)
-    page.listen(drop.upload, handlers.take, drop, {"drop": drop, "intake": intake, "client": client})
+    page.listen(drop.upload, handlers.store_dropped, drop, {"drop": drop, "intake": intake, "client": client})
     page.listen(import_button.upload, handlers.import_config, import_button, outputs | {"taken": import_button})
     page.on_act(exports, handlers.export)
     page.on_act(intake, handlers.intake_act, None, outputs)
@@ -121,12 +121,14 @@ class DatasetHandlers(BoardView):
     # -- showing
 
     def show(self):
+        """Start reading the dataset, wait a moment for its first images, and return {component: new content}."""
         self._lately = set()
         self.reading.want(again=True)
         self.reading.wait_for_first()
         return super().show()
 
     def stamp(self) -> str:
+        """Return a text that changes whenever the display changes; starts reading the dataset if its settings have changed."""
         self.reading.want(now=self.reading.outdated)
         task = self._intake
         intake = f"{task.progress:.2f} {task.text} {task.done}" if task else ""
@@ -136,8 +138,9 @@ class DatasetHandlers(BoardView):
         return f"{jobs} {self.reading.stamp} | {self.page.project.revision} | {self.page.project.tab_state(TAB)} | {intake}"
 
     def boards(self) -> dict[str, Any]:
+        """Return {component: HTML or value} of everything the tab shows."""
         reading, job, state = self.reading, self.page.project.job, self.page.project.tab_state(TAB)
-        show, number = str(state.get("show", "all")), int(state.get("page", 0))
+        show, page_index = str(state.get("show", "all")), int(state.get("page", 0))
         entries = entries_of(job)
         contents = folder_contents(entries, reading.report)
         folders = concept_cards.cards(
@@ -147,7 +150,7 @@ class DatasetHandlers(BoardView):
             state.get("open", []),
             self.page.thumb_url,
             unread=reading.report is None,
-            proposed={number: text for number, (_, text) in self._proposed.items()},
+            proposed={index: text for index, (_, text) in self._proposed.items()},
             class_form=self.class_form.html,
             undo=self._undo(),
         )
@@ -165,12 +168,12 @@ class DatasetHandlers(BoardView):
             "doctor": self.doctor.html(entries),
             "plots": self._plots(entries, contents, show),
             "grid": dataset_grid.grid(
-                reading.report, show, number, self.page.thumb_url, reading.busy, states, reading.first
+                reading.report, show, page_index, self.page.thumb_url, reading.busy, states, reading.first
             ),
         }
 
     def _undo(self) -> str:
-        """HTML of Train's undo and redo: the folders are part of its form."""
+        """Return the HTML of the undo and redo buttons of Train's form, which includes the folders."""
         steps = {"undo": ("Undo", self.page.project.can_undo), "redo": ("Redo", self.page.project.can_redo)}
         return "".join(
             button(act, message, kind="quiet", title=f"{message}: {did}" if did else "", disabled=not did, again=True)
@@ -178,12 +181,15 @@ class DatasetHandlers(BoardView):
         )
 
     def _all_outputs(self) -> dict[str, Any]:
-        """Outputs after a click: all boards and the client state."""
+        """Return {component: new content} of the whole tab and the client state, as outputs after a click."""
         values = self.boards()
         return values | sent_boards(values)
 
     def _plots(self, entries: list[Source], contents: list[FolderContents], show: str) -> str:
-        """HTML of the charts, without disabled folders in that of views; "" without images. show: as of `histogram`"""
+        """Return the HTML of the charts; "" without images. Disabled folders are left out of the views.
+
+        show: view of the image grid, as for `histogram`
+        """
         report, job = self.reading.report, self.page.project.job
         enabled = [(entry, each) for entry, each in zip(entries, contents, strict=True) if entry.enabled]
         names = [printable(resolve_path(entry.folder).name or entry.folder) for entry, _ in enabled]
@@ -197,13 +203,16 @@ class DatasetHandlers(BoardView):
         return f'<div class="stack">{"".join(charts)}</div>' if any(charts) else ""
 
     def _keep(self, **changes: Any) -> None:
+        """Store changed keys of the tab's state."""
         self.page.project.update_tab(TAB, **changes)
 
     # -- choosing
 
     def choose(self, text: str):
-        """Set the folder to a text that the user wrote. A folder that has settings already stays as it is, since the field sends
-        its text again on blur after Enter."""
+        """Set the image folder to the typed text. A folder that is already on a card stays unchanged.
+
+        The field sends its text again on blur after Enter.
+        """
         text = text if isinstance(text, str) else ""
         sources = self.page.project.job.dataset.sources
         if not text.strip() or resolve_path(text) not in {resolve_path(each.folder) for each in sources if each.folder}:
@@ -213,7 +222,7 @@ class DatasetHandlers(BoardView):
         return self._all_outputs()
 
     def _set_folder(self, text: str) -> None:
-        """Set the folder in Train's form. Raises ProblemsError for a path that is not allowed."""
+        """Set the image folder in Train's form and read it. Raises ProblemsError if the path is not allowed."""
         if text.strip():
             self.page.roots.check(text, "dataset.folder")
         if self.page.project.edit("dataset.folder", text):
@@ -224,24 +233,25 @@ class DatasetHandlers(BoardView):
         self.reading.wait_for_first()
 
     def read_again(self):
+        """Read the dataset again."""
         self.reading.want(now=True)
         return self._all_outputs()
 
     def _chosen_folders(self) -> str:
-        """HTML of hidden fields for the folder browser, which begins at the first folder: one to use the chosen folder alone, one
-        to add it."""
+        """Return the HTML of two hidden fields for the folder browser: to use the chosen folder alone, and to add it."""
         first = esc(next((entry.folder for entry in entries_of(self.page.project.job)), "."))
         browse = '<button type="button" data-browse="folder"></button>'
         fields = (f'<span><input data-act="{act}" value="{first}">{browse}</span>' for act in ("use", "also"))
         return f"<div hidden>{''.join(fields)}</div>"
 
     def browse(self, event: gr.EventData):
-        """Use a folder from the folder browser in place of the first one, or add it to the others."""
+        """Use the folder chosen in the folder browser in place of the first one ("use"), or add it ("also"). Raises ProblemsError."""
         act, _, value = board_event(event)
         self._use(display_path(self.page.roots.check(value, "dataset.folder")), act)
         return self._all_outputs()
 
     def _use(self, folder: str, act: str) -> None:
+        """Use `folder` as the first folder (act "use"), as the only one ("alone"), or add it ("also")."""
         if act == "use":
             self._set_folder(folder)
         elif act == "alone":
@@ -252,8 +262,8 @@ class DatasetHandlers(BoardView):
 
     # -- dropped files
 
-    def take(self, files: list[str] | None):
-        """Start storing dropped files, and clear the drop area. Raises ProblemsError while others are stored."""
+    def store_dropped(self, files: list[str] | None):
+        """Start storing dropped files and clear the drop area. Raises ProblemsError while earlier ones are being stored."""
         if not files:
             return gr.skip()
         if self._intake is not None and not self._intake.done:
@@ -263,8 +273,10 @@ class DatasetHandlers(BoardView):
         return {"drop": None} | with_client({"intake": self._intake_html()})
 
     def _take_in(self, files: list[str], task: Any) -> list[Problem]:
-        """Store the files and choose their folder, or ask where the user has chosen others. Returns problems of files that are left
-        out."""
+        """Store dropped files and use their folder, or ask first if the user has chosen other folders.
+
+        Returns problems of the files that were left out.
+        """
         unused = Walk()
         try:
             folder = store_upload(files, self.page.workspace.datasets, task, unused)
@@ -279,6 +291,7 @@ class DatasetHandlers(BoardView):
         return unused_files(Path(Path(files[0]).name if len(files) == 1 else display_path(folder)), [("", unused)])
 
     def _intake_html(self) -> str:
+        """Return the HTML of the dropped files: progress, problems, and the question whether to add them; "" without any."""
         task = self._intake
         if task is None:
             return ""
@@ -296,6 +309,7 @@ class DatasetHandlers(BoardView):
         return f"<div class='intake{kind}'>{problems_html(problems)}{question}<span class='does'>{buttons}</span></div>"
 
     def intake_act(self, event: gr.EventData) -> dict[str, Any]:
+        """Handle a button of the dropped files: "cancel", "close", "add" or "alone"."""
         act, _, _ = board_event(event)
         task, folder = self._intake, self._arrived
         if task is not None and act == "cancel":
@@ -309,20 +323,21 @@ class DatasetHandlers(BoardView):
     # -- the config of sd-scripts
 
     def import_config(self, file: str | None):
-        """Import a dataset config, and clear the upload button."""
+        """Import an uploaded dataset config and clear the upload button."""
         if file:
-            self.exchange.take(file)
+            self.exchange.import_config(file)
             self._keep(show="all", page=0, open=[])
             self.reading.want()
         return self._all_outputs() | {"taken": None}
 
     def export(self, event: gr.EventData) -> None:
-        self.exchange.give(board_event(event)[1])
+        """Export the dataset config in the event's format."""
+        self.exchange.export_config(board_event(event)[1])
 
     # -- lists and images
 
     def act(self, event: gr.EventData):
-        """Handle a click or change in a board. Returns the tabs, to open another one, and all boards."""
+        """Handle a click or change. Returns {component: new content} of the whole tab, and "tabs" to open another tab."""
         act, arg, value = board_event(event)
         if act in ("away", "back"):
             self._move(act, arg)
@@ -334,14 +349,14 @@ class DatasetHandlers(BoardView):
         return self._all_outputs() | {"tabs": tabs}
 
     def _arg_now(self, event: gr.EventData) -> str:
-        """The event's arg, with the number that its card or image has now."""
+        """Return the event's `arg` with the current index of its card or image, since another window may have changed the list."""
         act, arg, _ = board_event(event)
         if act in OF_IMAGES:
             return arg_now(event, [key_of(row) for row in self.reading.report.rows] if self.reading.report else [])
         return arg_now(event, [entry.folder for entry in entries_of(self.page.project.job)]) if act in OF_CARDS else arg
 
     def _move(self, act: str, arg: str) -> None:
-        """Move images of a finding to the trash, or restore them."""
+        """Move the images of finding `arg` to the trash (act "away"), or restore the removal `arg` ("back")."""
         listed = entries_of(self.page.project.job)
         if act == "away":
             self.doctor.move_to_trash(arg, listed)
@@ -349,7 +364,7 @@ class DatasetHandlers(BoardView):
             self.doctor.put_back(arg, listed)
 
     def _handle(self, act: str, arg: str, value: str) -> Any:
-        """Handle an act. Returns an update of the tabs, or gr.skip()."""
+        """Handle an event. Returns an update of the tabs to open another one, or gr.skip()."""
         tabs = gr.skip()
         if self.class_form.form.act(act, arg, value):
             return tabs
@@ -370,9 +385,9 @@ class DatasetHandlers(BoardView):
             self._change_source("own", f"{number}:identifier", word)
             self._proposed = {}
         elif act == "hold":
-            self._hold(arg, value == "true")
+            self._set_validation(arg, value == "true")
         elif act == "more":
-            self._unfold(arg)
+            self._toggle_settings(arg)
         elif act in ("undo", "redo"):
             self.page.project.undo() if act == "undo" else self.page.project.redo()
         elif act == "setup":
@@ -395,20 +410,20 @@ class DatasetHandlers(BoardView):
         return tabs
 
     def _row(self, arg: str) -> Row | None:
-        """The image with this index in the report."""
+        """Return the report's row at index `arg`; None if there is none."""
         rows = self.reading.report.rows if self.reading.report else ()
-        number = index_of(arg, len(rows))
-        return None if number is None else rows[number]
+        index = index_of(arg, len(rows))
+        return None if index is None else rows[index]
 
     def _open_caption(self, arg: str):
-        """Open the Captions tab at this image."""
+        """Return an update that opens the Captions tab at the image with index `arg`."""
         if (row := self._row(arg)) is None:
             return gr.skip()
         self.page.project.update_tab("Captions", key=key_of(row), show="all", find="")
         return gr.Tabs(selected="Captions")
 
     def _answer(self, act: str, arg: str, value: str) -> None:
-        """Apply an answer about the dataset, or ask the question again."""
+        """Apply the answer "kind:name" to a question ("answer"), or ask the question "kind" again ("ask"). value: color"""
         kind, _, name = arg.partition(":")
         job, state = self.page.project.job, self.page.project.tab_state(TAB)
         answered = {each for each in questions.answered(state, job) if each != kind}
@@ -419,7 +434,7 @@ class DatasetHandlers(BoardView):
         self._keep(answered=questions.with_answered(state, job, answered))
 
     def _class_images(self, act: str, arg: str) -> None:
-        """Open or close the form for regularization images, or queue its job and add its folder to the cards."""
+        """Toggle the form for regularization images (act "class"), or queue its job and add its folder to the dataset."""
         listed = entries_of(self.page.project.job)
         if act == "class":
             if arg:
@@ -430,49 +445,52 @@ class DatasetHandlers(BoardView):
             self._set_sources([*listed, new], "a folder for regularization images")
 
     def _propose(self, arg: str) -> None:
-        """Propose rare tokens for a card's subject, other ones each time."""
+        """Propose rare tokens for the subject of the folder at index `arg`; other ones each time."""
         entries = entries_of(self.page.project.job)
-        if (number := index_of(arg, len(entries))) is not None:
-            seed = self._proposed.get(number, (0, []))[0] + 1
+        if (index := index_of(arg, len(entries))) is not None:
+            seed = self._proposed.get(index, (0, []))[0] + 1
             used = [entry.identifier for entry in entries if entry.identifier]
-            self._proposed[number] = (seed, propose(PROPOSED, seed, used))
+            self._proposed[index] = (seed, propose(PROPOSED, seed, used))
 
-    def _hold(self, arg: str, validates: bool) -> None:
-        """Use an image for validation, or for training again."""
+    def _set_validation(self, arg: str, validates: bool) -> None:
+        """Use the image at index `arg` for validation, or for training again."""
         entries, row = entries_of(self.page.project.job), self._row(arg)
         enabled = [index for index, entry in enumerate(entries) if entry.enabled]
         if row is None or row.concept >= len(enabled) or not dataset_grid.validation_states(entries)(row):
             return
-        at = enabled[row.concept]
-        names = [name for name in entries[at].validation_images if name not in (row.key[1], row.path.name)]
-        entry = entries[at].model_copy(update={"validation_images": [*names, row.key[1]] if validates else names})
+        source_index = enabled[row.concept]
+        names = [name for name in entries[source_index].validation_images if name not in (row.key[1], row.path.name)]
+        entry = entries[source_index].model_copy(
+            update={"validation_images": [*names, row.key[1]] if validates else names}
+        )
         did = "using an image for validation" if validates else "using an image for training again"
-        self._set_sources([*entries[:at], entry, *entries[at + 1 :]], did)
+        self._set_sources([*entries[:source_index], entry, *entries[source_index + 1 :]], did)
 
-    def _unfold(self, arg: str) -> None:
-        """Show or hide the settings of a folder."""
-        if (number := index_of(arg, len(entries_of(self.page.project.job)))) is not None:
+    def _toggle_settings(self, arg: str) -> None:
+        """Show or hide all settings of the folder at index `arg`."""
+        if (index := index_of(arg, len(entries_of(self.page.project.job)))) is not None:
             opened = {int(each) for each in self.page.project.tab_state(TAB).get("open", [])}
-            self._keep(open=sorted(opened ^ {number}))
+            self._keep(open=sorted(opened ^ {index}))
 
     def _change_source(self, act: str, arg: str, value: str) -> None:
-        """Change a field of a card (arg: "number:name"), or remove or clear the card."""
+        """Set a field of a folder ("own", arg "index:name"), clear its overrides ("clear"), or remove the folder ("remove")."""
         entries = entries_of(self.page.project.job)
         index_text, _, name = arg.partition(":")
-        if (number := index_of(index_text, len(entries))) is None:
+        if (index := index_of(index_text, len(entries))) is None:
             return
         if act == "remove":
             self._proposed = {}
-            self._set_sources(entries[:number] + entries[number + 1 :], "removing a folder")
+            self._set_sources(entries[:index] + entries[index + 1 :], "removing a folder")
             opened, form = self.page.project.tab_state(TAB).get("open", []), self.class_form.open_on
-            still_open = [int(each) - (int(each) > number) for each in opened if int(each) != number]
-            self._keep(open=still_open, class_on=None if form in (None, number) else form - (form > number))
+            still_open = [int(each) - (int(each) > index) for each in opened if int(each) != index]
+            self._keep(open=still_open, class_on=None if form in (None, index) else form - (form > index))
             return
-        entry = entries[number]
+        entry = entries[index]
         values = with_shared_settings(entry) if act == "clear" else changed(entry, name, value, self.page.roots)
         did = f"change of a folder's {SOURCE[name].title.lower()}" if act == "own" else "change of a folder's settings"
-        self._set_sources([*entries[:number], values, *entries[number + 1 :]], did)
+        self._set_sources([*entries[:index], values, *entries[index + 1 :]], did)
 
     def _set_sources(self, entries: list[Any], did: str) -> None:
+        """Replace the dataset's folders and read them. did: label of the undo step"""
         questions.change_folders(self.page.project, entries, did)
         self.reading.want()

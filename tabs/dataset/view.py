@@ -1,4 +1,4 @@
-"""HTML of the Dataset tab's summary, checks and buckets."""
+"""HTML of the Dataset tab's summary, checks and bucket histogram."""
 
 from collections.abc import Sequence
 
@@ -15,8 +15,10 @@ PROBLEMS_SHOWN = 30
 
 
 def summary(report: Report | None, layout: str, doing: tuple[str, float]) -> str:
-    """HTML of the numbers of images, the folder's form (`layout`, a sentence) and progress. doing: (text, share done), "" if
-    nothing is read"""
+    """Return the HTML of image counts, folder layout and progress.
+
+    layout: sentence on the folders; doing: (text, fraction done) of the reading, ("", 0) if none runs
+    """
     parts = []
     if report is not None and report.rows:
         all_images = count(len(report.rows), "image")
@@ -24,11 +26,11 @@ def summary(report: Report | None, layout: str, doing: tuple[str, float]) -> str
         will = "will" if report.ok else "can"  # not before what blocks is solved
         share = f"{all_images} found" if report.undecoded else f"{report.trained:,} of {all_images} {will} train"
         captions = f"{report.captions_found:,} with a caption"
-        held = sum(row.role == "validation" for row in report.rows)
-        link = f'<button type="button" class="link" data-field="validation.best_checkpoint">{held:,} held out for validation</button>, '
+        held_out = sum(row.role == "validation" for row in report.rows)
+        link = f'<button type="button" class="link" data-field="validation.best_checkpoint">{held_out:,} held out for validation</button>, '
         sentence = report.sentence.rstrip(".") + "."
         parts.append(
-            f'<p class="lead"><strong>{esc(share)}</strong>, {link if held else ""}{esc(captions)}. {esc(sentence)}</p>'
+            f'<p class="lead"><strong>{esc(share)}</strong>, {link if held_out else ""}{esc(captions)}. {esc(sentence)}</p>'
         )
     if layout:
         parts.append(f'<p class="hint">{esc(layout)}</p>')
@@ -42,7 +44,10 @@ def summary(report: Report | None, layout: str, doing: tuple[str, float]) -> str
 
 
 def checks(job: TrainJob, report: Report | None, problems: Sequence[Problem], checking: bool = False) -> str:
-    """HTML of the first PROBLEMS_SHOWN problems, errors before advice, below the option to skip broken images."""
+    """Return the HTML of the first PROBLEMS_SHOWN problems, errors first, below the option to skip broken images.
+
+    checking: whether the check is still running
+    """
     broken = sum(problem.remedy == SKIP for problem in problems)
     body = ""
     if broken or job.dataset.skip_broken:
@@ -57,11 +62,11 @@ def checks(job: TrainJob, report: Report | None, problems: Sequence[Problem], ch
             f"<span>{esc(label)}</span></label>"
         )
     ordered = errors_first(problems)
-    shown = ordered[:PROBLEMS_SHOWN]
-    if shown:
-        body += problems_html(shown)
-    if len(ordered) > len(shown):
-        body += f'<p class="hint">and {count(len(ordered) - len(shown), "more finding")}</p>'
+    listed = ordered[:PROBLEMS_SHOWN]
+    if listed:
+        body += problems_html(listed)
+    if len(ordered) > len(listed):
+        body += f'<p class="hint">and {count(len(ordered) - len(listed), "more finding")}</p>'
     errors = sum(problem.level == "error" for problem in problems)
     if not problems and checking:
         body += '<p class="hint">Checking</p>'
@@ -76,8 +81,10 @@ def checks(job: TrainJob, report: Report | None, problems: Sequence[Problem], ch
 
 
 def histogram(report: Report | None, show: str) -> str:
-    """HTML of a bar for each of the BUCKETS_SHOWN largest buckets; a click shows its images. "" without buckets. show: the view
-    of the grid ("512x768")"""
+    """Return the HTML of a bar for each of the BUCKETS_SHOWN largest buckets, which shows its images; "" without buckets.
+
+    show: view of the image grid, such as "512x768"
+    """
     if report is None or not report.buckets:
         return ""
     most = max(number for number, _ in report.buckets.values())

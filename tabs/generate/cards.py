@@ -1,4 +1,4 @@
-"""The cards of Generate's left rail: groups of settings that a button adds and an x removes."""
+"""Cards of the Generate form: settings groups that a + button adds to the form and an × button removes."""
 
 from __future__ import annotations
 
@@ -24,13 +24,17 @@ IMAGE, HIRES, DETAILER = "image_to_image", "hires", "detailer"
 
 @dataclass(frozen=True)
 class Card:
-    """A group of settings with a card.
+    """A card of the form: one settings group of GenerateJob with a title, its fields and an × button.
 
-    group    of GenerateJob, whose fields the card has      title    of the card and its button
-    needs    (field without whose value the card has no effect, what to do about it)
-    adds     values that the button sets                    lists    names of the group's values that are not fields
-    shown    visible fields; the others are under More      masked   fields that are visible too while there is a mask
-    titles   {field: its title in A1111}
+    group   name of the group in GenerateJob; also the card's name
+    title   heading of the card and label of the button that adds it
+    help    tooltip of that button
+    needs   (field that must be set for the card to have an effect, fix shown while the field is empty)
+    shown   names of the fields shown first; the group's other fields are under More
+    adds    {field: value} set when the card is added
+    lists   names of the group's list values that are not form fields, such as "nets"
+    masked  names of fields shown first only while an inpainting mask is set
+    titles  {field: title on this card}
     """
 
     group: str
@@ -45,13 +49,15 @@ class Card:
 
     @property
     def fields(self) -> list[str]:
+        """Names of the group's form fields, without the strength that Image and Hires share."""
         return [name for name in form.FIELDS if form.OF_JOB[name].group == self.group and name != STRENGTH]
 
     def is_used(self, values: Mapping[str, Any]) -> bool:
-        """Whether a value of the group differs from its default."""
+        """Return whether a field of the group differs from its default or a list of the group is not empty."""
         return any(form.is_set(name, values) for name in self.fields) or any(values[name] for name in self.lists)
 
     def defaults(self) -> dict[str, Any]:
+        """Return {field: default value, list name: []} for the whole group."""
         return {name: form.json_value(form.ENTRIES[name].default) for name in self.fields} | {
             name: [] for name in self.lists
         }
@@ -102,12 +108,12 @@ BUTTONS = (*((card.group, card.title, card.help) for card in CARDS), (GRID, "Gri
 
 
 def shown_cards(values: Mapping[str, Any], added: Collection[str]) -> list[str]:
-    """Groups whose cards are in sight: those in use, and those that were added."""
+    """Return the group names of the visible cards: those that were added, and those with values that are not the defaults."""
     return [card.group for card in CARDS if card.group in added or card.is_used(values)]
 
 
 def with_card(name: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values after adding a card. A group in use stays as it is; so does the strength of an initial image."""
+    """Return form `values` with the `adds` of card `name`; unchanged if it is unknown or in use. An initial image keeps its strength."""
     card = BY_NAME.get(name)
     if card is None or card.is_used(values):
         return values
@@ -115,21 +121,24 @@ def with_card(name: str, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def without_card(name: str, values: dict[str, Any], added: Collection[str]) -> dict[str, Any]:
-    """Return the values after removing a card: its group has its defaults."""
+    """Return form `values` with the group of card `name` reset to its defaults.
+
+    The shared strength is reset only when neither the Image nor the Hires card stays visible. added: names of the added cards
+    """
     remaining = set(shown_cards(values, added)) - {name}
     shared = {} if remaining & {IMAGE, HIRES} else {STRENGTH: form.ENTRIES[STRENGTH].default}
     return values | BY_NAME[name].defaults() | (shared if name in (IMAGE, HIRES) else {})
 
 
 def drop_unused(page: Page | FormPage, values: Mapping[str, Any]) -> None:
-    """Remove the added cards that these values do not use, which would be refused as empty."""
+    """Remove cards without values from the added cards in the tab state, since the start refuses empty cards. The grid card stays."""
     with page.project.lock:
         names = [name for name in added(page) if name == GRID or BY_NAME[name].is_used(values)]
         page.project.update_tab(TAB, **{STATE: names})
 
 
 def empty_problems(values: Mapping[str, Any], added: Collection[str]) -> list[Problem]:
-    """Problems of cards that were added and have no values: they would be ignored."""
+    """Return a problem for each card that was added but has no values."""
     empty = [card for card in CARDS if card.group in added and not card.is_used(values)]
     return [
         Problem(
@@ -142,9 +151,13 @@ def empty_problems(values: Mapping[str, Any], added: Collection[str]) -> list[Pr
     ]
 
 
-def fields_in(card: Card, values: Mapping[str, Any], shown: Collection[str]) -> tuple[list[str], list[str]]:
-    """(fields in sight, fields under More) of a card. shown: cards in sight"""
-    owner = IMAGE if IMAGE in shown or HIRES not in shown else HIRES
+def fields_in(card: Card, values: Mapping[str, Any], visible_cards: Collection[str]) -> tuple[list[str], list[str]]:
+    """Return (names of the fields shown first, names of the fields under More) of a card.
+
+    The shared strength is on the Hires card if Hires is visible without Image, else on the Image card.
+    visible_cards: groups of the visible cards
+    """
+    owner = IMAGE if IMAGE in visible_cards or HIRES not in visible_cards else HIRES
     visible = [*card.shown, *(card.masked if values.get("mask_path") else ())]
     visible = [name for name in visible if name != STRENGTH or owner == card.group]
     return visible, [name for name in card.fields if name not in visible]
@@ -153,35 +166,37 @@ def fields_in(card: Card, values: Mapping[str, Any], shown: Collection[str]) -> 
 def html(
     values: Mapping[str, Any],
     added: Collection[str],
-    draw: Callable[..., str],
-    above: Callable[[str], str],
+    render_fields: Callable[..., str],
+    html_above: Callable[[str], str],
     notes: Mapping[str, str] = {},
     invalid: Collection[str] = (),
 ) -> str:
-    """HTML of every card; those that are not in sight are hidden.
+    """Return the HTML of all cards; cards that are neither added, in use nor invalid are hidden.
 
-    draw   returns the HTML of fields      above   returns the HTML above the fields of a group      notes   {group: state}
-    invalid  fields with invalid input
+    render_fields  function of field names and titles={field: title} that returns the HTML of the fields
+    html_above     function of a group name that returns the HTML above its fields
+    notes          {group: text next to the card's title}
+    invalid        names of fields with invalid input
     """
     to_fix = {form.OF_JOB[name].group for name in invalid if name in form.OF_JOB}
     visible_cards = shown_cards(values, {*added, *to_fix})
     cards = ""
     for card in CARDS:
         visible, more = fields_in(card, values, visible_cards)
-        in_sight = f'<div class="concept-fields">{draw(*visible, titles=card.titles)}</div>' if visible else ""
+        in_sight = f'<div class="concept-fields">{render_fields(*visible, titles=card.titles)}</div>' if visible else ""
         errors, changes = sum(name in invalid for name in more), sum(form.is_set(name, values) for name in more)
         summary = f"{errors} to fix" if errors else f"{changes} set" if changes else ""
-        rest = (
+        more_html = (
             f'<details data-group="{card.group} more"><summary class="row"><b>More</b><span class="hint">{summary}</span></summary>'
-            f'<div class="concept-fields">{draw(*more, titles=card.titles)}</div></details>'
+            f'<div class="concept-fields">{render_fields(*more, titles=card.titles)}</div></details>'
         )
-        body = above(card.group) + in_sight + rest
+        body = html_above(card.group) + in_sight + more_html
         cards += frame(card.group, card.title, body, card.group in visible_cards, notes.get(card.group, ""))
     return cards
 
 
-def frame(name: str, title: str, body: str, shown: bool, note: str = "") -> str:
-    """HTML of a card. body: HTML below its title; note: text next to the title"""
+def frame(name: str, title: str, body: str, is_visible: bool, note: str = "") -> str:
+    """Return the HTML of card `name` with its × button around the HTML `body`; hidden unless `is_visible`. note: text next to the title"""
     remove = button(
         "card_remove",
         "\u00d7",
@@ -191,14 +206,14 @@ def frame(name: str, title: str, body: str, shown: bool, note: str = "") -> str:
         title="Resets these settings to their defaults",
     )
     return (
-        f'<section class="gen-card block-part" data-card="{name}" aria-label="{esc(title)}"{"" if shown else " hidden"}>'
+        f'<section class="gen-card block-part" data-card="{name}" aria-label="{esc(title)}"{"" if is_visible else " hidden"}>'
         f'<div class="strip"><h3>{esc(title)}</h3><span class="hint">{esc(note)}</span><span class="grow"></span>{remove}</div>'
         f"{body}</section>"
     )
 
 
 def add_buttons() -> str:
-    """HTML of the buttons that add cards."""
+    """Return the HTML of the + buttons that add cards."""
     return "".join(button("card_add", f"+ {title}", name, title=help) for name, title, help in BUTTONS)
 
 
@@ -206,13 +221,13 @@ def add_buttons() -> str:
 
 
 def added(page: Page | FormPage) -> list[str]:
-    """Names of the cards that were added, with or without values, until they are removed."""
+    """Return the names of the cards that were added and not removed since, in button order; they may have no values yet."""
     names = page.project.tab_state(TAB).get(STATE, [])
     return [name for name in (*BY_NAME, GRID) if name in names] if isinstance(names, list) else []
 
 
-def put(page: Page, name: str, present: bool) -> None:
-    """Store that a card was added or removed."""
+def set_added(page: Page, name: str, present: bool) -> None:
+    """Add card `name` to the added cards in the tab state (`present`), or remove it."""
     with page.project.lock:
         names = [each for each in added(page) if each != name] + ([name] if present else [])
         page.project.update_tab(TAB, **{STATE: names})

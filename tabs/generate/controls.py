@@ -1,4 +1,4 @@
-"""ControlNets in Generate: a row for each with its control image, and the field that adds one."""
+"""ControlNets of the Generate form: a row for each with its settings and control image, and the field that adds one."""
 
 from concurrent.futures import Future
 from functools import lru_cache
@@ -60,7 +60,7 @@ LINES = ("canny", "scribble")  # preprocessors of which an image can be finished
 
 
 class Controls:
-    """Handlers for ControlNets. fields: the form, which stores the ControlNets in use"""
+    """Render the ControlNets of the Generate form and handle their events. fields: the form, whose value "nets" lists the ControlNets"""
 
     def __init__(self, page: Page, fields: PlainForm, painting: Painting):
         self.page, self._fields, self._painting = page, fields, painting
@@ -68,7 +68,7 @@ class Controls:
     # -- display
 
     def html(self, values: Values) -> str:
-        """HTML above the group's fields: the common control image, rows, the field that adds one."""
+        """Return the HTML of the ControlNet card's top: the common control image, a row for each ControlNet, the field that adds one."""
         uses, family = values["nets"], model_of(values, self.page.project.job.model, self.page.workspace).family
         listed = "".join(self._row(number, use, family, values) for number, use in enumerate(uses))
         image = self._painting.thumb(values["control_image"], "Control image for all")
@@ -80,56 +80,64 @@ class Controls:
             f'<div class="concept-fields">{add}</div>'
         )
 
-    def _row(self, number: int, use: dict[str, Any], family: str, values: Values) -> str:
+    def _row(self, index: int, use: dict[str, Any], family: str, values: Values) -> str:
+        """Return the HTML of a ControlNet's row.
+
+        index   index in values["nets"]
+        use     values of the ControlUse, with "file"
+        family  of the base model, "" if unknown
+        """
         name, on = title_of_name(str(use["file"]), self.page.workspace), use.get("enabled", True)
         badge, reason = self._about(str(use["file"]), family)
-        remove = button("net_remove", "\u00d7", number, kind="quiet", label=f"Remove {name}")
+        remove = button("net_remove", "\u00d7", index, kind="quiet", label=f"Remove {name}")
         image = use.get("image") or values["control_image"]
-        images = self._painting.thumb(image, f"Control image of {name}") + self._preview(number, use, image, values)
-        previewed = _preview_key(number, use) in self.page.browser.previewed
+        images = self._painting.thumb(image, f"Control image of {name}") + self._preview(index, use, image, values)
+        previewed = _preview_key(index, use) in self.page.browser.previewed
         known = _hint_model(use) in known_models(self.page.workspace)
         names = [*BASIC, *(() if known else settings_of(use.get("preprocessor", "none")))]
-        preview = button("net_see", "Hide preview" if previewed else "Preview", number, kind="quiet", again=True)
+        preview = button("net_see", "Hide preview" if previewed else "Preview", index, kind="quiet", again=True)
         return (
             f'<li class="net{"" if on else " is-off"}"{row_of(str(use["file"]))}>'
             f'<div><div class="strip"><label><input type="checkbox" data-act="net_part" '
-            f'data-arg="{number}:enabled" aria-label="Use {esc(name)}"{" checked" if on else ""}><b title="{esc(name)}">'
+            f'data-arg="{index}:enabled" aria-label="Use {esc(name)}"{" checked" if on else ""}><b title="{esc(name)}">'
             f'{middle(name)}</b></label><span class="badge{" bad" if reason else ""}">{esc(badge)}</span><span class="grow"></span>'
             f"{preview if image else ''}{remove}</div>"
             f"{f'<p class=field-error>{esc(reason)}</p>' if reason else ''}<div class='strip'>{images}</div>"
-            f'<div class="concept-fields">{self._fields_with_models(number, use, names, "" if image else "choose or upload one")}</div>'
-            f'<details data-group="net {number}"><summary>Mode and fit</summary>'
-            f'<div class="concept-fields">{self._fields_with_models(number, use, DETAILS)}</div></details></div></li>'
+            f'<div class="concept-fields">{self._fields_with_models(index, use, names, "" if image else "choose or upload one")}</div>'
+            f'<details data-group="net {index}"><summary>Mode and fit</summary>'
+            f'<div class="concept-fields">{self._fields_with_models(index, use, DETAILS)}</div></details></div></li>'
         )
 
-    def _fields_with_models(self, number: int, use: dict[str, Any], names: Any, empty: str = "") -> str:
-        """HTML of fields. The list of preprocessors also has the models below models/preprocessors.
+    def _fields_with_models(self, index: int, use: dict[str, Any], names: Any, empty: str = "") -> str:
+        """Return the HTML of the ControlNet's fields `names`; the preprocessor list also offers the models in models/preprocessors.
 
-        empty   placeholder of the control image, if it is not the declared one
+        index  index of the ControlNet
+        empty  placeholder of the control image field; "" for the declared one
         """
         models = known_models(self.page.workspace) if "preprocessor" in names else []
         chosen = _hint_model(use)
-        shown = use | {"preprocessor": OF_MODEL + chosen} if chosen in models else use
+        with_model = use | {"preprocessor": OF_MODEL + chosen} if chosen in models else use
         listed = options(((name, OF_MODEL + name) for name in models), f"{OF_MODEL}{chosen}")
-        before, id, after = self._fields_of(number, shown, names, empty).partition(f'id="net-{number}-preprocessor"')
+        before, id, after = self._fields_of(index, with_model, names, empty).partition(f'id="net-{index}-preprocessor"')
         return before + id + after.replace("</select>", listed + "</select>", 1)  # appended to the list of this field
 
-    def _fields_of(self, number: int, use: dict[str, Any], names: Any, empty: str) -> str:
+    def _fields_of(self, index: int, use: dict[str, Any], names: Any, empty: str) -> str:
+        """Return the HTML of the ControlNet's fields `names`. Arguments as of `_fields_with_models`."""
         return "".join(
             FieldView(
                 PARTS[name],
                 use.get(name, PARTS[name].default),
                 "net_part",
-                f"{number}:{name}",
+                f"{index}:{name}",
                 empty=empty if empty and name == "image" else PARTS[name].hint,
-                id=f"net-{number}-{name}",
+                id=f"net-{index}-{name}",
                 changed=use.get(name, PARTS[name].default) != PARTS[name].default,
             ).line()
             for name in names
         )
 
     def _about(self, file: str, family: str) -> tuple[str, str]:
-        """(text with kind and family of a file, reason why it cannot be used or "")."""
+        """Return (text with kind and family of a ControlNet file, "" or the reason why it does not work with `family`)."""
         try:
             path = find("controlnet", file, self.page.workspace)
         except ProblemsError as error:
@@ -137,9 +145,12 @@ class Controls:
         facts = facts_of_file(path)
         return " ".join(badges(facts)) or "unknown", misfit(facts, path, form.ENTRIES["control_net"].holds, family)
 
-    def _preview(self, number: int, use: dict[str, Any], image: Any, values: Values) -> str:
-        """HTML of the control image: large if it is previewed, else small, which no model is run for."""
-        large = _preview_key(number, use) in self.page.browser.previewed
+    def _preview(self, index: int, use: dict[str, Any], image: Any, values: Values) -> str:
+        """Return the HTML of the preprocessed control image: large while previewed, else a thumbnail; "" if there is none.
+
+        Thumbnails are not made by preprocessors that run a model. Errors are returned as HTML text; `image`: path of the control image.
+        """
+        large = _preview_key(index, use) in self.page.browser.previewed
         if not image or (not large and use.get("preprocessor", "none") in ("none", BY_MODEL)):
             return ""
         path = resolve_path(str(image))
@@ -166,35 +177,42 @@ class Controls:
     # -- changes
 
     def act(self, act: str, arg: str, value: str) -> None:
-        """Handle an event of the group. Raises ProblemsError."""
+        """Handle an event of the ControlNet card. Raises ProblemsError.
+
+        act    "net_add", "net_see" (toggle the preview), "net_remove" or "net_part" (change a field)
+        arg    "index" of the ControlNet, or "index:field"
+        value  new text of the field, or the file name or path to add
+        """
         index_text, _, name = arg.partition(":")
         with self.page.project.lock:
             values = self._fields.load()
             uses = list(values["nets"])
-            number = index_of(index_text, len(uses))
+            index = index_of(index_text, len(uses))
             if act == "net_add":
                 uses.append(self._new_net(value, len(uses)))
-            elif number is None:
+            elif index is None:
                 return
             elif act == "net_see":
-                self.page.browser.previewed ^= {_preview_key(number, uses[number])}
+                self.page.browser.previewed ^= {_preview_key(index, uses[index])}
                 return
             elif act == "net_remove":
-                del uses[number]
+                del uses[index]
             elif name == "preprocessor" and value.removeprefix(OF_MODEL) in known_models(self.page.workspace):
-                uses[number] = uses[number] | {"preprocessor": BY_MODEL, "hint_model": value.removeprefix(OF_MODEL)}
+                uses[index] = uses[index] | {"preprocessor": BY_MODEL, "hint_model": value.removeprefix(OF_MODEL)}
             elif name == "preprocessor" and value == BY_MODEL:  # one that is not in the list
-                uses[number] = uses[number] | {"preprocessor": BY_MODEL, "hint_model": ""}
+                uses[index] = uses[index] | {"preprocessor": BY_MODEL, "hint_model": ""}
             elif name in PARTS:
-                uses[number] = changed_values(PARTS, uses[number], name, value, self.page.roots)
+                uses[index] = changed_values(PARTS, uses[index], name, value, self.page.roots)
             changed, note = with_fitting_preprocessors(self.page, values, values | {"nets": uses})
             self._fields.put(changed)
         if note:
             self.page.say("done", note)
 
     def _new_net(self, text: str, in_use: int) -> dict[str, Any]:
-        """Values of a new ControlNet by its name or path, with the preprocessor that its file name suggests. in_use: number of
-        ControlNets before it. Raises ProblemsError."""
+        """Return {"file", "preprocessor" if the file name suggests one} for a ControlNet to add by its name or path.
+
+        in_use: number of ControlNets in the form. Raises ProblemsError above MAX_NETS, or if the file is missing or not allowed.
+        """
         if in_use >= MAX_NETS:
             raise ProblemsError.one(
                 f"{MAX_NETS} ControlNets are the most", "ControlNet", "remove one", "controls.too-many"
@@ -207,27 +225,37 @@ class Controls:
 
 
 def with_fitting_preprocessors(page: FormPage, before: Values, values: Values) -> tuple[Values, str]:
-    """(values, note): a ControlNet of lines gets none where its new control image has the lines already, and its own again for a
-    new image without. before: the values before the change"""
+    """Return (form values, message): preprocessors of line ControlNets (canny, scribble) adapted to their new control images.
+
+    A new control image that consists of lines turns the preprocessor off. A new one without lines, in place of one with lines, turns on
+    the preprocessor that the ControlNet's file name suggests. before: form values before the change; message: "" if nothing was adapted
+    """
     images = {(str(use["file"]), use.get("image") or before["control_image"]) for use in before["nets"]}
     uses, note = [], ""
     for use in values["nets"]:
         file, image = str(use["file"]), use.get("image") or values["control_image"]
-        now = use.get("preprocessor", "none")
-        wanted, hint = now, _hint_of_name(file)
-        if (file, image) not in images and now in LINES and _has_lines(page, image):
+        current = use.get("preprocessor", "none")
+        wanted, hint = current, _hint_of_name(file)
+        if (file, image) not in images and current in LINES and _has_lines(page, image):
             wanted, why = "none", "the image has its lines already"
-        elif (file, image) not in images and now == "none" and hint in LINES and image and not _has_lines(page, image):
+        elif (
+            (file, image) not in images
+            and current == "none"
+            and hint in LINES
+            and image
+            and not _has_lines(page, image)
+        ):
             had_lines = any(name == file and _has_lines(page, each) for name, each in images)
-            wanted, why = (hint if had_lines else now), "the image has no lines yet"
-        if wanted != now:
+            wanted, why = (hint if had_lines else current), "the image has no lines yet"
+        if wanted != current:
             title = title_of_name(file, page.workspace)
             note += f" The preprocessor of {title} is set to {PARTS['preprocessor'].label(wanted)}: {why}."
-        uses.append(use | {"preprocessor": wanted} if wanted != now else use)
+        uses.append(use | {"preprocessor": wanted} if wanted != current else use)
     return values | {"nets": uses}, note.strip()
 
 
 def _has_lines(page: FormPage, image: Any) -> bool:
+    """Return whether the image at path `image` is a drawing of lines; False if it is missing, unreadable or not allowed."""
     path = resolve_path(str(image)) if image else None
     if path is None or not page.roots.holds(path) or not path.is_file():
         return False
@@ -238,24 +266,29 @@ def _has_lines(page: FormPage, image: Any) -> bool:
 
 
 def _hint_of_name(file: str) -> str | None:
-    """The preprocessor that the name of a ControlNet suggests."""
+    """Return the preprocessor that a ControlNet's file name suggests, such as "canny"; None if the name suggests none."""
     return next((hint for word, hint in HINT_OF_NAME.items() if word in Path(file).stem.lower()), None)
 
 
 def _hint_model(use: dict[str, Any]) -> str | None:
-    """Name of the model that is a ControlNet's preprocessor; None for other preprocessors."""
+    """Return the name of the model that preprocesses the ControlNet's image; None if its preprocessor is not a model."""
     return use.get("hint_model") if use.get("preprocessor") == BY_MODEL else None
 
 
-def _preview_key(number: int, use: dict[str, Any]) -> str:
-    return f"{number} {use['file']}"
+def _preview_key(index: int, use: dict[str, Any]) -> str:
+    """Return the key under which the browser's state stores that a ControlNet is previewed."""
+    return f"{index} {use['file']}"
 
 
 @lru_cache(maxsize=16)
 def _hint(
     path: Path, changed: tuple[int, ...], use: ControlUse, size: tuple[int, int], workspace: Workspace
 ) -> Future[str]:
-    """Data URL of the control image that a ControlNet gets at this image size. changed: times of the image and model files"""
+    """Start a thread that preprocesses the control image at `path`; return a future of the result as a data URL.
+
+    changed  modification times of the image and model files in ns, only part of the cache key
+    size     (width, height) of the generated images in pixels
+    """
     url: Future[str] = Future()
 
     def preprocess(image: Image.Image) -> Image.Image:

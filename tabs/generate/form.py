@@ -1,4 +1,4 @@
-"""The fields of the Generate tab: their values, the jobs they describe, and values from images and runs."""
+"""Fields of the Generate tab: their values, conversion to and from generation jobs, and values loaded from images and runs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 
 class TabSettings(Settings):
-    """Fields of the tab that are not settings of a generation."""
+    """Fields of the Generate tab that are not settings of GenerateJob."""
 
     base_model: str = setting(
         "",
@@ -70,7 +70,7 @@ class TabSettings(Settings):
 
 
 class ModelOverrides(Settings):
-    """Model settings that override those of Train or, with another base model, those of the model."""
+    """Fields of the Generate tab that override model settings: those of Train, or the detected ones of another base model."""
 
     vae: str | None = setting(
         None,
@@ -122,7 +122,7 @@ PRESET = (*OF_JOB, "base_model", *MODEL)  # fields that presets store
 
 
 def start_values(project: TrainJob | None = None) -> dict[str, Any]:
-    """The values of a new user. The guidance scale is that of Train's samples, which suits the model."""
+    """Return the default form values. With `project`, the guidance scale is that of the sample settings in Train."""
     values = {name: json_value(entry.default) for name, entry in ENTRIES.items()}
     if project is not None:
         values["guidance_scale"] = project.samples.guidance_scale
@@ -130,17 +130,21 @@ def start_values(project: TrainJob | None = None) -> dict[str, Any]:
 
 
 def json_value(value: Any) -> Any:
-    """The value as JSON would return it: a list for a tuple."""
+    """Return `value` as JSON stores it: a tuple becomes a list."""
     return list(value) if isinstance(value, tuple) else value
 
 
 def is_set(name: str, values: Mapping[str, Any]) -> bool:
-    """Whether a field differs from its default."""
+    """Return whether the value of field `name` differs from its default."""
     return bool(values.get(name) != json_value(ENTRIES[name].default))
 
 
 def model_values(model: ModelSettings, project: ModelSettings) -> dict[str, Any]:
-    """The values of the fields for model settings; empty fields where they equal those of Train."""
+    """Return the form values {"base_model", "model", vae, clip_skip, prediction} that select the settings `model`.
+
+    project: model settings of Train. If overriding vae, clip_skip and prediction of `project` gives `model`, "base_model" and "model"
+    are empty (as in Train). Otherwise "base_model" is that of `model`, and "model" has its settings except the overrides.
+    """
     unset = {name: ENTRIES[name].default for name in MODEL}
     overrides = {name: getattr(model, name) for name in MODEL if getattr(model, name) != getattr(project, name)}
     if project.model_copy(update=overrides) == model and not overrides.items() & unset.items():
@@ -156,9 +160,10 @@ def values_of(
     project: ModelSettings,
     hashes: Hashes,
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """Return (values of the fields that generate `job` again, advice on files that are not on this machine).
+    """Return (form values that generate the images of `job` again, advice about files that are missing on this machine).
 
-    before      the current values          project   the model settings of Train
+    before      current form values; fields that `job` does not set stay
+    project     model settings of Train
     hashes      of the image's files
     """
     values = before | {name: json_value(value_of(job, OF_JOB[name].path)) for name in FIELDS}
@@ -170,7 +175,7 @@ def values_of(
             "turn them on for other prompts",
         )
         notes.append(Problem(what, "prompts.dynamic_prompts", fix, "advice", code="generate.dynamic-off"))
-    values |= _paths_here(values, workspace, notes)
+    values |= _located_paths(values, workspace, notes)
     values["loras"], values["styles"] = [], list(job.prompts.styles)
     memo = HashMemo(workspace.private / "hashes.json")
     for use in job.generate.loras:
@@ -182,7 +187,7 @@ def values_of(
                 notes.append(_other_hash("LoRA", path.name, "generate.loras"))
         strength = strengths(use.strength, use.text_encoder_strength)
         notes += [replace(each, what=f"{each.what} (strength {strength})") for each in missing]
-    values["nets"] = [net for use in job.controls.nets if (net := _net_here(use, hashes.controls, workspace, notes))]
+    values["nets"] = [net for use in job.controls.nets if (net := _located_net(use, hashes.controls, workspace, notes))]
     embeddings = [collected(notes, find_embeddings, text, workspace) or () for text in job.generate.embeddings]
     values["embeddings"] = [word.setting(workspace) for each in embeddings for word in each]
     for word in (word for each in embeddings for word in each):
@@ -208,12 +213,15 @@ def values_of(
     return values, [replace(each, level="advice") for each in notes]
 
 
-def with_chosen_model(job: GenerateJob, digest: str, chosen: Iterable[str], workspace: Workspace) -> GenerateJob:
-    """The job of an image with the one of the `chosen` models that it names, if that is not found by this name, which is all that
-    images keep of models outside of models and outputs. digest: of the image's model; "" if unknown"""
+def with_chosen_model(job: GenerateJob, digest: str, models: Iterable[str], workspace: Workspace) -> GenerateJob:
+    """Return `job` with its base model replaced by the one of `models` with the same file name, if its stored name is not found.
+
+    Images store only the file name of models outside of models and outputs.
+    models: names or paths of base models; digest: hash of the image's model, which must match unless it is ""
+    """
     if find_file(job.model.base_model, workspace) is not None:
         return job
-    for name in chosen:
+    for name in models:
         path = find_file(name, workspace)
         if path is None or portable_name(path, workspace) != job.model.base_model:
             continue
@@ -223,14 +231,14 @@ def with_chosen_model(job: GenerateJob, digest: str, chosen: Iterable[str], work
 
 
 def _has_hash(path: Path, digest: str, workspace: Workspace) -> bool:
-    """Whether a model's hash begins with `digest`, which may be ""."""
+    """Return whether the model's hash begins with `digest`; True for "", False if the file's family is unknown."""
     family = facts_of_file(path).family if digest else None
     memo = HashMemo(workspace.private / "hashes.json")
     return not digest or (bool(family) and model_hash(path, family or "", memo, None).startswith(digest.lower()))
 
 
 def is_model(chosen: str, name: str, digest: str, workspace: Workspace) -> bool:
-    """Whether the chosen model has the name and the hash that another program's image states; "" for one that it does not."""
+    """Return whether the file of model `chosen` has the same stem as `name` and a hash that begins with `digest`; "" matches any."""
     path = find_file(chosen, workspace)
     if path is None or (name and file_stem(name) != file_stem(path.name)):
         return False
@@ -238,13 +246,16 @@ def is_model(chosen: str, name: str, digest: str, workspace: Workspace) -> bool:
 
 
 def model_values_in(
-    job: GenerateJob, source: str, usual: int | None, workspace: Workspace, notes: list[Problem]
+    job: GenerateJob, source: str, default_clip_skip: int | None, workspace: Workspace, notes: list[Problem]
 ) -> dict[str, Any]:
-    """Values of the model settings in an image whose base model is not identified. Programs leave out the model's own VAE and clip
-    skip 1; the prediction type is the chosen model's. source: the program; usual: the clip skip of an empty field; notes: collects
-    problems"""
+    """Return form values {"vae", "clip_skip", maybe "prediction"} for an image whose base model is not identified.
+
+    source             program that wrote the image; most leave out clip skip 1 and the model's own VAE
+    default_clip_skip  clip skip that an empty field stands for, None for the model's
+    notes              list to which advice is appended
+    """
     skip = job.model.clip_skip or (None if source in NO_CLIP_SKIP else 1)
-    values: dict[str, Any] = {"vae": None, "clip_skip": None if skip == (usual or 1) else skip}
+    values: dict[str, Any] = {"vae": None, "clip_skip": None if skip == (default_clip_skip or 1) else skip}
     if job.model.prediction != "auto" and source != "atelier":
         values["prediction"] = job.model.prediction
     if text := job.model.vae:
@@ -258,9 +269,11 @@ def model_values_in(
     return values
 
 
-def _paths_here(values: dict[str, Any], workspace: Workspace, notes: list[Problem]) -> dict[str, str]:
-    """{field: path on this machine} of the files that an image's settings name by `portable_name`. notes: collects problems of
-    missing ones"""
+def _located_paths(values: dict[str, Any], workspace: Workspace, notes: list[Problem]) -> dict[str, str]:
+    """Return {field: path on this machine} for path fields that an image stores as "models/..." or "outputs/...".
+
+    notes: list to which advice about missing files is appended
+    """
     paths = {}
     for name in FIELDS:
         entry, text = OF_JOB[name], values[name]
@@ -275,18 +288,23 @@ def _paths_here(values: dict[str, Any], workspace: Workspace, notes: list[Proble
 
 
 def _not_found(title: str, text: str, where: str) -> Problem:
-    """The advice about a missing file of an image. text: its path, or the name of a file outside of models and outputs"""
+    """Return advice that a file of an image is missing.
+
+    title  of the field      text  stored path, or a bare file name      where  path of the setting
+    """
     fix = "choose another file, or empty the field"
     if "/" not in text:
         fix = "choose it again: images keep only the names of files outside of models and outputs"
     return Problem(f"{title}: '{text}' was not found", where, fix, "advice", code=NO_FILE)
 
 
-def _net_here(
+def _located_net(
     use: ControlUse, hashes: Mapping[str, str], workspace: Workspace, notes: list[Problem]
 ) -> dict[str, Any] | None:
-    """The values of an image's ControlNet with paths of this machine; None if its file is missing. hashes: {name: hash}; notes:
-    collects problems"""
+    """Return the form values of an image's ControlNet with paths of this machine; None if the ControlNet file is missing.
+
+    hashes: {name of a ControlNet in the image: its hash}; notes: list to which advice is appended
+    """
     missing: list[Problem] = []
     result = collected(missing, net_of_image, use.file, hashes.get(use.file, ""), workspace)
     if result is None:
@@ -305,14 +323,17 @@ def _net_here(
 
 
 def _other_hash(kind: str, name: str, where: str) -> Problem:
-    """The advice about a file that was found by its name but is another one than the image's."""
+    """Return the advice about a file that has the name but not the hash of the image's file. kind: "LoRA", "embedding" ..."""
     what = f"The {kind} {name} has the name but not the hash of the one that the image was made with"
     return Problem(what, where, "compare, or choose another file", "advice", code="generate.other-hash")
 
 
 def _escaped_prompt(job: GenerateJob) -> dict[str, Any]:
-    """The prompt of an image with its braces escaped and dynamic prompts on: images store plain prompts. With sd-scripts
-    compatibility it stays as it is, since dynamic prompts would then also change the seed."""
+    """Return {"prompt", "dynamic_prompts": True} with the braces of an image's plain prompt escaped; {} to leave both as they are.
+
+    {} if dynamic prompts are already on, with sd-scripts compatibility (dynamic prompts would change its seed), or if the escaped
+    prompt would still be read as variants or options.
+    """
     text = job.generate.prompt
     if job.prompts.dynamic_prompts or job.generate.compatibility == "kohya":
         return {}
@@ -322,8 +343,10 @@ def _escaped_prompt(job: GenerateJob) -> dict[str, Any]:
 
 
 def ratio_size(ratio: str, native: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) for a ratio such as "2:3" with about the area of the model's native size, in multiples of 64 (8 for a small
-    model)."""
+    """Return (width, height) with aspect ratio `ratio`, such as "2:3", and about the area of `native` (width, height).
+
+    Sides are multiples of 64 pixels; of 8 if `native` has less than SMALL_MODEL ** 2 pixels.
+    """
     wide, high = (int(part) for part in ratio.split(":"))
     area = native[0] * native[1]
     step = 64 if area >= SMALL_MODEL**2 else 8
@@ -332,20 +355,20 @@ def ratio_size(ratio: str, native: tuple[int, int]) -> tuple[int, int]:
 
 
 def sides(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> tuple[int, int]:
-    """(width, height) of the images of these values: an empty one is the model's trained size, 512 if that is unknown."""
+    """Return (width, height) in pixels of the images to generate; empty fields are the model's trained size, or 512 if unknown."""
     defaults = default_values(values, project, workspace)
     width, height = (values[side] or int(defaults.get(side, 512)) for side in ("width", "height"))
     return width, height
 
 
 def default_texts(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> dict[str, str]:
-    """{field: text of its value while it is empty} with the chosen model."""
+    """Return {field: placeholder} for width, height and guidance scale: the chosen model's value, or "default" if unknown."""
     defaults = default_values(values, project, workspace)
     return {name: f"{defaults[name]:g}" if name in defaults else "default" for name in OF_MODEL}
 
 
 def default_values(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> dict[str, float]:
-    """{field: value that applies while it is empty} with the chosen model; {} if the model is unknown."""
+    """Return the chosen model's {"width", "height", "guidance_scale"}, which apply while the fields are empty; {} if unknown."""
     path = find_file(str(values["base_model"] or project.model.base_model), workspace)
     try:
         if path is None:
@@ -357,7 +380,10 @@ def default_values(values: dict[str, Any], project: TrainJob, workspace: Workspa
 
 
 def job_of(values: dict[str, Any], project: TrainJob) -> GenerateJob:
-    """The job of these values. Raises ProblemsError with all invalid ones."""
+    """Return the generation job of form `values`; memory settings and, unless overridden, model settings are those of `project`.
+
+    Raises ProblemsError with all invalid values.
+    """
     groups: dict[str, dict[str, Any]] = {}
     for name in FIELDS:
         groups.setdefault(OF_JOB[name].group, {})[OF_JOB[name].name] = values.get(name)
@@ -377,23 +403,22 @@ def job_of(values: dict[str, Any], project: TrainJob) -> GenerateJob:
 
 
 def new_seed() -> int:
+    """Return a random seed from 0 to FRESH_SEEDS - 1."""
     return secrets.randbelow(FRESH_SEEDS)
 
 
 def with_seed(job: GenerateJob) -> GenerateJob:
-    """`job` with a seed, so that two jobs start from the same noise."""
+    """Return `job` with a random seed, or unchanged if it has a seed."""
     if job.generate.seed is not None:
         return job
     return job.model_copy(update={"generate": job.generate.model_copy(update={"seed": new_seed()})})
 
 
 def jobs_to_generate(job: GenerateJob, compare: bool, project: TrainJob) -> list[GenerateJob]:
-    """[job]; with `compare` [the job with the base model alone, the job], both with the same seed and with the LoRAs of the
-    prompt moved to the LoRAs.
+    """Return [job], or with `compare` [baseline job, job] with the same seed and with LoRA tags of the prompt as LoRA settings.
 
-    A job with LoRAs or embeddings is compared with its own model without them; any other with the model of Train (`project`), or
-    if it has this model, without its ControlNets.
-    Raises ProblemsError for invalid LoRAs in the prompt, and if there is nothing to compare.
+    The baseline of a job with LoRAs or embeddings leaves these out. That of another job uses the model of `project` (Train), or, if the
+    job already does, leaves out its ControlNets. Raises ProblemsError for invalid LoRA tags, and if there is nothing to compare.
     """
     if not compare:
         return [job]
@@ -411,7 +436,10 @@ def jobs_to_generate(job: GenerateJob, compare: bool, project: TrainJob) -> list
 
 
 def add_lora(values: dict[str, Any], path: Path, workspace: Workspace, strength: float = 1.0) -> dict[str, Any]:
-    """Return the values with a LoRA: at this strength, or turned on if it is there already. Raises ProblemsError for too many."""
+    """Return form `values` with the LoRA at `path` added at `strength`; one that is listed already is turned on instead.
+
+    Raises ProblemsError above MAX_LORAS.
+    """
     name = portable_name(path, workspace)
     loras = list(values.get("loras", []))
     if any(use["file"] == name for use in loras):
@@ -423,29 +451,40 @@ def add_lora(values: dict[str, Any], path: Path, workspace: Workspace, strength:
 
 
 def files_to_use(page: Page, facts: Mapping[str, Any], file: str = "") -> list[Mapping[str, Any]]:
-    """The checkpoint `file` of a run, else the `recommended` or its last one, and the others of its step, since an embedding has one
-    for each word; [] if the run has none. facts: the run's snapshot"""
+    """Return [the checkpoint to use, other files of the same step] from facts["files"]; [] if the run has saved none.
+
+    The checkpoint is `file` if named, else the recommended one, else the last. An embedding run saves one file per word and step.
+    facts: the run's snapshot
+    """
     best, _ = (None, "") if file else recommended(page.workspace.runs / facts["run"], facts.get("best"))
     name = best.name if best is not None else file
     saved = [each for each in facts["files"] if not is_average(each["name"])]
     chosen = [each for each in facts["files"] if each["name"] == name] if name else saved[-1:] or facts["files"][-1:]
     return chosen + [
-        each for each in saved for one in chosen if one in saved and each != one and each["step"] == one["step"]
+        each
+        for each in saved
+        for checkpoint in chosen
+        if checkpoint in saved and each != checkpoint and each["step"] == checkpoint["step"]
     ]
 
 
 def chosen_embeddings(values: Mapping[str, Any], page: Page) -> list[Embedding]:
-    """The embeddings that are chosen in the form, without those that are missing, which the start reports."""
+    """Return the embeddings chosen in the form, without repeated tokens; missing and not allowed files are left out."""
     embeddings = (
         collected(list[Problem](), find_embeddings, text, page.workspace) or () for text in values["embeddings"]
     )
-    return without_repeated_tokens([word for words in embeddings for word in words if page.roots.holds(word.path)])
+    return without_repeated_tokens(
+        [embedding for of_setting in embeddings for embedding in of_setting if page.roots.holds(embedding.path)]
+    )
 
 
 def generate_with(page: Page, name: str, file: str = "") -> dict[str, Any]:
-    """Fill in the form with a run's checkpoint `file`, else the `recommended` or its last one: as LoRA at its best strength with the
-    run's base model and the guidance scale of its samples, as base model, as ControlNet, or as embeddings. Unless the user wrote a
-    prompt, also with the settings of the first sample. Returns the values. Raises ProblemsError if the run has no checkpoint."""
+    """Fill in the form to use checkpoint `file` of run `name` ("": the recommended or last one), and return the new form values.
+
+    A LoRA gets its best assessed strength, the run's base model and the guidance scale of its samples. A full model becomes the base
+    model, a ControlNet or embeddings are added. If the prompt was not written by the user, the settings of the run's first sample are
+    set too. Raises ProblemsError if the run has no checkpoint.
+    """
     facts, folder = page.engine.snapshot(name), page.workspace.runs / name
     paths = [Path(each["path"]) for each in files_to_use(page, facts, file)]
     if not paths:
@@ -484,7 +523,7 @@ def generate_with(page: Page, name: str, file: str = "") -> dict[str, Any]:
 
 
 def _sample_of(job: TrainJob, base: Path | None) -> SamplePrompt | None:
-    """The run's first sample; None if it has none or its prompts cannot be read."""
+    """Return the first sample of a run that has a prompt; None if there is none or the prompts cannot be read."""
     from core.training.loop.samples import prompts_of
 
     try:
@@ -494,13 +533,13 @@ def _sample_of(job: TrainJob, base: Path | None) -> SamplePrompt | None:
 
 
 def _first_control(job: TrainJob, base: Path | None) -> dict[str, Any]:
-    """The control image of the run's first sample."""
+    """Return {"image": path of the control image of the run's first sample}; {} without one."""
     sample = _sample_of(job, base)
     return {"image": sample.control} if sample is not None and sample.control else {}
 
 
 def _first_sample(job: TrainJob, base: Path | None) -> dict[str, Any]:
-    """Values that generate the run's first sample again; {} without one."""
+    """Return the form values that generate the run's first sample again; {} without samples."""
     sample = _sample_of(job, base)
     if sample is None:
         return {}
@@ -519,12 +558,12 @@ def _first_sample(job: TrainJob, base: Path | None) -> dict[str, Any]:
 
 
 def _automatic_prompts(state: dict[str, Any]) -> tuple[str, ...]:
-    """Prompts that the user did not write: an empty one, the default, and that of the previous run."""
+    """Return the prompts that do not come from the user: "", the default prompt, and the prompt of the previously loaded run."""
     return "", str(ENTRIES["prompt"].default), str(state.get("prompt_of_run", ""))
 
 
 def stored_values(state: dict[str, Any], project: TrainJob | None = None) -> dict[str, Any]:
-    """The values in a tab state; missing or invalid ones are those of `start_values`."""
+    """Return the form values stored in a tab state; missing or invalid ones are replaced by `start_values`."""
     values, stored = start_values(project), state.get("values", {})
     model = stored.get("model") if isinstance(stored, dict) else None
     stored = {name: _renewed(name, value) for name, value in stored.items()} if isinstance(stored, dict) else {}
@@ -532,7 +571,7 @@ def stored_values(state: dict[str, Any], project: TrainJob | None = None) -> dic
 
 
 def _renewed(name: str, value: Any) -> Any:
-    """Convert a number that an earlier version stored as text."""
+    """Return a number that an earlier version stored as text as a number; any other value unchanged."""
     entry = ENTRIES.get(name)
     if entry is not None and isinstance(value, str) and entry.kind in ("int", "float"):
         with suppress(ProblemsError):
@@ -543,8 +582,10 @@ def _renewed(name: str, value: Any) -> Any:
 def marked_for_zero_snr(
     values: dict[str, Any], project: TrainJob, workspace: Workspace, lora: Callable[[str], Path]
 ) -> list[str]:
-    """Names of the chosen files that were trained with zero terminal SNR, by their metadata. Missing files are skipped, since the
-    start reports them. lora: returns the file of a LoRA's name"""
+    """Return the file names of the chosen model, LoRAs and embeddings whose metadata say zero terminal SNR.
+
+    lora: function of a LoRA's name that returns its path. Missing files are skipped, since the start reports them.
+    """
     lookups: list[tuple[Callable[..., Any], str]] = [
         (lambda text: model_path(text, workspace), str(values["base_model"]).strip() or project.model.base_model),
         *((lora, use["file"]) for use in values["loras"] if LoraUse.model_validate(use).used),
@@ -562,7 +603,7 @@ def marked_for_zero_snr(
 
 
 def tags_of(prompt: str) -> list[LoraTag]:
-    """The LoRA tags of a prompt; [] if it is incomplete."""
+    """Return the LoRA tags of a prompt; [] if it cannot be parsed, as while a tag is being typed."""
     with suppress(ValueError):
         return without_tags(prompt)[1]
     return []

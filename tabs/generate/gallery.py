@@ -1,4 +1,4 @@
-"""The images of the Generate tab: the session's strip, the gallery of the folder, and the viewer. Answers assets/gallery.js."""
+"""Images of the Generate tab: the strip of the session, the gallery of all images, and the viewer. Answers assets/gallery.js."""
 
 import time
 from collections.abc import Callable
@@ -56,7 +56,7 @@ atelier.sendImage = (act, arg, value) => { atelier.turn = (atelier.turn || 0) + 
 
 
 class GalleryHandlers:
-    """Answers atelier/gallery, and provides its part of the tick."""
+    """Answers requests of the gallery script (atelier/gallery), and provides the gallery's part of the page's periodic update."""
 
     def __init__(self, page: Page):
         self.page, self.gallery = page, Gallery(page.workspace)
@@ -75,7 +75,7 @@ class GalleryHandlers:
         }
 
     def refresh(self) -> int:
-        """Update the index: a few new images at once, many on the light lane. Returns its version."""
+        """Update the image index and return its version. More than READ_AT_ONCE new images are read in the background."""
         self.gallery.refresh()
         if self.gallery.unread():
             self.gallery.read(READ_AT_ONCE)
@@ -84,17 +84,18 @@ class GalleryHandlers:
         return self.gallery.version
 
     def warm(self) -> None:
-        """List every file and read all facts, on the light lane."""
+        """Start to list all image files and read their metadata in the background, unless that is running."""
         if self._reading is None or self._reading.done:
             self._reading = self.page.engine.light(self._read, True, title="Reading the settings of images")
 
     def _read(self, whole: bool, task: Any) -> None:
+        """Read the metadata of unread images; with `whole`, first list all files again."""
         if whole:
             self.gallery.refresh(full=True)
         self.gallery.read(check=task.check)
 
     def newest(self) -> NewestImage | None:
-        """The newest image, which the page shows large; None if there is none."""
+        """Return the newest image of the gallery; None if it is empty."""
         self.refresh()
         for shot in self.gallery.newest():
             image_facts = self.gallery.facts(shot.name)
@@ -104,24 +105,30 @@ class GalleryHandlers:
         return None
 
     def last_seed(self) -> int | None:
-        """The seed of the newest image that has one."""
+        """Return the seed of the newest image whose seed is known; None without one."""
         self.refresh()
         seeds = (self.gallery.facts(shot.name).seed for shot in self.gallery.newest())
         return next((seed for seed in seeds if seed is not None), None)
 
     def shot(self, name: str) -> Shot:
-        """The image of a name. Raises ProblemsError if it does not exist."""
+        """Return the gallery's image `name`. Raises ProblemsError if it does not exist."""
         self.refresh()
         return self.gallery.shot(name)
 
     # -- the tick
 
     def parts(self, tab: Any, request: dict[str, Any]) -> dict[str, Any]:
-        """Part of the tick: a version that changes when the script should reload the list, and the progress of a copy."""
+        """Return {"gallery": {"version", "copy"}} for the page's periodic update on the Generate tab; {} for other tabs.
+
+        version: changes when the script should reload the list; copy: see `_copy_state`
+        """
         return {"gallery": {"version": self.refresh(), "copy": self._copy_state()}} if tab == TAB else {}
 
     def _copy_state(self) -> dict[str, Any] | None:
-        """{id, text, share: 0 to 1, done, and then problems and message} of the newest copy to the dataset; None without one."""
+        """Return the progress of the newest copy to a dataset; None if there was none.
+
+        {"id", "text", "share": 0 to 1, "done"}; when done also "problems" and "said", the final message
+        """
         task = self._copying
         if task is None:
             return None
@@ -139,12 +146,12 @@ class GalleryHandlers:
     # -- requests
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Answer a request of the script. Raises ProblemsError, and nothing was changed then."""
+        """Answer a request of the script by its "act"; {} for an unknown one. Raises ProblemsError, with nothing changed."""
         act = self._acts.get(str(request.get("act")))
         return act(request) if act else {}
 
     def _list(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The names of the images that match the filter, newest first, with the tiles of the first ones."""
+        """Return the names of the images that match the filter, newest first, the tiles of the first ones, and the filter's choices."""
         version, gallery = self.refresh(), self.gallery
         if request.get("whole") is True:  # a page was opened: a full scan finds overwritten files
             self.warm()
@@ -166,7 +173,7 @@ class GalleryHandlers:
         }
 
     def _tiles(self, request: dict[str, Any]) -> dict[str, Any]:
-        """{"tiles": {name: tile}} of the named images that still exist."""
+        """Return {"tiles": {name: tile}} for the requested images that still exist."""
         tiles = {}
         for name in names_of(request, MAX_TILES):
             try:
@@ -176,7 +183,7 @@ class GalleryHandlers:
         return {"tiles": tiles}
 
     def _tile(self, name: str) -> dict[str, Any]:
-        """Data of an image in the strip or gallery."""
+        """Return an image's data for the strip and gallery: thumbnail URLs, prompt, seed, stars."""
         shot, image_facts, base = self.gallery.shot(name), self.gallery.facts(name), self.gallery.twin(name)
         return {
             "thumb": self.page.thumb_url(shot.path, THUMB),
@@ -188,7 +195,7 @@ class GalleryHandlers:
         }
 
     def _open(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Data of an image for the viewer."""
+        """Return an image's data for the viewer: URLs, settings as HTML, prompt, and the image before it."""
         shot = self.shot(str(request.get("name")))
         base, previous = self.gallery.twin(shot.name), self.gallery.before(shot.name)
         record = read_image_metadata(shot.path)
@@ -210,7 +217,7 @@ class GalleryHandlers:
         }
 
     def _initial(self, job: GenerateJob | None) -> dict[str, str]:
-        """{"file", "url"} of the initial image of an image; {} without one. "url" is empty if the file is gone."""
+        """Return {"file": name, "url"} of the initial image in `job`; {} without one. "url" is "" if the file is missing or not allowed."""
         name = job.image_to_image.image_path if job is not None else None
         if not name:
             return {}
@@ -221,31 +228,37 @@ class GalleryHandlers:
     # -- changes
 
     def _set_stars(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Set the stars of the requested images. Returns {"stars": {name: stars}}."""
         number = request.get("stars")
         names = names_of(request)
         self.gallery.set_stars(names, number if isinstance(number, int) else 0)
         return {"stars": {name: self.gallery.stars(name) for name in names}}
 
     def _trash(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Move the requested images to the trash. Returns {"token" for undo, "names", "said": message}."""
         names = names_of(request)
         token = self.gallery.put_away(names)
         return {"token": token, "names": names, "said": f"{count(len(names), 'image')} moved to the trash"}
 
     def _last_deletion(self) -> dict[str, Any] | None:
-        """The last deletion that can be undone. recent: since the start of the server, for an Undo that survives a refresh"""
+        """Return {"token", "said": message, "recent"} of the last deletion that can be undone; None without one.
+
+        recent: whether it was deleted since the server started, so that Undo survives a page refresh
+        """
         for each in trash.undoable_actions(self.gallery.folder, most=LATELY):
             message = f"{count(len(each.images), 'image')} moved to the trash"
             return {"token": each.token, "said": message, "recent": each.when >= self.begun}
         return None
 
     def _restore(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Restore the images deleted under the request's "token". Returns {"names", "said": message}."""
         names = self.gallery.put_back(str(request.get("token")))
         return {"names": names, "said": f"{count(len(names), 'image')} restored"}
 
     # -- copying to a dataset
 
     def _train(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Start to copy the named images, or those that match the filter, to a new folder of the dataset."""
+        """Start to copy the requested images, or those that match the filter, to a new dataset folder. Returns {"copy": progress}."""
         if self._copying is not None and not self._copying.done:
             what = "Other images are still being copied"
             raise ProblemsError.one(what, "Train on these", "wait until they are copied", "gallery.busy")
@@ -258,7 +271,7 @@ class GalleryHandlers:
         return {"copy": self._copy_state()}
 
     def _copy(self, images: list[tuple[Path, str]], name: str, task: Any) -> str:
-        """Copy (image, prompt) pairs as a new dataset folder, add it to the dataset, and return the message."""
+        """Copy (image path, prompt) pairs to a new folder `name`, add it to the dataset of Train, and return a message."""
         folder = copy_as_dataset(images, name, self.page.workspace.datasets, task.check, task.stage)
         project, folder_text = self.page.project, display_path(folder)
         with project.lock:
@@ -271,44 +284,50 @@ class GalleryHandlers:
         return f"{count(len(images), 'image')} copied to {folder_text}"
 
     def _cancel(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Cancel the running copy to a dataset. Returns {}."""
         if self._copying is not None:
             self._copying.cancel()
         return {}
 
 
 def filter_of(request: dict[str, Any]) -> Filter:
-    """The filter of a request."""
+    """Return the gallery filter that a request describes."""
     texts = {name: str(request.get(name) or "")[:300] for name in ("words", "model", "lora", "day")}
     stars = request.get("stars")
     return Filter(**texts, stars=stars if isinstance(stars, int) else 0)
 
 
 def names_of(request: dict[str, Any], most: int | None = None) -> list[str]:
-    """The images that a request names, at most `most` of them."""
+    """Return the image names in a request's "names", at most `most`; [] if it has none."""
     names = request.get("names")
     return [name for name in names[:most] if isinstance(name, str)] if isinstance(names, list) else []
 
 
 def _strengths(use: LoraUse) -> str:
+    """Return the text of a LoRA's strengths, such as "0.8 / 0.5"."""
     return strengths(use.strength, use.text_encoder_strength)
 
 
-def _net(use: ControlUse, called: Callable[[str], str]) -> str:
-    """HTML of a ControlNet with its weight, its control image and what is set for it."""
+def _net(use: ControlUse, title_of: Callable[[str], str]) -> str:
+    """Return the HTML of a ControlNet: name, weight, control image and settings that are not the defaults.
+
+    title_of: function of a file's name that returns its display name
+    """
     entries = [Declared(name, "controls", name, info) for name, info in fields_of(ControlUse).items()]
     further = [each for each in entries if each.name not in ("file", "image", "weight", "enabled")]
     changed = [(each, value) for each in further if (value := getattr(use, each.name)) != each.default]
     texts = [f", {esc(label(each).lower())} {esc(shown_value(each, value))}" for each, value in changed]
     image = f", follows {_file(use.image, file_stem)}" if use.image else ""
-    return f"{_file(use.file, called)} <b>{use.weight:g}</b>{image}{''.join(texts)}"
+    return f"{_file(use.file, title_of)} <b>{use.weight:g}</b>{image}{''.join(texts)}"
 
 
-def _file(name: str, called: Callable[[str], str]) -> str:
-    return f'<span title="{esc(name)}">{esc(called(name))}</span>'
+def _file(name: str, title_of: Callable[[str], str]) -> str:
+    """Return the HTML of a file's display name, `called(name)`, with the full name as tooltip."""
+    return f'<span title="{esc(name)}">{esc(title_of(name))}</span>'
 
 
 def _size(path: Path) -> str:
-    """The size of an image as text; "" if it cannot be read."""
+    """Return the size of an image file as text, "512 × 768"; "" if it cannot be read."""
     with suppress(BrokenImage, OSError):
         header = read_header(path)
         return f"{header.width} × {header.height}"
@@ -316,10 +335,14 @@ def _size(path: Path) -> str:
 
 
 def about_job(
-    job: GenerateJob | None, record: ImageRecord, called: Callable[[str], str] = file_stem, size: str = ""
+    job: GenerateJob | None, record: ImageRecord, title_of: Callable[[str], str] = file_stem, size: str = ""
 ) -> str:
-    """HTML of an image's settings, or of the reason why they are unknown. called: returns the display name of a model file; size:
-    of the image, which Hires or an upscaler may have enlarged"""
+    """Return the HTML of an image's settings, or of the reason why they are unknown.
+
+    job       the image's job, None if unknown
+    title_of  function of a model file's name that returns its display name
+    size      text of the image's final size, which hires fix or an upscaler may have enlarged
+    """
     if job is None:
         return f'<p class="hint">{esc(record.reason)}</p>'
     settings = job.generate
@@ -332,26 +355,26 @@ def about_job(
         ("Sampler", esc(SAMPLER_LABELS.get(settings.sampler, settings.sampler))),
         ("Guidance", "" if settings.guidance_scale is None else f"{settings.guidance_scale:g}"),
         ("Seed", "" if settings.seed is None else str(settings.seed)),
-        ("Model", _file(job.model.base_model, called) if record.source == "atelier" else ""),
+        ("Model", _file(job.model.base_model, title_of) if record.source == "atelier" else ""),
         ("VAE", esc(job.model.vae or "")),
         ("Clip skip", str(job.model.clip_skip or "")),
-        ("LoRAs", "<br>".join(f"{_file(use.file, called)} <b>{_strengths(use)}</b>" for use in settings.loras)),
+        ("LoRAs", "<br>".join(f"{_file(use.file, title_of)} <b>{_strengths(use)}</b>" for use in settings.loras)),
         ("Embeddings", "<br>".join(esc(text) for text in settings.embeddings)),
-        ("ControlNets", "<br>".join(_net(use, called) for use in job.controls.used)),
+        ("ControlNets", "<br>".join(_net(use, title_of) for use in job.controls.used)),
         ("Zero terminal SNR", "on" if settings.zero_terminal_snr == "on" else ""),
         ("Prompt weights", "" if settings.prompt_weights else "off"),
     ]
-    in_use = _in_use(job)
+    in_use = _always_listed(job)
     for entry in declared(GenerateJob):
         value = in_use.get(entry.path, getattr(getattr(job, entry.group), entry.name))
-        shown = entry.path in in_use or (entry.name not in NAMED and value != entry.default)
-        if shown and entry.group not in ("model", "memory", "prompts"):
+        is_listed = entry.path in in_use or (entry.name not in NAMED and value != entry.default)
+        if is_listed and entry.group not in ("model", "memory", "prompts"):
             rows.append((label(entry), esc(shown_value(entry, value))))
     return facts([(name, value) for name, value in rows if value])
 
 
-def _in_use(job: GenerateJob) -> dict[str, Any]:
-    """{path: value} of the settings that are listed even at their defaults, as in A1111's text."""
+def _always_listed(job: GenerateJob) -> dict[str, Any]:
+    """Return {setting path: value} of settings that are listed even if they have their defaults, as A1111 does."""
     settings, hires = job.image_to_image, job.hires
     values: dict[str, Any] = {"generate.schedule_type": job.generate.schedule_type}
     if hires.highres_fix_scale is not None:

@@ -1,4 +1,4 @@
-"""The axes of a grid whose values are model files: shown as cards, chosen from the list of files."""
+"""Axes of an X/Y/Z grid whose values are model files, shown as cards."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -30,9 +30,13 @@ ACTS = ("file_add", "file_none", "file_off", "file_step", "file_steps")
 class FileAxis:
     """A grid axis whose values are model files.
 
-    name         setting of the axis                  holds    kinds of file
-    none         title of the value without a file, "" if each value needs one; about_none: its help
-    any_family   files of any family are allowed      tokens   a value may be TOKEN=FILE, or several of these separated by semicolons
+    name        path of the axis's setting
+    title       of the axis
+    holds       kinds of model files that it accepts
+    none        title of its value without a file ("No LoRA"); "" if each value needs a file
+    about_none  help of that value
+    any_family  whether files of any model family are accepted
+    tokens      whether a value may be TOKEN=FILE, or several of these separated by semicolons
     """
 
     name: str
@@ -45,20 +49,20 @@ class FileAxis:
 
     @property
     def declared(self) -> Declared:
-        """The axis as a setting, for the list of files."""
+        """The axis as a declared setting, for the file picker."""
         info = setting("", title=self.title, help="", holds=", ".join(self.holds))
         return Declared(f"axes.{self.name}", AXES, self.name, info)
 
     def family(self, fields: PlainForm) -> str:
-        """The family that its files must have, "" for any. fields: of the cells' images"""
+        """Return the model family that the files must have, "" for any. fields: form with the settings of the cells' images"""
         return "" if self.any_family else fields.family_for("loras")
 
     def parts(self, value: str) -> list[tuple[str, str]]:
-        """(token or "", name of the file) of each file in a value."""
+        """Return [(token or "", file name)] of the files in an axis value."""
         return [split_token(each.strip()) for each in value.split(";")] if self.tokens else [("", value)]
 
     def value(self, path: Path, page: Page) -> str:
-        """The value of a file; of a run's embedding with the word that it was trained for."""
+        """Return the axis value of a file: its name, or TOKEN=FILE for an embedding of a run."""
         run = run_of(path, page.workspace.runs) if self.tokens else None
         job = page.readable_job(run.name) if run is not None else None
         texts = embedding_values(job, [path], page.workspace) if job is not None and job.method.traits.new_words else []
@@ -78,8 +82,11 @@ FILE_AXES: Mapping[str, FileAxis] = {  # by name
 
 
 class AxisForm:
-    """The axes as a form of the picker: each takes files of its setting. fields: form of the cells' images; axes: returns them as
-    in `files_in`"""
+    """The grid axes as a form of the file picker.
+
+    fields  form with the settings of the cells' images
+    axes    function that returns the texts of the axes, as for `kinds_in`
+    """
 
     def __init__(self, page: Page, fields: PlainForm, axes: Callable[[], Mapping[str, str]]):
         self._fields, self._axes = fields, axes
@@ -87,32 +94,37 @@ class AxisForm:
 
     @property
     def known(self) -> Mapping[str, Declared]:
+        """{"x_values": declared setting, ...} of the axes whose values are model files."""
         return {f"{letter}_values": kind.declared for letter, kind in kinds_in(self._axes()).items()}
 
     def family_for(self, name: str) -> str:
+        """Return the model family that files of axis setting `name` must have, "" for any."""
         return FILE_AXES[name].family(self._fields)
 
 
 def kinds_in(axes: Mapping[str, str]) -> dict[str, FileAxis]:
-    """{letter: axis} of the axes of model files. axes: {"x_axis": text, "x_values": text, ...}"""
+    """Return {letter: axis} of the axes of model files. axes: {"x_axis": name of a setting, "x_values": text, ... for y and z}"""
     named = {letter: setting_named(axes.get(f"{letter}_axis", "")) or "" for letter in LETTERS}
     return {letter: FILE_AXES[name] for letter, name in named.items() if name in FILE_AXES}
 
 
 def names_in(text: str) -> list[str]:
-    """The values of an axis; [] for a text that cannot be read."""
+    """Return the values in the text of an axis; [] if it cannot be parsed."""
     with suppress(ProblemsError):
         return texts_of(text)
     return []
 
 
 def files_in(axes: Mapping[str, str]) -> list[tuple[str, str]]:
-    """(letter of the axis, name) of each value of the axes of model files. axes: see `kinds_in`"""
+    """Return [(axis letter, value)] for each value of the axes of model files. axes: as for `kinds_in`"""
     return [(letter, name) for letter in kinds_in(axes) for name in names_in(axes[f"{letter}_values"])]
 
 
 def file_axes(axes: Mapping[str, str], fields: PlainForm, page: Page) -> dict[str, str]:
-    """{letter: HTML of the values as cards} of each axis of model files. fields: form of the cells' images"""
+    """Return {letter: HTML of the values as cards} for each axis of model files.
+
+    axes: as for `kinds_in`; fields: form with the settings of the cells' images
+    """
     kinds, listed = kinds_in(axes), files_in(axes)
     families = {letter: kind.family(fields) for letter, kind in kinds.items()}
     named = [
@@ -121,17 +133,23 @@ def file_axes(axes: Mapping[str, str], fields: PlainForm, page: Page) -> dict[st
     ]
     titles = titles_of([[lora.path for lora, _, _ in files] for files in named], page.workspace.runs)
     cards = dict.fromkeys(kinds, "")
-    for number, ((letter, name), title) in enumerate(zip(listed, titles, strict=True)):
-        cards[letter] += _card(number, name, title, kinds[letter], named[number], page)
+    for index, ((letter, name), title) in enumerate(zip(listed, titles, strict=True)):
+        cards[letter] += _card(index, name, title, kinds[letter], named[index], page)
     return {
         letter: f'<ul class="loras lora-cards axis-cards">{rows}</ul>' if rows else "" for letter, rows in cards.items()
     }
 
 
 def _card(
-    number: int, name: str, title: str, kind: FileAxis, files: Sequence[tuple[Lora, FileFacts | None, str]], page: Page
+    index: int, name: str, title: str, kind: FileAxis, files: Sequence[tuple[Lora, FileFacts | None, str]], page: Page
 ) -> str:
-    """HTML of a card. number: its index in `files_in`; title: distinguishes it from the others; files: see `file_named`"""
+    """Return the HTML of an axis value's card.
+
+    index  index in `files_in`
+    name   the axis value
+    title  distinguishes the card from the others
+    files  `file_named` of each file in the value
+    """
     (lora, facts, _), why = files[0], next((why for _, _, why in files if why), "")
     lora = lora if len(files) == 1 else Lora(lora.path, title, lora.image)
     parts = kind.parts(name)
@@ -147,11 +165,11 @@ def _card(
         title = title.replace(f", {lora.checkpoint.label}", "", 1)
     if len(lora.steps) > 1:
         label = f"All {len(lora.steps)} steps"
-        tools = button("file_steps", label, number, kind="quiet", label=f"{label} of {title}") + tools
-    remove = button("file_off", "\u00d7", number, kind="quiet", label=f"Remove {title}")
+        tools = button("file_steps", label, index, kind="quiet", label=f"{label} of {title}") + tools
+    remove = button("file_off", "\u00d7", index, kind="quiet", label=f"Remove {title}")
 
-    def swaps(each: Checkpoint) -> str:
-        return f'data-act="file_step" data-arg="{number}:{esc(each.path.name)}"'
+    def step_attributes(checkpoint: Checkpoint) -> str:
+        return f'data-act="file_step" data-arg="{index}:{esc(checkpoint.path.name)}"'
 
     return card(
         lora,
@@ -161,14 +179,16 @@ def _card(
         third_line="",
         about=about,
         reason=why,
-        steps=strip(lora, swaps, page.thumb_url),
+        steps=strip(lora, step_attributes, page.thumb_url),
         attributes=row_of(name),
     )
 
 
 def add_buttons(letter: str, kind: FileAxis) -> str:
-    """HTML of the buttons that add a file, or the value without one, to an axis. The picker writes its choice into a hidden
-    field."""
+    """Return the HTML of the buttons that add a file, or the value without a file, to an axis.
+
+    The picker writes its choice into the hidden `drop_field`.
+    """
     field, title = f"{letter}_values", f"{kind.title} for {letter.upper()}"
     attributes = f'data-pick="{field}" data-form="{AXES}" data-looks="any" data-title="{title}" aria-label="{title}"'
     none = (
@@ -183,15 +203,17 @@ def add_buttons(letter: str, kind: FileAxis) -> str:
 
 
 def drop_field(letter: str) -> str:
-    """HTML of the hidden field of an axis that adds the files written into it: by the list, or by a LoRA's card dropped on it."""
+    """Return the HTML of an axis's hidden field; file names written into it by the picker or a dropped LoRA card are added as values."""
     return f'<textarea hidden data-act="file_add" data-arg="{letter}"></textarea>'
 
 
 def changed(act: str, arg: str, value: str, axes: Mapping[str, str], page: Page) -> dict[str, str]:
-    """{field: text} of an axis after an act on its cards; {} if the card is gone, or a file cannot be added to this axis.
+    """Return {field: new text} of an axis after an event on its cards; {} if the card is gone or the file cannot be added.
 
-    arg     the letter for "file_add" and "file_none", else the number of the card, with a file for "file_step"
-    value   the files to add, a line each
+    act    "file_add", "file_none", "file_off", "file_step" or "file_steps"
+    arg    axis letter for "file_add" and "file_none", else index of the card, followed by ":file name" for "file_step"
+    value  files to add, one per line
+    axes   as for `kinds_in`
     """
     if act in ("file_add", "file_none"):
         name, values = axes.get(f"{arg}_axis", ""), axes.get(f"{arg}_values", "")
@@ -202,25 +224,27 @@ def changed(act: str, arg: str, value: str, axes: Mapping[str, str], page: Page)
         names = [*names_in(values), *added] if act == "file_add" else [NONE, *names_in(values)]
         return {f"{arg}_axis": name or LORA, f"{arg}_values": joined(list(dict.fromkeys(names)))}
     listed, (number, _, file) = files_in(axes), arg.partition(":")
-    at = index_of(number, len(listed))
-    if at is None:
+    card_index = index_of(number, len(listed))
+    if card_index is None:
         return {}
-    letter, name = listed[at]
+    letter, name = listed[card_index]
     kind = kinds_in(axes)[letter]
     rows = [
-        [each] if index != at else _replacements(act, name, file, kind, page) for index, (_, each) in enumerate(listed)
+        [each] if index != card_index else _replacements(act, name, file, kind, page)
+        for index, (_, each) in enumerate(listed)
     ]
-    names = [each for (of, _), row in zip(listed, rows, strict=True) if of == letter for each in row]
+    names = [each for (axis_letter, _), row in zip(listed, rows, strict=True) if axis_letter == letter for each in row]
     return {f"{letter}_values": joined(list(dict.fromkeys(names)))}
 
 
 def _value(name: str, kind: FileAxis, page: Page) -> str:
+    """Return the axis value for the file `name`; `name` itself if there is no such file."""
     path = find_file(name, page.workspace)
     return kind.value(path, page) if path is not None else name
 
 
 def _replacements(act: str, name: str, file: str, kind: FileAxis, page: Page) -> list[str]:
-    """The values that replace one: none, another step of its run, or all steps."""
+    """Return the values that replace axis value `name`: none ("file_off"), the checkpoint `file` of its run, or all checkpoints."""
     if act == "file_off":
         return []
     steps = checkpoints(page, find_file(kind.parts(name)[0][1], page.workspace))

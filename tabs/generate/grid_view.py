@@ -1,4 +1,4 @@
-"""HTML of grids: the axes in the panel, and the tables of cells."""
+"""HTML of X/Y/Z grids: the axes in the Generate form, the list of grids, and the tables of cells."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +56,11 @@ FIRST = (  # of the settings of an axis: those that people compare most
 
 @dataclass(frozen=True)
 class GridRow:
-    """A grid in the list. done: number of generated cells; doing: "waiting", "running", "damaged" or \"\""""
+    """A grid in the list of grids.
+
+    done, total, failed  numbers of cells
+    doing                "waiting", "running", "damaged", or "" if no job is active
+    """
 
     name: str
     title: str
@@ -67,21 +71,25 @@ class GridRow:
 
     @property
     def progress(self) -> str:
-        """How many of its images are there: "6 images", "3 of 6, 1 failed, running"."""
+        """Text of the grid's progress, such as "6 images" or "3 of 6, 1 failed, running"."""
         images = count(self.total, "image") if self.done >= self.total else f"{self.done:,} of {self.total:,}"
         return ", ".join(filter(None, [images, f"{self.failed} failed" if self.failed else "", self.doing]))
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint of a column, row or table. name: with which it is marked to keep, "" for its own, or None; copied: HTML of its copy"""
+    """A checkpoint that is an axis value.
+
+    name    name under which it is marked to keep, "" for the file's own name; None if it is not marked
+    copied  HTML of the state of its copy
+    """
 
     name: str | None
     copied: str
 
 
 def recent(grids: Sequence[GridRow]) -> str:
-    """HTML of the grids of this session, to open one again; "" without any."""
+    """Return the HTML of buttons that open the grids of this session; "" without any."""
     if not grids:
         return ""
     links = (button("open", f"{each.title}, {each.progress}", each.name, kind="small quiet") for each in grids)
@@ -103,38 +111,45 @@ def panel(
     earlier: str,
     kinds: Mapping[str, FileAxis] = {},
     cards: Mapping[str, str] = {},
-    shown: bool = True,
+    is_visible: bool = True,
 ) -> str:
-    """HTML of the card with the three axes, their summary, and the list of grids.
+    """Return the HTML of the Grid card: the three axes, a summary, and the list of grids.
 
-    axes      {"x_axis": text, "x_values": text, ...}      invalid   names of those with problems    error   summary is a problem
-    loras     {name: title} of the LoRAs in use            earlier   HTML of the list      shown   whether the card is in sight
-    kinds, cards   {letter: kind of its files} and {letter: HTML of their cards} of the axes of model files
+    axes        {"x_axis": name of a setting, "x_values": text, ... for y and z}
+    invalid     names of the fields in `axes` with problems
+    summary     text next to the button; an error message if `error`
+    loras       {file stem: title} of the LoRAs in the form
+    earlier     HTML of the list of grids
+    kinds       {letter: axis} of the axes of model files
+    cards       {letter: HTML of the axis values as cards} of these axes
+    is_visible  whether the card is visible
     """
     rows = "".join(_axis(letter, axes, invalid, kinds.get(letter), cards.get(letter, ""), loras) for letter in LETTERS)
-    offered = options((title, value) for value, title in _offers(loras))
+    offered = options((title, value) for value, title in _axis_suggestions(loras))
     text = f'<span class="hint{" bad" if error else ""}" role="status">{esc(summary)}</span>'
     go = button("make", "Generate grid", kind="primary")
     body = (
         f'<div class="grid-axes">{rows}</div><div class="grid-go">{go}{text}</div>{earlier}'
         f'<datalist id="grid-settings">{offered}</datalist>'
     )
-    return frame(GRID, "Grid", body, shown)
+    return frame(GRID, "Grid", body, is_visible)
 
 
 def _axis(
     letter: str, axes: Mapping[str, str], invalid: set[str], kind: FileAxis | None, cards: str, loras: Mapping[str, str]
 ) -> str:
-    """HTML of an axis. kind: of its model files, shown as cards instead of text; cards: their HTML; loras: {name: title} of those
-    in use"""
+    """Return the HTML of one axis.
+
+    axes, invalid, loras: as of `panel`; kind: the axis's FileAxis, None for an axis of texts; cards: HTML of its values if it has one
+    """
     name, values = f"{letter}_axis", f"{letter}_values"
     mark = {each: ' aria-invalid="true"' if each in invalid else "" for each in (name, values)}
-    up = letter.upper()
+    upper = letter.upper()
     title = loras.get((setting_named(axes.get(name, "")) or "").removeprefix(f"{STRENGTH}:"), "")
     face = f'<span class="pick-face"><span><b>{middle(title)}</b></span></span>' if title else ""
     entry = settings_of_axes().get(setting_named(axes.get(name, "")) or "")
-    said = axes.get(name, "").strip().casefold()
-    unclear = entry is not None and said not in (entry.title.casefold(), title_in_group(entry).casefold())
+    axis_text = axes.get(name, "").strip().casefold()
+    unclear = entry is not None and axis_text not in (entry.title.casefold(), title_in_group(entry).casefold())
     hint = f'<span class="hint replaces">{esc(entry.title)}</span>' if entry is not None and unclear else ""
     values_box = (
         f'<label class="own"><span>{"Strength" if title else "Values"}</span><textarea rows="1" id="grid-{letter}-values" '
@@ -144,20 +159,22 @@ def _axis(
     )
     about_fill = "All known values" if kind is None else "One file of each run, and all others"
     filled = axes.get(values, "").strip()
-    tools = button("clear", "Clear", letter, kind="quiet", label=f"Clear the values of {up}") if filled else ""
-    tools += button("fill", "Fill in all", letter, kind="quiet", label=f"Fill in all values of {up}", title=about_fill)
+    tools = button("clear", "Clear", letter, kind="quiet", label=f"Clear the values of {upper}") if filled else ""
+    tools += button(
+        "fill", "Fill in all", letter, kind="quiet", label=f"Fill in all values of {upper}", title=about_fill
+    )
     return (
-        f'<div class="grid-axis"><label class="own"><span>{up} ({WHERE[letter]})</span><input type="text" class="text" '
+        f'<div class="grid-axis"><label class="own"><span>{upper} ({WHERE[letter]})</span><input type="text" class="text" '
         f'list="grid-settings" id="grid-{letter}-axis" data-act="field" data-arg="{name}" value="{esc(axes.get(name, ""))}" '
         f'placeholder="none" autocomplete="off" spellcheck="false"{mark[name]}>{face}</label>'
         f"{values_box if kind is None else add_buttons(letter, kind)}"
         f'<div class="axis-tools">{tools}</div>'
-        f"{cards}{_replaces(kind, loras)}{hint}</div>"
+        f"{cards}{_replaced_lora_html(kind, loras)}{hint}</div>"
     )
 
 
-def _replaces(kind: FileAxis | None, loras: Mapping[str, str]) -> str:
-    """HTML that says which LoRA of the form an axis of LoRAs stands for; "" for other axes."""
+def _replaced_lora_html(kind: FileAxis | None, loras: Mapping[str, str]) -> str:
+    """Return the HTML that names the LoRA of the form which an axis of LoRAs replaces; "" for other axes."""
     if kind is None or kind.name != LORA or not loras:
         return ""
     others = "; the others act in each image" if len(loras) > 1 else ""
@@ -165,16 +182,18 @@ def _replaces(kind: FileAxis | None, loras: Mapping[str, str]) -> str:
 
 
 def _example(letter: str, axis: str) -> str:
-    """Values that suit the setting of an axis, as an example."""
+    """Return example values for an axis, which suit the setting named `axis`."""
     name = setting_named(axis) or ""
     entry = settings_of_axes().get(name)
     kind = letter if entry is None else entry.kind
     return EXAMPLES.get(name.partition(":")[0]) or EXAMPLES.get(kind, EXAMPLES["z"])
 
 
-def _offers(loras: Mapping[str, str]) -> list[tuple[str, str]]:
-    """[(name, label)] of the settings that an axis can change, the special ones and those of FIRST first. name: the title, of several
-    equal ones with that of the group"""
+def _axis_suggestions(loras: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return [(name, label)] of the settings that an axis can change, the special ones and those in FIRST first.
+
+    name: the setting's title, with the group's if other settings have the same title; label: the group's title. loras: {file stem: title}
+    """
     titles = {name: str(info.title) for name, info in GenerateJob.model_fields.items()}
     entries = [entry for entry in settings_of_axes().values() if entry.group not in HIDDEN]
     entries.sort(key=lambda entry: FIRST.index(entry.path) if entry.path in FIRST else len(FIRST))
@@ -187,18 +206,19 @@ def _offers(loras: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 def grid_list_html(grids: Sequence[GridRow], open_name: str, older: int) -> str:
-    """HTML of the list of grids. open_name: of the open grid; older: number of grids that are not listed"""
+    """Return the HTML of the list of grids; "" without any. open_name: name of the open grid; older: number of grids that are not listed"""
     if not grids:
         return ""
     rows = "".join(_earlier(grid, grid.name == open_name) for grid in grids)
-    rest = f'<p class="hint">{older:,} older grids are in outputs/grids.</p>' if older > 0 else ""
-    return f'<ul class="grid-list" aria-label="Grids">{rows}</ul>{rest}'
+    older_html = f'<p class="hint">{older:,} older grids are in outputs/grids.</p>' if older > 0 else ""
+    return f'<ul class="grid-list" aria-label="Grids">{rows}</ul>{older_html}'
 
 
 def _earlier(grid: GridRow, is_open: bool) -> str:
+    """Return the HTML of a grid's row in the list."""
     opens = button("open", grid.title, grid.name, kind="quiet", label=f"Open the grid {grid.title}, {grid.name}")
-    now = ' aria-current="true"' if is_open else ""
-    return f'<li{now}>{opens}<span class="hint" title="{esc(grid.name)}">{esc(grid.progress)}</span></li>'
+    current = ' aria-current="true"' if is_open else ""
+    return f'<li{current}>{opens}<span class="hint" title="{esc(grid.name)}">{esc(grid.progress)}</span></li>'
 
 
 # -- the table
@@ -206,8 +226,12 @@ def _earlier(grid: GridRow, is_open: bool) -> str:
 
 @dataclass(frozen=True)
 class State:
-    """State of the open grid. entry: id of its job in the queue, "" without one; waits: whether that has not begun; message: of the
-    error that ended it"""
+    """State of the open grid.
+
+    entry    id of its waiting or running job, "" without one
+    waits    whether that job is waiting
+    message  error that ended its newest job, "" if none
+    """
 
     entry: str = ""
     waits: bool = False
@@ -222,20 +246,23 @@ def table(
     thumb_url: Callable[..., str],
     file_url: Callable[..., str],
 ) -> str:
-    """HTML of the open grid: state, files and tables. checkpoints: {place, such as "x3": checkpoint} of the values that are
-    checkpoints"""
-    done = folder.generated()
-    shown, tables = content.cells, range(content.size[2])
-    bodies = "".join(_table(folder, content, z, done, checkpoints, thumb_url, file_url) for z in tables)
+    """Return the HTML of the open grid: buttons, progress and one table of cells per z value.
+
+    checkpoints: {axis letter and index, such as "x3": checkpoint} of the axis values that are checkpoints
+    """
+    generated = folder.generated()
+    cells, tables = content.cells, range(content.size[2])
+    bodies = "".join(_table(folder, content, z, generated, checkpoints, thumb_url, file_url) for z in tables)
     return (
         f'<section class="block-part grid-shown" aria-label="Grid {esc(content.title)}">'
-        f"{_head(folder, content, state, len(shown & done), len(shown), file_url)}{bodies}</section>"
+        f"{_head(folder, content, state, len(cells & generated), len(cells), file_url)}{bodies}</section>"
     )
 
 
 def _head(
     folder: GridFolder, content: GridContent, state: State, done: int, total: int, file_url: Callable[..., str]
 ) -> str:
+    """Return the HTML above the grid's tables: title, progress, buttons, messages. done, total: numbers of cells"""
     buttons = ""
     if not state.entry:
         buttons += button("resume", "Resume", folder.name, kind="primary") if done < total else ""
@@ -274,6 +301,7 @@ def _table(
     thumb_url: Callable[..., str],
     file_url: Callable[..., str],
 ) -> str:
+    """Return the HTML of the table of cells at z index `z`. done: (x, y, z) of the generated cells"""
     columns, rows, _ = content.size
     x_axis, y_axis, z_axis = (content.axis(letter) for letter in LETTERS)
     corner = "<td></td>" if y_axis else ""
@@ -292,16 +320,17 @@ def _table(
     )
 
 
-def _label(axis: AxisTexts, number: int, checkpoints: Mapping[str, Checkpoint]) -> str:
-    note = f'<span class="hint">{esc(axis.notes[number])}</span>' if axis.notes[number] else ""
-    text = axis.texts[number]
+def _label(axis: AxisTexts, index: int, checkpoints: Mapping[str, Checkpoint]) -> str:
+    """Return the HTML of the header of the axis value at `index`, with the button that keeps a checkpoint."""
+    note = f'<span class="hint">{esc(axis.notes[index])}</span>' if axis.notes[index] else ""
+    text = axis.texts[index]
     title_html = f'<small>{esc(axis.title)}</small><b title="{esc(text)}">{esc(short(text, 120))}</b>{note}'
-    return title_html + _keep_button(axis, number, checkpoints)
+    return title_html + _keep_button(axis, index, checkpoints)
 
 
-def _keep_button(axis: AxisTexts, number: int, checkpoints: Mapping[str, Checkpoint]) -> str:
-    """HTML of the button that marks a checkpoint to keep, or of the name it is kept under; "" for other values."""
-    key, name = f"{axis.letter}{number}", axis.texts[number]
+def _keep_button(axis: AxisTexts, index: int, checkpoints: Mapping[str, Checkpoint]) -> str:
+    """Return the HTML that marks the checkpoint at `index` of an axis to keep, or shows its mark; "" for other values."""
+    key, name = f"{axis.letter}{index}", axis.texts[index]
     checkpoint = checkpoints.get(key)
     if checkpoint is None:
         return ""
@@ -326,10 +355,14 @@ def _cell(
     thumb_url: Callable[..., str],
     file_url: Callable[..., str],
 ) -> str:
+    """Return the HTML of the table cell at `position` (x, y, z): its thumbnail, error or placeholder.
+
+    done: positions of the generated cells; several cells can share one image (`content.source`)
+    """
     source = content.source(position)
     texts = [
-        f"{axis.title}: {axis.texts[number]}"
-        for letter, number in zip(LETTERS, position, strict=True)
+        f"{axis.title}: {axis.texts[index]}"
+        for letter, index in zip(LETTERS, position, strict=True)
         if (axis := content.axis(letter))
     ]
     label = esc(", ".join(texts))
@@ -347,7 +380,7 @@ def _cell(
 
 
 def removed(state: Mapping[str, Any]) -> str:
-    """HTML of the undo of the last removal, of the axes or a grid; "" without one. state: of the tab"""
+    """Return the HTML with the Undo of the last removal of the axes or a grid; "" without one. state: the stored state of the grids"""
     what = "The axes were removed." if state.get("axes") else "The grid was moved to the trash."
     if not (state.get("axes") or state.get("trashed")):
         return ""
@@ -357,6 +390,6 @@ def removed(state: Mapping[str, Any]) -> str:
 
 
 def unreadable(name: str, message: str) -> str:
-    """HTML of an open grid whose file is damaged."""
+    """Return the HTML of an open grid whose file is damaged. message: the error"""
     close: Any = button("close", "Close", kind="quiet")
     return section(name, f'<p class="run-message error"><strong>{esc(message)}</strong></p>{close}')

@@ -1,4 +1,4 @@
-"""X/Y/Z grids on the page: the axes in Generate's panel, the tables, and marking checkpoints to keep."""
+"""X/Y/Z grids of the Generate tab: events of the axes and tables, queueing grids, marking checkpoints to keep."""
 
 from __future__ import annotations
 
@@ -65,28 +65,35 @@ FIELDS = tuple(f"{letter}_{part}" for letter in LETTERS for part in ("axis", "va
 
 
 def panel_board() -> gr.HTML:
+    """Return the component of the Grid card."""
     return board("gen-grid", AWAITED)
 
 
 def table_board() -> gr.HTML:
+    """Return the component of the open grid."""
     return board("gen-table")
 
 
 def listen(page: Page, fields: PlainForm, model_lists: ModelLists, panel: gr.HTML, table: gr.HTML) -> Grids:
-    """Register the listeners of both boards, and return their handlers. fields: form of the cells' image settings; model_lists: lists of
-    model files"""
+    """Register the listeners of the Grid card (`panel`) and the open grid (`table`), and return their handlers.
+
+    fields: form with the settings of the cells' images
+    """
     grids = Grids(page, fields, model_lists)
     client = client_state()
-    shown = {"client": client, "panel": panel, "table": table}
-    page.on_show(TAB, grids.show, None, shown)
-    page.on_change(TAB, grids, shown)
-    page.on_act([panel, table], grids.act, None, shown)
+    outputs = {"client": client, "panel": panel, "table": table}
+    page.on_show(TAB, grids.show, None, outputs)
+    page.on_change(TAB, grids, outputs)
+    page.on_act([panel, table], grids.act, None, outputs)
     page.links.answer("choose", grids.choose)
     return grids
 
 
 class Grids(BoardView):
-    """Handlers of the boards. The project stores the fields and the open grid; grids are folders, jobs are in the engine's queue."""
+    """Handlers of the Grid card and the open grid.
+
+    The project stores the axes and the name of the open grid; grids are folders, and their jobs are in the engine's queue.
+    """
 
     def __init__(self, page: Page, fields: PlainForm, model_lists: ModelLists):
         self.page, self.fields, self.model_lists = page, fields, model_lists
@@ -100,22 +107,26 @@ class Grids(BoardView):
     # -- state
 
     def _state(self) -> dict[str, Any]:
+        """Return the stored state of the grids: "fields" (axes), "open" (name of the open grid), and what was removed last."""
         return self.page.project.tab_state(STATE)
 
     def _axes(self) -> dict[str, str]:
+        """Return the stored texts of the axes, {"x_axis", "x_values", ... for y and z}; {} if they are damaged."""
         fields = self._state().get("fields", {})
         return {name: str(fields.get(name, ""))[:MAX_LENGTH] for name in FIELDS} if isinstance(fields, dict) else {}
 
     def _keep(self, **changes: Any) -> None:
+        """Store changed keys of the grids' tab state."""
         self.page.project.keep(STATE, self._state() | changes)
 
     # -- display
 
     def boards(self) -> dict[str, str]:
+        """Return {"panel": HTML of the Grid card, "table": HTML of the open grid}."""
         return {"panel": self.panel(), "table": self._table()}
 
     def stamp(self) -> str:
-        """A text that changes with the boards: new cells, states of grids, fields changed by other browsers."""
+        """Return a text that changes whenever the display changes: cells, jobs, checkpoints, or fields edited in other browsers."""
         name = str(self._state().get("open", ""))
         folder = GridFolder(self.page.workspace.outputs / "grids" / name) if name else None
         paths = (
@@ -135,7 +146,7 @@ class Grids(BoardView):
         )
 
     def panel(self) -> str:
-        """HTML of the panel with the axes, their summary and problems, and the list of earlier grids."""
+        """Return the HTML of the Grid card: axes, summary or first problem, list of grids."""
         axes = self._axes()
         invalid = {each.where.removeprefix("grid.") for each in self._refusal()}
         summary, error = self._summary(axes)
@@ -149,7 +160,7 @@ class Grids(BoardView):
         return view.panel(axes, invalid, summary, error, loras, earlier_html, kinds_in(axes), file_cards, visible)
 
     def _summary(self, fields: dict[str, str]) -> tuple[str, bool]:
-        """(number of images, steps and model loads with the expected time, or the first problem; whether it is a problem)."""
+        """Return (text, whether it is a problem): numbers of images, steps and model loads with the expected time, or the first problem."""
         if problems := self._refusal():
             first = problems[0]
             return f"{first.what}: {first.fix}" if first.fix else first.what, True
@@ -170,11 +181,11 @@ class Grids(BoardView):
             (len({each.value for each in axis.values}) for axis in axes if axis.setting == "model.base_model"), 1
         )
         parts = [count(cells, "image"), count(steps, "step"), count(loads, "model load")]
-        step_seconds = pace(self.page.workspace)
+        step_seconds = seconds_per_step(self.page.workspace)
         return ", ".join([*parts, *([f"about {clock(step_seconds * steps)}"] if step_seconds else [])]), False
 
     def _earlier(self, folder: GridFolder) -> view.GridRow:
-        """The row of a grid in the list."""
+        """Return a grid's row in the list of grids."""
         try:
             content = folder.content()
         except ProblemsError:
@@ -185,17 +196,18 @@ class Grids(BoardView):
         return view.GridRow(folder.name, content.title, len(folder.generated()), total, len(content.failed), doing)
 
     def _open(self) -> GridContent | None:
-        """The open grid; None without one, or if it is gone or damaged."""
+        """Return the content of the open grid; None if none is open, or if it was deleted or is damaged."""
         if name := str(self._state().get("open", "")):
             with suppress(ProblemsError):
                 return GridFolder.named(name, self.page.workspace).content()
         return None
 
     def _table(self) -> str:
+        """Return the HTML of the open grid, below the Undo of the last removal."""
         return view.removed(self._state()) + self._opened_table()
 
     def _opened_table(self) -> str:
-        """HTML of the open grid, or of the reason why it cannot be read; without one, of the newest ones of this session."""
+        """Return the HTML of the open grid or why it cannot be read; if none is open, of the session's newest grids."""
         name = str(self._state().get("open", ""))
         if not name:
             newest = islice(filter(self._is_recent, list_grids(self.page.workspace)), RECENT)
@@ -209,14 +221,14 @@ class Grids(BoardView):
         return view.table(folder, content, self._doing(name), checkpoints, self.page.thumb_url, self.page.file_url)
 
     def _is_recent(self, folder: GridFolder) -> bool:
-        """Whether a grid was made or changed since the page began."""
+        """Return whether a grid's folder was changed since this page started."""
         try:
             return folder.path.stat().st_mtime >= self._begun
         except OSError:  # deleted meanwhile
             return False
 
     def _doing(self, name: str) -> view.State:
-        """State of a grid: its active job, else the message if its newest job failed."""
+        """Return the state of grid `name`: its active job, or the error message if its newest job failed."""
         entry = entry_of(self.page, name)
         if entry is None:
             failed = entry_of(self.page, name, ("failed",))
@@ -227,7 +239,7 @@ class Grids(BoardView):
     # -- actions
 
     def act(self, event: gr.EventData) -> dict[str, Any]:
-        """Handle an event of either board. Returns {name: HTML} of both. Raises ProblemsError."""
+        """Handle an event of the Grid card or the open grid, and return {"panel", "table": new HTML}. Raises ProblemsError."""
         act, arg, value = board_event(event, MAX_LENGTH)
         with self._lock:
             if act == "field" and arg in FIELDS:
@@ -255,34 +267,35 @@ class Grids(BoardView):
             elif act == "card_remove":
                 self._clear_refusal()
                 self._keep(fields={}, axes={name: text for name, text in self._axes().items() if text}, trashed="")
-                cards.put(self.page, cards.GRID, False)
+                cards.set_added(self.page, cards.GRID, False)
             elif act == "put_back":
                 self._put_back()
         return self.show()
 
     def choose(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Answer a blind choice of the script, {"grid", "axis", "choice"}, with the next images. Raises ProblemsError."""
+        """Store a blind choice {"grid", "axis", "choice"} sent by the script, and return the next two images. Raises ProblemsError."""
         folder = GridFolder.named(str(request.get("grid", "")), self.page.workspace)
         choice = request.get("choice")
         answer = choice if isinstance(choice, dict) else {}
         return answered(folder, str(request.get("axis", "")), answer, self.page.file_url)
 
     def _set(self, name: str, value: str) -> None:
+        """Store the text of an axis field `name`, such as "x_values"."""
         self._clear_refusal()
         self._keep(fields=self._axes() | {name: value}, axes={})
 
     def _clear_refusal(self) -> None:
-        """Remove the marks and message of a refused start: the form has changed."""
+        """Remove the marks and the message of a refused start, after the axes were changed."""
         self._refused = [], {}
         self.page.browsers.succeeded(self.page.browser, START)
 
     def _refusal(self) -> list[Problem]:
-        """The problems of a refused start while the form is the one that was refused."""
+        """Return the problems of the last refused start; [] once the form's settings have changed."""
         problems, fields = self._refused
         return problems if problems and fields == self.fields.load() else []
 
     def _fill(self, letter: str) -> None:
-        """Fill in an axis with all known values. Raises ProblemsError if there is no list of values."""
+        """Fill in all known values of axis `letter`. Raises ProblemsError if its setting has no list of values."""
         name = setting_named(self._axes()[f"{letter}_axis"])
         offered = self._offered_values(name) if name else []
         if not offered:
@@ -292,7 +305,7 @@ class Grids(BoardView):
         self._set(f"{letter}_values", joined(offered[:MAX_FILLED]))
 
     def _offered_values(self, name: str) -> list[str]:
-        """All values to offer for an axis of this setting, of files one for each run; [] if there is no such list."""
+        """Return the known values of setting `name`: its choices, or one file per run and all other files; [] if there is no list."""
         if kind := FILE_AXES.get(name):
             self.model_lists.refresh()
             files = [each for each, _ in one_for_each_run(self.model_lists.of(kind.holds), self.page.workspace)]
@@ -306,12 +319,12 @@ class Grids(BoardView):
         return ["on", "off"] if entry.kind == "bool" else [str(choice) for choice in entry.choices]
 
     def _job(self, axes: dict[str, str], name: str = "grid") -> GridJob:
-        """The job with the tab's settings and these axes. Raises ProblemsError."""
+        """Return the grid job with the form's image settings and these axes. name: of the grid. Raises ProblemsError."""
         images = self.fields.job(self.fields.load())
         return build(GridJob, to_values(images) | {"grid": axes | {"name": name}})
 
     def _make(self) -> None:
-        """Queue the grid of the form. Problems are marked in the fields and shown."""
+        """Check the form's grid and queue it. Problems are marked in the fields and shown as a message."""
         browser = self.page.browser
         self._refused = [], {}
         try:
@@ -325,18 +338,19 @@ class Grids(BoardView):
         self.page.browsers.succeeded(browser, START)
 
     def _name(self) -> str:
-        """Name of a grid, from its axes."""
+        """Return a grid name made of the settings of its axes, such as "Steps by Sampler"."""
         axes = [setting_named(self._axes()[f"{letter}_axis"]) for letter in LETTERS]
         return " by ".join(title_of(axis.partition(":")[0]) for axis in axes if axis)[:80] or "grid"
 
     def _resume(self, name: str) -> None:
+        """Queue the missing cells of grid `name` and open it, unless a job of it is active."""
         folder = GridFolder.named(name, self.page.workspace)
         if entry_of(self.page, name) is None:
             queue(self.page, folder)
             show(self.page, name)
 
     def _delete(self, name: str) -> None:
-        """Move a grid to the trash, and close it. Raises ProblemsError while it is being generated."""
+        """Move grid `name` to the trash and close it. Raises ProblemsError while a job of it is active."""
         folder = GridFolder.named(name, self.page.workspace)
         if entry_of(self.page, name) is not None:
             what, fix = "This grid is being made", "cancel it first"
@@ -347,10 +361,10 @@ class Grids(BoardView):
         self._keep(open="", axes={}, trashed=target.name)
 
     def _put_back(self) -> None:
-        """Undo the last removal, of the axes or of a grid. Raises ProblemsError."""
+        """Undo the last removal of the axes or a grid. Raises ProblemsError if the grid is no longer in the trash."""
         state = self._state()
         if axes := state.get("axes"):
-            cards.put(self.page, cards.GRID, True)
+            cards.set_added(self.page, cards.GRID, True)
             self._keep(fields=axes, axes={})
             return
         in_trash = self.page.workspace.trash / Path(str(state.get("trashed", ""))).name
@@ -366,20 +380,20 @@ class Grids(BoardView):
     # -- checkpoints
 
     def _files(self, content: GridContent | None) -> dict[str, tuple[Path, Path]]:
-        """{place, such as "x3": (folder of the run, file)} of the axis values that are checkpoints of runs."""
+        """Return {axis letter and index, such as "x3": (run folder, file)} of the axis values that are checkpoints of runs."""
         files = {}
         for axis in content.axes if content else ():
-            for number, value in enumerate(axis.values) if axis.setting in FILE_AXES else ():
+            for index, value in enumerate(axis.values) if axis.setting in FILE_AXES else ():
                 first = (value or [None])[0] if isinstance(value, list) else value
                 if isinstance(first, str):
                     path = find_file(FILE_AXES[axis.setting].parts(first)[0][1], self.page.workspace)
                     run = run_of(path, self.page.workspace.runs)
                     if run is not None and path is not None:
-                        files[f"{axis.letter}{number}"] = run, path
+                        files[f"{axis.letter}{index}"] = run, path
         return files
 
     def _checkpoints(self, content: GridContent) -> dict[str, view.Checkpoint]:
-        """{"x0": whether it is kept, and copied} of the axis values that are checkpoints of runs."""
+        """Return {axis letter and index, such as "x3": checkpoint} of the axis values that are checkpoints of runs."""
         checkpoints = {}
         for key, (run, path) in self._files(content).items():
             copied = self.copies.state({"name": path.name, "path": path})
@@ -388,7 +402,10 @@ class Grids(BoardView):
         return checkpoints
 
     def _mark(self, key: str, name: str | None) -> None:
-        """Mark the checkpoint of an axis value to keep, with a name, and copy it to the remembered folder; None removes the mark."""
+        """Mark the checkpoint at axis value `key`, such as "x3", to keep under `name`, and copy it to the remembered folder.
+
+        None removes the mark. Raises ProblemsError if the file no longer exists.
+        """
         files = self._files(self._open())
         if key not in files:
             raise ProblemsError.one("The file no longer exists", "grid", "open the grid again", "file.gone")
@@ -396,7 +413,7 @@ class Grids(BoardView):
         self.copies.keep(run.name, path.name, name)
 
     def _end_copy(self, act: str, name: str) -> None:
-        """Cancel the copy of a checkpoint of the open grid, or close its message."""
+        """Cancel the copy of the open grid's checkpoint file `name` (act "uncopy"), or close its message ("copied")."""
         files = self._files(self._open()).values()
         run = next((run for run, path in files if path.name == name), None)
         if run is not None:
@@ -407,14 +424,14 @@ class Grids(BoardView):
 
 
 def submit(page: Page, run_grid: RunGrid, run: str = "") -> None:
-    """Check a grid, create its folder, queue it and open it. Raises ProblemsError."""
+    """Check a grid, create its folder, queue it and open it. run: name of the run whose checkpoints it compares. Raises ProblemsError."""
     folder = new_grid_folder(page, run_grid, run)
     queue(page, folder)
     show(page, folder.name)
 
 
 def new_grid_folder(page: Page, run_grid: RunGrid, run: str = "") -> GridFolder:
-    """The folder of a new grid whose settings are valid and allowed. run: whose checkpoints are compared. Raises ProblemsError."""
+    """Check a grid and create its folder. run: name of the run whose checkpoints it compares. Raises ProblemsError if invalid."""
     page.roots.admit(run_grid.job)
     grid, _ = checked(run_grid.job, page.workspace)
     raise_if_errors(dict.fromkeys(each for cell in grid.cells for each in page.roots.refused(cell.request.job)))
@@ -425,25 +442,25 @@ def new_grid_folder(page: Page, run_grid: RunGrid, run: str = "") -> GridFolder:
 
 
 def queue(page: Page, folder: GridFolder) -> None:
-    """Queue the missing cells of a grid."""
+    """Queue a job that generates the missing cells of a grid."""
     job = folder.job()
     grid = job.grid.model_copy(update={"folder": folder.name})
     page.engine.submit("grid", job.model_copy(update={"grid": grid}), f"Grid: {folder.content().title}")
 
 
 def show(page: Page, name: str) -> None:
-    """Open a grid in Generate."""
+    """Make grid `name` the open grid of Generate."""
     page.project.update_tab(STATE, open=name, axes={}, trashed="")
 
 
 def entry_of(page: Page, name: str, states: tuple[str, ...] = ("waiting", "running")) -> QueueEntry | None:
-    """The newest job of a grid in the queue, in one of these states."""
+    """Return the newest queue entry of grid `name` in one of `states`; None without one."""
     entries = [entry for entry in page.visible_jobs() if entry.task == "grid" and entry.state in states]
     return next((each for each in reversed(entries) if each.job.get("grid", {}).get("folder") == name), None)
 
 
-def pace(workspace: Workspace) -> float:
-    """Seconds per sampling step, of the newest grid among the LISTED newest that recorded them; 0 if none did."""
+def seconds_per_step(workspace: Workspace) -> float:
+    """Return the seconds per sampling step of the newest grid that recorded its time, among the LISTED newest; 0 if none did."""
     for folder in list_grids(workspace)[:LISTED]:
         with suppress(ProblemsError):
             content = folder.content()
@@ -453,8 +470,10 @@ def pace(workspace: Workspace) -> float:
 
 
 def close(page: Page, requested: float = math.inf) -> None:
-    """Close the open grid, so that the next image is in view, unless a grid is running or the open one was requested later.
-    requested: when the image was, in seconds since 1970"""
+    """Close the open grid so that a new image is visible, unless a grid is running or the open one was queued after `requested`.
+
+    requested: time at which the image was queued, in seconds since 1970
+    """
     state, jobs = page.project.tab_state(STATE), [entry for entry in page.visible_jobs() if entry.task == "grid"]
     grid_jobs = [each for each in jobs if each.job.get("grid", {}).get("folder") == state.get("open")]
     later = any(each.added > requested for each in grid_jobs)
@@ -463,7 +482,7 @@ def close(page: Page, requested: float = math.inf) -> None:
 
 
 def queue_run(page: Page, name: str) -> None:
-    """Queue the grid of a run's checkpoints, and open it in Generate."""
+    """Queue a grid that compares the checkpoints of run `name`, and open it in Generate. Raises ProblemsError."""
     prompt = form.stored_values(page.project.tab_state(TAB), page.project.job)["prompt"]
     facts = page.engine.snapshot(name)
     grid = run_grid_of(facts, page.engine.run_job(name), page.workspace, fallback_prompt=str(prompt))
@@ -471,7 +490,7 @@ def queue_run(page: Page, name: str) -> None:
 
 
 def queue_runs(page: Page, names: Sequence[str]) -> None:
-    """Queue the grid of the recommended checkpoint of each run, its last one without any, and open it in Generate."""
+    """Queue a grid that compares runs by their recommended (else last) checkpoints, and open it in Generate. Raises ProblemsError."""
     prompt = form.stored_values(page.project.tab_state(TAB), page.project.job)["prompt"]
     runs = []
     for name in names:

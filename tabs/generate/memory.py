@@ -1,4 +1,4 @@
-"""The memory line of the Generate tab: memory forecast, loaded models, and Unload."""
+"""The memory line of the Generate tab: forecast of the memory needed, loaded models, Unload button."""
 
 import json
 import sys
@@ -22,9 +22,9 @@ IRRELEVANT = ("prompt", "negative_prompt", "seed", "variation_seed")  # settings
 
 
 class MemoryLine:
-    """The memory line. The forecast needs torch, so it runs on the light lane: by itself once torch is loaded, else on request.
+    """The memory line. The forecast runs in the background: automatically once torch is loaded, else on request.
 
-    job   returns the job of the form; raises ProblemsError
+    job: function that returns the form's job, or raises ProblemsError
     """
 
     def __init__(self, page: Page, job: Callable[[], GenerateJob]):
@@ -33,12 +33,13 @@ class MemoryLine:
         self._cached: tuple[str, str] = ("", "")  # settings, text of their forecast
 
     def html(self) -> str:
+        """Return the HTML of the line; starts the forecast if torch is loaded."""
         job = self.page.engine.status()["job"]
         in_use = bool(job and job.get("task") in ("generate", "grid"))
         return line(self.page.engine.models.loaded(), in_use, self._forecast("torch" in sys.modules))
 
     def act(self, event: gr.EventData) -> str:
-        """Handle a button: unload models or make the forecast. Returns the HTML of the line."""
+        """Handle the button "unload" (free models that are not in use) or "forecast", and return the HTML of the line."""
         act = board_event(event)[0]
         if act == "unload":
             self.page.engine.models.release(wait=False)  # except models in use
@@ -47,7 +48,10 @@ class MemoryLine:
         return self.html()
 
     def _forecast(self, compute: bool) -> str | None:
-        """Text of the forecast; "" while it is computed or if the job is invalid, None if it was not requested."""
+        """Return the forecast's text: "" while it is computed or if the job is invalid, None if it was not requested.
+
+        compute: whether to start the forecast if these settings have none
+        """
         try:
             job = self._job()
         except ProblemsError:
@@ -65,7 +69,7 @@ class MemoryLine:
         return "" if busy else None
 
     def _count(self, job: GenerateJob, key: str, task: Any) -> None:
-        """Compute the forecast of a job on the light lane. key: of the job"""
+        """Compute the memory forecast of a job in the background and cache its text under `key`."""
         from core.generation.plan.forecast import forecast
 
         device, text = self.page.engine.known_device or machine.default_device(), ""
@@ -77,8 +81,12 @@ class MemoryLine:
 
 
 def line(models: Sequence[Any], in_use: bool, forecast: str | None) -> str:
-    """HTML of the line. models: the loaded ones; in_use: whether one of them is; forecast: its text, None for a button that
-    requests it"""
+    """Return the HTML of the memory line.
+
+    models    loaded models, with `name` and `bytes`
+    in_use    whether a job is using them
+    forecast  text of the forecast; None for a button that requests it
+    """
     sizes: dict[str, int] = {}
     for each in models:
         name = Path(each.name).stem

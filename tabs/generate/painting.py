@@ -1,4 +1,4 @@
-"""Initial images, masks and region maps that are dropped or painted in Generate: the server side of assets/painting.js."""
+"""Initial images, masks and region maps that the user drops or paints in Generate. Answers assets/painting.js."""
 
 import hashlib
 import os
@@ -57,7 +57,7 @@ REGION_WORDS = {
 
 
 class Painting:
-    """Answers atelier/paint. values: returns the values of the form"""
+    """Answers requests of the painter (atelier/paint). values: function that returns the form's values"""
 
     def __init__(self, page: Page, values: Callable[[], dict[str, Any]]):
         self.page, self._values = page, values
@@ -65,14 +65,14 @@ class Painting:
         self._acts["regions save"] = self._save_regions
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Answer a request of the script, which has the texts of the fields. Raises ProblemsError."""
+        """Answer a request of the painter, which contains the texts of the form's fields. Raises ProblemsError."""
         act = self._acts.get(str(request.get("act", "")))
         if act is None:
             raise ProblemsError.one("This cannot be painted", "Generate", "reload the page", "paint.unknown")
         return act(request)
 
-    def take(self, upload: str) -> str:
-        """Copy a dropped image to outputs/inputs and return its path. Raises ProblemsError."""
+    def store_upload(self, upload: str) -> str:
+        """Copy an uploaded image to outputs/inputs and return the copy's path. Raises ProblemsError for an invalid or too large image."""
         path = Path(upload)
         name, size = printable(path.name), os.path.getsize(path)
         if size > MAX_BYTES:
@@ -89,7 +89,7 @@ class Painting:
         return self._store(stem, path.read_bytes(), ending)
 
     def row(self, group: str, values: dict[str, Any]) -> str:
-        """HTML above the fields of a group: the chosen images and the buttons to upload and paint; "" for other groups."""
+        """Return the HTML above the fields of settings group `group`: thumbnails and the buttons Upload and Paint; "" for other groups."""
         if group == "image_to_image":
             thumbs = self.thumb(values["image_path"], "Initial image") + self.thumb(values["mask_path"], "Mask")
             buttons = _button("upload", "Upload image") + _button("mask", "Paint mask")
@@ -104,7 +104,7 @@ class Painting:
         return ""
 
     def thumb(self, text: Any, alt: str) -> str:
-        """HTML of the thumbnail of a file; "" if it is missing or not allowed. alt: its alternative text"""
+        """Return the HTML of the thumbnail of the image at path `text`; "" if it is missing or not allowed. alt: alternative text"""
         path = resolve_path(str(text)) if text else None
         if path is None or not self.page.roots.holds(path) or not path.is_file():
             return ""
@@ -114,7 +114,7 @@ class Painting:
     # -- the requests
 
     def _mask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Arguments of the painter for a mask of the initial image, which starts from "mask" if the form has one."""
+        """Return what the painter needs to paint a mask: texts, the initial image, and the existing mask as data URL, if any."""
         path = self._image(request)
         size = _upright(path)
         note, start = "Paint what should be generated again.", ""
@@ -124,16 +124,16 @@ class Painting:
             start = png_url(fitted(mask, size, "resize"))
             note = f"Starts from {printable(file.name)}, which stays as it is."
             note += "" if mask.size == size else " It is resized to the image."
-        return MASK_WORDS | {"note": note, "mask": start, "image": self._over(path, size)}
+        return MASK_WORDS | {"note": note, "mask": start, "image": self._background_image(path, size)}
 
     def _save_mask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Store the painted mask. Returns {"said": message, "fields": {"mask_path": path}}."""
         path = self._image(request)
         mask = decoded_png(png_bytes(request.get("png"), MASK), _upright(path), MASK).getchannel("R")
         return self._saved(mask, f"{path.stem[:60]}_mask", "mask_path", "Mask")
 
     def _regions(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Arguments of the painter for a region map, with a color for each part of the prompt between ANDs; it starts from "map"
-        if the form has one."""
+        """Return what the painter needs to paint a region map: texts, canvas, existing map, and a color per prompt joined by AND."""
         size, path = self._canvas(request)
         parts = parts_of(str(request.get("prompt", "")))
         names = [short(part, 40) for part in parts[:MAX_REGIONS]] if len(parts) > 1 else []
@@ -143,7 +143,10 @@ class Painting:
         names += [f"prompt {index + 1}" for index in range(len(names), number)]
         acting = [use["file"] for use in self._values()["loras"] if LoraUse.model_validate(use).used]
         titles = [title_of_name(file, self.page.workspace) for file in acting]
-        names = [f"{name} \u00b7 {titles[at]}" if at < len(titles) else name for at, name in enumerate(names)]
+        names = [
+            f"{name} \u00b7 {titles[position]}" if position < len(titles) else name
+            for position, name in enumerate(names)
+        ]
         start, note = "", "Paint where each prompt acts. Choose a color, or press its number."
         if len(parts) < 2:
             note += " The prompt has no AND yet: write 'a fox AND a dog'."
@@ -152,7 +155,7 @@ class Painting:
             start = png_url(opened(file, MAP).resize(size, Image.Resampling.NEAREST))
             note = f"Starts from {printable(file.name)}, which stays as it is."
         if path is not None:
-            image = self._over(path, size)
+            image = self._background_image(path, size)
         else:
             blank = png_url(Image.new("RGB", (8, 8), BLANK))
             image = {"url": blank, "name": "an empty canvas", "width": size[0], "height": size[1]}
@@ -161,7 +164,7 @@ class Painting:
         return REGION_WORDS | {"note": note, "mask": start, "image": image, "colors": listed}
 
     def _save_regions(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Store the painted region map; returns the changed fields."""
+        """Store the painted region map. Returns {"said": message, "fields": {field: new text}}."""
         size, _ = self._canvas(request)
         image = decoded_png(png_bytes(request.get("png"), MAP), size, MAP)
         answer = self._saved(image, "regions", "region_map", "Regions")
@@ -172,13 +175,14 @@ class Painting:
     # -- files
 
     def _image(self, request: dict[str, Any]) -> Path:
+        """Return the path of the request's initial image. Raises ProblemsError without one."""
         if not request.get("image"):
             what, fix = "There is no initial image to paint over", "choose or drop one first"
             raise ProblemsError.one(what, IMAGE, fix, "paint.no-image")
         return self._file(request["image"], IMAGE)
 
     def _file(self, text: Any, where: str) -> Path:
-        """The file that a field names. Raises ProblemsError if it is missing, a folder, or not allowed."""
+        """Return the path in field text `text`. Raises ProblemsError if it is missing, a folder, or not allowed. where: field title"""
         path = self.page.roots.check(str(text), where)
         if path.is_dir():
             what, fix = f"'{printable(path.name)}' is a folder", "choose one image of it to paint"
@@ -190,7 +194,7 @@ class Painting:
         return path
 
     def _canvas(self, request: dict[str, Any]) -> tuple[tuple[int, int], Path | None]:
-        """(size of the region map, initial image below it or None)."""
+        """Return ((width, height) of the region map in pixels, path of the initial image below it or None)."""
         if request.get("image"):
             path = self._image(request)
             return _upright(path), path
@@ -198,16 +202,18 @@ class Painting:
         raise_if_errors([problem] if (problem := too_large(size, MAP)) else [])
         return size, None
 
-    def _over(self, path: Path, size: tuple[int, int]) -> dict[str, Any]:
+    def _background_image(self, path: Path, size: tuple[int, int]) -> dict[str, Any]:
+        """Return {"url", "name", "width", "height"} of the image below the painting."""
         url = self.page.thumb_url(path, IMAGE_SIZE)
         return {"url": url, "name": printable(path.name), "width": size[0], "height": size[1]}
 
     def _saved(self, image: Image.Image, stem: str, field: str, title: str) -> dict[str, Any]:
+        """Store a painted image in outputs/inputs. Returns {"said": message, "fields": {field: path}}."""
         path = self._store(stem, to_png(image), ".png")
         return {"said": f"{title} saved to {path}.", "fields": {field: path}}
 
     def _store(self, stem: str, content: bytes, ending: str) -> str:
-        """Write a file in outputs/inputs whose name has the hash of its content, and return its path."""
+        """Write `content` to outputs/inputs, to a file named by `stem`, a hash of the content and `ending`. Returns the path as text."""
         path = self.page.workspace.inputs / f"{stem}_{hashlib.sha256(content).hexdigest()[:12]}{ending}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -219,7 +225,7 @@ class Painting:
 
 
 def _upright(path: Path) -> tuple[int, int]:
-    """(width, height) of an image with its EXIF rotation applied. Raises ProblemsError for an unreadable or too large one."""
+    """Return the (width, height) of an image after EXIF rotation. Raises ProblemsError if it is unreadable or too large."""
     try:
         header = read_header(path)
     except BrokenImage as error:
@@ -230,4 +236,5 @@ def _upright(path: Path) -> tuple[int, int]:
 
 
 def _button(act: str, label: str) -> str:
+    """Return the HTML of a button that asks the painter script for `act`."""
     return f'<button type="button" class="btn" data-paint="{act}">{label}</button>'

@@ -1,4 +1,4 @@
-"""HTML of the Generate tab's panel: the main settings, and closed groups of the others."""
+"""HTML of the Generate form: model, size and sampling settings, and collapsed groups of the other settings."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,8 +40,12 @@ Draw = Callable[..., str]  # names of fields -> HTML of their controls
 
 @dataclass(frozen=True)
 class Model:
-    """The chosen base model. family: "" if unknown, and `problem` is the reason; trained: (width, height) of its training, or
-    None"""
+    """The chosen base model.
+
+    family   such as "sdxl"; "" if unknown
+    trained  (width, height) it was trained at, in pixels; None if unknown
+    problem  why the family is unknown, "" if it is known
+    """
 
     family: str = ""
     trained: tuple[int, int] | None = None
@@ -49,11 +53,12 @@ class Model:
 
     @property
     def step(self) -> int:
+        """Step of image sides in pixels: width and height must be multiples of it."""
         return FAMILIES[self.family].size_step if self.family in FAMILIES else 8
 
 
 def model_of(values: Mapping[str, Any], project_model: Any, workspace: Workspace) -> Model:
-    """Family and trained size of the chosen model, from its header; a problem if it is missing or unreadable."""
+    """Return the chosen base model, identified by its header, or one with a problem. project_model: model settings of Train"""
     chosen = str(values["base_model"]).strip()
     path = find_file(chosen or project_model.base_model, workspace)
     if path is None:
@@ -66,12 +71,15 @@ def model_of(values: Mapping[str, Any], project_model: Any, workspace: Workspace
 
 
 def settings(
-    draw: Draw, model: Model, size: tuple[int, int], locked: bool, model_html: str, hires: float | None = None
+    render_fields: Draw, model: Model, size: tuple[int, int], locked: bool, model_html: str, hires: float | None = None
 ) -> str:
-    """HTML of base model, size and sampling settings.
+    """Return the HTML of base model, size and sampling settings.
 
-    size         of the images        locked   whether a seed is set
-    model_html   of the model         hires    factor of hires fix, None without it
+    render_fields  function of field names that returns the HTML of the fields
+    size           (width, height) of the images in pixels
+    locked         whether a seed is set
+    model_html     HTML of the base model's button
+    hires          scale factor of hires fix, None if it is off
     """
     hires_button = (
         button("hires", "Hires fix", title="Begins at the trained size")
@@ -87,15 +95,15 @@ def settings(
     return (
         f'<div class="block-part">{model_html}<fieldset class="gen-sizes"><legend>Size '
         f'<b>{sizes}</b></legend>{_ratios(model, size)}<div class="gen-own-size">'
-        f'<div class="gen-row size">{draw("width")}{swap}{draw("height")}</div>'
+        f'<div class="gen-row size">{render_fields("width")}{swap}{render_fields("height")}</div>'
         f'<p class="hint gen-says">{esc(about_size(model, size, hires is not None))} {hires_button}</p></div></fieldset>'
-        f'<div class="gen-row steps">{draw("steps", "guidance_scale", "seed", titles=SHORT)}{lock}</div>'
-        f'<div class="gen-row ways">{draw("sampler", "schedule_type")}</div></div>'
+        f'<div class="gen-row steps">{render_fields("steps", "guidance_scale", "seed", titles=SHORT)}{lock}</div>'
+        f'<div class="gen-row ways">{render_fields("sampler", "schedule_type")}</div></div>'
     )
 
 
 def _ratios(model: Model, size: tuple[int, int]) -> str:
-    """HTML of a radio button for each aspect ratio, and one for other sizes."""
+    """Return the HTML of a radio button for each aspect ratio, and one for custom sizes. size: (width, height) of the images in pixels"""
     native = model.trained or size
     sizes = {ratio: form.ratio_size(ratio, native) for ratio in RATIOS}
     chosen = next((ratio for ratio, each in sizes.items() if each == size), "")
@@ -116,7 +124,7 @@ def _ratios(model: Model, size: tuple[int, int]) -> str:
 
 
 def model_chip(name: str, model: Model, image: str) -> str:
-    """HTML of the button that shows the base model and opens the list of models. image: HTML of its preview"""
+    """Return the HTML of the button that shows the base model and opens the list of models. image: HTML of the model's preview"""
     trained = f"{model.trained[0]} \u00d7 {model.trained[1]}" if model.trained else ""
     return (
         f'<div class="gen-model"><button type="button" class="btn gen-chip" data-pick="base_model" data-form="gen" '
@@ -126,7 +134,7 @@ def model_chip(name: str, model: Model, image: str) -> str:
 
 
 def badge(family: str, problem: str = "") -> str:
-    """HTML of a badge with the family of a file."""
+    """Return the HTML of a badge with a model family, or "unknown" with `problem` as tooltip."""
     text = FAMILY_NAMES.get(family, family) if family else "unknown"
     return (
         f'<span class="badge{"" if family else " bad"}" title="{esc(problem or "Detected family")}">{esc(text)}</span>'
@@ -134,19 +142,23 @@ def badge(family: str, problem: str = "") -> str:
 
 
 def hires_scale(model: Model, size: tuple[int, int]) -> float:
-    """Scale of hires fix at which its first stage has about the trained size; 0 if the size is not large."""
+    """Return the hires fix scale that makes the first stage about as large as the trained size; 0 if `size` is not much larger.
+
+    size: (width, height) of the images in pixels
+    """
     if model.trained is None or _times(model, size) < LARGE:
         return 0.0
     return round(max(_times(model, size) ** -0.5, 0.1), 2)
 
 
 def _times(model: Model, size: tuple[int, int]) -> float:
+    """Return the pixel count of `size` (width, height) divided by that of the trained size."""
     width, height = model.trained or size
     return size[0] * size[1] / (width * height)
 
 
 def about_size(model: Model, size: tuple[int, int], hires: bool = False) -> str:
-    """Text on the valid sides, and on a size that differs much from the trained one. hires: whether hires fix is on"""
+    """Return the text on valid sides, with a warning if `size` (width, height) is far from the trained size. hires: hires fix is on"""
     text = f"Sides are multiples of {model.step}."
     if model.trained is None:
         return text
@@ -165,8 +177,13 @@ def about_size(model: Model, size: tuple[int, int], hires: bool = False) -> str:
 
 @dataclass(frozen=True)
 class Group:
-    """A closed row of settings. summary: text next to its title; fields: HTML; in_use: HTML shown while all rows are closed, of
-    the fields to fix and those that differ from their defaults"""
+    """A collapsed row of settings.
+
+    name     of the row
+    summary  text next to the title
+    fields   HTML of the settings
+    in_use   text shown while all rows are collapsed: number of fields to fix, and the settings that are not defaults
+    """
 
     name: str
     title: str
@@ -176,7 +193,7 @@ class Group:
 
 
 def groups(rows: Sequence[Group]) -> str:
-    """HTML of "All settings": a search, and the closed rows."""
+    """Return the HTML of "All settings, presets": a search field and the collapsed rows."""
     rows_html = "".join(
         f'<details data-group="{esc(group.name)}"><summary class="row"><b>{esc(group.title)}</b> '
         f'<span class="hint" title="{esc(group.summary)}">{esc(short(group.summary, 70))}</span></summary>{group.fields}'
@@ -194,15 +211,17 @@ def groups(rows: Sequence[Group]) -> str:
 def rows_of(
     values: Mapping[str, Any],
     shown_above: Iterable[str],
-    draw: Draw,
-    first: Callable[[str], str] = lambda group: "",
+    render_fields: Draw,
+    html_above: Callable[[str], str] = lambda group: "",
     notes: Mapping[str, str] = {},
     invalid: Collection[str] = (),
 ) -> list[Group]:
-    """The closed rows, with all settings that are neither in `shown_above` nor on a card.
+    """Return the collapsed rows, with the settings that are neither in `shown_above` nor on a card.
 
-    first   returns the HTML above the fields of a group      notes   {row: end of its summary}
-    invalid fields with invalid input: counted in the summary, and shown even where they have no effect
+    render_fields  function of field names that returns the HTML of the fields
+    html_above     function of a group name that returns the HTML above its fields
+    notes          {row: text added to its summary}
+    invalid        names of fields with invalid input: counted in the summary, and shown even if they have no effect
     """
     elsewhere = {*shown_above, cards.STRENGTH, *(name for card in cards.CARDS for name in card.fields)}
     remaining = [name for name in (BASE, *form.MODEL, *form.FIELDS) if name not in elsewhere]
@@ -213,7 +232,7 @@ def rows_of(
         group = "model" if name == BASE else form.ENTRIES[name].group
         names.setdefault(row_of.get(group, group), {}).setdefault(group, []).append(name)
     order = sorted(names, key=lambda row: row == LAST)  # stable
-    rows = [_row(row, names[row], values, draw, first) for row in order]
+    rows = [_row(row, names[row], values, render_fields, html_above) for row in order]
     to_fix = {row: sum(name in invalid for group in names[row].values() for name in group) for row in order}
     described = []
     for row in rows:
@@ -223,12 +242,17 @@ def rows_of(
 
 
 def _row(
-    row: str, members: Mapping[str, list[str]], values: Mapping[str, Any], draw: Draw, first: Callable[[str], str]
+    row: str,
+    members: Mapping[str, list[str]],
+    values: Mapping[str, Any],
+    render_fields: Draw,
+    html_above: Callable[[str], str],
 ) -> Group:
+    """Return the collapsed row `row` with the fields of its groups. members: {group: field names}; others as of `rows_of`"""
     fields = ""
     for group, names in members.items():
         head = f"<h3>{esc(_title(group))}</h3>" if len(members) > 1 else ""
-        fields += f'{head}{first(group)}<div class="concept-fields">{draw(*names)}</div>'
+        fields += f'{head}{html_above(group)}<div class="concept-fields">{render_fields(*names)}</div>'
     changed = [name for names in members.values() for name in names if form.is_set(name, values)]
     summary = ", ".join(f"{label(form.ENTRIES[name])} {_value_text(name, values[name])}" for name in changed)
     title = "More" if row == LAST else TOGETHER[row][0] if row in TOGETHER else _title(row)
@@ -236,16 +260,17 @@ def _row(
 
 
 def _value_text(name: str, value: Any) -> str:
-    """Short text of a value; of a path, the file's name."""
+    """Return a value as short text: the file name of a path, else the value as the page shows it."""
     return Path(value).name if browses(form.ENTRIES[name]) else shown_value(form.ENTRIES[name], value)
 
 
 def _has_effect(name: str, values: Mapping[str, Any]) -> bool:
-    """Whether a setting has an effect: not if its group belongs to a choice, such as a kind of guidance, that is not chosen."""
+    """Return whether a setting has an effect: False if its group belongs to a choice, such as a guidance method, that is not chosen."""
     group = form.ENTRIES[name].group
     chooser = chooser_of(GenerateJob.model_fields[group]) if group in GenerateJob.model_fields else ""
     return not chooser or bool(values.get(chooser.partition(".")[2]) == group)
 
 
 def _title(group: str) -> str:
+    """Return the title of a settings group of GenerateJob."""
     return str(GenerateJob.model_fields[group].title)

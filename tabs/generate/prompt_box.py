@@ -1,7 +1,4 @@
-"""The prompt box: token counts and problems while typing, completion, history and styles.
-
-assets/prompt.js posts to atelier/prompt; styles are chosen in the board of the prompts.
-"""
+"""Prompt fields of Generate: token counts and problems while typing, completion, history and styles. Answers assets/prompt.js."""
 
 from __future__ import annotations
 
@@ -45,7 +42,7 @@ Pair = tuple[str, str]  # a prompt and its negative prompt
 
 
 class PromptBox:
-    """Server side of the two prompt fields. form: of the tab; model_lists: lists of model files"""
+    """Server side of the two prompt fields. form: the form of the tab; gallery: images whose prompts are in the history"""
 
     def __init__(self, page: Page, form: PlainForm, gallery: Gallery, model_lists: ModelLists):
         self.page, self._form, self._model_lists = page, form, model_lists
@@ -60,15 +57,19 @@ class PromptBox:
         }
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Answer a request of the script. Raises ProblemsError."""
+        """Answer a request of the script by its "act"; {} for an unknown one. Raises ProblemsError."""
         handler = self._handlers.get(str(request.get("act")))
         return handler(request) if handler is not None else {}
 
     # -- while typing
 
     def _text_state(self, request: dict[str, Any]) -> dict[str, Any]:
-        """{"meter": token counts, "marks": problems with their position in UTF-16, "settings": whether it is an image's text
-        with settings} of a prompt {"name", "text"} that is being typed."""
+        """Return {"meter", "marks", "settings"} of the prompt {"name", "text"} that is being typed.
+
+        meter     text of the token counts
+        marks     problems with "start" and "end" in UTF-16 code units
+        settings  whether the text is A1111's text of an image, with settings
+        """
         values, text = self._form.load(), _text(request.get("text"))
         negative = request.get("name") == "negative_prompt"
         dynamic, weighted = bool(values["dynamic_prompts"]) and not negative, bool(values["prompt_weights"])
@@ -96,6 +97,7 @@ class PromptBox:
         return {"meter": meter(analysis), "marks": marks, "settings": not negative and has_settings(text)}
 
     def _parsing(self, values: Values) -> Parsing:
+        """Return how prompts are parsed with the form's settings; the defaults if the form is invalid."""
         with suppress(ProblemsError):  # which the fields show
             job = self._form.job(values)
             assert isinstance(job, GenerateJob)
@@ -103,8 +105,10 @@ class PromptBox:
         return Parsing()
 
     def _complete(self, request: dict[str, Any]) -> dict[str, Any]:
-        """{"options", "length": number of characters to replace} that complete {"kind": "lora", "wildcard" or "word",
-        "value"}."""
+        """Return {"options", "length": number of typed characters to replace} for {"kind", "value": typed text}.
+
+        kind: "lora", "wildcard" or "word". No "length" without options.
+        """
         kind, value = str(request.get("kind")), _text(request.get("value"))[:200]
         sources = {"lora": self._loras, "wildcard": self._wildcards}
         if kind in sources:
@@ -116,43 +120,48 @@ class PromptBox:
         return {"options": []}
 
     def _loras(self, value: str) -> list[dict[str, str]]:
+        """Return completions of a LoRA tag from LoRA names."""
         names = Counter(each.path.stem for each in self._model_lists.of(["lora"]))
         labels = [
             each.label if names[each.path.stem] > 1 else each.path.stem for each in self._model_lists.of(["lora"])
         ]
-        return [_option(name, f"<lora:{name}:1>", "LoRA") for name in _like(labels, value)]
+        return [_option(name, f"<lora:{name}:1>", "LoRA") for name in _matching_names(labels, value)]
 
     def _wildcards(self, value: str) -> list[dict[str, str]]:
-        return [_option(name, f"__{name}__", "wildcard") for name in _like(wildcard_names(self.page.workspace), value)]
+        """Return completions of a wildcard name."""
+        return [
+            _option(name, f"__{name}__", "wildcard")
+            for name in _matching_names(wildcard_names(self.page.workspace), value)
+        ]
 
     def _word_options(self, value: str) -> list[dict[str, str]]:
-        """Completions of a word: embeddings, then tags. LoRAs are not included, since their names may be trigger words."""
+        """Return completions of a word: embeddings, then tags. LoRAs are left out, since their names may be trigger words."""
         listed = (Path(each.name) for each in self._model_lists.of(["embedding"]))
         files = (path for path in listed if path.parts[0] == "models")
         tokens = (token or path.stem for path in files for token in tokens_of_file(resolve_path(str(path))))
         chosen_by = self._run_embeddings() | {token: "" for token in tokens}
         options = [
             _option(name, name, "embedding") | ({"choose": chosen_by[name]} if chosen_by[name] else {})
-            for name in _like(list(chosen_by), value)
+            for name in _matching_names(list(chosen_by), value)
         ]
         return (options[: OPTIONS // 2] + self._tags(value))[:OPTIONS]
 
     def _run_embeddings(self) -> dict[str, str]:
-        """{token: name in the settings} of the embeddings of runs, of the newest file of each; prompts use them once they are chosen."""
+        """Return {token: name of the file in settings} of the runs' newest embedding files; prompts can use them once they are chosen."""
         files = {
             each.name: each.path for each in self._model_lists.of(["embedding"]) if each.name.startswith("outputs/")
         }
         return {trained_token(path) or path.stem: name for name, path in reversed(files.items())}
 
     def _choose_embedding(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Add an embedding of a run to the chosen ones. request: {"name": its name in the settings}"""
+        """Add the run's embedding {"name": name of the file in settings} to the form's embeddings."""
         name, chosen = request.get("name"), self._form.load()["embeddings"]
         if name in self._run_embeddings().values() and name not in chosen:
             self._form.update({"embeddings": [*chosen, name]})
         return {}
 
     def _tags(self, value: str) -> list[dict[str, str]]:
-        """Completions from tags, as in Captions: of the dataset, then of the lists in models/tag_lists."""
+        """Return completions from tags, as in Captions: tags of the dataset, then of the lists in models/tag_lists."""
         if self.page.complete_tags is not None:
             listed = [(each["tag"], each["count"], each["alias"]) for each in self.page.complete_tags(value)["options"]]
         else:
@@ -163,7 +172,10 @@ class PromptBox:
     # -- styles
 
     def act(self, act: str, name: str, value: str) -> None:
-        """Handle an event of the styles menu. Raises ProblemsError."""
+        """Handle an event of the styles menu: "style" (use or not), "style_save", "style_delete" or "style_undo". Raises ProblemsError.
+
+        name: of the style; value: "true" to use it, or the name to save under
+        """
         if act == "style":
             self._choose(name, value == "true")
         elif act == "style_save":
@@ -180,27 +192,29 @@ class PromptBox:
             write_styles(self.page.workspace, self._before.pop()[1])
 
     def _choose(self, name: str, chosen: bool) -> None:
+        """Add style `name` to the form's styles (`chosen`) or remove it."""
         values = self._form.load()
         styles = [each for each in values["styles"] if each != name] + ([name] if chosen else [])
         if styles != values["styles"]:
             self._form.update({"styles": styles})
 
     def _change(self, title: str, styles: list[Style]) -> None:
+        """Write the styles, and store the earlier ones for Undo under the name of the change, `title`."""
         before = list(read_styles(self.page.workspace).values())
         write_styles(self.page.workspace, styles)
         self._before = [*self._before[-20:], (title, before)]
 
     def _import(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Import styles of A1111's styles.csv. They replace styles with the same names; Undo restores these."""
+        """Import the styles of A1111's styles.csv in "text"; a style replaces the one of the same name. Returns {"said": message}."""
         new = {style.name: style for style in styles_of_csv(_text(request.get("text")))}
         self._change(f"Imported {len(new)} styles", [*(read_styles(self.page.workspace) | new).values()])
         return {"said": f"Imported {len(new)} styles"}
 
-    def html(self, draw: Callable[[str], str], values: Values) -> str:
-        """HTML of the two fields with token counts and problems, history, and styles."""
+    def html(self, render_field: Callable[[str], str], values: Values) -> str:
+        """Return the HTML of the two prompt fields, history and styles. render_field: function of a field name that returns its HTML"""
         counted = esc(json.dumps([values[name] for name in COUNTED_BY]))
         boxes = "".join(
-            f'<div class="prompt-box" data-counted="{counted}"><div class="prompt-under" aria-hidden="true"></div>{draw(name)}'
+            f'<div class="prompt-box" data-counted="{counted}"><div class="prompt-under" aria-hidden="true"></div>{render_field(name)}'
             f'<div class="prompt-strip"></div></div>'
             for name in PROMPTS
         )
@@ -213,7 +227,7 @@ class PromptBox:
         return f'{boxes}<div class="prompt-tools">{history}{self._styles(values["styles"])}</div>{chips}'
 
     def _styles(self, chosen: Iterable[str]) -> str:
-        """HTML of the styles menu. chosen: names"""
+        """Return the HTML of the styles menu. chosen: names of the styles in use"""
         error_html, styles = "", dict[str, Style]()
         try:
             styles = read_styles(self.page.workspace)
@@ -242,37 +256,39 @@ class PromptBox:
 
 
 def meter(analysis: Analysis) -> str:
-    """Text of the tokens by window: "75/75, 38/75"; for each of the prompts joined by AND."""
+    """Return the token counts by window, such as "75/75, 38/75", of each prompt joined by AND."""
     counts = " AND ".join(_windows(part) for part in analysis.parts[:WINDOWS_SHOWN])
     more = f" AND {len(analysis.parts) - WINDOWS_SHOWN} more" if len(analysis.parts) > WINDOWS_SHOWN else ""
     return f"about {counts}{more}" if analysis.drawn and counts else counts + more
 
 
 def _windows(part: Part) -> str:
+    """Return the token counts of one prompt's windows, such as "75/75, 38/75"."""
     if len(part.windows) > WINDOWS_SHOWN:
         return f"{len(part.windows)} windows, {part.windows[-1]}/75 in the last"
     return ", ".join(f"{number}/75" for number in part.windows)
 
 
 def _option(name: str, text: str, about: str, alias: str = "") -> dict[str, str]:
+    """Return a completion for the script. text: what is inserted; about: kind or count; alias: other spelling that matched"""
     return {"name": name, "text": text, "about": about, "alias": alias}
 
 
-def _like(names: Iterable[str], value: str) -> list[str]:
-    """The names that begin with a text, then those that contain it."""
+def _matching_names(names: Iterable[str], value: str) -> list[str]:
+    """Return the names that begin with `value`, then those that contain it, at most OPTIONS."""
     text = value.strip().casefold()
     matches = [name for name in names if text in name.casefold()]
     return sorted(matches, key=lambda name: not name.casefold().startswith(text))[:OPTIONS]
 
 
 def _text(value: Any) -> str:
-    """A text from the browser, with lone surrogates replaced."""
+    """Return a browser's text with lone surrogates replaced; "" if it is not a text."""
     text = value if isinstance(value, str) else ""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _utf16(text: str) -> range | list[int]:
-    """The UTF-16 offset of each index of a text, as browsers count."""
+    """Return the UTF-16 offset, as browsers count, of each character index of `text`, and of its end."""
     if text.isascii():
         return range(len(text) + 1)
     offsets = [0]
@@ -282,13 +298,13 @@ def _utf16(text: str) -> range | list[int]:
 
 
 class History:
-    """The prompts of earlier generations, newest first, then those of the newest images."""
+    """The prompts of earlier generations, newest first, followed by those of the newest images."""
 
     def __init__(self, page: Page, gallery: Gallery):
         self.page, self._gallery = page, gallery
 
     def add(self, job: GenerateJob) -> None:
-        """Add the prompts of a job, unless the prompt is empty or both together are longer than MAX_LENGTH."""
+        """Add the prompts of `job`, unless the prompt is empty or both prompts together exceed MAX_LENGTH characters."""
         pair = (job.generate.prompt, job.generate.negative_prompt)
         if not pair[0].strip() or sum(map(len, pair)) > MAX_LENGTH:
             return
@@ -296,9 +312,11 @@ class History:
         atomic.write_json(_file(self.page.workspace), {"prompts": prompts})
 
     def entries(self) -> list[Pair]:
+        """Return at most MAX_HISTORY different (prompt, negative prompt) pairs, newest first."""
         return list(dict.fromkeys([*self._stored(), *self._image_prompts()]))[:MAX_HISTORY]
 
     def _stored(self) -> list[Pair]:
+        """Return the stored (prompt, negative prompt) pairs; [] if the file is missing or damaged."""
         path = _file(self.page.workspace)
         try:
             stored = read_json(path).get("prompts", []) if path.exists() else []
@@ -307,7 +325,7 @@ class History:
             return []
 
     def _image_prompts(self) -> Iterable[Pair]:
-        """(prompt, negative prompt) of the newest images."""
+        """Yield (prompt, negative prompt) of the newest images."""
         for shot in self._gallery.newest()[:HISTORY_IMAGES]:
             facts = self._gallery.facts(shot.name)
             is_whole = max(len(facts.prompt), len(facts.negative)) < LONGEST  # longer ones are cut in the index
@@ -316,4 +334,5 @@ class History:
 
 
 def _file(workspace: Workspace) -> Path:
+    """Return the path of the file that stores the prompt history."""
     return workspace.personal_private / "prompts.json"

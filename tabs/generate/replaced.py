@@ -1,4 +1,4 @@
-"""Settings of Generate that another tab or an image replaces, which the user can take back; and a tool's file in Generate."""
+"""Loading settings into Generate from runs and tool results, and Undo of that."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ TAKE_BACK = "take_back_settings"  # command
 
 @contextmanager
 def replacing(page: Page) -> Iterator[None]:
-    """Context that replaces settings of Generate, which `take_back` then restores."""
+    """Context that records which settings of Generate change inside it, so that `take_back` can restore them."""
     with page.project.lock:
         before = page.project.tab_state(TAB)
         yield
-        now = page.project.tab_state(TAB)
-        changed = [name for name in before | now if before.get(name) != now.get(name)]
-        page.replaced = {name: (before.get(name), now.get(name)) for name in changed}
+        after = page.project.tab_state(TAB)
+        changed = [name for name in before | after if before.get(name) != after.get(name)]
+        page.replaced = {name: (before.get(name), after.get(name)) for name in changed}
 
 
 def take_back(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Restore the settings that were replaced last, except those that were changed since. Nothing happens the second time."""
+    """Restore the settings that the last `replacing` changed, except those changed since; does nothing if repeated."""
     with page.project.lock:
         if not page.replaced:
             return
@@ -53,18 +53,20 @@ def take_back(page: Page, data: dict[str, Any], browser: Browser) -> None:
     page.browsers.say(browser, "done", text, redraws=True)
 
 
-def _restored(before: Any, loaded: Any, now: Any) -> Any:
-    """The value before it was replaced, or `now` if it was changed after `loaded` was; dictionaries field by field."""
-    if isinstance(loaded, dict) and isinstance(now, dict):
+def _restored(before: Any, loaded: Any, current: Any) -> Any:
+    """Return `before`, or `current` if the value was changed after it was set to `loaded`; dictionaries are restored key by key."""
+    if isinstance(loaded, dict) and isinstance(current, dict):
         old = before if isinstance(before, dict) else {}
-        fields = {name: _restored(old.get(name), loaded.get(name), now.get(name)) for name in old | now}
+        fields = {name: _restored(old.get(name), loaded.get(name), current.get(name)) for name in old | current}
         return {name: value for name, value in fields.items() if name in old or value is not None}
-    return before if now == loaded else now
+    return before if current == loaded else current
 
 
 def use_run(page: Page, browser: Browser, name: str, file: str = "", go: str = "") -> None:
-    """Fill in Generate with a checkpoint of a run, and say what to do next. file, errors: as of `form.generate_with`; go: tab of a
-    button in the message"""
+    """Fill in Generate with a checkpoint of run `name` and show what to do next. Raises ProblemsError if the run has no checkpoint.
+
+    file: checkpoint file, "" for the recommended or last one; go: tab that a button in the message opens, "" for no button
+    """
     with replacing(page):
         seed_before = form.stored_values(page.project.tab_state(TAB), page.project.job)["seed"]
         values = form.generate_with(page, name, file)
@@ -81,7 +83,7 @@ def use_run(page: Page, browser: Browser, name: str, file: str = "", go: str = "
 
 
 def use_result(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Use the file that a tool wrote, a LoRA or a base model, in Generate: {"work"}. Raises ProblemsError if it no longer exists."""
+    """Use the LoRA or base model written by the tool run data["work"] in Generate. Raises ProblemsError if the file no longer exists."""
     path = page.works.written_file(str(data.get("work")))
     if path is None:
         raise ProblemsError.one("The file no longer exists", "Generate", "start the tool again", "file.gone")
@@ -99,4 +101,5 @@ def use_result(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def commands(page: Page) -> dict[str, Callable[[dict[str, Any], Browser], None]]:
+    """Return {command of the script: handler} for undo and for using a tool's file."""
     return {TAKE_BACK: partial(take_back, page), "use_result": partial(use_result, page)}

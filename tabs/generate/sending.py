@@ -1,4 +1,4 @@
-"""Use an image: load its settings, begin the next images with it, use it as control image, or upscale it."""
+"""Using an image in Generate: load its settings, or use it as initial image, as control image, or for upscaling."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -56,9 +56,10 @@ SENDING = "send image"  # `about` of messages
 
 
 class Sending:
-    """Handlers that use an image of the gallery or a dropped one.
+    """Handlers that use an image of the gallery, a grid or an upload.
 
-    make    queues checked jobs      checked    returns the jobs of values; raises ProblemsError
+    checked  function of form values that returns their checked jobs, or raises ProblemsError
+    make     function that queues jobs
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Sending:
         self._lists, self._checked, self._make = lists, checked, make
 
     def act(self, event: gr.EventData) -> None:
-        """Handle a button of an image. Raises ProblemsError."""
+        """Handle a button of an image: "use", "begin", "inpaint", "control", "upscale" or "vary". Raises ProblemsError."""
         act, name, value = board_event(event)
         shot, facts = self._image(name)
         if act == "use":
@@ -91,7 +92,7 @@ class Sending:
             self._vary(shot)
 
     def _image(self, name: str) -> tuple[Shot, Facts]:
-        """An image of the gallery or a grid's cell. Raises ProblemsError."""
+        """Return (file, facts) of a gallery image, or of a grid's cell "grid:NAME/CELL.png". Raises ProblemsError if it does not exist."""
         if not name.startswith(CELL):
             return self._gallery.shot(name), self._gallery.gallery.facts(name)
         grid, _, cell = name.removeprefix(CELL).partition("/")
@@ -103,7 +104,7 @@ class Sending:
     # -- its settings
 
     def read(self, file: str) -> None:
-        """Load the settings of a dropped image and remove the upload; an unreadable image is shown as a message."""
+        """Load the settings of an uploaded image and delete the upload; an unreadable image is reported in a message."""
         name = printable(Path(file).name)
         try:
             read_header(file)
@@ -118,11 +119,11 @@ class Sending:
             atomic.remove(file)  # the uploaded copy
 
     def read_text(self, text: str) -> None:
-        """Load the settings of A1111's text that was pasted as a prompt."""
+        """Load the settings in A1111's text of an image, pasted as prompt."""
         self._load_settings(from_a1111_text(text), "the text")
 
     def _load_settings(self, record: ImageRecord, source: str) -> None:
-        """Fill in the form with an image's settings, and show a message."""
+        """Fill in the form with the settings of an image and show a message. source: description of the image for messages"""
         if record.job is None:
             fix = "choose an image that was generated here or by A1111"
             return self.page.say("error", problems=[Problem(record.reason, source, fix, code="image.no-settings")])
@@ -138,7 +139,7 @@ class Sending:
         self.page.say("done", f"The settings of {source} were loaded.{seed}", problems=notes, undo_by=TAKE_BACK)
 
     def _values_of(self, record: ImageRecord) -> tuple[Values, list[Problem]]:
-        """(values that generate an image again, its notes and problems of its files that are not on this machine)."""
+        """Return (form values that generate the image again, notes of the image and advice about missing files)."""
         current, job = self._fields.load(), record.job
         assert job is not None
         model, workspace = self.page.project.job.model, self.page.workspace
@@ -168,24 +169,23 @@ class Sending:
     # -- the image itself
 
     def begin_with(self, file: str) -> None:
-        """Use a dropped image as initial image."""
+        """Use the uploaded image `file` as initial image."""
         with self._uploaded(file):
-            path = self._painting.take(file)
+            path = self._painting.store_upload(file)
             with self.page.project.lock:
-                now = self._fields.load()
-                mask = now["mask_path"] if now["image_path"] == path else None  # not that of another image
+                values = self._fields.load()
+                mask = values["mask_path"] if values["image_path"] == path else None  # not that of another image
                 self._begin({"image_path": path, "mask_path": mask})
             self.page.say("done", f"{SENT['begin']} {Path(path).name}.")
 
     def follow(self, file: str) -> None:
-        """Use a dropped image as control image."""
+        """Use the uploaded image `file` as control image."""
         with self._uploaded(file):
-            self._follow(self._painting.take(file))
+            self._follow(self._painting.store_upload(file))
 
     @contextmanager
     def _uploaded(self, file: str) -> Iterator[None]:
-        """Context in which an upload is used: its copy on the server is removed afterwards, and a ProblemsError shown as a
-        message."""
+        """Context in which an upload is used: shows a ProblemsError as a message, and deletes the uploaded copy at the end."""
         try:
             with self.page.browsers.reporting(self.page.browser, SENDING):
                 yield
@@ -193,6 +193,7 @@ class Sending:
             atomic.remove(file)
 
     def _follow(self, path: str) -> None:
+        """Set the common control image, with fitting preprocessors, and show a message."""
         with self.page.project.lock:
             before = self._fields.load()
             values, note = with_fitting_preprocessors(self.page, before, before | {"control_image": path})
@@ -201,14 +202,16 @@ class Sending:
         self.page.say("done", f"{follow} {note}".strip())
 
     def _begin(self, fields: Values) -> None:
-        """Set the fields of an initial image, and store their previous values, which `stop` restores."""
+        """Set the fields of an initial image, and store their previous values for `remove_initial_image`."""
         with self.page.project.lock:
             self._remember(fields)
             self._fields.update(fields)
 
     def _remember(self, fields: Values) -> None:
-        """Store the values that `fields` will replace, for `stop`; their defaults if the form has an initial image that was not
-        set from here."""
+        """Store the values that `fields` will replace, for `remove_initial_image`.
+
+        If the form has an initial image that was not set from here, defaults are stored for the image's settings.
+        """
         values, state = self._fields.load(), self._sent_state()
         before = {name: values[name] for name in fields}
         earlier = state.get("given", {})
@@ -220,8 +223,8 @@ class Sending:
             }
         self._keep({"given": fields, "before": before})
 
-    def stop(self) -> None:
-        """Remove the initial image, and restore the fields that it set and the user has not changed."""
+    def remove_initial_image(self) -> None:
+        """Remove the initial image, and restore the fields set with it that the user has not changed since."""
         with self.page.project.lock:
             values, state = self._fields.load(), self._sent_state()
             fields, before = state.get("given", {}), state.get("before", {})
@@ -233,31 +236,33 @@ class Sending:
             self._fields.put(after)
             self._keep({"left": removed})
 
-    def again(self) -> None:
-        """Undo `stop`."""
+    def restore_initial_image(self) -> None:
+        """Undo `remove_initial_image`: set the removed initial image and its fields again."""
         with self.page.project.lock:
             removed = self._sent_state().get("left", {})
             values = self._fields.load()
             self._begin({name: value for name, value in removed.items() if name in values})
 
-    def forget(self) -> None:
-        """Discard the fields that `stop` removed and `again` would restore. A state with "left" has nothing else."""
+    def forget_removed_image(self) -> None:
+        """Discard the fields that `remove_initial_image` stored for `restore_initial_image`."""
         if "left" in self._sent_state():
             self._keep({})
 
     def _sent_state(self) -> dict[str, Any]:
+        """Return the stored state of the initial image: {"given", "before"} while one is set, {"left"} after its removal, or {}."""
         state = self.page.project.tab_state(TAB).get("sent", {})
         return state if isinstance(state, dict) else {}
 
     def _keep(self, sent: dict[str, Any]) -> None:
+        """Store the state of the initial image (see `_sent_state`)."""
         self.page.project.update_tab(TAB, sent=sent)
 
     def line(self, values: Values) -> str:
-        """HTML below the prompts: the prompt file and the initial image in use, with buttons to stop using them."""
+        """Return the HTML below the prompts: the prompt file and the initial image in use, with buttons to stop using them."""
         return self._file_html(values) + self._image_html(values)
 
     def _file_html(self, values: Values) -> str:
-        """HTML about the file or module whose prompts are used; "" without one."""
+        """Return the HTML about the file or module that prompts come from; "" without one."""
         file, module = (str(values[name] or "") for name in ("from_file", "from_module"))
         if not file and not module:
             return ""
@@ -273,7 +278,7 @@ class Sending:
         return f'<div class="gen-using"><span title="{esc(file or module)}">{text}</span>{stop}</div>'
 
     def _image_html(self, values: Values) -> str:
-        """HTML about the initial image, or about the undo after it was removed; "" without one."""
+        """Return the HTML about the initial image, or the Undo of its removal; "" without either."""
         path = str(values["image_path"] or "")
         if not path:
             removed = self._sent_state().get("left", {})
@@ -291,7 +296,7 @@ class Sending:
         return f'<div class="gen-using"><span title="{esc(path)}">{text}</span>{action}{advice}</div>'
 
     def _advice(self, values: Values) -> list[Problem]:
-        """Advice about the mask's size."""
+        """Return advice if the mask's size differs from the initial image's; [] if there is no mask or a file is unreadable."""
         image, mask = (typed_path(values[name]) for name in ("image_path", "mask_path"))
         if image is None or mask is None or not all(self.page.roots.holds(each) for each in (image, mask)):
             return []
@@ -305,10 +310,12 @@ class Sending:
     # -- upscaling
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Data of the Upscale dialog for the image {"name"}. Raises ProblemsError.
+        """Return the data of the Upscale dialog for image {"name"}. Raises ProblemsError.
 
-        sizes       [[factor, width, height]] in pixels; [[factor]] if the size is unknown
-        upscalers   [(choice, label, whether it upscales latents, reason why it cannot be chosen)], that of the form first
+        file       name of the image file
+        sizes      [[factor, width, height]] in pixels; [[factor]] if the size is unknown
+        upscalers  [(choice, label, whether it upscales latents, reason why it cannot be chosen or "")], that of the form first
+        strength   default denoising strength
         """
         shot, facts = self._image(str(request.get("name")))
         values = self._fields.load()
@@ -326,7 +333,10 @@ class Sending:
         }
 
     def _files(self, chosen: str) -> list[tuple[str, str, bool, str]]:
-        """[(choice, label, whether it upscales latents, reason why it cannot be chosen)] of the upscaler files."""
+        """Return [(choice, label, whether it upscales latents, reason why it cannot be chosen or "")] of the upscaler files.
+
+        chosen: upscaler file in the form, listed even if it is missing
+        """
         files, family = self._lists.of(["upscaler"]), self._fields.family_for("highres_fix_upscaler_file")
         reasons = [misfit(each.facts, each.path, ("upscaler",), family) for each in files]
         offered = [
@@ -340,22 +350,25 @@ class Sending:
         )
         return [*offered, *of_form]
 
-    def upscaler_field(self, draw: Callable[[Values], str], values: Values) -> str:
-        """HTML of the field with upscalers, whose list has the upscaler files too. draw: HTML of the field with values"""
+    def upscaler_field(self, render_field: Callable[[Values], str], values: Values) -> str:
+        """Return the HTML of the upscaler field with the upscaler files added to its list.
+
+        render_field: function of form values that returns the HTML of the field
+        """
         chosen = str(values[UPSCALER_FILE] or "")
         files = [(label, choice) for choice, label, _, reason in self._files(chosen) if not reason]
-        shown = values | {UPSCALER: FILE + chosen, UPSCALER_FILE: None} if chosen else values
-        return draw(shown).replace("</select>", options(files, FILE + chosen) + "</select>", 1)
+        with_choice = values | {UPSCALER: FILE + chosen, UPSCALER_FILE: None} if chosen else values
+        return render_field(with_choice).replace("</select>", options(files, FILE + chosen) + "</select>", 1)
 
     def choose_upscaler(self, choice: str) -> None:
-        """Store the choice of the field with upscalers. Raises ProblemsError."""
+        """Set the upscaler or, for a choice "file:NAME", the upscaler file. Raises ProblemsError."""
         name, value = (UPSCALER_FILE, choice.removeprefix(FILE)) if choice.startswith(FILE) else (UPSCALER, choice)
         self._fields.change(name, value)
         if name == UPSCALER and self._fields.load()[UPSCALER_FILE]:
             self._fields.update({UPSCALER_FILE: None})
 
     def _vary(self, shot: Shot) -> None:
-        """Queue a variation of an image: its settings with noise of another seed mixed in. The form is not changed."""
+        """Queue a variation of an image: its settings, with some noise of another seed mixed in. The form stays unchanged."""
         record = read_image_metadata(shot.path)
         if record.job is None:
             fix = "choose an image that was generated here or by A1111"
@@ -365,10 +378,13 @@ class Sending:
         self.page.say("done", f"Making a variation of {shot.path.name}.", problems=notes)
 
     def _enlarge(self, shot: Shot, facts: Facts, choice: str) -> None:
-        """Queue an upscaled version of an image with its settings. The form is not changed."""
+        """Queue an upscaled version of an image with its settings, or the form's if unknown. The form stays unchanged.
+
+        facts: metadata of the image; choice: JSON of the Upscale dialog's choices
+        """
         record, current = read_image_metadata(shot.path), self._fields.load()
         values, notes = self._values_of(record) if record.job is not None else (current, [])
-        factor, upscaler, strength = _chosen(choice)
+        factor, upscaler, strength = _parsed_choice(choice)
         changes = upscale_values(shot, facts, factor, upscaler, strength)
         self._make(self._checked(values | changes))
         notes = [note for note in notes if note.where.rpartition(".")[2] not in changes]
@@ -376,8 +392,8 @@ class Sending:
         self.page.say("done", f"Making {shot.path.name} {factor} times as large ({method}).", problems=notes)
 
 
-def _chosen(choice: str) -> tuple[int, str, float]:
-    """Parse (factor, upscaler, denoising strength) of the dialog. Raises ProblemsError."""
+def _parsed_choice(choice: str) -> tuple[int, str, float]:
+    """Return (factor, upscaler, denoising strength 0 to 1) from the Upscale dialog's JSON. Raises ProblemsError if invalid."""
     try:
         data = json_or_none(choice)
         factor, upscaler, strength = int(data["factor"]), str(data["upscaler"]), float(data["strength"])
@@ -390,13 +406,16 @@ def _chosen(choice: str) -> tuple[int, str, float]:
 
 
 def initial_values(shot: Shot, facts: Facts) -> Values:
-    """Values for images that begin with this one, at its size."""
+    """Return form values that use the image as initial image, at its size. facts: metadata of the image"""
     return {"image_path": str(shot.path), "mask_path": None, "seed": None} | _sides(facts)
 
 
 def upscale_values(shot: Shot, facts: Facts, factor: int, upscaler: str, strength: float) -> Values:
-    """Values that upscale an image. With Lanczos, it is resized and then denoised at the new size. Another upscaler, or a size above
-    MAX_SIDE, is applied by hires fix after a first stage without effect. A strength of 0 only upscales."""
+    """Return form values that upscale an image `factor` times. A denoising strength of 0 only upscales.
+
+    With Lanczos the image is resized and denoised at the new size. Any other upscaler, or a side above MAX_SIDE pixels, uses hires fix
+    whose first stage does not change the image.
+    """
     initial = {"image_path": str(shot.path), "mask_path": None, "strength": strength, "highres_fix_save_1st": False}
     large = {name: side * factor for name, side in _sides(facts).items()}
     if upscaler == LANCZOS and strength and max(large.values(), default=0) <= MAX_SIDE:
@@ -413,6 +432,6 @@ def upscale_values(shot: Shot, facts: Facts, factor: int, upscaler: str, strengt
 
 
 def _sides(facts: Facts) -> Values:
-    """Width and height of an image, as multiples of STEP; {} if unknown."""
+    """Return {"width", "height"} of an image in pixels, rounded down to multiples of STEP, at least 64; {} if unknown."""
     sides = {"width": facts.width, "height": facts.height}
     return {name: max(64, side // STEP * STEP) for name, side in sides.items() if side}

@@ -1,4 +1,4 @@
-"""The status line of Generate with progress, waiting and failed jobs, and the large image with its live preview."""
+"""Status line of Generate with progress, waiting and failed jobs, and the large image with its live preview."""
 
 import base64
 import threading
@@ -34,10 +34,10 @@ ENDLESS = "Queues the next images when these are finished, each with a new seed,
 
 
 class Stage:
-    """The status line, the large image, and "Generate forever", which runs on the server, so that closing the page does not stop it.
+    """The status line, the large image, and "Generate forever", which runs on the server so that it goes on when the page is closed.
 
-    shown   returns the newest image of the gallery
-    jobs    returns the jobs of the form, with its seed or (True) a random one; raises ProblemsError
+    newest_image  function that returns the newest image of the gallery
+    jobs          function that returns the form's jobs, with the form's seed (False) or a random one (True); raises ProblemsError
     """
 
     def __init__(
@@ -54,10 +54,11 @@ class Stage:
 
     @property
     def endless(self) -> bool:
+        """Whether "Generate forever" is on."""
         return bool(self._awaited)
 
     def submit(self, jobs: Sequence[GenerateJob]) -> str:
-        """Queue jobs as `form.jobs_to_generate` returns them, and close the messages of earlier ones. Returns the id of the last."""
+        """Queue `jobs` (see `form.jobs_to_generate`), close messages of failed jobs, and return the queue id of the last job."""
         failed = [entry.id for entry in self._failed()]
         ids = [self.page.engine.submit("generate", job) for job in jobs]
         self._close(*failed)
@@ -65,7 +66,7 @@ class Stage:
         return ids[-1]
 
     def _toggle(self) -> None:
-        """Turn "Generate forever" on, beginning after the last open job or at once, or off."""
+        """Turn "Generate forever" off, or on: after the last open job, or at once if there is none."""
         with self._lock:
             self._refused = []
             if self._awaited:
@@ -75,7 +76,7 @@ class Stage:
             self._awaited = entries[-1].id if entries else self.submit(self._jobs(False))
 
     def _next(self, entry: QueueEntry) -> None:
-        """Listener for ended jobs: queue the next one after the awaited one. A failed or cancelled job turns Forever off."""
+        """Listener for ended jobs: queue the next job after the awaited one. A failed or cancelled job turns Forever off."""
         with self._lock:
             if entry.id != self._awaited:
                 return
@@ -91,7 +92,7 @@ class Stage:
     # -- display
 
     def stamp(self) -> list[Any]:
-        """A value that changes with the display."""
+        """Return a value that changes whenever the display changes."""
         job = self._running_job()
         stage = [job.get(name) for name in ("entry", "state", "stage", "of_image", "stopping")] if job else None
         entries = [(entry.id, entry.state) for entry in self.page.visible_jobs()]
@@ -105,6 +106,7 @@ class Stage:
         ]
 
     def status(self) -> str:
+        """Return the HTML of the status line."""
         waits = self.page.engine.waits()
         failures = [*self._failures(), *(("refused", problem) for problem in self._refused)]
         resumable = may_resume(self.page.engine.paused_by)
@@ -113,14 +115,14 @@ class Stage:
         )
 
     def _running_job(self) -> dict[str, Any] | None:
-        """The running device job, if it is one of this page's."""
+        """Return the engine's facts of the running job; None without one, or if it belongs to another user."""
         job = self.page.engine.status()["job"]
         if job and self.page.engine.people and job["entry"] not in [entry.id for entry in self.page.visible_jobs()]:
             return None
         return job
 
     def _cancelled(self) -> str:
-        """Text about the last job if it was cancelled or has warnings, else ""."""
+        """Return the text about the last job if it was cancelled or has warnings, else ""."""
         entries = [entry for entry in self.page.visible_jobs() if entry.task in TASKS]
         begun = [entry for entry in entries if entry.state != "cancelled"]
         stopped = bool(begun) and begun[-1].state == "stopped"
@@ -140,7 +142,7 @@ class Stage:
         return "Cancelled" if stopped else ""
 
     def newest(self) -> str:
-        """HTML of the large image, with the live preview while a job runs."""
+        """Return the HTML of the large image: the live preview of a running job, else the newest image."""
         job = self._running_job()
         preview = b""
         if job and self._preview_time(job):
@@ -149,27 +151,28 @@ class Stage:
         return newest(self._shown(), self.page.file_url, preview, str(job["title"]) if job else "")
 
     def _preview(self, run: str) -> Any:
+        """Return the path of a job's preview image."""
         return RunFolder(self.page.workspace.private / "jobs" / run).preview
 
     def _preview_time(self, job: dict[str, Any] | None) -> int:
-        """Time of the running job's preview; 0 without one."""
+        """Return the modification time of the running job's preview in ns; 0 without one."""
         with suppress(OSError):
             if job and job.get("task") == "generate" and job.get("run"):
                 return int(self._preview(job["run"]).stat().st_mtime_ns)
         return 0
 
     def _failures(self) -> list[tuple[str, Problem]]:
-        """[(id, problem)] of the last failed jobs whose message was not closed."""
+        """Return [(queue id, problem)] of the last three failed jobs whose message was not closed."""
         return [(entry.id, self._problem(entry)) for entry in self._failed()[-3:]]
 
     def _failed(self) -> list[QueueEntry]:
-        """The failed jobs whose message was not closed."""
+        """Return the failed generation jobs whose message was not closed."""
         closed = self.page.project.tab_state(TAB).get("closed", [])
         entries = [entry for entry in self.page.visible_jobs() if entry.task == "generate" and entry.state == "failed"]
         return [entry for entry in entries if entry.id not in closed]
 
     def _problem(self, entry: QueueEntry) -> Problem:
-        """The problem of a failed job, with the fix from its run."""
+        """Return the problem of a failed job, with the code and fix of its run."""
         what = entry.message or "Generation failed"
         facts: dict[str, Any] = {}
         with suppress(ProblemsError, OSError, KeyError, ValueError):
@@ -178,7 +181,7 @@ class Stage:
         return Problem(what, short(entry.title, 60), str(facts.get("fix", "")), code=code)
 
     def _again(self, saving: str, identity: str) -> None:
-        """Queue a failed job again with settings that need less memory."""
+        """Queue failed job `identity` again with settings that need less memory. saving: key of LESS_MEMORY"""
         entry = next((each for each in self.page.visible_jobs() if each.id == identity), None)
         if entry is None or entry.task != "generate" or entry.state != "failed" or saving not in LESS_MEMORY:
             return
@@ -188,13 +191,14 @@ class Stage:
         self._close(identity)
 
     def _close(self, *identities: str) -> None:
+        """Close the messages of failed jobs. identities: queue ids"""
         self._refused = []
         with self.page.project.lock:
             closed = self.page.project.tab_state(TAB).get("closed", [])
             self.page.project.update_tab(TAB, closed=[*closed, *(each[:40] for each in identities)][-50:])
 
     def act(self, event: gr.EventData) -> str:
-        """Handle an event of the status line. Returns its HTML."""
+        """Handle an event of the status line and return its HTML."""
         act, arg, _ = board_event(event)
         if act == "cancel" and any(entry.id == arg and entry.task in TASKS for entry in self.page.visible_jobs()):
             self.page.engine.cancel(arg)
@@ -210,6 +214,7 @@ class Stage:
 
 
 def _is_open(entry: QueueEntry) -> bool:
+    """Return whether a queue entry is a waiting or running generation or grid."""
     return entry.task in TASKS and entry.state in ("waiting", "running")
 
 
@@ -225,8 +230,14 @@ def status(
     cancelled: str = "",
     resumable: bool = True,
 ) -> str:
-    """HTML of the status line: the first job of this tab, else of a grid, a list of the others, and the Forever button. The lists
-    are overlays, so that nothing moves. cancelled: text on the last job while none is active; resumable: see `may_resume`"""
+    """Return the HTML of the status line: the first job of this tab (else of a grid), a list of the others, the Forever button.
+
+    waits      {queue id: what a job waits for}
+    job        engine's facts of the running job
+    failures   [(queue id, problem)] of failed jobs
+    cancelled  text about the last job, shown while none is active
+    resumable  whether this user may resume a paused queue
+    """
     active = sorted(
         (entry for entry in entries if _is_open(entry)),
         key=lambda entry: (TASKS.index(entry.task), entry.state != "running"),
@@ -253,14 +264,14 @@ def status(
 
 
 def _retries(identity: str, problem: Problem) -> str:
-    """HTML of buttons that retry a job that ran out of memory with less."""
+    """Return the HTML of buttons that retry a job that ran out of memory with settings that need less; "" for other problems."""
     if problem.code != NO_MEMORY:
         return ""
     return "".join(button(saving, label, identity) for saving, (label, _) in LESS_MEMORY.items())
 
 
 def _line(entry: QueueEntry, wait: Wait | None, job: dict[str, Any] | None) -> str:
-    """HTML of a job, running or waiting, with its Cancel button. job: facts of the running job"""
+    """Return the HTML of a running or waiting job with its Cancel button. job: engine's facts of the running job"""
     facts = job if job and job.get("entry") == entry.id else {}
     stopping = bool(facts.get("stopping"))
     cancel = button("cancel", "Cancel", entry.id, label=f"Cancel {short(entry.title, 40)}", disabled=stopping)
@@ -269,7 +280,7 @@ def _line(entry: QueueEntry, wait: Wait | None, job: dict[str, Any] | None) -> s
 
 
 def _running(facts: dict[str, Any], stopping: bool) -> str:
-    """HTML of a running job's progress bar: stage, sampling step, time left and speed. facts: its facts, {} before there are any"""
+    """Return the HTML of a running job's progress bar: stage, sampling step, time left, speed. facts: {} before the job reported any"""
     if stopping:
         return progress("Stopping", None)
     text = str(facts.get("stage") or "starting")
@@ -287,35 +298,39 @@ def _running(facts: dict[str, Any], stopping: bool) -> str:
 
 
 def _pace(seconds: float) -> str:
-    """The speed as "1.5 s/it" or "3.0 it/s". seconds: of one step"""
+    """Return the speed as "1.5 s/it" or "3.0 it/s". seconds: duration of one step"""
     return f"{seconds:.1f} s/it" if seconds >= 1 else f"{1 / seconds:.1f} it/s"
 
 
 def _capitalized(text: str) -> str:
+    """Return `text` with its first letter in upper case."""
     return text[:1].upper() + text[1:]
 
 
 def _waiting(entry: QueueEntry, wait: Wait | None) -> str:
-    """HTML of a waiting job: what it waits for, and its title."""
+    """Return the HTML of a waiting job: what it waits for, and its title."""
     reason = wait.words if wait else "about to start"
     return f'<span class="gen-words">{esc(_capitalized(reason))}: <q>{esc(short(entry.title, 40))}</q></span>'
 
 
-def newest(shown: NewestImage | None, file_url: Callable[..., str], preview: bytes = b"", title: str = "") -> str:
-    """HTML of the preview of the running job, else of the newest image with its buttons. preview: JPEG"""
+def newest(
+    newest_image: NewestImage | None, file_url: Callable[..., str], preview: bytes = b"", title: str = ""
+) -> str:
+    """Return the HTML of the running job's preview (JPEG bytes), else of the newest image with its buttons. title: of the running job"""
     if preview:
         source = base64.b64encode(preview).decode("ascii")
         image = f'<img src="data:image/jpeg;base64,{source}" alt="Preview of {esc(short(title, 100))}">'
         caption = f'<span class="hint" title="{esc(title)}">{esc(short(title, 90))}</span><span class="grow"></span>'
         return f'<div class="gen-stage">{image}</div><div class="strip gen-does">{caption}<span class="hint">Preview</span></div>'
-    if shown is None:
+    if newest_image is None:
         return f'<div class="gen-stage">{empty_state("No images yet.", "Write a prompt and press Generate.")}</div>'
-    seed = f'<span class="hint">seed {shown.seed}</span>' if shown.seed is not None else ""
-    url = esc(file_url(shown.path))
-    image = f'<img src="{url}" alt="{esc(short(shown.prompt, 120))}">'
-    save = f'<a class="btn quiet" href="{url}" download="{esc(shown.path.name)}">Download</a>'
+    seed = f'<span class="hint">seed {newest_image.seed}</span>' if newest_image.seed is not None else ""
+    url = esc(file_url(newest_image.path))
+    image = f'<img src="{url}" alt="{esc(short(newest_image.prompt, 120))}">'
+    save = f'<a class="btn quiet" href="{url}" download="{esc(newest_image.path.name)}">Download</a>'
     return (
-        f'<div class="gen-stage"><button type="button" class="shot" data-view="{esc(shown.name)}" title="Enlarge">{image}'
-        f'</button></div><div class="strip gen-does"><span class="hint" title="{esc(shown.prompt)}">'
-        f'{esc(short(shown.prompt, 200))}</span>{seed}{star_and_trash(shown)}<span class="grow"></span>{image_buttons(shown)}{save}</div>'
+        f'<div class="gen-stage"><button type="button" class="shot" data-view="{esc(newest_image.name)}" title="Enlarge">{image}'
+        f'</button></div><div class="strip gen-does"><span class="hint" title="{esc(newest_image.prompt)}">'
+        f'{esc(short(newest_image.prompt, 200))}</span>{seed}{star_and_trash(newest_image)}<span class="grow"></span>'
+        f"{image_buttons(newest_image)}{save}</div>"
     )

@@ -1,4 +1,4 @@
-"""The Generate tab: generate images with any model and LoRAs, compare them with the base model, load settings from images."""
+"""The Generate tab: generates images with any model and LoRAs, compares with the base model, loads settings from images."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -93,7 +93,7 @@ element.addEventListener('click', ({target}) => {
 
 
 def build(page: Page) -> None:
-    """Build the tab's components and listeners."""
+    """Create the tab's components and register their listeners."""
     handlers = GenerateHandlers(page)
     prompts = board("gen-prompts", AWAITED, script=DRAW_KEY + PRESSED)
     memory = board("gen-memory", AWAITED)
@@ -164,7 +164,7 @@ def build(page: Page) -> None:
 
 
 class Fields(PlainForm):
-    """The form of the tab with its presets."""
+    """The form of the Generate tab with its presets."""
 
     offers = "gen-models"
     lists = {
@@ -178,28 +178,33 @@ class Fields(PlainForm):
         super().__init__(page, "gen", "generate", form.ENTRIES, "field", form.PRESET)
 
     def load(self) -> dict[str, Any]:
+        """Return the stored form values, with defaults for missing or invalid ones."""
         return form.stored_values(self.page.project.tab_state(TAB), self.page.project.job)
 
     def keep(self, values: dict[str, Any]) -> None:
+        """Store the form values."""
         self.page.project.update_tab(TAB, values=plain(values))
 
     def initial(self) -> dict[str, Any]:
+        """Return the default form values."""
         return form.start_values(self.page.project.job)
 
     def start_problems(self) -> list[Problem]:
-        """Those of fields, and cards that would be ignored."""
+        """Return the problems of invalid fields, and of added cards without values."""
         return [*self.problems(), *cards.empty_problems(self.load(), cards.added(self.page))]
 
     def check(self) -> None:
+        """Raise ProblemsError with the problems of `start_problems`, if any."""
         raise_if_errors(self.start_problems())
 
     def family_for(self, name: str) -> str:
+        """Return the model family that files of field `name` must have, "" for any."""
         if name in ("base_model", "refiner_checkpoint"):
             return ""
         return panel.model_of(self.load(), self.page.project.job.model, self.page.workspace).family
 
     def empty(self, values: dict[str, Any]) -> dict[str, Any]:
-        """{field: value that applies while it is empty}."""
+        """Return {field: value that applies while the field is empty or "auto"}."""
         project = self.page.project.job
         effective: dict[str, Any] = {"base_model": project.model.base_model}
         effective |= form.default_values(values, project, self.page.workspace)
@@ -210,8 +215,10 @@ class Fields(PlainForm):
         return effective
 
     def with_dependents(self, name: str, before: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-        """Return `values`; for another base model with VAE, clip skip and prediction type reset, for another control image with
-        the preprocessors that it needs."""
+        """Return `values` after field `name` was changed, with the fields that depend on it.
+
+        Another base model resets VAE, clip skip and prediction type; another control image adapts preprocessors.
+        """
         if name == "control_image":
             values, note = with_fitting_preprocessors(self.page, before, values)
             if note:
@@ -221,15 +228,17 @@ class Fields(PlainForm):
         return values | {each: form.ENTRIES[each].default for each in form.MODEL}
 
     def job(self, values: dict[str, Any]) -> GenerateJob:
+        """Return the generation job of form `values`. Raises ProblemsError."""
         return form.job_of(values, self.page.project.job)
 
     def values_of(self, job: Settings, before: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+        """Return (form values that generate `job` again, advice about missing files). before: current form values"""
         assert isinstance(job, GenerateJob)
         return form.values_of(job, before, self.page.workspace, self.page.project.job.model, Hashes())
 
 
 class GenerateHandlers(BoardView):
-    """Handlers of the tab's events. The project stores the fields."""
+    """Handlers of the tab's events. The project stores the form's values."""
 
     def __init__(self, page: Page):
         self.page = page
@@ -254,19 +263,21 @@ class GenerateHandlers(BoardView):
     # -- the form
 
     def _state(self) -> dict[str, Any]:
+        """Return the stored state of the tab."""
         return self.page.project.tab_state(TAB)
 
     def _values(self) -> dict[str, Any]:
+        """Return the form values."""
         return self.presets.load()
 
     def act(self, event: gr.EventData) -> dict[str, Any]:
-        """Handle a changed field or a button of the form."""
+        """Handle a changed field or a button of the form. Returns {component: new content}. Problems are shown as a message."""
         act, name, value = board_event(event)
         if act == "draw":
             return self.draw()
         if act in ("swap", "ratio", "seed", "hires"):
             with self._lock:
-                self.presets.update(self._quick(act, name or value))
+                self.presets.update(self._button_values(act, name or value))
             return self._changed()
         try:
             with self._lock:
@@ -283,7 +294,7 @@ class GenerateHandlers(BoardView):
                     rows = [str(use["file"]) for use in self._values()["nets"]]
                     self.controls.act(act, arg_now(event, rows), value)
                 elif act.startswith("image"):
-                    self.sending.stop() if act == "image_stop" else self.sending.again()
+                    self.sending.remove_initial_image() if act == "image_stop" else self.sending.restore_initial_image()
                 elif name == UPSCALER:
                     self.sending.choose_upscaler(value)
                 else:
@@ -295,20 +306,20 @@ class GenerateHandlers(BoardView):
         return self._changed()
 
     def _add_card(self, name: str) -> dict[str, Any]:
-        """Add a card. Returns outputs besides the form."""
-        cards.put(self.page, name, True)
+        """Add card `name` to the form. Returns {"panel": HTML} for the grid card, else {}."""
+        cards.set_added(self.page, name, True)
         self.presets.update(cards.with_card(name, self._values()))
         return {"panel": self.grids.panel()} if name == cards.GRID and self.grids else {}
 
     def _remove_card(self, name: str) -> None:
-        """Remove a card and reset its group. What an initial image has changed elsewhere is restored."""
+        """Remove card `name` and reset its settings. Fields that its initial image had set elsewhere are restored."""
         if name == cards.IMAGE and self._values()["image_path"]:
-            self.sending.stop()
+            self.sending.remove_initial_image()
         self.presets.update(cards.without_card(name, self._values(), cards.added(self.page)))
-        cards.put(self.page, name, False)
+        cards.set_added(self.page, name, False)
 
-    def _quick(self, act: str, arg: str) -> dict[str, Any]:
-        """{field: value} that a button of the form sets: sides, seed, or the scale of hires fix."""
+    def _button_values(self, act: str, arg: str) -> dict[str, Any]:
+        """Return the {field: value} that the button "swap", "ratio", "seed" or "hires" sets. arg: the ratio to set, such as 2:3"""
         values = self._values()
         if act == "seed":
             return {"seed": self._seed(values["seed"])}
@@ -326,14 +337,14 @@ class GenerateHandlers(BoardView):
         return {"width": height, "height": width}
 
     def _seed(self, current: int | None) -> int | None:
-        """The seed after a click on Lock: None if it was locked, else that of the newest image or a random one."""
+        """Return the seed after a click on Lock: None if one was set, else the newest image's seed or a random one."""
         if current is not None:
             return None
         newest = self.gallery_handlers.last_seed()
         return form.new_seed() if newest is None else newest
 
     def choose_embeddings(self, chosen: Any) -> dict[str, Any]:
-        """Set the embeddings. Those that do not fit the model are left out and reported."""
+        """Set the form's embeddings. Those that do not fit the model are left out and reported in a message."""
         with self._lock:
             before, names = self._values()["embeddings"], [str(text) for text in chosen or []]
             problems = [each for text in names if text not in before for each in self.loras.refused_embedding(text)]
@@ -344,7 +355,7 @@ class GenerateHandlers(BoardView):
         return (self._form() if problems else self._changed()) | {"embeddings": self.loras.embeddings()}
 
     def _changed(self) -> dict[str, Any]:
-        """Outputs of the form after a change. Problems that it has fixed are removed from the error message."""
+        """Return {component: new content} of the form after a change, with fixed problems removed from the shown error message."""
         browser = self.page.browser
         if browser.failed not in (START, FIELD):
             return self._form()
@@ -359,13 +370,13 @@ class GenerateHandlers(BoardView):
         return self._form()
 
     def _start_problems(self) -> list[Problem]:
-        """The problems that prevent a start."""
+        """Return the problems that prevent generating."""
         problems: list[Problem] = []
         collected(problems, self._jobs)
         return problems
 
     def _form(self) -> dict[str, Any]:
-        """{name: HTML} of the boards with fields."""
+        """Return {component: HTML} of the components with fields."""
         values = self._values()
         placeholders = self._placeholders(values)
         settings = self.page.project.job.model
@@ -412,7 +423,7 @@ class GenerateHandlers(BoardView):
         }
 
     def _card_notes(self, values: dict[str, Any]) -> dict[str, str]:
-        """{group: text next to the title of a card}: how many ControlNets act, or the first advice about its settings."""
+        """Return {group: text next to its card's title}: the number of active ControlNets, or the first advice about the settings."""
         job = collected([], form.job_of, values, self.page.project.job)
         advice = [each for each in problems_of(job) if each.level == "advice"] if job is not None else []
         notes = {each.where.partition(".")[0]: each.what for each in reversed(advice)}
@@ -422,18 +433,18 @@ class GenerateHandlers(BoardView):
         return notes
 
     def _above(self, group: str, values: dict[str, Any]) -> str:
-        """HTML above the fields of a group."""
+        """Return the HTML above the fields of settings group `group`, "" if it has none."""
         return self.controls.html(values) if group == "controls" else self.painting.row(group, values)
 
     def _chip(self, values: dict[str, Any], model: panel.Model) -> str:
-        """HTML of the button with the base model."""
+        """Return the HTML of the button that shows the base model."""
         name = str(values["base_model"]).strip() or self.page.project.job.model.base_model
         path = find_file(name, self.page.workspace)
         preview = preview_of(path, self.page.workspace) if path is not None and self.page.roots.holds(path) else None
         return panel.model_chip(title_of_name(name, self.page.workspace), model, thumb(preview, self.page.thumb_url))
 
     def _placeholders(self, values: dict[str, Any]) -> dict[str, str]:
-        """{field: placeholder while it is empty}."""
+        """Return {field: placeholder while it is empty}."""
         project = self.page.project.job
         texts = form.default_texts(values, project, self.page.workspace)
         texts["outdir"] = display_path(self.page.workspace.images)
@@ -444,6 +455,7 @@ class GenerateHandlers(BoardView):
         return texts
 
     def preset_act(self, event: gr.EventData) -> dict[str, Any]:
+        """Handle an event of the preset bar. Returns {component: new content}."""
         with self._lock:
             self.presets.act(*board_event(event))
         return self._changed() | {"embeddings": self.loras.embeddings()}
@@ -451,14 +463,16 @@ class GenerateHandlers(BoardView):
     # -- display
 
     def show(self) -> dict[str, Any]:
+        """Update the lists of model files, and return {component: new content} of the whole tab."""
         self.loras.model_lists.refresh()
         return self._form() | {"embeddings": self.loras.embeddings()} | super().show()
 
     def tick(self, client: str) -> Any:
+        """Return {component: new content} of what has changed since the `client` state of a browser; all for a new browser ("")."""
         return super().tick(client) if client else self.show()
 
     def boards(self) -> dict[str, str]:
-        """{name: HTML} of the boards that change without an action: list of LoRAs, memory, status, newest image."""
+        """Return {component: HTML} of the components that change without an event: list of LoRAs, memory, status, newest image."""
         return {
             "add": self.loras.picker(),
             "memory": self.memory.html(),
@@ -467,23 +481,23 @@ class GenerateHandlers(BoardView):
         }
 
     def stamp(self) -> str:
-        """A text that changes with `boards`."""
+        """Return a text that changes whenever the result of `boards` changes."""
         closed = self._state().get("closed")
         return f"{self.stage.stamp()} {self.gallery_handlers.refresh()} {closed} {self.memory.html()} {self.loras.model_lists.version}"
 
     def _redraw_others(self, tab: str) -> None:
-        """Listener for stored states of tabs: other windows show the form as this one has changed it."""
+        """Listener for stored tab states: redraw this form in the other browser windows."""
         if tab == TAB:
             self.page.browsers.redraw_others(self.page.browser, TAB)
 
     def memory_act(self, event: gr.EventData) -> dict[str, Any]:
-        """Handle an event of the memory line."""
+        """Handle an event of the memory line. Returns {component: new content}."""
         return with_client({"memory": self.memory.act(event)})
 
     # -- LoRAs
 
     def lora_act(self, event: gr.EventData):
-        """Handle an event of the list of LoRAs, of a LoRA's card, or of a button that adds a card."""
+        """Handle an event of the list of LoRAs, a LoRA's card or a + button of a card. Returns {component: new content}."""
         act, name, _ = board_event(event)
         if act == "card_add":
             with self._lock:
@@ -495,7 +509,7 @@ class GenerateHandlers(BoardView):
     # -- generating
 
     def draw(self) -> dict[str, Any]:
-        """Check the form and queue its jobs. Problems are shown and marked in the fields."""
+        """Check the form and queue its jobs. Returns {component: new content}. Problems are shown and marked in the fields."""
         browser = self.page.browser
         try:
             jobs = self._jobs()
@@ -504,24 +518,24 @@ class GenerateHandlers(BoardView):
             self.page.browsers.say(browser, "error", problems=error.problems, about=START)
             return self._form() | with_client({"status": self.stage.status()})
         self._make(jobs)
-        self.sending.forget()
+        self.sending.forget_removed_image()
         self.prompt_box.history.add(form.job_of(self._values(), self.page.project.job))
         for about in (START, FIELD):
             self.page.browsers.succeeded(browser, about)
         return self._form() | with_client({"status": self.stage.status()})
 
     def stage_act(self, event: gr.EventData) -> dict[str, Any]:
-        """Handle an event of the status line. While Forever is on, seeds are random, so Lock is off."""
-        shown = with_client({"status": self.stage.act(event)})
-        return shown | ({"settings": self._form()["settings"]} if board_event(event)[0] == "forever" else {})
+        """Handle an event of the status line. Returns {component: new content}. Turning Forever on unlocks the seed field."""
+        outputs = with_client({"status": self.stage.act(event)})
+        return outputs | ({"settings": self._form()["settings"]} if board_event(event)[0] == "forever" else {})
 
     def _make(self, jobs: Sequence[GenerateJob]) -> None:
-        """Queue jobs, and close the open grid so that their images are in view: one that runs when they end."""
+        """Queue jobs, and close the open grid so that the new images are visible; a grid that is running now closes when they end."""
         self._closes_grid = self.stage.submit(jobs)
         grids.close(self.page)
 
     def _ended(self, entry: QueueEntry) -> None:
-        """Listener for ended jobs."""
+        """Listener for ended jobs: register base images of comparisons, and close the grid opened before the job."""
         if entry.id in self.stage.bases:
             with suppress(ProblemsError):
                 self.gallery_handlers.gallery.add_bases(map(Path, self.page.engine.progress(entry.id)["images"]))
@@ -529,11 +543,11 @@ class GenerateHandlers(BoardView):
             grids.close(self.page, entry.added)
 
     def _jobs(self, new_seed: bool = False) -> list[GenerateJob]:
-        """The jobs of the form, with its seed or a random one. Raises ProblemsError."""
+        """Return the checked jobs of the form, with its seed or (`new_seed`) random ones. Raises ProblemsError."""
         return self._checked(self._values() | ({"seed": None} if new_seed else {}), self.presets.start_problems())
 
     def _checked(self, values: dict[str, Any], known: Sequence[Problem] = ()) -> list[GenerateJob]:
-        """The checked jobs of these values. Raises ProblemsError with all problems, the `known` ones included."""
+        """Return the checked jobs of form `values`. Raises ProblemsError with all problems, including the `known` ones."""
         problems, project = list(known), self.page.project.job
         job = collected(problems, form.job_of, values, project)
         if job is not None and not job.prompts.from_file:
@@ -546,10 +560,11 @@ class GenerateHandlers(BoardView):
         return jobs or []
 
     def _in_styles(self, job: GenerateJob) -> GenerateJob:
+        """Return `job` with its styles' texts merged into the prompts."""
         return in_styles(job, chosen_styles(job.prompts.styles, self.page.workspace))[0]
 
     def _check_files(self, job: GenerateJob) -> None:
-        """Raise ProblemsError unless model, LoRAs, embeddings and ControlNets exist, are allowed, and fit together."""
+        """Raise ProblemsError unless the job's model, LoRAs, embeddings and ControlNets exist, are allowed, and fit together."""
         self.page.roots.admit(job)
         sources = plan_of(job, self.page.workspace).sources
         added = [*(word.path for word in sources.embeddings), *(net.path for net in sources.controls.values())]
@@ -560,27 +575,27 @@ class GenerateHandlers(BoardView):
     # -- images
 
     def read(self, file: str | None):
-        """Load the settings of a dropped image."""
+        """Load the settings of the uploaded image `file`. Returns {component: new content}."""
         if not file:
             return gr.skip()
         self.sending.read(file)
         return self.show() | {"drop": None}
 
     def begin_with(self, file: str | None) -> Any:
-        """Use a dropped image as initial image."""
+        """Use the uploaded image `file` as initial image. Returns {component: new content}."""
         if not file:
             return gr.skip()
         self.sending.begin_with(file)
         return self._changed() | {"initial": None}
 
     def follow(self, file: str | None) -> Any:
-        """Use a dropped image as control image of all ControlNets."""
+        """Use the uploaded image `file` as the common control image. Returns {component: new content}."""
         if not file:
             return gr.skip()
         self.sending.follow(file)
         return self._changed() | {"control": None}
 
     def send(self, event: gr.EventData):
-        """Handle a button of an image."""
+        """Handle a button of an image. Returns {component: new content}."""
         self.sending.act(event)
         return self.show()

@@ -1,4 +1,4 @@
-"""HTML of the top of the Generate tab, and of the buttons below the newest image."""
+"""HTML of the prompts with the Generate button, and of the buttons below an image."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,10 @@ IN_REACH = """
 
 
 def prompts(fields: str, start_fields: str, below: str) -> str:
-    """HTML of the prompts and the Generate button. start_fields: HTML next to the button; below: HTML below the prompts"""
+    """Return the HTML of the prompts and the Generate button.
+
+    fields: HTML of the prompts; start_fields: HTML next to the button; below: HTML below the prompts
+    """
     draw = (
         '<button type="button" class="btn primary" id="gen-draw" data-act="draw" title="Ctrl+Enter">Generate</button>'
     )
@@ -54,7 +57,12 @@ def prompts(fields: str, start_fields: str, below: str) -> str:
 
 @dataclass(frozen=True)
 class NewestImage:
-    """The large image. name: in the gallery; settings: whether it has settings to load; stars: 0 to 5"""
+    """The newest image of the gallery.
+
+    name      in the gallery
+    settings  whether the image contains settings to load
+    stars     rating, 0 to 5
+    """
 
     name: str
     path: Path
@@ -65,7 +73,7 @@ class NewestImage:
 
 
 def image_buttons(image: NewestImage) -> str:
-    """HTML of the buttons of an image."""
+    """Return the HTML of the buttons that use an image or copy its prompt or seed."""
     reuse = (("use", "Use settings", ""), ("vary", "Vary", "The same image with small changes"))
     acts = (
         *(reuse if image.settings else ()),
@@ -84,14 +92,19 @@ def image_buttons(image: NewestImage) -> str:
 
 
 def star_and_trash(image: NewestImage) -> str:
-    """HTML of an image's star and the button that deletes it."""
+    """Return the HTML of an image's favorite and trash buttons."""
     star, next_stars = ("\u2605" * image.stars, "0") if image.stars else ("\u2606", "1")
     favorite = _image_button("star", next_stars, star, image.name, "Favorite", pressed=bool(image.stars))
     return favorite + _image_button("trash", "", "Move to trash", image.name)
 
 
 def _image_button(kind: str, arg: str, label: str, name: str, title: str = "", pressed: bool | None = None) -> str:
-    """HTML of a button of an image, which assets/gallery.js handles."""
+    """Return the HTML of an image's button, handled by assets/gallery.js.
+
+    kind     suffix of the data attribute: "use", "star" or "trash"
+    name     of the image in the gallery
+    pressed  state of a toggle button, None for other buttons
+    """
     state = "" if pressed is None else f' aria-pressed="{str(pressed).lower()}" aria-label="{title}"'
     return (
         f'<button type="button" class="btn quiet" data-image-{kind}="{arg}" data-name="{esc(name)}" title="{title}"{state}>'
@@ -100,5 +113,5 @@ def _image_button(kind: str, arg: str, label: str, name: str, title: str = "", p
 
 
 def strengths(unet: float, text_encoder: float | None) -> str:
-    """Text of a LoRA's strength: "0.8", or "0.8 / 0.5" if that of the text encoder differs."""
+    """Return the text of a LoRA's strength: "0.8", or "0.8 / 0.5" if the text encoder's differs."""
     return f"{unet:g}" + ("" if text_encoder in (None, unet) else f" / {text_encoder:g}")

@@ -1,4 +1,4 @@
-"""The first line of a comparison: which checkpoint to use, and why."""
+"""The answer at the top of a run's comparison: which checkpoint to use and why, and the result of the blind choices."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 from core.assess.results import best_strength
 from core.record.file_titles import label_of
 from core.record.kept import read_kept
+from core.record.preference import Choice, preference_result
 from core.record.units import listed
 
 ADVICE = {  # why: of `recommended`
@@ -22,8 +23,12 @@ ADVICE = {  # why: of `recommended`
 def answer_of(
     run: Path, columns: Sequence[Mapping[str, Any]], use: Path | None, reason: str, preferred: Mapping[str, Any] | None
 ) -> tuple[str, str]:
-    """(which checkpoint to use and with which strength, what else the user has decided), before what was measured. use, reason: of
-    `recommended`; preferred: of `_preferred`"""
+    """Return (sentence on which checkpoint to use at which strength, sentence on the user's other choices).
+
+    columns      of the comparison, the base model first
+    use, reason  results of `recommended`
+    preferred    result of `preferred_of`
+    """
     answer, choices_text, file = _answer(run, columns, use, reason, preferred)
     measured = best_strength(run, file) if file else None
     return answer + (f" Its best strength is {measured:g}." if answer and measured is not None else ""), choices_text
@@ -32,7 +37,7 @@ def answer_of(
 def _answer(
     run: Path, columns: Sequence[Mapping[str, Any]], use: Path | None, reason: str, preferred: Mapping[str, Any] | None
 ) -> tuple[str, str, str]:
-    """`answer_of` without the strength, and the name of the file that it names."""
+    """Return the sentences of `answer_of` without the strength, and the name of the file to use."""
     file = use.name if use is not None else ""
     leader = preferred["rows"][0] if preferred and preferred["rows"] and not preferred["rows"][0]["gone"] else None
     labels = {column["file"]: column["label"] for column in columns[1:]}
@@ -54,3 +59,13 @@ def _answer(
         return f"Look at {leader['label']} first: your blind choices put it {first} so far.", "", leader["file"]
     best = next((column for column in columns[1:] if column["use"]), columns[-1])
     return (ADVICE[reason].format(best["label"]) if len(columns) > 2 else ""), open_still, best["file"]
+
+
+def preferred_of(columns: Sequence[Mapping[str, Any]], choices: Sequence[Choice]) -> dict[str, Any] | None:
+    """Return the result of the blind choices (`preference_result`), with "gone" in rows of deleted checkpoints; None without choices."""
+    gone = {column["file"]: column["gone"] for column in columns[1:]}
+    labels = {column["file"]: column["label"] + ", deleted" * column["gone"] for column in columns[1:]}
+    result = preference_result(labels, choices)
+    if result is not None:
+        result["rows"] = [row | {"gone": gone[row["file"]]} for row in result["rows"]]
+    return result

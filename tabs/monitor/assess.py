@@ -30,17 +30,18 @@ PASSES = 3  # of a prediction, that the forward and the backward pass of a train
 
 
 def stamp(page: Page, run: Path) -> tuple[Any, ...]:
-    """A value that changes with the result of `part`."""
+    """Return a value that changes whenever the result of `part` changes."""
     entry = _entry(page, run.name)
     return stamp_or_none(run / FILE), entry and (entry.id, entry.state, entry.message), _progress(page, entry)
 
 
 def part(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob) -> dict[str, Any] | None:
-    """The assessment of a run for assets/verdict.js; None for a run whose checkpoints cannot be assessed.
+    """Return the assessment of a run for assets/verdict.js; None if its checkpoints cannot be assessed. facts: the run's snapshot
 
-    missing   number of checkpoints that are not fully measured      about   time that they take
-    measures  what is measured of them, in words
-    rows      {file: measures}; the other keys are the state and progress of its job
+    "missing"   number of checkpoints that are not fully measured
+    "about"     text of the time that measuring them takes
+    "measures"  names of the measures, as text
+    "rows"      {file: measures}; the other keys are state and progress of its job
     """
     cells = read_results(run)
     try:
@@ -72,32 +73,37 @@ def part(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob) -> dict
 def with_assessment(
     sentence: str, run: Path, columns: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None
 ) -> str:
-    """The sentence on the losses of a run's checkpoints, with what was measured of them. columns: of the comparison"""
-    good = not_worse(best, {column["file"]: column["step"] for column in columns})
-    good |= {column["file"] for column in columns if column["loss"] is None}  # which is said, and speaks against none
-    return with_warnings(sentence, {column["file"]: column["label"] for column in columns}, read_results(run), good)
+    """Return `sentence`, on the losses of a run's checkpoints, with what the assessment adds. columns: of the comparison"""
+    not_worse_files = not_worse(best, {column["file"]: column["step"] for column in columns})
+    not_worse_files |= {
+        column["file"] for column in columns if column["loss"] is None
+    }  # which is said, and speaks against none
+    return with_warnings(
+        sentence, {column["file"]: column["label"] for column in columns}, read_results(run), not_worse_files
+    )
 
 
 def _row(page: Page, run: Path, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a measure's row with the URLs of its images."""
     paths = [path for name in row["files"] if (path := run / TASK / Path(str(name)).name).is_file()]
     images = [{"small": page.thumb_url(path, SMALL), "whole": page.file_url(path)} for path in paths]
     return {**row, "files": [], "images": images}
 
 
 def run_of(entry: QueueEntry) -> str:
-    """The run that a job in the queue assesses; "" for another job."""
+    """Return the name of the run that a queued job assesses; "" for another job."""
     return str(entry.job.get(TASK, {}).get("run", "")) if entry.task == TASK else ""
 
 
 def _entry(page: Page, run: str) -> QueueEntry | None:
-    """The newest assessment of a run in the queue that waits, runs or has failed."""
+    """Return the run's newest assessment in the queue, if it is waiting, running or failed; else None."""
     entries = [entry for entry in page.engine.queue() if run_of(entry) == run]
     newest = entries[-1] if entries else None
     return newest if newest is not None and newest.state in ("waiting", "running", "failed") else None
 
 
 def _progress(page: Page, entry: QueueEntry | None) -> tuple[int, int]:
-    """(predictions done, in all) of a running assessment."""
+    """Return (predictions done, predictions in all) of a running assessment; (0, 0) for others."""
     if entry is None or entry.state != "running":
         return 0, 0
     try:
@@ -108,20 +114,23 @@ def _progress(page: Page, entry: QueueEntry | None) -> tuple[int, int]:
 
 
 def time_left(page: Page, entry: QueueEntry | None) -> str:
-    """The time that a running job still takes; "" while it is unknown."""
+    """Return the text of the time that the running job `entry` still takes; "" if unknown."""
     running = page.engine.status()["job"]
     seconds = running.get("eta_seconds") if running and entry and running["entry"] == entry.id else 0
     return clock(seconds) if seconds else ""
 
 
 def seconds_per_prediction(facts: Mapping[str, Any], job: TrainJob) -> float:
-    """Expected seconds of a prediction for one image, from the time of a training step; 0 if it is unknown. facts: the run's snapshot"""
+    """Return the expected seconds of a model prediction for one image, from a training step's time; 0 if unknown.
+
+    facts: the run's snapshot
+    """
     views = job.dataset.train_batch_size * job.schedule.gradient_accumulation_steps
     return (facts.get("seconds_per_step") or 0.0) / (PASSES * max(views, 1))
 
 
 def start(page: Page, run: str) -> None:
-    """Queue the assessment of what is missing, unless it waits or runs. Raises ProblemsError."""
+    """Queue the assessment of the run's checkpoints that are not measured yet, unless one waits or runs. Raises ProblemsError."""
     facts = page.engine.snapshot(page.engine.editable_run(run).name)
     with _STARTING:
         entry = _entry(page, Path(run).name)

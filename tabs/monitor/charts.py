@@ -1,4 +1,4 @@
-"""Series for the charts, rounded, so that they are small and do not change without new values."""
+"""Series for the charts, rounded so that they are small and change only with new values."""
 
 import math
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ FIGURES = 5
 
 
 def rounded(value: Any) -> float | None:
-    """Round to five significant digits; None for a value that cannot be plotted."""
+    """Return the value rounded to five significant digits; None if it is not a finite number."""
     if not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     return float(f"{value:.{FIGURES}g}")
 
 
 def loss_series(points: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
-    """{"steps", "raw", "smooth"}: the columns of [[step, raw, smooth], ...]."""
+    """Return {"steps", "raw", "smooth"}: the columns of [[step, raw, smooth], ...]."""
     return {
         "steps": [int(point[0]) for point in points],
         "raw": [rounded(point[1]) for point in points],
@@ -24,8 +24,10 @@ def loss_series(points: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
 
 
 def rate_series(points: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    """{"steps", "lines": [{"name", "values"}]} of [[step, {"unet": 1e-4, ...}], ...]; parameter groups with equal rates share a
-    line."""
+    """Return {"steps", "lines": [{"name", "values"}]} of [[step, {"unet": 1e-4, ...}], ...].
+
+    Parameter groups with equal rates share a line.
+    """
     names = list(dict.fromkeys(name for _, rates in points for name in rates))
     columns = {name: [rounded(rates.get(name)) for _, rates in points] for name in names}
     lines: dict[tuple, list[str]] = {}
@@ -41,8 +43,10 @@ def rate_series(points: Sequence[Sequence[Any]]) -> dict[str, Any]:
 
 
 def validation_points(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Columns of validations, by step: loss, training loss, gap, and effect of a ControlNet; "images" and "on": number and kind
-    of images of the newest."""
+    """Return columns of validations: steps, loss, training loss, gap between them, effect of a ControlNet.
+
+    "images", "on": number and kind of images of the newest validation
+    """
     newest = points[-1] if points else {}
     return {
         "steps": [int(point["step"]) for point in points],
@@ -56,12 +60,13 @@ def validation_points(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def value_series(points: Sequence[Sequence[Any]], index: int = 1) -> dict[str, list[Any]]:
-    """Columns of [[step, value, ...], ...] with the value at `index`; points without a value are left out."""
+    """Return {"steps", "values"} of [[step, value, ...], ...] with the value at `index`; points without a value are left out."""
     pairs = [(int(point[0]), value) for point in points if (value := rounded(point[index])) is not None]
     return {"steps": [step for step, _ in pairs], "values": [value for _, value in pairs]}
 
 
 def _series_name(name: str) -> str:
+    """Return the display name of a parameter group."""
     text = (
         name.replace("text_encoder_2", "second text encoder")
         .replace("unet", "U-Net")

@@ -1,11 +1,14 @@
-"""The action for a run that ended early, for Monitor and Runs."""
+"""What to do next with a run that ended early, for Monitor and Runs."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class NextStep:
-    """name: of the command, "continue" or "settings"; about: text next to the button"""
+    """A button for a run that ended early.
+
+    name: command, "continue" or "settings"; text: label; about: text next to it
+    """
 
     name: str
     text: str
@@ -13,7 +16,10 @@ class NextStep:
 
 
 def next_step(state: str, resumable_step: int, fix: str = "") -> NextStep | None:
-    """The action for a run in this state; None if it is active or finished. fix: of the run's error"""
+    """Return the next step for a run in this state; None if the run is active or finished.
+
+    resumable_step: step of its newest training state, at most 0 without one; fix: of the run's error
+    """
     if state not in ("interrupted", "stopped", "failed"):
         return None
     if resumable_step > 0:

@@ -1,4 +1,4 @@
-"""The Monitor tab: the running job or a chosen run, live. The server sends data, which the browser displays."""
+"""The Monitor tab: the running job or a chosen run, live. The server sends data, which the page's script displays."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ SMALL_SIZE = 96
 
 
 def build(page: Page) -> None:
+    """Create the tab's HTML and register its command."""
     page.commands[REQUEUE] = lambda data, browser: requeue(page, browser)
     gr.HTML(piece("monitor").replace("{queue}", piece("queue")), elem_id="monitor-holder", apply_default_css=False)
 
@@ -56,9 +57,9 @@ def build(page: Page) -> None:
 
 
 def parts(page: Page, chosen: str) -> dict[str, Any]:
-    """Parts of the tick while Monitor is open. chosen: name of a run, or "" for the running or last one"""
+    """Return the tab's parts of the page's periodic update. chosen: name of the run to show, "" for the running or last one"""
     data: dict[str, Any] = {"queue": queue(page), "runs": run_names(page)}
-    begins = _begins(data["queue"]) if not chosen else None
+    begins = _next_training(data["queue"]) if not chosen else None
     name = "" if begins else chosen or page.engine.current_run() or ""
     if not name:
         return data | {"run": None, "begins": begins}
@@ -71,7 +72,7 @@ def parts(page: Page, chosen: str) -> dict[str, Any]:
     data["loss"] |= {"validation": validation_points(facts.get("measured", facts.get("validation", [])))}
     best = facts.get("best")
     data["best"] = best and best | {"name": Path(best["file"]).name, "loss": rounded(best["loss"])}
-    data["watch"] = watched(page, name, facts)
+    data["watch"] = further_losses(page, name, facts)
     data["rates"] = rate_series(facts["lr"]) | {"total": facts["total"], "run": name}
     job = page.readable_job(name)
     data["samples"] = samples(page, facts["samples"], job is None or job.starts_at_base) | {
@@ -97,8 +98,11 @@ INTERMEDIATE = re.compile(r"-(?:step\d{8,}|\d{6,})(?:-|$)")
 def saved_files(
     page: Page, files: Sequence[dict[str, Any]], kept_names: Collection[str] = (), output: str = ""
 ) -> list[dict[str, Any]]:
-    """Data of a run's files, newest first. final: saved at the end, without a step or an epoch in its name; kept_names: names of those
-    marked to keep; output: the run's output name, which may end in such digits"""
+    """Return the data of a run's files, newest first.
+
+    kept_names: of the files marked to keep; output: output name of the run, which is ignored when detecting "final" files (names
+    without step or epoch)
+    """
     return [
         {
             "name": file["name"],
@@ -116,8 +120,8 @@ def saved_files(
     ]
 
 
-def _begins(queue: dict[str, Any]) -> dict[str, str] | None:
-    """The next training, to show instead of the last run, if it is first in the queue and has no run folder yet; else None."""
+def _next_training(queue: dict[str, Any]) -> dict[str, str] | None:
+    """Return {"title", "words"} of a training that is first in the queue and has no run folder yet; else None."""
     first = queue["entries"][0] if queue["entries"] else None
     waits = first is not None and first["state"] == "waiting" and queue["paused"]
     if first is None or first["task"] != "train" or first["run"] or waits:
@@ -126,7 +130,7 @@ def _begins(queue: dict[str, Any]) -> dict[str, str] | None:
 
 
 def _expected(page: Page, name: str, state: str) -> int:
-    """Number of sample rows of an active run; 0 for others."""
+    """Return the number of sample rows that an active run will have; 0 for others."""
     job = page.readable_job(name) if state in ("running", "paused", "waiting") else None
     settings = job.samples if job is not None else None
     makes_samples = settings and (
@@ -139,13 +143,15 @@ def _expected(page: Page, name: str, state: str) -> int:
 
 
 def _download(page: Page, path: str) -> str:
-    """URL of a file; "" for a model in a folder, which a browser cannot download."""
+    """Return the URL of a file; "" for a model that is a folder, which a browser cannot download."""
     return "" if Path(path).is_dir() else page.file_url(path)
 
 
-def watched(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """Further losses: corrected for timesteps, by timestep band, of the WORST images that train worst; and norms of gradients
-    and weights."""
+def further_losses(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """Return further losses of a run: corrected for timesteps, by timestep band, of the WORST images; and gradient and weight norms.
+
+    facts: the run's snapshot
+    """
     losses = page.engine.watch(name)
     paths = page.checks.paths_of(page.readable_job(name))
     images = [_image(page, item, paths) for item in losses.get("images", [])[:WORST]]
@@ -166,7 +172,7 @@ def watched(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _image(page: Page, item: dict[str, Any], paths: dict[tuple[str, str], Path]) -> dict[str, Any]:
-    """A row of the table of images, with a thumbnail if its path is known."""
+    """Return a row of the table of images. paths: {(folder, name): path} of known images, for the thumbnail"""
     path = paths.get((item["source"], item["name"]))
     small = page.thumb_url(path, SMALL_SIZE) if path is not None else ""
     loss = rounded(item["corrected"])
@@ -174,7 +180,7 @@ def _image(page: Page, item: dict[str, Any], paths: dict[tuple[str, str], Path])
 
 
 def head(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """State, progress and available actions of a run."""
+    """Return state, progress and available actions of a run. facts: the run's snapshot"""
     state = facts["state"]
     entry = next(
         (entry for entry in page.engine.queue() if entry.run == name and entry.state in ("waiting", "running")), None
@@ -197,12 +203,15 @@ def head(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _next_step(state: str, facts: dict[str, Any]) -> NextStep | None:
+    """Return what to do next with a run that ended early; None for others. facts: the run's snapshot"""
     return next_step(state, facts.get("resumable_step", -1), facts.get("fix") or "")
 
 
 def actions(page: Page, state: str, entry: Any, facts: dict[str, Any]) -> list[str]:
-    """Names of the buttons for a run in this state, the most useful first, without those of another user's job or run. entry: its job in
-    the queue, or None"""
+    """Return the names of the buttons for a run in this state, the most useful first.
+
+    entry: its job in the queue, or None; facts: its snapshot. Buttons that would act on another user's job or run are left out.
+    """
     tensorboard = ["tensorboard"] if page.tensorboard.offered else []
     if entry is not None and not may_manage(entry):
         return tensorboard
@@ -225,7 +234,7 @@ def actions(page: Page, state: str, entry: Any, facts: dict[str, Any]) -> list[s
 
 
 def samples(page: Page, items: list[dict[str, Any]], at_base: bool = True) -> dict[str, Any]:
-    """Data of the table of samples: a row per prompt, a column per step. at_base: whether step 0 is the base model"""
+    """Return the data of the table of samples: a row per prompt, a column per step. at_base: whether step 0 is the base model"""
     steps = sample_titles((item["step"] for item in items), at_base)
     rows: dict[int, dict[str, Any]] = {}
     for item in items:
@@ -240,9 +249,11 @@ def samples(page: Page, items: list[dict[str, Any]], at_base: bool = True) -> di
 
 
 def queue(page: Page) -> dict[str, Any]:
-    """Jobs of the device: the running, then the waiting ones in order, with the positions that Up and Down move them to (None: no
-    move), and the last SHOWN_ENDED ended ones, newest first, without the trainings, which Runs lists, and the images of other
-    people. Tools shows the jobs that do not use the device."""
+    """Return the device's jobs: "entries" (running, then waiting ones in order) and "ended" (the newest SHOWN_ENDED).
+
+    Waiting rows have the positions "up" and "down" to move to, None if they cannot. Ended trainings are left out, since Runs lists them,
+    and so are images of other users.
+    """
     entries = [entry for entry in page.engine.queue() if lane_of(entry) == "device"]
     active = [entry for entry in entries if entry.state == "running"]
     active += [entry for entry in entries if entry.state == "waiting"]
@@ -259,8 +270,8 @@ def queue(page: Page) -> dict[str, Any]:
         for entry in active
     ]
     waiting = [row for row in active_rows if row["state"] == "waiting"]
-    own = [place for place, row in enumerate(waiting) if row["own"]]  # a guest's job changes places only with these
-    for up, position, down in zip([None, *own], own, [*own[1:], None], strict=False):
+    movable = [index for index, row in enumerate(waiting) if row["own"]]  # a guest's job changes places only with these
+    for up, position, down in zip([None, *movable], movable, [*movable[1:], None], strict=False):
         waiting[position] |= {"up": up, "down": down}
     ended_rows = [_row(entry, page.engine) | _result(page, entry) for entry in reversed(ended[-SHOWN_ENDED:])]
     paused_by = page.engine.paused_by
@@ -276,8 +287,7 @@ def queue(page: Page) -> dict[str, Any]:
 
 
 def _titles(trainings: Sequence[Any]) -> dict[str, str]:
-    """{id: title} of trainings; equal titles are followed by the first NAMED_SETTINGS numbers and choices in which these differ, as in "fox
-    (Network rank (dim) 4)"."""
+    """Return {id: title} of trainings; equal titles get the first differing settings, as in "fox (Network rank (dim) 4)"."""
     titles, by_title = {}, defaultdict(list)
     for entry in trainings:
         by_title[entry.title].append(entry)
@@ -292,13 +302,13 @@ def _titles(trainings: Sequence[Any]) -> dict[str, str]:
 
 
 def _values(job: dict[str, Any]) -> dict[str, Any]:
-    """{path: value} of a job in the queue, of settings that are no text: guests see the queue too."""
+    """Return {path: value} of a queued job's settings without texts, since guests see the queue too."""
     paths = ((path, *path.partition(".")[::2]) for path, entry in FIELDS.items() if entry.plain)
     return {path: job.get(group, {}).get(name, FIELDS[path].default) for path, group, name in paths}
 
 
 def _result(page: Page, entry: Any) -> dict[str, Any]:
-    """Tab, for an assessment with its run, and last images of an ended job."""
+    """Return {"tab": where an ended job's result is shown, "images": its last images}."""
     if entry.id not in page.job_images:
         try:
             images = page.engine.progress(entry.id)["images"] if entry.run else []
@@ -315,7 +325,7 @@ def _result(page: Page, entry: Any) -> dict[str, Any]:
 
 
 def _doing(entry: Any, job: dict[str, Any] | None) -> str:
-    """Progress of the running job: step and time left of a training, else its stage."""
+    """Return the text of the running job's progress: step and time left of a training, else the stage; "" for other jobs."""
     if job is None or job.get("entry") != entry.id:
         return ""
     if entry.task != "train":
@@ -328,7 +338,7 @@ def _doing(entry: Any, job: dict[str, Any] | None) -> str:
 
 
 def _row(entry: Any, engine: Any) -> dict[str, Any]:
-    """Data of a job for the list. own: whether this user may manage it"""
+    """Return the data of a job for the list. "own": whether this user may manage it"""
     facts = asdict(entry) if is_dataclass(entry) and not isinstance(entry, type) else dict(vars(entry))
     kind = tasks()[entry.task].title if entry.task in tasks() else entry.task
     kind_text = "" if entry.title.startswith(kind) else kind
@@ -343,12 +353,12 @@ def _row(entry: Any, engine: Any) -> dict[str, Any]:
 
 
 def _name(guest: str, engine: Any, owner: str = "the owner") -> str:
-    """Name of a guest or the owner. owner: words for an owner without a known login"""
+    """Return the display name of a guest, or of the owner (`guest` ""). owner: text for an owner without a known login"""
     return guest if guest in engine.people else f"guest {guest[:4]}" if guest else engine.owner or owner
 
 
 def run_names(page: Page) -> list[dict[str, str]]:
-    """The newest 200 runs for the list, newest first. Read from the engine every few seconds and when a job begins or ends."""
+    """Return {"name", "title", "state"} of the newest 200 runs, newest first; cached for RUNS_SECONDS or until a job changes state."""
     key = (time.monotonic() // RUNS_SECONDS, [(entry.id, entry.state) for entry in page.engine.queue()])
     if page.run_list[0] != key:
         names = [{"name": run.name, "title": run.title, "state": run.state} for run in page.engine.run_states(200)]
@@ -360,7 +370,7 @@ def run_names(page: Page) -> list[dict[str, str]]:
 
 
 def command(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Handle a button of the header, of Monitor or of the queue. Errors are shown in the panel."""
+    """Handle a button of the header, of Monitor or of the queue. Errors are shown in `browser`."""
     name = str(data.get("name", ""))
     with page.browsers.reporting(browser, f"command {name}"):
         _command(page, name, data, browser)
@@ -368,7 +378,7 @@ def command(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _take_settings(page: Page, run: str, entry: str, browser: Browser) -> None:
-    """Fill in Train's form with the settings of a run, or of a training that was cancelled while it waited."""
+    """Fill in Train's form with the settings of run `run`, or of the training with queue id `entry` that was cancelled while waiting."""
     waiting = next((each for each in page.engine.queue() if each.id == entry and each.task == "train"), None)
     if run or waiting is None:
         job, preset, title = page.engine.run_job(run), page.engine.run_preset(run), run
@@ -378,8 +388,11 @@ def _take_settings(page: Page, run: str, entry: str, browser: Browser) -> None:
         page.project.replace(job, preset=preset, did=f"loading the settings of {title}")
 
 
-def _stops(page: Page, browser: Browser, is_stop: bool, **attributes: str) -> None:
-    """Remember a training that this browser stops, for `report_stopped`."""
+def _remember_stopped(page: Page, browser: Browser, is_stop: bool, **attributes: str) -> None:
+    """Remember the running trainings that this browser stops, for `report_stopped`.
+
+    attributes: values of queue entry fields that select the trainings; nothing happens unless `is_stop`
+    """
     for entry in page.engine.queue() if is_stop else ():
         matches = all(getattr(entry, name) == value for name, value in attributes.items())
         if matches and (entry.task, entry.state) == ("train", "running") and entry.run not in browser.stopping:
@@ -387,7 +400,7 @@ def _stops(page: Page, browser: Browser, is_stop: bool, **attributes: str) -> No
 
 
 def report_stopped(page: Page, browser: Browser, body: dict[str, Any]) -> None:
-    """Show a message on each training that this browser has stopped and that has ended, with a link to it."""
+    """Show a message on each training that this browser has stopped and that has ended since. body: of the page's periodic request"""
     running = {entry.run for entry in page.engine.queue() if entry.state == "running"} if browser.stopping else set()
     for run in [run for run in browser.stopping if run not in running]:
         browser.stopping.remove(run)
@@ -417,15 +430,17 @@ def requeue(page: Page, browser: Browser) -> None:
 
 
 def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> None:
-    """Handle a button of Monitor: a command to a run, or a change of the queue. data: "run", "entry" and what the command needs.
-    Raises ProblemsError."""
+    """Handle a button of Monitor: a command to a run, or a change of the queue. Raises ProblemsError.
+
+    data: "run", "entry" (queue id) and what the command needs
+    """
     engine = page.engine
     run, entry = str(data.get("run", "")), str(data.get("entry", ""))
     if name in COMMANDS:
         engine.command(run, name)
-        _stops(page, browser, name == "stop", run=run)
+        _remember_stopped(page, browser, name == "stop", run=run)
     elif name == "cancel":
-        _stops(page, browser, True, id=entry)
+        _remember_stopped(page, browser, True, id=entry)
         waiting = [each for each in engine.queue() if each.state == "waiting" and lane_of(each) == "device"]
         engine.cancel(entry)
         removed = {each.id for each in engine.queue() if each.state == "cancelled"}

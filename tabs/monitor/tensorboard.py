@@ -1,4 +1,4 @@
-"""TensorBoard for a run's logs: a process on the loopback address. Not available on a shared page."""
+"""TensorBoard for a run's logs: a process on the loopback address, not available on a shared page."""
 
 import atexit
 import importlib.util
@@ -15,7 +15,7 @@ HOST = "127.0.0.1"
 
 
 class TensorBoard:
-    """At most one TensorBoard process, which is restarted for another folder and ends with the page."""
+    """At most one TensorBoard process, which is restarted for another log folder and ends with the page."""
 
     def __init__(self, offered: bool):
         self.offered = offered and importlib.util.find_spec("tensorboard") is not None
@@ -26,8 +26,10 @@ class TensorBoard:
         self.run = ""
 
     def open(self, run: str, logs: Path) -> str:
-        """Start TensorBoard for `logs` and return its URL, which answers after a few seconds. Raises ProblemsError on a shared
-        page, and if `logs` has no TensorBoard files."""
+        """Start TensorBoard for the log folder `logs` of run `run` and return its URL, which answers after a few seconds.
+
+        Raises ProblemsError on a shared page, and if the folder has no TensorBoard files.
+        """
         if not self.offered:
             what = "TensorBoard can only be opened on the machine itself"
             raise ProblemsError.one(what, "TensorBoard", "open the page there", "tensorboard.shared-page")
@@ -42,6 +44,7 @@ class TensorBoard:
             return self.address
 
     def _start(self, logs: Path) -> None:
+        """Start a process for the log folder `logs` on a free port, and set its address."""
         with socket.socket() as probe:
             probe.bind((HOST, 0))
             port = probe.getsockname()[1]
@@ -76,10 +79,12 @@ class TensorBoard:
             return False
 
     def close(self) -> None:
+        """Stop the process."""
         with self._lock:
             self._stop()
 
     def _stop(self) -> None:
+        """End the process, if any; kill it after 5 seconds."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             try:

@@ -1,4 +1,4 @@
-"""The TensorBoard process of Monitor, which checks the Host header as the page does (tabs/server/hosts.py)."""
+"""The TensorBoard process of Monitor, with the Host header checked as on the page (tabs/server/hosts.py)."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from tabs.server.hosts import Hosts
 
 
 def refuse_other_hosts(app: Any) -> Any:
-    """WSGI middleware that refuses other Host headers, so that a web site cannot read logs by DNS rebinding."""
+    """Return WSGI middleware around `app` that refuses foreign Host headers, so that DNS rebinding cannot read logs."""
     hosts = Hosts()
 
     def answer(environ: Any, start_response: Any) -> Any:
@@ -19,7 +19,7 @@ def refuse_other_hosts(app: Any) -> Any:
 
 
 def main() -> None:
-    """Run TensorBoard with `refuse_other_hosts` around its app."""
+    """Run TensorBoard with the Host header checked."""
     from absl import app
     from tensorboard import default, main_lib, program
 

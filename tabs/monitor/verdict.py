@@ -1,11 +1,10 @@
-"""The comparison of a run's checkpoints at the top of Monitor, once the run has ended: data for assets/verdict.js, and its commands."""
+"""The comparison of a run's checkpoints at the top of Monitor: data for assets/verdict.js, and the commands of its buttons."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
-from itertools import combinations, takewhile
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +13,8 @@ from core.dataset.doctor.trash import put_back, undoable_actions
 from core.dataset.sources.files import printable
 from core.engine.average import save_average
 from core.engine.keeping import put_away_others
-from core.engine.proposed_prompts import ProposedPrompt
 from core.engine.queue import whose_run
 from core.engine.verdict import (
-    FEW,
     STRENGTHS,
     USUAL_STRENGTHS,
     Cell,
@@ -35,21 +32,34 @@ from core.engine.verdict import (
     write_verdict,
 )
 from core.generation.grids.folder import GridContent, GridFolder, grids_of
-from core.generation.grids.plan import expected_steps, grid_of
+from core.generation.grids.plan import grid_of
 from core.generation.grids.reuse import reuse
 from core.record.best import short_label
 from core.record.file_titles import MOST_NAMED, is_average, label_of
 from core.record.kept import kept_mark, read_kept
-from core.record.preference import LEAST_PAIRS, Choice, Pair, add_choice, next_pair, preference_result, read_choices
+from core.record.preference import LEAST_PAIRS, Choice, Pair, add_choice, next_pair, read_choices
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.stamps import stamp_or_none
 from core.record.units import clock, count, listed
-from core.record.workspace import Workspace
 from core.settings.job import TrainJob
-from tabs.generate import form, grids
+from tabs.generate import grids
 from tabs.monitor import assess
-from tabs.monitor.answer import answer_of
+from tabs.monitor.answer import answer_of, preferred_of
+from tabs.monitor.comparison import (
+    MOST_MINUTES,
+    TAB,
+    Images,
+    comparison_to_generate,
+    complete_part,
+    images_of,
+    minutes_limit,
+    opened_grid,
+    owner_of_images,
+    prompt_in_generate,
+    seconds_per_image,
+    workspace_of_images,
+)
 from tabs.server.browsers import Browser
 from tabs.tools.copies import TAB as COPIES
 from tabs.tools.copies import Copies, saved_kind
@@ -62,37 +72,16 @@ ACTIVE = ("running", "paused", "waiting")
 SMALL, LONGEST = 160, 4000  # pixels of an image in the filmstrip; characters of a prompt or name that a command takes
 REMEMBERED = 20  # runs
 _STARTING = threading.Lock()  # of two pages at once the second finds what the first has begun
-TIMED, GUIDED = 8, 2  # images; predictions of a step with guidance
-TAB, BUDGET, MOST_MINUTES = "Monitor", 10.0, 1440.0  # minutes for the images of a comparison, kept in the tab's state
-
-
-@dataclass(frozen=True)
-class Images:
-    """The images of a comparison. cells: all of them; paths: of those to show; failed: reasons; generated: those of its grid;
-    samples: those that are samples of the run, which its grid takes over"""
-
-    cells: Set[Cell]
-    paths: Mapping[Cell, str]
-    failed: Mapping[Cell, str]
-    generated: Set[Cell]
-    samples: Set[Cell]
-
-    @property
-    def missing(self) -> int:
-        return len(self.cells) - len(self.generated)
-
-    @property
-    def from_samples(self) -> int:
-        """How many of the missing ones are samples."""
-        return len(self.samples - self.generated)
 
 
 # -- display
 
 
 def part(page: Page, name: str, facts: Mapping[str, Any], job: TrainJob | None) -> dict[str, Any] | None:
-    """What Monitor shows of the checkpoints of a run; None while it trains, or if it saved none. Computed again only after something
-    changed."""
+    """Return the comparison of a run's checkpoints for the page's script, cached until something changes.
+
+    None while the run trains, if it saved nothing, or if its job cannot be read. facts: the run's snapshot
+    """
     if facts["state"] in ACTIVE or not facts["files"] or job is None:
         return None
     run = page.workspace.runs / name
@@ -106,11 +95,11 @@ def part(page: Page, name: str, facts: Mapping[str, Any], job: TrainJob | None) 
 
 
 def _stamp(page: Page, run: Path, facts: Mapping[str, Any], verdict: Verdict | None) -> tuple[Any, ...]:
-    """A value that changes with the data of the part."""
+    """Return a value that changes whenever the data of `part` changes. facts: the run's snapshot"""
     files = [file["name"] for file in facts["files"]]
     paths, entry = [run / name for name in ("choices.jsonl", "kept.json")], None
     if verdict is not None:
-        folder = GridFolder(grids_of(_space(page, facts)) / verdict.grid)
+        folder = GridFolder(grids_of(workspace_of_images(page, facts)) / verdict.grid)
         paths += [folder.path / "grid.json", folder.cells]
         entry = grids.entry_of(page, verdict.grid, ("waiting", "running", "failed"))
     average, copies = page.averages.get(run.name), Copies(page)
@@ -123,24 +112,24 @@ def _stamp(page: Page, run: Path, facts: Mapping[str, Any], verdict: Verdict | N
         entry and (entry.id, entry.state, entry.message),
         average and (id(average), average.done),
         assess.stamp(page, run),
-        _minutes(page),
+        minutes_limit(page),
         page.project.tab_state(COPIES),
         [copies.outcome(run / "checkpoints" / file) for file in files],
     )
 
 
 def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdict: Verdict | None) -> dict[str, Any]:
-    """The part for the browser. Columns: the base model, then checkpoints; rows: prompts."""
-    opened = _open(_space(page, facts), verdict)
+    """Return the data of `part`. Columns are the base model and the checkpoints; rows are prompts. facts: the run's snapshot"""
+    opened = opened_grid(workspace_of_images(page, facts), verdict)
     verdict = verdict if opened else None
     try:
-        comparison = _comparison(page, facts, job, verdict)
+        comparison = comparison_to_generate(page, facts, job, verdict)
     except ProblemsError as error:
         return {"run": run.name, "problems": [problem.to_dict() for problem in error.problems]}
     current = verdict or Verdict("", comparison.files, comparison.prompts)
     files, prompts, strengths = current.files, current.prompts, current.strengths
-    images = _images(page, facts, job, current, opened, frozenset() if opened else cells_with_samples(comparison))
-    seconds = _seconds(page, comparison, facts, job, opened[1] if opened else None)
+    images = images_of(page, facts, job, current, opened, frozenset() if opened else cells_with_samples(comparison))
+    seconds = seconds_per_image(page, comparison, facts, job, opened[1] if opened else None)
     columns = candidates(files, facts, job.starts_at_base)
     keep_marks, best, copies = read_kept(run), facts.get("best"), Copies(page)
     for column in columns:
@@ -151,7 +140,7 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
         column["copied"] = copies.outcome(run / "checkpoints" / column["file"]) if column["file"] else None
         column["gone"] = bool(column["file"]) and column["step"] is None
     choices = read_choices(run)
-    preferred = _preferred(columns, choices)
+    preferred = preferred_of(columns, choices)
     use, why = recommended(run, best)
     for column in columns[1:]:
         column["preferred"] = preferred is not None and column["file"] == preferred["file"]
@@ -179,7 +168,7 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
         "answer": answer,
         "sentence": f"{decided}{sentence}",
         "assess": assess.part(page, run, facts, job),
-        "making": _making(page, facts, job, seconds, verdict, opened, images, comparison, columns),
+        "making": _image_progress(page, facts, job, seconds, verdict, opened, images, comparison, columns),
         "blind": None if refused else _blind(page, columns, current, images, choices),
         "preferred": preferred,
         "average": _average(page, run.name, job),
@@ -189,121 +178,15 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
     }
 
 
-def _comparison(
-    page: Page,
-    facts: Mapping[str, Any],
-    job: TrainJob,
-    verdict: Verdict | None,
-    more: bool = False,
-    strength: float = 1.0,
-) -> Comparison:
-    """The comparison to generate: that of the verdict extended by what is new in the run; without a verdict the first one, with as
-    many prompts as the time limit allows. more: with all prompts; strength: one more strength"""
-    strengths = sorted({*(verdict.strengths if verdict is not None else USUAL_STRENGTHS), strength} & {*STRENGTHS})
-    limit = None if more else len(verdict.prompts) if verdict is not None else FEW
-    comparison = comparison_of(facts, job, page.workspace, limit, _prompt(page), strengths)
-    seconds = _seconds(page, comparison, facts, job) * len(comparison.files)  # of a prompt
-    prompt_limit = max(1, int(60 * _minutes(page) / seconds)) if seconds else FEW
-    if verdict is not None or more or prompt_limit >= len(comparison.prompts):
-        return comparison
-    return comparison_of(facts, job, page.workspace, prompt_limit, _prompt(page), strengths)
-
-
-def _seconds(
-    page: Page, comparison: Comparison, facts: Mapping[str, Any], job: TrainJob, grid: GridContent | None = None
-) -> float:
-    """Expected seconds of an image of a comparison, by its `grid` if that has TIMED images (loading counts less then), else the samples
-    of its training, else its grid, else the steps of its training, else the newest grid; 0 if none was timed."""
-    steps = expected_steps(comparison.grid.job, ())
-    measured = grid.seconds / grid.steps if grid and grid.steps else 0.0
-    of_samples = (facts.get("seconds_per_sample") or 0.0) / job.samples.sample_steps
-    of_training = GUIDED * assess.seconds_per_prediction(facts, job)
-    timed = measured if grid and grid.steps >= TIMED * steps else 0.0
-    return (timed or of_samples or measured or of_training or grids.pace(page.workspace)) * steps
-
-
-def _minutes(page: Page) -> float:
-    """The minutes that the images of a comparison may take."""
-    minutes = page.project.tab_state(TAB).get("minutes")
-    return float(minutes) if isinstance(minutes, (int, float)) and 0 < minutes <= MOST_MINUTES else BUDGET
-
-
-def _prompt(page: Page) -> str:
-    """The prompt in Generate, for a run without any."""
-    return str(form.stored_values(page.project.tab_state(grids.TAB), page.project.job)["prompt"])
-
-
-def _whose_images(page: Page, facts: Mapping[str, Any]) -> str:
-    """The person to whom the images of a run's comparison belong, if it is not the one of this page; else ""."""
-    person = facts.get("person", "")
-    return person if page.engine.people and person not in ("", page.workspace.person or page.engine.owner) else ""
-
-
-def _space(page: Page, facts: Mapping[str, Any]) -> Workspace:
-    """The folders with the images of a run's comparison: the owner sees those of the run's person."""
-    return replace(page.workspace, person=page.workspace.person or _whose_images(page, facts))
-
-
-def _open(workspace: Workspace, verdict: Verdict | None) -> tuple[GridFolder, GridContent] | None:
-    """The grid of a comparison; None without one, or if it was deleted or damaged."""
-    try:
-        folder = GridFolder.named(verdict.grid, workspace) if verdict is not None else None
-        return (folder, folder.content()) if folder is not None else None
-    except ProblemsError:
-        return None
-
-
-def _images(
-    page: Page,
-    facts: Mapping[str, Any],
-    job: TrainJob,
-    verdict: Verdict,
-    opened: tuple[GridFolder, GridContent] | None,
-    samples: Set[Cell] = frozenset(),
-) -> Images:
-    """The images of the grid; where it has none yet at the usual strength, the run's samples of the same step and prompt.
-    samples: of the run, that a grid still to be begun takes over"""
-    steps = {file["name"]: file["step"] for file in facts["files"]}
-    if not job.method.traits.new_words:
-        steps[""] = 0  # before the first step a model gives the images of its base
-    saved = {(each["step"], each["prompt"]): each["file"] for each in facts["samples"]}
-    positions = cells_of(verdict)
-    usual = [(file, prompt, strength) for file, prompt, strength in positions if (strength,) == USUAL_STRENGTHS]
-    paths = {cell: path for cell in usual if (path := saved.get((steps.get(cell[0], -1), cell[1])))}
-    if opened is None:
-        return Images(positions.keys(), paths, {}, frozenset(), samples)
-    folder, content = opened
-    generated, reused = folder.generated(), folder.samples(page.workspace)
-    sources = {cell: content.source(position) for cell, position in positions.items()}
-    made = {cell for cell, source in sources.items() if source in generated}
-    failed = {cell: content.failed[at] for cell, at in sources.items() if at in content.failed and cell not in made}
-    paths |= {cell: str(folder.cell(sources[cell])) for cell in made}
-    return Images(positions.keys(), paths, failed, made, {cell for cell, source in sources.items() if source in reused})
-
-
-def _complete(verdict: Verdict, images: Images) -> Verdict | None:
-    """The part of a comparison whose images are all generated: the checkpoints with an image at the usual strength, the first
-    prompts, and the strengths; None without a checkpoint or a prompt."""
-
-    def has(files: Iterable[str], prompts: Iterable[ProposedPrompt], strength: float) -> bool:
-        return images.generated >= {cell_of(file, prompt, strength) for file in files for prompt in prompts}
-
-    (usual,) = USUAL_STRENGTHS
-    files = tuple(file for file in verdict.files if any(has([file], [prompt], usual) for prompt in verdict.prompts))
-    prompts = tuple(takewhile(lambda prompt: has(files, [prompt], usual), verdict.prompts))
-    if not prompts or not any(files):
-        return None
-    return Verdict("", files, prompts, tuple(each for each in verdict.strengths if has(files, prompts, each)))
-
-
 def _image(page: Page, images: Images, cell: Cell) -> dict[str, str] | None:
+    """Return {"small", "whole": URL} of a cell's image, {"failed": reason}, or None if there is none yet."""
     path = images.paths.get(cell)
     if path is None:
         return {"failed": images.failed[cell]} if cell in images.failed else None
     return {"small": page.thumb_url(path, SMALL), "whole": page.file_url(path)}
 
 
-def _making(
+def _image_progress(
     page: Page,
     facts: Mapping[str, Any],
     job: TrainJob,
@@ -314,12 +197,12 @@ def _making(
     comparison: Comparison,
     columns: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Progress of the images, and what can be added. seconds: expected of an image; comparison: the one to generate
+    """Return the progress of a comparison's images, and the numbers of images that could be added.
 
-    state   "", "waiting", "running", "stopped" or "done"      more   number of further prompts
-    new_images, more_images, strength_images   how many images are made with new checkpoints, these prompts (once all others are
-                                   there) or one more strength, apart from those there, those in work and samples of the run
-    complete, incomplete           number of images of what is complete, and the rest in words
+    seconds: expected per image; comparison: the one to generate next
+    "state"                                         "", "waiting", "running", "stopped" or "done"
+    "new_images", "more_images", "strength_images"  number to make for new checkpoints, for all prompts, for one more strength
+    "complete", "incomplete"                        number of images of the complete part, and text on what is not in it
     """
     entry = grids.entry_of(page, verdict.grid) if verdict is not None else None
     failed = grids.entry_of(page, verdict.grid, ("failed",)) if verdict is not None and entry is None else None
@@ -332,19 +215,23 @@ def _making(
         return len(cells_of(wanted).keys() - existing - cells_with_samples(wanted))
 
     new_images = missing_images(comparison)
-    more_images = missing_images(_comparison(page, facts, job, verdict, more=True)) if more and state == "done" else 0
+    more_images = (
+        missing_images(comparison_to_generate(page, facts, job, verdict, all_prompts=True))
+        if more and state == "done"
+        else 0
+    )
     strength_images = new_images + len(comparison.prompts) * len(list(filter(None, comparison.files)))
-    complete = _complete(verdict, images) if verdict is not None and state == "stopped" else None
+    complete = complete_part(verdict, images) if verdict is not None and state == "stopped" else None
     return {
         "state": state,
-        "refused": f"The images belong to {person}" if (person := _whose_images(page, facts)) else "",
+        "refused": f"The images belong to {person}" if (person := owner_of_images(page, facts)) else "",
         "entry": entry.id if entry else "",
         "total": len(images.cells),
         "missing": images.missing,
         "taken": images.from_samples,
         "about": clock(seconds * (images.missing - images.from_samples)) if seconds else "",
         "left": assess.time_left(page, entry),
-        "minutes": _minutes(page),
+        "minutes": minutes_limit(page),
         "late": state == "stopped" and opened is not None and opened[1].state == "late",
         "strength_images": strength_images,
         "strength_about": clock(seconds * strength_images) if seconds else "",
@@ -361,7 +248,7 @@ def _making(
 
 
 def _incomplete(verdict: Verdict, complete: Verdict, labels: Mapping[str, str]) -> str:
-    """What is in a comparison but not in its complete part: "step 180, step 240, 5 prompts and strength 0.8"."""
+    """Return what a comparison has beyond its complete part: "step 180, step 240, 5 prompts and strength 0.8"."""
     parts = [labels[file] for file in verdict.files if file not in complete.files]
     if len(parts) > MOST_NAMED:
         parts = [count(len(parts), "checkpoint")]
@@ -374,7 +261,7 @@ def _incomplete(verdict: Verdict, complete: Verdict, labels: Mapping[str, str]) 
 def _blind(
     page: Page, columns: Sequence[Mapping[str, Any]], verdict: Verdict, images: Images, choices: Sequence[Choice]
 ) -> dict[str, Any] | None:
-    """The next two images of the usual strength to choose between, without names; None with fewer than LEAST_PAIRS pairs."""
+    """Return the next two images at the usual strength for a blind choice; None with fewer than LEAST_PAIRS pairs."""
     names = [column["file"] for column in columns[1:] if not column["gone"]]
     pairs: list[Pair] = [
         (one, other, prompt.text)
@@ -395,18 +282,8 @@ def _blind(
     }
 
 
-def _preferred(columns: Sequence[Mapping[str, Any]], choices: Sequence[Choice]) -> dict[str, Any] | None:
-    """Result of the blind choices, as of `preference_result`; a row says whether its checkpoint is gone. None without any."""
-    gone = {column["file"]: column["gone"] for column in columns[1:]}
-    labels = {column["file"]: column["label"] + ", deleted" * column["gone"] for column in columns[1:]}
-    result = preference_result(labels, choices)
-    if result is not None:
-        result["rows"] = [row | {"gone": gone[row["file"]]} for row in result["rows"]]
-    return result
-
-
 def _average(page: Page, run: str, job: TrainJob) -> dict[str, Any] | None:
-    """{running, problems, saved: label of the file} of the newest average; None for a method whose checkpoints are not LoRAs."""
+    """Return {"running", "problems", "saved": label} of the run's newest average; None if its checkpoints are not LoRAs."""
     traits = job.method.traits
     if traits.new_words or traits.base_trains or traits.control_images:
         return None
@@ -416,44 +293,45 @@ def _average(page: Page, run: str, job: TrainJob) -> dict[str, Any] | None:
     return {"running": bool(task and not task.done), "problems": problems, "saved": saved}
 
 
-def _others(run: Path, facts: Mapping[str, Any], kept: Mapping[str, str]) -> dict[str, int]:
-    """{"left": number of checkpoints that are not kept, if one is, "away": number of those that Put back would restore}."""
+def _others(run: Path, facts: Mapping[str, Any], keep_marks: Mapping[str, str]) -> dict[str, int]:
+    """Return {"left": number of checkpoints not marked to keep (0 if none is marked), "away": number that Put back restores}."""
     removals = undoable_actions(RunFolder(run).checkpoints, 1)
-    return {"left": len(facts["files"]) - len(kept) if kept else 0, "away": len(removals[0].images) if removals else 0}
+    return {
+        "left": len(facts["files"]) - len(keep_marks) if keep_marks else 0,
+        "away": len(removals[0].images) if removals else 0,
+    }
 
 
 # -- commands
 
 
 def _run(page: Page, data: Mapping[str, Any]) -> tuple[RunFolder, dict[str, Any]]:
-    """(folder, snapshot) of the run that a command changes. Raises ProblemsError for one that does not exist, and for another
-    person's."""
+    """Return (folder, snapshot) of the run data["run"]. Raises ProblemsError if it does not exist or is another user's."""
     name = Path(_text(data, "run")).name
     return page.engine.editable_run(name), page.engine.snapshot(name)
 
 
 def _text(data: Mapping[str, Any], name: str) -> str:
+    """Return data[name] as text, cut to LONGEST characters."""
     return str(data.get(name, ""))[:LONGEST]
 
 
-def start(page: Page, run: str, more: bool = False, strength: float = 1.0) -> bool:
-    """Queue the grid of a run's comparison: resume it, or create one, which takes over the images of a smaller one. Raises
-    ProblemsError.
+def start(page: Page, run: str, all_prompts: bool = False, strength: float = 1.0) -> bool:
+    """Queue the grid of a run's comparison: resume it, or create one that takes over existing images. Raises ProblemsError.
 
-    more      with all prompts        strength   an additional strength
-    returns   whether a queued grid was canceled for it
+    all_prompts: with all prompts; strength: one more LoRA strength. Returns whether a queued grid was cancelled for it.
     """
     with _STARTING:
         facts, job, folder = page.engine.snapshot(run), page.engine.run_job(run), page.engine.editable_run(run).path
-        if person := _whose_images(page, facts):
+        if person := owner_of_images(page, facts):
             what, fix = f"The images of this comparison belong to {person}", "make a grid of the run instead"
             raise ProblemsError.one(what, run, fix, "runs.not-yours")
         verdict = read_verdict(folder)
-        opened = _open(page.workspace, verdict)
-        comparison = _comparison(page, facts, job, verdict if opened else None, more, strength)
+        opened = opened_grid(page.workspace, verdict)
+        comparison = comparison_to_generate(page, facts, job, verdict if opened else None, all_prompts, strength)
         if verdict and opened and comparison.content == verdict.content:
             if grids.entry_of(page, verdict.grid) is None:
-                opened[0].change(minutes=_minutes(page))
+                opened[0].change(minutes=minutes_limit(page))
                 grids.queue(page, opened[0])
             return False
         entry = grids.entry_of(page, verdict.grid) if verdict else None
@@ -464,22 +342,20 @@ def start(page: Page, run: str, more: bool = False, strength: float = 1.0) -> bo
 
 
 def _new_grid(page: Page, run: Path, comparison: Comparison) -> GridFolder:
-    """The folder of a new grid, which takes over existing images, as the comparison of a run. Raises ProblemsError."""
+    """Create the grid of a run's new comparison, which takes over existing images. Raises ProblemsError."""
     grid = grids.new_grid_folder(page, comparison.grid, run.name)
-    grid.change(minutes=_minutes(page))
+    grid.change(minutes=minutes_limit(page))
     reuse(grid, grid_of(grid.job(), page.workspace), page.workspace)
     write_verdict(run, grid.name, comparison)
     return grid
 
 
 def _start(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """The command of the button: {more, strength, minutes}."""
+    """Make the images of the comparison: {"run", "more", "strength", "minutes"}. Raises ProblemsError."""
     strength = data.get("strength", 1.0)
     if strength not in STRENGTHS:
-        listed = ", ".join(f"{each:g}" for each in STRENGTHS)
-        raise ProblemsError.one(
-            "This strength is not offered", "strength", f"choose one of {listed}", "verdict.strength"
-        )
+        what, fix = "This strength is not offered", f"choose one of {', '.join(f'{each:g}' for each in STRENGTHS)}"
+        raise ProblemsError.one(what, "strength", fix, "verdict.strength")
     if data.get("minutes") is not None:
         _keep_minutes(page, data, browser)
     if start(page, _text(data, "run"), bool(data.get("more")), float(strength)):
@@ -487,13 +363,15 @@ def _start(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _leave_out(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Reduce the comparison to its complete cells. Raises ProblemsError if there are none."""
+    """Reduce the run's comparison to its complete part. Raises ProblemsError if there is none."""
     run, facts = _run(page, data)
     with _STARTING:
         job, verdict = page.engine.run_job(run.name), read_verdict(run.path)
-        opened = _open(page.workspace, verdict)
+        opened = opened_grid(page.workspace, verdict)
         complete = (
-            _complete(verdict, _images(page, facts, job, verdict, opened)) if verdict is not None and opened else None
+            complete_part(verdict, images_of(page, facts, job, verdict, opened))
+            if verdict is not None and opened
+            else None
         )
         if complete is None:
             what, fix = "No prompt has all of its images", "make the rest"
@@ -503,12 +381,14 @@ def _leave_out(page: Page, data: dict[str, Any], browser: Browser) -> None:
         of_steps = [file for file in facts["files"] if file["step"] in steps and not is_average(file["name"])]
         files = [file for file in facts["files"] if file in saved or file in of_steps]  # an embedding's other words too
         few = {**facts, "files": files}
-        comparison = comparison_of(few, job, page.workspace, len(complete.prompts), _prompt(page), complete.strengths)
+        comparison = comparison_of(
+            few, job, page.workspace, len(complete.prompts), prompt_in_generate(page), complete.strengths
+        )
         _new_grid(page, run.path, comparison).change(state="done")
 
 
 def _keep_minutes(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Remember the minutes that the images may take, which decide how many prompts there are at first."""
+    """Store data["minutes"], the time that the images of a first comparison may take. Raises ProblemsError if invalid."""
     minutes = data.get("minutes")
     if not isinstance(minutes, (int, float)) or not 0 < minutes <= MOST_MINUTES:
         what, fix = "The minutes are not a usable number", f"write a number above 0, at most {MOST_MINUTES:,.0f}"
@@ -517,7 +397,7 @@ def _keep_minutes(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _show_all(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Open the grid of the comparison in Generate, or one over strengths before there is one."""
+    """Open the grid of the run's comparison in Generate; without one, queue a grid of its checkpoints."""
     run = Path(_text(data, "run")).name
     verdict = read_verdict(page.workspace.runs / run)
     if verdict is None:
@@ -528,27 +408,29 @@ def _show_all(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _keep(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    """Mark the checkpoint {"run", "file"} to keep under "title", or remove the mark unless "keep". Raises ProblemsError."""
     name = _text(data, "title") if data.get("keep") else None
     Copies(page).keep(_text(data, "run"), _text(data, "file"), name)
 
 
 def _copy(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    """Copy the checkpoint {"run", "file"} to "folder". Raises ProblemsError."""
     Copies(page).start(*(_text(data, each) for each in ("run", "file", "folder")))
 
 
 def _move_to_trash(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    """Move the checkpoints of the run that are not marked to keep to the trash. Raises ProblemsError."""
     run, facts = _run(page, data)
     _require_no_average(page, run.name)
     files = [page.roots.check(file["path"], file["name"]) for file in facts["files"]]
     put_away_others(run, files, page.workspace, page.engine.queue())
     moved = len(undoable_actions(run.checkpoints, 1)[0].images)
-    page.browsers.say(
-        browser, "done", f"{count(moved, 'checkpoint')} moved to the trash. Put back restores what was moved."
-    )
+    text = f"{count(moved, 'checkpoint')} moved to the trash. Put back restores what was moved."
+    page.browsers.say(browser, "done", text)
 
 
 def _put_back(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Restore the checkpoints that Keep last moved to the trash. Raises ProblemsError if they were restored already."""
+    """Restore the checkpoints that were last moved to the trash. Raises ProblemsError if there are none."""
     run, _ = _run(page, data)
     removals = undoable_actions(run.checkpoints, 1)
     if not removals:
@@ -559,6 +441,7 @@ def _put_back(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _choose(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    """Store the blind choice {"left", "right", "prompt", "outcome"}. Raises ProblemsError if a checkpoint no longer exists."""
     run, facts = _run(page, data)
     choice = Choice(*(_text(data, each) for each in ("left", "right", "prompt", "outcome")))
     if not {choice.left, choice.right} <= {"", *(file["name"] for file in facts["files"])}:
@@ -567,7 +450,7 @@ def _choose(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _begin_average(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Start to average the checkpoints {"files", "power"} on the light lane. Raises ProblemsError while one is computed."""
+    """Start to average the checkpoints {"files", "power"} in the background. Raises ProblemsError while one is computed."""
     (run, facts), files = _run(page, data), data.get("files")
     names = [str(each) for each in files[:100]] if isinstance(files, list) else []
     _require_no_average(page, run.name)
@@ -579,7 +462,7 @@ def _begin_average(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _require_no_average(page: Page, run: str) -> None:
-    """Raise ProblemsError while an average of the run's checkpoints is computed."""
+    """Raise ProblemsError while an average of the run's checkpoints is being computed."""
     task = page.averages.get(run)
     if task is not None and not task.done:
         raise ProblemsError.one("An average is being computed", run, "wait for it", "average.running")

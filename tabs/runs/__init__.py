@@ -1,1 +1,1 @@
-"""The Runs tab, and two runs compared."""
+"""The Runs tab, and the comparison of runs."""

@@ -1,4 +1,4 @@
-"""*Run again with* of a run: one to eight values of a setting, each a run of its own in the queue, and the time they take."""
+""" "Run again with": queues a run for each of one to eight values of a setting, and estimates their time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,13 @@ SWITCH = {"on": True, "true": True, "off": False, "false": False}
 
 @dataclass(frozen=True)
 class PlannedRuns:
-    """The runs to queue. values: as texts of the form; seconds: estimate for all, None if the run's speed is unknown"""
+    """The runs to queue.
+
+    entry    the varied setting
+    values   as texts of the form
+    jobs     one for each value
+    seconds  estimated time of all runs, None if the run's speed is unknown
+    """
 
     entry: Declared
     values: list[str]
@@ -44,8 +50,13 @@ class PlannedRuns:
     seconds: float | None
 
 
-def again(job: TrainJob, path: str, text: str, run: RunSummary, facts: dict[str, Any]) -> PlannedRuns:
-    """The runs with each value of a setting. Raises ProblemsError with the problems of all values. facts: the run's snapshot"""
+def planned_runs(job: TrainJob, path: str, text: str, run: RunSummary, facts: dict[str, Any]) -> PlannedRuns:
+    """Return the planned runs, one for each value of setting `path`. Raises ProblemsError with the problems of all values.
+
+    path   path, name or title of the setting
+    text   1 to MOST values, separated by spaces, semicolons or commas
+    facts  the run's snapshot
+    """
     path = _path_of(path, offered(job))
     entry, parts = FIELDS[path], re.split(r"[;\s]+|,\s+", text.strip().strip(",;"))
     values = list(dict.fromkeys(each for part in parts for each in _parts(entry, part)))
@@ -72,13 +83,15 @@ def again(job: TrainJob, path: str, text: str, run: RunSummary, facts: dict[str,
 
 
 def _parts(entry: Declared, text: str) -> list[str]:
-    """The values between commas: "1e-3,1e-2"; a number such as 0,5, or one that may mean 1000 or 1.0, is one value."""
-    one = re.fullmatch(ONE_COMMA, text, re.IGNORECASE) and (entry.kind != "int" or re.match(THOUSANDS, text))
-    return [text] if one else text.split(",")
+    """Return the values between commas, "1e-3,1e-2"; a decimal comma or thousands separator, "0,5", does not separate."""
+    is_single_value = re.fullmatch(ONE_COMMA, text, re.IGNORECASE) and (
+        entry.kind != "int" or re.match(THOUSANDS, text)
+    )
+    return [text] if is_single_value else text.split(",")
 
 
 def _path_of(text: str, fields: Mapping[str, Declared]) -> str:
-    """The path of the one setting with this path, name or title. Raises ProblemsError."""
+    """Return the path of the setting in `fields` with the path, name or title `text`. Raises ProblemsError unless there is exactly one."""
     name = text.strip().lower()
     paths = [path for path, entry in fields.items() if name in (path, entry.name, entry.title.lower())]
     if len(paths) != 1:
@@ -88,7 +101,7 @@ def _path_of(text: str, fields: Mapping[str, Declared]) -> str:
 
 
 def _steps(job: TrainJob, base: TrainJob, total: int) -> float:
-    """Estimated number of steps of a job. before, total: job and steps of the run it is based on"""
+    """Return the estimated number of steps of `job`. base, total: job and number of steps of the run that it is based on"""
     if job.schedule.steps_in_force is not None:
         return job.schedule.steps_in_force
     epochs = [each.schedule.max_train_epochs or 1 for each in (job, base)]
@@ -97,21 +110,24 @@ def _steps(job: TrainJob, base: TrainJob, total: int) -> float:
 
 
 def offered(job: TrainJob) -> dict[str, Declared]:
-    """The settings that can be varied: of one value, with an effect in this run."""
+    """Return {path: setting} of the settings that can be varied: those of one value that have an effect in this job."""
     unused = ineffective(job)
     fields = ((path, entry) for path, entry in FIELDS.items() if entry.kind in KINDS and entry.group not in GROUPS)
     return {path: entry for path, entry in fields if path not in unused}
 
 
 class Agains:
-    """The newest attempt of each run, until the server ends."""
+    """Queues the runs of "Run again with", and shows the newest attempt for each run until the server ends."""
 
     def __init__(self, page: Page):
         self._page = page
         self._tasks: dict[str, Any] = {}
 
     def start(self, name: str, path: str, text: str) -> None:
-        """Check the runs in a thread, and queue all of them or none. Raises ProblemsError."""
+        """Check the runs with each value in `text` of setting `path` in the background, and queue all of them or none.
+
+        name: of the run to repeat. Raises ProblemsError.
+        """
         engine = self._page.engine
         run = engine.run(name)
         if run is None:
@@ -120,11 +136,11 @@ class Agains:
         running = self._tasks.get(name)
         if running is not None and not running.done:
             raise ProblemsError.one("These runs are being checked", name, "wait a moment", "again.busy")
-        planned = again(engine.run_job(name), path, text, run, engine.snapshot(name))
+        planned = planned_runs(engine.run_job(name), path, text, run, engine.snapshot(name))
         self._tasks[name] = engine.light(self._queue, planned, engine.run_preset(name), title="Run again")
 
     def _queue(self, planned: PlannedRuns, preset: str, task: Any) -> int:
-        """Check the jobs and queue all of them, or none. Returns their number. Raises ProblemsError."""
+        """Check the jobs and queue all of them or none; return their number. Raises ProblemsError."""
         checks, engine = self._page.checks, self._page.engine
         problems: list[Problem] = []
         for job in planned.jobs:
@@ -142,7 +158,10 @@ class Agains:
         return len(planned.jobs)
 
     def html(self, run: RunSummary, job: TrainJob, facts: dict[str, Any], path: str, text: str) -> str:
-        """HTML of the fields, of what they would queue, and of the last attempt."""
+        """Return the HTML of the fields, of the runs that they describe, and of the last attempt.
+
+        facts: the run's snapshot; path, text: contents of the fields
+        """
         known, name = offered(job), esc(run.name)
         listed = options((entry.title, each) for each, entry in known.items())
         current = ""
@@ -163,20 +182,22 @@ class Agains:
         )
 
     def _plan(self, run: RunSummary, job: TrainJob, facts: dict[str, Any], path: str, text: str) -> str:
-        """HTML of the runs that a setting and its values would queue, with the button, and of the last attempt."""
+        """Return the HTML of the runs that setting `path` and values `text` describe, with the button, and of the last attempt."""
         task = self._tasks.get(run.name)
         if task is not None and not task.done:
             return '<p class="hint" role="status">Checking the images ...</p>'
         outcome = ""
         if task is not None:
-            done = f'<p class="run-message fine" role="status">{count(task.result or 0, "run")} added to the queue.</p>'
-            outcome = problems_html(task.error.problems) if task.error else done
+            queued = (
+                f'<p class="run-message fine" role="status">{count(task.result or 0, "run")} added to the queue.</p>'
+            )
+            outcome = problems_html(task.error.problems) if task.error else queued
         try:
             if path:
                 _path_of(path, offered(job))
             if not path or not text:
                 return outcome
-            planned = again(job, path, text, run, facts)
+            planned = planned_runs(job, path, text, run, facts)
         except ProblemsError as error:
             return problems_html(error.problems)
         number = count(len(planned.jobs), "run")

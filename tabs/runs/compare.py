@@ -1,4 +1,4 @@
-"""The comparison of two to four runs on the Runs tab. The page's URL has their names; the server stores no state."""
+"""The comparison of two to four runs on the Runs tab. The page's URL contains their names; the server stores nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Names = tuple[str, ...]
 
 
 class Comparisons:
-    """The part "compare" of the tick, for the runs that the browser names."""
+    """Provides the part "compare" of the page's periodic update for the runs that the browser names."""
 
     def __init__(self, page: Page):
         self._page = page
@@ -32,6 +32,7 @@ class Comparisons:
         page.commands["grid_of_runs"] = self._generate
 
     def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
+        """Return {"compare": data of `answer`} for two to four runs in body["wants"]["compare"] on the Runs tab; else {}."""
         wanted = body.get("wants")
         names = wanted.get("compare") if isinstance(wanted, dict) else None
         if tab != "Runs" or not isinstance(names, list) or not 2 <= len(names) <= len(runs_view.LETTERS):
@@ -39,7 +40,10 @@ class Comparisons:
         return {"compare": self.answer(*(str(name)[:200] for name in names))}
 
     def answer(self, *names: str) -> dict[str, Any]:
-        """HTML of the head and the parts below it, and the series of the charts; the head alone while journals are read."""
+        """Return the comparison of the named runs: HTML of the head and of each part, and the charts' curves.
+
+        Only the head with "reading": True while journals are read; "gone": problems if a run no longer exists.
+        """
         data: dict[str, Any] = {"runs": list(names), "reading": False}
         data["head"] = compare_view.head(names, list_runs(self._page.workspace.runs)[:LISTED])
         try:
@@ -48,7 +52,7 @@ class Comparisons:
             return data | {"gone": [problem.to_dict() for problem in error.problems]}
 
     def _generate(self, data: dict[str, Any], browser: Browser) -> None:
-        """Queue and open images of the checkpoint of each run {"runs"} that Generate takes, on the same prompts. Raises ProblemsError."""
+        """Queue a grid that compares the runs {"runs"} by their recommended checkpoints, and open it in Generate. Raises ProblemsError."""
         requested = data.get("runs")
         names = [Path(str(name)).name for name in requested] if isinstance(requested, list) else []
         if not 2 <= len(names) <= len(runs_view.LETTERS):
@@ -57,7 +61,7 @@ class Comparisons:
         self._page.browsers.say(browser, "done", "A grid of these runs is in Generate.", go="Generate")
 
     def _compared(self, names: Names) -> dict[str, Any]:
-        """HTML of the parts, and the series of the charts, cached until a run has new data."""
+        """Return {"html": {part: HTML}, "curves"} of the comparison, cached until a run has new data."""
         facts = [self._page.engine.snapshot(name) for name in names]
         state = [(each["seq"], each["state"], len(each["files"])) for each in facts]
         cached = self._comparisons.get(names)
@@ -69,7 +73,7 @@ class Comparisons:
         return cached[1]
 
     def _ready(self, names: Names) -> bool:
-        """Whether the journals have been read. The first call starts that in a thread: 100,000 lines take seconds."""
+        """Return whether the runs' journals have been read. The first call starts that in the background, since it can take seconds."""
         task = self._first.get(names)
         if task is None or (task.done and task.error is not None):
             task = self._page.engine.light(self._read, names, title="Loading runs")
@@ -81,12 +85,14 @@ class Comparisons:
         return True
 
     def _read(self, names: Names, task: Any) -> None:
+        """Read the journals of the runs and cache their comparison, in the background."""
         for letter, name in zip(runs_view.LETTERS, names, strict=False):
             task.token.check()
             self._side(letter, name)
         self._compared(names)
 
     def _side(self, letter: str, name: str) -> Side:
+        """Return the run `name` as the side `letter` of a comparison."""
         facts = self._page.engine.snapshot(name)
         folder = RunFolder(self._page.workspace.runs / Path(name).name)
         preset = self._page.presets.display_name(folder.preset)
@@ -94,12 +100,15 @@ class Comparisons:
 
 
 def newest(cache: dict[Any, Any]) -> dict[Any, Any]:
-    """The last MAX_CACHED entries of a cache."""
+    """Return the last MAX_CACHED entries of a cache."""
     return dict(list(cache.items())[-MAX_CACHED:])
 
 
 def curves(side: Side) -> dict[str, Any]:
-    """The series of a run: smoothed loss, loss corrected for timesteps, validation loss."""
+    """Return {"smooth", "corrected", "validation": curve, "total": number of steps} of a run.
+
+    "smooth" is the smoothed training loss, "corrected" the training loss corrected for timesteps
+    """
     loss, measured = loss_series(side.facts.get("loss", [])), validation_points(side.facts.get("validation", []))
     return {
         "smooth": {"steps": loss["steps"], "values": loss["smooth"]},

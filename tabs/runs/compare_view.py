@@ -1,4 +1,4 @@
-"""HTML of the comparison of runs: their names, a verdict on the losses, facts, settings, images, samples."""
+"""HTML of the comparison of runs: choice of runs, verdict on the losses, facts, settings, images, samples."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,7 +19,8 @@ from tabs.runs.compared import (
     sample_rows,
     verdicts,
 )
-from tabs.runs.view import LETTERS, compare_address, sample_cell, value_html
+from tabs.runs.details import sample_cell, value_html
+from tabs.runs.view import LETTERS, compare_address
 from tabs.runs.view import moment as moment_of
 
 Url = Callable[..., str]
@@ -28,10 +29,13 @@ NO_EFFECT = "<span class='hint'>no effect</span>"
 
 
 def head(chosen: Sequence[str], folders: Sequence[RunFolder]) -> str:
-    """HTML of the back button, a list for each run to replace it, and a list to add one."""
+    """Return the HTML above the comparison: back button, a list to replace each run, a list to add one.
+
+    chosen: names of the compared runs; folders: runs to choose from
+    """
     names = {folder.name: f"{title_of(folder)}, {moment_of(folder.name)}" for folder in folders}
     names |= {name: title_text(name) for name in chosen if name not in names}
-    free = {name: words for name, words in names.items() if name not in chosen}
+    free = {name: run_title for name, run_title in names.items() if name not in chosen}
     lists = ""
     for letter, name in zip(LETTERS, chosen, strict=False):
         offered = {each: title for each, title in names.items() if each == name or each in free}
@@ -51,23 +55,25 @@ def head(chosen: Sequence[str], folders: Sequence[RunFolder]) -> str:
 
 
 def _choice(names: Mapping[str, str], chosen: str, letter: str, label: str) -> str:
+    """Return the HTML of a list of runs. names: {run: title}; letter: of the side that it sets; label: for screen readers"""
     content = options(((title, name) for name, title in names.items()), chosen)
     return f'<select data-side="{LETTERS.index(letter)}" aria-label="{label}">{content}</select>'
 
 
 def _letter(letter: str) -> str:
+    """Return the HTML of a run's letter in its color."""
     return f'<b class="letter {letter.lower()}">{letter}</b>'
 
 
 def title_text(name: str) -> str:
-    """Name and start of a run: "glyphs, 2026-01-31 12:05"."""
+    """Return a run folder's name and time as title: "glyphs, 2026-01-31 12:05"."""
     return f"{name.split('_', 1)[-1]}, {moment_of(name)}"
 
 
 def comparison_parts(sides: Sequence[Side], thumb_url: Url, file_url: Url) -> dict[str, str]:
-    """{name: HTML} of the parts below the head, which the script replaces one by one."""
+    """Return {part: HTML} below the head: "words" (verdicts), "facts", "settings", "images" and "samples"."""
     return {
-        "words": "".join(f'<p class="run-message verdict">{esc(words)}</p>' for words in verdicts(sides)),
+        "words": "".join(f'<p class="run-message verdict">{esc(sentence)}</p>' for sentence in verdicts(sides)),
         "facts": _facts(sides),
         "settings": _settings(sides),
         "images": _images(sides),
@@ -76,12 +82,13 @@ def comparison_parts(sides: Sequence[Side], thumb_url: Url, file_url: Url) -> di
 
 
 def _titles(sides: Sequence[Side]) -> str:
-    """HTML of the head cells of a table with a column for each run."""
+    """Return the HTML of the header cells of a table with a column for each run."""
     titles = (f"{_letter(side.letter)} {breakable(side.facts.get('title', ''))}" for side in sides)
     return "".join(f'<th scope="col">{title}</th>' for title in titles)
 
 
 def _facts(sides: Sequence[Side]) -> str:
+    """Return the HTML of the table of facts with a column for each run."""
     rows = ""
     for row in fact_rows(*sides):
         span = f' colspan="{len(sides)}"' if len(row.values) == 1 else ""
@@ -91,6 +98,7 @@ def _facts(sides: Sequence[Side]) -> str:
 
 
 def _settings(sides: Sequence[Side]) -> str:
+    """Return the HTML of the table of differing settings with a column for each run."""
     title = "Settings that differ"
     unread = [side.letter for side in sides if side.job is None]
     if unread:
@@ -114,7 +122,7 @@ def _settings(sides: Sequence[Side]) -> str:
 
 
 def _images(sides: Sequence[Side]) -> str:
-    """HTML of how the training images of the others differ from the first run's, image by image."""
+    """Return the HTML of the differences between the training images of the first run and of each other run."""
     first, parts, total = sides[0], "", 0
     for side in sides[1:]:
         changes = image_changes(first.dataset, side.dataset)
@@ -134,6 +142,7 @@ def _images(sides: Sequence[Side]) -> str:
 
 
 def _names(images: Sequence[tuple[str, str]]) -> str:
+    """Return the HTML of a list of (image name, what changed)."""
     names = (
         f"<li>{breakable(name)}{f' <span class=hint>{esc(change)}</span>' if change else ''}</li>"
         for name, change in images[:MOST_IMAGES]
@@ -143,13 +152,14 @@ def _names(images: Sequence[tuple[str, str]]) -> str:
 
 
 def _value(path: str, value: Any) -> str:
-    """HTML of a value as the form shows it, with its unit."""
+    """Return the HTML of a setting's value as the form shows it, with its unit."""
     unit = FIELDS[path].unit
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and unit not in ("", "bytes")
     return value_html(path, value) + (f" {esc(unit)}" if is_number else "")
 
 
 def _samples(sides: Sequence[Side], thumb_url: Url, file_url: Url) -> str:
+    """Return the HTML of the samples of the prompts that all runs share."""
     rows = sample_rows(*sides)
     unshared = ", ".join(other_prompts(*sides))
     if not rows:
@@ -162,7 +172,7 @@ def _samples(sides: Sequence[Side], thumb_url: Url, file_url: Url) -> str:
 
 
 def _sample_row(row: SampleRow, names: Sequence[Mapping[int, str]], thumb_url: Url, file_url: Url) -> str:
-    """HTML of the samples of one prompt, a line for each run. names: of the steps of each run"""
+    """Return the HTML of the samples of one prompt, a line for each run. names: for each run {step: title}"""
     seeds = [sample["seed"] for sample in row.moments[-1]]
     seeds_text = ", ".join(f"{seed} in {letter}" for seed, letter in zip(seeds, LETTERS, strict=False))
     other_seed = f" Seed {seeds_text}." if len({*seeds}) > 1 else ""

@@ -9,14 +9,14 @@ from tabs.markup import esc, section
 
 
 def length_of(job: TrainJob, facts: dict[str, Any]) -> tuple[str, str, int]:
-    """(setting, unit, value) of the setting that determines a run's length."""
+    """Return (setting, unit, value) of the setting that determines the run's length. facts: the run's snapshot"""
     if job.schedule.steps_in_force is not None:
         return "max_train_steps", "steps", job.schedule.steps_in_force
     return "max_train_epochs", "epochs", job.schedule.max_train_epochs or int(facts.get("epochs") or 0)
 
 
-def longer(run: RunSummary, facts: dict[str, Any], job: TrainJob) -> str:
-    """HTML of the fields to train longer; "" without a training state to resume from."""
+def longer_html(run: RunSummary, facts: dict[str, Any], job: TrainJob) -> str:
+    """Return the HTML of the fields to train longer; "" without a training state to resume from. facts: the run's snapshot"""
     if run.resumable_step <= 0:
         return ""
     _, unit, length = length_of(job, facts)

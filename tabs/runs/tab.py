@@ -37,7 +37,8 @@ from tabs.pieces import piece
 from tabs.runs import view as runs_view
 from tabs.runs.again import LONGEST, Agains
 from tabs.runs.compare import Comparisons
-from tabs.runs.longer import length_of, longer
+from tabs.runs.details import details
+from tabs.runs.longer import length_of, longer_html
 from tabs.server.browsers import Browser
 from tabs.tools import copies
 
@@ -56,7 +57,7 @@ LEADS_TO = {  # the tab that an act opens
 
 
 def build(page: Page) -> None:
-    """Build the tab's components and listeners."""
+    """Create the tab's components and register their listeners."""
     handlers = RunHandlers(page)
     copy = board("runs-copy", script=copies.KEYS)
     main = board("runs-main", AWAITED)
@@ -73,7 +74,7 @@ def build(page: Page) -> None:
 
 
 class RunHandlers:
-    """Handlers of the tab's events. The gr.State `state` of each browser has its open run."""
+    """Handlers of the tab's events. The gr.State `state` of each browser has its open run and the view of the list."""
 
     def __init__(self, page: Page):
         self.page = page
@@ -88,20 +89,22 @@ class RunHandlers:
     # -- showing
 
     def show(self, state: dict[str, Any]):
-        return self._at(state)
+        """Return the outputs for a browser with this state."""
+        return self._outputs(state)
 
-    def _at(self, state: dict[str, Any]) -> dict[str, Any]:
-        """The outputs for a browser with this state."""
+    def _outputs(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return the outputs for a browser with this state."""
         return {"state": state, "copy": self.copies.panel(state), **with_client({"main": self._main(state)})}
 
     def tick(self, client: str, state: dict[str, Any]):
+        """Return the main component's HTML if it has changed since the `client` state of a browser, else gr.skip()."""
         if self.page.engine.listing.locked():  # a browser has just opened the list: it comes first
             return gr.skip()
         outputs = changed_boards(client, "", {"main": self._main(state)})
         return gr.skip() if outputs["client"] == client else outputs
 
     def _main(self, state: dict[str, Any]) -> str:
-        """HTML of the table, or of the open run."""
+        """Return the HTML of the table of runs, or of the open run."""
         name = str(state.get("open", ""))
         run = self.page.engine.run(name) if name else None
         if run is not None:
@@ -114,17 +117,17 @@ class RunHandlers:
         return runs_view.table(runs, show, find, page, self.page, picked, asking, unread, sort)
 
     def _details(self, run: RunSummary, state: dict[str, Any]) -> str:
-        """HTML of the open run."""
+        """Return the HTML of the open run."""
         facts = self.page.engine.snapshot(run.name)
         size = self._size(run)
         job = self.page.readable_job(run.name)
         ended = run.state not in ("running", "paused", "waiting")
         is_own = not whose_run(run.person, self.page.engine.people)
-        below = longer(run, facts, job) if ended and is_own and job is not None else ""
+        below = longer_html(run, facts, job) if ended and is_own and job is not None else ""
         if job is not None:
             below += self.agains.html(run, job, facts, str(state.get("setting", "")), str(state.get("values", "")))
         below += self.proofs.html(run.name, ended and job is not None)
-        return runs_view.details(
+        return details(
             run,
             facts,
             job,
@@ -136,7 +139,7 @@ class RunHandlers:
         )
 
     def _size(self, run: RunSummary) -> int:
-        """Bytes of the run's folder, cached for some seconds."""
+        """Return the bytes of the run's folder, cached for 10 * SECONDS."""
         with self._lock:
             cached = self._sizes.get(run.name)
             if cached and time.monotonic() - cached[0] < 10 * SECONDS:
@@ -149,8 +152,7 @@ class RunHandlers:
     # -- actions
 
     def act(self, state: dict[str, Any], event: gr.EventData):
-        """Handle an event of the boards: {name: update} of `state`, the boards, and the tabs, to open another one. Raises
-        ProblemsError."""
+        """Handle an event and return the outputs: new `state`, HTML, and "tabs" to open another tab. Raises ProblemsError."""
         act, arg, value = board_event(event)
         state, opened = dict(state), str(state.get("open", ""))
         if act in ("open", "back"):
@@ -203,17 +205,17 @@ class RunHandlers:
             state |= {"open": "", "asking": False, "copy": ""}
         elif act == "delete-picked" and state.get("asking"):
             state |= {"picked": self._delete(state.get("picked", ())), "asking": False}
-        return self._at(state) | {"tabs": gr.Tabs(selected=LEADS_TO[act]) if act in LEADS_TO else gr.skip()}
+        return self._outputs(state) | {"tabs": gr.Tabs(selected=LEADS_TO[act]) if act in LEADS_TO else gr.skip()}
 
     def _delete(self, names: Sequence[str]) -> list[str]:
-        """Move these runs to the trash. Returns those that could not be moved, and shows the problems."""
+        """Move the named runs to the trash; return those that could not be moved. Shows a message with the problems."""
         problems: list[Problem] = []
         deleted = {name: collected(problems, self.page.engine.delete_run, name) for name in names}
         self._say_deleted([new for new in deleted.values() if new], problems)
         return [name for name, new in deleted.items() if not new]
 
     def _say_deleted(self, deleted: list[str], problems: Sequence[Problem] = ()) -> None:
-        """Say which runs were deleted, by their names in the trash, which *Undo* of this browser puts back."""
+        """Show a message on the deleted runs, whose Undo puts them back. deleted: their names in the trash"""
         self.page.browser.deleted_runs = deleted
         text = (
             f"{count(len(deleted), 'run')} moved to the trash. Space on the disk, in Tools, can put it back later too."
@@ -222,7 +224,7 @@ class RunHandlers:
         self.page.say("error" if problems else "done", text, problems=problems, undo_by=undo_by)
 
     def _put_back(self, data: dict[str, Any], browser: Browser) -> None:
-        """Undo the browser's last deletion, as far as it can be: the rest stays to be tried again."""
+        """Restore the runs that the browser deleted last; those that fail can be tried again."""
         problems, people = list[Problem](), self.page.engine.people
         names, browser.deleted_runs = browser.deleted_runs, []  # at once: the second of two presses finds nothing to do
         failed = [name for name in names if not collected(problems, restore_run, name, self.page.workspace, people)]
@@ -234,7 +236,7 @@ class RunHandlers:
             self.page.browsers.say(browser, kind, text, problems=problems, undo_by=undo_by, redraws=True)
 
     def _copy(self, run: str, act: str, name: str) -> dict[str, Any]:
-        """Handle a button of a file. Returns the changes of the browser's state."""
+        """Handle a copy button of file `name` of the run. Returns the changes of the browser's state."""
         if act == "copy-to":
             return {"copy": name}
         if act == "copy":
@@ -246,14 +248,17 @@ class RunHandlers:
         return {"copy": ""}
 
     def copy_act(self, state: dict[str, Any], event: gr.EventData):
-        """Handle a click in the panel that chooses a folder."""
+        """Handle a click in the panel that chooses a target folder, and return the outputs."""
         act, _, value = board_event(event)
         if act == "into":
             self.copies.start(str(state.get("open", "")), str(state.get("copy", "")), value)
-        return self._at({**state, "copy": ""})
+        return self._outputs({**state, "copy": ""})
 
     def _resumed(self, entry: str, name: str, act: str) -> str:
-        """Show what a resumed run waits for. Returns the act, or "" if the run waits, so that no other tab opens."""
+        """Show a message if the resumed run has to wait. Returns `act`, or "" if it waits, so that no other tab opens.
+
+        entry: id of the job in the queue
+        """
         wait, run = self.page.engine.waits().get(entry), self.page.engine.run(name)
         if wait is None or wait.begins:
             return act
@@ -261,17 +266,17 @@ class RunHandlers:
         return ""
 
     def _longer(self, name: str, text: str, after: str) -> str:
-        """Resume the run with another length, in epochs, or in steps if these are set. Returns the job's id.
+        """Resume the run with a new length `text`, in epochs, or in steps if these are set. Returns the job's queue id.
 
-        after   the schedule after the present length: "constant" or "restart"; "" stretches the schedule
+        after: learning rate schedule after the old length, "constant" or "restart"; "" stretches the schedule. Raises ProblemsError.
         """
         job, snapshot = self.page.engine.run_job(name), self.page.engine.snapshot(name)
         field, unit, length = length_of(job, snapshot)
         number = text.strip()
         if not number.isdecimal() or len(number) > 7 or int(number) <= length:
             fix = f"use a whole number of {unit}, {length + 1} to 9999999"
-            given = f"'{number[:20]}'" if number else "empty"
-            raise ProblemsError.one(f"The new length is {given}", name, fix, code="run.bad-length")
+            entered = f"'{number[:20]}'" if number else "empty"
+            raise ProblemsError.one(f"The new length is {entered}", name, fix, code="run.bad-length")
         changes: dict[str, Any] = {"max_train_epochs": None, "max_train_steps": None} | {field: int(number)}
         if after:
             changes |= {"lr_scheduler_steps": int(snapshot["total"]), "lr_scheduler_after": after}
@@ -288,14 +293,14 @@ STAGES = 3  # of a resume test: whole, first half, second half
 
 
 class Proofs:
-    """The newest resume test of each run, until the server ends."""
+    """Runs resume tests; shows the newest one of each run until the server ends."""
 
     def __init__(self, page: Page):
         self._page = page
         self._tasks: dict[str, Any] = {}
 
     def start(self, run: str) -> None:
-        """Start a resume test. Raises ProblemsError while a job uses the device or another test is running."""
+        """Start a resume test of the run. Raises ProblemsError while a job uses the device or another test is running."""
         engine = self._page.engine
         if engine.status()["job"] is not None:
             raise ProblemsError.one("A job is running", run, "try again when the device is free", code="job.running")
@@ -304,11 +309,12 @@ class Proofs:
         self._tasks[run] = engine.light(self._prove, engine.run_job(run), title="proof")
 
     def cancel(self, run: str) -> None:
+        """Cancel the run's resume test."""
         if run in self._tasks:
             self._tasks[run].cancel()
 
     def _prove(self, job: TrainJob, task: Any) -> Proof:
-        """Run the resume test on the device, on the light lane."""
+        """Run the resume test with the device borrowed, in the background."""
         from core.training.prove import prove
 
         stages: list[str] = []
@@ -321,7 +327,7 @@ class Proofs:
             return prove(job, self._page.workspace, device, STEPS, token=task.token, say=say)
 
     def html(self, run: str, possible: bool) -> str:
-        """HTML of the button, the progress, or the result; "" for a run that cannot be tested and has not been."""
+        """Return the HTML of the resume test's button, progress or result; "" for a run that was not tested and cannot be (`possible`)."""
         task = self._tasks.get(run)
         if not possible and task is None:
             return ""
@@ -341,6 +347,7 @@ class Proofs:
 
 
 def _result(proof: Proof) -> str:
+    """Return the HTML of the result of a resume test."""
     rows = [
         (f"{proof.steps} steps without a break", f"<code>{esc(proof.whole)}</code>"),
         (f"{proof.stopped_at}, stopped, {proof.steps - proof.stopped_at} more", f"<code>{esc(proof.resumed)}</code>"),

@@ -1,4 +1,4 @@
-"""Copy a run's files to a folder of another program, which is remembered for each kind of file."""
+"""Copies a run's files to the folder of another program, which is remembered for each kind of file."""
 
 from __future__ import annotations
 
@@ -53,8 +53,13 @@ element.addEventListener('keydown', (event) => {
 
 @dataclass(frozen=True)
 class Copying:
-    """A copy, running or finished. name: of the copy; task: of the light lane; misread: problems that the folder's program has
-    with the file"""
+    """A running or finished copy of a run's file.
+
+    folder   target folder
+    name     file name of the copy
+    task     background task
+    misread  problems that the program of `folder` has with the file
+    """
 
     folder: Path
     name: str
@@ -63,29 +68,29 @@ class Copying:
 
 
 def saved_kind(job: TrainJob | None) -> str:
-    """What a run with these settings saves, of FOLDERS; "" if they cannot be read."""
+    """Return what a run with these settings saves, a key of FOLDERS; "" if the settings cannot be read (None)."""
     return spec_of(job).saves if job is not None else ""
 
 
 def hint(kind: str) -> str:
-    """An example of a folder for files of this kind."""
+    """Return an example of a target folder for files of this kind."""
     return f"such as ComfyUI/models/{FOLDERS.get(kind, 'checkpoints')}, with its full path"
 
 
 def _key(kind: str) -> str:
-    """Where the project stores the last folder of a kind of files: "copy_to" was that of all kinds, mostly LoRAs."""
+    """Return the key of the tab state for the last folder of this kind of files ("copy_to" for LoRAs, as earlier versions had)."""
     return "copy_to" if kind == "lora" else f"copy_to_{kind}"
 
 
 class Copies:
-    """The newest copy of each file, until the server ends. The project stores the last folder of each kind of files."""
+    """Copies files of runs; shows the newest copy of each file until the server ends."""
 
     def __init__(self, page: Page):
         self._page = page
         self._copies: dict[str, Copying] = page.copies
 
     def folder(self, kind: str) -> Path | None:
-        """The remembered folder for files of this kind, if this page may write to it."""
+        """Return the remembered folder for files of this kind; None without one, or if this page may not write to it."""
         text = str(self._page.project.tab_state(TAB).get(_key(kind), ""))
         try:
             return self._page.roots.check_written(text, WHERE) if text else None
@@ -95,8 +100,7 @@ class Copies:
     # -- actions
 
     def start(self, run: str, name: str, text: str) -> None:
-        """Copy a file of the run to the folder that `text` names, and remember the folder for files of its kind. Raises
-        ProblemsError."""
+        """Copy the run's file `name` to the folder at path `text`, and remember the folder for files of its kind. Raises ProblemsError."""
         roots = self._page.roots
         source = self._file(run, name)
         if not text.strip():
@@ -121,14 +125,15 @@ class Copies:
         self._page.project.update_tab(TAB, **{_key(self._kind(run)): str(folder)})
 
     def again(self, run: str, name: str) -> None:
-        """Copy a file of the run to the remembered folder. Raises ProblemsError."""
+        """Copy the run's file `name` to the remembered folder. Raises ProblemsError."""
         self.start(run, name, str(self.folder(self._kind(run)) or ""))
 
     def _kind(self, run: str) -> str:
+        """Return what the run saves, a key of FOLDERS; "" if its settings cannot be read."""
         return saved_kind(self._page.readable_job(run))
 
     def create_folder(self, data: dict[str, Any], browser: Browser) -> None:
-        """Create the folder whose absence refused this browser's last copy, and copy the file. Raises ProblemsError."""
+        """Create the missing folder that stopped this browser's last copy, and copy the file to it. Raises ProblemsError."""
         copy, browser.folderless = browser.folderless, None
         if copy is None:
             return
@@ -141,13 +146,14 @@ class Copies:
         self._page.browsers.say(browser, "done", f"The folder was created: {printable(folder)}.", redraws=True)
 
     def _name(self, run: str, source: Path) -> str:
-        """The name of a file's copy: that with which it is kept, else its own."""
+        """Return the file name for a copy: the name under which the checkpoint is marked to keep, else the file's own."""
         folder = self._page.workspace.runs / run
         kept_name = read_kept(folder).get(source.relative_to(folder).as_posix(), source.stem)
         name = f"{safe_name(kept_name)}{'' if source.is_dir() else source.suffix}"
         return source.name if kept_name == source.stem or bad_name(name) else name
 
     def _copy(self, source: Path, folder: Path, name: str, task: Any) -> Copied:
+        """Copy a run's file or folder and its preview image, in the background."""
         self._page.roots.check_written(folder, WHERE)  # a link may have replaced it
 
         def report(share: float, text: str) -> None:
@@ -157,8 +163,10 @@ class Copies:
         return replace(copied, preview=self._copy_preview(source, copied) if program_of(folder) else "")
 
     def _copy_preview(self, source: Path, copied: Copied) -> str:
-        """Copy a sample of the file's step next to its copy, as programs show it; return its name, "" if there is a preview already,
-        or no sample."""
+        """Copy a sample of the checkpoint's step next to its copy as a preview image.
+
+        Returns the preview's file name; "" if there is a preview already, no sample, or copying fails.
+        """
         taken = any(os.path.lexists(copied.path.with_suffix(ending)) for ending in (".png", PREVIEW))
         run, sample = run_of(source, self._page.workspace.runs), None
         if run is not None and copied.path.is_file() and not taken:
@@ -170,14 +178,16 @@ class Copies:
             return ""
 
     def _sample(self, run: Path, source: Path) -> Path | None:
-        """The first sample of the step at which a file was saved."""
+        """Return the path of the first sample of the step at which `source` was saved; None without one."""
         facts = self._page.engine.snapshot(run.name)
         step = next((each["step"] for each in facts["files"] if each["name"] == source.name), None)
         return next((run / each["file"] for each in facts["samples"] if each["step"] == step), None)
 
     def keep(self, run: str, name: str, kept_name: str | None) -> None:
-        """Mark a file of a run to keep, with a name ("" for the file's own), and copy it to the remembered folder; renaming a
-        kept one does not copy it again. None removes the mark, not the copy."""
+        """Mark the run's file `name` to keep under `kept_name` ("" for the file's own), and copy it to the remembered folder.
+
+        Renaming a kept file does not copy it again. None removes the mark, not the copy.
+        """
         source, folder = self._file(run, name), self._page.engine.editable_run(run).path
         file, target = source.relative_to(folder).as_posix(), self.folder(self._kind(run))
         newly_kept = kept_name is not None and file not in read_kept(folder)
@@ -205,10 +215,11 @@ class Copies:
         self._page.say("done", message)
 
     def _title(self, source: Path) -> str:
+        """Return the display title of a file."""
         return title_of_file(source, self._page.workspace.runs)
 
     def _write_metadata(self, run: str, source: Path, browser: Browser, task: Any) -> None:
-        """Write into a file's metadata whether it is kept, and why it was chosen."""
+        """Write into the file's metadata whether it is kept and why it was chosen; a problem is shown in `browser`."""
         page = self._page
         folder = page.workspace.runs / run
         name = read_kept(folder).get(source.relative_to(folder).as_posix())
@@ -224,29 +235,31 @@ class Copies:
                 raise unwritten(error, "The metadata cannot be written", str(source)) from None
 
     def cancel(self, run: str, name: str) -> None:
+        """Cancel the copy of the run's file `name`."""
         copy = self._copies.get(str(self._file(run, name)))
         if copy is not None:
             copy.task.cancel()
 
     def forget(self, run: str, name: str) -> None:
-        """Remove the state of a finished copy."""
+        """Remove the message of the finished copy of the run's file `name`."""
         path = str(self._file(run, name))
         if path in self._copies and self._copies[path].task.done:
             del self._copies[path]
 
     def convert(self, run: str, name: str) -> None:
-        """Fill in *Convert LoRAs* to convert a file of the run to a plain LoRA."""
+        """Fill in the tool "Convert LoRAs" to convert the run's file `name` to a plain LoRA."""
         file, base = printable(self._file(run, name)), self._page.engine.run_job(run).model.base_model
         fill_in(self._page, CONVERTS, {"file": file, "network_type": "lora", "base_model": base})
 
     def card(self, run: str, name: str) -> None:
-        """Fill in *Report card* with a file of the run, and list what its card would contain."""
+        """Fill in the tool "Report card" with the run's file `name`, and start its preview."""
         values = {"file": printable(self._file(run, name))}
         fill_in(self._page, "card", values)
         task = tasks()["card"]
         self._page.works.start(task, job_of(task, values | {"preview": True}, self._page.project.job))
 
     def _file(self, run: str, name: str) -> Path:
+        """Return the path of the run's file `name`. Raises ProblemsError if it is gone or not allowed."""
         files = self._page.engine.snapshot(run)["files"]
         path = next((file["path"] for file in files if file["name"] == name), None)
         if path is None:
@@ -256,7 +269,7 @@ class Copies:
     # -- display
 
     def panel(self, state: dict[str, Any]) -> str:
-        """HTML of the panel that chooses a folder; "" while it is closed."""
+        """Return the HTML of the panel that chooses a target folder; "" while it is closed. state: of the browser's Runs tab"""
         name = str(state.get("copy", ""))
         if not name or not state.get("open"):
             return ""
@@ -276,7 +289,10 @@ class Copies:
         )
 
     def row(self, file: dict[str, Any], kind: str) -> tuple[str, str]:
-        """(HTML of the copy buttons, HTML of the copy's state) of a file in the list. kind: of FOLDERS"""
+        """Return (HTML of a file's copy buttons, HTML of the state of its copy).
+
+        file: {"name", "path"} as in the run's snapshot; kind: key of FOLDERS
+        """
         name = file["name"]
         to_remembered = ""
         if remembered := self.folder(kind):
@@ -287,12 +303,15 @@ class Copies:
         return to_remembered + to_another, self.state(file)
 
     def state(self, file: dict[str, Any]) -> str:
-        """HTML of the state of a file's newest copy; "" without one."""
+        """Return the HTML of the state of a file's newest copy; "" without one. file: {"name", "path"}"""
         copy = self._copies.get(str(file["path"]))
         return _state(file["name"], copy) if copy else ""
 
     def outcome(self, path: Path) -> dict[str, Any] | None:
-        """{percent of a running copy, or None; path of the finished one; problems} of a file's newest copy; None without one."""
+        """Return {"percent", "path", "problems"} of a file's newest copy; None without one.
+
+        percent: 0 to 100, None when finished; path: of a finished copy, else ""
+        """
         copy = self._copies.get(str(path))
         if copy is None:
             return None
@@ -307,6 +326,7 @@ class Copies:
 
 
 def _state(name: str, copy: Copying) -> str:
+    """Return the HTML of the state of a copy of file `name`: progress, result or error."""
     task = copy.task
     if not task.done:
         text = f"{task.text.capitalize()}: {task.progress:.0%}" if task.text else "Waiting for another copy"
@@ -326,6 +346,7 @@ def _state(name: str, copy: Copying) -> str:
 
 
 def _result_html(name: str, copied: Copied) -> str:
+    """Return the HTML of the result of a copy that was to be called `name`."""
     path = f"<code>{esc(printable(copied.path))}</code>"
     path += f" with the preview <code>{esc(printable(copied.preview))}</code>" if copied.preview else ""
     if not copied.new:

@@ -1,4 +1,4 @@
-"""The card of Tools for disk space: caches, deleted runs and removed images, and emptying them."""
+"""The disk space card of Tools: sizes of caches and trash folders, and buttons to empty them."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ RUNS, IMAGES, GENERATED = "runs", "images", "generated"
 
 
 def build(page: Page) -> None:
+    """Create the card and register its listeners."""
     handlers = DiskHandlers(page)
     state = gr.State({})
     card = board("tools-disk", AWAITED)
@@ -45,13 +46,13 @@ def build(page: Page) -> None:
 
 
 class DiskHandlers:
-    """Handlers of the card's buttons. The gr.State `state` of each browser has its open question."""
+    """Handlers of the card's buttons. The gr.State `state` of each browser: {"keep": GB as text, "asking": trash to confirm}."""
 
     def __init__(self, page: Page):
         self.page = page
 
     def act(self, state: dict[str, Any], event: gr.EventData) -> tuple[dict[str, Any], str]:
-        """Handle an event. Returns the new `state` and the HTML of the card. Raises ProblemsError."""
+        """Handle an event. Returns (new `state`, HTML of the card). Raises ProblemsError."""
         act, arg, value = board_event(event)
         asking = state.get("asking", "")
         if act == "keep":
@@ -68,8 +69,10 @@ class DiskHandlers:
         return state, self.html(state)
 
     def _prune(self, name: str, keep: str) -> int:
-        """Delete the oldest files of a cache until at most `keep` GB (a text) are left; returns the bytes freed. Raises
-        ProblemsError."""
+        """Delete the oldest files of cache `name` until at most `keep` GB (a text) are left; return the bytes freed.
+
+        Raises ProblemsError for an invalid number, or while a job runs.
+        """
         try:
             gigabytes = float(keep.replace(",", "."))
         except ValueError:
@@ -83,6 +86,7 @@ class DiskHandlers:
         return prune(self.page.workspace.cache / name, int(gigabytes * GB))
 
     def _delete(self, name: str) -> int:
+        """Empty the trash `name` (RUNS, IMAGES or GENERATED) for good; return the bytes freed. Raises ProblemsError if not allowed."""
         if self.page.workspace.person and name == RUNS:
             what, fix = "The trash of all can be emptied by the owner only", "ask them, or log in as the owner"
             raise ProblemsError.one(what, WHERE, fix, "disk.not-yours")
@@ -93,27 +97,32 @@ class DiskHandlers:
         return sum(trash.empty(folder)[1] for folder in self._folders())
 
     def _folders(self) -> list[Path]:
-        """The dataset's folders that this page may use."""
+        """Return the dataset's folders that this page may use."""
         folders = dict.fromkeys(resolve_path(each.folder) for each in self.page.project.job.dataset.all_sources())
         return [folder for folder in folders if self.page.roots.holds(folder)]
 
     def _checkpoints(self) -> list[Path]:
-        """Folders of runs whose checkpoints were moved to the trash."""
+        """Return the folders of runs with checkpoints in the trash."""
         return [path.parent for path in self.page.workspace.runs.glob(f"*/checkpoints/{TRASH_FOLDER}")]
 
     @staticmethod
     def _trash_bytes(folders: list[Path]) -> int:
+        """Return the bytes in the trash folders of `folders`, where something can be restored."""
         return sum(folder_bytes(folder / TRASH_FOLDER) for folder in folders if trash.undoable_actions(folder))
 
     # -- display
 
     def html(self, state: dict[str, Any]) -> str:
+        """Return the HTML of the card."""
         space, asking = self.page.workspace, str(state.get("asking", ""))
         rows = [
             _row(
-                title, words, folder_bytes(space.cache / name), button("prune", "Empty", name, label=f"Empty: {title}")
+                title,
+                effect_text,
+                folder_bytes(space.cache / name),
+                button("prune", "Empty", name, label=f"Empty: {title}"),
             )
-            for name, (title, words) in CACHES.items()
+            for name, (title, effect_text) in CACHES.items()
         ]
         trashes = [
             (
@@ -139,8 +148,8 @@ class DiskHandlers:
             buttons = button("ask", "Delete for good", name, kind="danger", label=f"Delete for good: {title}")
             buttons = "" if self.page.workspace.person and name == RUNS else buttons
             rows.append(_row(title, effect, size, buttons if asking != name else _confirm_buttons(name, size)))
-            own = (each for each in deleted_runs(space) if may_change(each.person, self.page.engine.people))
-            rows += map(_deleted, islice(own, LISTED)) if name == RUNS else []
+            restorable = (each for each in deleted_runs(space) if may_change(each.person, self.page.engine.people))
+            rows += map(_deleted, islice(restorable, LISTED)) if name == RUNS else []
         keep = esc(state.get("keep", "0"))
         field = (
             '<label class="disk-keep">Emptying keeps the newest '
@@ -151,6 +160,7 @@ class DiskHandlers:
 
 
 def _row(title: str, effect: str, size: int, button_html: str) -> str:
+    """Return the HTML of a row: title, effect of emptying it, size in bytes, buttons (only if there is anything)."""
     buttons = button_html if size else ""
     return (
         f'<li><div><strong>{esc(title)}</strong><span class="hint">{esc(effect)}</span></div>'
@@ -159,6 +169,7 @@ def _row(title: str, effect: str, size: int, button_html: str) -> str:
 
 
 def _deleted(run: DeletedRun) -> str:
+    """Return the HTML of a deleted run with a Put back button."""
     when = f"deleted {time.strftime('%Y-%m-%d %H:%M', time.localtime(run.time))}"
     restore = button("put-back", "Put back", run.name, label=f"Put back {run.run}")
     return (
@@ -168,5 +179,6 @@ def _deleted(run: DeletedRun) -> str:
 
 
 def _confirm_buttons(name: str, size: int) -> str:
+    """Return the HTML of the buttons that confirm or cancel emptying trash `name` of `size` bytes."""
     delete = button("delete", f"Delete {size_words(size)}", name, kind="danger")
     return f'<span role="alert">{delete}</span>{button("hold", "Keep", name, lands=name)}'

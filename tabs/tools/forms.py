@@ -1,4 +1,4 @@
-"""The cards of tasks: forms from their declarations. A card with several tasks has a list to choose one."""
+"""Cards of tasks (tools, captioners): forms built from the task declarations; a card with several tasks has a list to choose one."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -50,30 +50,35 @@ element.addEventListener('keydown', (event) => {
 
 @once_per_report
 def caption_extensions(report: Report | None) -> list[str]:
-    """Extensions of the dataset's caption files, the most frequent first; empty until the dataset is read."""
+    """Return the extensions of the dataset's caption files, most frequent first; [] until the dataset is read."""
     names = (name for each in report.placed for name in each.image.sidecars) if report else ()
     return [each for each, _ in Counter(Path(name).suffix for name in names).most_common()]
 
 
 def cards(tab: str) -> list[Card]:
-    """The cards of a tab, in the order of registration of their tasks."""
+    """Return the cards of a tab, in the order in which their tasks are registered."""
     return list(dict.fromkeys(task.card for task in tasks().values() if task.card and task.card.tab == tab))
 
 
 class ToolForm(BoardView):
-    """A card with its tasks. The project stores its values: those that its tasks share once, the others by `Task.values`."""
+    """A card with its tasks. The project stores values shared by the card's tasks once, the others by task."""
 
     def __init__(self, page: Page, card: Card, chosen: Callable[[str], dict[str, Any]] | None = None):
-        """chosen: of a card on a list of images, the values that limit a start to what is selected or listed there"""
+        """Create the handlers of a card.
+
+        chosen: for a card next to a list of images, a function of the selected images' keys (separated by spaces) that returns values
+        limiting the task to these or to the listed images; None for other cards
+        """
         self.page, self.card, self.chosen = page, card, chosen
         self._refused: list[Problem] = []  # of the last start
 
     @property
     def tasks(self) -> dict[str, Task]:
+        """{name: task} of the card."""
         return {name: task for name, task in tasks().items() if task.card == self.card}
 
     def form(self, task: Task | None = None) -> TaskForm:
-        """The form of a task, or of the chosen one. There is one per page, so that tabs share its undo."""
+        """Return the form of a task, or of the chosen one (None). Each page has one per task, so that tabs share its undo."""
         task = task or self.task
         if task.name not in self.page.forms:
             storage = partial(self._load, task), partial(self._store, task)
@@ -81,16 +86,17 @@ class ToolForm(BoardView):
         return self.page.forms[task.name]
 
     def values(self, task: Task | None = None) -> dict[str, Any]:
-        """The values of a task, or of the chosen one, by the names of `form_settings`."""
+        """Return {setting name: value} of a task, or of the chosen one (None)."""
         return self.form(task).values()
 
     def _load(self, task: Task) -> dict[str, Any]:
+        """Return the stored {setting name: value} of a task: the shared values, and its separate ones."""
         stored, keys, separate = self._stored(), self._keys(task), self._separate()
         values = {name: value for name, value in stored.items() if name not in keys and name != BY_TASK}
         return values | {name: separate[key][name] for name, key in keys.items() if name in separate.get(key, {})}
 
     def _store(self, task: Task, values: dict[str, Any]) -> None:
-        """Store the values of a task's form, those that it does not share under keys of its own."""
+        """Store the values of a task's form: shared ones for the whole card, the others under the keys of `_keys`."""
         values_before, keys, separate = self.values(task), self._keys(task), self._separate()
         stored = {name: value for name, value in self._stored().items() if name in keys or name not in values_before}
         stored |= {name: value for name, value in values.items() if name not in keys}
@@ -100,19 +106,22 @@ class ToolForm(BoardView):
         self._keep(**{self.card.name: stored | ({BY_TASK: separate} if separate else {})})
 
     def _stored(self) -> dict[str, Any]:
+        """Return the stored values of the card."""
         stored = self._state().get(self.card.name)
         return dict(stored) if isinstance(stored, dict) else {}
 
     def _separate(self) -> dict[str, dict[str, Any]]:
-        """{key of `_keys`: {setting: value}} of the values that the tasks do not share."""
+        """Return the stored {key of `_keys`: {setting: value}} of values that the card's tasks do not share."""
         stored = self._stored().get(BY_TASK)
         return (
             {name: each for name, each in stored.items() if isinstance(each, dict)} if isinstance(stored, dict) else {}
         )
 
     def _keys(self, task: Task) -> dict[str, str]:
-        """{setting: key of its stored value} of the settings that the card's tasks do not share: those in SEPARATE or in a group
-        of this task only."""
+        """Return {setting: storage key} of the settings that the card's tasks do not share.
+
+        These are the settings in SEPARATE, and those in a settings group that no other task of the card has.
+        """
         groups = Counter(group for each in self.tasks.values() for group in each.job.model_fields)
         settings = form_settings(task).items() if task.values else ()
         keys = {name: task.values for name, entry in settings if groups[entry.group] == 1}
@@ -120,27 +129,30 @@ class ToolForm(BoardView):
 
     @property
     def task(self) -> Task:
-        """The chosen task."""
+        """The chosen task, the first one by default."""
         return self.tasks.get(str(self._stored().get(CHOSEN))) or next(iter(self.tasks.values()))
 
     def _state(self) -> dict[str, Any]:
+        """Return the stored state of all cards."""
         return self.page.project.tab_state(STATE)
 
     def choose(self, name: str) -> None:
-        """Choose one of the card's tasks, and hide the problems of the previous one."""
+        """Choose task `name` in the card, and hide the problems of the previous task."""
         if name != self.task.name:
             self._forget_problems()
         self._keep(**{self.card.name: self._stored() | {CHOSEN: name}})
 
     def _forget_problems(self) -> None:
+        """Remove the messages of refused and failed starts."""
         self._refused = []
         self.page.works.close_failed(self.card)
 
     def _keep(self, **changes: Any) -> None:
+        """Store changed keys of the state of all cards."""
         self.page.project.update_tab(STATE, **changes)
 
     def _filled(self) -> dict[str, Any]:
-        """The values of the chosen task; an empty folder or extension is the dataset's."""
+        """Return the values of the chosen task; empty folders and extensions are those of the dataset."""
         values = self.values()
         if "folder" in form_settings(self.task) and not values.get("folder"):
             values["folder"] = self.page.project.job.dataset.folder or ""
@@ -152,9 +164,11 @@ class ToolForm(BoardView):
         return values
 
     def _extensions(self) -> list[str]:
+        """Return the extensions of the dataset's caption files, most frequent first."""
         return caption_extensions(self.page.reading.report)
 
     def html(self) -> str:
+        """Return the HTML of the card."""
         task, form = self.task, self.form()
         preview = form_settings(task).get(PREVIEW)
         main = f"{form.id}-{main_setting(task)}" if main_setting(task) else ""
@@ -173,8 +187,7 @@ class ToolForm(BoardView):
         )
 
     def _fields(self) -> str:
-        """HTML of the fields. A long form shows its basic fields and those that differ from their defaults; a button opens the
-        others."""
+        """Return the HTML of the fields: basic and changed ones, and after a click on More all others."""
         form, filled, opened = self.form(), self._filled(), self.card.name in self._state().get("opened", [])
         unused = self.task.unused(filled)
         entries = {name: entry for name, entry in form.known.items() if name not in unused or name in form.bad}
@@ -189,10 +202,11 @@ class ToolForm(BoardView):
         return f'<div class="concept-fields">{visible_html}</div>{more}{hidden_html}'
 
     def _problems(self) -> str:
+        """Return the HTML of the problems of a refused start; "" without any."""
         return f'<div class="tool-refused" role="alert">{problems_html(self._refused)}</div>' if self._refused else ""
 
     def _choice(self) -> str:
-        """HTML of the list of the card's tasks; "" for a single one."""
+        """Return the HTML of the list of the card's tasks; "" for a single one."""
         if len(self.tasks) == 1:
             return ""
         choices = [(task.title, name) for name, task in self.tasks.items()]
@@ -200,18 +214,20 @@ class ToolForm(BoardView):
         return f'<label class="own"><span>Tool</span>{chosen}</label>'
 
     def show(self) -> Any:
+        """Start reading the dataset, whose values stand in for empty fields, and return the card."""
         self.page.reading.want()  # empty fields mean the dataset's values
         return super().show()
 
     def boards(self) -> dict[str, str]:
+        """Return {"area": HTML of the card}."""
         return {"area": self.html()}
 
     def stamp(self) -> str:
-        """A text that changes with the card."""
+        """Return a text that changes whenever the card changes."""
         return f"{self.card.name} {self._state()} {self.page.project.job.dataset.folder} {self._extensions()} {self._refused}"
 
     def act(self, event: gr.EventData) -> str:
-        """Handle an event of the card. Returns its HTML. Raises ProblemsError."""
+        """Handle an event of the card and return its HTML. Raises ProblemsError."""
         act, arg, value = board_event(event)
         if act == "field" and arg == CHOSEN and value in self.tasks:
             self.choose(value)
@@ -238,14 +254,17 @@ class ToolForm(BoardView):
         return self.html()
 
     def _preview(self, on: bool) -> dict[str, Any]:
-        """The value of the setting that makes a start a preview, of tools that have it."""
+        """Return {PREVIEW: value} for a preview (`on`) or a full start; {} if the task has no preview."""
         entry = form_settings(self.task).get(PREVIEW)
         if entry is None:
             return {}
         return {PREVIEW: on if entry.kind == "bool" else PREVIEWED if on else None}
 
-    def acted(self, event: gr.EventData) -> dict[str, str]:
-        """`act` that shows problems: those of a start below its button until the next start, others in the panel."""
+    def act_and_report(self, event: gr.EventData) -> dict[str, str]:
+        """Handle an event as `act`, but show its problems. Returns {component: new content}.
+
+        Problems of a start stand below its button until the next start; others are shown in the message panel.
+        """
         starts, browser = board_event(event)[0] in STARTS, self.page.browser
         about = f"change {self.card.name}"
         try:
@@ -262,7 +281,7 @@ class ToolForm(BoardView):
 
 
 def fill_in(page: Page, name: str, values: Mapping[str, Any]) -> None:
-    """Choose a task in its card and fill in these values, as one undo step."""
+    """Choose task `name` in its card and fill in `values`, as one undo step."""
     card = tasks()[name].card
     assert card is not None
     form = ToolForm(page, card)
@@ -271,17 +290,18 @@ def fill_in(page: Page, name: str, values: Mapping[str, Any]) -> None:
 
 
 def _start(act: str, label: str, field: str, kind: str = "") -> str:
+    """Return the HTML of a button that starts the task and sends the current text of the input with id `field`."""
     return f'<button type="button" class="btn {kind}" data-act="{act}" data-from="{esc(field)}">{esc(label)}</button>'
 
 
 def build_form(page: Page, card: Card, chosen: Callable[[str], dict[str, Any]] | None = None) -> None:
-    """Build a card's form with its listeners, and the element for the state of its tasks. chosen: of `ToolForm`"""
+    """Create a card's form with its listeners, and the element that shows its jobs. chosen: as of `ToolForm`"""
     form = ToolForm(page, card, chosen)
     area = board(f"tools-{card.name}", AWAITED, script=ENTER)
     client = client_state()
     outputs = {"client": client, "area": area}
     page.on_show(card.tab, form.show, None, outputs)
     page.on_change(card.tab, form, outputs)
-    page.on_act(area, form.acted, None, outputs)
+    page.on_act(area, form.act_and_report, None, outputs)
     works = f'<div class="tool-tasks" data-tasks="{esc(card.name)}"></div>'
     gr.HTML(works, elem_id=f"tools-{card.name}-tasks", elem_classes=["tool-tasks-holder"], apply_default_css=False)

@@ -1,4 +1,4 @@
-"""The index at the top of Tools: all tools in groups, with a search. A click opens the tool's form (assets/tools.js)."""
+"""The index at the top of Tools: all tools in groups, with a search field. A click opens the tool's form (assets/tools.js)."""
 
 from core.tasks import Card, Task, tasks
 from tabs.form.task_settings import form_settings
@@ -30,12 +30,12 @@ PLACES = (
 
 
 def ordered(tab: str) -> list[Card]:
-    """The cards of a tab, those with several tools first."""
+    """Return the cards of a tab, those named in FIRST first."""
     return sorted(cards(tab), key=lambda card: FIRST.index(card.name) if card.name in FIRST else len(FIRST))
 
 
 def groups() -> dict[str, list[str]]:
-    """{title of a group: HTML of its entries}. Cards of a single tool are in the group about the machine."""
+    """Return {group title: HTML of its entries}. Cards with a single tool are in the group about the machine."""
     by_group: dict[str, list[str]] = {}
     of_machine = []
     for card in [*ordered("Tools"), *cards(CAPTIONS)]:
@@ -55,32 +55,35 @@ def groups() -> dict[str, list[str]]:
             by_group[card.title] = entries
         else:
             of_machine += [_entry(card.title, f"{members[0].name} {members[0].about}", card, members[0].name)]
-    places = [_place(*place) for place in PLACES]
-    return by_group | {MACHINE: [places[0], *of_machine, *places[1:]]}
+    place_entries = [_place(*entry) for entry in PLACES]
+    return by_group | {MACHINE: [place_entries[0], *of_machine, *place_entries[1:]]}
 
 
 def _offered(task: Task) -> str:
-    """Labels of the choices in a tool's form, such as Canny edges, for the search."""
+    """Return the labels of the choices in a task's form, such as Canny edges, as search keywords."""
     fields = form_settings(task).values()
     return " ".join(label for entry in fields if entry.kind == "choice" for label, _ in choices(entry))
 
 
 def _entry(title: str, keywords: str, card: Card, task: str) -> str:
+    """Return the HTML of an index entry that opens task `task` on its card. keywords: what the search finds it by"""
     attributes = f'data-tool="{esc(task)}" data-at="tools-{esc(card.name)}" data-tab="{esc(card.tab)}"'
     return _index_entry(title, keywords, attributes)
 
 
 def _place(title: str, keywords: str, elem_id: str) -> str:
+    """Return the HTML of an index entry that opens the element `elem_id` on Tools. keywords: what the search finds it by"""
     return _index_entry(title, keywords, f'data-at="{elem_id}" data-tab="Tools"')
 
 
 def _index_entry(title: str, keywords: str, attributes: str) -> str:
+    """Return the HTML of an index entry. attributes: of its button, which say what it opens"""
     found_by = esc(" ".join(f"{title} {keywords}".lower().split()))
     return f'<li data-found="{found_by}"><button type="button" class="link" {attributes}>{esc(title)}</button></li>'
 
 
 def html() -> str:
-    """HTML of the index: a search field and the groups."""
+    """Return the HTML of the index: a search field and the groups."""
     columns = "".join(
         f'<div class="tool-group"><h3>{esc(title)}</h3><ul>{"".join(entries)}</ul></div>'
         for title, entries in groups().items()

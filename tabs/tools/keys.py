@@ -1,4 +1,4 @@
-"""Keys for the Hub and wandb: password fields that write a file which only the user can read. Keys are never sent to a browser."""
+"""API keys of the Hub and wandb: password fields that write a private file of the user. Keys are never sent to a browser."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ WHERE = "Keys"
 
 
 def build(page: Page) -> None:
-    """Build the card on Tools."""
+    """Create the Keys card on Tools and register its command."""
     page.commands |= {"key": lambda data, browser: keep(page, data, browser)}
     page.pulse_parts.append(lambda tab, body: {"keys": states()} if tab == "Tools" else {})
     gr.HTML(card(page.shared), elem_id="keys-holder", apply_default_css=False)
 
 
 def card(shared: bool) -> str:
-    """HTML of a password field for each key, or of the reason why there is none."""
+    """Return the HTML of a password field for each key; on a shared page, of the reason why there is none."""
     head = '<section class="card" id="keys" aria-label="Keys"><div class="card-head"><h3>Keys</h3></div>'
     if shared:
         reason = "Keys cannot be entered on a shared page: open it without sharing, or set HF_TOKEN or WANDB_API_KEY on the machine."
@@ -44,6 +44,7 @@ def card(shared: bool) -> str:
 
 
 def _row(name: str) -> str:
+    """Return the HTML of a key's password field with the Save and Forget buttons."""
     title = TITLES[name]
     return (
         f'<form class="tool-line key-line" data-key="{name}"><label for="key-{name}">{title}</label>'
@@ -55,11 +56,12 @@ def _row(name: str) -> str:
 
 
 def states() -> dict[str, dict[str, Any]]:
-    """{name: {"words": text about the key, "stored"}}, without the keys."""
+    """Return {key name: {"words": text on whether it is set, "stored": whether it is in the file}}, without the keys themselves."""
     return {name: {"words": _state_text(name), "stored": is_stored(name)} for name in NAMES}
 
 
 def _state_text(name: str) -> str:
+    """Return the text on whether key `name` is set by an environment variable, stored, or not set."""
     variable_set = next((variable for variable in NAMES[name] if os.environ.get(variable, "").strip()), "")
     if variable_set:
         return f"Set by {variable_set}, which overrides the file."
@@ -67,7 +69,7 @@ def _state_text(name: str) -> str:
 
 
 def keep(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Store a key {"key": name, "value": text}; an empty value deletes it. Raises ProblemsError."""
+    """Store the key {"key": name, "value": text}; an empty value deletes it. Raises ProblemsError if invalid or on a shared page."""
     name, value = str(data.get("key", "")), str(data.get("value", "")).strip()
     if page.shared:
         fix = "open the page on the machine itself, or set the environment variable there"

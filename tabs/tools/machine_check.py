@@ -1,4 +1,4 @@
-"""The card of Tools that checks this machine. The check runs in a separate process; the page shows its progress."""
+"""The card of Tools that checks this machine: starts the check and shows its progress and report."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WHERE = "Check this machine"
 
 
 class MachineCheck:
-    """The newest check, shared by all browsers. items: checks to run instead of all (for tests)"""
+    """The newest check, shared by all browsers. items: checks to run in place of all, None for all (set by tests)"""
 
     items: Sequence[Item] | None = None
 
@@ -37,7 +37,7 @@ class MachineCheck:
         self._text = ""
 
     def start(self, data: dict[str, Any], browser: Browser) -> None:
-        """Start a check. Raises ProblemsError while a job runs."""
+        """Start a check, unless one is running. Raises ProblemsError while a job uses the device."""
         job = self.page.engine.status()["job"]
         if job is not None:
             what = f"'{job['title']}' is running, so times and memory of a check would be wrong"
@@ -50,13 +50,16 @@ class MachineCheck:
             self._task = self.page.engine.light(self._run, title=WHERE)
 
     def cancel(self, data: dict[str, Any], browser: Browser) -> None:
+        """Cancel the running check, if any."""
         if self._task is not None:
             self._task.cancel()
 
     def _running(self) -> bool:
+        """Return whether a check is running."""
         return self._task is not None and not self._task.done
 
     def _run(self, task: Any) -> None:
+        """Run the check in the background, with the device borrowed, and write its report."""
         from core.machine_check.run import run_check
 
         with self.page.engine.borrow_device(task.token, "the check of this machine") as device:
@@ -65,16 +68,17 @@ class MachineCheck:
         atomic.write_json(self.file, report)
 
     def _report(self, lines: Sequence[Line], total: int) -> None:
+        """Store the check's progress. lines: results so far; total: number of checks"""
         self._lines = [line.to_dict() for line in lines]
         self._total = total
         self._text = f"{len(lines)} of {total}: {lines[-1].item.title}" if lines else ""
 
     def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
-        """Part of the tick while Tools is open: data of the card."""
+        """Return the card's part of the page's periodic update while Tools is open, {"machine_check": data}; else {}."""
         return {"machine_check": self._facts()} if tab == "Tools" else {}
 
     def _facts(self) -> dict[str, Any]:
-        """Data of the running check, else of a failed one, else of the last report."""
+        """Return the data of the running check, else of a failed one, else of the last report."""
         if self._running():
             share = max(0, len(self._lines) - 1) / self._total if self._total else 0.0
             return self._data(self._lines, self._text, running=True, share=share)
@@ -93,6 +97,7 @@ class MachineCheck:
     def _data(
         self, lines: list[dict[str, Any]], text: str, *, running: bool = False, share: float = 0.0, file: bool = False
     ) -> dict[str, Any]:
+        """Return what the card's script shows. share: fraction done; file: whether the report can be downloaded"""
         address = self.page.file_url(self.file) if file else ""
         return {
             "running": running,
@@ -104,7 +109,7 @@ class MachineCheck:
 
 
 def _row(line: dict[str, Any]) -> dict[str, Any]:
-    """Data of a row of the table."""
+    """Return the data of a result for the card's table."""
     row: dict[str, Any] = {name: str(line.get(name, "")) for name in ("name", "title", "group", "state")}
     notes = [
         line.get("found"),
@@ -115,6 +120,7 @@ def _row(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def build(page: Page) -> MachineCheck:
+    """Create the card, register its commands, and return its handlers."""
     check = MachineCheck(page)
     page.commands |= {"machine_check": check.start, "machine_check_cancel": check.cancel}
     page.pulse_parts.append(check.parts)

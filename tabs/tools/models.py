@@ -1,4 +1,4 @@
-"""Base models and VAEs: the catalog, the lists, and the file browser."""
+"""Base models and VAEs on the page: the catalog, the lists to choose from, and the file browser."""
 
 import os
 import time
@@ -35,19 +35,19 @@ class Models:
         self._choices: tuple[float, list[Any]] = (float("-inf"), [])
 
     def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
-        """Part of the tick: on tabs with these lists the catalog and the models, and on any tab the folder that the file browser
-        requests."""
+        """Return the part of the page's periodic update: catalog and model lists, and the folder that the file browser requests."""
         wants = body.get("wants")
         folder, kind = (wants.get("files"), wants.get("kind", MODEL)) if isinstance(wants, dict) else (None, "")
         lists = {"catalog": self._catalog(), "models": self._model_choices()} if tab in LISTING else {}
         return lists | ({"browse": self._browse(folder, str(kind))} if isinstance(folder, str) else {})
 
     def _catalog(self) -> list[dict[str, Any]]:
+        """Return the catalog's entries with their state on this machine."""
         facts = [catalog.state(entry, self._workspace.models) for entry in catalog.ENTRIES]
         return [each | {"found": display_path(each["found"]) if each["found"] else ""} for each in facts]
 
     def _model_choices(self) -> list[Any]:
-        """The entries of the lists of models, read again every few seconds. A browser updates its lists when they change."""
+        """Return the names of the base models and VAEs, read again after RECHECK_SECONDS."""
         read_at, choices = self._choices
         if time.monotonic() - read_at > RECHECK_SECONDS:
             listed = (choices_of(kind, self._workspace, RECHECK_SECONDS) for kind in ("checkpoint", "vae"))
@@ -56,7 +56,7 @@ class Models:
         return choices
 
     def _browse(self, folder: str, kind: str) -> dict[str, Any]:
-        """`browse`; for a folder that cannot be opened, the models folder with the reason."""
+        """Return the data of `browse`; for a folder that cannot be opened, of the models folder with the "reason"."""
         try:
             if folder and kind != MODEL:  # the value of a field: a file, a new folder, a name
                 folder = str(nearest(self._roots, resolve_path(folder)))
@@ -65,7 +65,10 @@ class Models:
             return browse(self._workspace, self._roots, "", kind) | {"reason": error.problems[0].what}
 
     def choose(self, data: dict[str, Any]) -> None:
-        """Set the form to a file or catalog entry: {"use": "base_model" or "vae", "about": file}. Raises ProblemsError."""
+        """Set a model field of the form: {"use": "base_model" or "vae", "about": file}. Raises ProblemsError if not allowed.
+
+        Settings that a catalog model requires are set too, and those of the previous one reset.
+        """
         field, file = FIELDS_OF_MODELS.get(str(data.get("use"))), str(data.get("about", ""))
         if field is None or field not in FIELDS or not file:
             return
@@ -79,7 +82,7 @@ class Models:
             self._project.set_values(changes, did="choosing a model")
 
     def _needs(self, reference: str) -> Mapping[str, Any]:
-        """{setting: value} that this base model requires, if it is in the catalog."""
+        """Return {setting path: value} that the base model `reference` requires by the catalog; {} if it is not in the catalog."""
         models = self._workspace.models
         try:
             path = resolve(reference, models, self._workspace.outputs)
@@ -90,33 +93,36 @@ class Models:
 
 
 def browse(workspace: Workspace, roots: Roots, text: str, kind: str = MODEL) -> dict[str, Any]:
-    """A folder for the file browser: its subfolders, its files with sizes, the numbers of its images and of those below, and where
-    browsing can start.
+    """Return a folder's data for the file browser: its subfolders, files with sizes, image counts, and folders to start from.
 
-    kind   of what is chosen: "model", "file", "folder", or "any" (a file or a folder)
+    text  path of the folder, "" for the models folder
+    kind  what is chosen: "model", "file", "folder", or "any" (a file or a folder)
     """
-    places = [("Models", workspace.models), *starts(roots)]
+    starting_points = [("Models", workspace.models), *starts(roots)]
     starts_here = [
-        (name, str(path)) for name, path in places if path.is_dir() and (kind != MODEL or name != "Starter images")
+        (name, str(path))
+        for name, path in starting_points
+        if path.is_dir() and (kind != MODEL or name != "Starter images")
     ]
-    now = listing(roots, text or str(workspace.models))
+    current = listing(roots, text or str(workspace.models))
     return {
-        "folder": printable(now.folder),
-        "parent": str(now.parent) if now.parent else "",
-        "places": [place for place in starts_here if _can_be_sent(place[1])],
-        "folders": [name for name in now.folders if _can_be_sent(name)],
-        "files": [] if now.reason or kind == "folder" else _files(roots, now.folder, kind),
-        "images": now.images,
-        "below": images_below(roots, now) if kind == "folder" else (0, False),
-        "whole": kind in ("folder", "any") or (kind == MODEL and any((now.folder / name).is_file() for name in WHOLE)),
-        "more": now.more,
-        "reason": now.reason and f"This folder cannot be opened: {now.reason}",
+        "folder": printable(current.folder),
+        "parent": str(current.parent) if current.parent else "",
+        "places": [start for start in starts_here if _can_be_sent(start[1])],
+        "folders": [name for name in current.folders if _can_be_sent(name)],
+        "files": [] if current.reason or kind == "folder" else _files(roots, current.folder, kind),
+        "images": current.images,
+        "below": images_below(roots, current) if kind == "folder" else (0, False),
+        "whole": kind in ("folder", "any")
+        or (kind == MODEL and any((current.folder / name).is_file() for name in WHOLE)),
+        "more": current.more,
+        "reason": current.reason and f"This folder cannot be opened: {current.reason}",
         "separator": os.sep,
     }
 
 
 def _files(roots: Roots, folder: Path, kind: str) -> list[dict[str, Any]]:
-    """[{"name", "size": bytes}] of the files that can be chosen, at most MOST_FILES."""
+    """Return [{"name", "size": bytes}] of the folder's files that can be chosen, at most MOST_FILES."""
     sizes: dict[str, int] = {}
     with os.scandir(folder) as entries:
         for entry in islice(entries, MAX_ENTRIES):
@@ -134,5 +140,5 @@ def _files(roots: Roots, folder: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def _can_be_sent(name: str) -> bool:
-    """Whether a name can be sent as JSON: one in another encoding than the system's cannot."""
+    """Return whether a file name can be sent as JSON, which bytes outside the file system's encoding cannot."""
     return printable(name) == name

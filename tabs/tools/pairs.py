@@ -1,4 +1,4 @@
-"""Use the image pairs of a tool as a dataset for training a ControlNet."""
+"""Trains a ControlNet with the image pairs that a tool made, and uses pairs as sample prompts."""
 
 from contextlib import suppress
 from functools import partial
@@ -25,7 +25,7 @@ QUICK_SECONDS = 0.4  # most pairs are read by then, and the press is answered wi
 
 
 def train_pairs(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Fill in Train with the pairs of a job {"work"}, on the light lane, since sample prompts need the pairs to be read."""
+    """Fill in Train with the image pairs of the tool job data["work"], in the background, since the pairs are read first."""
     pairs = next((work.facts(page.engine)["pairs"] for work in page.works.works() if work.id == data.get("work")), None)
     if pairs is None:
         return
@@ -39,7 +39,10 @@ def train_pairs(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _fill_in(page: Page, browser: Browser, images: str, control: str, job: TrainJob, task: LightTask) -> None:
-    """Fill in Train as one undo step. Sample prompts without a control image, or with one of earlier pairs, are replaced."""
+    """Fill in Train with a pair dataset as one undo step; sample prompts that do not use its control images are replaced.
+
+    images, control: folders of images and control images; job: Train's job with these folders, to read the pairs
+    """
     before = page.project.job.dataset.conditioning_data_dir
     earlier = resolve_path(before) if before and resolve_path(before) != resolve_path(control) else None
     report = preflight(job, page.workspace, cancel=task.token)
@@ -56,12 +59,12 @@ def _fill_in(page: Page, browser: Browser, images: str, control: str, job: Train
 
 
 def sample_pairs(page: Page, browser: Browser) -> None:
-    """Make sample prompts from captions and control images of the dataset, those of validation images first."""
+    """Set sample prompts made of captions and control images of the dataset, those of validation images first."""
     _wait(page.engine.light(partial(_use_as_samples, page, browser), page.project.job, title="Reading the pairs"))
 
 
 def _use_as_samples(page: Page, browser: Browser, job: TrainJob, task: LightTask) -> None:
-    """Set the sample prompts as one undo step."""
+    """Set the sample prompts from the job's pairs as one undo step. A problem is shown in `browser`."""
     with page.browsers.reporting(browser, PROMPTS):
         prompts = prompts_of_pairs(job, preflight(job, page.workspace, cancel=task.token))
         if prompts is None:
@@ -73,27 +76,34 @@ def _use_as_samples(page: Page, browser: Browser, job: TrainJob, task: LightTask
 
 
 def _wait(task: LightTask) -> None:
+    """Wait up to QUICK_SECONDS for the task, so that the response to the click shows its result if possible."""
     with suppress(TimeoutError):
         task.wait(QUICK_SECONDS)
 
 
 def _fits(prompt: str, earlier: Path | None) -> bool:
-    """Whether a sample prompt has a control image outside the earlier folder."""
+    """Return whether a sample prompt has a control image, which must be outside of folder `earlier` unless that is None."""
     match = CONTROL_IMAGE.search(prompt)
     return match is not None and not (earlier and resolve_path(match[1].strip()).is_relative_to(earlier))
 
 
 def with_pairs(job: TrainJob, images: str, control: str) -> TrainJob:
-    """Return the job with these folders: set for the folder of the dataset that they belong to, else instead of all folders. A
-    method that trains with control images is not changed."""
+    """Return the job with image folder `images` and its control images `control`.
+
+    A dataset of several folders that includes `images` keeps the others; any other dataset becomes this folder alone. The method becomes
+    ControlNet unless it trains with control images already.
+    """
     if not job.method.traits.control_images:
         job = with_value(job, "method.kind", CONTROLNET)
     entries = entries_of(job)
-    same = [resolve_path(entry.folder) == resolve_path(images) for entry in entries]
-    if len(entries) > 1 and any(same):
+    is_same = [resolve_path(entry.folder) == resolve_path(images) for entry in entries]
+    if len(entries) > 1 and any(is_same):
         changed = [
-            each.model_copy(update={FOLDER: control}) if its else each for each, its in zip(entries, same, strict=True)
+            each.model_copy(update={FOLDER: control}) if matches else each
+            for each, matches in zip(entries, is_same, strict=True)
         ]
         return with_entries(job, changed)
-    remaining = [each.model_copy(update={FOLDER: None}) for each, its in zip(entries, same, strict=True) if its]
+    remaining = [
+        each.model_copy(update={FOLDER: None}) for each, matches in zip(entries, is_same, strict=True) if matches
+    ]
     return with_value(with_entries(job, remaining or [Source(folder=images)]), f"dataset.{FOLDER}", control)

@@ -1,4 +1,4 @@
-"""The Tools tab: index, cards of tasks, base models, disk space, keys, and the machine check."""
+"""The Tools tab: index, cards of tools, base models, disk space, keys, and the machine check."""
 
 from functools import partial
 
@@ -12,6 +12,7 @@ from tabs.tools.pairs import train_pairs
 
 
 def build(page: Page) -> None:
+    """Create the tab's components and register their listeners and commands."""
     page.pulse_parts.append(page.models.parts)
     gr.HTML(index.html(), elem_id="tool-index-holder", apply_default_css=False)
     cards = index.ordered("Tools")

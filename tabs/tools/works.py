@@ -1,4 +1,4 @@
-"""Jobs of the tasks with a card: start, progress, pause and cancel, shared by all browsers."""
+"""Jobs of tools: start, progress, pause and cancel, shared by all browsers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,16 @@ Start = Callable[[Task, Settings], None]
 
 @dataclass
 class Work:
-    """A job of a tool. id: in the queue; about: display text of its input; reads: whether it only reads"""
+    """A job of a tool.
+
+    id         in the queue
+    about      display text of the job's input
+    reads      whether the job writes nothing
+    reference  the input as entered; a download link may contain a key and is never shown
+    ended      final result of `facts`, {} before the job has ended
+    failed     time.monotonic() when a page first showed the failure
+    first      (time.monotonic(), bytes) when the first bytes of a download were seen
+    """
 
     id: str
     task: Task
@@ -55,19 +64,20 @@ class Work:
 
     @property
     def tab(self) -> str:
+        """Name of the tab with the tool's card, "" without a card."""
         return self.task.card.tab if self.task.card else ""
 
     @property
     def input_key(self) -> tuple[str, str, bool]:
-        """A key that is equal for jobs of one tool with the same input."""
+        """Key that is equal for jobs of one tool with the same input."""
         return self.task.name, self.about if self.task.name == DOWNLOAD else self.reference, self.reads
 
     def replaces(self, other: Work) -> bool:
-        """Whether this is another attempt of the same download."""
+        """Return whether this is a later attempt at the same download as `other`."""
         return self.task.name == DOWNLOAD and self.input_key == other.input_key
 
     def facts(self, engine: Any) -> dict[str, Any]:
-        """State, progress, result and problems as JSON values for the page's script; fixed once the job has ended."""
+        """Return state, progress, result and problems as JSON values for the page's script; fixed once the job has ended."""
         if self.ended:
             return self.ended
         progress = engine.progress(self.id)
@@ -107,7 +117,7 @@ class Work:
         return facts
 
     def _pace(self, done: int, total: int) -> str:
-        """Text on a download: size so far, speed, and time left."""
+        """Return the text on a download: size so far, speed, time left. done, total: bytes, total 0 if unknown"""
         now = time.monotonic()
         started, bytes_before = self.first = self.first or (now, done)
         text = f"{done / 1e6:,.0f}" + (f" of {total / 1e6:,.0f} MB" if total else " MB")
@@ -119,13 +129,13 @@ class Work:
 
 
 def _shortened(lines: list[str]) -> list[str]:
-    """The first MAX_LINES lines, and the last one, which is the summary."""
+    """Return at most MAX_LINES + 2 lines: the first ones, the number of omitted ones, and the last one, which is the summary."""
     more = len(lines) - MAX_LINES - 1
     return [*lines[:MAX_LINES], f"and {count(more, 'more line')}", lines[-1]] if more > 0 else lines
 
 
 def _already_queued(facts: dict[str, Any]) -> ProblemsError:
-    """The error for a second job with the same input."""
+    """Return the error for a second job with the same input. facts: of the first job"""
     fix = "wait until it is done, or cancel it"
     if facts["state"] == "waiting":
         what = f"This is in the queue already, {facts['text']}"
@@ -134,7 +144,7 @@ def _already_queued(facts: dict[str, Any]) -> ProblemsError:
 
 
 class Works:
-    """The jobs of tasks with a card since the start of the server, shared by all browsers."""
+    """The jobs of tools since the start of the server, shared by all browsers."""
 
     def __init__(
         self,
@@ -161,8 +171,10 @@ class Works:
         }
 
     def works(self) -> list[Work]:
-        """At most MAX_WORKS jobs of tools that wait, run or were added since the start, newest first, without hidden ones; of
-        several attempts at one download only the last."""
+        """Return at most MAX_WORKS jobs of tools, newest first: waiting or running ones and those added since the start.
+
+        Hidden jobs are left out, and of several attempts at one download all but the newest.
+        """
         works: list[Work] = []
         for entry in reversed(self._engine.queue()):
             task = tasks().get(entry.task)
@@ -176,7 +188,7 @@ class Works:
         return [work for work in works if work.id not in self._hidden][:MAX_WORKS]
 
     def _work(self, identity: str, task: Task, entry: QueueEntry) -> Work:
-        """The Work of a queue entry; with the entry's title as input if its settings cannot be read."""
+        """Return the Work of a queue entry; if the job's settings cannot be read, with the entry's title as input."""
         try:
             job = build_job(task.job, entry.job)
             reference, about = self._about(task, job)
@@ -185,7 +197,7 @@ class Works:
         return Work(identity, task, about, task.only_reads(job), reference)
 
     def use(self, data: dict[str, Any], browser: Browser) -> None:
-        """Start a tool: {"tool", "about": its input, a file or what to download}."""
+        """Start the tool {"tool", "about": its input, such as a file or what to download}. Raises ProblemsError."""
         task, input_text = tasks().get(str(data.get("tool"))), str(data.get("about", "")).strip()
         if task is None or task.card is None:
             return
@@ -195,7 +207,7 @@ class Works:
         self.start(task, job_of(task, {main_setting(task): reference or input_text}, self._project.job))
 
     def start(self, task: Task, job: Settings) -> None:
-        """Check a job and queue it. Raises ProblemsError, also if a job with the same input is active, other than its preview."""
+        """Check a job and queue it. Raises ProblemsError if it is invalid or not allowed, or if a job with the same input is active."""
         self._roots.admit(job)
         task.check_job(job, self._workspace)
         reference, about = self._about(task, job)
@@ -209,7 +221,7 @@ class Works:
             )
 
     def _about(self, task: Task, job: Settings) -> tuple[str, str]:
-        """(a job's input as entered, display text of it: a file by its title)."""
+        """Return (the job's input as entered, its display text)."""
         from core.formats.hub.references import parse_source
 
         name = main_setting(task)
@@ -221,24 +233,26 @@ class Works:
         return text, f"{task.title}: {', '.join(names)}" if text else task.title
 
     def _title(self, text: str) -> str:
+        """Return the display title of the file named `text`; `text` itself if there is no such file."""
         path = find_file(text, self._workspace) if isinstance(text, str) else None
         return title_of_file(path, self._workspace.runs) if path is not None and path.is_file() else str(text)
 
     def _is_active(self, work: Work) -> bool:
+        """Return whether the job is waiting, running or paused."""
         return work.facts(self._engine)["state"] in ACTIVE
 
     def cancel(self, data: dict[str, Any], browser: Browser) -> None:
-        """Cancel a job. A download is paused: its next start resumes it."""
+        """Cancel the job {"work": id}. A download is paused: its next start resumes it."""
         for work in self._works_named(data):
             self._engine.cancel(work.id)
 
     def start_on_cpu(self, data: dict[str, Any], browser: Browser) -> None:
-        """Start a job that waits for the device on the CPU."""
+        """Start the job {"work": id}, which waits for the device, on the CPU."""
         for work in self._works_named(data):
             self._engine.start_on_cpu(work.id)
 
     def pause(self, data: dict[str, Any], browser: Browser) -> None:
-        """Pause or resume a job: {"work", "command": "pause" or "resume"}."""
+        """Pause or resume the job {"work": id, "command": "pause" or "resume"}."""
         command = str(data.get("command"))
         for work in self._works_named(data):
             run = self._engine.progress(work.id)["run"]
@@ -246,20 +260,21 @@ class Works:
                 self._engine.command(run, command)
 
     def close(self, data: dict[str, Any], browser: Browser) -> None:
-        """Hide the result of a finished job. Its journal stays."""
+        """Hide the result of the finished job {"work": id}. Its journal stays."""
         self._hidden |= {work.id for work in self.works() if work.id == data.get("work") and not self._is_active(work)}
 
     def close_failed(self, card: Card) -> None:
-        """Hide a card's failed jobs that the user has noticed, when a tool is started again or another one chosen."""
+        """Hide failed jobs of the card that the user has seen for NOTICED_SECONDS, except downloads."""
         noticed = time.monotonic() - NOTICED_SECONDS
         works = (work for work in self.works() if work.task.card == card and work.task.name != DOWNLOAD)
         self._hidden |= {work.id for work in works if work.failed is not None and work.failed <= noticed}
 
     def _works_named(self, data: dict[str, Any]) -> list[Work]:
+        """Return the active job with id data["work"], as a list of at most one."""
         return [work for work in self.works() if work.id == data.get("work") and self._is_active(work)]
 
     def discard(self, data: dict[str, Any], browser: Browser) -> None:
-        """Cancel a download and delete its partial files: {"about"}."""
+        """Cancel the download {"about": source} and delete its partial files."""
         from core.formats.hub.references import parse_source
 
         source = parse_source(str(data.get("about", "")))
@@ -272,21 +287,24 @@ class Works:
         self._engine.light(self._forget, source, title=f"discard {source}", kind="downloads")
 
     def _forget(self, source: Source, task: Any) -> None:
+        """Delete the partial files of a download."""
         from core.formats.hub.references import forget
 
         forget(source, self._workspace.models)
 
     def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
-        """Parts of the tick: the jobs of a tab's cards, on Train also downloads; on Captions and Tools suggestions for fields."""
+        """Return the part of the page's periodic update: {"works": jobs of the tab's cards}, and name suggestions for fields."""
         if tab not in ("Train", "Captions", "Tools"):
             return {}
-        shown = [work for work in self.works() if work.tab == tab or (tab == "Train" and work.task.name == DOWNLOAD)]
-        works = [self._data(work) for work in shown]
+        works_of_tab = [
+            work for work in self.works() if work.tab == tab or (tab == "Train" and work.task.name == DOWNLOAD)
+        ]
+        works = [self._data(work) for work in works_of_tab]
         files = {"Captions": self._captioners, "Tools": self._model_files}
         return {"works": works} | ({"tool_files": files[tab]()} if tab in files else {})
 
     def _data(self, work: Work) -> dict[str, Any]:
-        """Facts of a job with the URLs of its previews and its file."""
+        """Return the facts of a job with URLs of its previews and its file."""
         facts = work.facts(self._engine)
         if facts["state"] == "failed" and work.failed is None:
             work.failed = time.monotonic()
@@ -294,32 +312,34 @@ class Works:
         return facts | {"previews": previews, "file": self._file(facts["file"])}
 
     def _thumbs(self, preview: dict[str, Any]) -> dict[str, str]:
-        """Thumbnail URL of a preview's image; larger ones for an image with its control image."""
+        """Return {"image", "hint": thumbnail URL} of a preview; previews with a control image ("hint") are larger."""
         size = 256 if "hint" in preview else 128
         return {name: self._thumb_url(preview[name], size) for name in ("image", "hint") if name in preview}
 
     def written_file(self, identity: str) -> Path | None:
-        """The file that a job wrote; None if it is a folder, not allowed or gone."""
+        """Return the path of the file that the job with this id wrote; None if it is a folder, not allowed or gone."""
         work = next((each for each in self.works() if each.id == identity), None)
         return self._readable_path(work.facts(self._engine)["file"]) if work is not None else None
 
     def _readable_path(self, path: Any) -> Path | None:
+        """Return the path if it is an existing file that this page may read, else None."""
         return Path(path) if isinstance(path, str) and self._roots.holds(path) and Path(path).is_file() else None
 
     def _file(self, file: Any) -> dict[str, Any] | None:
-        """Name and URL of the file that a job wrote, and whether it is a page to show or can be used in Generate; None without."""
+        """Return {"name", "url", "page": is HTML, "uses": can be used in Generate} of a job's file; None if it is not readable."""
         if (path := self._readable_path(file)) is None:
             return None
         usable = {"page": path.suffix == ".html", "uses": facts_of_file(path).kind in ("lora", "checkpoint")}
         return {"name": path.name, "url": self._file_url(str(path))} | usable
 
     def _captioners(self) -> list[str]:
-        """Names of the captioner models on this machine."""
+        """Return the names of the captioner models on this machine."""
         with suppress(OSError):
             return sorted(each.name for each in self._workspace.captioners.iterdir() if each.is_dir())[:300]
         return []
 
     def _model_files(self) -> list[str]:
+        """Return the names of LoRAs and checkpoints on this machine, as suggestions."""
         lists = model_lists(self._workspace)
         lists.refresh(WAIT_SECONDS, REFRESH_SECONDS)
         return [each.value for each in lists.of(["lora", "checkpoint"])][:300]

@@ -1,4 +1,4 @@
-"""Model family and preflight of the job in the form, computed in the background."""
+"""Checks of the form's job in the background: model family and preflight."""
 
 from __future__ import annotations
 
@@ -43,8 +43,7 @@ SHOWN_IMAGES = 12
 
 
 class Checks:
-    """Runs the preflight after each change of the job: first on headers and captions, then on the images that were not decoded
-    before. Thread-safe."""
+    """Runs the preflight after each change of the job: first with headers and captions, then with decoded images. Thread-safe."""
 
     def __init__(
         self,
@@ -75,12 +74,14 @@ class Checks:
     # -- the model
 
     def model(self, text: str, family: str = "auto") -> dict[str, Any]:
-        """Facts of a base model: {"family": "SD 1.x", "evidence", "problem", "fix", "offer": hub id to download or "",
-        "numbers": number of parameters, 0 if unknown}."""
+        """Return facts of the base model named or located by `text`.
+
+        {"family": "SD 1.x", "evidence", "problem", "fix", "offer": hub id to download or "", "numbers": parameter count, 0 if unknown}
+        """
         return self._identify_cached(text, family, self._model_stamp(text))
 
     def _model_stamp(self, text: str) -> Any:
-        """A value that changes with the file or folder."""
+        """Return a value that changes whenever the model's file or folder changes."""
         try:
             path = self._locate(text)
             changes = os.stat(path).st_mtime_ns if isinstance(path, Path) else time.monotonic() // RECHECK_SECONDS
@@ -89,14 +90,14 @@ class Checks:
             return time.monotonic() // RECHECK_SECONDS
 
     def _locate(self, text: str) -> Path | HubId:
-        """The path of a model, or its hub id if it is not on this machine."""
+        """Return the path of a model, or its hub id if it is not on this machine. Raises ProblemsError."""
         from core.formats.hub.references import resolve
 
         path = resolve(text, self._workspace.models, self._workspace.outputs)
         return self._roots.check(path, "model.base_model") if isinstance(path, Path) else path
 
     def _identify(self, text: str, family: str) -> dict[str, Any]:
-        """The facts of a base model: see `model`."""
+        """Return the facts of `model`, without its cache."""
         answer: dict[str, Any] = {"family": "", "evidence": "", "problem": "", "fix": "", "offer": "", "numbers": 0}
         try:
             path = self._locate(text)
@@ -113,7 +114,7 @@ class Checks:
 
     @staticmethod
     def _numbers(path: Path) -> int:
-        """Number of parameters of a model; 0 if it cannot be read, which the checks report."""
+        """Return the number of parameters of a model; 0 if it cannot be read, which other checks report."""
         from core.formats.models.checkpoint import open_checkpoint
 
         try:
@@ -124,11 +125,11 @@ class Checks:
     # -- the preflight
 
     def latest(self, job: TrainJob, again: bool = False) -> dict[str, Any]:
-        """The latest facts of the preflight. Starts another one if the job has changed, after a while, or with `again`.
+        """Return the latest facts of the preflight; starts a new one if the job has changed, after a while, or with `again`.
 
-        "checking"    whether the facts are of an earlier job with the same folders
-        "undecoded"   number of images and masks of which only the header was read
-        "read"        (decoded, all) images of the running preflight
+        "checking"   whether the facts are of an earlier job with the same folders
+        "undecoded"  number of images and masks of which only the header was read
+        "read"       (decoded, all) images of the running preflight
         """
         if refused := self._roots.refused(job):
             return {"checking": False, "problems": [problem.to_dict() for problem in refused]}
@@ -151,32 +152,34 @@ class Checks:
             return answer | ({"read": self._decoded} if facts.get("undecoded") else {})
 
     def _current_facts(self, job: TrainJob) -> dict[str, Any]:
-        """The facts without the problems of fields that have changed since."""
+        """Return the facts of the last preflight without problems of fields that have changed since."""
         changed = differences(job, self._facts_job) if self._facts_job not in (None, job) else {}
-        kept = [each for each in self._facts.get("problems", ()) if changed.keys().isdisjoint(paths_of(each["where"]))]
-        return self._facts | {"problems": kept} if changed else self._facts
+        remaining = [
+            each for each in self._facts.get("problems", ()) if changed.keys().isdisjoint(paths_of(each["where"]))
+        ]
+        return self._facts | {"problems": remaining} if changed else self._facts
 
     def _failed(self) -> list[dict[str, Any]]:
-        """The problems of a failed preflight."""
+        """Return the problems of a failed preflight; [] if it is running, succeeded or was cancelled."""
         task = self._task
         if task is None or not task.done or task.error is None or task.token.wanted:
             return []
         return [problem.to_dict() for problem in task.error.problems]
 
     def known_steps(self, job: TrainJob) -> int:
-        """Total steps of this job: the setting, else those of the last preflight; 0 if unknown."""
+        """Return the total steps of this job by its settings, else by the last preflight; 0 if unknown."""
         return job.schedule.steps_in_force or int(self._facts.get("total_steps") or 0)
 
     def offered(self, job: TrainJob) -> Setup | None:
-        """The recommended settings for this job's folders."""
+        """Return the recommended settings, if the last preflight had this job's folders; else None."""
         return self.setup if self._facts_folders == _folders(job) else None
 
     def paths_of(self, job: TrainJob | None) -> dict[tuple[str, str], Path]:
-        """{(folder, name): path} of the training images, if a run's job has the folders of the last preflight."""
+        """Return {(folder, name): path} of the training images, if the job has the folders of the last preflight; else {}."""
         return self._paths[1] if job is not None and _folders(job) == self._paths[0] else {}
 
     def _preflight(self, job: TrainJob, task: Any) -> None:
-        """Publish the facts of a job, first without, then with decoded images."""
+        """Publish the facts of a job in the background, first without decoding the images, then with."""
         began = time.monotonic()
         facts = self.facts(job, task.token)
         with self._lock:
@@ -196,13 +199,17 @@ class Checks:
         self._publish(job, self.facts(job, task.token, say, decode=True))
 
     def _publish(self, job: TrainJob, facts: dict[str, Any]) -> None:
+        """Store the facts of a job, unless another job has been started since."""
         with self._lock:
             if self._started is not None and self._started[0] == job:
                 self._facts, self._facts_of, self._facts_folders = facts, job, _folders(job)
                 self._facts_job = job
 
     def facts(self, job: TrainJob, token: Any = None, progress: Any = None, decode: bool = False) -> dict[str, Any]:
-        """The facts of the preflight for the page's script."""
+        """Return the facts of a new preflight for the page's script: report, images, problems.
+
+        progress: called with (decoded, all) images; decode: whether to decode whole images
+        """
         try:
             report = self.report(job, token, progress, decode)
         except ProblemsError as error:
@@ -228,7 +235,7 @@ class Checks:
         return facts
 
     def _image_facts(self, row: Any) -> dict[str, Any]:
-        """URL, crop frame, shape and control image of an image for the page's script."""
+        """Return URL, crop frame, aspect ratio and caption of an image (a report row) for the page's script."""
         width, height = row.bucket
         return {
             "url": self._thumb_url(row.path, 192),
@@ -241,7 +248,7 @@ class Checks:
         }
 
     def report(self, job: TrainJob, token: Any = None, progress: Any = None, decode: bool = False) -> Report:
-        """The preflight of a job. decode: read whole images, not only headers. Raises ProblemsError."""
+        """Return the preflight report of a job. decode: whether to decode whole images, not only headers. Raises ProblemsError."""
         from core.dataset.preflight import preflight
 
         self._roots.admit(job)
@@ -252,9 +259,9 @@ class Checks:
     def problems(
         self, job: TrainJob, report: Report, device: str | None = None, find_copies: bool = False
     ) -> list[Problem]:
-        """All problems of this job.
+        """Return all problems of this job, errors first.
 
-        find_copies   read the images to find copies in training and validation; else use the findings of the Dataset tab
+        find_copies: whether to compare images for copies in both training and validation; else the Dataset tab's findings are used
         """
         if refused := self._roots.refused(job):
             return refused
@@ -267,6 +274,7 @@ class Checks:
         return problems if find_copies or not report.validation else errors_first([*problems, *self._copies(job)])
 
     def _copies(self, job: TrainJob) -> list[Problem]:
+        """Return the dataset doctor's errors, if its findings are of this job's dataset."""
         read = self._reading.job
         is_current = (read.dataset, read.captions, read.validation) == (job.dataset, job.captions, job.validation)
         findings = self._reading.findings if is_current else None
@@ -274,11 +282,12 @@ class Checks:
 
 
 def _at_its_field(problem: Problem, folder: str | None) -> Problem:
-    """The problem that the image folder of the form is missing, with a link to its field in place of the path."""
+    """Return a problem that the form's image folder is missing with a link to the field in place of the path; others unchanged."""
     if problem.code != "dataset.missing-folder" or problem.where not in (folder, str(resolve_path(folder or ""))):
         return problem
     return replace(problem, what=f"The image folder '{problem.where}' does not exist", where="dataset.folder")
 
 
 def _folders(job: TrainJob) -> list[str]:
+    """Return the paths of the job's enabled dataset folders."""
     return [source.folder for source in job.dataset.all_sources() if source.enabled]

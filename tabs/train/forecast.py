@@ -1,6 +1,6 @@
-"""Memory forecast of the training, the memory and speed slider, and the memory test of two batches.
+"""Memory forecast of the training, the memory and speed slider, and the memory test of two steps.
 
-The forecast needs torch, so it is computed on the light lane: by itself once torch is loaded, else on request.
+The forecast needs torch, so it is computed in the background: automatically once torch is loaded, else on request.
 """
 
 from __future__ import annotations
@@ -73,21 +73,21 @@ class Forecast:
         self._device = ""
 
     def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
-        """Part of the tick while Train is open: data of the card."""
+        """Return the card's part of the page's periodic update while Train is open, {"forecast": data}; else {}."""
         return {"forecast": self.facts(self._project.job)} if tab in ("Train", "", None) else {}
 
     # -- the forecast
 
     def request(self, data: dict[str, Any], browser: Browser) -> None:
-        """Compute the forecast from now on, even if torch must be loaded for it."""
+        """Compute forecasts from now on, even if torch must be loaded for that."""
         self._requested = True
 
     def hints(self, job: TrainJob) -> dict[str, str]:
-        """{path of a memory setting: what it saves in this job}; {} if the forecast is of another job."""
+        """Return {path of a memory setting: text on what it saves in this job}; {} if there is no forecast of this job."""
         return self._hints if self._key == plan_key(job) else {}
 
     def facts(self, job: TrainJob) -> dict[str, Any]:
-        """Data of the card. Starts a new forecast if the job has changed."""
+        """Return the data of the card. Starts a new forecast if the job has changed."""
         key = plan_key(job)
         fresh = self._key == key
         allowed = (self._requested or "torch" in sys.modules) and not self._roots.refused(job)
@@ -109,7 +109,7 @@ class Forecast:
         }
 
     def _plan(self, job: TrainJob, key: Any, task: Any) -> None:
-        """Compute the forecast of a job and the hints below its settings, on the light lane. key: its `plan_key`"""
+        """Compute the forecast of a job and the hints below its settings, in the background. key: `plan_key` of the job"""
         from core.record import machine
         from core.training.memory.plan import facts_of
         from core.training.memory.store import forecast_key, store_forecast, stored_forecast
@@ -134,7 +134,7 @@ class Forecast:
     # -- the slider
 
     def set_level(self, data: dict[str, Any]) -> None:
-        """Set the form to a position of the slider. Raises ProblemsError."""
+        """Apply the settings of slider position data["level"] to the form. Raises ProblemsError if there is no such position."""
         project = self._project
         job = project.job
         level = next((each for each in levels(job, self._device) if str(each.number) == str(data.get("level"))), None)
@@ -145,7 +145,7 @@ class Forecast:
     # -- the memory test
 
     def queue_test(self, data: dict[str, Any], browser: Browser) -> None:
-        """Queue a job with two steps, on the largest and the smallest batch. Raises ProblemsError if one is queued already."""
+        """Queue a memory test: a job of two steps, with the largest and the smallest batch. Raises ProblemsError if one is queued."""
         engine = self._engine
         if any(entry.task == "probe" and entry.state in ("waiting", "running") for entry in engine.queue()):
             fix = "wait for it, or cancel it in the queue"
@@ -155,7 +155,10 @@ class Forecast:
         self._test_key = plan_key(job)
 
     def _test_state(self, job: TrainJob) -> dict[str, Any]:
-        """State and message of the newest memory test. old: it was of other settings than this job's"""
+        """Return the newest memory test's state and message; {} without one.
+
+        "old": whether the test had settings other than the job's that affect memory
+        """
         entry = next((each for each in reversed(self._engine.queue()) if each.task == "probe"), None)
         if entry is None:
             return {}
@@ -172,7 +175,7 @@ class Forecast:
 
 
 def _computed(job: TrainJob, facts: MemoryFacts) -> dict[str, Any]:
-    """{"facts": data of the card, "hints": as in `Forecast.hints`} of a job. Raises ProblemsError."""
+    """Return {"facts": data of the card, "hints": as of `Forecast.hints`} of a job. Raises ProblemsError."""
     from core.record import machine
     from core.training.memory.advice import advise, level_plans, switch_savings
     from core.training.memory.plan import memory_plan
@@ -187,7 +190,7 @@ def _computed(job: TrainJob, facts: MemoryFacts) -> dict[str, Any]:
 
 
 def _hints(job: TrainJob, savings: dict[str, int]) -> dict[str, str]:
-    """{path: hint below a memory setting}; for a choice, with the value that saves this much."""
+    """Return {path: hint} of memory settings. savings: {path: bytes that the setting saves}"""
     from core.training.memory.advice import switches
 
     hints = {}
@@ -199,7 +202,7 @@ def _hints(job: TrainJob, savings: dict[str, int]) -> dict[str, str]:
 
 
 def _layer_hint(job: TrainJob, facts: MemoryFacts) -> dict[str, str]:
-    """{path: text with the number of layers and parameters of the network} for the setting that chooses the layers."""
+    """Return {path: text on the numbers of layers and trained parameters} for the setting that chooses layers; {} without a network."""
     from core.methods.kinds.lora import trained_numbers
     from core.networks.layers import layer_hits, meta_targets
 
@@ -214,7 +217,7 @@ def _layer_hint(job: TrainJob, facts: MemoryFacts) -> dict[str, str]:
 
 
 def _outside_gpu(memory: int, disk: int) -> list[str]:
-    """Texts on what DeepSpeed offloads to RAM, compared with this machine's, and to disk. memory, disk: bytes"""
+    """Return texts on what DeepSpeed offloads to RAM (`memory`) and disk (`disk`), both in bytes."""
     from core.record import machine
 
     ram = machine.memory("cpu")[1]
@@ -224,7 +227,7 @@ def _outside_gpu(memory: int, disk: int) -> list[str]:
 
 
 def plan_key(job: TrainJob) -> Any:
-    """The settings that a forecast depends on."""
+    """Return the settings that a forecast depends on."""
     folders = [
         (images.resolution, images.more_resolutions, images.train_batch_size, bool(random_augmentations(images)))
         for images in (concept.images for concept in concepts_of(job))
@@ -236,4 +239,5 @@ def plan_key(job: TrainJob) -> Any:
 
 
 def _rounded(size: int) -> int:
+    """Return bytes rounded to a whole number of MB."""
     return round(size / MB) * MB

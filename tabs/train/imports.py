@@ -1,5 +1,4 @@
-"""Import and export on the page: other programs' settings opened into the form, with a report on each, and the export for
-sd-scripts and kohya_ss."""
+"""Import of other programs' settings into the form, with a report on each; export for sd-scripts and kohya_ss."""
 
 from __future__ import annotations
 
@@ -38,8 +37,10 @@ STOP = re.compile(r'"data_offsets":\s*\[\d{1,15},\s*(\d{1,15})\]')  # where a te
 
 
 def open_text(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Open a file or pasted text {"text", "file": its name or "", "choice", "token"}: a preset, or another program's
-    settings. An ambiguous text changes nothing: the browser gets the choices instead. Raises ProblemsError."""
+    """Load a file or pasted text into the form: a preset, or another program's settings. Raises ProblemsError.
+
+    data: {"text", "file": name or "", "choice", "token"}. An ambiguous text changes nothing: its choices are shown in `browser`.
+    """
     name, text = Path(str(data.get("file") or "")).name[:MOST_LETTERS], whole_text(str(data.get("text") or ""))
     token = str(data.get("token"))[:MOST_LETTERS]
     browser.choosing = None
@@ -56,13 +57,16 @@ def open_text(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _is_preset(text: str) -> bool:
-    """Whether a text is a preset of Atelier."""
+    """Return whether a text is a preset of Atelier."""
     value = json_or_none(text) if len(text) <= MAX_BYTES and text.lstrip("\ufeff \t\r\n").startswith("{") else None
     return isinstance(value, dict) and "schema_version" in value
 
 
 def _import_text(page: Page, name: str, text: str, choice: str, token: str) -> Done:
-    """Fill in the form from another program's settings. A shared page reads no file that they name."""
+    """Fill in the form from another program's settings. On a shared page, files that these settings name are not read.
+
+    name: of the file; choice: which of several jobs to import; token: of the request
+    """
     if name.lower().endswith(WEIGHTS):
         imported = _import_header(text, name, page.workspace.private)
     else:
@@ -75,8 +79,10 @@ def _import_text(page: Page, name: str, text: str, choice: str, token: str) -> D
 
 
 def _import_header(header: str, name: str, folder: Path) -> Import:
-    """The settings in the metadata of a weights file, of which the browser sent only the header: a sparse file stands in for its
-    data."""
+    """Import the training settings in a LoRA file's metadata. header: its safetensors header as JSON text
+
+    The browser sends only the header, so the tensors are replaced by a sparse file in `folder`. Raises ProblemsError.
+    """
     data, tensor_ends = header.encode(), [int(stop) for stop in STOP.findall(header)]
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="import-", dir=folder) as folder_name:
@@ -94,8 +100,7 @@ def _import_header(header: str, name: str, folder: Path) -> Import:
 
 
 def origin(project: Project) -> dict[str, Any] | None:
-    """{"token": of the request, "about": title, "folders": of the dataset now} of the import that the form is based on; None
-    without one."""
+    """Return {"token": of the request, "about": title, "folders"} of the import that the form is based on; None without one."""
     if not project.imported:
         return None
     return {
@@ -106,12 +111,12 @@ def origin(project: Project) -> dict[str, Any] | None:
 
 
 def report(project: Project) -> dict[str, Any]:
-    """The report of the import that the form is based on; for a preset saved from an import, what its description contains."""
+    """Return the report of the import that the form is based on; for a preset saved from an import, the report in its description."""
     return project.imported.get("report") or _stored_report(project.description)
 
 
 def report_of(imported: Import, page: Page) -> dict[str, Any]:
-    """The report as JSON, with a row for each key of the other program's file."""
+    """Return the report of an import as JSON values, with a row for each key of the other program's file."""
 
     def exists(path: Path) -> bool:
         return page.roots.holds(path) and path.exists()
@@ -119,13 +124,13 @@ def report_of(imported: Import, page: Page) -> dict[str, Any]:
     form_job = page.project.job  # of the form that is replaced: its folders exist here
     folder, model = form_job.dataset.folder, form_job.model.base_model
     form_paths = (("dataset.folder", folder), (SOURCES, folder), ("model.base_model", model))
-    now = {path: text for path, text in form_paths if text and exists(resolve_path(text))}
+    form_values = {path: text for path, text in form_paths if text and exists(resolve_path(text))}
     sources = [
         each for each in imported.job.dataset.sources if each.role == "train" and not each.diff_output_preservation
     ]
     train_folders = [each.folder for each in sources]
     if len(train_folders) > 1:
-        now.pop(SOURCES, None)  # it is unclear which of them it replaces
+        form_values.pop(SOURCES, None)  # it is unclear which of them it replaces
     parents = [resolve_path(each).parent for each in (folder, model) if each]
     missing, own_folders = (
         list(missing_paths(imported.job, exists)),
@@ -137,9 +142,11 @@ def report_of(imported: Import, page: Page) -> dict[str, Any]:
     def suggestions(path: str, text: str) -> list[str]:
         paths = [*map(str, filter(page.roots.holds, nearby_paths[path, text]))]
         is_listed = (
-            path not in now or (path == SOURCES and text not in train_folders) or str(resolve_path(now[path])) in paths
+            path not in form_values
+            or (path == SOURCES and text not in train_folders)
+            or str(resolve_path(form_values[path])) in paths
         )
-        return paths if is_listed else [*paths, now[path]]
+        return paths if is_listed else [*paths, form_values[path]]
 
     parts = []
     for kind, title in TITLES.items():
@@ -160,27 +167,31 @@ def report_of(imported: Import, page: Page) -> dict[str, Any]:
 
 
 def _row(entry: Entry) -> dict[str, Any]:
+    """Return the report's row of a key of the other program's file."""
     key = "" if entry.key in entry.settings else entry.key  # a default for which the program has no option
     return {"key": key[:MOST_LETTERS], "value": entry.text, "settings": entry.settings, "why": entry.sentence}
 
 
 def _missing(path: str, text: str, suggestions: list[str]) -> dict[str, Any]:
-    """A setting whose file is not here. looks: what the file browser shows; nearby: where the file may be, and what the form had"""
+    """Return the data of a setting whose file is missing on this machine.
+
+    path: of the setting; text: path of the file; suggestions: where the file may be
+    """
     entry = FIELDS[path]
     browsed = "model" if entry.widget == "model" else "folder" if path == SOURCES else browses(entry) or "any"
     return {"field": path, "text": text, "looks": browsed, "nearby": suggestions}
 
 
 def replace_folder(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Replace the path of a dataset folder that is not on this machine. data: {"before": path, "now": path}. Raises ProblemsError."""
-    before, now = str(data.get("before")), str(page.roots.check(str(data.get("now")), SOURCES))
+    """Replace the dataset folder {"before": path} by {"now": path}. Raises ProblemsError if the new folder is not allowed."""
+    before, new_folder = str(data.get("before")), str(page.roots.check(str(data.get("now")), SOURCES))
     sources = map(to_values, page.project.job.dataset.sources)
-    changed = [each | ({"folder": now} if each.get("folder") == before else {}) for each in sources]
+    changed = [each | ({"folder": new_folder} if each.get("folder") == before else {}) for each in sources]
     page.project.set_values({SOURCES: changed}, did="choosing a folder")
 
 
 def _stored_report(description: str) -> dict[str, Any]:
-    """The report that is stored in a preset's description (`Import.description`)."""
+    """Return the report stored in a preset's description (`Import.description`)."""
     head, *lines = description.split("\n")
     title, _, summary = head.partition(": ")
     parts: list[dict[str, Any]] = []
@@ -195,9 +206,12 @@ def _stored_report(description: str) -> dict[str, Any]:
 # -- the export
 
 
-def exported(page: Page, program: str = "") -> dict[str, Any]:
-    """The form as files for sd-scripts (command line and config file), or with "kohya_ss" as its preset, with a dataset config
-    and a list of what these cannot express. Raises ProblemsError."""
+def export_texts(page: Page, program: str = "") -> dict[str, Any]:
+    """Return the form as texts for another program. Raises ProblemsError.
+
+    program: "kohya_ss" for its preset, else sd-scripts' command line and config file. The result also has a dataset config, "lost" with
+    the settings that cannot be expressed, and "advice".
+    """
     page.project.check()
     job = page.project.job
     job = with_family(job, page.checks.model(job.model.base_model, job.model.family))
@@ -218,7 +232,7 @@ def exported(page: Page, program: str = "") -> dict[str, Any]:
         "dataset": dataset,
         "lost": [
             {"field": path}
-            | {place: short(shown_value(FIELDS[path], value), 60) for place, value in zip(("here", "there"), pair)}
+            | {column: short(shown_value(FIELDS[path], value), 60) for column, value in zip(("here", "there"), pair)}
             for path, pair in lost.items()
         ],
         "advice": [problem.to_dict() for problem in [*open_prediction, *without_passed(advice, passed)]],
@@ -226,7 +240,7 @@ def exported(page: Page, program: str = "") -> dict[str, Any]:
 
 
 def _dataset(page: Page, job: TrainJob) -> tuple[str, list[Problem]]:
-    """(the dataset config or "", its problems). A shared page reads its own folders only."""
+    """Return (dataset config of sd-scripts or "", its problems). A shared page reads only allowed folders."""
     try:
         page.roots.admit(job)
         text, _, problems = dataset_text(job, "toml")

@@ -1,5 +1,4 @@
-"""The tree of a model's layers below the settings that choose them: which layers the settings choose, counted on the light lane,
-and the settings for layers that are chosen in the tree."""
+"""The tree of a model's layers in the Train form: counts of chosen and trained layers, and choosing layers in the tree."""
 
 from __future__ import annotations
 
@@ -31,9 +30,12 @@ CHOSEN, EXCLUDED = "network.layers", "network.exclude_layers"
 
 @dataclass(frozen=True)
 class ChosenLayers:
-    """The layers that a job's settings choose, as masks of a LayerTree.
+    """The layers that a job's settings choose, each set as a bit mask over `tree.layers`.
 
-    usual     chosen by empty settings      wanted   in the parts that train      trained   with a network
+    chosen   by the layer expressions
+    usual    chosen when these are empty
+    wanted   in the parts (U-Net, text encoders) that are trained
+    trained  that get a network
     """
 
     tree: LayerTree
@@ -44,7 +46,10 @@ class ChosenLayers:
 
     @cached_property
     def leaves(self) -> list[dict[str, Any]]:
-        """Data of each leaf for the page's script. numbers: parameters in layers with a network, and in all layers"""
+        """Data of each leaf of the tree for the page's script: names and numbers of layers.
+
+        "numbers": parameters in the leaf's trained layers, and in all of its layers
+        """
         return [
             {
                 "names": [leaf.block, leaf.part, leaf.matrix],
@@ -59,7 +64,7 @@ class ChosenLayers:
 
 
 class Layers:
-    """The newest count, shared by all browsers."""
+    """The newest layer counts, shared by all browsers."""
 
     def __init__(self, engine: Engine, workspace: Workspace, project: Project, roots: Roots):
         self._engine, self._workspace, self._project, self._roots = engine, workspace, project, roots
@@ -70,7 +75,7 @@ class Layers:
         self._problem = ""
 
     def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
-        """Part of the tick: the facts of the tree that the browser shows."""
+        """Return the part of the page's periodic update with the tree that the browser requests; {} without a request."""
         requested = body.get("wants")
         request = requested.get("layers") if tab == "Train" and isinstance(requested, dict) else None
         if not isinstance(request, dict):
@@ -78,8 +83,7 @@ class Layers:
         return {"layers": self.facts(self._project.job) | {"choice": request.get("choice")}}
 
     def facts(self, job: TrainJob) -> dict[str, Any]:
-        """The leaves with the numbers of chosen and trained layers; none while they are counted. Starts a new count if the job has
-        changed."""
+        """Return the leaves with numbers of chosen and trained layers; [] while they are counted. Starts a count if the job has changed."""
         if refused := self._roots.refused(job):
             return {"fresh": True, "tree": _tree_name(job), "problem": refused[0].what, "leaves": []}
         key = (_tree_name(job), described(job))
@@ -92,6 +96,7 @@ class Layers:
         return {"fresh": fresh, "tree": _tree_name(job), "problem": problem if fresh else "", "leaves": leaves}
 
     def _count(self, job: TrainJob, key: Any, task: Any) -> None:
+        """Count the layers of a job in the background. key: model and settings that the count depends on"""
         chosen, problem = self._chosen, ""
         try:
             chosen = self._find(job)
@@ -103,6 +108,7 @@ class Layers:
             self._key, self._chosen, self._problem = key, chosen, problem
 
     def _find(self, job: TrainJob) -> ChosenLayers:
+        """Return the layers that the job's settings choose. Raises ProblemsError."""
         family = base_model_family(job.model, self._workspace)
         if not family:
             what, fix = "The base model is not known", "choose a base model"
@@ -111,9 +117,10 @@ class Layers:
         return chosen_layers(job, _layer_tree(path, family, os.stat(path).st_mtime_ns))
 
     def choose(self, data: dict[str, Any]) -> None:
-        """Choose or deselect the leaves of these indices; with "usual", empty the settings. Raises ProblemsError for another
-        model's tree. Runs in the request, in milliseconds since the tree has been read: on a busy lane the choice would be
-        lost."""
+        """Choose ("on") or deselect the tree's leaves data["leaves"] (indices); "usual" empties the settings.
+
+        Raises ProblemsError if the tree is of another base model. It runs within the request, as a choice could be lost on a busy lane.
+        """
         texts: tuple[list[str], list[str]] = ([], [])
         if not data.get("usual"):
             job = self._project.job
@@ -132,12 +139,12 @@ class Layers:
 
 
 def _tree_name(job: TrainJob) -> str:
-    """Identifies the model of the tree."""
+    """Return the name that identifies the model of the tree."""
     return f"{job.model.base_model} {job.model.family}"
 
 
 def chosen_layers(job: TrainJob, tree: LayerTree) -> ChosenLayers:
-    """The layers of a model that a job's settings choose. Raises ProblemsError for expressions that are invalid or too slow."""
+    """Return the layers of a model that a job's settings choose. Raises ProblemsError for invalid or too slow expressions."""
     network, kind_settings = job.network, kind_named(job.network.kind).kind_settings(job)
     choice, size_of = LayerChoice(network), kind_sizes(network, kind_settings, tree.layers)
     return ChosenLayers(
@@ -151,5 +158,5 @@ def chosen_layers(job: TrainJob, tree: LayerTree) -> ChosenLayers:
 
 @lru_cache(maxsize=4)
 def _layer_tree(path: Path, family: str, changed: int) -> LayerTree:
-    """The tree of a model, from its header. changed: time of the file, so that a replaced one is read again"""
+    """Return the tree of a model from its header. changed: modification time of the file in ns, only part of the cache key"""
     return LayerTree(layers_of(family, open_checkpoint(path, family).parts))

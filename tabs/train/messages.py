@@ -1,4 +1,4 @@
-"""The message about the form to a browser. Each has the whole state, so that a lost one does no harm."""
+"""The message with the form's state to a browser. Each contains the whole state, so that lost messages do no harm."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def form_part(page: Page, browser: Browser) -> dict[str, Any]:
-    """The whole state of the form: values, marks, notes."""
+    """Return the whole state of the form for `browser`: values, problems, notes, presets."""
     project = page.project
     with project.lock:
         job = project.job
@@ -44,7 +44,7 @@ def form_part(page: Page, browser: Browser) -> dict[str, Any]:
 
 
 def _project_state(project: Project, model: dict[str, Any]) -> dict[str, Any]:
-    """The parts that follow from the project and its `model` alone."""
+    """Return the part of the form's state that depends on the project and its `model` (see `Checks.model`) alone."""
     job, invalid, changed = project.job, project.bad, project.changed()
     errors = {path: {"what": item.problem.what, "fix": item.problem.fix} for path, item in invalid.items()}
     notes: dict[str, list[dict[str, str]]] = {}
@@ -76,7 +76,10 @@ def _project_state(project: Project, model: dict[str, Any]) -> dict[str, Any]:
 def _group(
     group: str, job: Any, changed: dict[str, Any], errors: dict[str, Any], idle: dict[str, str]
 ) -> dict[str, Any]:
-    """Whether a group is shown, its summary, and the number of changed, invalid and unused fields in it."""
+    """Return whether a group is shown, its summary, and its numbers of changed and invalid fields.
+
+    "idle": reason why no setting of the group has an effect, or ""; idle: {path: reason} of fields without effect
+    """
 
     def number_in_group(paths: Any) -> int:
         return sum(FIELDS[path].group == group and form.in_group(FIELDS[path]) for path in paths)
@@ -91,13 +94,14 @@ def _group(
 
 
 def preset_facts(page: Page) -> dict[str, Any]:
+    """Return the data of the preset bar: name of the loaded preset, whether it is the user's, all names, recipe card."""
     name = page.project.preset
     recipe = presets_bar.recipe_facts(page)
     return {"name": name, "own": name.startswith("user/"), "all": page.presets.names("train"), "recipe": recipe}
 
 
 def names(page: Page) -> dict[str, str]:
-    """Project name and model family for the header."""
+    """Return {"project", "family", "evidence"}: project name and model family for the header."""
     job = page.project.job
     model = page.checks.model(job.model.base_model, job.model.family)
     return {"project": job.saving.output_name, "family": model["family"], "evidence": model["evidence"]}

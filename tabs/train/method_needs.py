@@ -1,5 +1,4 @@
-"""Texts of the Train form apart from its settings: what each method needs, unused fields, recipes, the list of optimizers, and hints
-below fields."""
+"""Texts of the Train form that depend on several settings: needs of methods, unused fields, recipes, optimizers, hints."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -42,7 +41,7 @@ NUMBERS = {"SD 1.x": 1.066e9, "SD 2.x": 1.290e9, "SDXL": 3.469e9}
 
 
 def with_family(job: TrainJob, model: Mapping[str, Any]) -> TrainJob:
-    """Return the job with the family of the model's file if its setting is auto."""
+    """Return the job with the model family detected from the file, if its setting is auto. model: see `Checks.model`"""
     keys = {label: key for key, label in FIELDS["model.family"].labels.items()}
     family = keys.get(model["family"])
     if job.model.family != "auto" or family is None:
@@ -51,25 +50,25 @@ def with_family(job: TrainJob, model: Mapping[str, Any]) -> TrainJob:
 
 
 def idle_fields(job: TrainJob) -> dict[str, str]:
-    """{path: reason} of the fields without effect for this method, scheduler and DeepSpeed setting, which the form hides."""
+    """Return {path: reason} of fields without effect for this method, scheduler and DeepSpeed setting, which the form hides."""
     reasons = {path: reason for path, reason in unmet_in(job) if path.partition(".")[0] in ("method", "sharding")}
     reasons |= {path: reason for topic in (method, schedule, sharding) for path, reason in topic.without_effect(job)}
     return {path: reason for path, reason in reasons.items() if not FIELDS[path].first or FIELDS[path].only}
 
 
 def idle_group(group: str, idle: dict[str, str]) -> str:
-    """The reason why no setting of a group has an effect, or ""."""
+    """Return the reason why no setting of a group has an effect, or "". idle: {path: reason} of fields without effect"""
     reasons = [idle.get(path, "") for path, entry in FIELDS.items() if entry.group == group and not entry.elsewhere]
     return reasons[0].removeprefix("ignored: ") if reasons and all(reasons) else ""
 
 
 def needs(job: TrainJob, model: Mapping[str, Any]) -> dict[str, Any]:
-    """What the chosen method needs before a start. model: see `Checks.model`
+    """Return what the chosen method needs before a start. model: see `Checks.model`
 
-    In the result:
-    text, fields   a sentence, and the fields that it names: [[label, path], ...]
-    here           paths of fields to show below it, for methods with control images
-    does           its buttons, for these methods: [[label, action], ...]
+    "text"    a sentence
+    "fields"  [[label, path]] of fields that it mentions
+    "here"    paths of fields to show below it; only for methods with control images
+    "does"    [[label, action]] of its buttons; only for these methods
     """
     text, fields = spec_of(job).needs(job, model["family"], _size(job, model))
     if usual_rate(job):
@@ -81,7 +80,7 @@ def needs(job: TrainJob, model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _control_images(job: TrainJob) -> list[list[str]]:
-    """The next button of a training with control images: to choose them, then to make sample prompts with them."""
+    """Return [[label, action]] of the next button for control images: make them, or use them as samples; [] if all is set."""
     if not all(has_partners(concept) for concept in concepts_of(job) if concept.control):
         return [["Make control images", "make_pairs"]]
     if all(CONTROL_IMAGE.search(line) for line in job.samples.sample_prompts):
@@ -91,7 +90,7 @@ def _control_images(job: TrainJob) -> list[list[str]]:
 
 
 def _size(job: TrainJob, model: Mapping[str, Any]) -> str:
-    """Text on the size of each saved file."""
+    """Return the text on the size of each saved full model."""
     precision, number = job.saving.save_precision, every(job.saving.save_n_evenly) or 0
     file_bytes = (model["numbers"] or NUMBERS.get(model["family"], 0)) * (4 if precision == "fp32" else 2)
     size = f"about {size_words(file_bytes)} in {precision}" if file_bytes else "several GB"
@@ -104,9 +103,9 @@ def _size(job: TrainJob, model: Mapping[str, Any]) -> str:
 
 @cache
 def optimizer_choices(device: str | None = None) -> list[tuple[str, list[tuple[str, str]]]]:
-    """[(group, [(label, name)])] of all optimizers, with what each needs.
+    """Return [(group, [(label, name)])] of all optimizers, with notes on what each needs.
 
-    device  the training device; None while it is unknown
+    device: training device, None while unknown
     """
     members: dict[str, list[tuple[str, str]]] = {}
     for group, label, entry in _optimizers(device):
@@ -115,7 +114,7 @@ def optimizer_choices(device: str | None = None) -> list[tuple[str, list[tuple[s
 
 
 def _optimizers(device: str | None) -> list[tuple[str, str, Entry]]:
-    """[(group, label, entry)]: the usual optimizers, the others by package, and those that cannot be used here, with the reason."""
+    """Return [(group, label, entry)]: usual optimizers, then others by package, then those that cannot be used here with the reason."""
     packages = [*data()["packages"], OWN]
     ranked = []
     for number, entry in enumerate(catalog().values()):
@@ -128,6 +127,7 @@ def _optimizers(device: str | None) -> list[tuple[str, str, Entry]]:
 
 
 def _optimizer_label(entry: Entry, device: str | None) -> str:
+    """Return an optimizer's label: name, package, and notable traits."""
     short_name = entry.name.rsplit(".", 1)[-1]
     notes = [entry.package] + [text for trait, text in TRAITS.items() if trait in entry.traits]
     notes += [f"only on {' or '.join(entry.only_on)}"] if entry.only_on and device is None else []
@@ -135,7 +135,7 @@ def _optimizer_label(entry: Entry, device: str | None) -> str:
 
 
 def hints(job: TrainJob) -> dict[str, str]:
-    """{path: hint} below fields whose meaning depends on other settings."""
+    """Return {path: hint below the field} of fields whose meaning depends on other settings."""
     texts = {}
     entry = find(job.optimizer.optimizer_type)
     if entry is not None and entry.arguments:
@@ -148,17 +148,21 @@ def hints(job: TrainJob) -> dict[str, str]:
         texts["dataset.folder"] = f"{verb} on {count(len(chosen), 'folder')} of the Dataset tab: {folders}."
     for group in ("dataset", "captions", "validation"):
         for name in type(getattr(job, group)).model_fields.keys() & OwnSettings.model_fields.keys():
-            own = [value for each in job.dataset.sources if each.enabled and (value := getattr(each, name)) is not None]
-            if own:
-                listed = first_of(list(dict.fromkeys(shown_value(FIELDS[f"{group}.{name}"], each) for each in own)), 3)
-                texts[f"{group}.{name}"] = f"Set for {count(len(own), 'folder')} of the Dataset tab: {listed}."
+            values = [
+                value for each in job.dataset.sources if each.enabled and (value := getattr(each, name)) is not None
+            ]
+            if values:
+                listed = first_of(
+                    list(dict.fromkeys(shown_value(FIELDS[f"{group}.{name}"], each) for each in values)), 3
+                )
+                texts[f"{group}.{name}"] = f"Set for {count(len(values), 'folder')} of the Dataset tab: {listed}."
     if sentence := scale_sentence(job, job.memory.num_processes):
         texts["optimizer.scale_lr"] = f"{sentence}."
     return texts
 
 
 def _argument(argument: Argument) -> str:
-    """Text of an optimizer argument: "d_coef=1.0", or its name alone without a default."""
+    """Return an optimizer argument as text: "d_coef=1.0", or the name alone without a default."""
     value = argument.default
     if isinstance(value, (list, tuple)):
         return f"{argument.name}={','.join(str(item) for item in value)}"
@@ -169,31 +173,39 @@ def _argument(argument: Argument) -> str:
 
 
 def _recipes(job: TrainJob) -> dict[str, list[Recipe]]:
-    """{path of a field: recipes below it that would change something}."""
+    """Return {path of a field: recipes below it that would change a setting}."""
     offers = {"optimizer.optimizer_type": recipes(job.optimizer.optimizer_type)}
     if rate := usual_rate(job):
         offers["optimizer.learning_rate"] = [rate]
     offers["schedule.lr_scheduler"] = constant_or_warmup(job)
     if job.noise.loss_type in HUBER_LIKE:
         offers["noise.loss_type"] = [HUBER]
-    return {path: changing for path, each in offers.items() if (changing := [one for one in each if changes(job, one)])}
+    return {
+        path: changing
+        for path, each in offers.items()
+        if (changing := [recipe for recipe in each if changes(job, recipe)])
+    }
 
 
 def recipe_offers(job: TrainJob) -> dict[str, list[dict[str, str]]]:
-    """{path of a field: [{"title", "why", "sets"}] for the buttons below it}."""
+    """Return {path of a field: [{"title", "why", "sets"}] of the recipe buttons below it}."""
     return {
-        path: [{"title": one.title, "why": one.why, "sets": _settings_text(changes(job, one))} for one in useful]
-        for path, useful in _recipes(job).items()
+        path: [
+            {"title": recipe.title, "why": recipe.why, "sets": _settings_text(changes(job, recipe))}
+            for recipe in offered
+        ]
+        for path, offered in _recipes(job).items()
     }
 
 
 def _settings_text(changed: dict[str, Any]) -> str:
+    """Return settings as text: "Learning rate 1, Warmup 0". changed: {path: value}"""
     return ", ".join(f"{FIELDS[path].title} {shown_value(FIELDS[path], value)}" for path, value in changed.items())
 
 
 def with_recipe(job: TrainJob, path: str, title: str) -> TrainJob:
-    """Return the job with a recipe of `recipe_offers`. Raises ProblemsError if it is no longer offered."""
-    recipe = next((one for one in _recipes(job).get(path, []) if one.title == title), None)
+    """Return the job with the recipe titled `title` of field `path` applied. Raises ProblemsError if it is no longer offered."""
+    recipe = next((each for each in _recipes(job).get(path, []) if each.title == title), None)
     if recipe is None:
         raise ProblemsError.one("This recipe is already applied", path, "", code="recipe.applied")
     return with_values(job, changes(job, recipe))

@@ -1,4 +1,4 @@
-"""The list of presets, and the card of a loaded recipe: its values with reasons, and whether it fits the model and the GPU."""
+"""The list of presets, and the card of a loaded recipe: values with reasons, and whether it fits model and GPU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEFAULTS = ""
 
 
 def choices(page: Page) -> list[tuple[str, list[tuple[str, str]]]]:
-    """[(group, [(label, name)])]: complete presets, then recipes by family, those that need more VRAM than there is last."""
+    """Return [(group, [(label, name)])] of the presets: defaults, presets and recipes by family, those that need more VRAM last."""
     members: dict[str, list[tuple[str, str]]] = {"": [("Defaults", DEFAULTS)]}
     for group, label, name in _preset_rows(page):
         members.setdefault(group, []).append((label, name))
@@ -27,7 +27,7 @@ def choices(page: Page) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def _preset_rows(page: Page) -> list[tuple[str, str, str]]:
-    """[(group, label, name)] of the training presets."""
+    """Return [(group, label, name)] of the training presets in the order of the list."""
     gpu, ranked = page.gpu(), []
     for number, name in enumerate(page.presets.names("train")):
         preset = read_preset(page.presets, name)
@@ -44,7 +44,7 @@ def _preset_rows(page: Page) -> list[tuple[str, str, str]]:
 
 
 def recipe_facts(page: Page) -> dict[str, Any] | None:
-    """Data of the loaded recipe's card: its purpose, and its values with reasons; None without a recipe."""
+    """Return the data of the loaded recipe's card: purpose, and values with reasons; None without a recipe."""
     recipe = page.project.recipe()
     if recipe is None:
         return None
@@ -61,7 +61,7 @@ def recipe_facts(page: Page) -> dict[str, Any] | None:
 
 
 def _fit(page: Page, recipe: preset_files.Preset) -> dict[str, Any] | None:
-    """Why the recipe does not fit, with buttons to choose another recipe or model; None if it fits."""
+    """Return why the recipe does not fit model or GPU, and what to choose instead; None if it fits."""
     job, gpu = page.project.job, page.gpu()
     family = with_family(job, page.checks.model(job.model.base_model, job.model.family)).model.family
     problems = recipe_problems(recipe, family, gpu)

@@ -1,4 +1,4 @@
-"""The learning rate schedule and the timestep distribution of the form's settings, as points for the charts next to them."""
+"""Charts of the form's learning rate schedule and timestep distribution, as points."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ BANDS = 50  # of timesteps
 
 
 class RateSketch:
-    """The newest schedule. Those of torch's scheduler classes are computed on the light lane, since they need torch."""
+    """The newest learning rate chart. Schedules of torch's classes are computed in the background, as torch must be loaded."""
 
     def __init__(self, engine: Engine):
         self._engine = engine
         self._cached: tuple[Any, dict[str, Any]] = (None, {})
 
     def facts(self, job: TrainJob, total: int) -> dict[str, Any]:
-        """{"steps", "lines": [{"name", "values"}], "total", "about"}; "steps" is empty if there is nothing to show."""
+        """Return the chart {"steps", "lines": [{"name", "values"}], "total", "about"}; "steps" is [] if nothing can be shown.
+
+        total: optimizer steps, 0 while unknown
+        """
         key = (job.schedule, job.optimizer, job.method, job.network, job.dataset.train_batch_size, total)
         if self._cached[0] != key:
             needs_torch = job.schedule.lr_scheduler_type and "torch" not in sys.modules
@@ -42,6 +45,7 @@ class RateSketch:
         return self._cached[1]
 
     def _later(self, job: TrainJob, total: int, key: Any, task: Any) -> None:
+        """Load torch and compute the chart, in the background. key: the settings that the chart depends on"""
         import torch  # noqa: F401  the curve is one of its classes
 
         facts = self._computed(job, total)
@@ -49,7 +53,7 @@ class RateSketch:
             self._cached = (key, facts)
 
     def _computed(self, job: TrainJob, total: int) -> dict[str, Any]:
-        """The result of `facts`, computed now. total: optimizer steps, 0 while unknown"""
+        """Return the chart of `facts`, computed now."""
         if any(problem.level == "error" for problem in rules.problems(job)):
             return _nothing(total, "The schedule is shown once its settings are valid.")
         steps = total or GUESSED_STEPS
@@ -66,12 +70,12 @@ class RateSketch:
 
 
 def _nothing(total: int, about: str) -> dict[str, Any]:
-    """The data without a curve, with the reason."""
+    """Return a chart without points. about: the reason"""
     return {"steps": [], "lines": [], "total": total, "about": about}
 
 
 def timestep_facts(noise: NoiseSettings) -> dict[str, Any]:
-    """Data of the chart of the timestep distribution; "steps" is empty if it is uniform or the range is empty."""
+    """Return the chart of the timestep distribution; "steps" is [] if it is uniform or the timestep range is empty."""
     if noise.uniform_timesteps or noise.min_timestep >= noise.max_timestep:
         return {"steps": [], "lines": [], "about": ""}
     middles = [(number + 0.5) * 1000 / BANDS for number in range(BANDS)]

@@ -1,4 +1,4 @@
-"""Start and Add to queue: wait for the browser's last changes, check the job, and submit it once."""
+"""Start and Add to queue: waits for the browser's last changes, checks the job, and submits it once."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ QUICK_SECONDS = 0.4  # for which a response waits for the checks
 
 
 def press(page: Page, browser: Browser, message: dict[str, Any]) -> None:
-    """Handle a click on Start ("how": "start") or Add to queue ("queue"). The result is shown in the browser's panel. Raises
-    OldRevision."""
+    """Handle a click on Start ({"how": "start"}) or Add to queue ("queue"), and show the result in `browser`. Raises OldRevision."""
     if message.get("how") not in ("start", "queue"):
         return  # cancelled in a dialog
     how = message["how"]
@@ -58,7 +57,10 @@ def press(page: Page, browser: Browser, message: dict[str, Any]) -> None:
 def _check_and_submit(
     page: Page, browser: Browser, job: TrainJob, preset: str, invalid: list[Problem], how: str, token: str
 ) -> None:
-    """Check the job and submit it, in a thread, so that the response does not wait and closing the browser does not stop it."""
+    """Check the job and submit it, in a thread that goes on when the browser is closed, and show the result in `browser`.
+
+    invalid: problems of the form's fields; how: "start" or "queue"; token: of the click, to identify its messages
+    """
     try:
         report = page.checks.report(job, decode=True)
         problems = invalid + errors(page.checks.problems(job, report, page.engine.find_device(), find_copies=True))

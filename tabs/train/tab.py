@@ -63,7 +63,7 @@ FORM = "the form"  # `about` of messages on its fields and presets
 
 
 def build(page: Page) -> None:
-    """Build the form, which the page's script fills in, and the column next to it."""
+    """Create the form, which the page's script fills in, and the column next to it, and register the listeners."""
     with gr.Row(elem_id="train", elem_classes="split"):
         with gr.Column(scale=5, min_width=480):
             gr.HTML(_form(), elem_id="train-form", apply_default_css=False)
@@ -78,7 +78,7 @@ def build(page: Page) -> None:
             page.commands |= {"forecast": page.forecast.request, "try": page.forecast.queue_test}
             page.pulse_parts += [page.forecast.parts, page.layers.parts]
             page.links.answer("import", lambda body: imports.report(page.project))
-            page.links.answer("export", lambda body: imports.exported(page, str(body.get("to"))))
+            page.links.answer("export", lambda body: imports.export_texts(page, str(body.get("to"))))
             gr.HTML(piece("first_images").replace("{pair_view_buttons}", pair_view_buttons()), elem_id="images-holder")
     _listen_to_form(page)
     _listen_to_buttons(page, start, enqueue, check)
@@ -88,10 +88,11 @@ def build(page: Page) -> None:
 
 
 def _form() -> str:
+    """Return the HTML of the form."""
     return "".join(
         [
             f'<div class="card first">{"".join(_row(row, entries) for row, entries in form.first_screen())}</div>',
-            _adds(),
+            _add_buttons(),
             piece("search"),
             *(_group(group, entries) for group, entries in form.groups().items()),
             _folding("group", "json", "JSON", piece("json_pane")),
@@ -99,8 +100,8 @@ def _form() -> str:
     )
 
 
-def _adds() -> str:
-    """HTML of the buttons below the first screen that open the group of what many add next, at its first field."""
+def _add_buttons() -> str:
+    """Return the HTML of the + buttons that open the group of a common addition, at its first field."""
     buttons = "".join(
         f'<button type="button" class="btn" data-field="{path}" title="{esc(FIELDS[path].title)}">+ {title}</button>'
         for title, path in ADDS.items()
@@ -109,7 +110,7 @@ def _adds() -> str:
 
 
 def _row(row: str, entries: list[Declared]) -> str:
-    """HTML of a row of the first screen, and of the fields below it."""
+    """Return the HTML of a row of the first screen with its fields and what is below them."""
     fields = "".join(_block(entry) for entry in entries)
     below = BELOW.get(row, "")
     if row == "method":
@@ -119,7 +120,7 @@ def _row(row: str, entries: list[Declared]) -> str:
 
 
 def _group(group: str, entries: list[Declared]) -> str:
-    """HTML of a closed group: basic fields, and the others in a closed More."""
+    """Return the HTML of a collapsed group: basic fields, and the others under More."""
     basic = [entry for entry in entries if entry.level == "shown"]
     advanced = [entry for entry in entries if entry.level != "shown"]
     content = _fields(basic or advanced) + SKETCHES.get(group, "")
@@ -130,6 +131,7 @@ def _group(group: str, entries: list[Declared]) -> str:
 
 
 def _folding(kind: str, name: str, title: str, content: str) -> str:
+    """Return the HTML of a collapsed section. kind: CSS class and id prefix"""
     return (
         f'<section class="{kind}" id="{kind}-{name}"><button type="button" class="label-wrap" aria-expanded="false">'
         f'<span>{esc(title)}</span></button><div class="folded" hidden>{content}</div></section>'
@@ -137,7 +139,7 @@ def _folding(kind: str, name: str, title: str, content: str) -> str:
 
 
 def _fields(entries: list[Declared]) -> str:
-    """HTML of the fields, with a block per heading, which is hidden with the last of its fields."""
+    """Return the HTML of fields, with a block for each heading."""
     return "".join(
         f'<div class="fields">{f"<h3>{esc(heading)}</h3>" if heading else ""}{"".join(map(_block, below))}</div>'
         for heading, below in form.sections(entries)
@@ -145,29 +147,32 @@ def _fields(entries: list[Declared]) -> str:
 
 
 def _block(entry: Declared) -> str:
+    """Return the HTML of a field."""
     return form.block(entry, offers=_is_listed(entry))
 
 
 def _is_listed(entry: Declared) -> bool:
+    """Return whether the field has a list of choices or suggestions that the script requests."""
     if entry.path == "dataset.dataset_class" and not SOURCES:
         return False
     return entry.widget == "optimizer" or entry.path in SUGGESTIONS
 
 
 def _pointer(entry: Declared) -> str:
-    """HTML of a link to the tab that shows this setting."""
+    """Return the HTML of a link to the tab on which this setting is edited."""
     tab = entry.elsewhere.partition("#")[0]
     open_button = f'<button type="button" class="link" data-field="{entry.path}">Open {tab}</button>'
     return f'<p class="hint elsewhere">{entry.title} are on the {tab} tab, with the settings of each. {open_button}</p>'
 
 
 def _lists(page: Page) -> dict[str, Any]:
-    """{path, or "preset": [(group, [(label, value)])]} of the choices and suggestions."""
+    """Return {path or "preset": [(group, [(label, value)])]} of choices and suggestions."""
     listed = (entry for entry in form.on_form() if _is_listed(entry))
-    return {"preset": presets_bar.choices(page)} | {entry.path: _offers(page, entry) for entry in listed}
+    return {"preset": presets_bar.choices(page)} | {entry.path: _listed_choices(page, entry) for entry in listed}
 
 
-def _offers(page: Page, entry: Declared) -> list[tuple[str, list[tuple[str, str]]]]:
+def _listed_choices(page: Page, entry: Declared) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return [(group, [(label, value)])] of a field's choices or suggestions."""
     if entry.widget == "optimizer":
         return method_needs.optimizer_choices(page.engine.known_device)
     return [("", SUGGESTIONS[entry.path](page.workspace))]
@@ -177,20 +182,25 @@ def _offers(page: Page, entry: Declared) -> list[tuple[str, list[tuple[str, str]
 
 
 def _message(page: Page, browser: Browser, *, lists: bool = False) -> str:
-    """Message to a browser: first the numbers of its changes that have arrived, for which its fields wait, then the form.
-    lists: with the lists and the status, for the first message to a page"""
+    """Return a message to a browser: numbers of its changes that have arrived, then the form.
+
+    lists: whether to include lists and status, as the first message to a page does
+    """
     first_parts = {"lists": with_signature(_lists(page)), "status": with_signature(status(page))} if lists else {}
     return to_json({"acks": list(browser.arrived)} | first_parts | {"form": with_signature(form_part(page, browser))})
 
 
 def _say_refused(page: Page, browser: Browser) -> None:
+    """Show that a change was not applied because the form was changed in another browser."""
     text = "The form was changed in another browser. It now shows the current values; your last change was not applied."
     page.browsers.say(browser, "error", text, title="Not applied", about=FORM)
 
 
 def _edit(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Set the fields of "values", {path: text}, unless a newer change of a field has arrived. With "did", the name of an undo step,
-    all are one step, and an invalid text prevents it; else each is its own step."""
+    """Set the fields {"values": {path: text}}, except where a newer change of the field has arrived.
+
+    With "did", all are one undo step of this name, which an invalid text prevents; else each is its own step.
+    """
     entries, texts, number = {each.path: each for each in form.on_form()}, data.get("values"), to_count(data.get("n"))
     with page.project.lock:  # no other change between the check and the edit
         values = {
@@ -206,14 +216,14 @@ def _edit(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _act(name: str, page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Run an action of the preset bar or of a button below a field."""
+    """Run the project action `name` of the preset bar or of a button below a field, and show its message."""
     # The key of a field is not "path": Gradio takes an object with that key for a file and refuses the message.
     if result := page.project.run_act(name, data):
         page.browsers.say(browser, "done", result.text, problems=result.problems, undo=result.undo)
 
 
 def _take_json(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Apply the JSON pane's text. Problems are listed in the pane, and nothing is applied then."""
+    """Apply the text of the JSON pane; problems are listed in the pane, with nothing applied."""
     browser.json_problems = []
     try:
         page.project.run_act("json", data)
@@ -223,13 +233,14 @@ def _take_json(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _apply_recipe(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Apply a recipe as one undo step."""
+    """Apply the recipe {"field": path, "title"} as one undo step. Raises ProblemsError."""
     title = str(data.get("title", ""))
     job = method_needs.with_recipe(page.project.job, str(data.get("field", "")), title)
     page.project.change(job, did=f"following {title}")
 
 
 def _train_all(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    """Set the validation images to be trained too, as one undo step."""
     values = {"validation.best_checkpoint": "training"}
     page.project.set_values(values, did="training on the validation images too")
 
@@ -258,6 +269,8 @@ REFUSED = {
 
 
 def _listen_to_form(page: Page) -> None:
+    """Register the listeners of the form's actions and of the page load."""
+
     def act(event: gr.EventData) -> str:
         data = event._data if isinstance(event._data, dict) else {}
         browser, name = page.browser, str(data.get("name", ""))
@@ -269,7 +282,7 @@ def _listen_to_form(page: Page) -> None:
 
 
 def _run_action(page: Page, name: str, data: dict[str, Any], browser: Browser) -> None:
-    """Run an action. An error is shown in the browser's panel, and nothing changes then."""
+    """Run an action of the page's script. An error is shown in `browser`, with nothing changed."""
     action = ACTIONS.get(name)
     try:
         if action is not None:
@@ -284,6 +297,8 @@ def _run_action(page: Page, name: str, data: dict[str, Any], browser: Browser) -
 
 
 def _listen_to_buttons(page: Page, start: gr.Button, enqueue: gr.Button, check: gr.Button) -> None:
+    """Register the listeners of Start, Add to queue and Check again."""
+
     def pressed(envelope: str) -> str:
         message, browser = json_object(envelope), page.browser
         try:

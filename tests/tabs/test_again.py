@@ -11,7 +11,7 @@ from made_runs import make_run
 from work_parts import event, wait_until
 
 from core.record.problems import ProblemsError
-from tabs.runs.again import MOST_NAME, Agains, again
+from tabs.runs.again import MOST_NAME, Agains, planned_runs
 from tabs.runs.tab import RunHandlers
 from tests.refusals import refused
 
@@ -23,7 +23,7 @@ def planned(page):
     """planned(path, values): what a run of 60 steps would be run again with."""
     make_run(page.workspace.runs, A)
     run, job, now = page.engine.run(A), page.engine.run_job(A), page.engine.snapshot(A)
-    return lambda path, text: again(job, path, text, run, now)
+    return lambda path, text: planned_runs(job, path, text, run, now)
 
 
 def test_a_sweep_changes_one_setting_and_names_each_run(planned):
@@ -44,7 +44,7 @@ def test_a_long_name_is_cut_so_that_the_value_stays_in_it(page):
     make_run(page.workspace.runs, A)
     job, run, now = page.engine.run_job(A), page.engine.run(A), page.engine.snapshot(A)
     long = job.model_copy(update={"saving": job.saving.model_copy(update={"output_name": "x" * MOST_NAME})})
-    (found,) = again(long, "network.rank", "32", run, now).jobs
+    (found,) = planned_runs(long, "network.rank", "32", run, now).jobs
     assert len(found.saving.output_name) == MOST_NAME and found.saving.output_name.endswith("-rank-32")
 
 

@@ -300,7 +300,8 @@ def test_captioners_are_for_the_selected_images_or_those_of_the_list(folder, mon
 
     def only(*selected) -> list[str]:
         return [
-            Path(each).stem for each in desk.only(" ".join(key_of(rows[name]) for name in selected)).get("only", [])
+            Path(each).stem
+            for each in desk.captioner_limits(" ".join(key_of(rows[name]) for name in selected)).get("only", [])
         ]
 
     assert only() == [] and window.shelf["narrowed"] is None

@@ -30,10 +30,10 @@ from tabs.runs.compared import (
     differing_settings,
     fact_rows,
     image_changes,
+    incomparable_reasons,
     other_prompts,
     sample_rows,
     shared_images,
-    unlike,
     verdict,
     verdicts,
 )
@@ -96,7 +96,7 @@ def held(**changes):
 )
 def test_another_measure_is_not_comparable_and_the_reason_is_named(sides, b, reason):
     a, b = sides(b=b)
-    assert unlike(a, b) == [reason]
+    assert incomparable_reasons(a, b) == [reason]
     said = verdict(a, b)
     assert f"0.1210 at step 20 against 0.1344 at step 60; {reason}, so not comparable." in said
     assert "so comparable" not in said and "timesteps." not in said
@@ -106,7 +106,7 @@ def test_other_timesteps_are_not_comparable(sides):
     about = dataset()
     about["validation"]["timesteps"] = [100, 200, 300, 400]
     a, b = sides(b={"about": about, "settings": {"noise": {"max_timestep": 500}}})
-    assert unlike(a, b) == ["measured at different timesteps"]
+    assert incomparable_reasons(a, b) == ["measured at different timesteps"]
 
 
 def test_settings_that_only_train_leave_the_measure_the_same(sides):
@@ -115,7 +115,7 @@ def test_settings_that_only_train_leave_the_measure_the_same(sides):
         "network": {"rank": 4},
         "schedule": {"seed": 5, "max_train_steps": 60},
     }
-    assert unlike(*sides(b={"settings": other, "about": dataset(images=IMAGES[:1])})) == []
+    assert incomparable_reasons(*sides(b={"settings": other, "about": dataset(images=IMAGES[:1])})) == []
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_of_two_samples_that_are_as_near_the_earlier_is_taken():
 
 
 def test_order_of_the_images_does_not_matter(sides):
-    assert unlike(*sides(b={"about": dataset(held=HELD[::-1])})) == []
+    assert incomparable_reasons(*sides(b={"about": dataset(held=HELD[::-1])})) == []
 
 
 def test_equal_losses_and_a_best_before_the_first_step_are_said(sides):

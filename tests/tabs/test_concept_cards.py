@@ -270,7 +270,7 @@ def test_an_answer_says_how_many_images_it_leaves_without_a_caption(desk):
 def test_what_is_said_to_hold_now_changes_nothing_when_it_is_chosen(desk):
     before = desk.page.project.job.captions
     for kind in ("sidecars", "lines"):
-        desk.act(event("answer", f"{kind}:{questions.in_force(desk.page.project.job, kind)}"))
+        desk.act(event("answer", f"{kind}:{questions.current_choice(desk.page.project.job, kind)}"))
     assert desk.page.project.job.captions == before
 
 
@@ -304,13 +304,13 @@ def test_checks_do_not_call_a_dataset_good_while_they_go_on(desk):
 def test_every_answer_is_what_then_holds(desk, kind):
     for choice in questions.QUESTIONS[kind][1]:
         desk.act(event("answer", f"{kind}:{choice.name}"))
-        assert questions.in_force(desk.page.project.job, kind) == choice.name
+        assert questions.current_choice(desk.page.project.job, kind) == choice.name
 
 
 def test_a_color_behind_transparency_is_chosen(desk):
     desk.act(event("answer", "transparency:color", "#204060"))
     assert desk.page.project.job.dataset.alpha_color == "#204060"
-    assert questions.in_force(desk.page.project.job, "transparency") == "color"
+    assert questions.current_choice(desk.page.project.job, "transparency") == "color"
     with pytest.raises(ProblemsError):
         desk.act(event("answer", "transparency:color", "blue"))
     with pytest.raises(ProblemsError):

@@ -275,7 +275,7 @@ def test_a_shared_page_neither_chooses_nor_reads_a_folder_outside(tmp_path):
 def test_dropped_images_become_the_chosen_folder(desk, tmp_path):
     files = [str(image(tmp_path / "up" / f"fox{n}.png")) for n in range(3)]
     (tmp_path / "up" / "fox.docx").write_bytes(b"x")
-    desk.take([*files, str(tmp_path / "up" / "fox.docx")])
+    desk.store_dropped([*files, str(tmp_path / "up" / "fox.docx")])
     wait_until(lambda: desk._intake.done)
     assert desk.page.project.job.dataset.folder == str(desk.page.workspace.datasets / "fox")
     assert not any((tmp_path / "up").iterdir())  # the server's copies of the upload are gone
@@ -287,7 +287,7 @@ def test_dropped_images_become_the_chosen_folder(desk, tmp_path):
 def test_images_dropped_on_a_chosen_dataset_are_added_or_used_alone_as_answered(desk, tmp_path, answer, folders):
     image(tmp_path / "mine" / "a.png")
     choose(desk, tmp_path / "mine")
-    desk.take([str(image(tmp_path / "up" / "fox.png"))])
+    desk.store_dropped([str(image(tmp_path / "up" / "fox.png"))])
     wait_until(lambda: desk._intake.done)
     assert [Path(each.folder).name for each in entries_of(desk.page.project.job)] == ["mine"]
     assert "<strong>fox</strong>" in desk.boards()["intake"]
@@ -300,7 +300,7 @@ def test_a_drop_used_alone_replaces_every_folder_and_one_undo_brings_all_back(de
     image(tmp_path / "second" / "b.png")
     choose(desk, tmp_path / "mine")
     desk.browse(event("also", value=str(tmp_path / "second")))
-    desk.take([str(image(tmp_path / "up" / "fox.png"))])
+    desk.store_dropped([str(image(tmp_path / "up" / "fox.png"))])
     wait_until(lambda: desk._intake.done)
     steps = len(undone(desk))
     desk.intake_act(event("alone"))
@@ -313,7 +313,7 @@ def test_a_drop_used_alone_replaces_every_folder_and_one_undo_brings_all_back(de
 def test_the_line_of_a_drop_that_is_done_before_the_next_tick_goes(desk, tmp_path, monkeypatch):
     shows = threading.Event()
     monkeypatch.setattr(dataset_tab, "store_upload", lambda *given: shows.wait() and store_upload(*given))
-    shown = desk.show() | desk.take([str(image(tmp_path / "up" / "fox.png"))])
+    shown = desk.show() | desk.store_dropped([str(image(tmp_path / "up" / "fox.png"))])
     shows.set()
     wait_until(lambda: desk._intake.done)
     assert "Adding files" in shown["intake"] and desk.tick(shown["client"])["intake"] == ""
@@ -323,7 +323,7 @@ def test_a_bad_drop_is_explained_until_closed(desk, tmp_path):
     note = tmp_path / "note.txt"
     note.write_text(HOSTILE)
     before = desk.page.project.job
-    desk.take([str(note)])
+    desk.store_dropped([str(note)])
     wait_until(lambda: desk._intake.done)
     assert "The dropped files contain no images" in desk.boards()["intake"] and desk.page.project.job == before
     desk.intake_act(event("close"))

@@ -278,12 +278,12 @@ def test_what_happens_to_captions_that_are_there_is_chosen_for_each_captioner(pa
 def test_a_start_does_not_begin_with_the_earlier_value_of_a_field_that_was_refused(page, monkeypatch):
     form, started = ToolForm(page, IMAGES), []
     monkeypatch.setattr(page.works, "start", lambda *given: started.append(given))
-    shown = form.acted(event("field", "quality", "many"))["area"]
+    shown = form.act_and_report(event("field", "quality", "many"))["area"]
     assert 'aria-invalid="true"' in shown and 'value="many"' in shown, "what was written stays, and is marked"
-    form.acted(event("go"))
+    form.act_and_report(event("go"))
     assert not started
-    form.acted(event("field", "quality", "90"))
-    form.acted(event("go"))
+    form.act_and_report(event("field", "quality", "90"))
+    form.act_and_report(event("go"))
     assert started
 
 
@@ -307,15 +307,17 @@ def test_a_refused_start_is_answered_in_its_card_in_place_of_what_failed_there_b
     said = []
     monkeypatch.setattr(page.browsers, "say", lambda *given, **about: said.append(about))
     form.act(event("field", "folder", "nowhere"))
-    shown = form.acted(event("go"))["area"]
+    shown = form.act_and_report(event("go"))["area"]
     assert "tool-refused" in shown and "nowhere" in shown.partition("tool-refused")[2] and not said
-    assert "tool-refused" in form.acted(event("field", "quality", "91"))["area"], "it stays while fields change"
+    assert "tool-refused" in form.act_and_report(event("field", "quality", "91"))["area"], (
+        "it stays while fields change"
+    )
     assert "tool-refused" not in other.html()
     assert page.works._hidden == {"crop"}, "what failed in other cards, and downloads, stay"
-    assert "tool-refused" not in form.acted(event("field", "action", "crop"))["area"]
-    form.acted(event("go"))
+    assert "tool-refused" not in form.act_and_report(event("field", "action", "crop"))["area"]
+    form.act_and_report(event("go"))
     monkeypatch.setattr(page.works, "start", lambda *given: None)
-    assert "tool-refused" not in form.acted(event("go"))["area"]
+    assert "tool-refused" not in form.act_and_report(event("go"))["area"]
 
 
 def test_a_failure_stays_until_it_has_been_seen(page, monkeypatch):

@@ -234,21 +234,21 @@ def test_the_form_is_exported_with_what_sd_scripts_cannot_express(page, tmp_path
     folder = image(tmp_path / "set" / "a.png", caption="a fox").parent
     opened(page, COMMAND.format(8, "fox") + f" --train_data_dir={folder}")
     page.project.set_values({"dataset.folder": str(folder), "network.rank": 12}, did="a test")
-    found = imports.exported(page)
+    found = imports.export_texts(page)
     assert "--network_dim=12" in found["command"] and found["name"] == "fox"
     assert tomllib.loads(found["toml"])["network_dim"] == 12
     assert tomllib.loads(found["dataset"])["datasets"]
-    preset = imports.exported(page, "kohya_ss")
+    preset = imports.export_texts(page, "kohya_ss")
     assert json.loads(preset["preset"])["network_dim"] == 12 and preset["tab"] == "LoRA"
     named = {found["command"].rpartition("--dataset_config=")[2], tomllib.loads(found["toml"])["dataset_config"]}
     named |= {json.loads(preset["preset"])["dataset_config"]}
     assert named == {"fox_dataset.toml"} and "train_data_dir" not in found["command"], "as the page's download is named"
     page.project.set_values({"network.rs_lora": True}, did="a test")
-    lost = {each["field"]: (each["here"], each["there"]) for each in imports.exported(page)["lost"]}
+    lost = {each["field"]: (each["here"], each["there"]) for each in imports.export_texts(page)["lost"]}
     assert lost["network.rs_lora"] == ("on", "off"), "as the form shows them"
     page.project.edit(RATE, "fast")
     with refused("settings.bad-value"):
-        imports.exported(page)
+        imports.export_texts(page)
 
 
 def test_runs_offers_the_import_with_and_without_runs():
@@ -260,7 +260,7 @@ def test_the_export_of_the_page_has_the_prediction_type_of_sd_2_at_768_pixels(pa
     model, found = {"model.base_model": "gone.safetensors", "model.family": "sd2", "model.prediction": "auto"}, []
     for resolution in (768, 512):
         page.project.set_values(model | {"dataset.resolution": resolution}, did="a test")
-        exported = imports.exported(page)
+        exported = imports.export_texts(page)
         codes = [problem["code"] for problem in exported["advice"]]
         found.append(("--v_parameterization" in exported["command"], "export.prediction" in codes))
     assert found == [(True, False), (False, True)]

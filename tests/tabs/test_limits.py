@@ -34,7 +34,7 @@ from tabs.markup import middle, short
 from tabs.monitor import tab as monitor
 from tabs.monitor.charts import validation_points, value_series
 from tabs.runs import compare
-from tabs.runs import view as runs_view
+from tabs.runs import details as runs_details
 from tabs.server.browsers import Browsers
 from tabs.tools import models as tool_models
 from tabs.tools import works
@@ -187,7 +187,7 @@ def test_the_first_40_of_the_images_that_train_worst_are_shown(queued):
     seen = [{"source": "s", "name": f"{n}", "corrected": 2.0 - n / 100, "count": 1} for n in range(41)]
     queued.engine.watch = lambda run: {"images": seen, "bands": []}
     queued.engine.run_job = lambda run: TrainJob()
-    found = monitor.watched(queued, "r", {"total": 9, "norms": [[1, 0.5, None], [2, 0.25, 3.0]]})
+    found = monitor.further_losses(queued, "r", {"total": 9, "norms": [[1, 0.5, None], [2, 0.25, 3.0]]})
     assert [each["name"] for each in found["images"]] == [str(n) for n in range(40)]
     assert (found["gradient"], found["weights"]) == (
         {"steps": [1, 2], "values": [0.5, 0.25]},
@@ -245,11 +245,11 @@ def log_line(number: int, level: str) -> dict:
 
 def test_the_last_five_errors_of_a_log_stand_above_its_last_60_other_lines():
     lines = [log_line(n, "error") for n in range(6)] + [log_line(n, "info") for n in range(61)]
-    shown = re.findall(r"(\w+-\d+)\.", runs_view._log(lines))
+    shown = re.findall(r"(\w+-\d+)\.", runs_details._log(lines))
     assert shown == [f"error-{n}" for n in range(1, 6)] + [f"info-{n}" for n in range(1, 61)]
-    assert re.findall(r"(\w+-\d+)\.", runs_view._log(lines[5:8])) == ["error-5", "info-0", "info-1"]
+    assert re.findall(r"(\w+-\d+)\.", runs_details._log(lines[5:8])) == ["error-5", "info-0", "info-1"]
     mixed = [log_line(0, "error"), *(log_line(n, "info") for n in range(60))]  # errors among the last lines count there
-    assert len(re.findall(r"info-\d+\.", runs_view._log([*mixed[1:], mixed[0]]))) == 59
+    assert len(re.findall(r"info-\d+\.", runs_details._log([*mixed[1:], mixed[0]]))) == 59
 
 
 def test_the_files_of_a_run_are_listed_by_step_and_then_by_name_newest_first(tmp_path):
@@ -257,7 +257,7 @@ def test_the_files_of_a_run_are_listed_by_step_and_then_by_name_newest_first(tmp
         {"name": name, "path": str(tmp_path / name), "step": step, "bytes": 1}
         for step, name in ((10, "c"), (20, "a"), (20, "b"))
     ]
-    shown = runs_view._files(files, lambda *given, **more: "", lambda file: ("", ""), None, {})
+    shown = runs_details._files(files, lambda *given, **more: "", lambda file: ("", ""), None, {})
     assert re.findall(r'data-copy="[^"]*/(\w)"', shown) == ["b", "a", "c"]
 
 
@@ -360,8 +360,8 @@ def test_the_gallery_sends_the_newest_tiles_the_sessions_strip_and_the_latest_da
 
 def test_twelve_completions_are_offered_those_that_begin_so_first():
     names = ["a fox", *(f"fox {n}" for n in range(12))]
-    assert prompt_box._like(names, " FOX ") == [f"fox {n}" for n in range(12)]
-    assert prompt_box._like(names[:12], "fox")[-1] == "a fox"
+    assert prompt_box._matching_names(names, " FOX ") == [f"fox {n}" for n in range(12)]
+    assert prompt_box._matching_names(names[:12], "fox")[-1] == "a fox"
 
 
 def test_the_meter_counts_four_prompts_and_four_windows_one_by_one():

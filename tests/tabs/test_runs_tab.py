@@ -32,7 +32,7 @@ from tabs.generate.form import generate_with, job_of
 from tabs.generate.replaced import TAKE_BACK, take_back, use_run
 from tabs.generate.tab import Fields
 from tabs.monitor import tab as monitor
-from tabs.runs import compare_view, view
+from tabs.runs import compare_view, details, view
 from tabs.runs.compared import Side, sample_rows
 from tabs.runs.tab import PUT_BACK, RunHandlers
 from tabs.server.browsers import Browser
@@ -525,16 +525,18 @@ def test_nothing_is_sent_when_nothing_is_new(desk):
 
 def test_the_settings_of_a_run_are_those_that_it_uses():
     groups = {"embedding": {"token_string": "zkw", "init_word": "fox"}, "network": {"conv_rank": 8, "rank": 4}}
-    shown = [view._settings(build(TrainJob, {"method": {"kind": kind}, **groups})) for kind in ("lora", "controlnet")]
+    shown = [
+        details._settings(build(TrainJob, {"method": {"kind": kind}, **groups})) for kind in ("lora", "controlnet")
+    ]
     for path, uses in (("embedding.token_string", 0), ("network.rank", 1), ("network.conv_rank", 1)):
         assert [page.count(f">{path}<") for page in shown] == [uses, 0], path
 
 
 def test_a_samples_table_of_many_steps_is_thinned_with_base_and_last_kept():
     samples = [{"step": step, "index": 0, "prompt": "a fox", "file": f"{step}.png"} for step in range(0, 1000, 10)]
-    shown = re.findall(r"<td><a href=\"(\d+)\.png", view._samples(samples, str.format, str))
-    assert (shown[0], shown[-1], len(shown)) == ("0", "990", view.SAMPLE_STEPS)
-    heads = [re.search("<th>(.*?)</th>", view._samples(samples, str.format, str, each))[1] for each in (True, False)]
+    shown = re.findall(r"<td><a href=\"(\d+)\.png", details._samples(samples, str.format, str))
+    assert (shown[0], shown[-1], len(shown)) == ("0", "990", details.SAMPLE_STEPS)
+    heads = [re.search("<th>(.*?)</th>", details._samples(samples, str.format, str, each))[1] for each in (True, False)]
     assert heads == ["base model", "step 0"]
 
 
@@ -558,7 +560,7 @@ def test_images_that_train_worst_are_shown_where_their_folder_is_known(desk, tmp
         folder = write_run(page, name, job=run_job)
         (folder / "watch.json").write_text(json.dumps(watch), encoding="utf-8")
     first, second = (
-        monitor.watched(page, run.name, page.engine.snapshot(run.name)) for run in page.engine.runs()[::-1]
+        monitor.further_losses(page, run.name, page.engine.snapshot(run.name)) for run in page.engine.runs()[::-1]
     )
     assert [(row["name"], row["loss"], bool(row["small"])) for row in first["images"]] == [
         ("a.png", 1.5, True),

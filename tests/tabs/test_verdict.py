@@ -44,6 +44,7 @@ from core.tools.models.edit_metadata import thumbnail_url
 from core.training.loop.samples import prompts_of, settings_digest
 from tabs.form.lora_steps import brief, checkpoints
 from tabs.form.task_form import TaskForm
+from tabs.monitor import comparison as comparisons
 from tabs.monitor import verdict
 from tabs.monitor.answer import answer_of
 from tests.assess.test_card import card
@@ -284,8 +285,8 @@ def test_checkpoints_without_an_image_are_left_out_and_can_be_added_again(page):
 
 def test_the_first_prompts_are_as_many_as_the_minutes_allow(page, monkeypatch):
     monkeypatch.setattr(verdict.assess, "seconds_per_prediction", lambda facts, job: 0.5)  # two of them in a step
-    steps = verdict.expected_steps(
-        verdict._comparison(page, page.engine.snapshot(RUN), page.engine.run_job(RUN), None).grid.job, ()
+    steps = comparisons.expected_steps(
+        comparisons.comparison_to_generate(page, page.engine.snapshot(RUN), page.engine.run_job(RUN), None).grid.job, ()
     )
     before = len(part(page)["prompts"])
     command(page, "verdict_minutes", minutes=3 * steps * 2.5 / 60)
@@ -643,15 +644,15 @@ def test_the_comparison_of_a_poor_run_says_what_is_wrong_or_works(page, bad):
 
 def test_images_are_timed_by_the_training_before_any_and_by_their_own_grid_later(page, monkeypatch):
     """The newest grid may be of another model and size."""
-    monkeypatch.setattr(verdict.grids, "pace", lambda workspace: 1000.0)
+    monkeypatch.setattr(verdict.grids, "seconds_per_step", lambda workspace: 1000.0)
     job = TrainJob().model_copy(update={"dataset": TrainJob().dataset.model_copy(update={"train_batch_size": 2})})
     comparison = SimpleNamespace(grid=SimpleNamespace(job=page.engine.run_job(RUN)))
-    monkeypatch.setattr(verdict, "expected_steps", lambda job, axes: 10)
+    monkeypatch.setattr(comparisons, "expected_steps", lambda job, axes: 10)
     few, content = SimpleNamespace(steps=79, seconds=790.0), SimpleNamespace(steps=80, seconds=20.0)
     stepped = {"seconds_per_step": 0.6}
     sampled = stepped | {"seconds_per_sample": 0.5 * job.samples.sample_steps}
     times = [
-        verdict._seconds(page, comparison, facts, job, made)
+        comparisons.seconds_per_image(page, comparison, facts, job, made)
         for facts, made in (
             (stepped, None),
             (sampled, None),
