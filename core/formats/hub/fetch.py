@@ -1,7 +1,6 @@
-"""Downloads one file from a web server: resumes, verifies, and renames it only when it is complete and of the format in
-its name.
+"""Downloads one file from a web server: resumes, verifies the hash and format, and only then renames it to its final name.
 
-Next to the target are `<name>.part` with the bytes so far and `<name>.part.json` with what they belong to.
+Next to the target are `<name>.part` with the bytes so far and `<name>.part.json` with the URL, ETag and SHA-256 they belong to.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ OnBytes = Callable[[int, int], None]  # bytes so far, total bytes (0 if unknown)
 
 @dataclass(frozen=True)
 class Remote:
-    """A file on a web server. size and sha256: as known before the request."""
+    """A file on a web server. `size` (bytes) and `sha256` are None if they are unknown before the request."""
 
     url: str
     size: int | None = None
@@ -43,10 +42,11 @@ class Remote:
 
 
 class FetchError(Exception):
-    """Why a download failed.
+    """A failed download.
 
-    advice       what to do, other than downloading by hand
-    again        whether a retry may help, after retry_after seconds
+    reason       the cause, as a clause after "could not be downloaded:"
+    advice       what the user can do; "" if only a manual download helps
+    again        whether a retry may help, after `retry_after` seconds
     """
 
     def __init__(self, reason: str, advice: str = "", again: bool = False, retry_after: float = 0.0):
@@ -58,18 +58,18 @@ AGAIN = "try again: it resumes where it stopped"
 
 
 def require_room(folder: Path, needed: int, what: str) -> None:
-    """Raise ProblemsError for a download that would fill the disk."""
+    """Raise ProblemsError if `needed` bytes do not fit on the disk of `folder`. `what` names the download in the message."""
     fix = "free some space, or start with --models and a folder on another disk"
     require_space(folder, needed, f"Downloading {what}", fix)
 
 
 def part_of(path: Path) -> Path:
-    """The path of the partial download."""
+    """Return the path of the partial download of `path`."""
     return path.with_name(path.name + ".part")
 
 
 def part_bytes(path: Path) -> int:
-    """The number of bytes downloaded so far."""
+    """Return the number of bytes of `path` downloaded so far."""
     try:
         return part_of(path).stat().st_size
     except OSError:
@@ -77,7 +77,7 @@ def part_bytes(path: Path) -> int:
 
 
 def forget_part(path: Path) -> None:
-    """Remove a partial download."""
+    """Delete the partial download of `path`."""
     for each in (part_of(path), _note_of(path)):
         atomic.remove(each)
 
@@ -87,8 +87,11 @@ def _note_of(path: Path) -> Path:
 
 
 def fetch(remote: Remote, path: Path, on_bytes: OnBytes, cancel: CancelToken | None = None) -> str:
-    """Download a file to `path` and return its SHA-256. Raises FetchError, and ProblemsError if its format is not that
-    of its name; Cancelled keeps the partial download."""
+    """Download a file to `path` and return its SHA-256.
+
+    Raises FetchError; ProblemsError if the content is not in the format of the file's name, or the disk is too small; Cancelled, which
+    keeps the partial download.
+    """
     return _Transfer(remote, path, on_bytes, cancel).run()
 
 
@@ -104,7 +107,7 @@ class _Transfer:
         self.digest = hashlib.sha256()
 
     def run(self) -> str:
-        """Download the file and return its SHA-256. Raises FetchError, and ProblemsError for a file that is not a model."""
+        """Download the file and return its SHA-256. Raises as `fetch`."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._resume_part()
         failures = 0
@@ -144,7 +147,7 @@ class _Transfer:
             self.cancel.check()
 
     def _resume_part(self) -> None:
-        """Resume a partial download of the same file. Its bytes are read again for the hash."""
+        """Load the state of a partial download from the same URL and hash it; delete a partial download of anything else."""
         try:
             note = read_json_object(self.note)
             same = note["url"] == self.remote.url and note["sha256"] == (self.remote.sha256 or "")
@@ -166,7 +169,7 @@ class _Transfer:
         self.have, self.etag, self.digest = 0, "", hashlib.sha256()
 
     def _request(self) -> bool:
-        """Request the missing bytes and write them. True when the file is complete."""
+        """Request the missing bytes and append them to the partial file. Return whether the file is complete."""
         from huggingface_hub.utils import get_session
 
         self._check_cancel()
@@ -189,7 +192,7 @@ class _Transfer:
         return not self.total or self.have >= self.total
 
     def _beyond_the_end(self, response: Any) -> bool:
-        """Handle a server without more bytes: the partial file is complete, or belongs to another file."""
+        """Handle status 416: return True if the partial file is complete; otherwise delete it and return False."""
         total = response.headers.get("content-range", "").rpartition("/")[2]
         if total == str(self.have):
             return True
@@ -208,7 +211,7 @@ class _Transfer:
         self.expected = self.remote.sha256 or stated
 
     def _continues(self, response: Any) -> bool:
-        """Whether the response continues the partial file or starts it. A changed file is started over."""
+        """Return whether the body can be written: it continues the partial file or is the whole file. Otherwise delete the partial file."""
         etag = _strong_etag(response)
         length = response.headers.get("content-length", "")
         if response.status_code == 206:
@@ -229,7 +232,7 @@ class _Transfer:
         atomic.write_json(self.note, facts)
 
     def _write(self, response: Any) -> None:
-        """Write the body. A body of unknown length may never end: the free space is checked as it grows."""
+        """Append the body to the partial file. A body of unknown length may never end, so free space is checked as the file grows."""
         with open(self.part, "ab" if self.have else "wb") as handle:
             for chunk in response.iter_raw():
                 self._check_cancel()
@@ -243,7 +246,10 @@ class _Transfer:
                     require_room(self.path.parent, CHUNK_BYTES, self.path.name)
 
     def _finish(self) -> str:
-        """Check hash, size and format, rename the file to its final name, and return its SHA-256. Raises as `run`."""
+        """Verify hash, size and format, rename the file to its final name and return its SHA-256.
+
+        Raises FetchError for a damaged file and ProblemsError for a wrong format; both delete the partial file.
+        """
         digest = self.digest.hexdigest()
         size = self.remote.size if self.remote.size and not self.expected else self.total
         if (self.expected and digest != self.expected) or (size and size != self.have):
@@ -266,7 +272,7 @@ class _Transfer:
 
 
 def _is_connection_error(error: Exception) -> bool:
-    """Whether the web client failed to connect (huggingface_hub decides which client that is)."""
+    """Return whether the HTTP client failed to connect or lost the connection, for any client that huggingface_hub uses."""
     return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
 
 
@@ -289,7 +295,7 @@ def _refusal(response: Any) -> FetchError:
 
 
 def _stated_sha256(response: Any) -> str | None:
-    """The SHA-256 that the hub sends for a large file before redirecting to its storage."""
+    """Return the SHA-256 in the hub's header `x-linked-etag`, also of a redirect; None without one."""
     for each in (*response.history, response):
         etag = each.headers.get("x-linked-etag", "").strip('"')
         if SHA256.fullmatch(etag):
@@ -298,13 +304,13 @@ def _stated_sha256(response: Any) -> str | None:
 
 
 def _strong_etag(response: Any) -> str:
-    """The ETag if it is strong: a weak one does not guarantee equal bytes, which a range request needs."""
+    """Return the ETag if it is a strong one, else "": range requests need equal bytes, which a weak ETag does not guarantee."""
     etag = response.headers.get("etag", "")
     return "" if etag.startswith("W/") else etag
 
 
 def _content_range(response: Any) -> tuple[int, int]:
-    """(first byte, total bytes) of a partial response; -1 if missing."""
+    """Parse Content-Range into (first byte, total bytes): (-1, 0) if it is missing or malformed, total 0 if unknown."""
     match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("content-range", "").strip())
     if match is None:
         return -1, 0

@@ -1,4 +1,4 @@
-"""Uploads files to the Hugging Face hub: checked before the start; later failures are logged and never stop a training."""
+"""Uploads files to the Hugging Face hub. Access is checked before a training starts; a failed upload is logged and stops nothing."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Say = Callable[[str, str, str], None]  # text, level, fix
 
 
 def path_in_repo(settings: HubSettings, name: str) -> str:
-    """The path in the repository: the file's name in the folder of the settings."""
+    """Return the path of file `name` in the repository: below the folder of the settings, if one is set."""
     folder = settings.huggingface_path_in_repo.replace("\\", "/").strip("/")
     return f"{folder}/{name}" if folder else name
 
 
 def missing_key(settings: HubSettings, token: str | None) -> Problem | None:
-    """The problem of an upload without a token, without asking the hub; None if there is one."""
+    """Return the problem that an upload is set up but `token` is missing; None if there is a token or nothing to upload."""
     if not settings.huggingface_repo_id or token:
         return None
     fix = "store a Hugging Face token in Tools or set HF_TOKEN, or leave the repository empty"
@@ -33,8 +33,10 @@ def missing_key(settings: HubSettings, token: str | None) -> Problem | None:
 
 
 def upload_problem(settings: HubSettings, token: str | None) -> Problem | None:
-    """What the hub answers before anything is sent: an error if the upload will be refused, advice if the hub does not
-    answer (it may by the first save). Nothing is created or changed there."""
+    """Ask the hub, without changing anything there, whether an upload would be accepted; return the problem, or None.
+
+    An error if the hub refuses the token or repository; advice if the hub does not answer within LOOK_SECONDS.
+    """
     if not settings.huggingface_repo_id or not token:
         return missing_key(settings, token)
     answers: list[Problem | None] = []
@@ -78,8 +80,10 @@ def _ask(settings: HubSettings, token: str) -> Problem | None:
 
 
 def _cannot_make(repository: str, account: dict[str, Any]) -> Problem | None:
-    """The problem of a missing repository of another owner: it is created at the first upload, which only its owner can
-    do."""
+    """Return why this account cannot create the missing `repository` at the first upload; None if it can.
+
+    account   the answer of `HfApi.whoami`
+    """
     names = [str(account.get("name", "")), *(str(org.get("name", "")) for org in account.get("orgs") or [])]
     if repository.split("/")[0].lower() not in [name.lower() for name in names]:
         what = f"{repository} does not exist or is not accessible with this token, and it belongs to {names[0]}"
@@ -93,7 +97,7 @@ def _cannot_make(repository: str, account: dict[str, Any]) -> Problem | None:
 
 
 class Uploads:
-    """Uploads of one run, one after the other, in a background thread. Does nothing without a repository."""
+    """Uploads the files of one run in order in a background thread; does nothing if no repository is set."""
 
     def __init__(self, settings: HubSettings, token: str | None, say: Say):
         self._settings, self._token, self._say = settings, token, say
@@ -102,7 +106,7 @@ class Uploads:
         self._api: Any = None
 
     def check_in_background(self) -> None:
-        """Start a check for problems that would fail the first upload, and report them."""
+        """Ask the hub in the background whether uploads will be accepted, and report a problem as a warning."""
         if self._pool is not None:
             self._pool.submit(self._report_problem)
 
@@ -112,7 +116,7 @@ class Uploads:
             self._say(problem.what, "warning", problem.fix)
 
     def send(self, path: Path, wait: bool = False) -> None:
-        """Upload a file or a folder. wait: return when it and all before it are uploaded"""
+        """Queue the upload of a file or a folder. With `wait` or without `async_upload`, return when all queued uploads are done."""
         if self._pool is None:
             return
         self._pending = [each for each in self._pending if not each.done()]
@@ -159,7 +163,7 @@ class Uploads:
             )
 
     def _connected(self, repository: str) -> Any:
-        """The hub's API, with the repository created if missing."""
+        """Return the hub's API; on the first call, create the repository if it does not exist."""
         if self._api is None:
             from huggingface_hub import HfApi
 

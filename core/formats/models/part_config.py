@@ -16,7 +16,10 @@ def _integer(low: int, high: int) -> Callable[[Any], bool]:
 
 
 def _or_list(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """A check for one value for all blocks, or a list with a value or a list of values for each block. accepts: checks a value"""
+    """Return a check that accepts one value for all blocks, or a list with a value or a list of values for each block.
+
+    accepts   the check of a single value
+    """
 
     def check(value: Any) -> bool:
         if not isinstance(value, list):
@@ -65,9 +68,10 @@ RULES: dict[str, Callable[[Any], bool]] = {
 
 
 def check_config(kind: PartKind, config: Mapping[str, Any], where: str, *, complete: bool = True) -> None:
-    """Raise ProblemsError for a config that is invalid for this kind of part.
+    """Raise ProblemsError for a config value that is invalid for this kind of part.
 
-    complete  whether nothing may be missing
+    where     the file named in the problem
+    complete  also require all values that the kind needs
     """
     for name in kind.needed if complete else ():
         if config.get(name) is None:

@@ -1,4 +1,4 @@
-"""Writes a full model: one file or a diffusers folder, atomically, with one tensor in memory besides the model."""
+"""Writes a full model as one file or a diffusers folder: atomically, and with one tensor in memory besides the model."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ States = Mapping[str, Mapping[str, LazyTensor]]
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A model's metadata next to its weights.
+    """What a written model states besides its weights.
 
-    metadata     all strings, for safetensors files (core.formats.model_spec)
-    prediction   "epsilon" or "v", marked in a file and by the scheduler of a folder; None: as in the source
+    metadata     strings for safetensors files (core.formats.model_spec)
+    prediction   "epsilon" or "v", marked in a file and in a folder's scheduler; None: as in the source
     epoch, step  of this training; a .ckpt adds them to the source's
     """
 
@@ -51,14 +51,13 @@ class ModelFacts:
 class Output:
     """What to write of a model, and where.
 
-    source            the model on disk that it comes from; its unknown tensors are kept
-    parts             the parts to write: of a file or folder, or tensors in memory by the module's names
+    source            the model on disk that it comes from, whose unknown tensors are kept; None: no such model
+    parts             {part: part of a file or folder, or tensors in memory by the module's names}
     dtype             of all weights; None keeps them as stored
     ema               keep the EMA weights too
-    kohya_projection  copy the text projection untransposed between file and folder, as sd-scripts does; `parts` must have been
-                      read the same way
-    variant           "fp16" in the names of a folder's weight files
-    keeps_extra       write the unknown tensors of a folder to a file of their own
+    kohya_projection  copy the text projection untransposed between file and folder, as sd-scripts does; `parts` must have been read so
+    variant           "fp16": an infix in the names of a folder's weight files
+    keeps_extra       write the unknown tensors of a folder to a separate file
     """
 
     source: Checkpoint | None
@@ -76,7 +75,7 @@ class Output:
 
     @cached_property
     def configs(self) -> dict[str, Mapping[str, Any]]:
-        """Each part's own config; the source's if the weights in memory come from it; else the published one."""
+        """Config by part: of the part's folder, or for weights in memory the source's; else the published one."""
         of_source = self.source.parts if self.source is not None else {}
         published = {name: self.published.config(name) for name in self.parts}
         stored = {name: part if isinstance(part, Part) else of_source.get(name) for name, part in self.parts.items()}
@@ -86,20 +85,21 @@ class Output:
         }
 
     def states(self, files: OpenFiles) -> States:
-        """The lazy tensors of the parts."""
+        """Return the lazy tensors of all parts."""
         return {name: part_state(part, self.configs[name], files) for name, part in self.parts.items()}
 
     def sizes(self) -> dict[str, str]:
-        """`other_sizes` of the parts, as metadata."""
+        """Return metadata with the config values that differ from the published ones, as `other_sizes`."""
         return other_sizes(self.configs, self.published)
 
 
 @dataclass(frozen=True)
 class Model:
-    """A full model to write.
+    """A full model, ready to be written.
 
-    extra   further tensors of the source, by their names in a single file
-    see     called with (name, tensor) of each that is written
+    extra   further tensors of the source by their keys in a single file
+    see     called with (name, tensor or piece of it) as it is written
+    wrote   called with the bytes of each written tensor
     """
 
     output: Output
@@ -112,14 +112,17 @@ class Model:
 
     @classmethod
     def of(cls, output: Output, files: OpenFiles, states: States, dtype: torch.dtype | None, **fields: Any) -> Model:
-        """The model with these tensors, and those of the source that no part has. dtype: of these, where they are weights"""
+        """Build the model with the tensors `states` and the source's tensors that are in no part.
+
+        dtype   for the latter, as in `extra_tensors`
+        """
         facts, source, extra = output.facts, output.source, dict[str, LazyTensor]()
         if source is not None:
             extra = extra_tensors(source, states, files, output.family, dtype, facts.prediction, ema=output.ema)
         return cls(output, states, files, extra, **fields)
 
     def write(self) -> None:
-        """Write it; it appears atomically at its target."""
+        """Write the model, atomically at its target."""
         if ENDINGS[self.output.form]:
             _write_file(self)
         else:
@@ -132,7 +135,7 @@ class Model:
 
 
 def form_of(source: Path | str) -> Form:
-    """The format of a model, for an empty `save_model_as`."""
+    """Return the format of a model on disk, which a saved model gets if `save_model_as` is empty."""
     source = Path(source)
     if not source.is_dir():
         return "safetensors" if sniff(source) == "safetensors" else "ckpt"
@@ -154,15 +157,15 @@ def write_model(
     facts: ModelFacts | None = None,
     kohya_projection: bool = False,
 ) -> list[Problem]:
-    """Write a model; it appears atomically at `target`. Returns advice.
+    """Write a trained model, atomically at `target`. Return advice.
 
-    parts    "unet", "text_encoder" ... -> tensors by the module's names, on any device. Leave out parts that were not
-             trained: they are then copied from `source` as stored there
-    source   the model that was trained. Also provides a file's unknown keys, epoch and step, and a folder's configs,
-             tokenizers and scheduler
+    parts    {"unet", "text_encoder" ...: tensors by the module's names on any device, or a part on disk}; parts that are left out
+             are copied from `source` as stored there
+    source   the model that was trained; also provides a file's unknown keys, epoch and step, and a folder's configs, tokenizers and
+             scheduler
     vae      a file or folder whose VAE replaces the source's
-    dtype    of all weights; None keeps them as in memory, or as stored
-    kohya_projection   SDXL's text projection was read as in sd-scripts, and is written back that way
+    dtype    of all weights; None keeps them as in memory or as stored
+    kohya_projection   SDXL's text projection was read untransposed, as in sd-scripts, and is written back so
     Raises ProblemsError for NaN or infinite weights, and for a target that cannot be used.
     """
     target, source = Path(target), Path(source) if source is not None else None
@@ -186,7 +189,7 @@ def write_model(
 
 
 def _refuse_target(target: Path, source: Path | None, form: Form) -> None:
-    """Raise ProblemsError for the base model as target, and for a folder that contains anything but a model."""
+    """Raise ProblemsError if `target` is the base model, a file where a folder is written (or reverse), or a folder of other files."""
     if source is not None and target.exists() and source.exists() and target.samefile(source):
         what = "The output would overwrite the base model"
         raise ProblemsError.one(what, str(target), "choose another output name or folder", "saving.over-base-model")
@@ -206,7 +209,7 @@ def _chosen_parts(
     published: Published,
     target: Path,
 ) -> dict[str, Mapping[str, torch.Tensor] | Part]:
-    """Every part of the family: from `parts`, else the source's."""
+    """Return every part of the family: from `parts`, else the VAE of `vae`, else the source's. Raises ProblemsError if one is missing."""
     chosen: dict[str, Mapping[str, torch.Tensor] | Part] = {**(source.parts if source is not None else {}), **parts}
     if vae is not None and "vae" not in parts:
         chosen["vae"] = open_vae(vae)
@@ -221,8 +224,10 @@ def _chosen_parts(
 def part_state(
     part: Mapping[str, torch.Tensor] | Part, config: Mapping[str, Any], files: OpenFiles
 ) -> dict[str, LazyTensor]:
-    """A part's tensors by the names of core.formats.models.checkpoint, without `position_ids` and without a text encoder's
-    layers from num_hidden_layers of its config on."""
+    """Return a part's lazy tensors by the names of `Part.locations`.
+
+    Without position_ids, and without a text encoder's layers beyond `num_hidden_layers` of its config.
+    """
     if isinstance(part, Part):
         state = {name: files.lazy(location) for name, location in part.locations.items()}
     else:
@@ -236,8 +241,7 @@ def part_state(
 
 
 def sizes_beyond(states: States, dtype: torch.dtype | None, always: Collection[str] = ()) -> dict[str, float]:
-    """{"part.tensor": largest absolute value} of each part with a dtype of a larger range than `dtype`, and of the parts in
-    `always`."""
+    """Return {"part.tensor": largest absolute value} of the parts that may overflow in `dtype`, and of the parts in `always`."""
     sizes: dict[str, float] = {}
     for name, state in states.items():
         narrower = dtype is not None and any(
@@ -261,7 +265,7 @@ def _refuse_full_disk(target: Path, needed: int) -> None:
 
 
 def one_file(model: Model) -> dict[str, LazyTensor]:
-    """{key: tensor} of all that a single file of the model contains."""
+    """Return {key: tensor} of everything in a single file of the model."""
     output, facts = model.output, model.output.facts
     tensors = single_file.file_tensors(model.states, output.family, kohya_projection=output.kohya_projection)
     spare = single_file.spare_layer(tensors, output.family)
@@ -270,8 +274,10 @@ def one_file(model: Model) -> dict[str, LazyTensor]:
 
 
 def other_sizes(configs: Mapping[str, Mapping[str, Any]], published: Published) -> dict[str, str]:
-    """Metadata with the sizes of a model that differ from the published ones, such as the starter's, for loading a
-    single file."""
+    """Return metadata with the config values that differ from the published ones, needed to load a single file; {} if none differ.
+
+    configs   {part: config}
+    """
     sizes_by_part = {}
     for name, config in configs.items():
         usual = published.config(name)
@@ -282,8 +288,7 @@ def other_sizes(configs: Mapping[str, Mapping[str, Any]], published: Published) 
 
 
 def _write_file(model: Model) -> None:
-    """Write a .safetensors, or a .ckpt of {"state_dict", "epoch", "global_step"}, plain: torch.load(weights_only=True)
-    reads it."""
+    """Write a .safetensors, or a .ckpt of {"state_dict", "epoch", "global_step"} that torch.load(weights_only=True) reads."""
     output, facts, tensors = model.output, model.output.facts, one_file(model)
     _refuse_full_disk(output.target, file_bytes(tensors))
     with atomic.open_atomic(output.target) as temporary:

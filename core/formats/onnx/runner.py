@@ -1,7 +1,7 @@
-"""The process that runs an ONNX model: an untrusted file may loop forever, or crash the library.
+"""The separate process that runs an ONNX model, since an untrusted file may loop forever or crash the library.
 
-It opens the file first, then computes one batch after the other. The images are in a file that both processes map;
-outputs are written to others.
+The model is opened first, then batches are computed one by one. Input images are in a file that both processes map; each output is
+written to a file of its own.
 """
 
 import sys
@@ -18,7 +18,7 @@ IMAGES, VALUES = "images.bin", "values-{}.npy"  # a file for each output
 
 
 class Runner:
-    """Answers {"open"} and {"run"} requests; failures are answered as {"error"}."""
+    """Answers the requests {"open": arguments} and {"run": arguments}; a failure is answered with {"error": message}."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -31,7 +31,7 @@ class Runner:
             return {"error": (str(error).strip().splitlines() or [type(error).__name__])[0][:300]}
 
     def _open(self, model: str, providers: list[str], device: str, threads: int) -> dict[str, Any]:
-        """The model's inputs and outputs: name, type and shape of each; and its provider."""
+        """Load the model. Returns its inputs (name, type, shape), output names, "tags" metadata, providers and number of threads."""
         library = onnxruntime(providers)
         options = library.SessionOptions()
         options.intra_op_num_threads = threads

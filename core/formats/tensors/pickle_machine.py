@@ -1,9 +1,9 @@
-"""Reads a pickle without Python's unpickler: opcodes run one at a time, in a loop, within limits.
+"""Reads a pickle without Python's unpickler: runs its opcodes one at a time, within limits.
 
-A pickle is a program. Here it can build dicts, lists, tuples, numbers, strings and references to tensors; every other
-class and function is an inert placeholder. Nothing it names is called, no opcode calls another (nesting uses no stack),
-and memory is bounded by the number of steps and the bytes read: a memo index is a key, not a length. `pickletools`
-knows the opcodes and reads their arguments.
+A pickle is a program. Here it can build dicts, lists, tuples, numbers, strings and references to tensors; every other class and
+function becomes an inert placeholder. Nothing that the pickle names is called, opcodes never recurse, and memory is bounded by the
+number of steps and the bytes read (the memo is a dict, so a large memo index allocates nothing). `pickletools` lists the opcodes and
+reads their arguments.
 """
 
 from collections.abc import Callable
@@ -35,11 +35,11 @@ REBUILD_PARAMETER = ("_rebuild_parameter", "_rebuild_parameter_with_state")
 
 
 class Damaged(ValueError):
-    """The pickle is invalid or exceeds the limits."""
+    """Raised for a pickle that is invalid or exceeds the limits."""
 
 
 class Inert:
-    """A placeholder for an object of an unknown class. It keeps its state and does nothing."""
+    """A placeholder for an object of an unknown class. It holds the object's state and does nothing."""
 
     __slots__ = ("state",)
 
@@ -48,14 +48,14 @@ class Inert:
 
 
 class InertKey:
-    """A placeholder for a key that is neither number nor string: hashing a tuple visits all its items, each time."""
+    """A placeholder for a dict key that is not None, a number, text or bytes; hashing a nested tuple could take very long."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A class or function named in the pickle."""
+    """A class or function that the pickle names by module and name; never imported."""
 
     module: str
     name: str
@@ -80,9 +80,10 @@ _MARK = object()
 
 
 class Machine:
-    """Reads one pickle from the file's position and leaves the position behind it.
+    """Reads one pickle from the current position of `handle` and leaves the position behind it.
 
-    storages  the storages in it, by key     odd_keys  whether a dict or set has keys that are not numbers or strings
+    max_steps   limit of opcodes and copied items       max_bytes   limit of all strings together
+    storages    the storages in the pickle by key       odd_keys    whether a dict or set has keys other than None, numbers, text, bytes
     """
 
     def __init__(self, handle: BinaryIO, max_steps: int = MAX_STEPS, max_bytes: int = MAX_BYTES) -> None:
@@ -93,8 +94,10 @@ class Machine:
         self.odd_keys = False
 
     def load(self) -> Any:
-        """Run the pickle and return its object. Raises Damaged; for a broken stack or argument also IndexError,
-        ValueError or TypeError."""
+        """Run the pickle and return the object it builds.
+
+        Raises Damaged; also IndexError, ValueError or TypeError for a broken stack or argument.
+        """
         read = self._handle.read
         while True:
             self.spend(1)
@@ -107,7 +110,7 @@ class Machine:
             action(self) if argument is None else action(self, argument(self))
 
     def spend(self, count: int) -> None:
-        """Count an opcode's steps."""
+        """Count `count` steps. Raises Damaged beyond the limit."""
         self._steps -= count
         if self._steps < 0:
             raise Damaged("it has too many opcodes")
@@ -140,7 +143,7 @@ class Machine:
         self._stack.append(value)
 
     def push_argument(self, value: Any) -> None:
-        """Push the number, text or bytes that follow an opcode."""
+        """Push the number, text or bytes that an opcode carries. Raises Damaged for a number of more than MAX_BITS."""
         if isinstance(value, int) and value.bit_length() > MAX_BITS:
             raise Damaged("a number is too long")
         if isinstance(value, str) and not value.isascii():
@@ -154,7 +157,7 @@ class Machine:
         return value
 
     def pop_mark(self) -> list[Any]:
-        """Remove the last mark and return the items above it."""
+        """Remove the items above the last mark and the mark itself; return the items."""
         stack, index = self._stack, len(self._stack) - 1
         while stack[index] is not _MARK:  # each item was pushed by one opcode and is visited once
             index -= 1
@@ -182,7 +185,7 @@ class Machine:
     # ---- objects
 
     def fill(self, items: list[Any]) -> None:
-        """Add alternating keys and values to the dict on top of the stack."""
+        """Add `items`, keys and values in turn, to the dict on top of the stack."""
         target = self.top()
         if isinstance(target, dict):
             for index in range(0, len(items) - 1, 2):
@@ -191,8 +194,7 @@ class Machine:
             raise Damaged("it sets an item of something that is not a dict")
 
     def key(self, value: Any) -> Any:
-        """A value in a form that is safe as a key of a dict: itself if it is None, text, bytes or a number of at most 64 bits;
-        else a stand-in, and `odd_keys` is set."""
+        """Return `value` if it is a safe dict key (None, text, bytes, a number of up to 64 bits), else an InertKey and set `odd_keys`."""
         if value is None or isinstance(value, (str, bytes, float, bool)):
             return value
         # Larger numbers could be chosen to share one hash, and a dict of those takes quadratic time.
@@ -209,13 +211,13 @@ class Machine:
             raise Damaged("it appends to something that is not a list")
 
     def build(self) -> None:
-        """Set the state of an inert object. A dict's state (`_metadata` of a state_dict) is not needed."""
+        """Pop a state and assign it to the inert object below. A dict's state (`_metadata` of a state_dict) is dropped."""
         state = self.pop()
         if isinstance(self.top(), Inert):
             self.top().state = state
 
     def call(self, function: Any, arguments: Any) -> Any:
-        """The result of a known call; an inert object for any other."""
+        """Return the result of a known call (OrderedDict, torch's rebuild functions); an inert object for any other."""
         if not isinstance(function, Named):
             if isinstance(function, Inert):
                 return Inert()
@@ -232,7 +234,7 @@ class Machine:
         return Inert()
 
     def _ordered(self, arguments: tuple) -> dict[Any, Any]:
-        """An OrderedDict: empty, or from the list of pairs that Python 2 wrote."""
+        """Return the dict of an OrderedDict call: empty, or from the list of (key, value) pairs that Python 2 wrote."""
         items: dict[Any, Any] = {}
         pairs = arguments[0] if arguments else ()
         if not isinstance(pairs, (list, tuple)):
@@ -245,8 +247,10 @@ class Machine:
         return items
 
     def persistent(self, note: Any) -> None:
-        """A storage by ("storage", storage class, key, device, element count, [view of another storage: unused since
-        torch 0.4])."""
+        """Push the storage that a persistent id refers to. Raises Damaged if the id is invalid.
+
+        note   ("storage", storage class, key, device, number of elements[, view: unused since torch 0.4])
+        """
         if not isinstance(note, tuple) or not 5 <= len(note) <= 6:
             raise Damaged("it refers to an invalid storage")
         _, kind, key, _, count = note[:5]
@@ -282,7 +286,7 @@ def _tuples(*values: Any) -> bool:
 
 
 def _ignore(machine: Machine, argument: int) -> None:
-    """The protocol, or the length of a frame: only a hint for reading ahead."""
+    """Do nothing: the protocol version or the length of a frame."""
 
 
 def _tuple_of(count: int) -> Callable[[Machine], None]:
@@ -323,7 +327,7 @@ def _frozen_set(machine: Machine) -> None:
 
 
 def _split_name(argument: str) -> Named:
-    """The class or function named by "module name"."""
+    """Parse "module name" into the class or function it names."""
     module, _, name = argument.partition(" ")
     return Named(module, name)
 

@@ -1,7 +1,7 @@
-"""Reads pickled model files (.ckpt, .pt, .bin) without running anything from them.
+"""Reads pickled model files (.ckpt, .pt, .bin) without running anything in them.
 
-`pickle_machine` reads the pickle, so a hostile file can do nothing, and old checkpoints with training callbacks
-(which `torch.load(weights_only=True)` refuses) can still be read.
+`pickle_machine` reads the pickle, so a hostile file can do nothing, and old checkpoints with training callbacks (which
+`torch.load(weights_only=True)` refuses) can still be read.
 """
 
 import io
@@ -30,8 +30,10 @@ Storages = dict[str, tuple[int, int]]  # storage key -> absolute (start, bytes)
 
 
 def read_pickled_header(path: Path, form: str) -> tuple[dict[str, TensorEntry], dict[str, str]]:
-    """Tensors and plain top-level values of a "zip" (torch 1.6 and later) or legacy "pickle" file. Raises ProblemsError for a
-    damaged one."""
+    """Return (tensors by name, top-level numbers and strings as text) of a pickled model file. Raises ProblemsError if it is damaged.
+
+    form   "zip" (torch 1.6 and later) or "pickle" (before)
+    """
     try:
         _, root, storages = _read_zip(path) if form == "zip" else _read_legacy(path)
         tensors = {name: _entry(tensor, storages) for name, tensor in _named_tensors(_unwrap(root)).items()}
@@ -44,8 +46,10 @@ def read_pickled_header(path: Path, form: str) -> tuple[dict[str, TensorEntry], 
 
 
 def refuse_hostile(path: Path) -> None:
-    """Raise ProblemsError for a `torch.save` file (zip) that is unsafe for `torch.load(weights_only=True)`, which runs
-    no code but trusts sizes. The limits are larger: a training state has entries for each image of its dataset."""
+    """Raise ProblemsError for a `torch.save` file (zip) that is unsafe for `torch.load(weights_only=True)`.
+
+    That runs no code but trusts sizes. The limits are larger than for models: a training state has entries for each image.
+    """
     try:
         machine, _, storages = _read_zip(path, MAX_STATE_STEPS, MAX_STATE_BYTES)
         if machine.odd_keys:
@@ -59,7 +63,7 @@ def refuse_hostile(path: Path) -> None:
 
 
 def load_state_file(path: Path) -> Any:
-    """The content of a `torch.save` file: dicts, lists, numbers and tensors, nothing executable. Raises ProblemsError."""
+    """Load a `torch.save` file of dicts, lists, numbers and tensors onto the CPU; nothing in it is run. Raises ProblemsError."""
     refuse_hostile(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -74,7 +78,7 @@ def _damaged(path: Path, error: Exception) -> ProblemsError:
 
 
 def _read_zip(path: Path, max_steps: int = MAX_STEPS, max_bytes: int = MAX_BYTES) -> tuple[Machine, Any, Storages]:
-    """The machine that read it, the pickled object, and the byte ranges of the storages."""
+    """Return (machine that read the pickle, its object, byte ranges of the storages) of a zip file. Raises ProblemsError or Damaged."""
     with open_regular(path) as handle, open_zip(handle, path, AGAIN) as archive:
         members = {info.filename: info for info in archive.infolist()}
         listing = next((name for name in members if name.endswith("/data.pkl") or name == "data.pkl"), None)
@@ -103,15 +107,17 @@ def _read_zip(path: Path, max_steps: int = MAX_STEPS, max_bytes: int = MAX_BYTES
 
 
 def _member_start(handle: BinaryIO, info: zipfile.ZipInfo) -> int:
-    """Where a stored member's bytes begin: after a 30-byte header, the name, and padding (torch aligns with it)."""
+    """Return the file offset of an uncompressed zip member: after its 30-byte header, name, and padding (which torch aligns with)."""
     handle.seek(info.header_offset + 26)
     name_bytes, extra_bytes = struct.unpack("<HH", handle.read(4))
     return info.header_offset + 30 + name_bytes + extra_bytes
 
 
 def _read_legacy(path: Path) -> tuple[Machine, Any, Storages]:
-    """Read a file of torch < 1.6: magic, protocol, machine, the object, the storages' keys, then each storage as count,
-    bytes."""
+    """Read a file of torch before 1.6; return as `_read_zip`.
+
+    It has five pickles (magic number, protocol, system, the object, storage keys), then each storage as element count and bytes.
+    """
     with open_regular(path) as handle:
         size = handle.seek(0, 2)
         handle.seek(0)
@@ -137,7 +143,7 @@ def _small(handle: BinaryIO) -> Any:
 
 
 def _unwrap(content: Any) -> Any:
-    """The weights inside "state_dict" wrappers, of which training files may have several."""
+    """Return the innermost dict of nested "state_dict" keys. Raises Damaged beyond MAX_WRAPS levels."""
     for _ in range(MAX_WRAPS):
         if not (isinstance(content, dict) and isinstance(content.get("state_dict"), dict)):
             return content
@@ -147,7 +153,7 @@ def _unwrap(content: Any) -> Any:
 
 @dataclass
 class _Budget:
-    """A limit on the walk below: a dict can be in many places, and so be visited many times."""
+    """Limits of `_named_tensors`, since a dict that is referenced many times is visited as often."""
 
     visits: int = MAX_VISITS
     characters: int = MAX_NAME_CHARACTERS
@@ -160,8 +166,10 @@ class _Budget:
 
 
 def _named_tensors(content: Any, prefix: str = "", depth: int = 0, budget: _Budget | None = None) -> dict[str, Tensor]:
-    """Tensors by dotted name, including those of nested dicts (an embedding's string_to_param) and of inert objects'
-    states."""
+    """Return {dotted name: tensor}, also from nested dicts (an embedding's string_to_param) and the states of inert objects.
+
+    prefix, depth, budget   for the recursion; nesting ends at depth 4
+    """
     budget = budget or _Budget()
     if isinstance(content, Inert):
         content = content.state
@@ -183,7 +191,7 @@ def _named_tensors(content: Any, prefix: str = "", depth: int = 0, budget: _Budg
 
 
 def _entry(tensor: Tensor, storages: Storages) -> TensorEntry:
-    """A tensor's position in the file; its span must be inside its storage."""
+    """Return a tensor's entry with absolute byte offsets. Raises Damaged if it reaches outside its storage."""
     if tensor.storage.dtype not in ITEM_BYTES or tensor.storage.key not in storages:
         raise Damaged("a tensor has an unknown dtype or no elements")
     start, length = storages[tensor.storage.key]
@@ -200,7 +208,7 @@ def _entry(tensor: Tensor, storages: Storages) -> TensorEntry:
 
 
 def _row_by_row(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Strides of a contiguous tensor, in elements."""
+    """Return the strides of a contiguous tensor, in elements."""
     strides, step = [], 1
     for side in reversed(shape):
         strides.append(step)
