@@ -137,7 +137,7 @@ class CompiledBlocks:
                     )
 
     def _compile(self, kind: str, graph: Any, inputs: Any) -> Any:
-        """torch.compile's backend for blocks of this class: counts their compiled graphs, and reports once that the limit is reached."""
+        """Compile a graph of a block of class `kind` for torch.compile; report once if the number of graphs reaches its limit."""
         self.graphs[kind] += 1
         if self.graphs[kind] == self._max_graphs:
             self._say(

@@ -90,7 +90,7 @@ class _Layer:
         ]
 
     def register_hooks(self, module: nn.Module) -> Sequence[Any]:
-        """Register hooks that move them to the device before each call of the module and drop them after it."""
+        """Move the tensors to the device before each call of the module and drop them after it, by hooks; return the hooks' handles."""
         if not self.tensors:
             return ()
         before, after = module.register_forward_pre_hook, module.register_forward_hook

@@ -99,7 +99,10 @@ def read_weights(text: str) -> tuple[list[Run], list[Fault]]:
 
 
 def literal(text: str) -> str:
-    """A caption or tag as a prompt that contains its brackets as text: fox_(animal) -> fox_\\(animal\\); escaped ones stay."""
+    r"""Escape the brackets and backslashes of a text, so that a prompt reads them as text: fox_(animal) -> fox_\(animal\).
+
+    Brackets that are already escaped stay.
+    """
     return _LITERAL.sub(lambda match: match[1] or "\\" + match[0], text)
 
 

@@ -1,5 +1,7 @@
-"""Changes of norm layers (`w_norm`, `b_norm`, trained by LyCORIS' train_norm) and of biases (`diff_b`), which a network's
-file of any kind has next to its layers. They act at the network's strength, without alpha / rank."""
+"""Changes of norm layers (`w_norm`, `b_norm`, trained by LyCORIS' train_norm) and of biases (`diff_b`) in network files.
+
+Files of any network kind may have them. They act at the network's strength, without alpha / rank.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,10 @@ from core.networks.adapter import Adapter, as_weight
 
 
 class NormAdapter(Adapter):
-    """The change of a norm layer: y + m * (normalized(x) * weight + shift), as LyCORIS' NormModule."""
+    """The change of a LayerNorm or GroupNorm: y + multiplier * (normalized(x) * weight + shift), as in LyCORIS' NormModule.
+
+    weight, shift   float32 [C]
+    """
 
     def __init__(self, name: str, module: nn.LayerNorm | nn.GroupNorm, weight: Tensor, shift: Tensor):
         super().__init__(name, module)
@@ -25,7 +30,7 @@ class NormAdapter(Adapter):
 
     @classmethod
     def fresh(cls, target: Target) -> NormAdapter:
-        """A new one without effect, for a layer that train_norm trains."""
+        """Return an untrained change (zeros) of a norm layer."""
         zero = torch.zeros_like(as_weight(target.module.weight), dtype=torch.float32)
         return cls(target.name, target.module, zero, zero.clone())
 
@@ -68,7 +73,7 @@ class NormAdapter(Adapter):
 
 
 class BiasAdapter(Adapter):
-    """A change of the bias only; the weight is unchanged."""
+    """A change of the bias [out] of a layer whose weight is unchanged."""
 
     def __init__(self, name: str, module: nn.Linear | nn.Conv2d, bias: Tensor):
         super().__init__(name, module)
@@ -100,9 +105,11 @@ class BiasAdapter(Adapter):
 def use_bias_norm(
     adapters: dict[str, Adapter], parts: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]
 ) -> list[str]:
-    """Add a file's bias and norm changes to the adapters of its network; returns the keys of those that fit nothing.
+    """Add a file's changes of biases and norm layers to `adapters`, in place; return the keys that the model has no place for.
 
-    parts    "unet", "text_encoder" ... -> the loaded model        tensors    by kohya key
+    adapters   the network's, by kohya's layer name
+    parts      {"unet", "text_encoder" ...: the loaded model}
+    tensors    by kohya's key
     """
     norms, unused = _norms(parts) if tensors else {}, list[str]()
     for name, changes in group_by_module(tensors).items():
@@ -130,7 +137,7 @@ def _norm_adapter(name: str, module: nn.LayerNorm | nn.GroupNorm, changes: Mappi
 
 
 def _layer(parts: Mapping[str, nn.Module], name: str) -> nn.Linear | nn.Conv2d | None:
-    """The layer of this name, for which a file has only a bias; None if the model lacks it."""
+    """Find the layer with this kohya name; None if the model does not have it."""
     for part, model in parts.items():
         for path, module in model.named_modules():
             named = part, path if part == "unet" else full_name(path)
@@ -140,7 +147,7 @@ def _layer(parts: Mapping[str, nn.Module], name: str) -> nn.Linear | nn.Conv2d |
 
 
 def _norms(parts: Mapping[str, nn.Module]) -> dict[tuple[str, str] | None, nn.LayerNorm | nn.GroupNorm]:
-    """{(part, path): norm layer} of a model's norm layers that have weights."""
+    """Return {(part, path): norm layer} of the parts' norm layers that have weights."""
     norms: dict[tuple[str, str] | None, nn.LayerNorm | nn.GroupNorm] = {}
     for part, model in parts.items():
         for path, module in model.named_modules():

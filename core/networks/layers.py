@@ -1,4 +1,4 @@
-"""The layers that a network can have, by block, and how many the settings choose; from shapes alone."""
+"""The layers of a model that a network can change, from configs alone, and how many of them the settings choose."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -18,8 +18,11 @@ from core.settings.network import NetworkSettings
 
 @dataclass(frozen=True)
 class Hits:
-    """How many layers the settings choose. of: all layers of the trained parts that a network can have, with
-    convolutions; idle: (setting, expression) of those that match none."""
+    """How many layers the settings choose.
+
+    of     number of all layers of the trained parts that a network can change
+    idle   (setting, expression) of expressions that match no layer
+    """
 
     chosen: int
     of: int
@@ -32,9 +35,10 @@ class Hits:
 def meta_targets(
     family_name: str, configs: Mapping[str, Mapping[str, Any]] | None = None, *, norms: bool = False
 ) -> list[Target]:
-    """The layers of a model on torch's meta device.
+    """Return the layers of a model, built on torch's meta device.
 
-    configs  of its parts by name ("unet", "text_encoder" ...); None: as published     norms  with norm layers
+    configs  {part: config} ("unet", "text_encoder" ...); None: the family's published ones
+    norms    include norm layers
     """
     layout = family(family_name).layout
     if configs is None:
@@ -44,7 +48,10 @@ def meta_targets(
 
 @lru_cache(maxsize=16)
 def _targets(family_name: str, configs: str, norms: bool) -> tuple[Target, ...]:
-    """`meta_targets`, cached. configs: as JSON, since the cache needs hashable arguments"""
+    """Return the layers as `meta_targets`, cached.
+
+    configs   as JSON, since the cache needs hashable arguments
+    """
     loaded = family(family_name)
     return tuple(
         target
@@ -54,8 +61,11 @@ def _targets(family_name: str, configs: str, norms: bool) -> tuple[Target, ...]:
 
 
 def layer_hits(settings: NetworkSettings, kind_settings: Settings | None, targets: Iterable[Target]) -> Hits:
-    """The layers that the settings choose, without norm layers. kind_settings: those of the network kind. Raises
-    ProblemsError for expressions that are invalid or take too long."""
+    """Count the layers that the settings choose, without norm layers.
+
+    kind_settings   the settings group of the network kind; None if it has none
+    Raises ProblemsError for expressions that are invalid or take too long.
+    """
     targets = list(targets)
     layers = [layer_of(target) for target in targets if not is_norm(target.module)]
     trained = [layer for layer in layers if wanted(settings, layer.name)]
@@ -69,7 +79,7 @@ def layer_hits(settings: NetworkSettings, kind_settings: Settings | None, target
 
 
 def hit_problems(settings: NetworkSettings, hits: Hits) -> Iterable[Problem]:
-    """Errors for expressions that match nothing or a choice without layers, and advice with the count."""
+    """Yield errors for expressions that match nothing or if no layer is chosen, else advice with the count."""
     for where, text in hits.idle:
         what = f"'{text[:60]}' finds no layer of the trained parts of this model"
         yield Problem(what, where, "correct or remove it", code="network.layers-not-found")

@@ -1,6 +1,8 @@
-"""DoRA (Liu et al. 2024, arXiv:2402.09353): another kind's change sets the weight's direction, a magnitude vector its
-norms, in LyCORIS' format: the kind's keys and <name>.dora_scale, [out, 1(, 1, 1)], or [1, in(, 1, 1)] for input
-channels."""
+"""DoRA (Liu et al. 2024, arXiv:2402.09353) over other kinds, in LyCORIS' format.
+
+Another kind's change sets the weight's direction, a magnitude vector its norms. A file has the kind's keys and <name>.dora_scale,
+[out, 1(, 1, 1)] for output or [1, in(, 1, 1)] for input channels.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +29,12 @@ EPSILON = 2.0**-23  # of float32, which LyCORIS adds to the norms
 
 
 class DoraAdapter(Adapter):
-    """W' = magnitude * (W + change) / |W + change|, norms of rows or columns.
+    """W' = magnitude * (W + change) / |W + change|, with the norm of each output or input channel.
 
-    `inner` is the change of the direction; `magnitude` a float32 parameter [out, 1(, 1, 1)] or [1, in(, 1, 1)]. The
-    multiplier m interpolates the weight, W + m * (W' - W), as A1111 and ComfyUI use such files; at 1 this is what
-    LyCORIS computes, whose module would apply the whole change at any m. In training the norm is a constant for the
-    gradient (section 4.3 of the paper, and PEFT), which saves a copy of each weight.
+    inner      the adapter of the direction's change
+    magnitude  float32 parameter [out, 1(, 1, 1)] or [1, in(, 1, 1)]
+    The multiplier m interpolates the weight, W + m * (W' - W), as A1111 and ComfyUI do; LyCORIS, the same at 1, applies the whole change
+    at any m. In training the norm is a constant for the gradient (section 4.3 of the paper, and PEFT), which saves a copy of each weight.
     """
 
     def __init__(self, inner: Adapter, magnitude: Tensor):
@@ -42,7 +44,10 @@ class DoraAdapter(Adapter):
 
     @classmethod
     def fresh(cls, inner: Adapter, per_output: bool) -> DoraAdapter:
-        """A new one, with the weight's norms as magnitudes."""
+        """Create an adapter without effect over the new adapter `inner`: the magnitudes are the weight's norms.
+
+        per_output   one magnitude per output channel; False: per input channel
+        """
         from core.networks.fp8 import base_weight
 
         return cls(inner, _norm(base_weight(inner.module), per_output).clone())
@@ -69,12 +74,12 @@ class DoraAdapter(Adapter):
         return torch.add(y, changed - unbiased, alpha=self.multiplier)
 
     def _scale(self, like: Tensor) -> Tensor:
-        """magnitude / |W + change|, for the channels of an input or output, in its dtype."""
+        """Return magnitude / |W + change| in the dtype of `like`, an input or output of the layer, and broadcasting over its channels."""
         scale = self.magnitude.float() / (self._current_norm() + EPSILON)
         return over_channels(scale, like, self.module)
 
     def _current_norm(self) -> Tensor:
-        """|W + change| including the adapters below. Cached while nothing trains."""
+        """Return |W + change| in the magnitude's shape, W including the adapters attached before. Cached while nothing trains."""
         below = list(self.below())
         trains = any(parameter.requires_grad for adapter in (self, *below) for parameter, _ in adapter.parameters())
         weight = as_weight(self.module.weight)
@@ -124,8 +129,10 @@ class DoraAdapter(Adapter):
 
 
 def magnitudes(scale: Tensor, module: nn.Module) -> Tensor | None:
-    """dora_scale as float32 in the shape for this module, on its device; None if it does not fit. A 1x1 convolution's
-    fits a Linear and vice versa; a plain vector is of the outputs."""
+    """Return a file's dora_scale as float32 in the shape for this layer, on its device; None if it does not fit.
+
+    That of a 1x1 convolution fits a Linear and vice versa; a plain vector is per output channel.
+    """
     weight = as_weight(module.weight)
     ones = [1 for _ in weight.shape[2:]]
     shape = [1, weight.shape[1], *ones] if scale.ndim > 1 and scale.shape[0] == 1 else [weight.shape[0], 1, *ones]
@@ -135,7 +142,7 @@ def magnitudes(scale: Tensor, module: nn.Module) -> Tensor | None:
 
 
 def _norm(weight: Tensor, per_output: bool) -> Tensor:
-    """Norms of the weight's rows, [out, 1(, 1, 1)], or of its columns, [1, in(, 1, 1)]."""
+    """Return the weight's norms per output channel, [out, 1(, 1, 1)], or per input channel, [1, in(, 1, 1)]."""
     dims = [dim for dim in range(weight.dim()) if dim != (0 if per_output else 1)]
     return torch.linalg.vector_norm(weight, dim=dims, keepdim=True)
 
@@ -144,13 +151,16 @@ def _norm(weight: Tensor, per_output: bool) -> Tensor:
 
 
 def without_scale(tensors: Tensors) -> dict[str, Tensor]:
-    """The tensors of the kind that DoRA decomposes."""
+    """Return a layer's tensors without dora_scale: those of the kind under DoRA."""
     return {key: value for key, value in tensors.items() if key != DORA_SCALE}
 
 
 def _per_output(diffusers: str) -> Misread:
-    """How programs misread magnitudes per output: ComfyUI and Forge divide by the norms of the unchanged weight, A1111 by
-    those of the columns. diffusers: what diffusers does"""
+    """Return which programs misread magnitudes per output channel.
+
+    ComfyUI and Forge divide by the norms of the unchanged weight, A1111 by those of the input channels.
+    diffusers   how diffusers reads them
+    """
     return Misread(
         {**dict.fromkeys(NAMES_OF_KOHYA, OTHER), "diffusers": diffusers},
         "a magnitude per output",
@@ -246,12 +256,12 @@ def _to_peft(tensors: Tensors, dtype: Any) -> dict[str, Tensor]:
 
 
 def to_magnitude(scale: Tensor) -> Tensor:
-    """dora_scale [out, 1(, 1, 1)] in PEFT's shape: [out] of a Linear, [1, out, 1, 1] of a convolution."""
+    """Reshape dora_scale [out, 1(, 1, 1)] to PEFT's magnitudes: [out] for a Linear, [1, out, 1, 1] for a convolution."""
     return scale.reshape(1, -1, 1, 1).contiguous() if scale.ndim == 4 else scale.reshape(-1).contiguous()
 
 
 def from_magnitude(value: Tensor) -> Tensor:
-    """PEFT's magnitudes, [out] or [1, out, 1, 1], in LyCORIS' shape [out, 1(, 1, 1)]."""
+    """Reshape PEFT's magnitudes, [out] or [1, out, 1, 1], to LyCORIS' dora_scale [out, 1(, 1, 1)]."""
     return value.reshape(-1, *(1 for _ in range(1 if value.ndim < 4 else 3)))
 
 

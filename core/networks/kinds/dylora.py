@@ -1,5 +1,7 @@
-"""DyLoRA (Valipour et al. 2022, arXiv:2210.07558): a LoRA that can be cut to lower ranks after its training, in LoRA's file
-format, as sd-scripts' networks.dylora."""
+"""DyLoRA (Valipour et al. 2022, arXiv:2210.07558): a LoRA that can be cut to lower ranks after training.
+
+Its files are LoRA's; training is that of sd-scripts' networks.dylora.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ class DyLoraSettings(KindSettings):
     )
 
     def problems(self, network: NetworkSettings) -> Iterator[Problem]:
-        """Errors unless all layers have one rank, and that is a multiple of the unit, as sd-scripts requires."""
+        """Yield an error if layers have different ranks or a rank is not a multiple of the unit, as sd-scripts requires."""
         if network.conv_rank is not None and network.conv_rank != network.rank:
             what = (
                 f"DyLoRA has one rank for all layers, but conv rank is {network.conv_rank} and the rank {network.rank}"
@@ -52,11 +54,11 @@ class DyLoraSettings(KindSettings):
 
 
 class DyLoraAdapter(LoraAdapter):
-    """A LoRA layer of which each micro-batch trains a random group of ranks.
+    """A LoRA layer of which each micro-batch trains a random group of `unit` ranks.
 
-    The micro-batch draws k, a multiple of `unit`. All ranks are in the forward pass, but only ranks k to k + unit - 1 get
-    gradients, and the change is multiplied by sqrt(rank / (k + unit)). The draw is addressed by step, micro-batch and layer.
-    Each group is a parameter of its own, so the optimizer skips groups without a gradient. In inference nothing is drawn.
+    The micro-batch draws k, a multiple of `unit`. All ranks are in the forward pass, but only ranks k to k + unit - 1 get gradients, and
+    the change is multiplied by sqrt(rank / (k + unit)). The draw is addressed by step, micro-batch and layer. Each group is a parameter
+    of its own, so the optimizer skips groups without a gradient. Outside of training nothing is drawn.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class DyLoraAdapter(LoraAdapter):
 
     @property
     def drawn(self) -> int | None:
-        """The first rank that trains in the current micro-batch; None in inference."""
+        """The first rank that trains in the current micro-batch, a multiple of the unit; None outside of training."""
         if self.moment is None:
             return None
         return integer(0, self.rank, self._seed, "dylora", *self.moment, self.name) // self._unit * self._unit
@@ -95,7 +97,7 @@ class DyLoraAdapter(LoraAdapter):
         return super().strength * factor
 
     def _weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """down and up of all ranks; in training only the current group has gradients."""
+        """Return down [rank, in ...] and up [out, rank ...]; in training all groups but the current one are detached."""
         first = self.drawn
         if first is None:
             return self.down, self.up
@@ -118,7 +120,7 @@ def _fresh(target: Target, size: BlockSize, options: Settings | None, seed: int)
 
 
 def _ranks(network: NetworkSettings) -> Iterator[tuple[str, list[int]]]:
-    """(setting, its ranks) of each setting that contains ranks."""
+    """Yield (setting's name, its ranks) of each setting that contains ranks. Invalid texts are skipped: other rules report them."""
     yield "rank", [network.rank]
     try:
         for name in ("block_dims", "conv_block_dims"):

@@ -1,4 +1,4 @@
-"""The full difference (LyCORIS' algo=full): a change of each weight, and of its layer's bias, in full size."""
+"""Full difference (LyCORIS' algo=full): a change of each weight, and of its layer's bias, in full size."""
 
 from typing import Any
 

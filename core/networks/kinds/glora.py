@@ -1,8 +1,7 @@
-"""GLoRA (Chavan et al. 2023, arXiv:2306.07967) in LyCORIS' format: W' = W + scale * (W A + B) with A and B of low rank, so that a
-layer's input changes too.
+"""GLoRA (Chavan et al. 2023, arXiv:2306.07967) in LyCORIS' format: W' = W + scale * (W A + B) with low-rank A and B.
 
-<name>.a1.weight [in, r(, 1, 1)]    a2.weight [r, in(, 1, 1)]    A = a1 @ a2       scale = alpha / r, as LoRA's
-<name>.b1.weight [out, r(, 1, 1)]   b2.weight [r, in(, kh, kw)]  B = b1 @ b2
+<name>.a1.weight [in, r(, 1, 1)]    a2.weight [r, in(, 1, 1)]    A = a1 @ a2, a change of the layer's input
+<name>.b1.weight [out, r(, 1, 1)]   b2.weight [r, in(, kh, kw)]  B = b1 @ b2, LoRA's change       scale = alpha / r
 """
 
 from __future__ import annotations
@@ -28,10 +27,11 @@ A1, A2, B1, B2 = GLORA = "a1.weight", "a2.weight", "b1.weight", "b2.weight"
 
 
 class GloraAdapter(ScaledAdapter):
-    """y' = f(x + strength * a1(a2(x))) + strength * b1(b2(x)), where f is the layer with the adapters below.
+    """y' = f(x + strength * a1(a2(x))) + strength * b1(b2(x)), where f is the layer with the adapters attached before.
 
-    `weights`: float32 parameters by the key of files. The multiplier scales A and B. Dropout acts between the matrices
-    of both. The norm is that of A and B together, since W A depends on the layer's weight.
+    weights   {key: float32 parameter} in the shapes of `shapes`
+    The multiplier scales A and B. Dropout acts between the matrices of both. The norm is that of A and B together, since W A depends on
+    the layer's weight.
     """
 
     def __init__(self, name: str, module: nn.Module, tensors: Tensors, alpha: float):
@@ -40,7 +40,7 @@ class GloraAdapter(ScaledAdapter):
 
     @classmethod
     def fresh(cls, target: Target, size: BlockSize, options: Settings | None, seed: int) -> GloraAdapter:
-        """A new one without effect: a1 and b1 kaiming uniform (a = sqrt 5), a2 and b2 zero, as in LyCORIS."""
+        """Create an adapter without effect: a1 and b1 kaiming uniform (a = sqrt 5), a2 and b2 zero, as in LyCORIS."""
         weight = as_weight(target.module.weight)
         device = torch.device("meta" if weight.is_meta else "cpu")
         tensors = {key: torch.zeros(shape, device=device) for key, shape in shapes(target.module, size.rank).items()}
@@ -53,7 +53,7 @@ class GloraAdapter(ScaledAdapter):
 
     @classmethod
     def from_tensors(cls, target: Target, tensors: Tensors) -> GloraAdapter | None:
-        """The adapter of a file; None if the shapes do not fit the layer."""
+        """Return the adapter of a file; None if the shapes do not fit the layer."""
         matrices = matrices_of(tensors, target.module)
         return cls(target.name, target.module, matrices, _size(tensors).alpha) if matrices is not None else None
 
@@ -109,7 +109,7 @@ class GloraAdapter(ScaledAdapter):
 
 
 def shapes(module: nn.Module, rank: int) -> dict[str, tuple[int, ...]]:
-    """{key: shape} of the matrices in files."""
+    """Return {key: shape} of the matrices for this layer, as in files."""
     (out, width, *kernel), ones = as_weight(module.weight).shape, [1 for _ in as_weight(module.weight).shape[2:]]
     return {
         A1: (width, rank, *ones),
@@ -120,8 +120,10 @@ def shapes(module: nn.Module, rank: int) -> dict[str, tuple[int, ...]]:
 
 
 def matrices_of(tensors: Tensors, module: nn.Module) -> dict[str, Tensor] | None:
-    """A file's matrices as float32 in the shapes for this module, on its device; None if they do not fit. Those of a
-    1x1 convolution fit a Linear and vice versa."""
+    """Return a file's matrices as float32 in the shapes for this layer, on its device; None if they do not fit.
+
+    Those of a 1x1 convolution fit a Linear and vice versa.
+    """
     needed = shapes(module, tensors[A2].shape[0])
     if any(
         tensors[key].numel() != math.prod(shape) or tensors[key].shape[:2] != shape[:2] for key, shape in needed.items()

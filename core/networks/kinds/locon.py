@@ -1,5 +1,7 @@
-"""LoCon in LyCORIS' format: LoRA on Linear and convolutions, 3x3 ones in Tucker form: a 1x1 convolution down to the rank, a core
-[rank, rank, kh, kw] and a 1x1 convolution up. Layers without Tucker and scalar are LoRA's.
+"""LoCon in LyCORIS' format: LoRA on Linear layers and convolutions, 3x3 ones optionally in Tucker form.
+
+Tucker form: a 1x1 convolution down to the rank, a core [rank, rank, kh, kw], and a 1x1 convolution up. Layers without Tucker form and
+scalar are plain LoRA.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ def _apply(factors: Factors, x: Tensor, module: nn.Module) -> Tensor:
 
 
 def _starts(module: Any, rank: int, options: Any) -> dict[str, Start]:
-    """Initialization of each tensor as in LyCORIS: all kaiming, except up: zero unless there is a scalar."""
+    """Return each tensor's initialization, as in LyCORIS: kaiming, but zero for up unless there is a scalar."""
     (out, width, *kernel), ones = module.weight.shape, tuple(1 for _ in module.weight.shape[2:])
     last: Any = "kaiming" if options.use_scalar else "zero"
     if options.use_tucker and prod(kernel) > 1:

@@ -1,8 +1,7 @@
-"""LoHa (Hyeon-Woo et al. 2022, FedPara, arXiv:2108.06098) in LyCORIS' format: the change is the elementwise product of
-two low-rank matrices, so its rank can be the square of theirs.
+"""LoHa (Hyeon-Woo et al. 2022, FedPara, arXiv:2108.06098) in LyCORIS' format: the elementwise product of two low-rank matrices.
 
-change = alpha / rank * (w1_a @ w1_b) * (w2_a @ w2_b), kernels flattened; with Tucker each factor of a 3x3 convolution
-is a core [rank, rank, kh, kw] with two matrices instead.
+change = alpha / rank * (w1_a @ w1_b) * (w2_a @ w2_b), kernels flattened, of rank up to rank^2. With Tucker each factor of a 3x3
+convolution is a core [rank, rank, kh, kw] with two matrices instead.
 """
 
 from math import prod
@@ -27,8 +26,10 @@ def _change(factors: Factors, shape: tuple[int, ...]) -> Tensor:
 
 
 def _starts(module: Any, rank: int, options: Any) -> dict[str, Start]:
-    """Initialization of each tensor as in LyCORIS: the b matrices normal, a matrices and cores a tenth of it, w2_a zero
-    unless there is a scalar."""
+    """Return each tensor's initialization, as in LyCORIS: b matrices normal, a matrices and cores normal with a standard deviation of 0.1.
+
+    w2_a is zero unless there is a scalar.
+    """
     shape = module.weight.shape
     core = options.use_tucker and prod(shape[2:]) > 1
     outs = (rank, shape[0]) if core else (shape[0], rank)

@@ -1,8 +1,7 @@
-"""LoKr (Yeh et al. 2024, LyCORIS, arXiv:2309.14859; Edalati et al. 2022, KronA, arXiv:2212.10650) in LyCORIS' format:
-the change is the Kronecker product of a small matrix and a low-rank or full one.
+"""LoKr (Yeh et al. 2024, LyCORIS, arXiv:2309.14859; Edalati et al. 2022, KronA, arXiv:2212.10650) in LyCORIS' format.
 
-change = scale * kron(w1, w2), w1 [a, c] or w1_a @ w1_b, w2 [b, d, (kh, kw)] or w2_a @ w2_b or Tucker; out = a * b, in =
-c * d. scale = alpha / rank, and 1 if both are full.
+The change is the Kronecker product of a small matrix and a low-rank or full one: scale * kron(w1, w2), w1 [a, c] or w1_a @ w1_b,
+w2 [b, d, (kh, kw)] or w2_a @ w2_b or Tucker; out = a * b, in = c * d. scale = alpha / rank, and 1 if both are full.
 """
 
 from __future__ import annotations
@@ -21,8 +20,10 @@ W2, W2_A, W2_B, T2 = "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"
 
 
 def split(width: int, factor: int) -> tuple[int, int]:
-    """The two factors of a width, the smaller first: `factor` if it divides the width, else the most even split whose
-    smaller factor is at most `factor` (-1: any), as LyCORIS chooses it."""
+    """Return two factors of `width`, the smaller first, as LyCORIS chooses them.
+
+    `factor` is one of them if it divides the width; else the split is the most even one whose smaller factor is at most `factor` (-1: any).
+    """
     if factor > 0 and width % factor == 0:
         return min(factor, width // factor), max(factor, width // factor)
     largest = width if factor < 0 else factor
@@ -31,7 +32,7 @@ def split(width: int, factor: int) -> tuple[int, int]:
 
 
 def _starts(module: Any, rank: int, options: Any) -> dict[str, Start]:
-    """Initialization of each tensor as in LyCORIS: all kaiming, except w2 or w2_b: zero unless there is a scalar."""
+    """Return each tensor's initialization, as in LyCORIS: kaiming, but zero for w2 or w2_b unless there is a scalar."""
     shape = module.weight.shape
     (a, b), (c, d), kernel = split(shape[0], options.factor), split(shape[1], options.factor), shape[2:]
     if options.unbalanced_factorization:
@@ -50,12 +51,12 @@ def _starts(module: Any, rank: int, options: Any) -> dict[str, Start]:
 
 
 def _small(factors: Factors) -> Tensor:
-    """w1, [a, c]."""
+    """Return w1, [a, c]."""
     return factors[W1] if W1 in factors else factors[W1_A] @ factors[W1_B]
 
 
 def _large(factors: Factors) -> Tensor:
-    """w2, [b, d * kh * kw]."""
+    """Return w2, [b, d * kh * kw]."""
     if T2 in factors:
         return tucker(factors[T2], factors[W2_A], factors[W2_B]).flatten(1)
     return factors[W2].flatten(1) if W2 in factors else factors[W2_A] @ factors[W2_B]
@@ -67,7 +68,7 @@ def _change(factors: Factors, shape: tuple[int, ...]) -> Tensor:
 
 
 def _apply(factors: Factors, x: Tensor, module: nn.Module) -> Tensor:
-    """kron(w1, w2) times x without building it: input channels as c groups of d, w2 on each group, w1 across them."""
+    """Return kron(w1, w2) times x without building it: w2 on each of the c groups of d input channels, then w1 across the groups."""
     w1 = _small(factors)
     c = w1.shape[1]
     w2 = _large(factors)
@@ -83,7 +84,7 @@ def _apply(factors: Factors, x: Tensor, module: nn.Module) -> Tensor:
 
 
 def _norm(factors: Factors) -> Tensor:
-    """The norm of a Kronecker product: the product of its factors' norms."""
+    """Return the Frobenius norm of the Kronecker product: the product of the factors' norms."""
     return _small(factors).norm() * _large(factors).norm()
 
 

@@ -20,7 +20,10 @@ class LoraFaAdapter(LoraAdapter):
 
     @classmethod
     def fresh(cls, name: str, module: nn.Module, rank: int, alpha: float, seed: int) -> Self:
-        """down normal with variance 2 / (in + rank), as sd-scripts' networks.lora_fa; in: channels of a convolution."""
+        """Create a LoRA without effect: down normal with variance 2 / (in + rank), as in sd-scripts' networks.lora_fa, up zero.
+
+        in: the number of input channels, also for a convolution.
+        """
         adapter = super().fresh(name, module, rank, alpha, seed)
         if not adapter.down.is_meta:
             spread = math.sqrt(2.0 / (as_weight(module.weight).shape[1] + rank))

@@ -45,13 +45,14 @@ ATTENTION, TRANSFORMER = ("_attn1_", "_attn2_"), ("_transformer_blocks_", "_proj
 class OftAdapter(Adapter):
     """Rotations of blocks of output channels, W' = R^T W, in one stage or in several that mix them (BOFT).
 
-    `blocks` [k, b, b], for BOFT [stages, k, b, b], are float32 parameters in the file's shape, and so is `rescale`, a
-    factor per channel, if there is one. With Q = blocks - blocks^T, R = (I + Q)(I - Q)^-1 is orthogonal (Cayley).
-    `alpha` limits the norm of all Q of the layer together to alpha * width of the output (Qiu et al. 2023,
-    arXiv:2306.07280, COFT).
+    blocks    float32 parameter [k, b, b], for BOFT [stages, k, b, b], as in the file
+    rescale   float32 parameter [out, 1(, 1, 1)], a factor per channel, or None
+    alpha     limits the norm of all Q of the layer together to alpha * output width (Qiu et al. 2023, arXiv:2306.07280, COFT); 0: no limit
+    prefix    of layer names in files; "": the usual
+    With Q = blocks - blocks^T, R = (I + Q)(I - Q)^-1 is orthogonal (Cayley).
 
-    The multiplier m interpolates each rotation, I + m * (R - I), as kohya and LyCORIS do, and the rescale too, 1 + m *
-    (rescale - 1), which LyCORIS applies in full at any m. Norms and their limit are those of the blocks, as in LyCORIS.
+    The multiplier m interpolates each rotation, I + m * (R - I), as kohya and LyCORIS do, and the rescale too, 1 + m * (rescale - 1), which
+    LyCORIS applies in full at any m. Norms and their limit are those of the blocks, as in LyCORIS.
     """
 
     def __init__(self, name: str, module: nn.Module, tensors: Tensors, rank: int, prefix: str):
@@ -82,7 +83,7 @@ class OftAdapter(Adapter):
         return weight + change.t().reshape(weight.shape)
 
     def _change(self, rows: Tensor) -> Tensor:
-        """The change of vectors of output channels, [..., out], by rotation and rescale, in their dtype."""
+        """Return the change of vectors of output channels, [..., out], by rotation and rescale at the multiplier, in their dtype."""
         change = torch.zeros_like(rows)
         rotations = self._rotations(rows.dtype)
         if rotations.dim() == 3:
@@ -95,8 +96,11 @@ class OftAdapter(Adapter):
         return change
 
     def _butterfly(self, rows: Tensor, stage: int, rotation: Tensor) -> Tensor:
-        """One stage of BOFT (Liu et al. 2024, arXiv:2311.06243): blocks of channels that are 2^stage * b / 2 apart.
-        LyCORIS uses R instead of R^T here."""
+        """Return the change of vectors [..., out] by one stage of BOFT: blocks of channels that are 2^stage * b / 2 apart.
+
+        rotation   R - I, [k, b, b]
+        Liu et al. 2024, arXiv:2311.06243. LyCORIS uses R instead of R^T here.
+        """
         _, width, _ = rotation.shape
         apart = 2**stage * (width // 2)
         mixed = rows.unflatten(-1, (-1, 2, apart)).transpose(-1, -2).flatten(-3)
@@ -104,7 +108,7 @@ class OftAdapter(Adapter):
         return rotated.unflatten(-1, (-1, apart, 2)).transpose(-1, -2).flatten(-3)
 
     def _rotations(self, dtype: torch.dtype) -> Tensor:
-        """The rotations as R - I = 2 Q (I - Q)^-1. Cached while the blocks do not train."""
+        """Return R - I = 2 Q (I - Q)^-1 of each block, in the shape of `blocks`. Cached while the blocks do not train."""
         if self.blocks.requires_grad:
             return self._computed().to(dtype)
         if self._cached is None or self._cached.dtype != dtype or self._cached.device != self.blocks.device:
@@ -112,7 +116,7 @@ class OftAdapter(Adapter):
         return self._cached
 
     def _computed(self) -> Tensor:
-        """R - I of each block, float32, with the limit of the norm applied to Q."""
+        """Return R - I of each block, float32, with the norm of Q limited by alpha."""
         q = self.blocks.float()
         q = q - q.transpose(-1, -2)
         if self.alpha > 0:
@@ -147,14 +151,14 @@ class OftAdapter(Adapter):
 
 
 def _in_blocks(rows: Tensor, matrices: Tensor) -> Tensor:
-    """Vectors [..., k * b], each block multiplied by its matrix of [k, b, b]."""
+    """Multiply each block of b channels of `rows` [..., k * b] by its matrix of `matrices` [k, b, b]."""
     count, width, _ = matrices.shape
     blocks = rows.reshape(-1, count, width).transpose(0, 1)
     return (blocks @ matrices).transpose(0, 1).reshape(rows.shape)
 
 
 def fits(tensors: Tensors, module: nn.Module) -> bool:
-    """Whether a file's blocks have the layer's output width, and their stages can mix it."""
+    """Return whether a file's blocks have the layer's output width, and BOFT's stages can divide them."""
     blocks = tensors[OFT_BLOCKS]
     count, width = blocks.shape[-3:-1]
     stages = blocks.shape[0] if blocks.ndim == 4 else 1
@@ -163,7 +167,7 @@ def fits(tensors: Tensors, module: nn.Module) -> bool:
 
 
 def out_width(module: nn.Module) -> int:
-    """The layer's output channels."""
+    """Return the number of the layer's output channels."""
     return as_weight(module.weight).shape[0]
 
 
@@ -171,7 +175,7 @@ def out_width(module: nn.Module) -> int:
 
 
 def _flaw(name: str, tensors: Tensors) -> str:
-    """The error in a layer of OFT, diag-OFT or BOFT, or ""."""
+    """Return the error in a layer of OFT, Diag-OFT or BOFT; "" if there is none."""
     if OFT_BLOCKS not in tensors:
         return f"{name} has no {OFT_BLOCKS}"
     blocks, rescale = tensors[OFT_BLOCKS], tensors.get(RESCALE)
@@ -184,12 +188,12 @@ def _flaw(name: str, tensors: Tensors) -> str:
 
 
 def _idle(tensors: Tensors) -> bool:
-    """Whether a layer of OFT, diag-OFT or BOFT has no effect."""
+    """Return whether a layer of OFT, Diag-OFT or BOFT has no effect."""
     return not tensors[OFT_BLOCKS].any() and (RESCALE not in tensors or bool((tensors[RESCALE] == 1).all()))
 
 
 def constraint(tensors: Tensors) -> float:
-    """The limit of the angles, as a share of the output width, stored as alpha; 0 is none."""
+    """Return the limit of the rotations, stored as alpha: a factor of the output width (OftAdapter.alpha); 0 is no limit."""
     return float(tensors[ALPHA]) if ALPHA in tensors else 0.0
 
 
@@ -207,8 +211,11 @@ def _register(
 ) -> None:
     """Register a kind that rotates blocks.
 
-    blocks   (output width, rank) -> the shape of the tensor of blocks     dims, rank_side   its dimensions, and which
-             is the rank
+    blocks      (output width, rank) -> shape of the tensor `oft_blocks`
+    dims        number of its dimensions
+    rank_side   index of the dimension that is the rank
+    prefix      of layer names in files; "": the usual
+    fields      further fields of NetworkKind
     """
 
     def fresh(target: Target, size: BlockSize, options: Settings | None, seed: int) -> OftAdapter:
@@ -251,7 +258,12 @@ def _register_of_lycoris(
     misread: tuple[Misread, ...],
     **fields: Any,
 ) -> None:
-    """Register one of LyCORIS' kinds. limited: how programs misread a constraint"""
+    """Register one of LyCORIS' rotations; arguments as in `_register`.
+
+    algo      LyCORIS' name of the algorithm
+    limited   {program: how it misreads a constraint}
+    misread   further misreadings
+    """
     constrained = Misread(
         limited, "a constraint", lambda options, conv: options.constraint > 0, lambda tensors: constraint(tensors) > 0
     )
@@ -277,8 +289,10 @@ def _diagonal(out: int, rank: int) -> tuple[int, ...]:
 
 
 def split_in_powers(width: int, largest: int) -> tuple[int, int] | None:
-    """(block width, number of blocks) for the widest even block up to `largest` of which the width has a power of two: 320,
-    16 -> (10, 32). None if there is none."""
+    """Return (block width, number of blocks) with the widest even block up to `largest` that divides `width` into a power of two.
+
+    None if there is none; (320, 16) -> (10, 32).
+    """
     for block in range(largest - largest % 2, 0, -2):
         count = width // block
         if width % block == 0 and count & (count - 1) == 0:
@@ -294,8 +308,10 @@ def _butterflies(out: int, rank: int) -> tuple[int, ...]:
 
 
 def _takes(layer: Layer, network: NetworkSettings, options: Settings | None) -> bool:
-    """Whether it is one of sd-scripts' layers: attention, with enable_all_linear whole transformers, with enable_conv
-    the residual and resampling blocks. Layers chosen by expressions count as they are."""
+    """Return whether sd-scripts' OFT changes a layer of the U-Net.
+
+    Attention always; whole transformers with enable_all_linear, residual and resampling blocks with enable_conv, any if layers are chosen.
+    """
     assert isinstance(options, OftSettings)
     if layer.name.startswith("lora_te") or layer.outer:
         return False
@@ -305,7 +321,7 @@ def _takes(layer: Layer, network: NetworkSettings, options: Settings | None) -> 
 
 
 def _sized(network: NetworkSettings, options: Settings | None) -> NetworkSettings:
-    """Settings with the same number of blocks and the same limit for 3x3 convolutions."""
+    """Return network settings that give 3x3 convolutions, if they train, the same number of blocks and limit as other layers."""
     assert isinstance(options, OftSettings)
     size = {"conv_rank": network.rank, "conv_alpha": network.alpha} if options.enable_conv else {"conv_rank": None}
     return network.model_copy(update={**size, "rs_lora": False})
