@@ -58,10 +58,12 @@ class Family:
 
     @property
     def name(self) -> str:
+        """Name of the family, such as "sdxl"."""
         return self.layout.family
 
     @property
     def latent_pixels(self) -> int:
+        """Image pixels per latent, along a side (8 for Stable Diffusion)."""
         return self.layout.latent_pixels
 
     def layers(self, part: nn.Module, *, norms: bool = False) -> Iterator[Target]:

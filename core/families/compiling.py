@@ -63,6 +63,7 @@ def compile_problems(settings: MemorySettings, device: str) -> list[Problem]:
 
 
 def _compiler_found(device: str) -> bool:
+    """Return whether a C++ compiler for torch.compile is installed; triton-windows has one of its own."""
     if sys.platform == "win32":
         return device.startswith("cuda") or shutil.which("cl") is not None  # triton-windows brings a compiler
     names = [os.environ.get("CXX"), os.environ.get("CC"), "g++", "clang++", "c++", "gcc", "clang"]
@@ -70,6 +71,7 @@ def _compiler_found(device: str) -> bool:
 
 
 def _no_compiler() -> Problem:
+    """Return the problem that no C++ compiler was found, with how to install one on this system."""
     fix = "install g++ (Debian, Ubuntu: build-essential)"
     if sys.platform == "win32":
         fix = "install Visual Studio's Build Tools and start from its command prompt"

@@ -36,6 +36,7 @@ class LiveBytes(TorchDispatchMode):
         return outputs
 
     def _add(self, storage: torch.UntypedStorage) -> None:
+        """Count a new storage until it is freed."""
         key = storage._cdata
         if key in self._bytes or key in self._existing:
             return
@@ -137,6 +138,10 @@ def gradient_bytes(
 
 
 def _unet(name: str, config: tuple, dtype: torch.dtype, attention: str) -> Any:
+    """Build the family's denoiser on "meta" with an attention of the same memory as `attention`.
+
+    config   `config_key` of its config
+    """
     unet = model_on_meta(families.family(name).denoiser, name, config, dtype)
     if attention in ("auto", "sdpa", "xformers"):
         unet.set_attn_processor(FusedAttention())
@@ -166,6 +171,10 @@ def decoding_bytes(name: str, config: tuple, pixels: int, dtype: torch.dtype) ->
 
 
 def _vae(name: str, config: tuple, dtype: torch.dtype) -> Any:
+    """Build a VAE of the family `name` on "meta", with the attention memory of fused kernels.
+
+    config   `config_key` of its config
+    """
     vae = model_on_meta("vae", name, config, dtype)
     for module in vae.modules():
         if hasattr(module, "set_processor"):

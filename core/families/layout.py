@@ -76,6 +76,7 @@ class Layout:
 
     @property
     def published(self) -> Published:
+        """The family's published configs and vocabulary."""
         return Published(self.configs, VOCABULARY, self.denoiser)
 
     @property

@@ -11,6 +11,7 @@ from core.families.tokenizer import load_tokenizer
 
 
 def _layout(family: str, **facts: Any) -> Layout:
+    """Return the layout of a built-in family, whose configs are in its folder. `facts`: further fields."""
     return Layout(family, Path(__file__).parent / family / "configs", **facts)
 
 

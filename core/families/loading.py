@@ -127,6 +127,7 @@ def fit_problems(layout: Layout, path: Path | str, vae: Path | str | None = None
 
 
 def _prediction(layout: Layout, unet: Any) -> str:
+    """Return "epsilon" or "v" of a model whose file does not state it, by running the U-Net if the family needs that."""
     if layout.find_prediction is None or unet is None:
         return "epsilon"
     return layout.find_prediction(unet)

@@ -97,10 +97,12 @@ class _Layer:
         return before(self.to_device), after(self.to_ram, always_call=True)
 
     def to_device(self, *_: Any) -> None:
+        """Replace the module's tensors by copies on the device. Also a forward pre-hook."""
         for by_name, name, tensor in self.tensors:
             moved = tensor.to(self._device, non_blocking=True)
             by_name[name] = nn.Parameter(moved, requires_grad=False) if isinstance(tensor, nn.Parameter) else moved
 
     def to_ram(self, *_: Any) -> None:
+        """Put the tensors in RAM back into the module. Also a forward hook."""
         for by_name, name, tensor in self.tensors:
             by_name[name] = tensor

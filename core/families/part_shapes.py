@@ -54,6 +54,7 @@ def mismatch_problems(layout: Layout, parts: Iterable[Part], path: Path) -> list
 
 
 def config_of(layout: Layout, part: Part) -> dict[str, Any]:
+    """Return the part's config: its folder's, or for a single file the published one with the sizes in its metadata."""
     return part.full_config(layout.config(part.name))
 
 
@@ -118,12 +119,18 @@ def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
 
 
 def _keys_problem(verb: str, kind: str, keys: list[str], part: Part, title: str) -> Problem:
+    """Return the problem that a part has unknown tensors or lacks tensors.
+
+    verb, kind   "has" and "unknown ", or "lacks" and ""
+    title        of the model family
+    """
     what = f"The {part_title(part.name)} {verb} {len(keys)} {kind}{'tensor' if len(keys) == 1 else 'tensors'}: {first_of(keys, SHOWN_KEYS)}"
     fix = f"choose another file: this one is incomplete or not a plain {title} model"
     return Problem(what, str(part.source), fix, code="model.other-tensors")
 
 
 def _shapes_problem(lines: list[str], part: Part, title: str) -> Problem:
+    """Return the problem that a part has tensors of other sizes, described by `lines`."""
     fix = (
         f"use the model's diffusers folder, whose config gives its sizes: a single file must have {title}'s published sizes"
         if part.config is None

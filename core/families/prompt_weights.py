@@ -56,6 +56,7 @@ def read_weights(text: str) -> tuple[list[Run], list[Fault]]:
     square_open: list[tuple[int, int]] = []
 
     def weigh(begin: int, factor: float) -> None:
+        """Multiply the weights of all runs from index `begin` on by `factor`."""
         for run in runs[begin:]:
             run[1] *= factor
 
@@ -116,6 +117,7 @@ def wrong_weight(text: str) -> str:
 
 
 def _weight(number: str) -> float:
+    """Parse a weight. Raises ValueError if it is not a number or its absolute value is above LARGEST."""
     try:
         weight = float(number)
     except ValueError:

@@ -15,6 +15,7 @@ VOCABULARY = Path(__file__).resolve().parent / "sd1" / "configs" / "tokenizer" /
 
 @lru_cache(maxsize=1)
 def clip_tokenizer() -> Tokenizer:
+    """Return the tokenizer of the built-in CLIP vocabulary, from the library tokenizers."""
     from tokenizers import Tokenizer
 
     return Tokenizer.from_file(str(VOCABULARY))

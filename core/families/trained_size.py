@@ -23,6 +23,7 @@ def default_guidance(model: Path) -> float:
 
 
 def _guidance_in_metadata(model: Path) -> float | None:
+    """Return the guidance scale in a model's metadata; None if it is missing or not a plain number."""
     file = extra_file(model)
     if file is None or not file.is_file() or sniff(file) != "safetensors":
         return None

@@ -71,6 +71,8 @@ class Strips:
         self.slices = slices
 
     def encoder(self, encoder: Any) -> Change:
+        """Return a function that replaces the encoder's forward pass: pixels [B, 3, H, W] -> moments [B, 2C, h, w]."""
+
         def forward(pixels: Tensor) -> Tensor:
             x = self.convolution(encoder.conv_in, pixels)
             for block in encoder.down_blocks:
@@ -83,6 +85,8 @@ class Strips:
         return forward
 
     def decoder(self, decoder: Any) -> Change:
+        """Return a function that replaces the decoder's forward pass: latents [B, C, h, w] -> pixels [B, 3, 8h, 8w]."""
+
         def forward(latents: Tensor, *_: Any) -> Tensor:
             x = self.middle(decoder.mid_block, self.convolution(decoder.conv_in, latents))
             for block in decoder.up_blocks:
@@ -111,6 +115,7 @@ class Strips:
         hidden = self.convolution(block.conv1, x, before=self.normalized(block.norm1, x, block.nonlinearity))
 
         def combine(strip: Tensor, first: int, last: int) -> Tensor:
+            """Add the shortcut of x's rows `first` to `last` to the strip of these rows."""
             shortcut = x[:, :, first:last].to(strip.device)
             shortcut = shortcut if block.conv_shortcut is None else block.conv_shortcut(shortcut)
             return (shortcut + strip) / block.output_scale_factor
@@ -185,4 +190,5 @@ class Strips:
         return pad(rows, (0, 0, low - first, last - high))
 
     def _height(self, rows: int) -> int:
+        """Return the number of rows per strip, for `rows` rows."""
         return -(-rows // self.slices)

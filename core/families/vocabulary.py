@@ -37,6 +37,7 @@ class Vocabulary:
 
 
 def is_complete(folder: Path) -> bool:
+    """Return whether a folder has tokenizer.json, or vocab.json and merges.txt."""
     return (folder / "tokenizer.json").is_file() or all(
         (folder / name).is_file() for name in ("vocab.json", "merges.txt")
     )

@@ -141,6 +141,7 @@ def _same_content(source: Path, stamps: dict[Path, Stamp], target: Path, cancel:
 
 
 def _equal_files(source: Path, target: Path, cancel: CancelToken, add_bytes: Callable[[int], None]) -> bool:
+    """Return whether two files have the same bytes. `add_bytes` is called with the number of bytes of each equal chunk."""
     with open_regular(source) as first, open_regular(target) as second:
         while chunk := first.read(CHUNK_BYTES):
             cancel.check()
@@ -202,6 +203,7 @@ def _write(
 
 
 def _write_file(source: Path, target: Path, cancel: CancelToken, add_bytes: Callable[[int], None]) -> None:
+    """Copy one file in chunks, syncing every SYNC_BYTES. `add_bytes` is called with the number of bytes of each chunk."""
     unsynced = 0
     with open_regular(source) as reader, open(target, "wb") as writer:
         while chunk := _read(reader, source):
@@ -226,6 +228,7 @@ def _read(handle: BinaryIO, source: Path) -> bytes:
 
 
 def _failed(error: OSError, source: Path, folder: Path) -> ProblemsError:
+    """Return the ProblemsError of an error while writing into `folder`."""
     if not folder.is_dir():
         what = f"The folder no longer exists; {PARTIAL_REMOVED}"
         return ProblemsError.one(what, str(folder), f"connect its drive again, or {CHOOSE}", "copy.folder-gone")

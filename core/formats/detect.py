@@ -144,12 +144,14 @@ def _zero_terminal_snr(tensors: Mapping[str, TensorEntry], metadata: Mapping[str
 
 
 def _first_keys(tensors: Mapping[str, TensorEntry]) -> str:
+    """Describe the first three keys of a file, as evidence for an unknown kind."""
     if not tensors:
         return "it contains no tensors"
     return "its first keys are " + ", ".join(list(tensors)[:3])
 
 
 def _as_other(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
+    """Recognize upscalers, hypernetworks and adapters of other programs; None for other files."""
     if (facts := recognized(tensors)) is None:
         return None
     kind, family, variant, evidence = facts
@@ -160,6 +162,7 @@ def _as_other(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -
 
 
 def _as_checkpoint(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
+    """Recognize a full model by its U-Net's keys; None for other files."""
     if not any(name.startswith(UNET) for name in tensors):
         return None
     family, evidence = _checkpoint_family(tensors)
@@ -262,6 +265,7 @@ IN_UNET = (
 
 
 def _as_lora(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
+    """Recognize a LoRA-like file or a ControlNet-LLLite; None for other files."""
     if any(name.startswith("lllite_unet_") for name in tensors):
         first = any(name.startswith("lllite_unet_input_blocks_1_1_") for name in tensors)  # SDXL has no attention there
         family = "sd1" if first else _family_of_names(tensors)
@@ -344,6 +348,8 @@ def _in_deep_transformer(name: str, beginnings: tuple[str, ...]) -> bool:
 
 
 def _as_controlnet(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
+    """Recognize a ControlNet with diffusers', A1111's or sd-scripts' keys; None for other files."""
+
     def family(sdxl_key: str, attention: str) -> str | None:
         """Return the family by SDXL's size conditioning, else the width of the cross-attention, else the metadata."""
         if sdxl_key in tensors:
@@ -366,6 +372,7 @@ def _as_controlnet(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, st
 
 
 def _as_embedding(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
+    """Recognize a textual inversion embedding by its keys, or a single table of vectors; None for other files."""
     names = set(tensors)
     if names == XTI_KEYS:
         width = tensors["MID"].side(-1)
@@ -434,6 +441,7 @@ PIPELINE_FAMILY = {
 
 
 def _identify_folder(path: Path) -> ModelKind:
+    """Return the kind of a diffusers folder, or of a folder with a single part. Raises ProblemsError for any other folder."""
     extensions.load()  # registered families
     if registered := next(filter(None, (recognizes(path) for recognizes in FOLDER_RECOGNIZERS)), None):
         return registered
@@ -478,6 +486,7 @@ def _unet_config_family(config: Mapping[str, Any]) -> tuple[str | None, str]:
 
 
 def _config_variant(config: Mapping[str, Any]) -> str | None:
+    """Return the variant of a U-Net by its config: LCM, or by its input channels; None for a plain model."""
     return LCM if _integer(config, "time_cond_proj_dim") else INPUT_VARIANTS.get(_integer(config, "in_channels"))
 
 

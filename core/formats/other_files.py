@@ -40,6 +40,7 @@ def _t2i_adapter(tensors: Mapping[str, TensorEntry]) -> Recognized | None:
 
 
 def _upscaler(tensors: Mapping[str, TensorEntry]) -> Recognized | None:
+    """Recognize ESRGAN, SwinIR and SRVGG upscalers and sd-scripts' latent upscaler."""
     names = set(tensors)
     for prefix in WRAPPERS:
         if any(name.startswith(prefix) for name in tensors):

@@ -79,6 +79,7 @@ class Adapter(ABC):
     # -- defaults for most kinds
 
     def alpha_in_file(self) -> Tensor:
+        """Return the alpha to write to files, float32 0-d: `saved_alpha` if it is set."""
         return torch.tensor(self.alpha if self.saved_alpha is None else self.saved_alpha, dtype=torch.float32)
 
     def take_alpha(self, alpha: float) -> None:
@@ -149,6 +150,7 @@ class Adapter(ABC):
         return self.with_bias(self.add_to(y, x))
 
     def with_bias(self, y: Tensor) -> Tensor:
+        """Add the change of the bias to the layer's output."""
         return y if self.bias is None else y + over_channels(self.bias * self.multiplier, y, self.module)
 
     def factors(self) -> tuple[Tensor, Tensor] | None:
@@ -184,10 +186,12 @@ class ScaledAdapter(Adapter):
 
     @property
     def scale(self) -> float:
+        """alpha / rank."""
         return self.alpha / self.rank
 
     @property
     def strength(self) -> float:
+        """The factor of the change in the layer's output: multiplier * alpha / rank."""
         return self.multiplier * self.scale
 
     def thinned(self, hidden: Tensor, name: str) -> tuple[Tensor, float]:

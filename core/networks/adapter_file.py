@@ -284,12 +284,14 @@ def _number(value: float) -> torch.Tensor:
 
 
 def _finite(lora: LoraFile, path: Path) -> LoraFile:
+    """Return `lora`; raise ProblemsError if it has NaN or infinite values."""
     sizes = {name: largest(loaded(value)) for name, value in {**lora.tensors, **lora.bias_norm, **lora.bundled}.items()}
     _refuse_not_finite(not_finite_names(sizes), path)
     return lora
 
 
 def _refuse_not_finite(names: Sequence[str], path: Path) -> None:
+    """Raise ProblemsError if `names` lists tensors with NaN or infinite values."""
     if names:
         what = f"{path.name} contains NaN or infinite values, which make black images: {first_of(names, SHOWN)}"
         fix = "use an earlier checkpoint of this LoRA: its training failed, or the file is damaged"

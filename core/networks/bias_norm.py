@@ -38,6 +38,7 @@ class NormAdapter(Adapter):
         return [(self.weight, "plain"), (self.shift, "plain")]
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return y plus the change of the norm layer's weight and bias, for its input x."""
         weight, shift = ((each * self.multiplier).to(y.dtype) for each in (self.weight, self.shift))
         if isinstance(self.module, nn.GroupNorm):
             if weight.requires_grad and not x.requires_grad:
@@ -49,25 +50,31 @@ class NormAdapter(Adapter):
         return y + layer_norm(x, self.module.normalized_shape, weight, shift, self.module.eps)
 
     def delta(self) -> Tensor:
+        """Return the change of the norm layer's weight [C]."""
         return self.weight.detach()
 
     def bias_delta(self) -> Tensor | None:
+        """Return the change of the norm layer's bias [C]."""
         return self.shift.detach()
 
     def tensors(self) -> dict[str, Tensor]:
+        """Return `w_norm` and `b_norm`, live."""
         return {NORM: self.weight.detach(), NORM_BIAS: self.shift.detach()}
 
     def misfit(self, tensors: Mapping[str, Tensor]) -> str:
+        """Return why the tensors of a file cannot be loaded; "" if they can."""
         sizes = {name: tensor.numel() for name, tensor in tensors.items()}
         fits = NORM in sizes and sizes.keys() <= {NORM, NORM_BIAS} and set(sizes.values()) == {self.weight.numel()}
         return "" if fits else "has a different shape"
 
     def take(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load the tensors of a file; a missing `b_norm` is 0."""
         with torch.no_grad():
             self.weight.copy_(tensors[NORM].flatten())
             self.shift.copy_(tensors[NORM_BIAS].flatten() if NORM_BIAS in tensors else torch.zeros(()))
 
     def shorten(self, ratio: Tensor) -> None:
+        """Multiply both changes by `ratio` (max weight norm)."""
         for each in (self.weight, self.shift):
             each.mul_(ratio)
 
@@ -83,6 +90,7 @@ class BiasAdapter(Adapter):
         return []
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return y unchanged; `changed` adds the bias."""
         return y
 
     def tensors(self) -> dict[str, Tensor]:
@@ -90,15 +98,19 @@ class BiasAdapter(Adapter):
         return {BIAS: self.bias}
 
     def misfit(self, tensors: Mapping[str, Tensor]) -> str:
+        """Return "": any bias can be loaded."""
         return ""
 
     def take(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load the bias of a file."""
         self.bias = tensors[BIAS].float().flatten()
 
     def shorten(self, ratio: Tensor) -> None:
+        """Multiply the bias by `ratio` (max weight norm)."""
         self.bias = self.tensors()[BIAS] * ratio
 
     def merged(self, weight: Tensor) -> Tensor:
+        """Return `weight` unchanged."""
         return weight
 
 
@@ -129,6 +141,10 @@ def use_bias_norm(
 
 
 def _norm_adapter(name: str, module: nn.LayerNorm | nn.GroupNorm, changes: Mapping[str, Tensor]) -> NormAdapter:
+    """Return a frozen adapter of a norm layer with a file's changes; missing ones are 0.
+
+    changes   {"w_norm", "b_norm" or "diff_b": tensor}
+    """
     zero = torch.zeros(as_weight(module.weight).shape)
     adapter = NormAdapter(name, module, changes.get(NORM, zero), changes.get(NORM_BIAS, changes.get(BIAS, zero)))
     for parameter, _ in adapter.parameters():
@@ -157,8 +173,10 @@ def _norms(parts: Mapping[str, nn.Module]) -> dict[tuple[str, str] | None, nn.La
 
 
 def _fits(value: object, change: Tensor) -> bool:
+    """Return whether `value` is a tensor with as many elements as `change`."""
     return isinstance(value, Tensor) and value.numel() == change.numel()
 
 
 def _norm_fits(module: nn.LayerNorm | nn.GroupNorm, changes: Mapping[str, Tensor]) -> bool:
+    """Return whether all changes have the size of the norm layer's weight and bias."""
     return all(_fits(module.weight if key == NORM else module.bias, change) for key, change in changes.items())

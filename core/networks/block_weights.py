@@ -17,6 +17,7 @@ SLOTS = (BASE, *(f"IN{n:02}" for n in range(12)), "MID", *(f"OUT{n:02}" for n in
 
 
 def _slot_names(ins: Sequence[int], outs: Sequence[int]) -> tuple[str, ...]:
+    """Return BASE, the input blocks `ins`, MID and the output blocks `outs` as names in SLOTS."""
     return (BASE, *(f"IN{n:02}" for n in ins), "MID", *(f"OUT{n:02}" for n in outs))
 
 
@@ -72,6 +73,7 @@ def block_weights(text: str, sdxl: bool | None = None) -> tuple[float, ...]:
 
 
 def _number(text: str) -> float:
+    """Parse a strength from -10 to 10. Raises ValueError with a message for users."""
     try:
         value = float(text)
     except ValueError:
@@ -89,6 +91,7 @@ def _preset_weights(name: str, sdxl: bool) -> tuple[float, ...]:
     halves = NAMES[name]
 
     def keeps(slot: str) -> bool:
+        """Return whether the preset has this slot at strength 1."""
         if slot in (BASE, "MID"):
             return slot == BASE or slot in halves
         side, number = slot.rstrip("0123456789"), int(slot[-2:])

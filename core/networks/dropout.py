@@ -104,6 +104,7 @@ class Dropout:
 
 @cache
 def _layer_key(purpose: str, name: str) -> tuple[int, int]:
+    """Return a layer's address for one kind of dropout, in two signed 32-bit halves."""
     return _halves(address(0, purpose, name))
 
 

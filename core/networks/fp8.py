@@ -96,6 +96,7 @@ def set_weight(module: nn.Module, wide: Tensor) -> None:
 
 
 def dequantized(weight: Tensor, factors: Tensor) -> Tensor:
+    """Return an fp8 weight times its factors, in the factors' dtype."""
     return weight.to(factors.dtype) * factors
 
 
@@ -115,6 +116,8 @@ class _Linear(torch.autograd.Function):
 
 
 class _Conv(torch.autograd.Function):
+    """A convolution with an fp8 weight, upcast again in the backward pass as in `_Linear`."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, factors: Tensor, bias: Tensor | None, conv: nn.Conv2d) -> Tensor:
         ctx.save_for_backward(weight, factors)

@@ -94,6 +94,7 @@ def extra_bytes(model: nn.Module) -> int:
 
 
 def _pack_bytes(convolutions: Iterable[nn.Conv2d]) -> int:
+    """Return the bytes that the packed weights of these convolutions take; 1x1 ones are not packed."""
     packed = (module.weight for module in convolutions if module.kernel_size != (1, 1))
     return sum(weight.numel() * weight.element_size() for weight in packed)
 
@@ -205,6 +206,7 @@ class PackedConv:
         return self._convolve(grad, self.backward_pack, None)
 
     def restore(self) -> None:
+        """Put the plain weight back into the convolution, in its former memory layout."""
         if self.forward_pack is not None:
             order = torch.channels_last if self.channels_last else torch.contiguous_format
             self.conv.weight.data = self.forward_pack.to_dense().contiguous(memory_format=order)
@@ -219,6 +221,7 @@ class PackedConv:
         return pack
 
     def _convolve(self, x: Tensor, pack: Tensor, bias: Tensor | None) -> Tensor:
+        """Call oneDNN's convolution of x with a packed weight."""
         pad, ones = list(self.conv.padding), [1, 1]
         return torch.ops.mkldnn._convolution_pointwise(x, pack, bias, pad, ones, ones, 1, "none", [], "")
 
@@ -240,6 +243,8 @@ class PointwiseConv:
 
 
 class _PackedConvolution(torch.autograd.Function):
+    """A `PackedConv` as an autograd node; only x gets a gradient."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, conv: PackedConv) -> Tensor:
         ctx.conv = conv

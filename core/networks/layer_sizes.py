@@ -57,6 +57,7 @@ def layer_sizes(settings: NetworkSettings, layers: Sequence[Layer]) -> LayerSize
         return BlockSize(size.rank, size.alpha * sqrt(size.rank))
 
     def default_size(layer: Layer) -> BlockSize | None:
+        """Return the rank and alpha of a layer by block, without `layer_dims`; None for a rank of 0."""
         if not layer.unet:
             return BlockSize(settings.rank, settings.alpha or settings.rank)
         block = block_of(layer.name)

@@ -56,6 +56,7 @@ class LayerTree:
 
     @cached_property
     def leaves(self) -> list[Leaf]:
+        """The sets of layers with the same block and row of PARTS, by block, then in PARTS' order."""
         masks: dict[tuple[str, int], int] = {}
         for n, (each, kind) in enumerate(zip(self.listed, self._kinds, strict=True)):
             masks[each.block, kind] = masks.get((each.block, kind), 0) | 1 << n

@@ -90,6 +90,7 @@ class AddLowRankOverChannels(torch.autograd.Function):
 
 
 def _read(weight: Tensor, dtype: torch.dtype, casts: CastCache | None) -> Tensor:
+    """Return `weight` in `dtype`, from the cache if there is one; no gradient is recorded."""
     return weight.to(dtype) if casts is None else casts.read(weight, dtype)
 
 

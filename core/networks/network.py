@@ -114,6 +114,7 @@ class Network:
         return parts
 
     def parameters(self) -> list[nn.Parameter]:
+        """Return all trained parameters, the text encoders' first."""
         parts = self.parameters_by_part()
         return parts["text_encoder"] + parts["unet"]
 
@@ -186,6 +187,7 @@ class Network:
             self.dropout.show(step, micro_batch, images, self.parameters()[0].device)
 
     def hide(self) -> None:
+        """End the training of the current micro-batch: no dropout, and weights may change."""
         self._casts.close()
         for adapter in self.adapters.values():
             adapter.moment = None
@@ -263,6 +265,7 @@ def named_as(modules: dict[str, dict[str, Tensor]], names: Iterable[str]) -> dic
 
 
 def _known_name(name: str, known: set[str]) -> str:
+    """Return the name of a file's layer as the model has it (one of `known`), or a normalized name if it has none."""
     name = layer_name(name)
     part_path = None if name in known else module_path(name)
     kohya = kohya_name(*part_path, "sdxl") if part_path is not None and part_path[0] == "unet" else None

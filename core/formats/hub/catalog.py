@@ -98,6 +98,7 @@ def known_names() -> str:
 
 
 def target(entry: Entry, models: Path) -> Path:
+    """Return the path that the entry's file is downloaded to."""
     return models / entry.place
 
 
@@ -143,6 +144,7 @@ def state(entry: Entry, models: Path) -> dict[str, Any]:
 
 
 def _size(path: Path) -> int | None:
+    """Return the size of a file in bytes; None if it is missing or unreadable."""
     try:
         return path.stat().st_size if path.is_file() else None
     except OSError:
@@ -171,4 +173,5 @@ def record(path: Path, models: Path, source: str, sha256: str, query: str = "") 
 
 
 def _name(path: Path, models: Path) -> str:
+    """Return the path of a file below models/ with forward slashes, its key in the record of downloads."""
     return path.relative_to(models).as_posix()

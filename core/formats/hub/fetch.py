@@ -83,6 +83,7 @@ def forget_part(path: Path) -> None:
 
 
 def _note_of(path: Path) -> Path:
+    """Return the path of the JSON file that describes the partial download of `path`."""
     return path.with_name(path.name + ".part.json")
 
 
@@ -133,10 +134,12 @@ class _Transfer:
             self._wait(max(failure.retry_after, FIRST_WAIT * 2**failures if failures else 0.0))
 
     def _so_far(self) -> str:
+        """Return "1,000 of 2,000 bytes of model.safetensors", for messages."""
         of_all = f" of {self.total:,}" if self.total else ""
         return f"{self.have:,}{of_all} bytes of {self.path.name}"
 
     def _wait(self, seconds: float) -> None:
+        """Wait at most LONGEST_WAIT seconds. Raises Cancelled when canceled."""
         end = time.monotonic() + min(seconds, LONGEST_WAIT)
         while (remaining := end - time.monotonic()) > 0:
             self._check_cancel()
@@ -165,6 +168,7 @@ class _Transfer:
         self.on_bytes(self.have, self.total)
 
     def _start_over(self) -> None:
+        """Delete the partial download and forget its bytes."""
         forget_part(self.path)
         self.have, self.etag, self.digest = 0, "", hashlib.sha256()
 
@@ -200,6 +204,7 @@ class _Transfer:
         return False
 
     def _read_headers(self, response: Any) -> None:
+        """Store the expected hash. Raises FetchError for a web page, or if the server states another SHA-256."""
         if "text/html" in response.headers.get("content-type", ""):
             raise FetchError("the link leads to a web page, not to a file", "use the link of the file itself")
         stated = _stated_sha256(response)
@@ -264,6 +269,7 @@ class _Transfer:
         return digest
 
     def _check_form(self) -> None:
+        """Raise ProblemsError, and delete the partial file, if its content does not have the format of the file's name."""
         try:
             check_form(self.part, self.path.name)
         except ProblemsError as error:
@@ -277,6 +283,7 @@ def _is_connection_error(error: Exception) -> bool:
 
 
 def _refusal(response: Any) -> FetchError:
+    """Return the FetchError of an HTTP status that is not a success."""
     status = response.status_code
     reasons = {
         401: ("the server asks for a login (401)", "store a Hugging Face token in Tools or set HF_TOKEN"),

@@ -45,6 +45,7 @@ class HubId:
 
     @property
     def repository(self) -> str:
+        """Id of the repository: "owner/name"."""
         return f"{self.owner}/{self.name}"
 
     @property
@@ -196,6 +197,7 @@ def installed_path(source: Source, models: Path, cancel: CancelToken | None = No
 
 
 def _downloaded(hub_id: HubId, models: Path) -> Path | None:
+    """Return the local path of a hub model; None if it is not downloaded."""
     entry = catalog.of_hub(hub_id.repository, hub_id.file)
     if entry is not None:
         return catalog.installed_path(entry, models)
@@ -326,12 +328,14 @@ def _partial_folder(hub_id: HubId, models: Path) -> Path:
 
 
 def _address(repository: str, file: str, revision: str) -> str:
+    """Return the download URL of a file on the hub. `revision` is a branch or commit."""
     from huggingface_hub import hf_hub_url
 
     return hf_hub_url(repository, file, revision=revision)
 
 
 def _headers() -> dict[str, str]:
+    """Return the HTTP headers for the hub, with the access token if there is one."""
     from huggingface_hub.utils import build_hf_headers
 
     return build_hf_headers(token=_token())
@@ -352,6 +356,7 @@ def _token() -> str | bool | None:
 
 
 def _listing(hub_id: HubId) -> list[RemoteFile]:
+    """Ask the hub for the files of a model."""
     from huggingface_hub import HfApi
 
     info = HfApi(token=_token()).model_info(hub_id.repository, files_metadata=True, timeout=TIMEOUT_SECONDS)
@@ -402,6 +407,7 @@ def _weights(names: list[str]) -> list[str]:
 
 
 def _no_such_file(hub_id: HubId, names: list[str]) -> ProblemsError:
+    """Return the error that `hub_id` does not name one file of its repository. `names` are the files that could be meant."""
     files = [name for name in names if name.lower().endswith(WEIGHT_SUFFIXES)]
     examples = ", ".join(files[:5]) or "none"
     what = f"'{hub_id}' does not name a file to download; it has: {examples}"

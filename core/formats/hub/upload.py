@@ -47,12 +47,14 @@ def upload_problem(settings: HubSettings, token: str | None) -> Problem | None:
 
 
 def _unreachable(why: str) -> Problem:
+    """Return the advice that the hub does not answer because of `why`."""
     fix = "check the connection; training starts anyway, and every file stays in the run folder"
     what = f"The hub cannot be reached ({why}), so uploads may fail"
     return Problem(what, WHERE, fix, level="advice", code="hub.unreachable")
 
 
 def _ask(settings: HubSettings, token: str) -> Problem | None:
+    """Ask the hub whether this token may write to the repository; return the problem, or None."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -111,6 +113,7 @@ class Uploads:
             self._pool.submit(self._report_problem)
 
     def _report_problem(self) -> None:
+        """Ask the hub whether uploads will be accepted, and report a problem as a warning."""
         problem = upload_problem(self._settings, self._token)
         if problem is not None:
             self._say(problem.what, "warning", problem.fix)
@@ -125,6 +128,7 @@ class Uploads:
             self.finish()
 
     def send_state(self, path: Path) -> None:
+        """Upload a training state, if the settings say so."""
         if self._settings.save_state_to_huggingface:
             self.send(path)
 
@@ -135,12 +139,14 @@ class Uploads:
         self._pending = []
 
     def close(self) -> None:
+        """Wait for all pending uploads and end the background thread."""
         if self._pool is not None:
             self.finish()
             self._pool.shutdown()
             self._pool = None
 
     def _upload(self, path: Path) -> None:
+        """Upload a file or folder now; report success or failure, and raise nothing."""
         repository = str(self._settings.huggingface_repo_id)
         try:
             api = self._connected(repository)

@@ -44,6 +44,7 @@ def lora_metadata(job: TrainJob, facts: SaveFacts) -> dict[str, str]:
 
 
 def _run_values(job: TrainJob, facts: SaveFacts, saved_at: float) -> dict[str, Any]:
+    """Return the `ss_*` values about the run: times, counts of images and steps, seed."""
     return {
         "ss_session_id": facts.session_id,
         "ss_training_started_at": float(facts.started_at),
@@ -61,6 +62,7 @@ def _run_values(job: TrainJob, facts: SaveFacts, saved_at: float) -> dict[str, A
 
 
 def _setting_values(job: TrainJob, facts: SaveFacts) -> dict[str, Any]:
+    """Return the `ss_*` values of optimizer, precision and network settings."""
     network = job.network
     values = _rates(job) | {
         "ss_optimizer": optimizer_sentence(job.optimizer),
@@ -90,6 +92,7 @@ def _rates(job: TrainJob) -> dict[str, Any]:
 
 
 def _model_values(job: TrainJob, facts: SaveFacts) -> dict[str, Any]:
+    """Return the `ss_*` values about the base model and VAE."""
     values: dict[str, Any] = {
         **version_metadata(facts.family, facts.prediction),
         "ss_max_token_length": None if job.captions.max_token_length == 75 else job.captions.max_token_length,
@@ -106,6 +109,7 @@ def _model_values(job: TrainJob, facts: SaveFacts) -> dict[str, Any]:
 
 
 def _dataset_values(job: TrainJob, facts: SaveFacts) -> dict[str, Any]:
+    """Return the `ss_*` values about the dataset, tables as JSON text."""
     dataset = job.dataset
     batch = dataset.train_batch_size
     total = (

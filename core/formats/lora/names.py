@@ -139,6 +139,7 @@ def kohya_name(part: str, path: str, family: str | None = None) -> str | None:
 
 
 def _first_encoder(family: str | None) -> str:
+    """Return kohya's prefix of the (first) text encoder: "lora_te1" for families with two, else "lora_te"."""
     return "lora_te1" if traits_of(family).two_encoders else "lora_te"
 
 
@@ -265,6 +266,7 @@ def _keys_and_prefixes() -> tuple[frozenset[str], tuple[str, ...]]:
 
 @lru_cache(maxsize=1)
 def _cached_keys_and_prefixes(registered: int) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Return as `_keys_and_prefixes`. `registered`: number of registered kinds, so that a new kind ends the caching."""
     kinds = NETWORK_KINDS.values()
     keys = frozenset(BIAS_NORM_KEYS | UNREAD).union(*(kind.all_keys for kind in kinds))
     return keys, (*KOHYA, *(kind.prefix for kind in kinds if kind.prefix))

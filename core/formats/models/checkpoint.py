@@ -83,6 +83,7 @@ class Part:
 
     @property
     def files(self) -> list[Path]:
+        """The files that contain the part's tensors, sorted."""
         return sorted({location.file for location in self.locations.values()})
 
     def weight_bytes(self, item_bytes: int | None = None) -> int:
@@ -154,6 +155,7 @@ def _named_sizes(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str,
 
 
 def _file_parts(path: Path, entries: Mapping[str, TensorEntry], family: str, kohya_projection: bool) -> dict[str, Part]:
+    """Return {part: its tensors} of a single file, by LDM's prefixes; parts without tensors are missing."""
     clip = sd_keys.CLIP_PREFIXES.get(family)
     open_clip, open_clip_part = sd_keys.OPEN_CLIP_PREFIXES.get(family), sd_keys.OPEN_CLIP_PARTS.get(family, "")
     locations: dict[str, dict[str, TensorLocation]] = {"unet": {}, "text_encoder": {}, "text_encoder_2": {}}
@@ -203,6 +205,7 @@ def _thirds(entry: TensorEntry) -> list[TensorEntry]:
 
 
 def _transposed(entry: TensorEntry) -> TensorEntry:
+    """Return the entry of the transposed matrix, by exchanged strides."""
     strides = entry.strides or (entry.shape[1], 1)
     return replace(entry, shape=entry.shape[::-1], strides=strides[::-1])
 
@@ -221,6 +224,7 @@ def _vae_part(path: Path, entries: Mapping[str, TensorEntry]) -> Part | None:
 
 
 def _folder_parts(path: Path) -> dict[str, Part]:
+    """Return {part: its tensors} of a diffusers folder, for subfolders with a config.json of a known kind."""
     parts = {}
     for folder in sorted(each for each in path.iterdir() if each.is_dir()):
         config = read_json(folder / "config.json")
@@ -327,6 +331,7 @@ def part_digest(part: Part, memo: HashMemo | None = None, cancel: CancelToken | 
 
 
 def _digest(part: Part, cancel: CancelToken | None) -> str:
+    """Compute `part_digest` by reading all tensors."""
     digest = hashlib.sha256()
     lines: dict[str, str] = {}
     for file, locations in in_file_order(part):

@@ -123,14 +123,17 @@ class _NotFinite(Exception):
 
 
 def _refuse(name: str, value: torch.Tensor) -> None:
+    """Raise _NotFinite if `value` has a NaN or infinite value."""
     if not isfinite(largest(value)):
         raise _NotFinite(name)
 
 
 def _note_damage(damaged: list[str], name: str, value: torch.Tensor) -> None:
+    """Append `name` to `damaged` if `value` has a NaN or infinite value."""
     if name not in damaged and not isfinite(largest(value)):
         damaged.append(name)
 
 
 def _damage(damaged: list[str], source: Path) -> list[Problem]:
+    """Return a warning about the tensors in `damaged`; [] without any."""
     return [not_finite_warning(sorted(damaged), source)] if damaged else []

@@ -34,9 +34,11 @@ class Published:
     denoiser: str = "unet"
 
     def config(self, part: str) -> dict[str, Any]:
+        """Return the published config of a part."""
         return json.loads((self.configs / part / "config.json").read_text(encoding="utf-8"))
 
     def kind(self, part: str) -> PartKind:
+        """Return the kind of a part by its published config."""
         kind = kind_of(part, self.config(part))
         assert kind is not None, (
             f"{self.configs / part}: its class is not registered in core/formats/models/part_kinds.py"
@@ -165,6 +167,11 @@ def scheduler_config(
 
 
 def _write_tokenizer(folder: Path, shipped: Path, vocabulary: Path, source: Path | None) -> None:
+    """Write a tokenizer folder: copied from the source folder if it has one, else the published one.
+
+    folder    to write
+    shipped   the published tokenizer's folder
+    """
     source_folder = source / folder.name if source is not None else None
     folder.mkdir()
     if source_folder is not None and _is_tokenizer(source_folder):
@@ -209,6 +216,7 @@ def _write_vocab(path: Path, vocab: Mapping[str, int]) -> None:
 
 
 def _is_tokenizer(folder: Path) -> bool:
+    """Return whether a folder has tokenizer.json, or vocab.json and merges.txt."""
     if (folder / "tokenizer.json").is_file():
         return True
     return (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()

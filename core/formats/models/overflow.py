@@ -66,6 +66,7 @@ def fitting_type(
 
 
 def not_finite_names(sizes: Mapping[str, float]) -> list[str]:
+    """Return the names whose largest absolute value is NaN or infinite."""
     return [name for name, size in sizes.items() if not isfinite(size)]
 
 

@@ -12,6 +12,7 @@ MOST_BLOCKS = 8
 
 
 def _integer(low: int, high: int) -> Callable[[Any], bool]:
+    """Return a check for integers from `low` to `high`."""
     return lambda value: type(value) is int and low <= value <= high
 
 
@@ -31,18 +32,22 @@ def _or_list(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 def _or_none(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Return a check that accepts None and what `accepts` does."""
     return lambda value: value is None or accepts(value)
 
 
 def _list(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Return a check for a list of 1 to MOST_BLOCKS values that `accepts` does."""
     return lambda value: isinstance(value, list) and 1 <= len(value) <= MOST_BLOCKS and all(map(accepts, value))
 
 
 def _factor(value: Any) -> bool:
+    """Return whether the value is a number from 0.001 to 1000."""
     return type(value) in (int, float) and isfinite(value) and 1e-3 <= value <= 1e3
 
 
 def _name(value: Any) -> bool:
+    """Return whether the value is a text of at most 100 characters."""
     return isinstance(value, str) and len(value) <= 100
 
 

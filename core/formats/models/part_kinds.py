@@ -74,10 +74,12 @@ class PartKind:
         return lambda config: part_class(config_class(**self._arguments(config)))
 
     def _arguments(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the config's values that the config class takes (`fields`)."""
         return {key: value for key, value in config.items() if self.fields is None or key in self.fields}
 
 
 def _unet_in_folder(config: Mapping[str, Any], state: State) -> State:
+    """Reshape proj_in and proj_out to matrices with `use_linear_projection`, else to 1x1 convolutions."""
     ones = () if config.get("use_linear_projection") else (1, 1)
     return {
         name: tensor.in_shape(*tensor.shape[:2], *ones) if name.endswith(PROJECTIONS) else tensor
@@ -86,6 +88,7 @@ def _unet_in_folder(config: Mapping[str, Any], state: State) -> State:
 
 
 def _vae_in_folder(config: Mapping[str, Any], state: State) -> State:
+    """Reshape the attention's weights to matrices."""
     return {
         name: tensor.in_shape(*tensor.shape[:2]) if ".attentions." in name and name.endswith(VAE_ATTENTION) else tensor
         for name, tensor in state.items()
@@ -98,6 +101,7 @@ def _text_in_folder(config: Mapping[str, Any], state: State) -> State:
 
 
 def _clip(name: str, unused: frozenset[str] = frozenset()) -> PartKind:
+    """Return the kind of transformers' CLIP class `name`. `unused`: names of tensors that are not read."""
     return PartKind(
         name,
         "transformers.models.clip.modeling_clip",

@@ -123,12 +123,14 @@ def _vae_modules() -> dict[str, str]:
 
 
 def _vae_resnet(ldm: str, diffusers: str) -> dict[str, str]:
+    """Return {LDM module: diffusers module} of one resnet of the VAE."""
     inner = {name: name for name in ("norm1", "conv1", "norm2", "conv2")} | {"nin_shortcut": "conv_shortcut"}
     return {f"{ldm}.{ldm_name}": f"{diffusers}.{diffusers_name}" for ldm_name, diffusers_name in inner.items()}
 
 
 @cache
 def _inverse(part: str, family: str) -> dict[str, str]:
+    """Return {diffusers module: LDM module} of "unet" or "vae"."""
     names = _unet_modules(family) if part == "unet" else _vae_modules()
     return {diffusers: ldm for ldm, diffusers in names.items()}
 

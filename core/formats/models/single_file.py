@@ -119,6 +119,8 @@ def markers(prediction: str | None, zero_terminal_snr: bool) -> dict[str, LazyTe
 
 
 def _ones(*shape: int) -> LazyTensor:
+    """Return a lazy float32 tensor of ones."""
+
     def ones(dtype: torch.dtype) -> torch.Tensor:
         return torch.ones(shape, dtype=dtype)
 

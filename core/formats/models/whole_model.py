@@ -129,6 +129,7 @@ class Model:
             _write_folder(self)
 
     def watched(self, tensors: Mapping[str, LazyTensor], prefix: str = "") -> dict[str, LazyTensor]:
+        """Return the lazy tensors, with `see` called as they are read with `prefix` before their names."""
         if self.see is None:
             return dict(tensors)
         return {name: tensor.watched(partial(self.see, prefix + name)) for name, tensor in tensors.items()}
@@ -253,10 +254,12 @@ def sizes_beyond(states: States, dtype: torch.dtype | None, always: Collection[s
 
 
 def cast_states(states: States, dtype: torch.dtype | None) -> dict[str, dict[str, LazyTensor]]:
+    """Return the lazy tensors in `dtype`; None keeps theirs."""
     return {name: {key: tensor.cast(dtype) for key, tensor in state.items()} for name, state in states.items()}
 
 
 def _refuse_full_disk(target: Path, needed: int) -> None:
+    """Raise ProblemsError if `needed` bytes do not fit on the disk."""
     fix = "free some space, or save as fp16 or bf16, which take half of fp32"
     require_space(target.parent, needed, "Saving the model", fix, reserve=SPARE_BYTES)
 
@@ -307,10 +310,12 @@ def _write_file(model: Model) -> None:
 
 
 def _integer(text: str | None) -> int:
+    """Parse an integer of the metadata; 0 if it is missing or not an integer."""
     return int(text) if text is not None and text.lstrip("-").isdigit() else 0
 
 
 def _write_folder(model: Model) -> None:
+    """Write a diffusers folder with all parts, extra tensors, tokenizers and scheduler, atomically."""
     output, facts, published = model.output, model.output.facts, model.output.published
     configs, kinds = output.configs, {name: published.kind(name) for name in model.states}
     content = {

@@ -152,6 +152,7 @@ class _Protobuf:
         return texts.get(1, b""), texts.get(2, b"").decode("utf-8", "replace")
 
     def name(self, start: int, end: int) -> bytes:
+        """Return the name of an input or output (ValueInfoProto)."""
         return b"".join(self.data[first : min(stop, first + MAX_TEXT)] for first, stop in self.spans(start, end, (1,)))
 
     def shape(self, start: int, end: int) -> list[int]:
@@ -212,4 +213,5 @@ class _Protobuf:
 
 
 def _error(about: str, path: Path, why: str, fix: str = AGAIN) -> ProblemsError:
+    """Return the error that the model `why`, a clause such as "is empty"."""
     return ProblemsError.one(f"The model {path.name} {why}", str(path), fix, f"{about}.bad-model")

@@ -54,6 +54,7 @@ def providers_for(provider: str, device: str, available: Sequence[str], where: s
 
 
 def with_options(names: Sequence[str], device: str) -> list[Any]:
+    """Return the execution providers for onnxruntime, as names or (name, options), on the GPU of `device` ("cuda:1")."""
     number = device.partition(":")[2] or "0"
     of_gpu = (*PROVIDERS["cuda"], *PROVIDERS["rocm"], *PROVIDERS["directml"])
     # FP16, OpenVINO's default on a GPU, gives wrong scores
@@ -62,4 +63,5 @@ def with_options(names: Sequence[str], device: str) -> list[Any]:
 
 
 def provider_title(provider: str) -> str:
+    """Return the provider's name without "ExecutionProvider": "CUDA"."""
     return provider.removesuffix("ExecutionProvider")

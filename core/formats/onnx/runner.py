@@ -25,6 +25,7 @@ class Runner:
         self._session: Any = None
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answer one request: {"open": arguments of `_open`} or {"run": arguments of `_run`}."""
         try:
             return self._open(**request["open"]) if "open" in request else self._run(**request["run"])
         except Exception as error:  # onnxruntime has an exception class for each status
@@ -47,6 +48,7 @@ class Runner:
         }
 
     def _run(self, name: str, outputs: list[str], dtype: str, shape: list[int]) -> dict[str, Any]:
+        """Run the batch in the shared file, write each float output to a file, and return {"outputs": [[dtype, shape]]}."""
         batch = np.asarray(np.memmap(self._folder / IMAGES, dtype, "r", shape=tuple(shape)))
         facts, size = [], 0
         for number, output in enumerate(self._session.run(outputs, {name: batch})):

@@ -93,6 +93,7 @@ class ChunkedFile:
             offset, content = offset + len(part), content[len(part) :]
 
     def _write(self, content: memoryview, offset: int) -> None:
+        """Write all bytes of `content` at `offset`, through the cache if direct I/O fails."""
         direct = self._direct
         while content:
             try:
@@ -104,6 +105,7 @@ class ChunkedFile:
             content, offset = content[count:], offset + count
 
     def _write_at(self, content: memoryview, offset: int) -> int:
+        """Write at `offset`; return the number of bytes written, which may be fewer than given."""
         if hasattr(os, "pwrite"):
             return os.pwrite(self._handle.fileno(), content, offset)
         with self._seek_lock:

@@ -117,6 +117,7 @@ def read_header(path: Path | str) -> tuple[dict[str, TensorEntry], dict[str, str
 
 
 def _safetensors_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
+    """Return (tensors by name, metadata) of a safetensors file. Raises ProblemsError for a damaged or truncated one."""
     size = os.path.getsize(path)
     with open_regular(path) as handle:
         (length,) = struct.unpack("<Q", handle.read(8))

@@ -57,6 +57,7 @@ class LazyTensor:
         return prod(self.shape) * self.item_bytes
 
     def read(self) -> torch.Tensor:
+        """Read the tensor in its own dtype."""
         return self.fetch(self.dtype)
 
     def pieces(self, dtype: torch.dtype | None = None, numbers: int | None = None) -> Iterator[torch.Tensor]:
@@ -171,6 +172,7 @@ class OpenFiles:
         )
 
     def _file(self, path: Path) -> TensorFile:
+        """Return the open file, opening it at the first use."""
         with self._opens:
             if path not in self._open:
                 self._open[path] = TensorFile(path, once=True)

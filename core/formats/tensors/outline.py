@@ -60,6 +60,7 @@ class StoredTensor(Outline):
     fetch: Callable[[], torch.Tensor] = field(kw_only=True)
 
     def read(self) -> torch.Tensor:
+        """Read the values, in `shape`."""
         return self.fetch().reshape(self.shape)
 
     def __mul__(self, factor: float) -> StoredTensor:

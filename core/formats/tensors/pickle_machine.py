@@ -63,6 +63,8 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
+    """A storage that the pickle refers to: its key, safetensors' name of the dtype ("" if unknown), number of elements."""
+
     key: str
     dtype: str
     count: int  # elements
@@ -70,6 +72,8 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
+    """A tensor as a view of a storage; offset and strides in elements."""
+
     storage: Storage
     offset: int  # elements
     shape: tuple[int, ...]
@@ -118,6 +122,7 @@ class Machine:
     # ---- what `pickletools` reads arguments from
 
     def read(self, count: int) -> bytes:
+        """Read exactly `count` bytes of an opcode's argument. Raises Damaged at the end of the file or beyond the limit."""
         if count > LONGEST_NUMBER:  # shorter ones are limited by the number of steps
             self._spend_bytes(count)
         data = self._handle.read(count)
@@ -126,6 +131,7 @@ class Machine:
         return data
 
     def readline(self) -> bytes:
+        """Read a line of an opcode's argument. Raises Damaged if it is truncated or too long."""
         data = self._handle.readline(MAX_LINE)
         if data[-1:] != b"\n":
             raise Damaged("a line is truncated or too long")
@@ -151,6 +157,7 @@ class Machine:
         self.push(value)
 
     def pop(self) -> Any:
+        """Remove and return the top of the stack. Raises Damaged if it is a mark."""
         value = self._stack.pop()
         if value is _MARK:
             raise Damaged("its stack is broken")
@@ -168,16 +175,19 @@ class Machine:
         return items
 
     def top(self) -> Any:
+        """Return the top of the stack. Raises Damaged if it is a mark."""
         if self._stack[-1] is _MARK:
             raise Damaged("its stack is broken")
         return self._stack[-1]
 
     def remember(self, key: int) -> None:
+        """Store the top of the stack in the memo."""
         if key < 0:
             raise Damaged("its memo is broken")
         self._memo[key] = self.top()
 
     def recall(self, key: int) -> None:
+        """Push a value from the memo. Raises Damaged for an unknown key."""
         if key not in self._memo:
             raise Damaged("its memo is broken")
         self.push(self._memo[key])
@@ -204,6 +214,7 @@ class Machine:
         return InertKey()
 
     def append(self, items: list[Any]) -> None:
+        """Append `items` to the list on top of the stack."""
         target = self.top()
         if isinstance(target, list):
             target += items
@@ -263,10 +274,12 @@ class Machine:
 
 
 def _is_size(value: Any) -> bool:
+    """Return whether `value` is an integer from 0 to MAX_SIDE."""
     return type(value) is int and 0 <= value <= MAX_SIDE
 
 
 def _tensor(arguments: tuple) -> Tensor:
+    """Return the tensor of a call of torch's rebuild function. Raises Damaged for invalid arguments."""
     if len(arguments) < 4:
         raise Damaged("a tensor's entry is invalid")
     storage, offset, shape, strides = arguments[:4]
@@ -290,6 +303,7 @@ def _ignore(machine: Machine, argument: int) -> None:
 
 
 def _tuple_of(count: int) -> Callable[[Machine], None]:
+    """Return the action of TUPLE1, TUPLE2 or TUPLE3: replace the top `count` items by a tuple of them."""
     if count == 1:
         return lambda machine: machine.push((machine.pop(),))
 
@@ -301,27 +315,32 @@ def _tuple_of(count: int) -> Callable[[Machine], None]:
 
 
 def _dict_of_marked(machine: Machine) -> None:
+    """DICT: replace the keys and values above the mark by a dict of them."""
     items = machine.pop_mark()
     machine.push({})
     machine.fill(items)
 
 
 def _set_item(machine: Machine) -> None:
+    """SETITEM: add the key and value on top of the stack to the dict below."""
     value, key = machine.pop(), machine.pop()
     machine.fill([key, value])
 
 
 def _append_one(machine: Machine) -> None:
+    """APPEND: add the top of the stack to the list below."""
     value = machine.pop()
     machine.append([value])
 
 
 def _add_items(machine: Machine) -> None:
+    """ADDITEMS: drop the items above the mark, after a check that they are usable as keys."""
     for item in machine.pop_mark():  # of a set, which contains nothing that is needed
         machine.key(item)
 
 
 def _frozen_set(machine: Machine) -> None:
+    """FROZENSET: replace the items above the mark by an inert object."""
     _add_items(machine)
     machine.push(Inert())
 
@@ -333,6 +352,7 @@ def _split_name(argument: str) -> Named:
 
 
 def _stack_name(machine: Machine) -> None:
+    """STACK_GLOBAL: replace module and name on the stack by the class or function they name."""
     name, module = machine.pop(), machine.pop()
     if not isinstance(name, str) or not isinstance(module, str):
         raise Damaged("it refers to an invalid class")
@@ -340,10 +360,12 @@ def _stack_name(machine: Machine) -> None:
 
 
 def _instance(machine: Machine, argument: str) -> None:
+    """INST: call the class "module name" with the items above the mark."""
     machine.push(machine.call(_split_name(argument), tuple(machine.pop_mark())))
 
 
 def _object(machine: Machine) -> None:
+    """OBJ: call the first item above the mark with the others."""
     items = machine.pop_mark()
     if not items:
         raise Damaged("it creates an object without a class")
@@ -351,11 +373,13 @@ def _object(machine: Machine) -> None:
 
 
 def _call(machine: Machine) -> None:
+    """REDUCE and NEWOBJ: replace a function and its arguments by the result of `Machine.call`."""
     arguments, function = machine.pop(), machine.pop()
     machine.push(machine.call(function, arguments))
 
 
 def _call_named(machine: Machine) -> None:
+    """NEWOBJ_EX: as `_call`, ignoring keyword arguments."""
     machine.pop()  # keyword arguments, which none of the known functions takes
     _call(machine)
 

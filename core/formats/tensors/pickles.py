@@ -139,6 +139,7 @@ def _read_legacy(path: Path) -> tuple[Machine, Any, Storages]:
 
 
 def _small(handle: BinaryIO) -> Any:
+    """Read one small pickle, such as the magic number of a legacy file."""
     return Machine(handle, FEW_STEPS).load()
 
 
@@ -159,6 +160,7 @@ class _Budget:
     characters: int = MAX_NAME_CHARACTERS
 
     def spend(self, name: str) -> None:
+        """Count a visit of a tensor or dict of this name. Raises Damaged beyond the limits."""
         self.visits -= 1
         self.characters -= len(name)
         if self.visits < 0 or self.characters < 0:

@@ -93,6 +93,7 @@ def one_thread_each() -> Iterator[None]:
 
 
 def report_written(size: int, cancel: CancelToken | None, wrote: Wrote | None) -> None:
+    """Report `size` written bytes to `wrote`, then check `cancel`; either may be None."""
     if wrote is not None:
         wrote(size)
     if cancel is not None:

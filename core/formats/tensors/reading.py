@@ -77,6 +77,7 @@ class TensorFile:
             raise ProblemsError.one(what, str(self.path), fix, "memory.tensor-too-large") from error
 
     def _read_entry(self, entry: TensorEntry, dtype: torch.dtype | None) -> torch.Tensor:
+        """Read a tensor into memory; `dtype` as in `read`."""
         stored = getattr(torch, TORCH_NAMES[entry.dtype])
         target = dtype if dtype is not None and stored.is_floating_point else stored
         if target == stored and entry.strides is None and not self._direct:
@@ -141,6 +142,7 @@ class TensorFile:
             done += count
 
     def _read_at(self, view: memoryview, offset: int) -> int:
+        """Read from `offset` into `view`; return the number of bytes read, 0 at the end of the file."""
         if hasattr(os, "preadv"):
             return os.preadv(self._handle.fileno(), [view], offset)
         with self._seek_lock:

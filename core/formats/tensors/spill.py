@@ -34,6 +34,7 @@ class Spill:
         return {name: self._put(tensor.detach().cpu()) for name, tensor in tensors.items()}
 
     def _put(self, tensor: torch.Tensor) -> StoredTensor:
+        """Append a CPU tensor to the file."""
         start, shape = self._file.seek(0, os.SEEK_END), tuple(tensor.shape)
         self._file.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
         number = float(tensor) if tensor.numel() == 1 else None
@@ -41,6 +42,7 @@ class Spill:
         return StoredTensor(shape, SAFE_NAMES[type_name(tensor.dtype)], number, fetch=fetch)
 
     def _read(self, start: int, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+        """Read a tensor back from byte `start`."""
         raw = torch.empty(prod(shape) * dtype.itemsize, dtype=torch.uint8)
         self._file.seek(start)
         self._file.readinto(memoryview(raw.numpy()))

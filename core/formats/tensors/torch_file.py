@@ -29,6 +29,8 @@ ALIGNMENT = 64  # of a tensor's first byte, as in torch's files, so that the fil
 
 @dataclass(frozen=True)
 class _Storage:
+    """The storage of the tensor that is number `number` in the file."""
+
     number: int
     tensor: LazyTensor
 
@@ -41,12 +43,14 @@ class _Pickler(pickle.Pickler):
         self.stored: list[LazyTensor] = []
 
     def persistent_id(self, content: Any) -> Any:
+        """Return torch's persistent id of a storage; None for other objects."""
         if not isinstance(content, _Storage):
             return None
         tensor = content.tensor
         return ("storage", STORAGES[tensor.dtype], str(content.number), "cpu", prod(tensor.shape))
 
     def reducer_override(self, content: Any) -> Any:
+        """Pickle a LazyTensor as a call of torch's rebuild function, and list it in `stored`."""
         if not isinstance(content, LazyTensor):
             return NotImplemented
         self.stored.append(content)

@@ -116,6 +116,7 @@ class _Hashes:
         self._add_legacy(content)
 
     def _add_legacy(self, content: memoryview) -> None:
+        """Hash those of the next bytes that are inside of the 64 KiB at 1 MiB."""
         start, end = (max(0, each - self._offset) for each in (LEGACY_START, LEGACY_START + LEGACY_BYTES))
         self._legacy.update(content[start:end])
         self._offset += len(content)

@@ -54,17 +54,20 @@ class DoraAdapter(Adapter):
 
     @property
     def per_output(self) -> bool:
+        """Whether there is a magnitude per output channel, not per input channel."""
         return self.magnitude.shape[0] == self.magnitude.numel()
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
         return [*self.inner.parameters(), (self.magnitude, "plain")]
 
     def enters(self, x: Tensor) -> Tensor:
+        """Scale the input's channels by the magnitudes, if those are per input channel."""
         if self.per_output:
             return x
         return x * (1 + self.multiplier * (self._scale(x) - 1))
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return y with the rescaled direction, interpolated by the multiplier."""
         self.inner.dropout, self.inner.casts, scale = self.dropout, self.casts, self._scale(y)
         if not self.per_output:
             change = self.inner.add_to(torch.zeros_like(y), x.to(y.dtype) * scale)
@@ -95,14 +98,17 @@ class DoraAdapter(Adapter):
         return self._cached_norm[1]
 
     def merged(self, weight: Tensor) -> Tensor:
+        """Return weight + multiplier * (W' - weight)."""
         changed = weight + self.inner.delta()
         scale = self.magnitude.detach().float() / (_norm(changed, self.per_output) + EPSILON)
         return weight + self.multiplier * (changed * scale - weight)
 
     def norm(self) -> Tensor:
+        """Return the Frobenius norm of the direction's change."""
         return self.inner.norm()
 
     def shorten(self, ratio: Tensor) -> None:
+        """Multiply the direction's change by `ratio`; the magnitudes stay."""
         self.inner.shorten(ratio)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -112,12 +118,14 @@ class DoraAdapter(Adapter):
         return {**self.inner.saved(), DORA_SCALE: self.magnitude.detach()}
 
     def misfit(self, tensors: Tensors) -> str:
+        """Return why the tensors of a file cannot be loaded; "" if they can."""
         magnitude = magnitudes(tensors[DORA_SCALE], self.module) if DORA_SCALE in tensors else None
         if magnitude is None or magnitude.shape != self.magnitude.shape:
             return f"has no {DORA_SCALE} of the same shape"
         return self.inner.misfit(without_scale(tensors))
 
     def take(self, tensors: Tensors) -> None:
+        """Load the magnitudes and the direction's change of a file."""
         magnitude = magnitudes(tensors[DORA_SCALE], self.module)
         assert magnitude is not None
         with torch.no_grad():
@@ -170,6 +178,7 @@ def _per_output(diffusers: str) -> Misread:
 
 
 def _per_input(tensors: Tensors) -> bool:
+    """Return whether a layer's dora_scale is per input channel."""
     scale = tensors[DORA_SCALE]
     return bool(scale.shape[0] != scale.numel())
 
@@ -219,6 +228,7 @@ def register_decomposed(over: str, name: str, title: str, settings: type[Setting
 
 
 def _from_tensors(target: Target, tensors: Tensors) -> DoraAdapter | None:
+    """Return the adapter of a file; None if its kind is unknown or its shapes do not fit the layer."""
     kind, inner_tensors = decomposed(tensors)
     inner = kind.from_tensors(target, inner_tensors) if kind is not None else None
     magnitude = magnitudes(tensors[DORA_SCALE], target.module)
@@ -226,12 +236,14 @@ def _from_tensors(target: Target, tensors: Tensors) -> DoraAdapter | None:
 
 
 def _size(tensors: Tensors) -> BlockSize:
+    """Return rank and alpha of the kind under DoRA."""
     kind, inner_tensors = decomposed(tensors)
     assert kind is not None
     return kind.size(inner_tensors)
 
 
 def _flaw(name: str, tensors: Tensors) -> str:
+    """Return the error in a layer of a file; "" if there is none."""
     scale, (kind, inner_tensors) = tensors.get(DORA_SCALE), decomposed(tensors)
     if scale is None:
         return f"{name} has no {DORA_SCALE}"
@@ -243,11 +255,13 @@ def _flaw(name: str, tensors: Tensors) -> str:
 
 
 def _idle(tensors: Tensors) -> bool:
+    """Return whether the direction's change has no effect."""
     kind, inner_tensors = decomposed(tensors)
     return kind is not None and kind.idle(inner_tensors)
 
 
 def _to_peft(tensors: Tensors, dtype: Any) -> dict[str, Tensor]:
+    """Return the tensors in PEFT's format. Raises ProblemsError for magnitudes per input channel and for Tucker form."""
     scale, (kind, inner_tensors) = tensors[DORA_SCALE], decomposed(tensors)
     if scale.shape[0] != scale.numel() or kind is None or kind.to_peft is None:
         what = "PEFT has DoRA's magnitudes for each output only, and no Tucker form"

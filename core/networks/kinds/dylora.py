@@ -50,6 +50,7 @@ class DyLoraSettings(KindSettings):
                 yield Problem(what, f"network.{name}", "change the rank or dylora.unit", code="network.dylora-unit")
 
     def summary(self) -> str:
+        """Return the settings that differ from the defaults, as a short text."""
         return f"unit {self.unit}" if self.unit != 1 else ""
 
 
@@ -68,15 +69,18 @@ class DyLoraAdapter(LoraAdapter):
         super().__init__(name, module, down, up, alpha)
 
     def _hold(self, down: Tensor, up: Tensor) -> None:
+        """Store the matrices as one parameter per group of ranks."""
         self._downs = [nn.Parameter(part.clone()) for part in down.split(self._unit)]
         self._ups = [nn.Parameter(part.clone()) for part in up.split(self._unit, dim=1)]
 
     @property
     def down(self) -> Tensor:
+        """All groups' rows, [rank, in(, kh, kw)]."""
         return torch.cat(list(self._downs))
 
     @property
     def up(self) -> Tensor:
+        """All groups' columns, [out, rank(, 1, 1)]."""
         return torch.cat(list(self._ups), dim=1)
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
@@ -92,6 +96,7 @@ class DyLoraAdapter(LoraAdapter):
 
     @property
     def strength(self) -> float:
+        """The factor of the change, multiplied in training by sqrt(rank / (k + unit))."""
         first = self.drawn
         factor = 1.0 if first is None else math.sqrt(self.rank / min(first + self._unit, self.rank))
         return super().strength * factor
@@ -107,6 +112,7 @@ class DyLoraAdapter(LoraAdapter):
         return torch.cat(downs), torch.cat(ups, dim=1)
 
     def put(self, down: Tensor, up: Tensor) -> None:
+        """Overwrite the parameters with down and up of all ranks."""
         with torch.no_grad():
             for parts, matrix, dim in ((self._downs, down, 0), (self._ups, up, 1)):
                 for part, value in zip(parts, matrix.split(self._unit, dim=dim), strict=True):
@@ -114,13 +120,14 @@ class DyLoraAdapter(LoraAdapter):
 
 
 def _fresh(target: Target, size: BlockSize, options: Settings | None, seed: int) -> DyLoraAdapter:
+    """Create a DyLoRA without effect, initialized as a LoRA of the same seed."""
     plain = LoraAdapter.fresh(target.name, target.module, size.rank, size.alpha, seed)
     unit = options.unit if isinstance(options, DyLoraSettings) else 1
     return DyLoraAdapter(target.name, target.module, plain.down.detach(), plain.up.detach(), size.alpha, unit, seed)
 
 
 def _ranks(network: NetworkSettings) -> Iterator[tuple[str, list[int]]]:
-    """Yield (setting's name, its ranks) of each setting that contains ranks. Invalid texts are skipped: other rules report them."""
+    """Yield (setting's name, its ranks) of each setting that contains ranks. Ends at an invalid text, which other rules report."""
     yield "rank", [network.rank]
     try:
         for name in ("block_dims", "conv_block_dims"):
@@ -132,6 +139,7 @@ def _ranks(network: NetworkSettings) -> Iterator[tuple[str, list[int]]]:
 
 
 def _network_args(job: TrainJob) -> dict[str, str]:
+    """Return sd-scripts' network_args: the unit and LoRA's."""
     return {"unit": str(value_of(job, "dylora.unit"))} | network_args(job)
 
 

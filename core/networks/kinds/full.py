@@ -12,10 +12,12 @@ WEIGHT = "diff"
 
 
 def _change(factors: Factors, shape: tuple[int, ...]) -> Tensor:
+    """Return the change in the weight's shape."""
     return factors[WEIGHT].view(shape)
 
 
 def _starts(module: Any, rank: int, options: Any) -> dict[str, Start]:
+    """Return the initialization: zero for weight and bias."""
     bias = {BIAS: Start(tuple(module.bias.shape))} if module.bias is not None else {}
     return {WEIGHT: Start(tuple(module.weight.shape)), **bias}
 

@@ -61,6 +61,7 @@ class GloraAdapter(ScaledAdapter):
         return [(weight, "plain") for weight in self.weights.values()]
 
     def enters(self, x: Tensor) -> Tensor:
+        """Return x + strength * a1(a2(x)): the change A of the layer's input."""
         first, second = (self.cast(self.weights[key], x.dtype) for key in (A2, A1))
         if not isinstance(self.module, nn.Conv2d):
             hidden, factor = self.thinned(hidden_linear(x, first), f"{self.name}.{A2}")
@@ -69,6 +70,7 @@ class GloraAdapter(ScaledAdapter):
         return torch.add(x, up_conv(hidden, second), alpha=self.strength * factor)
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return y + strength * b1(b2(x)): the change B of the layer's weight."""
         first, second = (self.cast(self.weights[key], y.dtype) for key in (B2, B1))
         if not isinstance(self.module, nn.Conv2d):
             hidden, factor = self.thinned(hidden_linear(x.to(y.dtype), first), f"{self.name}.{B2}")
@@ -77,15 +79,18 @@ class GloraAdapter(ScaledAdapter):
         return torch.add(y, up_conv(hidden, second), alpha=self.strength * factor)
 
     def merged(self, weight: Tensor) -> Tensor:
+        """Return weight + strength * (weight A + B)."""
         a1, a2, b1, b2 = (self.weights[key].detach().float().flatten(1) for key in GLORA)
         on_input = torch.einsum("oi...,ir,rj->oj...", weight, a1, a2)
         return weight + self.strength * (on_input + (b1 @ b2).view(weight.shape))
 
     def norm(self) -> Tensor:
+        """Return the Frobenius norm of A and B together, times the scale."""
         a1, a2, b1, b2 = (self.weights[key].detach().float().flatten(1) for key in GLORA)
         return torch.stack([(a1 @ a2).norm(), (b1 @ b2).norm()]).norm() * abs(self.scale)
 
     def shorten(self, ratio: Tensor) -> None:
+        """Multiply A and B by `ratio`, half of it in each of their matrices."""
         for weight in self.weights.values():
             weight.mul_(ratio.sqrt().to(weight.dtype))
 
@@ -94,12 +99,14 @@ class GloraAdapter(ScaledAdapter):
         return tensors | {ALPHA: self.alpha_in_file()}
 
     def misfit(self, tensors: Tensors) -> str:
+        """Return why the tensors of a file cannot be loaded; "" if they can."""
         matrices = matrices_of(tensors, self.module) if set(GLORA) <= tensors.keys() else None
         if matrices is None:
             return "has a different shape"
         return "" if matrices[A2].shape[0] == self.rank else f"has rank {matrices[A2].shape[0]}, not {self.rank}"
 
     def take(self, tensors: Tensors) -> None:
+        """Load the tensors of a file, with their alpha."""
         matrices = matrices_of(tensors, self.module)
         assert matrices is not None
         with torch.no_grad():
@@ -137,6 +144,7 @@ def _size(tensors: Tensors) -> BlockSize:
 
 
 def _flaw(name: str, tensors: Tensors) -> str:
+    """Return the error in a layer of a file; "" if there is none."""
     for key in GLORA:
         if key not in tensors:
             return f"{name} has no {key}"

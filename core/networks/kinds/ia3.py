@@ -57,29 +57,36 @@ class Ia3Adapter(Adapter):
         return [(self.weight, "plain")]
 
     def enters(self, x: Tensor) -> Tensor:
+        """Return the input with its channels scaled, if `on_input`."""
         return x + self._scaled(x) if self.on_input else x
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return the output with its channels scaled except for the bias, unless `on_input`."""
         return y if self.on_input else y + self._scaled(self.without_bias(y))
 
     def _scaled(self, value: Tensor) -> Tensor:
+        """Return multiplier * vector * value, along the channels: the change of an input or output."""
         return value * over_channels(self.weight * self.multiplier, value, self.module)
 
     def merged(self, weight: Tensor) -> Tensor:
+        """Return the weight with its input or output channels scaled."""
         side = [1, -1] if self.on_input else [-1, 1]
         vector = self.weight.detach().float().view(*side, *(1 for _ in weight.shape[2:]))
         return weight + weight * (vector * self.multiplier)
 
     def norm(self) -> Tensor:
+        """Return the norm of the vector."""
         return self.weight.detach().float().norm()
 
     def shorten(self, ratio: Tensor) -> None:
+        """Multiply the vector by `ratio` (max weight norm)."""
         self.weight.mul_(ratio.to(self.weight.dtype))
 
     def tensors(self) -> dict[str, Tensor]:
         return {WEIGHT: self.weight.detach(), ON_INPUT: torch.tensor(int(self.on_input))}
 
     def misfit(self, tensors: Tensors) -> str:
+        """Return why the tensors of a file cannot be loaded; "" if they can."""
         if not {WEIGHT, ON_INPUT} <= tensors.keys():
             return f"has no {WEIGHT} with {ON_INPUT}"
         if bool(tensors[ON_INPUT]) != self.on_input:
@@ -87,6 +94,7 @@ class Ia3Adapter(Adapter):
         return "" if vector_of(tensors, self.module) is not None else "has a different shape"
 
     def take(self, tensors: Tensors) -> None:
+        """Load the vector of a file."""
         vector = vector_of(tensors, self.module)
         assert vector is not None
         with torch.no_grad():
@@ -118,6 +126,7 @@ def _takes(layer: Layer, network: NetworkSettings, options: Settings | None) -> 
 
 
 def _flaw(name: str, tensors: Tensors) -> str:
+    """Return the error in a layer of a file; "" if there is none."""
     for key in (WEIGHT, ON_INPUT):
         if key not in tensors:
             return f"{name} has no {key}"
@@ -129,6 +138,7 @@ def _flaw(name: str, tensors: Tensors) -> str:
 
 
 def _network_args(job: TrainJob) -> dict[str, str]:
+    """Return LyCORIS' network_args; its preset "ia3" for the layers of the paper."""
     options: Ia3Settings = getattr(job, NAME)
     if not options.all_layers and not job.network.layers:
         return {"algo": NAME, "preset": NAME}

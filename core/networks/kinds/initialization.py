@@ -82,6 +82,7 @@ class PissaAdapter(LoraAdapter):
         self.first_down, self.first_up = self.first_down.to(dtype).float(), self.first_up.to(dtype).float()
 
     def _weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return down and up of rank 2r, whose product is the trained one minus the subtracted one."""
         down, up = super()._weights(dtype)
         first_down, first_up = self.first_down.to(down.dtype), self.first_up.to(up.dtype)
         return torch.cat([down, first_down]), torch.cat([up, -first_up], dim=1)
@@ -117,6 +118,7 @@ class PissaAdapter(LoraAdapter):
             first.copy_((first * root).to(self.down.dtype))
 
     def tensors(self) -> dict[str, Tensor]:
+        """Return LoRA's tensors and the subtracted matrices, under "first."."""
         return super().tensors() | {f"first.{DOWN}": self.first_down, f"first.{UP}": self.first_up}
 
     def saved(self) -> dict[str, Tensor]:
@@ -137,10 +139,12 @@ class PissaAdapter(LoraAdapter):
         }
 
     def misfit(self, tensors: Mapping[str, Tensor]) -> str:
+        """Return why a training state cannot be loaded; "" if it can. A LoRA file cannot: it lacks the subtracted matrices."""
         complete = f"first.{DOWN}" in tensors and f"first.{UP}" in tensors
         return super().misfit(tensors) if complete else "has no initial weights (PiSSA)"
 
     def take(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load the trained and the subtracted matrices of a training state."""
         super().take(tensors)
         self.first_down.copy_(tensors[f"first.{DOWN}"])
         self.first_up.copy_(tensors[f"first.{UP}"])

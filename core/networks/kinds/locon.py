@@ -26,6 +26,7 @@ MID = "lora_mid.weight"
 
 
 def _change(factors: Factors, shape: tuple[int, ...]) -> Tensor:
+    """Return the change in the weight's shape, without alpha / rank."""
     up, down = factors[UP].flatten(1), factors[DOWN].flatten(1)
     if MID not in factors:
         return (up @ down).view(shape)
@@ -33,6 +34,7 @@ def _change(factors: Factors, shape: tuple[int, ...]) -> Tensor:
 
 
 def _apply(factors: Factors, x: Tensor, module: nn.Module) -> Tensor:
+    """Return up(core(down(x))) without building the change; a layer without Tucker form has no core."""
     up, down = factors[UP].flatten(1), factors[DOWN].flatten(1)
     if not isinstance(module, nn.Conv2d):
         return nn.functional.linear(nn.functional.linear(x, down), up)
@@ -54,6 +56,7 @@ def _starts(module: Any, rank: int, options: Any) -> dict[str, Start]:
 
 
 def _fresh(target: Target, size: BlockSize, options: Settings | None, seed: int) -> Adapter:
+    """Create an adapter without effect; a plain LoRA for a layer without Tucker form and scalar."""
     adapter = ProductAdapter.fresh(LOCON, target, size, options, seed)
     if SCALAR in adapter.weights or MID in adapter.weights:
         return adapter

@@ -17,6 +17,7 @@ W2_A, W2_B, T2 = "hada_w2_a", "hada_w2_b", "hada_t2"
 
 
 def _change(factors: Factors, shape: tuple[int, ...]) -> Tensor:
+    """Return the change in the weight's shape, without alpha / rank."""
     if T1 in factors:
         first = tucker(factors[T1], factors[W1_A], factors[W1_B])
         second = tucker(factors[T2], factors[W2_A], factors[W2_B])

@@ -64,6 +64,7 @@ def _large(factors: Factors) -> Tensor:
 
 def _change(factors: Factors, shape: tuple[int, ...]) -> Tensor:
     # The kernel's dimensions are the fastest of w2's rows: the product of the flat matrices is the flat change.
+    """Return the Kronecker product in the weight's shape, without alpha / rank."""
     return torch.kron(_small(factors), _large(factors)).view(shape)
 
 

@@ -48,6 +48,7 @@ class LoraAdapter(ScaledAdapter):
         self._cast: tuple[Tensor, Tensor] | None = None
 
     def _hold(self, down: Tensor, up: Tensor) -> None:
+        """Store the matrices as parameters."""
         self._down, self._up = nn.Parameter(down), nn.Parameter(up)
 
     @property
@@ -76,6 +77,7 @@ class LoraAdapter(ScaledAdapter):
         return [(self._down, "plain"), (self._up, PLUS)]
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return y + strength * up(down(x)), with dropout in training."""
         if self.dropout is not None and self.dropout.thins:
             return self._add_thinned(y, x.to(y.dtype))
         down, up = self._weights(y.dtype)
@@ -85,6 +87,7 @@ class LoraAdapter(ScaledAdapter):
         return add_low_rank_linear(y, x.to(y.dtype), down, up, self.strength)
 
     def _add_thinned(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return y + strength * up(dropout(down(x)))."""
         return self._thinned_by(y, x, *self._weights(y.dtype))
 
     def _thinned_by(self, y: Tensor, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
@@ -97,6 +100,7 @@ class LoraAdapter(ScaledAdapter):
         return torch.add(y, up_linear(hidden, up), alpha=self.strength * factor)
 
     def whole(self, x: Tensor) -> Tensor | None:
+        """Return the Linear's output with this change as one autograd node; None for other layers, dtypes or with dropout."""
         thinned = self.dropout is not None and self.dropout.thins
         module = self.module
         if thinned or kind_of(module) is not nn.Linear or not isinstance(module, nn.Linear):
@@ -114,9 +118,11 @@ class LoraAdapter(ScaledAdapter):
         return self._cast
 
     def factors(self) -> tuple[Tensor, Tensor] | None:
+        """Return up [out, rank] and down [rank, in * kernel], float32."""
         return self.up.detach().float().flatten(1), self.down.detach().float().flatten(1)
 
     def delta(self) -> Tensor:
+        """Return alpha / rank * up @ down in the weight's shape, float32."""
         up, down = self.up.detach().float().flatten(1), self.down.detach().float().flatten(1)
         return (up @ down * self.scale).view(len(up), *self.down.shape[1:])
 
@@ -129,12 +135,14 @@ class LoraAdapter(ScaledAdapter):
         return {DOWN: self.down.detach(), UP: self.up.detach(), ALPHA: self.alpha_in_file()}
 
     def misfit(self, tensors: Tensors) -> str:
+        """Return why the tensors of a file cannot be loaded; "" if they can."""
         shaped = fit_shapes(tensors[DOWN], tensors[UP], self.module) if {DOWN, UP} <= tensors.keys() else None
         if shaped is None:
             return "has a different shape"
         return "" if shaped[0].shape == self.down.shape else f"has rank {shaped[0].shape[0]}, not {self.rank}"
 
     def take(self, tensors: Tensors) -> None:
+        """Load the matrices and alpha of a file."""
         shaped = fit_shapes(tensors[DOWN], tensors[UP], self.module)
         assert shaped is not None
         self.put(*shaped)
@@ -148,6 +156,7 @@ class LoraAdapter(ScaledAdapter):
             self._up.copy_(up)
 
     def shorten(self, ratio: Tensor) -> None:
+        """Multiply each parameter by the square root of `ratio`, and so their product by `ratio`."""
         root = ratio.sqrt()
         for parameter, _ in self.parameters():
             parameter.mul_(root.to(parameter.dtype))
@@ -242,6 +251,7 @@ def hidden_linear(x: Tensor, down: Tensor) -> Tensor:
 
 
 def up_linear(hidden: Tensor, up: Tensor) -> Tensor:
+    """Return up(hidden): [..., rank] -> [..., out], in hidden's dtype."""
     return nn.functional.linear(hidden, up.to(hidden.dtype))
 
 
@@ -251,6 +261,7 @@ def hidden_conv(x: Tensor, down: Tensor, conv: nn.Conv2d) -> Tensor:
 
 
 def up_conv(hidden: Tensor, up: Tensor) -> Tensor:
+    """Return up(hidden), a 1x1 convolution: [B, rank, h, w] -> [B, out, h, w], in hidden's dtype."""
     return nn.functional.conv2d(hidden, up.to(hidden.dtype))
 
 

@@ -15,6 +15,7 @@ class LoraFaAdapter(LoraAdapter):
     """A LoRA whose down is frozen."""
 
     def _hold(self, down: Tensor, up: Tensor) -> None:
+        """Store the matrices as parameters, with down frozen."""
         super()._hold(down, up)
         self._down.requires_grad_(False)
 
@@ -36,6 +37,7 @@ class LoraFaAdapter(LoraAdapter):
         return [(self._up, "plain")]
 
     def shorten(self, ratio: Tensor) -> None:
+        """Multiply up, the only trained matrix, by `ratio`."""
         self._up.mul_(ratio.to(self._up.dtype))
 
 

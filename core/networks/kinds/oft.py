@@ -66,18 +66,21 @@ class OftAdapter(Adapter):
 
     @property
     def file_name(self) -> str:
+        """The layer's name in files, with the kind's prefix."""
         return self._prefix + self.name.removeprefix(LORA) if self._prefix else self.name
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
         return [(weight, "plain") for weight in (self.blocks, self.rescale) if weight is not None]
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return y with its channels rotated except for the bias."""
         unbiased = self.without_bias(y)
         if isinstance(self.module, nn.Conv2d):
             return y + self._change(unbiased.movedim(1, -1)).movedim(-1, 1)
         return y + self._change(unbiased)
 
     def merged(self, weight: Tensor) -> Tensor:
+        """Return the weight with its output channels rotated."""
         with torch.no_grad():
             change = self._change(weight.flatten(1).t())
         return weight + change.t().reshape(weight.shape)
@@ -127,9 +130,11 @@ class OftAdapter(Adapter):
         return rotations
 
     def norm(self) -> Tensor:
+        """Return the norm of the blocks."""
         return self.blocks.detach().float().norm()
 
     def shorten(self, ratio: Tensor) -> None:
+        """Multiply the blocks by `ratio` (max weight norm)."""
         self.blocks.mul_(ratio.to(self.blocks.dtype))
 
     def tensors(self) -> dict[str, Tensor]:
@@ -137,11 +142,13 @@ class OftAdapter(Adapter):
         return tensors | ({RESCALE: self.rescale.detach()} if self.rescale is not None else {})
 
     def misfit(self, tensors: Tensors) -> str:
+        """Return why the tensors of a file cannot be loaded; "" if they can."""
         if OFT_BLOCKS not in tensors or tensors[OFT_BLOCKS].shape != self.blocks.shape:
             return "has blocks of another size"
         return "" if (RESCALE in tensors) == (self.rescale is not None) else f"differs in having a {RESCALE}"
 
     def take(self, tensors: Tensors) -> None:
+        """Load the blocks, rescale and constraint of a file."""
         with torch.no_grad():
             self.blocks.copy_(tensors[OFT_BLOCKS])
             if self.rescale is not None:
@@ -284,6 +291,7 @@ def _register_of_lycoris(
 
 
 def _diagonal(out: int, rank: int) -> tuple[int, ...]:
+    """Return the shape of Diag-OFT's blocks for `out` output channels: (blocks, width, width)."""
     width, count = split(out, rank)
     return count, width, width
 
@@ -301,6 +309,7 @@ def split_in_powers(width: int, largest: int) -> tuple[int, int] | None:
 
 
 def _butterflies(out: int, rank: int) -> tuple[int, ...]:
+    """Return the shape of BOFT's blocks for `out` output channels: (stages, blocks, width, width)."""
     factors = split_in_powers(out, rank)
     assert factors is not None
     width, count = factors
@@ -328,6 +337,7 @@ def _sized(network: NetworkSettings, options: Settings | None) -> NetworkSetting
 
 
 def _network_args(job: TrainJob) -> dict[str, str]:
+    """Return sd-scripts' network_args: the enabled options."""
     options: OftSettings = getattr(job, NAME)
     return {name: "True" for name in type(options).model_fields if getattr(options, name)}
 

@@ -122,6 +122,7 @@ class Product:
         return next((form for form in self.forms if form.keys.keys() == keys), None)
 
     def key_sets(self) -> tuple[tuple[str, ...], ...]:
+        """Return the keys of each form."""
         return tuple(tuple(form.keys) for form in self.forms)
 
     @property
@@ -239,6 +240,7 @@ class ProductAdapter(ScaledAdapter):
         return [(weight, "plain") for weight in self.weights.values()]
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return y + strength * product of x and the change, with dropout of the product in training."""
         z, factor = self.thinned(self._product(x.to(y.dtype)), self.name)
         return torch.add(y, z, alpha=self.strength * factor)
 
@@ -253,6 +255,7 @@ class ProductAdapter(ScaledAdapter):
         return self._computed(x)
 
     def _computed(self, x: Tensor) -> Tensor:
+        """Return the layer's product of x and the change, without alpha / rank."""
         factors = self._factors(x.dtype)
         if self.product.apply is not None:
             return self.product.apply(factors, x, self.module)
@@ -270,17 +273,20 @@ class ProductAdapter(ScaledAdapter):
         return self.product.with_scalar(weights)
 
     def delta(self) -> Tensor:
+        """Return the change in the weight's shape, float32, with alpha / rank."""
         with torch.no_grad():
             shape = tuple(as_weight(self.module.weight).shape)
             return self.product.change(self._factors(torch.float32), shape) * self.scale
 
     def norm(self) -> Tensor:
+        """Return the Frobenius norm of the change, without building it if the kind can."""
         if self.product.norm is None:
             return super().norm()
         with torch.no_grad():
             return self.product.norm(self._factors(torch.float32)) * abs(self.scale)
 
     def bias_delta(self) -> Tensor | None:
+        """Return the change of the bias, for kinds that have one, times alpha / rank."""
         bias = self.weights.get(self.product.bias)
         return bias.detach().float() * self.scale if bias is not None else super().bias_delta()
 
@@ -289,9 +295,11 @@ class ProductAdapter(ScaledAdapter):
         return tensors | ({ALPHA: self.alpha_in_file()} if self.product.has_ranks else {})
 
     def saved(self) -> dict[str, Tensor]:
+        """Return the tensors with the scalar multiplied into one of them."""
         return self.product.with_scalar(self.tensors())
 
     def misfit(self, tensors: Tensors) -> str:
+        """Return why the tensors of a file cannot be loaded; "" if they can."""
         current, form = self.product.form_of(self.weights), self.product.form_of(tensors)
         if current is None or form is None or not form.fits(tensors, tuple(as_weight(self.module.weight).shape)):
             return "has a different shape"
@@ -301,6 +309,7 @@ class ProductAdapter(ScaledAdapter):
         return f"has rank {rank}, not {self.rank}" if rank != self.rank else "is made of other parts"
 
     def take(self, tensors: Tensors) -> None:
+        """Load the tensors and alpha of a file; its scalar is multiplied in unless this adapter trains one."""
         values = dict(tensors) if SCALAR in self.weights else self.product.with_scalar(tensors)
         with torch.no_grad():
             for key, weight in self.weights.items():
@@ -308,6 +317,7 @@ class ProductAdapter(ScaledAdapter):
         self.take_alpha(self.product.size(tensors).alpha)
 
     def shorten(self, ratio: Tensor) -> None:
+        """Multiply the change by `ratio`: each of n factors by its n-th root, the bias by all of it."""
         factors = len(self.weights.keys() - {self.product.bias})
         for key, weight in self.weights.items():
             weight.mul_(ratio if key == self.product.bias else ratio ** (1 / factors))
