@@ -20,6 +20,7 @@ from core.families.layout import Layout
 from core.families.locate import GENERATED, check_family
 from core.families.part_shapes import (
     config_of,
+    expected_shapes,
     integer_problems,
     make_empty,
     mismatch_problems,
@@ -27,7 +28,6 @@ from core.families.part_shapes import (
     shapes_of,
     stored_shapes,
     tensor_problems,
-    wanted_shapes,
 )
 from core.families.vae import overflows, safe_type
 from core.formats.detect import FAMILY_NAMES
@@ -115,7 +115,7 @@ def fit_problems(layout: Layout, path: Path | str, vae: Path | str | None = None
     problems: list[Problem] = []
     for part in parts:
         try:
-            wanted = wanted_shapes(layout, part, whole=True)
+            wanted = expected_shapes(layout, part, whole=True)
         except ProblemsError as error:
             problems += [replace(problem, where=str(part.source)) for problem in error.problems]
             continue
@@ -211,7 +211,7 @@ def _fill_buffers(module: Any, config: Mapping[str, Any], kind: PartKind) -> Non
         from accelerate import init_empty_weights
 
         with init_empty_weights(include_buffers=False):
-            computed_buffers = dict(kind.maker()(config).named_buffers())
+            computed_buffers = dict(kind.module_builder()(config).named_buffers())
         values |= {name: computed_buffers[name] for name in computed}
     device = next(module.parameters()).device
     for name, value in values.items():

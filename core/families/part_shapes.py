@@ -28,7 +28,7 @@ SHOWN_KEYS = 5
 def known_tensors(layout: Layout, part: Part) -> tuple[Part, list[Problem]]:
     """(the part without unknown tensors, problems of missing tensors and of wrong shapes and dtypes). Raises ProblemsError for
     an invalid config."""
-    expected = wanted_shapes(layout, part)
+    expected = expected_shapes(layout, part)
     locations = {name: each for name, each in part.locations.items() if library_name(name, expected) in expected}
     known = replace(part, locations=locations)
     return known, tensor_problems(expected, known, FAMILY_NAMES[layout.family])
@@ -58,7 +58,7 @@ def config_of(layout: Layout, part: Part) -> dict[str, Any]:
     return part.full_config(layout.config(part.name))
 
 
-def wanted_shapes(layout: Layout, part: Part, whole: bool = False) -> dict[str, tuple[int, ...]]:
+def expected_shapes(layout: Layout, part: Part, whole: bool = False) -> dict[str, tuple[int, ...]]:
     """{name: shape} of the tensors that a part should have by its config: recorded ones, else those of the module built of it. whole:
     see `published_shapes`. Raises ProblemsError for an invalid config."""
     return published_shapes(layout, part, whole) or shapes_of(
@@ -152,7 +152,7 @@ def make_empty(name: str, config: Mapping[str, Any], kind: PartKind | None = Non
     kind, where = kind or kind_of(name, config), f"{part_title(name)}, config.json"
     assert kind is not None, f"the class of {name} is not registered in core/formats/models/part_kinds.py"
     with quick_imports(), without_bitsandbytes() if kind.module.startswith("diffusers") else nullcontext():
-        make = kind.maker()
+        make = kind.module_builder()
     check_config(kind, config, where, complete=False)
     try:
         with torch.device("meta"):

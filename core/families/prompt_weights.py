@@ -107,7 +107,7 @@ def literal(text: str) -> str:
     return _LITERAL.sub(lambda match: match[1] or "\\" + match[0], text)
 
 
-def wrong_weight(text: str) -> str:
+def weight_error(text: str) -> str:
     """The first error in the text's weights, such as "the weight '1.2.3' is not a number"; "" without errors."""
     try:
         runs_of(text)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from core import extensions
-from core.formats.lora.names import COMFYUI, kohya_prefixes, looks_like, to_kohya_key
+from core.formats.lora.names import COMFYUI, kohya_prefixes, resembled_kind, to_kohya_key
 from core.formats.lora.recognition import input_width, lora_layout, network_and_variant
-from core.formats.other_files import recognized
+from core.formats.other_files import recognize
 from core.formats.tensors.entry import TensorEntry
 from core.formats.tensors.header import read_header
 from core.record.bounded_json import read_json_object
@@ -152,7 +152,7 @@ def _first_keys(tensors: Mapping[str, TensorEntry]) -> str:
 
 def _as_other(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
     """Recognize upscalers, hypernetworks and adapters of other programs; None for other files."""
-    if (facts := recognized(tensors)) is None:
+    if (facts := recognize(tensors)) is None:
         return None
     kind, family, variant, evidence = facts
     return ModelKind(kind, family, "single_file", None, evidence, variant)
@@ -275,7 +275,11 @@ def _as_lora(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) ->
         return None
     network, variant = network_and_variant(tensors, metadata.get("ss_network_module", ""))
     family, evidence = _lora_family(tensors, metadata)
-    if network is None and variant is None and (near := looks_like(to_kohya_key(name, None)[1] for name in tensors)):
+    if (
+        network is None
+        and variant is None
+        and (near := resembled_kind(to_kohya_key(name, None)[1] for name in tensors))
+    ):
         evidence = f"it {near}"
     prediction = PREDICTIONS.get(metadata.get("modelspec.prediction_type", ""))
     return ModelKind("lora", family, layout, prediction, evidence, variant, network=network)

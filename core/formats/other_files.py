@@ -14,7 +14,7 @@ LATENT_UPSCALER = {"conv1.weight", "resblock20.conv2.weight", "conv_final.weight
 WIDTHS = ("320", "640", "768", "1024", "1280")
 
 
-def recognized(tensors: Mapping[str, TensorEntry]) -> Recognized | None:
+def recognize(tensors: Mapping[str, TensorEntry]) -> Recognized | None:
     """Return (kind, family, variant, evidence) of an upscaler, adapter or hypernetwork file; None for any other file."""
     return _ip_adapter(tensors) or _t2i_adapter(tensors) or _upscaler(tensors) or _hypernetwork(tensors)
 

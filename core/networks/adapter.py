@@ -54,7 +54,7 @@ class Adapter(ABC):
         """Return the layer's output `y` with this change, as a new tensor.
 
         y   output with the changes of the adapters attached before
-        x   the layer's input before `enters` of this adapter
+        x   the layer's input before `changed_input` of this adapter
         """
 
     @abstractmethod
@@ -114,23 +114,23 @@ class Adapter(ABC):
 
         return cast_weight(weight, dtype, self.casts)
 
-    def enters(self, x: Tensor) -> Tensor:
+    def changed_input(self, x: Tensor) -> Tensor:
         """Return the input for the layer and the adapters attached before: `x`, unless this kind changes the input."""
         return x
 
-    def below(self) -> Iterator[Adapter]:
+    def earlier_adapters(self) -> Iterator[Adapter]:
         """Yield the adapters attached to the layer before this one, without those that module dropout drops."""
         for adapter in self.module.__dict__.get(STACK, ()):
             if self in (adapter, getattr(adapter, "limited", None)):  # limited: to a region
                 return
-            if not adapter.left_out:
+            if not adapter.is_inactive:
                 yield adapter
 
     def without_bias(self, y: Tensor) -> Tensor:
         """Return the output `y` of the layer and the adapters attached before, minus the bias that they add."""
         bias = self.module.bias
         biases = [bias] if isinstance(bias, torch.Tensor) else []
-        for adapter in self.below():
+        for adapter in self.earlier_adapters():
             change = adapter.bias_delta()
             biases += [change * adapter.multiplier] if change is not None else []
         for each in biases:
@@ -161,7 +161,7 @@ class Adapter(ABC):
         """Return the Frobenius norm of the change, 0-d."""
         return self.delta().norm()
 
-    def whole(self, x: Tensor) -> Tensor | None:
+    def fused_output(self, x: Tensor) -> Tensor | None:
         """Return the layer's output with this change, without `bias`, computed in one product; None if a sum is as fast."""
         return None
 
@@ -176,9 +176,9 @@ class Adapter(ABC):
         return self.multiplier
 
     @property
-    def left_out(self) -> bool:
+    def is_inactive(self) -> bool:
         """Whether this change has no effect now: its strength is 0, or module dropout drops it."""
-        return self.strength == 0.0 or (self.dropout is not None and self.dropout.leaves_out(self.name))
+        return self.strength == 0.0 or (self.dropout is not None and self.dropout.drops_layer(self.name))
 
 
 class ScaledAdapter(Adapter):
@@ -206,18 +206,18 @@ class ScaledAdapter(Adapter):
 
 
 def forward_with_adapters(module: nn.Module, x: Tensor) -> Tensor:
-    """Forward pass of an adapted layer: f_n(x) = add_to(f_n-1(enters(x)), x) for its adapters in the order they were attached."""
-    return forward_through(module, [adapter for adapter in module.__dict__[STACK] if not adapter.left_out], x)
+    """Forward pass of an adapted layer: f_n(x) = add_to(f_n-1(changed_input(x)), x) for its adapters in the order they were attached."""
+    return forward_through(module, [adapter for adapter in module.__dict__[STACK] if not adapter.is_inactive], x)
 
 
 def forward_through(module: nn.Module, adapters: list[Adapter], x: Tensor) -> Tensor:
     """Forward pass of an adapted layer with only these adapters, as `forward_with_adapters`."""
     inputs = [x]
     for adapter in reversed(adapters):
-        inputs.append(adapter.enters(inputs[-1]))
+        inputs.append(adapter.changed_input(inputs[-1]))
     kind: Any = kind_of(module)
     x = inputs.pop()
-    y = adapters[0].whole(x) if adapters and x is inputs[-1] else None
+    y = adapters[0].fused_output(x) if adapters and x is inputs[-1] else None
     if y is None:
         y = kind.forward(module, x)
     else:

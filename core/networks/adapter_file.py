@@ -30,9 +30,9 @@ from core.formats.lora.names import (
     PEFT_BIAS,
     UP,
     group_by_module,
-    looks_like,
     module_path,
     part_and_path,
+    resembled_kind,
     split_key,
     to_kohya_key,
 )
@@ -48,7 +48,7 @@ from core.formats.models.overflow import (
 )
 from core.formats.models.text_keys import bare_name
 from core.formats.tensors.entry import TORCH_NAMES
-from core.formats.tensors.lazy import lazily, loaded
+from core.formats.tensors.lazy import as_lazy, loaded
 from core.formats.tensors.outline import Outline, StoredTensor
 from core.formats.tensors.reading import TensorFile
 from core.formats.tensors.writer import (
@@ -147,7 +147,7 @@ def save_lora(
     """
     path = Path(path)
     _refuse_overflow(path, tensors, dtype)
-    ready = {name: lazily(value).cast(dtype) for name, value in tensors.items()}  # flags and counts keep their dtypes
+    ready = {name: as_lazy(value).cast(dtype) for name, value in tensors.items()}  # flags and counts keep their dtypes
     ready |= {name: replace(value, type="float32") for name, value in ready.items() if name.endswith(".alpha")}
     texts = {str(key): str(value) for key, value in (metadata or {}).items()}
     texts |= {WEIGHTS_HASH: NO_HASH, LEGACY_HASH: NO_LEGACY_HASH}
@@ -462,7 +462,7 @@ def _flaw(name: str, layer: Mapping[str, torch.Tensor]) -> str:
     known_keys = {key for kind in near for key in (*kind.keys, *kind.optional)}
     unknown = sorted(layer.keys() - known_keys)
     if unknown:
-        what = looks_like(layer) or "is of an unknown kind"
+        what = resembled_kind(layer) or "is of an unknown kind"
         return f"{name} {what}" if "unknown keys" in what else f"{name}.{unknown[0]} {what}"
     flaws = (flaw for kind in near if (flaw := kind.flaw(name, layer)))  # plain kinds come before those built on them
     return next(flaws, f"{name} has tensors that do not belong together")

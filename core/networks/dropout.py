@@ -59,7 +59,7 @@ class Dropout:
         """Drop nothing until the next `show`."""
         self._batch = None
 
-    def leaves_out(self, name: str) -> bool:
+    def drops_layer(self, name: str) -> bool:
         """Return whether module dropout drops the whole layer `name` in the current micro-batch."""
         batch = self._batch
         if batch is None or not self.modules:

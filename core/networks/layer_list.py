@@ -22,7 +22,7 @@ TEXT_LAYER = re.compile(r"\.(self_attn|mlp)\.")
 Shapes = Mapping[str, Sequence[int]]  # of a part's tensors by diffusers' names
 
 
-class Listed(NamedTuple):
+class ListedLayer(NamedTuple):
     """A layer, the title of its block (`block_title`) and the number of parameters of its weight."""
 
     layer: Layer
@@ -42,13 +42,13 @@ def block_title(name: str) -> str:
     return OUTSIDE if slot is None else SLOTS[slot]
 
 
-def listed_layers(family: str, parts: Mapping[str, Shapes]) -> list[Listed]:
+def listed_layers(family: str, parts: Mapping[str, Shapes]) -> list[ListedLayer]:
     """List the layers of a Stable Diffusion model, text encoders first, then by block from the input on.
 
     parts   {"unet", "text_encoder" ...: {diffusers' tensor name: shape}}
     """
     layers = [
-        Listed(layer, block_title(layer.name), prod(shape))
+        ListedLayer(layer, block_title(layer.name), prod(shape))
         for part in sorted(parts)
         for name, shape in parts[part].items()
         if (layer := _layer(family, part, name, shape)) is not None
@@ -57,7 +57,7 @@ def listed_layers(family: str, parts: Mapping[str, Shapes]) -> list[Listed]:
     return sorted(layers, key=lambda each: order[each.block])
 
 
-def layers_of(family: str, parts: Mapping[str, Part]) -> list[Listed]:
+def layers_of(family: str, parts: Mapping[str, Part]) -> list[ListedLayer]:
     """List the layers of an opened model as `listed_layers`, from the tensors that loading it uses."""
     used = {name: layout_of(family).used(part) for name, part in parts.items()}
     locations = {name: part.locations.items() for name, part in used.items()}

@@ -6,7 +6,7 @@ from functools import cached_property
 from itertools import groupby
 from typing import NamedTuple
 
-from core.networks.layer_list import Listed
+from core.networks.layer_list import ListedLayer
 from core.settings.layers import PRESETS, Entry, Layer
 
 # (part, matrix, expression for the U-Net's layers, expression for a text encoder's): the first that is in a path.
@@ -42,7 +42,7 @@ class Leaf(NamedTuple):
 class LayerTree:
     """The tree of a model's layers. A set of layers is an integer bit mask: bit n stands for `layers[n]`."""
 
-    def __init__(self, listed: Sequence[Listed]):
+    def __init__(self, listed: Sequence[ListedLayer]):
         self.listed, self.layers = list(listed), [each.layer for each in listed]
         self._kinds = [_kind(layer) for layer in self.layers]
 
@@ -133,7 +133,7 @@ def _kind(layer: Layer) -> int:
     return next(n for n, text in enumerate(texts) if text is not None and re.search(text, layer.path))
 
 
-def _expressions(each: Listed, kind: int, containers: dict[tuple[str, int | str], list[str]]) -> Iterator[str]:
+def _expressions(each: ListedLayer, kind: int, containers: dict[tuple[str, int | str], list[str]]) -> Iterator[str]:
     """Yield expressions that match a layer, from the widest to the layer's full name.
 
     kind         the layer's index in PARTS

@@ -17,7 +17,7 @@ from core.settings.network import NetworkSettings
 
 
 @dataclass(frozen=True)
-class Hits:
+class LayerCounts:
     """How many layers the settings choose.
 
     of     number of all layers of the trained parts that a network can change
@@ -60,7 +60,7 @@ def _targets(family_name: str, configs: str, norms: bool) -> tuple[Target, ...]:
     )
 
 
-def layer_hits(settings: NetworkSettings, kind_settings: Settings | None, targets: Iterable[Target]) -> Hits:
+def count_layers(settings: NetworkSettings, kind_settings: Settings | None, targets: Iterable[Target]) -> LayerCounts:
     """Count the layers that the settings choose, without norm layers.
 
     kind_settings   the settings group of the network kind; None if it has none
@@ -75,10 +75,10 @@ def layer_hits(settings: NetworkSettings, kind_settings: Settings | None, target
     entries += [("network.exclude_layers", entry) for entry in choice.excluded]
     entries += [("network.layer_dims", entry) for entry, _ in choice.ranked]
     idle = tuple((where, each.text) for where, each in entries if not any(map(each.finds, (*trained, *norms))))
-    return Hits(sum(size_of(layer) is not None for layer in trained), len(trained), idle)
+    return LayerCounts(sum(size_of(layer) is not None for layer in trained), len(trained), idle)
 
 
-def hit_problems(settings: NetworkSettings, hits: Hits) -> Iterable[Problem]:
+def layer_count_problems(settings: NetworkSettings, hits: LayerCounts) -> Iterable[Problem]:
     """Yield errors for expressions that match nothing or if no layer is chosen, else advice with the count."""
     for where, text in hits.idle:
         what = f"'{text[:60]}' finds no layer of the trained parts of this model"

@@ -31,7 +31,7 @@ def misread_problems(lora: LoraFile, programs: Iterable[str] = readers.NAMES_OF_
     ]
 
 
-def misread_by(path: Path, programs: Iterable[str] = readers.NAMES_OF_KOHYA) -> list[Problem]:
+def file_misread_problems(path: Path, programs: Iterable[str] = readers.NAMES_OF_KOHYA) -> list[Problem]:
     """Return `misread_problems` of the file at `path`; [] if it is not a LoRA or cannot be read."""
     with suppress(ProblemsError):
         if path.is_file() and identify(path).kind == "lora":

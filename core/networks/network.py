@@ -205,7 +205,7 @@ class Network:
             adapt(adapter.module, forward_with_adapters)
         self.attached = True
 
-    def lay_in_modules(self) -> None:
+    def register_in_modules(self) -> None:
         """Register the weights as parameters of the layers they change, for sharding code that gathers and frees a module's weights."""
         self._in_modules = True
         for adapter in self.adapters.values():

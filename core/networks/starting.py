@@ -42,11 +42,13 @@ def start_network(
     size_of = sizes_by_file(settings, modules) if settings.dim_from_weights else None
     settings = settings.model_copy(update={"initialization": "kaiming"})  # of layers that the file lacks
     network = Network.create(targets, settings, seed, size_of, kind_settings)
-    advice = _take_over(network, kind_named(settings.kind), modules, settings)
-    return network, advice + _about_others([key for key in (*lora.bias_norm, *lora.bundled) if key not in tensors])
+    advice = _load_file(network, kind_named(settings.kind), modules, settings)
+    return network, advice + _untrained_tensor_advice(
+        [key for key in (*lora.bias_norm, *lora.bundled) if key not in tensors]
+    )
 
 
-def _take_over(
+def _load_file(
     network: Network, kind: NetworkKind, modules: Mapping[str, Mapping[str, Tensor]], settings: NetworkSettings
 ) -> list[Problem]:
     """Load the file's tensors into the network's adapters; return advice about differences.
@@ -74,13 +76,13 @@ def _take_over(
             ranks[name] = (size.rank, adapter.rank, _rank_setting(name, adapter.module, settings))
         else:
             shapes.append(name)
-    _refuse(loaded, ranks, shapes, [] if loaded else _other_kinds(network, kind, modules))
+    _raise_differences(loaded, ranks, shapes, [] if loaded else _kinds_in_file(network, kind, modules))
     for name, tensors in loaded.items():
         adapter = network.adapters[name]
         if settings.weights_scale == "kohya" and not settings.dim_from_weights:
             adapter.saved_alpha = adapter.alpha
         adapter.take(tensors)
-    return [*_about_alphas(alphas, settings), *_about_layers(network, modules, loaded, settings)]
+    return [*_alpha_advice(alphas, settings), *_layer_advice(network, modules, loaded, settings)]
 
 
 def _layer(name: str, module: nn.Module) -> Target:
@@ -88,13 +90,15 @@ def _layer(name: str, module: nn.Module) -> Target:
     return Target(name, path="", parent=module, attribute="", module=module)
 
 
-def _other_kinds(network: Network, kind: NetworkKind, modules: Mapping[str, Mapping[str, Tensor]]) -> list[NetworkKind]:
+def _kinds_in_file(
+    network: Network, kind: NetworkKind, modules: Mapping[str, Mapping[str, Tensor]]
+) -> list[NetworkKind]:
     """Return the kinds that the file has for the network's layers, if `kind` is not one of them; else []."""
     in_file = {each.name: each for name in network.adapters if (each := kind_of_keys(modules.get(name, {}), name))}
     return [] if kind.name in in_file else list(in_file.values())
 
 
-def _refuse(
+def _raise_differences(
     loaded: Mapping,
     ranks: Mapping[str, tuple[int, int, str]],
     shapes: Sequence[str],
@@ -148,7 +152,7 @@ def _rank_setting(name: str, module: nn.Module, settings: NetworkSettings) -> st
     return "block_dims" if settings.block_dims and part_of(name) == "unet" else "rank"
 
 
-def _about_alphas(alphas: Mapping[str, tuple[float, float]], settings: NetworkSettings) -> list[Problem]:
+def _alpha_advice(alphas: Mapping[str, tuple[float, float]], settings: NetworkSettings) -> list[Problem]:
     """Return advice about alphas that differ.
 
     alphas   {layer: (alpha in the file, alpha of the settings)}
@@ -168,7 +172,7 @@ def _about_alphas(alphas: Mapping[str, tuple[float, float]], settings: NetworkSe
     return [Problem(what, WHERE, "set the same alpha, or ignore this", "advice", code="network.start-alpha")]
 
 
-def _about_layers(
+def _layer_advice(
     network: Network, modules: Mapping[str, object], loaded: Mapping[str, object], settings: NetworkSettings
 ) -> list[Problem]:
     """Return advice about layers that only the network or only the file has."""
@@ -194,7 +198,7 @@ def _about_layers(
     return problems
 
 
-def _about_others(keys: Sequence[str]) -> list[Problem]:
+def _untrained_tensor_advice(keys: Sequence[str]) -> list[Problem]:
     """Return advice about tensors of the file that are not trained further, such as changes of biases."""
     if not keys:
         return []

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.families.locate import base_model_family, model_path
 from core.formats.models.checkpoint import open_checkpoint
-from core.networks.kinds import described, kind_named
+from core.networks.kinds import kind_named, settings_as_text
 from core.networks.layer_list import layers_of
 from core.networks.layer_sizes import kind_sizes, trains_by_default, wanted
 from core.networks.layer_tree import LayerTree
@@ -82,7 +82,7 @@ class Layers:
         changed."""
         if refused := self._roots.refused(job):
             return {"fresh": True, "tree": _tree_name(job), "problem": refused[0].what, "leaves": []}
-        key = (_tree_name(job), described(job))
+        key = (_tree_name(job), settings_as_text(job))
         with self._lock:
             busy = self._task is not None and not self._task.done
             if self._key != key and not busy:

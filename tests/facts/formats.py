@@ -75,7 +75,7 @@ def keys() -> Facts:
                 kind,
                 str(kind),
                 recognition.ranks_of(entries, kind.network, {}),
-                names.looks_like({key for _, key in kohya}),
+                names.resembled_kind({key for _, key in kohya}),
             ],
         )
     yield (
@@ -142,7 +142,7 @@ def foreign() -> Facts:
     yield (
         "looks",
         [
-            names.looks_like(each)
+            names.resembled_kind(each)
             for each in (
                 ["hada_w1_a", "hada_w2_a", "x"],
                 ["alpha"],
@@ -514,7 +514,7 @@ def headers() -> Facts:
         yield (
             "said",
             [
-                overflow.written_in_fp32(["a", "b"], torch.float16, "x"),
+                overflow.fp32_advice(["a", "b"], torch.float16, "x"),
                 overflow.not_finite_warning(["a"] * 7, "x"),
                 refused(lambda: overflow.refuse_not_finite(["a"], "x")),
             ],

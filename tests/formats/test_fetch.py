@@ -508,7 +508,7 @@ def test_forgetting_a_link_removes_only_what_is_unfinished(tmp_path, server):
 def test_these_answers_are_worth_another_try(code, again):
     for stated, seconds in (("7", 7.0), ("soon", 0.0), ("", 0.0)):
         error = fetch._refusal(SimpleNamespace(status_code=code, headers={"retry-after": stated} if stated else {}))
-        assert (error.again, error.retry_after) == (again, seconds) and str(code) in error.reason
+        assert (error.retriable, error.retry_after) == (again, seconds) and str(code) in error.reason
 
 
 @pytest.mark.parametrize(
@@ -545,8 +545,8 @@ def test_six_tries_in_a_row_without_a_byte_end_a_download(tmp_path, monkeypatch,
     def request(self):
         tries.append(1)
         assert len(tries) < 20, "it goes on for ever"
-        self.have += len(tries) == 3
-        raise FetchError("busy", again=True, retry_after=stated)
+        self.received += len(tries) == 3
+        raise FetchError("busy", retriable=True, retry_after=stated)
 
     monkeypatch.setattr(fetch._Transfer, "_request", request)
     monkeypatch.setattr(fetch._Transfer, "_wait", lambda self, seconds: waited.append(seconds))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from core.formats.models.overflow import beyond, fitting_type, largest, not_finite, sizes_of, written_in_fp32
+from core.formats.models.overflow import beyond, fitting_type, fp32_advice, largest, not_finite, sizes_of
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,6 @@ def test_integers_and_empty_tensors_have_no_size():
 
 
 def test_the_advice_names_three_and_counts_the_others():
-    problem = written_in_fp32(list("abcde"), torch.float16, "x.safetensors")
+    problem = fp32_advice(list("abcde"), torch.float16, "x.safetensors")
     assert (problem.level, problem.code) == ("advice", "weights.overflow")
     assert "fp32" in problem.what and "a, b, c and 2 more" in problem.what

@@ -46,12 +46,12 @@ class FetchError(Exception):
 
     reason       the cause, as a clause after "could not be downloaded:"
     advice       what the user can do; "" if only a manual download helps
-    again        whether a retry may help, after `retry_after` seconds
+    retriable    whether a retry may help, after `retry_after` seconds
     """
 
-    def __init__(self, reason: str, advice: str = "", again: bool = False, retry_after: float = 0.0):
+    def __init__(self, reason: str, advice: str = "", retriable: bool = False, retry_after: float = 0.0):
         super().__init__(reason)
-        self.reason, self.advice, self.again, self.retry_after = reason, advice, again, retry_after
+        self.reason, self.advice, self.retriable, self.retry_after = reason, advice, retriable, retry_after
 
 
 AGAIN = "try again: it resumes where it stopped"
@@ -102,7 +102,7 @@ class _Transfer:
     def __init__(self, remote: Remote, path: Path, on_bytes: OnBytes, cancel: CancelToken | None):
         self.remote, self.path, self.on_bytes, self.cancel = remote, path, on_bytes, cancel
         self.part, self.note = part_of(path), _note_of(path)
-        self.have, self.total, self.etag = 0, remote.size or 0, ""  # have: bytes in the partial file
+        self.received, self.total, self.etag = 0, remote.size or 0, ""  # received: bytes in the partial file
         self.answered = False  # whether the server sent anything in this attempt
         self.expected = remote.sha256
         self.digest = hashlib.sha256()
@@ -113,13 +113,13 @@ class _Transfer:
         self._resume_part()
         failures = 0
         while True:
-            before = self.have
+            before = self.received
             try:
                 if self._request():
                     return self._finish()
                 failure = FetchError("the server's answers are inconsistent", AGAIN)
             except FetchError as error:
-                if not error.again:
+                if not error.retriable:
                     raise
                 failure = error
             except Exception as error:
@@ -128,7 +128,7 @@ class _Transfer:
                 if not self.answered:
                     raise FetchError("the server does not answer") from error
                 failure = FetchError(f"the connection ended after {self._so_far()}", AGAIN)
-            failures = 0 if self.have > before else failures + 1
+            failures = 0 if self.received > before else failures + 1
             if failures >= TRIES:
                 raise failure
             self._wait(max(failure.retry_after, FIRST_WAIT * 2**failures if failures else 0.0))
@@ -136,7 +136,7 @@ class _Transfer:
     def _so_far(self) -> str:
         """Return "1,000 of 2,000 bytes of model.safetensors", for messages."""
         of_all = f" of {self.total:,}" if self.total else ""
-        return f"{self.have:,}{of_all} bytes of {self.path.name}"
+        return f"{self.received:,}{of_all} bytes of {self.path.name}"
 
     def _wait(self, seconds: float) -> None:
         """Wait at most LONGEST_WAIT seconds. Raises Cancelled when canceled."""
@@ -164,13 +164,13 @@ class _Transfer:
             while chunk := handle.read(CHUNK_BYTES):
                 self._check_cancel()
                 self.digest.update(chunk)
-                self.have += len(chunk)
-        self.on_bytes(self.have, self.total)
+                self.received += len(chunk)
+        self.on_bytes(self.received, self.total)
 
     def _start_over(self) -> None:
         """Delete the partial download and forget its bytes."""
         forget_part(self.path)
-        self.have, self.etag, self.digest = 0, "", hashlib.sha256()
+        self.received, self.etag, self.digest = 0, "", hashlib.sha256()
 
     def _request(self) -> bool:
         """Request the missing bytes and append them to the partial file. Return whether the file is complete."""
@@ -179,26 +179,26 @@ class _Transfer:
         self._check_cancel()
         # Ranges and sizes refer to the stored bytes, so they must not be compressed.
         headers = {**self.remote.headers, "Accept-Encoding": "identity"}
-        if self.have:
-            headers |= {"Range": f"bytes={self.have}-"} | ({"If-Range": self.etag} if self.etag else {})
+        if self.received:
+            headers |= {"Range": f"bytes={self.received}-"} | ({"If-Range": self.etag} if self.etag else {})
         with get_session().stream("GET", self.remote.url, headers=headers, timeout=TIMEOUT_SECONDS) as response:
             self.answered = True
-            if response.status_code == 416 and self.have:
+            if response.status_code == 416 and self.received:
                 return self._beyond_the_end(response)
             if response.status_code not in (200, 206):
                 raise _refusal(response)
             self._read_headers(response)
             if not self._continues(response):
                 return False
-            require_room(self.path.parent, max(self.total - self.have, 0), self.path.name)
+            require_room(self.path.parent, max(self.total - self.received, 0), self.path.name)
             self._write_note()
             self._write(response)
-        return not self.total or self.have >= self.total
+        return not self.total or self.received >= self.total
 
     def _beyond_the_end(self, response: Any) -> bool:
         """Handle status 416: return True if the partial file is complete; otherwise delete it and return False."""
         total = response.headers.get("content-range", "").rpartition("/")[2]
-        if total == str(self.have):
+        if total == str(self.received):
             return True
         self._start_over()
         return False
@@ -221,12 +221,12 @@ class _Transfer:
         length = response.headers.get("content-length", "")
         if response.status_code == 206:
             start, total = _content_range(response)
-            if start != self.have or (self.etag and etag and etag != self.etag):
+            if start != self.received or (self.etag and etag and etag != self.etag):
                 self._start_over()
                 return False
             self.total = total or self.total
         else:
-            if self.have:
+            if self.received:
                 self._start_over()
             self.total = int(length) if length.isdecimal() else 0
         self.etag = etag
@@ -238,15 +238,15 @@ class _Transfer:
 
     def _write(self, response: Any) -> None:
         """Append the body to the partial file. A body of unknown length may never end, so free space is checked as the file grows."""
-        with open(self.part, "ab" if self.have else "wb") as handle:
+        with open(self.part, "ab" if self.received else "wb") as handle:
             for chunk in response.iter_raw():
                 self._check_cancel()
                 handle.write(chunk)
                 self.digest.update(chunk)
-                self.have += len(chunk)
-                self.on_bytes(self.have, self.total)
+                self.received += len(chunk)
+                self.on_bytes(self.received, self.total)
                 if not self.total:
-                    if self.remote.size and self.have > self.remote.size:
+                    if self.remote.size and self.received > self.remote.size:
                         return  # longer than the file
                     require_room(self.path.parent, CHUNK_BYTES, self.path.name)
 
@@ -257,10 +257,10 @@ class _Transfer:
         """
         digest = self.digest.hexdigest()
         size = self.remote.size if self.remote.size and not self.expected else self.total
-        if (self.expected and digest != self.expected) or (size and size != self.have):
+        if (self.expected and digest != self.expected) or (size and size != self.received):
             self._start_over()
             raise FetchError(f"{self.path.name} arrived damaged and was removed", "try again")
-        if not self.have:
+        if not self.received:
             self.part.touch()
         self._check_form()
         atomic.sync_file(self.part)
@@ -295,10 +295,10 @@ def _refusal(response: Any) -> FetchError:
         410: ("the file no longer exists (410)", ""),
         429: ("the server asks to slow down (429)", f"wait a few minutes, then {AGAIN}"),
     }
-    again = status in (408, 425, 429) or status >= 500
-    reason, advice = reasons.get(status, (f"the server answered {status}", AGAIN if again else ""))
+    retriable = status in (408, 425, 429) or status >= 500
+    reason, advice = reasons.get(status, (f"the server answered {status}", AGAIN if retriable else ""))
     later = response.headers.get("retry-after", "")
-    return FetchError(reason, advice, again, float(later) if later.isdecimal() else 0.0)
+    return FetchError(reason, advice, retriable, float(later) if later.isdecimal() else 0.0)
 
 
 def _stated_sha256(response: Any) -> str | None:

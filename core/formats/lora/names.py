@@ -235,7 +235,7 @@ def part_and_path(layer: str, family: str | None) -> tuple[str | None, str]:
     return part, path
 
 
-def looks_like(keys: Iterable[str]) -> str:
+def resembled_kind(keys: Iterable[str]) -> str:
     """Describe the network kind that shares the most keys with `keys`, for messages; "" if no kind shares any.
 
     "looks like LoHa with unknown keys (x, y)" or "looks like LoHa with keys missing".

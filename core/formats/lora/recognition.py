@@ -59,7 +59,7 @@ def network_and_variant(tensors: Mapping[str, TensorEntry], module: str) -> tupl
         for form in kind.forms
         if keys_of_layers.issuperset(form)
         and any(name.startswith(kind.prefix) for name in tensors)
-        and _looks_like(kind, form, tensors)
+        and _shapes_match_kind(kind, form, tensors)
     )
     network = max(fitting, key=lambda each: each[0], default=(None, None))[1]
     known = frozenset[str]().union(*(kind.keys for kind in NETWORK_KINDS.values()))
@@ -102,7 +102,7 @@ def ranks_of(
     return rank, conv if conv != rank else None
 
 
-def _looks_like(kind: KindTraits, form: tuple[str, ...], tensors: Mapping[str, TensorEntry]) -> bool:
+def _shapes_match_kind(kind: KindTraits, form: tuple[str, ...], tensors: Mapping[str, TensorEntry]) -> bool:
     """Return whether any layer with all keys of `form` passes the kind's check of shapes (`kind.looks`); True without such a check."""
     if kind.looks is None:
         return True

@@ -339,14 +339,14 @@ def _digest(part: Part, cancel: CancelToken | None) -> str:
             for name, location in locations:
                 if cancel is not None:
                     cancel.check()
-                content = hashlib.sha256(_row_by_row(handle, file, location.entry)).hexdigest()
+                content = hashlib.sha256(_row_major_bytes(handle, file, location.entry)).hexdigest()
                 lines[name] = f"{name} {location.entry.dtype} {_core_shape(location.entry.shape)} None {content}\n"
     for name in sorted(lines):
         digest.update(lines[name].encode())
     return digest.hexdigest()
 
 
-def _row_by_row(handle: BinaryIO, file: Path, entry: TensorEntry) -> bytes | memoryview:
+def _row_major_bytes(handle: BinaryIO, file: Path, entry: TensorEntry) -> bytes | memoryview:
     """Return the tensor's bytes in row-major order.
 
     handle   the open `file`

@@ -19,10 +19,10 @@ from core.formats.models.whole_model import (
     Output,
     States,
     cast_states,
-    one_file,
-    other_sizes,
+    largest_values,
     part_state,
-    sizes_beyond,
+    single_file_content,
+    size_metadata,
 )
 from core.formats.tensors.lazy import LazyTensor, OpenFiles
 from core.formats.tensors.writer import Wrote, write_safetensors
@@ -62,23 +62,25 @@ def convert(
             # Few models have values that a dtype cannot hold: only those are read twice.
             with suppress(_NotFinite, TooLarge):
                 cast = cast_states(states, conversion.dtype)
-                Model.of(conversion, files, cast, conversion.dtype, see=_refuse, cancel=cancel, wrote=wrote).write()
+                Model.of(
+                    conversion, files, cast, conversion.dtype, on_tensor=_refuse, cancel=cancel, wrote=wrote
+                ).write()
                 return []
         states, dtype, advice = _cast(states, conversion.dtype, conversion.target)
         note = partial(_note_damage, damaged)
-        Model.of(conversion, files, states, dtype, see=note, cancel=cancel, wrote=wrote).write()
+        Model.of(conversion, files, states, dtype, on_tensor=note, cancel=cancel, wrote=wrote).write()
     return advice + _damage(damaged, conversion.source.path)
 
 
 def as_single_file(conversion: Conversion, files: OpenFiles) -> tuple[dict[str, LazyTensor], dict[str, str]]:
     """Return (lazy tensors by key, metadata) of the model as a single file."""
     model = Model.of(conversion, files, conversion.states(files), None)
-    return one_file(model), {**conversion.facts.metadata, **conversion.sizes()}
+    return single_file_content(model), {**conversion.facts.metadata, **conversion.sizes()}
 
 
 def _cast(states: States, dtype: torch.dtype | None, target: Path) -> tuple[States, torch.dtype | None, list[Problem]]:
     """Cast the tensors to `dtype`, or to fp32 if some are too large for it. Return (tensors, that dtype, advice about large values)."""
-    dtype, advice = fitting_type(sizes_beyond(states, dtype), dtype, target)
+    dtype, advice = fitting_type(largest_values(states, dtype), dtype, target)
     return cast_states(states, dtype), dtype, advice
 
 
@@ -110,7 +112,7 @@ def write_vae(
             named = file_tensors({"vae": state}, family)
             with atomic.open_atomic(target) as temporary:
                 bare = {name.removeprefix(sd_keys.VAE_PREFIX): tensor for name, tensor in named.items()}
-                write_safetensors(temporary, bare, other_sizes({"vae": config}, published), cancel, wrote)
+                write_safetensors(temporary, bare, size_metadata({"vae": config}, published), cancel, wrote)
     return advice + _damage(damaged, vae.source)
 
 

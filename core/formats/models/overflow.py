@@ -36,7 +36,7 @@ def largest(value: torch.Tensor) -> float:
     return float(high.abs().maximum(low.abs()))
 
 
-def largest_of(tensors: Mapping[str, LazyTensor]) -> dict[str, float]:
+def largest_of_lazy(tensors: Mapping[str, LazyTensor]) -> dict[str, float]:
     """Return {name: largest absolute value} of lazy tensors, read one after the other."""
     return {name: largest(tensor.read()) for name, tensor in tensors.items()}
 
@@ -62,7 +62,7 @@ def fitting_type(
     where   the file, for the advice
     """
     names = beyond(sizes, dtype) if dtype is not None else []
-    return (torch.float32, [written_in_fp32(names, dtype, where)]) if names else (dtype, [])
+    return (torch.float32, [fp32_advice(names, dtype, where)]) if names else (dtype, [])
 
 
 def not_finite_names(sizes: Mapping[str, float]) -> list[str]:
@@ -92,7 +92,7 @@ def not_finite_warning(names: Sequence[str], where: object) -> Problem:
     )
 
 
-def written_in_fp32(names: Sequence[str], dtype: torch.dtype | None, where: object) -> Problem:
+def fp32_advice(names: Sequence[str], dtype: torch.dtype | None, where: object) -> Problem:
     """Return the advice that a file was written in fp32 because the tensors `names` are too large for `dtype`."""
     name = next((short for short, long in PRECISIONS.items() if str(dtype) == f"torch.{long}"), str(dtype))
     return Problem(

@@ -64,7 +64,7 @@ class PartKind:
     overflows: bool = False
     stem: str = "diffusion_pytorch_model"
 
-    def maker(self) -> Callable[[Mapping[str, Any]], Any]:
+    def module_builder(self) -> Callable[[Mapping[str, Any]], Any]:
         """Import the class and return a function that builds the module from a config."""
         part_class = getattr(import_module(self.module), self.name)
         if self.config is None:

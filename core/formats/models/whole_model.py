@@ -13,7 +13,7 @@ from core.formats.models import single_file, text_keys
 from core.formats.models.checkpoint import SIZES_KEY, Checkpoint, Part, open_checkpoint, open_vae
 from core.formats.models.diffusers_folder import Published, write_part, write_rest
 from core.formats.models.extra import EXTRA_FILE, POSITIONS, extra_tensors, metadata_of
-from core.formats.models.overflow import fitting_type, largest_of, not_finite_names, refuse_not_finite
+from core.formats.models.overflow import fitting_type, largest_of_lazy, not_finite_names, refuse_not_finite
 from core.formats.models.part_kinds import part_title
 from core.formats.tensors.header import sniff
 from core.formats.tensors.lazy import LazyTensor, OpenFiles, in_memory
@@ -57,7 +57,7 @@ class Output:
     ema               keep the EMA weights too
     kohya_projection  copy the text projection untransposed between file and folder, as sd-scripts does; `parts` must have been read so
     variant           "fp16": an infix in the names of a folder's weight files
-    keeps_extra       write the unknown tensors of a folder to a separate file
+    writes_extra_file       write the unknown tensors of a folder to a separate file
     """
 
     source: Checkpoint | None
@@ -71,7 +71,7 @@ class Output:
     ema: bool = False
     kohya_projection: bool = False
     variant: str = ""
-    keeps_extra: bool = True
+    writes_extra_file: bool = True
 
     @cached_property
     def configs(self) -> dict[str, Mapping[str, Any]]:
@@ -89,8 +89,8 @@ class Output:
         return {name: part_state(part, self.configs[name], files) for name, part in self.parts.items()}
 
     def sizes(self) -> dict[str, str]:
-        """Return metadata with the config values that differ from the published ones, as `other_sizes`."""
-        return other_sizes(self.configs, self.published)
+        """Return metadata with the config values that differ from the published ones, as `size_metadata`."""
+        return size_metadata(self.configs, self.published)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Model:
     """A full model, ready to be written.
 
     extra   further tensors of the source by their keys in a single file
-    see     called with (name, tensor or piece of it) as it is written
+    on_tensor     called with (name, tensor or piece of it) as it is written
     wrote   called with the bytes of each written tensor
     """
 
@@ -106,7 +106,7 @@ class Model:
     states: States
     files: OpenFiles
     extra: Mapping[str, LazyTensor]
-    see: Callable[[str, torch.Tensor], None] | None = None
+    on_tensor: Callable[[str, torch.Tensor], None] | None = None
     cancel: CancelToken | None = None
     wrote: Wrote | None = None
 
@@ -129,10 +129,10 @@ class Model:
             _write_folder(self)
 
     def watched(self, tensors: Mapping[str, LazyTensor], prefix: str = "") -> dict[str, LazyTensor]:
-        """Return the lazy tensors, with `see` called as they are read with `prefix` before their names."""
-        if self.see is None:
+        """Return the lazy tensors, with `on_tensor` called as they are read with `prefix` before their names."""
+        if self.on_tensor is None:
             return dict(tensors)
-        return {name: tensor.watched(partial(self.see, prefix + name)) for name, tensor in tensors.items()}
+        return {name: tensor.watched(partial(self.on_tensor, prefix + name)) for name, tensor in tensors.items()}
 
 
 def form_of(source: Path | str) -> Form:
@@ -176,10 +176,12 @@ def write_model(
     chosen = _chosen_parts(parts, opened, vae, published, target)
     kohya = kohya_projection and source is not None and source.is_file()
     facts = facts or ModelFacts()
-    output = Output(opened, target, chosen, family, form, published, facts, kohya_projection=kohya, keeps_extra=False)
+    output = Output(
+        opened, target, chosen, family, form, published, facts, kohya_projection=kohya, writes_extra_file=False
+    )
     with OpenFiles() as files:
         states = output.states(files)
-        sizes = sizes_beyond(states, dtype, set(parts))
+        sizes = largest_values(states, dtype, set(parts))
         refuse_not_finite(not_finite_names(sizes), target)
         dtype, advice = fitting_type(sizes, dtype, target)
         Model.of(output, files, cast_states(states, dtype), dtype).write()
@@ -241,7 +243,7 @@ def part_state(
     }
 
 
-def sizes_beyond(states: States, dtype: torch.dtype | None, always: Collection[str] = ()) -> dict[str, float]:
+def largest_values(states: States, dtype: torch.dtype | None, always: Collection[str] = ()) -> dict[str, float]:
     """Return {"part.tensor": largest absolute value} of the parts that may overflow in `dtype`, and of the parts in `always`."""
     sizes: dict[str, float] = {}
     for name, state in states.items():
@@ -249,7 +251,7 @@ def sizes_beyond(states: States, dtype: torch.dtype | None, always: Collection[s
             torch.finfo(tensor.dtype).max > torch.finfo(dtype).max for tensor in state.values() if tensor.is_float
         )
         if name in always or narrower:
-            sizes |= {f"{name}.{key}": size for key, size in largest_of(state).items()}
+            sizes |= {f"{name}.{key}": size for key, size in largest_of_lazy(state).items()}
     return sizes
 
 
@@ -267,7 +269,7 @@ def _refuse_full_disk(target: Path, needed: int) -> None:
 # ---- formats ----
 
 
-def one_file(model: Model) -> dict[str, LazyTensor]:
+def single_file_content(model: Model) -> dict[str, LazyTensor]:
     """Return {key: tensor} of everything in a single file of the model."""
     output, facts = model.output, model.output.facts
     tensors = single_file.file_tensors(model.states, output.family, kohya_projection=output.kohya_projection)
@@ -276,7 +278,7 @@ def one_file(model: Model) -> dict[str, LazyTensor]:
     return model.watched(marks | spare | dict(model.extra) | tensors)
 
 
-def other_sizes(configs: Mapping[str, Mapping[str, Any]], published: Published) -> dict[str, str]:
+def size_metadata(configs: Mapping[str, Mapping[str, Any]], published: Published) -> dict[str, str]:
     """Return metadata with the config values that differ from the published ones, needed to load a single file; {} if none differ.
 
     configs   {part: config}
@@ -292,7 +294,7 @@ def other_sizes(configs: Mapping[str, Mapping[str, Any]], published: Published) 
 
 def _write_file(model: Model) -> None:
     """Write a .safetensors, or a .ckpt of {"state_dict", "epoch", "global_step"} that torch.load(weights_only=True) reads."""
-    output, facts, tensors = model.output, model.output.facts, one_file(model)
+    output, facts, tensors = model.output, model.output.facts, single_file_content(model)
     _refuse_full_disk(output.target, file_bytes(tensors))
     with atomic.open_atomic(output.target) as temporary:
         if output.form == "safetensors":
@@ -322,7 +324,7 @@ def _write_folder(model: Model) -> None:
         name: model.watched(kinds[name].in_folder(configs[name], state), f"{name}.")
         for name, state in model.states.items()
     }
-    extra = model.watched(model.extra) if output.keeps_extra else {}
+    extra = model.watched(model.extra) if output.writes_extra_file else {}
     _refuse_full_disk(output.target, sum(file_bytes(tensors) for tensors in (*content.values(), extra)))
     with atomic.folder_atomic(output.target) as temporary:
         for name, tensors in content.items():
@@ -337,7 +339,7 @@ def _write_folder(model: Model) -> None:
                 cancel=model.cancel,
                 wrote=model.wrote,
             )
-        if output.keeps_extra:
+        if output.writes_extra_file:
             write_safetensors(temporary / EXTRA_FILE, extra, facts.metadata, model.cancel, model.wrote)
         inpainting = configs[published.denoiser].get("in_channels") == INPAINTING_CHANNELS
         source = output.source.path if output.source is not None else None

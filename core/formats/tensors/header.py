@@ -129,14 +129,14 @@ def _safetensors_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, s
     if (usual := _usual_listing(path, text, 8 + length)) is not None:
         return usual
     subject = "The file is damaged: its header"
-    listing = parse_json(text, str(path), AGAIN, subject=subject, object_pairs_hook=_each_once)
+    listing = parse_json(text, str(path), AGAIN, subject=subject, object_pairs_hook=_unique_object)
     if not isinstance(listing, dict):
         raise _damaged(path, "its header is not a JSON object")
     metadata = listing.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict):
         raise _damaged(path, "its metadata is not a JSON object")
     try:
-        tensors = {name: _described(entry, 8 + length) for name, entry in listing.items()}
+        tensors = {name: _entry_from_json(entry, 8 + length) for name, entry in listing.items()}
     except ValueError as error:
         raise _damaged(path, str(error)) from error
     except (KeyError, TypeError) as error:
@@ -162,7 +162,9 @@ def _usual_listing(path: Path, text: bytes, data_start: int) -> tuple[dict[str, 
     if not listing.startswith("{") or not entries or entries[-1][-1]:
         return None
     try:
-        metadata = parse_json(metadata_text[1], str(path), AGAIN, object_pairs_hook=_each_once) if metadata_text else {}
+        metadata = (
+            parse_json(metadata_text[1], str(path), AGAIN, object_pairs_hook=_unique_object) if metadata_text else {}
+        )
         tensors = {
             name: _entry(dtype, tuple(map(int, shape.split(","))) if shape else (), int(begin), int(end), data_start)
             for name, dtype, shape, begin, end, _ in entries
@@ -175,7 +177,7 @@ def _usual_listing(path: Path, text: bytes, data_start: int) -> tuple[dict[str, 
     return tensors, {key: str(value) for key, value in metadata.items()}
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Build the dict of a JSON object. Raises ValueError for a repeated name, of which JSON readers keep different values."""
     unique = dict(pairs)
     if len(unique) < len(pairs):
@@ -184,7 +186,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return unique
 
 
-def _described(described: Any, data_start: int) -> TensorEntry:
+def _entry_from_json(described: Any, data_start: int) -> TensorEntry:
     """Convert a tensor's JSON object of a safetensors header. Raises ValueError, KeyError or TypeError if it is invalid.
 
     data_start   the file offset that "data_offsets" count from

@@ -76,11 +76,11 @@ class LazyTensor:
             return self
         return replace(self, type=type_name(dtype))
 
-    def watched(self, see: Callable[[torch.Tensor], None]) -> LazyTensor:
-        """Return the same lazy tensor, which calls `see` with each tensor or piece as it is read."""
+    def watched(self, on_value: Callable[[torch.Tensor], None]) -> LazyTensor:
+        """Return the same lazy tensor, which calls `on_value` with each tensor or piece as it is read."""
 
         def observed(value: torch.Tensor) -> torch.Tensor:
-            see(value)
+            on_value(value)
             return value
 
         cut = self.cut
@@ -127,7 +127,7 @@ def loaded(tensor: torch.Tensor | StoredTensor) -> torch.Tensor:
     return tensor.read() if isinstance(tensor, StoredTensor) else tensor
 
 
-def lazily(tensor: torch.Tensor | StoredTensor) -> LazyTensor:
+def as_lazy(tensor: torch.Tensor | StoredTensor) -> LazyTensor:
     """Return a lazy tensor of one in memory or in a file."""
     if not isinstance(tensor, StoredTensor):
         return in_memory(tensor)

@@ -121,10 +121,10 @@ def _read_legacy(path: Path) -> tuple[Machine, Any, Storages]:
     with open_regular(path) as handle:
         size = handle.seek(0, 2)
         handle.seek(0)
-        if _small(handle) != LEGACY_MAGIC or _small(handle) != LEGACY_PROTOCOL:
+        if _read_small_pickle(handle) != LEGACY_MAGIC or _read_small_pickle(handle) != LEGACY_PROTOCOL:
             fix = "choose a .safetensors, .ckpt or .pt model"
             raise ProblemsError.one("This pickle is not a model", str(path), fix, "model.not-a-model-pickle")
-        _small(handle)
+        _read_small_pickle(handle)
         machine = Machine(handle)
         content = machine.load()
         storages = {}
@@ -138,7 +138,7 @@ def _read_legacy(path: Path) -> tuple[Machine, Any, Storages]:
     return machine, content, storages
 
 
-def _small(handle: BinaryIO) -> Any:
+def _read_small_pickle(handle: BinaryIO) -> Any:
     """Read one small pickle, such as the magic number of a legacy file."""
     return Machine(handle, FEW_STEPS).load()
 
@@ -203,13 +203,13 @@ def _entry(tensor: Tensor, storages: Storages) -> TensorEntry:
     if (tensor.offset + reach) * item > length:
         raise Damaged("a tensor reaches outside its storage")
     begin = start + tensor.offset * item
-    plain = tensor.strides == _row_by_row(tensor.shape) or count <= 1
+    plain = tensor.strides == _contiguous_strides(tensor.shape) or count <= 1
     return TensorEntry(
         tensor.storage.dtype, tensor.shape, begin, begin + reach * item, None if plain else tensor.strides
     )
 
 
-def _row_by_row(shape: tuple[int, ...]) -> tuple[int, ...]:
+def _contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the strides of a contiguous tensor, in elements."""
     strides, step = [], 1
     for side in reversed(shape):

@@ -105,15 +105,15 @@ def kind_named(name: str) -> NetworkKind:
     return KINDS[name]
 
 
-def described(job: TrainJob) -> str:
-    """Return a job's network settings, with those of its kind, as JSON text for cache keys; `settings_of` parses it."""
+def settings_as_text(job: TrainJob) -> str:
+    """Return a job's network settings, with those of its kind, as JSON text for cache keys; `settings_from_text` parses it."""
     kind_settings = kind_named(job.network.kind).kind_settings(job)
     network = {name: getattr(job.network, name) for name in type(job.network).model_fields}
     return json.dumps([network, kind_settings.model_dump(mode="json") if kind_settings is not None else None])
 
 
-def settings_of(text: str) -> tuple[NetworkSettings, Settings | None]:
-    """Parse the text of `described`: return (network settings, settings of the kind or None)."""
+def settings_from_text(text: str) -> tuple[NetworkSettings, Settings | None]:
+    """Parse the text of `settings_as_text`: return (network settings, settings of the kind or None)."""
     network, kind_settings = json.loads(text)
     settings = NetworkSettings.model_validate_json(json.dumps(network))
     kind = kind_named(settings.kind)

@@ -60,7 +60,7 @@ class DoraAdapter(Adapter):
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
         return [*self.inner.parameters(), (self.magnitude, "plain")]
 
-    def enters(self, x: Tensor) -> Tensor:
+    def changed_input(self, x: Tensor) -> Tensor:
         """Scale the input's channels by the magnitudes, if those are per input channel."""
         if self.per_output:
             return x
@@ -83,16 +83,16 @@ class DoraAdapter(Adapter):
 
     def _current_norm(self) -> Tensor:
         """Return |W + change| in the magnitude's shape, W including the adapters attached before. Cached while nothing trains."""
-        below = list(self.below())
-        trains = any(parameter.requires_grad for adapter in (self, *below) for parameter, _ in adapter.parameters())
+        earlier = list(self.earlier_adapters())
+        trains = any(parameter.requires_grad for adapter in (self, *earlier) for parameter, _ in adapter.parameters())
         weight = as_weight(self.module.weight)
-        state = (weight.data_ptr(), weight._version, [(ref(adapter), adapter.multiplier) for adapter in below])
+        state = (weight.data_ptr(), weight._version, [(ref(adapter), adapter.multiplier) for adapter in earlier])
         if trains or self._cached_norm is None or self._cached_norm[0] != state:
             from core.networks.fp8 import base_weight
 
             with torch.no_grad():
                 weights = base_weight(self.module)
-                for adapter in below:
+                for adapter in earlier:
                     weights = adapter.merged(weights)
                 self._cached_norm = (state, _norm(weights + self.inner.delta(), self.per_output))
         return self._cached_norm[1]
@@ -122,7 +122,7 @@ class DoraAdapter(Adapter):
         magnitude = magnitudes(tensors[DORA_SCALE], self.module) if DORA_SCALE in tensors else None
         if magnitude is None or magnitude.shape != self.magnitude.shape:
             return f"has no {DORA_SCALE} of the same shape"
-        return self.inner.misfit(without_scale(tensors))
+        return self.inner.misfit(without_magnitude(tensors))
 
     def take(self, tensors: Tensors) -> None:
         """Load the magnitudes and the direction's change of a file."""
@@ -131,7 +131,7 @@ class DoraAdapter(Adapter):
         with torch.no_grad():
             self.magnitude.copy_(magnitude)
         self.inner.saved_alpha = self.saved_alpha
-        self.inner.take(without_scale(tensors))
+        self.inner.take(without_magnitude(tensors))
         self.alpha, self.saved_alpha = self.inner.alpha, self.inner.saved_alpha
         self._cached_norm = None
 
@@ -158,7 +158,7 @@ def _norm(weight: Tensor, per_output: bool) -> Tensor:
 # -- the kinds
 
 
-def without_scale(tensors: Tensors) -> dict[str, Tensor]:
+def without_magnitude(tensors: Tensors) -> dict[str, Tensor]:
     """Return a layer's tensors without dora_scale: those of the kind under DoRA."""
     return {key: value for key, value in tensors.items() if key != DORA_SCALE}
 
@@ -183,9 +183,9 @@ def _per_input(tensors: Tensors) -> bool:
     return bool(scale.shape[0] != scale.numel())
 
 
-def decomposed(tensors: Tensors) -> tuple[NetworkKind | None, dict[str, Tensor]]:
+def inner_kind_and_tensors(tensors: Tensors) -> tuple[NetworkKind | None, dict[str, Tensor]]:
     """(the kind that DoRA decomposes, by the keys of a layer; its tensors, without the magnitude)."""
-    inner_tensors = without_scale(tensors)
+    inner_tensors = without_magnitude(tensors)
     return kind_of_keys(inner_tensors), inner_tensors
 
 
@@ -229,7 +229,7 @@ def register_decomposed(over: str, name: str, title: str, settings: type[Setting
 
 def _from_tensors(target: Target, tensors: Tensors) -> DoraAdapter | None:
     """Return the adapter of a file; None if its kind is unknown or its shapes do not fit the layer."""
-    kind, inner_tensors = decomposed(tensors)
+    kind, inner_tensors = inner_kind_and_tensors(tensors)
     inner = kind.from_tensors(target, inner_tensors) if kind is not None else None
     magnitude = magnitudes(tensors[DORA_SCALE], target.module)
     return DoraAdapter(inner, magnitude) if inner is not None and magnitude is not None else None
@@ -237,14 +237,14 @@ def _from_tensors(target: Target, tensors: Tensors) -> DoraAdapter | None:
 
 def _size(tensors: Tensors) -> BlockSize:
     """Return rank and alpha of the kind under DoRA."""
-    kind, inner_tensors = decomposed(tensors)
+    kind, inner_tensors = inner_kind_and_tensors(tensors)
     assert kind is not None
     return kind.size(inner_tensors)
 
 
 def _flaw(name: str, tensors: Tensors) -> str:
     """Return the error in a layer of a file; "" if there is none."""
-    scale, (kind, inner_tensors) = tensors.get(DORA_SCALE), decomposed(tensors)
+    scale, (kind, inner_tensors) = tensors.get(DORA_SCALE), inner_kind_and_tensors(tensors)
     if scale is None:
         return f"{name} has no {DORA_SCALE}"
     if kind is None:
@@ -256,13 +256,13 @@ def _flaw(name: str, tensors: Tensors) -> str:
 
 def _idle(tensors: Tensors) -> bool:
     """Return whether the direction's change has no effect."""
-    kind, inner_tensors = decomposed(tensors)
+    kind, inner_tensors = inner_kind_and_tensors(tensors)
     return kind is not None and kind.idle(inner_tensors)
 
 
 def _to_peft(tensors: Tensors, dtype: Any) -> dict[str, Tensor]:
     """Return the tensors in PEFT's format. Raises ProblemsError for magnitudes per input channel and for Tucker form."""
-    scale, (kind, inner_tensors) = tensors[DORA_SCALE], decomposed(tensors)
+    scale, (kind, inner_tensors) = tensors[DORA_SCALE], inner_kind_and_tensors(tensors)
     if scale.shape[0] != scale.numel() or kind is None or kind.to_peft is None:
         what = "PEFT has DoRA's magnitudes for each output only, and no Tucker form"
         raise ProblemsError.one(what, DORA_SCALE, "make it a LoRA (convert_lora.network_type)", "lora.not-in-peft")

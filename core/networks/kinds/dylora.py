@@ -68,7 +68,7 @@ class DyLoraAdapter(LoraAdapter):
         self._unit, self._seed = unit, seed
         super().__init__(name, module, down, up, alpha)
 
-    def _hold(self, down: Tensor, up: Tensor) -> None:
+    def _store(self, down: Tensor, up: Tensor) -> None:
         """Store the matrices as one parameter per group of ranks."""
         self._downs = [nn.Parameter(part.clone()) for part in down.split(self._unit)]
         self._ups = [nn.Parameter(part.clone()) for part in up.split(self._unit, dim=1)]

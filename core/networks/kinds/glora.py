@@ -60,7 +60,7 @@ class GloraAdapter(ScaledAdapter):
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
         return [(weight, "plain") for weight in self.weights.values()]
 
-    def enters(self, x: Tensor) -> Tensor:
+    def changed_input(self, x: Tensor) -> Tensor:
         """Return x + strength * a1(a2(x)): the change A of the layer's input."""
         first, second = (self.cast(self.weights[key], x.dtype) for key in (A2, A1))
         if not isinstance(self.module, nn.Conv2d):

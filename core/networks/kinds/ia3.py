@@ -56,7 +56,7 @@ class Ia3Adapter(Adapter):
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
         return [(self.weight, "plain")]
 
-    def enters(self, x: Tensor) -> Tensor:
+    def changed_input(self, x: Tensor) -> Tensor:
         """Return the input with its channels scaled, if `on_input`."""
         return x + self._scaled(x) if self.on_input else x
 

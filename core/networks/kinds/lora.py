@@ -44,10 +44,10 @@ class LoraAdapter(ScaledAdapter):
 
     def __init__(self, name: str, module: nn.Module, down: Tensor, up: Tensor, alpha: float):
         super().__init__(name, module, down.shape[0], alpha)
-        self._hold(down, up)
+        self._store(down, up)
         self._cast: tuple[Tensor, Tensor] | None = None
 
-    def _hold(self, down: Tensor, up: Tensor) -> None:
+    def _store(self, down: Tensor, up: Tensor) -> None:
         """Store the matrices as parameters."""
         self._down, self._up = nn.Parameter(down), nn.Parameter(up)
 
@@ -99,7 +99,7 @@ class LoraAdapter(ScaledAdapter):
         hidden, factor = self.thinned(hidden_linear(x, down), self.name)
         return torch.add(y, up_linear(hidden, up), alpha=self.strength * factor)
 
-    def whole(self, x: Tensor) -> Tensor | None:
+    def fused_output(self, x: Tensor) -> Tensor | None:
         """Return the Linear's output with this change as one autograd node; None for other layers, dtypes or with dropout."""
         thinned = self.dropout is not None and self.dropout.thins
         module = self.module

@@ -14,9 +14,9 @@ from core.record.lazy_torch import Tensor, nn, torch
 class LoraFaAdapter(LoraAdapter):
     """A LoRA whose down is frozen."""
 
-    def _hold(self, down: Tensor, up: Tensor) -> None:
+    def _store(self, down: Tensor, up: Tensor) -> None:
         """Store the matrices as parameters, with down frozen."""
-        super()._hold(down, up)
+        super()._store(down, up)
         self._down.requires_grad_(False)
 
     @classmethod

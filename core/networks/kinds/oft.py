@@ -105,20 +105,20 @@ class OftAdapter(Adapter):
         Liu et al. 2024, arXiv:2311.06243. LyCORIS uses R instead of R^T here.
         """
         _, width, _ = rotation.shape
-        apart = 2**stage * (width // 2)
-        mixed = rows.unflatten(-1, (-1, 2, apart)).transpose(-1, -2).flatten(-3)
+        distance = 2**stage * (width // 2)
+        mixed = rows.unflatten(-1, (-1, 2, distance)).transpose(-1, -2).flatten(-3)
         rotated = _in_blocks(mixed, rotation.transpose(-1, -2))
-        return rotated.unflatten(-1, (-1, apart, 2)).transpose(-1, -2).flatten(-3)
+        return rotated.unflatten(-1, (-1, distance, 2)).transpose(-1, -2).flatten(-3)
 
     def _rotations(self, dtype: torch.dtype) -> Tensor:
         """Return R - I = 2 Q (I - Q)^-1 of each block, in the shape of `blocks`. Cached while the blocks do not train."""
         if self.blocks.requires_grad:
-            return self._computed().to(dtype)
+            return self._compute_rotations().to(dtype)
         if self._cached is None or self._cached.dtype != dtype or self._cached.device != self.blocks.device:
-            self._cached = self._computed().to(dtype)
+            self._cached = self._compute_rotations().to(dtype)
         return self._cached
 
-    def _computed(self) -> Tensor:
+    def _compute_rotations(self) -> Tensor:
         """Return R - I of each block, float32, with the norm of Q limited by alpha."""
         q = self.blocks.float()
         q = q - q.transpose(-1, -2)
@@ -226,10 +226,16 @@ def _register(
     """
 
     def fresh(target: Target, size: BlockSize, options: Settings | None, seed: int) -> OftAdapter:
-        weight, turning = as_weight(target.module.weight), options if isinstance(options, RotationSettings) else None
-        shape, limit = blocks(weight.shape[0], size.rank), turning.constraint if turning is not None else size.alpha
+        weight, rotation_settings = (
+            as_weight(target.module.weight),
+            options if isinstance(options, RotationSettings) else None,
+        )
+        shape, limit = (
+            blocks(weight.shape[0], size.rank),
+            rotation_settings.constraint if rotation_settings is not None else size.alpha,
+        )
         tensors = {OFT_BLOCKS: torch.zeros(shape, device=weight.device), ALPHA: torch.tensor(limit)}
-        if turning is not None and turning.rescaled:
+        if rotation_settings is not None and rotation_settings.rescaled:
             tensors[RESCALE] = torch.ones(weight.shape[0], device=weight.device)
         return OftAdapter(target.name, target.module, tensors, shape[rank_side], prefix)
 
@@ -261,18 +267,21 @@ def _register_of_lycoris(
     algo: str,
     blocks: Callable[[int, int], tuple[int, ...]],
     dims: int,
-    limited: dict[str, str],
+    constraint_misreads: dict[str, str],
     misread: tuple[Misread, ...],
     **fields: Any,
 ) -> None:
     """Register one of LyCORIS' rotations; arguments as in `_register`.
 
     algo      LyCORIS' name of the algorithm
-    limited   {program: how it misreads a constraint}
+    constraint_misreads   {program: how it misreads a constraint}
     misread   further misreadings
     """
     constrained = Misread(
-        limited, "a constraint", lambda options, conv: options.constraint > 0, lambda tensors: constraint(tensors) > 0
+        constraint_misreads,
+        "a constraint",
+        lambda options, conv: options.constraint > 0,
+        lambda tensors: constraint(tensors) > 0,
     )
     _register(
         name,

@@ -85,11 +85,11 @@ class Form:
 
 @dataclass(frozen=True)
 class Start:
-    """A tensor's initial values: zero, normal with standard deviation `spread`, or kaiming uniform (a = sqrt 5)."""
+    """A tensor's initial values: zero, normal with standard deviation `std`, or kaiming uniform (a = sqrt 5)."""
 
     shape: tuple[int, ...]
-    how: Literal["zero", "normal", "kaiming"] = "zero"
-    spread: float = 1.0
+    method: Literal["zero", "normal", "kaiming"] = "zero"
+    std: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ class ProductAdapter(ScaledAdapter):
         starts = product.starts(target.module, size.rank, options)
         if getattr(options, "use_scalar", False):
             starts[SCALAR] = Start(())
-        tensors = {key: started(start, target, key, seed) for key, start in starts.items()}
+        tensors = {key: initial_tensor(start, target, key, seed) for key, start in starts.items()}
         return cls(product, target.name, target.module, tensors, size.alpha)
 
     @classmethod
@@ -241,26 +241,26 @@ class ProductAdapter(ScaledAdapter):
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
         """Return y + strength * product of x and the change, with dropout of the product in training."""
-        z, factor = self.thinned(self._product(x.to(y.dtype)), self.name)
+        z, factor = self.thinned(self._checkpointed_output(x.to(y.dtype)), self.name)
         return torch.add(y, z, alpha=self.strength * factor)
 
-    def _product(self, x: Tensor) -> Tensor:
+    def _checkpointed_output(self, x: Tensor) -> Tensor:
         """Return the layer's product of x and the change, without alpha / rank; with gradients, checkpointed if the kind recomputes."""
         trains = torch.is_grad_enabled() and any(weight.requires_grad for weight in self.weights.values())
         if trains and self.product.recomputes and not torch.compiler.is_compiling():
             from torch.utils.checkpoint import checkpoint
 
-            z: Tensor = checkpoint(self._computed, x, use_reentrant=False, preserve_rng_state=False)
+            z: Tensor = checkpoint(self._output_of_change, x, use_reentrant=False, preserve_rng_state=False)
             return z
-        return self._computed(x)
+        return self._output_of_change(x)
 
-    def _computed(self, x: Tensor) -> Tensor:
+    def _output_of_change(self, x: Tensor) -> Tensor:
         """Return the layer's product of x and the change, without alpha / rank."""
         factors = self._factors(x.dtype)
         if self.product.apply is not None:
             return self.product.apply(factors, x, self.module)
         change = self.product.change(factors, tuple(as_weight(self.module.weight).shape))
-        return applied(self.module, x, change, factors.get(self.product.bias))
+        return layer_output(self.module, x, change, factors.get(self.product.bias))
 
     def _factors(self, dtype: torch.dtype) -> Factors:
         """Return the tensors in this dtype, with the scalar multiplied in."""
@@ -323,24 +323,24 @@ class ProductAdapter(ScaledAdapter):
             weight.mul_(ratio if key == self.product.bias else ratio ** (1 / factors))
 
 
-def applied(module: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def layer_output(module: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return the layer's output for x with another weight of its shape, and with `bias` in place of its bias."""
     if isinstance(module, nn.Conv2d):
         return nn.functional.conv2d(x, weight, bias, module.stride, module.padding, module.dilation, module.groups)
     return nn.functional.linear(x, weight, bias)
 
 
-def started(start: Start, target: Target, key: str, seed: int) -> Tensor:
+def initial_tensor(start: Start, target: Target, key: str, seed: int) -> Tensor:
     """Return an initialized float32 tensor on the layer's device.
 
     The draw is addressed by seed, layer and key, so it does not depend on which other layers train.
     """
     weight = as_weight(target.module.weight)
     tensor = torch.zeros(start.shape, dtype=torch.float32, device="meta" if weight.is_meta else "cpu")
-    if not weight.is_meta and start.how != "zero":
+    if not weight.is_meta and start.method != "zero":
         drawn = generator(seed, "network_init", target.name, key)
-        if start.how == "normal":
-            tensor.normal_(0.0, start.spread, generator=drawn)
+        if start.method == "normal":
+            tensor.normal_(0.0, start.std, generator=drawn)
         else:
             nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=drawn)
     return tensor.to(weight.device)
