@@ -48,5 +48,5 @@ LAYOUTS = {
 
 
 def layout_of(name: str) -> Layout:
-    """The layout of a family. Raises ProblemsError if it is not registered."""
+    """Return the layout of a family. Raises ProblemsError if the family is not registered."""
     return LAYOUTS[name] if name in LAYOUTS else family(name).layout

@@ -30,7 +30,7 @@ class Adapter(ABC):
     multiplier      strength of the network
     dropout         of the network; None without dropout
     casts           cache of the network's parameters in the compute dtype; None: each use casts
-    moment          (step, micro-batch) during training; None: the network is used, not trained
+    micro_step          (step, micro-batch) during training; None: the network is used, not trained
     """
 
     def __init__(self, name: str, module: nn.Module, rank: int = 1, alpha: float = 1.0):
@@ -41,7 +41,7 @@ class Adapter(ABC):
         self.multiplier = 1.0
         self.dropout: Dropout | None = None
         self.casts: CastCache | None = None
-        self.moment: tuple[int, int] | None = None
+        self.micro_step: tuple[int, int] | None = None
 
     # -- implemented by each kind
 
@@ -194,15 +194,15 @@ class ScaledAdapter(Adapter):
         """The factor of the change in the layer's output: multiplier * alpha / rank."""
         return self.multiplier * self.scale
 
-    def thinned(self, hidden: Tensor, name: str) -> tuple[Tensor, float]:
+    def drop_hidden(self, hidden: Tensor, name: str) -> tuple[Tensor, float]:
         """Apply dropout and rank dropout to hidden activations; return (activations, the factor that compensates for it).
 
         hidden   [..., rank] for a Linear, [B, rank, H, W] for a Conv2d
         name     addresses the random draw
         """
-        if self.dropout is None or not self.dropout.thins:
+        if self.dropout is None or not self.dropout.drops_values:
             return hidden, 1.0
-        return self.dropout.thinned(hidden, name, 1 if isinstance(self.module, nn.Conv2d) else -1)
+        return self.dropout.drop_values(hidden, name, 1 if isinstance(self.module, nn.Conv2d) else -1)
 
 
 def forward_with_adapters(module: nn.Module, x: Tensor) -> Tensor:

@@ -38,13 +38,13 @@ from core.formats.lora.names import (
 )
 from core.formats.models.overflow import (
     SHOWN,
-    beyond,
     fitting_type,
     largest,
+    largest_by_name,
     not_finite,
     not_finite_names,
+    overflowing,
     refuse_not_finite,
-    sizes_of,
 )
 from core.formats.models.text_keys import bare_name
 from core.formats.tensors.entry import TORCH_NAMES
@@ -167,7 +167,7 @@ def write_lora(
     returns  advice that names the weights that are too large
     Raises ProblemsError for weights that are not finite.
     """
-    dtype, advice = fitting_type(sizes_of(_matrices(tensors)), dtype, path)
+    dtype, advice = fitting_type(largest_by_name(_matrices(tensors)), dtype, path)
     save_lora(path, tensors, metadata, dtype)
     return advice
 
@@ -179,7 +179,7 @@ def write_lora_pickle(path: Path, tensors: Mapping[str, torch.Tensor], dtype: to
     """
     refuse_not_finite(not_finite(tensors), path)
     matrices = _matrices(tensors)
-    fitting, advice = fitting_type(sizes_of(matrices), dtype, path)
+    fitting, advice = fitting_type(largest_by_name(matrices), dtype, path)
     dtypes = {name: fitting if name in matrices else torch.float32 for name in tensors}
     ready = {name: value.detach().to("cpu", dtypes[name]).contiguous().clone() for name, value in tensors.items()}
     with atomic.open_atomic(path) as temporary:
@@ -202,7 +202,7 @@ def _refuse_overflow(path: Path, tensors: Mapping[str, torch.Tensor | StoredTens
     """Raise ProblemsError for NaN, infinity, and values that overflow in `dtype`."""
     sizes = {name: largest(loaded(value)) for name, value in tensors.items()}
     refuse_not_finite(not_finite_names(sizes), path)
-    names = beyond(_matrices(sizes), dtype) if dtype is not None else []
+    names = overflowing(_matrices(sizes), dtype) if dtype is not None else []
     if names:
         what = f"Some weights are too large for the dtype of the file: {first_of(names, SHOWN)}"
         fix = "save as bf16 or fp32; weights this large usually mean that the learning rate is too high"
@@ -265,7 +265,7 @@ def _read(path: Path, read: Callable[[TensorFile, str], Any], number: Callable[[
 
 def load_finite(path: Path | str) -> LoraFile:
     """Read a LoRA file as `load_lora`. Raises ProblemsError also for NaN and infinite values."""
-    return _finite(load_lora(path), Path(path))
+    return _require_finite(load_lora(path), Path(path))
 
 
 @contextmanager
@@ -274,16 +274,16 @@ def open_lora(path: Path) -> Iterator[LoraFile]:
     with TensorFile(path) as file:
         stored = partial(StoredTensor, (), "F32")
         lora = _read(
-            path, lambda _, name: file.stored(name), lambda alpha: stored(alpha, fetch=partial(_number, alpha))
+            path, lambda _, name: file.stored(name), lambda alpha: stored(alpha, fetch=partial(_scalar_tensor, alpha))
         )
-        yield _finite(lora, path)
+        yield _require_finite(lora, path)
 
 
-def _number(value: float) -> torch.Tensor:
+def _scalar_tensor(value: float) -> torch.Tensor:
     return torch.tensor(value)
 
 
-def _finite(lora: LoraFile, path: Path) -> LoraFile:
+def _require_finite(lora: LoraFile, path: Path) -> LoraFile:
     """Return `lora`; raise ProblemsError if it has NaN or infinite values."""
     sizes = {name: largest(loaded(value)) for name, value in {**lora.tensors, **lora.bias_norm, **lora.bundled}.items()}
     _refuse_not_finite(not_finite_names(sizes), path)

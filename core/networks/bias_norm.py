@@ -114,7 +114,7 @@ class BiasAdapter(Adapter):
         return weight
 
 
-def use_bias_norm(
+def add_bias_norm(
     adapters: dict[str, Adapter], parts: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]
 ) -> list[str]:
     """Add a file's changes of biases and norm layers to `adapters`, in place; return the keys that the model has no place for.

@@ -67,11 +67,11 @@ class Dropout:
         return uniform(self._seed, "module_dropout", batch.step, batch.micro_batch, name) < self.modules
 
     @property
-    def thins(self) -> bool:
+    def drops_values(self) -> bool:
         """Whether activations or ranks are dropped in the current batch."""
         return self._batch is not None and (self.elements > 0 or self.ranks > 0)
 
-    def thinned(self, hidden: Tensor, name: str, channels: int) -> tuple[Tensor, float]:
+    def drop_values(self, hidden: Tensor, name: str, channels: int) -> tuple[Tensor, float]:
         """Return `hidden` with dropped values set to 0, and the factor that compensates for them.
 
         hidden    output of down: [rows, ..., rank] or [rows, rank, H, W]; each image has the same number of rows (text windows)

@@ -102,17 +102,17 @@ def read_network(components: Components, path: Path, strength: float) -> Network
         what = f"The LoRA {path.name} matches no layer of this model"
         fix = "use it with the model it was trained on, or one of the same size"
         raise ProblemsError.one(what, display_path(path), fix, "lora.no-matching-layers")
-    network.unmatched += tuple(_use_bias_norm(components, network, lora, strength))
+    network.unmatched += tuple(_add_bias_norm(components, network, lora, strength))
     return network
 
 
-def _use_bias_norm(components: Components, network: Network, lora: LoraFile, strength: float) -> list[str]:
+def _add_bias_norm(components: Components, network: Network, lora: LoraFile, strength: float) -> list[str]:
     """Add a file's changes of biases and norm layers to its network; return the keys that the model has no place for."""
-    from core.networks.bias_norm import use_bias_norm
+    from core.networks.bias_norm import add_bias_norm
 
     encoders = dict(zip(("text_encoder", "text_encoder_2"), components.text_encoders, strict=False))
     parts = {"unet": components.denoiser, **encoders}
-    unused = use_bias_norm(
+    unused = add_bias_norm(
         network.adapters, {name: part for name, part in parts.items() if part is not None}, lora.bias_norm
     )
     network.set_multiplier(strength)
@@ -140,5 +140,5 @@ def merge_files(components: Components, files: Sequence[MergedFile]) -> None:
     for file in files:
         lora = read_file(file.path, components.family)
         network = Network.from_tensors(lora.tensors, targets_of(components), file.strength)
-        _use_bias_norm(components, network, lora, file.strength)
+        _add_bias_norm(components, network, lora, file.strength)
         network.merge_to()

@@ -27,7 +27,7 @@ class ListedLayer(NamedTuple):
 
     layer: Layer
     block: str
-    numbers: int
+    parameters: int
 
 
 def block_title(name: str) -> str:

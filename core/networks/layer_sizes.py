@@ -18,7 +18,7 @@ def part_of(name: str) -> str:
     return "text_encoder" if name.startswith(("lora_te", "text_encoder")) else "unet"
 
 
-def wanted(settings: NetworkSettings, name: str) -> bool:
+def trains_part_of(settings: NetworkSettings, name: str) -> bool:
     """Return whether the settings train the part of a layer."""
     return settings.train_unet if part_of(name) == "unet" else settings.train_text_encoder
 
@@ -40,7 +40,7 @@ def layer_sizes(settings: NetworkSettings, layers: Sequence[Layer]) -> LayerSize
     choice = choice_of(settings)
 
     def size_of(layer: Layer) -> BlockSize | None:
-        if not wanted(settings, layer.name):
+        if not trains_part_of(settings, layer.name):
             return None
         if choice is None:
             return stabilized(default_size(layer)) if trains_by_default(settings, layer) else None

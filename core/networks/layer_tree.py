@@ -50,9 +50,9 @@ class LayerTree:
         """Return the set of the layers whose value in `members` (one per layer, in order) is True."""
         return sum(1 << n for n, each in enumerate(members) if each)
 
-    def numbers(self, mask: int) -> int:
+    def parameter_count(self, mask: int) -> int:
         """Return the number of parameters of the layers in `mask`."""
-        return sum(each.numbers for n, each in enumerate(self.listed) if mask >> n & 1)
+        return sum(each.parameters for n, each in enumerate(self.listed) if mask >> n & 1)
 
     @cached_property
     def leaves(self) -> list[Leaf]:
@@ -96,7 +96,7 @@ class LayerTree:
                     modules += [f"{match[1]} {match[2]}"] if f"{match[1]} {match[2]}" not in modules else []
         return containers
 
-    def texts(self, chosen: int, usual: int, trained: int) -> tuple[list[str], list[str]]:
+    def settings_for(self, chosen: int, usual: int, trained: int) -> tuple[list[str], list[str]]:
         """Return (`network.layers`, `network.exclude_layers`) that select the layers `chosen`, with as few entries as found.
 
         All arguments are sets of layers.

@@ -8,7 +8,7 @@ from typing import Any
 
 from core.families import family
 from core.families.targets import Target, is_norm
-from core.networks.layer_sizes import kind_sizes, wanted
+from core.networks.layer_sizes import kind_sizes, trains_part_of
 from core.networks.sizes import layer_of
 from core.record.problems import Problem
 from core.settings.base import Settings
@@ -20,16 +20,16 @@ from core.settings.network import NetworkSettings
 class LayerCounts:
     """How many layers the settings choose.
 
-    of     number of all layers of the trained parts that a network can change
-    idle   (setting, expression) of expressions that match no layer
+    total       number of all layers of the trained parts that a network can change
+    unmatched   (setting, expression) of expressions that match no layer
     """
 
     chosen: int
-    of: int
-    idle: tuple[tuple[str, str], ...] = ()
+    total: int
+    unmatched: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.chosen} of {self.of} layers"
+        return f"{self.chosen} of {self.total} layers"
 
 
 def meta_targets(
@@ -68,25 +68,25 @@ def count_layers(settings: NetworkSettings, kind_settings: Settings | None, targ
     """
     targets = list(targets)
     layers = [layer_of(target) for target in targets if not is_norm(target.module)]
-    trained = [layer for layer in layers if wanted(settings, layer.name)]
+    trained = [layer for layer in layers if trains_part_of(settings, layer.name)]
     norms = [layer_of(target) for target in targets if is_norm(target.module)]
     size_of, choice = kind_sizes(settings, kind_settings, layers), LayerChoice(settings)
     entries = [("network.layers", entry) for entry in choice.chosen]
     entries += [("network.exclude_layers", entry) for entry in choice.excluded]
     entries += [("network.layer_dims", entry) for entry, _ in choice.ranked]
-    idle = tuple((where, each.text) for where, each in entries if not any(map(each.finds, (*trained, *norms))))
-    return LayerCounts(sum(size_of(layer) is not None for layer in trained), len(trained), idle)
+    unmatched = tuple((where, each.text) for where, each in entries if not any(map(each.finds, (*trained, *norms))))
+    return LayerCounts(sum(size_of(layer) is not None for layer in trained), len(trained), unmatched)
 
 
 def layer_count_problems(settings: NetworkSettings, hits: LayerCounts) -> Iterable[Problem]:
     """Yield errors for expressions that match nothing or if no layer is chosen, else advice with the count."""
-    for where, text in hits.idle:
+    for where, text in hits.unmatched:
         what = f"'{text[:60]}' finds no layer of the trained parts of this model"
         yield Problem(what, where, "correct or remove it", code="network.layers-not-found")
-    if hits.idle:
+    if hits.unmatched:
         return
     if not hits.chosen:
-        what = f"No layer would be trained: none of {hits.of} is chosen"
+        what = f"No layer would be trained: none of {hits.total} is chosen"
         fix = "choose others, or exclude fewer"
         yield Problem(what, "network.layers, exclude_layers, layer_dims", fix, code="network.no-layers")
     elif settings.chooses_layers:

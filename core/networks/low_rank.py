@@ -30,7 +30,7 @@ class LinearWithLowRank(torch.autograd.Function):
         casts: CastCache | None,
     ) -> Tensor:
         ctx.strength, ctx.master_type = strength, down.dtype
-        down, up = _read(down, x.dtype, casts), _read(up, x.dtype, casts)
+        down, up = _cast_copy(down, x.dtype, casts), _cast_copy(up, x.dtype, casts)
         y = linear(x, weight, bias)
         hidden = x.reshape(-1, x.shape[-1]) @ down.t()
         y.view(-1, y.shape[-1]).addmm_(hidden, up.t(), alpha=strength)
@@ -60,7 +60,7 @@ class AddLowRankOverChannels(torch.autograd.Function):
         ctx: Any, y: Tensor, x: Tensor, down: Tensor, up: Tensor, strength: float, casts: CastCache | None
     ) -> Tensor:
         ctx.strength, ctx.master_type = strength, down.dtype
-        down, up = _read(down, y.dtype, casts).flatten(1), _read(up, y.dtype, casts).flatten(1)
+        down, up = _cast_copy(down, y.dtype, casts).flatten(1), _cast_copy(up, y.dtype, casts).flatten(1)
         hidden = _rows(x) @ down.t()
         batch, channels, height, width = y.shape
         # y is kept: limiting a change to a region subtracts it from the sum
@@ -89,7 +89,7 @@ class AddLowRankOverChannels(torch.autograd.Function):
         return grad, grad_x, grad_down, grad_up, None, None
 
 
-def _read(weight: Tensor, dtype: torch.dtype, casts: CastCache | None) -> Tensor:
+def _cast_copy(weight: Tensor, dtype: torch.dtype, casts: CastCache | None) -> Tensor:
     """Return `weight` in `dtype`, from the cache if there is one; no gradient is recorded."""
     return weight.to(dtype) if casts is None else casts.read(weight, dtype)
 

@@ -182,7 +182,7 @@ class Network:
         if not self._in_modules:
             self._casts.open()
         for adapter in self.adapters.values():
-            adapter.moment = step, micro_batch
+            adapter.micro_step = step, micro_batch
         if self.dropout is not None:
             self.dropout.show(step, micro_batch, images, self.parameters()[0].device)
 
@@ -190,7 +190,7 @@ class Network:
         """End the training of the current micro-batch: no dropout, and weights may change."""
         self._casts.close()
         for adapter in self.adapters.values():
-            adapter.moment = None
+            adapter.micro_step = None
         if self.dropout is not None:
             self.dropout.hide()
 

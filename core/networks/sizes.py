@@ -9,7 +9,7 @@ from core.formats.lora.names import NORM
 from core.networks.adapter import as_weight
 from core.networks.block_weights import block_count, block_of
 from core.networks.kinds import NetworkKind, kind_named
-from core.networks.layer_sizes import kind_sizes, layer_sizes, part_of, wanted
+from core.networks.layer_sizes import kind_sizes, layer_sizes, part_of, trains_part_of
 from core.record.problems import ProblemsError
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize, block_rates
@@ -87,7 +87,7 @@ def sizes_by_file(settings: NetworkSettings, modules: Mapping[str, Mapping[str, 
     def size_of(target: Target) -> BlockSize | None:
         tensors = modules.get(target.name, {})
         norm = is_norm(target.module)
-        if not (NORM in tensors if norm else kind.holds(tensors)) or not wanted(settings, target.name):
+        if not (NORM in tensors if norm else kind.holds(tensors)) or not trains_part_of(settings, target.name):
             return None
         if part_of(target.name) == "unet" and rates is not None and rates[block_of(target.name)] == 0:
             return None

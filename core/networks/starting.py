@@ -10,7 +10,7 @@ from core.formats.lora.names import group_by_module
 from core.networks.adapter_file import LoraFile
 from core.networks.bias_norm import NormAdapter
 from core.networks.kinds import NetworkKind, kind_named, kind_of_keys
-from core.networks.layer_sizes import part_of, wanted
+from core.networks.layer_sizes import part_of, trains_part_of
 from core.networks.network import Network, named_as
 from core.networks.sizes import has_large_kernel, sizes_by_file
 from core.record.problems import Problem, ProblemsError
@@ -184,13 +184,13 @@ def _layer_advice(
             Problem(what, WHERE, "check that this is intended", "advice", code="network.start-fresh-layers")
         )
     unmatched = [name for name in modules if name not in network.adapters]
-    untrained = [name for name in unmatched if not wanted(settings, name)]
+    untrained = [name for name in unmatched if not trains_part_of(settings, name)]
     if untrained:
         what = f"{len(untrained)} layers of the LoRA belong to a part that is not trained and will be missing in the result"
         problems.append(
             Problem(what, WHERE, "train that part too to keep it", "advice", code="network.start-untrained-part")
         )
-    unused = [name for name in unmatched if wanted(settings, name)]
+    unused = [name for name in unmatched if trains_part_of(settings, name)]
     if unused:
         what = f"{len(unused)} layers of the LoRA are not used: {first_of(unused, SHOWN)}"
         fix = "turn on network.dim_from_weights to train all of them"

@@ -14,7 +14,7 @@ from core.families.locate import base_model_family, model_path
 from core.formats.models.checkpoint import open_checkpoint
 from core.networks.kinds import kind_named, settings_as_text
 from core.networks.layer_list import layers_of
-from core.networks.layer_sizes import kind_sizes, trains_by_default, wanted
+from core.networks.layer_sizes import kind_sizes, trains_by_default, trains_part_of
 from core.networks.layer_tree import LayerTree
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
@@ -52,7 +52,7 @@ class ChosenLayers:
                 "chosen": (leaf.mask & self.chosen).bit_count(),
                 "trained": (leaf.mask & self.trained).bit_count(),
                 "off": not leaf.mask & self.wanted,
-                "numbers": [self.tree.numbers(leaf.mask & self.trained), self.tree.numbers(leaf.mask)],
+                "numbers": [self.tree.parameter_count(leaf.mask & self.trained), self.tree.parameter_count(leaf.mask)],
             }
             for leaf in self.tree.leaves
         ]
@@ -126,7 +126,7 @@ class Layers:
             valid = {each for each in indices if isinstance(each, int)} if isinstance(indices, list) else set()
             mask = sum(leaves[index].mask for index in valid if 0 <= index < len(leaves))
             chosen = current.chosen | mask if data.get("on") else current.chosen & ~mask
-            texts = current.tree.texts(chosen, current.usual, current.wanted)
+            texts = current.tree.settings_for(chosen, current.usual, current.wanted)
         values = {CHOSEN: "\n".join(texts[0]), EXCLUDED: "\n".join(texts[1])}
         self._project.edit_several(values, did="choice of layers")
 
@@ -144,7 +144,7 @@ def chosen_layers(job: TrainJob, tree: LayerTree) -> ChosenLayers:
         tree,
         tree.mask(choice.takes(layer, trains_by_default(network, layer)) for layer in tree.layers),
         tree.mask(trains_by_default(network.model_copy(update={"layers": []}), layer) for layer in tree.layers),
-        tree.mask(wanted(network, layer.name) for layer in tree.layers),
+        tree.mask(trains_part_of(network, layer.name) for layer in tree.layers),
         tree.mask(size_of(layer) is not None for layer in tree.layers),
     )
 

@@ -388,7 +388,7 @@ def headers() -> Facts:
                     [
                         header.sniff(path),
                         read,
-                        refused(partial(header.check_form, path, path.name)),
+                        refused(partial(header.check_format, path, path.name)),
                         refused(lambda path=path: detect.identify(path).kind),
                     ],
                 )
@@ -494,7 +494,7 @@ def headers() -> Facts:
         sizes = {"a": 65504.0, "b": 65520.0, "c": float("inf"), "d": 1e39, "e": float("nan")}
         yield (
             "overflow",
-            [overflow.beyond(sizes, each) for each in (torch.float16, torch.bfloat16, torch.float32)]
+            [overflow.overflowing(sizes, each) for each in (torch.float16, torch.bfloat16, torch.float32)]
             + [overflow.not_finite_names(sizes)],
         )
         values = {
@@ -506,7 +506,7 @@ def headers() -> Facts:
         yield (
             "largest",
             [
-                overflow.beyond(overflow.sizes_of(values), torch.float16),
+                overflow.overflowing(overflow.largest_by_name(values), torch.float16),
                 overflow.not_finite(values),
                 [overflow.largest(each) for each in values.values() if each.is_floating_point()],
             ],

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from core.formats.models.overflow import beyond, fitting_type, fp32_advice, largest, not_finite, sizes_of
+from core.formats.models.overflow import fitting_type, fp32_advice, largest, largest_by_name, not_finite, overflowing
 
 
 @pytest.mark.parametrize(
@@ -22,8 +22,8 @@ from core.formats.models.overflow import beyond, fitting_type, fp32_advice, larg
 )
 def test_exactly_what_the_conversion_makes_infinite_is_named(value, dtype, is_beyond):
     tensors = {"small": torch.ones(3), "one": torch.tensor([1.0, value])}
-    assert beyond(sizes_of(tensors), dtype) == (["one"] if is_beyond else [])
-    fitting, advice = fitting_type(sizes_of(tensors), dtype, "x")
+    assert overflowing(largest_by_name(tensors), dtype) == (["one"] if is_beyond else [])
+    fitting, advice = fitting_type(largest_by_name(tensors), dtype, "x")
     assert (fitting, len(advice)) == ((torch.float32, 1) if is_beyond else (dtype, 0))
     if is_beyond:
         assert tensors["one"].to(dtype).isinf().any()
@@ -31,7 +31,7 @@ def test_exactly_what_the_conversion_makes_infinite_is_named(value, dtype, is_be
 
 def test_values_that_are_no_numbers_are_told_apart_from_large_ones():
     tensors = {"nan": torch.tensor([0.0, float("nan")]), "inf": torch.tensor(float("-inf")), "large": torch.tensor(1e9)}
-    assert not_finite(tensors) == ["nan", "inf"] and beyond(sizes_of(tensors), torch.float16) == ["large"]
+    assert not_finite(tensors) == ["nan", "inf"] and overflowing(largest_by_name(tensors), torch.float16) == ["large"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])

@@ -127,7 +127,7 @@ def test_the_count_is_of_all_layers_of_the_trained_parts(targets):
 
 def test_the_count_leaves_out_what_the_kind_leaves_alone(targets):
     hits = count_layers(settings(kind="ia3"), Ia3Settings(), targets)
-    assert hits.chosen == 16 * 5 + 12 * 3 and hits.of == 354  # k and v of both attentions and ff.net.2; k, v and fc2
+    assert hits.chosen == 16 * 5 + 12 * 3 and hits.total == 354  # k and v of both attentions and ff.net.2; k, v and fc2
 
 
 def test_an_expression_that_finds_nothing_is_a_problem_with_its_setting(targets):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.formats.tensors.header import check_form
+from core.formats.tensors.header import check_format
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError
@@ -262,16 +262,16 @@ class _Transfer:
             raise FetchError(f"{self.path.name} arrived damaged and was removed", "try again")
         if not self.received:
             self.part.touch()
-        self._check_form()
+        self._check_format()
         atomic.sync_file(self.part)
         atomic.replace(self.part, self.path)
         atomic.remove(self.note)
         return digest
 
-    def _check_form(self) -> None:
+    def _check_format(self) -> None:
         """Raise ProblemsError, and delete the partial file, if its content does not have the format of the file's name."""
         try:
-            check_form(self.part, self.path.name)
+            check_format(self.part, self.path.name)
         except ProblemsError as error:
             self._start_over()
             raise ProblemsError([replace(each, where=self.path.name) for each in error.problems]) from error

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 from core.formats.hashes import file_sha256
 from core.formats.hub import catalog
 from core.formats.hub.fetch import FetchError, Remote, fetch, forget_part, part_bytes, require_room
-from core.formats.tensors.header import FORMS, check_form
+from core.formats.tensors.header import FORMS, check_format
 from core.record import atomic
 from core.record.allowed import may_reach, may_use_keys
 from core.record.cancel import Cancelled, CancelToken
@@ -190,7 +190,7 @@ def installed_path(source: Source, models: Path, cancel: CancelToken | None = No
     if path is None or not path.exists():
         return None
     if path.is_file():
-        check_form(path, path.name)
+        check_format(path, path.name)
         if expected and file_sha256(path, cancel) != expected:
             return None
     return path

@@ -24,7 +24,7 @@ def path_in_repo(settings: HubSettings, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-def missing_key(settings: HubSettings, token: str | None) -> Problem | None:
+def missing_token_problem(settings: HubSettings, token: str | None) -> Problem | None:
     """Return the problem that an upload is set up but `token` is missing; None if there is a token or nothing to upload."""
     if not settings.huggingface_repo_id or token:
         return None
@@ -38,7 +38,7 @@ def upload_problem(settings: HubSettings, token: str | None) -> Problem | None:
     An error if the hub refuses the token or repository; advice if the hub does not answer within LOOK_SECONDS.
     """
     if not settings.huggingface_repo_id or not token:
-        return missing_key(settings, token)
+        return missing_token_problem(settings, token)
     answers: list[Problem | None] = []
     thread = threading.Thread(target=lambda: answers.append(_ask(settings, token)), daemon=True, name="hub")
     thread.start()
@@ -66,7 +66,7 @@ def _ask(settings: HubSettings, token: str) -> Problem | None:
             api.auth_check(repository, repo_type=settings.huggingface_repo_type, write=True)
             return None
         except RepositoryNotFoundError:
-            return _cannot_make(repository, account)
+            return _creation_problem(repository, account)
     except Exception as error:
         status = getattr(getattr(error, "response", None), "status_code", 0)
         if status == 401:
@@ -81,7 +81,7 @@ def _ask(settings: HubSettings, token: str) -> Problem | None:
         )
 
 
-def _cannot_make(repository: str, account: dict[str, Any]) -> Problem | None:
+def _creation_problem(repository: str, account: dict[str, Any]) -> Problem | None:
     """Return why this account cannot create the missing `repository` at the first upload; None if it can.
 
     account   the answer of `HfApi.whoami`

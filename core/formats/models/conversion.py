@@ -63,13 +63,19 @@ def convert(
             with suppress(_NotFinite, TooLarge):
                 cast = cast_states(states, conversion.dtype)
                 Model.of(
-                    conversion, files, cast, conversion.dtype, on_tensor=_refuse, cancel=cancel, wrote=wrote
+                    conversion,
+                    files,
+                    cast,
+                    conversion.dtype,
+                    on_tensor=_raise_if_not_finite,
+                    cancel=cancel,
+                    wrote=wrote,
                 ).write()
                 return []
         states, dtype, advice = _cast(states, conversion.dtype, conversion.target)
         note = partial(_note_damage, damaged)
         Model.of(conversion, files, states, dtype, on_tensor=note, cancel=cancel, wrote=wrote).write()
-    return advice + _damage(damaged, conversion.source.path)
+    return advice + _damage_warning(damaged, conversion.source.path)
 
 
 def as_single_file(conversion: Conversion, files: OpenFiles) -> tuple[dict[str, LazyTensor], dict[str, str]]:
@@ -102,7 +108,7 @@ def write_vae(
     config, damaged = vae.full_config(published.config("vae")), list[str]()
     with OpenFiles() as files:
         states, _, advice = _cast({"vae": part_state(vae, config, files)}, dtype, target)
-        state = {name: tensor.watched(partial(_note_damage, damaged, name)) for name, tensor in states["vae"].items()}
+        state = {name: tensor.observed(partial(_note_damage, damaged, name)) for name, tensor in states["vae"].items()}
         if folder:
             kind = published.kind("vae")
             with atomic.folder_atomic(target) as path:
@@ -113,7 +119,7 @@ def write_vae(
             with atomic.open_atomic(target) as temporary:
                 bare = {name.removeprefix(sd_keys.VAE_PREFIX): tensor for name, tensor in named.items()}
                 write_safetensors(temporary, bare, size_metadata({"vae": config}, published), cancel, wrote)
-    return advice + _damage(damaged, vae.source)
+    return advice + _damage_warning(damaged, vae.source)
 
 
 class TooLarge(ProblemsError):
@@ -124,7 +130,7 @@ class _NotFinite(Exception):
     """Raised when a NaN or infinite value is about to be written."""
 
 
-def _refuse(name: str, value: torch.Tensor) -> None:
+def _raise_if_not_finite(name: str, value: torch.Tensor) -> None:
     """Raise _NotFinite if `value` has a NaN or infinite value."""
     if not isfinite(largest(value)):
         raise _NotFinite(name)
@@ -136,6 +142,6 @@ def _note_damage(damaged: list[str], name: str, value: torch.Tensor) -> None:
         damaged.append(name)
 
 
-def _damage(damaged: list[str], source: Path) -> list[Problem]:
+def _damage_warning(damaged: list[str], source: Path) -> list[Problem]:
     """Return a warning about the tensors in `damaged`; [] without any."""
     return [not_finite_warning(sorted(damaged), source)] if damaged else []

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 SHOWN = 3
 
 
-def sizes_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, float]:
+def largest_by_name(tensors: Mapping[str, torch.Tensor]) -> dict[str, float]:
     """Return {name: largest absolute value} of the tensors, as `largest`."""
     return {name: largest(value) for name, value in tensors.items()}
 
 
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
     """Return the names of tensors with NaN or infinite values."""
-    return not_finite_names(sizes_of(tensors))
+    return not_finite_names(largest_by_name(tensors))
 
 
 def largest(value: torch.Tensor) -> float:
@@ -41,7 +41,7 @@ def largest_of_lazy(tensors: Mapping[str, LazyTensor]) -> dict[str, float]:
     return {name: largest(tensor.read()) for name, tensor in tensors.items()}
 
 
-def beyond(sizes: Mapping[str, float], dtype: torch.dtype) -> list[str]:
+def overflowing(sizes: Mapping[str, float], dtype: torch.dtype) -> list[str]:
     """Return the names of tensors whose largest value is finite but overflows in `dtype` (to infinity, or NaN in fp8).
 
     sizes   {name: largest absolute value}
@@ -61,7 +61,7 @@ def fitting_type(
     sizes   {name: largest absolute value}
     where   the file, for the advice
     """
-    names = beyond(sizes, dtype) if dtype is not None else []
+    names = overflowing(sizes, dtype) if dtype is not None else []
     return (torch.float32, [fp32_advice(names, dtype, where)]) if names else (dtype, [])
 
 

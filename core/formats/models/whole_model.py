@@ -128,11 +128,11 @@ class Model:
         else:
             _write_folder(self)
 
-    def watched(self, tensors: Mapping[str, LazyTensor], prefix: str = "") -> dict[str, LazyTensor]:
+    def observed(self, tensors: Mapping[str, LazyTensor], prefix: str = "") -> dict[str, LazyTensor]:
         """Return the lazy tensors, with `on_tensor` called as they are read with `prefix` before their names."""
         if self.on_tensor is None:
             return dict(tensors)
-        return {name: tensor.watched(partial(self.on_tensor, prefix + name)) for name, tensor in tensors.items()}
+        return {name: tensor.observed(partial(self.on_tensor, prefix + name)) for name, tensor in tensors.items()}
 
 
 def form_of(source: Path | str) -> Form:
@@ -275,7 +275,7 @@ def single_file_content(model: Model) -> dict[str, LazyTensor]:
     tensors = single_file.file_tensors(model.states, output.family, kohya_projection=output.kohya_projection)
     spare = single_file.spare_layer(tensors, output.family)
     marks = single_file.markers(facts.prediction, facts.zero_terminal_snr)
-    return model.watched(marks | spare | dict(model.extra) | tensors)
+    return model.observed(marks | spare | dict(model.extra) | tensors)
 
 
 def size_metadata(configs: Mapping[str, Mapping[str, Any]], published: Published) -> dict[str, str]:
@@ -321,10 +321,10 @@ def _write_folder(model: Model) -> None:
     output, facts, published = model.output, model.output.facts, model.output.published
     configs, kinds = output.configs, {name: published.kind(name) for name in model.states}
     content = {
-        name: model.watched(kinds[name].in_folder(configs[name], state), f"{name}.")
+        name: model.observed(kinds[name].in_folder(configs[name], state), f"{name}.")
         for name, state in model.states.items()
     }
-    extra = model.watched(model.extra) if output.writes_extra_file else {}
+    extra = model.observed(model.extra) if output.writes_extra_file else {}
     _refuse_full_disk(output.target, sum(file_bytes(tensors) for tensors in (*content.values(), extra)))
     with atomic.folder_atomic(output.target) as temporary:
         for name, tensors in content.items():

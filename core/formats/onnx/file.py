@@ -53,7 +53,7 @@ def check_onnx(path: Path, about: str = "tagger") -> dict[str, list[int]]:
             raise _error(about, path, "is a web page or a Git LFS pointer, not a model", "download the file itself")
         try:
             protobuf = _Protobuf(data)
-            locations = set(protobuf.external(0, size, "model", 0))
+            locations = set(protobuf.external_locations(0, size, "model", 0))
             shapes = [*_Protobuf(data).shapes(size)]
         except (ValueError, IndexError) as error:
             raise _error(about, path, f"is incomplete or damaged ({error})") from error
@@ -120,7 +120,7 @@ class _Protobuf:
     def __init__(self, data: mmap.mmap):
         self.data, self.count, self.nodes = data, 0, 0
 
-    def external(self, start: int, end: int, message: str, depth: int) -> Iterator[str]:
+    def external_locations(self, start: int, end: int, message: str, depth: int) -> Iterator[str]:
         """Yield the locations of external weight files in the message between bytes `start` and `end`; counts the nodes it passes.
 
         message   a key of MESSAGE_FIELDS
@@ -136,7 +136,7 @@ class _Protobuf:
                     yield value
             elif inside:
                 self.nodes += inside == "node"
-                yield from self.external(begin, stop, inside, depth + 1)
+                yield from self.external_locations(begin, stop, inside, depth + 1)
 
     def shapes(self, size: int) -> Iterator[tuple[bool, bytes, list[int]]]:
         """Yield (is an input, name, shape) of each input and output of the graph; 0 is an open dimension. `size`: bytes of the file."""

@@ -112,7 +112,7 @@ class ModelProcess:
         return answer
 
 
-class OfProcess:
+class UsesModelProcess:
     """Base of classes that own a model process in `_model`: a context manager that stops the process."""
 
     _model: ModelProcess

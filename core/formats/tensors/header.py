@@ -77,7 +77,7 @@ FORMS = {".safetensors": ("safetensors",)} | dict.fromkeys(
 )
 
 
-def check_form(path: Path, name: str) -> None:
+def check_format(path: Path, name: str) -> None:
     """Raise ProblemsError unless a file's format is one that the extension of `name` allows (FORMS) and its header is intact.
 
     Names with other extensions pass. Of zip and pickle files only the first bytes are read.
@@ -186,12 +186,12 @@ def _unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return unique
 
 
-def _entry_from_json(described: Any, data_start: int) -> TensorEntry:
+def _entry_from_json(entry: Any, data_start: int) -> TensorEntry:
     """Convert a tensor's JSON object of a safetensors header. Raises ValueError, KeyError or TypeError if it is invalid.
 
     data_start   the file offset that "data_offsets" count from
     """
-    dtype, shape, (begin, end) = described["dtype"], tuple(described["shape"]), described["data_offsets"]
+    dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     if not isinstance(dtype, str) or not all(type(number) is int for number in (*shape, begin, end)):
         raise ValueError("a tensor's entry is invalid")
     return _entry(dtype, shape, begin, end, data_start)
@@ -259,6 +259,6 @@ def header_of(listing: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
 
     listing   {tensor name: {"dtype", "shape", "data_offsets"}}
     """
-    described = ({"__metadata__": dict(metadata)} if metadata else {}) | dict(listing)
-    text = json.dumps(described, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    content = ({"__metadata__": dict(metadata)} if metadata else {}) | dict(listing)
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     return text + b" " * (-len(text) % 8)

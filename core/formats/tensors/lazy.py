@@ -76,7 +76,7 @@ class LazyTensor:
             return self
         return replace(self, type=type_name(dtype))
 
-    def watched(self, on_value: Callable[[torch.Tensor], None]) -> LazyTensor:
+    def observed(self, on_value: Callable[[torch.Tensor], None]) -> LazyTensor:
         """Return the same lazy tensor, which calls `on_value` with each tensor or piece as it is read."""
 
         def observed(value: torch.Tensor) -> torch.Tensor:

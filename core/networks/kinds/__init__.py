@@ -150,7 +150,7 @@ def is_number(value: Tensor) -> bool:
     return bool(value.numel() == 1 and math.isfinite(float(value)))
 
 
-def not_a_number(name: str, tensors: Tensors, *keys: str) -> str:
+def number_error(name: str, tensors: Tensors, *keys: str) -> str:
     """Return the error if a tensor of `keys` (default: the alpha) is not a single finite number; "" if there is none."""
     wrong = (key for key in keys or (ALPHA,) if key in tensors and not is_number(tensors[key]))
     return next((f"{name}.{key} is not a number" for key in wrong), "")

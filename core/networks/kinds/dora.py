@@ -184,13 +184,13 @@ def _per_input(tensors: Tensors) -> bool:
 
 
 def inner_kind_and_tensors(tensors: Tensors) -> tuple[NetworkKind | None, dict[str, Tensor]]:
-    """(the kind that DoRA decomposes, by the keys of a layer; its tensors, without the magnitude)."""
+    """Return (the kind under DoRA by the layer's keys, or None if unknown; the tensors without dora_scale)."""
     inner_tensors = without_magnitude(tensors)
     return kind_of_keys(inner_tensors), inner_tensors
 
 
 def register_decomposed(over: str, name: str, title: str, settings: type[Settings]) -> None:
-    """Register the kind `name`: DoRA over the kind `over`."""
+    """Register DoRA over the kind `over` as the kind `name`."""
     kind = kind_named(over)
 
     def fresh(target: Target, size: BlockSize, options: Settings | None, seed: int) -> DoraAdapter | None:

@@ -90,9 +90,9 @@ class DyLoraAdapter(LoraAdapter):
     @property
     def drawn(self) -> int | None:
         """The first rank that trains in the current micro-batch, a multiple of the unit; None outside of training."""
-        if self.moment is None:
+        if self.micro_step is None:
             return None
-        return integer(0, self.rank, self._seed, "dylora", *self.moment, self.name) // self._unit * self._unit
+        return integer(0, self.rank, self._seed, "dylora", *self.micro_step, self.name) // self._unit * self._unit
 
     @property
     def strength(self) -> float:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from core.formats.lora.names import ALPHA
 from core.networks.adapter import ScaledAdapter, as_weight, fitted
-from core.networks.kinds import NetworkKind, Tensors, not_a_number, ranked, register
+from core.networks.kinds import NetworkKind, Tensors, number_error, ranked, register
 from core.networks.kinds.lora import hidden_conv, hidden_linear, up_conv, up_linear
 from core.networks.kinds.lycoris import MODULE, lycoris_args
 from core.record.draws import generator
@@ -64,18 +64,18 @@ class GloraAdapter(ScaledAdapter):
         """Return x + strength * a1(a2(x)): the change A of the layer's input."""
         first, second = (self.cast(self.weights[key], x.dtype) for key in (A2, A1))
         if not isinstance(self.module, nn.Conv2d):
-            hidden, factor = self.thinned(hidden_linear(x, first), f"{self.name}.{A2}")
+            hidden, factor = self.drop_hidden(hidden_linear(x, first), f"{self.name}.{A2}")
             return torch.add(x, up_linear(hidden, second), alpha=self.strength * factor)
-        hidden, factor = self.thinned(up_conv(x, first), f"{self.name}.{A2}")
+        hidden, factor = self.drop_hidden(up_conv(x, first), f"{self.name}.{A2}")
         return torch.add(x, up_conv(hidden, second), alpha=self.strength * factor)
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
         """Return y + strength * b1(b2(x)): the change B of the layer's weight."""
         first, second = (self.cast(self.weights[key], y.dtype) for key in (B2, B1))
         if not isinstance(self.module, nn.Conv2d):
-            hidden, factor = self.thinned(hidden_linear(x.to(y.dtype), first), f"{self.name}.{B2}")
+            hidden, factor = self.drop_hidden(hidden_linear(x.to(y.dtype), first), f"{self.name}.{B2}")
             return torch.add(y, up_linear(hidden, second), alpha=self.strength * factor)
-        hidden, factor = self.thinned(hidden_conv(x.to(y.dtype), first, self.module), f"{self.name}.{B2}")
+        hidden, factor = self.drop_hidden(hidden_conv(x.to(y.dtype), first, self.module), f"{self.name}.{B2}")
         return torch.add(y, up_conv(hidden, second), alpha=self.strength * factor)
 
     def merged(self, weight: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ def _flaw(name: str, tensors: Tensors) -> str:
             return f"{name} has no {key}"
         if tensors[key].ndim not in (2, 4) or not tensors[key].is_floating_point() or not tensors[key].numel():
             return f"{name}.{key} has an invalid shape"
-    if wrong := not_a_number(name, tensors):
+    if wrong := number_error(name, tensors):
         return wrong
     ranks = {tensors[A1].shape[1], tensors[A2].shape[0], tensors[B1].shape[1], tensors[B2].shape[0]}
     return "" if len(ranks) == 1 else f"{name} has matrices of several ranks"

@@ -18,7 +18,10 @@ SPARE = 8  # directions more than the rank: Halko et al. 2011, arXiv:0909.4061, 
 
 
 def initialized(adapter: Adapter, initialization: str, seed: int) -> Adapter:
-    """The adapter with this initialization, or the one that replaces it. adapter: a new LoRA"""
+    """Initialize a new LoRA adapter in place and return it; PiSSA returns the adapter that replaces it.
+
+    initialization   "kaiming" (no change), "gaussian", "orthogonal", "pissa"; the draw is addressed by seed and name
+    """
     assert isinstance(adapter, LoraAdapter)
     if initialization == "kaiming":
         return adapter
@@ -52,13 +55,12 @@ def _orthogonal(adapter: LoraAdapter, rng: torch.Generator) -> tuple[Tensor, Ten
 
 
 class PissaAdapter(LoraAdapter):
-    """PiSSA (Meng et al. 2024, arXiv:2404.02948): down and up start as the `rank` largest singular triplets of the base
-    weight,
+    """PiSSA (Meng et al. 2024, arXiv:2404.02948): down and up start as the `rank` largest singular triplets of the base weight.
 
-        up = U sqrt(S / scale),   down = sqrt(S / scale) V^T,   change = scale * (up @ down - up_0 @ down_0)
+        up = U sqrt(S / scale),   down = sqrt(S / scale) V^T,   change = scale * (up @ down - first_up @ first_down)
 
-    The base weight is unchanged: subtracting the first product equals training with the residual. So the file is a
-    difference to the unchanged model, at twice the rank.
+    first_down, first_up: float32 copies of the start, which are subtracted, so the base weight stays unchanged: training is the same as
+    with the paper's residual weight. The file is a LoRA for the unchanged model, at twice the rank.
     """
 
     def __init__(self, name: str, module: nn.Module, down: Tensor, up: Tensor, alpha: float):
@@ -70,7 +72,9 @@ class PissaAdapter(LoraAdapter):
         """Create the PiSSA adapter that replaces a new LoRA, with its rank and alpha."""
         down, up = adapter.down.detach(), adapter.up.detach()
         if not down.is_meta:
-            u, values, right = principal(base_weight(adapter.module).flatten(1), adapter.rank, seed, adapter.name)
+            u, values, right = largest_singular_triplets(
+                base_weight(adapter.module).flatten(1), adapter.rank, seed, adapter.name
+            )
             roots = (values / adapter.scale).sqrt()
             up = up.new_zeros(up.shape).flatten(1).copy_(u * roots).view(up.shape)
             down = down.new_zeros(down.shape).flatten(1).copy_(roots[:, None] * right).view(down.shape)
@@ -87,13 +91,13 @@ class PissaAdapter(LoraAdapter):
         first_down, first_up = self.first_down.to(down.dtype), self.first_up.to(up.dtype)
         return torch.cat([down, first_down]), torch.cat([up, -first_up], dim=1)
 
-    def _add_thinned(self, y: Tensor, x: Tensor) -> Tensor:
+    def _add_with_dropout(self, y: Tensor, x: Tensor) -> Tensor:
         """Add the change to y with dropout of the trained product only; the subtracted one stays whole."""
         if isinstance(self.module, nn.Conv2d):
             y = add_low_rank_conv(y, x, self.first_down, self.first_up, -self.strength, self.module)
         else:
             y = add_low_rank_linear(y, x, self.first_down, self.first_up, -self.strength)
-        return self._thinned_by(y, x, self.down, self.up)
+        return self._add_product_with_dropout(y, x, self.down, self.up)
 
     def factors(self) -> None:
         """Return None: the change is a difference of two products."""
@@ -150,7 +154,7 @@ class PissaAdapter(LoraAdapter):
         self.first_up.copy_(tensors[f"first.{UP}"])
 
 
-def principal(weight: Tensor, rank: int, seed: int, name: str) -> tuple[Tensor, Tensor, Tensor]:
+def largest_singular_triplets(weight: Tensor, rank: int, seed: int, name: str) -> tuple[Tensor, Tensor, Tensor]:
     """Return U [out, rank], S [rank] and V^T [rank, in] of the largest singular values of `weight` [out, in]; zeros beyond its size.
 
     Subspace iteration from draws addressed by seed and name (Halko et al. 2011, algorithm 4.4), as in PEFT's fast PiSSA.

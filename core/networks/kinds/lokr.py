@@ -50,12 +50,12 @@ def _starts(module: Any, rank: int, options: Any) -> dict[str, Start]:
     return starts | {W2_A: Start((b, rank), "kaiming"), W2_B: Start((rank, d * prod(kernel)), last)}
 
 
-def _small(factors: Factors) -> Tensor:
+def _w1(factors: Factors) -> Tensor:
     """Return w1, [a, c]."""
     return factors[W1] if W1 in factors else factors[W1_A] @ factors[W1_B]
 
 
-def _large(factors: Factors) -> Tensor:
+def _w2(factors: Factors) -> Tensor:
     """Return w2, [b, d * kh * kw]."""
     if T2 in factors:
         return tucker(factors[T2], factors[W2_A], factors[W2_B]).flatten(1)
@@ -65,14 +65,14 @@ def _large(factors: Factors) -> Tensor:
 def _change(factors: Factors, shape: tuple[int, ...]) -> Tensor:
     # The kernel's dimensions are the fastest of w2's rows: the product of the flat matrices is the flat change.
     """Return the Kronecker product in the weight's shape, without alpha / rank."""
-    return torch.kron(_small(factors), _large(factors)).view(shape)
+    return torch.kron(_w1(factors), _w2(factors)).view(shape)
 
 
 def _apply(factors: Factors, x: Tensor, module: nn.Module) -> Tensor:
     """Return kron(w1, w2) times x without building it: w2 on each of the c groups of d input channels, then w1 across the groups."""
-    w1 = _small(factors)
+    w1 = _w1(factors)
     c = w1.shape[1]
-    w2 = _large(factors)
+    w2 = _w2(factors)
     if not isinstance(module, nn.Conv2d):
         groups = nn.functional.linear(x.unflatten(-1, (c, -1)), w2)  # [..., c, b]
         return nn.functional.linear(groups.transpose(-1, -2), w1).transpose(-1, -2).flatten(-2)  # [..., a, b]
@@ -86,7 +86,7 @@ def _apply(factors: Factors, x: Tensor, module: nn.Module) -> Tensor:
 
 def _norm(factors: Factors) -> Tensor:
     """Return the Frobenius norm of the Kronecker product: the product of the factors' norms."""
-    return _small(factors).norm() * _large(factors).norm()
+    return _w1(factors).norm() * _w2(factors).norm()
 
 
 SMALL = ({W1: "ac"}, {W1_A: "ar", W1_B: "rc"})

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 from core import extensions
 from core.formats.lora.names import ALPHA, DOWN, UP, group_by_module
 from core.networks.adapter import PLUS, ScaledAdapter, as_weight, fitted, kind_of
-from core.networks.kinds import NetworkKind, Tensors, not_a_number, ranked, register
+from core.networks.kinds import NetworkKind, Tensors, number_error, ranked, register
 from core.record.bounded_json import json_or_none
 from core.record.draws import generator
 from core.record.lazy_torch import Tensor, nn, torch
@@ -78,32 +78,32 @@ class LoraAdapter(ScaledAdapter):
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
         """Return y + strength * up(down(x)), with dropout in training."""
-        if self.dropout is not None and self.dropout.thins:
-            return self._add_thinned(y, x.to(y.dtype))
+        if self.dropout is not None and self.dropout.drops_values:
+            return self._add_with_dropout(y, x.to(y.dtype))
         down, up = self._weights(y.dtype)
         if isinstance(self.module, nn.Conv2d):
             return add_low_rank_conv(y, x.to(y.dtype), down, up, self.strength, self.module, self.casts)
         down, up = self.cast(down, y.dtype), self.cast(up, y.dtype)
         return add_low_rank_linear(y, x.to(y.dtype), down, up, self.strength)
 
-    def _add_thinned(self, y: Tensor, x: Tensor) -> Tensor:
+    def _add_with_dropout(self, y: Tensor, x: Tensor) -> Tensor:
         """Return y + strength * up(dropout(down(x)))."""
-        return self._thinned_by(y, x, *self._weights(y.dtype))
+        return self._add_product_with_dropout(y, x, *self._weights(y.dtype))
 
-    def _thinned_by(self, y: Tensor, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    def _add_product_with_dropout(self, y: Tensor, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
         """Return y + strength * up(dropout(down(x))), with dropout and rank dropout of the hidden activations."""
         down, up = self.cast(down, x.dtype), self.cast(up, x.dtype)
         if isinstance(self.module, nn.Conv2d):
-            hidden, factor = self.thinned(hidden_conv(x, down, self.module), self.name)
+            hidden, factor = self.drop_hidden(hidden_conv(x, down, self.module), self.name)
             return torch.add(y, up_conv(hidden, up), alpha=self.strength * factor)
-        hidden, factor = self.thinned(hidden_linear(x, down), self.name)
+        hidden, factor = self.drop_hidden(hidden_linear(x, down), self.name)
         return torch.add(y, up_linear(hidden, up), alpha=self.strength * factor)
 
     def fused_output(self, x: Tensor) -> Tensor | None:
         """Return the Linear's output with this change as one autograd node; None for other layers, dtypes or with dropout."""
-        thinned = self.dropout is not None and self.dropout.thins
+        has_dropout = self.dropout is not None and self.dropout.drops_values
         module = self.module
-        if thinned or kind_of(module) is not nn.Linear or not isinstance(module, nn.Linear):
+        if has_dropout or kind_of(module) is not nn.Linear or not isinstance(module, nn.Linear):
             return None
         if x.dtype != module.weight.dtype:
             return None
@@ -275,7 +275,7 @@ def size(tensors: Tensors) -> BlockSize:
 
 def flaw(name: str, tensors: Tensors) -> str:
     """Return the error in a layer of a file; "" if there is none."""
-    if wrong := not_a_number(name, tensors):
+    if wrong := number_error(name, tensors):
         return wrong
     for key, counterpart in ((DOWN, UP), (UP, DOWN)):
         if key not in tensors:

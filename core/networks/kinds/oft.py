@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.formats.lora.names import ALPHA
 from core.networks.adapter import Adapter, as_weight
-from core.networks.kinds import NetworkKind, Tensors, not_a_number, register
+from core.networks.kinds import NetworkKind, Tensors, number_error, register
 from core.networks.kinds.lokr import split
 from core.networks.kinds.lycoris import MODULE, NOT_IN_PEFT, lycoris_args
 from core.record.lazy_torch import Tensor, nn, torch
@@ -188,7 +188,7 @@ def _flaw(name: str, tensors: Tensors) -> str:
     blocks, rescale = tensors[OFT_BLOCKS], tensors.get(RESCALE)
     if blocks.ndim not in (3, 4) or blocks.shape[-1] != blocks.shape[-2] or not blocks.is_floating_point():
         return f"{name}.{OFT_BLOCKS} has an invalid shape"
-    if wrong := not_a_number(name, tensors):
+    if wrong := number_error(name, tensors):
         return wrong
     width = blocks.shape[-3] * blocks.shape[-1]
     return f"{name}.{RESCALE} has an invalid shape" if rescale is not None and rescale.numel() != width else ""

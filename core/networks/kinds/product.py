@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from core.formats.lora.names import ALPHA
 from core.networks.adapter import ScaledAdapter, as_weight
-from core.networks.kinds import Tensors, not_a_number, ranked
+from core.networks.kinds import Tensors, number_error, ranked
 from core.record.draws import generator
 from core.record.lazy_torch import Tensor, nn, torch
 from core.settings.base import Settings
@@ -155,7 +155,7 @@ class Product:
 
     def flaw(self, name: str, tensors: Tensors) -> str:
         """Return the error in a layer of a file; "" if there is none."""
-        if wrong := not_a_number(name, tensors, ALPHA, SCALAR):
+        if wrong := number_error(name, tensors, ALPHA, SCALAR):
             return wrong
         form = self.form_of(tensors)
         if form is None:
@@ -241,7 +241,7 @@ class ProductAdapter(ScaledAdapter):
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
         """Return y + strength * product of x and the change, with dropout of the product in training."""
-        z, factor = self.thinned(self._checkpointed_output(x.to(y.dtype)), self.name)
+        z, factor = self.drop_hidden(self._checkpointed_output(x.to(y.dtype)), self.name)
         return torch.add(y, z, alpha=self.strength * factor)
 
     def _checkpointed_output(self, x: Tensor) -> Tensor:
