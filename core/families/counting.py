@@ -49,6 +49,7 @@ class LiveBytes(TorchDispatchMode):
         weakref.finalize(storage, self._free, key)
 
     def _free(self, key: int) -> None:
+        """Stop counting a storage."""
         self.now -= self._bytes.pop(key, 0)
 
 

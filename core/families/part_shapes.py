@@ -164,6 +164,7 @@ def _shapes_problem(lines: list[str], part: Part, title: str) -> Problem:
 
 
 def _size(shape: tuple[int, ...]) -> str:
+    """Return a shape as text: "320x4x3x3"."""
     return "x".join(str(side) for side in shape)
 
 

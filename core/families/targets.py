@@ -35,6 +35,7 @@ class Target:
 
 
 def is_text_encoder(part: nn.Module) -> bool:
+    """Return whether a loaded part is a CLIP text encoder, by its class."""
     return type(part).__name__.startswith("CLIPTextModel")
 
 
@@ -70,6 +71,7 @@ def norm_targets(unet: nn.Module, family: str) -> Iterator[Target]:
     naming = "sdxl" if family.startswith("sdxl") else family  # the refiner's too
 
     def name(path: str) -> str:
+        """Return kohya's layer name of a module path."""
         return str(names.kohya_name("unet", path, naming))
 
     classes = {*UNET_CLASSES, *UNET_CONV_CLASSES}
@@ -79,6 +81,7 @@ def norm_targets(unet: nn.Module, family: str) -> Iterator[Target]:
 
 
 def is_norm(module: nn.Module) -> bool:
+    """Return whether a module is a LayerNorm or GroupNorm."""
     return isinstance(module, (nn.LayerNorm, nn.GroupNorm))
 
 

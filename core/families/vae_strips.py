@@ -47,6 +47,7 @@ def in_strips(
         """
 
         def forward(x: Tensor, *more: Any) -> Tensor:
+            """Compute the pass in as many strips as needed, more of them after running out of memory."""
             number = slices(x.shape[2] * x.shape[3] * scale**2)
             while True:
                 try:

@@ -140,4 +140,5 @@ def _added(tokens: list[dict[str, Any]], words: dict[str, int], where: Path) -> 
 
 
 def _refused(where: Path, why: str) -> ProblemsError:
+    """Return the error that the tokenizer is damaged because of `why`, a clause."""
     return ProblemsError.one(f"The model's tokenizer is damaged: {why}", str(where), FIX, code="tokenizer.damaged")

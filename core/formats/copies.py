@@ -156,6 +156,7 @@ def _counter(total: int, report: Report, text: str = "copying") -> Callable[[int
     done = 0
 
     def add_bytes(count: int) -> None:
+        """Add `count` bytes and report the fraction done."""
         nonlocal done
         done += count
         report(done / total if total else 1.0, text)

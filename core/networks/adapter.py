@@ -119,7 +119,7 @@ class Adapter(ABC):
         return x
 
     def earlier_adapters(self) -> Iterator[Adapter]:
-        """Yield the adapters attached to the layer before this one, without those that module dropout drops."""
+        """Yield the active adapters that were attached to the layer before this one."""
         for adapter in self.module.__dict__.get(STACK, ()):
             if self in (adapter, getattr(adapter, "limited", None)):  # limited: to a region
                 return

@@ -280,6 +280,7 @@ def open_lora(path: Path) -> Iterator[LoraFile]:
 
 
 def _scalar_tensor(value: float) -> torch.Tensor:
+    """Return a 0-d float32 tensor."""
     return torch.tensor(value)
 
 

@@ -35,6 +35,7 @@ class NormAdapter(Adapter):
         return cls(target.name, target.module, zero, zero.clone())
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
+        """Return [(parameter, role)], both at the usual learning rate."""
         return [(self.weight, "plain"), (self.shift, "plain")]
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
@@ -87,6 +88,7 @@ class BiasAdapter(Adapter):
         self.bias = bias.float().flatten()
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
+        """Return []: the bias is not trained."""
         return []
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
@@ -94,6 +96,7 @@ class BiasAdapter(Adapter):
         return y
 
     def tensors(self) -> dict[str, Tensor]:
+        """Return {"diff_b": the change of the bias}, live."""
         assert self.bias is not None
         return {BIAS: self.bias}
 

@@ -26,6 +26,7 @@ class Fp8Linear(nn.Linear):
     factors: Tensor
 
     def forward(self, input: Tensor) -> Tensor:
+        """Return the output for input [..., in], computed in the dtype of `factors`."""
         if torch.compiler.is_compiling():  # which also recomputes the upcast weight in the backward pass
             return linear(input.to(self.factors.dtype), dequantized(self.weight, self.factors), self.bias)
         y: Tensor = _Linear.apply(input.to(self.factors.dtype), self.weight, self.factors, self.bias)
@@ -38,6 +39,7 @@ class Fp8Conv(nn.Conv2d):
     factors: Tensor
 
     def forward(self, input: Tensor) -> Tensor:
+        """Return the output for input [B, in, H, W], computed in the dtype of `factors`."""
         if torch.compiler.is_compiling():
             wide, x = dequantized(self.weight, self.factors), input.to(self.factors.dtype)
             return conv2d(x, wide, self.bias, self.stride, self.padding, self.dilation, self.groups)

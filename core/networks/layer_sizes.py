@@ -40,6 +40,7 @@ def layer_sizes(settings: NetworkSettings, layers: Sequence[Layer]) -> LayerSize
     choice = choice_of(settings)
 
     def size_of(layer: Layer) -> BlockSize | None:
+        """Return the rank and alpha of a layer; None if it is not trained."""
         if not trains_part_of(settings, layer.name):
             return None
         if choice is None:

@@ -29,6 +29,7 @@ class LinearWithLowRank(torch.autograd.Function):
         strength: float,
         casts: CastCache | None,
     ) -> Tensor:
+        """Return the Linear's output plus strength * up(down(x)); `casts`: copies of down and up in x's dtype, or None."""
         ctx.strength, ctx.master_type = strength, down.dtype
         down, up = _cast_copy(down, x.dtype, casts), _cast_copy(up, x.dtype, casts)
         y = linear(x, weight, bias)
@@ -41,6 +42,7 @@ class LinearWithLowRank(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x, down and up, each only if required."""
         x, hidden, weight, down, up = ctx.saved_tensors
         need_x, _, _, need_down, need_up, *_ = ctx.needs_input_grad
         grad, rows = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1]) if need_down else None
@@ -59,6 +61,7 @@ class AddLowRankOverChannels(torch.autograd.Function):
     def forward(
         ctx: Any, y: Tensor, x: Tensor, down: Tensor, up: Tensor, strength: float, casts: CastCache | None
     ) -> Tensor:
+        """Return y + strength * up(down(x)); `casts`: copies of down and up in y's dtype, or None."""
         ctx.strength, ctx.master_type = strength, down.dtype
         down, up = _cast_copy(down, y.dtype, casts).flatten(1), _cast_copy(up, y.dtype, casts).flatten(1)
         hidden = _rows(x) @ down.t()
@@ -72,6 +75,7 @@ class AddLowRankOverChannels(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of y, x, down and up, the last three only if required."""
         x, hidden, down, up = ctx.saved_tensors
         _, need_x, need_down, need_up, *_ = ctx.needs_input_grad
         rows = _rows(x) if need_down else None

@@ -85,6 +85,7 @@ def sizes_by_file(settings: NetworkSettings, modules: Mapping[str, Mapping[str, 
     rates, kind = block_rates(settings, block_count(modules)), kind_named(settings.kind)
 
     def size_of(target: Target) -> BlockSize | None:
+        """Return rank and alpha of a layer in the file; None if the layer is not trained."""
         tensors = modules.get(target.name, {})
         norm = is_norm(target.module)
         if not (NORM in tensors if norm else kind.holds(tensors)) or not trains_part_of(settings, target.name):

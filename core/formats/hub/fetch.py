@@ -146,6 +146,7 @@ class _Transfer:
             time.sleep(min(remaining, 0.1))
 
     def _check_cancel(self) -> None:
+        """Raise Cancelled if the download was canceled."""
         if self.cancel is not None:
             self.cancel.check()
 
@@ -233,6 +234,7 @@ class _Transfer:
         return True
 
     def _write_note(self) -> None:
+        """Write the JSON file that tells which file the partial download belongs to."""
         facts = {"url": self.remote.url, "etag": self.etag, "sha256": self.remote.sha256 or ""}
         atomic.write_json(self.note, facts)
 

@@ -324,6 +324,7 @@ def _download_folder(hub_id: HubId, models: Path, on_progress: Progress, cancel:
 
 
 def _partial_folder(hub_id: HubId, models: Path) -> Path:
+    """Return the folder under models/ that collects the files of a download until it is complete."""
     return models / f".part-{hub_id.folder_name}"
 
 

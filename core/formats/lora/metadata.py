@@ -129,6 +129,7 @@ def _dataset_values(job: TrainJob, facts: SaveFacts) -> dict[str, Any]:
 
 
 def _json(value: Mapping[str, Any]) -> str:
+    """Return `value` as JSON text with non-ASCII characters unescaped."""
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -23,6 +23,7 @@ def _or_list(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
     """
 
     def check(value: Any) -> bool:
+        """Return whether `value` is such a value or list."""
         if not isinstance(value, list):
             return accepts(value)
         inner = [each for item in value for each in (item if isinstance(item, list) else [item])]
@@ -90,5 +91,6 @@ def check_config(kind: PartKind, config: Mapping[str, Any], where: str, *, compl
 
 
 def _abbreviated(value: Any) -> str:
+    """Return the value's repr, cut to 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:60] + " ..."

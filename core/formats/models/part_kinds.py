@@ -26,6 +26,7 @@ PROJECTIONS = (".proj_in.weight", ".proj_out.weight")
 
 
 def _unchanged(part: Any, state: Any) -> Any:
+    """Return `state`."""
     return state
 
 

@@ -239,10 +239,12 @@ def _check_entries(path: Path, tensors: Mapping[str, TensorEntry], size: int) ->
 
 
 def _damaged(path: Path, why: str) -> ProblemsError:
+    """Return the error that the header is invalid because of `why`."""
     return ProblemsError.one(f"The file's header is invalid: {why}", str(path), AGAIN, code="model.bad-header")
 
 
 def _cut_short(path: Path, promised: int, actual: int) -> ProblemsError:
+    """Return the error that a file has only `actual` of the `promised` bytes."""
     what = f"The file is truncated: {actual:,} of {promised:,} bytes"
     return ProblemsError.one(what, str(path), "download or copy the whole file again", "model.truncated")
 

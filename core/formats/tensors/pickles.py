@@ -72,6 +72,7 @@ def load_state_file(path: Path) -> Any:
 
 
 def _damaged(path: Path, error: Exception) -> ProblemsError:
+    """Return the error that a file is damaged, with the cause if it is a known one."""
     why = str(error) if isinstance(error, (Damaged, zipfile.BadZipFile)) else type(error).__name__
     what = f"The file is damaged or is not a model: {why}"
     return ProblemsError.one(what, str(path), AGAIN + "; a .safetensors version is best", "model.damaged")

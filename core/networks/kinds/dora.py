@@ -58,6 +58,7 @@ class DoraAdapter(Adapter):
         return self.magnitude.shape[0] == self.magnitude.numel()
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
+        """Return [(parameter, role)]: those of `inner`, and the magnitude at the usual learning rate."""
         return [*self.inner.parameters(), (self.magnitude, "plain")]
 
     def changed_input(self, x: Tensor) -> Tensor:
@@ -112,9 +113,11 @@ class DoraAdapter(Adapter):
         self.inner.shorten(ratio)
 
     def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of `inner` and dora_scale, live."""
         return {**self.inner.tensors(), DORA_SCALE: self.magnitude.detach()}
 
     def saved(self) -> dict[str, Tensor]:
+        """Return the tensors of `inner` for checkpoint files, and dora_scale."""
         return {**self.inner.saved(), DORA_SCALE: self.magnitude.detach()}
 
     def misfit(self, tensors: Tensors) -> str:
@@ -194,10 +197,12 @@ def register_decomposed(over: str, name: str, title: str, settings: type[Setting
     kind = kind_named(over)
 
     def fresh(target: Target, size: BlockSize, options: Settings | None, seed: int) -> DoraAdapter | None:
+        """Create a DoRA adapter without effect; None if the inner kind skips the layer."""
         inner = kind.fresh(target, size, options, seed)
         return DoraAdapter.fresh(inner, getattr(options, "wd_on_output", False)) if inner is not None else None
 
     def network_args(job: TrainJob) -> dict[str, str]:
+        """Return LyCORIS' network_args of the inner kind with its DoRA options."""
         options = getattr(job, name)
         return lycoris_args(job, over, options) | {"dora_wd": "True", "wd_on_output": str(options.wd_on_output)}
 

@@ -84,6 +84,7 @@ class DyLoraAdapter(LoraAdapter):
         return torch.cat(list(self._ups), dim=1)
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
+        """Return [(parameter, role)]: down and up of each group; up trains at LoRA+'s higher rate."""
         pairs = zip(self._downs, self._ups, strict=True)
         return [each for down, up in pairs for each in ((down, "plain"), (up, PLUS))]
 

@@ -58,6 +58,7 @@ class GloraAdapter(ScaledAdapter):
         return cls(target.name, target.module, matrices, _size(tensors).alpha) if matrices is not None else None
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
+        """Return [(parameter, role)], all at the usual learning rate."""
         return [(weight, "plain") for weight in self.weights.values()]
 
     def changed_input(self, x: Tensor) -> Tensor:
@@ -95,6 +96,7 @@ class GloraAdapter(ScaledAdapter):
             weight.mul_(ratio.sqrt().to(weight.dtype))
 
     def tensors(self) -> dict[str, Tensor]:
+        """Return the four matrices, live, and alpha, by their keys in files."""
         tensors = {key: weight.detach() for key, weight in self.weights.items()}
         return tensors | {ALPHA: self.alpha_in_file()}
 
@@ -140,6 +142,7 @@ def matrices_of(tensors: Tensors, module: nn.Module) -> dict[str, Tensor] | None
 
 
 def _size(tensors: Tensors) -> BlockSize:
+    """Return rank and alpha of a layer in a file."""
     return ranked(tensors[A2].shape[0], tensors)
 
 

@@ -54,6 +54,7 @@ class Ia3Adapter(Adapter):
         return cls(target.name, target.module, weight, bool(tensors[ON_INPUT])) if weight is not None else None
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
+        """Return [(parameter, role)]: the vector, at the usual learning rate."""
         return [(self.weight, "plain")]
 
     def changed_input(self, x: Tensor) -> Tensor:
@@ -83,6 +84,7 @@ class Ia3Adapter(Adapter):
         self.weight.mul_(ratio.to(self.weight.dtype))
 
     def tensors(self) -> dict[str, Tensor]:
+        """Return the vector, live, and whether it is on the input (0 or 1), by their keys in files."""
         return {WEIGHT: self.weight.detach(), ON_INPUT: torch.tensor(int(self.on_input))}
 
     def misfit(self, tensors: Tensors) -> str:

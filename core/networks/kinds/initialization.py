@@ -104,14 +104,17 @@ class PissaAdapter(LoraAdapter):
         return None
 
     def delta(self) -> Tensor:
+        """Return the change in the weight's shape, float32."""
         product = self.up.detach().flatten(1).float() @ self.down.detach().flatten(1).float()
         first = self.first_up.flatten(1) @ self.first_down.flatten(1)
         return ((product - first) * self.scale).view(self.up.shape[0], *self.down.shape[1:])
 
     def merged(self, weight: Tensor) -> Tensor:
+        """Return `weight` plus the change at the multiplier."""
         return weight + self.delta() * self.multiplier
 
     def norm(self) -> Tensor:
+        """Return the Frobenius norm of the change, which is built for it."""
         return self.delta().norm()
 
     def shorten(self, ratio: Tensor) -> None:

@@ -53,10 +53,12 @@ class LoraAdapter(ScaledAdapter):
 
     @property
     def down(self) -> Tensor:
+        """The parameter [rank, in(, kh, kw)]."""
         return self._down
 
     @property
     def up(self) -> Tensor:
+        """The parameter [out, rank(, 1, 1)]."""
         return self._up
 
     @classmethod
@@ -74,6 +76,7 @@ class LoraAdapter(ScaledAdapter):
         return cls(name, module, down.to(weight.device), up.to(weight.device), alpha)
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
+        """Return [(parameter, role)]: up trains at LoRA+'s higher rate."""
         return [(self._down, "plain"), (self._up, PLUS)]
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
@@ -132,6 +135,7 @@ class LoraAdapter(ScaledAdapter):
         return torch.addmm(weight.flatten(1), up, down, alpha=self.multiplier * self.scale).view(weight.shape)
 
     def tensors(self) -> dict[str, Tensor]:
+        """Return the matrices, live, and alpha, by their keys in files."""
         return {DOWN: self.down.detach(), UP: self.up.detach(), ALPHA: self.alpha_in_file()}
 
     def misfit(self, tensors: Tensors) -> str:
@@ -361,9 +365,11 @@ def register_lora(adapter: type[LoraAdapter], **fields: Any) -> None:
     """
 
     def fresh(target: Target, size: BlockSize, options: Settings | None, seed: int) -> LoraAdapter:
+        """Create an adapter of class `adapter` without effect."""
         return adapter.fresh(target.name, target.module, size.rank, size.alpha, seed)
 
     def from_tensors(target: Target, tensors: Tensors) -> LoraAdapter | None:
+        """Return the adapter of a file; None if the shapes do not fit the layer."""
         shaped = fit_shapes(tensors[DOWN], tensors[UP], target.module)
         return adapter(target.name, target.module, *shaped, size(tensors).alpha) if shaped is not None else None
 

@@ -70,6 +70,7 @@ class OftAdapter(Adapter):
         return self._prefix + self.name.removeprefix(LORA) if self._prefix else self.name
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
+        """Return [(parameter, role)]: blocks and rescale, at the usual learning rate."""
         return [(weight, "plain") for weight in (self.blocks, self.rescale) if weight is not None]
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
@@ -138,6 +139,7 @@ class OftAdapter(Adapter):
         self.blocks.mul_(ratio.to(self.blocks.dtype))
 
     def tensors(self) -> dict[str, Tensor]:
+        """Return the blocks and rescale, live, and the constraint as alpha, by their keys in files."""
         tensors = {OFT_BLOCKS: self.blocks.detach(), ALPHA: self.alpha_in_file()}
         return tensors | ({RESCALE: self.rescale.detach()} if self.rescale is not None else {})
 
@@ -226,6 +228,7 @@ def _register(
     """
 
     def fresh(target: Target, size: BlockSize, options: Settings | None, seed: int) -> OftAdapter:
+        """Create an adapter without effect: blocks of zeros, a rescale of ones."""
         weight, rotation_settings = (
             as_weight(target.module.weight),
             options if isinstance(options, RotationSettings) else None,
@@ -240,6 +243,7 @@ def _register(
         return OftAdapter(target.name, target.module, tensors, shape[rank_side], prefix)
 
     def from_tensors(target: Target, tensors: Tensors) -> OftAdapter | None:
+        """Return the adapter of a file; None if the shapes do not fit the layer."""
         rank = tensors[OFT_BLOCKS].shape[rank_side]
         return OftAdapter(target.name, target.module, tensors, rank, prefix) if fits(tensors, target.module) else None
 

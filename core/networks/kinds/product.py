@@ -237,6 +237,7 @@ class ProductAdapter(ScaledAdapter):
         return cls(product, target.name, module, product.with_scalar(values), product.size(tensors).alpha)
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
+        """Return [(parameter, role)], all at the usual learning rate."""
         return [(weight, "plain") for weight in self.weights.values()]
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
@@ -291,6 +292,7 @@ class ProductAdapter(ScaledAdapter):
         return bias.detach().float() * self.scale if bias is not None else super().bias_delta()
 
     def tensors(self) -> dict[str, Tensor]:
+        """Return the parameters, live, and alpha if layers of this kind have a rank, by their keys in files."""
         tensors = {key: weight.detach() for key, weight in self.weights.items()}
         return tensors | ({ALPHA: self.alpha_in_file()} if self.product.has_ranks else {})
 
