@@ -88,13 +88,13 @@ def base_weight(module: nn.Module) -> Tensor:
     return (dequantized(weight, as_weight(module.factors)) if weight.dtype == FP8 else weight).float()
 
 
-def set_weight(module: nn.Module, wide: Tensor) -> None:
-    """Overwrite the layer's weight with the float32 weight `wide`, in the layer's dtype (fp8 with new factors)."""
+def set_weight(module: nn.Module, new_weight: Tensor) -> None:
+    """Overwrite the layer's weight with the float32 `new_weight`, in the layer's dtype (fp8 with new factors)."""
     weight = as_weight(module.weight)
     if weight.dtype == FP8:
-        wide, factors = _quantized(wide, as_weight(module.factors).dtype)
+        new_weight, factors = _quantized(new_weight, as_weight(module.factors).dtype)
         as_weight(module.factors).copy_(factors)
-    weight.copy_(wide)
+    weight.copy_(new_weight)
 
 
 def dequantized(weight: Tensor, factors: Tensor) -> Tensor:

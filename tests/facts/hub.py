@@ -271,7 +271,7 @@ def hub() -> Facts:
             ],
         )
         references.forget(references.parse_source(entry.id), models)
-        yield "forgotten", catalog.part_bytes(target) if hasattr(catalog, "part_bytes") else None
+        yield "forgotten", catalog.partial_bytes(target) if hasattr(catalog, "partial_bytes") else None
         unsafe = [
             refused(lambda name=name: str(references._safe_name(references.HubId("o", "n"), name)))
             for name in ("a/b.json", "../a", "/a", "a:b", "a\\b")

@@ -209,7 +209,7 @@ def test_pausing_keeps_what_has_come_and_waiting_can_be_ended(tmp_path, server):
     with pytest.raises(Cancelled):
         remote = Remote(f"{server.endpoint}/model.safetensors", None, HASH)
         fetch.fetch(remote, path, lambda done, total: token.cancel(), token)
-    assert fetch.part_bytes(path) > 0 and not path.exists()
+    assert fetch.partial_bytes(path) > 0 and not path.exists()
     server.script = [status(503, Retry_After="60")]
     token = CancelToken()
     threading.Timer(0.3, token.cancel).start()
@@ -237,7 +237,7 @@ def test_room_is_looked_for_as_soon_as_the_size_is_known(tmp_path, server, monke
     monkeypatch.setattr("core.record.machine.free_disk", lambda _: RESERVE + len(DATA) - 1)
     with refused("disk.space"):
         get(server, tmp_path)
-    assert fetch.part_bytes(tmp_path / "model.safetensors") == 0
+    assert fetch.partial_bytes(tmp_path / "model.safetensors") == 0
 
 
 def endless(handler):
@@ -251,11 +251,11 @@ def endless(handler):
 def test_a_body_without_an_end_stops_before_the_disk_is_full(tmp_path, server, monkeypatch):
     server.script = [endless]
     part = tmp_path / "model.safetensors"
-    monkeypatch.setattr("core.record.machine.free_disk", lambda _: RESERVE + 5_000_000 - fetch.part_bytes(part))
+    monkeypatch.setattr("core.record.machine.free_disk", lambda _: RESERVE + 5_000_000 - fetch.partial_bytes(part))
     monkeypatch.setattr(fetch, "CHUNK_BYTES", 100_000)
     with refused("disk.space"):
         get(server, tmp_path, sha256=None)
-    assert fetch.part_bytes(part) < 8_000_000
+    assert fetch.partial_bytes(part) < 8_000_000
 
 
 def test_a_body_without_an_end_stops_at_the_size_that_is_known(tmp_path, server):

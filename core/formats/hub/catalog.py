@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from core.formats.detect import FAMILY_NAMES
-from core.formats.hub.fetch import part_bytes
+from core.formats.hub.fetch import partial_bytes
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError
@@ -139,7 +139,7 @@ def state(entry: Entry, models: Path) -> dict[str, Any]:
         "source": f"{entry.repository}/{entry.file}",
         "page": entry.page,
         "found": path,
-        "have": 0 if path else part_bytes(target(entry, models)),
+        "have": 0 if path else partial_bytes(target(entry, models)),
     }
 
 

@@ -63,26 +63,26 @@ def require_room(folder: Path, needed: int, what: str) -> None:
     require_space(folder, needed, f"Downloading {what}", fix)
 
 
-def part_of(path: Path) -> Path:
+def partial_path(path: Path) -> Path:
     """Return the path of the partial download of `path`."""
     return path.with_name(path.name + ".part")
 
 
-def part_bytes(path: Path) -> int:
+def partial_bytes(path: Path) -> int:
     """Return the number of bytes of `path` downloaded so far."""
     try:
-        return part_of(path).stat().st_size
+        return partial_path(path).stat().st_size
     except OSError:
         return 0
 
 
-def forget_part(path: Path) -> None:
+def remove_partial(path: Path) -> None:
     """Delete the partial download of `path`."""
-    for each in (part_of(path), _note_of(path)):
+    for each in (partial_path(path), _note_path(path)):
         atomic.remove(each)
 
 
-def _note_of(path: Path) -> Path:
+def _note_path(path: Path) -> Path:
     """Return the path of the JSON file that describes the partial download of `path`."""
     return path.with_name(path.name + ".part.json")
 
@@ -101,7 +101,7 @@ class _Transfer:
 
     def __init__(self, remote: Remote, path: Path, on_bytes: OnBytes, cancel: CancelToken | None):
         self.remote, self.path, self.on_bytes, self.cancel = remote, path, on_bytes, cancel
-        self.part, self.note = part_of(path), _note_of(path)
+        self.part, self.note = partial_path(path), _note_path(path)
         self.received, self.total, self.etag = 0, remote.size or 0, ""  # received: bytes in the partial file
         self.answered = False  # whether the server sent anything in this attempt
         self.expected = remote.sha256
@@ -170,7 +170,7 @@ class _Transfer:
 
     def _start_over(self) -> None:
         """Delete the partial download and forget its bytes."""
-        forget_part(self.path)
+        remove_partial(self.path)
         self.received, self.etag, self.digest = 0, "", hashlib.sha256()
 
     def _request(self) -> bool:

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from core.formats.hashes import file_sha256
 from core.formats.hub import catalog
-from core.formats.hub.fetch import FetchError, Remote, fetch, forget_part, part_bytes, require_room
+from core.formats.hub.fetch import FetchError, Remote, fetch, partial_bytes, remove_partial, require_room
 from core.formats.tensors.header import FORMS, check_format
 from core.record import atomic
 from core.record.allowed import may_reach, may_use_keys
@@ -289,9 +289,9 @@ def forget(source: Source, models: Path | str) -> None:
     models = Path(models)
     entry = catalog.of_hub(source.repository, source.file) if isinstance(source, HubId) else None
     if isinstance(source, Link):
-        forget_part(models / source.file)
+        remove_partial(models / source.file)
     elif entry is not None:
-        forget_part(catalog.target(entry, models))
+        remove_partial(catalog.target(entry, models))
     else:
         atomic.remove_folder(_partial_folder(source, models))
 
@@ -306,7 +306,7 @@ def _download_file(
         what = f"Another file is named {target.name}{origin}"
         raise ProblemsError.one(what, display_path(target), "rename it or move it away first", "model.name-taken")
     if remote.size:
-        require_room(target.parent, remote.size - part_bytes(target), target.name)
+        require_room(target.parent, remote.size - partial_bytes(target), target.name)
     digest = fetch(remote, target, on_progress, cancel)
     catalog.record(target, models, str(source), digest, source.query if isinstance(source, Link) else "")
     return target

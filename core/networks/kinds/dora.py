@@ -166,14 +166,14 @@ def without_magnitude(tensors: Tensors) -> dict[str, Tensor]:
     return {key: value for key, value in tensors.items() if key != DORA_SCALE}
 
 
-def _per_output(diffusers: str) -> Misread:
+def _per_output(diffusers_misread: str) -> Misread:
     """Return which programs misread magnitudes per output channel.
 
     ComfyUI and Forge divide by the norms of the unchanged weight, A1111 by those of the input channels.
-    diffusers   how diffusers reads them
+    diffusers_misread   how diffusers reads them
     """
     return Misread(
-        {**dict.fromkeys(NAMES_OF_KOHYA, OTHER), "diffusers": diffusers},
+        {**dict.fromkeys(NAMES_OF_KOHYA, OTHER), "diffusers": diffusers_misread},
         "a magnitude per output",
         lambda options, conv: options.wd_on_output,
         lambda tensors: not _per_input(tensors),
@@ -192,9 +192,9 @@ def inner_kind_and_tensors(tensors: Tensors) -> tuple[NetworkKind | None, dict[s
     return kind_of_keys(inner_tensors), inner_tensors
 
 
-def register_decomposed(over: str, name: str, title: str, settings: type[Settings]) -> None:
-    """Register DoRA over the kind `over` as the kind `name`."""
-    kind = kind_named(over)
+def register_decomposed(inner_name: str, name: str, title: str, settings: type[Settings]) -> None:
+    """Register DoRA over the kind `inner_name` as the kind `name`."""
+    kind = kind_named(inner_name)
 
     def fresh(target: Target, size: BlockSize, options: Settings | None, seed: int) -> DoraAdapter | None:
         """Create a DoRA adapter without effect; None if the inner kind skips the layer."""
@@ -204,7 +204,7 @@ def register_decomposed(over: str, name: str, title: str, settings: type[Setting
     def network_args(job: TrainJob) -> dict[str, str]:
         """Return LyCORIS' network_args of the inner kind with its DoRA options."""
         options = getattr(job, name)
-        return lycoris_args(job, over, options) | {"dora_wd": "True", "wd_on_output": str(options.wd_on_output)}
+        return lycoris_args(job, inner_name, options) | {"dora_wd": "True", "wd_on_output": str(options.wd_on_output)}
 
     register(
         NetworkKind(
@@ -223,10 +223,10 @@ def register_decomposed(over: str, name: str, title: str, settings: type[Setting
             network_args=network_args,
             settings=settings,
             needs_base_weight=True,
-            loraplus=over == "locon",
+            loraplus=inner_name == "locon",
             idle=_idle,
-            misread=(*kind.misread, _per_output(RENAMED if over == "locon" else UNREAD)),
-            to_peft=_to_peft if over == "locon" else None,
+            misread=(*kind.misread, _per_output(RENAMED if inner_name == "locon" else UNREAD)),
+            to_peft=_to_peft if inner_name == "locon" else None,
             from_peft={MAGNITUDE: from_magnitude},
         )
     )

@@ -84,7 +84,7 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Start:
+class TensorInit:
     """A tensor's initial values: zero, normal with standard deviation `std`, or kaiming uniform (a = sqrt 5)."""
 
     shape: tuple[int, ...]
@@ -99,7 +99,7 @@ class Product:
     forms     sets of tensors that a layer can have
     change    (factors, shape of the weight) -> the change in that shape, without alpha / rank
     carrier   keys that a scalar may be multiplied into; the first one that a layer has is used
-    starts    (layer, rank, kind's settings) -> {key: initialization}
+    inits    (layer, rank, kind's settings) -> {key: initialization}
     apply     (factors, x, layer) -> the layer's product of x and the change without building the change; None: it is built
     norm      (factors) -> norm of the change without alpha / rank, without building it; None: it is built
     bias      key of the bias' change; "" for kinds that do not change it
@@ -110,7 +110,7 @@ class Product:
     forms: tuple[Form, ...]
     change: Callable[[Factors, tuple[int, ...]], Tensor]
     carrier: tuple[str, ...]
-    starts: Callable[[Any, int, Any], dict[str, Start]]
+    inits: Callable[[Any, int, Any], dict[str, TensorInit]]
     apply: Callable[[Factors, Tensor, nn.Module], Tensor] | None = None
     norm: Callable[[Factors], Tensor] | None = None
     bias: str = ""
@@ -218,10 +218,10 @@ class ProductAdapter(ScaledAdapter):
         cls, product: Product, target: Target, size: BlockSize, options: Settings | None, seed: int
     ) -> ProductAdapter:
         """Create an adapter without effect."""
-        starts = product.starts(target.module, size.rank, options)
+        inits = product.inits(target.module, size.rank, options)
         if getattr(options, "use_scalar", False):
-            starts[SCALAR] = Start(())
-        tensors = {key: initial_tensor(start, target, key, seed) for key, start in starts.items()}
+            inits[SCALAR] = TensorInit(())
+        tensors = {key: initial_tensor(init, target, key, seed) for key, init in inits.items()}
         return cls(product, target.name, target.module, tensors, size.alpha)
 
     @classmethod
@@ -332,17 +332,17 @@ def layer_output(module: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | No
     return nn.functional.linear(x, weight, bias)
 
 
-def initial_tensor(start: Start, target: Target, key: str, seed: int) -> Tensor:
+def initial_tensor(init: TensorInit, target: Target, key: str, seed: int) -> Tensor:
     """Return an initialized float32 tensor on the layer's device.
 
     The draw is addressed by seed, layer and key, so it does not depend on which other layers train.
     """
     weight = as_weight(target.module.weight)
-    tensor = torch.zeros(start.shape, dtype=torch.float32, device="meta" if weight.is_meta else "cpu")
-    if not weight.is_meta and start.method != "zero":
+    tensor = torch.zeros(init.shape, dtype=torch.float32, device="meta" if weight.is_meta else "cpu")
+    if not weight.is_meta and init.method != "zero":
         drawn = generator(seed, "network_init", target.name, key)
-        if start.method == "normal":
-            tensor.normal_(0.0, start.std, generator=drawn)
+        if init.method == "normal":
+            tensor.normal_(0.0, init.std, generator=drawn)
         else:
             nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=drawn)
     return tensor.to(weight.device)
