@@ -357,7 +357,7 @@ def _token() -> str | bool | None:
 
 
 def _listing(hub_id: HubId) -> list[RemoteFile]:
-    """Ask the hub for the files of a model."""
+    """Return the files of a model as the hub lists them, with sizes and hashes."""
     from huggingface_hub import HfApi
 
     info = HfApi(token=_token()).model_info(hub_id.repository, files_metadata=True, timeout=TIMEOUT_SECONDS)

@@ -155,7 +155,7 @@ def _named_sizes(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str,
 
 
 def _file_parts(path: Path, entries: Mapping[str, TensorEntry], family: str, kohya_projection: bool) -> dict[str, Part]:
-    """Return {part: its tensors} of a single file, by LDM's prefixes; parts without tensors are missing."""
+    """Return {name: Part} of a single file, by LDM's prefixes; parts without tensors are missing."""
     clip = sd_keys.CLIP_PREFIXES.get(family)
     open_clip, open_clip_part = sd_keys.OPEN_CLIP_PREFIXES.get(family), sd_keys.OPEN_CLIP_PARTS.get(family, "")
     locations: dict[str, dict[str, TensorLocation]] = {"unet": {}, "text_encoder": {}, "text_encoder_2": {}}
@@ -224,7 +224,7 @@ def _vae_part(path: Path, entries: Mapping[str, TensorEntry]) -> Part | None:
 
 
 def _folder_parts(path: Path) -> dict[str, Part]:
-    """Return {part: its tensors} of a diffusers folder, for subfolders with a config.json of a known kind."""
+    """Return {name: Part} of a diffusers folder, for subfolders with a config.json of a known kind."""
     parts = {}
     for folder in sorted(each for each in path.iterdir() if each.is_dir()):
         config = read_json(folder / "config.json")

@@ -42,7 +42,7 @@ class Buffers:
             self._free.append(buffer)
 
     @contextmanager
-    def one(self, size: int) -> Iterator[torch.Tensor]:
+    def borrowed(self, size: int) -> Iterator[torch.Tensor]:
         """Context manager: a buffer of at least `size` bytes, returned to the pool at the end."""
         buffer = self.take(size)
         try:

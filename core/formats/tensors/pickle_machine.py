@@ -334,7 +334,7 @@ def _append_one(machine: Machine) -> None:
 
 
 def _add_items(machine: Machine) -> None:
-    """ADDITEMS: drop the items above the mark, after a check that they are usable as keys."""
+    """ADDITEMS: drop the items above the mark; unusual ones set `odd_keys` (`Machine.key`)."""
     for item in machine.pop_mark():  # of a set, which contains nothing that is needed
         machine.key(item)
 

@@ -100,7 +100,7 @@ class TensorFile:
             tensor = raw.view(stored).as_strided(entry.shape, entry.strides).to(target)
             yield from sliced(tensor, numbers)
             return
-        with self._cast_into.one(numbers * target.itemsize) as buffer:
+        with self._cast_into.borrowed(numbers * target.itemsize) as buffer:
             cast = buffer.view(target)
             for raw in self._raw_pieces(entry.start, entry.stop, numbers * stored.itemsize):
                 piece = (raw.clone() if raw.storage_offset() % stored.itemsize else raw).view(stored)
@@ -113,7 +113,7 @@ class TensorFile:
             self._read_ahead(start, stop)
         # Past the cache: several steps at once, in whole blocks.
         chunk = max(1, (CHUNK_BYTES - 2 * block) // step) * step if block > 1 else step
-        with self._read_into.one(min(chunk, stop - start) + 2 * block) as buffer:
+        with self._read_into.borrowed(min(chunk, stop - start) + 2 * block) as buffer:
             for first in range(start, stop, chunk):
                 before = first % block  # bytes of the block in front of `first`
                 needed = before + min(chunk, stop - first)
