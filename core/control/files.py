@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from core.formats.models.diffusers_folder import write_part
-from core.formats.models.overflow import SHOWN, fitting_type, largest, not_finite_names, refuse_not_finite, sizes_of
+from core.formats.models.overflow import (
+    SHOWN,
+    fitting_type,
+    largest,
+    largest_by_name,
+    not_finite_names,
+    refuse_not_finite,
+)
 from core.formats.tensors.lazy import in_memory
 from core.formats.tensors.reading import TensorFile
 from core.formats.tensors.writer import write_pickle, write_safetensors
@@ -59,7 +66,7 @@ def write_tensors(
     metadata  for safetensors; .ckpt and .pt have none
     config    writes a diffusers folder with this config in place of a file; `pickled`: with a .bin
     """
-    sizes = sizes_of(tensors)
+    sizes = largest_by_name(tensors)
     refuse_not_finite(not_finite_names(sizes), path)
     dtype, advice = fitting_type(sizes, dtype, path)
     lazy = {name: in_memory(value).cast(dtype) for name, value in tensors.items()}

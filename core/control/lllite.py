@@ -123,8 +123,8 @@ class LLLite(nn.ModuleDict):
         module = self[name]
         assert isinstance(module, LayerNet)
         hidden = module.hidden(x, self._tokens_of(name, module))
-        if self.dropout is not None and self.dropout.thins:
-            hidden, factor = self.dropout.thinned(hidden, name, hidden.dim() - 1)
+        if self.dropout is not None and self.dropout.drops_values:
+            hidden, factor = self.dropout.drop_values(hidden, name, hidden.dim() - 1)
             hidden = hidden * factor
         return x + (module.up(hidden) * self.multiplier).to(x.dtype)
 

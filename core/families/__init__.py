@@ -26,13 +26,13 @@ def register(
     recognizes_folder: FolderRecognizer | None = None,
     lora_names: str = "",
 ) -> None:
-    """Register a model family for the page, presets, the command line and trainings.
+    """Register a model family for the page, presets, the command line and training.
 
-    module       name of the module with `FAMILY`, a core.families.base.Family
+    module       name of the Python module with `FAMILY`, a core.families.base.Family
     recognizes   (tensors, metadata of a file) -> the file's ModelKind, or None if it is not of this family
     traits       facts that are needed before the module is imported
-    lora_names   regular expression for the start of layer names that only LoRAs of this family have; "": their metadata decide
     recognizes_folder   (folder) -> ModelKind or None, for diffusers folders; can read their JSON with detect.read_json
+    lora_names   regular expression for the start of layer names that only LoRAs of this family have; "": their metadata decide
     """
     FAMILIES[name], FAMILY_NAMES[name] = module, title
     TRAITS[name] = traits
@@ -45,7 +45,7 @@ def register(
 
 
 def family(name: str) -> Family:
-    """The family with this name. Raises ProblemsError if it is not registered."""
+    """Import and return the family of this name. Raises ProblemsError if it is not registered."""
     modules = FAMILIES | STAGES
     if name not in modules:
         what = f"The model family '{name}' is unknown"

@@ -1,4 +1,4 @@
-"""The attention implementation of a U-Net, and gradient checkpointing by block."""
+"""The attention implementation of a U-Net, gradient checkpointing by block, and problems of memory settings."""
 
 from importlib.util import find_spec
 from typing import Any
@@ -13,7 +13,7 @@ SLICE = "auto"  # diffusers' name for half of the heads at a time
 def set_attention(unet: Any, implementation: str) -> None:
     """Set the U-Net's attention implementation.
 
-    implementation  "auto", "sdpa": torch's scaled_dot_product_attention, diffusers' default; "xformers"; "plain": matrix products
+    implementation  "auto" and "sdpa": torch's scaled_dot_product_attention, diffusers' default; "xformers"; "plain": matrix products
             without a fused kernel; "sliced": the same for half of the heads at a time
     """
     if implementation == "xformers":
@@ -27,12 +27,12 @@ def set_attention(unet: Any, implementation: str) -> None:
 
 
 def memory_problems(settings: MemorySettings, device: str) -> list[Problem]:
-    """Problems of settings in the memory group that this device does not support."""
+    """Return problems of memory settings that this device does not support, for training."""
     return device_problems(settings, device) + compile_problems(settings, device)
 
 
 def device_problems(settings: MemorySettings, device: str) -> list[Problem]:
-    """`memory_problems` without torch.compile, which generation does not use."""
+    """Return problems of memory settings that this device does not support, without torch.compile, which generation does not use."""
     problems = []
     if settings.attention == "xformers" and find_spec("xformers") is None:
         what, fix = "xFormers is not installed", "use sdpa, which is as fast"
@@ -52,7 +52,10 @@ def device_problems(settings: MemorySettings, device: str) -> list[Problem]:
 
 
 def checkpoint_unet(unet: Any, blocks: str = "all") -> None:
-    """Enable gradient checkpointing in a U-Net's blocks. blocks: "all", "outer" (at the two highest resolutions), "inner" (the others)"""
+    """Enable gradient checkpointing in a U-Net's blocks.
+
+    blocks   "all", "outer" (the blocks at the two highest resolutions) or "inner" (all others)
+    """
     unet.enable_gradient_checkpointing()
     if blocks != "all":
         outer = {*unet.down_blocks[:2], *unet.up_blocks[-2:]}

@@ -1,4 +1,4 @@
-"""`Family`: what training and generation need of a model family."""
+"""`Family`: the functions of a model family that training and generation call."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,19 +25,20 @@ from core.settings.model import FAMILIES
 class Family:
     """A model family: its layout, and its functions on loaded models.
 
-    layout            its parts, and their form in files
-    encode_captions   (components, captions, ...) -> text encoder states, as `predict` reads them
-    encode_ids        (components, token ids, ...) -> the same; optional
+    layout            its parts and their form in files
+    encode_captions   (components, captions, ...) -> text encoder states for `predict`
+    encode_ids        (components, token ids [B, n, 77] of each tokenizer, ...) -> the same; None: not supported
     predict           (components, noisy latents [B, C, h, w], timesteps [B], Conditioning) -> prediction [B, C, h, w]
-    lora_targets      (part, conv=) -> the layers that a network can train, with their names in files
-    reads_sizes       whether `predict` uses size conditioning, of `size_numbers` numbers (SDXL: 6)
-    reads_guidance    whether `predict` takes the guidance scale as an input, as guidance-distilled models do
+    lora_targets      (part, conv=) -> the layers that a network can train; conv: also in residual and resampling blocks
+    reads_sizes       True if `predict` uses size conditioning of `size_numbers` numbers (SDXL: 6)
+    reads_guidance    True if `predict` takes the guidance scale as an input, as guidance-distilled models do
     latent_channels   C of the latents
-    tokenize, count_tokens            (components, captions ...); all tokenizers of a model count the same
-    encode_image_latents              (VAE, pixels [B, 3, H, W] in -1..1) -> mean, log variance of the unscaled latents
-    model_latents                     (the VAE's config, unscaled latents) -> scaled latents, as the model reads them
-    decode_latents                    (VAE, scaled latents) -> pixels
-    input_blocks                      (U-Net) -> its input blocks as Deep Shrink numbers them; None: not supported
+    tokenize          (components, captions, ...) -> token ids for each tokenizer
+    count_tokens      (components, caption) -> number of tokens; all tokenizers of a model count the same
+    encode_image_latents   (VAE, pixels [B, 3, H, W] in [-1, 1]) -> mean, log variance of the unscaled latents
+    model_latents     (the VAE's config, unscaled latents) -> latents scaled for the model
+    decode_latents    (VAE, scaled latents) -> pixels
+    input_blocks      (U-Net) -> its input blocks as Deep Shrink numbers them; None: not supported
     """
 
     layout: Layout
@@ -58,15 +59,19 @@ class Family:
 
     @property
     def name(self) -> str:
+        """Name of the family, such as "sdxl"."""
         return self.layout.family
 
     @property
     def latent_pixels(self) -> int:
+        """Image pixels per latent, along a side (8 for Stable Diffusion)."""
         return self.layout.latent_pixels
 
     def layers(self, part: nn.Module, *, norms: bool = False) -> Iterator[Target]:
-        """All layers of a part that a network can train, including 3x3 convolutions and layers outside of a U-Net's blocks.
-        norms: also the norm layers in its blocks"""
+        """Yield all layers of a part that a network can train, with 3x3 convolutions and layers outside of a U-Net's blocks.
+
+        norms   also yield the norm layers in the blocks
+        """
         yield from self.lora_targets(part, conv=True)
         yield from outer_targets(part)
         if norms:
@@ -74,11 +79,11 @@ class Family:
 
     @property
     def objective(self) -> str:
-        """Name of the objective that its models were trained with (core/diffusion/objectives.py)."""
+        """Name of the objective that the family's models were trained with (core/diffusion/objectives.py)."""
         return FAMILIES[self.name].objective
 
     def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        """(channels, height, width) of the latents of an image of (width, height) pixels."""
+        """Return (channels, height, width) of the latents of an image. `size`: (width, height) in pixels."""
         return self.latent_channels, size[1] // self.latent_pixels, size[0] // self.latent_pixels
 
     @property
@@ -86,31 +91,34 @@ class Family:
         """Name of the part that predicts the noise, such as "unet"."""
         return self.layout.denoiser
 
-    def load(self, path: Path | str, **how: Any) -> Components:
-        """Load parts of a model, frozen: see core.families.loading.load."""
-        return loading.load(self.layout, path, **how)
+    def load(self, path: Path | str, **options: Any) -> Components:
+        """Load parts of a model, frozen. Arguments and errors: core.families.loading.load."""
+        return loading.load(self.layout, path, **options)
 
-    def digest(self, path: Path | str, part: str, **how: Any) -> str:
-        """SHA-256 of a part's stored weights, for cache keys: see core.families.loading.digest."""
-        return loading.digest(self.layout, path, part, **how)
+    def digest(self, path: Path | str, part: str, **options: Any) -> str:
+        """Return the SHA-256 of a part's stored weights, for cache keys. Arguments and errors: core.families.loading.digest."""
+        return loading.digest(self.layout, path, part, **options)
 
     def weight_bytes(self, path: Path | str, item_bytes: int | None = None) -> dict[str, int]:
-        """{part: bytes of its weights}, as stored or with `item_bytes` per number."""
+        """Return {part: bytes of its weights} as stored, or with `item_bytes` per element."""
         return loading.weight_bytes(self.layout, path, item_bytes)
 
     def problems(self, path: Path, vae: Path | None = None) -> list[Problem]:
-        """The problems for which `load` would fail; reads headers and configs only."""
+        """Return the problems for which `load` would fail, from headers and configs only."""
         return loading.fit_problems(self.layout, path, vae)
 
     def parts(self, path: Path) -> dict[str, Part]:
-        """{name: part} of a file or folder."""
+        """Return {name: part} of a model file or folder."""
         return dict(open_checkpoint(path, self.name).parts)
 
     def activation_bytes(self, pixels: int, batch: int) -> int | None:
-        """Bytes of activations in a training step; None: counted by running the U-Net on "meta"."""
+        """Return the bytes of activations in a training step; None: they are counted by running the U-Net on "meta".
+
+        pixels   of an image      batch   number of images
+        """
         return None
 
     def make_empty(self, name: str, config: Mapping[str, Any] | None = None) -> nn.Module:
-        """Build a part on the "meta" device, without memory. config: None for the published one"""
+        """Build a part on the "meta" device, which takes no memory. `config` None: the published one."""
         part: nn.Module = make_empty(name, dict(config or self.layout.config(name)))
         return part

@@ -1,4 +1,4 @@
-"""Captions -> token ids -> states of a CLIP text encoder, in windows of 75 tokens.
+"""Encodes token ids with a CLIP text encoder, in windows of 75 tokens.
 
 A long text is split into windows, which the encoder reads one by one; `join_windows` or `join_whole` concatenates their states.
 """
@@ -15,27 +15,32 @@ Join = Callable[[Tensor], Tensor]  # [B, n, 77, C] -> [B, T, C]
 
 
 def count_tokens(components: Components, caption: str) -> int:
-    """Number of a caption's tokens without BOS and EOS; a window holds 75. All tokenizers of a model count the same."""
+    """Return the number of a caption's tokens without BOS and EOS. All tokenizers of a model count the same."""
     return len(components.tokenizers[0](caption, truncation=False, verbose=False)["input_ids"]) - 2
 
 
 def end_windows(ids: Tensor, end: int, pad: int) -> None:
-    """In place, for tokenizers whose padding is not EOS: end full windows with EOS, and start empty ones with it."""
+    """End full windows with EOS and start empty ones with it, in place; for tokenizers whose padding is not EOS.
+
+    ids        int64 [..., 77]
+    end, pad   ids of EOS and padding
+    """
     full = (ids[..., -2] != end) & (ids[..., -2] != pad)
     ids[..., -1] = torch.where(full, end, ids[..., -1])
     ids[..., 1] = torch.where(ids[..., 1] == pad, end, ids[..., 1])
 
 
 def in_windows(read: Callable[[Tensor], Tensor], ids: Tensor) -> Tensor:
-    """Apply `read`, [N, 77] -> [N, ...], to all windows of [B, n, 77]; returns [B, n, ...]."""
+    """Apply `read` ([N, 77] -> [N, ...]) to all windows of ids [B, n, 77] at once; return [B, n, ...]."""
     states = read(ids.flatten(0, 1))
     return states.view(*ids.shape[:2], *states.shape[1:])
 
 
 def last_states(encoder: Any, ids: Tensor, clip_skip: int | None = None) -> Tensor:
-    """The hidden states that SD 1 and 2 read, always after the final layer norm.
+    """Return the hidden states that SD 1 and 2 read, always after the final layer norm.
 
-    ids        [N, 77]                 clip_skip  None or 1: the last layer; n: the n-th from the end
+    ids        [N, 77]
+    clip_skip  None or 1: the last layer; n: the n-th from the end
     returns    [N, 77, C] in the encoder's dtype, with gradients
     """
     ids = queued(ids, encoder.device)

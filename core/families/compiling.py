@@ -1,8 +1,8 @@
 """torch.compile for the blocks of a U-Net, for passes with gradients.
 
-Blocks of the same width share compiled code, so compiling takes minutes rather than a quarter of an hour. The fused backward
-pass still gets its gradients block by block, and gradient checkpointing stays outside of the compiled code. Samples and
-validation, which have other sizes, are not compiled.
+Blocks of the same width share compiled code, so compiling takes minutes rather than a quarter of an hour. The fused backward pass still
+gets its gradients block by block, and gradient checkpointing stays outside of the compiled code. Samples and validation, which have
+other sizes, are not compiled.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ OFF = "or turn torch.compile off: the result is the same"
 
 
 def compile_problems(settings: MemorySettings, device: str) -> list[Problem]:
-    """Problems of compiling on this device, without trying it."""
+    """Return problems of the torch.compile settings on this device, without compiling anything."""
     name, where = settings.dynamo_backend, "memory.dynamo_backend"
     if not settings.torch_compile:
         return []
@@ -63,6 +63,7 @@ def compile_problems(settings: MemorySettings, device: str) -> list[Problem]:
 
 
 def _compiler_found(device: str) -> bool:
+    """Return whether a C++ compiler for torch.compile is installed; triton-windows has one of its own."""
     if sys.platform == "win32":
         return device.startswith("cuda") or shutil.which("cl") is not None  # triton-windows brings a compiler
     names = [os.environ.get("CXX"), os.environ.get("CC"), "g++", "clang++", "c++", "gcc", "clang"]
@@ -70,6 +71,7 @@ def _compiler_found(device: str) -> bool:
 
 
 def _no_compiler() -> Problem:
+    """Return the problem that no C++ compiler was found, with how to install one on this system."""
     fix = "install g++ (Debian, Ubuntu: build-essential)"
     if sys.platform == "win32":
         fix = "install Visual Studio's Build Tools and start from its command prompt"
@@ -99,7 +101,7 @@ class CompiledBlocks:
     """Compiles the U-Net's blocks at their first use, until `release`.
 
     kinds           class names of the blocks
-    several_sizes   images have several sizes: compile one form for all of them, which is a little slower than one for each
+    several_sizes   True if images have several sizes: one form for all is compiled, which is a little slower than one for each
     say             (message, fix) -> None, called once if the number of forms reaches its limit: further sizes run uncompiled
     """
 
@@ -137,7 +139,7 @@ class CompiledBlocks:
                     )
 
     def _compile(self, kind: str, graph: Any, inputs: Any) -> Any:
-        """torch.compile's backend for blocks of this class: counts their compiled graphs, and reports once that the limit is reached."""
+        """Compile a graph of a block of class `kind` for torch.compile; report once if the number of graphs reaches its limit."""
         self.graphs[kind] += 1
         if self.graphs[kind] == self._max_graphs:
             self._say(

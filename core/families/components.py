@@ -1,4 +1,4 @@
-"""A loaded model, of any family."""
+"""A loaded model of any family."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,11 +15,11 @@ class Components:
     denoiser       the part that predicts the noise: a U-Net for SD 1.x, 2.x and SDXL
     text_encoders  with one tokenizer each, in the order of their states in the context
     prediction     "epsilon" or "v"
-    zero_terminal_snr   whether its file is marked as trained with zero terminal SNR
+    zero_terminal_snr   whether the model's file is marked as trained with zero terminal SNR
     vae_config     of the VAE in use, loaded or not; has the scaling factor of latents (Family.model_latents)
-    device         it computes on; offloaded parts are elsewhere (core.families.offload)
-    source         the file or folder it was loaded from
-    hashes         {part: SHA-256 of its stored weights}; filled only if load() was given a memo
+    device         that the model computes on; offloaded parts are elsewhere (core.families.offload)
+    source         the file or folder that the model was loaded from; None for a model built in memory
+    hashes         {part: SHA-256 of its stored weights}; empty unless load() was given a memo
     """
 
     denoiser: Any = None
@@ -36,6 +36,6 @@ class Components:
 
     @property
     def origin(self) -> Path:
-        """`source`, for a model that was loaded from a file or folder."""
+        """`source`, for a model that was loaded from a file or folder; asserted."""
         assert self.source is not None
         return self.source

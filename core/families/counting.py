@@ -1,7 +1,7 @@
-"""Peak memory of a forward or backward pass, counted without loading or computing anything.
+"""Counts the peak memory of a forward or backward pass without loading or computing anything.
 
-The model is built on torch's "meta" device, where tensors have shapes but no data, and runs one pass of the given size. Each
-tensor counts until it is freed. Memory that libraries use within an operation is not counted.
+The model is built on torch's "meta" device, where tensors have shapes but no data, and runs one pass of the given size. Each tensor
+counts until it is freed. Memory that libraries use within an operation is not counted.
 """
 
 import weakref
@@ -20,7 +20,10 @@ from core.families.components import Components
 
 
 class LiveBytes(TorchDispatchMode):
-    """Within the context `now` and `peak` are the bytes of all new tensors that are not freed. existing: tensors not to count"""
+    """Context manager that counts the bytes of new tensors: `now` of those alive, `peak` the maximum so far.
+
+    existing   tensors that are not counted
+    """
 
     def __init__(self, existing: Iterable[torch.Tensor]) -> None:
         super().__init__()
@@ -36,6 +39,7 @@ class LiveBytes(TorchDispatchMode):
         return outputs
 
     def _add(self, storage: torch.UntypedStorage) -> None:
+        """Count a new storage until it is freed."""
         key = storage._cdata
         if key in self._bytes or key in self._existing:
             return
@@ -45,6 +49,7 @@ class LiveBytes(TorchDispatchMode):
         weakref.finalize(storage, self._free, key)
 
     def _free(self, key: int) -> None:
+        """Stop counting a storage."""
         self.now -= self._bytes.pop(key, 0)
 
 
@@ -64,7 +69,7 @@ class FusedKernel(torch.autograd.Function):
 
 
 class FusedAttention:
-    """An attention processor for diffusers with the memory of fused kernels."""
+    """An attention processor for diffusers that takes as much memory as fused kernels."""
 
     def __call__(self, attn: Any, hidden_states: Any, encoder_hidden_states: Any = None, *_: Any, **__: Any) -> Any:
         text = hidden_states if encoder_hidden_states is None else encoder_hidden_states
@@ -75,14 +80,14 @@ class FusedAttention:
 
 
 def config_key(value: Any) -> Any:
-    """A config as a hashable cache key."""
+    """Convert a config to a hashable cache key: dicts become sorted tuples of pairs, lists tuples."""
     if isinstance(value, Mapping):
         return tuple((key, config_key(inner)) for key, inner in sorted(value.items()))
     return tuple(map(config_key, value)) if isinstance(value, (list, tuple)) else value
 
 
 class FusedVaeAttention(FusedAttention):
-    """`FusedAttention` for the mid block of a VAE."""
+    """An attention processor as `FusedAttention`, for the mid block of a VAE."""
 
     def __call__(self, attn: Any, hidden_states: Any, *_: Any, temb: Any = None, **__: Any) -> Any:
         tokens = attn.group_norm(hidden_states.flatten(2)).transpose(1, 2)
@@ -93,9 +98,12 @@ class FusedVaeAttention(FusedAttention):
 def evaluation_bytes(
     name: str, config: tuple, sides: tuple[int, int], rows: int, dtype: torch.dtype, attention: str, tokens: int
 ) -> int:
-    """Peak bytes of one forward pass of a family's U-Net without gradients; its weights do not count.
+    """Return the peak bytes of one forward pass of a family's U-Net without gradients and without its weights.
 
-    config   of the U-Net (`config_key`)      sides   (width, height) in pixels      rows   batch size including guidance (2 x images)
+    config   `config_key` of the U-Net's config
+    sides    (width, height) in pixels
+    rows     batch size including guidance (2 x images)
+    tokens   length of the text encoder states
     """
     family, unet = families.family(name), _unet(name, config, dtype, attention)
     conditioning = conditioning_on_meta(name, config, rows, dtype, tokens)
@@ -117,8 +125,10 @@ def gradient_bytes(
     attention: str,
     tokens: int,
 ) -> int:
-    """Peak bytes of the gradient of decoded images with respect to the latents, as CLIP and VGG guidance compute it: all images
-    at once through the U-Net, one at a time through the VAE, with gradient checkpointing. Weights do not count."""
+    """Return the peak bytes of the gradient of decoded images by the latents, as CLIP and VGG guidance compute it, without weights.
+
+    All images pass the U-Net at once and the VAE one by one, with gradient checkpointing. Arguments as in `evaluation_bytes`.
+    """
     family, unet, vae = families.family(name), _unet(name, config, dtype, attention), _vae(name, vae_config, vae_dtype)
     conditioning = conditioning_on_meta(name, config, rows, dtype, tokens)
     existing = [*unet.parameters(), *unet.buffers(), *vae.parameters(), *vae.buffers()]
@@ -137,6 +147,10 @@ def gradient_bytes(
 
 
 def _unet(name: str, config: tuple, dtype: torch.dtype, attention: str) -> Any:
+    """Build the family's denoiser on "meta" with an attention of the same memory as `attention`.
+
+    config   `config_key` of its config
+    """
     unet = model_on_meta(families.family(name).denoiser, name, config, dtype)
     if attention in ("auto", "sdpa", "xformers"):
         unet.set_attn_processor(FusedAttention())
@@ -146,7 +160,10 @@ def _unet(name: str, config: tuple, dtype: torch.dtype, attention: str) -> Any:
 
 
 def conditioning_on_meta(name: str, config: tuple, rows: int, dtype: torch.dtype, tokens: int) -> Conditioning:
-    """Empty conditioning for the family's `predict` on the "meta" device: text [rows, tokens, C]. config: of the U-Net (`config_key`)"""
+    """Return empty conditioning for the family's `predict` on the "meta" device, with text encoder states [rows, tokens, C].
+
+    config   `config_key` of the U-Net's config
+    """
     family, sizes = families.family(name), dict(config)
     text, pooled = torch.empty(rows, tokens, sizes["cross_attention_dim"], device="meta", dtype=dtype), None
     if family.reads_sizes:
@@ -157,7 +174,10 @@ def conditioning_on_meta(name: str, config: tuple, rows: int, dtype: torch.dtype
 
 @lru_cache(maxsize=64)
 def decoding_bytes(name: str, config: tuple, pixels: int, dtype: torch.dtype) -> int:
-    """Peak bytes of decoding a square image with this number of pixels at once, without the VAE's weights."""
+    """Return the peak bytes of decoding a square image of `pixels` pixels at once, without the VAE's weights.
+
+    config   `config_key` of the VAE's config
+    """
     family, vae = families.family(name), _vae(name, config, dtype)
     side = max(1, round(pixels**0.5) // family.latent_pixels)
     with torch.no_grad(), LiveBytes([*vae.parameters(), *vae.buffers()]) as live:
@@ -166,6 +186,10 @@ def decoding_bytes(name: str, config: tuple, pixels: int, dtype: torch.dtype) ->
 
 
 def _vae(name: str, config: tuple, dtype: torch.dtype) -> Any:
+    """Build a VAE of the family `name` on "meta", with the attention memory of fused kernels.
+
+    config   `config_key` of its config
+    """
     vae = model_on_meta("vae", name, config, dtype)
     for module in vae.modules():
         if hasattr(module, "set_processor"):
@@ -174,7 +198,10 @@ def _vae(name: str, config: tuple, dtype: torch.dtype) -> Any:
 
 
 def model_on_meta(part: str, name: str, config: tuple, dtype: torch.dtype) -> Any:
-    """A part of the family `name` on the "meta" device. config: `config_key`"""
+    """Build a part of the family `name` on the "meta" device in this dtype.
+
+    config   `config_key` of the part's config
+    """
     settings = {key: list(value) if isinstance(value, tuple) else value for key, value in config}
     model = families.family(name).make_empty(part, settings)
     for weight in model.parameters():

@@ -17,7 +17,7 @@ _one_at_a_time = threading.RLock()
 
 @contextmanager
 def quick_thread_switches() -> Iterator[None]:
-    """Within the context threads switch every 0.2 ms: at the usual 5 ms the thread that reads weights mostly waits for imports."""
+    """Context manager: threads switch every 0.2 ms, since at the usual 5 ms a thread that reads weights mostly waits for imports."""
     usual = sys.getswitchinterval()
     sys.setswitchinterval(0.0002)
     try:
@@ -28,8 +28,7 @@ def quick_thread_switches() -> Iterator[None]:
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """Within the context imports are a fifth faster, since garbage collection is off, and bitsandbytes logs no warning about
-    its kernels. One thread at a time."""
+    """Context manager: imports are a fifth faster, without garbage collection, and bitsandbytes logs no warning. One thread at a time."""
     with _one_at_a_time:
         remarks = logging.getLogger("bitsandbytes")
         level = remarks.level
@@ -46,8 +45,10 @@ def quick_imports() -> Iterator[None]:
 
 @contextmanager
 def without_bitsandbytes() -> Iterator[None]:
-    """Within the context diffusers imports its models without bitsandbytes, which would import torch's compiler for seconds, for
-    quantized models, which are not used here. An optimizer that needs bitsandbytes imports it itself."""
+    """Context manager: diffusers imports its models without bitsandbytes, which would import torch's compiler for seconds.
+
+    diffusers needs it only for quantized models, which are not used here; an optimizer that needs it imports it itself.
+    """
     from diffusers.utils import import_utils
 
     available = getattr(import_utils, AVAILABLE, False)

@@ -1,4 +1,4 @@
-"""`Layout`: the facts about a family's parts that the shared loader needs."""
+"""`Layout`: the facts about a family's parts by which the shared loader works."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -17,9 +17,11 @@ from core.formats.models.text_keys import layer_index
 
 
 def sd_misfits(configs: Mapping[str, Mapping[str, Any]], path: Path) -> list[str]:
-    """Reasons why complete parts with these configs are not of one Stable Diffusion model. Raises ProblemsError for a damaged tokenizer.
+    """Return reasons why the parts of a Stable Diffusion model do not work together, as clauses; [] if they do.
 
-    path  of the model, whose tokenizer can have added tokens
+    configs   {part: config} of all parts
+    path      of the model, whose tokenizer can have added tokens
+    Raises ProblemsError for a damaged tokenizer.
     """
     size = len(read_vocabulary(tokenizer_folder(path)))
     unet, vae = configs["unet"], configs["vae"]
@@ -50,16 +52,16 @@ def sd_misfits(configs: Mapping[str, Mapping[str, Any]], path: Path) -> list[str
 class Layout:
     """The parts of a family.
 
-    family           its name in core.families
-    configs          folder with the published configuration of every part: single files hold none
+    family           name of the family in core.families
+    configs          folder with the published config of every part, since single files have none
     denoiser, text_encoders    names of these parts, as in a diffusers folder
     tokenizers       for each text encoder: (model folder or None) -> its tokenizer
     vae_overflows    whether the published VAE exceeds the range of fp16
     blocks           class names of the denoiser's blocks that torch.compile compiles
-    latent_pixels    downscaling factor of the VAE: pixels per latent, along a side
+    latent_pixels    image pixels per latent, along a side
     resolution       training resolution (side in pixels) of models whose config has no `sample_size`
     misfits          ({part: config}, path) -> reasons why complete parts do not work together
-    find_prediction  (U-Net) -> "epsilon" or "v", for files that do not tell; None: always epsilon
+    find_prediction  (U-Net) -> "epsilon" or "v", for files that do not state it; None: always epsilon
     """
 
     family: str
@@ -76,23 +78,24 @@ class Layout:
 
     @property
     def published(self) -> Published:
+        """The family's published configs and vocabulary."""
         return Published(self.configs, VOCABULARY, self.denoiser)
 
     @property
     def has_both_predictions(self) -> bool:
-        """Whether its published models predict epsilon at 512 px and v at 768, which their files do not say."""
+        """Whether the published models predict epsilon at 512 px and v at 768, which their files do not state."""
         return self.find_prediction is not None
 
     def config(self, part: str) -> dict[str, Any]:
-        """The published configuration of a part."""
+        """Return the published config of a part."""
         return self.published.config(part)
 
     def kind(self, part: str) -> PartKind:
-        """The class of the part, by its published configuration."""
+        """Return the kind of a part by its published config."""
         return self.published.kind(part)
 
     def used(self, part: Part) -> Part:
-        """The part without unused layers: of a single file's text encoder in SD 2, the last of 24 is not used."""
+        """Return the part without a text encoder's layers beyond its config: single files of SD 2 have 24, of which 23 are used."""
         if part.name not in self.text_encoders or part.config is not None:
             return part
         count = part.full_config(self.config(part.name)).get("num_hidden_layers", math.inf)

@@ -11,6 +11,7 @@ from core.families.tokenizer import load_tokenizer
 
 
 def _layout(family: str, **facts: Any) -> Layout:
+    """Return the layout of a built-in family, whose configs are in its folder. `facts`: further fields."""
     return Layout(family, Path(__file__).parent / family / "configs", **facts)
 
 
@@ -47,5 +48,5 @@ LAYOUTS = {
 
 
 def layout_of(name: str) -> Layout:
-    """The layout of a family. Raises ProblemsError if it is not registered."""
+    """Return the layout of a family. Raises ProblemsError if the family is not registered."""
     return LAYOUTS[name] if name in LAYOUTS else family(name).layout

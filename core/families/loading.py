@@ -1,7 +1,7 @@
-"""Load a model from a single file or a diffusers folder: offline, directly in the compute dtype.
+"""Loads a model from a single file or a diffusers folder: offline, directly in the compute dtype.
 
-Modules are built on the "meta" device, without memory, and then get the tensors of the file. A thread reads the file during
-the imports of diffusers and transformers, which take several seconds themselves.
+Modules are built on the "meta" device, without memory, and then get the tensors of the file. A thread reads the file during the
+imports of diffusers and transformers, which take several seconds themselves.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from core.families.layout import Layout
 from core.families.locate import GENERATED, check_family
 from core.families.part_shapes import (
     config_of,
+    expected_shapes,
     integer_problems,
     make_empty,
     mismatch_problems,
@@ -27,7 +28,6 @@ from core.families.part_shapes import (
     shapes_of,
     stored_shapes,
     tensor_problems,
-    wanted_shapes,
 )
 from core.families.vae import overflows, safe_type
 from core.formats.detect import FAMILY_NAMES
@@ -58,13 +58,15 @@ def load(
     cancel: CancelToken | None = None,
     kohya_projection: bool = False,
 ) -> Components:
-    """Load parts of a model, frozen and in eval mode. Raises ProblemsError for a model of another family, missing parts and
-    wrong tensors.
+    """Load parts of a model, frozen and in eval mode.
 
-    dtype      of U-Net and text encoders   vae_dtype  of the VAE, separate since 16 bits visibly reduce its quality
+    dtype      of U-Net and text encoders
     vae        a file or folder whose VAE replaces the model's
-    memo       cache of hashes; with it the `hashes` of the loaded parts are filled
+    vae_dtype  of the VAE, separate since 16 bits visibly reduce its quality
+    parts      a selection of PARTS
+    memo       cache of hashes; if given, `Components.hashes` is filled
     kohya_projection   see core.formats.models.checkpoint.open_checkpoint
+    Raises ProblemsError for a model of another family, missing parts and wrong tensors.
     """
     wanted = set(parts)
     assert wanted <= set(PARTS), wanted
@@ -105,7 +107,7 @@ def load(
 
 
 def fit_problems(layout: Layout, path: Path | str, vae: Path | str | None = None) -> list[Problem]:
-    """The problems for which `load` would fail, and parts that do not work together; reads headers and configs only."""
+    """Return the problems for which `load` would fail, and parts that do not work together; from headers and configs only."""
     try:
         checkpoint = open_checkpoint(path, layout.family)
         check_family(checkpoint.kind, path, layout.family)
@@ -115,7 +117,7 @@ def fit_problems(layout: Layout, path: Path | str, vae: Path | str | None = None
     problems: list[Problem] = []
     for part in parts:
         try:
-            wanted = wanted_shapes(layout, part, whole=True)
+            wanted = expected_shapes(layout, part, whole=True)
         except ProblemsError as error:
             problems += [replace(problem, where=str(part.source)) for problem in error.problems]
             continue
@@ -127,20 +129,24 @@ def fit_problems(layout: Layout, path: Path | str, vae: Path | str | None = None
 
 
 def _prediction(layout: Layout, unet: Any) -> str:
+    """Return "epsilon" or "v" of a model whose file does not state it, by running the U-Net if the family needs that."""
     if layout.find_prediction is None or unet is None:
         return "epsilon"
     return layout.find_prediction(unet)
 
 
 def _vae_config(layout: Layout, checkpoint: Checkpoint, vae: Path | str | None) -> dict[str, Any]:
-    """The config of the VAE in use, also if it is not loaded: cached latents need its scaling factor."""
+    """Return the config of the VAE in use, even if it is not loaded: cached latents need its scaling factor."""
     part = open_vae(vae) if vae is not None else checkpoint.parts.get("vae")
     return layout.config("vae") if part is None else config_of(layout, part)
 
 
 def _chosen_parts(layout: Layout, checkpoint: Checkpoint, vae: Path | str | None, wanted: set[str]) -> list[Part]:
-    """The parts to read, largest last, so that the imports hide the reading of the small ones and most of the U-Net. Raises
-    ProblemsError for missing parts."""
+    """Return the parts to read, largest last, so that imports hide the reading of the others and most of the U-Net.
+
+    wanted   a selection of PARTS
+    Raises ProblemsError for missing parts.
+    """
     parts = dict(checkpoint.parts)
     if vae is not None and "vae" in wanted:
         parts["vae"] = open_vae(vae)
@@ -159,7 +165,7 @@ def _chosen_parts(layout: Layout, checkpoint: Checkpoint, vae: Path | str | None
 
 
 def load_vae(layout: Layout, path: Path | str, device: str = "cpu", cancel: CancelToken | None = None) -> Any:
-    """Load a VAE in fp32 from a VAE file or folder, or from a full model. layout: of a family with this VAE"""
+    """Load a VAE in fp32 from a VAE file or folder, or from a full model. `layout` is that of a family with this VAE."""
     part, title = open_vae(path), FAMILY_NAMES[layout.family]
     return load_part(part, config_of(layout, part), layout.kind("vae"), title, device, cancel)
 
@@ -167,14 +173,14 @@ def load_vae(layout: Layout, path: Path | str, device: str = "cpu", cancel: Canc
 def load_part(
     part: Part, config: Mapping[str, Any], kind: PartKind, title: str, device: str, cancel: CancelToken | None = None
 ) -> Any:
-    """Load a single part in fp32, frozen and in eval mode. title: of its model family, for messages"""
+    """Load a single part in fp32, frozen and in eval mode. `title` names its model family in messages."""
     return _build(part, config, kind, title, lambda: read_part(part, torch.float32, device, cancel))
 
 
 def _build(
     part: Part, config: Mapping[str, Any], kind: PartKind, title: str, read: Callable[[], dict[str, torch.Tensor]]
 ) -> Any:
-    """The module of a part with the weights that `read` returns, frozen and in eval mode."""
+    """Build the module of a part with the tensors that `read` returns, frozen and in eval mode."""
     module = make_empty(part.name, config, kind)
     _assign_weights(module, kind.named(module, read()), part, kind, title)
     _fill_buffers(module, config, kind)
@@ -182,13 +188,16 @@ def _build(
 
 
 def part_problems(part: Part, kind: PartKind, title: str) -> list[Problem]:
-    """The problems for which `load_part` would fail; reads headers and config only."""
+    """Return the problems for which `load_part` would fail, from header and config only."""
     wanted = shapes_of(kind, part.name, json.dumps(part.config, sort_keys=True))
     return tensor_problems(wanted, part, title)
 
 
 def _assign_weights(module: Any, state: dict[str, torch.Tensor], part: Part, kind: PartKind, title: str) -> None:
-    """Put the tensors into a module on "meta". Raises ProblemsError unless keys and shapes match exactly."""
+    """Put the tensors into a module on "meta". Raises ProblemsError unless names and shapes match and weights are floats.
+
+    state   {name as in the module: tensor}; changed in place
+    """
     expected = stored_shapes(kind, module)
     raise_if_errors(shape_problems(expected, {name: tensor.shape for name, tensor in state.items()}, part, title))
     raise_if_errors(integer_problems([name for name in expected if not state[name].is_floating_point()], part))
@@ -201,8 +210,10 @@ def _assign_weights(module: Any, state: dict[str, torch.Tensor], part: Part, kin
 
 
 def _fill_buffers(module: Any, config: Mapping[str, Any], kind: PartKind) -> None:
-    """Fill buffers that files do not store and that are empty on "meta": CLIP's position_ids (0, 1, ...), and those that a class
-    computes (PixArt's position table), which come from a second module without weights."""
+    """Fill the buffers that files do not store and that are empty on "meta".
+
+    CLIP's position_ids are 0, 1, ...; those that a class computes (PixArt's position table) come from a second module without weights.
+    """
     empty = {name: buffer for name, buffer in module.named_buffers() if buffer.is_meta}
     counters = {name: buffer for name, buffer in empty.items() if name.rpartition(".")[2] == "position_ids"}
     values = {name: torch.arange(each.shape[-1]).expand(each.shape).clone() for name, each in counters.items()}
@@ -210,7 +221,7 @@ def _fill_buffers(module: Any, config: Mapping[str, Any], kind: PartKind) -> Non
         from accelerate import init_empty_weights
 
         with init_empty_weights(include_buffers=False):
-            computed_buffers = dict(kind.maker()(config).named_buffers())
+            computed_buffers = dict(kind.module_builder()(config).named_buffers())
         values |= {name: computed_buffers[name] for name in computed}
     device = next(module.parameters()).device
     for name, value in values.items():
@@ -228,8 +239,12 @@ def digest(
     cancel: CancelToken | None = None,
     kohya_projection: bool = False,
 ) -> str:
-    """SHA-256 of the stored weights of a part ("denoiser", "vae" or "text_encoders"), for cache keys. Loads nothing. Raises
-    ProblemsError for a missing part."""
+    """Return the SHA-256 of the stored weights of a part, for cache keys. Loads nothing.
+
+    part   "denoiser", "vae" or "text_encoders"
+    vae    a file or folder whose VAE replaces the model's
+    Raises ProblemsError for a missing part.
+    """
     assert part in ("denoiser", "vae", "text_encoders"), part
     if part == "vae" and vae is not None:
         return part_digest(open_vae(vae), memo, cancel)
@@ -239,6 +254,6 @@ def digest(
 
 
 def weight_bytes(layout: Layout, path: Path | str, item_bytes: int | None = None) -> dict[str, int]:
-    """{part: bytes of its weights}, as stored or with `item_bytes` per number (2 for bf16)."""
+    """Return {part: bytes of its weights} as stored, or with `item_bytes` per element (2 for bf16)."""
     checkpoint = open_checkpoint(path, layout.family)
     return {name: part.weight_bytes(item_bytes) for name, part in checkpoint.parts.items()}

@@ -1,4 +1,4 @@
-"""Resolve a model setting to a file or folder, its family and its problems; reads headers only."""
+"""Resolves a model setting to a file or folder, its family and its problems; reads headers only."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -35,7 +35,11 @@ CLIP_SKIP = {
 
 
 def model_path(reference: str, workspace: Workspace, setting: str = "model.base_model") -> Path:
-    """The file or folder that a setting names. Raises ProblemsError: for a hub id that is not downloaded, with the download command."""
+    """Return the file or folder that a model setting refers to.
+
+    setting   name of the setting, for messages
+    Raises ProblemsError if it does not exist; for a hub id that is not downloaded, the fix is the download command.
+    """
     try:
         resolved = resolve(reference, workspace.models, workspace.outputs)
     except ProblemsError as error:
@@ -54,17 +58,17 @@ def model_path(reference: str, workspace: Workspace, setting: str = "model.base_
 
 
 def family_of(path: Path | str, wanted: str = "auto", variants: Collection[str] = ()) -> str:
-    """The family of the model at this path. Raises ProblemsError if it is not a checkpoint, an unsupported variant, unknown or
-    not the wanted one.
+    """Return the family of the model at `path`.
 
-    wanted    the family set by the user, which decides where the file does not tell; "auto": any
+    wanted    the family set by the user, which decides if the file does not state one; "auto": any
     variants  accepted model variants: none for training, `GENERATED` (inpainting) for generation
+    Raises ProblemsError if it is not a checkpoint, an unsupported variant, or of an unknown or another family.
     """
     return check_family(identify(path), path, wanted, variants)
 
 
 def base_model_family(settings: ModelSettings, workspace: Workspace) -> str:
-    """The base model's family; "" if it is missing or unusable, which `model_problems` reports."""
+    """Return the base model's family; "" if the model is missing or unusable, which `model_problems` reports."""
     try:
         return family_of(model_path(settings.base_model, workspace), settings.family)
     except (ProblemsError, OSError):
@@ -72,7 +76,10 @@ def base_model_family(settings: ModelSettings, workspace: Workspace) -> str:
 
 
 def check_family(kind: ModelKind, path: Path | str, wanted: str = "auto", variants: Collection[str] = ()) -> str:
-    """`family_of` for a file that is already identified. Raises the same errors."""
+    """Return the family of an identified model, as `family_of`, which has the same arguments and errors.
+
+    path   for messages
+    """
     accepted = " or ".join(FAMILY_NAMES[name] for name in (FAMILIES if wanted == "auto" else [wanted]))
     if kind.kind != "checkpoint":
         fix = "choose a checkpoint or a diffusers folder as the base model"
@@ -95,8 +102,7 @@ def check_family(kind: ModelKind, path: Path | str, wanted: str = "auto", varian
 
 
 def model_problems(settings: ModelSettings, workspace: Workspace) -> list[Problem]:
-    """Problems of the base model and the VAE: missing files, unknown families, the scaling factor of another family's VAE;
-    advice on clip skip."""
+    """Return problems of the base model and the VAE: missing files, unknown families, a VAE of another family, useless clip skip."""
     problems: list[Problem] = []
     name = None
     try:

@@ -11,7 +11,7 @@ from core.record.lazy_torch import Tensor, nn, torch
 
 @contextmanager
 def temporarily_on(modules: Sequence[nn.Module], device: str) -> Iterator[None]:
-    """Within the context the modules are on the device; afterwards they return to where they were."""
+    """Context manager: the modules are on `device`; afterwards they return to their previous device."""
     with ExitStack() as stack:
         for module in modules:
             before = next(module.parameters()).device
@@ -23,7 +23,7 @@ def temporarily_on(modules: Sequence[nn.Module], device: str) -> Iterator[None]:
 
 @contextmanager
 def layers_temporarily_on(models: Sequence[nn.Module], device: str) -> Iterator[None]:
-    """`temporarily_on` for models, except that each layer of a stack (`ModuleList`) is on the device only while it computes."""
+    """Context manager: the models are on `device`, but each layer of a stack (`ModuleList`) only while it computes."""
     with ExitStack() as stack:
         for model in models:
             if next(model.parameters()).device.type == torch.device(device).type:
@@ -43,7 +43,7 @@ def layers_temporarily_on(models: Sequence[nn.Module], device: str) -> Iterator[
 
 @contextmanager
 def vae_temporarily_on(vae: Any, device: str) -> Iterator[None]:
-    """Within the context the VAE is on the device only while it encodes or decodes."""
+    """Context manager: the VAE is on `device` only while it encodes or decodes."""
 
     def on_device(method: Callable[..., Any]) -> Callable[..., Any]:
         def forward(x: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -58,7 +58,7 @@ def vae_temporarily_on(vae: Any, device: str) -> Iterator[None]:
 
 @contextmanager
 def replaced(module: Any, **methods: Callable[..., Any]) -> Iterator[None]:
-    """Within the context a module has these methods instead of its own."""
+    """Context manager: the module has these methods in place of its own."""
     before = {name: vars(module).get(name) for name in methods}
     vars(module).update(methods)
     try:
@@ -71,7 +71,7 @@ def replaced(module: Any, **methods: Callable[..., Any]) -> Iterator[None]:
 
 
 def offload_permanently(model: nn.Module, device: str) -> None:
-    """Permanently offload a model whose weights are in RAM: each layer's are on the device only while it computes."""
+    """Offload a model whose weights are in RAM: from now on each layer's are on `device` only while it computes."""
     for module in model.modules():
         layer = _Layer(module, device)
         for _, _, tensor in layer.tensors if device.startswith("cuda") else ():
@@ -80,7 +80,10 @@ def offload_permanently(model: nn.Module, device: str) -> None:
 
 
 class _Layer:
-    """The weights and buffers of a module without its submodules. tensors: (the module's dict of them, name, tensor in RAM)"""
+    """The weights and buffers of a module without its submodules, which can be moved to `device` and back to RAM.
+
+    tensors   [(the module's dict of them, name, tensor in RAM)]
+    """
 
     def __init__(self, module: nn.Module, device: str):
         self._device = device
@@ -90,17 +93,19 @@ class _Layer:
         ]
 
     def register_hooks(self, module: nn.Module) -> Sequence[Any]:
-        """Register hooks that move them to the device before each call of the module and drop them after it."""
+        """Move the tensors to the device before each call of the module and drop them after it, by hooks; return the hooks' handles."""
         if not self.tensors:
             return ()
         before, after = module.register_forward_pre_hook, module.register_forward_hook
         return before(self.to_device), after(self.to_ram, always_call=True)
 
     def to_device(self, *_: Any) -> None:
+        """Replace the module's tensors by copies on the device. Also a forward pre-hook."""
         for by_name, name, tensor in self.tensors:
             moved = tensor.to(self._device, non_blocking=True)
             by_name[name] = nn.Parameter(moved, requires_grad=False) if isinstance(tensor, nn.Parameter) else moved
 
     def to_ram(self, *_: Any) -> None:
+        """Put the tensors in RAM back into the module. Also a forward hook."""
         for by_name, name, tensor in self.tensors:
             by_name[name] = tensor

@@ -21,7 +21,7 @@ SMALL_MODEL_BYTES = 200 << 20
 class Precision:
     """The dtypes of a job.
 
-    name       "no", "fp32", "bf16" or "fp16", of `compute`
+    name       "no", "fp32", "bf16" or "fp16": the name of `compute` ("no" is float32)
     compute    of frozen weights and activations
     scaled     whether losses are scaled against fp16 underflow
     trainable  of model weights in full training; equals `compute` for a network, whose layers cast their weights themselves
@@ -33,7 +33,7 @@ class Precision:
     trainable: torch.dtype
 
     def autocast(self, device: str) -> AbstractContextManager[Any]:
-        """A context in which fp32 weights compute in `compute`; without effect if they are stored in that dtype."""
+        """Return a context manager in which fp32 weights compute in `compute`; without effect if they are stored in that dtype."""
         kind = device.partition(":")[0]
         return torch.autocast(kind, self.compute) if self.compute != self.trainable else nullcontext()
 
@@ -47,11 +47,15 @@ def choose_precision(
     method: MethodSettings | None = None,
     bf16_pays: Callable[[], bool] = type_speed.bf16_pays,
 ) -> Precision:
-    """The precision of the settings. "auto" is, on CUDA, bf16 for training if it is fast on the GPU, else fp16 (more digits than
-    bf16, and sampling does not overflow it); on a CPU bf16 for large models if it is not slower; otherwise fp32.
+    """Return the precision that the settings mean on this device.
 
-    weight_bytes   of the U-Net as stored       method   of a training; None for generation
-    bf16_pays      () -> whether bf16 is as fast as fp32 on this CPU
+    "auto" is on CUDA bf16 for training if it is fast on the GPU, else fp16 (more digits than bf16, and sampling does not overflow it); on a
+    CPU bf16 for large models if it is not slower; otherwise fp32.
+
+    weight_bytes   of the U-Net as stored
+    trains         True for training, False for generation
+    method         of a training; None for generation
+    bf16_pays      () -> whether bf16 is about as fast as fp32 on this CPU
     """
     full_size = method is not None and method.traits.full_size
     name = settings.mixed_precision
@@ -72,21 +76,21 @@ def choose_precision(
 
 
 def vae_type(settings: MemorySettings) -> torch.dtype:
-    """The dtype that the VAE encodes in: fp32 by default, since 16 bits visibly reduce quality."""
+    """Return the dtype that the VAE encodes in: fp32 by default, since 16 bits visibly reduce quality."""
     types = {"bf16": torch.bfloat16, "fp16": torch.float16}
     return types.get(settings.vae_precision, torch.float32)
 
 
 def use_tf32(enabled: bool) -> None:
-    """Turn TF32 for fp32 products and convolutions on Nvidia GPUs on or off, for the whole process."""
+    """Turn TF32 for fp32 matrix products and convolutions on Nvidia GPUs on or off, for the whole process."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = enabled
 
 
 def use_threads(device: str, weight_bytes: int) -> int:
-    """Set torch's number of CPU threads for a model of this size, and return it.
+    """Set torch's number of CPU threads for a model with `weight_bytes` of weights, and return it.
 
-    A small model on a CPU is fastest with one thread, since synchronizing costs more than its products (the starter model on
-    2 cores: 0.37 s per step with one thread, 0.71 s with two).
+    A small model on a CPU is fastest with one thread, since synchronizing costs more than its products (the starter model on 2 cores:
+    0.37 s per step with one thread, 0.71 s with two).
     """
     count = 1 if device.startswith("cpu") and weight_bytes <= SMALL_MODEL_BYTES else machine.threads()
     torch.set_num_threads(count)

@@ -1,5 +1,7 @@
-"""Parse prompt weights in A1111's notation: (more), [less], (exactly:1.3). token_weights.py applies them. Rules: reference,
-training, section 1.5."""
+"""Parses prompt weights in A1111's notation: (more), [less], (exactly:1.3). Rules: reference, training, section 1.5.
+
+token_weights.py applies them.
+"""
 
 import re
 from collections.abc import Callable
@@ -25,8 +27,8 @@ WINDOW_END = "\0"  # the text of a run that ends the current window of 75 tokens
 class Fault:
     """A fault in a weight or bracket at [start, end) of a text.
 
-    kind   errors: "weight" (not a number), "nested" (too deep); tolerated: "open" (not closed), "extra" (nothing to close),
-           "text" (looks like a weight, but is read as text)
+    kind   errors: "weight" (not a number), "nested" (too deep); tolerated: "open" (not closed), "extra" (nothing to close), "text" (looks
+           like a weight, but is read as text)
     """
 
     start: int
@@ -38,8 +40,8 @@ class Fault:
 def runs_of(text: str) -> list[Run]:
     """Split a text into runs of equal weight, in order: "a (red:1.3) fox" -> [("a ", 1), ("red", 1.3), (" fox", 1)].
 
-    An unclosed bracket applies up to the end of the text; a closing one alone is text. Raises ValueError for an invalid number,
-    one above LARGEST, and more than MOST_OPEN nested brackets.
+    An unclosed bracket applies up to the end of the text; a closing one alone is text. Raises ValueError for an invalid number, one above
+    LARGEST, and more than MOST_OPEN nested brackets.
     """
     runs, faults = read_weights(text)
     wrong = next((fault.reason for fault in faults if fault.kind in ("weight", "nested")), "")
@@ -49,13 +51,14 @@ def runs_of(text: str) -> list[Run]:
 
 
 def read_weights(text: str) -> tuple[list[Run], list[Fault]]:
-    """(the runs as of `runs_of`, all faults in weights and brackets); raises nothing."""
+    """Return (the runs of `runs_of`, all faults in weights and brackets). A faulty number counts as 1."""
     runs: list[list[Any]] = []
     faults: list[Fault] = []
     round_open: list[tuple[int, int]] = []  # (index of the first run inside, position of the bracket)
     square_open: list[tuple[int, int]] = []
 
     def weigh(begin: int, factor: float) -> None:
+        """Multiply the weights of all runs from index `begin` on by `factor`."""
         for run in runs[begin:]:
             run[1] *= factor
 
@@ -98,13 +101,16 @@ def read_weights(text: str) -> tuple[list[Run], list[Fault]]:
     return merged or [("", 1.0)], faults
 
 
-def literal(text: str) -> str:
-    """A caption or tag as a prompt that contains its brackets as text: fox_(animal) -> fox_\\(animal\\); escaped ones stay."""
+def escape_brackets(text: str) -> str:
+    r"""Escape the brackets and backslashes of a text, so that a prompt reads them as text: fox_(animal) -> fox_\(animal\).
+
+    Brackets that are already escaped stay.
+    """
     return _LITERAL.sub(lambda match: match[1] or "\\" + match[0], text)
 
 
-def wrong_weight(text: str) -> str:
-    """The first error in the text's weights, such as "the weight '1.2.3' is not a number"; "" without errors."""
+def weight_error(text: str) -> str:
+    """Return the first error in the text's weights, such as "the weight '1.2.3' is not a number"; "" if there is none."""
     try:
         runs_of(text)
     except ValueError as error:
@@ -113,6 +119,7 @@ def wrong_weight(text: str) -> str:
 
 
 def _weight(number: str) -> float:
+    """Parse a weight. Raises ValueError if it is not a number or its absolute value is above LARGEST."""
     try:
         weight = float(number)
     except ValueError:

@@ -1,5 +1,7 @@
-"""Recorded tensor shapes of the published models and the starter model, so that a conversion can check parts without building
-them: importing the libraries for that takes half as long as copying a file."""
+"""Recorded tensor shapes of the published models and the starter model, to check parts without building them.
+
+Importing the libraries to build a part takes half as long as copying a file.
+"""
 
 import gzip
 import json
@@ -30,7 +32,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 @cache
 def recorded() -> dict[str, dict[str, Shapes]]:
-    """{family, or "starter": {part: shapes of that model}}"""
+    """Return {family or "starter": {part: {tensor name without "text_model.": shape}}}."""
     content = json.loads(gzip.decompress(FILE.read_bytes()))
     return {
         family: {part: {name: tuple(shape) for name, shape in tensors.items()} for part, tensors in parts.items()}
@@ -39,9 +41,9 @@ def recorded() -> dict[str, dict[str, Shapes]]:
 
 
 def published_shapes(layout: Layout, part: Part, whole: bool = False) -> Shapes | None:
-    """{name without `text_model.`: shape} of a part with the config of the published or the starter model; None for others.
+    """Return {name without "text_model.": shape} if the part has the published or the starter model's config; else None.
 
-    whole   the config is equal in all but NOTES, so building the part succeeds; else in all that shapes depend on
+    whole   compare all config values but NOTES, so that building the part is sure to succeed; False: only those that shapes depend on
     """
     published = layout.config(part.name)
     config_of_part = part.full_config(published)
@@ -58,6 +60,6 @@ def published_shapes(layout: Layout, part: Part, whole: bool = False) -> Shapes 
 
 
 def _compared(config: Mapping[str, Any], whole: bool) -> str:
-    """The values of a config that are compared, as JSON: 4.0 and true differ from 4 and 1."""
+    """Return the compared values of a config as JSON text, in which 4.0 and true differ from 4 and 1."""
     keys = config.keys() - NOTES if whole else DECIDING
     return json.dumps({key: config.get(key) for key in keys}, sort_keys=True)

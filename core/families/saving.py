@@ -1,4 +1,4 @@
-"""Write a loaded model, trained or merged, as a file or folder that other programs read."""
+"""Writes a loaded model, trained or merged, as a file or folder that other programs read."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,8 +14,10 @@ from core.record.problems import Problem
 
 
 def modules_of(components: Components, layout: Layout) -> dict[str, Any]:
-    """{name: module} of the loaded parts: "vae", "text_encoder", "text_encoder_2" ..., and "unet" for the denoiser of every
-    family, as in sd-scripts' names for training (`unet_lr`, `lora_unet`)."""
+    """Return {name: module} of the loaded parts: "vae", "text_encoder", "text_encoder_2" and "unet".
+
+    The denoiser of every family is named "unet", as in sd-scripts' names for training (`unet_lr`, `lora_unet`).
+    """
     modules = {"unet": components.denoiser, "vae": components.vae}
     modules |= dict(zip(layout.text_encoders, components.text_encoders, strict=False))
     return {name: module for name, module in modules.items() if module is not None}
@@ -34,7 +36,8 @@ def save_model(
 ) -> list[Problem]:
     """Write the model with its trained parts; the others are copied from the file or folder it was loaded from.
 
-    trained  names of the parts to write from memory     form  file or folder; None: that of the source
+    trained  names of the parts to write from memory, as in `modules_of`
+    form     format of the output; None: that of the source
     Other arguments and the returned advice: see core.formats.models.whole_model.write_model.
     """
     layout = family(components.family).layout

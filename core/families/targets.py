@@ -20,7 +20,12 @@ TEXT_CLASSES = ("CLIPAttention", "CLIPSdpaAttention", "CLIPMLP")
 
 @dataclass(frozen=True)
 class Target:
-    """A layer that a network can train: `parent.attribute`, at the dotted `path` in its part; `name` is its name in files."""
+    """A layer that a network can train.
+
+    name     kohya's layer name in files
+    path     dotted path in its part
+    parent, attribute   `module` is `parent.attribute`
+    """
 
     name: str
     path: str
@@ -30,26 +35,30 @@ class Target:
 
 
 def is_text_encoder(part: nn.Module) -> bool:
+    """Return whether a loaded part is a CLIP text encoder, by its class."""
     return type(part).__name__.startswith("CLIPTextModel")
 
 
 def text_targets(encoder: nn.Module, prefix: str) -> Iterator[Target]:
-    """The layers of a CLIP text encoder. Their names always contain `text_model`, whatever the class of the module."""
+    """Yield the layers of a CLIP text encoder. Their names always contain `text_model`, whatever the class of the module.
+
+    prefix   "lora_te", "lora_te1" ...
+    """
     return _targets(encoder, set(TEXT_CLASSES), lambda path: underscored(prefix, full_name(path)), conv=False)
 
 
 def unet_targets(unet: nn.Module, *, conv: bool = False, name: Callable[[str], str] = str) -> Iterator[Target]:
-    """The layers of a U-Net, in its order.
+    """Yield the layers in a U-Net's attention blocks, in order.
 
-    conv  also the layers in resnets and up/downsamplers (C3Lier), which include all 3x3 convolutions
-    name  (diffusers' path of a module) -> the path in files
+    conv  also those in residual and resampling blocks (C3Lier), which include all 3x3 convolutions
+    name  (diffusers' path of a module) -> its path in files
     """
     classes = {*UNET_CLASSES, *(UNET_CONV_CLASSES if conv else ())}
     return _targets(unet, classes, lambda path: underscored(UNET_PREFIX, name(path)), conv=conv)
 
 
 def outer_targets(unet: nn.Module) -> Iterator[Target]:
-    """The layers outside of a U-Net's blocks, which train only if the settings choose them; none for other denoisers."""
+    """Yield the layers outside of a U-Net's blocks, which train only if the settings choose them; none for other denoisers."""
     modules = dict(unet.named_modules()) if type(unet).__name__ == "UNet2DConditionModel" else {}
     for path in OUTER:
         parent, _, attribute = path.rpartition(".")
@@ -58,10 +67,11 @@ def outer_targets(unet: nn.Module) -> Iterator[Target]:
 
 
 def norm_targets(unet: nn.Module, family: str) -> Iterator[Target]:
-    """The norm layers in a U-Net's blocks that LyCORIS' train_norm trains; none for other denoisers."""
+    """Yield the norm layers in a U-Net's blocks, which LyCORIS' train_norm trains; none for other denoisers."""
     naming = "sdxl" if family.startswith("sdxl") else family  # the refiner's too
 
     def name(path: str) -> str:
+        """Return kohya's layer name of a module path."""
         return str(names.kohya_name("unet", path, naming))
 
     classes = {*UNET_CLASSES, *UNET_CONV_CLASSES}
@@ -71,21 +81,24 @@ def norm_targets(unet: nn.Module, family: str) -> Iterator[Target]:
 
 
 def is_norm(module: nn.Module) -> bool:
+    """Return whether a module is a LayerNorm or GroupNorm."""
     return isinstance(module, (nn.LayerNorm, nn.GroupNorm))
 
 
 def underscored(prefix: str, path: str) -> str:
-    """`lora_unet`, `mid_block.attentions.0.proj_in` -> `lora_unet_mid_block_attentions_0_proj_in`."""
+    """Join a prefix and a dotted path to a kohya name: "lora_unet", "mid_block.proj_in" -> `lora_unet_mid_block_proj_in`."""
     return f"{prefix}_{path}".replace(".", "_")
 
 
 def _targets(
     part: nn.Module, classes: set[str], name: Callable[[str], str], *, conv: bool, norms: bool = False
 ) -> Iterator[Target]:
-    """The layers inside the containers of a part, in its order.
+    """Yield the layers inside the containers of a part, in order.
 
-    classes  class names of the containers      norms  norm layers instead of Linear and convolutions
-    conv     also convolutions larger than 1x1  name   (path of a module) -> the path in files
+    classes  class names of the containers
+    name     (path of a module) -> its name in files
+    conv     also convolutions larger than 1x1
+    norms    norm layers instead of Linear layers and convolutions
     """
     for root, container in part.named_modules():
         if type(container).__name__ not in classes:
@@ -101,5 +114,8 @@ def _targets(
 
 
 def one_encoder_targets(part: nn.Module, *, conv: bool = False) -> Iterator[Target]:
-    """The layers of the U-Net or text encoder of SD 1.x and 2.x, named by diffusers' paths."""
+    """Yield the layers of the U-Net or text encoder of SD 1.x and 2.x, named by diffusers' paths.
+
+    conv   as in `unet_targets`
+    """
     return text_targets(part, "lora_te") if is_text_encoder(part) else unet_targets(part, conv=conv)

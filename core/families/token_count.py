@@ -1,4 +1,4 @@
-"""Count the tokens of captions without torch, with the vocabulary that all Stable Diffusion models share."""
+"""Counts the tokens of captions without torch, with the vocabulary that all Stable Diffusion models share."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ VOCABULARY = Path(__file__).resolve().parent / "sd1" / "configs" / "tokenizer" /
 
 @lru_cache(maxsize=1)
 def clip_tokenizer() -> Tokenizer:
+    """Return the tokenizer of the built-in CLIP vocabulary, from the library tokenizers."""
     from tokenizers import Tokenizer
 
     return Tokenizer.from_file(str(VOCABULARY))
@@ -22,12 +23,12 @@ def clip_tokenizer() -> Tokenizer:
 
 @lru_cache(maxsize=50_000)
 def count_tokens(caption: str) -> int:
-    """Number of tokens without BOS and EOS; a window holds 75."""
+    """Return the number of a caption's tokens without BOS and EOS."""
     return len(clip_tokenizer().encode(caption).ids) - 2
 
 
 def cut_at(caption: str, tokens: int) -> tuple[str, str]:
-    """Split a caption after this number of tokens: (the part that is read, the part that is cut off)."""
+    """Split a caption after this number of tokens (without BOS): return (what is encoded, what is cut off)."""
     offsets = clip_tokenizer().encode(caption).offsets[1:-1]
     if len(offsets) <= tokens:
         return caption, ""

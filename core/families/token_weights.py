@@ -23,10 +23,11 @@ def weighted_windows(
     *,
     filled_with_end: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(token ids int64 [B, n, 77], their weights float32 [B, n, 77]); BOS, EOS and padding have weight 1.
+    """Return (token ids int64 [B, n, 77], token weights float32 [B, n, 77]), n = max_token_length / 75 windows.
 
-    Each run is tokenized on its own, so a bracket within a word splits it into two words.
+    runs              parser of a caption into [(text, weight)]
     filled_with_end   pad with EOS instead of the tokenizer's padding token
+    BOS, EOS and padding have weight 1. Each run is tokenized separately, so a bracket within a word splits it into two words.
     """
     end = tokenizer.eos_token_id
     pad = end if filled_with_end else tokenizer.pad_token_id
@@ -40,8 +41,10 @@ def weighted_windows(
 
 
 def tokenize(components: Components, captions: Sequence[str], max_token_length: int = WINDOW) -> list[torch.Tensor]:
-    """For each of the model's tokenizers the ids of plain captions, int64 [B, n, 77], n = max_token_length / 75 windows, each
-    from BOS to EOS or padding (reference: training, section 1.4)."""
+    """Return the ids of plain captions for each tokenizer of the model: int64 [B, n, 77], n = max_token_length / 75 windows.
+
+    Each window goes from BOS to EOS or padding (reference: training, section 1.4).
+    """
     return [
         weighted_windows(tokenizer, captions, max_token_length, lambda caption: [(caption, 1.0)])[0]
         for tokenizer in components.tokenizers
@@ -57,22 +60,22 @@ def read_captions(
     runs: Read | None = None,
     normalize: str = "none",
     filled_with_end: bool = False,
-    **how: Any,
+    **options: Any,
 ) -> TextStates:
-    """The text encoder states of captions, by the family's `encode_ids`; `how` is passed on to it.
+    """Return the text encoder states of captions, computed by `encode_ids` of the family with the arguments `options`.
 
-    runs             the parser of weights such as (more) and (exactly:1.3); None: brackets are text
+    runs             parser of weights such as (more) and (exactly:1.3); None: brackets are text
     normalize        see `weigh`
     filled_with_end  see `weighted_windows`
     """
     if runs is None:
-        return encode_ids(components, tokenize(components, captions, max_token_length), **how)
+        return encode_ids(components, tokenize(components, captions, max_token_length), **options)
     windows = [
         weighted_windows(tokenizer, captions, max_token_length, runs, filled_with_end=filled_with_end)
         for tokenizer in components.tokenizers
     ]
     ids, weights = [ids for ids, _ in windows], [weights for _, weights in windows]
-    return encode_ids(components, ids, weights=weights, normalize=normalize, **how)
+    return encode_ids(components, ids, weights=weights, normalize=normalize, **options)
 
 
 NORMALIZE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -82,11 +85,12 @@ NORMALIZE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 def weigh(states: torch.Tensor, weights: Weights, encoder: int, normalize: str = "none") -> torch.Tensor:
-    """Multiply one text encoder's states [B, n, 77, C] by their token weights.
+    """Multiply one text encoder's states [B, n, 77, C] by their token weights; None for `weights` changes nothing.
 
+    weights     [B, n, 77] of each text encoder
     encoder     index of the text encoder in `weights`
-    normalize   how each text is scaled afterwards. "none": not, as when sd-scripts 0.10 trains; "original": to its former mean,
-                as in A1111, sd-scripts' generator and 0.9; "abs": to its former mean absolute value
+    normalize   how each text is scaled afterwards. "none": not, as in training with sd-scripts 0.10; "original": to its former mean, as
+                in A1111, sd-scripts' generator and 0.9; "abs": to its former mean absolute value
     """
     if weights is None:
         return states
@@ -98,7 +102,11 @@ def weigh(states: torch.Tensor, weights: Weights, encoder: int, normalize: str =
 
 
 def _caption_windows(tokenizer: Any, runs: list[Run], max_tokens: int, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """`weighted_windows` of one caption: [n, 77] each. max_tokens: tokens without BOS and EOS, the rest is cut off; pad: id"""
+    """Return (token ids [n, 77], weights [n, 77]) of one caption.
+
+    max_tokens   without BOS and EOS, a multiple of 75; further tokens are cut off
+    pad          id of the padding token
+    """
     content: list[int] = []
     weights: list[float] = []
     ended: set[int] = set()  # windows that a BREAK ends: they end with EOS, whatever the padding

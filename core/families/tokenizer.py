@@ -10,20 +10,19 @@ from core.record.problems import ProblemsError
 
 
 def tokenizer_folder(model: Path | str | None) -> Path:
-    """The tokenizer folder of a model folder if it is complete, else the built-in one."""
+    """Return the tokenizer folder of a model folder if it is complete, else the built-in one."""
     folder = Path(model) / "tokenizer" if model is not None else VOCABULARY.parent
     return folder if is_complete(folder) else VOCABULARY.parent
 
 
 def load_tokenizer(path: Path | str | None = None, *, pad: str = END, pad_is_mark: bool = True) -> Any:
-    """The tokenizer of a model folder, else the built-in one of CLIP (49,408 tokens). Never downloads. Raises ProblemsError for
-    a damaged one.
-
-    Only vocabulary, merges and added tokens are read from the folder; normalization and pre-tokenization are always CLIP's.
+    """Load the tokenizer of a model folder, else CLIP's built-in one (49,408 tokens); never downloads.
 
     pad          the padding token: EOS, or "!" for OpenCLIP's id 0
-    pad_is_mark  whether `pad` within a caption becomes the special token too. In transformers it does if the tokenizer is
-                 created with it (the published SD 2), but not if it is set later (SDXL's second tokenizer in sd-scripts)
+    pad_is_mark  whether `pad` within a caption becomes the special token too. In transformers it does if the tokenizer is created with
+                 it (the published SD 2), but not if it is set later (SDXL's second tokenizer in sd-scripts)
+    Only vocabulary, merges and added tokens are read from the folder; normalization and pre-tokenization are always CLIP's.
+    Raises ProblemsError for a damaged tokenizer.
     """
     folder = tokenizer_folder(path)
     vocabulary = read_vocabulary(folder)

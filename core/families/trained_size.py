@@ -1,4 +1,4 @@
-"""The resolution and guidance scale that a model was trained for, from its header or folder. Reads no weights, loads no torch."""
+"""The resolution and guidance scale that a model was trained for, from its header or folder; without weights or torch."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ USUAL_GUIDANCE = 7.5
 
 
 def default_guidance(model: Path) -> float:
-    """The guidance scale stated in a model's folder or metadata, else 7.5."""
+    """Return the guidance scale stated in a model's folder or metadata, else 7.5."""
     stated = (read_json(model / STATED) or {}) if model.is_dir() else {}
     value = stated.get("guidance_scale", _guidance_in_metadata(model))
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 50:
@@ -23,6 +23,7 @@ def default_guidance(model: Path) -> float:
 
 
 def _guidance_in_metadata(model: Path) -> float | None:
+    """Return the guidance scale in a model's metadata; None if it is missing or not a plain number."""
     file = extra_file(model)
     if file is None or not file.is_file() or sniff(file) != "safetensors":
         return None
@@ -32,12 +33,12 @@ def _guidance_in_metadata(model: Path) -> float | None:
 
 @cached_until_changed(64, missing="")  # a checkpoint's header is long
 def _stated_guidance(file: Path) -> str:
-    """The guidance scale stated in a file's metadata, "" for none."""
+    """Return the guidance scale in a file's metadata as text; "" without one."""
     return read_header(file)[1].get(GUIDANCE, "")
 
 
 def stated_size(model: Path) -> tuple[int, int] | None:
-    """(width, height) of the training resolution in a single file's metadata; None where it is not stated or invalid."""
+    """Return (width, height) of the training resolution in a safetensors file's metadata; None if it is missing or invalid."""
     if not model.is_file() or sniff(model) != "safetensors":
         return None
     stated = re.fullmatch(r"(\d{2,4})x(\d{2,4})", read_header(model)[1].get("modelspec.resolution", ""))
@@ -46,8 +47,10 @@ def stated_size(model: Path) -> tuple[int, int] | None:
 
 
 def trained_size(model: Path, family: str = "auto") -> tuple[int, int]:
-    """(width, height) of a model's training resolution: as stated in the file, else the `sample_size` of the folder's denoiser,
-    else the family's. Raises ProblemsError for a model of unknown family."""
+    """Return (width, height) of a model's training resolution in pixels.
+
+    As stated in the file, else the `sample_size` of the folder's denoiser, else the family's. Raises ProblemsError for an unknown family.
+    """
     if stated := stated_size(model):
         return stated
     layout = layout_of(family_of(model, family, GENERATED))

@@ -1,5 +1,7 @@
-"""Whether this CPU computes faster in fp32 or bf16. CPU flags do not tell: some CPUs support bf16, but are slower with it.
-Measured once for each CPU, number of threads and version of torch, and stored."""
+"""Measures whether this CPU computes faster in fp32 or bf16, once for each CPU, number of threads and version of torch.
+
+CPU flags do not tell: some CPUs support bf16, but are slower with it. The result is stored in a file.
+"""
 
 from __future__ import annotations
 
@@ -22,18 +24,18 @@ EQUAL = 1.05  # bf16 may be this many times slower, since it needs half the memo
 
 
 def speeds_file() -> Path:
-    """The file of measured speeds, next to the file of keys: both belong to the machine, not to a project."""
+    """Return the path of the file of measured speeds, next to the file of keys: both belong to the machine, not to a project."""
     return keys_file().with_name("speeds.json")
 
 
 def bf16_pays() -> bool:
-    """Whether a large model's matrix products and convolutions are as fast in bf16 as in fp32 on this CPU."""
+    """Return whether a large model's matrix products and convolutions are about as fast in bf16 as in fp32 on this CPU."""
     return _bf16_pays(f"{_processor()}, {machine.threads()} threads, torch {_torch_version()}")
 
 
 @cache
 def _bf16_pays(key: str) -> bool:
-    """`bf16_pays` for the CPU, threads and torch in `key`; measured once and stored in a file."""
+    """Return `bf16_pays` for the CPU, threads and torch version that `key` names; measured once and stored in a file."""
     try:
         known = read_json_object(speeds_file())
     except (ProblemsError, OSError):
@@ -47,8 +49,10 @@ def _bf16_pays(key: str) -> bool:
 
 
 def measure() -> dict[str, float]:
-    """{"fp32", "bf16": seconds for the same work}: the minimum of a few alternating rounds, since other load on the machine
-    disturbs single ones. Takes about a second."""
+    """Return {"fp32" and "bf16": seconds for the same work}. Takes about a second.
+
+    The minimum of a few alternating rounds, since other load on the machine disturbs single ones.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(machine.threads())
     try:
@@ -64,7 +68,7 @@ def measure() -> dict[str, float]:
 
 
 def _work(dtype: torch.dtype) -> Callable[[], object]:
-    """A function that computes a matrix product and a convolution of a U-Net at 256 px, 5.2 GFLOP in total."""
+    """Return a function that computes a matrix product and a convolution of a U-Net at 256 px, 5.2 GFLOP in total."""
     import torch.nn.functional as F
 
     generator = torch.Generator().manual_seed(0)
@@ -77,6 +81,7 @@ def _work(dtype: torch.dtype) -> Callable[[], object]:
 
 
 def _seconds(work: Callable[[], object]) -> float:
+    """Return the seconds that one call of `work` takes, without gradients."""
     start = time.perf_counter()
     with torch.no_grad():
         work()
@@ -85,6 +90,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 @cache  # a forecast asks for each of its candidates, and the list is long where there are many cores
 def _processor() -> str:
+    """Return the CPU's name, with whether it has bf16 in hardware, as a part of the key of measured speeds."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
             if line.startswith("model name"):

@@ -1,4 +1,4 @@
-"""Convert images to latents and back with the VAE, whose class all families share."""
+"""Converts images to latents and back with the VAE, whose class all families share."""
 
 from __future__ import annotations
 
@@ -12,20 +12,25 @@ from core.record.queued import queued
 
 
 def overflows(layout: Layout, config: Mapping[str, Any]) -> bool:
-    """Whether a VAE overflows in fp16. SDXL's published one does, and gives black images; the config of the fixed one has
-    `force_upcast: false`."""
+    """Return whether a VAE overflows in fp16 and gives black images.
+
+    SDXL's published one does; the config of the fixed one has `force_upcast: false`.
+    """
     return layout.vae_overflows and config.get("force_upcast") is not False
 
 
 def safe_type(overflowing: bool, wanted: torch.dtype, device: str | torch.device) -> torch.dtype:
-    """The dtype to load a part in: `wanted`, but for a part that overflows in fp16 bf16 if the device supports it, else fp32."""
+    """Return the dtype to load a part in: `wanted`, unless it is fp16 and the part overflows in it.
+
+    Then bf16 if it is fast on the device, else fp32.
+    """
     if wanted != torch.float16 or not overflowing:
         return wanted
     return torch.bfloat16 if machine.bf16_is_fast(str(device)) else torch.float32
 
 
 def encode_image_latents(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """The VAE's posterior over unscaled latents, from which mean + exp(logvar / 2) * noise is a sample.
+    """Return the VAE's posterior over unscaled latents, from which mean + exp(logvar / 2) * noise is a sample.
 
     pixels   [B, 3, H, W] in [-1, 1], H and W multiples of 8
     returns  mean, logvar: float32 [B, C, H/8, W/8]
@@ -37,8 +42,10 @@ def encode_image_latents(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def model_latents(config: Mapping[str, Any], latents: Tensor) -> Tensor:
-    """Scale unscaled latents of any shape for the model: (latents - shift) * scale, with shift and scale of the VAE's config
-    (scale 0.18215 for SD 1 and 2, 0.13025 for SDXL; no shift)."""
+    """Scale unscaled latents of any shape for the model: (latents - shift) * scale.
+
+    config   of the VAE, with its scaling and shift factor: 0.18215 for SD 1 and 2, 0.13025 for SDXL, without shift
+    """
     shift = config.get("shift_factor")
     return (latents if shift is None else latents - shift) * config["scaling_factor"]
 

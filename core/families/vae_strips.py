@@ -1,7 +1,7 @@
-"""Encode and decode with the VAE in horizontal strips, to save VRAM (sd-scripts' `--vae_slices`).
+"""Encodes and decodes with the VAE in horizontal strips, to save VRAM (sd-scripts' `--vae_slices`).
 
-Convolutions compute some rows of a feature map at a time; each GroupNorm uses the statistics of the whole map. So there are no
-seams, and the result differs by rounding only. On a GPU only the current strip is in VRAM, the feature maps are in RAM.
+Convolutions compute some rows of a feature map at a time; each GroupNorm uses the statistics of the whole map. So there are no seams,
+and the result differs by rounding only. On a GPU only the current strip is in VRAM, the feature maps are in RAM.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ Change = Callable[[Tensor], Tensor]
 
 
 def can_use_strips(vae: Any) -> bool:
-    """Whether the VAE has only diffusers' standard blocks, as Stable Diffusion's have: `in_strips` supports no others."""
+    """Return whether the VAE has only the blocks that `in_strips` supports: diffusers' standard ones, as in Stable Diffusion."""
     parts = getattr(vae, "decoder", None), getattr(vae, "encoder", None)
     if None in parts:
         return False
@@ -34,16 +34,20 @@ def can_use_strips(vae: Any) -> bool:
 def in_strips(
     vae: Any, slices: Callable[[int], int], out_of_memory: Callable[[int], None] | None = None
 ) -> Iterator[None]:
-    """Within the context the VAE encodes and decodes in strips.
+    """Context manager: the VAE encodes and decodes in strips.
 
     slices          (pixels of the image) -> number of strips; 1 is the whole image at once
     out_of_memory   called with the next number of strips before a retry after memory ran out; None: no retries
     """
 
     def in_strips_if_large(plain: Change, strips: Callable[[Strips], Change], scale: int) -> Change:
-        """Return `plain`, which computes strips instead for images that need several. scale: image pixels per pixel of x, along a side"""
+        """Return a forward pass that calls `plain` for one strip, else computes strips, with more of them when memory runs out.
+
+        scale   image pixels per pixel of the input x, along a side
+        """
 
         def forward(x: Tensor, *more: Any) -> Tensor:
+            """Compute the pass in as many strips as needed, more of them after running out of memory."""
             number = slices(x.shape[2] * x.shape[3] * scale**2)
             while True:
                 try:
@@ -65,52 +69,57 @@ def in_strips(
 
 
 class Strips:
-    """The forward passes of a VAE's encoder and decoder, computed in `slices` strips."""
+    """The forward passes of a VAE's encoder and decoder, computed in `slices` horizontal strips."""
 
     def __init__(self, slices: int):
         self.slices = slices
 
     def encoder(self, encoder: Any) -> Change:
+        """Return a function that replaces the encoder's forward pass: pixels [B, 3, H, W] -> moments [B, 2C, h, w]."""
+
         def forward(pixels: Tensor) -> Tensor:
             x = self.convolution(encoder.conv_in, pixels)
             for block in encoder.down_blocks:
                 for resnet in block.resnets:
                     x = self.resnet(resnet, x)
                 for down in block.downsamplers or ():
-                    x = self.convolution(down.conv, x, below=1)
+                    x = self.convolution(down.conv, x, extra_padding=1)
             return self.output(encoder, self.middle(encoder.mid_block, x))
 
         return forward
 
     def decoder(self, decoder: Any) -> Change:
+        """Return a function that replaces the decoder's forward pass: latents [B, C, h, w] -> pixels [B, 3, 8h, 8w]."""
+
         def forward(latents: Tensor, *_: Any) -> Tensor:
             x = self.middle(decoder.mid_block, self.convolution(decoder.conv_in, latents))
             for block in decoder.up_blocks:
                 for resnet in block.resnets:
                     x = self.resnet(resnet, x)
                 for up in block.upsamplers or ():
-                    x = self.convolution(up.conv, x, grow=2)
+                    x = self.convolution(up.conv, x, upscale=2)
             return self.output(decoder, x)
 
         return forward
 
     def middle(self, block: Any, x: Tensor) -> Tensor:
-        """The mid block of an encoder or decoder."""
+        """Return the output of the mid block of an encoder or decoder."""
         x = self.resnet(block.resnets[0], x)
         for attention, resnet in zip(block.attentions, block.resnets[1:], strict=True):
             x = self.resnet(resnet, x if attention is None else self.attention_output(attention, x))
         return x
 
     def output(self, part: Any, x: Tensor) -> Tensor:
-        """The last norm, activation and convolution of an encoder or decoder."""
+        """Apply the last norm, activation and convolution of an encoder or decoder; the result is on its device."""
         pixels = self.convolution(part.conv_out, x, before=self.normalized(part.conv_norm_out, x, part.conv_act))
         return pixels.to(part.conv_out.weight.device)
 
     def resnet(self, block: Any, x: Tensor) -> Tensor:
-        """diffusers' ResnetBlock2D without a timestep."""
+        """Return the output of diffusers' ResnetBlock2D without a timestep."""
         hidden = self.convolution(block.conv1, x, before=self.normalized(block.norm1, x, block.nonlinearity))
 
         def combine(strip: Tensor, first: int, last: int) -> Tensor:
+            """Add the shortcut of x's rows `first` to `last` to the strip of these rows."""
             shortcut = x[:, :, first:last].to(strip.device)
             shortcut = shortcut if block.conv_shortcut is None else block.conv_shortcut(shortcut)
             return (shortcut + strip) / block.output_scale_factor
@@ -120,7 +129,7 @@ class Strips:
         )
 
     def normalized(self, norm: Any, x: Tensor, act: Change) -> Change:
-        """A function that applies a GroupNorm and activation to a strip of `x`, with the mean and variance of the whole `x`."""
+        """Return a function that applies GroupNorm and activation to a strip of `x` [B, C, H, W], with the statistics of the whole `x`."""
         shares, means, squares = [], [], []  # for each strip: share of x's values, mean, mean of squares
         for strip in x.split(self._height(x.shape[2]), 2):
             values = strip.to(norm.weight.device).float().reshape(len(x), norm.num_groups, -1)
@@ -138,7 +147,7 @@ class Strips:
         return lambda strip: act((strip.float() * scale + shift).to(strip.dtype))
 
     def attention_output(self, attention: Any, x: Tensor) -> Tensor:
-        """diffusers' Attention of the mid block, computed for a part of the queries at a time."""
+        """Return the output of diffusers' Attention in the mid block, computed for a part of the queries at a time. x: [B, C, H, W]."""
         whole = x.to(attention.to_q.weight.device)
         tokens = attention.group_norm(whole.flatten(2)).transpose(1, 2)
         parts = (layer(tokens) for layer in (attention.to_q, attention.to_k, attention.to_v))
@@ -153,20 +162,22 @@ class Strips:
         x: Tensor,
         before: Change = lambda strip: strip,
         combine: Callable[[Tensor, int, int], Tensor] | None = None,
-        grow: int = 1,
-        below: int = 0,
+        upscale: int = 1,
+        extra_padding: int = 0,
     ) -> Tensor:
-        """The convolution of `before(x)`, upscaled by the factor `grow`, computed in strips.
+        """Return the convolution of `before(x)`, upscaled by the factor `upscale`, computed in strips: [B, C, H, W] on the CPU.
 
-        combine   (output rows, first row, end) -> what replaces them     below   extra zero padding at the bottom and right
+        before    applied to each strip of input rows
+        combine   (output rows, first row, end) -> what replaces them; None: unchanged
+        extra_padding   rows and columns of extra zero padding at the bottom and right
         """
         (kernel, _), (stride, _), (edge, _) = conv.kernel_size, conv.stride, conv.padding
-        height = (x.shape[2] * grow + 2 * edge + below - kernel) // stride + 1
+        height = (x.shape[2] * upscale + 2 * edge + extra_padding - kernel) // stride + 1
         whole, step = None, self._height(height)
         for first in range(0, height, step):
             last = min(first + step, height)
-            rows = self._rows(x, first * stride - edge, (last - 1) * stride - edge + kernel, before, grow, conv)
-            strip = conv2d(pad(rows, (0, below)), conv.weight, conv.bias, conv.stride, (0, edge))
+            rows = self._rows(x, first * stride - edge, (last - 1) * stride - edge + kernel, before, upscale, conv)
+            strip = conv2d(pad(rows, (0, extra_padding)), conv.weight, conv.bias, conv.stride, (0, edge))
             strip = strip if combine is None else combine(strip, first, last)
             if whole is None:
                 whole = torch.empty((*strip.shape[:2], height, strip.shape[3]), dtype=strip.dtype)
@@ -175,14 +186,15 @@ class Strips:
         assert whole is not None
         return whole
 
-    def _rows(self, x: Tensor, first: int, last: int, before: Change, grow: int, conv: Any) -> Tensor:
-        """Input rows `first` to `last` of the convolution, on its device; zeros outside of the image."""
-        low, high = max(first, 0), min(last, x.shape[2] * grow)
-        rows = before(x[:, :, low // grow : -(-high // grow)].to(conv.weight.device))
-        if grow > 1:
-            skipped = low % grow
-            rows = interpolate(rows, scale_factor=float(grow), mode="nearest")[:, :, skipped : skipped + high - low]
+    def _rows(self, x: Tensor, first: int, last: int, before: Change, upscale: int, conv: Any) -> Tensor:
+        """Return rows `first` to `last` of the upscaled `before(x)`, on the convolution's device; zeros outside of the image."""
+        low, high = max(first, 0), min(last, x.shape[2] * upscale)
+        rows = before(x[:, :, low // upscale : -(-high // upscale)].to(conv.weight.device))
+        if upscale > 1:
+            skipped = low % upscale
+            rows = interpolate(rows, scale_factor=float(upscale), mode="nearest")[:, :, skipped : skipped + high - low]
         return pad(rows, (0, 0, low - first, last - high))
 
     def _height(self, rows: int) -> int:
+        """Return the number of rows per strip, for `rows` rows."""
         return -(-rows // self.slices)

@@ -1,4 +1,4 @@
-"""Read and check the vocabulary of a model folder's tokenizer, before a library builds a tokenizer from it."""
+"""Reads and checks the vocabulary of a model folder's tokenizer, before a library builds a tokenizer from it."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -21,7 +21,12 @@ FIX = "download the model's tokenizer folder again, or remove it: then CLIP's ow
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A byte-pair vocabulary. words: {token: id}; added: added tokens with their flags, whose ids follow those of `words`."""
+    """A byte-pair vocabulary.
+
+    words   {token: id}, ids from 0
+    merges  pairs of tokens, highest priority first
+    added   [{"content": token, "id": id, flag of AddedToken: value}], whose ids follow those of `words`
+    """
 
     words: dict[str, int]
     merges: list[tuple[str, str]]
@@ -32,13 +37,14 @@ class Vocabulary:
 
 
 def is_complete(folder: Path) -> bool:
+    """Return whether a folder has tokenizer.json, or vocab.json and merges.txt."""
     return (folder / "tokenizer.json").is_file() or all(
         (folder / name).is_file() for name in ("vocab.json", "merges.txt")
     )
 
 
 def read_vocabulary(folder: Path) -> Vocabulary:
-    """The vocabulary of tokenizer.json, else of vocab.json and merges.txt. Raises ProblemsError.
+    """Read the vocabulary of a tokenizer folder: tokenizer.json, else vocab.json and merges.txt. Raises ProblemsError.
 
     Cached by the files' content: reading 49,408 tokens takes a second, and most models have the same ones.
     """
@@ -55,7 +61,7 @@ class _Files:
 
 @cached_until_changed(32, missing="")
 def _digest(file: Path) -> str:
-    """SHA-256 of a file's content; its path and stamp if it is too large or unreadable; "" if it is missing."""
+    """Return the SHA-256 of a file's content; its path and stamp if it is too large or unreadable; "" if it is missing."""
     try:
         return hashlib.sha256(read_regular(file, MERGES_BYTES)).hexdigest()
     except (OSError, ProblemsError):
@@ -64,8 +70,7 @@ def _digest(file: Path) -> str:
 
 @lru_cache(maxsize=2)
 def _read(files: _Files) -> Vocabulary:
-    """Read tokenizer.json, else vocab.json and merges.txt, with added_tokens.json. Raises ProblemsError unless they are a
-    valid byte-pair encoding."""
+    """Read tokenizer.json, else vocab.json and merges.txt, with added_tokens.json. Raises ProblemsError for an invalid encoding."""
     folder = files.folder
     whole = folder / "tokenizer.json"
     if whole.is_file():
@@ -90,7 +95,7 @@ def _read(files: _Files) -> Vocabulary:
 
 
 def _words(words: Any, where: Path) -> dict[str, int]:
-    """Return a vocabulary {token: id} if it has BOS and EOS and its ids are 0, 1, 2 ...; else raise ProblemsError."""
+    """Return `words` if it is a vocabulary {token: id} with BOS and EOS and the ids 0, 1, 2 ...; else raise ProblemsError."""
     if not isinstance(words, dict) or not 2 <= len(words) <= MOST_WORDS:
         raise _refused(where, "its vocabulary is not a list of tokens with their ids")
     numbers = words.values()
@@ -102,7 +107,7 @@ def _words(words: Any, where: Path) -> dict[str, int]:
 
 
 def _merges(merges: Any, words: dict[str, int], where: Path) -> list[tuple[str, str]]:
-    """The merges as pairs of tokens, from "a b" or ["a", "b"]. Raises ProblemsError for tokens outside of the vocabulary."""
+    """Return the merges, each "a b" or ["a", "b"], as pairs. Raises ProblemsError for tokens outside of the vocabulary."""
     if not isinstance(merges, list):
         raise _refused(where, "it has no merges")
     pairs = []
@@ -117,7 +122,7 @@ def _merges(merges: Any, words: dict[str, int], where: Path) -> list[tuple[str, 
 
 
 def _added(tokens: list[dict[str, Any]], words: dict[str, int], where: Path) -> list[dict[str, Any]]:
-    """The added tokens that are not in the vocabulary, ordered by id. Raises ProblemsError unless their ids follow the vocabulary's."""
+    """Return the added tokens that are not in the vocabulary, by id. Raises ProblemsError unless their ids follow the vocabulary's."""
     by_content: dict[str, dict[str, Any]] = {}
     for token in tokens:
         content, number = token.get("content"), token.get("id")
@@ -135,4 +140,5 @@ def _added(tokens: list[dict[str, Any]], words: dict[str, int], where: Path) -> 
 
 
 def _refused(where: Path, why: str) -> ProblemsError:
+    """Return the error that the tokenizer is damaged because of `why`, a clause."""
     return ProblemsError.one(f"The model's tokenizer is damaged: {why}", str(where), FIX, code="tokenizer.damaged")

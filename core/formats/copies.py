@@ -1,4 +1,4 @@
-"""Copies saved files into folders of other programs: atomically, and never over another file."""
+"""Copies saved files into folders of other programs, atomically and without overwriting a file."""
 
 import errno
 import os
@@ -29,7 +29,11 @@ Report = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class Copied:
-    """The result of `copy_into`. new: False if the folder already had the same content; preview: name of the image next to it"""
+    """The result of `copy_into`.
+
+    new       False if the folder already had a file with the same content
+    preview   name of the preview image copied next to it; "" without one
+    """
 
     path: Path
     new: bool
@@ -45,9 +49,10 @@ def copy_into(
 ) -> Copied:
     """Copy a file or a folder (a diffusers model) into an existing folder.
 
-    report   (fraction done, what is being done)        name   of the copy, with its suffix; "" for the source's
-    returns  the copy, under that name, or name-2, name-3 if another file has it
-    Raises ProblemsError or Cancelled; either way no part of the copy is left behind.
+    report   called with (fraction done, activity as text)
+    name     file name of the copy with its suffix; "" keeps the source's
+    The copy gets a number (name-2, name-3) if another file has the name; a file with the same content is not copied again.
+    Raises ProblemsError or Cancelled; either way no partial copy is left behind.
     """
     cancel = cancel or CancelToken()
     require_folder(folder, source)
@@ -97,7 +102,10 @@ def require_folder(folder: Path, source: Path) -> None:
 
 
 def _file_stamps(source: Path) -> dict[Path, Stamp]:
-    """Size and modification time of each file by its path below `source`; the path is Path() for a single file."""
+    """Return {path below `source`: (size, modification time)} of all files; the only path is Path() if `source` is a file.
+
+    Raises ProblemsError for a link in the folder.
+    """
     if not source.is_dir():
         return {Path(): stamp_of(check_regular(source))}
     stamps: dict[Path, Stamp] = {}
@@ -111,7 +119,7 @@ def _file_stamps(source: Path) -> dict[Path, Stamp]:
 
 
 def _names(source: Path, folder: Path, name: str) -> Iterator[Path]:
-    """Candidate paths: the name, "" for the source's, then name-2.safetensors and so on."""
+    """Yield candidate paths for the copy: the name ("" means the source's), then name-2, name-3 ... before the suffix."""
     suffix, name = "" if source.is_dir() else source.suffix, name or source.name
     stem = name.removesuffix(suffix)
     yield folder / name
@@ -119,7 +127,7 @@ def _names(source: Path, folder: Path, name: str) -> Iterator[Path]:
 
 
 def _same_content(source: Path, stamps: dict[Path, Stamp], target: Path, cancel: CancelToken, report: Report) -> bool:
-    """Whether both have the same content, byte by byte. An unreadable file counts as different."""
+    """Return whether source and target are equal byte by byte. An unreadable file counts as different."""
     try:
         if os.path.samefile(source, target):
             return True
@@ -133,6 +141,7 @@ def _same_content(source: Path, stamps: dict[Path, Stamp], target: Path, cancel:
 
 
 def _equal_files(source: Path, target: Path, cancel: CancelToken, add_bytes: Callable[[int], None]) -> bool:
+    """Return whether two files have the same bytes. `add_bytes` is called with the number of bytes of each equal chunk."""
     with open_regular(source) as first, open_regular(target) as second:
         while chunk := first.read(CHUNK_BYTES):
             cancel.check()
@@ -143,10 +152,11 @@ def _equal_files(source: Path, target: Path, cancel: CancelToken, add_bytes: Cal
 
 
 def _counter(total: int, report: Report, text: str = "copying") -> Callable[[int], None]:
-    """A callback that adds up bytes and reports the fraction done."""
+    """Return a callback that adds a number of bytes to those done and calls `report` with (fraction of `total`, `text`)."""
     done = 0
 
     def add_bytes(count: int) -> None:
+        """Add `count` bytes and report the fraction done."""
         nonlocal done
         done += count
         report(done / total if total else 1.0, text)
@@ -156,7 +166,7 @@ def _counter(total: int, report: Report, text: str = "copying") -> Callable[[int
 
 @contextmanager
 def _temporary(folder: Path, as_folder: bool) -> Iterator[Path]:
-    """A temporary file or folder in `folder`, removed at the end unless it was renamed."""
+    """Create a temporary file or folder in `folder`; remove it at the end unless it was renamed."""
     if as_folder:
         path = Path(tempfile.mkdtemp(SUFFIX, PREFIX, folder))
     else:
@@ -177,7 +187,7 @@ def _write(
     cancel: CancelToken,
     add_bytes: Callable[[int], None],
 ) -> None:
-    """Copy the content of `source`, complete and synced to disk."""
+    """Copy the files of `source` to `temporary` and sync them to disk. Raises ProblemsError if one of them changes meanwhile."""
     cancel.check()
     for part, stamp in stamps.items():
         target = temporary / part
@@ -194,6 +204,7 @@ def _write(
 
 
 def _write_file(source: Path, target: Path, cancel: CancelToken, add_bytes: Callable[[int], None]) -> None:
+    """Copy one file in chunks, syncing every SYNC_BYTES. `add_bytes` is called with the number of bytes of each chunk."""
     unsynced = 0
     with open_regular(source) as reader, open(target, "wb") as writer:
         while chunk := _read(reader, source):
@@ -209,7 +220,7 @@ def _write_file(source: Path, target: Path, cancel: CancelToken, add_bytes: Call
 
 
 def _read(handle: BinaryIO, source: Path) -> bytes:
-    """Read a chunk; its errors are problems of their own, so that they are not reported as write errors."""
+    """Read the next chunk. Raises ProblemsError on a read error, so that it is not reported as a write error."""
     try:
         return handle.read(CHUNK_BYTES)
     except OSError as error:
@@ -218,6 +229,7 @@ def _read(handle: BinaryIO, source: Path) -> bytes:
 
 
 def _failed(error: OSError, source: Path, folder: Path) -> ProblemsError:
+    """Return the ProblemsError of an error while writing into `folder`."""
     if not folder.is_dir():
         what = f"The folder no longer exists; {PARTIAL_REMOVED}"
         return ProblemsError.one(what, str(folder), f"connect its drive again, or {CHOOSE}", "copy.folder-gone")

@@ -1,4 +1,4 @@
-"""Detects what a model file or folder is from its header: checkpoint, LoRA, VAE, embedding ..., and its family.
+"""Detects what a model file or folder is (checkpoint, LoRA, VAE, embedding ...) and its family, from its header.
 
 Decides by the keys and shapes of the published models, never by file sizes.
 """
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from core import extensions
-from core.formats.lora.names import COMFYUI, kohya_prefixes, looks_like, to_kohya_key
+from core.formats.lora.names import COMFYUI, kohya_prefixes, resembled_kind, to_kohya_key
 from core.formats.lora.recognition import input_width, lora_layout, network_and_variant
-from core.formats.other_files import recognized
+from core.formats.other_files import recognize
 from core.formats.tensors.entry import TensorEntry
 from core.formats.tensors.header import read_header
 from core.record.bounded_json import read_json_object
@@ -71,15 +71,15 @@ FOLDER_RECOGNIZERS: list[FolderRecognizer] = []
 
 @dataclass(frozen=True)
 class ModelKind:
-    """What a file or folder contains.
+    """What a model file or folder contains.
 
     kind        a key of KIND_NAMES               family      a key of FAMILY_NAMES, or None if unknown
-    layout      "single_file" or "diffusers"; for a LoRA its naming scheme: "kohya", "peft", "diffusers"
-                (old), "comfyui", "lycoris" (its prefix, or the paths of modules)
-    prediction  "epsilon", "v" or None (SD 2 files do not store it)
-    evidence    one sentence: how it was detected variant     "inpainting", "loha" ..., or None for the plain kind
+    layout      "single_file" or "diffusers"; of a LoRA the naming scheme: "kohya", "peft", "diffusers" (old), "comfyui", "lycoris"
+    prediction  "epsilon", "v", or None if unknown (SD 2 files do not store it)
+    evidence    how it was detected, as a clause
+    variant     "inpainting", "union" ...; None for the plain kind
     zero_terminal_snr   whether the file is marked as trained with zero terminal SNR
-    network     of a LoRA-like file: the title of its kind, as registered ("LoRA", "LoHa")
+    network     of a LoRA-like file: the title of its network kind ("LoRA", "LoHa"); None if no kind reads it
     """
 
     kind: str
@@ -93,17 +93,17 @@ class ModelKind:
 
     @property
     def offered(self) -> bool:
-        """Whether files of this kind can be used here."""
+        """Whether Atelier can use files of this kind."""
         return self.kind not in NOT_OFFERED and self.variant not in NOT_OFFERED
 
     def __str__(self) -> str:
-        """For display: "SDXL checkpoint", "SD 1.x inpainting checkpoint", "SD 1.x LoHa"."""
+        """Return the kind for display: "SDXL checkpoint", "SD 1.x inpainting checkpoint", "SD 1.x LoHa"."""
         names = [FAMILY_NAMES.get(self.family or "", ""), self.variant or "", self.network or KIND_NAMES[self.kind]]
         return " ".join(name for name in names if name and name != "other")
 
 
 def identify(path: Path | str) -> ModelKind:
-    """The kind of a file or folder. Raises ProblemsError for a missing or damaged file, never for an unknown kind."""
+    """Return the kind of a model file or folder; "unknown" if it has none. Raises ProblemsError for a missing or damaged file."""
     path = Path(path)
     if os.path.isdir(path):
         return _identify_folder(path)
@@ -116,8 +116,11 @@ def identify(path: Path | str) -> ModelKind:
 
 @lru_cache(maxsize=256)
 def _identify_file(path: str, *state: int) -> ModelKind | tuple[Problem, ...]:
-    """The kind or the problems of a file, cached since one check asks several times. state: its size and times, which end the
-    caching when the file changes. Raises ProblemsError if it cannot be read, which is not cached."""
+    """Return the kind of a file, or its problems; both are cached, since one check asks several times.
+
+    state   size, times and inode of the file, as part of the cache key
+    Raises ProblemsError, which is not cached, if the file cannot be read.
+    """
     try:
         return identify_header(*read_header(path))
     except ProblemsError as error:
@@ -127,7 +130,7 @@ def _identify_file(path: str, *state: int) -> ModelKind | tuple[Problem, ...]:
 
 
 def identify_header(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind:
-    """The kind of a file by its header. The order matters: a checkpoint contains a VAE too."""
+    """Return the kind of a file by its header; "unknown" if nothing matches. The order matters: a checkpoint contains a VAE too."""
     for recognizer in (*RECOGNIZERS, _as_other, _as_lora, _as_controlnet, _as_checkpoint, _as_component, _as_embedding):
         kind = recognizer(tensors, metadata)
         if kind is not None:
@@ -136,18 +139,20 @@ def identify_header(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, s
 
 
 def _zero_terminal_snr(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> bool:
-    """Whether a checkpoint has the marker tensor, or another file sd-scripts' metadata."""
+    """Return whether the file has the marker tensor for zero terminal SNR, or sd-scripts' metadata for it."""
     return "ztsnr" in tensors or metadata.get("ss_zero_terminal_snr") == "True"
 
 
 def _first_keys(tensors: Mapping[str, TensorEntry]) -> str:
+    """Describe the first three keys of a file, as evidence for an unknown kind."""
     if not tensors:
         return "it contains no tensors"
     return "its first keys are " + ", ".join(list(tensors)[:3])
 
 
 def _as_other(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
-    if (facts := recognized(tensors)) is None:
+    """Recognize upscalers, hypernetworks and adapters of other programs; None for other files."""
+    if (facts := recognize(tensors)) is None:
         return None
     kind, family, variant, evidence = facts
     return ModelKind(kind, family, "single_file", None, evidence, variant)
@@ -157,6 +162,7 @@ def _as_other(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -
 
 
 def _as_checkpoint(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
+    """Recognize a full model by its U-Net's keys; None for other files."""
     if not any(name.startswith(UNET) for name in tensors):
         return None
     family, evidence = _checkpoint_family(tensors)
@@ -168,7 +174,7 @@ def _as_checkpoint(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, st
 
 
 def _checkpoint_family(tensors: Mapping[str, TensorEntry]) -> tuple[str | None, str]:
-    """(family, None if unknown; evidence) of a checkpoint."""
+    """Return (family, or None if unknown; evidence) of a checkpoint."""
     for key, family in (
         ("conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias", "sdxl"),
         ("conditioner.embedders.0.model.transformer.resblocks.9.mlp.c_proj.bias", "sdxl_refiner"),
@@ -195,8 +201,7 @@ def _checkpoint_family(tensors: Mapping[str, TensorEntry]) -> tuple[str | None, 
 
 
 def _shape_variant(tensors: Mapping[str, TensorEntry]) -> str | None:
-    """The variant by the tensors, None for a plain model: LCM, SDXL's shapes with another noise schedule, or only some of
-    SDXL's layers."""
+    """Return the variant of a checkpoint by its keys: LCM, CosXL, Playground 2.5 or a pruned SDXL; None for a plain model."""
     if f"{UNET}time_embed.cond_proj.weight" in tensors:
         return LCM
     if "edm_vpred.sigma_max" in tensors:
@@ -214,8 +219,10 @@ def _shape_variant(tensors: Mapping[str, TensorEntry]) -> str | None:
 
 
 def _prediction(family: str | None, tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> str | None:
-    """The prediction type, "epsilon", "v" or None: by metadata, else marker tensors, else step counts of the published SD 2
-    files, else the family's only one."""
+    """Return "epsilon", "v" or None if unknown.
+
+    By metadata, else the marker tensor, else for SD 2 the step counts of the published files, else the family's only type.
+    """
     stated = metadata.get("modelspec.prediction_type")
     # Merge tools write "v" into every SD 2 file because they cannot know, so it is ignored there.
     if stated in PREDICTIONS and not (family == "sd2" and "modelspec.merged_from" in metadata):
@@ -258,6 +265,7 @@ IN_UNET = (
 
 
 def _as_lora(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
+    """Recognize a LoRA-like file or a ControlNet-LLLite; None for other files."""
     if any(name.startswith("lllite_unet_") for name in tensors):
         first = any(name.startswith("lllite_unet_input_blocks_1_1_") for name in tensors)  # SDXL has no attention there
         family = "sd1" if first else _family_of_names(tensors)
@@ -267,14 +275,18 @@ def _as_lora(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) ->
         return None
     network, variant = network_and_variant(tensors, metadata.get("ss_network_module", ""))
     family, evidence = _lora_family(tensors, metadata)
-    if network is None and variant is None and (near := looks_like(to_kohya_key(name, None)[1] for name in tensors)):
+    if (
+        network is None
+        and variant is None
+        and (near := resembled_kind(to_kohya_key(name, None)[1] for name in tensors))
+    ):
         evidence = f"it {near}"
     prediction = PREDICTIONS.get(metadata.get("modelspec.prediction_type", ""))
     return ModelKind("lora", family, layout, prediction, evidence, variant, network=network)
 
 
 def _lora_family(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> tuple[str | None, str]:
-    """(family, None if unknown; evidence) of a LoRA."""
+    """Return (family, or None if unknown; evidence) of a LoRA."""
     by_name = _family_of_names(tensors)
     if by_name is not None:
         return by_name, f"its key names are {FAMILY_NAMES[by_name]}'s"
@@ -292,7 +304,7 @@ def _lora_family(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]
 
 
 def _stated_family(metadata: Mapping[str, str]) -> tuple[str, str] | None:
-    """(family, evidence) by the metadata that trainers write; None if they state none."""
+    """Return (family, evidence) by metadata that trainers write; None if it states no family."""
     version = metadata.get("ss_base_model_version", "")
     for start, family in (("sdxl_", "sdxl"), ("sd_v1", "sd1"), ("sd_v2", "sd2")):
         if version.startswith(start):
@@ -311,8 +323,11 @@ def _stated_family(metadata: Mapping[str, str]) -> tuple[str, str] | None:
 
 
 def _family_of_names(tensors: Mapping[str, TensorEntry]) -> str | None:
-    """The family by key names: SDXL LoRAs use the original block names, number their text encoders, or have deep
-    transformers. Patterns registered by families are checked first."""
+    """Return the family by the keys of a LoRA-like file; None if they do not tell.
+
+    Patterns registered by families come first. SDXL LoRAs use the original block names, number their text encoders, or have deep
+    transformers.
+    """
     extensions.load()
     registered = (family for family, pattern in LORA_NAMES.items() if any(pattern.match(name) for name in tensors))
     if match := next(registered, None):
@@ -324,10 +339,10 @@ def _family_of_names(tensors: Mapping[str, TensorEntry]) -> str | None:
 
 
 def _in_deep_transformer(name: str, beginnings: tuple[str, ...]) -> bool:
-    """Whether a layer is in a second or later transformer of a U-Net attention. A single regex would be quadratic in the
-    name's length.
+    """Return whether a U-Net layer is in the second or a later transformer block of an attention, which only SDXL has.
 
-    beginnings   of the names of a U-Net's layers
+    beginnings   prefixes of U-Net layers' names
+    Two searches, since a single regex would be quadratic in the name's length.
     """
     block = name.find("_block") if name.startswith(beginnings) else -1
     return block >= 0 and DEEP_TRANSFORMER.search(name, block) is not None
@@ -337,8 +352,10 @@ def _in_deep_transformer(name: str, beginnings: tuple[str, ...]) -> bool:
 
 
 def _as_controlnet(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
+    """Recognize a ControlNet with diffusers', A1111's or sd-scripts' keys; None for other files."""
+
     def family(sdxl_key: str, attention: str) -> str | None:
-        """The family by SDXL's size conditioning, the input width of an attention, else the metadata."""
+        """Return the family by SDXL's size conditioning, else the width of the cross-attention, else the metadata."""
         if sdxl_key in tensors:
             return "sdxl"
         context = tensors.get(f"{attention}.transformer_blocks.0.attn2.to_k.weight")
@@ -359,6 +376,7 @@ def _as_controlnet(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, st
 
 
 def _as_embedding(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
+    """Recognize a textual inversion embedding by its keys, or a single table of vectors; None for other files."""
     names = set(tensors)
     if names == XTI_KEYS:
         width = tensors["MID"].side(-1)
@@ -380,7 +398,7 @@ def _as_embedding(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str
 
 
 def _is_token_table(tensors: Mapping[str, TensorEntry]) -> bool:
-    """Whether a file has one table of vectors, or several of one width with tokens as names, as diffusers writes them."""
+    """Return whether a file has one table of vectors, or several of one width that are named by tokens, as diffusers writes them."""
     if len(tensors) == 1:
         return all(len(entry.shape) in (1, 2) for entry in tensors.values())
     if not 1 < len(tensors) <= MOST_TOKENS or any(name.endswith((".weight", ".bias")) for name in tensors):
@@ -390,7 +408,7 @@ def _is_token_table(tensors: Mapping[str, TensorEntry]) -> bool:
 
 
 def _as_component(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
-    """A single VAE, U-Net or text encoder."""
+    """Recognize a file with a VAE, a U-Net or a text encoder alone."""
     for prefix in ("", "first_stage_model.", "vae."):
         if f"{prefix}encoder.conv_in.weight" in tensors or f"{prefix}decoder.conv_in.weight" in tensors:
             diffusers = any(
@@ -427,6 +445,7 @@ PIPELINE_FAMILY = {
 
 
 def _identify_folder(path: Path) -> ModelKind:
+    """Return the kind of a diffusers folder, or of a folder with a single part. Raises ProblemsError for any other folder."""
     extensions.load()  # registered families
     if registered := next(filter(None, (recognizes(path) for recognizes in FOLDER_RECOGNIZERS)), None):
         return registered
@@ -451,8 +470,10 @@ def _identify_folder(path: Path) -> ModelKind:
 
 
 def _unet_config_family(config: Mapping[str, Any]) -> tuple[str | None, str]:
-    """(family, None if unknown; evidence) by the width of the text encoder states; another width with SD 1's block layout (the
-    starter model) is SD 1."""
+    """Return (family, or None if unknown; evidence) by a U-Net's config: size conditioning, else the width of its cross-attention.
+
+    Another width with SD 1's block types (the starter model) is SD 1, or SD 2 with linear projections.
+    """
     width = _integer(config, "cross_attention_dim")
     if config.get("addition_embed_type") == "text_time":
         return ("sdxl_refiner" if width == 1280 else "sdxl"), "its U-Net takes size conditions (text_time)"
@@ -469,24 +490,25 @@ def _unet_config_family(config: Mapping[str, Any]) -> tuple[str | None, str]:
 
 
 def _config_variant(config: Mapping[str, Any]) -> str | None:
+    """Return the variant of a U-Net by its config: LCM, or by its input channels; None for a plain model."""
     return LCM if _integer(config, "time_cond_proj_dim") else INPUT_VARIANTS.get(_integer(config, "in_channels"))
 
 
 def _integer(config: Mapping[str, Any], name: str) -> int:
-    """An integer of the config; 0 if it is not one."""
+    """Return an integer of the config; 0 if it is missing or not an integer."""
     value = config.get(name)
     return value if type(value) is int else 0
 
 
 def class_of(config: Mapping[str, Any]) -> str:
-    """The class that a part's config names: diffusers' `_class_name`, else the first of transformers' `architectures`; "" if none."""
+    """Return the class in a part's config: diffusers' `_class_name`, else the first of transformers' `architectures`; "" if none."""
     classes = config.get("architectures")
     stated = config.get("_class_name") or (classes[0] if isinstance(classes, list) and classes else "")
     return stated if isinstance(stated, str) else ""
 
 
 def _identify_part_folder(path: Path) -> ModelKind:
-    """The kind of a folder with a single model part, by the class in its config.json."""
+    """Return the kind of a folder with a single model part, by the class in its config.json. Raises ProblemsError without that file."""
     config = read_json(path / "config.json")
     if config is None:
         what = "This folder does not contain a model: it has neither model_index.json nor unet/config.json"
@@ -508,7 +530,7 @@ def _identify_part_folder(path: Path) -> ModelKind:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, None if the file is missing; invalid JSON raises a problem with its position."""
+    """Read a JSON object; None if the file is missing. Raises ProblemsError with the position of invalid JSON."""
     try:
         return read_json_object(path)
     except MissingFile:

@@ -1,7 +1,7 @@
-"""Textual inversion files: the vectors of a token, one tensor per text encoder (or per layer, XTI).
+"""Textual inversion files: the vectors of a token, one tensor per text encoder (or per layer: XTI).
 
-The formats: `emb_params` (kohya), `clip_l` and `clip_g` (SDXL), `string_to_param` (A1111), {token: tensor} (diffusers),
-and 16 layers (XTI). A1111's and diffusers' can hold several named tokens.
+Formats: `emb_params` (kohya), `clip_l` and `clip_g` (SDXL), `string_to_param` (A1111), {token: tensor} (diffusers), and 16 layers
+(XTI). A1111's and diffusers' can hold several named tokens.
 """
 
 from __future__ import annotations
@@ -37,10 +37,9 @@ LAYERS = (
 def write_embedding(
     path: Path, vectors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], dtype: torch.dtype
 ) -> None:
-    """Write a .safetensors with metadata, or a .pt (torch.save of the same names), atomically. Raises ProblemsError for NaN or
-    infinity.
+    """Write a .safetensors with metadata, or a .pt without, atomically. Raises ProblemsError for NaN or infinity.
 
-    vectors   {"emb_params": [n, C]}, {"clip_l": ..., "clip_g": ...} or one per name in LAYERS
+    vectors   {"emb_params": [n, C]}, {"clip_l": [n, C], "clip_g": [n, C]} or one [n, C] per name in LAYERS
     """
     refuse_not_finite(not_finite(vectors), path)
     ready = {name: value.detach().to("cpu", dtype).contiguous().clone() for name, value in vectors.items()}
@@ -52,11 +51,11 @@ def write_embedding(
 
 
 def read_embedding(path: Path, token: str = "") -> dict[str, torch.Tensor]:
-    """{name: float32 [n, C]} by the names of `write_embedding`, from a .safetensors or .pt file of any common program.
+    """Return {name as in `write_embedding`: float32 [n, C]} from a .safetensors or .pt file of any common program.
 
+    token   selects one of a file with several (`tokens_in`); "" is the first
     A1111's format (string_to_param), diffusers' and other single tensors become "emb_params".
-    token   which one of a file with several (`tokens_in`); "" is the first
-    Raises ProblemsError for another file, and for NaN or infinite vectors.
+    Raises ProblemsError if the file has no such embedding, and for NaN or infinite vectors.
     """
     with TensorFile(path) as file:
         names = _names(file.entries, path, token)
@@ -69,28 +68,28 @@ def read_embedding(path: Path, token: str = "") -> dict[str, torch.Tensor]:
 
 
 def read_shapes(path: Path, token: str = "") -> dict[str, tuple[int, int]]:
-    """{name: (n, C)} of `read_embedding`'s tensors, from the header only."""
+    """Return {name: (n, C)} of the tensors of `read_embedding`, from the header only."""
     entries, _ = read_header(path)
     shapes = {name: entries[key].shape for name, key in _names(entries, path, token).items()}
     return {name: (shape[0] if len(shape) == 2 else 1, shape[-1]) for name, shape in shapes.items()}
 
 
 def tokens_in(path: Path) -> list[str]:
-    """The tokens of a file with several, or of a LoRA file; [] for a file with one, whose token is the file's name."""
+    """Return the tokens of a file with several, or of embeddings in a LoRA file; [] for a single token, which is named by the file."""
     entries = read_header(path)[0]
     tokens = list(_tables(entries))
     return bundled_tokens(entries) or (tokens if len(tokens) > 1 else [])
 
 
 def bundled_tokens(names: Iterable[str]) -> list[str]:
-    """The tokens of the embeddings in a LoRA file."""
+    """Return the tokens of the embeddings in a LoRA file, by its keys."""
     inside = (name.removeprefix(BUNDLED) for name in names if name.startswith(BUNDLED))
     parted = (name.partition(f".{A1111}")[0] if f".{A1111}" in name else name.rpartition(".")[0] for name in inside)
     return [token for token in dict.fromkeys(parted) if token]
 
 
 def _tables(entries: Mapping[str, TensorEntry]) -> dict[str, str]:
-    """{token: the name of its tensor} for tensors named after tokens; diffusers' "<fox>" is "fox" in prompts."""
+    """Return {token: tensor name} for tensors named after tokens, without diffusers' angle brackets: "<fox>" -> "fox"."""
     vectors = [name for name, entry in entries.items() if _are_vectors(entry)]
     if set(vectors) & {*LAYERS, *SDXL, *ONE}:
         return {}
@@ -99,7 +98,7 @@ def _tables(entries: Mapping[str, TensorEntry]) -> dict[str, str]:
 
 
 def _names(entries: Mapping[str, TensorEntry], path: Path, token: str) -> dict[str, str]:
-    """{name in `write_embedding`: key in the file} of the tensors that are token vectors. Raises ProblemsError without any."""
+    """Return {name as in `write_embedding`: key in the file} of a token's vectors. Raises ProblemsError if there are none."""
     if token in bundled_tokens(entries):
         begin = f"{BUNDLED}{token}."
         inside = {name.removeprefix(begin): entry for name, entry in entries.items() if name.startswith(begin)}
@@ -123,5 +122,5 @@ def _names(entries: Mapping[str, TensorEntry], path: Path, token: str) -> dict[s
 
 
 def _are_vectors(entry: TensorEntry) -> bool:
-    """Whether it is a floating-point vector, or several as rows."""
+    """Return whether the tensor is a floating-point vector, or a matrix of vectors."""
     return len(entry.shape) in (1, 2) and 0 not in entry.shape and entry.dtype in FLOATS

@@ -1,4 +1,4 @@
-"""Hashes by which other programs identify files, with a cache so that each file is hashed once."""
+"""Hashes by which other programs identify files, cached so that each file is hashed once."""
 
 import hashlib
 import os
@@ -22,8 +22,10 @@ LEGACY_OF_SMALL = hashlib.sha256().hexdigest()[:8]
 
 
 class HashMemo:
-    """A cache of values computed from files, by path, size and modification time; on disk (one JSON file) if it has a
-    path."""
+    """Cache of strings computed from files, keyed by path and valid while size and modification time stay the same.
+
+    path   JSON file that the cache is stored in; None keeps it in memory only
+    """
 
     def __init__(self, path: Path | str | None = None) -> None:
         self.path = Path(path) if path else None
@@ -34,7 +36,10 @@ class HashMemo:
                 self._values = read_json_object(self.path)
 
     def get(self, purpose: str, files: Sequence[Path], compute: Callable[[], str]) -> str:
-        """The cached value if no file has changed, else `compute()`. purpose: what is computed, a part of the cache's key"""
+        """Return the cached value if none of the files has changed, else compute and cache it.
+
+        purpose   what is computed ("sha256"), a part of the cache key
+        """
         key = f"{purpose}|" + "|".join(str(real_path(file)) for file in files)
         stamps = [list(stamp(file)) for file in files]
         entry = self._values.get(key)
@@ -50,8 +55,10 @@ class HashMemo:
 
 
 def file_sha256(path: Path | str, cancel: CancelToken | None = None, start: int = 0) -> str:
-    """SHA-256 of a file's bytes from `start` on, in chunks; checks `cancel` between them. Raises ProblemsError for a
-    sparse file, which may claim terabytes."""
+    """Return the SHA-256 (64 hex digits) of a file's bytes from offset `start` on. Checks `cancel` between chunks.
+
+    Raises ProblemsError for a sparse file, which may claim terabytes.
+    """
     digest = hashlib.sha256()
     with open_regular(path) as handle:
         _refuse_sparse(path, os.fstat(handle.fileno()))
@@ -64,8 +71,7 @@ def file_sha256(path: Path | str, cancel: CancelToken | None = None, start: int 
 
 
 def _refuse_sparse(path: Path | str, facts: os.stat_result) -> None:
-    """Raise ProblemsError for a sparse file; if the file system does not report the size on disk, the file counts as
-    complete."""
+    """Raise ProblemsError if a file takes far less space on disk than its size. Passes if the file system does not report that space."""
     on_disk = getattr(facts, "st_blocks", 0) * 512
     if 0 < on_disk < facts.st_size / HOLLOW and facts.st_size > CHUNK_BYTES:
         what = (
@@ -75,14 +81,17 @@ def _refuse_sparse(path: Path | str, facts: os.stat_result) -> None:
 
 
 def legacy_hash(path: Path | str) -> str:
-    """A1111's old model hash: 8 digits of the SHA-256 of 64 KiB at 1 MiB (of nothing in a smaller file: LEGACY_OF_SMALL)."""
+    """Return A1111's old model hash: the first 8 digits of the SHA-256 of the 64 KiB at offset 1 MiB.
+
+    For a file that ends before, this is LEGACY_OF_SMALL.
+    """
     with open_regular(path) as handle:
         handle.seek(LEGACY_START)
         return hashlib.sha256(handle.read(LEGACY_BYTES)).hexdigest()[:8]
 
 
 def model_hashes(path: Path | str, memo: HashMemo | None = None, cancel: CancelToken | None = None) -> tuple[str, str]:
-    """(old hash, SHA-256) of a model for LoRA metadata; sd-scripts' placeholders for a folder and for no model."""
+    """Return (old hash, SHA-256) of a model file for LoRA metadata; sd-scripts' placeholders for a folder and a missing file."""
     path = Path(path)
     if path.is_dir():
         return "IsADirectory", "IsADirectory"

@@ -34,15 +34,17 @@ GENERATIVE_MODELS = "https://github.com/Stability-AI/generative-models"
 
 @dataclass(frozen=True)
 class SaveFacts:
-    """Facts of a training at the moment of a save, in addition to its settings.
+    """What the metadata of a saved file states in addition to the job's settings.
 
-    started_at, saved_at    Unix seconds            epoch, step  finished ones, counted from 1
-    num_train_images        images x repeats      base_model_hash, ..._sha256  A1111's old hash, SHA-256 of the file
-    dataset_dirs            folder name -> {"n_repeats": n, "img_count": n}
-    tag_frequency           folder name -> {tag: n}
-    datasets                one entry per set of folders that share batches, if folders have their own settings
+    started_at, saved_at    Unix seconds; saved_at None: the time of writing
+    epoch, step             completed epochs and optimizer steps
+    num_train_images        images x repeats
+    base_model_hash, base_model_sha256    A1111's old hash (8 digits) and the SHA-256 of the base model's file; likewise for the VAE
+    dataset_dirs            {folder name: {"n_repeats": n, "img_count": n}}
+    tag_frequency           {folder name: {tag: n}}
+    datasets                one JSON object per group of folders that share batches; empty unless folders have settings of their own
     bucket_info             {"buckets": {"0": {"resolution": [w, h], "count": n}}, "mean_img_ar_error": x}
-    network_module, network_args    sd-scripts' names for the kind of network and its arguments
+    network_module, network_args    sd-scripts' names for the network kind and its arguments
     extra                   more metadata, copied unchanged
     """
 
@@ -79,14 +81,16 @@ class SaveFacts:
 
 
 def architecture(family: str, prediction: str, kind: SpecKind = "model") -> str:
-    """modelspec.architecture, which A1111's and ComfyUI's managers look up: `stable-diffusion-v2-768-v/lora`."""
+    """Return `modelspec.architecture`, by which A1111's and ComfyUI's model managers identify a file: "stable-diffusion-v2-768-v/lora"."""
     name = "stable-diffusion-v2-768-v" if (family, prediction) == ("sd2", "v") else ARCHITECTURES.get(family, family)
     return name + SUFFIXES[kind]
 
 
 def implementation(family: str, kind: SpecKind) -> str:
-    """modelspec.implementation, the origin of the tensors' names: diffusers for folders, LoRAs of SD 1 and 2 and
-    ControlNets of SDXL, else the original."""
+    """Return `modelspec.implementation`, which says whose tensor names the file has: "diffusers" or the address of Stability's code.
+
+    "diffusers": diffusers folders, LoRAs of SD 1.x and 2.x, ControlNets of SDXL.
+    """
     traits = traits_of(family)
     diffusers = {
         "folder": True,
@@ -97,10 +101,10 @@ def implementation(family: str, kind: SpecKind) -> str:
 
 
 def model_spec(job: TrainJob, facts: SaveFacts, kind: SpecKind, saved_at: float | None = None) -> dict[str, str]:
-    """The modelspec metadata as sd-scripts fills it, and the version of this program; `facts.extra` may add author,
-    description, license, tags ... (but not hash).
+    """Return the `modelspec.*` metadata of a trained file as sd-scripts writes it, plus the version of Atelier.
 
-    saved_at  Unix seconds; None: from the facts, else now
+    saved_at  Unix seconds; None: `facts.saved_at`, or now if that is None too
+    Entries of `facts.extra` that start with "modelspec." (author, license, tags ...) are added and win.
     """
     if saved_at is None:
         saved_at = time.time() if facts.saved_at is None else facts.saved_at
@@ -126,10 +130,11 @@ def model_spec(job: TrainJob, facts: SaveFacts, kind: SpecKind, saved_at: float 
 def model_spec_of(
     before: Mapping[str, str], family: str, prediction: str | None, kind: SpecKind, title: str, side: int
 ) -> dict[str, str]:
-    """The modelspec metadata of a model without a training: its previous metadata with missing values added, and with the
-    current version, implementation and prediction type.
+    """Return the `modelspec.*` metadata of a converted or merged model: `before` completed and brought up to date.
 
-    prediction  None if unknown      side  of the images it is made for, in pixels
+    before      the metadata so far; its title, resolution, date and architecture are kept
+    prediction  "epsilon" or "v"; for others and None (unknown), no architecture and prediction type are written
+    side        side length in pixels of the images that the model was trained on
     """
     values = {
         "modelspec.title": title,

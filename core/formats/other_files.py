@@ -1,4 +1,4 @@
-"""Detects files that are neither model parts nor LoRAs, by header: upscalers, and adapters for other programs."""
+"""Detects upscalers, IP-Adapters, T2I-Adapters and hypernetworks by the names and shapes of their tensors."""
 
 from collections.abc import Mapping
 
@@ -14,8 +14,8 @@ LATENT_UPSCALER = {"conv1.weight", "resblock20.conv2.weight", "conv_final.weight
 WIDTHS = ("320", "640", "768", "1024", "1280")
 
 
-def recognized(tensors: Mapping[str, TensorEntry]) -> Recognized | None:
-    """The kind of the file, or None."""
+def recognize(tensors: Mapping[str, TensorEntry]) -> Recognized | None:
+    """Return (kind, family, variant, evidence) of an upscaler, adapter or hypernetwork file; None for any other file."""
     return _ip_adapter(tensors) or _t2i_adapter(tensors) or _upscaler(tensors) or _hypernetwork(tensors)
 
 
@@ -40,6 +40,7 @@ def _t2i_adapter(tensors: Mapping[str, TensorEntry]) -> Recognized | None:
 
 
 def _upscaler(tensors: Mapping[str, TensorEntry]) -> Recognized | None:
+    """Recognize ESRGAN, SwinIR and SRVGG upscalers and sd-scripts' latent upscaler."""
     names = set(tensors)
     for prefix in WRAPPERS:
         if any(name.startswith(prefix) for name in tensors):
@@ -59,7 +60,7 @@ def _upscaler(tensors: Mapping[str, TensorEntry]) -> Recognized | None:
 
 
 def _hypernetwork(tensors: Mapping[str, TensorEntry]) -> Recognized | None:
-    """NovelAI's and A1111's: two networks for each input width of attention."""
+    """Recognize hypernetworks of NovelAI and A1111: their keys start with the input width of the attention layers."""
     if tensors and all(name.split(".")[0] in WIDTHS for name in tensors):
         return "hypernetwork", None, None, "its keys are layer widths"
     return None

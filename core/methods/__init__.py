@@ -138,6 +138,6 @@ class Method(ABC):
 
     # -- for DeepSpeed
 
-    def lay_in_modules(self) -> None:
+    def register_in_modules(self) -> None:
         """Register the trained weights next to the model as parameters of the model's modules."""
         return

@@ -20,7 +20,7 @@ from core.networks.files import NetworkFiles, read_file, targets_of
 from core.networks.kinds import kind_named
 from core.networks.kinds.lora import one_or_dynamic, sizes_as_metadata
 from core.networks.layer_sizes import part_of
-from core.networks.layers import layer_hits
+from core.networks.layers import count_layers
 from core.networks.network import Network
 from core.networks.starting import start_network
 from core.optimization.groups import Trainable
@@ -67,7 +67,7 @@ class NetworkMethod(Method):
         self._family = components.family
         targets = list(targets_of(components, norms=settings.may_train_norms))
         if settings.chooses_layers and not settings.dim_from_weights:
-            self._layer_counts = str(layer_hits(settings, self._kind_settings, targets))
+            self._layer_counts = str(count_layers(settings, self._kind_settings, targets))
         if start is None:
             self.network = Network.create(targets, settings, self._seed, kind_settings=self._kind_settings)
         else:
@@ -109,9 +109,9 @@ class NetworkMethod(Method):
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         self._built.load_state(tensors)
 
-    def lay_in_modules(self) -> None:
+    def register_in_modules(self) -> None:
         """Register the network's weights as parameters of the model's modules."""
-        self._built.lay_in_modules()
+        self._built.register_in_modules()
 
     def set_strength(self, strength: float) -> None:
         """Set the network's multiplier: 1 is full, 0 the model without it."""

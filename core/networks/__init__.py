@@ -1,1 +1,1 @@
-"""Adapters that train on top of frozen weights, and a faster form of frozen weights for CPUs."""
+"""Networks of adapters (LoRA and its relatives) on frozen weights, their files, and frozen weights in faster or smaller forms."""

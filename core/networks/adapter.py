@@ -1,4 +1,4 @@
-"""`Adapter`: the change of one module; and the forward pass of a module with any number of them."""
+"""`Adapter`, the trained change of one layer, and the forward pass of a layer with any number of adapters."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ PLUS = "plus"  # the role of weights that train at LoRA+'s higher rate
 class Adapter(ABC):
     """The change of one Linear or Conv2d. Each network kind (core/networks/kinds) subclasses it.
 
-    Parameters are float32 in the shapes of the kind's files; products run in the dtype of the module's output. The base
-    weight must not be read unless the kind sets `needs_base_weight`: it may be packed or sharded.
+    Parameters are float32 in the shapes of the kind's files; products run in the dtype of the layer's output. The base weight must not be
+    read unless the kind sets `needs_base_weight`: it may be packed or sharded.
 
-    rank, alpha     its size, for kinds that have one
-    saved_alpha     the alpha written to files, if not the one in use: sd-scripts' behavior with network_weights
-    bias            a change of the layer's bias, stored next to it in the file (core/networks/bias_norm.py), without
-                    alpha / rank
-    multiplier      strength of its network
-    casts           its network's parameters in the compute dtype
-    moment          (step, micro-batch) in training; None: in use
+    name            kohya's layer name
+    module          the layer; calls its input x, its output y
+    rank, alpha     1 for kinds without a rank
+    saved_alpha     alpha to write to files, if it differs from `alpha`: sd-scripts' behavior with network_weights; else None
+    bias            change of the layer's bias [out], added without alpha / rank (core/networks/bias_norm.py); None for no change
+    multiplier      strength of the network
+    dropout         of the network; None without dropout
+    casts           cache of the network's parameters in the compute dtype; None: each use casts
+    micro_step          (step, micro-batch) during training; None: the network is used, not trained
     """
 
     def __init__(self, name: str, module: nn.Module, rank: int = 1, alpha: float = 1.0):
@@ -39,85 +41,96 @@ class Adapter(ABC):
         self.multiplier = 1.0
         self.dropout: Dropout | None = None
         self.casts: CastCache | None = None
-        self.moment: tuple[int, int] | None = None
+        self.micro_step: tuple[int, int] | None = None
 
     # -- implemented by each kind
 
     @abstractmethod
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
-        """(parameter, role): the role `PLUS` gets LoRA+'s ratio, other roles do not."""
+        """Return [(parameter, role)]. The role `PLUS` trains at LoRA+'s higher learning rate, any other role at the usual one."""
 
     @abstractmethod
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
-        """The module's output y with this change, as a new tensor. x is the module's input before `enters`."""
+        """Return the layer's output `y` with this change, as a new tensor.
+
+        y   output with the changes of the adapters attached before
+        x   the layer's input before `changed_input` of this adapter
+        """
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors of a training state by key below the module's name; live, not copied. Files contain them too,
-        unless `saved` differs, with floating-point ones cast to the file's dtype; read them in any dtype, since other
-        programs cast all."""
+        """Return {key below the layer's name: tensor} for a training state; live tensors, not copies.
+
+        Files get the same tensors unless `saved` differs, with floats in the file's dtype.
+        """
 
     @abstractmethod
     def misfit(self, tensors: Mapping[str, Tensor]) -> str:
-        """Why the tensors of a file cannot be loaded; "" if they can."""
+        """Return why the tensors of a file cannot be loaded ("has a different shape", after the layer's name); "" if they can."""
 
     @abstractmethod
     def take(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load tensors that fit. Their alpha is used, unless `saved_alpha` is set."""
+        """Load the tensors of a file, which must fit (`misfit`), and their alpha unless `saved_alpha` is set."""
 
     @abstractmethod
     def shorten(self, ratio: Tensor) -> None:
-        """Multiply the change by `ratio`, 0-d on the device (max weight norm)."""
+        """Multiply the change by `ratio`, 0-d on the layer's device, for the max weight norm."""
 
     # -- defaults for most kinds
 
     def alpha_in_file(self) -> Tensor:
+        """Return the alpha to write to files, float32 0-d: `saved_alpha` if it is set."""
         return torch.tensor(self.alpha if self.saved_alpha is None else self.saved_alpha, dtype=torch.float32)
 
     def take_alpha(self, alpha: float) -> None:
-        """Use a file's alpha, unless `saved_alpha` is set."""
+        """Use a file's alpha; if `saved_alpha` is set, only save it."""
         if self.saved_alpha is None:
             self.alpha = alpha
         else:
             self.saved_alpha = alpha
 
     def delta(self) -> Tensor:
-        """The change of the weight in its shape, float32, without the multiplier, for kinds that add one. Kinds that
-        rotate or scale the weight have only `merged`."""
+        """Return the change of the weight: float32 in the weight's shape, without the multiplier.
+
+        Raises TypeError for kinds that rotate or scale the weight, which only have `merged`.
+        """
         raise TypeError(f"the change of {self.name} depends on the weight")
 
     def merged(self, weight: Tensor) -> Tensor:
-        """`weight` with this change at its multiplier. weight: float32, including the changes merged before"""
+        """Return `weight` with this change at its multiplier.
+
+        weight   float32, with the changes that were merged before
+        """
         return weight + self.delta() * self.multiplier
 
     def to(self, dtype: torch.dtype) -> None:
-        """Cast the parameters to this dtype."""
+        """Cast the parameters to this dtype in place."""
         for parameter, _ in self.parameters():
             parameter.data = parameter.data.to(dtype)
 
     def cast(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        """A parameter in this dtype, differentiable."""
+        """Return a parameter in this dtype, differentiable."""
         from core.networks.low_rank import cast_weight
 
         return cast_weight(weight, dtype, self.casts)
 
-    def enters(self, x: Tensor) -> Tensor:
-        """The input x as this change alters it for the module and the adapters before it."""
+    def changed_input(self, x: Tensor) -> Tensor:
+        """Return the input for the layer and the adapters attached before: `x`, unless this kind changes the input."""
         return x
 
-    def below(self) -> Iterator[Adapter]:
-        """The adapters that act on the module before this one."""
+    def earlier_adapters(self) -> Iterator[Adapter]:
+        """Yield the active adapters that were attached to the layer before this one."""
         for adapter in self.module.__dict__.get(STACK, ()):
             if self in (adapter, getattr(adapter, "limited", None)):  # limited: to a region
                 return
-            if not adapter.left_out:
+            if not adapter.is_inactive:
                 yield adapter
 
     def without_bias(self, y: Tensor) -> Tensor:
-        """The output y below this change, minus the bias in it."""
+        """Return the output `y` of the layer and the adapters attached before, minus the bias that they add."""
         bias = self.module.bias
         biases = [bias] if isinstance(bias, torch.Tensor) else []
-        for adapter in self.below():
+        for adapter in self.earlier_adapters():
             change = adapter.bias_delta()
             biases += [change * adapter.multiplier] if change is not None else []
         for each in biases:
@@ -125,48 +138,47 @@ class Adapter(ABC):
         return y
 
     def saved(self) -> dict[str, Tensor]:
-        """The tensors for checkpoint files, if they differ from a training state's (`tensors`): other programs do not
-        know `scalar`, for example."""
+        """Return the tensors for checkpoint files, if other programs need other ones than `tensors` (without `scalar`, for example)."""
         return self.tensors()
 
     def bias_delta(self) -> Tensor | None:
-        """The change of the layer's bias, like `delta`; None if it does not change."""
+        """Return the change of the layer's bias [out], without the multiplier; None if the bias does not change."""
         return self.bias
 
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
-        """`add_to`, plus the change of the bias."""
+        """Return `add_to(y, x)` plus the change of the bias."""
         return self.with_bias(self.add_to(y, x))
 
     def with_bias(self, y: Tensor) -> Tensor:
+        """Add the change of the bias to the layer's output."""
         return y if self.bias is None else y + over_channels(self.bias * self.multiplier, y, self.module)
 
     def factors(self) -> tuple[Tensor, Tensor] | None:
-        """up [out, rank] and down [rank, in * kernel] in float32, whose product times alpha / rank is the change; None
-        if it is no such product."""
+        """Return up [out, rank] and down [rank, in * kernel], float32, with up @ down * alpha / rank the change; None for other kinds."""
         return None
 
     def norm(self) -> Tensor:
-        """Frobenius norm of the change, 0-d."""
+        """Return the Frobenius norm of the change, 0-d."""
         return self.delta().norm()
 
-    def whole(self, x: Tensor) -> Tensor | None:
-        """The module's output with this change in one product, if that is faster; None: compute a sum."""
+    def fused_output(self, x: Tensor) -> Tensor | None:
+        """Return the layer's output with this change, without `bias`, computed in one product; None if a sum is as fast."""
         return None
 
     @property
     def file_name(self) -> str:
-        """The layer's name in its file."""
+        """The layer's name in files of this kind."""
         return self.name
 
     @property
     def strength(self) -> float:
-        """The factor of the change in the module's output."""
+        """The factor of the change in the layer's output."""
         return self.multiplier
 
     @property
-    def left_out(self) -> bool:
-        """Whether module dropout currently drops this change."""
-        return self.strength == 0.0 or (self.dropout is not None and self.dropout.leaves_out(self.name))
+    def is_inactive(self) -> bool:
+        """Whether this change has no effect now: its strength is 0, or module dropout drops it."""
+        return self.strength == 0.0 or (self.dropout is not None and self.dropout.drops_layer(self.name))
 
 
 class ScaledAdapter(Adapter):
@@ -174,33 +186,38 @@ class ScaledAdapter(Adapter):
 
     @property
     def scale(self) -> float:
+        """alpha / rank."""
         return self.alpha / self.rank
 
     @property
     def strength(self) -> float:
+        """The factor of the change in the layer's output: multiplier * alpha / rank."""
         return self.multiplier * self.scale
 
-    def thinned(self, hidden: Tensor, name: str) -> tuple[Tensor, float]:
-        """Hidden activations after dropout, and the factor that compensates for it. name: of the random draw"""
-        if self.dropout is None or not self.dropout.thins:
+    def drop_hidden(self, hidden: Tensor, name: str) -> tuple[Tensor, float]:
+        """Apply dropout and rank dropout to hidden activations; return (activations, the factor that compensates for it).
+
+        hidden   [..., rank] for a Linear, [B, rank, H, W] for a Conv2d
+        name     addresses the random draw
+        """
+        if self.dropout is None or not self.dropout.drops_values:
             return hidden, 1.0
-        return self.dropout.thinned(hidden, name, 1 if isinstance(self.module, nn.Conv2d) else -1)
+        return self.dropout.drop_values(hidden, name, 1 if isinstance(self.module, nn.Conv2d) else -1)
 
 
 def forward_with_adapters(module: nn.Module, x: Tensor) -> Tensor:
-    """The forward pass of an adapted module: its own, then the adapters in the order they were attached, each on the
-    output of the ones before: f_n(x) = add_to(f_n-1(enters(x)), x)."""
-    return forward_through(module, [adapter for adapter in module.__dict__[STACK] if not adapter.left_out], x)
+    """Forward pass of an adapted layer: f_n(x) = add_to(f_n-1(changed_input(x)), x) for its adapters in the order they were attached."""
+    return forward_through(module, [adapter for adapter in module.__dict__[STACK] if not adapter.is_inactive], x)
 
 
 def forward_through(module: nn.Module, adapters: list[Adapter], x: Tensor) -> Tensor:
-    """`forward_with_adapters` with only these adapters."""
+    """Forward pass of an adapted layer with only these adapters, as `forward_with_adapters`."""
     inputs = [x]
     for adapter in reversed(adapters):
-        inputs.append(adapter.enters(inputs[-1]))
+        inputs.append(adapter.changed_input(inputs[-1]))
     kind: Any = kind_of(module)
     x = inputs.pop()
-    y = adapters[0].whole(x) if adapters and x is inputs[-1] else None
+    y = adapters[0].fused_output(x) if adapters and x is inputs[-1] else None
     if y is None:
         y = kind.forward(module, x)
     else:
@@ -212,18 +229,21 @@ def forward_through(module: nn.Module, adapters: list[Adapter], x: Tensor) -> Te
 
 
 def over_channels(values: Tensor, like: Tensor, module: nn.Module) -> Tensor:
-    """One value for each channel, in the shape and dtype of an activation of the module: [..., C] or [B, C, H, W]."""
+    """Reshape `values` [C] so that they broadcast over the layer's output `like`, and cast them to its dtype and device.
+
+    Returns [C] for a Linear ([..., C]) and [C, 1, 1] for a Conv2d ([B, C, H, W]).
+    """
     return values.to(like).view(-1, 1, 1) if isinstance(module, nn.Conv2d) else values.to(like).view(-1)
 
 
 def as_weight(value: Any) -> Tensor:
-    """A module's weight, for type checkers."""
+    """Return the same tensor, typed for type checkers."""
     assert isinstance(value, torch.Tensor)
     return value
 
 
 def fitted(tensor: Tensor, shape: Sequence[int], module: nn.Module) -> Tensor:
-    """A float32 copy of a file's tensor in this shape, on the module's device."""
+    """Return a float32 copy of a file's tensor, reshaped to `shape`, on the layer's device."""
     device = as_weight(module.weight).device
     return torch.empty(shape, device=device, dtype=torch.float32).copy_(tensor.reshape(shape))
 
@@ -235,12 +255,15 @@ _DERIVED: dict[type, type] = {}
 
 
 def kind_of(module: nn.Module) -> Any:
-    """The module's original class, adapted or not."""
+    """Return the module's class before `adapt`."""
     return getattr(type(module), "adapts", type(module))
 
 
 def adapt(module: nn.Module, forward: Callable[..., Any]) -> None:
-    """Make the module compute `forward(module, ...)`, the same function for every module. Adapting twice has no further effect."""
+    """Make the module compute `forward(module, ...)`; no effect on a module that is already adapted.
+
+    forward   must be the same function for all modules of a class
+    """
     kind = kind_of(module)
     if kind not in _DERIVED:
         _DERIVED[kind] = type(f"Adapted{kind.__name__}", (kind,), {"forward": forward, "adapts": kind})
@@ -248,5 +271,5 @@ def adapt(module: nn.Module, forward: Callable[..., Any]) -> None:
 
 
 def restore(module: nn.Module) -> None:
-    """Restore the module's original class."""
+    """Undo `adapt`."""
     module.__class__ = kind_of(module)

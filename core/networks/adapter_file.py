@@ -1,7 +1,7 @@
-"""Network files: read with any program's names, written with kohya's or diffusers' names and metadata, atomically.
+"""Network files: read with any program's names, written atomically with kohya's or diffusers' names and metadata.
 
-A layer's name is `lora_unet_` or `lora_te_` and its diffusers path with `_` for `.`. The keys below it (`lora_down.weight`,
-`alpha` ...) are those of its network kind (core/networks/kinds); their values come from `Adapter.tensors` and `alpha_in_file` (adapter.py).
+A layer's name is `lora_unet_` or `lora_te_` and its diffusers path with `_` for `.`. The keys below it (`lora_down.weight`, `alpha` ...)
+are those of its network kind (core/networks/kinds); their values come from `Adapter.tensors` and `alpha_in_file` (adapter.py).
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from core.formats.lora.names import (
     PEFT_BIAS,
     UP,
     group_by_module,
-    looks_like,
     module_path,
     part_and_path,
+    resembled_kind,
     split_key,
     to_kohya_key,
 )
 from core.formats.models.overflow import (
     SHOWN,
-    beyond,
     fitting_type,
     largest,
+    largest_by_name,
     not_finite,
     not_finite_names,
+    overflowing,
     refuse_not_finite,
-    sizes_of,
 )
 from core.formats.models.text_keys import bare_name
 from core.formats.tensors.entry import TORCH_NAMES
-from core.formats.tensors.lazy import lazily, loaded
+from core.formats.tensors.lazy import as_lazy, loaded
 from core.formats.tensors.outline import Outline, StoredTensor
 from core.formats.tensors.reading import TensorFile
 from core.formats.tensors.writer import (
@@ -97,11 +97,11 @@ MODULE_PATH = re.compile(r"[\w.]+")
 
 @dataclass(frozen=True)
 class LoraFile:
-    """A LoRA in memory. `tensors` have kohya's keys, whatever the file's format.
+    """A LoRA in memory, whose `tensors` have kohya's keys whatever the file's format.
 
-    left_out   names of tensors that no network kind reads (biases and norms next to LoRA layers): not in `tensors`
-    bias_norm  these tensors, in the same order, by kohya's key, for `core/networks/bias_norm.py`
-    bundled    tensors of embeddings in the same file, by their names
+    left_out   names in the file of biases and norms next to LoRA layers, which no network kind reads: not in `tensors`
+    bias_norm  {kohya's key: tensor} of these, in the same order, for core/networks/bias_norm.py
+    bundled    tensors of embeddings in the same file, by their names in the file
     """
 
     tensors: Mapping[str, torch.Tensor]
@@ -114,12 +114,12 @@ class LoraFile:
 
     @property
     def bias_norm_in_use(self) -> dict[str, torch.Tensor]:
-        """The tensors of `bias_norm` that programs with kohya's names use: changes of biases and norm layers."""
+        """The tensors of `bias_norm` that have an effect: changes of biases and norm layers under kohya's keys."""
         return {key: value for key, value in self.bias_norm.items() if key.partition(".")[2] in BIAS_NORM_PARAMETERS}
 
     @property
     def with_norms(self) -> dict[str, torch.Tensor]:
-        """`tensors` and those tensors of `bias_norm` that belong to norm layers, which can be trained further."""
+        """All tensors that can be trained further: `tensors` and the changes of norm layers."""
         norms = {
             f"{name}.{key}": value
             for name, layer in group_by_module(self.bias_norm).items()
@@ -138,16 +138,16 @@ def save_lora(
     metadata: Mapping[str, str] | None = None,
     dtype: torch.dtype | None = None,
 ) -> Path:
-    """Write a LoRA file atomically. Adds the hashes by which A1111 identifies it. Raises ProblemsError for weights that are not
-    finite, or that overflow in `dtype`: write_lora falls back to fp32.
+    """Write a LoRA file atomically, with the hashes by which A1111 identifies it. Return its path.
 
-    tensors   by kohya key, on any device, or stored, which are read twice, one after the other
-    metadata  all strings; None or empty writes only the hashes
+    tensors   by kohya's key, on any device; a StoredTensor is read twice
+    metadata  None or empty writes only the hashes
     dtype     of the matrices; alphas stay float32, which stores them exactly
+    Raises ProblemsError for weights that are not finite or that overflow in `dtype` (`write_lora` falls back to fp32).
     """
     path = Path(path)
     _refuse_overflow(path, tensors, dtype)
-    ready = {name: lazily(value).cast(dtype) for name, value in tensors.items()}  # flags and counts keep their dtypes
+    ready = {name: as_lazy(value).cast(dtype) for name, value in tensors.items()}  # flags and counts keep their dtypes
     ready |= {name: replace(value, type="float32") for name, value in ready.items() if name.endswith(".alpha")}
     texts = {str(key): str(value) for key, value in (metadata or {}).items()}
     texts |= {WEIGHTS_HASH: NO_HASH, LEGACY_HASH: NO_LEGACY_HASH}
@@ -162,22 +162,24 @@ def write_lora(
     metadata: Mapping[str, str] | None = None,
     dtype: torch.dtype | None = None,
 ) -> list[Problem]:
-    """`save_lora` for a run that must not fail at its save: if `dtype` would overflow, the file is in fp32. Raises
-    ProblemsError for weights that are not finite.
+    """Write a LoRA file as `save_lora`, but in fp32 if `dtype` would overflow, since a run must not fail at its save.
 
-    returns  advice that names the weights
+    returns  advice that names the weights that are too large
+    Raises ProblemsError for weights that are not finite.
     """
-    dtype, advice = fitting_type(sizes_of(_matrices(tensors)), dtype, path)
+    dtype, advice = fitting_type(largest_by_name(_matrices(tensors)), dtype, path)
     save_lora(path, tensors, metadata, dtype)
     return advice
 
 
 def write_lora_pickle(path: Path, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> list[Problem]:
-    """Write a .ckpt or .pt with the same result and errors as `write_lora`: torch.save of {kohya key: tensor}, as sd-scripts
-    does, without metadata; readable with `torch.load(weights_only=True)`."""
+    """Write a .ckpt or .pt as sd-scripts does: torch.save of {kohya's key: tensor}, without metadata.
+
+    Returns and raises as `write_lora`. `torch.load(weights_only=True)` reads the file.
+    """
     refuse_not_finite(not_finite(tensors), path)
     matrices = _matrices(tensors)
-    fitting, advice = fitting_type(sizes_of(matrices), dtype, path)
+    fitting, advice = fitting_type(largest_by_name(matrices), dtype, path)
     dtypes = {name: fitting if name in matrices else torch.float32 for name in tensors}
     ready = {name: value.detach().to("cpu", dtypes[name]).contiguous().clone() for name, value in tensors.items()}
     with atomic.open_atomic(path) as temporary:
@@ -186,8 +188,10 @@ def write_lora_pickle(path: Path, tensors: Mapping[str, torch.Tensor], dtype: to
 
 
 def with_convolutions(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """proj_in and proj_out of the U-Net in the shapes of 1x1 convolutions, [r, in, 1, 1] and [out, r, 1, 1], as the layers of
-    SD 2.x have them when sd-scripts reads a single file."""
+    """Return the tensors with those of proj_in and proj_out in the U-Net as 1x1 convolutions: [r, in, 1, 1] and [out, r, 1, 1].
+
+    sd-scripts builds these layers of SD 2.x so when it reads a single file.
+    """
     return {
         name: value.reshape(*value.shape, 1, 1) if value.ndim == 2 and PROJECTION.search(name) else value
         for name, value in tensors.items()
@@ -195,10 +199,10 @@ def with_convolutions(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_overflow(path: Path, tensors: Mapping[str, torch.Tensor | StoredTensor], dtype: torch.dtype | None) -> None:
-    """Raise ProblemsError for NaN, infinity and values that overflow in the dtype, before anything is written."""
+    """Raise ProblemsError for NaN, infinity, and values that overflow in `dtype`."""
     sizes = {name: largest(loaded(value)) for name, value in tensors.items()}
     refuse_not_finite(not_finite_names(sizes), path)
-    names = beyond(_matrices(sizes), dtype) if dtype is not None else []
+    names = overflowing(_matrices(sizes), dtype) if dtype is not None else []
     if names:
         what = f"Some weights are too large for the dtype of the file: {first_of(names, SHOWN)}"
         fix = "save as bf16 or fp32; weights this large usually mean that the learning rate is too high"
@@ -206,7 +210,7 @@ def _refuse_overflow(path: Path, tensors: Mapping[str, torch.Tensor | StoredTens
 
 
 def _matrices(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the alphas, which are always float32."""
+    """Return the tensors without the alphas, which are always saved in float32."""
     return {name: value for name, value in tensors.items() if not name.endswith(".alpha")}
 
 
@@ -214,10 +218,9 @@ def _matrices(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_lora(path: Path | str, *, shapes: bool = False) -> LoraFile:
-    """Read a LoRA with any program's names (core/formats/lora/names.py). Raises ProblemsError for other files, naming
-    their kind.
+    """Read a LoRA file with any program's names (core/formats/lora/names.py). Raises ProblemsError for any other file.
 
-    shapes   read only the header and the alphas; the weights are on torch's "meta" device
+    shapes   read only the header and single numbers; the weights are on torch's "meta" device
     """
     if not shapes:
         return _read(Path(path), TensorFile.read, torch.tensor)
@@ -227,12 +230,16 @@ def load_lora(path: Path | str, *, shapes: bool = False) -> LoraFile:
 
 
 def lora_outline(path: Path | str) -> LoraFile:
-    """`load_lora` without torch, for checks: each tensor is an Outline (core/formats/tensors/outline.py)."""
+    """Read a LoRA file as `load_lora`, but without torch: each tensor is an Outline (core/formats/tensors/outline.py)."""
     return _read(Path(path), TensorFile.outline, partial(Outline, (), "F32"))
 
 
 def _read(path: Path, read: Callable[[TensorFile, str], Any], number: Callable[[float], Any]) -> LoraFile:
-    """Read a LoRA file. read: (file, name) -> the tensor; number: (alpha) -> its tensor"""
+    """Read a LoRA file. Raises ProblemsError if it is not a complete LoRA of a known kind.
+
+    read     (file, name) -> the tensor
+    number   (alpha) -> a tensor for an alpha that the file has only in its metadata
+    """
     with TensorFile(path) as file:
         kind = identify_header(file.entries, file.metadata)
         _refuse_other(kind, path)
@@ -257,32 +264,35 @@ def _read(path: Path, read: Callable[[TensorFile, str], Any], number: Callable[[
 
 
 def load_finite(path: Path | str) -> LoraFile:
-    """`load_lora`, but raises ProblemsError for NaN and infinite values, by their keys."""
-    return _finite(load_lora(path), Path(path))
+    """Read a LoRA file as `load_lora`. Raises ProblemsError also for NaN and infinite values."""
+    return _require_finite(load_lora(path), Path(path))
 
 
 @contextmanager
 def open_lora(path: Path) -> Iterator[LoraFile]:
-    """As `load_finite`, but each tensor is a StoredTensor, which can be read while the file is open."""
+    """Context manager: a LoRA as `load_finite` reads it, but with StoredTensors, which can be read inside the context."""
     with TensorFile(path) as file:
         stored = partial(StoredTensor, (), "F32")
         lora = _read(
-            path, lambda _, name: file.stored(name), lambda alpha: stored(alpha, fetch=partial(_number, alpha))
+            path, lambda _, name: file.stored(name), lambda alpha: stored(alpha, fetch=partial(_scalar_tensor, alpha))
         )
-        yield _finite(lora, path)
+        yield _require_finite(lora, path)
 
 
-def _number(value: float) -> torch.Tensor:
+def _scalar_tensor(value: float) -> torch.Tensor:
+    """Return a 0-d float32 tensor."""
     return torch.tensor(value)
 
 
-def _finite(lora: LoraFile, path: Path) -> LoraFile:
+def _require_finite(lora: LoraFile, path: Path) -> LoraFile:
+    """Return `lora`; raise ProblemsError if it has NaN or infinite values."""
     sizes = {name: largest(loaded(value)) for name, value in {**lora.tensors, **lora.bias_norm, **lora.bundled}.items()}
     _refuse_not_finite(not_finite_names(sizes), path)
     return lora
 
 
 def _refuse_not_finite(names: Sequence[str], path: Path) -> None:
+    """Raise ProblemsError if `names` lists tensors with NaN or infinite values."""
     if names:
         what = f"{path.name} contains NaN or infinite values, which make black images: {first_of(names, SHOWN)}"
         fix = "use an earlier checkpoint of this LoRA: its training failed, or the file is damaged"
@@ -290,7 +300,7 @@ def _refuse_not_finite(names: Sequence[str], path: Path) -> None:
 
 
 def _with_peft_biases(bias_norm: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """PEFT's biases of B (lora_bias) as changes of the layers' biases: times alpha / rank."""
+    """Return `bias_norm` with PEFT's biases of B (lora_bias) as changes of the layers' biases: times alpha / rank."""
     converted = {}
     for key, value in bias_norm.items():
         layer, _, role = key.partition(".")
@@ -302,7 +312,7 @@ def _with_peft_biases(bias_norm: Mapping[str, Any], tensors: Mapping[str, Any]) 
 
 
 def _on_meta(tensors: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Outlines as tensors on the meta device; tensors of one number keep its value."""
+    """Convert outlines to tensors on the meta device; those with one element become CPU tensors with their value."""
     meta = {}
     for name, each in tensors.items():
         dtype = getattr(torch, TORCH_NAMES[each.dtype])
@@ -312,7 +322,7 @@ def _on_meta(tensors: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def _refuse_other(kind: ModelKind, path: Path) -> None:
-    """Raise ProblemsError unless it is a LoRA of a supported type."""
+    """Raise ProblemsError unless the file is a LoRA of a supported type."""
     if kind.kind != "lora":
         what = f"This file is not a LoRA but: {kind} ({kind.evidence})"
         raise ProblemsError.one(what, str(path), "choose a LoRA file", "lora.not-a-lora")
@@ -322,7 +332,7 @@ def _refuse_other(kind: ModelKind, path: Path) -> None:
 
 
 def _kohya_keys(names: Iterable[str], family: str | None, path: Path) -> dict[str, str]:
-    """{the file's name of each tensor: kohya's key}."""
+    """Return {name in the file: kohya's key} of each tensor. Raises ProblemsError for an unknown part or a key that occurs twice."""
     keys: dict[str, str] = {}
     for name in names:
         layer, key = to_kohya_key(name, family)
@@ -340,8 +350,10 @@ def _kohya_keys(names: Iterable[str], family: str | None, path: Path) -> dict[st
 
 
 def _with_encoder(keys: dict[str, str]) -> dict[str, str]:
-    """The keys of an SDXL file whose text layers do not name an encoder. sd-scripts' DyLoRA names both encoders' so,
-    and writes those of the second, which has more layers than the first's 12."""
+    """Replace "lora_te_" by the first or second encoder's prefix in the keys of an SDXL file.
+
+    sd-scripts' DyLoRA writes no number, and only the second encoder, recognized by its layers from 12 on.
+    """
     text_layers = [name for name, key in keys.items() if key.startswith("lora_te_")]
     if not text_layers:
         return keys
@@ -350,7 +362,10 @@ def _with_encoder(keys: dict[str, str]) -> dict[str, str]:
 
 
 def _unread_names(keys_by_name: Mapping[str, str]) -> tuple[str, ...]:
-    """Names of the biases and norms in a file that no network kind reads with their layer's other tensors."""
+    """Return the file's names of biases and norms that no network kind reads together with the layer's other tensors.
+
+    keys_by_name   {name in the file: kohya's key}
+    """
     names = {kohya_key: name for name, kohya_key in keys_by_name.items()}
     unread: list[str] = []
     for layer, keys in group_by_module(names).items():
@@ -363,8 +378,10 @@ def _unread_names(keys_by_name: Mapping[str, str]) -> tuple[str, ...]:
 def _peft_alphas(
     keys_by_name: Mapping[str, str], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], path: Path
 ) -> dict[str, float]:
-    """{kohya key: alpha} of the alphas that PEFT stores outside the tensors: in the metadata, or in an adapter_config.json;
-    without one alpha = rank."""
+    """Return {kohya's key: alpha} of alphas that PEFT stores in the metadata or adapter_config.json; none for alpha = rank.
+
+    keys_by_name   {name in the file: kohya's key}
+    """
     config = _peft_config(keys_by_name, metadata, path)
     ranked = {key for kind in kinds().values() for key in kind.rank_keys}
     alphas: dict[str, float] = {}
@@ -380,8 +397,11 @@ def _peft_alphas(
 
 
 def _peft_config(names: Iterable[str], metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
-    """PEFT's LoraConfig: from the metadata, else from adapter_config.json next to a file of PEFT; else {}. Raises
-    ProblemsError for other methods of PEFT. names: names of the tensors"""
+    """Return PEFT's LoraConfig from the metadata, else from adapter_config.json next to a PEFT file; {} without one.
+
+    names   of the file's tensors
+    Raises ProblemsError for PEFT methods other than LoRA and LoHa.
+    """
     if text := metadata.get(PEFT_METADATA):
         config = parse_json(text, f"{path}, {PEFT_METADATA}", RELOAD)
         if not isinstance(config, dict):
@@ -398,8 +418,12 @@ def _peft_config(names: Iterable[str], metadata: Mapping[str, str], path: Path) 
 
 
 def _peft_alpha(config: Mapping[str, Any], part: str | None, path: str, rank: int, where: Path) -> float | None:
-    """The alpha of a module in PEFT's config: alpha_pattern's, else lora_alpha; times the square root of the rank with
-    use_rslora. None if the config has none; raises ProblemsError if it cannot be read."""
+    """Return the alpha of a module in PEFT's config; None if the config has none. Raises ProblemsError for an unreadable one.
+
+    `alpha_pattern` comes before `lora_alpha`; with use_rslora it is multiplied by the square root of the rank.
+    path    of the module in its part
+    where   the file, for messages
+    """
     start = f"{part}." if f"{part}.r" in config else ""
     if f"{start}r" not in config:
         return None
@@ -421,7 +445,7 @@ def _peft_alpha(config: Mapping[str, Any], part: str | None, path: str, rank: in
 
 
 def _refuse_incomplete(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Raise ProblemsError unless every layer is of a known kind and complete, and every alpha is a number."""
+    """Raise ProblemsError unless every layer is of a known kind and has all its tensors in matching shapes."""
     problems = [flaw for name, layer in group_by_module(tensors).items() if (flaw := _flaw(name, layer))]
     if problems:
         raise ProblemsError.one(
@@ -430,7 +454,7 @@ def _refuse_incomplete(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 
 
 def _flaw(name: str, layer: Mapping[str, torch.Tensor]) -> str:
-    """The error in one layer of a file, or ""."""
+    """Return the error in one layer of a file, as a clause with the layer's name; "" if there is none."""
     kind = kind_of_keys(layer, name)
     if kind is not None:
         return kind.flaw(name, layer)
@@ -439,7 +463,7 @@ def _flaw(name: str, layer: Mapping[str, torch.Tensor]) -> str:
     known_keys = {key for kind in near for key in (*kind.keys, *kind.optional)}
     unknown = sorted(layer.keys() - known_keys)
     if unknown:
-        what = looks_like(layer) or "is of an unknown kind"
+        what = resembled_kind(layer) or "is of an unknown kind"
         return f"{name} {what}" if "unknown keys" in what else f"{name}.{unknown[0]} {what}"
     flaws = (flaw for kind in near if (flaw := kind.flaw(name, layer)))  # plain kinds come before those built on them
     return next(flaws, f"{name} has tensors that do not belong together")
@@ -449,12 +473,12 @@ def _flaw(name: str, layer: Mapping[str, torch.Tensor]) -> str:
 
 
 def to_diffusers(lora: LoraFile, *, fold_alpha: bool = False) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The LoRA with diffusers' and PEFT's names: tensors `unet.<path>.lora_A.weight`, `text_encoder.<path>.lora_B.weight` ...,
-    and metadata. Raises ProblemsError as `peft_layers`.
+    """Return (tensors, metadata) of a LoRA with PEFT's names as in diffusers: `unet.<path>.lora_A.weight` ...
 
-    fold_alpha  False: unchanged matrices, ranks and alphas in the metadata, where diffusers and `load_lora` read them;
-                converting back gives the same bits. True: alpha / rank is multiplied into B, for programs that read no
-                metadata; all in float32, since in 16 bits B would be rounded
+    fold_alpha  False: matrices unchanged, ranks and alphas in the metadata, where diffusers and `load_lora` read them; converting back
+                gives the same bits. True: alpha / rank is multiplied into B, for programs that read no metadata; all in float32, since
+                16 bits would round B
+    Raises ProblemsError as `peft_layers`.
     """
     tensors: dict[str, torch.Tensor] = {}
     sizes: dict[str, dict[str, BlockSize]] = {}
@@ -479,7 +503,7 @@ def to_diffusers(lora: LoraFile, *, fold_alpha: bool = False) -> tuple[dict[str,
 
 
 def peft_layers(lora: LoraFile) -> Iterator[tuple[str, tuple[str, str], dict[str, torch.Tensor], NetworkKind]]:
-    """(name, part and path, tensors, kind) of each layer. Raises ProblemsError for one that PEFT has no names for."""
+    """Yield (kohya's name, (part, path), tensors, kind) of each layer. Raises ProblemsError for a layer that PEFT has no names for."""
     for name, layer in group_by_module(lora.tensors).items():
         part_path, kind = module_path(name), kind_of_keys(layer, name)
         if part_path is None or kind is None:
@@ -497,8 +521,10 @@ def peft_layers(lora: LoraFile) -> Iterator[tuple[str, tuple[str, str], dict[str
 def save_diffusers(
     path: Path | str, lora: LoraFile, dtype: torch.dtype | None = None, *, fold_alpha: bool = False
 ) -> Path:
-    """Write the LoRA as `to_diffusers` returns it, atomically. Raises ProblemsError as that, and for weights that are not
-    finite or overflow in `dtype`."""
+    """Write a LoRA with diffusers' names, converted by `to_diffusers`, atomically. Return its path.
+
+    Raises ProblemsError as `to_diffusers`, and for weights that are not finite or overflow in `dtype` (None keeps theirs).
+    """
     from safetensors.torch import save_file
 
     tensors, metadata = to_diffusers(lora, fold_alpha=fold_alpha)
@@ -510,7 +536,10 @@ def save_diffusers(
 
 
 def _peft_metadata(sizes: Mapping[str, Mapping[str, BlockSize]], dora: bool) -> dict[str, Any]:
-    """The arguments of PEFT's LoraConfig for each part, as diffusers stores them in metadata."""
+    """Return the arguments of PEFT's LoraConfig of each part as diffusers stores them: {"unet.r": 16, ...}.
+
+    sizes   {part: {module path: rank and alpha}}
+    """
     metadata: dict[str, Any] = {}
     for part, layers in sizes.items():
         modules = {bare_name(path) for path in layers}  # CLIP has a `text_model` or not; PEFT takes the end of a path
@@ -525,8 +554,7 @@ def _peft_metadata(sizes: Mapping[str, Mapping[str, BlockSize]], dora: bool) -> 
 
 
 def to_kohya(lora: LoraFile) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """(tensors, metadata) of the LoRA with kohya's names, for `save_lora`: SD 2.x's projections as convolutions, as
-    sd-scripts reads them."""
+    """Return (tensors, metadata) of a LoRA with kohya's names, for `save_lora`; SD 2.x's projections as 1x1 convolutions."""
     sizes, module = set(), ""
     for name, layer in group_by_module(lora.tensors).items():
         if (kind := kind_of_keys(layer, name)) is not None:

@@ -1,5 +1,7 @@
-"""Changes of norm layers (`w_norm`, `b_norm`, trained by LyCORIS' train_norm) and of biases (`diff_b`), which a network's
-file of any kind has next to its layers. They act at the network's strength, without alpha / rank."""
+"""Changes of norm layers (`w_norm`, `b_norm`, trained by LyCORIS' train_norm) and of biases (`diff_b`) in network files.
+
+Files of any network kind may have them. They act at the network's strength, without alpha / rank.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,10 @@ from core.networks.adapter import Adapter, as_weight
 
 
 class NormAdapter(Adapter):
-    """The change of a norm layer: y + m * (normalized(x) * weight + shift), as LyCORIS' NormModule."""
+    """The change of a LayerNorm or GroupNorm: y + multiplier * (normalized(x) * weight + shift), as in LyCORIS' NormModule.
+
+    weight, shift   float32 [C]
+    """
 
     def __init__(self, name: str, module: nn.LayerNorm | nn.GroupNorm, weight: Tensor, shift: Tensor):
         super().__init__(name, module)
@@ -25,14 +30,16 @@ class NormAdapter(Adapter):
 
     @classmethod
     def fresh(cls, target: Target) -> NormAdapter:
-        """A new one without effect, for a layer that train_norm trains."""
+        """Return an untrained change (zeros) of a norm layer."""
         zero = torch.zeros_like(as_weight(target.module.weight), dtype=torch.float32)
         return cls(target.name, target.module, zero, zero.clone())
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
+        """Return [(parameter, role)], both at the usual learning rate."""
         return [(self.weight, "plain"), (self.shift, "plain")]
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return y plus the change of the norm layer's weight and bias, for its input x."""
         weight, shift = ((each * self.multiplier).to(y.dtype) for each in (self.weight, self.shift))
         if isinstance(self.module, nn.GroupNorm):
             if weight.requires_grad and not x.requires_grad:
@@ -44,65 +51,80 @@ class NormAdapter(Adapter):
         return y + layer_norm(x, self.module.normalized_shape, weight, shift, self.module.eps)
 
     def delta(self) -> Tensor:
+        """Return the change of the norm layer's weight [C]."""
         return self.weight.detach()
 
     def bias_delta(self) -> Tensor | None:
+        """Return the change of the norm layer's bias [C]."""
         return self.shift.detach()
 
     def tensors(self) -> dict[str, Tensor]:
+        """Return `w_norm` and `b_norm`, live."""
         return {NORM: self.weight.detach(), NORM_BIAS: self.shift.detach()}
 
     def misfit(self, tensors: Mapping[str, Tensor]) -> str:
+        """Return why the tensors of a file cannot be loaded; "" if they can."""
         sizes = {name: tensor.numel() for name, tensor in tensors.items()}
         fits = NORM in sizes and sizes.keys() <= {NORM, NORM_BIAS} and set(sizes.values()) == {self.weight.numel()}
         return "" if fits else "has a different shape"
 
     def take(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load the tensors of a file; a missing `b_norm` is 0."""
         with torch.no_grad():
             self.weight.copy_(tensors[NORM].flatten())
             self.shift.copy_(tensors[NORM_BIAS].flatten() if NORM_BIAS in tensors else torch.zeros(()))
 
     def shorten(self, ratio: Tensor) -> None:
+        """Multiply both changes by `ratio` (max weight norm)."""
         for each in (self.weight, self.shift):
             each.mul_(ratio)
 
 
 class BiasAdapter(Adapter):
-    """A change of the bias only; the weight is unchanged."""
+    """A change of the bias [out] of a layer whose weight is unchanged."""
 
     def __init__(self, name: str, module: nn.Linear | nn.Conv2d, bias: Tensor):
         super().__init__(name, module)
         self.bias = bias.float().flatten()
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
+        """Return []: the bias is not trained."""
         return []
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return y unchanged; `changed` adds the bias."""
         return y
 
     def tensors(self) -> dict[str, Tensor]:
+        """Return {"diff_b": the change of the bias}, live."""
         assert self.bias is not None
         return {BIAS: self.bias}
 
     def misfit(self, tensors: Mapping[str, Tensor]) -> str:
+        """Return "": any bias can be loaded."""
         return ""
 
     def take(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load the bias of a file."""
         self.bias = tensors[BIAS].float().flatten()
 
     def shorten(self, ratio: Tensor) -> None:
+        """Multiply the bias by `ratio` (max weight norm)."""
         self.bias = self.tensors()[BIAS] * ratio
 
     def merged(self, weight: Tensor) -> Tensor:
+        """Return `weight` unchanged."""
         return weight
 
 
-def use_bias_norm(
+def add_bias_norm(
     adapters: dict[str, Adapter], parts: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]
 ) -> list[str]:
-    """Add a file's bias and norm changes to the adapters of its network; returns the keys of those that fit nothing.
+    """Add a file's changes of biases and norm layers to `adapters`, in place; return the keys that the model has no place for.
 
-    parts    "unet", "text_encoder" ... -> the loaded model        tensors    by kohya key
+    adapters   the network's, by kohya's layer name
+    parts      {"unet", "text_encoder" ...: the loaded model}
+    tensors    by kohya's key
     """
     norms, unused = _norms(parts) if tensors else {}, list[str]()
     for name, changes in group_by_module(tensors).items():
@@ -122,6 +144,10 @@ def use_bias_norm(
 
 
 def _norm_adapter(name: str, module: nn.LayerNorm | nn.GroupNorm, changes: Mapping[str, Tensor]) -> NormAdapter:
+    """Return a frozen adapter of a norm layer with a file's changes; missing ones are 0.
+
+    changes   {"w_norm", "b_norm" or "diff_b": tensor}
+    """
     zero = torch.zeros(as_weight(module.weight).shape)
     adapter = NormAdapter(name, module, changes.get(NORM, zero), changes.get(NORM_BIAS, changes.get(BIAS, zero)))
     for parameter, _ in adapter.parameters():
@@ -130,7 +156,7 @@ def _norm_adapter(name: str, module: nn.LayerNorm | nn.GroupNorm, changes: Mappi
 
 
 def _layer(parts: Mapping[str, nn.Module], name: str) -> nn.Linear | nn.Conv2d | None:
-    """The layer of this name, for which a file has only a bias; None if the model lacks it."""
+    """Find the layer with this kohya name; None if the model does not have it."""
     for part, model in parts.items():
         for path, module in model.named_modules():
             named = part, path if part == "unet" else full_name(path)
@@ -140,7 +166,7 @@ def _layer(parts: Mapping[str, nn.Module], name: str) -> nn.Linear | nn.Conv2d |
 
 
 def _norms(parts: Mapping[str, nn.Module]) -> dict[tuple[str, str] | None, nn.LayerNorm | nn.GroupNorm]:
-    """{(part, path): norm layer} of a model's norm layers that have weights."""
+    """Return {(part, path): norm layer} of the parts' norm layers that have weights."""
     norms: dict[tuple[str, str] | None, nn.LayerNorm | nn.GroupNorm] = {}
     for part, model in parts.items():
         for path, module in model.named_modules():
@@ -150,8 +176,10 @@ def _norms(parts: Mapping[str, nn.Module]) -> dict[tuple[str, str] | None, nn.La
 
 
 def _fits(value: object, change: Tensor) -> bool:
+    """Return whether `value` is a tensor with as many elements as `change`."""
     return isinstance(value, Tensor) and value.numel() == change.numel()
 
 
 def _norm_fits(module: nn.LayerNorm | nn.GroupNorm, changes: Mapping[str, Tensor]) -> bool:
+    """Return whether all changes have the size of the norm layer's weight and bias."""
     return all(_fits(module.weight if key == NORM else module.bias, change) for key, change in changes.items())

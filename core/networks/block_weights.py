@@ -1,8 +1,7 @@
-"""Strengths of a LoRA by U-Net block: the comma lists and preset names of the block weight tools, and each layer's
-block.
+"""Strengths of a LoRA by U-Net block: lists and presets of the block weight tools, and the block of each layer.
 
-Lists of 12, 17, 20 or 26 numbers, as in sd-scripts' lbw options and A1111's LBW extension; blocks that a list leaves
-out keep 1. Pure: no torch.
+Lists of 12, 17, 20 or 26 numbers, as in sd-scripts' lbw options and A1111's LBW extension; blocks that a list leaves out keep 1.
+Pure: no torch.
 """
 
 import math
@@ -18,6 +17,7 @@ SLOTS = (BASE, *(f"IN{n:02}" for n in range(12)), "MID", *(f"OUT{n:02}" for n in
 
 
 def _slot_names(ins: Sequence[int], outs: Sequence[int]) -> tuple[str, ...]:
+    """Return BASE, the input blocks `ins`, MID and the output blocks `outs` as names in SLOTS."""
     return (BASE, *(f"IN{n:02}" for n in ins), "MID", *(f"OUT{n:02}" for n in outs))
 
 
@@ -53,10 +53,10 @@ LARGEST = 10.0
 
 
 def block_weights(text: str, sdxl: bool | None = None) -> tuple[float, ...]:
-    """The strengths of the 26 slots from a text: a preset, or 12, 17, 20 or 26 numbers separated by commas; slots without a
-    number have 1.
+    """Parse a preset's name, or 12, 17, 20 or 26 comma-separated numbers; return the strengths of the 26 SLOTS.
 
-    sdxl   whether it is for SDXL; None if not known yet
+    Slots that a list leaves out have 1.
+    sdxl   whether they are for SDXL; None if not known yet, which accepts lists of both
     Raises ValueError with a message for users.
     """
     name = text.strip().upper()
@@ -73,6 +73,7 @@ def block_weights(text: str, sdxl: bool | None = None) -> tuple[float, ...]:
 
 
 def _number(text: str) -> float:
+    """Parse a strength from -10 to 10. Raises ValueError with a message for users."""
     try:
         value = float(text)
     except ValueError:
@@ -83,13 +84,14 @@ def _number(text: str) -> float:
 
 
 def _preset_weights(name: str, sdxl: bool) -> tuple[float, ...]:
-    """The strengths of a preset: 0 or 0.5 everywhere, or 1 in the blocks that it names and 0 in the others."""
+    """Return the strengths of a preset: 0 or 0.5 everywhere (NONE, ALL0.5), else 1 in the preset's blocks and 0 in the others."""
     if name in (NONE, HALF):
         return (0.0 if name == NONE else 0.5,) * len(SLOTS)
     deep_in, deep_out = HALVES[sdxl]
     halves = NAMES[name]
 
     def keeps(slot: str) -> bool:
+        """Return whether the preset has this slot at strength 1."""
         if slot in (BASE, "MID"):
             return slot == BASE or slot in halves
         side, number = slot.rstrip("0123456789"), int(slot[-2:])
@@ -100,7 +102,7 @@ def _preset_weights(name: str, sdxl: bool) -> tuple[float, ...]:
 
 
 def slot_of(name: str) -> int | None:
-    """The index in SLOTS of a layer by its kohya name: 0 for text encoders; None: in no block."""
+    """Return the index in SLOTS of a layer by its kohya name: 0 for text encoders, None for U-Net layers outside of the blocks."""
     if not name.startswith("lora_unet_"):
         return 0
     block = block_of(name)
@@ -112,14 +114,19 @@ def slot_of(name: str) -> int | None:
 
 
 def weight_of(weights: Sequence[float], name: str) -> float:
-    """The strength of a layer."""
+    """Return the strength of a layer by its kohya name; 1 outside of the blocks.
+
+    weights   of the 26 SLOTS
+    """
     slot = slot_of(name)
     return 1.0 if slot is None else weights[slot]
 
 
 def slot_of_key(key: str, family: str | None) -> int:
-    """The index in SLOTS of a checkpoint's key: BASE for everything outside the U-Net. As in the MBW extension, the
-    time and size embeddings count as IN00, the last convolution as the last output block."""
+    """Return the index in SLOTS of a checkpoint's key: BASE (0) for everything outside the U-Net.
+
+    As in the MBW extension, the time and size embeddings count as IN00, the last convolution as the last output block.
+    """
     match = UNET_BLOCK.match(key)
     if match is None:
         return 0
@@ -145,9 +152,9 @@ LAST = 22  # SDXL's last convolution
 
 
 def block_of(name: str) -> int:
-    """The index of a layer's block: `lora_unet_down_blocks_1_attentions_0_proj_in` -> 4; `lora_unet_input_blocks_4_1_proj_in`
-    -> 5.
+    """Return the index of a layer's block, numbered as in core.settings.blocks, by its kohya name.
 
+    `lora_unet_down_blocks_1_attentions_0_proj_in` -> 4; `lora_unet_input_blocks_4_1_proj_in` -> 5.
     Layers outside of the blocks (time and size embeddings) are in block 0; SDXL's last convolution in 22.
     """
     match = ORIGINAL.match(name)
@@ -165,5 +172,5 @@ def block_of(name: str) -> int:
 
 
 def block_count(names: Iterable[str]) -> int:
-    """25 for SD 1.x and 2.x, 23 for SDXL, whose layers have the original names."""
+    """Return the number of blocks of the model that these kohya names belong to: 25 for SD 1.x and 2.x, 23 for SDXL."""
     return COUNTS["sdxl" if any(ORIGINAL.match(name) for name in names) else "sd1"]

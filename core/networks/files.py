@@ -1,4 +1,4 @@
-"""LoRA files for a model: loaded as networks, or merged into the base model before training."""
+"""LoRA files for a model: checked, loaded as networks, or merged into the base model before training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHOWN_MODULES = 3
 
 @dataclass(frozen=True)
 class MergedFile:
-    """A LoRA merged into the base model. sha256: of the file."""
+    """A LoRA file to merge into the base model at `strength`. `sha256` is the file's; None if unknown."""
 
     path: Path
     strength: float
@@ -34,7 +34,7 @@ class MergedFile:
 
 @dataclass(frozen=True)
 class NetworkFiles:
-    """The files of a network: the one it starts from, and those merged into the base model first."""
+    """The LoRA files of a training: `start` is trained further (None: from scratch), `merged` are merged into the base model first."""
 
     start: Path | None = None
     start_sha256: str | None = None
@@ -42,19 +42,24 @@ class NetworkFiles:
 
 
 def check_file(path: Path, family_name: str) -> None:
-    """Raise ProblemsError unless the file is a LoRA for this family, by its header."""
+    """Raise ProblemsError unless the file's header shows a LoRA of a supported type for this family."""
     check_lora(identify(path), path, family_name)
 
 
 def check_layers(path: Path, family_name: str) -> None:
-    """`check_file`, and raise for what loading would refuse: layers that lack tensors, inconsistent shapes, alphas that
-    are no finite number. Only NaN in the weights is found at loading."""
+    """Raise ProblemsError for a file that loading would refuse, by its header alone; only NaN in the weights is found at loading.
+
+    In addition to `check_file`: layers that lack tensors, inconsistent shapes, alphas that are not finite.
+    """
     check_file(path, family_name)
     lora_outline(path)
 
 
 def check_lora(detected: ModelKind, path: Path, family_name: str) -> None:
-    """`check_file` for a detected file. Raises ProblemsError unless it is a LoRA of a supported type and of this family."""
+    """Raise ProblemsError unless `detected` is a LoRA of a supported type for this family.
+
+    detected   the kind of the file `path`
+    """
     if detected.kind != "lora":
         what = f"{path.name} is not a LoRA but: {detected} ({detected.evidence})"
         raise ProblemsError.one(what, display_path(path), "choose a LoRA file", "lora.not-a-lora")
@@ -68,7 +73,10 @@ def check_lora(detected: ModelKind, path: Path, family_name: str) -> None:
 
 
 def targets_of(components: Components, *, norms: bool = False) -> Iterator[Target]:
-    """The layers of the loaded parts, text encoders first as in kohya's files. norms: with the norm layers in the U-Net's blocks"""
+    """Yield the layers of the loaded parts that adapters can change, text encoders first as in kohya's files.
+
+    norms   also yield the norm layers in the U-Net's blocks
+    """
     kind = family(components.family)
     for part in (*components.text_encoders, components.denoiser):
         if part is not None:
@@ -82,7 +90,10 @@ def read_file(path: Path, family_name: str) -> LoraFile:
 
 
 def read_network(components: Components, path: Path, strength: float) -> Network:
-    """The network of a LoRA file for this model. Raises ProblemsError for another kind or family."""
+    """Read a LoRA file and build its network for this model, not attached yet.
+
+    Raises ProblemsError for another kind or family, NaN or infinite weights, and a file that matches no layer.
+    """
     from core.networks.network import Network
 
     lora = read_file(path, components.family)
@@ -91,17 +102,17 @@ def read_network(components: Components, path: Path, strength: float) -> Network
         what = f"The LoRA {path.name} matches no layer of this model"
         fix = "use it with the model it was trained on, or one of the same size"
         raise ProblemsError.one(what, display_path(path), fix, "lora.no-matching-layers")
-    network.unmatched += tuple(_use_bias_norm(components, network, lora, strength))
+    network.unmatched += tuple(_add_bias_norm(components, network, lora, strength))
     return network
 
 
-def _use_bias_norm(components: Components, network: Network, lora: LoraFile, strength: float) -> list[str]:
-    """Add a file's biases and norms to its network; returns the keys of those that fit nothing."""
-    from core.networks.bias_norm import use_bias_norm
+def _add_bias_norm(components: Components, network: Network, lora: LoraFile, strength: float) -> list[str]:
+    """Add a file's changes of biases and norm layers to its network; return the keys that the model has no place for."""
+    from core.networks.bias_norm import add_bias_norm
 
     encoders = dict(zip(("text_encoder", "text_encoder_2"), components.text_encoders, strict=False))
     parts = {"unet": components.denoiser, **encoders}
-    unused = use_bias_norm(
+    unused = add_bias_norm(
         network.adapters, {name: part for name, part in parts.items() if part is not None}, lora.bias_norm
     )
     network.set_multiplier(strength)
@@ -109,7 +120,7 @@ def _use_bias_norm(components: Components, network: Network, lora: LoraFile, str
 
 
 def unmatched_problems(network: Network, path: Path) -> list[Problem]:
-    """Advice about layers, biases and norms of a LoRA file that the model does not have."""
+    """Return advice about layers, biases and norms of a LoRA file that the model does not have; [] if all match."""
     unmatched = sorted(network.unmatched)
     if not unmatched:
         return []
@@ -120,15 +131,14 @@ def unmatched_problems(network: Network, path: Path) -> list[Problem]:
 
 
 def merge_files(components: Components, files: Sequence[MergedFile]) -> None:
-    """Merge LoRAs permanently into the loaded weights, each with its strength, in order. Raises ProblemsError for another kind
-    or family.
+    """Merge LoRA files permanently into the loaded weights, in order. Raises ProblemsError as `read_file`.
 
-    Called at each load: parts loaded later are merged then. A LoRA may have no layers for these parts.
+    A file may have no layers for the loaded parts: a part that is loaded later needs another call.
     """
     from core.networks.network import Network
 
     for file in files:
         lora = read_file(file.path, components.family)
         network = Network.from_tensors(lora.tensors, targets_of(components), file.strength)
-        _use_bias_norm(components, network, lora, file.strength)
+        _add_bias_norm(components, network, lora, file.strength)
         network.merge_to()

@@ -1,14 +1,14 @@
 """Frozen convolutions on a CPU, with weights converted to oneDNN's blocked layout once instead of at every call.
 
-A convolution whose weight is not trained needs only two products: its output, and the gradient of its input. The second
-is itself a convolution, of the output's gradient with the weight flipped in space and transposed in channels. Both
-weights are prepacked and the plain one is dropped meanwhile, so the memory cost is one extra copy, not two. 1x1
-convolutions become matrix products over the channels, which need no packing.
+A convolution whose weight is not trained needs only two products: its output, and the gradient of its input. The second is itself a
+convolution, of the output's gradient with the weight flipped in space and transposed in channels. Both weights are prepacked and the
+plain one is dropped meanwhile, so the memory cost is one extra copy, not two. 1x1 convolutions become matrix products over the
+channels, which need no packing.
 
 Measured on the shapes of SD 1.5 at 256 px in bf16 on 2 cores, each call alone: 0.53 s instead of 1.17 s per step.
 
-The calls are private to torch, so they are used only after a probe that compares them with the plain convolution; if
-it fails, nothing is installed and everything works as before, but slower.
+The calls are private to torch, so a probe compares them with the plain convolution first; if it fails, nothing is installed and
+everything works as before, but slower.
 """
 
 from collections.abc import Iterable, Iterator
@@ -30,14 +30,13 @@ SMALLEST = 16  # channels; fewer gain nothing from packing (the first and last l
 
 
 def install(model: nn.Module, packs: bool = True) -> int:
-    """Convert every suitable frozen convolution of `model`; returns how many are converted.
+    """Replace every suitable frozen convolution of `model` by its fast form; return the number of replaced ones.
 
-    packs   False: the weights will be read, so all keep their values, in channels_last layout
+    packs   False: replace none, since the weights will be read; only use channels_last layout
 
-    From its first use until `uninstall`, the weight of a 3x3 convolution is NaN and takes no memory: its shape and
-    dtype can be read, its values cannot. Unsuitable frozen ones keep their values in channels_last layout, and so do
-    all if packing does not work on this machine. If it would take more than half of the free memory, nothing changes.
-    Both cases return 0.
+    From its first use until `uninstall`, the weight of a replaced 3x3 convolution is NaN and takes no memory: shape and dtype can be read,
+    values cannot. Other frozen convolutions get channels_last layout. Returns 0 if packing does not work on this machine, or, without
+    any change, if it would take more than half of the free memory.
     """
     if packs and extra_bytes(model) > psutil.virtual_memory().available / 2:
         return 0
@@ -54,16 +53,15 @@ def install(model: nn.Module, packs: bool = True) -> int:
 
 
 def _to_channels_last(conv: nn.Conv2d) -> None:
-    """Put the weight into channels_last layout: the output then has the fast forms' layout, and sums of both need no reordering."""
+    """Put the weight into channels_last layout, as the fast forms' outputs have it, so that sums of both need no reordering."""
     conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last)
 
 
 @contextmanager
 def packed_copies(model: nn.Module) -> Iterator[None]:
-    """A context in which trainable convolutions are fast too, with packed copies of their current weights.
+    """Context manager: trainable convolutions are fast too, with packed copies of their current weights; for no-grad passes only.
 
-    Results differ from the plain ones in the last bits: samples of a full model would not match the saved model. For
-    passes without gradients; if `install` would do nothing, nothing changes.
+    Results differ from the plain convolutions in the last bits, so samples of a fully trained model would not match the saved model.
     """
     convolutions = [
         module for module in model.modules() if isinstance(module, nn.Conv2d) and module.weight.requires_grad
@@ -89,13 +87,14 @@ def packed_copies(model: nn.Module) -> Iterator[None]:
 
 
 def extra_bytes(model: nn.Module) -> int:
-    """Memory of `install` once both directions have run: as much as the packed weights take."""
+    """Return the memory in bytes that `install` takes once forward and backward pass have run."""
     return _pack_bytes(
         module for module in model.modules() if isinstance(module, nn.Conv2d) and is_frozen_packable(module)
     )
 
 
 def _pack_bytes(convolutions: Iterable[nn.Conv2d]) -> int:
+    """Return the bytes that the packed weights of these convolutions take; 1x1 ones are not packed."""
     packed = (module.weight for module in convolutions if module.kernel_size != (1, 1))
     return sum(weight.numel() * weight.element_size() for weight in packed)
 
@@ -110,7 +109,7 @@ def uninstall(model: nn.Module) -> None:
 
 @contextmanager
 def readable(model: nn.Module) -> Iterator[None]:
-    """A context in which packed weights can be read."""
+    """Context manager: the weights of packed convolutions can be read; they are packed again afterwards."""
     packed = any(ATTRIBUTE in module.__dict__ for module in model.modules())
     if packed:
         uninstall(model)
@@ -123,13 +122,15 @@ def readable(model: nn.Module) -> Iterator[None]:
 
 
 def is_frozen_packable(conv: nn.Conv2d) -> bool:
-    """Whether it is frozen and of a type that can be packed."""
+    """Return whether a convolution is frozen and `is_packable`."""
     return is_packable(conv) and not conv.weight.requires_grad and (conv.bias is None or not conv.bias.requires_grad)
 
 
 def is_packable(conv: nn.Conv2d) -> bool:
-    """Whether a convolution can be packed: on the CPU, of a dtype that oneDNN packs, plain, large enough and with outputs of
-    the size of its input."""
+    """Return whether the fast form can replace a convolution.
+
+    That is: on the CPU, bf16 or fp32, stride, dilation and groups of 1, zero padding that keeps the image size, at least SMALLEST channels.
+    """
     weight = conv.weight
     padding, kernel = conv.padding, conv.kernel_size
     same_size = not isinstance(padding, str) and tuple(2 * p for p in padding) == tuple(k - 1 for k in kernel)
@@ -147,7 +148,7 @@ def is_packable(conv: nn.Conv2d) -> bool:
 
 @lru_cache
 def can_pack(dtype: torch.dtype) -> bool:
-    """Whether prepacked convolutions of this dtype are available and match plain ones, forward and backward."""
+    """Return whether prepacked convolutions of this dtype work here and match plain ones, forward and backward."""
     if not torch.backends.mkldnn.is_available():
         return False
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
@@ -171,11 +172,10 @@ def can_pack(dtype: torch.dtype) -> bool:
 
 
 class PackedConv:
-    """Replaces a 3x3 convolution's `_conv_forward`.
+    """Replaces the `_conv_forward` of a 3x3 convolution.
 
-    There is one pack per direction, made for the first image size. Other sizes use the same packs, which oneDNN
-    reorders at the call if necessary: correct for any size, and hardly slower than the plain convolution. So memory
-    does not grow with the number of buckets.
+    There is one pack per direction, made for the first image size. oneDNN reorders it for other sizes at the call if necessary: correct
+    for any size, and hardly slower than the plain convolution. So memory does not grow with the number of buckets.
 
     copies   keep the plain weight next to its pack
     """
@@ -191,7 +191,7 @@ class PackedConv:
         return y
 
     def product(self, x: Tensor) -> Tensor:
-        """The convolution, bias included: [B, in, H, W] -> [B, out, H, W]."""
+        """Return the convolution of x [B, in, H, W] with bias: [B, out, H, W]. The first call packs and drops the plain weight."""
         if self.forward_pack is None:
             self.forward_pack = self._pack(self.conv.weight, x)
             if not self._copies:
@@ -199,19 +199,20 @@ class PackedConv:
         return self._convolve(x, self.forward_pack, self.conv.bias)
 
     def input_gradient(self, grad: Tensor) -> Tensor:
-        """The gradient of the input: [B, out, H, W] -> [B, in, H, W]."""
+        """Return the gradient of the input, [B, in, H, W], from the output's `grad`, [B, out, H, W]."""
         if self.backward_pack is None:
             assert self.forward_pack is not None
             self.backward_pack = self._pack(self.forward_pack.to_dense().flip(2, 3).transpose(0, 1), grad)
         return self._convolve(grad, self.backward_pack, None)
 
     def restore(self) -> None:
+        """Put the plain weight back into the convolution, in its former memory layout."""
         if self.forward_pack is not None:
             order = torch.channels_last if self.channels_last else torch.contiguous_format
             self.conv.weight.data = self.forward_pack.to_dense().contiguous(memory_format=order)
 
     def _pack(self, weight: Tensor, x: Tensor) -> Tensor:
-        """A weight in oneDNN's layout for images of x's shape."""
+        """Return the weight in oneDNN's layout for images of x's shape."""
         plain = weight.detach().to_mkldnn()
         pad, ones = list(self.conv.padding), [1, 1]
         pack: Tensor = torch._C._nn.mkldnn_reorder_conv2d_weight(plain, pad, ones, ones, 1, list(x.shape))
@@ -220,17 +221,18 @@ class PackedConv:
         return pack
 
     def _convolve(self, x: Tensor, pack: Tensor, bias: Tensor | None) -> Tensor:
+        """Call oneDNN's convolution of x with a packed weight."""
         pad, ones = list(self.conv.padding), [1, 1]
         return torch.ops.mkldnn._convolution_pointwise(x, pack, bias, pad, ones, ones, 1, "none", [], "")
 
     def _drop_weight(self) -> None:
-        """Drop the weight's values but keep shape, dtype and device readable; any use of the values shows as NaN."""
+        """Free the weight's values: it becomes NaN expanded to the same shape, dtype and device."""
         weight = self.conv.weight
         weight.data = torch.full((1, 1, 1, 1), float("nan"), dtype=weight.dtype).expand(weight.shape)
 
 
 class PointwiseConv:
-    """Replaces a 1x1 convolution's `_conv_forward`: a matrix product over the channels."""
+    """Replaces the `_conv_forward` of a 1x1 convolution by a matrix product over the channels."""
 
     def __init__(self, conv: nn.Conv2d):
         self.conv = conv
@@ -241,6 +243,8 @@ class PointwiseConv:
 
 
 class _PackedConvolution(torch.autograd.Function):
+    """A `PackedConv` as an autograd node; only x gets a gradient."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, conv: PackedConv) -> Tensor:
         ctx.conv = conv
@@ -253,7 +257,7 @@ class _PackedConvolution(torch.autograd.Function):
 
 
 class _PointwiseConvolution(torch.autograd.Function):
-    """x: [B, in, H, W], weight: [out, in]."""
+    """A 1x1 convolution of x [B, in, H, W] with a frozen weight [out, in]; only x gets a gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -268,8 +272,10 @@ class _PointwiseConvolution(torch.autograd.Function):
 
 
 def channel_product(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
-    """The product of x's channels and a matrix [in, out], plus bias: [B, in, H, W] -> channels_last [B, out, H, W].
-    Copies x unless it is channels_last."""
+    """Multiply the channels of x [B, in, H, W] by `matrix` [in, out] and add `bias`: channels_last [B, out, H, W].
+
+    Copies x unless it is channels_last.
+    """
     batch, _, height, width = x.shape
     y = torch.empty((batch, matrix.shape[1], height, width), dtype=x.dtype, memory_format=torch.channels_last)
     rows, out = x.permute(0, 2, 3, 1).reshape(-1, matrix.shape[0]), y.permute(0, 2, 3, 1).view(-1, matrix.shape[1])

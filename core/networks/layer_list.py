@@ -1,6 +1,6 @@
-"""The layers of a model that a network can have, from names and shapes in its header: without torch, for the page.
+"""Lists the layers of a model that a network can change, by names and shapes in its header: without torch, for the page.
 
-`core.networks.layers` finds the same in built modules; a test compares them.
+`core.networks.layers` finds the same layers in built modules; a test compares both.
 """
 
 import re
@@ -22,17 +22,19 @@ TEXT_LAYER = re.compile(r"\.(self_attn|mlp)\.")
 Shapes = Mapping[str, Sequence[int]]  # of a part's tensors by diffusers' names
 
 
-class Listed(NamedTuple):
-    """A layer and its block. block: as `block_title`; numbers: parameters of its weight"""
+class ListedLayer(NamedTuple):
+    """A layer, the title of its block (`block_title`) and the number of parameters of its weight."""
 
     layer: Layer
     block: str
-    numbers: int
+    parameters: int
 
 
 def block_title(name: str) -> str:
-    """Title of the text encoder or block that a layer belongs to: blocks as in block weights ("IN01", "MID", "OUT11"), or
-    OUTSIDE. name: in LoRA files"""
+    """Return the title of a layer's text encoder or block: "Text encoder 1", "IN01", "MID", "OUT11" or OUTSIDE.
+
+    name   kohya's
+    """
     prefix = name.split("_text_model_")[0]
     if prefix in TEXT_ENCODERS:
         return TEXT_ENCODERS[prefix]
@@ -40,11 +42,13 @@ def block_title(name: str) -> str:
     return OUTSIDE if slot is None else SLOTS[slot]
 
 
-def listed_layers(family: str, parts: Mapping[str, Shapes]) -> list[Listed]:
-    """The layers of a Stable Diffusion model, text encoders first, then by block from the input on. parts: by the names
-    of diffusers' folders"""
+def listed_layers(family: str, parts: Mapping[str, Shapes]) -> list[ListedLayer]:
+    """List the layers of a Stable Diffusion model, text encoders first, then by block from the input on.
+
+    parts   {"unet", "text_encoder" ...: {diffusers' tensor name: shape}}
+    """
     layers = [
-        Listed(layer, block_title(layer.name), prod(shape))
+        ListedLayer(layer, block_title(layer.name), prod(shape))
         for part in sorted(parts)
         for name, shape in parts[part].items()
         if (layer := _layer(family, part, name, shape)) is not None
@@ -53,8 +57,8 @@ def listed_layers(family: str, parts: Mapping[str, Shapes]) -> list[Listed]:
     return sorted(layers, key=lambda each: order[each.block])
 
 
-def layers_of(family: str, parts: Mapping[str, Part]) -> list[Listed]:
-    """`listed_layers` of an opened model: only of the tensors that loading it uses."""
+def layers_of(family: str, parts: Mapping[str, Part]) -> list[ListedLayer]:
+    """List the layers of an opened model as `listed_layers`, from the tensors that loading it uses."""
     used = {name: layout_of(family).used(part) for name, part in parts.items()}
     locations = {name: part.locations.items() for name, part in used.items()}
     return listed_layers(
@@ -63,7 +67,7 @@ def layers_of(family: str, parts: Mapping[str, Part]) -> list[Listed]:
 
 
 def _layer(family: str, part: str, name: str, shape: Sequence[int]) -> Layer | None:
-    """The layer of a weight, by its name and shape in the part; None if no network trains it."""
+    """Return the layer of a tensor by its name and shape; None if no network changes it."""
     path = name.removesuffix(".weight")
     if path == name or len(shape) < 2:
         return None

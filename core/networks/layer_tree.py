@@ -1,4 +1,4 @@
-"""The layers of a model as a tree of blocks and parts, and the settings for a selection in it."""
+"""The layers of a model as a tree of blocks and parts, and the settings that select a set of its layers."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -6,7 +6,7 @@ from functools import cached_property
 from itertools import groupby
 from typing import NamedTuple
 
-from core.networks.layer_list import Listed
+from core.networks.layer_list import ListedLayer
 from core.settings.layers import PRESETS, Entry, Layer
 
 # (part, matrix, expression for the U-Net's layers, expression for a text encoder's): the first that is in a path.
@@ -28,7 +28,10 @@ CONTAINER = re.compile(r"^(.*?)\.((?:attentions|resnets|downsamplers|upsamplers)
 
 
 class Leaf(NamedTuple):
-    """Layers that are selected together. part, matrix: as in PARTS; mask: a bit per layer, by its index in the list"""
+    """Layers that are selected together: those of one block and one row of PARTS (`part`, `matrix`).
+
+    mask   their set, as in LayerTree
+    """
 
     block: str
     part: str
@@ -37,22 +40,23 @@ class Leaf(NamedTuple):
 
 
 class LayerTree:
-    """The tree of a model's layers. A set of layers is a bit mask, by their indices in the list."""
+    """The tree of a model's layers. A set of layers is an integer bit mask: bit n stands for `layers[n]`."""
 
-    def __init__(self, listed: Sequence[Listed]):
+    def __init__(self, listed: Sequence[ListedLayer]):
         self.listed, self.layers = list(listed), [each.layer for each in listed]
         self._kinds = [_kind(layer) for layer in self.layers]
 
     def mask(self, members: Iterator[bool]) -> int:
-        """The set of the layers that are True in `members`, which has the order of the list."""
+        """Return the set of the layers whose value in `members` (one per layer, in order) is True."""
         return sum(1 << n for n, each in enumerate(members) if each)
 
-    def numbers(self, mask: int) -> int:
-        """The number of parameters in these layers."""
-        return sum(each.numbers for n, each in enumerate(self.listed) if mask >> n & 1)
+    def parameter_count(self, mask: int) -> int:
+        """Return the number of parameters of the layers in `mask`."""
+        return sum(each.parameters for n, each in enumerate(self.listed) if mask >> n & 1)
 
     @cached_property
     def leaves(self) -> list[Leaf]:
+        """The sets of layers with the same block and row of PARTS, by block, then in PARTS' order."""
         masks: dict[tuple[str, int], int] = {}
         for n, (each, kind) in enumerate(zip(self.listed, self._kinds, strict=True)):
             masks[each.block, kind] = masks.get((each.block, kind), 0) | 1 << n
@@ -62,13 +66,13 @@ class LayerTree:
 
     @cached_property
     def presets(self) -> dict[str, int]:
-        """The layers of each named preset."""
+        """{preset's name: set of its layers}."""
         entries = {name: Entry(name, "network.layers") for name in PRESETS}
         return {name: self.mask(entry.matches(layer) for layer in self.layers) for name, entry in entries.items()}
 
     @cached_property
     def expressions(self) -> dict[str, int]:
-        """{expression: bit mask of the layers it matches}, from the widest to single layers."""
+        """{expression: set of the layers it matches}, from those that match most down to single layers."""
         masks: dict[str, int] = {}
         levels: list[dict[str, int]] = [{} for _ in range(9)]
         containers = self._containers()
@@ -80,8 +84,10 @@ class LayerTree:
         return masks
 
     def _containers(self) -> dict[tuple[str, int | str], list[str]]:
-        """{(block, key): the modules with its layers, such as "down_blocks.0 attentions.0"}. key: "" for all of them, the
-        name of a part in PARTS, or an index in PARTS"""
+        """Return {(block, key): U-Net modules with layers of that kind, such as "down_blocks.0 attentions.0"}.
+
+        key   "" for layers of any kind, a part's name or an index in PARTS
+        """
         containers: dict[tuple[str, int | str], list[str]] = {}
         for each, kind in zip(self.listed, self._kinds, strict=True):
             if (match := CONTAINER.match(each.layer.path)) and each.layer.unet:
@@ -90,10 +96,12 @@ class LayerTree:
                     modules += [f"{match[1]} {match[2]}"] if f"{match[1]} {match[2]}" not in modules else []
         return containers
 
-    def texts(self, chosen: int, usual: int, trained: int) -> tuple[list[str], list[str]]:
-        """The shortest `network.layers` and `network.exclude_layers` found that select these layers.
+    def settings_for(self, chosen: int, usual: int, trained: int) -> tuple[list[str], list[str]]:
+        """Return (`network.layers`, `network.exclude_layers`) that select the layers `chosen`, with as few entries as found.
 
-        usual    the layers of a network without a selection       trained  those of trained parts; others do not count
+        All arguments are sets of layers.
+        usual    trained if both settings are empty
+        trained  those of trained parts; others do not count
         """
         chosen &= trained
         single = {text: mask & trained for text, mask in (self.presets | self.expressions).items() if mask & trained}
@@ -104,7 +112,10 @@ class LayerTree:
         return min(choices, key=lambda each: len(each[0]) + len(each[1]))
 
     def _cover(self, missing: int, allowed: int, trained: int) -> list[str]:
-        """Expressions that match these layers and, of the trained ones, no others than the allowed: greedily the one that matches most."""
+        """Return expressions that together match all of `missing` and, of the `trained` layers, only those in `allowed`.
+
+        Greedy: the expression that matches most missing layers comes first.
+        """
         candidates = [
             (text, mask) for text, mask in self.expressions.items() if mask & missing and not mask & trained & ~allowed
         ]
@@ -117,13 +128,17 @@ class LayerTree:
 
 
 def _kind(layer: Layer) -> int:
-    """The index of a layer's kind in PARTS."""
+    """Return the index in PARTS of the row that a layer belongs to."""
     texts = (row[2] if layer.unet else row[3] for row in PARTS)
     return next(n for n, text in enumerate(texts) if text is not None and re.search(text, layer.path))
 
 
-def _expressions(each: Listed, kind: int, containers: dict[tuple[str, int | str], list[str]]) -> Iterator[str]:
-    """Expressions that match a layer, from the widest to the layer's name."""
+def _expressions(each: ListedLayer, kind: int, containers: dict[tuple[str, int | str], list[str]]) -> Iterator[str]:
+    """Yield expressions that match a layer, from the widest to the layer's full name.
+
+    kind         the layer's index in PARTS
+    containers   of `LayerTree._containers`
+    """
     layer, (part, _, in_unet, in_text) = each.layer, PARTS[kind]
     name = (in_unet if layer.unet else in_text) or ""
     attention = ATTN.get((part, layer.unet), name)
@@ -142,8 +157,10 @@ def _expressions(each: Listed, kind: int, containers: dict[tuple[str, int | str]
 
 
 def _any_of(containers: Sequence[str]) -> str:
-    """One expression for several modules: "down_blocks.0.(attentions.0|resnets.0)" for "down_blocks.0 attentions.0" and
-    "down_blocks.0 resnets.0"."""
+    """Return one expression for several modules.
+
+    ["down_blocks.0 attentions.0", "down_blocks.0 resnets.0"] -> `down_blocks.0.(attentions.0|resnets.0)`
+    """
     pairs = [each.split(" ") for each in containers]
     grouped = [(root, [pair[1] for pair in inner]) for root, inner in groupby(sorted(pairs), key=lambda pair: pair[0])]
     texts = [f"{root}.{names[0] if len(names) == 1 else '(' + '|'.join(names) + ')'}" for root, names in grouped]

@@ -1,4 +1,4 @@
-"""The layers that a network can have, by block, and how many the settings choose; from shapes alone."""
+"""The layers of a model that a network can change, from configs alone, and how many of them the settings choose."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -8,7 +8,7 @@ from typing import Any
 
 from core.families import family
 from core.families.targets import Target, is_norm
-from core.networks.layer_sizes import kind_sizes, wanted
+from core.networks.layer_sizes import kind_sizes, trains_part_of
 from core.networks.sizes import layer_of
 from core.record.problems import Problem
 from core.settings.base import Settings
@@ -17,24 +17,28 @@ from core.settings.network import NetworkSettings
 
 
 @dataclass(frozen=True)
-class Hits:
-    """How many layers the settings choose. of: all layers of the trained parts that a network can have, with
-    convolutions; idle: (setting, expression) of those that match none."""
+class LayerCounts:
+    """How many layers the settings choose.
+
+    total       number of all layers of the trained parts that a network can change
+    unmatched   (setting, expression) of expressions that match no layer
+    """
 
     chosen: int
-    of: int
-    idle: tuple[tuple[str, str], ...] = ()
+    total: int
+    unmatched: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.chosen} of {self.of} layers"
+        return f"{self.chosen} of {self.total} layers"
 
 
 def meta_targets(
     family_name: str, configs: Mapping[str, Mapping[str, Any]] | None = None, *, norms: bool = False
 ) -> list[Target]:
-    """The layers of a model on torch's meta device.
+    """Return the layers of a model, built on torch's meta device.
 
-    configs  of its parts by name ("unet", "text_encoder" ...); None: as published     norms  with norm layers
+    configs  {part: config} ("unet", "text_encoder" ...); None: the family's published ones
+    norms    include norm layers
     """
     layout = family(family_name).layout
     if configs is None:
@@ -44,7 +48,10 @@ def meta_targets(
 
 @lru_cache(maxsize=16)
 def _targets(family_name: str, configs: str, norms: bool) -> tuple[Target, ...]:
-    """`meta_targets`, cached. configs: as JSON, since the cache needs hashable arguments"""
+    """Return the layers as `meta_targets`, cached.
+
+    configs   as JSON, since the cache needs hashable arguments
+    """
     loaded = family(family_name)
     return tuple(
         target
@@ -53,30 +60,33 @@ def _targets(family_name: str, configs: str, norms: bool) -> tuple[Target, ...]:
     )
 
 
-def layer_hits(settings: NetworkSettings, kind_settings: Settings | None, targets: Iterable[Target]) -> Hits:
-    """The layers that the settings choose, without norm layers. kind_settings: those of the network kind. Raises
-    ProblemsError for expressions that are invalid or take too long."""
+def count_layers(settings: NetworkSettings, kind_settings: Settings | None, targets: Iterable[Target]) -> LayerCounts:
+    """Count the layers that the settings choose, without norm layers.
+
+    kind_settings   the settings group of the network kind; None if it has none
+    Raises ProblemsError for expressions that are invalid or take too long.
+    """
     targets = list(targets)
     layers = [layer_of(target) for target in targets if not is_norm(target.module)]
-    trained = [layer for layer in layers if wanted(settings, layer.name)]
+    trained = [layer for layer in layers if trains_part_of(settings, layer.name)]
     norms = [layer_of(target) for target in targets if is_norm(target.module)]
     size_of, choice = kind_sizes(settings, kind_settings, layers), LayerChoice(settings)
     entries = [("network.layers", entry) for entry in choice.chosen]
     entries += [("network.exclude_layers", entry) for entry in choice.excluded]
     entries += [("network.layer_dims", entry) for entry, _ in choice.ranked]
-    idle = tuple((where, each.text) for where, each in entries if not any(map(each.matches, (*trained, *norms))))
-    return Hits(sum(size_of(layer) is not None for layer in trained), len(trained), idle)
+    unmatched = tuple((where, each.text) for where, each in entries if not any(map(each.matches, (*trained, *norms))))
+    return LayerCounts(sum(size_of(layer) is not None for layer in trained), len(trained), unmatched)
 
 
-def hit_problems(settings: NetworkSettings, hits: Hits) -> Iterable[Problem]:
-    """Errors for expressions that match nothing or a choice without layers, and advice with the count."""
-    for where, text in hits.idle:
+def layer_count_problems(settings: NetworkSettings, hits: LayerCounts) -> Iterable[Problem]:
+    """Yield errors for expressions that match nothing or if no layer is chosen, else advice with the count."""
+    for where, text in hits.unmatched:
         what = f"'{text[:60]}' finds no layer of the trained parts of this model"
         yield Problem(what, where, "correct or remove it", code="network.layers-not-found")
-    if hits.idle:
+    if hits.unmatched:
         return
     if not hits.chosen:
-        what = f"No layer would be trained: none of {hits.of} is chosen"
+        what = f"No layer would be trained: none of {hits.total} is chosen"
         fix = "choose others, or exclude fewer"
         yield Problem(what, "network.layers, exclude_layers, layer_dims", fix, code="network.no-layers")
     elif settings.chooses_layers:

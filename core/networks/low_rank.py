@@ -1,5 +1,4 @@
-"""The LoRA of a frozen layer as one autograd node, whose backward pass only computes the required gradients; and trained
-weights in the dtype that layers compute in: cast once per micro-batch, not at each use."""
+"""The LoRA of a frozen layer as one autograd node, and a network's weights in the compute dtype, cast once per micro-batch."""
 
 from __future__ import annotations
 
@@ -13,8 +12,10 @@ from torch.nn.functional import linear
 
 
 class LinearWithLowRank(torch.autograd.Function):
-    """A Linear with its LoRA: one autograd node instead of five. Products run in x's dtype and are added to the frozen
-    product at once; the gradients of down and up have their own dtype (float32 masters). The frozen weight gets none.
+    """A Linear and its LoRA as one autograd node instead of five: x W^T + bias + strength * (x down^T) up^T.
+
+    x: [..., in]; down: [rank, in] and up: [out, rank], float32. Products run in x's dtype; the gradients of down and up have their own
+    dtype. The frozen weight [out, in] and bias get no gradient.
     """
 
     @staticmethod
@@ -28,8 +29,9 @@ class LinearWithLowRank(torch.autograd.Function):
         strength: float,
         casts: CastCache | None,
     ) -> Tensor:
+        """Return the Linear's output plus strength * up(down(x)); `casts`: copies of down and up in x's dtype, or None."""
         ctx.strength, ctx.master_type = strength, down.dtype
-        down, up = _read(down, x.dtype, casts), _read(up, x.dtype, casts)
+        down, up = _cast_copy(down, x.dtype, casts), _cast_copy(up, x.dtype, casts)
         y = linear(x, weight, bias)
         hidden = x.reshape(-1, x.shape[-1]) @ down.t()
         y.view(-1, y.shape[-1]).addmm_(hidden, up.t(), alpha=strength)
@@ -40,6 +42,7 @@ class LinearWithLowRank(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x, down and up, each only if required."""
         x, hidden, weight, down, up = ctx.saved_tensors
         need_x, _, _, need_down, need_up, *_ = ctx.needs_input_grad
         grad, rows = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1]) if need_down else None
@@ -49,15 +52,18 @@ class LinearWithLowRank(torch.autograd.Function):
 
 
 class AddLowRankOverChannels(torch.autograd.Function):
-    """A LoRA's change of a 1x1 convolution, added to its output as one autograd node: y [B, out, H, W] and x [B, in, H, W],
-    channels_last."""
+    """The LoRA of a 1x1 convolution, added to its output as one autograd node: y + strength * up(down(x)).
+
+    y: [B, out, H, W] and x: [B, in, H, W], channels_last; down: [rank, in, 1, 1], up: [out, rank, 1, 1].
+    """
 
     @staticmethod
     def forward(
         ctx: Any, y: Tensor, x: Tensor, down: Tensor, up: Tensor, strength: float, casts: CastCache | None
     ) -> Tensor:
+        """Return y + strength * up(down(x)); `casts`: copies of down and up in y's dtype, or None."""
         ctx.strength, ctx.master_type = strength, down.dtype
-        down, up = _read(down, y.dtype, casts).flatten(1), _read(up, y.dtype, casts).flatten(1)
+        down, up = _cast_copy(down, y.dtype, casts).flatten(1), _cast_copy(up, y.dtype, casts).flatten(1)
         hidden = _rows(x) @ down.t()
         batch, channels, height, width = y.shape
         # y is kept: limiting a change to a region subtracts it from the sum
@@ -69,6 +75,7 @@ class AddLowRankOverChannels(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of y, x, down and up, the last three only if required."""
         x, hidden, down, up = ctx.saved_tensors
         _, need_x, need_down, need_up, *_ = ctx.needs_input_grad
         rows = _rows(x) if need_down else None
@@ -86,17 +93,18 @@ class AddLowRankOverChannels(torch.autograd.Function):
         return grad, grad_x, grad_down, grad_up, None, None
 
 
-def _read(weight: Tensor, dtype: torch.dtype, casts: CastCache | None) -> Tensor:
+def _cast_copy(weight: Tensor, dtype: torch.dtype, casts: CastCache | None) -> Tensor:
+    """Return `weight` in `dtype`, from the cache if there is one; no gradient is recorded."""
     return weight.to(dtype) if casts is None else casts.read(weight, dtype)
 
 
 def _scaled(values: Tensor, strength: float) -> Tensor:
-    """`values` times the strength, in place."""
+    """Multiply `values` by the strength in place and return them."""
     return values if strength == 1.0 else values.mul_(strength)
 
 
 def _rows(x: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B * H * W, C], without a copy if x is channels_last."""
+    """Reshape [B, C, H, W] to [B * H * W, C], without a copy if x is channels_last."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
@@ -110,7 +118,11 @@ def _factor_gradients(
     need_down: bool,
     need_up: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor]:
-    """Gradients of down [rank, in] and up [out, rank] in the masters' dtype, and of hidden [rows, rank] (or empty)."""
+    """Return the gradients (of down [rank, in], of up [out, rank], of hidden [rows, rank]).
+
+    grad: [rows, out], rows: x as [rows, in], hidden: [rows, rank]. The first two are in the masters' dtype and None if not needed; the last
+    is empty if not needed.
+    """
     grad_hidden = _scaled(grad @ up, ctx.strength) if need_x or need_down else hidden.new_empty(0)
     products = [(grad, hidden)] if need_up else []
     products += [(grad_hidden, rows)] if rows is not None else []
@@ -120,7 +132,7 @@ def _factor_gradients(
 
 
 def _products(pairs: Sequence[tuple[Tensor, Tensor]], dtype: torch.dtype) -> list[Tensor]:
-    """left^T right of each pair in this dtype; several are parts of one tensor, so that one cast is enough."""
+    """Return left^T @ right of each pair in this dtype; several share one buffer, so that they are cast together."""
     if len(pairs) < 2 or pairs[0][0].dtype == dtype:
         return [(left.t() @ right).to(dtype) for left, right in pairs]
     shapes = [(left.shape[1], right.shape[1]) for left, right in pairs]
@@ -137,9 +149,8 @@ def _products(pairs: Sequence[tuple[Tensor, Tensor]], dtype: torch.dtype) -> lis
 class CastCache:
     """Copies of a network's float32 weights in the compute dtype, like autocast's weight cache.
 
-    A cast at each use is a kernel per weight, and another when gradient checkpointing repeats the forward pass. All copies
-    are written in one operation before each micro-batch instead; until its gradients are computed, no weight changes. A
-    weight gets its copy at its first use.
+    Casting at each use is a kernel per weight, and another when gradient checkpointing repeats the forward pass. Here all copies are
+    written in one operation before each micro-batch (`open`); until `close`, no weight may change. A weight gets its copy at its first use.
     """
 
     def __init__(self) -> None:
@@ -148,17 +159,17 @@ class CastCache:
 
     @torch.no_grad()
     def open(self) -> None:
-        """Copy the weights as they are now."""
+        """Update all copies from the current weights."""
         if self._copies:
             torch._foreach_copy_(list(self._copies.values()), list(self._copies))
         self._open = True
 
     def close(self) -> None:
-        """The weights may change from here on: they are cast at each use."""
+        """Stop using the copies, since the weights may change: each use casts the weight."""
         self._open = False
 
     def read(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        """`weight` in this dtype, where no gradient is recorded."""
+        """Return `weight` in this dtype without recording a gradient, from its copy while open."""
         if weight.dtype == dtype or not self._open or not isinstance(weight, nn.Parameter):
             return weight.to(dtype)
         copy = self._copies.get(weight)
@@ -168,7 +179,7 @@ class CastCache:
 
 
 def cast_weight(weight: Tensor, dtype: torch.dtype, casts: CastCache | None) -> Tensor:
-    """`weight` in this dtype, differentiable. In a compiled graph the cast is one of its operations."""
+    """Return `weight` in this dtype, differentiable; None for `casts` casts at each use. A compiled graph casts itself."""
     if casts is None or weight.dtype == dtype or torch.compiler.is_compiling():
         return weight.to(dtype)
     copy: Tensor = _Cast.apply(weight, dtype, casts)
@@ -176,7 +187,7 @@ def cast_weight(weight: Tensor, dtype: torch.dtype, casts: CastCache | None) -> 
 
 
 class _Cast(torch.autograd.Function):
-    """A weight's copy; its gradient is the weight's, in the weight's dtype."""
+    """Returns the weight's copy in another dtype; the gradient is passed on in the weight's dtype."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, dtype: torch.dtype, casts: CastCache) -> Tensor:

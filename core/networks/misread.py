@@ -1,4 +1,4 @@
-"""Which programs do not read a network's file as it is meant."""
+"""Warnings about programs that do not read a network's file, or read it differently."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -14,7 +14,11 @@ from core.settings.readers import CELLS, PROGRAMS, UNREAD, Misread
 
 
 def misread_problems(lora: LoraFile, programs: Iterable[str] = readers.NAMES_OF_KOHYA) -> list[Problem]:
-    """Advice about programs that do not read the file, or read it differently. lora: may be an outline"""
+    """Return advice about programs that do not read the file, or read it differently.
+
+    lora       may be an outline
+    programs   names to consider
+    """
     groups: dict[str, dict[str, Misread]] = {}
     for name, layer in group_by_module(lora.tensors).items():
         kind = kind_of_keys(layer, name)
@@ -27,8 +31,8 @@ def misread_problems(lora: LoraFile, programs: Iterable[str] = readers.NAMES_OF_
     ]
 
 
-def misread_by(path: Path, programs: Iterable[str] = readers.NAMES_OF_KOHYA) -> list[Problem]:
-    """`misread_problems` of any file; none for a file that is not a LoRA or cannot be read."""
+def file_misread_problems(path: Path, programs: Iterable[str] = readers.NAMES_OF_KOHYA) -> list[Problem]:
+    """Return `misread_problems` of the file at `path`; [] if it is not a LoRA or cannot be read."""
     with suppress(ProblemsError):
         if path.is_file() and identify(path).kind == "lora":
             return misread_problems(lora_outline(path), programs)
@@ -36,7 +40,7 @@ def misread_by(path: Path, programs: Iterable[str] = readers.NAMES_OF_KOHYA) -> 
 
 
 def table() -> list[str]:
-    """The table of kinds and options by program, as lines for the docs."""
+    """Return the lines of a Markdown table for the docs: which program reads which network kind and option."""
     lines = [f"| files of | {' | '.join(PROGRAMS)} |", "|---" * (len(PROGRAMS) + 1) + "|"]
     for kind in kinds().values():
         for option, by in readers.rows(kind.misread).items():

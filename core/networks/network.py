@@ -26,7 +26,11 @@ from core.settings.network import NetworkSettings
 
 
 class Network:
-    """A set of adapters, by kohya name, for one model. The model is unchanged while the network is not attached."""
+    """A set of adapters, by kohya's layer name, for one model. The model is unchanged until the network is attached.
+
+    unmatched           layer names in its file that this model does not have
+    needs_base_weight   True if one of its kinds reads the layers' weights
+    """
 
     def __init__(
         self,
@@ -55,10 +59,12 @@ class Network:
         size_of: SizeOf | None = None,
         kind_settings: Settings | None = None,
     ) -> Network:
-        """A new network on the targets that have a size: by the settings, unless `size_of` is passed. Raises ProblemsError for
-        a rank that layers cannot have.
+        """Create an untrained network.
 
-        kind_settings   the settings of its kind
+        targets         layers it may change
+        size_of         layer -> rank and alpha, None for an unchanged layer; replaces the sizes of the settings
+        kind_settings   the settings group of the network kind; None if it has none
+        Raises ProblemsError for a rank that a layer cannot have.
         """
         kind = kind_named(settings.kind)
         sized = sized_layers(targets, settings, kind_settings, size_of)
@@ -73,9 +79,10 @@ class Network:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], targets: Iterable[Target], multiplier: float = 1.0) -> Network:
-        """The network of a file, each layer of the kind of its keys, with its own rank and alpha.
+        """Build the network of a file, frozen. Each layer has the kind of its keys, and its own rank and alpha.
 
-        Modules that this model lacks, or whose keys are of an unknown kind, are listed in `unmatched`.
+        tensors   by kohya's key
+        Layers that this model lacks, or whose keys are of an unknown kind, are listed in `unmatched`.
         """
         targets = list(targets)
         by_file, names = group_by_module(tensors), {target.name for target in targets}
@@ -100,18 +107,19 @@ class Network:
     # -- weights
 
     def parameters_by_part(self) -> dict[str, list[nn.Parameter]]:
-        """The trained parameters by part, in file order; a part without modules has an empty list."""
+        """Return {"text_encoder" and "unet": its parameters in file order}; [] for a part without layers."""
         parts: dict[str, list[nn.Parameter]] = {"text_encoder": [], "unet": []}
         for name, adapter in self.adapters.items():
             parts[part_of(name)] += [parameter for parameter, _ in adapter.parameters()]
         return parts
 
     def parameters(self) -> list[nn.Parameter]:
+        """Return all trained parameters, the text encoders' first."""
         parts = self.parameters_by_part()
         return parts["text_encoder"] + parts["unet"]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """{file key: float32 tensor}; the weights are live, not copied."""
+        """Return {key: tensor} of a training state; live tensors, not copies."""
         return {
             f"{name}.{key}": tensor
             for name, adapter in self.adapters.items()
@@ -119,7 +127,7 @@ class Network:
         }
 
     def saved(self) -> dict[str, Tensor]:
-        """The tensors to write to its file, by file key; some kinds write others than they train."""
+        """Return {key: tensor} for a checkpoint file; some kinds save other tensors than they train."""
         return {
             f"{adapter.file_name}.{key}": tensor
             for adapter in self.adapters.values()
@@ -127,8 +135,7 @@ class Network:
         }
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load the weights of a file, including its alphas. Raises ProblemsError, loading nothing, unless it has the same
-        modules and sizes."""
+        """Load the tensors of a file, including alphas. Raises ProblemsError, loading nothing, if layers or sizes differ."""
         by_module = group_by_module(tensors)
         wrong = [f"{name} is not trained" for name in by_module if name not in self.adapters]
         for name, adapter in self.adapters.items():
@@ -148,10 +155,10 @@ class Network:
         text_encoder: float | None = None,
         of_layer: Callable[[str], float] | None = None,
     ) -> None:
-        """Set the strength of the whole network: 0 is exactly the model without it, 1 as trained, below 0 the opposite.
+        """Set the strength of the network: 0 is exactly the model without it, 1 as trained, below 0 the opposite.
 
-        text_encoder   for the text encoders' layers, if it differs
-        of_layer       a layer's name -> a further factor
+        text_encoder   strength of the text encoders' layers; None: `multiplier`
+        of_layer       layer's name -> a further factor
         """
         for name, adapter in self.adapters.items():
             in_text_encoder = text_encoder is not None and part_of(name) == "text_encoder"
@@ -160,36 +167,37 @@ class Network:
                 adapter.multiplier *= of_layer(name)
 
     def apply_max_norm(self, limit: float) -> NormFacts:
-        """Scale down weight changes whose norm exceeds `limit`; the returned facts stay on the device."""
+        """Scale down changes whose norm exceeds `limit` (max weight norm); return the norms, still on the device."""
         return apply_max_norm(self.adapters.values(), limit)
 
     def to(self, dtype: torch.dtype) -> None:
-        """Cast the weights, and so their gradients, to this dtype. Call before creating an optimizer."""
+        """Cast the parameters, and so their gradients, to this dtype. Must precede the creation of an optimizer."""
         for adapter in self.adapters.values():
             adapter.to(dtype)
 
     # -- the current step
 
     def show(self, step: int, micro_batch: int, images: Sequence[object]) -> None:
-        """Train the adapters on these images, in the batch's order, with dropout, until `hide`; no weight changes before."""
+        """Set the images of the current micro-batch, in order, for dropout and casts until `hide`; no weight may change until then."""
         if not self._in_modules:
             self._casts.open()
         for adapter in self.adapters.values():
-            adapter.moment = step, micro_batch
+            adapter.micro_step = step, micro_batch
         if self.dropout is not None:
             self.dropout.show(step, micro_batch, images, self.parameters()[0].device)
 
     def hide(self) -> None:
+        """End the training of the current micro-batch: no dropout, and weights may change."""
         self._casts.close()
         for adapter in self.adapters.values():
-            adapter.moment = None
+            adapter.micro_step = None
         if self.dropout is not None:
             self.dropout.hide()
 
     # -- on the model
 
     def attach(self) -> None:
-        """Apply the changes in the modules' forward passes. Any number of networks may be attached, in any order."""
+        """Apply the changes in the layers' forward passes. Several networks may be attached, in any order."""
         assert not self.attached
         for adapter in self.adapters.values():
             stack = adapter.module.__dict__.setdefault(STACK, [])
@@ -197,9 +205,8 @@ class Network:
             adapt(adapter.module, forward_with_adapters)
         self.attached = True
 
-    def lay_in_modules(self) -> None:
-        """Register the weights as parameters of the modules they change, for code that gathers a module's weights and frees
-        them after it."""
+    def register_in_modules(self) -> None:
+        """Register the weights as parameters of the layers they change, for sharding code that gathers and frees a module's weights."""
         self._in_modules = True
         for adapter in self.adapters.values():
             number = len(adapter.module.__dict__[STACK])
@@ -207,7 +214,7 @@ class Network:
                 adapter.module.register_parameter(f"adapter_{number}_{index}", parameter)
 
     def detach(self) -> None:
-        """Remove the changes; modules without other networks are restored, bit for bit."""
+        """Undo `attach`; layers without other networks are restored bit for bit."""
         assert self.attached
         for adapter in self.adapters.values():
             stack = adapter.module.__dict__[STACK]
@@ -233,7 +240,7 @@ class Network:
 
 @contextmanager
 def attached(*networks: Network) -> Iterator[None]:
-    """A context in which these networks are attached; afterwards, also after an error, the model is as before."""
+    """Context manager: these networks are attached; they are detached at the end, also after an error."""
     attached_networks = []
     try:
         for network in networks:
@@ -246,8 +253,11 @@ def attached(*networks: Network) -> Iterator[None]:
 
 
 def named_as(modules: dict[str, dict[str, Tensor]], names: Iterable[str]) -> dict[str, dict[str, Tensor]]:
-    """The modules, in order, renamed to a model's layers: SDXL's blocks have the original's or diffusers' names, and
-    some kinds have a prefix."""
+    """Return the layers of a file, in order, under the names of a model's layers.
+
+    modules   {layer's name in the file: its tensors}
+    names     of the model's layers; SDXL's have the original's block names, files may have diffusers' or a kind's prefix
+    """
     known = set(names)
     if modules.keys() <= known:
         return modules
@@ -255,6 +265,7 @@ def named_as(modules: dict[str, dict[str, Tensor]], names: Iterable[str]) -> dic
 
 
 def _known_name(name: str, known: set[str]) -> str:
+    """Return the name of a file's layer as the model has it (one of `known`), or a normalized name if it has none."""
     name = layer_name(name)
     part_path = None if name in known else module_path(name)
     kohya = kohya_name(*part_path, "sdxl") if part_path is not None and part_path[0] == "unet" else None
@@ -263,7 +274,7 @@ def _known_name(name: str, known: set[str]) -> str:
 
 @dataclass(frozen=True)
 class NormFacts:
-    """Norms of the weight changes after limiting, 0-d on the device. scaled: how many layers were limited."""
+    """Norms of the weight changes after limiting, 0-d on the device: mean, largest, and the number of layers that were scaled down."""
 
     scaled: Tensor
     mean: Tensor
@@ -272,8 +283,10 @@ class NormFacts:
 
 @torch.no_grad()
 def apply_max_norm(adapters: Iterable[Adapter], limit: float) -> NormFacts:
-    """Scale each change W to a Frobenius norm of at most `limit`: with n = max(|W|, limit / 2), by the ratio min(n, limit) /
-    n. Returns the norms after it."""
+    """Scale each change to a Frobenius norm of at most `limit`: with n = max(norm, limit / 2), by min(n, limit) / n.
+
+    Returns the norms after scaling.
+    """
     adapters = list(adapters)
     lengths = torch.stack([adapter.norm() for adapter in adapters])
     n = lengths.clamp(min=limit / 2)

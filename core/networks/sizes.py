@@ -1,4 +1,4 @@
-"""Which layers a network has, and their ranks and alphas: from the settings, or from a file."""
+"""Which layers of a built model a network has, with their ranks and alphas: from the settings, or from a file."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -9,7 +9,7 @@ from core.formats.lora.names import NORM
 from core.networks.adapter import as_weight
 from core.networks.block_weights import block_count, block_of
 from core.networks.kinds import NetworkKind, kind_named
-from core.networks.layer_sizes import kind_sizes, layer_sizes, part_of, wanted
+from core.networks.layer_sizes import kind_sizes, layer_sizes, part_of, trains_part_of
 from core.record.problems import ProblemsError
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize, block_rates
@@ -22,17 +22,17 @@ SizeOf = Callable[[Target], BlockSize | None]
 
 
 def has_large_kernel(module: nn.Module) -> bool:
-    """Whether it is a convolution other than 1x1."""
+    """Return whether the module is a convolution other than 1x1."""
     return isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
 
 
 def needs_conv_rank(target: Target) -> bool:
-    """Whether only C3Lier trains the layer: 3x3 convolutions, and everything else in the residual and resampling blocks."""
+    """Return whether only LoRA-C3Lier trains the layer: a 3x3 convolution, or any layer in a residual or resampling block."""
     return has_large_kernel(target.module) or type(target.parent).__name__ in CONV_CONTAINERS
 
 
 def layer_of(target: Target) -> Layer:
-    """The layer's name and path, which expressions are matched against."""
+    """Return the layer as the settings' expressions see it: name, path and kind of layer, without its module."""
     large_kernel, unet = has_large_kernel(target.module), part_of(target.name) == "unet"
     return Layer(target.name, target.path, unet, large_kernel, needs_conv_rank(target), unet and target.path in OUTER)
 
@@ -40,8 +40,12 @@ def layer_of(target: Target) -> Layer:
 def sized_layers(
     targets: Iterable[Target], settings: NetworkSettings, kind_settings: Settings | None, size_of: SizeOf | None = None
 ) -> list[tuple[Target, BlockSize]]:
-    """(layer, size) of the layers that a network with these settings changes; norm layers if other layers of their part
-    train, whatever the kind. size_of: replaces the settings' sizes"""
+    """Return (layer, rank and alpha) of each layer that a network with these settings changes.
+
+    kind_settings   the settings group of the network kind; None if it has none
+    size_of         replaces the sizes of the settings
+    Norm layers are sized by the settings alone, whatever the kind.
+    """
     targets = list(targets)
     if size_of is None:
         layers = list(map(layer_of, targets))
@@ -54,7 +58,7 @@ def sized_layers(
 
 
 def refuse_unfit(kind: NetworkKind, sized: Sequence[tuple[Target, BlockSize]]) -> None:
-    """Raise ProblemsError if layers cannot have their rank, with the nearest rank that all can have."""
+    """Raise ProblemsError if a layer cannot have its rank; the fix is the nearest rank that all layers can have."""
     fits = kind.fits
     if fits is None:
         return
@@ -73,17 +77,18 @@ def refuse_unfit(kind: NetworkKind, sized: Sequence[tuple[Target, BlockSize]]) -
 
 
 def sizes_by_file(settings: NetworkSettings, modules: Mapping[str, Mapping[str, Tensor]]) -> SizeOf:
-    """Return a function from a layer to its rank and alpha in a file; None for layers that the file lacks, and for those of
-    untrained parts or of blocks with a learning rate of 0.
+    """Return a function from a layer to its rank and alpha in a file.
 
-    modules  layer -> its tensors, by the key below its name in the file
+    modules  {layer's name: {key: tensor}} of the file
+    The function returns None for layers that the file lacks, of untrained parts, or in blocks with a learning rate of 0.
     """
     rates, kind = block_rates(settings, block_count(modules)), kind_named(settings.kind)
 
     def size_of(target: Target) -> BlockSize | None:
+        """Return rank and alpha of a layer in the file; None if the layer is not trained."""
         tensors = modules.get(target.name, {})
         norm = is_norm(target.module)
-        if not (NORM in tensors if norm else kind.holds(tensors)) or not wanted(settings, target.name):
+        if not (NORM in tensors if norm else kind.holds(tensors)) or not trains_part_of(settings, target.name):
             return None
         if part_of(target.name) == "unet" and rates is not None and rates[block_of(target.name)] == 0:
             return None

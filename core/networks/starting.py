@@ -1,4 +1,4 @@
-"""A network that starts from the weights of a file (network_weights), and advice about what does not match."""
+"""Starts a network from the weights of a file (network_weights), with advice about what does not match."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ from core.formats.lora.names import group_by_module
 from core.networks.adapter_file import LoraFile
 from core.networks.bias_norm import NormAdapter
 from core.networks.kinds import NetworkKind, kind_named, kind_of_keys
-from core.networks.layer_sizes import part_of, wanted
+from core.networks.layer_sizes import part_of, trains_part_of
 from core.networks.network import Network, named_as
 from core.networks.sizes import has_large_kernel, sizes_by_file
 from core.record.problems import Problem, ProblemsError
@@ -29,12 +29,12 @@ def start_network(
     lora: LoraFile,
     kind_settings: Settings | None = None,
 ) -> tuple[Network, list[Problem]]:
-    """The network with the weights of a file loaded, and advice about differences. Raises ProblemsError for other ranks, shapes
-    or kinds, and for a file without one of its layers.
+    """Create a network, load the weights of a file into it, and return it with advice about differences.
 
-    With `dim_from_weights` the network has the file's layers, ranks and alphas; otherwise those of the settings, and
-    the file must have the same ranks. The file's alpha is used in training, as in any program that reads the file; with
-    `model.compatibility` the settings' alpha is used in training and the file's is saved.
+    With `dim_from_weights` the network has the file's layers, ranks and alphas; otherwise those of the settings, and the file must have
+    the same ranks. The file's alpha is used in training, as in any program that reads the file; with `model.compatibility` the settings'
+    alpha is used in training and the file's is saved.
+    Raises ProblemsError if ranks, shapes or the kind differ, or if the file has no trained layer.
     """
     targets = list(targets)
     tensors = lora.with_norms
@@ -42,15 +42,20 @@ def start_network(
     size_of = sizes_by_file(settings, modules) if settings.dim_from_weights else None
     settings = settings.model_copy(update={"initialization": "kaiming"})  # of layers that the file lacks
     network = Network.create(targets, settings, seed, size_of, kind_settings)
-    advice = _take_over(network, kind_named(settings.kind), modules, settings)
-    return network, advice + _about_others([key for key in (*lora.bias_norm, *lora.bundled) if key not in tensors])
+    advice = _load_file(network, kind_named(settings.kind), modules, settings)
+    return network, advice + _untrained_tensor_advice(
+        [key for key in (*lora.bias_norm, *lora.bundled) if key not in tensors]
+    )
 
 
-def _take_over(
+def _load_file(
     network: Network, kind: NetworkKind, modules: Mapping[str, Mapping[str, Tensor]], settings: NetworkSettings
 ) -> list[Problem]:
-    """Load the file's layers that the network has; return advice about differences. Raises ProblemsError for other ranks,
-    shapes or kinds. modules: layer -> its tensors in the file"""
+    """Load the file's tensors into the network's adapters; return advice about differences.
+
+    modules   {layer's name: its tensors in the file}
+    Raises ProblemsError if ranks, shapes or the kind differ.
+    """
     loaded, ranks, shapes, alphas = {}, {}, [], {}
     for name, adapter in network.adapters.items():
         tensors = modules.get(name, {})
@@ -71,27 +76,29 @@ def _take_over(
             ranks[name] = (size.rank, adapter.rank, _rank_setting(name, adapter.module, settings))
         else:
             shapes.append(name)
-    _refuse(loaded, ranks, shapes, [] if loaded else _other_kinds(network, kind, modules))
+    _raise_differences(loaded, ranks, shapes, [] if loaded else _kinds_in_file(network, kind, modules))
     for name, tensors in loaded.items():
         adapter = network.adapters[name]
         if settings.weights_scale == "kohya" and not settings.dim_from_weights:
             adapter.saved_alpha = adapter.alpha
         adapter.take(tensors)
-    return [*_about_alphas(alphas, settings), *_about_layers(network, modules, loaded, settings)]
+    return [*_alpha_advice(alphas, settings), *_layer_advice(network, modules, loaded, settings)]
 
 
 def _layer(name: str, module: nn.Module) -> Target:
-    """A layer of the model as a target for kinds, without its position in the model."""
+    """Return a layer as a target without its position in the model, which network kinds do not need."""
     return Target(name, path="", parent=module, attribute="", module=module)
 
 
-def _other_kinds(network: Network, kind: NetworkKind, modules: Mapping[str, Mapping[str, Tensor]]) -> list[NetworkKind]:
-    """The kinds that the file has for the network's layers, instead of the trained one."""
+def _kinds_in_file(
+    network: Network, kind: NetworkKind, modules: Mapping[str, Mapping[str, Tensor]]
+) -> list[NetworkKind]:
+    """Return the kinds that the file has for the network's layers, if `kind` is not one of them; else []."""
     in_file = {each.name: each for name in network.adapters if (each := kind_of_keys(modules.get(name, {}), name))}
     return [] if kind.name in in_file else list(in_file.values())
 
 
-def _refuse(
+def _raise_differences(
     loaded: Mapping,
     ranks: Mapping[str, tuple[int, int, str]],
     shapes: Sequence[str],
@@ -99,9 +106,10 @@ def _refuse(
 ) -> None:
     """Raise ProblemsError if layers differ in rank or shape, or none could be loaded.
 
-    ranks    layer -> (rank in the file, rank set, name of its setting)
-    shapes   layers of other shapes
-    kinds    the kinds of the file, if they are not the set one
+    loaded   {layer: its tensors} that fit
+    ranks    {layer: (rank in the file, rank of the settings, name of that setting)}
+    shapes   names of layers of other shapes
+    kinds    kinds in the file, if they differ from the settings'
     """
     problems = []
     by_setting = {
@@ -138,14 +146,17 @@ def _refuse(
 
 
 def _rank_setting(name: str, module: nn.Module, settings: NetworkSettings) -> str:
-    """The name of the setting that a layer's rank comes from."""
+    """Return the name of the setting that decides a layer's rank."""
     if has_large_kernel(module):
         return "conv_block_dims" if settings.conv_block_dims else "conv_rank"
     return "block_dims" if settings.block_dims and part_of(name) == "unet" else "rank"
 
 
-def _about_alphas(alphas: Mapping[str, tuple[float, float]], settings: NetworkSettings) -> list[Problem]:
-    """Advice about alphas that differ. alphas: layer -> (alpha in the file, alpha set)"""
+def _alpha_advice(alphas: Mapping[str, tuple[float, float]], settings: NetworkSettings) -> list[Problem]:
+    """Return advice about alphas that differ.
+
+    alphas   {layer: (alpha in the file, alpha of the settings)}
+    """
     if not alphas or settings.dim_from_weights:
         return []
     pairs = Counter(alphas.values()).most_common(SHOWN)
@@ -161,10 +172,10 @@ def _about_alphas(alphas: Mapping[str, tuple[float, float]], settings: NetworkSe
     return [Problem(what, WHERE, "set the same alpha, or ignore this", "advice", code="network.start-alpha")]
 
 
-def _about_layers(
+def _layer_advice(
     network: Network, modules: Mapping[str, object], loaded: Mapping[str, object], settings: NetworkSettings
 ) -> list[Problem]:
-    """Advice about layers that only the network or only the file has."""
+    """Return advice about layers that only the network or only the file has."""
     problems = []
     fresh = [name for name in network.adapters if name not in loaded]
     if fresh:
@@ -173,13 +184,13 @@ def _about_layers(
             Problem(what, WHERE, "check that this is intended", "advice", code="network.start-fresh-layers")
         )
     unmatched = [name for name in modules if name not in network.adapters]
-    untrained = [name for name in unmatched if not wanted(settings, name)]
+    untrained = [name for name in unmatched if not trains_part_of(settings, name)]
     if untrained:
         what = f"{len(untrained)} layers of the LoRA belong to a part that is not trained and will be missing in the result"
         problems.append(
             Problem(what, WHERE, "train that part too to keep it", "advice", code="network.start-untrained-part")
         )
-    unused = [name for name in unmatched if wanted(settings, name)]
+    unused = [name for name in unmatched if trains_part_of(settings, name)]
     if unused:
         what = f"{len(unused)} layers of the LoRA are not used: {first_of(unused, SHOWN)}"
         fix = "turn on network.dim_from_weights to train all of them"
@@ -187,8 +198,8 @@ def _about_layers(
     return problems
 
 
-def _about_others(keys: Sequence[str]) -> list[Problem]:
-    """Advice about tensors next to the LoRA's layers that cannot be trained, such as changes of biases."""
+def _untrained_tensor_advice(keys: Sequence[str]) -> list[Problem]:
+    """Return advice about tensors of the file that are not trained further, such as changes of biases."""
     if not keys:
         return []
     what = f"{len(keys)} tensors of the LoRA do not train further and will be missing in the result: {first_of(keys, SHOWN)}"

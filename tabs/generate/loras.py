@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from core.families.prompt_weights import literal
+from core.families.prompt_weights import escape_brackets
 from core.formats.detect import identify
 from core.generation.model.embeddings import find_embedding
 from core.generation.model.index import FileFacts, facts_of_file
@@ -198,7 +198,7 @@ def embeddings_help(triggers: Sequence[str]) -> str:
 
 def has_word(prompt: str, word: str) -> bool:
     """Return whether the prompt contains the word, as it is or with escaped brackets; case is ignored."""
-    return any(each.lower() in prompt.lower() for each in (word, literal(word)))
+    return any(each.lower() in prompt.lower() for each in (word, escape_brackets(word)))
 
 
 def _details(index: int, use: dict[str, Any], word_buttons: str, family: str, tools: str) -> str:
@@ -239,7 +239,7 @@ def changed(values: dict[str, Any], act: str, arg: str, value: str, page: Page) 
         return values
     if act == "word":
         word = _word(uses[index], detail, page.workspace)
-        word = literal(word) if values["prompt_weights"] else word
+        word = escape_brackets(word) if values["prompt_weights"] else word
         return values | {"prompt": with_word(str(values["prompt"]), word)}
     if act == "remove":
         del uses[index]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from core.captioning.combining import comparable
 from core.captioning.tag_lists import tag_lists
 from core.dataset.captions.words import tag_words
-from core.families.prompt_weights import literal
+from core.families.prompt_weights import escape_brackets
 from core.generation.images.gallery import LONGEST, Gallery
 from core.generation.model.library import ambiguity_advice, prompt_names, tokens_of_file, trained_token, wildcard_names
 from core.generation.plan.stages import passes_of
@@ -167,7 +167,7 @@ class PromptBox:
         else:
             known = tag_lists(self.page.workspace)[0].complete(value, OPTIONS) if comparable(value) else []
             listed = [(tag_words(each.tag), each.times, each.alias) for each in known]
-        return [_option(tag, literal(tag), f"{times:,}", alias) for tag, times, alias in listed]
+        return [_option(tag, escape_brackets(tag), f"{times:,}", alias) for tag, times, alias in listed]
 
     # -- styles
 

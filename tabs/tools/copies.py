@@ -11,7 +11,7 @@ from core.dataset.sources.files import printable
 from core.engine.keeping import mark_file, unmark_file
 from core.engine.verdict import choice_reason
 from core.formats.copies import MISSING, Copied, copy_into, require_folder
-from core.networks.misread import misread_by
+from core.networks.misread import file_misread_problems
 from core.record.file_titles import title_of_file
 from core.record.kept import keep, read_kept
 from core.record.preference import read_choices
@@ -120,7 +120,7 @@ class Copies:
         title = f"copy of {self._title(source)}"
         task = self._page.engine.light(self._copy, source, folder, copy_name, title=title, kind="copies")
         program = program_of(folder)
-        misread = misread_by(source, (program,)) if program else []
+        misread = file_misread_problems(source, (program,)) if program else []
         self._copies[str(source)] = Copying(folder, copy_name, task, misread)
         self._page.project.update_tab(TAB, **{_key(self._kind(run)): str(folder)})
 

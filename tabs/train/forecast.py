@@ -204,14 +204,14 @@ def _hints(job: TrainJob, savings: dict[str, int]) -> dict[str, str]:
 def _layer_hint(job: TrainJob, facts: MemoryFacts) -> dict[str, str]:
     """Return {path: text on the numbers of layers and trained parameters} for the setting that chooses layers; {} without a network."""
     from core.methods.kinds.lora import trained_numbers
-    from core.networks.layers import layer_hits, meta_targets
+    from core.networks.layers import count_layers, meta_targets
 
     network = job.network
     if not job.method.traits.uses_network or network.dim_from_weights:
         return {}
     names = [facts.body, *(facts.text_parts() if network.train_text_encoder else ())]
     targets = meta_targets(facts.family, {name: facts.parts[name].config for name in names})
-    hits = layer_hits(network, kind_named(network.kind).kind_settings(job), targets)
+    hits = count_layers(network, kind_named(network.kind).kind_settings(job), targets)
     numbers = sum(trained_numbers(job, facts.family, facts.parts).values())
     return {"network.layers": f"In this job: {hits}, {number_words(numbers)} trained parameters."}
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from core.families.locate import base_model_family, model_path
 from core.formats.models.checkpoint import open_checkpoint
-from core.networks.kinds import described, kind_named
+from core.networks.kinds import kind_named, settings_as_text
 from core.networks.layer_list import layers_of
-from core.networks.layer_sizes import kind_sizes, trains_by_default, wanted
+from core.networks.layer_sizes import kind_sizes, trains_by_default, trains_part_of
 from core.networks.layer_tree import LayerTree
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
@@ -57,7 +57,7 @@ class ChosenLayers:
                 "chosen": (leaf.mask & self.chosen).bit_count(),
                 "trained": (leaf.mask & self.trained).bit_count(),
                 "off": not leaf.mask & self.wanted,
-                "numbers": [self.tree.numbers(leaf.mask & self.trained), self.tree.numbers(leaf.mask)],
+                "numbers": [self.tree.parameter_count(leaf.mask & self.trained), self.tree.parameter_count(leaf.mask)],
             }
             for leaf in self.tree.leaves
         ]
@@ -86,7 +86,7 @@ class Layers:
         """Return the leaves with numbers of chosen and trained layers; [] while they are counted. Starts a count if the job has changed."""
         if refused := self._roots.refused(job):
             return {"fresh": True, "tree": _tree_name(job), "problem": refused[0].what, "leaves": []}
-        key = (_tree_name(job), described(job))
+        key = (_tree_name(job), settings_as_text(job))
         with self._lock:
             busy = self._task is not None and not self._task.done
             if self._key != key and not busy:
@@ -133,7 +133,7 @@ class Layers:
             valid = {each for each in indices if isinstance(each, int)} if isinstance(indices, list) else set()
             mask = sum(leaves[index].mask for index in valid if 0 <= index < len(leaves))
             chosen = current.chosen | mask if data.get("on") else current.chosen & ~mask
-            texts = current.tree.texts(chosen, current.usual, current.wanted)
+            texts = current.tree.settings_for(chosen, current.usual, current.wanted)
         values = {CHOSEN: "\n".join(texts[0]), EXCLUDED: "\n".join(texts[1])}
         self._project.edit_several(values, did="choice of layers")
 
@@ -151,7 +151,7 @@ def chosen_layers(job: TrainJob, tree: LayerTree) -> ChosenLayers:
         tree,
         tree.mask(choice.trains(layer, trains_by_default(network, layer)) for layer in tree.layers),
         tree.mask(trains_by_default(network.model_copy(update={"layers": []}), layer) for layer in tree.layers),
-        tree.mask(wanted(network, layer.name) for layer in tree.layers),
+        tree.mask(trains_part_of(network, layer.name) for layer in tree.layers),
         tree.mask(size_of(layer) is not None for layer in tree.layers),
     )
 

@@ -127,7 +127,7 @@ def weighted() -> Facts:
         runs, faults = prompt_weights.read_weights(text)
         yield (
             f"{text[:24]} {len(text)}",
-            [runs, [[each.start, each.end, each.kind] for each in faults[:3]], bool(prompt_weights.wrong_weight(text))],
+            [runs, [[each.start, each.end, each.kind] for each in faults[:3]], bool(prompt_weights.weight_error(text))],
         )
     for precision in ("auto", "no", "bf16", "fp16"):
         for options in ({}, {"full_precision": "bf16"}, {"full_precision": "fp16"}):

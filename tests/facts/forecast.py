@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import torch
 
-from core.networks.kinds import described
+from core.networks.kinds import settings_as_text
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT
 from core.settings.base import declared
@@ -164,7 +164,7 @@ ONE_BLOCK = {
 
 
 def activations_of(kind: str, **network: Any) -> str:
-    return described(build(TrainJob, {"network": {"kind": kind, **network}}))
+    return settings_as_text(build(TrainJob, {"network": {"kind": kind, **network}}))
 
 
 @producer

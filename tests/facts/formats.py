@@ -75,7 +75,7 @@ def keys() -> Facts:
                 kind,
                 str(kind),
                 recognition.ranks_of(entries, kind.network, {}),
-                names.looks_like({key for _, key in kohya}),
+                names.resembled_kind({key for _, key in kohya}),
             ],
         )
     yield (
@@ -142,7 +142,7 @@ def foreign() -> Facts:
     yield (
         "looks",
         [
-            names.looks_like(each)
+            names.resembled_kind(each)
             for each in (
                 ["hada_w1_a", "hada_w2_a", "x"],
                 ["alpha"],
@@ -388,7 +388,7 @@ def headers() -> Facts:
                     [
                         header.sniff(path),
                         read,
-                        refused(partial(header.check_form, path, path.name)),
+                        refused(partial(header.check_format, path, path.name)),
                         refused(lambda path=path: detect.identify(path).kind),
                     ],
                 )
@@ -494,7 +494,7 @@ def headers() -> Facts:
         sizes = {"a": 65504.0, "b": 65520.0, "c": float("inf"), "d": 1e39, "e": float("nan")}
         yield (
             "overflow",
-            [overflow.beyond(sizes, each) for each in (torch.float16, torch.bfloat16, torch.float32)]
+            [overflow.overflowing(sizes, each) for each in (torch.float16, torch.bfloat16, torch.float32)]
             + [overflow.not_finite_names(sizes)],
         )
         values = {
@@ -506,7 +506,7 @@ def headers() -> Facts:
         yield (
             "largest",
             [
-                overflow.beyond(overflow.sizes_of(values), torch.float16),
+                overflow.overflowing(overflow.largest_by_name(values), torch.float16),
                 overflow.not_finite(values),
                 [overflow.largest(each) for each in values.values() if each.is_floating_point()],
             ],
@@ -514,7 +514,7 @@ def headers() -> Facts:
         yield (
             "said",
             [
-                overflow.written_in_fp32(["a", "b"], torch.float16, "x"),
+                overflow.fp32_advice(["a", "b"], torch.float16, "x"),
                 overflow.not_finite_warning(["a"] * 7, "x"),
                 refused(lambda: overflow.refuse_not_finite(["a"], "x")),
             ],

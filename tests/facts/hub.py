@@ -271,7 +271,7 @@ def hub() -> Facts:
             ],
         )
         references.forget(references.parse_source(entry.id), models)
-        yield "forgotten", catalog.part_bytes(target) if hasattr(catalog, "part_bytes") else None
+        yield "forgotten", catalog.partial_bytes(target) if hasattr(catalog, "partial_bytes") else None
         unsafe = [
             refused(lambda name=name: str(references._safe_name(references.HubId("o", "n"), name)))
             for name in ("a/b.json", "../a", "/a", "a:b", "a\\b")
@@ -283,7 +283,7 @@ def hub() -> Facts:
     yield (
         "keys",
         [
-            upload.missing_key(HubSettings(huggingface_repo_id=repo), token)
+            upload.missing_token_problem(HubSettings(huggingface_repo_id=repo), token)
             for repo in (None, "o/n")
             for token in (None, "t")
         ],
@@ -291,7 +291,11 @@ def hub() -> Facts:
     who = {"name": "me", "orgs": [{"name": "Org"}], "auth": {"accessToken": {"role": "read"}}}
     yield (
         "owners",
-        [upload._cannot_make(repo, each) for repo in ("me/x", "ORG/x", "you/x") for each in (who, {**who, "auth": {}})],
+        [
+            upload._creation_problem(repo, each)
+            for repo in ("me/x", "ORG/x", "you/x")
+            for each in (who, {**who, "auth": {}})
+        ],
     )
     if os.name == "posix":
         yield "home", str(references.open_home("~/x")) == os.path.expanduser("~/x")

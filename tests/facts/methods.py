@@ -26,7 +26,7 @@ from core.networks.adapter_file import (
     write_lora,
 )
 from core.networks.layer_tree import LayerTree
-from core.networks.layers import layer_hits
+from core.networks.layers import count_layers
 from core.networks.misread import misread_problems
 from core.networks.sizes import layer_of
 from core.record.workspace import Workspace
@@ -166,7 +166,7 @@ def methods() -> Facts:
             {"layer_dims": ["attn=4", "x=2"]},
         ):
             settings = NetworkSettings.model_validate(values)
-            yield f"hits {values}", str(layer_hits(settings, None, targets))
+            yield f"hits {values}", str(count_layers(settings, None, targets))
     assert LayerTree
 
 

@@ -69,7 +69,7 @@ KEYS: dict[str, dict[str, tuple[int, ...]]] = {
 def weights() -> Facts:
     """Files that are neither models nor LoRAs."""
     for name, shapes in KEYS.items():
-        found = other_files.recognized({key: TensorEntry("F16", shape, 0, 0) for key, shape in shapes.items()})
+        found = other_files.recognize({key: TensorEntry("F16", shape, 0, 0) for key, shape in shapes.items()})
         yield name, found and found[:3]
 
 

@@ -29,7 +29,7 @@ KIND = PartKind(
 
 
 def test_a_position_table_that_is_computed_is_that_of_the_class(tmp_path):
-    made = KIND.maker()(CONFIG).eval()
+    made = KIND.module_builder()(CONFIG).eval()
     outside = {name for name, _ in made.named_buffers()} - made.state_dict().keys()
     assert outside == {"pos_embed.pos_embed"}
     path = tmp_path / "model.safetensors"

@@ -9,7 +9,7 @@ import torch
 
 from core.families import family
 from core.families.clip import join_whole
-from core.families.prompt_weights import read_weights, runs_of, wrong_weight
+from core.families.prompt_weights import read_weights, runs_of, weight_error
 from core.families.token_weights import weigh, weighted_windows
 from core.families.tokenizer import load_tokenizer
 from core.record.workspace import PROJECT
@@ -98,8 +98,8 @@ def test_captions_with_the_mean_kept_have_the_mean_of_plain_ones():
 def test_a_weight_that_is_no_number_is_refused_where_a_bracket_is_open(number):
     with pytest.raises(ValueError, match="is not a number"):
         runs_of(f"(x:{number})")
-    assert number in wrong_weight(f"(x:{number})")
-    assert wrong_weight(f"x:{number})") == wrong_weight("(x:1.2) (y:a)") == ""
+    assert number in weight_error(f"(x:{number})")
+    assert weight_error(f"x:{number})") == weight_error("(x:1.2) (y:a)") == ""
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_what_is_a_fault_in_weights_is_told_with_its_place(text, runs, faults):
 
 
 def test_100_brackets_may_be_open():
-    assert not wrong_weight("(" * 100 + "a" + ")" * 100) and not wrong_weight("(" * 50 + "[" * 50)
+    assert not weight_error("(" * 100 + "a" + ")" * 100) and not weight_error("(" * 50 + "[" * 50)
     for text in ("(" * 101, "(" * 50 + "[" * 51):
         (fault,) = (fault for fault in read_weights(text)[1] if fault.kind == "nested")
         assert (fault.start, fault.end) == (100, 101)

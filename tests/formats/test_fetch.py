@@ -209,7 +209,7 @@ def test_pausing_keeps_what_has_come_and_waiting_can_be_ended(tmp_path, server):
     with pytest.raises(Cancelled):
         remote = Remote(f"{server.endpoint}/model.safetensors", None, HASH)
         fetch.fetch(remote, path, lambda done, total: token.cancel(), token)
-    assert fetch.part_bytes(path) > 0 and not path.exists()
+    assert fetch.partial_bytes(path) > 0 and not path.exists()
     server.script = [status(503, Retry_After="60")]
     token = CancelToken()
     threading.Timer(0.3, token.cancel).start()
@@ -237,7 +237,7 @@ def test_room_is_looked_for_as_soon_as_the_size_is_known(tmp_path, server, monke
     monkeypatch.setattr("core.record.machine.free_disk", lambda _: RESERVE + len(DATA) - 1)
     with refused("disk.space"):
         get(server, tmp_path)
-    assert fetch.part_bytes(tmp_path / "model.safetensors") == 0
+    assert fetch.partial_bytes(tmp_path / "model.safetensors") == 0
 
 
 def endless(handler):
@@ -251,11 +251,11 @@ def endless(handler):
 def test_a_body_without_an_end_stops_before_the_disk_is_full(tmp_path, server, monkeypatch):
     server.script = [endless]
     part = tmp_path / "model.safetensors"
-    monkeypatch.setattr("core.record.machine.free_disk", lambda _: RESERVE + 5_000_000 - fetch.part_bytes(part))
+    monkeypatch.setattr("core.record.machine.free_disk", lambda _: RESERVE + 5_000_000 - fetch.partial_bytes(part))
     monkeypatch.setattr(fetch, "CHUNK_BYTES", 100_000)
     with refused("disk.space"):
         get(server, tmp_path, sha256=None)
-    assert fetch.part_bytes(part) < 8_000_000
+    assert fetch.partial_bytes(part) < 8_000_000
 
 
 def test_a_body_without_an_end_stops_at_the_size_that_is_known(tmp_path, server):
@@ -508,7 +508,7 @@ def test_forgetting_a_link_removes_only_what_is_unfinished(tmp_path, server):
 def test_these_answers_are_worth_another_try(code, again):
     for stated, seconds in (("7", 7.0), ("soon", 0.0), ("", 0.0)):
         error = fetch._refusal(SimpleNamespace(status_code=code, headers={"retry-after": stated} if stated else {}))
-        assert (error.again, error.retry_after) == (again, seconds) and str(code) in error.reason
+        assert (error.retriable, error.retry_after) == (again, seconds) and str(code) in error.reason
 
 
 @pytest.mark.parametrize(
@@ -545,8 +545,8 @@ def test_six_tries_in_a_row_without_a_byte_end_a_download(tmp_path, monkeypatch,
     def request(self):
         tries.append(1)
         assert len(tries) < 20, "it goes on for ever"
-        self.have += len(tries) == 3
-        raise FetchError("busy", again=True, retry_after=stated)
+        self.received += len(tries) == 3
+        raise FetchError("busy", retriable=True, retry_after=stated)
 
     monkeypatch.setattr(fetch._Transfer, "_request", request)
     monkeypatch.setattr(fetch._Transfer, "_wait", lambda self, seconds: waited.append(seconds))

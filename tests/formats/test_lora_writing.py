@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from core.formats.hashes import LEGACY_BYTES, LEGACY_START
 from core.formats.tensors.entry import TORCH_NAMES
 from core.formats.tensors.header import header_with, read_header
-from core.formats.tensors.lazy import lazily
+from core.formats.tensors.lazy import as_lazy
 from core.formats.tensors.spill import Spill
 from core.formats.tensors.writer import LIBRARY_DTYPES, SAFE_NAMES
 from core.networks.adapter_file import load_finite, open_lora, save_lora
@@ -63,7 +63,7 @@ def test_tensors_are_ordered_as_the_library_orders_every_dtype(tmp_path):
     content = save(given)
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     assert [header[name]["dtype"] for name in header] == LIBRARY_DTYPES
-    assert all(SAFE_NAMES[lazily(value).type] == name[::-1] for name, value in given.items())
+    assert all(SAFE_NAMES[as_lazy(value).type] == name[::-1] for name, value in given.items())
 
 
 def test_an_alpha_that_is_an_integer_is_a_float_in_the_file_and_other_integers_stay(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from core.formats.models.overflow import beyond, fitting_type, largest, not_finite, sizes_of, written_in_fp32
+from core.formats.models.overflow import fitting_type, fp32_advice, largest, largest_by_name, not_finite, overflowing
 
 
 @pytest.mark.parametrize(
@@ -22,8 +22,8 @@ from core.formats.models.overflow import beyond, fitting_type, largest, not_fini
 )
 def test_exactly_what_the_conversion_makes_infinite_is_named(value, dtype, is_beyond):
     tensors = {"small": torch.ones(3), "one": torch.tensor([1.0, value])}
-    assert beyond(sizes_of(tensors), dtype) == (["one"] if is_beyond else [])
-    fitting, advice = fitting_type(sizes_of(tensors), dtype, "x")
+    assert overflowing(largest_by_name(tensors), dtype) == (["one"] if is_beyond else [])
+    fitting, advice = fitting_type(largest_by_name(tensors), dtype, "x")
     assert (fitting, len(advice)) == ((torch.float32, 1) if is_beyond else (dtype, 0))
     if is_beyond:
         assert tensors["one"].to(dtype).isinf().any()
@@ -31,7 +31,7 @@ def test_exactly_what_the_conversion_makes_infinite_is_named(value, dtype, is_be
 
 def test_values_that_are_no_numbers_are_told_apart_from_large_ones():
     tensors = {"nan": torch.tensor([0.0, float("nan")]), "inf": torch.tensor(float("-inf")), "large": torch.tensor(1e9)}
-    assert not_finite(tensors) == ["nan", "inf"] and beyond(sizes_of(tensors), torch.float16) == ["large"]
+    assert not_finite(tensors) == ["nan", "inf"] and overflowing(largest_by_name(tensors), torch.float16) == ["large"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
@@ -44,6 +44,6 @@ def test_integers_and_empty_tensors_have_no_size():
 
 
 def test_the_advice_names_three_and_counts_the_others():
-    problem = written_in_fp32(list("abcde"), torch.float16, "x.safetensors")
+    problem = fp32_advice(list("abcde"), torch.float16, "x.safetensors")
     assert (problem.level, problem.code) == ("advice", "weights.overflow")
     assert "fp32" in problem.what and "a, b, c and 2 more" in problem.what

@@ -43,7 +43,7 @@ def location(request, tmp_path):
         lambda tensor: tensor.in_shape(60, 1),
         lambda tensor: tensor.transposed(),
         lambda tensor: stacked([tensor, tensor]),
-        lambda tensor: tensor.watched(lambda value: None),
+        lambda tensor: tensor.observed(lambda value: None),
     ],
     ids=["plain", "shaped", "transposed", "stacked", "seen"],
 )
@@ -67,7 +67,7 @@ def test_a_file_is_read_in_pieces_of_the_size_asked_for_by_many_threads_at_once(
 def test_what_looks_at_a_tensor_sees_each_piece_that_is_written(location, tmp_path):
     seen = []
     with OpenFiles() as files:
-        tensor = files.lazy(location).watched(lambda piece: seen.append(piece.clone()))
+        tensor = files.lazy(location).observed(lambda piece: seen.append(piece.clone()))
         write_safetensors(tmp_path / "copy.safetensors", {"w": tensor}, {})
     assert torch.equal(torch.cat(seen), values().flatten())
 

@@ -50,7 +50,7 @@ def read_caption(path: Path) -> None:
     from core.dataset.captions.history import History
     from core.dataset.captions.pipeline import caption_preview, longest_captions
     from core.dataset.sources.walk import walk
-    from core.families.prompt_weights import runs_of, wrong_weight
+    from core.families.prompt_weights import runs_of, weight_error
     from core.record.problems import ProblemsError
     from core.settings.dataset.captions import CaptionSettings
 
@@ -68,7 +68,7 @@ def read_caption(path: Path) -> None:
         settings = CaptionSettings.model_validate(way)
         caption_preview(caption, settings, 1, image.key, 2)
         longest_captions(caption, settings)
-    if not wrong_weight(caption.text):
+    if not weight_error(caption.text):
         runs_of(caption.text)
     try:
         rewrite_as_utf8(History(path.parent / "captions"), [path])

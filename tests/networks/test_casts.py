@@ -88,7 +88,7 @@ def test_weights_that_are_gathered_for_each_module_are_not_copied_before(model, 
     model, *inputs = narrow(model, inputs)
     network = of_kinds.trained("lora", model)
     with attached(network):
-        network.lay_in_modules()
+        network.register_in_modules()
     micro_batch(model, inputs, network)
     for weight in network.parameters():
         weight.data = weight.data.new_empty(0)  # as ZeRO stage 3 frees them

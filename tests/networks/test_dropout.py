@@ -56,7 +56,7 @@ def test_the_numbers_are_wellons_hash_of_counter_and_address():  # written out w
 def test_elements_are_dropped_with_their_probability_and_the_rest_makes_up_for_it(share):
     dropout = Dropout(NetworkSettings(network_dropout=share), seed=1)
     dropout.show(3, 0, ["a", "b"], "cpu")
-    hidden, factor = dropout.thinned(torch.ones(2, 5000, 8), LAYER, -1)
+    hidden, factor = dropout.drop_values(torch.ones(2, 5000, 8), LAYER, -1)
     assert factor == approx(1 / (1 - share))
     assert set(hidden.unique().tolist()) == {0.0, 1.0}
     deviation = (share * (1 - share) / hidden.numel()) ** 0.5
@@ -70,24 +70,24 @@ def test_elements_are_dropped_with_their_probability_and_the_rest_makes_up_for_i
 def test_ranks_are_dropped_for_a_whole_image_each_image_its_own(images, tokens):
     dropout = Dropout(NetworkSettings(rank_dropout=0.5), seed=1)
     dropout.show(3, 0, list("abcd"), "cpu")
-    hidden, factor = dropout.thinned(torch.ones(4, 50, 64), LAYER, -1)
+    hidden, factor = dropout.drop_values(torch.ones(4, 50, 64), LAYER, -1)
     assert factor == 2.0
     unscaled = Dropout(NetworkSettings(rank_dropout=0.5, rank_dropout_scale=False), seed=1)
     unscaled.show(3, 0, list("abcd"), "cpu")
-    same, one = unscaled.thinned(torch.ones(4, 50, 64), LAYER, -1)
+    same, one = unscaled.drop_values(torch.ones(4, 50, 64), LAYER, -1)
     assert one == 1.0 and torch.equal(same, hidden)
     assert bool((hidden == hidden[:, :1]).all()), "the same ranks at every token"
     kept = hidden[:, 0]
     assert all(0.2 < float(row.mean()) < 0.8 for row in kept)  # 64 ranks: 0.5 within five deviations of 0.06
     assert len({tuple(row.tolist()) for row in kept}) == 4
-    conv, _ = dropout.thinned(torch.ones(4, 64, 5, 6), LAYER, 1)
+    conv, _ = dropout.drop_values(torch.ones(4, 64, 5, 6), LAYER, 1)
     assert torch.equal(conv[:, :, 0, 0], kept) and bool((conv == conv[:, :, :1, :1]).all())
 
 
 def test_two_windows_of_a_text_have_masks_of_their_own():
     dropout = Dropout(NetworkSettings(rank_dropout=0.5), seed=1)
     dropout.show(0, 0, ["a", "b"], "cpu")
-    hidden, _ = dropout.thinned(torch.ones(4, 7, 64), LAYER, -1)  # a's two windows, then b's
+    hidden, _ = dropout.drop_values(torch.ones(4, 7, 64), LAYER, -1)  # a's two windows, then b's
     assert len({tuple(row.tolist()) for row in hidden[:, 0]}) == 4
 
 
@@ -99,9 +99,9 @@ def test_output_is_the_module_plus_up_of_what_is_left_of_down(make, kind, reques
     layer, dropout = network.adapters[LAYER], network.dropout
     if isinstance(module, nn.Conv2d):
         down = nn.functional.conv2d(x, layer.down, stride=2, padding=1)
-        expected = nn.functional.conv2d(dropout.thinned(down, LAYER, 1)[0], layer.up)
+        expected = nn.functional.conv2d(dropout.drop_values(down, LAYER, 1)[0], layer.up)
     else:
-        expected = dropout.thinned(x @ layer.down.t(), LAYER, -1)[0] @ layer.up.t()
+        expected = dropout.drop_values(x @ layer.down.t(), LAYER, -1)[0] @ layer.up.t()
     factor = layer.scale / 0.75 / 0.75
     torch.testing.assert_close(through(module, network, x), module(x) + factor * expected)
 
@@ -170,7 +170,7 @@ def test_another_step_micro_batch_or_image_has_other_masks(tokens, step, micro_b
 def test_layers_have_masks_of_their_own():
     dropout = Dropout(NetworkSettings(network_dropout=0.5), seed=1)
     dropout.show(0, 0, ["a"], "cpu")
-    one, other = (dropout.thinned(torch.ones(1, 40, 8), name, -1)[0] for name in ("lora_unet_a", "lora_unet_b"))
+    one, other = (dropout.drop_values(torch.ones(1, 40, 8), name, -1)[0] for name in ("lora_unet_a", "lora_unet_b"))
     assert 0.3 < float((one == other).float().mean()) < 0.7
 
 

@@ -101,7 +101,7 @@ def test_the_rank_is_drawn_evenly_by_seed_step_micro_batch_and_layer(model):
         [drawn(network, step, 0, "text") for step in steps],
     ):
         assert 30 < sum(one == two for one, two in zip(first, other, strict=True)) < 90  # a quarter by chance
-    assert q.moment == text.moment == (239, 0)
+    assert q.micro_step == text.micro_step == (239, 0)
 
 
 def test_used_it_has_all_ranks_and_no_chance(model):

@@ -9,7 +9,7 @@ from pytest import approx, fixture, mark
 from torch import nn
 
 from core.networks.fp8 import Fp8Linear, _convert
-from core.networks.kinds.initialization import PissaAdapter, principal
+from core.networks.kinds.initialization import PissaAdapter, largest_singular_triplets
 from core.networks.network import Network, attached
 from core.settings.check import build
 from core.settings.job import TrainJob
@@ -126,11 +126,11 @@ def test_trained_pissa_equals_training_beside_the_residual(model):
 def test_subspace_iteration_finds_the_largest_singular_values():
     """Of a matrix whose singular values fall slowly, as those of a model's weights: at most 1 % off, and fewer values are zeros."""
     weight = torch.randn(300, 200, generator=torch.Generator().manual_seed(0))
-    left, values, right = principal(weight, 16, 1, "x")
+    left, values, right = largest_singular_triplets(weight, 16, 1, "x")
     torch.testing.assert_close(values, torch.linalg.svdvals(weight)[:16], rtol=0.01, atol=0)
     torch.testing.assert_close(left.t() @ left, torch.eye(16), rtol=0, atol=1e-5)
     torch.testing.assert_close(right @ right.t(), torch.eye(16), rtol=0, atol=1e-5)
-    _, few, _ = principal(weight[:3], 5, 1, "x")
+    _, few, _ = largest_singular_triplets(weight[:3], 5, 1, "x")
     torch.testing.assert_close(few[:3], torch.linalg.svdvals(weight[:3]), rtol=1e-4, atol=0)
     assert not few[3:].any()
 

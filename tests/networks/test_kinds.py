@@ -320,7 +320,7 @@ def test_it_writes_into_nothing_that_it_is_given(model, inputs, case, shown):
             y = adapter.module(x)
             y = y.contiguous(memory_format=torch.channels_last) if y.dim() == 4 else y
             before = x.clone(), y.clone()
-            adapter.changed(y, adapter.enters(x))
+            adapter.changed(y, adapter.changed_input(x))
             assert torch.equal(x, before[0]) and torch.equal(y, before[1]), path
 
 

@@ -92,7 +92,7 @@ def test_what_is_chosen_in_the_tree_is_what_the_written_settings_choose(family):
         )  # a part of a leaf, as expressions choose
         for base in (0, every(tree), usually(tree)):
             chosen = base & ~picked if base else picked
-            texts = tree.texts(chosen, usually(tree), every(tree))
+            texts = tree.settings_for(chosen, usually(tree), every(tree))
             assert chosen_by(tree, texts) == chosen
             assert len(texts[0]) + len(texts[1]) <= 14
 
@@ -102,7 +102,7 @@ def test_common_choices_are_written_shortly():
     rest, text = usually(tree), named(tree, "Text")
 
     def texts(chosen, untrained=0):
-        return tree.texts(chosen, rest, every(tree) & ~untrained)
+        return tree.settings_for(chosen, rest, every(tree) & ~untrained)
 
     assert texts(rest) == ([], [])
     assert texts(every(tree)) == (["full"], [])
@@ -123,4 +123,4 @@ def test_where_convolutions_are_trained_the_usual_layers_are_all():
     inner = every(tree) & ~named(tree, OUTSIDE)
     assert usually(tree) != inner == usually(tree, conv_rank=4)
     convolutions = named(tree, "", "3x3")
-    assert tree.texts(inner & ~convolutions, inner, every(tree)) == ([], ["conv[12]?$"])
+    assert tree.settings_for(inner & ~convolutions, inner, every(tree)) == ([], ["conv[12]?$"])

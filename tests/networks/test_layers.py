@@ -4,7 +4,7 @@ import time
 
 from pytest import fixture, importorskip, mark
 
-from core.networks.layers import hit_problems, layer_hits, meta_targets
+from core.networks.layers import count_layers, layer_count_problems, meta_targets
 from core.networks.network import Network
 from core.networks.sizes import has_large_kernel
 from core.record.workspace import Workspace
@@ -31,7 +31,7 @@ def settings(**given):
 
 
 def hits_of(own, targets):
-    return layer_hits(own, None, targets)
+    return count_layers(own, None, targets)
 
 
 def names_of(targets, **given):
@@ -122,17 +122,17 @@ def test_convolutions_that_are_chosen_have_the_conv_rank_or_the_networks(targets
 def test_the_count_is_of_all_layers_of_the_trained_parts(targets):
     hits = hits_of(settings(layers=["attn-only"], train_text_encoder=False), targets)
     assert str(hits) == "128 of 282 layers"
-    assert [problem.code for problem in hit_problems(settings(layers=["x"]), hits)] == ["network.layers-chosen"]
+    assert [problem.code for problem in layer_count_problems(settings(layers=["x"]), hits)] == ["network.layers-chosen"]
 
 
 def test_the_count_leaves_out_what_the_kind_leaves_alone(targets):
-    hits = layer_hits(settings(kind="ia3"), Ia3Settings(), targets)
-    assert hits.chosen == 16 * 5 + 12 * 3 and hits.of == 354  # k and v of both attentions and ff.net.2; k, v and fc2
+    hits = count_layers(settings(kind="ia3"), Ia3Settings(), targets)
+    assert hits.chosen == 16 * 5 + 12 * 3 and hits.total == 354  # k and v of both attentions and ff.net.2; k, v and fc2
 
 
 def test_an_expression_that_finds_nothing_is_a_problem_with_its_setting(targets):
     own = settings(layers=["attn-only", "atn2"], exclude_layers=["nothing"], layer_dims=["none=4"])
-    problems = list(hit_problems(own, hits_of(own, targets)))
+    problems = list(layer_count_problems(own, hits_of(own, targets)))
     assert [problem.where for problem in problems] == [
         "network.layers",
         "network.exclude_layers",
@@ -143,7 +143,7 @@ def test_an_expression_that_finds_nothing_is_a_problem_with_its_setting(targets)
 
 def test_a_choice_without_any_layer_is_a_problem(targets):
     own = settings(exclude_layers=["lora_"])
-    assert [problem.code for problem in hit_problems(own, hits_of(own, targets))] == ["network.no-layers"]
+    assert [problem.code for problem in layer_count_problems(own, hits_of(own, targets))] == ["network.no-layers"]
 
 
 @mark.parametrize(

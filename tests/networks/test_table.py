@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from core.formats.detect import identify
-from core.formats.lora.names import layer_name, looks_like, to_kohya_key
+from core.formats.lora.names import layer_name, resembled_kind, to_kohya_key
 from core.formats.lora.recognition import ranks_of
 from core.formats.tensors.header import read_header
 from core.networks.kinds import kinds
@@ -38,7 +38,7 @@ def test_keys_and_prefix_of_a_kind_are_read_in_names(toy):
     assert to_kohya_key(f"toy_unet_{LAYER}.{B}", None) == (f"toy_unet_{LAYER}", B)
     assert to_kohya_key(f"unet.{LAYER.replace('_attn2', '.attn2')}.{B}", "sd1")[1] == B
     assert layer_name(f"toy_unet_{LAYER}") == f"lora_unet_{LAYER}"
-    assert looks_like([A, "other"]) == "looks like Toy with unknown keys (other)"
+    assert resembled_kind([A, "other"]) == "looks like Toy with unknown keys (other)"
 
 
 @pytest.mark.parametrize("start", ["toy_unet_", "down_blocks.1.other."])

@@ -8,7 +8,7 @@ from core.captioning.tagger.folder import ModelFiles, read_labels
 from core.captioning.tagger.labels import NO_LABEL
 from core.captioning.tagger.tags import Label, Scored
 from core.formats.onnx.file import MAX_INPUT, batch_too_large, outputs_too_many
-from core.formats.onnx.process import ModelProcess, OfProcess
+from core.formats.onnx.process import ModelProcess, UsesModelProcess
 from core.formats.onnx.providers import onnxruntime, providers_for
 from core.record.context import JobContext
 from core.record.problems import ProblemsError
@@ -19,7 +19,7 @@ ALWAYS_STORED = ("rating", "quality")  # the highest score of these counts, howe
 DIGITS = 6  # of a stored score: 0.35 in float32 stays at least 0.35
 
 
-class Tagger(OfProcess):
+class Tagger(UsesModelProcess):
     """A loaded model.
 
     wanted, provider   onnxruntime's execution provider: requested, and in use

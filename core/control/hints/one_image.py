@@ -10,7 +10,7 @@ from PIL import Image
 
 from core.control.hints.models import ABOUT, ModelFile, Profile
 from core.formats.onnx.file import MAX_INPUT, batch_too_large
-from core.formats.onnx.process import ModelProcess, OfProcess
+from core.formats.onnx.process import ModelProcess, UsesModelProcess
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
 
@@ -21,7 +21,7 @@ Size = tuple[int, int]  # (width, height)
 Pick = Callable[[Sequence[Sequence[int]]], Sequence[int]]  # shapes of the outputs -> which to read
 
 
-class OneImageModel(OfProcess):
+class OneImageModel(UsesModelProcess):
     """A loaded model.
 
     provider, preferred   of onnxruntime: the one in use, and the first choice

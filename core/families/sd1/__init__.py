@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x: U-Net, VAE and CLIP-L; epsilon prediction unless a file states v. 2.x encodes and predicts as it does."""
+"""Stable Diffusion 1.x: U-Net, VAE and CLIP-L; epsilon prediction unless a file states v. SD 2.x uses its functions."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -24,10 +24,12 @@ def encode_ids(
     weights: Weights = None,
     normalize: str = "none",
 ) -> TextStates:
-    """Encode token ids [B, n, 77] into the U-Net's context [B, T, C], T = 77, 152 or 227, in the encoder's dtype.
+    """Encode token ids into the U-Net's context [B, T, C], T = 77, 152 or 227, in the encoder's dtype.
 
+    ids        one tensor [B, n, 77]
     clip_skip  None or 1: the last layer; n: the n-th from the end; always followed by the final layer norm
     join       concatenates the states of the windows (core.families.clip)
+    weights, normalize   token weights: see core.families.token_weights.weigh
     """
     (encoder,), (encoder_ids,) = components.text_encoders, ids
     states = in_windows(partial(last_states, encoder, clip_skip=clip_skip), encoder_ids)
@@ -41,10 +43,11 @@ def predict(
     conditioning: Conditioning,
     **inputs: Any,
 ) -> torch.Tensor:
-    """The U-Net's prediction for noisy latents: noise or v, by `components.prediction`.
+    """Return the U-Net's prediction for noisy latents: noise or v, by `components.prediction`.
 
-    noisy_latents  [B, 4, h, w]            timesteps  int or float [B], or one for all
-    conditioning   text encoder states and added residuals; sizes are not read
+    noisy_latents  [B, 4, h, w]
+    timesteps      int or float [B], or one for all
+    conditioning   text encoder states and added residuals; sizes are not used
     inputs         further arguments of the U-Net
     returns        [B, 4, h, w] in the U-Net's dtype
     """

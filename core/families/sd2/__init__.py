@@ -1,4 +1,4 @@
-"""Stable Diffusion 2.x: like 1.x, but with OpenCLIP ViT-H, whose second last layer is read; epsilon or v prediction."""
+"""Stable Diffusion 2.x: as 1.x, but with OpenCLIP ViT-H, of which the second last layer is read; epsilon or v prediction."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,10 +11,10 @@ from core.families.layouts import LAYOUTS
 
 @torch.no_grad()
 def prediction_of(unet: Any) -> str:
-    """Detect "epsilon" or "v" by one pass on a synthetic image of almost pure noise (A1111's test).
+    """Return "epsilon" or "v", detected by one pass on a synthetic image of almost pure noise (A1111's test).
 
-    There x_t is the noise: an epsilon model returns it, a v model returns about -x0, far below it. Inpainting models, whose input
-    has more channels, all predict epsilon.
+    There x_t is the noise: an epsilon model returns it, a v model returns about -x0, far below it. Inpainting models, whose input has more
+    channels, all predict epsilon.
     """
     weight = unet.conv_in.weight
     if weight.is_meta or weight.shape[1] != unet.config.out_channels:

@@ -31,11 +31,13 @@ def encode_ids(
     normalize: str = "none",
     layer: int = LAYER,
 ) -> TextStates:
-    """Encode token ids [B, n, 77], one tensor for each text encoder, into the U-Net's context [B, T, 768 + 1280] (the
-    refiner's, whose only encoder is the second: [B, T, 1280]) and pooled vector [B, 1280], in the encoders' dtype.
+    """Encode token ids into the U-Net's context [B, T, 768 + 1280] and pooled vector [B, 1280], in the encoders' dtype.
 
-    clip_skip  ignored, as in sd-scripts      join    concatenates the states of the windows (core.families.clip)
-    weights    of the tokens, for the states but not the pooled vector      layer   whose states are read, from the end
+    ids        [B, n, 77] for each text encoder; the refiner has only the second one: context [B, T, 1280]
+    clip_skip  ignored, as in sd-scripts
+    join       concatenates the states of the windows (core.families.clip)
+    weights, normalize   token weights: see core.families.token_weights.weigh; not for the pooled vector
+    layer      whose states are read, counted from the end
     """
     contexts: list[torch.Tensor] = []
     for number, (encoder, encoder_ids) in enumerate(zip(components.text_encoders, ids, strict=True)):
@@ -48,10 +50,12 @@ def encode_ids(
 
 
 def pooled_state(encoder: Any, last: torch.Tensor, ids: torch.Tensor, eos: int) -> torch.Tensor:
-    """The projected state [B, P] at the first EOS of the first window.
+    """Return the projected state [B, P] at the first EOS of the first window.
 
     transformers can use the position of the highest id instead, which is wrong if tokens were added.
-    last  [B, 77, C], after the final layer norm      ids  [B, 77]
+    last  [B, 77, C], after the final layer norm
+    ids   [B, 77]
+    eos   the id of EOS
     """
     ids = queued(ids, last.device)
     position = (ids == eos).int().argmax(dim=-1)
@@ -63,8 +67,10 @@ def pooled_state(encoder: Any, last: torch.Tensor, ids: torch.Tensor, eos: int) 
 def predict(
     components: Components, noisy_latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
 ) -> torch.Tensor:
-    """`sd1.predict` with pooled vectors and sizes: the U-Net embeds each size as 256 cosines and sines in fp32 and
-    appends them to the pooled vector."""
+    """Return the U-Net's prediction as `sd1.predict`, with pooled text and sizes from `conditioning`.
+
+    The U-Net embeds each size as 256 cosines and sines in fp32 and appends them to the pooled vector.
+    """
     text, sizes = conditioning.texts, conditioning.sizes
     assert text.pooled is not None and sizes is not None, "SDXL reads pooled texts and sizes"
     vectors = {"text_embeds": text.pooled.to(components.denoiser.conv_in.weight.dtype), "time_ids": sizes.float()}
@@ -72,15 +78,17 @@ def predict(
 
 
 def lora_targets(part: nn.Module, *, conv: bool = False) -> Iterator[Target]:
-    """The layers of the U-Net or of a text encoder (the second is the one with a projection). conv: also those in the U-Net's
-    resnets and up/downsamplers (C3Lier)"""
+    """Yield the layers of the U-Net or of a text encoder; the text encoder with a projection is the second.
+
+    conv   also those in the U-Net's residual and resampling blocks (C3Lier)
+    """
     if is_text_encoder(part):
         return text_targets(part, "lora_te2" if hasattr(part, "text_projection") else "lora_te1")
     return unet_targets(part, conv=conv, name=lambda path: unet_to_ldm(path, "sdxl"))
 
 
 def input_blocks(unet: Any) -> list[nn.Module]:
-    """The U-Net's input blocks, numbered as in the original model: the first convolution, then each layer and downsampler."""
+    """Return the U-Net's input blocks as the original model numbers them: the first convolution, then each resnet and downsampler."""
     blocks = [unet.conv_in]
     for block in unet.down_blocks:
         blocks += [*block.resnets, *(block.downsamplers or [])]

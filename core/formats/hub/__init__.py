@@ -1,1 +1,1 @@
-"""Models from elsewhere: the catalog, downloads, uploads."""
+"""Models on the Hugging Face hub and other servers: catalog, downloads, uploads."""

@@ -1,4 +1,4 @@
-"""The base models and VAEs that the page offers by name (catalog.json), and their paths on this machine."""
+"""The base models and VAEs that are offered by name (catalog.json), and where they are on this machine."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from core.formats.detect import FAMILY_NAMES
-from core.formats.hub.fetch import part_bytes
+from core.formats.hub.fetch import partial_bytes
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError
@@ -32,13 +32,13 @@ RECORD = ".downloads.json"  # under models/: each downloaded file's source and h
 class Entry:
     """A model file offered for download.
 
-    use       the setting it is for                       family   a key of detect.FAMILY_NAMES
-    size      bytes                                      place    its path below models/
-    revision  the commit of the hub repository; or its branch, if only that is known: the hash identifies the bytes
-    names     what users type for it, lower case without punctuation
-    gone      repositories that used to have it and no longer exist
-    needs     {setting: value} required for training it, by its model card
-    unverified   facts not confirmed on its author's own pages: license, revision, author
+    use        the setting it is a value of                 family   a key of detect.FAMILY_NAMES
+    size       bytes                                       place    path below models/
+    revision   the commit of the hub repository, or a branch if the commit is unknown (`sha256` identifies the bytes)
+    names      spellings that users type, lower case without punctuation
+    gone       repositories that used to have the file and no longer exist
+    needs      {setting: value} that its model card requires for training
+    unverified "license", "revision" or "author", if not confirmed on the author's own pages
     """
 
     id: str
@@ -61,7 +61,7 @@ class Entry:
 
     @property
     def page(self) -> str:
-        """The web page that describes it and offers it for download."""
+        """The hub's web page of the repository."""
         return f"https://huggingface.co/{self.repository}"
 
 
@@ -69,7 +69,7 @@ ENTRIES = TypeAdapter(tuple[Entry, ...]).validate_json(Path(__file__).with_name(
 
 
 def named(text: str) -> Entry | None:
-    """The entry for "sd1.5", "SDXL", its file name, or the id of a repository that no longer exists; else None."""
+    """Find the entry that a user's text means: one of its names ("sd1.5"), its file name, or a repository that no longer exists."""
     name = text.strip()
     plain = re.sub(r"[^a-z0-9]", "", name.lower().removesuffix(".safetensors"))
     for entry in ENTRIES:
@@ -80,7 +80,7 @@ def named(text: str) -> Entry | None:
 
 
 def of_hub(repository: str, file: str | None) -> Entry | None:
-    """The entry of a hub repository's file; for a repository that no longer exists, whatever the file."""
+    """Find the entry of a file in a hub repository. A repository that no longer exists matches with any `file`."""
     return next(
         (each for each in ENTRIES if repository in each.gone or (each.repository, each.file) == (repository, file)),
         None,
@@ -88,22 +88,26 @@ def of_hub(repository: str, file: str | None) -> Entry | None:
 
 
 def of_sha256(digest: str) -> Entry | None:
-    """The entry of a file with this SHA-256."""
+    """Find the entry whose file has this SHA-256 (64 hex digits)."""
     return next((each for each in ENTRIES if each.sha256 == digest), None)
 
 
 def known_names() -> str:
-    """The names to type, for messages."""
+    """Return the ids of all base models, separated by commas, for messages."""
     return ", ".join(entry.id for entry in ENTRIES if entry.use == "base_model")
 
 
 def target(entry: Entry, models: Path) -> Path:
+    """Return the path that the entry's file is downloaded to."""
     return models / entry.place
 
 
 def installed_path(entry: Entry, models: Path) -> Path | None:
-    """The path of the complete file: as downloaded, in its hub folder, or under its own name in models/ or a subfolder;
-    None without one."""
+    """Return the path of an entry's complete file on this machine; None without one.
+
+    Looks at the download target, the repository's folder, models/ and its direct subfolders. A file is complete if its size is that of the
+    entry, or that of a recorded download with the entry's hash.
+    """
     owner, name = entry.repository.split("/")
     paths = [target(entry, models), models / f"{owner}--{name}" / entry.file, models / name / entry.file]
     paths += [models / entry.file, *sorted(models.glob(f"*/{entry.file}"))]
@@ -117,7 +121,10 @@ def installed_path(entry: Entry, models: Path) -> Path | None:
 
 
 def state(entry: Entry, models: Path) -> dict[str, Any]:
-    """Facts about an entry for the page. found: its path on this machine, or None; have: bytes of a partial download."""
+    """Return an entry's facts for the page as a dict.
+
+    "found" is the path on this machine or None, "have" the bytes of a partial download.
+    """
     path = installed_path(entry, models)
     return {
         "id": entry.id,
@@ -132,11 +139,12 @@ def state(entry: Entry, models: Path) -> dict[str, Any]:
         "source": f"{entry.repository}/{entry.file}",
         "page": entry.page,
         "found": path,
-        "have": 0 if path else part_bytes(target(entry, models)),
+        "have": 0 if path else partial_bytes(target(entry, models)),
     }
 
 
 def _size(path: Path) -> int | None:
+    """Return the size of a file in bytes; None if it is missing or unreadable."""
     try:
         return path.stat().st_size if path.is_file() else None
     except OSError:
@@ -147,7 +155,7 @@ def _size(path: Path) -> int | None:
 
 
 def recorded(models: Path) -> dict[str, dict[str, Any]]:
-    """{path below models/: {"source", "sha256", "size"}} of single-file downloads."""
+    """Return the recorded single-file downloads: {path below models/: {"source", "sha256", "size"}}, with "query" for some links."""
     try:
         facts = read_json_object(models / RECORD)
     except ProblemsError:
@@ -156,10 +164,14 @@ def recorded(models: Path) -> dict[str, dict[str, Any]]:
 
 
 def record(path: Path, models: Path, source: str, sha256: str, query: str = "") -> None:
-    """Store where a file came from and its verified hash. query: identifies a link's query string"""
+    """Record the source and SHA-256 of a downloaded file.
+
+    query   hash of the link's query string (`Link.query`); "" without one
+    """
     facts = {"source": source, "sha256": sha256, "size": path.stat().st_size} | ({"query": query} if query else {})
     atomic.write_json(models / RECORD, recorded(models) | {_name(path, models): facts})
 
 
 def _name(path: Path, models: Path) -> str:
+    """Return the path of a file below models/ with forward slashes, its key in the record of downloads."""
     return path.relative_to(models).as_posix()

@@ -12,8 +12,8 @@ from urllib.parse import unquote, urlsplit
 
 from core.formats.hashes import file_sha256
 from core.formats.hub import catalog
-from core.formats.hub.fetch import FetchError, Remote, fetch, forget_part, part_bytes, require_room
-from core.formats.tensors.header import FORMS, check_form
+from core.formats.hub.fetch import FetchError, Remote, fetch, partial_bytes, remove_partial, require_room
+from core.formats.tensors.header import FORMS, check_format
 from core.record import atomic
 from core.record.allowed import may_reach, may_use_keys
 from core.record.cancel import Cancelled, CancelToken
@@ -34,7 +34,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class HubId:
-    """A model on the hub; `file` selects one of its files ("v1-5-pruned-emaonly.safetensors")."""
+    """A model on the Hugging Face hub, or one of its files if `file` is set ("v1-5-pruned-emaonly.safetensors")."""
 
     owner: str
     name: str
@@ -45,32 +45,33 @@ class HubId:
 
     @property
     def repository(self) -> str:
+        """Id of the repository: "owner/name"."""
         return f"{self.owner}/{self.name}"
 
     @property
     def folder_name(self) -> str:
-        """Its folder under models/."""
+        """Name of the model's folder under models/: "owner--name"."""
         return f"{self.owner}--{self.name}"
 
 
 @dataclass(frozen=True)
 class Link:
-    """A file on any web server."""
+    """A download link to a model file on any web server."""
 
     url: str
 
     def __str__(self) -> str:
-        """The link without its query string, which may contain a key."""
+        """Return the URL without its query string, which may contain a key."""
         return self.url.partition("?")[0]
 
     @property
     def file(self) -> str:
-        """Its name under models/: the last part of the URL."""
+        """Name of the file under models/: the last part of the URL."""
         return unquote(urlsplit(self.url).path).rpartition("/")[2]
 
     @property
     def query(self) -> str:
-        """A hash that identifies the query string, which may contain a key; "" without one."""
+        """First 16 digits of the SHA-256 of the URL's query string, which may contain a key; "" without a query string."""
         query = urlsplit(self.url).query
         return hashlib.sha256(query.encode()).hexdigest()[:16] if query else ""
 
@@ -79,11 +80,12 @@ Source = HubId | Link
 
 
 def resolve(reference: str, models: Path | str, outputs: Path | None = None) -> Path | HubId:
-    """The path or hub id for a model setting.
+    """Return the local path of a model setting, or the HubId of a model that is not downloaded yet.
 
-    A path (absolute, or relative to the project), a name under models/ with or without its extension, `outputs/...` for
-    trained files wherever that folder is, or a catalog entry ("sd15") or hub id already downloaded to models/: its
-    path. A catalog entry or hub id not downloaded yet: the HubId. Raises ProblemsError for anything else.
+    reference  a path (absolute, or relative to the project), a name under models/ with or without its extension, "outputs/...", a catalog
+               entry ("sd15") or a hub id ("owner/name")
+    outputs    the folder that "outputs/..." refers to
+    Raises ProblemsError for an empty reference and for anything else that does not exist.
     """
     text, models = reference.strip(), Path(models)
     if not text:
@@ -100,7 +102,7 @@ def resolve(reference: str, models: Path | str, outputs: Path | None = None) -> 
 
 
 def _candidates(text: str, models: Path, outputs: Path | None) -> list[Path]:
-    """Paths that a name may refer to, in the order they are tried."""
+    """Return the paths that the reference `text` may mean, in the order to try them."""
     if "\0" in text:
         return []
     paths = [resolve_path(text)]
@@ -116,7 +118,7 @@ def _candidates(text: str, models: Path, outputs: Path | None) -> list[Path]:
 
 
 def parse_hub_id(text: str) -> HubId | None:
-    """The hub id for `owner/name`, `owner/name/file` or a catalog entry; None if it can only be a local path."""
+    """Parse "owner/name", "owner/name/file" or a catalog entry; None if `text` can only be a local path."""
     entry = catalog.named(text)
     if entry is not None:
         owner, name = entry.repository.split("/")
@@ -131,7 +133,7 @@ def parse_hub_id(text: str) -> HubId | None:
 
 
 def parse_source(text: str) -> Source:
-    """The source of a download: a catalog entry, a hub id or a link. Raises ProblemsError."""
+    """Parse a catalog entry, a hub id or a link into the source of a download. Raises ProblemsError for anything else."""
     text = text.strip()
     source = _parse_link(text) if re.match(r"[a-z]+://", text, re.IGNORECASE) else parse_hub_id(text)
     if source is None:
@@ -145,7 +147,7 @@ def parse_source(text: str) -> Source:
 
 
 def _parse_link(text: str) -> Source:
-    """The source for a link to a file. The hub's own links become hub ids, so that the hash is known."""
+    """Parse an http(s) link to a model file; a link to huggingface.co becomes a HubId. Raises ProblemsError for other links."""
     try:
         parts = urlsplit(text)
         host = (parts.hostname or "").lower()
@@ -171,9 +173,11 @@ def _parse_link(text: str) -> Source:
 
 
 def installed_path(source: Source, models: Path, cancel: CancelToken | None = None) -> Path | None:
-    """The path of a model that is already downloaded; None without one. Files of the catalog and of links must have the known
-    size and hash, other hub models are not checked. Raises ProblemsError for a file that is no model, such as a saved login
-    page."""
+    """Return the path of a model that is already downloaded; None if it is missing or its hash is wrong.
+
+    Files of the catalog and of links are checked against the recorded SHA-256 (their size too, for the catalog), other hub models are not.
+    Raises ProblemsError for a file that is not in the format of its name, such as a saved login page.
+    """
     if isinstance(source, Link):
         facts = catalog.recorded(models).get(source.file, {})
         is_of_link = (facts.get("source"), facts.get("query", "")) == (str(source), source.query)
@@ -186,13 +190,14 @@ def installed_path(source: Source, models: Path, cancel: CancelToken | None = No
     if path is None or not path.exists():
         return None
     if path.is_file():
-        check_form(path, path.name)
+        check_format(path, path.name)
         if expected and file_sha256(path, cancel) != expected:
             return None
     return path
 
 
 def _downloaded(hub_id: HubId, models: Path) -> Path | None:
+    """Return the local path of a hub model; None if it is not downloaded."""
     entry = catalog.of_hub(hub_id.repository, hub_id.file)
     if entry is not None:
         return catalog.installed_path(entry, models)
@@ -206,7 +211,7 @@ def _downloaded(hub_id: HubId, models: Path) -> Path | None:
 
 
 def _model_in(path: Path) -> Path:
-    """The folder, or its only weight file."""
+    """Return the only weight file of a folder that has no model_index.json or config.json; otherwise `path` itself."""
     if path.is_dir() and not any((path / name).is_file() for name in ("model_index.json", "config.json")):
         files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in WEIGHT_SUFFIXES]
         if len(files) == 1:
@@ -222,9 +227,10 @@ def download(
 ) -> Path:
     """Download the needed files of a model into models/ and return its path there. Raises ProblemsError or Cancelled.
 
-    It appears atomically; an interrupted download resumes. on_progress(bytes done, total bytes).
-    The access token is the environment's (HF_TOKEN), the one stored in Tools, or huggingface_hub's login; it is sent to the hub
-    only, and jobs of a shared page have none unless the owner allows it.
+    A file appears under its final name only when complete; an interrupted download resumes.
+    on_progress   called with (bytes done, total bytes)
+    The access token is HF_TOKEN, the one stored in Tools, or huggingface_hub's login. Only the hub receives it, and jobs of a shared
+    page use none unless the owner allows it.
     """
     models = Path(models)
     progress = on_progress or (lambda done, total: None)
@@ -246,10 +252,11 @@ def download(
 def download_files(
     hub_id: HubId, names: Sequence[str], folder: Path, on_progress: Progress, cancel: CancelToken | None = None
 ) -> None:
-    """Download these files of a model into a folder, each atomically; an interrupted download resumes. Raises ProblemsError or
-    Cancelled.
+    """Download the named files of a hub model into `folder`, each atomically. Raises ProblemsError or Cancelled.
 
-    names   paths in the repository, kept below the folder      on_progress(bytes done, total bytes)
+    names         paths in the repository, which become paths below `folder`
+    on_progress   called with (bytes done, total bytes)
+    An interrupted download resumes.
     """
     try:
         listed = {file.name: file for file in _listing(hub_id)}
@@ -266,8 +273,10 @@ def download_files(
 
 
 def file_names(hub_id: HubId, folder: Path) -> list[str]:
-    """The names of a model's files on the hub. Raises ProblemsError. folder: where to put them by hand, for messages without a
-    network"""
+    """Return the names of all files of a hub model. Raises ProblemsError.
+
+    folder   where the error message tells users to put the files when the hub cannot be reached
+    """
     try:
         return [file.name for file in _listing(hub_id)]
     except Exception as error:
@@ -276,13 +285,13 @@ def file_names(hub_id: HubId, folder: Path) -> list[str]:
 
 
 def forget(source: Source, models: Path | str) -> None:
-    """Remove a partial download."""
+    """Delete the partial download of a model."""
     models = Path(models)
     entry = catalog.of_hub(source.repository, source.file) if isinstance(source, HubId) else None
     if isinstance(source, Link):
-        forget_part(models / source.file)
+        remove_partial(models / source.file)
     elif entry is not None:
-        forget_part(catalog.target(entry, models))
+        remove_partial(catalog.target(entry, models))
     else:
         atomic.remove_folder(_partial_folder(source, models))
 
@@ -290,21 +299,21 @@ def forget(source: Source, models: Path | str) -> None:
 def _download_file(
     source: Source, remote: Remote, target: Path, models: Path, on_progress: Progress, cancel: CancelToken | None
 ) -> Path:
-    """Download one file to its target. A file already there is a different one, or it would not have been requested."""
+    """Download one file to `target`. Raises ProblemsError if another file already has that name."""
     if target.exists():
         facts = catalog.recorded(models).get(target.relative_to(models).as_posix(), {})
         origin = f", from {facts['source']}" if facts.get("source") not in (None, str(source)) else ""
         what = f"Another file is named {target.name}{origin}"
         raise ProblemsError.one(what, display_path(target), "rename it or move it away first", "model.name-taken")
     if remote.size:
-        require_room(target.parent, remote.size - part_bytes(target), target.name)
+        require_room(target.parent, remote.size - partial_bytes(target), target.name)
     digest = fetch(remote, target, on_progress, cancel)
     catalog.record(target, models, str(source), digest, source.query if isinstance(source, Link) else "")
     return target
 
 
 def _download_folder(hub_id: HubId, models: Path, on_progress: Progress, cancel: CancelToken | None) -> Path:
-    """Download the needed files of a hub repository into a folder."""
+    """Download the needed files of a hub model into its folder under models/; return the folder, or the file it was asked for."""
     target, partial = models / hub_id.folder_name, _partial_folder(hub_id, models)
     files = choose_files(hub_id, _listing(hub_id))
     downloaded = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file()) if partial.is_dir() else 0
@@ -315,16 +324,19 @@ def _download_folder(hub_id: HubId, models: Path, on_progress: Progress, cancel:
 
 
 def _partial_folder(hub_id: HubId, models: Path) -> Path:
+    """Return the folder under models/ that collects the files of a download until it is complete."""
     return models / f".part-{hub_id.folder_name}"
 
 
 def _address(repository: str, file: str, revision: str) -> str:
+    """Return the download URL of a file on the hub. `revision` is a branch or commit."""
     from huggingface_hub import hf_hub_url
 
     return hf_hub_url(repository, file, revision=revision)
 
 
 def _headers() -> dict[str, str]:
+    """Return the HTTP headers for the hub, with the access token if there is one."""
     from huggingface_hub.utils import build_hf_headers
 
     return build_hf_headers(token=_token())
@@ -332,7 +344,7 @@ def _headers() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a hub model. sha256 is known for large ones."""
+    """A file of a hub model: path in the repository, size in bytes, and SHA-256 if the hub stores the file with Git LFS."""
 
     name: str
     size: int
@@ -340,11 +352,12 @@ class RemoteFile:
 
 
 def _token() -> str | bool | None:
-    """The token of the environment or of Tools; None for huggingface_hub's login, False for no token."""
+    """Return the access token for the hub; None: use huggingface_hub's login, False: use no token."""
     return secret("huggingface_token") or None if may_use_keys() else False
 
 
 def _listing(hub_id: HubId) -> list[RemoteFile]:
+    """Return the files of a model as the hub lists them, with sizes and hashes."""
     from huggingface_hub import HfApi
 
     info = HfApi(token=_token()).model_info(hub_id.repository, files_metadata=True, timeout=TIMEOUT_SECONDS)
@@ -355,8 +368,11 @@ def _listing(hub_id: HubId) -> list[RemoteFile]:
 
 
 def choose_files(hub_id: HubId, files: list[RemoteFile]) -> list[RemoteFile]:
-    """The needed files of a repository: the one that `hub_id` names, else one format of the weights (fp16 and safetensors
-    preferred), configs and vocabulary. Raises ProblemsError if there is no such file, or no single one to choose."""
+    """Choose the files of a repository to download. Raises ProblemsError if the choice is not clear.
+
+    The file that `hub_id` names; else of a diffusers folder the configs, vocabularies and each part's weights in one format (fp16
+    safetensors first); else the only .safetensors file.
+    """
     by_name = {file.name: file for file in files}
     if hub_id.file is not None:
         if hub_id.file not in by_name:
@@ -378,7 +394,7 @@ def choose_files(hub_id: HubId, files: list[RemoteFile]) -> list[RemoteFile]:
 
 
 def _weights(names: list[str]) -> list[str]:
-    """The weights of one folder in one format, shards with their index."""
+    """Return the weight files of one folder in the most preferred format it has, with all shards and their index."""
     for pattern in (
         r"(diffusion_pytorch_model|model)\.fp16(-\d+-of-\d+)?\.safetensors(\.index(\.fp16)?\.json)?",
         r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?\.safetensors(\.index\.json)?",
@@ -392,6 +408,7 @@ def _weights(names: list[str]) -> list[str]:
 
 
 def _no_such_file(hub_id: HubId, names: list[str]) -> ProblemsError:
+    """Return the error that `hub_id` does not name one file of its repository. `names` are the files that could be meant."""
     files = [name for name in names if name.lower().endswith(WEIGHT_SUFFIXES)]
     examples = ", ".join(files[:5]) or "none"
     what = f"'{hub_id}' does not name a file to download; it has: {examples}"
@@ -402,7 +419,7 @@ def _no_such_file(hub_id: HubId, names: list[str]) -> ProblemsError:
 def _fetch_all(
     hub_id: HubId, files: list[RemoteFile], partial: Path, on_progress: Progress, cancel: CancelToken | None
 ) -> None:
-    """Download the files into `partial`. Complete ones are kept, and an interrupted one resumes."""
+    """Download the files into `partial`, skipping complete ones and resuming an interrupted one."""
     total, done = sum(file.size for file in files), 0
     on_progress(0, total)
     for file in files:
@@ -417,7 +434,7 @@ def _fetch_all(
 
 
 def _safe_name(hub_id: HubId, name: str) -> PurePosixPath:
-    """A file name as a path inside the model's folder. Raises ProblemsError for untrusted names that lead outside."""
+    """Return a file's name as a path relative to the model's folder. Raises ProblemsError if it would lead outside."""
     inside = PurePosixPath(name)
     if inside.is_absolute() or ".." in inside.parts or any(sign in name for sign in '\\:*?"<>|\0'):
         what = f"'{hub_id}' contains a file with an unsafe name: {name!r}"
@@ -426,12 +443,12 @@ def _safe_name(hub_id: HubId, name: str) -> PurePosixPath:
 
 
 def _progress_after(on_progress: Progress, before: int, total: int) -> Progress:
-    """Progress of one file in addition to those already done."""
+    """Return a progress callback for one file that adds the `before` bytes of earlier files and reports `total` as the total."""
     return lambda now, _: on_progress(before + now, total)
 
 
 def _move_in(partial: Path, target: Path) -> None:
-    """Rename the finished folder; if the target exists, move file by file."""
+    """Rename the finished folder to `target`; if `target` exists, move the files into it one by one."""
     if not target.exists():
         atomic.replace(partial, target)
         return
@@ -443,7 +460,10 @@ def _move_in(partial: Path, target: Path) -> None:
 
 
 def _failed(source: Source, models: Path, error: Exception, instructions: str = "") -> ProblemsError:
-    """The error of a failed download, with advice for proceeding without a network."""
+    """Return the ProblemsError of a failed download.
+
+    instructions   fix for a network error that has no advice of its own; "" describes the manual download
+    """
     if isinstance(error, OSError) and not _is_network(error):
         what = f"'{source}' could not be written: {error.strerror or error}"
         return ProblemsError.one(what, display_path(models), "check the disk and its permissions", "file.unwritable")
@@ -453,7 +473,7 @@ def _failed(source: Source, models: Path, error: Exception, instructions: str = 
 
 
 def _manual_steps(source: Source, models: Path) -> str:
-    """Where to put the files when downloading them elsewhere."""
+    """Describe how to download the files elsewhere and where to put them."""
     entry = catalog.of_hub(source.repository, source.file) if isinstance(source, HubId) else None
     if entry is not None:
         return f"download {entry.file} from {entry.page} on another machine and save it as {display_path(catalog.target(entry, models))}"
@@ -466,13 +486,12 @@ def _manual_steps(source: Source, models: Path) -> str:
 
 
 def _is_network(error: OSError) -> bool:
-    """Whether it is a connection error: those are OSErrors too, but disk errors have a file name or an errno of a full
-    disk."""
+    """Return whether an OSError is a connection error, not a disk error (file name set, disk or quota full, no permission)."""
     return error.filename is None and error.errno not in (28, 122) and not isinstance(error, PermissionError)
 
 
 def _reason(error: Exception) -> tuple[str, str]:
-    """(the cause of a failed download, advice other than downloading by hand, "" for none)."""
+    """Return (cause of a failed download, advice) for a message; the advice is "" if only a manual download helps."""
     kinds: Mapping[str, tuple[str, str]] = {
         "GatedRepoError": (
             "its owner requires you to accept its terms",

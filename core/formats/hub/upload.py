@@ -1,4 +1,4 @@
-"""Uploads files to the Hugging Face hub: checked before the start; later failures are logged and never stop a training."""
+"""Uploads files to the Hugging Face hub. Access is checked before a training starts; a failed upload is logged and stops nothing."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Say = Callable[[str, str, str], None]  # text, level, fix
 
 
 def path_in_repo(settings: HubSettings, name: str) -> str:
-    """The path in the repository: the file's name in the folder of the settings."""
+    """Return the path of file `name` in the repository: below the folder of the settings, if one is set."""
     folder = settings.huggingface_path_in_repo.replace("\\", "/").strip("/")
     return f"{folder}/{name}" if folder else name
 
 
-def missing_key(settings: HubSettings, token: str | None) -> Problem | None:
-    """The problem of an upload without a token, without asking the hub; None if there is one."""
+def missing_token_problem(settings: HubSettings, token: str | None) -> Problem | None:
+    """Return the problem that an upload is set up but `token` is missing; None if there is a token or nothing to upload."""
     if not settings.huggingface_repo_id or token:
         return None
     fix = "store a Hugging Face token in Tools or set HF_TOKEN, or leave the repository empty"
@@ -33,10 +33,12 @@ def missing_key(settings: HubSettings, token: str | None) -> Problem | None:
 
 
 def upload_problem(settings: HubSettings, token: str | None) -> Problem | None:
-    """What the hub answers before anything is sent: an error if the upload will be refused, advice if the hub does not
-    answer (it may by the first save). Nothing is created or changed there."""
+    """Ask the hub, without changing anything there, whether an upload would be accepted; return the problem, or None.
+
+    An error if the hub refuses the token or repository; advice if the hub does not answer within LOOK_SECONDS.
+    """
     if not settings.huggingface_repo_id or not token:
-        return missing_key(settings, token)
+        return missing_token_problem(settings, token)
     answers: list[Problem | None] = []
     thread = threading.Thread(target=lambda: answers.append(_ask(settings, token)), daemon=True, name="hub")
     thread.start()
@@ -45,12 +47,14 @@ def upload_problem(settings: HubSettings, token: str | None) -> Problem | None:
 
 
 def _unreachable(why: str) -> Problem:
+    """Return the advice that the hub does not answer because of `why`."""
     fix = "check the connection; training starts anyway, and every file stays in the run folder"
     what = f"The hub cannot be reached ({why}), so uploads may fail"
     return Problem(what, WHERE, fix, level="advice", code="hub.unreachable")
 
 
 def _ask(settings: HubSettings, token: str) -> Problem | None:
+    """Ask the hub whether this token may write to the repository; return the problem, or None."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -62,7 +66,7 @@ def _ask(settings: HubSettings, token: str) -> Problem | None:
             api.auth_check(repository, repo_type=settings.huggingface_repo_type, write=True)
             return None
         except RepositoryNotFoundError:
-            return _cannot_make(repository, account)
+            return _creation_problem(repository, account)
     except Exception as error:
         status = getattr(getattr(error, "response", None), "status_code", 0)
         if status == 401:
@@ -77,9 +81,11 @@ def _ask(settings: HubSettings, token: str) -> Problem | None:
         )
 
 
-def _cannot_make(repository: str, account: dict[str, Any]) -> Problem | None:
-    """The problem of a missing repository of another owner: it is created at the first upload, which only its owner can
-    do."""
+def _creation_problem(repository: str, account: dict[str, Any]) -> Problem | None:
+    """Return why this account cannot create the missing `repository` at the first upload; None if it can.
+
+    account   the answer of `HfApi.whoami`
+    """
     names = [str(account.get("name", "")), *(str(org.get("name", "")) for org in account.get("orgs") or [])]
     if repository.split("/")[0].lower() not in [name.lower() for name in names]:
         what = f"{repository} does not exist or is not accessible with this token, and it belongs to {names[0]}"
@@ -93,7 +99,7 @@ def _cannot_make(repository: str, account: dict[str, Any]) -> Problem | None:
 
 
 class Uploads:
-    """Uploads of one run, one after the other, in a background thread. Does nothing without a repository."""
+    """Uploads the files of one run in order in a background thread; does nothing if no repository is set."""
 
     def __init__(self, settings: HubSettings, token: str | None, say: Say):
         self._settings, self._token, self._say = settings, token, say
@@ -102,17 +108,18 @@ class Uploads:
         self._api: Any = None
 
     def check_in_background(self) -> None:
-        """Start a check for problems that would fail the first upload, and report them."""
+        """Ask the hub in the background whether uploads will be accepted, and report a problem as a warning."""
         if self._pool is not None:
             self._pool.submit(self._report_problem)
 
     def _report_problem(self) -> None:
+        """Ask the hub whether uploads will be accepted, and report a problem as a warning."""
         problem = upload_problem(self._settings, self._token)
         if problem is not None:
             self._say(problem.what, "warning", problem.fix)
 
     def send(self, path: Path, wait: bool = False) -> None:
-        """Upload a file or a folder. wait: return when it and all before it are uploaded"""
+        """Queue the upload of a file or a folder. With `wait` or without `async_upload`, return when all queued uploads are done."""
         if self._pool is None:
             return
         self._pending = [each for each in self._pending if not each.done()]
@@ -121,6 +128,7 @@ class Uploads:
             self.finish()
 
     def send_state(self, path: Path) -> None:
+        """Upload a training state, if the settings say so."""
         if self._settings.save_state_to_huggingface:
             self.send(path)
 
@@ -131,12 +139,14 @@ class Uploads:
         self._pending = []
 
     def close(self) -> None:
+        """Wait for all pending uploads and end the background thread."""
         if self._pool is not None:
             self.finish()
             self._pool.shutdown()
             self._pool = None
 
     def _upload(self, path: Path) -> None:
+        """Upload a file or folder now; report success or failure, and raise nothing."""
         repository = str(self._settings.huggingface_repo_id)
         try:
             api = self._connected(repository)
@@ -159,7 +169,7 @@ class Uploads:
             )
 
     def _connected(self, repository: str) -> Any:
-        """The hub's API, with the repository created if missing."""
+        """Return the hub's API; on the first call, create the repository if it does not exist."""
         if self._api is None:
             from huggingface_hub import HfApi
 

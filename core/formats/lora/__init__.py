@@ -1,1 +1,1 @@
-"""LoRA files: names, metadata, pickled ones."""
+"""LoRA files: names of their layers and tensors, recognition of their kind, metadata."""

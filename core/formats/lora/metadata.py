@@ -24,8 +24,10 @@ IMAGES_PER_TAG, MOST_TAG_WORDS = 4, 4  # a frequent tag is on one of so many ima
 
 
 def version_metadata(family: str | None, prediction: str | None = None) -> dict[str, str]:
-    """ss_v2 and, for a known family, ss_base_model_version as sd-scripts writes them: "_v" marks v-prediction, except
-    for SDXL."""
+    """Return `ss_v2` and, for a known family, `ss_base_model_version` as sd-scripts writes them.
+
+    The version of a v-prediction model ends in "_v", except for SDXL.
+    """
     version = traits_of(family).kohya_version or family or ""
     mark = "_v" if prediction == "v" and not version.startswith("sdxl") else ""
     v2 = {"ss_v2": str(version.startswith("sd_v2"))}
@@ -33,7 +35,7 @@ def version_metadata(family: str | None, prediction: str | None = None) -> dict[
 
 
 def lora_metadata(job: TrainJob, facts: SaveFacts) -> dict[str, str]:
-    """All metadata of a job's LoRA file at this moment, except the hashes of its weights."""
+    """Return all metadata of a job's LoRA file (`ss_*` and `modelspec.*`), without the hashes of its weights."""
     saved_at = time.time() if facts.saved_at is None else facts.saved_at
     values: dict[str, Any] = _run_values(job, facts, saved_at) | _setting_values(job, facts) | _model_values(job, facts)
     values |= _dataset_values(job, facts)
@@ -42,6 +44,7 @@ def lora_metadata(job: TrainJob, facts: SaveFacts) -> dict[str, str]:
 
 
 def _run_values(job: TrainJob, facts: SaveFacts, saved_at: float) -> dict[str, Any]:
+    """Return the `ss_*` values about the run: times, counts of images and steps, seed."""
     return {
         "ss_session_id": facts.session_id,
         "ss_training_started_at": float(facts.started_at),
@@ -59,6 +62,7 @@ def _run_values(job: TrainJob, facts: SaveFacts, saved_at: float) -> dict[str, A
 
 
 def _setting_values(job: TrainJob, facts: SaveFacts) -> dict[str, Any]:
+    """Return the `ss_*` values of optimizer, precision and network settings."""
     network = job.network
     values = _rates(job) | {
         "ss_optimizer": optimizer_sentence(job.optimizer),
@@ -74,7 +78,7 @@ def _setting_values(job: TrainJob, facts: SaveFacts) -> dict[str, Any]:
 
 
 def _rates(job: TrainJob) -> dict[str, Any]:
-    """The ss_ learning rates. AdaFactor's relative steps have only the schedule's rate (as in sd-scripts)."""
+    """Return the `ss_*` learning rates and scheduler. AdaFactor's relative steps leave the rates None, as in sd-scripts."""
     optimizer, schedule = job.optimizer, job.schedule
     if relative_steps(optimizer):
         none = dict.fromkeys(("ss_learning_rate", "ss_unet_lr", "ss_text_encoder_lr"))
@@ -88,6 +92,7 @@ def _rates(job: TrainJob) -> dict[str, Any]:
 
 
 def _model_values(job: TrainJob, facts: SaveFacts) -> dict[str, Any]:
+    """Return the `ss_*` values about the base model and VAE."""
     values: dict[str, Any] = {
         **version_metadata(facts.family, facts.prediction),
         "ss_max_token_length": None if job.captions.max_token_length == 75 else job.captions.max_token_length,
@@ -104,6 +109,7 @@ def _model_values(job: TrainJob, facts: SaveFacts) -> dict[str, Any]:
 
 
 def _dataset_values(job: TrainJob, facts: SaveFacts) -> dict[str, Any]:
+    """Return the `ss_*` values about the dataset, tables as JSON text."""
     dataset = job.dataset
     batch = dataset.train_batch_size
     total = (
@@ -123,11 +129,12 @@ def _dataset_values(job: TrainJob, facts: SaveFacts) -> dict[str, Any]:
 
 
 def _json(value: Mapping[str, Any]) -> str:
+    """Return `value` as JSON text with non-ASCII characters unescaped."""
     return json.dumps(value, ensure_ascii=False)
 
 
 def _strings(values: Mapping[str, Any]) -> dict[str, str]:
-    """Values in Python's spelling, as sd-scripts writes them: "True", "None", "0.0001"."""
+    """Convert each value with `str`, as sd-scripts does: "True", "None", "0.0001"."""
     return {key: str(value) for key, value in values.items()}
 
 
@@ -135,20 +142,23 @@ def _strings(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def trigger_words(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """At most MOST_WORDS trigger words and frequent tags of a LoRA file, most relevant first."""
+    """Return the trigger words of a LoRA file, then its most frequent tags: at most MOST_WORDS of up to LONGEST characters."""
     triggers = dict.fromkeys([*stated_triggers(path, metadata), *frequent_tags(metadata)])
     return tuple(trigger for trigger in triggers if 0 < len(trigger) <= LONGEST)[:MOST_WORDS]
 
 
 def stated_triggers(path: Path, metadata: Mapping[str, str]) -> Iterator[str]:
-    """Trigger phrases and usage hint in the modelspec metadata, and the trigger word of the run that saved the file."""
+    """Yield the trigger phrases and usage hints in the modelspec metadata, then the trigger word of the run that saved the file.
+
+    An item may be empty.
+    """
     for name in ("modelspec.trigger_phrase", "modelspec.usage_hint"):
         yield from (trigger.strip() for trigger in metadata.get(name, "")[:2000].split(","))
     yield from _run_trigger(path)
 
 
 def _run_trigger(path: Path) -> Iterator[str]:
-    """Yield the trigger word of the run that saved the file, if the file is still in its folder."""
+    """Yield the trigger word in the run's job.json, if the file is still in the run's checkpoints folder."""
     if path.parent.name == "checkpoints":
         with suppress(ProblemsError, OSError):
             captions = read_json_object(path.parent.parent / "job.json").get("captions")
@@ -157,8 +167,11 @@ def _run_trigger(path: Path) -> Iterator[str]:
 
 
 def frequent_tags(metadata: Mapping[str, str]) -> list[str]:
-    """The most frequent tags of the training captions (ss_tag_frequency), over all folders, without those of few images of their
-    folder and those as long as a sentence: a caption in sentences is one tag there."""
+    """Return up to MOST_TAGS tags of `ss_tag_frequency`, most frequent first, counted over all folders.
+
+    Skips tags that fewer than one in IMAGES_PER_TAG images of their folder have, and tags of more than MOST_TAG_WORDS words, since
+    sd-scripts counts a sentence without commas as one tag.
+    """
     counts: Counter[str] = Counter()
     folders, sizes = _objects_by_folder(metadata, "ss_tag_frequency"), _objects_by_folder(metadata, "ss_dataset_dirs")
     for name, tags in folders.items():
@@ -172,7 +185,7 @@ def frequent_tags(metadata: Mapping[str, str]) -> list[str]:
 
 
 def _objects_by_folder(metadata: Mapping[str, str], key: str) -> dict[str, dict[str, Any]]:
-    """{folder: object} of a value in JSON; {} for a damaged one."""
+    """Parse the JSON value of `key`, {folder name: object}; {} if it is missing or damaged."""
     with suppress(ProblemsError):
         folders = parse_json(metadata.get(key) or "{}", key)
         return (

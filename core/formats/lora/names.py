@@ -72,15 +72,16 @@ TEXT_ROOTS = {"text_model", "encoder"}
 
 
 def layer_name(name: str) -> str:
-    """A layer's name in kohya's LoRA files, for kinds with another prefix too: `oft_unet_...` -> `lora_unet_...`."""
+    """Return a layer's name with kohya's prefix: "oft_unet_..." of a registered kind becomes "lora_unet_..."."""
     prefix = next((each for each in kohya_prefixes() if each not in KOHYA and name.startswith(each)), None)
     return name if prefix is None else "lora_unet_" + name.removeprefix(prefix)
 
 
 def module_path(name: str) -> tuple[str, str] | None:
-    """`lora_unet_mid_block_attentions_0_proj_in` -> ("unet", "mid_block.attentions.0.proj_in"); None for other names.
+    """Return (part, module path) of a layer in kohya's naming; None for other names.
 
-    SDXL's original block names become diffusers'. Paths of text encoders start with `text_model.`.
+    "lora_unet_mid_block_attentions_0_proj_in" -> ("unet", "mid_block.attentions.0.proj_in"). SDXL's original block names become
+    diffusers'; paths in text encoders start with "text_model.".
     """
     head, components = _split(name)
     if head is None:
@@ -101,13 +102,13 @@ def module_path(name: str) -> tuple[str, str] | None:
 
 
 def module_of_layer(name: str) -> tuple[str, str] | None:
-    """(part, path of the module) of a LoRA's layer, by the names of `core.formats.models`."""
+    """Return (part, module path without "text_model.") of a kohya layer; None for other names."""
     module = module_path(layer_name(name))
     return (module[0], bare_name(module[1])) if module is not None else None
 
 
 def module_of_extra(key: str) -> tuple[str, str] | None:
-    """(part, parameter) that a bias or norm tensor of a LoRA file is added to; None: it is not used."""
+    """Return (part, parameter path) that a bias or norm tensor of a LoRA file is added to; None for any other key."""
     name, _, kind = key.partition(".")
     module = module_of_layer(name)
     return (
@@ -118,7 +119,7 @@ def module_of_extra(key: str) -> tuple[str, str] | None:
 
 
 def _split(name: str) -> tuple[str | None, list[str]]:
-    """(kohya's prefix, None for other names; the words of the rest between underscores)."""
+    """Split a kohya layer name into its prefix and the words between underscores; (None, []) for other names."""
     for head in sorted(PREFIXES, key=len, reverse=True):
         if name.startswith(head + "_") and len(name) > len(head) + 1:
             return head, name[len(head) + 1 :].split("_")
@@ -126,8 +127,10 @@ def _split(name: str) -> tuple[str | None, list[str]]:
 
 
 def kohya_name(part: str, path: str, family: str | None = None) -> str | None:
-    """The inverse of `module_path`: ("unet", "conv_in") -> `lora_unet_conv_in`, SDXL's with the original block names;
-    None for another part."""
+    """Return kohya's layer name of a module, the inverse of `module_path`; None for parts other than U-Net and text encoders.
+
+    ("unet", "conv_in") -> "lora_unet_conv_in"; for SDXL with the original block names.
+    """
     if part == "unet":
         ldm_path = sd_keys.unet_to_ldm(path, "sdxl") if traits_of(family).original_names else path
         return "lora_unet_" + ldm_path.replace(".", "_")
@@ -136,14 +139,14 @@ def kohya_name(part: str, path: str, family: str | None = None) -> str | None:
 
 
 def _first_encoder(family: str | None) -> str:
+    """Return kohya's prefix of the (first) text encoder: "lora_te1" for families with two, else "lora_te"."""
     return "lora_te1" if traits_of(family).two_encoders else "lora_te"
 
 
 def to_kohya_key(name: str, family: str | None) -> tuple[str | None, str]:
-    """A tensor's name in any program's LoRA file -> (kohya's name of its layer, the key below it as in kohya's and
-    LyCORIS' files).
+    """Split a tensor's name from any program's LoRA file into (kohya's layer name, the key below the layer as kohya or LyCORIS write it).
 
-    The layer is None for a part that Stable Diffusion does not have; keys of unknown kinds are unchanged.
+    The layer is None for a part that Stable Diffusion does not have. Keys of unknown kinds stay unchanged.
     """
     head, _, key_below = name.partition(".")
     layer, key = split_key(name)
@@ -156,7 +159,7 @@ def to_kohya_key(name: str, family: str | None) -> tuple[str | None, str]:
 
 
 def split_key(name: str) -> tuple[str, str]:
-    """(a layer's name in the file, the key below it as in kohya's and LyCORIS' files)."""
+    """Split a tensor's name into (layer name as in the file, the key below the layer as kohya or LyCORIS write it)."""
     layer, _, key = name.rpartition(".lora_")
     names = key.split(".")
     if layer and names[0] in PEFT and names[-1] != "bias" and len(names) <= 3:  # A, A.weight, A.default.weight
@@ -180,7 +183,10 @@ def split_key(name: str) -> tuple[str, str]:
 
 
 def _old_module(layer: str) -> str:
-    """`....attn1.processor.to_q` -> `....attn1.to_q`, `....self_attn.to_q` -> `....self_attn.q_proj`."""
+    """Convert a layer of diffusers' old format to its module path.
+
+    "....attn1.processor.to_q" -> "....attn1.to_q", "....self_attn.to_q" -> "....self_attn.q_proj".
+    """
     path, _, name = layer.rpartition(".")
     if path.endswith(".self_attn"):
         return f"{path}.{OLD_TEXT_LAYERS.get(name, name)}"
@@ -188,8 +194,10 @@ def _old_module(layer: str) -> str:
 
 
 def _normalized(layer: str, family: str | None) -> str:
-    """A kohya name as in sd-scripts: some files have diffusers' names for SDXL's blocks, or transformers' flat CLIP
-    without `text_model`."""
+    """Return a kohya layer name as sd-scripts writes it.
+
+    Some files have diffusers' block names for SDXL, or CLIP layers without "text_model".
+    """
     if "_text_model_" not in layer and layer.startswith("lora_te"):
         return layer.replace("_encoder_layers_", "_text_model_encoder_layers_", 1)
     if traits_of(family).original_names and layer.startswith(("lora_unet_down_", "lora_unet_mid_", "lora_unet_up_")):
@@ -199,7 +207,7 @@ def _normalized(layer: str, family: str | None) -> str:
 
 
 def _from_lycoris(layer: str, family: str | None) -> str:
-    """`lycoris_down_blocks_0_...` -> `lora_unet_down_blocks_0_...`."""
+    """Convert a LyCORIS layer name to kohya's: "lycoris_down_blocks_0_..." -> "lora_unet_down_blocks_0_..."."""
     first = f"{_first_encoder(family)}_"
     inner = layer.removeprefix(LYCORIS)
     for beginning, kohya in (
@@ -212,10 +220,10 @@ def _from_lycoris(layer: str, family: str | None) -> str:
 
 
 def part_and_path(layer: str, family: str | None) -> tuple[str | None, str]:
-    """`diffusion_model.input_blocks.1.1.proj_in` -> ("unet", "down_blocks.0.attentions.0.proj_in"); (None, ...) for
-    other parts.
+    """Return (part, module path in diffusers' names) of a layer's dotted path; the part is None if it cannot be told.
 
-    A path without a part is the U-Net's or the first text encoder's, by its first component.
+    "diffusion_model.input_blocks.1.1.proj_in" -> ("unet", "down_blocks.0.attentions.0.proj_in"). A path that does not begin with a
+    part belongs to the U-Net or the first text encoder, depending on its first component.
     """
     layer = layer.removeprefix("base_model.model.")
     beginning = next((each for each in PARTS if layer.startswith(each)), "")
@@ -227,9 +235,11 @@ def part_and_path(layer: str, family: str | None) -> tuple[str | None, str]:
     return part, path
 
 
-def looks_like(keys: Iterable[str]) -> str:
-    """The kind that these keys resemble, as text: "looks like LoHa with unknown keys (x, y)", "... with keys missing"; "" if
-    they resemble none."""
+def resembled_kind(keys: Iterable[str]) -> str:
+    """Describe the network kind that shares the most keys with `keys`, for messages; "" if no kind shares any.
+
+    "looks like LoHa with unknown keys (x, y)" or "looks like LoHa with keys missing".
+    """
     names = set(keys)
     near = max(NETWORK_KINDS.values(), key=lambda kind: (len(names & kind.all_keys), -len(kind.all_keys)), default=None)
     if near is None or not names & near.all_keys - {ALPHA}:
@@ -244,25 +254,26 @@ def looks_like(keys: Iterable[str]) -> str:
 
 
 def kohya_prefixes() -> tuple[str, ...]:
-    """The prefixes of layer names in kohya's files, of all registered kinds."""
+    """Return all prefixes of layer names in kohya's files: kohya's four and those of registered network kinds."""
     return _keys_and_prefixes()[1]
 
 
 def _keys_and_prefixes() -> tuple[frozenset[str], tuple[str, ...]]:
-    """(keys below a layer's name in files of all registered kinds, or next to it; kohya's prefixes)."""
+    """Return (all tensor keys below a layer's name, all prefixes of layer names), of every registered network kind."""
     extensions.load()
     return _cached_keys_and_prefixes(len(NETWORK_KINDS))
 
 
 @lru_cache(maxsize=1)
 def _cached_keys_and_prefixes(registered: int) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Return as `_keys_and_prefixes`. `registered`: number of registered kinds, so that a new kind ends the caching."""
     kinds = NETWORK_KINDS.values()
     keys = frozenset(BIAS_NORM_KEYS | UNREAD).union(*(kind.all_keys for kind in kinds))
     return keys, (*KOHYA, *(kind.prefix for kind in kinds if kind.prefix))
 
 
 def group_by_module(tensors: Mapping[str, T]) -> dict[str, dict[str, T]]:
-    """{"name.alpha": tensor} -> {"name": {"alpha": tensor}}. Module names contain no dots."""
+    """Group kohya-named tensors by layer: {"name.alpha": tensor} -> {"name": {"alpha": tensor}}."""
     grouped: dict[str, dict[str, T]] = {}
     for key, tensor in tensors.items():
         name, _, inner = key.partition(".")

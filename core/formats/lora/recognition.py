@@ -28,7 +28,7 @@ OLD_DIFFUSERS = tuple(
 
 
 def lora_layout(tensors: Mapping[str, TensorEntry]) -> str | None:
-    """The naming scheme (core/formats/lora/names.py), or None if it is not a LoRA."""
+    """Return the naming scheme of a LoRA-like file: "kohya", "lycoris", "comfyui", "peft" or "diffusers"; None for other files."""
     kohya = kohya_prefixes()
     if any(name.startswith(kohya) for name in tensors):
         return "kohya"
@@ -47,8 +47,10 @@ def lora_layout(tensors: Mapping[str, TensorEntry]) -> str | None:
 
 
 def network_and_variant(tensors: Mapping[str, TensorEntry], module: str) -> tuple[str | None, str | None]:
-    """(title of the registered kind, title of the algorithm if no registered kind reads it); each may be None. module:
-    sd-scripts' network_module, which decides between kinds with the same keys"""
+    """Return (title of the registered network kind, title of an unsupported algorithm); each may be None.
+
+    module   sd-scripts' `ss_network_module`, which decides between kinds with the same keys
+    """
     extensions.load()  # network kinds register their keys
     keys_of_layers = _keys_of_layers(tensors)
     fitting = (  # LoCon has LoRA's keys and one more
@@ -57,7 +59,7 @@ def network_and_variant(tensors: Mapping[str, TensorEntry], module: str) -> tupl
         for form in kind.forms
         if keys_of_layers.issuperset(form)
         and any(name.startswith(kind.prefix) for name in tensors)
-        and _looks_like(kind, form, tensors)
+        and _shapes_match_kind(kind, form, tensors)
     )
     network = max(fitting, key=lambda each: each[0], default=(None, None))[1]
     known = frozenset[str]().union(*(kind.keys for kind in NETWORK_KINDS.values()))
@@ -70,7 +72,7 @@ def network_and_variant(tensors: Mapping[str, TensorEntry], module: str) -> tupl
 
 
 def _keys_of_layers(names: Collection[str]) -> set[str]:
-    """The keys below the layers. Kohya's names have them after the first dot, so one layer of each key is enough."""
+    """Return the distinct tensor keys below the layers of a LoRA file, as kohya or LyCORIS write them."""
     kohya = kohya_prefixes()
     examples = {name.partition(".")[2]: name for name in names if name.startswith(kohya)}
     others = [name for name in names if not name.startswith(kohya)]
@@ -80,8 +82,11 @@ def _keys_of_layers(names: Collection[str]) -> set[str]:
 def ranks_of(
     tensors: Mapping[str, TensorEntry], network: str | None, metadata: Mapping[str, str]
 ) -> tuple[int | None, int | None]:
-    """(rank, rank of 3x3 convolutions if it differs) of a LoRA-like file, the largest if its layers differ: by shapes
-    and names, else by sd-scripts' metadata. None if its kind has no rank, or neither has it."""
+    """Return (rank, rank of the 3x3 convolutions if it differs, else None) of a LoRA-like file; the largest if layers differ.
+
+    network  title of its kind; kinds without a rank give (None, None)
+    The rank comes from the tensors' shapes, else from `ss_network_dim`, else it is None.
+    """
     if not any(kind.ranked for kind in NETWORK_KINDS.values() if kind.title == network):
         return None, None
     rank_keys = {key for kind in NETWORK_KINDS.values() for key in kind.rank_keys}
@@ -97,8 +102,8 @@ def ranks_of(
     return rank, conv if conv != rank else None
 
 
-def _looks_like(kind: KindTraits, form: tuple[str, ...], tensors: Mapping[str, TensorEntry]) -> bool:
-    """Whether a layer with the keys of this form is of the kind, for kinds that keys alone do not tell (`looks`)."""
+def _shapes_match_kind(kind: KindTraits, form: tuple[str, ...], tensors: Mapping[str, TensorEntry]) -> bool:
+    """Return whether any layer with all keys of `form` passes the kind's check of shapes (`kind.looks`); True without such a check."""
     if kind.looks is None:
         return True
     layers: dict[str | None, dict[str, TensorEntry]] = {}
@@ -109,7 +114,7 @@ def _looks_like(kind: KindTraits, form: tuple[str, ...], tensors: Mapping[str, T
 
 
 def input_width(tensors: Mapping[str, TensorEntry], name: str) -> int | None:
-    """The input width of the layer with this tensor; None if it does not read the layer's input, or its kind is unknown."""
+    """Return the input width of the layer that tensor `name` belongs to; None if the tensor's shape does not show it."""
     layer, key = split_key(name)
     for kind in NETWORK_KINDS.values():
         if key in kind.input_keys:

@@ -1,1 +1,1 @@
-"""Full models: finding, reading and writing."""
+"""Full models in single files and diffusers folders: finding their parts, reading, converting, writing."""

@@ -46,8 +46,10 @@ SIZES_KEY = "atelier_sizes"
 
 @dataclass(frozen=True)
 class TensorLocation:
-    """Where a tensor is stored: the file, its name there, and its byte range. The entry may be a slice of that tensor,
-    or its transpose."""
+    """Where a tensor is stored: the file, the tensor's name in it, and its byte range.
+
+    `entry` may also be a slice or the transpose of the tensor of that name.
+    """
 
     file: Path
     name: str
@@ -59,11 +61,13 @@ Place = TensorLocation  # in packages from outside
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a model.
+    """One part of a model: U-Net, VAE or text encoder.
 
-    locations   by diffusers' names (CLIP without `text_model.`)      config  of the folder; None for a single file
-    reading  "kohya" if tensors are read as in sd-scripts, which gives a different model; else empty
-    sizes    config values of a single file that differ from the published ones
+    source     the single file, or the part's folder
+    locations  by diffusers' tensor names (CLIP without "text_model.")
+    config     of the part's folder; None for a single file
+    reading    "kohya" if tensors are read as in sd-scripts, which gives other weights (see `open_checkpoint`); else ""
+    sizes      config values of a single file that differ from the published ones
     """
 
     name: str
@@ -74,15 +78,16 @@ class Part:
     sizes: Mapping[str, Any] = field(default_factory=dict)
 
     def full_config(self, published: Mapping[str, Any]) -> dict[str, Any]:
-        """The folder's config; for a single file the published one with the sizes in the file's metadata."""
+        """Return the folder's config; for a single file, `published` updated with `sizes`."""
         return dict(self.config) if self.config is not None else {**published, **self.sizes}
 
     @property
     def files(self) -> list[Path]:
+        """The files that contain the part's tensors, sorted."""
         return sorted({location.file for location in self.locations.values()})
 
     def weight_bytes(self, item_bytes: int | None = None) -> int:
-        """Bytes as stored, or with `item_bytes` per element."""
+        """Return the bytes of all tensors as stored, or with `item_bytes` per element."""
         return sum(
             prod(location.entry.shape) * (item_bytes or ITEM_BYTES[location.entry.dtype])
             for location in self.locations.values()
@@ -91,7 +96,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model on disk with its header read: its kind and its parts."""
+    """A model file or folder whose headers are read: its kind and its parts by name."""
 
     path: Path
     kind: ModelKind
@@ -99,11 +104,11 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path | str, family: str = "sd1", *, kohya_projection: bool = False) -> Checkpoint:
-    """Find the parts of a single file or a diffusers folder. Raises ProblemsError for a damaged one.
+    """Read the headers of a single file or a diffusers folder and find the model's parts. Raises ProblemsError for a damaged model.
 
     family            decides the layout of a file whose family cannot be detected
-    kohya_projection  read the text projection of an SDXL file untransposed, as sd-scripts does (reference: training
-                      section 1.11), to reproduce its results; folders are read the same either way
+    kohya_projection  read the text projection of an SDXL file untransposed, as sd-scripts does (reference: training section 1.11);
+                      no effect on folders
     """
     path = Path(path)
     if path.is_dir():
@@ -118,7 +123,7 @@ def open_checkpoint(path: Path | str, family: str = "sd1", *, kohya_projection: 
 
 
 def open_vae(path: Path | str) -> Part:
-    """The VAE of a file or folder, which may be a full checkpoint's. Raises ProblemsError without one."""
+    """Find the VAE in a VAE file or folder or in a full model. Raises ProblemsError if there is none."""
     path = Path(path)
     if path.is_dir():
         for folder in (path, path / "vae"):
@@ -137,7 +142,7 @@ def open_vae(path: Path | str) -> Part:
 
 
 def _named_sizes(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """{part: config values} in the metadata of a file (SIZES_KEY). Raises ProblemsError for invalid ones."""
+    """Return {part: {config key: value}} from a file's metadata (SIZES_KEY). Raises ProblemsError for invalid values."""
     fix = "save the model again, or use its diffusers folder"
     sizes_by_part = parse_json(metadata.get(SIZES_KEY, "{}"), f"{path}, {SIZES_KEY} in its metadata", fix)
     if not isinstance(sizes_by_part, dict) or not all(isinstance(sizes, dict) for sizes in sizes_by_part.values()):
@@ -150,6 +155,7 @@ def _named_sizes(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str,
 
 
 def _file_parts(path: Path, entries: Mapping[str, TensorEntry], family: str, kohya_projection: bool) -> dict[str, Part]:
+    """Return {name: Part} of a single file, by LDM's prefixes; parts without tensors are missing."""
     clip = sd_keys.CLIP_PREFIXES.get(family)
     open_clip, open_clip_part = sd_keys.OPEN_CLIP_PREFIXES.get(family), sd_keys.OPEN_CLIP_PARTS.get(family, "")
     locations: dict[str, dict[str, TensorLocation]] = {"unet": {}, "text_encoder": {}, "text_encoder_2": {}}
@@ -175,7 +181,10 @@ def _file_parts(path: Path, entries: Mapping[str, TensorEntry], family: str, koh
 
 
 def _open_clip_entries(name: str, entry: TensorEntry, kohya_projection: bool) -> dict[str, TensorEntry]:
-    """{transformers' name: its entry} for one OpenCLIP tensor."""
+    """Return {transformers' name: entry} of one OpenCLIP tensor; three for stacked q, k, v, none for unused tensors.
+
+    name   without the prefix in the file
+    """
     names = sd_keys.open_clip_to_diffusers(name)
     if len(names) == 3:
         return dict(zip(names, _thirds(entry), strict=True)) if entry.side(0) >= 3 else {}
@@ -185,7 +194,7 @@ def _open_clip_entries(name: str, entry: TensorEntry, kohya_projection: bool) ->
 
 
 def _thirds(entry: TensorEntry) -> list[TensorEntry]:
-    """The three slices of q, k and v stacked along the first axis."""
+    """Split the entry of q, k and v stacked along the first axis into three."""
     rows = entry.shape[0] // 3
     row = (entry.strides[0] if entry.strides else prod(entry.shape[1:])) * ITEM_BYTES[entry.dtype]
     slices = []
@@ -196,12 +205,13 @@ def _thirds(entry: TensorEntry) -> list[TensorEntry]:
 
 
 def _transposed(entry: TensorEntry) -> TensorEntry:
+    """Return the entry of the transposed matrix, by exchanged strides."""
     strides = entry.strides or (entry.shape[1], 1)
     return replace(entry, shape=entry.shape[::-1], strides=strides[::-1])
 
 
 def _vae_part(path: Path, entries: Mapping[str, TensorEntry]) -> Part | None:
-    """The VAE of a file under any of its prefixes, without the losses and EMA weights of its training."""
+    """Find the VAE of a file under any of its prefixes, without losses and EMA weights of its training; None without one."""
     for prefix in (sd_keys.VAE_PREFIX, "vae.", ""):
         locations = {
             sd_keys.vae_to_diffusers(name.removeprefix(prefix)): TensorLocation(path, name, entry)
@@ -214,6 +224,7 @@ def _vae_part(path: Path, entries: Mapping[str, TensorEntry]) -> Part | None:
 
 
 def _folder_parts(path: Path) -> dict[str, Part]:
+    """Return {name: Part} of a diffusers folder, for subfolders with a config.json of a known kind."""
     parts = {}
     for folder in sorted(each for each in path.iterdir() if each.is_dir()):
         config = read_json(folder / "config.json")
@@ -224,7 +235,7 @@ def _folder_parts(path: Path) -> dict[str, Part]:
 
 
 def folder_part(folder: Path, config: Mapping[str, Any], kind: PartKind) -> Part:
-    """The part in a folder, with its config. Raises ProblemsError."""
+    """Read the headers of one part's folder. Raises ProblemsError for an invalid config, missing or damaged weights."""
     check_config(kind, config, str(folder / "config.json"))
     locations = {}
     for file in weight_files(folder):
@@ -234,7 +245,7 @@ def folder_part(folder: Path, config: Mapping[str, Any], kind: PartKind) -> Part
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight file, or the shards listed in an index. Raises ProblemsError if one is missing."""
+    """Return the folder's preferred weight file, or the shards that its index lists. Raises ProblemsError if one is missing."""
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return [folder / name]
@@ -251,14 +262,16 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def index_name(file: str) -> str:
-    """`model.fp16.safetensors` -> `model.safetensors.index.fp16.json`, diffusers' and transformers' name of the index
-    of shards."""
+    """Return the name of the index of a sharded weight file, as diffusers and transformers build it.
+
+    `model.fp16.safetensors` -> `model.safetensors.index.fp16.json`
+    """
     stem, *variant, ending = file.split(".")
     return ".".join([stem, ending, "index", *variant, "json"])
 
 
 def _shards(listed: Any, folder: Path) -> list[str]:
-    """The files listed in an index, all directly in its folder."""
+    """Return the file names in an index's weight map. Raises ProblemsError if one is not directly in the folder."""
     names = list(listed.values()) if isinstance(listed, dict) else []
     if not names or not all(isinstance(name, str) and name and Path(name).name == name for name in names):
         what = "The index of the model's shards lists files that are not next to it"
@@ -267,8 +280,10 @@ def _shards(listed: Any, folder: Path) -> list[str]:
 
 
 def _used(kind: PartKind, locations: Mapping[str, TensorLocation]) -> dict[str, TensorLocation]:
-    """The tensors without CLIP's position_ids (a counter, which 16-bit files round), a tensor's second name, and what
-    the kind does not read, such as the projection of a text encoder without a pooled output."""
+    """Return the locations without CLIP's position_ids, tied duplicates, and tensors that the kind of part does not read.
+
+    position_ids only count up, and 16-bit files round them.
+    """
     return {
         name: location
         for name, location in locations.items()
@@ -277,7 +292,7 @@ def _used(kind: PartKind, locations: Mapping[str, TensorLocation]) -> dict[str, 
 
 
 def in_file_order(part: Part) -> Iterator[tuple[Path, list[tuple[str, TensorLocation]]]]:
-    """(file, its tensors in byte order): disks are fastest when read forwards."""
+    """Yield (file, [(tensor name, location)] by byte offset), since disks are fastest when read forwards."""
     locations = sorted(part.locations.items(), key=lambda item: (str(item[1].file), item[1].entry.start))
     for file, group in groupby(locations, key=lambda item: item[1].file):
         yield file, list(group)
@@ -290,9 +305,10 @@ def read_part(
     cancel: CancelToken | None = None,
     wide: tuple[str, ...] = (),
 ) -> dict[str, torch.Tensor]:
-    """The part's tensors by name, in `dtype` on `device`. Memory: these tensors plus one at a time.
+    """Return a part's tensors by name on `device`, with memory for these and one more.
 
-    wide  prefixes of names that stay in float32
+    dtype   of floats; None keeps the stored one
+    wide    prefixes of names that are read as float32 whatever `dtype` is
     """
     state = {}
     for file, locations in in_file_order(part):
@@ -306,7 +322,7 @@ def read_part(
 
 
 def part_digest(part: Part, memo: HashMemo | None = None, cancel: CancelToken | None = None) -> str:
-    """SHA-256 of a part's names, dtypes, shapes and bytes: equal for the same weights in a file and in a folder.
+    """Return the SHA-256 of a part's tensor names, dtypes, shapes and values: equal for the same weights in a file and a folder.
 
     It is the key of latent and text encoder caches.
     """
@@ -315,6 +331,7 @@ def part_digest(part: Part, memo: HashMemo | None = None, cancel: CancelToken | 
 
 
 def _digest(part: Part, cancel: CancelToken | None) -> str:
+    """Compute `part_digest` by reading all tensors."""
     digest = hashlib.sha256()
     lines: dict[str, str] = {}
     for file, locations in in_file_order(part):
@@ -322,15 +339,18 @@ def _digest(part: Part, cancel: CancelToken | None) -> str:
             for name, location in locations:
                 if cancel is not None:
                     cancel.check()
-                content = hashlib.sha256(_row_by_row(handle, file, location.entry)).hexdigest()
+                content = hashlib.sha256(_row_major_bytes(handle, file, location.entry)).hexdigest()
                 lines[name] = f"{name} {location.entry.dtype} {_core_shape(location.entry.shape)} None {content}\n"
     for name in sorted(lines):
         digest.update(lines[name].encode())
     return digest.hexdigest()
 
 
-def _row_by_row(handle: BinaryIO, file: Path, entry: TensorEntry) -> bytes | memoryview:
-    """The tensor's bytes in row-major order."""
+def _row_major_bytes(handle: BinaryIO, file: Path, entry: TensorEntry) -> bytes | memoryview:
+    """Return the tensor's bytes in row-major order.
+
+    handle   the open `file`
+    """
     if entry.strides is None:
         handle.seek(entry.start)
         return handle.read(entry.stop - entry.start)
@@ -339,8 +359,7 @@ def _row_by_row(handle: BinaryIO, file: Path, entry: TensorEntry) -> bytes | mem
 
 
 def _core_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape without trailing ones of 3 and 4 dimensions: a linear layer and a 1x1 convolution have the same
-    weights."""
+    """Return the shape without trailing ones from the third dimension on, so that a linear layer equals a 1x1 convolution."""
     while len(shape) > 2 and shape[-1] == 1:
         shape = shape[:-1]
     return shape

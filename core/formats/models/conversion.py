@@ -1,4 +1,4 @@
-"""Conversion of a model to another format or precision, and of its VAE: from file to file, without building modules."""
+"""Converts a model or a VAE to another format or precision, from file to file, without building modules."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from core.formats.models.whole_model import (
     Output,
     States,
     cast_states,
-    one_file,
-    other_sizes,
+    largest_values,
     part_state,
-    sizes_beyond,
+    single_file_content,
+    size_metadata,
 )
 from core.formats.tensors.lazy import LazyTensor, OpenFiles
 from core.formats.tensors.writer import Wrote, write_safetensors
@@ -34,7 +34,7 @@ from core.record.problems import Problem, ProblemsError
 
 @dataclass(frozen=True)
 class Conversion(Output):
-    """A model of a file or folder, to write in another form. parts: the source's, or replacements"""
+    """A model on disk and how to write it (Output). `parts`: the source's, or replacements."""
 
     source: Checkpoint
     parts: Mapping[str, Part]
@@ -46,12 +46,12 @@ def convert(
     cancel: CancelToken | None = None,
     wrote: Wrote | None = None,
 ) -> list[Problem]:
-    """Write a model in another format or precision; it appears atomically at its target.
+    """Write a model in another format or precision, atomically at its target; tensors are read while they are written.
 
-    Tensors are read as they are written; those without a place in the format are kept (core.formats.models.extra).
     change    the parts' lazy tensors -> those to write, as for a merge; reading them may raise TooLarge
-    wrote     called with the bytes of each tensor that was written
-    returns   advice: weights too large for the dtype (all are fp32 then), or with NaN or infinite values
+    wrote     called with the bytes of each written tensor
+    returns   advice: weights too large for the dtype (everything is fp32 then), or with NaN or infinite values
+    Tensors that the format has no place for are kept (core.formats.models.extra).
     """
     atomic.remove_leftovers(conversion.target.parent)  # they may be filling the disk
     damaged: list[str] = []
@@ -62,23 +62,31 @@ def convert(
             # Few models have values that a dtype cannot hold: only those are read twice.
             with suppress(_NotFinite, TooLarge):
                 cast = cast_states(states, conversion.dtype)
-                Model.of(conversion, files, cast, conversion.dtype, see=_refuse, cancel=cancel, wrote=wrote).write()
+                Model.of(
+                    conversion,
+                    files,
+                    cast,
+                    conversion.dtype,
+                    on_tensor=_raise_if_not_finite,
+                    cancel=cancel,
+                    wrote=wrote,
+                ).write()
                 return []
         states, dtype, advice = _cast(states, conversion.dtype, conversion.target)
         note = partial(_note_damage, damaged)
-        Model.of(conversion, files, states, dtype, see=note, cancel=cancel, wrote=wrote).write()
-    return advice + _damage(damaged, conversion.source.path)
+        Model.of(conversion, files, states, dtype, on_tensor=note, cancel=cancel, wrote=wrote).write()
+    return advice + _damage_warning(damaged, conversion.source.path)
 
 
 def as_single_file(conversion: Conversion, files: OpenFiles) -> tuple[dict[str, LazyTensor], dict[str, str]]:
-    """The lazy tensors and the metadata of the model as a single file."""
+    """Return (lazy tensors by key, metadata) of the model as a single file."""
     model = Model.of(conversion, files, conversion.states(files), None)
-    return one_file(model), {**conversion.facts.metadata, **conversion.sizes()}
+    return single_file_content(model), {**conversion.facts.metadata, **conversion.sizes()}
 
 
 def _cast(states: States, dtype: torch.dtype | None, target: Path) -> tuple[States, torch.dtype | None, list[Problem]]:
-    """(the tensors in `dtype`, or in fp32 if some are too large for it, that dtype, the advice about those)."""
-    dtype, advice = fitting_type(sizes_beyond(states, dtype), dtype, target)
+    """Cast the tensors to `dtype`, or to fp32 if some are too large for it. Return (tensors, that dtype, advice about large values)."""
+    dtype, advice = fitting_type(largest_values(states, dtype), dtype, target)
     return cast_states(states, dtype), dtype, advice
 
 
@@ -93,11 +101,14 @@ def write_vae(
     cancel: CancelToken | None = None,
     wrote: Wrote | None = None,
 ) -> list[Problem]:
-    """Write a VAE as a file with LDM's names, or as a diffusers folder. Returns advice as `convert` does."""
+    """Write a VAE as a file with LDM's names, or as a diffusers folder if `folder`. Return advice as `convert`.
+
+    family, published   of the model that the VAE is for
+    """
     config, damaged = vae.full_config(published.config("vae")), list[str]()
     with OpenFiles() as files:
         states, _, advice = _cast({"vae": part_state(vae, config, files)}, dtype, target)
-        state = {name: tensor.watched(partial(_note_damage, damaged, name)) for name, tensor in states["vae"].items()}
+        state = {name: tensor.observed(partial(_note_damage, damaged, name)) for name, tensor in states["vae"].items()}
         if folder:
             kind = published.kind("vae")
             with atomic.folder_atomic(target) as path:
@@ -107,27 +118,30 @@ def write_vae(
             named = file_tensors({"vae": state}, family)
             with atomic.open_atomic(target) as temporary:
                 bare = {name.removeprefix(sd_keys.VAE_PREFIX): tensor for name, tensor in named.items()}
-                write_safetensors(temporary, bare, other_sizes({"vae": config}, published), cancel, wrote)
-    return advice + _damage(damaged, vae.source)
+                write_safetensors(temporary, bare, size_metadata({"vae": config}, published), cancel, wrote)
+    return advice + _damage_warning(damaged, vae.source)
 
 
 class TooLarge(ProblemsError):
-    """A changed value that is too large for the dtype it is read in."""
+    """Raised when a changed weight does not fit the dtype it is read in."""
 
 
 class _NotFinite(Exception):
-    """A NaN or infinite value found while writing."""
+    """Raised when a NaN or infinite value is about to be written."""
 
 
-def _refuse(name: str, value: torch.Tensor) -> None:
+def _raise_if_not_finite(name: str, value: torch.Tensor) -> None:
+    """Raise _NotFinite if `value` has a NaN or infinite value."""
     if not isfinite(largest(value)):
         raise _NotFinite(name)
 
 
 def _note_damage(damaged: list[str], name: str, value: torch.Tensor) -> None:
+    """Append `name` to `damaged` if `value` has a NaN or infinite value."""
     if name not in damaged and not isfinite(largest(value)):
         damaged.append(name)
 
 
-def _damage(damaged: list[str], source: Path) -> list[Problem]:
+def _damage_warning(damaged: list[str], source: Path) -> list[Problem]:
+    """Return a warning about the tensors in `damaged`; [] without any."""
     return [not_finite_warning(sorted(damaged), source)] if damaged else []

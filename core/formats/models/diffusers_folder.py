@@ -22,17 +22,23 @@ NOT_SAVED = ("_name_or_path", "transformers_version", "_commit_hash")  # specifi
 
 @dataclass(frozen=True)
 class Published:
-    """The configs shipped for a family: `configs` has a folder per part, `vocabulary` is CLIP's tokenizer.json; a
-    tokenizer's folder may have its own."""
+    """The configs shipped for a family.
+
+    configs      a folder per part with its config.json; a tokenizer's folder may have a tokenizer.json
+    vocabulary   CLIP's tokenizer.json, for tokenizers without one
+    denoiser     the part that predicts the noise
+    """
 
     configs: Path
     vocabulary: Path
     denoiser: str = "unet"
 
     def config(self, part: str) -> dict[str, Any]:
+        """Return the published config of a part."""
         return json.loads((self.configs / part / "config.json").read_text(encoding="utf-8"))
 
     def kind(self, part: str) -> PartKind:
+        """Return the kind of a part by its published config."""
         kind = kind_of(part, self.config(part))
         assert kind is not None, (
             f"{self.configs / part}: its class is not registered in core/formats/models/part_kinds.py"
@@ -41,13 +47,13 @@ class Published:
 
     @property
     def parts(self) -> list[str]:
-        """Names of the parts: the denoiser, the VAE, the text encoders."""
+        """Names of the parts that have a config: the denoiser, the VAE, the text encoders."""
         texts = sorted(folder.name for folder in self.configs.glob("text_encoder*"))
         return [name for name in (self.denoiser, "vae", *texts) if (self.configs / name / "config.json").is_file()]
 
 
 def shards(tensors: Mapping[str, LazyTensor], limit: int) -> list[dict[str, LazyTensor]]:
-    """The tensors in groups of at most `limit` bytes, in order; a larger tensor gets its own group."""
+    """Split the tensors, in order, into groups of at most `limit` bytes; a larger tensor gets its own group."""
     groups: list[dict[str, LazyTensor]] = [{}]
     filled = 0
     for name, tensor in tensors.items():
@@ -71,9 +77,12 @@ def write_part(
     cancel: CancelToken | None = None,
     wrote: Wrote | None = None,
 ) -> None:
-    """Write config.json and the weights, sharded with an index if large.
+    """Write a part's config.json and weights; large safetensors are sharded with an index.
 
-    stem     of the weight files, see PartKind        variant  "fp16", in their names
+    stem      of the weight file's name (PartKind.stem)
+    pickled   write a .bin
+    variant   "fp16": an infix of the file names; "" for none
+    wrote     called with the bytes of each written tensor
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", clean_config(config, tensors))
@@ -97,7 +106,7 @@ def write_part(
 
 
 def clean_config(config: Mapping[str, Any], tensors: Mapping[str, LazyTensor]) -> dict[str, Any]:
-    """The config without other machines' paths, and with the dtype of the saved weights (transformers loads by it)."""
+    """Return the config without paths and versions of other machines, and with the dtype of `tensors`, by which transformers loads."""
     cleaned = {key: value for key, value in config.items() if key not in NOT_SAVED}
     for key in ("dtype", "torch_dtype"):
         if key in cleaned:
@@ -116,8 +125,11 @@ def write_rest(
     zero_terminal_snr: bool,
     inpainting: bool = False,
 ) -> None:
-    """Write the source folder's scheduler and tokenizers, or the published ones; and model_index.json, for the parts in
-    the folder."""
+    """Write scheduler, tokenizers and model_index.json into the model's folder, whose parts are already written.
+
+    source       model folder whose scheduler and tokenizers are copied; a file, or None: the published ones
+    prediction   "epsilon" or "v"; for others the scheduler config is unchanged
+    """
     scheduler = scheduler_config(published, source, prediction, zero_terminal_snr)
     (folder / "scheduler").mkdir()
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
@@ -135,8 +147,10 @@ def write_rest(
 def scheduler_config(
     published: Published, source: Path | None, prediction: str | None, zero_terminal_snr: bool
 ) -> dict[str, Any]:
-    """The source folder's scheduler config or the published one, with the current prediction type; with zero terminal SNR
-    rescaled betas and trailing timesteps."""
+    """Return the source folder's scheduler config, else the published one, with this prediction type.
+
+    zero_terminal_snr   adds rescaled betas and trailing timesteps (Lin et al. 2024)
+    """
     name = "scheduler_config.json"
     config = read_json(source / "scheduler" / name) if source is not None and source.is_dir() else None
     if config is None or "_class_name" not in config:
@@ -153,6 +167,11 @@ def scheduler_config(
 
 
 def _write_tokenizer(folder: Path, shipped: Path, vocabulary: Path, source: Path | None) -> None:
+    """Write a tokenizer folder: copied from the source folder if it has one, else the published one.
+
+    folder    to write
+    shipped   the published tokenizer's folder
+    """
     source_folder = source / folder.name if source is not None else None
     folder.mkdir()
     if source_folder is not None and _is_tokenizer(source_folder):
@@ -173,8 +192,10 @@ def _write_tokenizer(folder: Path, shipped: Path, vocabulary: Path, source: Path
 
 
 def write_older_vocabulary(folder: Path) -> None:
-    """Write vocab.json and merges.txt from tokenizer.json if missing: transformers below 5 (used by sd-scripts) reads
-    CLIP's tokenizer only from them. Added tokens are written to a third file."""
+    """Write vocab.json, merges.txt and added_tokens.json from tokenizer.json if they are missing.
+
+    transformers before 5 (used by sd-scripts) reads CLIP's tokenizer only from these.
+    """
     source = folder / "tokenizer.json"
     if not source.is_file() or ((folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()):
         return
@@ -195,11 +216,12 @@ def _write_vocab(path: Path, vocab: Mapping[str, int]) -> None:
 
 
 def _is_tokenizer(folder: Path) -> bool:
+    """Return whether a folder has tokenizer.json, or vocab.json and merges.txt."""
     if (folder / "tokenizer.json").is_file():
         return True
     return (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON as diffusers does: sorted, two spaces."""
+    """Write JSON as diffusers does: keys sorted, indented by two spaces."""
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8", newline="\n")

@@ -1,5 +1,7 @@
-"""Tensors of a model besides its parts: unknown keys, SD 2's last layer, buffers, EMA weights. A single file has them
-among its tensors; a diffusers folder made from one has them in a separate file."""
+"""Tensors of a model that belong to none of its parts: unknown keys, SD 2's last layer, buffers, EMA weights.
+
+A single file has them among its tensors; a diffusers folder made from one has them in a separate file.
+"""
 
 from __future__ import annotations
 
@@ -28,15 +30,18 @@ SHOWN = 3
 
 
 def extra_file(path: Path) -> Path | None:
-    """The file with a model's extra tensors: the single file itself, a folder's file of them, or None."""
+    """Return the file with a model's extra tensors: a single file itself; of a folder its EXTRA_FILE, None without one."""
     if path.is_dir():
         return path / EXTRA_FILE if (path / EXTRA_FILE).is_file() else None
     return path
 
 
 def metadata_of(source: Checkpoint) -> dict[str, str]:
-    """The metadata of a file, with the plain numbers of a pickle (epoch, global_step); for a folder those of its U-Net
-    and of the file it was made from, with its guidance scale."""
+    """Return a model's metadata as strings.
+
+    Of a file: its metadata (for a pickle the top-level numbers). Of a folder: that of its U-Net and of the file it was made from, and
+    its guidance scale.
+    """
     metadata: dict[str, str] = {}
     files = source.parts["unet"].files if source.path.is_dir() and "unet" in source.parts else []
     for file in (*files, extra_file(source.path)):
@@ -56,10 +61,11 @@ def extra_tensors(
     *,
     ema: bool = False,
 ) -> dict[str, LazyTensor]:
-    """The source's tensors besides the written parts: unknown keys, SD 2's last layer, position_ids, LDM's buffers and
-    losses. The text encoder's and the EMA weights get the saved dtype, the rest keep theirs.
+    """Return the source's tensors that are in none of the parts in `states`: unknown keys, SD 2's last layer, LDM's buffers ...
 
-    ema   also the EMA weights: those from before a training would not match the trained weights
+    dtype       of text encoder and EMA weights among them; the others keep theirs
+    prediction  that is written: "epsilon" drops the v-prediction marker
+    ema         include the EMA weights; those from before a training do not match the trained weights
     """
     file = extra_file(source.path)
     if file is None:
@@ -79,7 +85,7 @@ def extra_tensors(
 
 
 def _names_in_parts(source: Checkpoint, states: Mapping[str, Mapping[str, LazyTensor]]) -> set[str]:
-    """Names of the source's tensors that are written as tensors of a part."""
+    """Return the names in the source's file of all tensors that are written as part of `states`, and of its whole VAE."""
     names = {
         location.name
         for name, part in source.parts.items()
@@ -93,7 +99,7 @@ def _names_in_parts(source: Checkpoint, states: Mapping[str, Mapping[str, LazyTe
 
 
 def _positions(name: str, shape: tuple[int, ...], family: str) -> dict[str, LazyTensor]:
-    """{name: a new position_ids tensor} for CLIP, since 16-bit files round it, by its usual name with `text_model.`"""
+    """Return {name: position_ids computed again}, since 16-bit files round them; CLIP's gets "text_model." in its name."""
     prefix = sd_keys.CLIP_PREFIXES.get(family, "\0")
     if name.startswith(prefix):
         name = prefix + full_name(name.removeprefix(prefix))
@@ -105,13 +111,16 @@ def _positions(name: str, shape: tuple[int, ...], family: str) -> dict[str, Lazy
 
 
 def ema_names(name: str, family: str) -> tuple[str, str]:
-    """Names of the EMA of a U-Net's tensor, by diffusers' name: CompVis' without dots, others with them."""
+    """Return both spellings of the EMA key of a U-Net tensor: CompVis' without dots, and with dots.
+
+    name   diffusers' name of the tensor
+    """
     ldm = sd_keys.unet_to_ldm(name, family)
     return EMA_UNET + ldm.replace(".", ""), f"{EMA_UNET}.{ldm}"
 
 
 def with_ema(unet: Part, source: Checkpoint, family: str) -> Part:
-    """The U-Net with its EMA weights. Raises ProblemsError if the model has none, or not all."""
+    """Return the U-Net with its EMA weights in place of its weights. Raises ProblemsError if the model does not have all of them."""
     file = extra_file(source.path)
     entries: Mapping[str, TensorEntry] = read_header(file)[0] if file is not None else {}
     locations = {}

@@ -1,4 +1,4 @@
-"""Finds weights that overflow in a smaller dtype, before anything is written."""
+"""Finds weights that are NaN, infinite, or too large for the dtype they are saved in."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 SHOWN = 3
 
 
-def sizes_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    """`largest` of each tensor."""
+def largest_by_name(tensors: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """Return {name: largest absolute value} of the tensors, as `largest`."""
     return {name: largest(value) for name, value in tensors.items()}
 
 
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
-    """Names of tensors with NaN or infinite values."""
-    return not_finite_names(sizes_of(tensors))
+    """Return the names of tensors with NaN or infinite values."""
+    return not_finite_names(largest_by_name(tensors))
 
 
 def largest(value: torch.Tensor) -> float:
-    """The largest absolute value of a tensor: NaN if it contains one; 0 for integers and empty tensors."""
+    """Return the largest absolute value of a tensor: NaN if it contains one; 0 for integers and empty tensors."""
     if not value.is_floating_point() or value.numel() == 0:
         return 0.0
     value = value.detach() if value.dtype.itemsize > 1 else value.detach().float()  # fp8 has no aminmax
@@ -36,14 +36,16 @@ def largest(value: torch.Tensor) -> float:
     return float(high.abs().maximum(low.abs()))
 
 
-def largest_of(tensors: Mapping[str, LazyTensor]) -> dict[str, float]:
-    """`largest` of each tensor, read one after the other."""
+def largest_of_lazy(tensors: Mapping[str, LazyTensor]) -> dict[str, float]:
+    """Return {name: largest absolute value} of lazy tensors, read one after the other."""
     return {name: largest(tensor.read()) for name, tensor in tensors.items()}
 
 
-def beyond(sizes: Mapping[str, float], dtype: torch.dtype) -> list[str]:
-    """Names of the tensors whose largest value is finite, but becomes infinite in `dtype`, or NaN if it has no infinity (fp8).
-    sizes: of `sizes_of` or `largest_of`"""
+def overflowing(sizes: Mapping[str, float], dtype: torch.dtype) -> list[str]:
+    """Return the names of tensors whose largest value is finite but overflows in `dtype` (to infinity, or NaN in fp8).
+
+    sizes   {name: largest absolute value}
+    """
     return [
         name
         for name, size in sizes.items()
@@ -54,17 +56,22 @@ def beyond(sizes: Mapping[str, float], dtype: torch.dtype) -> list[str]:
 def fitting_type(
     sizes: Mapping[str, float], dtype: torch.dtype | None, where: object
 ) -> tuple[torch.dtype | None, list[Problem]]:
-    """(the requested dtype of a file, or fp32 if it would overflow; advice). sizes: as for `beyond`"""
-    names = beyond(sizes, dtype) if dtype is not None else []
-    return (torch.float32, [written_in_fp32(names, dtype, where)]) if names else (dtype, [])
+    """Return (`dtype`, or fp32 if a value would overflow in it; advice about that).
+
+    sizes   {name: largest absolute value}
+    where   the file, for the advice
+    """
+    names = overflowing(sizes, dtype) if dtype is not None else []
+    return (torch.float32, [fp32_advice(names, dtype, where)]) if names else (dtype, [])
 
 
 def not_finite_names(sizes: Mapping[str, float]) -> list[str]:
+    """Return the names whose largest absolute value is NaN or infinite."""
     return [name for name, size in sizes.items() if not isfinite(size)]
 
 
 def refuse_not_finite(names: Sequence[str], where: object) -> None:
-    """Raise ProblemsError for weights with NaN or inf: such a file only makes black or noisy images."""
+    """Raise ProblemsError if `names` lists weights with NaN or infinite values: such a model only makes black or noisy images."""
     if names:
         raise ProblemsError.one(
             f"The weights contain NaN or infinite values: {first_of(names, SHOWN)}",
@@ -75,7 +82,7 @@ def refuse_not_finite(names: Sequence[str], where: object) -> None:
 
 
 def not_finite_warning(names: Sequence[str], where: object) -> Problem:
-    """The warning about a model that was written with NaN or infinite values."""
+    """Return a warning that a model was written with NaN or infinite values in the tensors `names`."""
     return Problem(
         f"{count(len(names), 'tensor')} with NaN or infinite values: {first_of(names, SHOWN)}",
         str(where),
@@ -85,8 +92,8 @@ def not_finite_warning(names: Sequence[str], where: object) -> Problem:
     )
 
 
-def written_in_fp32(names: Sequence[str], dtype: torch.dtype | None, where: object) -> Problem:
-    """The advice about a file that is written in fp32 because of these weights."""
+def fp32_advice(names: Sequence[str], dtype: torch.dtype | None, where: object) -> Problem:
+    """Return the advice that a file was written in fp32 because the tensors `names` are too large for `dtype`."""
     name = next((short for short, long in PRECISIONS.items() if str(dtype) == f"torch.{long}"), str(dtype))
     return Problem(
         f"Some weights are too large for {name}, so this file was written in fp32: {first_of(names, SHOWN)}",

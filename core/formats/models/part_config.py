@@ -12,13 +12,18 @@ MOST_BLOCKS = 8
 
 
 def _integer(low: int, high: int) -> Callable[[Any], bool]:
+    """Return a check for integers from `low` to `high`."""
     return lambda value: type(value) is int and low <= value <= high
 
 
 def _or_list(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """A check for one value for all blocks, or a list with a value or a list of values for each block. accepts: checks a value"""
+    """Return a check that accepts one value for all blocks, or a list with a value or a list of values for each block.
+
+    accepts   the check of a single value
+    """
 
     def check(value: Any) -> bool:
+        """Return whether `value` is such a value or list."""
         if not isinstance(value, list):
             return accepts(value)
         inner = [each for item in value for each in (item if isinstance(item, list) else [item])]
@@ -28,18 +33,22 @@ def _or_list(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 def _or_none(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Return a check that accepts None and what `accepts` does."""
     return lambda value: value is None or accepts(value)
 
 
 def _list(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Return a check for a list of 1 to MOST_BLOCKS values that `accepts` does."""
     return lambda value: isinstance(value, list) and 1 <= len(value) <= MOST_BLOCKS and all(map(accepts, value))
 
 
 def _factor(value: Any) -> bool:
+    """Return whether the value is a number from 0.001 to 1000."""
     return type(value) in (int, float) and isfinite(value) and 1e-3 <= value <= 1e3
 
 
 def _name(value: Any) -> bool:
+    """Return whether the value is a text of at most 100 characters."""
     return isinstance(value, str) and len(value) <= 100
 
 
@@ -65,9 +74,10 @@ RULES: dict[str, Callable[[Any], bool]] = {
 
 
 def check_config(kind: PartKind, config: Mapping[str, Any], where: str, *, complete: bool = True) -> None:
-    """Raise ProblemsError for a config that is invalid for this kind of part.
+    """Raise ProblemsError for a config value that is invalid for this kind of part.
 
-    complete  whether nothing may be missing
+    where     the file named in the problem
+    complete  also require all values that the kind needs
     """
     for name in kind.needed if complete else ():
         if config.get(name) is None:
@@ -81,5 +91,6 @@ def check_config(kind: PartKind, config: Mapping[str, Any], where: str, *, compl
 
 
 def _abbreviated(value: Any) -> str:
+    """Return the value's repr, cut to 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:60] + " ..."

@@ -1,6 +1,6 @@
 """The kinds of model parts, by the class that a part's config.json names.
 
-A family's package registers its own with `register`: how a part is read, checked, built and written follows from it.
+Reading, checking, building and writing a part all follow from its kind; a family registers further ones with `register`.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,28 +26,28 @@ PROJECTIONS = (".proj_in.weight", ".proj_out.weight")
 
 
 def _unchanged(part: Any, state: Any) -> Any:
+    """Return `state`."""
     return state
 
 
 @dataclass(frozen=True, eq=False)
 class PartKind:
-    """One kind of part.
+    """A kind of model part.
 
-    name      its class, as config.json names it: `_class_name` of diffusers, `architectures` of transformers
-    module    the module of that class
-    needed    config values without which the class would use its defaults
-    config    (module, class) of the config that transformers builds it from; None: diffusers builds it from the file
-    fields    config values that are passed to the class; None: all
-    checks    config value -> whether it is valid, in addition to the checks of all kinds
-              (core/formats/models/part_config.py)
-    rename    a tensor's name in a diffusers folder -> its name in the core
-    tied      another name of a tensor that a file stores once -> its name there
-    named     (module, state) -> the state with the names of this version's class
-    unused    tensors of files that are not read
-    wide      prefixes of tensors' names that stay in float32 whatever the part's dtype
-    overflows whether its values exceed fp16's range: it is then loaded in bf16 or fp32
-    in_folder (config, tensors by the core's names) -> tensors with names and shapes of a diffusers folder
-    stem      of its weight files in a diffusers folder
+    name      the class in config.json: `_class_name` of diffusers, `architectures` of transformers
+    module    the Python module of that class
+    needed    config keys without which the class would use its defaults
+    config    (module, class) of transformers' config; None: diffusers builds the part from the dict
+    fields    config keys passed to that config class; None: all
+    checks    {config key: value -> is it valid}, in addition to the checks of all kinds (core/formats/models/part_config.py)
+    rename    a tensor's name in a diffusers folder -> its name in `Part.locations`
+    tied      {second name of a tensor that files store once: its first name}
+    named     (module, state dict) -> the state dict with the module's names in the installed library version
+    unused    names of tensors that are not read
+    wide      prefixes of names that stay in float32 whatever the part's dtype
+    overflows True if activations exceed fp16's range, so that it is loaded in bf16 or fp32
+    in_folder (config, tensors by `Part.locations` names) -> tensors with the names and shapes of a diffusers folder
+    stem      of the weight file's name in a diffusers folder
     """
 
     name: str
@@ -65,8 +65,8 @@ class PartKind:
     overflows: bool = False
     stem: str = "diffusion_pytorch_model"
 
-    def maker(self) -> Callable[[Mapping[str, Any]], Any]:
-        """A function that builds the module of a config. Imports the libraries."""
+    def module_builder(self) -> Callable[[Mapping[str, Any]], Any]:
+        """Import the class and return a function that builds the module from a config."""
         part_class = getattr(import_module(self.module), self.name)
         if self.config is None:
             return lambda config: part_class.from_config(dict(config))
@@ -75,10 +75,12 @@ class PartKind:
         return lambda config: part_class(config_class(**self._arguments(config)))
 
     def _arguments(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the config's values that the config class takes (`fields`)."""
         return {key: value for key, value in config.items() if self.fields is None or key in self.fields}
 
 
 def _unet_in_folder(config: Mapping[str, Any], state: State) -> State:
+    """Reshape proj_in and proj_out to matrices with `use_linear_projection`, else to 1x1 convolutions."""
     ones = () if config.get("use_linear_projection") else (1, 1)
     return {
         name: tensor.in_shape(*tensor.shape[:2], *ones) if name.endswith(PROJECTIONS) else tensor
@@ -87,6 +89,7 @@ def _unet_in_folder(config: Mapping[str, Any], state: State) -> State:
 
 
 def _vae_in_folder(config: Mapping[str, Any], state: State) -> State:
+    """Reshape the attention's weights to matrices."""
     return {
         name: tensor.in_shape(*tensor.shape[:2]) if ".attentions." in name and name.endswith(VAE_ATTENTION) else tensor
         for name, tensor in state.items()
@@ -94,11 +97,12 @@ def _vae_in_folder(config: Mapping[str, Any], state: State) -> State:
 
 
 def _text_in_folder(config: Mapping[str, Any], state: State) -> State:
-    """The tensors with the `text_model.` prefix, which every version of transformers reads."""
+    """Add the prefix "text_model." to the names, which every version of transformers reads."""
     return {text_keys.full_name(name): tensor for name, tensor in state.items()}
 
 
 def _clip(name: str, unused: frozenset[str] = frozenset()) -> PartKind:
+    """Return the kind of transformers' CLIP class `name`. `unused`: names of tensors that are not read."""
     return PartKind(
         name,
         "transformers.models.clip.modeling_clip",
@@ -117,7 +121,7 @@ PART_KINDS: dict[str, PartKind] = {}
 
 
 def register(kind: PartKind) -> None:
-    """Register a kind of part for model folders with its class."""
+    """Register a kind, which is then used for every config.json that names its class."""
     PART_KINDS[kind.name] = kind
 
 
@@ -152,12 +156,14 @@ TITLES = {"unet": "U-Net", "vae": "VAE", "text_encoder": "text encoder", "text_e
 
 
 def part_title(name: str) -> str:
-    """A part's name for messages: "U-Net", "second text encoder", "transformer"."""
+    """Return a part's name for messages: "U-Net", "second text encoder", "transformer"."""
     return TITLES.get(name, name.replace("_", " "))
 
 
 def kind_of(name: str, config: Mapping[str, Any]) -> PartKind | None:
-    """The kind of a part by its name in a model's folder and its config; None for parts that no family has, such as a
-    safety checker."""
+    """Return the kind of a part by the class in its config, else by its folder's name.
+
+    None for parts that are not used, such as a safety checker.
+    """
     kind = PART_KINDS.get(class_of(config))
     return kind or (PART_KINDS[USUAL[name]] if name in USUAL else None)

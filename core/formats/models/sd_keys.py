@@ -1,7 +1,7 @@
-"""Names of weights: single-file checkpoints (LDM) <-> diffusers, for the U-Net, the VAE and OpenCLIP. CLIP-L's differ by
-a prefix only (text_keys.py).
+"""Converts tensor names between single-file checkpoints (LDM) and diffusers, for the U-Net, the VAE and OpenCLIP.
 
-Names are replaced by whole components between dots, never by substring: `out.2` occurs inside other names.
+CLIP-L's names differ by a prefix only (text_keys.py). Names are replaced by whole components between dots, never by substring: `out.2`
+occurs inside other names.
 """
 
 from functools import cache
@@ -22,7 +22,7 @@ OPEN_CLIP_PARTS = {"sd2": "text_encoder", "sdxl": "text_encoder_2", "sdxl_refine
 
 
 class BlockPlan(NamedTuple):
-    """Which U-Net blocks have attention; index 0 is the outermost encoder block."""
+    """Which U-Net blocks have attention: `down_attention` from the outermost block inwards, `up_attention` from the innermost outwards."""
 
     down_attention: tuple[bool, ...]
     up_attention: tuple[bool, ...]
@@ -69,7 +69,7 @@ TRANSFORMERS_LAYER = "encoder.layers"
 
 @cache
 def _unet_modules(family: str) -> dict[str, str]:
-    """{LDM module: diffusers module} for every renamed module of the U-Net (attentions: their root)."""
+    """Return {LDM module: diffusers module} of the U-Net's renamed modules; an attention block as a whole."""
     plan = UNET_PLANS[family]
     names = {
         "time_embed.0": "time_embedding.linear_1",
@@ -102,7 +102,7 @@ def _unet_modules(family: str) -> dict[str, str]:
 
 @cache
 def _vae_modules() -> dict[str, str]:
-    """{LDM module: diffusers module} for every renamed module of the VAE."""
+    """Return {LDM module: diffusers module} of the VAE's renamed modules."""
     names = {}
     for half, down in (("encoder", True), ("decoder", False)):
         names[f"{half}.norm_out"] = f"{half}.conv_norm_out"
@@ -123,18 +123,20 @@ def _vae_modules() -> dict[str, str]:
 
 
 def _vae_resnet(ldm: str, diffusers: str) -> dict[str, str]:
+    """Return {LDM module: diffusers module} of one resnet of the VAE."""
     inner = {name: name for name in ("norm1", "conv1", "norm2", "conv2")} | {"nin_shortcut": "conv_shortcut"}
     return {f"{ldm}.{ldm_name}": f"{diffusers}.{diffusers_name}" for ldm_name, diffusers_name in inner.items()}
 
 
 @cache
 def _inverse(part: str, family: str) -> dict[str, str]:
+    """Return {diffusers module: LDM module} of "unet" or "vae"."""
     names = _unet_modules(family) if part == "unet" else _vae_modules()
     return {diffusers: ldm for ldm, diffusers in names.items()}
 
 
 def _rename(name: str, modules: dict[str, str]) -> str:
-    """Replace the longest leading run of components that is a known module; a name without one is returned unchanged."""
+    """Replace the longest leading run of components that is a key of `modules`; without one, return `name` unchanged."""
     components = name.split(".")
     for length in range(min(len(components), LONGEST), 0, -1):
         renamed = modules.get(".".join(components[:length]))
@@ -144,17 +146,23 @@ def _rename(name: str, modules: dict[str, str]) -> str:
 
 
 def unet_to_diffusers(name: str, family: str = "sd1") -> str:
-    """`input_blocks.1.0.in_layers.2.weight` -> `down_blocks.0.resnets.0.conv1.weight` (both without prefix)."""
+    """Convert a U-Net name from LDM to diffusers, both without prefix.
+
+    `input_blocks.1.0.in_layers.2.weight` -> `down_blocks.0.resnets.0.conv1.weight`
+    """
     return _rename(name, _unet_modules(family))
 
 
 def unet_to_ldm(name: str, family: str = "sd1") -> str:
-    """The inverse of `unet_to_diffusers`."""
+    """Convert a U-Net name from diffusers to LDM, both without prefix."""
     return _rename(name, _inverse("unet", family))
 
 
 def vae_to_diffusers(name: str) -> str:
-    """`decoder.up.0.block.2.conv1.bias` -> `decoder.up_blocks.3.resnets.2.conv1.bias`; old diffusers names become current ones."""
+    """Convert a VAE name from LDM or old diffusers to diffusers.
+
+    `decoder.up.0.block.2.conv1.bias` -> `decoder.up_blocks.3.resnets.2.conv1.bias`
+    """
     name = _rename(name, _vae_modules())
     components = name.split(".")
     if "attentions" in components[:-1] and components[-2] in OLD_VAE_ATTENTION:
@@ -163,17 +171,15 @@ def vae_to_diffusers(name: str) -> str:
 
 
 def vae_to_ldm(name: str) -> str:
-    """The inverse of `vae_to_diffusers`. The weights of q, k, v and proj_out are 1x1 convolutions in LDM: add two
-    dimensions."""
+    """Convert a VAE name from diffusers to LDM. LDM's attention weights (q, k, v, proj_out) also have two more dimensions of size 1."""
     return _rename(name, _inverse("vae", ""))
 
 
 def open_clip_to_diffusers(name: str) -> tuple[str, ...]:
-    """OpenCLIP's name without prefix -> transformers' without `text_model.`: three for q, k and v, which OpenCLIP
-    stacks along the first axis of one tensor; none for tensors that transformers does not have (logit_scale,
-    attn_mask).
+    """Convert an OpenCLIP name (without prefix) to transformers' names (without "text_model.").
 
-    `text_projection` is the transpose of transformers' `text_projection.weight`.
+    Three names for q, k, v, which OpenCLIP stacks along the first axis of one tensor; () for tensors that transformers does not have
+    (logit_scale, attn_mask). `text_projection` is the transpose of transformers' `text_projection.weight`.
     """
     if name.startswith(OPEN_CLIP_RESBLOCK + "."):
         number, _, inner = name.removeprefix(OPEN_CLIP_RESBLOCK + ".").partition(".")
@@ -189,8 +195,7 @@ def open_clip_to_diffusers(name: str) -> tuple[str, ...]:
 
 
 def open_clip_to_ldm(name: str) -> tuple[str, int | None]:
-    """The inverse of `open_clip_to_diffusers`: OpenCLIP's name, and which third of its rows (q 0, k 1, v 2), None for the whole
-    tensor."""
+    """Convert a transformers name to OpenCLIP's: return (name, third of its rows: 0 for q, 1 for k, 2 for v; None for the whole tensor)."""
     name = bare_name(name)
     if name.startswith(TRANSFORMERS_LAYER + "."):
         number, _, inner = name.removeprefix(TRANSFORMERS_LAYER + ".").partition(".")

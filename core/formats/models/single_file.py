@@ -1,4 +1,4 @@
-"""A model as a single file: the key names, shapes and extra tensors that other programs expect.
+"""The tensors of a model in a single file: key names, shapes and extra tensors that other programs expect.
 
 SD 1: cond_stage_model.transformer. (CLIP)             SD 2: cond_stage_model.model. (OpenCLIP)
 SDXL: conditioner.embedders.0.transformer. (CLIP), conditioner.embedders.1.model. (OpenCLIP)
@@ -27,10 +27,10 @@ SIZES = (
 
 
 def file_tensors(states: Mapping[str, State], family: str, *, kohya_projection: bool = False) -> dict[str, LazyTensor]:
-    """A model's parts with the key names of a single file.
+    """Return the tensors of a model's parts under the keys of a single file.
 
-    states            part -> {diffusers' or transformers' name: tensor}
-    kohya_projection  the text projection was read untransposed, as in sd-scripts, and is written back untransposed
+    states            {part: {diffusers' or transformers' name: tensor}}
+    kohya_projection  the text projection was read untransposed, as in sd-scripts, and is not transposed back
     """
     tensors: dict[str, LazyTensor] = {}
     open_clip = sd_keys.OPEN_CLIP_PARTS.get(family)
@@ -48,8 +48,10 @@ def file_tensors(states: Mapping[str, State], family: str, *, kohya_projection: 
 
 
 def _unet(state: State, family: str) -> dict[str, LazyTensor]:
-    """The U-Net's tensors under a single file's names. SD 1 files store proj_in and proj_out as 1x1 convolutions, SD 2 and SDXL
-    as matrices."""
+    """Return the U-Net's tensors by their keys in a single file.
+
+    proj_in and proj_out are 1x1 convolutions in files of SD 1, matrices in those of SD 2 and SDXL.
+    """
     tensors = {}
     for name, tensor in state.items():
         if name.endswith(PROJECTIONS):
@@ -59,7 +61,7 @@ def _unet(state: State, family: str) -> dict[str, LazyTensor]:
 
 
 def _vae(state: State) -> dict[str, LazyTensor]:
-    """The VAE, with attention weights as 1x1 convolutions."""
+    """Return the VAE's tensors by their keys in a single file, where attention weights are 1x1 convolutions."""
     tensors = {}
     for name, tensor in state.items():
         name = sd_keys.VAE_PREFIX + sd_keys.vae_to_ldm(name)
@@ -68,8 +70,10 @@ def _vae(state: State) -> dict[str, LazyTensor]:
 
 
 def _open_clip(state: State, prefix: str, kohya_projection: bool) -> dict[str, LazyTensor]:
-    """OpenCLIP: q, k and v as one tensor; `text_projection` is the transpose of transformers' (reference: training
-    1.11)."""
+    """Return OpenCLIP's tensors by their keys in a single file.
+
+    q, k and v become one tensor; `text_projection` is the transpose of transformers' (reference: training section 1.11).
+    """
     tensors: dict[str, LazyTensor] = {}
     thirds: dict[str, dict[int, LazyTensor]] = {}
     for name, tensor in state.items():
@@ -83,10 +87,10 @@ def _open_clip(state: State, prefix: str, kohya_projection: bool) -> dict[str, L
 
 
 def spare_layer(tensors: Mapping[str, LazyTensor], family: str) -> dict[str, LazyTensor]:
-    """The unused tensors of SD 2 files: OpenCLIP's last layer, its projection and scale; {} for other families.
+    """Return tensors that SD 2 files have but nothing uses: OpenCLIP's last layer, projection, scale; {} for other families.
 
-    Other programs build it with 24 layers and read the second to last. If no source has them they are created as in sd-scripts:
-    a copy of the layer before, ones, and 1.
+    Other programs build OpenCLIP with 24 layers and read the second to last. As in sd-scripts, the layer is a copy of the one before it,
+    the projection and scale are ones.
     """
     if not traits_of(family).spare_layer:
         return {}
@@ -109,12 +113,14 @@ def spare_layer(tensors: Mapping[str, LazyTensor], family: str) -> dict[str, Laz
 
 
 def markers(prediction: str | None, zero_terminal_snr: bool) -> dict[str, LazyTensor]:
-    """Empty tensors that mark the prediction type, which the weights do not reveal."""
+    """Return empty marker tensors for v-prediction and zero terminal SNR, which the weights do not reveal."""
     enabled = {V_MARKER: prediction == "v", ZERO_SNR_MARKER: zero_terminal_snr}
     return {name: _ones(0) for name, is_enabled in enabled.items() if is_enabled}
 
 
 def _ones(*shape: int) -> LazyTensor:
+    """Return a lazy float32 tensor of ones."""
+
     def ones(dtype: torch.dtype) -> torch.Tensor:
         return torch.ones(shape, dtype=dtype)
 

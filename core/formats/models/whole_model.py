@@ -1,4 +1,4 @@
-"""Writes a full model: one file or a diffusers folder, atomically, with one tensor in memory besides the model."""
+"""Writes a full model as one file or a diffusers folder: atomically, and with one tensor in memory besides the model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from core.formats.models import single_file, text_keys
 from core.formats.models.checkpoint import SIZES_KEY, Checkpoint, Part, open_checkpoint, open_vae
 from core.formats.models.diffusers_folder import Published, write_part, write_rest
 from core.formats.models.extra import EXTRA_FILE, POSITIONS, extra_tensors, metadata_of
-from core.formats.models.overflow import fitting_type, largest_of, not_finite_names, refuse_not_finite
+from core.formats.models.overflow import fitting_type, largest_of_lazy, not_finite_names, refuse_not_finite
 from core.formats.models.part_kinds import part_title
 from core.formats.tensors.header import sniff
 from core.formats.tensors.lazy import LazyTensor, OpenFiles, in_memory
@@ -33,10 +33,10 @@ States = Mapping[str, Mapping[str, LazyTensor]]
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A model's metadata next to its weights.
+    """What a written model states besides its weights.
 
-    metadata     all strings, for safetensors files (core.formats.model_spec)
-    prediction   "epsilon" or "v", marked in a file and by the scheduler of a folder; None: as in the source
+    metadata     strings for safetensors files (core.formats.model_spec)
+    prediction   "epsilon" or "v", marked in a file and in a folder's scheduler; None: as in the source
     epoch, step  of this training; a .ckpt adds them to the source's
     """
 
@@ -51,14 +51,13 @@ class ModelFacts:
 class Output:
     """What to write of a model, and where.
 
-    source            the model on disk that it comes from; its unknown tensors are kept
-    parts             the parts to write: of a file or folder, or tensors in memory by the module's names
+    source            the model on disk that it comes from, whose unknown tensors are kept; None: no such model
+    parts             {part: part of a file or folder, or tensors in memory by the module's names}
     dtype             of all weights; None keeps them as stored
     ema               keep the EMA weights too
-    kohya_projection  copy the text projection untransposed between file and folder, as sd-scripts does; `parts` must have been
-                      read the same way
-    variant           "fp16" in the names of a folder's weight files
-    keeps_extra       write the unknown tensors of a folder to a file of their own
+    kohya_projection  copy the text projection untransposed between file and folder, as sd-scripts does; `parts` must have been read so
+    variant           "fp16": an infix in the names of a folder's weight files
+    writes_extra_file       write the unknown tensors of a folder to a separate file
     """
 
     source: Checkpoint | None
@@ -72,11 +71,11 @@ class Output:
     ema: bool = False
     kohya_projection: bool = False
     variant: str = ""
-    keeps_extra: bool = True
+    writes_extra_file: bool = True
 
     @cached_property
     def configs(self) -> dict[str, Mapping[str, Any]]:
-        """Each part's own config; the source's if the weights in memory come from it; else the published one."""
+        """Config by part: of the part's folder, or for weights in memory the source's; else the published one."""
         of_source = self.source.parts if self.source is not None else {}
         published = {name: self.published.config(name) for name in self.parts}
         stored = {name: part if isinstance(part, Part) else of_source.get(name) for name, part in self.parts.items()}
@@ -86,53 +85,58 @@ class Output:
         }
 
     def states(self, files: OpenFiles) -> States:
-        """The lazy tensors of the parts."""
+        """Return the lazy tensors of all parts."""
         return {name: part_state(part, self.configs[name], files) for name, part in self.parts.items()}
 
     def sizes(self) -> dict[str, str]:
-        """`other_sizes` of the parts, as metadata."""
-        return other_sizes(self.configs, self.published)
+        """Return metadata with the config values that differ from the published ones, as `size_metadata`."""
+        return size_metadata(self.configs, self.published)
 
 
 @dataclass(frozen=True)
 class Model:
-    """A full model to write.
+    """A full model, ready to be written.
 
-    extra   further tensors of the source, by their names in a single file
-    see     called with (name, tensor) of each that is written
+    extra   further tensors of the source by their keys in a single file
+    on_tensor     called with (name, tensor or piece of it) as it is written
+    wrote   called with the bytes of each written tensor
     """
 
     output: Output
     states: States
     files: OpenFiles
     extra: Mapping[str, LazyTensor]
-    see: Callable[[str, torch.Tensor], None] | None = None
+    on_tensor: Callable[[str, torch.Tensor], None] | None = None
     cancel: CancelToken | None = None
     wrote: Wrote | None = None
 
     @classmethod
     def of(cls, output: Output, files: OpenFiles, states: States, dtype: torch.dtype | None, **fields: Any) -> Model:
-        """The model with these tensors, and those of the source that no part has. dtype: of these, where they are weights"""
+        """Build the model with the tensors `states` and the source's tensors that are in no part.
+
+        dtype   for the latter, as in `extra_tensors`
+        """
         facts, source, extra = output.facts, output.source, dict[str, LazyTensor]()
         if source is not None:
             extra = extra_tensors(source, states, files, output.family, dtype, facts.prediction, ema=output.ema)
         return cls(output, states, files, extra, **fields)
 
     def write(self) -> None:
-        """Write it; it appears atomically at its target."""
+        """Write the model, atomically at its target."""
         if ENDINGS[self.output.form]:
             _write_file(self)
         else:
             _write_folder(self)
 
-    def watched(self, tensors: Mapping[str, LazyTensor], prefix: str = "") -> dict[str, LazyTensor]:
-        if self.see is None:
+    def observed(self, tensors: Mapping[str, LazyTensor], prefix: str = "") -> dict[str, LazyTensor]:
+        """Return the lazy tensors, with `on_tensor` called as they are read with `prefix` before their names."""
+        if self.on_tensor is None:
             return dict(tensors)
-        return {name: tensor.watched(partial(self.see, prefix + name)) for name, tensor in tensors.items()}
+        return {name: tensor.observed(partial(self.on_tensor, prefix + name)) for name, tensor in tensors.items()}
 
 
 def form_of(source: Path | str) -> Form:
-    """The format of a model, for an empty `save_model_as`."""
+    """Return the format of a model on disk, which a saved model gets if `save_model_as` is empty."""
     source = Path(source)
     if not source.is_dir():
         return "safetensors" if sniff(source) == "safetensors" else "ckpt"
@@ -154,15 +158,15 @@ def write_model(
     facts: ModelFacts | None = None,
     kohya_projection: bool = False,
 ) -> list[Problem]:
-    """Write a model; it appears atomically at `target`. Returns advice.
+    """Write a trained model, atomically at `target`. Return advice.
 
-    parts    "unet", "text_encoder" ... -> tensors by the module's names, on any device. Leave out parts that were not
-             trained: they are then copied from `source` as stored there
-    source   the model that was trained. Also provides a file's unknown keys, epoch and step, and a folder's configs,
-             tokenizers and scheduler
+    parts    {"unet", "text_encoder" ...: tensors by the module's names on any device, or a part on disk}; parts that are left out
+             are copied from `source` as stored there
+    source   the model that was trained; also provides a file's unknown keys, epoch and step, and a folder's configs, tokenizers and
+             scheduler
     vae      a file or folder whose VAE replaces the source's
-    dtype    of all weights; None keeps them as in memory, or as stored
-    kohya_projection   SDXL's text projection was read as in sd-scripts, and is written back that way
+    dtype    of all weights; None keeps them as in memory or as stored
+    kohya_projection   SDXL's text projection was read untransposed, as in sd-scripts, and is written back so
     Raises ProblemsError for NaN or infinite weights, and for a target that cannot be used.
     """
     target, source = Path(target), Path(source) if source is not None else None
@@ -172,10 +176,12 @@ def write_model(
     chosen = _chosen_parts(parts, opened, vae, published, target)
     kohya = kohya_projection and source is not None and source.is_file()
     facts = facts or ModelFacts()
-    output = Output(opened, target, chosen, family, form, published, facts, kohya_projection=kohya, keeps_extra=False)
+    output = Output(
+        opened, target, chosen, family, form, published, facts, kohya_projection=kohya, writes_extra_file=False
+    )
     with OpenFiles() as files:
         states = output.states(files)
-        sizes = sizes_beyond(states, dtype, set(parts))
+        sizes = largest_values(states, dtype, set(parts))
         refuse_not_finite(not_finite_names(sizes), target)
         dtype, advice = fitting_type(sizes, dtype, target)
         Model.of(output, files, cast_states(states, dtype), dtype).write()
@@ -186,7 +192,7 @@ def write_model(
 
 
 def _refuse_target(target: Path, source: Path | None, form: Form) -> None:
-    """Raise ProblemsError for the base model as target, and for a folder that contains anything but a model."""
+    """Raise ProblemsError if `target` is the base model, a file where a folder is written (or reverse), or a folder of other files."""
     if source is not None and target.exists() and source.exists() and target.samefile(source):
         what = "The output would overwrite the base model"
         raise ProblemsError.one(what, str(target), "choose another output name or folder", "saving.over-base-model")
@@ -206,7 +212,7 @@ def _chosen_parts(
     published: Published,
     target: Path,
 ) -> dict[str, Mapping[str, torch.Tensor] | Part]:
-    """Every part of the family: from `parts`, else the source's."""
+    """Return every part of the family: from `parts`, else the VAE of `vae`, else the source's. Raises ProblemsError if one is missing."""
     chosen: dict[str, Mapping[str, torch.Tensor] | Part] = {**(source.parts if source is not None else {}), **parts}
     if vae is not None and "vae" not in parts:
         chosen["vae"] = open_vae(vae)
@@ -221,8 +227,10 @@ def _chosen_parts(
 def part_state(
     part: Mapping[str, torch.Tensor] | Part, config: Mapping[str, Any], files: OpenFiles
 ) -> dict[str, LazyTensor]:
-    """A part's tensors by the names of core.formats.models.checkpoint, without `position_ids` and without a text encoder's
-    layers from num_hidden_layers of its config on."""
+    """Return a part's lazy tensors by the names of `Part.locations`.
+
+    Without position_ids, and without a text encoder's layers beyond `num_hidden_layers` of its config.
+    """
     if isinstance(part, Part):
         state = {name: files.lazy(location) for name, location in part.locations.items()}
     else:
@@ -235,24 +243,25 @@ def part_state(
     }
 
 
-def sizes_beyond(states: States, dtype: torch.dtype | None, always: Collection[str] = ()) -> dict[str, float]:
-    """{"part.tensor": largest absolute value} of each part with a dtype of a larger range than `dtype`, and of the parts in
-    `always`."""
+def largest_values(states: States, dtype: torch.dtype | None, always: Collection[str] = ()) -> dict[str, float]:
+    """Return {"part.tensor": largest absolute value} of the parts that may overflow in `dtype`, and of the parts in `always`."""
     sizes: dict[str, float] = {}
     for name, state in states.items():
         narrower = dtype is not None and any(
             torch.finfo(tensor.dtype).max > torch.finfo(dtype).max for tensor in state.values() if tensor.is_float
         )
         if name in always or narrower:
-            sizes |= {f"{name}.{key}": size for key, size in largest_of(state).items()}
+            sizes |= {f"{name}.{key}": size for key, size in largest_of_lazy(state).items()}
     return sizes
 
 
 def cast_states(states: States, dtype: torch.dtype | None) -> dict[str, dict[str, LazyTensor]]:
+    """Return the lazy tensors in `dtype`; None keeps theirs."""
     return {name: {key: tensor.cast(dtype) for key, tensor in state.items()} for name, state in states.items()}
 
 
 def _refuse_full_disk(target: Path, needed: int) -> None:
+    """Raise ProblemsError if `needed` bytes do not fit on the disk."""
     fix = "free some space, or save as fp16 or bf16, which take half of fp32"
     require_space(target.parent, needed, "Saving the model", fix, reserve=SPARE_BYTES)
 
@@ -260,18 +269,20 @@ def _refuse_full_disk(target: Path, needed: int) -> None:
 # ---- formats ----
 
 
-def one_file(model: Model) -> dict[str, LazyTensor]:
-    """{key: tensor} of all that a single file of the model contains."""
+def single_file_content(model: Model) -> dict[str, LazyTensor]:
+    """Return {key: tensor} of everything in a single file of the model."""
     output, facts = model.output, model.output.facts
     tensors = single_file.file_tensors(model.states, output.family, kohya_projection=output.kohya_projection)
     spare = single_file.spare_layer(tensors, output.family)
     marks = single_file.markers(facts.prediction, facts.zero_terminal_snr)
-    return model.watched(marks | spare | dict(model.extra) | tensors)
+    return model.observed(marks | spare | dict(model.extra) | tensors)
 
 
-def other_sizes(configs: Mapping[str, Mapping[str, Any]], published: Published) -> dict[str, str]:
-    """Metadata with the sizes of a model that differ from the published ones, such as the starter's, for loading a
-    single file."""
+def size_metadata(configs: Mapping[str, Mapping[str, Any]], published: Published) -> dict[str, str]:
+    """Return metadata with the config values that differ from the published ones, needed to load a single file; {} if none differ.
+
+    configs   {part: config}
+    """
     sizes_by_part = {}
     for name, config in configs.items():
         usual = published.config(name)
@@ -282,9 +293,8 @@ def other_sizes(configs: Mapping[str, Mapping[str, Any]], published: Published) 
 
 
 def _write_file(model: Model) -> None:
-    """Write a .safetensors, or a .ckpt of {"state_dict", "epoch", "global_step"}, plain: torch.load(weights_only=True)
-    reads it."""
-    output, facts, tensors = model.output, model.output.facts, one_file(model)
+    """Write a .safetensors, or a .ckpt of {"state_dict", "epoch", "global_step"} that torch.load(weights_only=True) reads."""
+    output, facts, tensors = model.output, model.output.facts, single_file_content(model)
     _refuse_full_disk(output.target, file_bytes(tensors))
     with atomic.open_atomic(output.target) as temporary:
         if output.form == "safetensors":
@@ -302,17 +312,19 @@ def _write_file(model: Model) -> None:
 
 
 def _integer(text: str | None) -> int:
+    """Parse an integer of the metadata; 0 if it is missing or not an integer."""
     return int(text) if text is not None and text.lstrip("-").isdigit() else 0
 
 
 def _write_folder(model: Model) -> None:
+    """Write a diffusers folder with all parts, extra tensors, tokenizers and scheduler, atomically."""
     output, facts, published = model.output, model.output.facts, model.output.published
     configs, kinds = output.configs, {name: published.kind(name) for name in model.states}
     content = {
-        name: model.watched(kinds[name].in_folder(configs[name], state), f"{name}.")
+        name: model.observed(kinds[name].in_folder(configs[name], state), f"{name}.")
         for name, state in model.states.items()
     }
-    extra = model.watched(model.extra) if output.keeps_extra else {}
+    extra = model.observed(model.extra) if output.writes_extra_file else {}
     _refuse_full_disk(output.target, sum(file_bytes(tensors) for tensors in (*content.values(), extra)))
     with atomic.folder_atomic(output.target) as temporary:
         for name, tensors in content.items():
@@ -327,7 +339,7 @@ def _write_folder(model: Model) -> None:
                 cancel=model.cancel,
                 wrote=model.wrote,
             )
-        if output.keeps_extra:
+        if output.writes_extra_file:
             write_safetensors(temporary / EXTRA_FILE, extra, facts.metadata, model.cancel, model.wrote)
         inpainting = configs[published.denoiser].get("in_channels") == INPAINTING_CHANNELS
         source = output.source.path if output.source is not None else None

@@ -1,1 +1,1 @@
-"""ONNX models: checked before a library opens them, and run in a separate process."""
+"""ONNX models: files are checked before a library opens them, and run in a separate process."""

@@ -1,8 +1,7 @@
-"""Checks an ONNX file before a library opens it: whether it is complete, which other files have its weights, and the
-sizes of its input and output.
+"""Checks an ONNX file before a library opens it: completeness, external weight files, shapes of inputs and outputs.
 
-Protocol buffers: each field is a number, a kind and a value; only the fields on the path to tensors are followed
-(github.com/onnx/onnx, onnx.proto). Weights are skipped, so that a file of a gigabyte takes milliseconds.
+The protobuf messages are walked without a schema, only along the fields that lead to tensors (github.com/onnx/onnx, onnx.proto).
+Weights are skipped, so a file of a gigabyte takes milliseconds.
 """
 
 import mmap
@@ -38,10 +37,11 @@ AGAIN = "download it again"
 
 
 def check_onnx(path: Path, about: str = "tagger") -> dict[str, list[int]]:
-    """The shapes of its outputs by their names: 0 is an open dimension, [] an unknown shape.
+    """Check an ONNX file and return {output name: shape}. 0 is an open dimension, [] an unknown shape.
 
-    Raises ProblemsError for a file that is damaged, incomplete or too large, that needs too many images at once, or
-    that reads files outside its folder. about: prefix of the problems' codes
+    about   first part of the problem codes ("tagger.bad-model")
+    Raises ProblemsError if the file is damaged, incomplete or too large, has a fixed batch size above MAX_BATCH, or reads weights outside
+    its folder.
     """
     size = check_regular(path).st_size
     if size > MAX_BYTES:
@@ -53,7 +53,7 @@ def check_onnx(path: Path, about: str = "tagger") -> dict[str, list[int]]:
             raise _error(about, path, "is a web page or a Git LFS pointer, not a model", "download the file itself")
         try:
             protobuf = _Protobuf(data)
-            locations = set(protobuf.external(0, size, "model", 0))
+            locations = set(protobuf.external_locations(0, size, "model", 0))
             shapes = [*_Protobuf(data).shapes(size)]
         except (ValueError, IndexError) as error:
             raise _error(about, path, f"is incomplete or damaged ({error})") from error
@@ -71,7 +71,7 @@ def check_onnx(path: Path, about: str = "tagger") -> dict[str, list[int]]:
 
 
 def onnx_property(path: Path, name: str) -> str:
-    """A text of a checked file's metadata; "" without it."""
+    """Return the value of `name` in the model's metadata (metadata_props), or "". The file must have passed `check_onnx`."""
     with open_regular(path) as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
         protobuf = _Protobuf(data)
         pairs = dict(protobuf.entry(*span, MAX_PROPERTY) for span in protobuf.spans(0, len(data), (14,)))
@@ -79,7 +79,10 @@ def onnx_property(path: Path, name: str) -> str:
 
 
 def batch_too_large(shape: Sequence[int]) -> str:
-    """Why an input shape cannot be a batch of images; "" if it can. 0 is an open dimension."""
+    """Return why a 4-dimensional input shape is too large a batch of images, as a clause for a message; "" if it is fine.
+
+    0 is an open dimension. Shapes with another number of dimensions are fine.
+    """
     size = 4 * prod(max(1, number) for number in shape)
     if len(shape) != 4 or (shape[0] <= MAX_BATCH and size <= MAX_INPUT):
         return ""
@@ -89,13 +92,17 @@ def batch_too_large(shape: Sequence[int]) -> str:
 
 
 def outputs_too_many(shape: Sequence[int]) -> str:
-    """Why an output shape cannot be the scores of a batch; "" if it can."""
+    """Return why a shape [batch, scores] has too many scores, as a clause for a message; "" if it is fine."""
     many = len(shape) == 2 and shape[1] > MAX_OUTPUTS
     return f"has {shape[1]:,} outputs, more than {MAX_OUTPUTS:,}" if many else ""
 
 
 def _size_of(about: str, location: str, path: Path) -> int:
-    """The size of a file with external weights. Raises ProblemsError if it is missing or outside the model's folder."""
+    """Return the size in bytes of a file with external weights. Raises ProblemsError if it is missing or outside the model's folder.
+
+    location   path relative to the model's folder, as stored in the model
+    path       the model's file
+    """
     inside = PurePosixPath(location.replace("\\", "/"))
     folder = os.path.realpath(path.parent)
     real = os.path.realpath(path.parent / location) if "\0" not in location else ""
@@ -108,13 +115,16 @@ def _size_of(about: str, location: str, path: Path) -> int:
 
 
 class _Protobuf:
-    """Reads the protobuf messages of an ONNX file. Raises ValueError for a damaged or too deeply nested one."""
+    """Reads the protobuf messages of an ONNX file; positions are byte offsets. Raises ValueError for damaged or too deeply nested data."""
 
     def __init__(self, data: mmap.mmap):
         self.data, self.count, self.nodes = data, 0, 0
 
-    def external(self, start: int, end: int, message: str, depth: int) -> Iterator[str]:
-        """The locations of external weights within one message."""
+    def external_locations(self, start: int, end: int, message: str, depth: int) -> Iterator[str]:
+        """Yield the locations of external weight files in the message between bytes `start` and `end`; counts the nodes it passes.
+
+        message   a key of MESSAGE_FIELDS
+        """
         if depth > MAX_DEPTH:
             raise ValueError("it is nested too deeply")
         fields = MESSAGE_FIELDS[message]
@@ -126,10 +136,10 @@ class _Protobuf:
                     yield value
             elif inside:
                 self.nodes += inside == "node"
-                yield from self.external(begin, stop, inside, depth + 1)
+                yield from self.external_locations(begin, stop, inside, depth + 1)
 
     def shapes(self, size: int) -> Iterator[tuple[bool, bytes, list[int]]]:
-        """(whether it is an input, name, shape) of the inputs and outputs; 0 is an open dimension."""
+        """Yield (is an input, name, shape) of each input and output of the graph; 0 is an open dimension. `size`: bytes of the file."""
         inputs = {self.name(*span): self.shape(*span) for span in self.spans(0, size, (7, 11))}
         for start, end in self.spans(0, size, (7, 5, 8)):  # old files list their weights as inputs too
             inputs.pop(self.data[start : min(end, start + MAX_TEXT)], None)
@@ -137,20 +147,21 @@ class _Protobuf:
         yield from ((False, self.name(*span), self.shape(*span)) for span in self.spans(0, size, (7, 12)))
 
     def entry(self, start: int, end: int, most: int = MAX_TEXT) -> tuple[bytes, str]:
-        """Key and value of a pair of texts, each of `most` bytes."""
+        """Return (key, value) of a key-value message, each cut to `most` bytes."""
         texts = {field: self.data[a : min(b, a + most)] for field, a, b in self.messages(start, end)}
         return texts.get(1, b""), texts.get(2, b"").decode("utf-8", "replace")
 
     def name(self, start: int, end: int) -> bytes:
+        """Return the name of an input or output (ValueInfoProto)."""
         return b"".join(self.data[first : min(stop, first + MAX_TEXT)] for first, stop in self.spans(start, end, (1,)))
 
     def shape(self, start: int, end: int) -> list[int]:
-        """The shape of an input or output (ValueInfoProto); 0 for open and negative dimensions."""
+        """Return the shape of an input or output (ValueInfoProto); 0 for an open or negative dimension."""
         sides = [self.numbers(*span).get(1, 0) for span in self.spans(start, end, (2, 1, 2, 1))]
         return [side if side < 1 << 63 else 0 for side in sides]
 
     def spans(self, start: int, end: int, fields: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """(start, end) of each message at a path of field numbers, the outermost first."""
+        """Yield (start, end) of every message that is reached by following the field numbers `fields`, outermost first."""
         if not fields:
             yield start, end
             return
@@ -159,15 +170,15 @@ class _Protobuf:
                 yield from self.spans(begin, stop, fields[1:])
 
     def messages(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """(field, start, end) of the fields with a length; others are skipped."""
+        """Yield (field number, start, end) of the length-delimited fields: messages, texts and bytes."""
         return ((field, begin, stop) for field, kind, begin, stop in self.parts(start, end) if kind == 2)
 
     def numbers(self, start: int, end: int) -> dict[int, int]:
-        """The integers by their fields."""
+        """Return {field number: value} of the varint fields."""
         return {field: value for field, kind, value, _ in self.parts(start, end) if kind == 0}
 
     def parts(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-        """(field, kind, start or number, end) of everything in a message."""
+        """Yield (field number, wire type, start, end) of each field in a message; for a varint, the second last is its value."""
         at = start
         while at < end:
             self.count += 1
@@ -190,7 +201,7 @@ class _Protobuf:
             raise ValueError("it ends in the middle of a value")
 
     def number(self, at: int, end: int) -> tuple[int, int]:
-        """(the varint at a position, the position after it)."""
+        """Read the varint at byte `at`; return (value, position after it)."""
         value = shift = 0
         while at < end and shift < 70:
             byte = self.data[at]
@@ -202,4 +213,5 @@ class _Protobuf:
 
 
 def _error(about: str, path: Path, why: str, fix: str = AGAIN) -> ProblemsError:
+    """Return the error that the model `why`, a clause such as "is empty"."""
     return ProblemsError.one(f"The model {path.name} {why}", str(path), fix, f"{about}.bad-model")

@@ -1,4 +1,4 @@
-"""The parent's side of an ONNX model in a separate process (`runner.py`)."""
+"""Runs an ONNX model in a separate process: the calling side, which starts `runner.py` and exchanges batches with it."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -22,14 +22,17 @@ Refused = Callable[[str, str], ProblemsError]  # (why, end of its code: "model" 
 
 
 class ModelGone(ProblemsError):
-    """The process of a model has ended, or was stopped because it did not answer."""
+    """Raised when the process of a model has crashed, or was stopped because it did not answer."""
 
 
 class ModelProcess:
-    """A loaded model. Its process is stopped if an answer takes longer than `_seconds` per image.
+    """An ONNX model loaded in a separate process, which is stopped if an answer takes too long.
 
-    providers   of onnxruntime in the order of preference; `provider` is the one in use
-    inputs      [name, type, shape] of each       outputs   their names        tags   a text in its metadata
+    providers   onnxruntime's execution providers in order of preference; `provider` is the one in use
+    device      of the job, such as "cuda:1"
+    inputs      [name, type, shape] of each input      outputs   names of the outputs
+    tags        the entry "tags" of the model's metadata; "" without one
+    refused     builds the ProblemsError from (reason, last part of its code)
     """
 
     def __init__(self, model: Path, providers: Sequence[str], device: str, cancel: CancelToken, refused: Refused):
@@ -58,8 +61,10 @@ class ModelProcess:
         self._folder.close()
 
     def allocate_batches(self, images: int, shape: Sequence[int]) -> None:
-        """Allocate the shared file for batches of `images` images of this shape, in full: a disk that fills up later would
-        crash this process. Raises ProblemsError."""
+        """Allocate the shared file for batches of `images` images of `shape`. Raises ProblemsError if it does not fit on the disk.
+
+        The file is written in full, because a disk that fills up later would crash this process.
+        """
         kind = np.float16 if self.inputs[0][1] == "tensor(float16)" else np.float32
         image: np.ndarray = np.zeros(shape, kind)
         self._images = None
@@ -73,7 +78,12 @@ class ModelProcess:
         self._images = np.memmap(file, image.dtype, "r+", shape=(images, *shape))
 
     def run(self, images: Sequence[np.ndarray], batch: int, outputs: Sequence[str]) -> list[tuple[str, list[int]]]:
-        """Run prepared images, padded to `batch` with the last one. Returns dtype and shape of each of the outputs."""
+        """Run the model on preprocessed images, repeating the last one up to `batch`; return (dtype, shape) of each requested output.
+
+        images    of the shape given to `allocate_batches`, at most `batch`
+        outputs   names of the outputs; `values` reads their numbers
+        Raises ProblemsError, or ModelGone if the process crashed or hung.
+        """
         assert self._images is not None
         np.stack(images, out=self._images[: len(images)], casting="same_kind")
         self._images[len(images) : batch] = self._images[len(images) - 1]
@@ -83,13 +93,16 @@ class ModelProcess:
         return [(dtype, shape) for dtype, shape in answer["outputs"]]
 
     def values(self, number: int = 0) -> np.ndarray:
-        """The floats last returned by one of the requested outputs. number: its index among them"""
+        """Read one output of the last `run`, if it has floating-point numbers. `number` is its index among the requested outputs."""
         values: np.ndarray = np.load(self._path / VALUES.format(number), allow_pickle=False)
         return values
 
     def _ask(self, question: dict[str, Any], fails: str, seconds: float) -> dict[str, Any]:
-        """The answer of the process. fails: begins the message about an error. Raises ProblemsError, or ModelGone if the
-        process crashed or hung."""
+        """Send a request to the process and return its answer. Raises ProblemsError, or ModelGone if the process crashed or hung.
+
+        fails     begins the message about an error
+        seconds   time limit for the answer
+        """
         answer = self._worker.ask(question, seconds, self._cancel)
         if isinstance(answer, Gone):
             why = f"gave no answer within {seconds:.0f} seconds" if answer.hung else f"crashed ({answer.exit_text})"
@@ -99,8 +112,8 @@ class ModelProcess:
         return answer
 
 
-class OfProcess:
-    """A user of a model process, as a context manager that stops it."""
+class UsesModelProcess:
+    """Base of classes that own a model process in `_model`: a context manager that stops the process."""
 
     _model: ModelProcess
 

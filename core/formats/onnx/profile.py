@@ -1,4 +1,4 @@
-"""Profiles of ONNX models: JSON files by users with the properties that a model's file does not contain."""
+"""Profiles of ONNX models: JSON files in which users state properties that the model's file does not contain."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +13,10 @@ Profile = TypeVar("Profile", bound=BaseModel)
 
 
 def read_profile(path: Path, form: type[Profile], fix: str, code: str) -> Profile:
-    """The profile in a file, validated by `form`. Raises ProblemsError with all its errors."""
+    """Read a profile and validate it with the pydantic model `form`. Raises ProblemsError with all errors in the file.
+
+    fix, code   fix and code of these problems
+    """
     values = read_json_object(path, fix, max_bytes=100_000)
     try:
         return form.model_validate(values)

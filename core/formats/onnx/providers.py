@@ -18,8 +18,10 @@ PROVIDERS = {
 
 
 def onnxruntime(providers: Sequence[str] = ()) -> Any:
-    """Import the library; with torch if one of the providers uses a GPU, since torch's package has the CUDA libraries of both.
-    Raises ProblemsError if it does not load."""
+    """Import onnxruntime and return the module. Raises ProblemsError if it does not load.
+
+    If a provider in `providers` is CUDA or ROCm, torch is imported too: its package has the CUDA libraries that both use.
+    """
     try:
         import onnxruntime as library
 
@@ -32,10 +34,13 @@ def onnxruntime(providers: Sequence[str] = ()) -> Any:
 
 
 def providers_for(provider: str, device: str, available: Sequence[str], where: str = "tag.provider") -> list[str]:
-    """Execution providers in the order of preference, the CPU last. Raises ProblemsError for one that is not installed.
+    """Return the execution providers to use in order of preference, the CPU last.
 
-    device   of the job ("cuda:1"): automatic uses CUDA and ROCm only if torch has a GPU
-    where    the setting
+    provider    a key of PROVIDERS, or "auto", which uses CUDA and ROCm only if `device` is a GPU of torch
+    device      of the job, such as "cuda:1"
+    available   providers of the installed onnxruntime
+    where       the setting named in the problem
+    Raises ProblemsError if the provider is not installed.
     """
     names = PROVIDERS if provider == "auto" else {provider: PROVIDERS[provider]}
     on_gpu = device.startswith("cuda")
@@ -49,6 +54,7 @@ def providers_for(provider: str, device: str, available: Sequence[str], where: s
 
 
 def with_options(names: Sequence[str], device: str) -> list[Any]:
+    """Return the execution providers for onnxruntime, as names or (name, options), on the GPU of `device` ("cuda:1")."""
     number = device.partition(":")[2] or "0"
     of_gpu = (*PROVIDERS["cuda"], *PROVIDERS["rocm"], *PROVIDERS["directml"])
     # FP16, OpenVINO's default on a GPU, gives wrong scores
@@ -57,4 +63,5 @@ def with_options(names: Sequence[str], device: str) -> list[Any]:
 
 
 def provider_title(provider: str) -> str:
+    """Return the provider's name without "ExecutionProvider": "CUDA"."""
     return provider.removesuffix("ExecutionProvider")

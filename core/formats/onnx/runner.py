@@ -1,7 +1,7 @@
-"""The process that runs an ONNX model: an untrusted file may loop forever, or crash the library.
+"""The separate process that runs an ONNX model, since an untrusted file may loop forever or crash the library.
 
-It opens the file first, then computes one batch after the other. The images are in a file that both processes map;
-outputs are written to others.
+The model is opened first, then batches are computed one by one. Input images are in a file that both processes map; each output is
+written to a file of its own.
 """
 
 import sys
@@ -18,20 +18,21 @@ IMAGES, VALUES = "images.bin", "values-{}.npy"  # a file for each output
 
 
 class Runner:
-    """Answers {"open"} and {"run"} requests; failures are answered as {"error"}."""
+    """Answers the requests {"open": arguments} and {"run": arguments}; a failure is answered with {"error": message}."""
 
     def __init__(self, folder: Path):
         self._folder = folder
         self._session: Any = None
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answer one request: {"open": arguments of `_open`} or {"run": arguments of `_run`}."""
         try:
             return self._open(**request["open"]) if "open" in request else self._run(**request["run"])
         except Exception as error:  # onnxruntime has an exception class for each status
             return {"error": (str(error).strip().splitlines() or [type(error).__name__])[0][:300]}
 
     def _open(self, model: str, providers: list[str], device: str, threads: int) -> dict[str, Any]:
-        """The model's inputs and outputs: name, type and shape of each; and its provider."""
+        """Load the model. Returns its inputs (name, type, shape), output names, "tags" metadata, providers and number of threads."""
         library = onnxruntime(providers)
         options = library.SessionOptions()
         options.intra_op_num_threads = threads
@@ -47,6 +48,7 @@ class Runner:
         }
 
     def _run(self, name: str, outputs: list[str], dtype: str, shape: list[int]) -> dict[str, Any]:
+        """Run the batch in the shared file, write each float output to a file, and return {"outputs": [[dtype, shape]]}."""
         batch = np.asarray(np.memmap(self._folder / IMAGES, dtype, "r", shape=tuple(shape)))
         facts, size = [], 0
         for number, output in enumerate(self._session.run(outputs, {name: batch})):

@@ -1,5 +1,7 @@
-"""Reads and writes large files in large chunks, bypassing the system's file cache if possible: a model is read once, and
-filling the cache costs more time than the rest of the work."""
+"""Reads and writes large files in large chunks, bypassing the system's file cache if possible.
+
+A model is read once, and filling the cache costs more time than the rest of the work.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,14 @@ SAMPLES = 16  # of a file, to see whether the cache has it
 
 
 class Buffers:
-    """A pool of buffers: allocating memory takes several times as long as copying into it."""
+    """A pool of uint8 buffers of `size` bytes, reused because allocating one takes several times as long as copying into it."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self._free: list[torch.Tensor] = []
 
     def take(self, size: int = 0) -> torch.Tensor:
-        """A uint8 tensor of at least this many bytes, aligned to BLOCK_BYTES."""
+        """Return a uint8 tensor of at least `size` bytes (and of the pool's size), whose address is a multiple of BLOCK_BYTES."""
         with suppress(IndexError):
             if size <= self.size:
                 return self._free.pop()
@@ -35,12 +37,13 @@ class Buffers:
         return raw[-raw.data_ptr() % BLOCK_BYTES :][: max(size, self.size)]
 
     def give(self, buffer: torch.Tensor) -> None:
+        """Return a buffer to the pool; larger ones are dropped."""
         if len(buffer) == self.size:
             self._free.append(buffer)
 
     @contextmanager
-    def one(self, size: int) -> Iterator[torch.Tensor]:
-        """A context with a buffer of at least this many bytes, returned to the pool afterwards."""
+    def borrowed(self, size: int) -> Iterator[torch.Tensor]:
+        """Context manager: a buffer of at least `size` bytes, returned to the pool at the end."""
         buffer = self.take(size)
         try:
             yield buffer
@@ -49,8 +52,7 @@ class Buffers:
 
 
 class ChunkedFile:
-    """A new file of known size. Bytes are put in any order, by any threads; a chunk is written as soon as it is
-    complete."""
+    """A new file of `size` bytes that any threads fill in any order; each chunk of CHUNK_BYTES is written once it is complete."""
 
     def __init__(self, path: Path, size: int) -> None:
         self.size = size
@@ -70,7 +72,7 @@ class ChunkedFile:
                 self._handle.truncate(self.size)  # the last block was written whole
 
     def put(self, offset: int, content: torch.Tensor) -> None:
-        """Write `content` (uint8, flat) at this offset."""
+        """Add the bytes `content` (uint8, [N]) at byte `offset`."""
         while len(content):
             number, within = divmod(offset, CHUNK_BYTES)
             part = content[: CHUNK_BYTES - within]
@@ -91,6 +93,7 @@ class ChunkedFile:
             offset, content = offset + len(part), content[len(part) :]
 
     def _write(self, content: memoryview, offset: int) -> None:
+        """Write all bytes of `content` at `offset`, through the cache if direct I/O fails."""
         direct = self._direct
         while content:
             try:
@@ -102,6 +105,7 @@ class ChunkedFile:
             content, offset = content[count:], offset + count
 
     def _write_at(self, content: memoryview, offset: int) -> int:
+        """Write at `offset`; return the number of bytes written, which may be fewer than given."""
         if hasattr(os, "pwrite"):
             return os.pwrite(self._handle.fileno(), content, offset)
         with self._seek_lock:
@@ -110,12 +114,12 @@ class ChunkedFile:
 
 
 def _blocks(size: int) -> int:
-    """The size rounded up to whole blocks."""
+    """Return `size` rounded up to a multiple of BLOCK_BYTES."""
     return size + -size % BLOCK_BYTES
 
 
 def bypass_cache(handle: Any) -> bool:
-    """Let this open file be read and written past the cache; False if the system or the drive cannot."""
+    """Open the file for direct I/O (O_DIRECT). Return False if the system or the drive cannot."""
     try:
         import fcntl
 
@@ -126,7 +130,10 @@ def bypass_cache(handle: Any) -> bool:
 
 
 def use_cache_after(error: OSError, handle: Any, direct: bool) -> None:
-    """Switch back to the file cache after an error from a drive with larger blocks; raise any other error."""
+    """After EINVAL in direct I/O (the drive's blocks are larger), switch `handle` back to the file cache; raise any other error.
+
+    direct   whether the failed read or write used direct I/O
+    """
     if error.errno != errno.EINVAL or not direct:
         raise error
     import fcntl
@@ -135,7 +142,7 @@ def use_cache_after(error: OSError, handle: Any, direct: bool) -> None:
 
 
 def is_cached(handle: Any) -> bool:
-    """Whether the cache has most of a file, so that reading from it is faster. True if the system cannot tell."""
+    """Return whether the file cache holds most of a file, so that reading through it is faster; True if the system cannot tell."""
     if not hasattr(os, "RWF_NOWAIT"):
         return True
     number, hits = handle.fileno(), 0

@@ -1,4 +1,4 @@
-"""One tensor of a model file, from its header."""
+"""One tensor of a model file as its header lists it: dtype, shape, byte range."""
 
 from dataclasses import dataclass
 
@@ -28,7 +28,11 @@ FLOATS = {safe for safe, name in TORCH_NAMES.items() if "float" in name}
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One tensor of a file, from byte `start` to `stop`; `strides` (in elements) only if not row-major."""
+    """A tensor stored in bytes `start` to `stop` (exclusive) of a file.
+
+    dtype    safetensors' name: "F16"
+    strides  in elements; None for a contiguous (row-major) tensor
+    """
 
     dtype: str
     shape: tuple[int, ...]
@@ -37,5 +41,5 @@ class TensorEntry:
     strides: tuple[int, ...] | None = None
 
     def side(self, axis: int) -> int:
-        """The length of an axis; 0 if there is none."""
+        """Return the size of dimension `axis`; 0 if the tensor does not have it."""
         return self.shape[axis] if -len(self.shape) <= axis < len(self.shape) else 0

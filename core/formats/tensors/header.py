@@ -1,4 +1,4 @@
-"""The content of a model file from its header: names, dtypes, shapes and byte ranges of its tensors."""
+"""Reads the header of a model file: names, dtypes, shapes and byte ranges of its tensors, and its metadata."""
 
 import json
 import os
@@ -36,8 +36,10 @@ MOST_USUAL_BYTES = 4_000_000  # of a listing in that form: 20,000 tensors take 3
 
 
 def sniff(path: Path | str) -> str:
-    """The format by the first bytes, ignoring the name: safetensors, zip, pickle, empty, page, pointer or unknown. Raises
-    ProblemsError for a file that cannot be opened."""
+    """Return the format by the first bytes: "safetensors", "zip", "pickle", or a key of NOT_A_MODEL: "empty", "page", "pointer", "unknown".
+
+    The file's name plays no role. Raises ProblemsError for a file that cannot be opened.
+    """
     with open_regular(path) as handle:
         first = handle.read(512)
     if not first:
@@ -75,8 +77,11 @@ FORMS = {".safetensors": ("safetensors",)} | dict.fromkeys(
 )
 
 
-def check_form(path: Path, name: str) -> None:
-    """Raise ProblemsError if a file does not have the format of a weights file with this name, or if its header is damaged."""
+def check_format(path: Path, name: str) -> None:
+    """Raise ProblemsError unless a file's format is one that the extension of `name` allows (FORMS) and its header is intact.
+
+    Names with other extensions pass. Of zip and pickle files only the first bytes are read.
+    """
     allowed = FORMS.get(Path(name).suffix.lower())
     if allowed is None:
         return
@@ -89,9 +94,9 @@ def check_form(path: Path, name: str) -> None:
 
 
 def read_header(path: Path | str) -> tuple[dict[str, TensorEntry], dict[str, str]]:
-    """The tensors and metadata of a model file, without reading weights or running anything from it. Raises ProblemsError.
+    """Return (tensors by name, metadata) of a model file without reading weights or running a pickle. Raises ProblemsError.
 
-    For a pickle the metadata are its plain top-level numbers and strings (global_step, epoch ...).
+    The metadata of a pickle are its top-level numbers and strings (global_step, epoch ...) as text.
     """
     path = Path(path)
     size = check_regular(path).st_size
@@ -112,6 +117,7 @@ def read_header(path: Path | str) -> tuple[dict[str, TensorEntry], dict[str, str
 
 
 def _safetensors_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
+    """Return (tensors by name, metadata) of a safetensors file. Raises ProblemsError for a damaged or truncated one."""
     size = os.path.getsize(path)
     with open_regular(path) as handle:
         (length,) = struct.unpack("<Q", handle.read(8))
@@ -123,14 +129,14 @@ def _safetensors_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, s
     if (usual := _usual_listing(path, text, 8 + length)) is not None:
         return usual
     subject = "The file is damaged: its header"
-    listing = parse_json(text, str(path), AGAIN, subject=subject, object_pairs_hook=_each_once)
+    listing = parse_json(text, str(path), AGAIN, subject=subject, object_pairs_hook=_unique_object)
     if not isinstance(listing, dict):
         raise _damaged(path, "its header is not a JSON object")
     metadata = listing.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict):
         raise _damaged(path, "its metadata is not a JSON object")
     try:
-        tensors = {name: _described(entry, 8 + length) for name, entry in listing.items()}
+        tensors = {name: _entry_from_json(entry, 8 + length) for name, entry in listing.items()}
     except ValueError as error:
         raise _damaged(path, str(error)) from error
     except (KeyError, TypeError) as error:
@@ -140,8 +146,11 @@ def _safetensors_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, s
 
 
 def _usual_listing(path: Path, text: bytes, data_start: int) -> tuple[dict[str, TensorEntry], dict[str, str]] | None:
-    """The tensors and metadata of a header in the form that all programs write; None for another form, which may be
-    valid or not."""
+    """Parse a header in the form that all programs write, ten times as fast as JSON; None if it has another form, valid or not.
+
+    data_start   the file offset of the first tensor
+    returns      (tensors by name, metadata)
+    """
     if len(text) > MOST_USUAL_BYTES:
         return None
     try:
@@ -153,7 +162,9 @@ def _usual_listing(path: Path, text: bytes, data_start: int) -> tuple[dict[str, 
     if not listing.startswith("{") or not entries or entries[-1][-1]:
         return None
     try:
-        metadata = parse_json(metadata_text[1], str(path), AGAIN, object_pairs_hook=_each_once) if metadata_text else {}
+        metadata = (
+            parse_json(metadata_text[1], str(path), AGAIN, object_pairs_hook=_unique_object) if metadata_text else {}
+        )
         tensors = {
             name: _entry(dtype, tuple(map(int, shape.split(","))) if shape else (), int(begin), int(end), data_start)
             for name, dtype, shape, begin, end, _ in entries
@@ -166,8 +177,8 @@ def _usual_listing(path: Path, text: bytes, data_start: int) -> tuple[dict[str, 
     return tensors, {key: str(value) for key, value in metadata.items()}
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose names are unique: JSON readers keep one of two equal names, and not all the same one."""
+def _unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build the dict of a JSON object. Raises ValueError for a repeated name, of which JSON readers keep different values."""
     unique = dict(pairs)
     if len(unique) < len(pairs):
         name = Counter(name for name, _ in pairs).most_common(1)[0][0]
@@ -175,16 +186,22 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return unique
 
 
-def _described(described: Any, data_start: int) -> TensorEntry:
-    """One entry of a safetensors header, from JSON. Raises ValueError, KeyError or TypeError."""
-    dtype, shape, (begin, end) = described["dtype"], tuple(described["shape"]), described["data_offsets"]
+def _entry_from_json(entry: Any, data_start: int) -> TensorEntry:
+    """Convert a tensor's JSON object of a safetensors header. Raises ValueError, KeyError or TypeError if it is invalid.
+
+    data_start   the file offset that "data_offsets" count from
+    """
+    dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     if not isinstance(dtype, str) or not all(type(number) is int for number in (*shape, begin, end)):
         raise ValueError("a tensor's entry is invalid")
     return _entry(dtype, shape, begin, end, data_start)
 
 
 def _entry(dtype: str, shape: tuple[int, ...], begin: int, end: int, data_start: int) -> TensorEntry:
-    """A checked entry: its byte count must match dtype and shape. Raises ValueError."""
+    """Return a tensor's entry. Raises ValueError for an unknown dtype, or if the byte count does not match dtype and shape.
+
+    begin, end   byte offsets after `data_start`
+    """
     if dtype not in ITEM_BYTES:
         raise ValueError(f"a tensor has the unknown dtype {dtype[:20]}")
     if len(shape) > MAX_AXES or min((*shape, begin, end)) < 0:
@@ -195,8 +212,7 @@ def _entry(dtype: str, shape: tuple[int, ...], begin: int, end: int, data_start:
 
 
 def _refuse_overlaps(path: Path, tensors: Mapping[str, TensorEntry]) -> None:
-    """Raise ProblemsError for overlapping tensors, which the format forbids: a small file could claim any number of
-    bytes."""
+    """Raise ProblemsError for overlapping byte ranges, with which a small file could claim any number of bytes."""
     before = 0
     for entry in sorted(tensors.values(), key=lambda entry: (entry.start, entry.stop)):
         if entry.start < before and entry.stop > entry.start:
@@ -205,7 +221,7 @@ def _refuse_overlaps(path: Path, tensors: Mapping[str, TensorEntry]) -> None:
 
 
 def _check_entries(path: Path, tensors: Mapping[str, TensorEntry], size: int) -> None:
-    """Checks for every format: bounded sizes, printable names, and no more bytes than the file can have."""
+    """Raise ProblemsError for too many or too large tensors, unprintable names, or byte ranges beyond the file's `size`."""
     if len(tensors) > MAX_TENSORS:
         raise _damaged(path, f"it lists more than {MAX_TENSORS:,} tensors")
     if max(map(len, tensors), default=0) > MAX_NAME or CONTROL.search("".join(tensors)):
@@ -223,23 +239,28 @@ def _check_entries(path: Path, tensors: Mapping[str, TensorEntry], size: int) ->
 
 
 def _damaged(path: Path, why: str) -> ProblemsError:
+    """Return the error that the header is invalid because of `why`."""
     return ProblemsError.one(f"The file's header is invalid: {why}", str(path), AGAIN, code="model.bad-header")
 
 
 def _cut_short(path: Path, promised: int, actual: int) -> ProblemsError:
+    """Return the error that a file has only `actual` of the `promised` bytes."""
     what = f"The file is truncated: {actual:,} of {promised:,} bytes"
     return ProblemsError.one(what, str(path), "download or copy the whole file again", "model.truncated")
 
 
 def header_with(header: bytes, metadata: Mapping[str, str]) -> bytes:
-    """A safetensors header (its JSON alone) with other metadata; entries and offsets of the tensors are unchanged."""
+    """Return a safetensors header (JSON without its length) with `metadata` in place of its own; the tensors' entries stay."""
     listing = json.loads(header)
     listing.pop("__metadata__", None)
     return header_of(listing, metadata)
 
 
 def header_of(listing: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
-    """The JSON of a safetensors header, padded with spaces so that tensors start at a multiple of 8 bytes."""
-    described = ({"__metadata__": dict(metadata)} if metadata else {}) | dict(listing)
-    text = json.dumps(described, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    """Return the JSON of a safetensors header, padded with spaces to a multiple of 8 bytes.
+
+    listing   {tensor name: {"dtype", "shape", "data_offsets"}}
+    """
+    content = ({"__metadata__": dict(metadata)} if metadata else {}) | dict(listing)
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     return text + b" " * (-len(text) % 8)

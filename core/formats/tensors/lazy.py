@@ -1,4 +1,4 @@
-"""Lazy tensors, read from memory or files when they are written, so that no second model is in memory."""
+"""Tensors that are read from memory or files only when they are written, so that memory never holds a second model."""
 
 from __future__ import annotations
 
@@ -21,18 +21,17 @@ TYPE_BYTES = {TORCH_NAMES[name]: size for name, size in ITEM_BYTES.items()}
 
 
 def type_name(dtype: torch.dtype | str) -> str:
-    """torch.float16 -> "float16"."""
+    """Return the name of a dtype: torch.float16 -> "float16". A name is returned as it is."""
     return str(dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor that is not read yet: `fetch(dtype)` returns it on the CPU in that dtype and this shape, contiguous.
-    Torch is imported only then.
+    """A tensor that is not read yet, of known dtype and shape. Torch is imported when it is read.
 
-    type  torch's name of its dtype: "float16"
-    cut   (dtype, numbers) -> its values in order, in flat tensors of that many or of whole rows, each valid until the
-          next one. None: it is read as a whole
+    type   torch's name of the dtype: "float16"
+    fetch  (dtype) -> the tensor in that dtype and in `shape`, on the CPU, contiguous
+    cut    (dtype, n) -> its values in order in flat tensors of n values or whole rows, each valid until the next one; None: only `fetch`
     """
 
     type: str
@@ -58,26 +57,30 @@ class LazyTensor:
         return prod(self.shape) * self.item_bytes
 
     def read(self) -> torch.Tensor:
+        """Read the tensor in its own dtype."""
         return self.fetch(self.dtype)
 
     def pieces(self, dtype: torch.dtype | None = None, numbers: int | None = None) -> Iterator[torch.Tensor]:
-        """The pieces of `cut` or of the whole tensor: a large tensor then stays in the processor's cache from one file
-        to the other."""
+        """Yield the values in order in flat tensors, each valid until the next one.
+
+        dtype     None: its own
+        numbers   values per piece; None: PIECE_BYTES, so that a piece stays in the processor's cache until it is written
+        """
         dtype = dtype or self.dtype
         numbers = numbers or PIECE_BYTES // dtype.itemsize
         return sliced(self.fetch(dtype), numbers) if self.cut is None else self.cut(dtype, numbers)
 
     def cast(self, dtype: torch.dtype | str | None) -> LazyTensor:
-        """The tensor in another dtype, or in that of this name; integers are unchanged, and None changes nothing."""
+        """Return the lazy tensor in another dtype (a dtype or its name). None and integer tensors change nothing."""
         if dtype is None or not self.is_float:
             return self
         return replace(self, type=type_name(dtype))
 
-    def watched(self, see: Callable[[torch.Tensor], None]) -> LazyTensor:
-        """The same tensor; `see` is called with each part that is read."""
+    def observed(self, on_value: Callable[[torch.Tensor], None]) -> LazyTensor:
+        """Return the same lazy tensor, which calls `on_value` with each tensor or piece as it is read."""
 
         def observed(value: torch.Tensor) -> torch.Tensor:
-            see(value)
+            on_value(value)
             return value
 
         cut = self.cut
@@ -88,14 +91,14 @@ class LazyTensor:
         )
 
     def in_shape(self, *shape: int) -> LazyTensor:
-        """The tensor reshaped, with the same number of elements."""
+        """Return the lazy tensor reshaped to the same number of elements."""
         if shape == self.shape:
             return self
         assert prod(shape) == prod(self.shape), f"{self.shape} does not reshape to {shape}"
         return replace(self, shape=shape, fetch=lambda dtype: self.fetch(dtype).reshape(shape))
 
     def transposed(self) -> LazyTensor:
-        """The transpose of a matrix."""
+        """Return the lazy transpose of a matrix."""
         rows, columns = self.shape
         return LazyTensor(self.type, (columns, rows), lambda dtype: self.fetch(dtype).T.contiguous())
 
@@ -103,7 +106,7 @@ class LazyTensor:
 def in_pieces(
     dtype: torch.dtype, shape: tuple[int, ...], cut: Callable[[torch.dtype, int], Iterator[torch.Tensor]]
 ) -> LazyTensor:
-    """A tensor that is computed piece by piece."""
+    """Return a lazy tensor that is computed piece by piece by `cut` (see LazyTensor)."""
     return LazyTensor(
         type_name(dtype),
         shape,
@@ -113,26 +116,26 @@ def in_pieces(
 
 
 def in_memory(tensor: torch.Tensor) -> LazyTensor:
-    """A tensor on any device; it is copied to the CPU when read."""
+    """Return a lazy tensor of one in memory, on any device; reading copies it to the CPU."""
     return LazyTensor(
         type_name(tensor.dtype), tuple(tensor.shape), lambda dtype: tensor.detach().to("cpu", dtype).contiguous()
     )
 
 
 def loaded(tensor: torch.Tensor | StoredTensor) -> torch.Tensor:
-    """The tensor in memory: a stored one is read, any other returned as is."""
+    """Return the tensor in memory: a StoredTensor is read, any other is returned as it is."""
     return tensor.read() if isinstance(tensor, StoredTensor) else tensor
 
 
-def lazily(tensor: torch.Tensor | StoredTensor) -> LazyTensor:
-    """A lazy tensor from one in memory or in a file."""
+def as_lazy(tensor: torch.Tensor | StoredTensor) -> LazyTensor:
+    """Return a lazy tensor of one in memory or in a file."""
     if not isinstance(tensor, StoredTensor):
         return in_memory(tensor)
     return LazyTensor(TORCH_NAMES[tensor.dtype], tensor.shape, lambda dtype: tensor.read().to(dtype).contiguous())
 
 
 def stacked(parts: Sequence[LazyTensor]) -> LazyTensor:
-    """The lazy concatenation along the first axis."""
+    """Return the lazy concatenation of `parts` along the first axis."""
     shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
 
     def fetch(dtype: torch.dtype) -> torch.Tensor:
@@ -142,7 +145,7 @@ def stacked(parts: Sequence[LazyTensor]) -> LazyTensor:
 
 
 class OpenFiles:
-    """Open files for lazy tensors, used by any thread. Close before replacing one of them."""
+    """Model files that stay open for lazy tensors, usable from any thread. Close it before one of the files is replaced."""
 
     def __init__(self) -> None:
         self._open: dict[Path, TensorFile] = {}
@@ -155,12 +158,12 @@ class OpenFiles:
         self.close()
 
     def close(self) -> None:
-        """Close all files; one that is read again is reopened."""
+        """Close all files. A lazy tensor that is read later opens its file again."""
         while self._open:
             self._open.popitem()[1].__exit__()
 
     def lazy(self, location: TensorLocation) -> LazyTensor:
-        """The tensor at a location."""
+        """Return the lazy tensor stored at a location."""
         return LazyTensor(
             TORCH_NAMES[location.entry.dtype],
             location.entry.shape,
@@ -169,6 +172,7 @@ class OpenFiles:
         )
 
     def _file(self, path: Path) -> TensorFile:
+        """Return the open file, opening it at the first use."""
         with self._opens:
             if path not in self._open:
                 self._open[path] = TensorFile(path, once=True)

@@ -1,4 +1,4 @@
-"""A tensor's shape and dtype from its file's header, for checks without torch."""
+"""Shapes and dtypes of tensors without their values, for checks that do not need torch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ WIDER = {"BF16": "F32", "F8_E5M2": "F16"}
 
 @dataclass(frozen=True)
 class Outline:
-    """A tensor's shape and dtype, with the interface of a tensor. dtype: safetensors' name; number: the value of a
-    tensor with one element"""
+    """A tensor's shape and dtype without its values, with part of the interface of torch.Tensor.
+
+    dtype    safetensors' name: "F32"
+    number   the value of a tensor with one element; None for others
+    """
 
     shape: tuple[int, ...]
     dtype: str = "F32"
@@ -36,7 +39,7 @@ class Outline:
         return self.dtype in FLOATS
 
     def reshape(self, first: int, *sides: int) -> Outline:
-        """The outline in another shape. first: -1 for the remaining elements"""
+        """Return the outline in another shape. `first` may be -1, which stands for the remaining elements."""
         return replace(self, shape=(self.numel() // prod(sides) if first == -1 else first, *sides))
 
     def __mul__(self, factor: float) -> Outline:
@@ -52,11 +55,12 @@ class Outline:
 
 @dataclass(frozen=True)
 class StoredTensor(Outline):
-    """An outline whose values are read on demand. fetch: reads them, in their stored shape"""
+    """An outline whose values can be read. `fetch` reads them in the shape they are stored in, `read` in `shape`."""
 
     fetch: Callable[[], torch.Tensor] = field(kw_only=True)
 
     def read(self) -> torch.Tensor:
+        """Read the values, in `shape`."""
         return self.fetch().reshape(self.shape)
 
     def __mul__(self, factor: float) -> StoredTensor:
@@ -65,7 +69,7 @@ class StoredTensor(Outline):
 
 
 def number_of(raw: bytes, dtype: str) -> float:
-    """The first number of these bytes."""
+    """Decode the first number in little-endian bytes. `dtype` is safetensors' name."""
     if dtype == "F8_E4M3":
         return _e4m3(raw[0])
     if dtype in WIDER:  # the upper half of the wider dtype
@@ -74,8 +78,7 @@ def number_of(raw: bytes, dtype: str) -> float:
 
 
 def _e4m3(byte: int) -> float:
-    """The value of a float8_e4m3fn: a sign, 4 bits of exponent with bias 7 and 3 of fraction; all ones are NaN, and
-    there is no infinity."""
+    """Decode a float8_e4m3fn: 1 sign bit, 4 exponent bits (bias 7), 3 fraction bits; no infinity, all ones are NaN."""
     exponent, fraction = byte >> 3 & 15, byte & 7
     size = math.ldexp(8 + fraction, exponent - 10) if exponent else math.ldexp(fraction, -9)
     return math.nan if byte & 127 == 127 else -size if byte & 128 else size

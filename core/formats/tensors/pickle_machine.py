@@ -1,9 +1,9 @@
-"""Reads a pickle without Python's unpickler: opcodes run one at a time, in a loop, within limits.
+"""Reads a pickle without Python's unpickler: runs its opcodes one at a time, within limits.
 
-A pickle is a program. Here it can build dicts, lists, tuples, numbers, strings and references to tensors; every other
-class and function is an inert placeholder. Nothing it names is called, no opcode calls another (nesting uses no stack),
-and memory is bounded by the number of steps and the bytes read: a memo index is a key, not a length. `pickletools`
-knows the opcodes and reads their arguments.
+A pickle is a program. Here it can build dicts, lists, tuples, numbers, strings and references to tensors; every other class and
+function becomes an inert placeholder. Nothing that the pickle names is called, opcodes never recurse, and memory is bounded by the
+number of steps and the bytes read (the memo is a dict, so a large memo index allocates nothing). `pickletools` lists the opcodes and
+reads their arguments.
 """
 
 from collections.abc import Callable
@@ -35,11 +35,11 @@ REBUILD_PARAMETER = ("_rebuild_parameter", "_rebuild_parameter_with_state")
 
 
 class Damaged(ValueError):
-    """The pickle is invalid or exceeds the limits."""
+    """Raised for a pickle that is invalid or exceeds the limits."""
 
 
 class Inert:
-    """A placeholder for an object of an unknown class. It keeps its state and does nothing."""
+    """A placeholder for an object of an unknown class. It holds the object's state and does nothing."""
 
     __slots__ = ("state",)
 
@@ -48,14 +48,14 @@ class Inert:
 
 
 class InertKey:
-    """A placeholder for a key that is neither number nor string: hashing a tuple visits all its items, each time."""
+    """A placeholder for a dict key that is not None, a number, text or bytes; hashing a nested tuple could take very long."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A class or function named in the pickle."""
+    """A class or function that the pickle names by module and name; never imported."""
 
     module: str
     name: str
@@ -63,6 +63,8 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
+    """A storage that the pickle refers to: its key, safetensors' name of the dtype ("" if unknown), number of elements."""
+
     key: str
     dtype: str
     count: int  # elements
@@ -70,6 +72,8 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
+    """A tensor as a view of a storage; offset and strides in elements."""
+
     storage: Storage
     offset: int  # elements
     shape: tuple[int, ...]
@@ -80,9 +84,10 @@ _MARK = object()
 
 
 class Machine:
-    """Reads one pickle from the file's position and leaves the position behind it.
+    """Reads one pickle from the current position of `handle` and leaves the position behind it.
 
-    storages  the storages in it, by key     odd_keys  whether a dict or set has keys that are not numbers or strings
+    max_steps   limit of opcodes and copied items       max_bytes   limit of all strings together
+    storages    the storages in the pickle by key       odd_keys    whether a dict or set has keys other than None, numbers, text, bytes
     """
 
     def __init__(self, handle: BinaryIO, max_steps: int = MAX_STEPS, max_bytes: int = MAX_BYTES) -> None:
@@ -93,8 +98,10 @@ class Machine:
         self.odd_keys = False
 
     def load(self) -> Any:
-        """Run the pickle and return its object. Raises Damaged; for a broken stack or argument also IndexError,
-        ValueError or TypeError."""
+        """Run the pickle and return the object it builds.
+
+        Raises Damaged; also IndexError, ValueError or TypeError for a broken stack or argument.
+        """
         read = self._handle.read
         while True:
             self.spend(1)
@@ -107,7 +114,7 @@ class Machine:
             action(self) if argument is None else action(self, argument(self))
 
     def spend(self, count: int) -> None:
-        """Count an opcode's steps."""
+        """Count `count` steps. Raises Damaged beyond the limit."""
         self._steps -= count
         if self._steps < 0:
             raise Damaged("it has too many opcodes")
@@ -115,6 +122,7 @@ class Machine:
     # ---- what `pickletools` reads arguments from
 
     def read(self, count: int) -> bytes:
+        """Read exactly `count` bytes of an opcode's argument. Raises Damaged at the end of the file or beyond the limit."""
         if count > LONGEST_NUMBER:  # shorter ones are limited by the number of steps
             self._spend_bytes(count)
         data = self._handle.read(count)
@@ -123,6 +131,7 @@ class Machine:
         return data
 
     def readline(self) -> bytes:
+        """Read a line of an opcode's argument. Raises Damaged if it is truncated or too long."""
         data = self._handle.readline(MAX_LINE)
         if data[-1:] != b"\n":
             raise Damaged("a line is truncated or too long")
@@ -140,7 +149,7 @@ class Machine:
         self._stack.append(value)
 
     def push_argument(self, value: Any) -> None:
-        """Push the number, text or bytes that follow an opcode."""
+        """Push the number, text or bytes that an opcode carries. Raises Damaged for a number of more than MAX_BITS."""
         if isinstance(value, int) and value.bit_length() > MAX_BITS:
             raise Damaged("a number is too long")
         if isinstance(value, str) and not value.isascii():
@@ -148,13 +157,14 @@ class Machine:
         self.push(value)
 
     def pop(self) -> Any:
+        """Remove and return the top of the stack. Raises Damaged if it is a mark."""
         value = self._stack.pop()
         if value is _MARK:
             raise Damaged("its stack is broken")
         return value
 
     def pop_mark(self) -> list[Any]:
-        """Remove the last mark and return the items above it."""
+        """Remove the items above the last mark and the mark itself; return the items."""
         stack, index = self._stack, len(self._stack) - 1
         while stack[index] is not _MARK:  # each item was pushed by one opcode and is visited once
             index -= 1
@@ -165,16 +175,19 @@ class Machine:
         return items
 
     def top(self) -> Any:
+        """Return the top of the stack. Raises Damaged if it is a mark."""
         if self._stack[-1] is _MARK:
             raise Damaged("its stack is broken")
         return self._stack[-1]
 
     def remember(self, key: int) -> None:
+        """Store the top of the stack in the memo."""
         if key < 0:
             raise Damaged("its memo is broken")
         self._memo[key] = self.top()
 
     def recall(self, key: int) -> None:
+        """Push a value from the memo. Raises Damaged for an unknown key."""
         if key not in self._memo:
             raise Damaged("its memo is broken")
         self.push(self._memo[key])
@@ -182,7 +195,7 @@ class Machine:
     # ---- objects
 
     def fill(self, items: list[Any]) -> None:
-        """Add alternating keys and values to the dict on top of the stack."""
+        """Add `items`, keys and values in turn, to the dict on top of the stack."""
         target = self.top()
         if isinstance(target, dict):
             for index in range(0, len(items) - 1, 2):
@@ -191,8 +204,7 @@ class Machine:
             raise Damaged("it sets an item of something that is not a dict")
 
     def key(self, value: Any) -> Any:
-        """A value in a form that is safe as a key of a dict: itself if it is None, text, bytes or a number of at most 64 bits;
-        else a stand-in, and `odd_keys` is set."""
+        """Return `value` if it is a safe dict key (None, text, bytes, a number of up to 64 bits), else an InertKey and set `odd_keys`."""
         if value is None or isinstance(value, (str, bytes, float, bool)):
             return value
         # Larger numbers could be chosen to share one hash, and a dict of those takes quadratic time.
@@ -202,6 +214,7 @@ class Machine:
         return InertKey()
 
     def append(self, items: list[Any]) -> None:
+        """Append `items` to the list on top of the stack."""
         target = self.top()
         if isinstance(target, list):
             target += items
@@ -209,13 +222,13 @@ class Machine:
             raise Damaged("it appends to something that is not a list")
 
     def build(self) -> None:
-        """Set the state of an inert object. A dict's state (`_metadata` of a state_dict) is not needed."""
+        """Pop a state and assign it to the inert object below. A dict's state (`_metadata` of a state_dict) is dropped."""
         state = self.pop()
         if isinstance(self.top(), Inert):
             self.top().state = state
 
     def call(self, function: Any, arguments: Any) -> Any:
-        """The result of a known call; an inert object for any other."""
+        """Return the result of a known call (OrderedDict, torch's rebuild functions); an inert object for any other."""
         if not isinstance(function, Named):
             if isinstance(function, Inert):
                 return Inert()
@@ -232,7 +245,7 @@ class Machine:
         return Inert()
 
     def _ordered(self, arguments: tuple) -> dict[Any, Any]:
-        """An OrderedDict: empty, or from the list of pairs that Python 2 wrote."""
+        """Return the dict of an OrderedDict call: empty, or from the list of (key, value) pairs that Python 2 wrote."""
         items: dict[Any, Any] = {}
         pairs = arguments[0] if arguments else ()
         if not isinstance(pairs, (list, tuple)):
@@ -245,8 +258,10 @@ class Machine:
         return items
 
     def persistent(self, note: Any) -> None:
-        """A storage by ("storage", storage class, key, device, element count, [view of another storage: unused since
-        torch 0.4])."""
+        """Push the storage that a persistent id refers to. Raises Damaged if the id is invalid.
+
+        note   ("storage", storage class, key, device, number of elements[, view: unused since torch 0.4])
+        """
         if not isinstance(note, tuple) or not 5 <= len(note) <= 6:
             raise Damaged("it refers to an invalid storage")
         _, kind, key, _, count = note[:5]
@@ -259,10 +274,12 @@ class Machine:
 
 
 def _is_size(value: Any) -> bool:
+    """Return whether `value` is an integer from 0 to MAX_SIDE."""
     return type(value) is int and 0 <= value <= MAX_SIDE
 
 
 def _tensor(arguments: tuple) -> Tensor:
+    """Return the tensor of a call of torch's rebuild function. Raises Damaged for invalid arguments."""
     if len(arguments) < 4:
         raise Damaged("a tensor's entry is invalid")
     storage, offset, shape, strides = arguments[:4]
@@ -282,10 +299,11 @@ def _tuples(*values: Any) -> bool:
 
 
 def _ignore(machine: Machine, argument: int) -> None:
-    """The protocol, or the length of a frame: only a hint for reading ahead."""
+    """Do nothing: the protocol version or the length of a frame."""
 
 
 def _tuple_of(count: int) -> Callable[[Machine], None]:
+    """Return the action of TUPLE1, TUPLE2 or TUPLE3: replace the top `count` items by a tuple of them."""
     if count == 1:
         return lambda machine: machine.push((machine.pop(),))
 
@@ -297,38 +315,44 @@ def _tuple_of(count: int) -> Callable[[Machine], None]:
 
 
 def _dict_of_marked(machine: Machine) -> None:
+    """DICT: replace the keys and values above the mark by a dict of them."""
     items = machine.pop_mark()
     machine.push({})
     machine.fill(items)
 
 
 def _set_item(machine: Machine) -> None:
+    """SETITEM: add the key and value on top of the stack to the dict below."""
     value, key = machine.pop(), machine.pop()
     machine.fill([key, value])
 
 
 def _append_one(machine: Machine) -> None:
+    """APPEND: add the top of the stack to the list below."""
     value = machine.pop()
     machine.append([value])
 
 
 def _add_items(machine: Machine) -> None:
+    """ADDITEMS: drop the items above the mark; unusual ones set `odd_keys` (`Machine.key`)."""
     for item in machine.pop_mark():  # of a set, which contains nothing that is needed
         machine.key(item)
 
 
 def _frozen_set(machine: Machine) -> None:
+    """FROZENSET: replace the items above the mark by an inert object."""
     _add_items(machine)
     machine.push(Inert())
 
 
 def _split_name(argument: str) -> Named:
-    """The class or function named by "module name"."""
+    """Parse "module name" into the class or function it names."""
     module, _, name = argument.partition(" ")
     return Named(module, name)
 
 
 def _stack_name(machine: Machine) -> None:
+    """STACK_GLOBAL: replace module and name on the stack by the class or function they name."""
     name, module = machine.pop(), machine.pop()
     if not isinstance(name, str) or not isinstance(module, str):
         raise Damaged("it refers to an invalid class")
@@ -336,10 +360,12 @@ def _stack_name(machine: Machine) -> None:
 
 
 def _instance(machine: Machine, argument: str) -> None:
+    """INST: call the class "module name" with the items above the mark."""
     machine.push(machine.call(_split_name(argument), tuple(machine.pop_mark())))
 
 
 def _object(machine: Machine) -> None:
+    """OBJ: call the first item above the mark with the others."""
     items = machine.pop_mark()
     if not items:
         raise Damaged("it creates an object without a class")
@@ -347,11 +373,13 @@ def _object(machine: Machine) -> None:
 
 
 def _call(machine: Machine) -> None:
+    """REDUCE and NEWOBJ: replace a function and its arguments by the result of `Machine.call`."""
     arguments, function = machine.pop(), machine.pop()
     machine.push(machine.call(function, arguments))
 
 
 def _call_named(machine: Machine) -> None:
+    """NEWOBJ_EX: as `_call`, ignoring keyword arguments."""
     machine.pop()  # keyword arguments, which none of the known functions takes
     _call(machine)
 

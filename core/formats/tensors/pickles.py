@@ -1,7 +1,7 @@
-"""Reads pickled model files (.ckpt, .pt, .bin) without running anything from them.
+"""Reads pickled model files (.ckpt, .pt, .bin) without running anything in them.
 
-`pickle_machine` reads the pickle, so a hostile file can do nothing, and old checkpoints with training callbacks
-(which `torch.load(weights_only=True)` refuses) can still be read.
+`pickle_machine` reads the pickle, so a hostile file can do nothing, and old checkpoints with training callbacks (which
+`torch.load(weights_only=True)` refuses) can still be read.
 """
 
 import io
@@ -30,8 +30,10 @@ Storages = dict[str, tuple[int, int]]  # storage key -> absolute (start, bytes)
 
 
 def read_pickled_header(path: Path, form: str) -> tuple[dict[str, TensorEntry], dict[str, str]]:
-    """Tensors and plain top-level values of a "zip" (torch 1.6 and later) or legacy "pickle" file. Raises ProblemsError for a
-    damaged one."""
+    """Return (tensors by name, top-level numbers and strings as text) of a pickled model file. Raises ProblemsError if it is damaged.
+
+    form   "zip" (torch 1.6 and later) or "pickle" (before)
+    """
     try:
         _, root, storages = _read_zip(path) if form == "zip" else _read_legacy(path)
         tensors = {name: _entry(tensor, storages) for name, tensor in _named_tensors(_unwrap(root)).items()}
@@ -44,8 +46,10 @@ def read_pickled_header(path: Path, form: str) -> tuple[dict[str, TensorEntry], 
 
 
 def refuse_hostile(path: Path) -> None:
-    """Raise ProblemsError for a `torch.save` file (zip) that is unsafe for `torch.load(weights_only=True)`, which runs
-    no code but trusts sizes. The limits are larger: a training state has entries for each image of its dataset."""
+    """Raise ProblemsError for a `torch.save` file (zip) that is unsafe for `torch.load(weights_only=True)`.
+
+    That runs no code but trusts sizes. The limits are larger than for models: a training state has entries for each image.
+    """
     try:
         machine, _, storages = _read_zip(path, MAX_STATE_STEPS, MAX_STATE_BYTES)
         if machine.odd_keys:
@@ -59,7 +63,7 @@ def refuse_hostile(path: Path) -> None:
 
 
 def load_state_file(path: Path) -> Any:
-    """The content of a `torch.save` file: dicts, lists, numbers and tensors, nothing executable. Raises ProblemsError."""
+    """Load a `torch.save` file of dicts, lists, numbers and tensors onto the CPU; nothing in it is run. Raises ProblemsError."""
     refuse_hostile(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -68,13 +72,14 @@ def load_state_file(path: Path) -> Any:
 
 
 def _damaged(path: Path, error: Exception) -> ProblemsError:
+    """Return the error that a file is damaged, with the cause if it is a known one."""
     why = str(error) if isinstance(error, (Damaged, zipfile.BadZipFile)) else type(error).__name__
     what = f"The file is damaged or is not a model: {why}"
     return ProblemsError.one(what, str(path), AGAIN + "; a .safetensors version is best", "model.damaged")
 
 
 def _read_zip(path: Path, max_steps: int = MAX_STEPS, max_bytes: int = MAX_BYTES) -> tuple[Machine, Any, Storages]:
-    """The machine that read it, the pickled object, and the byte ranges of the storages."""
+    """Return (machine that read the pickle, its object, byte ranges of the storages) of a zip file. Raises ProblemsError or Damaged."""
     with open_regular(path) as handle, open_zip(handle, path, AGAIN) as archive:
         members = {info.filename: info for info in archive.infolist()}
         listing = next((name for name in members if name.endswith("/data.pkl") or name == "data.pkl"), None)
@@ -103,22 +108,24 @@ def _read_zip(path: Path, max_steps: int = MAX_STEPS, max_bytes: int = MAX_BYTES
 
 
 def _member_start(handle: BinaryIO, info: zipfile.ZipInfo) -> int:
-    """Where a stored member's bytes begin: after a 30-byte header, the name, and padding (torch aligns with it)."""
+    """Return the file offset of an uncompressed zip member: after its 30-byte header, name, and padding (which torch aligns with)."""
     handle.seek(info.header_offset + 26)
     name_bytes, extra_bytes = struct.unpack("<HH", handle.read(4))
     return info.header_offset + 30 + name_bytes + extra_bytes
 
 
 def _read_legacy(path: Path) -> tuple[Machine, Any, Storages]:
-    """Read a file of torch < 1.6: magic, protocol, machine, the object, the storages' keys, then each storage as count,
-    bytes."""
+    """Read a file of torch before 1.6; return as `_read_zip`.
+
+    It has five pickles (magic number, protocol, system, the object, storage keys), then each storage as element count and bytes.
+    """
     with open_regular(path) as handle:
         size = handle.seek(0, 2)
         handle.seek(0)
-        if _small(handle) != LEGACY_MAGIC or _small(handle) != LEGACY_PROTOCOL:
+        if _read_small_pickle(handle) != LEGACY_MAGIC or _read_small_pickle(handle) != LEGACY_PROTOCOL:
             fix = "choose a .safetensors, .ckpt or .pt model"
             raise ProblemsError.one("This pickle is not a model", str(path), fix, "model.not-a-model-pickle")
-        _small(handle)
+        _read_small_pickle(handle)
         machine = Machine(handle)
         content = machine.load()
         storages = {}
@@ -132,12 +139,13 @@ def _read_legacy(path: Path) -> tuple[Machine, Any, Storages]:
     return machine, content, storages
 
 
-def _small(handle: BinaryIO) -> Any:
+def _read_small_pickle(handle: BinaryIO) -> Any:
+    """Read one small pickle, such as the magic number of a legacy file."""
     return Machine(handle, FEW_STEPS).load()
 
 
 def _unwrap(content: Any) -> Any:
-    """The weights inside "state_dict" wrappers, of which training files may have several."""
+    """Return the innermost dict of nested "state_dict" keys. Raises Damaged beyond MAX_WRAPS levels."""
     for _ in range(MAX_WRAPS):
         if not (isinstance(content, dict) and isinstance(content.get("state_dict"), dict)):
             return content
@@ -147,12 +155,13 @@ def _unwrap(content: Any) -> Any:
 
 @dataclass
 class _Budget:
-    """A limit on the walk below: a dict can be in many places, and so be visited many times."""
+    """Limits of `_named_tensors`, since a dict that is referenced many times is visited as often."""
 
     visits: int = MAX_VISITS
     characters: int = MAX_NAME_CHARACTERS
 
     def spend(self, name: str) -> None:
+        """Count a visit of a tensor or dict of this name. Raises Damaged beyond the limits."""
         self.visits -= 1
         self.characters -= len(name)
         if self.visits < 0 or self.characters < 0:
@@ -160,8 +169,10 @@ class _Budget:
 
 
 def _named_tensors(content: Any, prefix: str = "", depth: int = 0, budget: _Budget | None = None) -> dict[str, Tensor]:
-    """Tensors by dotted name, including those of nested dicts (an embedding's string_to_param) and of inert objects'
-    states."""
+    """Return {dotted name: tensor}, also from nested dicts (an embedding's string_to_param) and the states of inert objects.
+
+    prefix, depth, budget   for the recursion; nesting ends at depth 4
+    """
     budget = budget or _Budget()
     if isinstance(content, Inert):
         content = content.state
@@ -183,7 +194,7 @@ def _named_tensors(content: Any, prefix: str = "", depth: int = 0, budget: _Budg
 
 
 def _entry(tensor: Tensor, storages: Storages) -> TensorEntry:
-    """A tensor's position in the file; its span must be inside its storage."""
+    """Return a tensor's entry with absolute byte offsets. Raises Damaged if it reaches outside its storage."""
     if tensor.storage.dtype not in ITEM_BYTES or tensor.storage.key not in storages:
         raise Damaged("a tensor has an unknown dtype or no elements")
     start, length = storages[tensor.storage.key]
@@ -193,14 +204,14 @@ def _entry(tensor: Tensor, storages: Storages) -> TensorEntry:
     if (tensor.offset + reach) * item > length:
         raise Damaged("a tensor reaches outside its storage")
     begin = start + tensor.offset * item
-    plain = tensor.strides == _row_by_row(tensor.shape) or count <= 1
+    plain = tensor.strides == _contiguous_strides(tensor.shape) or count <= 1
     return TensorEntry(
         tensor.storage.dtype, tensor.shape, begin, begin + reach * item, None if plain else tensor.strides
     )
 
 
-def _row_by_row(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Strides of a contiguous tensor, in elements."""
+def _contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides of a contiguous tensor, in elements."""
     strides, step = [], 1
     for side in reversed(shape):
         strides.append(step)

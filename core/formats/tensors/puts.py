@@ -1,4 +1,4 @@
-"""Writes tensors into a file with several threads, each at its offset."""
+"""Writes tensors into one file with several threads, each tensor at its offset."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ def put_tensor(
     observe: Callable[[memoryview], Future[None] | None] | None,
     stop: threading.Event,
 ) -> int:
-    """Read, compute and write a tensor piece by piece, until `stop` is set. Returns the number of bytes written.
+    """Read a lazy tensor piece by piece and write it from byte `offset` on; return the bytes written, fewer if `stop` was set.
 
-    observe   called with the bytes of each piece; may return a Future to wait for before the next one
+    name      for error messages
+    observe   called with the bytes of each piece; may return a Future, which is awaited before the next piece
     """
     done = 0
     for piece in tensor.pieces():
@@ -53,10 +54,11 @@ def in_threads(
     cancel: CancelToken | None,
     wrote: Wrote | None,
 ) -> None:
-    """Run several `puts` at a time, each in its own thread: while one waits for the drive, others compute.
+    """Run all `puts` in threads, so that some compute while others wait for the drive. Re-raises the first error.
 
     puts      (an event that is set on errors) -> number of bytes written
     threads   None: as many as useful; 1: in order, in this thread
+    wrote     called with the bytes of each finished put; `cancel` is checked after it
     """
     stop = threading.Event()
     if threads == 1:
@@ -75,14 +77,13 @@ def in_threads(
 
 
 def as_bytes(content: bytes) -> torch.Tensor:
-    """`content` as a uint8 tensor."""
+    """Return a copy of `content` as a uint8 tensor."""
     return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """A context in which new threads compute with one thread: with torch's thread pool, each would busy-wait for the
-    others'."""
+    """Context manager: torch uses one thread per operation, as the threads of its pool would busy-wait for one another's."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -92,6 +93,7 @@ def one_thread_each() -> Iterator[None]:
 
 
 def report_written(size: int, cancel: CancelToken | None, wrote: Wrote | None) -> None:
+    """Report `size` written bytes to `wrote`, then check `cancel`; either may be None."""
     if wrote is not None:
         wrote(size)
     if cancel is not None:

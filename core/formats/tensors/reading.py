@@ -1,4 +1,4 @@
-"""Reads tensors of a model file one at a time, into memory.
+"""Reads tensors of a model file into memory, one at a time.
 
 Nothing stays mapped: on Windows a mapped file cannot be replaced.
 """
@@ -26,9 +26,9 @@ PIECE_BYTES = 1 << 20  # a single read of a hundred megabytes is slower than a h
 
 
 class TensorFile:
-    """An open model file: safetensors or pickle, by its first bytes. Any thread may read from it.
+    """An open model file, safetensors or pickle by its first bytes. Any thread may read from it.
 
-    once   most of it is read, and only once: bypass the system's file cache, unless the file is cached
+    once   True if most of the file is read, and only once: bypasses the file cache unless it already holds the file
     """
 
     def __init__(self, path: Path | str, *, once: bool = False) -> None:
@@ -46,11 +46,11 @@ class TensorFile:
         self._handle.close()
 
     def read(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """The tensor on the CPU, in its dtype or converted to `dtype`; integers are never converted."""
+        """Return a tensor on the CPU in its stored dtype or, if it is a float, in `dtype`."""
         return self.read_entry(self.entries[name], dtype)
 
     def outline(self, name: str) -> Outline:
-        """The tensor without its values, except a single one."""
+        """Return a tensor's shape and dtype, and its value if it has a single element."""
         entry, number = self.entries[name], None
         if prod(entry.shape) == 1:
             raw = bytearray(ITEM_BYTES[entry.dtype])
@@ -59,13 +59,15 @@ class TensorFile:
         return Outline(entry.shape, entry.dtype, number)
 
     def stored(self, name: str) -> StoredTensor:
-        """The tensor as a stored tensor, which can be read while the file is open."""
+        """Return the tensor as a StoredTensor, which can be read while the file is open."""
         outline = self.outline(name)
         return StoredTensor(outline.shape, outline.dtype, outline.number, fetch=partial(self.read, name))
 
     def read_entry(self, entry: TensorEntry, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """`read` for any byte range of the file that is a tensor, such as a third of one. Raises ProblemsError if it does not
-        fit into memory."""
+        """Read any byte range of the file as a tensor, such as a third of a stored one; dtype as in `read`.
+
+        Raises ProblemsError if it does not fit into memory.
+        """
         try:
             return self._read_entry(entry, dtype)
         except (MemoryError, RuntimeError) as error:  # torch's allocator raises RuntimeError
@@ -75,6 +77,7 @@ class TensorFile:
             raise ProblemsError.one(what, str(self.path), fix, "memory.tensor-too-large") from error
 
     def _read_entry(self, entry: TensorEntry, dtype: torch.dtype | None) -> torch.Tensor:
+        """Read a tensor into memory; `dtype` as in `read`."""
         stored = getattr(torch, TORCH_NAMES[entry.dtype])
         target = dtype if dtype is not None and stored.is_floating_point else stored
         if target == stored and entry.strides is None and not self._direct:
@@ -85,7 +88,10 @@ class TensorFile:
         return gathered(self.pieces(entry, target, PIECE_BYTES // stored.itemsize), target, entry.shape)
 
     def pieces(self, entry: TensorEntry, dtype: torch.dtype, numbers: int) -> Iterator[torch.Tensor]:
-        """`read_entry` in flat tensors of `numbers` values, each valid until the next one."""
+        """Yield the values of `entry` in order in flat tensors of at most `numbers` values, each valid until the next one.
+
+        dtype   for floats; integers keep theirs
+        """
         stored = getattr(torch, TORCH_NAMES[entry.dtype])
         target = dtype if stored.is_floating_point else stored
         if entry.strides is not None:
@@ -94,20 +100,20 @@ class TensorFile:
             tensor = raw.view(stored).as_strided(entry.shape, entry.strides).to(target)
             yield from sliced(tensor, numbers)
             return
-        with self._cast_into.one(numbers * target.itemsize) as buffer:
+        with self._cast_into.borrowed(numbers * target.itemsize) as buffer:
             cast = buffer.view(target)
             for raw in self._raw_pieces(entry.start, entry.stop, numbers * stored.itemsize):
                 piece = (raw.clone() if raw.storage_offset() % stored.itemsize else raw).view(stored)
                 yield piece if target == stored else cast[: len(piece)].copy_(piece)
 
     def _raw_pieces(self, start: int, stop: int, step: int) -> Iterator[torch.Tensor]:
-        """Bytes of the file in uint8 tensors of `step`."""
+        """Yield bytes `start` to `stop` of the file in uint8 tensors of at most `step` bytes, each valid until the next one."""
         block = BLOCK_BYTES if self._direct else 1
         if block == 1:
             self._read_ahead(start, stop)
         # Past the cache: several steps at once, in whole blocks.
         chunk = max(1, (CHUNK_BYTES - 2 * block) // step) * step if block > 1 else step
-        with self._read_into.one(min(chunk, stop - start) + 2 * block) as buffer:
+        with self._read_into.borrowed(min(chunk, stop - start) + 2 * block) as buffer:
             for first in range(start, stop, chunk):
                 before = first % block  # bytes of the block in front of `first`
                 needed = before + min(chunk, stop - first)
@@ -115,13 +121,13 @@ class TensorFile:
                 yield from buffer[before:needed].split(step)
 
     def _read_ahead(self, start: int, stop: int) -> None:
-        """Ask the system to read ahead."""
+        """Ask the system to read these bytes into the file cache."""
         if hasattr(os, "posix_fadvise"):
             with suppress(OSError):
                 os.posix_fadvise(self._handle.fileno(), start, stop - start, os.POSIX_FADV_WILLNEED)
 
     def _fill(self, view: memoryview, offset: int, needed: int) -> None:
-        """Read at least `needed` bytes from an offset on. The GIL is released while it copies."""
+        """Read at least `needed` bytes from byte `offset` into `view`. Raises ProblemsError if the file ends before."""
         done, direct = 0, self._direct
         while done < needed:
             try:
@@ -136,6 +142,7 @@ class TensorFile:
             done += count
 
     def _read_at(self, view: memoryview, offset: int) -> int:
+        """Read from `offset` into `view`; return the number of bytes read, 0 at the end of the file."""
         if hasattr(os, "preadv"):
             return os.preadv(self._handle.fileno(), [view], offset)
         with self._seek_lock:
@@ -144,13 +151,13 @@ class TensorFile:
 
 
 def sliced(tensor: torch.Tensor, numbers: int) -> Iterator[torch.Tensor]:
-    """The tensor's values in order, in flat tensors of `numbers` values; none for an empty one."""
+    """Yield the tensor's values in order in flat tensors of at most `numbers` values; nothing for an empty tensor."""
     flat = tensor.reshape(-1)
     return (flat[start : start + numbers] for start in range(0, len(flat), numbers))
 
 
 def gathered(pieces: Iterable[torch.Tensor], dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
-    """The tensor of this shape with the pieces' values in order."""
+    """Join the values of flat pieces, in order, into one tensor of this dtype and shape."""
     tensor = torch.empty(prod(shape), dtype=dtype)
     done = 0
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""Stores tensors on disk until they are written to a file, so that memory holds one at a time."""
+"""Moves tensors to a temporary file until they are saved, so that memory holds one at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from core.record.lazy_torch import torch
 
 
 class Spill:
-    """A temporary file on the disk of `target`, deleted when closed."""
+    """A temporary file for tensors, on the disk of the path `target`; deleted when closed."""
 
     def __init__(self, target: Path) -> None:
         folder = next(parent for parent in target.absolute().parents if parent.is_dir())
@@ -30,10 +30,11 @@ class Spill:
         self._file.close()
 
     def put(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, StoredTensor]:
-        """Write the tensors and return them as stored tensors, which can be read while this is open."""
+        """Write the tensors to the file and return them as StoredTensors, which can be read until it is closed."""
         return {name: self._put(tensor.detach().cpu()) for name, tensor in tensors.items()}
 
     def _put(self, tensor: torch.Tensor) -> StoredTensor:
+        """Append a CPU tensor to the file."""
         start, shape = self._file.seek(0, os.SEEK_END), tuple(tensor.shape)
         self._file.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
         number = float(tensor) if tensor.numel() == 1 else None
@@ -41,6 +42,7 @@ class Spill:
         return StoredTensor(shape, SAFE_NAMES[type_name(tensor.dtype)], number, fetch=fetch)
 
     def _read(self, start: int, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+        """Read a tensor back from byte `start`."""
         raw = torch.empty(prod(shape) * dtype.itemsize, dtype=torch.uint8)
         self._file.seek(start)
         self._file.readinto(memoryview(raw.numpy()))

@@ -1,4 +1,4 @@
-"""Writes torch's file format tensor by tensor: torch.save would need all of them in memory."""
+"""Writes torch's file format tensor by tensor; torch.save would need all of them in memory."""
 
 import io
 import pickle
@@ -29,24 +29,28 @@ ALIGNMENT = 64  # of a tensor's first byte, as in torch's files, so that the fil
 
 @dataclass(frozen=True)
 class _Storage:
+    """The storage of the tensor that is number `number` in the file."""
+
     number: int
     tensor: LazyTensor
 
 
 class _Pickler(pickle.Pickler):
-    """torch's pickler: tensors are calls of its rebuild function on storages next to the pickle."""
+    """Pickles LazyTensors as torch does: calls of its rebuild function on storages that are listed in `stored`."""
 
     def __init__(self, out: io.BytesIO) -> None:
         super().__init__(out, protocol=2)
         self.stored: list[LazyTensor] = []
 
     def persistent_id(self, content: Any) -> Any:
+        """Return torch's persistent id of a storage; None for other objects."""
         if not isinstance(content, _Storage):
             return None
         tensor = content.tensor
         return ("storage", STORAGES[tensor.dtype], str(content.number), "cpu", prod(tensor.shape))
 
     def reducer_override(self, content: Any) -> Any:
+        """Pickle a LazyTensor as a call of torch's rebuild function, and list it in `stored`."""
         if not isinstance(content, LazyTensor):
             return NotImplemented
         self.stored.append(content)
@@ -65,8 +69,11 @@ class _Pickler(pickle.Pickler):
 def write_torch_file(
     path: Path, content: dict[str, Any], cancel: CancelToken | None = None, wrote: Wrote | None = None
 ) -> None:
-    """Write a file for torch.load(weights_only=True): dicts, numbers, strings and LazyTensors of the dtypes of
-    STORAGES. Memory: the pieces of a few tensors."""
+    """Write a file for `torch.load(weights_only=True)`, holding only pieces of a few tensors in memory.
+
+    content   dicts, numbers, strings and LazyTensors whose dtype is a key of STORAGES
+    wrote     called with the bytes of each written tensor
+    """
     pickled = io.BytesIO()
     pickler = _Pickler(pickled)
     pickler.dump(content)
@@ -93,7 +100,7 @@ def write_torch_file(
 
 
 def _info(name: str, offset: int, size: int) -> zipfile.ZipInfo:
-    """The zip header of an uncompressed member at `offset`, padded so that its content is aligned."""
+    """Return the zip header of an uncompressed member at byte `offset`, padded so that its content is aligned to ALIGNMENT."""
     info = zipfile.ZipInfo(f"archive/{name}")
     info.file_size = info.compress_size = size
     info.CRC, info.header_offset, info.external_attr = 0, offset, 0o600 << 16
@@ -104,7 +111,7 @@ def _info(name: str, offset: int, size: int) -> zipfile.ZipInfo:
 
 
 def _put(file: ChunkedFile, info: zipfile.ZipInfo, tensor: LazyTensor, stop: threading.Event) -> int:
-    """Write the tensor, then the header before it, which has its checksum."""
+    """Write a tensor, then the zip header in front of it, which has its CRC. Return the number of bytes of the tensor."""
 
     def add_to_crc(content: memoryview) -> None:
         info.CRC = zlib.crc32(content, info.CRC)

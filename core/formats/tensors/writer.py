@@ -1,4 +1,4 @@
-"""Writes files of many tensors: safetensors, and torch's format."""
+"""Writes files of many tensors: safetensors and torch's format."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ Order = Callable[[str, LazyTensor], Any]  # (name, tensor) -> sort key
 
 
 def widest_first(name: str, tensor: LazyTensor) -> int:
-    """Sort key: wide dtypes first, so that every tensor starts at a multiple of its item size."""
+    """Sort key: dtypes with larger elements first, so that every tensor is aligned to its element size."""
     return -tensor.item_bytes
 
 
 def library_order(name: str, tensor: LazyTensor) -> tuple[int, str]:
-    """Sort key: the order of the safetensors library, by dtype, then by name."""
+    """Sort key: by dtype, then by name, as the safetensors library orders tensors."""
     return LIBRARY_DTYPES.index(SAFE_NAMES[tensor.type]), name
 
 
@@ -50,13 +50,13 @@ def write_safetensors(
     order: Order = widest_first,
     format: str | None = "pt",
 ) -> None:
-    """Write the header, then the tensors, several at a time: memory for these, or for their pieces. With a hash: one
-    after the other, each read once.
+    """Write a safetensors file, holding only pieces of a few tensors in memory.
 
-    metadata   all strings. NO_HASH as the WEIGHTS_HASH is replaced by the SHA-256 of the tensors' bytes, NO_LEGACY_HASH as
-               the LEGACY_HASH by A1111's old hash
-    order      of the tensors in the file
-    format     the metadata's `format`, which transformers requires; None leaves it out
+    metadata   NO_HASH under WEIGHTS_HASH is replaced by the SHA-256 of the tensors' bytes, NO_LEGACY_HASH under LEGACY_HASH by A1111's
+               old hash; either makes it write the tensors one after the other
+    wrote      called with the bytes of each written tensor
+    order      sort key of the tensors in the file
+    format     value of the metadata's "format", which transformers requires; None leaves it out
     """
     metadata = {"format": format, **metadata} if format is not None else metadata
     names = sorted(tensors, key=lambda name: order(name, tensors[name]))
@@ -86,16 +86,16 @@ def write_safetensors(
 
 
 def _header(listing: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
-    """The length of the JSON and the JSON."""
+    """Return the start of a safetensors file: the length of the JSON (8 bytes, little-endian) and the JSON."""
     text = header_of(listing, metadata)
     return len(text).to_bytes(8, "little") + text
 
 
 class _Hashes:
-    """The hashes that the metadata leave open, computed while the tensors are written in order.
+    """Computes the hashes that have a placeholder in the metadata while the tensors are written in order.
 
-    sshs_model_hash   SHA-256 after the header
-    sshs_legacy_hash  8 digits of the SHA-256 of 64 KiB at 1 MiB of the file with the `ss_` metadata only
+    sshs_model_hash   SHA-256 of all bytes after the header
+    sshs_legacy_hash  8 digits of the SHA-256 of 64 KiB at 1 MiB of the file, as if its metadata had only the `ss_` keys
     """
 
     def __init__(self, listing: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
@@ -106,22 +106,23 @@ class _Hashes:
 
     @staticmethod
     def requested(metadata: Mapping[str, str]) -> list[str]:
-        """The names of the hashes to compute."""
+        """Return the metadata keys whose value is the placeholder of a hash."""
         empty = {WEIGHTS_HASH: NO_HASH, LEGACY_HASH: NO_LEGACY_HASH}
         return [name for name, value in empty.items() if metadata.get(name) == value]
 
     def add(self, content: memoryview) -> None:
-        """Add the next bytes of the tensors."""
+        """Hash the next bytes of the tensors."""
         self._weights.update(content)
         self._add_legacy(content)
 
     def _add_legacy(self, content: memoryview) -> None:
+        """Hash those of the next bytes that are inside of the 64 KiB at 1 MiB."""
         start, end = (max(0, each - self._offset) for each in (LEGACY_START, LEGACY_START + LEGACY_BYTES))
         self._legacy.update(content[start:end])
         self._offset += len(content)
 
     def values(self) -> dict[str, str]:
-        """{name: hash} of those that were requested."""
+        """Return {metadata key: hash} of the requested hashes."""
         computed = {WEIGHTS_HASH: self._weights.hexdigest(), LEGACY_HASH: self._legacy.hexdigest()[:8]}
         return {name: computed[name] for name in self._names}
 
@@ -134,10 +135,10 @@ def write_pickle(
     cancel: CancelToken | None = None,
     wrote: Wrote | None = None,
 ) -> None:
-    """Write {name: tensor} in torch's format, readable with `torch.load(weights_only=True)`. Memory: one tensor; all of
-    them if one has a dtype that older versions of torch do not know (fp8).
+    """Write {name: tensor} in torch's format, readable with `torch.load(weights_only=True)`.
 
-    wrap   a key to nest the tensors under           plain  numbers and strings next to them
+    wrap   key under which the tensors are nested, next to the numbers and strings `plain`; None: they are the top level, without `plain`
+    Memory holds one tensor; all of them if one has a dtype without a storage class (fp8).
     """
     from core.formats.tensors.torch_file import STORAGES, write_torch_file
 
@@ -152,7 +153,7 @@ def write_pickle(
 
 
 def save_pickle(content: Any, path: Path) -> None:
-    """torch.save, but a full disk raises OSError, as everywhere, instead of torch's RuntimeError."""
+    """Call torch.save, but raise OSError instead of torch's RuntimeError for a full disk."""
     with open(path, "wb") as handle:
         try:
             torch.save(content, handle)
@@ -163,17 +164,17 @@ def save_pickle(content: Any, path: Path) -> None:
 
 
 def type_named(precision: str) -> torch.dtype:
-    """The dtype of a value of `saving.save_precision`."""
+    """Return the torch dtype of a value of `saving.save_precision`: "fp32", "fp16" or "bf16"."""
     dtype: torch.dtype = getattr(torch, PRECISIONS[precision])
     return dtype
 
 
 def _own_storage(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy of a view, since torch saves its whole storage; other tensors unchanged."""
+    """Return a copy if `tensor` is a view of a larger storage, which torch would save whole; else the tensor."""
     storage_bytes = tensor.untyped_storage().nbytes()
     return tensor if storage_bytes == tensor.numel() * tensor.element_size() else tensor.clone()
 
 
 def file_bytes(tensors: Mapping[str, LazyTensor]) -> int:
-    """An upper estimate of the bytes of a file with these tensors."""
+    """Return an upper estimate of the size in bytes of a safetensors file with these tensors."""
     return sum(tensor.byte_count + HEADER_BYTES_PER_TENSOR for tensor in tensors.values())

@@ -209,13 +209,15 @@ class _InRegion:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.limited, name)
 
-    def whole(self, x: Tensor) -> None:
+    def fused_output(self, x: Tensor) -> None:
         return None
 
-    def enters(self, x: Tensor) -> Tensor:
+    def changed_input(self, x: Tensor) -> Tensor:
         return x
 
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
-        entered = self.limited.enters(x)
-        start = y if entered is x else forward_through(self.limited.module, list(self.limited.below()), entered)
+        entered = self.limited.changed_input(x)
+        start = (
+            y if entered is x else forward_through(self.limited.module, list(self.limited.earlier_adapters()), entered)
+        )
         return self._change(y, start, x, self.limited)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from core.families.prompt_weights import wrong_weight
+from core.families.prompt_weights import weight_error
 
 MOST_NESTED = 100  # brackets in brackets; deeper ones are text
 _PARTS = re.compile(r"\\.|\\|[\[\]():|]|[^\\\[\]():|]+", re.DOTALL)
@@ -213,7 +213,7 @@ def at_steps(prompts: Sequence[str], edit_pass: Pass | None) -> list[tuple[int, 
 
 def wrong_weight_in(prompt: str, passes: Sequence[Pass | None]) -> str:
     """The first error in the weights of a prompt's texts over the steps; "" without errors."""
-    return next(filter(None, map(wrong_weight, texts_of(prompt, passes))), "")
+    return next(filter(None, map(weight_error, texts_of(prompt, passes))), "")
 
 
 def texts_of(prompt: str, passes: Sequence[Pass | None], most: int | None = None) -> list[str]:

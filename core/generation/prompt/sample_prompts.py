@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from core.families.prompt_weights import FIX, literal
+from core.families.prompt_weights import FIX, escape_brackets
 from core.generation.prompt.editing import Pass, wrong_weight_in
 from core.generation.prompt.files import Entry, parse_entry, read_entries
 from core.generation.prompt.loras import FIX as TAG_FIX
@@ -82,7 +82,7 @@ def read_prompts(settings: SampleSettings, control: bool = False) -> tuple[list[
 
 def as_prompt(job: TrainJob, caption: str) -> str:
     """A caption as a sample prompt: its brackets are escaped where prompts read weights and captions do not."""
-    return literal(caption) if job.samples.prompt_weights and not job.captions.weighted_captions else caption
+    return escape_brackets(caption) if job.samples.prompt_weights and not job.captions.weighted_captions else caption
 
 
 def reads_edits(settings: SampleSettings) -> bool:

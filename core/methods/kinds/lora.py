@@ -9,7 +9,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from core import extensions
-from core.networks.kinds import described, settings_of
+from core.networks.kinds import settings_as_text, settings_from_text
 from core.settings.methods import MethodSpec, Parts, Usual, register
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def trained_shapes(job: TrainJob, family_name: str, parts: Parts) -> Counter[tup
 
 def _shapes(job: TrainJob, family_name: str, parts: Parts) -> dict[str, Counter[tuple[int, ...]]]:
     configs = tuple((name, json.dumps(part.config, default=str)) for name, part in parts.items() if name != "vae")
-    return _counted(family_name, described(job), configs)
+    return _counted(family_name, settings_as_text(job), configs)
 
 
 @lru_cache(maxsize=64)
@@ -46,7 +46,7 @@ def _counted(
     from core.networks.layers import meta_targets
     from core.networks.network import Network
 
-    network, kind_settings = settings_of(settings)
+    network, kind_settings = settings_from_text(settings)
     models = {name: json.loads(config) for name, config in configs}
     targets = meta_targets(family_name, models, norms=network.train_norm)
     by_part = Network.create(targets, network, 0, kind_settings=kind_settings).parameters_by_part()

@@ -1,4 +1,4 @@
-"""The network kinds that can train on a frozen model: one file each, registered by name."""
+"""Registry of the network kinds that can train on a frozen model; each file registers one or several."""
 
 from __future__ import annotations
 
@@ -31,26 +31,24 @@ Tensors = Mapping[str, Tensor]  # of one layer, by the part of the key after "<n
 class NetworkKind(KindTraits):
     """A registered kind of network.
 
-    fresh           (layer, rank and alpha, kind's settings, seed) -> a new adapter without effect; None: the kind skips
-                    this layer
-    from_tensors    (layer, its tensors) -> the adapter of a file; None if the shapes do not fit the layer
-    size            (tensors) -> their rank and alpha; like `flaw` and `misfit` also called before the start with
-                    tensors on torch's meta device: use shapes only, except for tensors of one number, which can be read
+    In these functions, `tensors` are one layer's by the key below its name, as in files.
+
+    fresh           (layer, rank and alpha, kind's settings, seed) -> a new adapter without effect; None: the kind skips the layer
+    from_tensors    (layer, tensors) -> the adapter of a file; None if the shapes do not fit the layer
+    size            (tensors) -> rank and alpha. Like `flaw` and `misfit` also called with tensors on torch's meta device, so it must
+                    only use shapes and the values of one-element tensors
     flaw            (layer's name, tensors) -> an error in a file's tensors, or ""
-    weight_shape    (tensors) -> the shape of the weight that they change; None if the change depends on the weight.
-                    Tools without a base model measure and make LoRAs only of kinds that have it
-    network_args    sd-scripts' metadata (ss_network_args)
-    settings        the kind's settings group, named after it, shown while it is selected
-    initialize      (new adapter, network.initialization, seed) -> the initialized adapter; None: there is one
-                    initialization
-    idle            (tensors) -> whether the layer has no effect, as before its training
-    takes           (layer's name, path and part, network's settings, kind's settings) -> whether it changes such a
-                    layer
-    sized           (network's settings, kind's settings) -> the settings that decide layers and sizes
-    fits            (output width, rank) -> whether a layer of this width can have this rank; else it is refused before
-                    the start
-    to_peft         (tensors, dtype) -> tensors in PEFT's format, the scale multiplied in; None: PEFT has no such kind
-    from_peft       PEFT's key -> (its tensor) -> the tensor in the shape of the kind's files, where PEFT's differs
+    weight_shape    (tensors) -> the shape of the weight that they change; None if the change depends on the weight. Tools without a base
+                    model only measure and make LoRAs of kinds that have it
+    network_args    (job) -> sd-scripts' metadata (ss_network_args)
+    settings        the kind's settings group, named like the kind and shown while it is selected; None without settings
+    initialize      (new adapter, network.initialization, seed) -> the initialized adapter; None: the setting has no effect
+    idle            (tensors) -> whether the layer has no effect, as before training
+    takes           (layer, network settings, kind's settings) -> whether this kind changes such a layer
+    sized           (network settings, kind's settings) -> the network settings that decide layers and sizes
+    fits            (output width, rank) -> whether such a layer can have this rank; None: always
+    to_peft         (tensors, dtype) -> tensors in PEFT's format with the scale multiplied in; None: PEFT has no such kind
+    from_peft       {PEFT's key: function that reshapes its tensor to the shape in the kind's files}
     """
 
     fresh: Callable[[Target, BlockSize, Settings | None, int], Adapter | None]
@@ -69,11 +67,11 @@ class NetworkKind(KindTraits):
     from_peft: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
     def kind_settings(self, job: TrainJob) -> Settings | None:
-        """The kind's settings in a job."""
+        """Return the kind's settings group of a job; None if it has none."""
         return getattr(job, self.name) if self.settings is not None else None
 
     def holds(self, layer: Tensors | Iterable[str]) -> bool:
-        """Whether a layer with these tensors, or only keys, is of this kind."""
+        """Return whether a layer with these tensors (or only their keys) is of this kind."""
         keys = set(layer)
         if not any(set(form) <= keys <= {*form, *self.optional} for form in self.forms):
             return False
@@ -84,7 +82,7 @@ KINDS = cast("dict[str, NetworkKind]", NETWORK_KINDS)
 
 
 def kinds() -> dict[str, NetworkKind]:
-    """All registered kinds, by name."""
+    """Return all registered kinds by name, also those of extensions."""
     extensions.load()
     return KINDS
 
@@ -100,22 +98,22 @@ def register(kind: NetworkKind) -> None:
 
 
 def kind_named(name: str) -> NetworkKind:
-    """The kind of this name. Raises ProblemsError if it is not registered."""
+    """Return the kind of this name. Raises ProblemsError if it is not registered."""
     if name not in kinds():
         what = f"The network kind '{name}' does not exist"
         raise ProblemsError.one(what, "network.kind", f"use one of {', '.join(KINDS)}", "network.unknown-kind")
     return KINDS[name]
 
 
-def described(job: TrainJob) -> str:
-    """The job's network settings as text, for cache keys; `settings_of` parses it."""
+def settings_as_text(job: TrainJob) -> str:
+    """Return a job's network settings, with those of its kind, as JSON text for cache keys; `settings_from_text` parses it."""
     kind_settings = kind_named(job.network.kind).kind_settings(job)
     network = {name: getattr(job.network, name) for name in type(job.network).model_fields}
     return json.dumps([network, kind_settings.model_dump(mode="json") if kind_settings is not None else None])
 
 
-def settings_of(text: str) -> tuple[NetworkSettings, Settings | None]:
-    """The group `network` and the kind's settings, from `described`."""
+def settings_from_text(text: str) -> tuple[NetworkSettings, Settings | None]:
+    """Parse the text of `settings_as_text`: return (network settings, settings of the kind or None)."""
     network, kind_settings = json.loads(text)
     settings = NetworkSettings.model_validate_json(json.dumps(network))
     kind = kind_named(settings.kind)
@@ -123,7 +121,11 @@ def settings_of(text: str) -> tuple[NetworkSettings, Settings | None]:
 
 
 def kind_of_keys(layer: Tensors | Iterable[str], name: str = "") -> NetworkKind | None:
-    """The kind of a file's layer by its tensors, or only keys, and its name in the file; None if unknown."""
+    """Return the kind of a layer in a file; None if no kind matches.
+
+    layer   its tensors by key, or only the keys
+    name    of the layer in the file, since some kinds have a prefix
+    """
     matches = [kind for kind in _with_keys(frozenset(layer), tuple(kinds())) if kind.holds(layer)]
     prefixed = (kind for kind in matches if kind.prefix and name.startswith(kind.prefix))
     return next(prefixed, None) or next((kind for kind in matches if not kind.prefix), None)
@@ -131,7 +133,7 @@ def kind_of_keys(layer: Tensors | Iterable[str], name: str = "") -> NetworkKind 
 
 @lru_cache(maxsize=256)
 def _with_keys(keys: frozenset[str], registered: tuple[str, ...]) -> tuple[NetworkKind, ...]:
-    """The kinds whose layers can have these keys. Cached: a file has few sets of keys and many layers."""
+    """Return the kinds that a layer with these keys can have. Cached: a file has few sets of keys and many layers."""
     return tuple(KINDS[name] for name in registered if KINDS[name].holds(keys))
 
 
@@ -139,16 +141,16 @@ def _with_keys(keys: frozenset[str], registered: tuple[str, ...]) -> tuple[Netwo
 
 
 def ranked(rank: int, tensors: Tensors) -> BlockSize:
-    """Rank and alpha of a layer in a file; without an alpha it is the rank."""
+    """Return rank and alpha of a layer in a file; a missing alpha means alpha = rank."""
     return BlockSize(rank, float(tensors[ALPHA]) if ALPHA in tensors else float(rank))
 
 
 def is_number(value: Tensor) -> bool:
-    """Whether it is one finite number, also in fp8, for which torch has no isfinite."""
+    """Return whether a tensor is a single finite number; works for fp8, which torch.isfinite does not."""
     return bool(value.numel() == 1 and math.isfinite(float(value)))
 
 
-def not_a_number(name: str, tensors: Tensors, *keys: str) -> str:
-    """The error of a layer's tensors that must be one finite number, by default its alpha; or ""."""
+def number_error(name: str, tensors: Tensors, *keys: str) -> str:
+    """Return the error if a tensor of `keys` (default: the alpha) is not a single finite number; "" if there is none."""
     wrong = (key for key in keys or (ALPHA,) if key in tensors and not is_number(tensors[key]))
     return next((f"{name}.{key} is not a number" for key in wrong), "")

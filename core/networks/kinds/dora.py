@@ -1,6 +1,8 @@
-"""DoRA (Liu et al. 2024, arXiv:2402.09353): another kind's change sets the weight's direction, a magnitude vector its
-norms, in LyCORIS' format: the kind's keys and <name>.dora_scale, [out, 1(, 1, 1)], or [1, in(, 1, 1)] for input
-channels."""
+"""DoRA (Liu et al. 2024, arXiv:2402.09353) over other kinds, in LyCORIS' format.
+
+Another kind's change sets the weight's direction, a magnitude vector its norms. A file has the kind's keys and <name>.dora_scale,
+[out, 1(, 1, 1)] for output or [1, in(, 1, 1)] for input channels.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +29,12 @@ EPSILON = 2.0**-23  # of float32, which LyCORIS adds to the norms
 
 
 class DoraAdapter(Adapter):
-    """W' = magnitude * (W + change) / |W + change|, norms of rows or columns.
+    """W' = magnitude * (W + change) / |W + change|, with the norm of each output or input channel.
 
-    `inner` is the change of the direction; `magnitude` a float32 parameter [out, 1(, 1, 1)] or [1, in(, 1, 1)]. The
-    multiplier m interpolates the weight, W + m * (W' - W), as A1111 and ComfyUI use such files; at 1 this is what
-    LyCORIS computes, whose module would apply the whole change at any m. In training the norm is a constant for the
-    gradient (section 4.3 of the paper, and PEFT), which saves a copy of each weight.
+    inner      the adapter of the direction's change
+    magnitude  float32 parameter [out, 1(, 1, 1)] or [1, in(, 1, 1)]
+    The multiplier m interpolates the weight, W + m * (W' - W), as A1111 and ComfyUI do; LyCORIS, the same at 1, applies the whole change
+    at any m. In training the norm is a constant for the gradient (section 4.3 of the paper, and PEFT), which saves a copy of each weight.
     """
 
     def __init__(self, inner: Adapter, magnitude: Tensor):
@@ -42,24 +44,31 @@ class DoraAdapter(Adapter):
 
     @classmethod
     def fresh(cls, inner: Adapter, per_output: bool) -> DoraAdapter:
-        """A new one, with the weight's norms as magnitudes."""
+        """Create an adapter without effect over the new adapter `inner`: the magnitudes are the weight's norms.
+
+        per_output   one magnitude per output channel; False: per input channel
+        """
         from core.networks.fp8 import base_weight
 
         return cls(inner, _norm(base_weight(inner.module), per_output).clone())
 
     @property
     def per_output(self) -> bool:
+        """Whether there is a magnitude per output channel, not per input channel."""
         return self.magnitude.shape[0] == self.magnitude.numel()
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
+        """Return [(parameter, role)]: those of `inner`, and the magnitude at the usual learning rate."""
         return [*self.inner.parameters(), (self.magnitude, "plain")]
 
-    def enters(self, x: Tensor) -> Tensor:
+    def changed_input(self, x: Tensor) -> Tensor:
+        """Scale the input's channels by the magnitudes, if those are per input channel."""
         if self.per_output:
             return x
         return x * (1 + self.multiplier * (self._scale(x) - 1))
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return y with the rescaled direction, interpolated by the multiplier."""
         self.inner.dropout, self.inner.casts, scale = self.dropout, self.casts, self._scale(y)
         if not self.per_output:
             change = self.inner.add_to(torch.zeros_like(y), x.to(y.dtype) * scale)
@@ -69,63 +78,72 @@ class DoraAdapter(Adapter):
         return torch.add(y, changed - unbiased, alpha=self.multiplier)
 
     def _scale(self, like: Tensor) -> Tensor:
-        """magnitude / |W + change|, for the channels of an input or output, in its dtype."""
+        """Return magnitude / |W + change| in the dtype of `like`, an input or output of the layer, and broadcasting over its channels."""
         scale = self.magnitude.float() / (self._current_norm() + EPSILON)
         return over_channels(scale, like, self.module)
 
     def _current_norm(self) -> Tensor:
-        """|W + change| including the adapters below. Cached while nothing trains."""
-        below = list(self.below())
-        trains = any(parameter.requires_grad for adapter in (self, *below) for parameter, _ in adapter.parameters())
+        """Return |W + change| in the magnitude's shape, W including the adapters attached before. Cached while nothing trains."""
+        earlier = list(self.earlier_adapters())
+        trains = any(parameter.requires_grad for adapter in (self, *earlier) for parameter, _ in adapter.parameters())
         weight = as_weight(self.module.weight)
-        state = (weight.data_ptr(), weight._version, [(ref(adapter), adapter.multiplier) for adapter in below])
+        state = (weight.data_ptr(), weight._version, [(ref(adapter), adapter.multiplier) for adapter in earlier])
         if trains or self._cached_norm is None or self._cached_norm[0] != state:
             from core.networks.fp8 import base_weight
 
             with torch.no_grad():
                 weights = base_weight(self.module)
-                for adapter in below:
+                for adapter in earlier:
                     weights = adapter.merged(weights)
                 self._cached_norm = (state, _norm(weights + self.inner.delta(), self.per_output))
         return self._cached_norm[1]
 
     def merged(self, weight: Tensor) -> Tensor:
+        """Return weight + multiplier * (W' - weight)."""
         changed = weight + self.inner.delta()
         scale = self.magnitude.detach().float() / (_norm(changed, self.per_output) + EPSILON)
         return weight + self.multiplier * (changed * scale - weight)
 
     def norm(self) -> Tensor:
+        """Return the Frobenius norm of the direction's change."""
         return self.inner.norm()
 
     def shorten(self, ratio: Tensor) -> None:
+        """Multiply the direction's change by `ratio`; the magnitudes stay."""
         self.inner.shorten(ratio)
 
     def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of `inner` and dora_scale, live."""
         return {**self.inner.tensors(), DORA_SCALE: self.magnitude.detach()}
 
     def saved(self) -> dict[str, Tensor]:
+        """Return the tensors of `inner` for checkpoint files, and dora_scale."""
         return {**self.inner.saved(), DORA_SCALE: self.magnitude.detach()}
 
     def misfit(self, tensors: Tensors) -> str:
+        """Return why the tensors of a file cannot be loaded; "" if they can."""
         magnitude = magnitudes(tensors[DORA_SCALE], self.module) if DORA_SCALE in tensors else None
         if magnitude is None or magnitude.shape != self.magnitude.shape:
             return f"has no {DORA_SCALE} of the same shape"
-        return self.inner.misfit(without_scale(tensors))
+        return self.inner.misfit(without_magnitude(tensors))
 
     def take(self, tensors: Tensors) -> None:
+        """Load the magnitudes and the direction's change of a file."""
         magnitude = magnitudes(tensors[DORA_SCALE], self.module)
         assert magnitude is not None
         with torch.no_grad():
             self.magnitude.copy_(magnitude)
         self.inner.saved_alpha = self.saved_alpha
-        self.inner.take(without_scale(tensors))
+        self.inner.take(without_magnitude(tensors))
         self.alpha, self.saved_alpha = self.inner.alpha, self.inner.saved_alpha
         self._cached_norm = None
 
 
 def magnitudes(scale: Tensor, module: nn.Module) -> Tensor | None:
-    """dora_scale as float32 in the shape for this module, on its device; None if it does not fit. A 1x1 convolution's
-    fits a Linear and vice versa; a plain vector is of the outputs."""
+    """Return a file's dora_scale as float32 in the shape for this layer, on its device; None if it does not fit.
+
+    That of a 1x1 convolution fits a Linear and vice versa; a plain vector is per output channel.
+    """
     weight = as_weight(module.weight)
     ones = [1 for _ in weight.shape[2:]]
     shape = [1, weight.shape[1], *ones] if scale.ndim > 1 and scale.shape[0] == 1 else [weight.shape[0], 1, *ones]
@@ -135,7 +153,7 @@ def magnitudes(scale: Tensor, module: nn.Module) -> Tensor | None:
 
 
 def _norm(weight: Tensor, per_output: bool) -> Tensor:
-    """Norms of the weight's rows, [out, 1(, 1, 1)], or of its columns, [1, in(, 1, 1)]."""
+    """Return the weight's norms per output channel, [out, 1(, 1, 1)], or per input channel, [1, in(, 1, 1)]."""
     dims = [dim for dim in range(weight.dim()) if dim != (0 if per_output else 1)]
     return torch.linalg.vector_norm(weight, dim=dims, keepdim=True)
 
@@ -143,16 +161,19 @@ def _norm(weight: Tensor, per_output: bool) -> Tensor:
 # -- the kinds
 
 
-def without_scale(tensors: Tensors) -> dict[str, Tensor]:
-    """The tensors of the kind that DoRA decomposes."""
+def without_magnitude(tensors: Tensors) -> dict[str, Tensor]:
+    """Return a layer's tensors without dora_scale: those of the kind under DoRA."""
     return {key: value for key, value in tensors.items() if key != DORA_SCALE}
 
 
-def _per_output(diffusers: str) -> Misread:
-    """How programs misread magnitudes per output: ComfyUI and Forge divide by the norms of the unchanged weight, A1111 by
-    those of the columns. diffusers: what diffusers does"""
+def _per_output(diffusers_misread: str) -> Misread:
+    """Return which programs misread magnitudes per output channel.
+
+    ComfyUI and Forge divide by the norms of the unchanged weight, A1111 by those of the input channels.
+    diffusers_misread   how diffusers reads them
+    """
     return Misread(
-        {**dict.fromkeys(NAMES_OF_KOHYA, OTHER), "diffusers": diffusers},
+        {**dict.fromkeys(NAMES_OF_KOHYA, OTHER), "diffusers": diffusers_misread},
         "a magnitude per output",
         lambda options, conv: options.wd_on_output,
         lambda tensors: not _per_input(tensors),
@@ -160,27 +181,30 @@ def _per_output(diffusers: str) -> Misread:
 
 
 def _per_input(tensors: Tensors) -> bool:
+    """Return whether a layer's dora_scale is per input channel."""
     scale = tensors[DORA_SCALE]
     return bool(scale.shape[0] != scale.numel())
 
 
-def decomposed(tensors: Tensors) -> tuple[NetworkKind | None, dict[str, Tensor]]:
-    """(the kind that DoRA decomposes, by the keys of a layer; its tensors, without the magnitude)."""
-    inner_tensors = without_scale(tensors)
+def inner_kind_and_tensors(tensors: Tensors) -> tuple[NetworkKind | None, dict[str, Tensor]]:
+    """Return (the kind under DoRA by the layer's keys, or None if unknown; the tensors without dora_scale)."""
+    inner_tensors = without_magnitude(tensors)
     return kind_of_keys(inner_tensors), inner_tensors
 
 
-def register_decomposed(over: str, name: str, title: str, settings: type[Settings]) -> None:
-    """Register the kind `name`: DoRA over the kind `over`."""
-    kind = kind_named(over)
+def register_decomposed(inner_name: str, name: str, title: str, settings: type[Settings]) -> None:
+    """Register DoRA over the kind `inner_name` as the kind `name`."""
+    kind = kind_named(inner_name)
 
     def fresh(target: Target, size: BlockSize, options: Settings | None, seed: int) -> DoraAdapter | None:
+        """Create a DoRA adapter without effect; None if the inner kind skips the layer."""
         inner = kind.fresh(target, size, options, seed)
         return DoraAdapter.fresh(inner, getattr(options, "wd_on_output", False)) if inner is not None else None
 
     def network_args(job: TrainJob) -> dict[str, str]:
+        """Return LyCORIS' network_args of the inner kind with its DoRA options."""
         options = getattr(job, name)
-        return lycoris_args(job, over, options) | {"dora_wd": "True", "wd_on_output": str(options.wd_on_output)}
+        return lycoris_args(job, inner_name, options) | {"dora_wd": "True", "wd_on_output": str(options.wd_on_output)}
 
     register(
         NetworkKind(
@@ -199,30 +223,33 @@ def register_decomposed(over: str, name: str, title: str, settings: type[Setting
             network_args=network_args,
             settings=settings,
             needs_base_weight=True,
-            loraplus=over == "locon",
+            loraplus=inner_name == "locon",
             idle=_idle,
-            misread=(*kind.misread, _per_output(RENAMED if over == "locon" else UNREAD)),
-            to_peft=_to_peft if over == "locon" else None,
+            misread=(*kind.misread, _per_output(RENAMED if inner_name == "locon" else UNREAD)),
+            to_peft=_to_peft if inner_name == "locon" else None,
             from_peft={MAGNITUDE: from_magnitude},
         )
     )
 
 
 def _from_tensors(target: Target, tensors: Tensors) -> DoraAdapter | None:
-    kind, inner_tensors = decomposed(tensors)
+    """Return the adapter of a file; None if its kind is unknown or its shapes do not fit the layer."""
+    kind, inner_tensors = inner_kind_and_tensors(tensors)
     inner = kind.from_tensors(target, inner_tensors) if kind is not None else None
     magnitude = magnitudes(tensors[DORA_SCALE], target.module)
     return DoraAdapter(inner, magnitude) if inner is not None and magnitude is not None else None
 
 
 def _size(tensors: Tensors) -> BlockSize:
-    kind, inner_tensors = decomposed(tensors)
+    """Return rank and alpha of the kind under DoRA."""
+    kind, inner_tensors = inner_kind_and_tensors(tensors)
     assert kind is not None
     return kind.size(inner_tensors)
 
 
 def _flaw(name: str, tensors: Tensors) -> str:
-    scale, (kind, inner_tensors) = tensors.get(DORA_SCALE), decomposed(tensors)
+    """Return the error in a layer of a file; "" if there is none."""
+    scale, (kind, inner_tensors) = tensors.get(DORA_SCALE), inner_kind_and_tensors(tensors)
     if scale is None:
         return f"{name} has no {DORA_SCALE}"
     if kind is None:
@@ -233,12 +260,14 @@ def _flaw(name: str, tensors: Tensors) -> str:
 
 
 def _idle(tensors: Tensors) -> bool:
-    kind, inner_tensors = decomposed(tensors)
+    """Return whether the direction's change has no effect."""
+    kind, inner_tensors = inner_kind_and_tensors(tensors)
     return kind is not None and kind.idle(inner_tensors)
 
 
 def _to_peft(tensors: Tensors, dtype: Any) -> dict[str, Tensor]:
-    scale, (kind, inner_tensors) = tensors[DORA_SCALE], decomposed(tensors)
+    """Return the tensors in PEFT's format. Raises ProblemsError for magnitudes per input channel and for Tucker form."""
+    scale, (kind, inner_tensors) = tensors[DORA_SCALE], inner_kind_and_tensors(tensors)
     if scale.shape[0] != scale.numel() or kind is None or kind.to_peft is None:
         what = "PEFT has DoRA's magnitudes for each output only, and no Tucker form"
         raise ProblemsError.one(what, DORA_SCALE, "make it a LoRA (convert_lora.network_type)", "lora.not-in-peft")
@@ -246,12 +275,12 @@ def _to_peft(tensors: Tensors, dtype: Any) -> dict[str, Tensor]:
 
 
 def to_magnitude(scale: Tensor) -> Tensor:
-    """dora_scale [out, 1(, 1, 1)] in PEFT's shape: [out] of a Linear, [1, out, 1, 1] of a convolution."""
+    """Reshape dora_scale [out, 1(, 1, 1)] to PEFT's magnitudes: [out] for a Linear, [1, out, 1, 1] for a convolution."""
     return scale.reshape(1, -1, 1, 1).contiguous() if scale.ndim == 4 else scale.reshape(-1).contiguous()
 
 
 def from_magnitude(value: Tensor) -> Tensor:
-    """PEFT's magnitudes, [out] or [1, out, 1, 1], in LyCORIS' shape [out, 1(, 1, 1)]."""
+    """Reshape PEFT's magnitudes, [out] or [1, out, 1, 1], to LyCORIS' dora_scale [out, 1(, 1, 1)]."""
     return value.reshape(-1, *(1 for _ in range(1 if value.ndim < 4 else 3)))
 
 

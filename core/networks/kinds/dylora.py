@@ -1,5 +1,7 @@
-"""DyLoRA (Valipour et al. 2022, arXiv:2210.07558): a LoRA that can be cut to lower ranks after its training, in LoRA's file
-format, as sd-scripts' networks.dylora."""
+"""DyLoRA (Valipour et al. 2022, arXiv:2210.07558): a LoRA that can be cut to lower ranks after training.
+
+Its files are LoRA's; training is that of sd-scripts' networks.dylora.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ class DyLoraSettings(KindSettings):
     )
 
     def problems(self, network: NetworkSettings) -> Iterator[Problem]:
-        """Errors unless all layers have one rank, and that is a multiple of the unit, as sd-scripts requires."""
+        """Yield an error if layers have different ranks or a rank is not a multiple of the unit, as sd-scripts requires."""
         if network.conv_rank is not None and network.conv_rank != network.rank:
             what = (
                 f"DyLoRA has one rank for all layers, but conv rank is {network.conv_rank} and the rank {network.rank}"
@@ -48,15 +50,16 @@ class DyLoraSettings(KindSettings):
                 yield Problem(what, f"network.{name}", "change the rank or dylora.unit", code="network.dylora-unit")
 
     def summary(self) -> str:
+        """Return the settings that differ from the defaults, as a short text."""
         return f"unit {self.unit}" if self.unit != 1 else ""
 
 
 class DyLoraAdapter(LoraAdapter):
-    """A LoRA layer of which each micro-batch trains a random group of ranks.
+    """A LoRA layer of which each micro-batch trains a random group of `unit` ranks.
 
-    The micro-batch draws k, a multiple of `unit`. All ranks are in the forward pass, but only ranks k to k + unit - 1 get
-    gradients, and the change is multiplied by sqrt(rank / (k + unit)). The draw is addressed by step, micro-batch and layer.
-    Each group is a parameter of its own, so the optimizer skips groups without a gradient. In inference nothing is drawn.
+    The micro-batch draws k, a multiple of `unit`. All ranks are in the forward pass, but only ranks k to k + unit - 1 get gradients, and
+    the change is multiplied by sqrt(rank / (k + unit)). The draw is addressed by step, micro-batch and layer. Each group is a parameter
+    of its own, so the optimizer skips groups without a gradient. Outside of training nothing is drawn.
     """
 
     def __init__(
@@ -65,37 +68,42 @@ class DyLoraAdapter(LoraAdapter):
         self._unit, self._seed = unit, seed
         super().__init__(name, module, down, up, alpha)
 
-    def _hold(self, down: Tensor, up: Tensor) -> None:
+    def _store(self, down: Tensor, up: Tensor) -> None:
+        """Store the matrices as one parameter per group of ranks."""
         self._downs = [nn.Parameter(part.clone()) for part in down.split(self._unit)]
         self._ups = [nn.Parameter(part.clone()) for part in up.split(self._unit, dim=1)]
 
     @property
     def down(self) -> Tensor:
+        """All groups' rows, [rank, in(, kh, kw)]."""
         return torch.cat(list(self._downs))
 
     @property
     def up(self) -> Tensor:
+        """All groups' columns, [out, rank(, 1, 1)]."""
         return torch.cat(list(self._ups), dim=1)
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
+        """Return [(parameter, role)]: down and up of each group; up trains at LoRA+'s higher rate."""
         pairs = zip(self._downs, self._ups, strict=True)
         return [each for down, up in pairs for each in ((down, "plain"), (up, PLUS))]
 
     @property
     def drawn(self) -> int | None:
-        """The first rank that trains in the current micro-batch; None in inference."""
-        if self.moment is None:
+        """The first rank that trains in the current micro-batch, a multiple of the unit; None outside of training."""
+        if self.micro_step is None:
             return None
-        return integer(0, self.rank, self._seed, "dylora", *self.moment, self.name) // self._unit * self._unit
+        return integer(0, self.rank, self._seed, "dylora", *self.micro_step, self.name) // self._unit * self._unit
 
     @property
     def strength(self) -> float:
+        """The factor of the change, multiplied in training by sqrt(rank / (k + unit))."""
         first = self.drawn
         factor = 1.0 if first is None else math.sqrt(self.rank / min(first + self._unit, self.rank))
         return super().strength * factor
 
     def _weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """down and up of all ranks; in training only the current group has gradients."""
+        """Return down [rank, in ...] and up [out, rank ...]; in training all groups but the current one are detached."""
         first = self.drawn
         if first is None:
             return self.down, self.up
@@ -105,6 +113,7 @@ class DyLoraAdapter(LoraAdapter):
         return torch.cat(downs), torch.cat(ups, dim=1)
 
     def put(self, down: Tensor, up: Tensor) -> None:
+        """Overwrite the parameters with down and up of all ranks."""
         with torch.no_grad():
             for parts, matrix, dim in ((self._downs, down, 0), (self._ups, up, 1)):
                 for part, value in zip(parts, matrix.split(self._unit, dim=dim), strict=True):
@@ -112,13 +121,14 @@ class DyLoraAdapter(LoraAdapter):
 
 
 def _fresh(target: Target, size: BlockSize, options: Settings | None, seed: int) -> DyLoraAdapter:
+    """Create a DyLoRA without effect, initialized as a LoRA of the same seed."""
     plain = LoraAdapter.fresh(target.name, target.module, size.rank, size.alpha, seed)
     unit = options.unit if isinstance(options, DyLoraSettings) else 1
     return DyLoraAdapter(target.name, target.module, plain.down.detach(), plain.up.detach(), size.alpha, unit, seed)
 
 
 def _ranks(network: NetworkSettings) -> Iterator[tuple[str, list[int]]]:
-    """(setting, its ranks) of each setting that contains ranks."""
+    """Yield (setting's name, its ranks) of each setting that contains ranks. Ends at an invalid text, which other rules report."""
     yield "rank", [network.rank]
     try:
         for name in ("block_dims", "conv_block_dims"):
@@ -130,6 +140,7 @@ def _ranks(network: NetworkSettings) -> Iterator[tuple[str, list[int]]]:
 
 
 def _network_args(job: TrainJob) -> dict[str, str]:
+    """Return sd-scripts' network_args: the unit and LoRA's."""
     return {"unit": str(value_of(job, "dylora.unit"))} | network_args(job)
 
 

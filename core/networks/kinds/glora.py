@@ -1,8 +1,7 @@
-"""GLoRA (Chavan et al. 2023, arXiv:2306.07967) in LyCORIS' format: W' = W + scale * (W A + B) with A and B of low rank, so that a
-layer's input changes too.
+"""GLoRA (Chavan et al. 2023, arXiv:2306.07967) in LyCORIS' format: W' = W + scale * (W A + B) with low-rank A and B.
 
-<name>.a1.weight [in, r(, 1, 1)]    a2.weight [r, in(, 1, 1)]    A = a1 @ a2       scale = alpha / r, as LoRA's
-<name>.b1.weight [out, r(, 1, 1)]   b2.weight [r, in(, kh, kw)]  B = b1 @ b2
+<name>.a1.weight [in, r(, 1, 1)]    a2.weight [r, in(, 1, 1)]    A = a1 @ a2, a change of the layer's input
+<name>.b1.weight [out, r(, 1, 1)]   b2.weight [r, in(, kh, kw)]  B = b1 @ b2, LoRA's change       scale = alpha / r
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from core.formats.lora.names import ALPHA
 from core.networks.adapter import ScaledAdapter, as_weight, fitted
-from core.networks.kinds import NetworkKind, Tensors, not_a_number, ranked, register
+from core.networks.kinds import NetworkKind, Tensors, number_error, ranked, register
 from core.networks.kinds.lora import hidden_conv, hidden_linear, up_conv, up_linear
 from core.networks.kinds.lycoris import MODULE, lycoris_args
 from core.record.draws import generator
@@ -28,10 +27,11 @@ A1, A2, B1, B2 = GLORA = "a1.weight", "a2.weight", "b1.weight", "b2.weight"
 
 
 class GloraAdapter(ScaledAdapter):
-    """y' = f(x + strength * a1(a2(x))) + strength * b1(b2(x)), where f is the layer with the adapters below.
+    """y' = f(x + strength * a1(a2(x))) + strength * b1(b2(x)), where f is the layer with the adapters attached before.
 
-    `weights`: float32 parameters by the key of files. The multiplier scales A and B. Dropout acts between the matrices
-    of both. The norm is that of A and B together, since W A depends on the layer's weight.
+    weights   {key: float32 parameter} in the shapes of `shapes`
+    The multiplier scales A and B. Dropout acts between the matrices of both. The norm is that of A and B together, since W A depends on
+    the layer's weight.
     """
 
     def __init__(self, name: str, module: nn.Module, tensors: Tensors, alpha: float):
@@ -40,7 +40,7 @@ class GloraAdapter(ScaledAdapter):
 
     @classmethod
     def fresh(cls, target: Target, size: BlockSize, options: Settings | None, seed: int) -> GloraAdapter:
-        """A new one without effect: a1 and b1 kaiming uniform (a = sqrt 5), a2 and b2 zero, as in LyCORIS."""
+        """Create an adapter without effect: a1 and b1 kaiming uniform (a = sqrt 5), a2 and b2 zero, as in LyCORIS."""
         weight = as_weight(target.module.weight)
         device = torch.device("meta" if weight.is_meta else "cpu")
         tensors = {key: torch.zeros(shape, device=device) for key, shape in shapes(target.module, size.rank).items()}
@@ -53,53 +53,62 @@ class GloraAdapter(ScaledAdapter):
 
     @classmethod
     def from_tensors(cls, target: Target, tensors: Tensors) -> GloraAdapter | None:
-        """The adapter of a file; None if the shapes do not fit the layer."""
+        """Return the adapter of a file; None if the shapes do not fit the layer."""
         matrices = matrices_of(tensors, target.module)
         return cls(target.name, target.module, matrices, _size(tensors).alpha) if matrices is not None else None
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
+        """Return [(parameter, role)], all at the usual learning rate."""
         return [(weight, "plain") for weight in self.weights.values()]
 
-    def enters(self, x: Tensor) -> Tensor:
+    def changed_input(self, x: Tensor) -> Tensor:
+        """Return x + strength * a1(a2(x)): the change A of the layer's input."""
         first, second = (self.cast(self.weights[key], x.dtype) for key in (A2, A1))
         if not isinstance(self.module, nn.Conv2d):
-            hidden, factor = self.thinned(hidden_linear(x, first), f"{self.name}.{A2}")
+            hidden, factor = self.drop_hidden(hidden_linear(x, first), f"{self.name}.{A2}")
             return torch.add(x, up_linear(hidden, second), alpha=self.strength * factor)
-        hidden, factor = self.thinned(up_conv(x, first), f"{self.name}.{A2}")
+        hidden, factor = self.drop_hidden(up_conv(x, first), f"{self.name}.{A2}")
         return torch.add(x, up_conv(hidden, second), alpha=self.strength * factor)
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return y + strength * b1(b2(x)): the change B of the layer's weight."""
         first, second = (self.cast(self.weights[key], y.dtype) for key in (B2, B1))
         if not isinstance(self.module, nn.Conv2d):
-            hidden, factor = self.thinned(hidden_linear(x.to(y.dtype), first), f"{self.name}.{B2}")
+            hidden, factor = self.drop_hidden(hidden_linear(x.to(y.dtype), first), f"{self.name}.{B2}")
             return torch.add(y, up_linear(hidden, second), alpha=self.strength * factor)
-        hidden, factor = self.thinned(hidden_conv(x.to(y.dtype), first, self.module), f"{self.name}.{B2}")
+        hidden, factor = self.drop_hidden(hidden_conv(x.to(y.dtype), first, self.module), f"{self.name}.{B2}")
         return torch.add(y, up_conv(hidden, second), alpha=self.strength * factor)
 
     def merged(self, weight: Tensor) -> Tensor:
+        """Return weight + strength * (weight A + B)."""
         a1, a2, b1, b2 = (self.weights[key].detach().float().flatten(1) for key in GLORA)
         on_input = torch.einsum("oi...,ir,rj->oj...", weight, a1, a2)
         return weight + self.strength * (on_input + (b1 @ b2).view(weight.shape))
 
     def norm(self) -> Tensor:
+        """Return the Frobenius norm of A and B together, times the scale."""
         a1, a2, b1, b2 = (self.weights[key].detach().float().flatten(1) for key in GLORA)
         return torch.stack([(a1 @ a2).norm(), (b1 @ b2).norm()]).norm() * abs(self.scale)
 
     def shorten(self, ratio: Tensor) -> None:
+        """Multiply A and B by `ratio`, half of it in each of their matrices."""
         for weight in self.weights.values():
             weight.mul_(ratio.sqrt().to(weight.dtype))
 
     def tensors(self) -> dict[str, Tensor]:
+        """Return the four matrices, live, and alpha, by their keys in files."""
         tensors = {key: weight.detach() for key, weight in self.weights.items()}
         return tensors | {ALPHA: self.alpha_in_file()}
 
     def misfit(self, tensors: Tensors) -> str:
+        """Return why the tensors of a file cannot be loaded; "" if they can."""
         matrices = matrices_of(tensors, self.module) if set(GLORA) <= tensors.keys() else None
         if matrices is None:
             return "has a different shape"
         return "" if matrices[A2].shape[0] == self.rank else f"has rank {matrices[A2].shape[0]}, not {self.rank}"
 
     def take(self, tensors: Tensors) -> None:
+        """Load the tensors of a file, with their alpha."""
         matrices = matrices_of(tensors, self.module)
         assert matrices is not None
         with torch.no_grad():
@@ -109,7 +118,7 @@ class GloraAdapter(ScaledAdapter):
 
 
 def shapes(module: nn.Module, rank: int) -> dict[str, tuple[int, ...]]:
-    """{key: shape} of the matrices in files."""
+    """Return {key: shape} of the matrices for this layer, as in files."""
     (out, width, *kernel), ones = as_weight(module.weight).shape, [1 for _ in as_weight(module.weight).shape[2:]]
     return {
         A1: (width, rank, *ones),
@@ -120,8 +129,10 @@ def shapes(module: nn.Module, rank: int) -> dict[str, tuple[int, ...]]:
 
 
 def matrices_of(tensors: Tensors, module: nn.Module) -> dict[str, Tensor] | None:
-    """A file's matrices as float32 in the shapes for this module, on its device; None if they do not fit. Those of a
-    1x1 convolution fit a Linear and vice versa."""
+    """Return a file's matrices as float32 in the shapes for this layer, on its device; None if they do not fit.
+
+    Those of a 1x1 convolution fit a Linear and vice versa.
+    """
     needed = shapes(module, tensors[A2].shape[0])
     if any(
         tensors[key].numel() != math.prod(shape) or tensors[key].shape[:2] != shape[:2] for key, shape in needed.items()
@@ -131,16 +142,18 @@ def matrices_of(tensors: Tensors, module: nn.Module) -> dict[str, Tensor] | None
 
 
 def _size(tensors: Tensors) -> BlockSize:
+    """Return rank and alpha of a layer in a file."""
     return ranked(tensors[A2].shape[0], tensors)
 
 
 def _flaw(name: str, tensors: Tensors) -> str:
+    """Return the error in a layer of a file; "" if there is none."""
     for key in GLORA:
         if key not in tensors:
             return f"{name} has no {key}"
         if tensors[key].ndim not in (2, 4) or not tensors[key].is_floating_point() or not tensors[key].numel():
             return f"{name}.{key} has an invalid shape"
-    if wrong := not_a_number(name, tensors):
+    if wrong := number_error(name, tensors):
         return wrong
     ranks = {tensors[A1].shape[1], tensors[A2].shape[0], tensors[B1].shape[1], tensors[B2].shape[0]}
     return "" if len(ranks) == 1 else f"{name} has matrices of several ranks"

@@ -1,7 +1,7 @@
-"""(IA)^3 (Liu et al. 2022, arXiv:2205.05638) in LyCORIS' format: a vector scales a layer's output, before its bias, or
-its input, by 1 + vector.
+"""(IA)^3 (Liu et al. 2022, arXiv:2205.05638) in LyCORIS' format: a layer's output (without bias) or input is scaled by 1 + vector.
 
-<name>.weight    [channels], of a convolution [1, channels, 1, 1]     <name>.on_input    0 or 1: whose channels they are
+<name>.weight    the vector [channels], for a convolution [1, channels, 1, 1]
+<name>.on_input    1: it scales the input channels, 0: the output channels
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ OUTPUTS, INPUTS = ("_to_k", "_to_v", "_k_proj", "_v_proj"), ("_ff_net_2", "_mlp_
 
 
 class Ia3Adapter(Adapter):
-    """W' = diag(1 + m * vector) W, or W diag(1 + m * vector) on the input: the multiplier m scales the vector, a float32 parameter
-    in the file's shape. The norm is the vector's."""
+    """W' = diag(1 + m * vector) W, or W diag(1 + m * vector) if `on_input`; m is the multiplier.
+
+    weight   the vector, a float32 parameter in the file's shape; the norm is its norm
+    """
 
     def __init__(self, name: str, module: nn.Module, weight: Tensor, on_input: bool):
         super().__init__(name, module)
@@ -39,7 +41,7 @@ class Ia3Adapter(Adapter):
 
     @classmethod
     def fresh(cls, target: Target, size: BlockSize, options: Settings | None, seed: int) -> Ia3Adapter:
-        """A new one without effect: zero."""
+        """Create an adapter without effect: a vector of zeros."""
         assert isinstance(options, Ia3Settings)
         on_input = options.train_on_input if options.all_layers else target.name.endswith(INPUTS)
         zero = torch.zeros(shape_of(target.module, on_input), device=as_weight(target.module.weight).device)
@@ -47,37 +49,46 @@ class Ia3Adapter(Adapter):
 
     @classmethod
     def from_tensors(cls, target: Target, tensors: Tensors) -> Ia3Adapter | None:
-        """The adapter of a file; None if the shapes do not fit the layer."""
+        """Return the adapter of a file; None if the shapes do not fit the layer."""
         weight = vector_of(tensors, target.module)
         return cls(target.name, target.module, weight, bool(tensors[ON_INPUT])) if weight is not None else None
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
+        """Return [(parameter, role)]: the vector, at the usual learning rate."""
         return [(self.weight, "plain")]
 
-    def enters(self, x: Tensor) -> Tensor:
+    def changed_input(self, x: Tensor) -> Tensor:
+        """Return the input with its channels scaled, if `on_input`."""
         return x + self._scaled(x) if self.on_input else x
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return the output with its channels scaled except for the bias, unless `on_input`."""
         return y if self.on_input else y + self._scaled(self.without_bias(y))
 
     def _scaled(self, value: Tensor) -> Tensor:
+        """Return multiplier * vector * value, along the channels: the change of an input or output."""
         return value * over_channels(self.weight * self.multiplier, value, self.module)
 
     def merged(self, weight: Tensor) -> Tensor:
+        """Return the weight with its input or output channels scaled."""
         side = [1, -1] if self.on_input else [-1, 1]
         vector = self.weight.detach().float().view(*side, *(1 for _ in weight.shape[2:]))
         return weight + weight * (vector * self.multiplier)
 
     def norm(self) -> Tensor:
+        """Return the norm of the vector."""
         return self.weight.detach().float().norm()
 
     def shorten(self, ratio: Tensor) -> None:
+        """Multiply the vector by `ratio` (max weight norm)."""
         self.weight.mul_(ratio.to(self.weight.dtype))
 
     def tensors(self) -> dict[str, Tensor]:
+        """Return the vector, live, and whether it is on the input (0 or 1), by their keys in files."""
         return {WEIGHT: self.weight.detach(), ON_INPUT: torch.tensor(int(self.on_input))}
 
     def misfit(self, tensors: Tensors) -> str:
+        """Return why the tensors of a file cannot be loaded; "" if they can."""
         if not {WEIGHT, ON_INPUT} <= tensors.keys():
             return f"has no {WEIGHT} with {ON_INPUT}"
         if bool(tensors[ON_INPUT]) != self.on_input:
@@ -85,6 +96,7 @@ class Ia3Adapter(Adapter):
         return "" if vector_of(tensors, self.module) is not None else "has a different shape"
 
     def take(self, tensors: Tensors) -> None:
+        """Load the vector of a file."""
         vector = vector_of(tensors, self.module)
         assert vector is not None
         with torch.no_grad():
@@ -92,15 +104,17 @@ class Ia3Adapter(Adapter):
 
 
 def shape_of(module: nn.Module, on_input: bool) -> tuple[int, ...]:
-    """The vector's shape in files."""
+    """Return the vector's shape for this layer, as in files: [C] for a Linear, [1, C, 1, 1] for a convolution."""
     weight = as_weight(module.weight)
     count = weight.shape[int(on_input)]
     return (1, count, *(1 for _ in weight.shape[2:])) if weight.dim() > 2 else (count,)
 
 
 def vector_of(tensors: Tensors, module: nn.Module) -> Tensor | None:
-    """A file's vector as float32 in the shape for this module, on its device; None if it does not fit. That of a 1x1
-    convolution fits a Linear and vice versa."""
+    """Return a file's vector as float32 in the shape for this layer, on its device; None if it does not fit.
+
+    That of a 1x1 convolution fits a Linear and vice versa.
+    """
     shape, vector = shape_of(module, bool(tensors[ON_INPUT])), tensors[WEIGHT]
     if vector.numel() != max(shape):
         return None
@@ -108,12 +122,13 @@ def vector_of(tensors: Tensors, module: nn.Module) -> Tensor | None:
 
 
 def _takes(layer: Layer, network: NetworkSettings, options: Settings | None) -> bool:
-    """Whether the layer is one of the paper's, all are trained, or expressions choose it."""
+    """Return whether (IA)^3 changes a layer: keys, values and feed-forward as in the paper, or any with `all_layers` or chosen layers."""
     assert isinstance(options, Ia3Settings)
     return options.all_layers or bool(network.layers) or layer.name.endswith((*OUTPUTS, *INPUTS))
 
 
 def _flaw(name: str, tensors: Tensors) -> str:
+    """Return the error in a layer of a file; "" if there is none."""
     for key in (WEIGHT, ON_INPUT):
         if key not in tensors:
             return f"{name} has no {key}"
@@ -125,6 +140,7 @@ def _flaw(name: str, tensors: Tensors) -> str:
 
 
 def _network_args(job: TrainJob) -> dict[str, str]:
+    """Return LyCORIS' network_args; its preset "ia3" for the layers of the paper."""
     options: Ia3Settings = getattr(job, NAME)
     if not options.all_layers and not job.network.layers:
         return {"algo": NAME, "preset": NAME}

@@ -1,5 +1,7 @@
-"""LoCon in LyCORIS' format: LoRA on Linear and convolutions, 3x3 ones in Tucker form: a 1x1 convolution down to the rank, a core
-[rank, rank, kh, kw] and a 1x1 convolution up. Layers without Tucker and scalar are LoRA's.
+"""LoCon in LyCORIS' format: LoRA on Linear layers and convolutions, 3x3 ones optionally in Tucker form.
+
+Tucker form: a 1x1 convolution down to the rank, a core [rank, rank, kh, kw], and a 1x1 convolution up. Layers without Tucker form and
+scalar are plain LoRA.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from core.formats.lora.names import DOWN, UP
 from core.networks.kinds.lora import LoraAdapter
 from core.networks.kinds.lycoris import NOT_IN_PEFT, register_product
-from core.networks.kinds.product import SCALAR, Factors, Form, Product, ProductAdapter, Start
+from core.networks.kinds.product import SCALAR, Factors, Form, Product, ProductAdapter, TensorInit
 from core.record.lazy_torch import Tensor, nn, torch
 from core.settings.lycoris import LoconSettings
 
@@ -24,6 +26,7 @@ MID = "lora_mid.weight"
 
 
 def _change(factors: Factors, shape: tuple[int, ...]) -> Tensor:
+    """Return the change in the weight's shape, without alpha / rank."""
     up, down = factors[UP].flatten(1), factors[DOWN].flatten(1)
     if MID not in factors:
         return (up @ down).view(shape)
@@ -31,6 +34,7 @@ def _change(factors: Factors, shape: tuple[int, ...]) -> Tensor:
 
 
 def _apply(factors: Factors, x: Tensor, module: nn.Module) -> Tensor:
+    """Return up(core(down(x))) without building the change; a layer without Tucker form has no core."""
     up, down = factors[UP].flatten(1), factors[DOWN].flatten(1)
     if not isinstance(module, nn.Conv2d):
         return nn.functional.linear(nn.functional.linear(x, down), up)
@@ -40,18 +44,19 @@ def _apply(factors: Factors, x: Tensor, module: nn.Module) -> Tensor:
     return nn.functional.conv2d(hidden, up[..., None, None])
 
 
-def _starts(module: Any, rank: int, options: Any) -> dict[str, Start]:
-    """Initialization of each tensor as in LyCORIS: all kaiming, except up: zero unless there is a scalar."""
+def _tensor_inits(module: Any, rank: int, options: Any) -> dict[str, TensorInit]:
+    """Return each tensor's initialization, as in LyCORIS: kaiming, but zero for up unless there is a scalar."""
     (out, width, *kernel), ones = module.weight.shape, tuple(1 for _ in module.weight.shape[2:])
     last: Any = "kaiming" if options.use_scalar else "zero"
     if options.use_tucker and prod(kernel) > 1:
-        starts = {DOWN: Start((rank, width, *ones), "kaiming"), MID: Start((rank, rank, *kernel), "kaiming")}
+        inits = {DOWN: TensorInit((rank, width, *ones), "kaiming"), MID: TensorInit((rank, rank, *kernel), "kaiming")}
     else:
-        starts = {DOWN: Start((rank, width, *kernel), "kaiming")}
-    return starts | {UP: Start((out, rank, *ones), last)}
+        inits = {DOWN: TensorInit((rank, width, *kernel), "kaiming")}
+    return inits | {UP: TensorInit((out, rank, *ones), last)}
 
 
 def _fresh(target: Target, size: BlockSize, options: Settings | None, seed: int) -> Adapter:
+    """Create an adapter without effect; a plain LoRA for a layer without Tucker form and scalar."""
     adapter = ProductAdapter.fresh(LOCON, target, size, options, seed)
     if SCALAR in adapter.weights or MID in adapter.weights:
         return adapter
@@ -60,7 +65,7 @@ def _fresh(target: Target, size: BlockSize, options: Settings | None, seed: int)
 
 PLAIN = Form({DOWN: "rihw", UP: "or11"}, outs="o", ins="ihw")
 TUCKER = Form({DOWN: "ri11", MID: "rrHW", UP: "or11"}, outs="o", ins="iHW")
-LOCON = Product((TUCKER, PLAIN), _change, carrier=(UP,), starts=_starts, apply=_apply)
+LOCON = Product((TUCKER, PLAIN), _change, carrier=(UP,), inits=_tensor_inits, apply=_apply)
 register_product(
     "locon",
     "LoCon",

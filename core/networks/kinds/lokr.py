@@ -1,8 +1,7 @@
-"""LoKr (Yeh et al. 2024, LyCORIS, arXiv:2309.14859; Edalati et al. 2022, KronA, arXiv:2212.10650) in LyCORIS' format:
-the change is the Kronecker product of a small matrix and a low-rank or full one.
+"""LoKr (Yeh et al. 2024, LyCORIS, arXiv:2309.14859; Edalati et al. 2022, KronA, arXiv:2212.10650) in LyCORIS' format.
 
-change = scale * kron(w1, w2), w1 [a, c] or w1_a @ w1_b, w2 [b, d, (kh, kw)] or w2_a @ w2_b or Tucker; out = a * b, in =
-c * d. scale = alpha / rank, and 1 if both are full.
+The change is the Kronecker product of a small matrix and a low-rank or full one: scale * kron(w1, w2), w1 [a, c] or w1_a @ w1_b,
+w2 [b, d, (kh, kw)] or w2_a @ w2_b or Tucker; out = a * b, in = c * d. scale = alpha / rank, and 1 if both are full.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from math import prod
 from typing import Any
 
 from core.networks.kinds.lycoris import NOT_IN_PEFT, register_product
-from core.networks.kinds.product import Factors, Form, Product, Start, tucker
+from core.networks.kinds.product import Factors, Form, Product, TensorInit, tucker
 from core.record.lazy_torch import Tensor, nn, torch
 from core.settings.lycoris import LokrSettings
 from core.settings.readers import UNREAD, Misread
@@ -21,8 +20,10 @@ W2, W2_A, W2_B, T2 = "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"
 
 
 def split(width: int, factor: int) -> tuple[int, int]:
-    """The two factors of a width, the smaller first: `factor` if it divides the width, else the most even split whose
-    smaller factor is at most `factor` (-1: any), as LyCORIS chooses it."""
+    """Return two factors of `width`, the smaller first, as LyCORIS chooses them.
+
+    `factor` is one of them if it divides the width; else the split is the most even one whose smaller factor is at most `factor` (-1: any).
+    """
     if factor > 0 and width % factor == 0:
         return min(factor, width // factor), max(factor, width // factor)
     largest = width if factor < 0 else factor
@@ -30,32 +31,32 @@ def split(width: int, factor: int) -> tuple[int, int]:
     return small, width // small
 
 
-def _starts(module: Any, rank: int, options: Any) -> dict[str, Start]:
-    """Initialization of each tensor as in LyCORIS: all kaiming, except w2 or w2_b: zero unless there is a scalar."""
+def _tensor_inits(module: Any, rank: int, options: Any) -> dict[str, TensorInit]:
+    """Return each tensor's initialization, as in LyCORIS: kaiming, but zero for w2 or w2_b unless there is a scalar."""
     shape = module.weight.shape
     (a, b), (c, d), kernel = split(shape[0], options.factor), split(shape[1], options.factor), shape[2:]
     if options.unbalanced_factorization:
         a, b = b, a
     last: Any = "kaiming" if options.use_scalar else "zero"
     if options.decompose_both and rank < max(a, c) / 2 and not options.full_matrix:
-        starts = {W1_A: Start((a, rank), "kaiming"), W1_B: Start((rank, c), "kaiming")}
+        inits = {W1_A: TensorInit((a, rank), "kaiming"), W1_B: TensorInit((rank, c), "kaiming")}
     else:
-        starts = {W1: Start((a, c), "kaiming")}
+        inits = {W1: TensorInit((a, c), "kaiming")}
     if options.full_matrix or rank >= max(b, d) / 2:
-        return starts | {W2: Start((b, d, *kernel), last)}
+        return inits | {W2: TensorInit((b, d, *kernel), last)}
     if options.use_tucker and prod(kernel) > 1:
-        core = Start((rank, rank, *kernel), "kaiming")
-        return starts | {T2: core, W2_A: Start((rank, b), "kaiming"), W2_B: Start((rank, d), last)}
-    return starts | {W2_A: Start((b, rank), "kaiming"), W2_B: Start((rank, d * prod(kernel)), last)}
+        core = TensorInit((rank, rank, *kernel), "kaiming")
+        return inits | {T2: core, W2_A: TensorInit((rank, b), "kaiming"), W2_B: TensorInit((rank, d), last)}
+    return inits | {W2_A: TensorInit((b, rank), "kaiming"), W2_B: TensorInit((rank, d * prod(kernel)), last)}
 
 
-def _small(factors: Factors) -> Tensor:
-    """w1, [a, c]."""
+def _w1(factors: Factors) -> Tensor:
+    """Return w1, [a, c]."""
     return factors[W1] if W1 in factors else factors[W1_A] @ factors[W1_B]
 
 
-def _large(factors: Factors) -> Tensor:
-    """w2, [b, d * kh * kw]."""
+def _w2(factors: Factors) -> Tensor:
+    """Return w2, [b, d * kh * kw]."""
     if T2 in factors:
         return tucker(factors[T2], factors[W2_A], factors[W2_B]).flatten(1)
     return factors[W2].flatten(1) if W2 in factors else factors[W2_A] @ factors[W2_B]
@@ -63,14 +64,15 @@ def _large(factors: Factors) -> Tensor:
 
 def _change(factors: Factors, shape: tuple[int, ...]) -> Tensor:
     # The kernel's dimensions are the fastest of w2's rows: the product of the flat matrices is the flat change.
-    return torch.kron(_small(factors), _large(factors)).view(shape)
+    """Return the Kronecker product in the weight's shape, without alpha / rank."""
+    return torch.kron(_w1(factors), _w2(factors)).view(shape)
 
 
 def _apply(factors: Factors, x: Tensor, module: nn.Module) -> Tensor:
-    """kron(w1, w2) times x without building it: input channels as c groups of d, w2 on each group, w1 across them."""
-    w1 = _small(factors)
+    """Return kron(w1, w2) times x without building it: w2 on each of the c groups of d input channels, then w1 across the groups."""
+    w1 = _w1(factors)
     c = w1.shape[1]
-    w2 = _large(factors)
+    w2 = _w2(factors)
     if not isinstance(module, nn.Conv2d):
         groups = nn.functional.linear(x.unflatten(-1, (c, -1)), w2)  # [..., c, b]
         return nn.functional.linear(groups.transpose(-1, -2), w1).transpose(-1, -2).flatten(-2)  # [..., a, b]
@@ -83,14 +85,14 @@ def _apply(factors: Factors, x: Tensor, module: nn.Module) -> Tensor:
 
 
 def _norm(factors: Factors) -> Tensor:
-    """The norm of a Kronecker product: the product of its factors' norms."""
-    return _small(factors).norm() * _large(factors).norm()
+    """Return the Frobenius norm of the Kronecker product: the product of the factors' norms."""
+    return _w1(factors).norm() * _w2(factors).norm()
 
 
 SMALL = ({W1: "ac"}, {W1_A: "ar", W1_B: "rc"})
 LARGE = (({W2: "bdhw"}, "cdhw"), ({W2_A: "br", W2_B: "rk"}, "ck"), ({T2: "rrHW", W2_A: "rb", W2_B: "rd"}, "cdHW"))
 FORMS = tuple(Form({**small, **large}, outs="ab", ins=ins) for small in SMALL for large, ins in LARGE)
-LOKR = Product(FORMS, _change, carrier=(W1, W1_A), starts=_starts, apply=_apply, norm=_norm, recomputes=True)
+LOKR = Product(FORMS, _change, carrier=(W1, W1_A), inits=_tensor_inits, apply=_apply, norm=_norm, recomputes=True)
 IN_TUCKER = Misread(
     {"ComfyUI": UNREAD, "Forge": UNREAD},
     "Tucker decomposition",

@@ -1,11 +1,12 @@
-"""LoRA (Hu et al. 2021, arXiv:2106.09685) on Linear layers and 1x1 convolutions (LoRA-LierLa), or on 3x3 convolutions
-too (LoRA-C3Lier, also called LoCon), in kohya's file format, which LoRA-FA and DyLoRA share.
+"""LoRA (Hu et al. 2021, arXiv:2106.09685) in kohya's file format, which LoRA-FA and DyLoRA share.
+
+On Linear layers and 1x1 convolutions (LoRA-LierLa), or on 3x3 convolutions too (LoRA-C3Lier, also called LoCon).
 
 <name>.lora_down.weight [r, in(, kh, kw)]    <name>.lora_up.weight [out, r(, 1, 1)]    <name>.alpha, a number
 
     y = W x + multiplier * scale * up(down(x)),   scale = alpha / rank; a missing alpha means alpha = r
 
-A convolution's down has the module's stride and padding. Both are cast to the dtype that the module computes in
+A convolution's down has the layer's stride and padding. Both are cast to the dtype that the layer computes in
 (core/networks/low_rank.py).
 """
 
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 from core import extensions
 from core.formats.lora.names import ALPHA, DOWN, UP, group_by_module
 from core.networks.adapter import PLUS, ScaledAdapter, as_weight, fitted, kind_of
-from core.networks.kinds import NetworkKind, Tensors, not_a_number, ranked, register
+from core.networks.kinds import NetworkKind, Tensors, number_error, ranked, register
 from core.record.bounded_json import json_or_none
 from core.record.draws import generator
 from core.record.lazy_torch import Tensor, nn, torch
@@ -36,29 +37,35 @@ MODULE = "networks.lora"
 
 
 class LoraAdapter(ScaledAdapter):
-    """`down` and `up` are float32 parameters in the file's shapes. Subclasses may store them otherwise: forward passes use `_weights`."""
+    """A LoRA of one layer; `down` [rank, in(, kh, kw)] and `up` [out, rank(, 1, 1)] are float32 parameters in the file's shapes.
+
+    Subclasses may store them otherwise: forward passes use `_weights`.
+    """
 
     def __init__(self, name: str, module: nn.Module, down: Tensor, up: Tensor, alpha: float):
         super().__init__(name, module, down.shape[0], alpha)
-        self._hold(down, up)
+        self._store(down, up)
         self._cast: tuple[Tensor, Tensor] | None = None
 
-    def _hold(self, down: Tensor, up: Tensor) -> None:
+    def _store(self, down: Tensor, up: Tensor) -> None:
+        """Store the matrices as parameters."""
         self._down, self._up = nn.Parameter(down), nn.Parameter(up)
 
     @property
     def down(self) -> Tensor:
+        """The parameter [rank, in(, kh, kw)]."""
         return self._down
 
     @property
     def up(self) -> Tensor:
+        """The parameter [out, rank(, 1, 1)]."""
         return self._up
 
     @classmethod
     def fresh(cls, name: str, module: nn.Module, rank: int, alpha: float, seed: int) -> Self:
-        """A LoRA without effect: down uniform in +-1 / sqrt(fan in) (kaiming, a = sqrt 5), up zero.
+        """Create a LoRA without effect: down uniform in +-1 / sqrt(fan in) (kaiming, a = sqrt 5), up zero.
 
-        The draw is addressed by the module's name, so it does not depend on which other modules train.
+        The draw is addressed by seed and layer name, so it does not depend on which other layers train.
         """
         weight = as_weight(module.weight)
         device = torch.device("meta" if weight.is_meta else "cpu")
@@ -69,40 +76,44 @@ class LoraAdapter(ScaledAdapter):
         return cls(name, module, down.to(weight.device), up.to(weight.device), alpha)
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
+        """Return [(parameter, role)]: up trains at LoRA+'s higher rate."""
         return [(self._down, "plain"), (self._up, PLUS)]
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
-        if self.dropout is not None and self.dropout.thins:
-            return self._add_thinned(y, x.to(y.dtype))
+        """Return y + strength * up(down(x)), with dropout in training."""
+        if self.dropout is not None and self.dropout.drops_values:
+            return self._add_with_dropout(y, x.to(y.dtype))
         down, up = self._weights(y.dtype)
         if isinstance(self.module, nn.Conv2d):
             return add_low_rank_conv(y, x.to(y.dtype), down, up, self.strength, self.module, self.casts)
         down, up = self.cast(down, y.dtype), self.cast(up, y.dtype)
         return add_low_rank_linear(y, x.to(y.dtype), down, up, self.strength)
 
-    def _add_thinned(self, y: Tensor, x: Tensor) -> Tensor:
-        return self._thinned_by(y, x, *self._weights(y.dtype))
+    def _add_with_dropout(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return y + strength * up(dropout(down(x)))."""
+        return self._add_product_with_dropout(y, x, *self._weights(y.dtype))
 
-    def _thinned_by(self, y: Tensor, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
-        """With dropout between down and up: down -> elements -> ranks -> up."""
+    def _add_product_with_dropout(self, y: Tensor, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
+        """Return y + strength * up(dropout(down(x))), with dropout and rank dropout of the hidden activations."""
         down, up = self.cast(down, x.dtype), self.cast(up, x.dtype)
         if isinstance(self.module, nn.Conv2d):
-            hidden, factor = self.thinned(hidden_conv(x, down, self.module), self.name)
+            hidden, factor = self.drop_hidden(hidden_conv(x, down, self.module), self.name)
             return torch.add(y, up_conv(hidden, up), alpha=self.strength * factor)
-        hidden, factor = self.thinned(hidden_linear(x, down), self.name)
+        hidden, factor = self.drop_hidden(hidden_linear(x, down), self.name)
         return torch.add(y, up_linear(hidden, up), alpha=self.strength * factor)
 
-    def whole(self, x: Tensor) -> Tensor | None:
-        thinned = self.dropout is not None and self.dropout.thins
+    def fused_output(self, x: Tensor) -> Tensor | None:
+        """Return the Linear's output with this change as one autograd node; None for other layers, dtypes or with dropout."""
+        has_dropout = self.dropout is not None and self.dropout.drops_values
         module = self.module
-        if thinned or kind_of(module) is not nn.Linear or not isinstance(module, nn.Linear):
+        if has_dropout or kind_of(module) is not nn.Linear or not isinstance(module, nn.Linear):
             return None
         if x.dtype != module.weight.dtype:
             return None
         return linear_with_low_rank(x, module, *self._weights(x.dtype), self.strength, self.casts)
 
     def _weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The parameters in training; else a cached copy in `dtype`."""
+        """Return (down, up): the parameters in training, else a cached copy in `dtype`."""
         if self.down.requires_grad or self.up.requires_grad or self.down.dtype == dtype:
             return self.down, self.up
         if self._cast is None or (self._cast[0].dtype, self._cast[0].device) != (dtype, self.down.device):
@@ -110,27 +121,32 @@ class LoraAdapter(ScaledAdapter):
         return self._cast
 
     def factors(self) -> tuple[Tensor, Tensor] | None:
+        """Return up [out, rank] and down [rank, in * kernel], float32."""
         return self.up.detach().float().flatten(1), self.down.detach().float().flatten(1)
 
     def delta(self) -> Tensor:
+        """Return alpha / rank * up @ down in the weight's shape, float32."""
         up, down = self.up.detach().float().flatten(1), self.down.detach().float().flatten(1)
         return (up @ down * self.scale).view(len(up), *self.down.shape[1:])
 
     def merged(self, weight: Tensor) -> Tensor:
-        """`weight` with the change added by one matrix product, which need not build the change."""
+        """Return `weight` with the change added by one matrix product, which need not build the change."""
         up, down = self.up.detach().float().flatten(1), self.down.detach().float().flatten(1)
         return torch.addmm(weight.flatten(1), up, down, alpha=self.multiplier * self.scale).view(weight.shape)
 
     def tensors(self) -> dict[str, Tensor]:
+        """Return the matrices, live, and alpha, by their keys in files."""
         return {DOWN: self.down.detach(), UP: self.up.detach(), ALPHA: self.alpha_in_file()}
 
     def misfit(self, tensors: Tensors) -> str:
+        """Return why the tensors of a file cannot be loaded; "" if they can."""
         shaped = fit_shapes(tensors[DOWN], tensors[UP], self.module) if {DOWN, UP} <= tensors.keys() else None
         if shaped is None:
             return "has a different shape"
         return "" if shaped[0].shape == self.down.shape else f"has rank {shaped[0].shape[0]}, not {self.rank}"
 
     def take(self, tensors: Tensors) -> None:
+        """Load the matrices and alpha of a file."""
         shaped = fit_shapes(tensors[DOWN], tensors[UP], self.module)
         assert shaped is not None
         self.put(*shaped)
@@ -138,19 +154,22 @@ class LoraAdapter(ScaledAdapter):
         self._cast = None
 
     def put(self, down: Tensor, up: Tensor) -> None:
-        """Set the parameters' values."""
+        """Overwrite the parameters' values, in their shapes."""
         with torch.no_grad():
             self._down.copy_(down)
             self._up.copy_(up)
 
     def shorten(self, ratio: Tensor) -> None:
+        """Multiply each parameter by the square root of `ratio`, and so their product by `ratio`."""
         root = ratio.sqrt()
         for parameter, _ in self.parameters():
             parameter.mul_(root.to(parameter.dtype))
 
     def norm(self) -> Tensor:
-        """The Frobenius norm of the change: the root of the sum over (up^T up) * (down down^T), two small matrices, in
-        float64; the product itself is as large as the layer's weight."""
+        """Return the Frobenius norm of the change, 0-d float32, without building the change, which is as large as the layer's weight.
+
+        It is the root of the sum over (up^T up) * (down down^T), two [rank, rank] matrices, in float64 where available.
+        """
         wide = torch.float32 if self.down.device.type == "mps" else torch.float64  # not available on Apple devices
         down, up = self.down.detach().flatten(1).to(wide), self.up.detach().flatten(1).to(wide)
         square = ((up.t() @ up) * (down @ down.t())).sum()
@@ -158,7 +177,7 @@ class LoraAdapter(ScaledAdapter):
 
 
 def fit_shapes(down: Tensor, up: Tensor, module: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """down and up as float32 copies in the shapes for this module, on its device; None if they do not fit.
+    """Return float32 copies of down and up in the shapes for this layer, on its device; None if they do not fit.
 
     Weights of a 1x1 convolution fit a Linear and vice versa.
     """
@@ -179,10 +198,11 @@ def fit_shapes(down: Tensor, up: Tensor, module: nn.Module) -> tuple[Tensor, Ten
 def linear_with_low_rank(
     x: Tensor, module: nn.Linear, down: Tensor, up: Tensor, strength: float, casts: CastCache | None = None
 ) -> Tensor:
-    """W x + b + strength * up(down(x)) for a frozen Linear.
+    """Return W x + b + strength * up(down(x)) for a frozen Linear.
 
-    x    [..., in], of the weight's dtype       down    [rank, in], any floating dtype
-                                                up      [out, rank]
+    x      [..., in], of the weight's dtype
+    down   [rank, in], any floating dtype
+    up     [out, rank], as down
     """
     if torch.compiler.is_compiling():  # torch.compile generates a backward pass itself
         return add_low_rank_linear(nn.functional.linear(x, module.weight, module.bias), x, down, up, strength)
@@ -193,7 +213,10 @@ def linear_with_low_rank(
 
 
 def add_low_rank_linear(y: Tensor, x: Tensor, down: Tensor, up: Tensor, strength: float) -> Tensor:
-    """y + strength * up(down(x)) for a Linear's output y [..., out], in y's dtype."""
+    """Return y + strength * up(down(x)) for a Linear's output y [..., out], in y's dtype.
+
+    x: [..., in], down: [rank, in], up: [out, rank].
+    """
     return torch.add(y, up_linear(hidden_linear(x, down), up), alpha=strength)
 
 
@@ -206,7 +229,10 @@ def add_low_rank_conv(
     conv: nn.Conv2d,
     casts: CastCache | None = None,
 ) -> Tensor:
-    """y + strength * up(down(x)): down is a convolution of `conv`'s stride, padding and dilation, up a 1x1 one."""
+    """Return y + strength * up(down(x)) for the output y [B, out, h, w] of the convolution `conv`, with x [B, in, H, W].
+
+    down [rank, in, kh, kw] has `conv`'s stride, padding and dilation, up [out, rank, 1, 1] is a 1x1 convolution.
+    """
     compiling = torch.compiler.is_compiling()
     if (
         not compiling
@@ -224,20 +250,22 @@ def add_low_rank_conv(
 
 
 def hidden_linear(x: Tensor, down: Tensor) -> Tensor:
-    """down(x): [..., in] -> [..., rank], in x's dtype."""
+    """Return down(x): [..., in] -> [..., rank], in x's dtype."""
     return nn.functional.linear(x, down.to(x.dtype))
 
 
 def up_linear(hidden: Tensor, up: Tensor) -> Tensor:
+    """Return up(hidden): [..., rank] -> [..., out], in hidden's dtype."""
     return nn.functional.linear(hidden, up.to(hidden.dtype))
 
 
 def hidden_conv(x: Tensor, down: Tensor, conv: nn.Conv2d) -> Tensor:
-    """down(x): [B, in, H, W] -> [B, rank, h, w], in x's dtype, with `conv`'s stride, padding and dilation."""
+    """Return down(x): [B, in, H, W] -> [B, rank, h, w], in x's dtype, with `conv`'s stride, padding and dilation."""
     return nn.functional.conv2d(x, down.to(x.dtype), None, conv.stride, conv.padding, conv.dilation)
 
 
 def up_conv(hidden: Tensor, up: Tensor) -> Tensor:
+    """Return up(hidden), a 1x1 convolution: [B, rank, h, w] -> [B, out, h, w], in hidden's dtype."""
     return nn.functional.conv2d(hidden, up.to(hidden.dtype))
 
 
@@ -245,13 +273,13 @@ def up_conv(hidden: Tensor, up: Tensor) -> Tensor:
 
 
 def size(tensors: Tensors) -> BlockSize:
-    """Rank and alpha of a layer in a file."""
+    """Return rank and alpha of a layer in a file."""
     return ranked(tensors[DOWN].shape[0], tensors)
 
 
 def flaw(name: str, tensors: Tensors) -> str:
-    """The error in a layer of a file, or ""."""
-    if wrong := not_a_number(name, tensors):
+    """Return the error in a layer of a file; "" if there is none."""
+    if wrong := number_error(name, tensors):
         return wrong
     for key, counterpart in ((DOWN, UP), (UP, DOWN)):
         if key not in tensors:
@@ -267,14 +295,14 @@ def flaw(name: str, tensors: Tensors) -> str:
 
 
 def to_peft(tensors: Tensors, dtype: Any) -> dict[str, Tensor]:
-    """The matrices with PEFT's names, alpha / rank multiplied into B: each layer's alpha is then its rank."""
+    """Return the matrices with PEFT's names, alpha / rank multiplied into B, so that alpha = rank in PEFT."""
     block_size = size(tensors)
     up = (tensors[UP].double() * (block_size.alpha / block_size.rank)).to(dtype).contiguous()
     return {"lora_A.weight": tensors[DOWN].to(dtype).contiguous(), "lora_B.weight": up}
 
 
 def network_args(job: TrainJob) -> dict[str, str]:
-    """The network_args of sd-scripts that differ from its defaults. The dropout is included if there are others, as in sd-scripts."""
+    """Return sd-scripts' network_args that differ from its defaults, as text; the dropout only if there are others, as in sd-scripts."""
     network, optimizer = job.network, job.optimizer
     values: dict[str, Any] = {}
     if network.conv_rank is not None:
@@ -297,8 +325,11 @@ def network_args(job: TrainJob) -> dict[str, str]:
 
 
 def sizes_as_metadata(tensors: Tensors, args: str = "") -> dict[str, str]:
-    """ss_network_module, ss_network_dim, ss_network_alpha and ss_network_args of these LoRA tensors: "Dynamic" if
-    layers differ; 3x3 convolutions have conv_dim and conv_alpha. args: the ss_network_args that the file had"""
+    """Return ss_network_module, ss_network_dim, ss_network_alpha and ss_network_args of LoRA tensors by kohya's key.
+
+    args   ss_network_args of the file so far, whose other entries are kept; "" for none
+    Rank and alpha are "Dynamic" if layers differ; those of 3x3 convolutions are conv_dim and conv_alpha in ss_network_args.
+    """
     plain, conv = set[tuple[int, float]](), set[tuple[int, float]]()
     for layer in group_by_module(tensors).values():
         if DOWN in layer:  # not a norm layer
@@ -316,23 +347,29 @@ def sizes_as_metadata(tensors: Tensors, args: str = "") -> dict[str, str]:
 
 
 def network_sizes(module: str, ranks: Collection[int], alphas: Collection[float]) -> dict[str, str]:
-    """ss_network_module, ss_network_dim and ss_network_alpha of a file with these ranks and alphas."""
+    """Return ss_network_module, ss_network_dim and ss_network_alpha of a file whose layers have these ranks and alphas."""
     sizes = {"ss_network_dim": one_or_dynamic(ranks), "ss_network_alpha": one_or_dynamic(alphas)}
     return {"ss_network_module": module} | sizes
 
 
 def one_or_dynamic(values: Collection[Any]) -> str:
-    """The single value, or "Dynamic" as sd-scripts' tools write for layers that differ."""
+    """Return the single value as text, or "Dynamic" for several, as sd-scripts' tools write."""
     return str(*values) if len(values) == 1 else "Dynamic"
 
 
 def register_lora(adapter: type[LoraAdapter], **fields: Any) -> None:
-    """Register a kind with LoRA's file format. adapter: the class of its layers; fields: more fields of NetworkKind"""
+    """Register a kind with LoRA's file format.
+
+    adapter   class of its layers
+    fields    further fields of NetworkKind, which replace LoRA's
+    """
 
     def fresh(target: Target, size: BlockSize, options: Settings | None, seed: int) -> LoraAdapter:
+        """Create an adapter of class `adapter` without effect."""
         return adapter.fresh(target.name, target.module, size.rank, size.alpha, seed)
 
     def from_tensors(target: Target, tensors: Tensors) -> LoraAdapter | None:
+        """Return the adapter of a file; None if the shapes do not fit the layer."""
         shaped = fit_shapes(tensors[DOWN], tensors[UP], target.module)
         return adapter(target.name, target.module, *shaped, size(tensors).alpha) if shaped is not None else None
 

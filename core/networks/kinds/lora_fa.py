@@ -14,13 +14,17 @@ from core.record.lazy_torch import Tensor, nn, torch
 class LoraFaAdapter(LoraAdapter):
     """A LoRA whose down is frozen."""
 
-    def _hold(self, down: Tensor, up: Tensor) -> None:
-        super()._hold(down, up)
+    def _store(self, down: Tensor, up: Tensor) -> None:
+        """Store the matrices as parameters, with down frozen."""
+        super()._store(down, up)
         self._down.requires_grad_(False)
 
     @classmethod
     def fresh(cls, name: str, module: nn.Module, rank: int, alpha: float, seed: int) -> Self:
-        """down normal with variance 2 / (in + rank), as sd-scripts' networks.lora_fa; in: channels of a convolution."""
+        """Create a LoRA without effect: down normal with variance 2 / (in + rank), as in sd-scripts' networks.lora_fa, up zero.
+
+        in: the number of input channels, also for a convolution.
+        """
         adapter = super().fresh(name, module, rank, alpha, seed)
         if not adapter.down.is_meta:
             spread = math.sqrt(2.0 / (as_weight(module.weight).shape[1] + rank))
@@ -30,9 +34,11 @@ class LoraFaAdapter(LoraAdapter):
         return adapter
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
+        """Return [(parameter, role)]: up only, at the usual learning rate."""
         return [(self._up, "plain")]
 
     def shorten(self, ratio: Tensor) -> None:
+        """Multiply up, the only trained matrix, by `ratio`."""
         self._up.mul_(ratio.to(self._up.dtype))
 
 

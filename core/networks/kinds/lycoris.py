@@ -1,4 +1,4 @@
-"""Shared by LyCORIS' kinds: their metadata and registration."""
+"""Metadata and registration that LyCORIS' kinds share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ NOT_IN_PEFT = Misread({"diffusers": UNREAD})
 
 
 def lycoris_args(job: TrainJob, algo: str, options: Settings | None) -> dict[str, str]:
-    """LyCORIS' network_args for these settings: the algorithm, its enabled options, and the common ones."""
+    """Return LyCORIS' network_args of a job: the algorithm, its enabled options, the layer preset and the common ones.
+
+    options   the kind's settings; None if it has none
+    """
     arguments = {name: getattr(options, name) for name in type(options).model_fields} if options is not None else {}
     enabled = {name: str(value) for name, value in arguments.items() if value not in (False, None, -1)}
     layers = job.network.layers
@@ -33,7 +36,11 @@ def lycoris_args(job: TrainJob, algo: str, options: Settings | None) -> dict[str
 
 
 def register_product(name: str, title: str, product: Product, algo: str = "", **fields: Any) -> None:
-    """Register a kind whose layers are `ProductAdapter`s. fields: further fields of its NetworkKind"""
+    """Register a kind whose layers are `ProductAdapter`s.
+
+    algo     LyCORIS' name of the algorithm; "": `name`
+    fields   further fields of NetworkKind, which replace the default ones
+    """
     kind: dict[str, Any] = {
         "name": name,
         "title": title,

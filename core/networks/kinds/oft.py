@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.formats.lora.names import ALPHA
 from core.networks.adapter import Adapter, as_weight
-from core.networks.kinds import NetworkKind, Tensors, not_a_number, register
+from core.networks.kinds import NetworkKind, Tensors, number_error, register
 from core.networks.kinds.lokr import split
 from core.networks.kinds.lycoris import MODULE, NOT_IN_PEFT, lycoris_args
 from core.record.lazy_torch import Tensor, nn, torch
@@ -45,13 +45,14 @@ ATTENTION, TRANSFORMER = ("_attn1_", "_attn2_"), ("_transformer_blocks_", "_proj
 class OftAdapter(Adapter):
     """Rotations of blocks of output channels, W' = R^T W, in one stage or in several that mix them (BOFT).
 
-    `blocks` [k, b, b], for BOFT [stages, k, b, b], are float32 parameters in the file's shape, and so is `rescale`, a
-    factor per channel, if there is one. With Q = blocks - blocks^T, R = (I + Q)(I - Q)^-1 is orthogonal (Cayley).
-    `alpha` limits the norm of all Q of the layer together to alpha * width of the output (Qiu et al. 2023,
-    arXiv:2306.07280, COFT).
+    blocks    float32 parameter [k, b, b], for BOFT [stages, k, b, b], as in the file
+    rescale   float32 parameter [out, 1(, 1, 1)], a factor per channel, or None
+    alpha     limits the norm of all Q of the layer together to alpha * output width (Qiu et al. 2023, arXiv:2306.07280, COFT); 0: no limit
+    prefix    of layer names in files; "": the usual
+    With Q = blocks - blocks^T, R = (I + Q)(I - Q)^-1 is orthogonal (Cayley).
 
-    The multiplier m interpolates each rotation, I + m * (R - I), as kohya and LyCORIS do, and the rescale too, 1 + m *
-    (rescale - 1), which LyCORIS applies in full at any m. Norms and their limit are those of the blocks, as in LyCORIS.
+    The multiplier m interpolates each rotation, I + m * (R - I), as kohya and LyCORIS do, and the rescale too, 1 + m * (rescale - 1), which
+    LyCORIS applies in full at any m. Norms and their limit are those of the blocks, as in LyCORIS.
     """
 
     def __init__(self, name: str, module: nn.Module, tensors: Tensors, rank: int, prefix: str):
@@ -65,24 +66,28 @@ class OftAdapter(Adapter):
 
     @property
     def file_name(self) -> str:
+        """The layer's name in files, with the kind's prefix."""
         return self._prefix + self.name.removeprefix(LORA) if self._prefix else self.name
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
+        """Return [(parameter, role)]: blocks and rescale, at the usual learning rate."""
         return [(weight, "plain") for weight in (self.blocks, self.rescale) if weight is not None]
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return y with its channels rotated except for the bias."""
         unbiased = self.without_bias(y)
         if isinstance(self.module, nn.Conv2d):
             return y + self._change(unbiased.movedim(1, -1)).movedim(-1, 1)
         return y + self._change(unbiased)
 
     def merged(self, weight: Tensor) -> Tensor:
+        """Return the weight with its output channels rotated."""
         with torch.no_grad():
             change = self._change(weight.flatten(1).t())
         return weight + change.t().reshape(weight.shape)
 
     def _change(self, rows: Tensor) -> Tensor:
-        """The change of vectors of output channels, [..., out], by rotation and rescale, in their dtype."""
+        """Return the change of vectors of output channels, [..., out], by rotation and rescale at the multiplier, in their dtype."""
         change = torch.zeros_like(rows)
         rotations = self._rotations(rows.dtype)
         if rotations.dim() == 3:
@@ -95,24 +100,27 @@ class OftAdapter(Adapter):
         return change
 
     def _butterfly(self, rows: Tensor, stage: int, rotation: Tensor) -> Tensor:
-        """One stage of BOFT (Liu et al. 2024, arXiv:2311.06243): blocks of channels that are 2^stage * b / 2 apart.
-        LyCORIS uses R instead of R^T here."""
+        """Return the change of vectors [..., out] by one stage of BOFT: blocks of channels that are 2^stage * b / 2 apart.
+
+        rotation   R - I, [k, b, b]
+        Liu et al. 2024, arXiv:2311.06243. LyCORIS uses R instead of R^T here.
+        """
         _, width, _ = rotation.shape
-        apart = 2**stage * (width // 2)
-        mixed = rows.unflatten(-1, (-1, 2, apart)).transpose(-1, -2).flatten(-3)
+        distance = 2**stage * (width // 2)
+        mixed = rows.unflatten(-1, (-1, 2, distance)).transpose(-1, -2).flatten(-3)
         rotated = _in_blocks(mixed, rotation.transpose(-1, -2))
-        return rotated.unflatten(-1, (-1, apart, 2)).transpose(-1, -2).flatten(-3)
+        return rotated.unflatten(-1, (-1, distance, 2)).transpose(-1, -2).flatten(-3)
 
     def _rotations(self, dtype: torch.dtype) -> Tensor:
-        """The rotations as R - I = 2 Q (I - Q)^-1. Cached while the blocks do not train."""
+        """Return R - I = 2 Q (I - Q)^-1 of each block, in the shape of `blocks`. Cached while the blocks do not train."""
         if self.blocks.requires_grad:
-            return self._computed().to(dtype)
+            return self._compute_rotations().to(dtype)
         if self._cached is None or self._cached.dtype != dtype or self._cached.device != self.blocks.device:
-            self._cached = self._computed().to(dtype)
+            self._cached = self._compute_rotations().to(dtype)
         return self._cached
 
-    def _computed(self) -> Tensor:
-        """R - I of each block, float32, with the limit of the norm applied to Q."""
+    def _compute_rotations(self) -> Tensor:
+        """Return R - I of each block, float32, with the norm of Q limited by alpha."""
         q = self.blocks.float()
         q = q - q.transpose(-1, -2)
         if self.alpha > 0:
@@ -123,21 +131,26 @@ class OftAdapter(Adapter):
         return rotations
 
     def norm(self) -> Tensor:
+        """Return the norm of the blocks."""
         return self.blocks.detach().float().norm()
 
     def shorten(self, ratio: Tensor) -> None:
+        """Multiply the blocks by `ratio` (max weight norm)."""
         self.blocks.mul_(ratio.to(self.blocks.dtype))
 
     def tensors(self) -> dict[str, Tensor]:
+        """Return the blocks and rescale, live, and the constraint as alpha, by their keys in files."""
         tensors = {OFT_BLOCKS: self.blocks.detach(), ALPHA: self.alpha_in_file()}
         return tensors | ({RESCALE: self.rescale.detach()} if self.rescale is not None else {})
 
     def misfit(self, tensors: Tensors) -> str:
+        """Return why the tensors of a file cannot be loaded; "" if they can."""
         if OFT_BLOCKS not in tensors or tensors[OFT_BLOCKS].shape != self.blocks.shape:
             return "has blocks of another size"
         return "" if (RESCALE in tensors) == (self.rescale is not None) else f"differs in having a {RESCALE}"
 
     def take(self, tensors: Tensors) -> None:
+        """Load the blocks, rescale and constraint of a file."""
         with torch.no_grad():
             self.blocks.copy_(tensors[OFT_BLOCKS])
             if self.rescale is not None:
@@ -147,14 +160,14 @@ class OftAdapter(Adapter):
 
 
 def _in_blocks(rows: Tensor, matrices: Tensor) -> Tensor:
-    """Vectors [..., k * b], each block multiplied by its matrix of [k, b, b]."""
+    """Multiply each block of b channels of `rows` [..., k * b] by its matrix of `matrices` [k, b, b]."""
     count, width, _ = matrices.shape
     blocks = rows.reshape(-1, count, width).transpose(0, 1)
     return (blocks @ matrices).transpose(0, 1).reshape(rows.shape)
 
 
 def fits(tensors: Tensors, module: nn.Module) -> bool:
-    """Whether a file's blocks have the layer's output width, and their stages can mix it."""
+    """Return whether a file's blocks have the layer's output width, and BOFT's stages can divide them."""
     blocks = tensors[OFT_BLOCKS]
     count, width = blocks.shape[-3:-1]
     stages = blocks.shape[0] if blocks.ndim == 4 else 1
@@ -163,7 +176,7 @@ def fits(tensors: Tensors, module: nn.Module) -> bool:
 
 
 def out_width(module: nn.Module) -> int:
-    """The layer's output channels."""
+    """Return the number of the layer's output channels."""
     return as_weight(module.weight).shape[0]
 
 
@@ -171,25 +184,25 @@ def out_width(module: nn.Module) -> int:
 
 
 def _flaw(name: str, tensors: Tensors) -> str:
-    """The error in a layer of OFT, diag-OFT or BOFT, or ""."""
+    """Return the error in a layer of OFT, Diag-OFT or BOFT; "" if there is none."""
     if OFT_BLOCKS not in tensors:
         return f"{name} has no {OFT_BLOCKS}"
     blocks, rescale = tensors[OFT_BLOCKS], tensors.get(RESCALE)
     if blocks.ndim not in (3, 4) or blocks.shape[-1] != blocks.shape[-2] or not blocks.is_floating_point():
         return f"{name}.{OFT_BLOCKS} has an invalid shape"
-    if wrong := not_a_number(name, tensors):
+    if wrong := number_error(name, tensors):
         return wrong
     width = blocks.shape[-3] * blocks.shape[-1]
     return f"{name}.{RESCALE} has an invalid shape" if rescale is not None and rescale.numel() != width else ""
 
 
 def _idle(tensors: Tensors) -> bool:
-    """Whether a layer of OFT, diag-OFT or BOFT has no effect."""
+    """Return whether a layer of OFT, Diag-OFT or BOFT has no effect."""
     return not tensors[OFT_BLOCKS].any() and (RESCALE not in tensors or bool((tensors[RESCALE] == 1).all()))
 
 
 def constraint(tensors: Tensors) -> float:
-    """The limit of the angles, as a share of the output width, stored as alpha; 0 is none."""
+    """Return the limit of the rotations, stored as alpha: a factor of the output width (OftAdapter.alpha); 0 is no limit."""
     return float(tensors[ALPHA]) if ALPHA in tensors else 0.0
 
 
@@ -207,19 +220,30 @@ def _register(
 ) -> None:
     """Register a kind that rotates blocks.
 
-    blocks   (output width, rank) -> the shape of the tensor of blocks     dims, rank_side   its dimensions, and which
-             is the rank
+    blocks      (output width, rank) -> shape of the tensor `oft_blocks`
+    dims        number of its dimensions
+    rank_side   index of the dimension that is the rank
+    prefix      of layer names in files; "": the usual
+    fields      further fields of NetworkKind
     """
 
     def fresh(target: Target, size: BlockSize, options: Settings | None, seed: int) -> OftAdapter:
-        weight, turning = as_weight(target.module.weight), options if isinstance(options, RotationSettings) else None
-        shape, limit = blocks(weight.shape[0], size.rank), turning.constraint if turning is not None else size.alpha
+        """Create an adapter without effect: blocks of zeros, a rescale of ones."""
+        weight, rotation_settings = (
+            as_weight(target.module.weight),
+            options if isinstance(options, RotationSettings) else None,
+        )
+        shape, limit = (
+            blocks(weight.shape[0], size.rank),
+            rotation_settings.constraint if rotation_settings is not None else size.alpha,
+        )
         tensors = {OFT_BLOCKS: torch.zeros(shape, device=weight.device), ALPHA: torch.tensor(limit)}
-        if turning is not None and turning.rescaled:
+        if rotation_settings is not None and rotation_settings.rescaled:
             tensors[RESCALE] = torch.ones(weight.shape[0], device=weight.device)
         return OftAdapter(target.name, target.module, tensors, shape[rank_side], prefix)
 
     def from_tensors(target: Target, tensors: Tensors) -> OftAdapter | None:
+        """Return the adapter of a file; None if the shapes do not fit the layer."""
         rank = tensors[OFT_BLOCKS].shape[rank_side]
         return OftAdapter(target.name, target.module, tensors, rank, prefix) if fits(tensors, target.module) else None
 
@@ -247,13 +271,21 @@ def _register_of_lycoris(
     algo: str,
     blocks: Callable[[int, int], tuple[int, ...]],
     dims: int,
-    limited: dict[str, str],
+    constraint_misreads: dict[str, str],
     misread: tuple[Misread, ...],
     **fields: Any,
 ) -> None:
-    """Register one of LyCORIS' kinds. limited: how programs misread a constraint"""
+    """Register one of LyCORIS' rotations; arguments as in `_register`.
+
+    algo      LyCORIS' name of the algorithm
+    constraint_misreads   {program: how it misreads a constraint}
+    misread   further misreadings
+    """
     constrained = Misread(
-        limited, "a constraint", lambda options, conv: options.constraint > 0, lambda tensors: constraint(tensors) > 0
+        constraint_misreads,
+        "a constraint",
+        lambda options, conv: options.constraint > 0,
+        lambda tensors: constraint(tensors) > 0,
     )
     _register(
         name,
@@ -272,13 +304,16 @@ def _register_of_lycoris(
 
 
 def _diagonal(out: int, rank: int) -> tuple[int, ...]:
+    """Return the shape of Diag-OFT's blocks for `out` output channels: (blocks, width, width)."""
     width, count = split(out, rank)
     return count, width, width
 
 
 def split_in_powers(width: int, largest: int) -> tuple[int, int] | None:
-    """(block width, number of blocks) for the widest even block up to `largest` of which the width has a power of two: 320,
-    16 -> (10, 32). None if there is none."""
+    """Return (block width, number of blocks) with the widest even block up to `largest` that divides `width` into a power of two.
+
+    None if there is none; (320, 16) -> (10, 32).
+    """
     for block in range(largest - largest % 2, 0, -2):
         count = width // block
         if width % block == 0 and count & (count - 1) == 0:
@@ -287,6 +322,7 @@ def split_in_powers(width: int, largest: int) -> tuple[int, int] | None:
 
 
 def _butterflies(out: int, rank: int) -> tuple[int, ...]:
+    """Return the shape of BOFT's blocks for `out` output channels: (stages, blocks, width, width)."""
     factors = split_in_powers(out, rank)
     assert factors is not None
     width, count = factors
@@ -294,8 +330,10 @@ def _butterflies(out: int, rank: int) -> tuple[int, ...]:
 
 
 def _takes(layer: Layer, network: NetworkSettings, options: Settings | None) -> bool:
-    """Whether it is one of sd-scripts' layers: attention, with enable_all_linear whole transformers, with enable_conv
-    the residual and resampling blocks. Layers chosen by expressions count as they are."""
+    """Return whether sd-scripts' OFT changes a layer of the U-Net.
+
+    Attention always; whole transformers with enable_all_linear, residual and resampling blocks with enable_conv, any if layers are chosen.
+    """
     assert isinstance(options, OftSettings)
     if layer.name.startswith("lora_te") or layer.outer:
         return False
@@ -305,13 +343,14 @@ def _takes(layer: Layer, network: NetworkSettings, options: Settings | None) -> 
 
 
 def _sized(network: NetworkSettings, options: Settings | None) -> NetworkSettings:
-    """Settings with the same number of blocks and the same limit for 3x3 convolutions."""
+    """Return network settings that give 3x3 convolutions, if they train, the same number of blocks and limit as other layers."""
     assert isinstance(options, OftSettings)
     size = {"conv_rank": network.rank, "conv_alpha": network.alpha} if options.enable_conv else {"conv_rank": None}
     return network.model_copy(update={**size, "rs_lora": False})
 
 
 def _network_args(job: TrainJob) -> dict[str, str]:
+    """Return sd-scripts' network_args: the enabled options."""
     options: OftSettings = getattr(job, NAME)
     return {name: "True" for name in type(options).model_fields if getattr(options, name)}
 

@@ -14,7 +14,7 @@ from core.formats.hashes import legacy_hash
 from core.formats.lora.names import BIAS, group_by_module, module_of_extra, module_of_layer
 from core.formats.models.checkpoint import TensorLocation
 from core.formats.models.conversion import TooLarge
-from core.formats.models.overflow import beyond, largest
+from core.formats.models.overflow import largest, overflowing
 from core.formats.models.whole_model import States
 from core.formats.tensors.lazy import LazyTensor, in_pieces
 from core.formats.tensors.writer import WEIGHTS_HASH
@@ -260,6 +260,6 @@ class _NotFinite(Exception):
 def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
     """A float32 tensor in another dtype. Raises _Unfit for NaN, inf and what the dtype cannot hold."""
     size = largest(value)  # in fp32, which is many times as fast as a look at 16 bits
-    if not isfinite(size) or beyond({"": size}, dtype):
+    if not isfinite(size) or overflowing({"": size}, dtype):
         raise _NotFinite
     return value.to(dtype).contiguous()

@@ -15,7 +15,7 @@ from core.formats.model_spec import architecture, implementation
 from core.formats.models import sd_keys
 from core.formats.models.checkpoint import SIZES_KEY, TensorLocation
 from core.formats.models.conversion import Conversion, as_single_file
-from core.formats.models.overflow import beyond, largest, not_finite, not_finite_names
+from core.formats.models.overflow import largest, not_finite, not_finite_names, overflowing
 from core.formats.models.text_keys import full_name
 from core.formats.models.whole_model import ModelFacts
 from core.formats.tensors.header import read_header
@@ -316,7 +316,7 @@ def _checked(key: str, parts: Sequence[_Share], mixed: torch.Tensor, dtype: torc
         what, fix = f"{key} has NaN or infinite values", "download this model again; check_weights lists all damage"
         where = ", ".join(dict.fromkeys(map(display_path, damaged))) or f"{GROUP}.ratios"
         raise ProblemsError.one(what, where, fix, "weights.not-finite")
-    if beyond(sizes, dtype):
+    if overflowing(sizes, dtype):
         what, fix = f"Values of {key} are too large for the precision of the file", "save as bf16 or fp32"
         raise ProblemsError.one(what, f"{GROUP}.saving_precision", fix, "merge.overflow")
     return mixed.to(dtype)

@@ -58,10 +58,10 @@ def network_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
 
 
 def _layer_problems(job: TrainJob, workspace: Workspace, family_name: str) -> list[Problem]:
-    from core.networks.layers import hit_problems, layer_hits
+    from core.networks.layers import count_layers, layer_count_problems
 
     targets, kind_settings = _targets(job, workspace, family_name), kind_named(job.network.kind).kind_settings(job)
-    problems = list(hit_problems(job.network, layer_hits(job.network, kind_settings, targets)))
+    problems = list(layer_count_problems(job.network, count_layers(job.network, kind_settings, targets)))
     return problems + ([] if errors(problems) else _norm_problems(job, targets))
 
 

@@ -15,7 +15,7 @@ from core.diffusion.samplers import sampler_problem
 from core.families import family
 from core.families.attention import memory_problems
 from core.families.locate import base_model_family, model_path, model_problems
-from core.families.prompt_weights import FIX, literal, wrong_weight
+from core.families.prompt_weights import FIX, escape_brackets, weight_error
 from core.families.trained_size import trained_size
 from core.formats.detect import identify
 from core.formats.hub.upload import upload_problem
@@ -179,7 +179,7 @@ def weight_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
         for (error, in_file), images in by_error.items()
     ]
     caption = job.method.class_caption if has_prior(job) else None
-    error = wrong_weight(caption or "")
+    error = weight_error(caption or "")
     if error:
         what = f"In the class caption, {error}"
         problems.append(Problem(what, "method.class_caption", FIX, code="caption.bad-weight"))
@@ -195,7 +195,7 @@ def bracket_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
         for group in _GROUP.findall(prompt) if as_prompt(job, prompt) != prompt else ():
             if any(group in each.caption.whole for each in placed):
                 what = f"The sample prompt '{prompt[:40]}' reads {group[:40]} of the captions as a weight"
-                fix = f"write {literal(group)[:44]} for the brackets as text"
+                fix = f"write {escape_brackets(group)[:44]} for the brackets as text"
                 return [Problem(what, "samples.sample_prompts", fix, "advice", code="prompts.caption-brackets")]
     return []
 
@@ -211,7 +211,7 @@ _WEIGHT_SIGNS = re.compile(r"[:(\[]")  # a text without them has no weights
 
 def _weight_error(texts: Iterable[str]) -> str:
     """The first error of a weight in these texts; "" for none."""
-    return next((error for text in texts if _WEIGHT_SIGNS.search(text) and (error := wrong_weight(text))), "")
+    return next((error for text in texts if _WEIGHT_SIGNS.search(text) and (error := weight_error(text))), "")
 
 
 def token_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from core.formats.hub.upload import missing_key
+from core.formats.hub.upload import missing_token_problem
 from core.generation.prompt.sample_prompts import control_image, read_prompts
 from core.record.problems import Problem, ProblemsError, collected
 from core.record.secrets import secret
@@ -30,7 +30,7 @@ def named_file_problems(job: TrainJob, workspace: Workspace, *, begins: bool = T
     problems: list[Problem] = []
     for check in _checks(job, workspace):
         collected(problems, check)
-    packages = [wandb_problem(job), missing_key(job.hub, secret("huggingface_token"))]
+    packages = [wandb_problem(job), missing_token_problem(job.hub, secret("huggingface_token"))]
     return [*problems, *(problem for problem in packages if problem)]
 
 

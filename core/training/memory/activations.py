@@ -16,7 +16,7 @@ from core.families import family
 from core.families.attention import checkpoint_unet, set_attention
 from core.families.components import Components
 from core.families.counting import FusedAttention, LiveBytes, conditioning_on_meta, config_key, model_on_meta
-from core.networks.kinds import settings_of
+from core.networks.kinds import settings_from_text
 from core.networks.network import Network
 from core.record.problems import ProblemsError
 from core.settings.check import build
@@ -100,7 +100,7 @@ def _models(pass_: Pass, config: tuple) -> tuple[Any, Any, list[torch.Tensor]]:
     if pass_.checkpoint:
         checkpoint_unet(unet, pass_.blocks)
     if pass_.trains == "network":
-        settings, kind_settings = settings_of(pass_.network)
+        settings, kind_settings = settings_from_text(pass_.network)
         targets = list(family(pass_.family).layers(unet, norms=settings.train_norm))
         network = Network.create(targets, settings, 0, kind_settings=kind_settings)
         network.attach()

@@ -14,7 +14,7 @@ from core.families.locate import family_of, model_path
 from core.families.precision import choose_precision
 from core.formats.models.checkpoint import open_vae
 from core.formats.tensors.writer import type_named
-from core.networks.kinds import described
+from core.networks.kinds import settings_as_text
 from core.record.lazy_torch import torch
 from core.record.machine import CUT_OFF, RUNTIME_BYTES
 from core.record.workspace import Workspace
@@ -362,7 +362,7 @@ def _activations(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int
         trains = "network" if job.method.traits.uses_network and job.network.train_unet else "text"
     if trains == "network":
         network = job.network.model_copy(update={"train_text_encoder": False})
-    settings = described(job.model_copy(update={"network": network})) if trains == "network" else ""
+    settings = settings_as_text(job.model_copy(update={"network": network})) if trains == "network" else ""
     attention = "sdpa" if job.memory.attention == "auto" else job.memory.attention
     largest_pass = Pass(
         facts.family,

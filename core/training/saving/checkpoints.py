@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.formats.copies import copy_into
-from core.networks.misread import misread_by
+from core.networks.misread import file_misread_problems
 from core.record import atomic
 from core.record.events import Saved
 from core.record.journal import read_lines
@@ -111,7 +111,7 @@ class Checkpoints:
                 self._copy(each)
             self.uploads.send(each, wait=final)
         if final:
-            for problem in misread_by(path):
+            for problem in file_misread_problems(path):
                 self.context.warn(problem)
         return path
 

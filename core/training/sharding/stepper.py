@@ -105,7 +105,7 @@ class ShardedStepper(Stepper):
         self._scale = LossScale() if scaled else None
         shares_weights = self._settings.shares_weights
         if shares_weights:
-            method.lay_in_modules()
+            method.register_in_modules()
         fp32 = {weight: weight.data for weight in parameters if weight.dtype != compute} if self._full_model else {}
         if self._full_model:
             _cast(modules, compute)
