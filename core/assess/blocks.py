@@ -1,7 +1,8 @@
-"""Drift by block: how far predictions move when the LoRA is switched off in one part of the model, for other prompts and the dataset's.
+"""Drift by block: how much of the LoRA's change of other prompts, and of the dataset's, is lost when one part of it is switched off.
 
-The distance between the predictions with the whole LoRA and without it in this part, as a share of the LoRA's whole change. Parts act
-through each other, so shares need not add up to 1. Each image is predicted at one timestep, the four in turn."""
+Measured as the distance between predictions with the whole LoRA and without this part, over the LoRA's whole change. Parts act
+through each other, so the shares need not sum to 1. Each image is predicted at one of four timesteps, in rotation.
+"""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -24,7 +25,7 @@ SMALL = 0.05  # share of a part whose multiple says nothing
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
-    """`blocks_of` the parts of the model that the LoRA trains."""
+    """Return `blocks_of` for the parts of the model that the checkpoint's LoRA trains."""
     loras, whole = subject.maker.loras, in_turn(bench.changes(subject, "outside"))
     trained = {slot_of(name) for network in loras.networks for name in network.adapters}
     block_changes = {}
@@ -38,7 +39,7 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
 
 
 def slots_of(sdxl: bool) -> dict[str, frozenset[int]]:
-    """The indices in SLOTS of each part."""
+    """Return {part: its indices in SLOTS} for each of PARTS. `sdxl`: whether the model has SDXL's blocks."""
     alone = {BASE: SLOTS.index(BASE), "MID": MID}
     slots = {part: enumerate(block_weights(part, sdxl)) for part in PARTS if part not in alone}
     halves = {part: frozenset(slot for slot, weight in weights if slot and weight) for part, weights in slots.items()}
@@ -46,11 +47,12 @@ def slots_of(sdxl: bool) -> dict[str, frozenset[int]]:
 
 
 def blocks_of(whole: Sequence[float], block_changes: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, Any]:
-    """{"parts": {part: {value, low, high, times}}}, the largest value first. Raises NotMeasured.
+    """Return {"parts": {part: {value, low, high, times}}}, the largest value first. Raises NotMeasured.
 
-    value   share of the whole drift for other prompts that depends on the part, with its interval
-    times   drift that depends on it, as a multiple of the dataset's
-    whole   relative changes for other prompts      moved   {part: (relative changes for other prompts, for the dataset)}
+    whole           relative changes of predictions by the whole LoRA, for other prompts
+    block_changes   {part: (relative changes without the part for other prompts, the same for the dataset's)}
+    value, low, high   share of the whole change that depends on the part, with its 95% interval (None: too few images)
+    times           change that depends on the part for other prompts over that for the dataset's; None if one of them is 0
     """
     if not min(whole) > 0:
         raise NotMeasured("the checkpoint changes nothing")
@@ -63,6 +65,7 @@ def blocks_of(whole: Sequence[float], block_changes: Mapping[str, Sequence[Seque
 
 
 def brief(data: Mapping[str, Any]) -> str:
+    """Return the part with the largest share, and the share, for a table cell."""
     part, most = next(iter(data["parts"].items()))
     return f"{part} {most['value']:.2f}"
 

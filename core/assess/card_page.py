@@ -1,4 +1,4 @@
-"""What a report card contains, and its HTML page: one file without script that loads nothing. All text is escaped."""
+"""Contents of a report card, and its HTML page: one file without script that loads nothing. All text is escaped."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,9 +51,12 @@ LONGEST_LINE = 100  # characters of a value in the list of contents
 
 @dataclass(frozen=True)
 class Fact:
-    """A row of the card. section: a key of SECTIONS; name: its key in the JSON
+    """A row of the card.
 
-    personal   the setting that includes it, "" if it is always included      note   what the value means
+    section    a key of SECTIONS
+    name       the row's key in the JSON
+    personal   name of the setting that includes the row; "" for a row that is always included
+    note       explanation of the value
     """
 
     section: str
@@ -70,7 +73,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Sample:
-    """An image as data URL. prompt: "" if it is unknown"""
+    """An image as data URL, with the prompt ("" if unknown), seed and training step (None if unknown) that it was generated with."""
 
     url: str
     prompt: str = ""
@@ -80,7 +83,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Card:
-    """What a card contains. left_out: facts whose setting is off"""
+    """Contents of a report card. `left_out`: facts whose setting is off."""
 
     title: str
     facts: Sequence[Fact]
@@ -88,7 +91,7 @@ class Card:
     samples: Sequence[Sample]
 
     def data(self) -> dict[str, Any]:
-        """The content of the JSON file."""
+        """Return the contents of the JSON file: values by section and name, and the samples without their images."""
         sections: dict[str, dict[str, Any]] = {}
         for fact in self.facts:
             sections.setdefault(fact.section, {})[fact.name] = fact.value
@@ -96,7 +99,7 @@ class Card:
         return {"format": "atelier card", "version": 1, "title": self.title, **sections, "samples": samples}
 
     def lines(self) -> list[str]:
-        """What the card contains, and what is left out with the setting that includes it."""
+        """List the contents as text, then the facts that are left out, each with the setting that includes it."""
         contents = [f"  {each.title}: {_short(each.text)}" for each in self.facts]
         left_out = [f"  {each.title}: {_short(each.text)} ({each.personal})" for each in self.left_out]
         head = f"The card contains: {self.title}, {count(len(self.samples), 'sample image')}"
@@ -109,7 +112,7 @@ def _short(text: str) -> str:
 
 
 def page(card: Card) -> str:
-    """The HTML page of a card."""
+    """Return the HTML page of a card."""
     sections = {
         name: _section(title, name, [fact for fact in card.facts if fact.section == name])
         for name, title in SECTIONS.items()
@@ -128,6 +131,7 @@ def page(card: Card) -> str:
 
 
 def _section(title: str, name: str, facts: list[Fact]) -> str:
+    """Return a section of the page as HTML; "" without facts."""
     return f"<section class={name}><h2>{title}</h2><dl>{''.join(map(_fact, facts))}</dl></section>" if facts else ""
 
 

@@ -1,8 +1,9 @@
-"""Near-copies of training images: generated images whose latents are nearer to one than unrelated images of the set are.
+"""Near-copies of training images: generated images whose latents are closer to a training image than unrelated images are.
 
-A perceptual hash picks candidates; the distance of latents over shifts and flips decides. The limit is a prediction bound, whose rate
-of false alarms is known, of the distances that training images have among themselves and that the base model's images of the same
-captions, which cannot be copies, have to them."""
+An image hash selects candidates; the distance of latents, minimized over shifts and flips, decides. The limit is a lower prediction
+bound with a known rate of false alarms. It is estimated from the distances between training images, and from those of the base
+model's images of the same captions, which cannot be copies.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +30,11 @@ FOLDER = "assess"  # in the run folder, for images
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
-    """{distance, limit, typical: latent distances; near: images below the limit, of `images`; name: nearest training image; prompt;
-    files: both images, written to the run folder}. Raises NotMeasured."""
+    """Compare the checkpoint's generated images with the training images, and write the closest pair to the run folder.
+
+    Returns {distance, limit, typical: latent distances; near: number of images below the limit; images: number of images; name: the
+    nearest training image; prompt; files: the pair's paths in the run folder}. Raises NotMeasured.
+    """
     from core.assess.bench import load
 
     placed, run = bench.target.training, bench.target.run
@@ -58,14 +62,16 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
 
 
 def limit_of(pairs: Sequence[float], base: Sequence[float], images: int) -> float:
-    """The distance that all of `images` images exceed with the probability 1 - RATE if none is a copy. pairs: distances of
-    training images to their candidates; base: of the base model's images to the nearest"""
+    """Return the distance that all of `images` generated images exceed with probability 1 - RATE if none is a copy.
+
+    pairs   distances of training images to their hash candidates
+    base    distances of the base model's images to the nearest training image
+    """
     return min(lower_bound(pairs, RATE / (images * CANDIDATES)), lower_bound(base, RATE / images))
 
 
 class Gallery:
-    """The training images, compared by image hash and then by latents. load: number -> image; encode: image -> latents [C, h,
-    w]"""
+    """The training images, searched by image hash and then by latents. `load`: index -> image; `encode`: image -> latents [C, h, w]."""
 
     def __init__(self, count: int, load: Callable[[int], Image], encode: Callable[[Image], Tensor]):
         self.load, self.encode = load, encode
@@ -73,7 +79,7 @@ class Gallery:
         self._latents = cache(lambda number: self.encode(load(number)))
 
     def typical(self) -> list[float]:
-        """Distances of the training image pairs with the nearest hashes, without near duplicates."""
+        """Return the distances between COMPARED training images and their hash candidates, without near duplicates."""
         count, pairs = len(self._hashes), dict[frozenset[int], float]()
         for number in sorted({number * count // COMPARED for number in range(COMPARED)}):
             near = self.near(self.load(number), NEAR_DISTANCE)
@@ -81,8 +87,10 @@ class Gallery:
         return list(pairs.values())
 
     def near(self, image: Image, beyond: int = -1) -> list[tuple[float, int]]:
-        """[(distance, number)] of the CANDIDATES training images with the nearest hashes, mirrored or not, nearest latents
-        first. beyond: only those whose hash differs in more bits"""
+        """Return [(distance, index)] of the CANDIDATES training images with the nearest hashes, sorted by distance.
+
+        The image and its mirror image are both compared. `beyond`: hashes that differ in at most this many bits are left out.
+        """
         from PIL.Image import Transpose
 
         views = [image, image.transpose(Transpose.FLIP_LEFT_RIGHT)]
@@ -94,13 +102,15 @@ class Gallery:
 
 
 def latent_difference(one: Tensor, other: Tensor) -> float:
-    """The mean squared difference of two images' latents [C, h, w] over the sum of their spatial variances: 0 for equal images,
-    about 1 for unrelated ones."""
+    """Return the mean squared difference of two images' latents [C, h, w] over the sum of their spatial variances.
+
+    0 for equal images, about 1 for unrelated ones.
+    """
     return float((one - other).square().mean()) / _contrast(one, other)
 
 
 def distance(one: Tensor, other: Tensor) -> float:
-    """The root of `latent_difference` at the best of shifts by up to SHIFTS half latent pixels, over the overlap."""
+    """Return the root of `latent_difference`, minimized over shifts of up to SHIFTS half latent pixels and taken over the overlap."""
     from torch.nn.functional import interpolate
 
     upscaled = [interpolate(each[None], scale_factor=2, mode="bilinear")[0] for each in (one, other)]
@@ -110,16 +120,18 @@ def distance(one: Tensor, other: Tensor) -> float:
 
 
 def _contrast(one: Tensor, other: Tensor) -> float:
+    """Return the sum of both latents' spatial variances (mean over channels), at least 1e-6."""
     return max(sum(float(each.var(dim=(1, 2)).mean()) for each in (one, other)), 1e-6)
 
 
 def _overlap(latents: Tensor, down: int, right: int) -> Tensor:
-    """The part of [C, h, w] that overlaps with another one shifted down and right."""
+    """Return the part of `latents` [C, h, w] that remains after a shift by `down` and `right`: its overlap with the unshifted latents."""
     _, height, width = latents.shape
     return latents[:, max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)]
 
 
 def brief(data: Mapping[str, Any]) -> str:
+    """Return the distance to the nearest training image, marked if it is a copy, for a table cell."""
     return f"{data['distance']:.2f}{' COPY' if data['near'] else ''}"
 
 
@@ -132,4 +144,5 @@ def sentence(data: Mapping[str, Any]) -> str:
 
 
 def warning(data: Mapping[str, Any]) -> str:
+    """Return the warning of a near-copy; "" without one."""
     return f"nearly copies a training image ({data['name']})" if data["near"] else ""

@@ -1,4 +1,4 @@
-"""Diversity over seeds: how different the images of one prompt are, against the base model's."""
+"""Diversity over seeds: how much the images of one prompt differ, as a multiple of the base model's."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -13,11 +13,12 @@ LITTLE = 0.5
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
+    """Return the data of an `Interval`: `variation` of the checkpoint's images over that of the base model's, paired by caption."""
     return paired_ratio(*([variation(each) for each in one.latents_by_prompt()] for one in (subject, bench.base))).data
 
 
 def variation(latents: Sequence[Tensor]) -> float:
-    """The variance over seeds as a share of the spatial variance of the images: about 1 for unrelated ones. latents: [C, h, w]"""
+    """Return the mean `latent_difference` between the images of one prompt: about 1 for unrelated images. `latents`: [C, h, w] per seed."""
     return fmean(latent_difference(one, other) for one, other in combinations(latents, 2))
 
 
@@ -26,4 +27,5 @@ def sentence(data: Mapping[str, Any]) -> str:
 
 
 def warning(data: Mapping[str, Any]) -> str:
+    """Return the warning if the upper bound of the ratio is below LITTLE; otherwise ""."""
     return "gives nearly the same image with each seed" if (data["high"] or 1) < LITTLE else ""

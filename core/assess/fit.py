@@ -1,4 +1,4 @@
-"""Fit to the training images: the loss with the checkpoint on them, as a multiple of the base model's."""
+"""Fit to the training images: the checkpoint's loss on them, as a multiple of the base model's."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +8,7 @@ from core.assess.target import by_image
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
+    """Return the data of an `Interval`: the checkpoint's loss on training images over the base model's, paired by image."""
     return paired_ratio(*(by_image(bench.losses(one, "inside")) for one in (subject, bench.base))).data
 
 
@@ -16,5 +17,6 @@ def sentence(data: Mapping[str, Any]) -> str:
 
 
 def warning(data: Mapping[str, Any]) -> str:
+    """Return the warning if the loss is clearly higher than the base model's; otherwise ""."""
     worse = (data["low"] or 0) > 1
     return "fits its training images worse than the base model (the learning rate was too high)" if worse else ""

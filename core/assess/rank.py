@@ -1,4 +1,4 @@
-"""The part of the rank that is used, what resizing loses, and where the change is."""
+"""Used rank: how many directions hold the LoRA's change, what resizing loses, and which layers change most."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +14,7 @@ SHOWN = 3
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
+    """Return `rank_of` for the checkpoint's singular values, with "rank": the highest rank of a layer."""
     lora = load_finite(subject.checkpoint.path)
     layers, _ = open_layers(lora, subject.maker.components, bench.context.cancel)
     values = {layer.name: found for layer in layers if len(found := values_of(layer)) and float(found[0]) > 0}
@@ -21,9 +22,12 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
 
 
 def rank_of(values: Mapping[str, Tensor]) -> dict[str, Any]:
-    """{used: directions that hold KEPT of the norm; resize: rank to resize to; lost: share of the norm that this loses; layers:
-    norms of those that change most; norm: of all; text: share of the text encoders}. values: singular values of each layer,
-    descending. Raises NotMeasured without any"""
+    """Summarize singular values, descending, of each layer. Raises NotMeasured if `values` is empty.
+
+    used     number of directions that hold KEPT of the norm      resize   smallest usual rank that keeps SMALL of the norm
+    lost     share of the norm that resizing to `resize` loses    layers   {name: Frobenius norm} of the SHOWN largest
+    norm     Frobenius norm of the whole change                   text     the text encoders' share of the squared norm
+    """
     if not values:
         raise NotMeasured("the checkpoint changes nothing")
     longest = max(map(len, values.values()))
@@ -39,6 +43,7 @@ def rank_of(values: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def brief(data: Mapping[str, Any]) -> str:
+    """Return "used of rank" for a table cell."""
     return f"{data['used']} of {data['rank']}"
 
 

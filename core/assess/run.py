@@ -1,4 +1,4 @@
-"""The task `assess`: measures what is missing of a run's checkpoints, cell by cell, and reports all."""
+"""The task `assess`: takes the measures that a run's checkpoints lack, writes each to assess.json, and reports all results."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,10 +22,12 @@ KEY = "key"
 
 
 def plan(settings: AssessSettings, workspace: Workspace) -> Target:
+    """Return what is to be assessed. Raises ProblemsError."""
     return find_target(settings, workspace)
 
 
 def do(settings: AssessSettings, target: Target, context: JobContext) -> Outcome:
+    """Take the missing measures, and return a table, the sentences of each checkpoint and a conclusion."""
     work = Work(target, context)
     work.run()
     cells, checkpoints = work.cells, target.checkpoints
@@ -49,7 +51,7 @@ def do(settings: AssessSettings, target: Target, context: JobContext) -> Outcome
 
 
 class Work:
-    """Takes the measures that assess.json lacks, into `cells`. unreadable: {path of a checkpoint: its problem}"""
+    """Takes the measures that assess.json lacks. `cells`: all results; `unreadable`: {path of a checkpoint: its problem}."""
 
     def __init__(self, target: Target, context: JobContext):
         self.target, self.context = target, context
@@ -57,7 +59,7 @@ class Work:
         self.unreadable: dict[Path, Problem] = {}
 
     def run(self) -> None:
-        """Measure all that is missing. Raises ProblemsError if no checkpoint can be read."""
+        """Take all missing measures. Raises ProblemsError if no checkpoint can be read."""
         todo: dict[Checkpoint, list[Measure]] = {}
         for checkpoint in self.target.checkpoints:
             with self._skipping_unreadable(checkpoint, self.target.measures):
@@ -76,7 +78,8 @@ class Work:
             raise ProblemsError(list(self.unreadable.values()))
 
     def _missing(self, checkpoint: Checkpoint) -> list[Measure]:
-        """The measures to take of a checkpoint. For those that cannot be taken, the reason becomes their result."""
+        """Return the measures that `checkpoint` lacks and that can be taken. For the others that it lacks, store the reason as
+        their result."""
         cells = self.cells.get(checkpoint.path.name, {})
         target, missing = self.target, list[Measure]()
         for measure in target.measures:
@@ -88,7 +91,7 @@ class Work:
         return missing
 
     def _measure(self, todo: Mapping[Checkpoint, Sequence[Measure]]) -> None:
-        """Take measures that need the model."""
+        """Take measures that need the model: load the base model once, then each checkpoint. `todo`: {checkpoint: its measures}."""
         from core.assess.bench import Bench
 
         measures = list({measure.name: measure for each in todo.values() for measure in each}.values())
@@ -99,7 +102,7 @@ class Work:
                 self._take(checkpoint, missing, "measure", bench, subject)
 
     def _take(self, checkpoint: Checkpoint, measures: Sequence[Measure], function: str, *arguments: Any) -> None:
-        """Take these measures of a checkpoint by a function of their modules; each result is written as soon as it is there."""
+        """Take `measures` of `checkpoint` by calling `function` of their modules, and write each result at once."""
         for measure in measures:
             try:
                 data = measure.call(function, *arguments)
@@ -111,8 +114,8 @@ class Work:
 
     @contextmanager
     def _skipping_unreadable(self, checkpoint: Checkpoint, measures: Sequence[Measure]) -> Iterator[None]:
-        """Context that skips an unreadable checkpoint: logs the problem, and stores it as the result of these measures unless the
-        file was deleted."""
+        """Context that skips an unreadable checkpoint: warns, and stores the problem as the result of `measures` unless the file is
+        gone."""
         path = checkpoint.path
         try:
             yield
@@ -131,7 +134,7 @@ class Work:
 
 
 def _store(target: Target, cells: Cells, checkpoint: Checkpoint, measure: Measure, data: Mapping[str, Any]) -> None:
-    """Add a cell to assess.json."""
+    """Set the result of a measure of a checkpoint and write assess.json."""
     cells.setdefault(checkpoint.path.name, {})[measure.name] = {KEY: target.key(measure, checkpoint), **data}
     _write(target, cells)
 

@@ -1,4 +1,4 @@
-"""Best strength: the lowest whose loss is within noise of the lowest loss, and how far the base model drifts at each."""
+"""Best strength of a LoRA: the lowest whose loss is within noise of the lowest loss, and the drift of the base model at each strength."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -9,15 +9,21 @@ from core.record.best import clearly_lower
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
+    """Return `strength_of` for STRENGTHS, with "on": the set whose loss was measured ("held_out" or "inside")."""
     losses = {strength: bench.losses(subject, "fit", strength) for strength in STRENGTHS}
     drift = [fmean(bench.changes(subject, "outside", strength)) for strength in STRENGTHS]
     return strength_of(bench.losses(bench.base, "fit"), losses, drift) | {"on": bench.target.set_named("fit")}
 
 
 def strength_of(base: Sequence[float], each: Mapping[float, Sequence[float]], drift: Sequence[float]) -> dict[str, Any]:
-    """{best: strength to use, None if no loss is clearly lower than the base model's; lowest: strength with the lowest loss; most:
-    the highest whose loss is within noise of it; rows: [strength, share of the base model's loss that it removes, drift]}. base, each:
-    losses of the base model and at each strength, paired"""
+    """Choose the strength by loss and list all of them.
+
+    Returns {best: the lowest strength within noise of the lowest loss, None if its loss is not clearly lower than the base model's;
+    lowest: strength with the lowest loss; most: the highest within noise; rows: [[strength, share of the base loss removed,
+    drift]]}.
+
+    base    the base model's losses      each   {strength: losses}, paired with `base`      drift   mean relative change per strength
+    """
     lowest = min(each, key=lambda strength: (fmean(each[strength]), strength))
     as_good = [s for s in sorted(each) if s == lowest or not clearly_lower(each[lowest], each[s], len(each) - 1)]
     best = as_good[0]
@@ -33,6 +39,7 @@ def strength_of(base: Sequence[float], each: Mapping[float, Sequence[float]], dr
 
 
 def brief(data: Mapping[str, Any]) -> str:
+    """Return the best strength, or "none", for a table cell."""
     return "none" if data["best"] is None else f"{data['best']:g}"
 
 
@@ -48,5 +55,6 @@ def sentence(data: Mapping[str, Any]) -> str:
 
 
 def warning(data: Mapping[str, Any]) -> str:
+    """Return the warning if no strength is clearly better than the base model on held-out images; otherwise ""."""
     held_out = data["on"] == "held_out"
     return "is no better than the base model on held-out images" if data["best"] is None and held_out else ""

@@ -1,4 +1,4 @@
-"""Strength of the trigger word: the effect on captions without the word, against that with it."""
+"""Effect of the trigger word: how much predictions change for captions without the word, over the change for captions with it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,17 +11,19 @@ NOTHING = 0.9  # of the effect without the word
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
+    """Return the data of an `Interval` of the ratio, paired by image, and "word": the trigger word."""
     effects = (by_image(bench.changes(subject, name)) for name in ("plain", "inside"))
     return paired_ratio(*effects).data | {"word": bench.target.trigger}
 
 
 def without_word(caption: str, word: str) -> str:
-    """A caption without the trigger word, and without the comma that it leaves."""
+    """Return the caption without the trigger word and without the comma that followed it."""
     parts = (" ".join(word_pattern([word]).sub(" ", part).split()) for part in caption.split(","))
     return ", ".join(part for part in parts if part)
 
 
 def with_word(caption: str, word: str) -> str:
+    """Return the caption, with the trigger word in front unless the caption contains it or `word` is empty."""
     return caption if not word or word_pattern([word]).search(caption) else f"{word}, {caption}"
 
 
@@ -30,5 +32,6 @@ def sentence(data: Mapping[str, Any]) -> str:
 
 
 def remark(each: Sequence[Mapping[str, Any]]) -> str:
+    """Return the remark if the trigger word has next to no effect at any checkpoint; otherwise "". `each`: data of all checkpoints."""
     nothing = all((data["low"] or 0) > NOTHING for data in each)
     return f"The trigger word '{each[0]['word']}' does next to nothing." if nothing else ""

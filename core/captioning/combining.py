@@ -10,8 +10,11 @@ from core.settings.caption import CaptioningSettings
 
 
 def combined(existing: str, new: str, settings: CaptioningSettings, separator: str = "") -> str:
-    """The caption to write. existing: the caption of the file, "" for none; separator: of the new caption, "" for the job's
-    separator. A caption to which nothing is added is returned unchanged."""
+    """Return the caption to write: `new`, cleaned, combined with `existing` as the settings say.
+
+    existing    caption in the file, "" without one; returned unchanged if nothing is added
+    separator   of the new caption, "" for the setting
+    """
     separator = separator or settings.separator
     new = cleaned(new, settings, separator)
     mode = settings.existing
@@ -30,7 +33,7 @@ def combined(existing: str, new: str, settings: CaptioningSettings, separator: s
 
 
 def cleaned(text: str, settings: CaptioningSettings, separator: str = "") -> str:
-    """A captioner's text after removing phrases, with prefix and suffix; "" stays empty."""
+    """Return a captioner's text without the phrases of `remove_words`, with prefix and suffix; "" if no text remains."""
     separator = separator or settings.separator
     for pattern in settings.remove_words:
         text = removed(pattern, text)
@@ -40,12 +43,15 @@ def cleaned(text: str, settings: CaptioningSettings, separator: str = "") -> str
 
 
 def removed(pattern: str, text: str) -> str:
-    """The text without the matches of the regular expression. Raises ProblemsError for an invalid one."""
+    """Return the text without the matches of a regular expression. Raises ProblemsError for an invalid one."""
     return Pattern(pattern, pattern).replaced(text, "")
 
 
 def pattern_problems(patterns: Sequence[str], where: str, by: str = "", by_where: str = "") -> list[Problem]:
-    """An error for each invalid regular expression, and for each that is incompatible with the replacement `by`."""
+    """Return an error for each invalid regular expression, and for each that is incompatible with the replacement text `by`.
+
+    where, by_where   settings that the errors name for the expression and the replacement
+    """
     problems: list[Problem] = []
     for pattern in patterns:
         try:
@@ -56,23 +62,23 @@ def pattern_problems(patterns: Sequence[str], where: str, by: str = "", by_where
 
 
 def parts_of(text: str, separator: str) -> list[str]:
-    """The parts of a caption, split at the separator without its spaces, without blank parts."""
+    """Return the parts of a caption, split at the separator (without its spaces), stripped and without blank ones."""
     return [part.strip() for part in text.split(separator.strip() or separator) if part.strip()]
 
 
 @lru_cache(maxsize=1 << 16)
 def comparable(part: str) -> str:
-    """A tag normalized for comparison: without differences in case, underscores, escapes and spaces."""
+    """Return a tag normalized for comparison: without differences in case, underscores, escapes and spaces."""
     return " ".join(part.replace("\\", "").replace("_", " ").split()).casefold()
 
 
 def tag_test(wanted: Iterable[str]) -> Callable[[str], bool]:
-    """A test whether a tag is one of these, by `comparable`; * in them matches any text."""
+    """Return a function that tests whether a tag is one of `wanted`, compared by `comparable`; * matches any text."""
     forms = {comparable(tag) for tag in wanted}
     patterns = [form for form in forms if "*" in form]
     return lambda tag: (form := comparable(tag)) in forms or any(like(form, pattern) for pattern in patterns)
 
 
 def like(text: str, pattern: str) -> bool:
-    """Whether the pattern, in which * matches any text, matches the whole text."""
+    """Return whether `pattern`, in which * matches any text, matches the whole text."""
     return fnmatchcase(text, pattern.replace("[", "[[]").replace("?", "[?]"))

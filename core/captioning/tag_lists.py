@@ -1,5 +1,7 @@
-"""Tag lists for autocomplete: csv files in `models/tag_lists`, in the format of A1111's tag autocomplete:
-`name,category,count,"alias,alias"`, without a header."""
+"""Tag lists for autocomplete: CSV files in `models/tag_lists` in the format of A1111's tag autocomplete.
+
+Rows without a header: `name,category,count,"alias,alias"`.
+"""
 
 import csv
 import heapq
@@ -24,7 +26,7 @@ LONGEST = 200  # characters of a tag or an alias
 
 
 class ListedTag(NamedTuple):
-    """A tag of a list. alias: the alias that matched, "" for the tag itself."""
+    """A tag of a list with its post count (`times`). `alias`: an alias to look the tag up by, "" for the tag itself."""
 
     tag: str
     times: int
@@ -35,7 +37,7 @@ normalized = comparable.__wrapped__  # each name once: its cache would only grow
 
 
 class TagList:
-    """Tags sorted for lookup by prefix."""
+    """Tags and aliases sorted for lookup by prefix."""
 
     def __init__(self, known: Iterable[ListedTag]):
         rows = sorted(((normalized(each.alias or each.tag), each) for each in known), key=lambda row: row[0])
@@ -45,7 +47,7 @@ class TagList:
         return len(self._known)
 
     def complete(self, text: str, most: int) -> list[ListedTag]:
-        """The most frequent tags whose name or alias starts with `text`, each once."""
+        """Return the `most` most frequent tags whose name or alias starts with `text`, each once."""
         begin = comparable(text)
         if not begin:
             return []
@@ -57,7 +59,7 @@ class TagList:
 
 
 def tag_lists(workspace: Workspace) -> tuple[TagList, list[Problem]]:
-    """(all tag lists of the models folder as one, the problems of unreadable ones)."""
+    """Return (all tag lists of the models folder as one, problems of unreadable ones)."""
     folder = workspace.models / "tag_lists"
     files = sorted(folder.glob("*.csv")) if folder.is_dir() else []
     return _read_all(tuple((path, stamp(path)) for path in files))
@@ -65,6 +67,7 @@ def tag_lists(workspace: Workspace) -> tuple[TagList, list[Problem]]:
 
 @lru_cache(maxsize=1)
 def _read_all(files: tuple[tuple[Path, Stamp], ...]) -> tuple[TagList, list[Problem]]:
+    """Read and join tag lists, cached until a file changes. `files`: with their stamps."""
     known: list[ListedTag] = []
     problems: list[Problem] = []
     for path, _ in files:
@@ -73,7 +76,7 @@ def _read_all(files: tuple[tuple[Path, Stamp], ...]) -> tuple[TagList, list[Prob
 
 
 def read_tag_list(path: Path) -> list[ListedTag]:
-    """The tags and aliases of a file. Raises ProblemsError."""
+    """Read the tags and aliases of a file. Raises ProblemsError."""
     text = decode_text(read_regular(path, MAX_BYTES)).text
     tags: list[ListedTag] = []
     try:
@@ -90,6 +93,7 @@ def read_tag_list(path: Path) -> list[ListedTag]:
 
 
 def _row(row: list[str]) -> list[ListedTag]:
+    """Return the tag of a CSV row, followed by an entry for each alias."""
     tag = row[0].strip()
     numbers = [int(each) for each in row[1:3] if each.strip().isdecimal() and len(each) < 12]
     times = numbers[-1] if numbers else 0

@@ -1,4 +1,4 @@
-"""Items for a GPU: no step waits for it, and SD 1.5 at full size with each memory option. Weights are random."""
+"""Items for CUDA GPUs: no step waits for the GPU, and SD 1.5 (random weights) trained at full size with each memory option."""
 
 import traceback
 import warnings
@@ -53,7 +53,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def no_waits(context: CheckContext) -> Finding:
-    """Steps after the first ones under torch's profiler: how often and where the host waited for the GPU."""
+    """Check that the host does not wait for the GPU in steps after the first ones, by torch's profiler and its synchronization warnings."""
     profiler = torch.profiler
     with ready_run(starter(BF16), context) as run:
         take_steps(run, WARM)
@@ -74,7 +74,7 @@ def no_waits(context: CheckContext) -> Finding:
 
 
 def waits_within(events: Iterable[Any]) -> Counter[str]:
-    """How often each waiting call was made within a range marked MARK. events: from torch's profiler."""
+    """Count the calls of each function of WAITS within the ranges named MARK. `events`: of torch's profiler."""
     all_events = list(events)
     ranges = [(each.time_range.start, each.time_range.end) for each in all_events if each.name == MARK]
     return Counter(
@@ -86,7 +86,7 @@ def waits_within(events: Iterable[Any]) -> Counter[str]:
 
 @contextmanager
 def waiting_lines() -> Iterator[list[str]]:
-    """A context whose list receives the lines of this project at which torch waited for the GPU: "inner:12 < outer:34"."""
+    """Context that yields a list of the code lines at which torch waited for the GPU: "inner:12 < outer:34", filled while it is open."""
     lines: list[str] = []
 
     def note(message: Any, category: Any, filename: str, lineno: int, *_: Any) -> None:
@@ -110,7 +110,7 @@ def waiting_lines() -> Iterator[list[str]]:
 
 
 def real_values(context: CheckContext, change: dict[str, Any]) -> dict[str, Any]:
-    """SD 1.5 LoRA of rank 16 at 512 px, batch 1, all weights in fp32 without memory savings, except for the change."""
+    """Return the settings of a rank 16 SD 1.5 LoRA at 512 px, batch size 1, in fp32 without memory savings, changed by `change`."""
     job = {
         "model": {"base_model": str(make_model(context.folder))},
         "dataset": {"resolution": SIZE, "train_batch_size": 1},
@@ -122,7 +122,7 @@ def real_values(context: CheckContext, change: dict[str, Any]) -> dict[str, Any]
 
 
 def real_model(context: CheckContext) -> Finding:
-    """Write the model: 2.1 GB."""
+    """Write the SD 1.5 model with random weights (2.1 GB) for the next items, if the disk has space."""
     free = machine.free_disk(context.folder)
     if free < 4_000_000_000:
         fix = "free 4 GB temporarily, or start with --outputs DIR on another disk"
@@ -133,7 +133,7 @@ def real_model(context: CheckContext) -> Finding:
 
 
 def real_training(option: str, context: CheckContext) -> Finding:
-    """One option: time of a step with it, what it saves, and what the forecast says it saves."""
+    """Train with `option` (a key of OPTIONS); compare time and memory with the "plain" training, and memory with the forecast."""
     values = real_values(context, OPTIONS[option][1])
     forecast = forecast_of(context, values)
     try:
@@ -166,7 +166,7 @@ def real_training(option: str, context: CheckContext) -> Finding:
 
 
 def _too_large(context: CheckContext, forecast: int) -> Finding:
-    """The finding for an option that does not fit: a small GPU is not a failure."""
+    """Return the finding for an option that does not fit into VRAM: limited, as a small GPU is not a failure."""
     vram = machine.memory(context.device)[1]
     facts = {"forecast_bytes": forecast, "device_bytes": vram}
     reason = f"it does not fit: {memory_words(vram)} VRAM, forecast {memory_words(forecast)}"
@@ -175,7 +175,7 @@ def _too_large(context: CheckContext, forecast: int) -> Finding:
 
 
 def forecast_of(context: CheckContext, values: dict[str, Any]) -> int:
-    """Bytes that the forecast predicts."""
+    """Return the total VRAM, in bytes, that the memory plan predicts for a training with the settings `values`."""
     from core.training.memory.plan import facts_of, memory_plan
 
     job = build(TrainJob, values)

@@ -1,5 +1,6 @@
-"""Runs the check: item after item in a separate process, each within its time limit, all within three minutes. A crash or hang
-of that process ends neither the page nor the check."""
+"""Runs the check: each item in a separate process within its time limit, all within three minutes. A crash or hang of that process ends
+neither the page nor the check.
+"""
 
 import faulthandler
 import sys
@@ -31,7 +32,7 @@ WHERE, REPORT = "check", "report this, with the JSON of the check"
 
 
 def refuse_while_training(workspace: Workspace) -> None:
-    """ProblemsError while a run of this workspace trains: both would be slow, and the times wrong."""
+    """Raise ProblemsError while a run of this workspace is training, as both would slow down and measured times be wrong."""
     running = next((folder.name for folder in list_runs(workspace.runs) if folder.held), None)
     if running is not None:
         what = f"'{running}' is training, which would distort the check"
@@ -49,9 +50,10 @@ def run_check(
     budget: float = BUDGET_SECONDS,
     worker: Sequence[str] = WORKER,
 ) -> dict[str, Any]:
-    """Check everything and return the report as plain JSON. Raises Cancelled, and ProblemsError if it cannot start.
+    """Run all items and return the JSON report. Raises Cancelled, and ProblemsError if the check cannot start.
 
-    device   "" for the best available      items, worker   replacements, for tests
+    device          "" for the best available      tell     called before and after each item
+    budget          seconds for all items          items, worker   replacements in tests
     """
     refuse_while_training(workspace)
     lock, folder = _locked_folder(workspace)
@@ -69,8 +71,10 @@ def run_check(
 
 
 def _locked_folder(workspace: Workspace) -> tuple[Lock | None, Path]:
-    """(its lock, a folder for one check at a time); (None, a temporary folder) if outputs are not writable. Raises
-    ProblemsError while another check runs."""
+    """Return (lock, an empty folder for the check); (None, a temporary folder) if outputs are not writable.
+
+    Raises ProblemsError while another check runs.
+    """
     folder = workspace.private / "check"
     lock = Lock(workspace.private / "check.lock")
     try:
@@ -89,7 +93,7 @@ def _locked_folder(workspace: Workspace) -> tuple[Lock | None, Path]:
 
 @dataclass
 class Examiner:
-    """Examines items in a worker process, and starts another process when that one is gone."""
+    """Runs items in a worker process, and starts a new process when it ended or was killed."""
 
     workspace: Workspace
     device: str
@@ -104,8 +108,11 @@ class Examiner:
         return self.device.startswith("cuda")
 
     def examine(self, items: Sequence[Item], end: float, tell: Listener) -> None:
-        """Examine the items in order until `end` (time.monotonic), and report to `tell` before and after each; those for a GPU
-        only with one. Raises Cancelled."""
+        """Run the items in order and append them to `lines`; GPU items only with a CUDA device. Raises Cancelled.
+
+        end    time.monotonic() after which items are skipped
+        tell   called before and after each item
+        """
         for item in items:
             self.token.check()
             if item.gpu and not self.gpu:
@@ -118,7 +125,7 @@ class Examiner:
             tell(self.lines, total)
 
     def _finding_of_needs(self, item: Item) -> Finding | None:
-        """The finding for an item that needs another one which is not ok; None if it can run."""
+        """Return the finding for an item whose prerequisite is neither OK nor SLOWER; None if the item can run."""
         for line in self.lines:
             if line.item.name not in item.needs or line.finding is None or line.finding.state in (OK, SLOWER):
                 continue
@@ -129,7 +136,7 @@ class Examiner:
         return None
 
     def _run_in_process(self, item: Item, end: float) -> Finding:
-        """The finding of an item, run in the worker within its time limit."""
+        """Run an item in the worker within its time limit, and return the finding."""
         left = end - time.monotonic()
         if left <= 0:
             return _no_time()
@@ -149,17 +156,19 @@ class Examiner:
         return finding
 
     def end(self) -> None:
+        """End the worker process, if there is one."""
         if self.worker is not None:
             self.worker.end()
             self.worker = None
 
 
 def _no_time() -> Finding:
+    """Return the finding for an item that does not fit into the check's time budget."""
     return Finding(SKIPPED, "", "the check ran out of time", "close other programs and check again")
 
 
 def worker_lost(answer: Gone, seconds: float) -> Finding:
-    """The finding for an item whose process ended or hung."""
+    """Return the finding for an item whose process ended or exceeded its limit of `seconds`."""
     if answer.hung:
         reason = f"no answer within {seconds:.0f} seconds, so its process was killed"
         return Finding(FAILED, "", reason, REPORT, {}, answer.output)
@@ -171,9 +180,10 @@ def worker_lost(answer: Gone, seconds: float) -> Finding:
 
 
 def answer_items(words: Sequence[str], listed: Sequence[Item]) -> None:
-    """The process's main loop: asked {"item", "earlier"}, it answers {"device", "finding"}.
+    """Main loop of the worker process: answers each request {"item", "earlier"} with {"device", "finding"}.
 
-    words   device ("" for the best available), outputs, models, folder for files of the items
+    words    command line arguments: device ("" for the best available), outputs, models, folder for temporary files
+    listed   all items that may be requested
     """
     device, outputs, models, folder = words
     faulthandler.enable()
@@ -193,7 +203,7 @@ def answer_items(words: Sequence[str], listed: Sequence[Item]) -> None:
 
 
 def run_guarded(item: Item, context: CheckContext) -> Finding:
-    """The item's finding; of an error, its explanation if it has one, and its traceback."""
+    """Run an item and return its finding; for an exception, a failed finding with the explanation and traceback."""
     try:
         return item.run(context)
     except Exception as error:
@@ -204,7 +214,7 @@ def run_guarded(item: Item, context: CheckContext) -> Finding:
 
 
 def is_cuda_error(error: BaseException) -> bool:
-    """Whether CUDA may be unusable for the rest of this process, as after a fault in a kernel; not when out of memory."""
+    """Return whether an error may leave CUDA unusable in this process, as a fault in a kernel does; False for out of memory."""
     text = str(error).lower()
     return ("cuda error" in text or "hip error" in text or "cublas_status" in text) and "out of memory" not in text
 

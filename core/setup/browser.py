@@ -23,7 +23,7 @@ MISSING = (
 
 
 def find_browser() -> str | None:
-    """Path of Chromium, Chrome or Edge, None without one; with ATELIER_BROWSER only that program."""
+    """Return the path of Chromium, Chrome or Edge; None without one. If ATELIER_BROWSER is set, only that program is looked for."""
     named = os.environ.get("ATELIER_BROWSER")
     if named:
         return shutil.which(named)
@@ -34,7 +34,7 @@ def find_browser() -> str | None:
 
 
 def install_browser() -> None:
-    """Install Debian's package if this process may (root, apt-get), with fonts: without them text is boxes."""
+    """Install Debian's Chromium and a font (needed to render text). Does nothing unless run as root with apt-get."""
     if sys.platform == "win32" or os.geteuid() != 0 or shutil.which("apt-get") is None:
         return
     quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}

@@ -1,4 +1,4 @@
-"""A captioner's model folder: finds it, checks it before a library reads it, downloads it."""
+"""Finds the model folder of a sentence captioner, checks its files before a library reads them, and downloads them."""
 
 import os
 import re
@@ -43,7 +43,7 @@ DOWNLOAD_AGAIN = "download the model again"
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model's folder. id: its hub repository; None for a user's folder, which is not downloaded."""
+    """A model's folder. `id`: its hub repository; None for a user's folder, which is not downloaded."""
 
     profile: Profile
     folder: Path
@@ -55,11 +55,12 @@ class ModelFiles:
 
     @property
     def setting(self) -> str:
+        """The setting that selects the model, for problems."""
         return f"{self.profile.task}.model"
 
 
 def find(profile: Profile, settings: CaptionModelSettings, workspace: Workspace) -> ModelFiles:
-    """The model that the settings name; its files may be missing. Raises ProblemsError."""
+    """Return the model that the settings name; its files may be missing. Raises ProblemsError."""
     text = settings.model
     where = f"{profile.task}.model"
     if not text:
@@ -80,7 +81,7 @@ def find(profile: Profile, settings: CaptionModelSettings, workspace: Workspace)
 
 
 def check(files: ModelFiles) -> None:
-    """Raise ProblemsError with all problems of a model's files: another kind, missing, damaged, unsafe."""
+    """Raise ProblemsError with all problems of a model's files: unsupported, missing, damaged or unsafe."""
     _check_kind(files)
     _check_complete(files)
     problems: list[Problem] = []
@@ -94,7 +95,7 @@ def check(files: ModelFiles) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The model's safetensors files. Raises ProblemsError for an index without files, or with files outside the folder."""
+    """Return the paths of the model's safetensors files. Raises ProblemsError for a damaged index, or one with paths outside the folder."""
     if not (folder / INDEX).is_file():
         return [folder / WEIGHTS]
     index = read_json_object(folder / INDEX, DOWNLOAD_AGAIN)
@@ -135,7 +136,7 @@ def _check_complete(files: ModelFiles) -> None:
 
 
 def _missing_files_fix(files: ModelFiles) -> tuple[str, str, str]:
-    """(fix, level, remedy) of a Problem about missing files."""
+    """Return (fix, level, remedy) of a Problem about missing files."""
     if files.id is None:
         return "copy the missing files into the folder", "error", ""
     by_hand = f"download the files from https://{hub.HUB}/{files.id} into the folder by hand"
@@ -143,7 +144,7 @@ def _missing_files_fix(files: ModelFiles) -> tuple[str, str, str]:
 
 
 def _has_template(folder: Path) -> bool:
-    """Whether the folder has a chat template; also True for a damaged config, which is reported elsewhere."""
+    """Return whether the folder has a chat template; also True for a damaged config, which another check reports."""
     if any((folder / name).is_file() for name in TEMPLATES):
         return True
     configs = [
@@ -156,7 +157,7 @@ def _has_template(folder: Path) -> bool:
 
 
 def _check_small_file(path: Path) -> None:
-    """Raise ProblemsError for a file that is not JSON within limits, or names code to run (`auto_map`)."""
+    """Raise ProblemsError for a damaged or too large file, and for a config that names code to run (`auto_map`)."""
     most = MAX_TOKENIZER_BYTES if path.name in TOKENIZER_FILES else MAX_CONFIG_BYTES
     if check_regular(path).st_size > most:
         what = f"The file is larger than the limit of {size_words(most)}"
@@ -173,7 +174,7 @@ def _check_small_file(path: Path) -> None:
 
 
 def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield every key with its value, at any depth (bounded by the reader)."""
+    """Yield every (key, value) of the dictionaries in a JSON value, at any depth."""
     if isinstance(value, dict):
         for key, each in value.items():
             yield key, each
@@ -184,7 +185,7 @@ def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _check_numbers(path: Path, values: dict[str, Any]) -> None:
-    """Raise ProblemsError for implausible sizes: a library would build modules of that size before it reads the weights."""
+    """Raise ProblemsError for implausible sizes in a config, as a library would build modules of that size before reading weights."""
     for key, value in _pairs(values):
         layers = "layer" in key or key.startswith(("depth", "num_block"))
         for number in value if isinstance(value, list) else [value]:
@@ -194,8 +195,10 @@ def _check_numbers(path: Path, values: dict[str, Any]) -> None:
 
 
 def _check_kind(files: ModelFiles) -> None:
-    """Raise ProblemsError for a model type that the captioner does not support, and for packed weights. An unreadable config
-    passes: it is reported with the other files."""
+    """Raise ProblemsError for an unsupported model_type, and for weights quantized by another library than bitsandbytes.
+
+    A missing or damaged config passes: another check reports it.
+    """
     where = files.folder / CONFIG
     try:
         values = read_json_object(where, DOWNLOAD_AGAIN, max_bytes=MAX_CONFIG_BYTES, finite=False)
@@ -216,6 +219,7 @@ def _check_kind(files: ModelFiles) -> None:
 
 
 def _check_weights(path: Path) -> None:
+    """Raise ProblemsError for a weight file that is a pickle or has a damaged header."""
     if sniff(path) == "pickle":
         what, fix = "The file is a pickle, which can run code when it is read", "get the model as safetensors"
         raise ProblemsError.one(what, str(path), fix, "captioner.pickle")
@@ -223,7 +227,7 @@ def _check_weights(path: Path) -> None:
 
 
 def fetch_missing(files: ModelFiles, settings: CaptionModelSettings, context: JobContext) -> None:
-    """Download missing or damaged files, if the settings allow it. Raises ProblemsError."""
+    """Download the model if files are missing and the settings allow it. Raises ProblemsError, also for damaged files."""
     if not settings.download or files.id is None:
         return
     try:
@@ -243,7 +247,7 @@ def fetch_missing(files: ModelFiles, settings: CaptionModelSettings, context: Jo
 
 
 def wanted(names: Iterable[str]) -> list[str]:
-    """The files of a repository to download. config.json is last: a folder without it is incomplete."""
+    """Return the files of a repository to download. config.json is last: a folder without it is incomplete."""
     small = [name for name in names if SMALL.fullmatch(name) and not _OTHER_INDEX.fullmatch(name)]
     chosen = dict.fromkeys([*small, *(name for name in names if _WEIGHTS.fullmatch(name))])
     return [*(name for name in chosen if name != CONFIG), *(name for name in chosen if name == CONFIG)]

@@ -36,8 +36,8 @@ SAMPLING_PENALTY = 1.1  # of BLIP when sampling: sd-scripts 0.9.0, make_captions
 class Query:
     """An image with the texts for the model.
 
-    path    its name addresses the random draws   prompt  "" for none
-    system  system prompt of chat models          start   start of the answer, for chat models
+    path     its name keys the random draws       prompt   "" for none
+    system   system prompt of chat models          start    prescribed start of the answer, for chat models
     """
 
     image: Image.Image
@@ -49,8 +49,11 @@ class Query:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer. text: without prompt and special tokens; cut: it ended at the token limit; opened: the prompt opened its
-    thinking."""
+    """A generated answer.
+
+    text     without prompt and special tokens      cut   whether it ended at the token limit
+    opened   whether the prompt ended with <think>
+    """
 
     text: str
     cut: bool
@@ -61,7 +64,7 @@ class Answer:
 def answers(
     loaded: Loaded, queries: Sequence[Query], settings: CaptionGenerationSettings, attempt: int
 ) -> list[Answer]:
-    """The answer to each query. attempt: 0, or 1 for a second attempt."""
+    """Generate the answer to each query. `attempt`: 0, or 1 for a second attempt."""
     inputs, texts = _inputs(loaded, queries, settings)
     prompt = PromptLength()
     processors: list[Any] = [prompt]
@@ -86,7 +89,7 @@ def answers(
 
 
 def _options(loaded: Loaded, settings: CaptionGenerationSettings, attempt: int) -> dict[str, Any]:
-    """Keyword arguments of transformers' `generate`. `do_sample` is off: AddressedSampling samples instead."""
+    """Return keyword arguments of transformers' `generate`. `do_sample` is off: AddressedSampling samples instead."""
     options: dict[str, Any] = {"do_sample": False, "num_beams": 1, "use_cache": True}
     if settings.decoding == "beams":
         options |= {"num_beams": settings.num_beams, "length_penalty": settings.length_penalty}
@@ -104,7 +107,7 @@ def _options(loaded: Loaded, settings: CaptionGenerationSettings, attempt: int) 
 
 
 def banned_tokens(tokenizer: Any, words: Sequence[str]) -> list[list[int]]:
-    """The token sequences of words to ban: at the start of a text and after a space, as written, in lower case, capitalized."""
+    """Return the token sequences of banned words: with and without a leading space, as written, in lower case and capitalized."""
     forms = {form for word in words if (plain := word.strip()) for form in (plain, plain.lower(), plain.capitalize())}
     spelled = (
         tokenizer.encode(f"{space}{form}", add_special_tokens=False) for form in sorted(forms) for space in ("", " ")
@@ -116,7 +119,7 @@ def banned_tokens(tokenizer: Any, words: Sequence[str]) -> list[list[int]]:
 def _inputs(
     loaded: Loaded, queries: Sequence[Query], settings: CaptionGenerationSettings
 ) -> tuple[dict[str, Any], list[str]]:
-    """(the processor's tensors on the model's device; the text of each query, with a chat model as its template renders it)."""
+    """Return (the processor's tensors on the model's device, the prompt of each query; rendered by the template for chat models)."""
     images: list[Any] = [each.image for each in queries]
     texts = [each.prompt for each in queries]
     arguments: dict[str, Any] = {"return_tensors": "pt"}
@@ -133,12 +136,15 @@ def _inputs(
 
 
 def _cast(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return a floating point tensor in `dtype`, any other unchanged."""
     return value.to(dtype) if value.is_floating_point() else value
 
 
 def _chat_text(loaded: Loaded, query: Query, thinks: bool) -> str:
-    """The chat prompt by the model's template, with the start of the answer. Raises ProblemsError for a template that rejects
-    it."""
+    """Render the chat prompt with the model's template, and append the start of the answer. Raises ProblemsError if that fails.
+
+    thinks   whether to ask for thinking, if the template has the option
+    """
     system, prompt, start = (
         _without_marks(loaded.processor, text) for text in (query.system, query.prompt, query.start)
     )
@@ -166,8 +172,7 @@ def _chat_text(loaded: Loaded, query: Query, thinks: bool) -> str:
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Context that raises TimeoutError in Python code that runs longer: a template may loop forever, and a thread cannot be
-    killed."""
+    """Context that raises TimeoutError in Python code that runs longer: a template may loop forever, and a thread cannot be killed."""
     end, earlier = time.monotonic() + seconds, sys.gettrace()
 
     def check_time(frame: Any, event: str, argument: Any) -> Any:
@@ -183,14 +188,14 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def _without_marks(processor: Any, text: str) -> str:
-    """The text without the processor's placeholders for images and videos."""
+    """Return the text without the processor's image and video placeholders."""
     for name in ("image_token", "video_token"):
         text = text.replace(str(getattr(processor, name, None) or "<image>"), "")
     return text
 
 
 def _ends(loaded: Loaded) -> set[int]:
-    """Ids of the tokens that end an answer or pad the row after it."""
+    """Return the ids of the tokens that end an answer or pad the rows after it."""
     tokenizer, config = loaded.tokenizer, loaded.model.generation_config
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     ids = {*ends, config.pad_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.sep_token_id}
@@ -198,7 +203,7 @@ def _ends(loaded: Loaded) -> set[int]:
 
 
 class PromptLength(LogitsProcessor):
-    """Records the length of the prompt in tokens, which each kind of model counts differently."""
+    """Logits processor that records the number of prompt tokens in `tokens`, which each kind of model counts differently."""
 
     tokens = 0
     _recorded = False
@@ -210,8 +215,10 @@ class PromptLength(LogitsProcessor):
 
 
 class AddressedSampling(LogitsProcessor):
-    """Samples tokens by draws addressed by (seed, image, attempt, position), so that neither the order of images nor the batch
-    changes a caption. Masks all but the sampled token, which greedy decoding then takes."""
+    """Logits processor that samples tokens with draws keyed by (seed, image, attempt, position).
+
+    Neither the order of images nor the batch changes a caption. All but the sampled token are masked; greedy decoding then takes it.
+    """
 
     def __init__(self, settings: CaptionGenerationSettings, keys: Sequence[str], attempt: int, prompt: PromptLength):
         self._address, self._keys, self._prompt = (settings.seed, attempt), keys, prompt
@@ -235,7 +242,10 @@ class AddressedSampling(LogitsProcessor):
 
 
 class AnswerBudget(StoppingCriteria):
-    """Ends a row after `tokens` tokens of answer, not counting its thinking."""
+    """Stopping criterion: ends a row after `tokens` tokens of answer, not counting its thinking.
+
+    closed   token ids of </think>      tokens   limit for the answer
+    """
 
     def __init__(self, closed: Sequence[int], tokens: int, prompt: PromptLength):
         self._closed, self._tokens, self._prompt = list(closed), tokens, prompt

@@ -27,7 +27,7 @@ NO_CODE = {"local_files_only": True, "trust_remote_code": False}
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to generate, on its device. chat: whether it takes prompts through its chat template."""
+    """A model ready to generate, on its device. `chat`: whether prompts go through its chat template."""
 
     model: Any
     processor: Any
@@ -41,7 +41,7 @@ class Loaded:
 
 
 def precision_problems(task: str, settings: CaptionModelSettings) -> list[Problem]:
-    """The problems of a precision that this machine does not support."""
+    """Return the problems of a precision that this machine does not support."""
     if settings.precision in ("8bit", "4bit") and find_spec("bitsandbytes") is None:
         what, fix = "8-bit and 4-bit need bitsandbytes, which is not installed", "choose another precision"
         return [Problem(what, f"{task}.precision", fix, code="captioner.no-bitsandbytes")]
@@ -50,7 +50,7 @@ def precision_problems(task: str, settings: CaptionModelSettings) -> list[Proble
 
 @contextmanager
 def freed() -> Iterator[None]:
-    """Context that frees the memory of the model loaded in it."""
+    """Context that frees the memory of a model loaded in it."""
     try:
         yield
     finally:
@@ -91,11 +91,13 @@ def load(files: ModelFiles, settings: CaptionModelSettings, device: str) -> Load
 
 
 def _refused(files: ModelFiles, why: str) -> ProblemsError:
+    """Return the error that the model cannot be used. `why`: a verb phrase, such as "does not fit into memory"."""
     fix = "download it again, choose another model, or a smaller precision if memory is short"
     return ProblemsError.one(f"The model {files.title} {why}", str(files.folder), fix, "captioner.not-loaded")
 
 
 def _first_line(error: Exception) -> str:
+    """Return the first line of an error's message, at most 300 characters; the type's name without one."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
@@ -115,8 +117,7 @@ def _quiet(transformers: Any) -> Iterator[None]:
 
 
 def _dtype(precision: str, device: str) -> torch.dtype:
-    """The dtype to compute in: that of the precision; for "auto" and quantized weights bf16 where it is fast, else fp32 on a CPU
-    and fp16 on a GPU."""
+    """Return the dtype to compute in: the precision's; for "auto" and quantized weights bf16 where fast, else fp32 (CPU) or fp16 (GPU)."""
     if precision in ("bf16", "fp16", "fp32"):
         return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
     if machine.bf16_is_fast(device):
@@ -125,7 +126,7 @@ def _dtype(precision: str, device: str) -> torch.dtype:
 
 
 def _quantization(precision: str, dtype: torch.dtype) -> Any:
-    """The BitsAndBytesConfig of "8bit" and "4bit"; None for other precisions."""
+    """Return the BitsAndBytesConfig of "8bit" and "4bit"; None for other precisions."""
     from transformers import BitsAndBytesConfig
 
     skip = {"llm_int8_skip_modules": [rf"(?:\w+\.)*{name}" for name in NOT_QUANTIZED]}
@@ -138,7 +139,7 @@ def _quantization(precision: str, dtype: torch.dtype) -> Any:
 
 
 def _check_size(files: ModelFiles) -> None:
-    """Raise ProblemsError for a config of a far larger model than the weights: the rest would be initialized at random."""
+    """Raise ProblemsError if the config describes over twice the stored weights: the others would be initialized at random."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     config = AutoConfig.from_pretrained(files.folder, **NO_CODE)
@@ -152,10 +153,7 @@ def _check_size(files: ModelFiles) -> None:
 
 
 def _processor(files: ModelFiles) -> Any:
-    """The processor for still images.
-
-    The video processor is left out where transformers would require torchvision: images do not use it.
-    """
+    """Load the model's processor, without its video processor where transformers would require torchvision for it."""
     from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES, processor_class_from_name
     from transformers.utils import is_torchvision_available

@@ -46,7 +46,7 @@ def check(settings: NamesSettings, workspace: Workspace) -> None:
 def describe(
     job: CaptionerJob, rows: Sequence[Row], settings: NamesSettings, context: JobContext
 ) -> Iterator[CaptionResult]:
-    """Yield each image's caption: the pattern filled in from its names. Raises ProblemsError for invalid settings."""
+    """Yield each image's caption: the pattern filled in from its file and folder names. Raises ProblemsError for invalid settings."""
     check(settings, context.workspace)
     context.stage("reading names")
     folders = [folder_of(each.source)[0] for each in concepts(job.dataset, job.captions, ValidationSettings())]
@@ -58,7 +58,10 @@ def describe(
 def _described(
     image: ImageInfo, folder: Path | None, settings: NamesSettings, expression: Pattern, separator: str
 ) -> CaptionResult:
-    """The caption of an image. folder: the dataset's folder, below which the expression sees its path"""
+    """Return the caption of an image, or why there is none.
+
+    folder   dataset folder; the regular expression is matched against the image's path relative to it
+    """
     path, relative = image.path, image.relative
     if folder is not None and path.is_relative_to(folder):
         relative = path.relative_to(folder).as_posix()
@@ -83,6 +86,7 @@ def _described(
 
 
 def _words(text: str, settings: NamesSettings) -> str:
+    """Return a name as words, without numbers and replaced characters by the settings."""
     return name_words(
         text, leading=settings.leading_numbers, trailing=settings.trailing_numbers, replaced=settings.replaced
     )

@@ -13,7 +13,7 @@ FIX = "write its caption by hand, or remove XMP from the fields"
 
 
 def read_xmp(packet: bytes | str) -> dict[str, list[str]]:
-    """{"title", "description", "subject": texts}, the default language first. Raises ProblemsError."""
+    """Parse a packet into {"title", "description", "subject": texts}, the default language first. Raises ProblemsError."""
     if len(packet) > MAX_BYTES:
         raise _refused(f"is larger than {MAX_BYTES // 1_000_000} MB")
     if isinstance(packet, bytes):
@@ -74,6 +74,7 @@ class _Reader:
             self.name = ""
 
     def keep(self, name: str, text: str) -> None:
+        """Add a text to the property `name`, unless either is blank; first if it is of the default language."""
         if name and text.strip():
             texts = self.values.setdefault(name, [])
             if len(texts) == MOST_TEXTS:

@@ -1,4 +1,4 @@
-"""A tagger's folder: finds it, checks it, downloads it."""
+"""Finds the model folder of a tagger, checks it and downloads it."""
 
 import os
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ FOREIGN = {
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A tagger and its folder. is_users: a folder of the user, not a download below models/captioners."""
+    """A tagger and its folder. `is_users`: whether it is a folder of the user, which is not downloaded."""
 
     profile: Profile
     folder: Path
@@ -46,6 +46,7 @@ class ModelFiles:
 
     @property
     def model(self) -> Path:
+        """Path of the ONNX file."""
         return self.folder / self.profile.model
 
     @property
@@ -55,7 +56,7 @@ class ModelFiles:
 
 
 def find(settings: TagTextSettings, workspace: Workspace) -> ModelFiles:
-    """The tagger that the settings name; its files may be missing. Raises ProblemsError."""
+    """Return the tagger that the settings name; its files may be missing. Raises ProblemsError."""
     typed = settings.model_dir
     if not typed:
         profile = PROFILES[settings.repo_id]
@@ -85,7 +86,7 @@ def check_files(files: ModelFiles) -> None:
 
 
 def _missing_problem(files: ModelFiles) -> Problem:
-    """The problem of missing files, with where to get them."""
+    """Return the problem of missing files, with where to get them."""
     names, verb = " and ".join(files.missing), "are" if len(files.missing) > 1 else "is"
     where = display_path(files.folder)
     foreign = next((what for name, what in FOREIGN.items() if (files.folder / name).exists()), "")
@@ -102,8 +103,10 @@ def _missing_problem(files: ModelFiles) -> Problem:
 
 
 def read_labels(files: ModelFiles, metadata: str) -> list[Label]:
-    """The label of each output. metadata: the list in the model file, for taggers without a label file. Raises ProblemsError
-    for damaged ones."""
+    """Return the label of each output. Raises ProblemsError for a damaged table.
+
+    metadata   tag list in the model file, used by taggers without a label file
+    """
     path = files.folder / files.profile.labels
     match files.profile.label_kind:
         case "csv":
@@ -132,11 +135,12 @@ def fetch_missing(files: ModelFiles, settings: TagSettings, context: JobContext)
 
 
 def downloads(files: ModelFiles, settings: TagSettings) -> bool:
-    """Whether a start may download files."""
+    """Return whether the settings allow a download of this tagger."""
     return (settings.download or settings.force_download) and not files.is_users
 
 
 def _download(files: ModelFiles, names: Sequence[str], into: Path, context: JobContext) -> None:
+    """Download the named files of the tagger's repository into a folder."""
     if not names:
         return
     owner, name = files.profile.repo.split("/")
@@ -146,7 +150,7 @@ def _download(files: ModelFiles, names: Sequence[str], into: Path, context: JobC
 
 
 def _missing_or_damaged(files: ModelFiles) -> list[str]:
-    """The names of missing or damaged files."""
+    """Return the names of missing or damaged files."""
     problems: list[Problem] = []
     names = list(files.missing)
     if files.profile.model not in names and collected(problems, check_onnx, files.model) is None:

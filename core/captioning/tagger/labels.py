@@ -27,8 +27,10 @@ CONTROL = re.compile(r"[\0-\x1f\x7f\ud800-\udfff]+")
 
 
 def read_csv(path: Path) -> list[Label]:
-    """Read selected_tags.csv of WD, PixAI and others: columns name and category; `ips` has the series of characters. Raises
-    ProblemsError."""
+    """Read selected_tags.csv of WD, PixAI and others. Raises ProblemsError.
+
+    Columns `name` and `category`; optionally `ips`, a JSON list of the series of a character.
+    """
     try:
         text = read_regular(path, MAX_BYTES).decode("utf-8-sig")
         rows = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -43,7 +45,10 @@ def read_csv(path: Path) -> list[Label]:
 
 
 def _row(row: Sequence[str], columns: dict[str, int], line: int, path: Path) -> Label:
-    """The label in a row. columns: {"name", "category" and perhaps "ips": index}; line: for messages. Raises ProblemsError."""
+    """Return the label in a row. Raises ProblemsError.
+
+    columns   {"name", "category" and perhaps "ips": index}      line   line number, for messages
+    """
     if len(row) <= max(columns.values()):
         raise _bad(path, f"has too few columns in line {line}")
     code = row[columns["category"]].strip().lower()
@@ -55,6 +60,7 @@ def _row(row: Sequence[str], columns: dict[str, int], line: int, path: Path) -> 
 
 
 def _series(text: str, path: Path, line: int) -> tuple[str, ...]:
+    """Parse a JSON list of series names. Raises ProblemsError."""
     names = parse_json(text, f"{path}, line {line}", AGAIN, max_values=100)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise _bad(path, f"has an ips that is not a list of names in line {line}")
@@ -62,8 +68,10 @@ def _series(text: str, path: Path, line: int) -> tuple[str, ...]:
 
 
 def read_mapping(path: Path) -> list[Label]:
-    """Read tag_mapping.json of cl_tagger ({"0": {"tag", "category"}}), or the metadata of Camie and older cl_tagger files
-    (idx_to_tag and tag_to_category). The label of an output that the file does not list is NO_LABEL. Raises ProblemsError."""
+    """Read tag_mapping.json of cl_tagger ({"0": {"tag", "category"}}), or metadata with idx_to_tag and tag_to_category (Camie).
+
+    An output that the file does not list gets NO_LABEL. Raises ProblemsError.
+    """
     values = read_json_object(path, AGAIN)
     inner = values.get("dataset_info", values)
     inner = inner.get("tag_mapping", inner) if isinstance(inner, dict) else values
@@ -87,16 +95,17 @@ NO_LABEL = Label("", "")  # an output without a tag
 
 
 def _category_of(tag: Any, kinds: dict[str, Any]) -> Any:
-    """The category of a tag, "general" for an unknown one; None for anything but a text."""
+    """Return the category of a tag, "general" for an unknown tag; None if the tag is not a text."""
     return kinds.get(tag, "general") if isinstance(tag, str) else None
 
 
 def _tag_and_kind(entry: Any) -> tuple[Any, Any]:
+    """Return (tag, category) of an entry; (None, None) if it is not an object."""
     return (entry.get("tag"), entry.get("category")) if isinstance(entry, dict) else (None, None)
 
 
 def read_metadata(text: str, path: Path) -> list[Label]:
-    """Read DeepDanbooru's list of tags, a Python literal in the model's metadata. Raises ProblemsError. path: of the model"""
+    """Parse DeepDanbooru's list of tags, a Python literal in the model's metadata. Raises ProblemsError. `path`: of the model."""
     try:
         if len(text) > MAX_LITERAL:
             raise ValueError("too long")
@@ -111,7 +120,7 @@ def read_metadata(text: str, path: Path) -> list[Label]:
 
 
 def _name(text: str, where: str, path: Path) -> str:
-    """The tag without control characters. Raises ProblemsError if it is empty or too long."""
+    """Return the tag without control characters. Raises ProblemsError if it is empty or too long."""
     name = CONTROL.sub(" ", text).strip()
     if not name or len(name) > MAX_NAME:
         raise _bad(
@@ -121,6 +130,7 @@ def _name(text: str, where: str, path: Path) -> str:
 
 
 def _bounded(labels: list[Label], path: Path) -> list[Label]:
+    """Return the labels. Raises ProblemsError if there are none or more than MAX_LABELS."""
     if not labels or len(labels) > MAX_LABELS:
         raise _bad(path, "has no tags" if not labels else f"has more than {MAX_LABELS:,} tags")
     return labels

@@ -20,10 +20,10 @@ DIGITS = 6  # of a stored score: 0.35 in float32 stays at least 0.35
 
 
 class Tagger(OfProcess):
-    """A loaded model.
+    """A loaded tagger.
 
     wanted, provider   onnxruntime's execution provider: requested, and in use
-    size    (width, height) of its input       batch   its fixed batch size; None for any
+    size               (width, height) of the model's input      batch   its fixed batch size; None for any
     """
 
     def __init__(self, files: ModelFiles, settings: TagSettings, context: JobContext):
@@ -38,8 +38,7 @@ class Tagger(OfProcess):
             raise
 
     def _prepare(self, settings: TagSettings) -> None:
-        """Read the labels, check the loaded model's input and output, reserve memory for a batch and try one image. Raises
-        ProblemsError."""
+        """Read the labels, check the model's input and output, allocate memory for a batch and try one image. Raises ProblemsError."""
         self.labels: list[Label] = read_labels(self.files, self._model.tags)
         self.always_stored = np.array([label.category in ALWAYS_STORED for label in self.labels])
         self.batch, self.size = self._input(settings.batch_size)
@@ -49,12 +48,15 @@ class Tagger(OfProcess):
 
     @property
     def _shape(self) -> tuple[int, int, int]:
+        """Shape of one input image, by the profile's layout."""
         width, height = self.size
         return (height, width, 3) if self.profile.layout == "NHWC" else (3, height, width)
 
     def _input(self, batch_size: int) -> tuple[int | None, tuple[int, int]]:
-        """(fixed batch size or None, (width, height)) of the model's input. Raises ProblemsError unless it is one batch of RGB
-        images of acceptable size."""
+        """Return (fixed batch size or None, (width, height)) of the model's input.
+
+        Raises ProblemsError unless the input is one batch of RGB images of acceptable size.
+        """
         inputs = self._model.inputs
         shape = inputs[0][2] if inputs else []
         if len(inputs) != 1 or len(shape) != 4 or inputs[0][1] not in ("tensor(float)", "tensor(float16)"):
@@ -78,7 +80,7 @@ class Tagger(OfProcess):
         return batch, (width, height)
 
     def _output(self) -> str:
-        """The name of the profile's output. Raises ProblemsError if the model lacks it."""
+        """Return the name of the profile's output. Raises ProblemsError if the model lacks it."""
         names = self._model.outputs
         wanted = self.profile.output
         if isinstance(wanted, int) and 0 <= wanted < len(names):
@@ -88,7 +90,7 @@ class Tagger(OfProcess):
         return str(wanted)
 
     def _try(self) -> None:
-        """Run one white image, to detect a wrong label table or profile before any caption is written."""
+        """Run one white image, to detect a wrong label table or profile before any caption is written. Raises ProblemsError."""
         values = self.run([np.full(self._shape, 255 if self.profile.scale == "255" else 1, np.float32)])[0]
         if not np.isfinite(values).all():
             raise self._refused("returns NaN")
@@ -96,7 +98,7 @@ class Tagger(OfProcess):
             raise self._refused(f"returns {values.max():.3g} as a score: its profile needs sigmoid")
 
     def run(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Scores [N, outputs] of prepared images, at most `batch`. Raises ProblemsError."""
+        """Return the scores, float32 [N, outputs], of N prepared images, at most `batch`. Raises ProblemsError."""
         batch_size = self.batch or len(images)  # a fixed batch takes no fewer
         ((dtype, shape),) = self._model.run(images, batch_size, [self.output])
         if why := outputs_too_many(shape):
@@ -113,12 +115,16 @@ class Tagger(OfProcess):
             return 1 / (1 + np.exp(-values)) if self.profile.sigmoid else values
 
     def scored(self, values: np.ndarray) -> list[Scored]:
-        """The labels with a score of at least FLOOR, or always stored, in the order of the table."""
+        """Return the (label, score) pairs of one image, in the order of the label table.
+
+        values   [outputs]; scores below FLOOR are left out, except of ratings and qualities
+        """
         values = values[: len(self.labels)]
         numbers = np.flatnonzero((values >= FLOOR) | self.always_stored)
         scores = ((self.labels[number], round(float(values[number]), DIGITS)) for number in numbers)
         return [(label, score) for label, score in scores if label is not NO_LABEL]
 
     def _refused(self, why: str, end: str = "model") -> ProblemsError:
+        """Return the error that the model cannot be used. `why`: a verb phrase; `end`: of the problem's code."""
         fix = "download it again, or choose another tagger; for your own model, check its profile.json"
         return ProblemsError.one(f"The tagger {self.files.title} {why}", str(self.files.model), fix, f"tagger.{end}")

@@ -1,7 +1,7 @@
 """From a tagger's scores to the tags of a caption: pure functions of labels, scores and settings.
 
-The order of the steps: select by threshold, exclude, replace, split characters, remove duplicates and overlaps, limit, sort,
-write. A `Formatter` is built once and called for each image; it needs no model.
+Steps in order: select by threshold, exclude, replace, split characters, remove duplicates and overlaps, limit, sort, write. A
+`Formatter` is built once and called for each image; it needs no model.
 """
 
 import re
@@ -21,7 +21,7 @@ PAREN = re.compile(r"(?<!\\)([()])")
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """One output of a tagger. series: of a character, if the label table has them (PixAI)."""
+    """The tag of one output of a tagger. `series`: of a character, if the label table has them (PixAI)."""
 
     name: str
     category: str
@@ -33,7 +33,7 @@ Scored = tuple[Label, float]
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """A tag of an image. score: None for an inserted tag."""
+    """A tag of an image. `score`: None for an inserted tag."""
 
     name: str
     category: str
@@ -43,7 +43,10 @@ class Tag:
 
 @dataclass(frozen=True, slots=True)
 class Tagged:
-    """The tags of an image. text: the caption; tags: as written, without weights; scored: with their scores."""
+    """The tags of an image.
+
+    text   the caption      tags   names as written, without weights      scored   (name, score) pairs
+    """
 
     text: str
     tags: tuple[str, ...]
@@ -54,16 +57,17 @@ Format = Callable[[Sequence[Scored]], Tagged]
 
 
 def items_of(text: str) -> list[str]:
-    """The items of a comma-separated setting, stripped, without empty ones."""
+    """Return the items of a comma-separated setting, stripped, without empty ones."""
     return [item for part in re.split(r"(?<!\\)[,\n]", text) if (item := _plain(part))]
 
 
 def _plain(text: str) -> str:
+    """Return the text unescaped and stripped."""
     return text.replace("\\,", ",").replace("\\;", ";").strip()
 
 
 def pairs_of(text: str) -> list[tuple[str, str]]:
-    """The (old, new) pairs of the replacement setting. Raises ProblemsError for an invalid pair."""
+    """Parse the (old, new) pairs of the replacement setting. Raises ProblemsError for an invalid pair."""
     pairs = []
     for part in re.split(r"(?<!\\)[;\n]", text):
         tags = [_plain(word) for word in re.split(r"(?<!\\),", part)]
@@ -76,16 +80,17 @@ def pairs_of(text: str) -> list[tuple[str, str]]:
 
 
 def not_a_pair(part: str) -> ProblemsError:
+    """Return the error for an invalid pair of the replacement setting."""
     what = f"'{part.strip()}' is not a pair of an old and a new tag"
     fix = "write old,new and separate the pairs by ;"
     return ProblemsError.one(what, "tag_replacement", fix, "tagger.bad-replacement")
 
 
 def wildcard_pattern(key: str) -> str:
-    """Regular expression, for `fullmatch` with DOTALL, of a key in which * matches any text.
+    """Return a regular expression, for `fullmatch` with DOTALL, of a key in which * matches any text.
 
-    Text between two stars matches at its first occurrence, without backtracking (an atomic group): many stars would otherwise
-    take exponential time.
+    Text between two stars matches at its first occurrence, without backtracking (an atomic group): many stars would otherwise take
+    exponential time.
     """
     first, *rest = map(re.escape, key.split("*"))
     if not rest:
@@ -95,7 +100,7 @@ def wildcard_pattern(key: str) -> str:
 
 
 def threshold_of(category: str, options: TagTextSettings, defaults: Mapping[str, float]) -> float:
-    """The threshold of a category: its setting, else the common setting, else the model's."""
+    """Return the threshold of a category: its setting, else the common setting, else the model's (`defaults`, by category)."""
     threshold = getattr(options, f"{category}_threshold", None)
     if threshold is not None:
         return float(threshold)
@@ -107,7 +112,7 @@ def threshold_of(category: str, options: TagTextSettings, defaults: Mapping[str,
 
 
 def mcut(scores: Sequence[float]) -> float:
-    """MCut threshold: the middle of the largest gap between neighboring scores, with FLOOR as the lowest score."""
+    """Return the MCut threshold: the middle of the largest gap between neighboring scores, with FLOOR as the lowest score."""
     ordered = [*sorted(scores, reverse=True), FLOOR]
     gaps = [high - low for high, low in pairwise(ordered)]
     at = max(range(len(gaps)), key=gaps.__getitem__)
@@ -115,7 +120,10 @@ def mcut(scores: Sequence[float]) -> float:
 
 
 class Formatter:
-    """The steps for one set of settings, compiled once. Called with an image's scores in the order of the labels."""
+    """Converts an image's scores, in the order of the labels, to its tags, for one set of settings.
+
+    defaults   the model's thresholds by category
+    """
 
     def __init__(self, options: TagTextSettings, defaults: Mapping[str, float]):
         self.options, self.defaults = options, defaults
@@ -142,8 +150,10 @@ class Formatter:
     # ---- which
 
     def selected(self, scored: Sequence[Scored]) -> Iterator[Tag]:
-        """Yield the tags at or above the threshold of their category, in the order of the labels; of a rating or quality only the best
-        one, if it is wanted."""
+        """Yield the tags that reach the threshold of their category, in the order of the labels.
+
+        Of ratings and qualities only the best, if the settings want it.
+        """
         best: dict[str, tuple[float, int]] = {}
         thresholds: dict[str, float] = {}
         for number, (label, score) in enumerate(scored):
@@ -161,32 +171,34 @@ class Formatter:
                 yield Tag(label.name, label.category, score, label.series)
 
     def key(self, name: str) -> str:
-        """A tag normalized for comparison: without differences in case, underscores, spaces and escapes."""
+        """Return a tag normalized for comparison: without differences in case, underscores, spaces and escapes."""
         name = name.strip().casefold().replace("\\(", "(").replace("\\)", ")")
         return name if name in KAOMOJI else " ".join(self.spaced(name).replace("_", " ").split())
 
     def spaced(self, name: str) -> str:
+        """Replace separators in a name by spaces."""
         for mark in self.separators:
             name = name.replace(mark, " ")
         return name
 
     def pattern(self, text: str) -> re.Pattern[str] | None:
-        """The regular expression that matches the keys of a list; None for an empty list."""
+        """Return the regular expression that matches the keys of a list of tags; None for an empty list."""
         keys = [self.key(item) for item in items_of(text)]
         return re.compile("|".join(map(wildcard_pattern, keys)), re.DOTALL) if keys else None
 
     def matches(self, pattern: re.Pattern[str] | None, tag: Tag) -> bool:
+        """Return whether a tag matches a pattern of `pattern`; False for None."""
         return pattern is not None and pattern.fullmatch(self.key(tag.name)) is not None
 
     def deduplicated(self, tags: Sequence[Tag]) -> list[Tag]:
-        """Each tag once, at its first position; without tags that consist of separators only."""
+        """Return each tag once, at its first position, without tags that consist of separators only."""
         first: dict[str, Tag] = {}
         for tag in tags:
             first.setdefault(self.key(tag.name), tag)
         return [tag for key, tag in first.items() if key]
 
     def without_overlap(self, tags: Sequence[Tag]) -> list[Tag]:
-        """The tags without those whose words are part of another tag of the same category: hair in long hair."""
+        """Return the tags without those whose words are part of another tag of the same category: hair in long hair."""
         spaced = {tag.name: f" {self.key(tag.name)} " for tag in tags}
         others = {
             category: [spaced[tag.name] for tag in tags if tag.category == category]
@@ -200,7 +212,7 @@ class Formatter:
         return [tag for tag in tags if not inside_another(tag)]
 
     def limited(self, tags: list[Tag]) -> list[Tag]:
-        """The `max_tags` tags with the highest scores, in the same order; rating and quality do not count."""
+        """Return the `max_tags` tags with the highest scores, in the same order; rating and quality do not count."""
         if self.options.max_tags is None:
             return tags
         counted = sorted((tag for tag in tags if tag.category not in BEST), key=lambda tag: -(tag.score or 0))
@@ -210,8 +222,10 @@ class Formatter:
     # ---- in which order, and how written
 
     def ordered(self, tags: list[Tag]) -> list[Tag]:
-        """The tags in caption order: tags that always come first (missing ones inserted if set so), then the rest; rating and quality
-        at the beginning or the end."""
+        """Return the tags in caption order: `always_first_tags` (missing ones inserted if set so), then the others.
+
+        Rating and quality go to the beginning or the end.
+        """
         if self.options.order == "score":
             tags = sorted(tags, key=lambda tag: -(tag.score or 0))
         named = {self.key(tag.name): tag for tag in tags}
@@ -233,7 +247,7 @@ class Formatter:
         return [*at("first", BEST), *front.values(), *rest, *at("last", BEST[::-1])]
 
     def written(self, tags: Sequence[Tag]) -> Tagged:
-        """The caption, the names of its tags as displayed, and their scores."""
+        """Return the caption, the names of its tags as displayed, and their scores."""
         names = [self.display(tag.name) for tag in tags]
         scores = [tag.score for tag in tags]
         parts = names
@@ -245,7 +259,7 @@ class Formatter:
         return Tagged(self.options.caption_separator.join(parts), tuple(names), scored)
 
     def display(self, name: str) -> str:
-        """A tag's name as written in captions: underscores, separators and parentheses by the settings."""
+        """Return a tag's name as written in captions: underscores, separators and parentheses by the settings."""
         if self.options.remove_underscore and name not in KAOMOJI:
             name = name.replace("_", " ")
         name = " ".join(self.spaced(name).split())
@@ -253,7 +267,7 @@ class Formatter:
 
 
 def expanded(tag: Tag) -> list[Tag]:
-    """A character and its series as separate tags: from the label table, else from the last parentheses."""
+    """Split a character into the character and its series, from the label table or the last parentheses; [tag] for other tags."""
     if tag.category != "character":
         return [tag]
     if tag.series:
