@@ -170,6 +170,7 @@ class Subject:
     """The loaded base model with a checkpoint (None: without one). Cached predictions and images remain after the weights are released."""
 
     def __init__(self, bench: Bench, maker: ImageMaker, job: GenerateJob, checkpoint: Checkpoint | None):
+        """`maker`: the loaded model; `job`: settings of a generation with `checkpoint`."""
         self.bench, self.maker, self.job, self.checkpoint = bench, maker, job, checkpoint
         self._at_once = images_at_once(maker.components, *bench.target.size, AT_ONCE)
         self._predictions: dict[tuple[str, float], Tensor] = {}
@@ -187,7 +188,7 @@ class Subject:
     ) -> Iterator[Tensor]:
         """Yield the predictions of `probes` in batches [B, C, h, w], float32, on the CPU, in the form of the training target.
 
-        block_weights   the LoRA's weight in each block, comma-separated; None leaves them as they are
+        block_weights   the LoRA's weight in each block, comma-separated; None: 1 everywhere
         """
         components, kind, size = self.maker.components, self.maker.kind, self.bench.target.size
         update = {"strength": strength, "block_weights": block_weights}
@@ -229,6 +230,7 @@ class Subject:
 
     @cached_property
     def _latents(self) -> list[Tensor]:
+        """Latents [C, h, w] of `images`, in the same order."""
         return [self.encoded(image) for image, _ in self.images]
 
     def encoded(self, image: Image) -> Tensor:

@@ -71,6 +71,7 @@ def brief(data: Mapping[str, Any]) -> str:
 
 
 def sentence(data: Mapping[str, Any]) -> str:
+    """Return the report's sentence for data of `measure`: each part's share of the change."""
     rows = iter(data["parts"].items())
     part, top = next(rows)
     rest = "; ".join(f"{PARTS[name]} ({name}) {each['value']:.2f}{_times(each)}" for name, each in rows)
@@ -79,4 +80,5 @@ def sentence(data: Mapping[str, Any]) -> str:
 
 
 def _times(part: Mapping[str, Any]) -> str:
+    """Return ", N times the dataset's" for a part; "" without `times` or for a part below SMALL."""
     return "" if part["times"] is None or part["value"] < SMALL else f", {part['times']:.2f} times the dataset's"

@@ -193,6 +193,7 @@ class Source:
             yield Fact("about", name, title, self.metadata.get(f"modelspec.{name}", ""), personal)
 
     def _use(self) -> Iterator[Fact]:
+        """Yield the facts of the section "use": trigger words, strength, image size, sampling."""
         fact = partial(Fact, "use")
         triggers = list(stated_triggers(self.path, self.metadata))
         if self.job is not None and self.run is not None:
@@ -230,6 +231,7 @@ class Source:
         return next((value for value in values if value not in ("", "None", "no")), "")
 
     def _base(self) -> Iterator[Fact]:
+        """Yield the facts of the section "base": name, family, hash and license of the base model."""
         fact = partial(Fact, "base")
         digest, entry = self._base_digest()
         name = self._stated("ss_sd_model_name") or (self.job.model.base_model if self.job else "")
@@ -265,6 +267,7 @@ class Source:
         return {name: data for name, data in cells.items() if name in MEASURES and "why" not in data}
 
     def _measures(self) -> Iterator[Fact]:
+        """Yield the facts of the section "measures": how the file compares with its run's checkpoints, and its assessment."""
         fact = partial(Fact, "measures")
         best, too_short = self.snapshot.get("best"), self.snapshot.get("too_short", False)
         if self.step is not None and (best is not None or too_short):
@@ -279,6 +282,7 @@ class Source:
                 yield fact(name, row["title"], row["sentence"], note=row["meaning"])
 
     def _training(self) -> Iterator[Fact]:
+        """Yield the facts of the section "training": dataset, hyperparameters and date."""
         fact = partial(Fact, "training")
         folders = self.about["metadata"].get("ss_dataset_dirs")
         folders = folders if isinstance(folders, dict) else {}
@@ -292,6 +296,7 @@ class Source:
         yield fact("date", "Date", self._stated("modelspec.date")[:10])
 
     def _file(self) -> Iterator[Fact]:
+        """Yield the facts of the section "file": contents, precision, size and hash."""
         fact = partial(Fact, "file")
         lora = self.about.get("lora") or {}
         yield fact("what", "What it is", self.about["what"])

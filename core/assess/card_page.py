@@ -68,6 +68,7 @@ class Fact:
 
     @property
     def text(self) -> str:
+        """The value as text, lists separated by commas."""
         return ", ".join(self.value) if isinstance(self.value, list) else str(self.value)
 
 
@@ -107,6 +108,7 @@ class Card:
 
 
 def _short(text: str) -> str:
+    """Return the text on one line, cut to LONGEST_LINE characters."""
     line = " ".join(text.split())
     return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]} ..."
 
@@ -136,12 +138,14 @@ def _section(title: str, name: str, facts: list[Fact]) -> str:
 
 
 def _fact(fact: Fact) -> str:
+    """Return a row of the page as HTML."""
     note = f"<small>{escape(fact.note)}</small>" if fact.note else ""
     short = not isinstance(fact.value, list) and len(fact.text) <= SHORT and len(fact.note) <= SHORT
     return f"<div{' class=short' if short else ''}><dt>{escape(fact.title)}</dt><dd>{_value(fact)}{note}</dd></div>"
 
 
 def _value(fact: Fact) -> str:
+    """Return the value of a row as HTML."""
     if isinstance(fact.value, list):
         return "".join(f'<span class="chip">{escape(text)}</span>' for text in fact.value)
     if fact.name == "sha256":
@@ -152,6 +156,7 @@ def _value(fact: Fact) -> str:
 
 
 def _sample(sample: Sample, title: str) -> str:
+    """Return an image with its caption as HTML. `title`: of the card, for the alt text."""
     step = [f"step {sample.step:,}"] if sample.step is not None else []
     seed = [f"seed {sample.seed}"] if sample.seed is not None else []
     texts = "<br>".join(escape(text) for text in (sample.prompt, ", ".join(step + seed)) if text)

@@ -74,6 +74,7 @@ class Gallery:
     """The training images, searched by image hash and then by latents. `load`: index -> image; `encode`: image -> latents [C, h, w]."""
 
     def __init__(self, count: int, load: Callable[[int], Image], encode: Callable[[Image], Tensor]):
+        """`count`: the number of training images."""
         self.load, self.encode = load, encode
         self._hashes = [int(difference_hash(load(number)), 16) for number in range(count)]
         self._latents = cache(lambda number: self.encode(load(number)))
@@ -136,6 +137,7 @@ def brief(data: Mapping[str, Any]) -> str:
 
 
 def sentence(data: Mapping[str, Any]) -> str:
+    """Return the report's sentence for data of `measure`: the number of near-copies and the nearest pair."""
     nearest = f"{data['name']} at distance {data['distance']:.2f}"
     scale = f"below {data['limit']:.2f} is a near-copy (at most {RATE:.0%} false alarms), unrelated images are at {data['typical']:.2f}"
     if data["near"]:

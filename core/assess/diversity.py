@@ -23,6 +23,7 @@ def variation(latents: Sequence[Tensor]) -> float:
 
 
 def sentence(data: Mapping[str, Any]) -> str:
+    """Return the report's sentence for data of `measure`: the ratio with its interval."""
     return f"Images of one prompt differ between seeds {Interval.of(data)} times as much as the base model's."
 
 

@@ -26,6 +26,7 @@ def drift_of(inside: Sequence[float], outside: Sequence[float]) -> dict[str, Any
 
 
 def sentence(data: Mapping[str, Any]) -> str:
+    """Return the report's sentence for data of `measure`: the ratio, both changes and the timesteps that change most."""
     most = max(range(len(TIMESTEPS)), key=data["bands"].__getitem__)
     part = f"{data['bands'][most]:.2f} times at timesteps {most * BAND} to {(most + 1) * BAND - 1}"
     shares = f"{data['outside']:.1%} against {data['inside']:.1%}"

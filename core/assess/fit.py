@@ -13,6 +13,7 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
 
 
 def sentence(data: Mapping[str, Any]) -> str:
+    """Return the report's sentence for data of `measure`: the ratio with its interval."""
     return f"The loss on training images is {Interval.of(data)} times the base model's."
 
 

@@ -40,6 +40,7 @@ def brief(data: Mapping[str, Any]) -> str:
 
 
 def sentence(data: Mapping[str, Any]) -> str:
+    """Return the report's sentence for data of `recorded`: the loss and its distance to the lowest."""
     text = f"{data['loss']:.4f} on {data['images']} held-out images"
     if data["step"] == data["lowest"] or "above" not in data:
         return (

@@ -48,6 +48,7 @@ def brief(data: Mapping[str, Any]) -> str:
 
 
 def sentence(data: Mapping[str, Any]) -> str:
+    """Return the report's sentence for data of `measure`: the used directions and what resizing loses."""
     smaller = f"resizing to rank {data['resize']} loses {data['lost']:.1%}"
     rest = smaller if data["resize"] < data["rank"] else f"no lower rank keeps {SMALL:.0%} of it"
     text = f", {data['text']:.0%} in the text encoder" if data["text"] >= 0.005 else ""

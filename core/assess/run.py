@@ -140,4 +140,5 @@ def _store(target: Target, cells: Cells, checkpoint: Checkpoint, measure: Measur
 
 
 def _write(target: Target, cells: Cells) -> None:
+    """Write all cells to the run's assess.json."""
     atomic.write_json(target.run.path / FILE, {"version": 1, "cells": cells})

@@ -36,6 +36,7 @@ class Interval:
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Interval:
+        """Return the interval from its `data`."""
         return cls(data["value"], data["low"], data["high"])
 
 

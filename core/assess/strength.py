@@ -44,6 +44,7 @@ def brief(data: Mapping[str, Any]) -> str:
 
 
 def sentence(data: Mapping[str, Any]) -> str:
+    """Return the report's sentence for data of `measure`: the best strength with its gain and drift."""
     on, last = "held-out" if data["on"] == "held_out" else "training", data["rows"][-1]
     if data["best"] is None:
         return f"No strength has a clearly lower loss on {on} images than the base model."

@@ -28,6 +28,7 @@ def with_word(caption: str, word: str) -> str:
 
 
 def sentence(data: Mapping[str, Any]) -> str:
+    """Return the report's sentence for data of `measure`: the ratio with its interval."""
     return f"Without '{data['word']}' the effect on the dataset's captions is {Interval.of(data)} times that with it."
 
 

@@ -50,6 +50,7 @@ class CaptionResult:
         return (self.join or self._combined)(existing, settings)
 
     def _combined(self, existing: str, settings: CaptioningSettings) -> str:
+        """Return `combined` with the existing caption, as the settings say."""
         return combined(existing, self.text, settings, self.separator)
 
     def caption_bytes(self, caption: str) -> bytes:

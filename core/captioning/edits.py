@@ -126,6 +126,7 @@ def _add(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
 
 
 def _remove(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
+    """Return the change that removes the setting's tags, in which * matches any text."""
     is_removed = tag_test(_tags(settings.tags, settings))
     return lambda tags: [tag for tag in tags if not is_removed(tag)]
 

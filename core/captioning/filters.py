@@ -99,6 +99,7 @@ def field_names() -> list[str]:
 
 
 def _invalid(why: str) -> ProblemsError:
+    """Return the error that the filter expression is invalid. `why`: a clause."""
     fix = 'write it like cat & !dog | "looking at viewer", tokens:>75 or is:missing'
     return ProblemsError.one(f"The filter is not valid: {why}", "filter", fix, "filter.bad-expression")
 
@@ -162,18 +163,21 @@ class _Reader:
         return False
 
     def _or(self) -> Test:
+        """Parse terms joined by | into a test."""
         tests = [self._and()]
         while self._take("|"):
             tests.append(self._and())
         return lambda facts: any(test(facts) for test in tests)
 
     def _and(self) -> Test:
+        """Parse terms side by side or joined by & into a test."""
         tests = [self._not()]
         while self._take("&") or self.tokens[self._position][0] not in ("|", ")", ""):
             tests.append(self._not())
         return lambda facts: all(test(facts) for test in tests)
 
     def _not(self) -> Test:
+        """Parse a term, an expression in parentheses, or a negation of either. Raises ProblemsError if nested deeper than DEEPEST."""
         self._depth += 1
         if self._depth > DEEPEST:
             raise _invalid("it is nested too deeply")
@@ -208,6 +212,7 @@ def _field_of(text: str) -> tuple[str, str]:
 
 
 def _is_field(text: str) -> bool:
+    """Return whether a term starts with a known field: "name:" or "name:value"."""
     name, colon, _ = text.partition(":")
     return bool(colon) and name.casefold() in _FIELDS
 

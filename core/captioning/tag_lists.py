@@ -40,6 +40,7 @@ class TagList:
     """Tags and aliases sorted for lookup by prefix."""
 
     def __init__(self, known: Iterable[ListedTag]):
+        """`known`: an entry for each tag and each alias."""
         rows = sorted(((normalized(each.alias or each.tag), each) for each in known), key=lambda row: row[0])
         self._keys, self._known = [key for key, _ in rows], [each for _, each in rows]
 
@@ -102,4 +103,5 @@ def _row(row: list[str]) -> list[ListedTag]:
 
 
 def _bad(path: Path, why: str, fix: str) -> ProblemsError:
+    """Return the error that a tag list cannot be used. `why`: a clause."""
     return ProblemsError.one(f"The tag list cannot be used: {why}", str(path), fix, "tags.bad-list")

@@ -175,7 +175,7 @@ def _too_large(context: CheckContext, forecast: int) -> Finding:
 
 
 def forecast_of(context: CheckContext, values: dict[str, Any]) -> int:
-    """Return the total VRAM, in bytes, that the memory plan predicts for a training with the settings `values`."""
+    """Return the total memory, in bytes, that the memory plan predicts for a training with the settings `values`."""
     from core.training.memory.plan import facts_of, memory_plan
 
     job = build(TrainJob, values)

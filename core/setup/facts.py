@@ -44,6 +44,7 @@ def interpreter_machine(system: str) -> str:
 
 
 def find_nvidia_smi() -> str | None:
+    """Return the path of nvidia-smi; None without it."""
     return shutil.which("nvidia-smi") or next((path for path in NVIDIA_SMI_PLACES if Path(path).exists()), None)
 
 

@@ -227,7 +227,7 @@ def _check_weights(path: Path) -> None:
 
 
 def fetch_missing(files: ModelFiles, settings: CaptionModelSettings, context: JobContext) -> None:
-    """Download the model if files are missing and the settings allow it. Raises ProblemsError, also for damaged files."""
+    """Download the model's files if some are missing and the settings allow it. Raises ProblemsError, also for damaged files."""
     if not settings.download or files.id is None:
         return
     try:

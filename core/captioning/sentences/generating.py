@@ -221,6 +221,7 @@ class AddressedSampling(LogitsProcessor):
     """
 
     def __init__(self, settings: CaptionGenerationSettings, keys: Sequence[str], attempt: int, prompt: PromptLength):
+        """`keys`: name of each row's image; `attempt`: 0 or 1; `prompt`: records the length of the prompt."""
         self._address, self._keys, self._prompt = (settings.seed, attempt), keys, prompt
         self._warpers: list[Any] = [TemperatureLogitsWarper(settings.temperature)]
         self._warpers += [TopKLogitsWarper(settings.top_k)] if settings.top_k is not None else []

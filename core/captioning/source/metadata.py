@@ -127,6 +127,7 @@ def _iptc_text(value: bytes) -> str:
 
 
 def _too_long(text: str) -> ProblemsError:
+    """Return the error that a text is too long for a prompt."""
     what = f"It contains a text of {len(text):,} characters, too long for a prompt"
     return ProblemsError.one(what, "", "write its caption by hand", "source.too-long")
 

@@ -120,4 +120,5 @@ def _separator_of(text: str, key: str) -> str:
 
 
 def _holds_tags(key: str) -> bool:
+    """Return whether a key's name says that its text is a list of tags."""
     return "tag" in key.lower()

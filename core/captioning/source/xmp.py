@@ -28,6 +28,7 @@ def read_xmp(packet: bytes | str) -> dict[str, list[str]]:
 
 
 def _refused(why: str) -> ProblemsError:
+    """Return the error that the XMP metadata is not read. `why`: a verb phrase."""
     return ProblemsError.one(f"The XMP metadata {why}", "", FIX, "source.bad-xmp")
 
 

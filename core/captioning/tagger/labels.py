@@ -137,4 +137,5 @@ def _bounded(labels: list[Label], path: Path) -> list[Label]:
 
 
 def _bad(path: Path, why: str) -> ProblemsError:
+    """Return the error that the label file is damaged. `why`: a verb phrase."""
     return ProblemsError.one(f"The label file {path.name} {why}", str(path), AGAIN, "tagger.bad-labels")

@@ -83,6 +83,7 @@ class FolderScores:
     """The cached scores of one image folder by one model."""
 
     def __init__(self, workspace: Workspace, model: str, images: Path):
+        """`model`: its key, see `model_key` in tagging.py; `images`: the image folder."""
         name = hashlib.sha256(os.fsencode(os.path.realpath(images))).hexdigest()[:16]
         self.path = scores_folder(workspace, model) / f"{name}.jsonl"
 
@@ -230,6 +231,7 @@ class ScoreCache:
     """
 
     def __init__(self, workspace: Workspace, model: str, thresholds: Mapping[str, float] | None = None):
+        """`model`: its key, see `model_key` in tagging.py."""
         self._workspace, self._model, self._thresholds = workspace, model, thresholds or {}
         self._waiting: dict[Path, dict[str, ImageScores]] = {}
         self._folders: dict[Path, FolderScores] = {}

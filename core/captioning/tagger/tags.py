@@ -136,6 +136,7 @@ class Formatter:
         self.replacements = {self.key(old): new for old, new in pairs_of(options.tag_replacement)}
 
     def __call__(self, scored: Sequence[Scored]) -> Tagged:
+        """Return the tags of an image from its (label, score) pairs."""
         tags = [tag for tag in self.selected(scored) if not self.matches(self.undesired, tag)]
         if self.wanted is not None:
             tags = [tag for tag in tags if tag.category in BEST or self.matches(self.wanted, tag)]

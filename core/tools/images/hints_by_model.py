@@ -1,4 +1,4 @@
-"""The tool that makes control images for the images of a folder with an ONNX model."""
+"""The tool that makes control images for a folder of images with an ONNX model."""
 
 from dataclasses import dataclass, replace
 
@@ -30,6 +30,7 @@ class Plan:
 
 
 def plan(settings: HintsByModelSettings, workspace: Workspace) -> Plan:
+    """Check the folder, the model and the execution provider. Raises ProblemsError with all problems."""
     problems: list[Problem] = []
     collected(problems, folder_plan, settings, "", workspace)
     model = collected(problems, checked_model, settings.hint_model, workspace, MODEL)
@@ -41,10 +42,12 @@ def plan(settings: HintsByModelSettings, workspace: Workspace) -> Plan:
 
 
 def _providers(settings: HintsByModelSettings, device: str) -> list[str]:
+    """Return onnxruntime's execution providers for the setting, in order of preference. Raises ProblemsError."""
     return providers_for(settings.provider, device, onnxruntime().get_available_providers(), PROVIDER)
 
 
 def do(settings: HintsByModelSettings, plan: Plan, context: JobContext) -> Outcome:
+    """Load the model and write the control images."""
     context.stage(f"loading {plan.model.title}")
     with open_model(plan.model, _providers(settings, context.device), context.device, context.cancel) as model:
         context.say(f"{plan.model.title} runs on {provider_title(model.provider)}")

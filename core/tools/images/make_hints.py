@@ -1,4 +1,4 @@
-"""The tool that makes control images for the images of a folder with a preprocessor."""
+"""The tool that makes control images for a folder of images with a preprocessor."""
 
 from dataclasses import replace
 
@@ -16,11 +16,13 @@ from core.tools.images.hints import folder_plan, make_all
 
 
 def plan(settings: MakeHintsSettings, workspace: Workspace) -> FolderPlan:
+    """Return the plan, named after the preprocessor. Raises ProblemsError."""
     title = preprocessors()[settings.preprocessor].title
     return replace(folder_plan(settings, settings.preprocessor, workspace), title=title)
 
 
 def do(settings: MakeHintsSettings, plan: FolderPlan, context: JobContext) -> Outcome:
+    """Write the control images; warn of changed settings that the preprocessor does not use."""
     fields = MakeHintsSettings.model_fields
     for name in sorted(unused_settings({"preprocessor": settings.preprocessor}) & fields.keys()):
         if getattr(settings, name) != fields[name].default:

@@ -1,4 +1,4 @@
-"""Checks the weights of a file: NaN, inf, far too large or untrained ones; norms by layer, as heat maps by block."""
+"""Checks the weights of a file: NaN, infinite, far too large or untrained ones, and norms by layer and block."""
 
 import math
 from collections import defaultdict
@@ -45,6 +45,7 @@ SHOWN_NAMES = 8
 
 
 def plan(settings: CheckWeightsSettings, workspace: Workspace) -> FilePlan:
+    """Check that the file is a model and the base model fits it. Raises ProblemsError."""
     path = single_file_of(settings.file, workspace, FIELD)
     try:
         identify(path)
@@ -59,6 +60,7 @@ def plan(settings: CheckWeightsSettings, workspace: Workspace) -> FilePlan:
 
 
 def do(settings: CheckWeightsSettings, plan: FilePlan, context: JobContext) -> Outcome:
+    """Check a LoRA by layer, or any other model file by tensor."""
     path = plan.path
     context.stage(f"reading {path.name}")
     is_lora = identify(path).kind == "lora"
@@ -71,7 +73,7 @@ def do(settings: CheckWeightsSettings, plan: FilePlan, context: JobContext) -> O
 
 
 def _check_lora(path: Path, settings: CheckWeightsSettings, context: JobContext) -> tuple[list[str], dict[str, Any]]:
-    """(lines, facts) of the outcome for a LoRA."""
+    """Return (lines, facts) of the outcome for a LoRA."""
     health = inspect_lora(path, context.cancel)
     if any(name.endswith("alpha") for name in health["not_finite"]):  # no layer can be read with it
         return _unmeasured(health)
@@ -114,14 +116,17 @@ def _check_lora(path: Path, settings: CheckWeightsSettings, context: JobContext)
 
 
 def _unmeasured(health: dict[str, Any], lines: Sequence[str] = ()) -> tuple[list[str], dict[str, Any]]:
-    """The result if no layer's change can be computed."""
+    """Return (lines, facts) of the outcome if no layer's change can be computed.
+
+    health   result of `inspect_lora`      lines   further lines
+    """
     facts = {"norms": {}, "norm": 0.0, "damaged": sorted(health["not_finite"] + health["too_large"])}
     facts |= {"untrained": sorted(health["untrained"]), "unread": [], "shown": []}
     return [*_damage_lines(health["not_finite"], health["too_large"]), *lines], facts
 
 
 def _block_norm_lines(norms: dict[str, float]) -> list[str]:
-    """A line with the norm of each text encoder and U-Net block; [] without layers. norms: by layer"""
+    """Return a line with the norm of each text encoder and U-Net block; [] without layers. `norms`: by layer."""
     squares: defaultdict[str, float] = defaultdict(float)
     for name, norm in norms.items():
         part, _, column = cell_of(name)
@@ -133,6 +138,7 @@ def _block_norm_lines(norms: dict[str, float]) -> list[str]:
 
 
 def _damage_lines(not_finite: list[str], too_large: list[str]) -> list[str]:
+    """Return lines that name damaged tensors, or say that there are none."""
     lines = [f"DAMAGED: NaN or infinity in {listed(not_finite, SHOWN_NAMES)}"] if not_finite else []
     lines += [f"DAMAGED: values above {FAR_TOO_LARGE:,.0f} in {listed(too_large, SHOWN_NAMES)}"] if too_large else []
     return lines or ["no NaN, infinite or very large values"]
@@ -142,7 +148,7 @@ def _damage_lines(not_finite: list[str], too_large: list[str]) -> list[str]:
 
 
 def _check_model(path: Path, context: JobContext) -> tuple[list[str], dict[str, Any]]:
-    """(lines, facts) of the outcome for any other model file."""
+    """Return (lines, facts) of the outcome for any model file but a LoRA."""
     kind = identify(path)
     not_finite, too_large, zero, peaks, cells, weights = [], [], [], {}, [], 0
     with TensorFile(path) as file:
@@ -176,7 +182,7 @@ def _check_model(path: Path, context: JobContext) -> tuple[list[str], dict[str, 
 
 
 def _cell_in_model(name: str, family: str | None) -> tuple[str, str, str] | None:
-    """The (part, row, column) of a weight in the heat maps; None for the VAE, biases and others."""
+    """Return the heat map cell (part, row, column) of a weight; None for the VAE, biases and other tensors."""
     if not name.endswith("weight"):
         return None
     if name.startswith(sd_keys.UNET_PREFIX):

@@ -1,4 +1,4 @@
-"""Compares two LoRAs layer by layer: cosine similarity of their changes, and norm of the difference."""
+"""Compares two LoRAs layer by layer: cosine similarity of their weight changes, and norm of the difference."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ class Plan:
 
 
 def plan(settings: CompareLorasSettings, workspace: Workspace) -> Plan:
+    """Check the two LoRAs and the base model. Raises ProblemsError."""
     one, other = _files(settings, workspace)
     check_base_model(settings.base_model, one, workspace, f"{GROUP}.base_model")
     for lora in (one, other):
@@ -46,6 +47,7 @@ def plan(settings: CompareLorasSettings, workspace: Workspace) -> Plan:
 
 
 def _files(settings: CompareLorasSettings, workspace: Workspace) -> tuple[Path, Path]:
+    """Return the paths of both LoRAs. Raises ProblemsError, also for LoRAs of different families."""
     problems: list[Problem] = []
     one = collected(problems, lora_of, settings.file, workspace, f"{GROUP}.file")
     other = collected(problems, lora_of, settings.other, workspace, f"{GROUP}.other")
@@ -95,8 +97,10 @@ def do(settings: CompareLorasSettings, plan: Plan, context: JobContext) -> Outco
 
 
 def _compare(one: Layer, other: Layer) -> dict[str, Any]:
-    """cosine (None if a change is 0), difference, first and second (norms), product of two layers. Raises ProblemsError for
-    different sizes."""
+    """Return {cosine, difference, first, second: norms of both changes, product} of a layer in two LoRAs.
+
+    `cosine` is None if a change is 0. Raises ProblemsError for different sizes.
+    """
     a, b = one.change().flatten().double(), other.change().flatten().double()
     if a.numel() != b.numel():
         fix = "compare LoRAs of one family"
@@ -110,6 +114,7 @@ def _compare(one: Layer, other: Layer) -> dict[str, Any]:
 
 
 def _table(compared: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the table of the layers that differ most. `compared`: {layer: result of `_compare`}."""
     order = sorted(compared, key=lambda name: -compared[name]["difference"])[:MOST_ROWS]
     keys = ("cosine", "difference", "first", "second")
     rows = [

@@ -41,7 +41,12 @@ GROUP = "extract_lora"
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer of both models. name: kohya's; shape: of its weight in the LoRA; left_out: for want of a conv rank"""
+    """A layer of both models.
+
+    name            as in kohya's files      shape      of its weight in the LoRA
+    original, tuned   the weight's location in both models
+    left_out        whether it is a convolution of a resnet that the LoRA leaves out, as no conv rank is set
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -52,6 +57,8 @@ class _Layer:
 
 @dataclass(frozen=True)
 class Plan:
+    """Both models, the layers to extract, those left out, and the file to write."""
+
     original: Checkpoint
     tuned: Checkpoint
     family: str
@@ -90,11 +97,13 @@ def plan(settings: ExtractLoraSettings, workspace: Workspace) -> Plan:
 
 
 def _no_difference(what: str) -> ProblemsError:
+    """Return the error that there is nothing to extract."""
     fix = "choose the base as the original and its fine-tuned model as tuned"
     return ProblemsError.one(what, f"{GROUP}.model_tuned", fix, "extract.no-difference")
 
 
 def _open_checkpoint(settings: ExtractLoraSettings, name: str, workspace: Workspace) -> Checkpoint:
+    """Open the model that the setting `name` names. Raises ProblemsError unless it is a checkpoint."""
     path = model_file(getattr(settings, name), workspace, f"{GROUP}.{name}")
     with problems_at(f"{GROUP}.{name}"):
         checkpoint = open_checkpoint(path)
@@ -107,7 +116,7 @@ def _open_checkpoint(settings: ExtractLoraSettings, name: str, workspace: Worksp
 def _layers(
     settings: ExtractLoraSettings, original: Checkpoint, tuned: Checkpoint, family_name: str
 ) -> Iterator[_Layer]:
-    """Yield the layers that a LoRA changes, in its order. Raises ProblemsError if the models differ in layers or sizes."""
+    """Yield the layers that a LoRA changes, in their usual order. Raises ProblemsError if the models differ in layers or sizes."""
     where, layers = f"{GROUP}.model_tuned", dict[str, Any]()
     for model in (original, tuned):
         layers |= {each.layer.name: each.layer for each in layers_of(family_name, model.parts)}
@@ -179,7 +188,7 @@ def do(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> Outcom
 
 
 def _chosen_layers(settings: ExtractLoraSettings, plan: Plan, files: OpenFiles, context: JobContext) -> list[_Layer]:
-    """The layers to extract: all, but the text encoders' only if one of them differs by more than `min_diff`."""
+    """Return the layers to extract: all, or without the text encoders if none of their weights differs by more than `min_diff`."""
     text = [layer for layer in plan.layers if layer.name.startswith("lora_te")]
     for number, layer in enumerate(text):
         context.check()
@@ -190,7 +199,7 @@ def _chosen_layers(settings: ExtractLoraSettings, plan: Plan, files: OpenFiles, 
 
 
 def _difference(settings: ExtractLoraSettings, layer: _Layer, files: OpenFiles) -> Tensor:
-    """tuned - original, float32, in the layer's shape. Raises ProblemsError for NaN and infinite weights."""
+    """Return tuned - original, float32, in the layer's shape. Raises ProblemsError for NaN and infinite weights."""
     original = _read(layer.original, files, settings.load_precision).to(settings.load_original_model_to)
     tuned = _read(layer.tuned, files, settings.load_precision).to(settings.load_tuned_model_to)
     difference = (tuned.to(original.device) - original).view(layer.shape)
@@ -202,17 +211,18 @@ def _difference(settings: ExtractLoraSettings, layer: _Layer, files: OpenFiles) 
 
 
 def _square(change: Tensor) -> float:
-    """The squared Frobenius norm of a change."""
+    """Return the squared Frobenius norm of a change."""
     return float(change.double().square().sum())
 
 
 def _read(location: TensorLocation, files: OpenFiles, precision: str | None) -> torch.Tensor:
+    """Read a weight in `precision` (None: as stored), as float32."""
     lazy = files.lazy(location)
     return lazy.cast(type_named(precision) if precision else None).read().to(torch.float32)
 
 
 def _metadata(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> dict[str, str]:
-    """The metadata that sd-scripts writes, with the original model as the base model and the texts of the tuned one."""
+    """Return sd-scripts' metadata, with the original as the base model, and the texts of the tuned model."""
     prediction = plan.tuned.kind.prediction
     metadata = {
         **version_metadata(plan.family, prediction),

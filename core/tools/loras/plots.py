@@ -1,4 +1,4 @@
-"""Renders heat maps and curves of a result as one PNG, for the command line."""
+"""Renders heat maps and curves of a result (charts.py) as one PNG, for the command line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST_BYTES = 20_000_000
 
 
 def check_png(name: str | None, where: str) -> None:
-    """Raise ProblemsError if the PNG cannot be written there."""
+    """Raise ProblemsError if `name` is not a PNG file that can be written; without a name nothing is checked."""
     if not name:
         return
     target = resolve_path(name)
@@ -37,7 +37,7 @@ def check_png(name: str | None, where: str) -> None:
 
 
 def save_png(shown: Iterable[Mapping[str, Any]], name: str | None) -> list[str]:
-    """Write the plots of a result to one PNG. Returns [a line with its path], or []."""
+    """Write the plots of a result to one PNG. Returns [a line with its path]; [] without plots or name."""
     plots = [each for each in shown if each["kind"] in ("heat", "curves")]
     if not name or not plots:
         return []
@@ -48,7 +48,7 @@ def save_png(shown: Iterable[Mapping[str, Any]], name: str | None) -> list[str]:
 
 
 def draw(plots: Sequence[Mapping[str, Any]]) -> Image:
-    """One image with the plots below each other on white."""
+    """Return one image with the plots below each other on white."""
     from PIL import Image
 
     images = [_heat(each) if each["kind"] == "heat" else _curves(each) for each in plots]
@@ -61,7 +61,7 @@ def draw(plots: Sequence[Mapping[str, Any]]) -> Image:
 
 
 def _page(width: int, height: int, title: str) -> tuple[Image, ImageDraw, Any]:
-    """(a white image with a title, the object that renders on it, a font)."""
+    """Return (white image with a title, its ImageDraw, a font)."""
     from PIL import Image, ImageDraw, ImageFont
 
     image = Image.new("RGB", (width, height), PAPER)
@@ -71,6 +71,7 @@ def _page(width: int, height: int, title: str) -> tuple[Image, ImageDraw, Any]:
 
 
 def _heat(plot: Mapping[str, Any]) -> Image:
+    """Render a heat map."""
     rows, columns = plot["rows"], plot["columns"]
     left = MARGIN + 8 + 7 * max(map(len, rows), default=0)
     width = max(left + CELL * len(columns) + MARGIN, 24 + 9 * len(plot["title"]))
@@ -93,7 +94,7 @@ def _heat(plot: Mapping[str, Any]) -> Image:
 
 
 def color_of(value: float | None, span: Sequence[float]) -> tuple[int, int, int]:
-    """The color of a value: white to blue over the span; white to red below 0."""
+    """Return the RGB color of a value: from white to blue at the end of the span, to red for negative values; white for None."""
     if value is None:
         return PAPER
     share = min(1.0, abs(value) / (max(map(abs, span)) or 1.0))
@@ -102,13 +103,14 @@ def color_of(value: float | None, span: Sequence[float]) -> tuple[int, int, int]
 
 
 def figures(value: float) -> str:
-    """The value with three significant digits, short enough for a cell."""
+    """Return the value with three significant digits as text, short enough for a cell."""
     if value == 0:
         return "0"
     return f"{value:.0e}" if abs(value) < 1e-3 or abs(value) >= 1e5 else f"{value:.3g}"
 
 
 def _curves(plot: Mapping[str, Any]) -> Image:
+    """Render a line plot."""
     lines, xs = plot["lines"], plot["x"]
     image, pen, font = _page(WIDTH + 110, HEIGHT + TITLE + 60, plot["title"])
     left, top, bottom = 70, TITLE + 8, TITLE + HEIGHT
@@ -142,8 +144,10 @@ def _curves(plot: Mapping[str, Any]) -> Image:
 
 
 def _fits(value: float | None, log: bool) -> bool:
+    """Return whether a value can be plotted: a number, above 0 on a logarithmic axis."""
     return value is not None and (not log or value > 0)
 
 
 def _scaled(value: float, log: bool) -> float:
+    """Return the value's coordinate: its decimal logarithm on a logarithmic axis."""
     return math.log10(value) if log else value

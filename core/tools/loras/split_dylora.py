@@ -25,7 +25,7 @@ GROUP = "split_dylora"
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan. path: the DyLoRA; targets: {rank: its new file}"""
+    """`path`: the DyLoRA; `targets`: {rank: file to write}."""
 
     path: Path
     targets: dict[int, Path]
@@ -35,6 +35,7 @@ class Plan:
 
 
 def plan(settings: SplitDyloraSettings, workspace: Workspace) -> Plan:
+    """Check the DyLoRA and list the ranks. Raises ProblemsError."""
     path = lora_of(settings.model, workspace, f"{GROUP}.model")
     layers = group_by_module(lora_outline(path).tensors)
     lora = kind_named("lora")
@@ -88,9 +89,9 @@ def do(settings: SplitDyloraSettings, plan: Plan, context: JobContext) -> Outcom
 
 
 def cut(tensors: Mapping[str, Tensor], rank: int, keep_alpha: bool) -> dict[str, Tensor]:
-    """The tensors of the first `rank` ranks of each layer; alpha is scaled with the rank, so that the strength stays the same.
+    """Return the tensors of the first `rank` ranks of each layer; alpha is scaled with the rank, which preserves the strength.
 
-    keep_alpha  keep alpha as sd-scripts does: lower ranks are then stronger
+    keep_alpha   leave alpha unchanged as sd-scripts does, which makes lower ranks stronger
     """
     shortened = {}
     for name, layer in group_by_module(tensors).items():

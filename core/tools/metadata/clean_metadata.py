@@ -32,7 +32,7 @@ Clean = Callable[[str], str]
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan. out: the file to write; source: the file to clean"""
+    """The file to write (`out`), the file to clean (`source`), and replacements in captions."""
 
     out: Path
     source: Path
@@ -45,12 +45,16 @@ class Plan:
 
 @dataclass
 class Cleaned:
-    """The result of cleaning. changes: (key, "tags" or "caption", before, after); without: number of entries without each."""
+    """The result of cleaning.
+
+    changes   (key, "tags" or "caption", text before, text after)      without   number of entries without tags and without caption
+    """
 
     changes: list[tuple[str, str, str, str]] = field(default_factory=list)
     without: dict[str, int] = field(default_factory=lambda: {"tags": 0, "caption": 0})
 
     def changed(self, name: str) -> int:
+        """Return how many entries changed in `name`: "tags" or "caption"."""
         return sum(each[1] == name for each in self.changes)
 
 
@@ -80,7 +84,10 @@ def do(settings: CleanMetadataSettings, plan: Plan, context: JobContext) -> Outc
 
 
 def _clean(entries: Entries, cleaners: dict[str, Clean], source: Path, context: JobContext) -> Cleaned:
-    """Clean the entries in memory, in place. Raises ProblemsError."""
+    """Clean the entries in place, and return the changes. Raises ProblemsError.
+
+    cleaners   {"tags" or "caption": function from text to cleaned text}
+    """
     invalid = [
         f"{name} of {key}"
         for key, entry in entries.items()
@@ -109,6 +116,7 @@ def _clean(entries: Entries, cleaners: dict[str, Clean], source: Path, context: 
 
 
 def _cleaners(settings: CleanMetadataSettings, replacements: list[Replacement]) -> dict[str, Clean]:
+    """Return the cleaning functions of the settings: {"tags", "caption": function from text to cleaned text}."""
     rules = TagRules(
         settings.clean_underscores, settings.clean_ratings, settings.clean_people, settings.clean_contained
     )
@@ -121,6 +129,7 @@ def _cleaners(settings: CleanMetadataSettings, replacements: list[Replacement]) 
 
 
 def plan(settings: CleanMetadataSettings, workspace: Workspace) -> Plan:
+    """Check the files and replacements. Raises ProblemsError with all problems."""
     out, source, problems = output_of(settings, "clean_metadata")
     if source is None and not problems:
         what, fix = "No metadata file is given", "choose the metadata file to clean"
@@ -134,6 +143,7 @@ def plan(settings: CleanMetadataSettings, workspace: Workspace) -> Plan:
 
 
 def _replacements(settings: CleanMetadataSettings) -> tuple[list[Replacement], list[Problem]]:
+    """Return (replacements of the settings and their file, problems)."""
     lines = [
         (f"clean_metadata.replacements, line {number}", line) for number, line in enumerate(settings.replacements, 1)
     ]
@@ -149,6 +159,7 @@ def _replacements(settings: CleanMetadataSettings) -> tuple[list[Replacement], l
 
 
 def _endless_error(each: Replacement, where: str) -> ProblemsError:
+    """Return the error for a replacement that never ends."""
     what = f"The replacement {each} never ends: its result is replaced again"
     fix = "make sure that its result does not contain the text it replaces, and that no other line reverses it"
     return ProblemsError.one(what, where, fix, "metadata.endless-replacement")

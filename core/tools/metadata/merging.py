@@ -1,5 +1,7 @@
-"""Merges caption files into a fine-tuning metadata JSON, as merge_captions_to_metadata and merge_dd_tags_to_metadata do
-(reference: datasets, sections 6.1 and 6.2), with byte-identical output. Where those fail, the images are named."""
+"""Merges caption files into a fine-tuning metadata JSON, as merge_captions_to_metadata and merge_dd_tags_to_metadata do.
+
+Reference: datasets, sections 6.1 and 6.2. The output is byte-identical. Where those scripts fail, the images are named.
+"""
 
 import os
 from collections import Counter, defaultdict
@@ -36,7 +38,11 @@ TOOLS: dict[type[MergeSettings], tuple[str, str, str]] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan. out: the file to write; source: the file to start from, or None; name: "caption" or "tags", the key of the texts"""
+    """The files and folders of a merge.
+
+    name    "caption" or "tags": the key of the texts      extension   of the caption files
+    out     file to write                                 source      file to start from, or None
+    """
 
     tool: str
     name: str
@@ -53,7 +59,7 @@ class Plan:
 
 @dataclass
 class Texts:
-    """Texts by key. empty: files without text; missing: images without a file."""
+    """Texts by key. `empty`: images with an empty file; `missing`: images without a file."""
 
     texts: dict[str, str] = field(default_factory=dict)
     empty: list[str] = field(default_factory=list)
@@ -62,6 +68,7 @@ class Texts:
 
 
 def plan(settings: MergeSettings, workspace: Workspace) -> Plan:
+    """Check the file and folders. Raises ProblemsError with all problems."""
     tool, name, extension_setting = TOOLS[type(settings)]
     out, source, problems = output_of(settings, tool)
     folders, folder_problems = image_folders(settings.folders, f"{tool}.folders")
@@ -77,6 +84,7 @@ def plan(settings: MergeSettings, workspace: Workspace) -> Plan:
 
 
 def do(settings: MergeSettings, plan: Plan, context: JobContext) -> Outcome:
+    """Add the text of each image's caption file to its entry, and write the file; a preview only lists the texts."""
     out, source, extension = plan.out, plan.source, plan.extension
     before = content_of(out)
     entries, advice = entries_of(source) if source is not None else ({}, [])
@@ -111,7 +119,7 @@ def do(settings: MergeSettings, plan: Plan, context: JobContext) -> Outcome:
 
 
 def _read(keys: dict[str, Image], extension: str, context: JobContext) -> Texts:
-    """The text of each image, in order. Unreadable files are skipped and reported."""
+    """Read the text of each image, in order. Unreadable files are skipped and reported."""
     read = Texts()
     for done, (key, image) in enumerate(keys.items(), 1):
         context.check()
@@ -131,7 +139,7 @@ def _read(keys: dict[str, Image], extension: str, context: JobContext) -> Texts:
 
 
 def _no_captions(read: Texts, plan: Plan) -> ProblemsError:
-    """The error for no captions; it names other caption extensions in the folders, if any."""
+    """Return the error that no image has a caption file; it names another extension that the folders have."""
     extension = plan.extension
     if not read.missing:
         return ProblemsError(limited(read.problems))
@@ -147,7 +155,7 @@ def _no_captions(read: Texts, plan: Plan) -> ProblemsError:
 
 
 def keys_of(images: Sequence[Image], full_path: bool, tool: str) -> dict[str, Image]:
-    """{key: image}: the full path, or the name without extension. Raises ProblemsError for duplicate and invalid keys."""
+    """Return {key: image}: the full path, or the file name without extension. Raises ProblemsError for duplicate and invalid keys."""
     keys: dict[str, list[Image]] = defaultdict(list)
     for image in images:
         keys[str(image.path) if full_path else image.path.stem].append(image)
@@ -167,6 +175,7 @@ def keys_of(images: Sequence[Image], full_path: bool, tool: str) -> dict[str, Im
 
 
 def _is_unicode(text: str) -> bool:
+    """Return whether a text is valid Unicode."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -15,7 +15,7 @@ from core.settings.tools.model_files import DownloadSettings
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan. source: the model; models: the models folder"""
+    """The model to download (`source`), and the models folder."""
 
     source: hub.Source
     models: Path
@@ -25,10 +25,12 @@ class Plan:
 
 
 def plan(settings: DownloadSettings, workspace: Workspace) -> Plan:
+    """Parse the hub id or link. Raises ProblemsError."""
     return Plan(hub.parse_source(settings.hub_id or ""), workspace.models)
 
 
 def do(settings: DownloadSettings, plan: Plan, context: JobContext) -> Outcome:
+    """Download the model, unless it is in the models folder."""
     source, models = plan.source, plan.models
     context.stage("looking in the models folder")
     if (path := hub.installed_path(source, models, context.cancel)) is not None:
@@ -44,7 +46,7 @@ def do(settings: DownloadSettings, plan: Plan, context: JobContext) -> Outcome:
 
 
 def _forget_link(shown: str, context: JobContext) -> None:
-    """Replace the link in the run's job.json by what was downloaded, since a link may contain a key."""
+    """Replace the link in the run's job.json by `shown`, since a link may contain a key."""
     with suppress(OSError, ProblemsError):
         job = context.folder.job()
         atomic.write_json(context.folder.job_file, job | {"download": {"hub_id": shown}})
