@@ -49,10 +49,10 @@ def slots_of(sdxl: bool) -> dict[str, frozenset[int]]:
 def blocks_of(whole: Sequence[float], block_changes: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, Any]:
     """Return {"parts": {part: {value, low, high, times}}}, the largest value first. Raises NotMeasured.
 
-    whole           relative changes of predictions by the whole LoRA, for other prompts
-    block_changes   {part: (relative changes without the part for other prompts, the same for the dataset's)}
+    whole              relative changes of predictions by the whole LoRA, for other prompts
+    block_changes      {part: (relative changes without the part for other prompts, the same for the dataset's)}
     value, low, high   share of the whole change that depends on the part, with its 95% interval (None: too few images)
-    times           change that depends on the part for other prompts over that for the dataset's; None if one of them is 0
+    times              change that depends on the part for other prompts over that for the dataset's; None if one of them is 0
     """
     if not min(whole) > 0:
         raise NotMeasured("the checkpoint changes nothing")

@@ -19,10 +19,16 @@ from core.record.stamps import Stamp, cached_until_changed, stamp_or_none
 def recommended(run: Path, best: Mapping[str, Any] | None) -> tuple[Path | None, str]:
     """Return (path of the checkpoint to use, code of the reason); (None, "") if no checkpoint was kept, preferred or measured.
 
-    The first that applies: "kept", kept last by the user; "preferred", by the blind choices; "clear", the lowest loss belongs to a
-    checkpoint with warnings, and this one has none and may be as good; "trained", lowest loss, on training images, which cannot
-    show overfitting; "lowest", lowest held-out loss; "only", the only one measured. `best`: `Best.to_dict` of the run, None without
-    losses
+    The first that applies:
+
+    "kept"        the user kept this checkpoint last
+    "preferred"   the blind choices prefer this one
+    "clear"       has no warnings and may be as good as the lowest loss, whose checkpoint has warnings
+    "trained"     has the lowest loss, on training images, which cannot show overfitting
+    "lowest"      has the lowest held-out loss
+    "only"        was the only one measured
+
+    best          `Best.to_dict` of the run, None without losses
     """
     if kept := last_kept(run):
         return run / kept, "kept"

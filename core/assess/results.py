@@ -49,7 +49,8 @@ def rows_of(measured: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
 def not_worse(best: Mapping[str, Any] | None, steps: Mapping[str, int | None]) -> set[str]:
     """Return the files whose loss is not clearly higher than the lowest; all of them if `best` is None.
 
-    best   `Best.to_dict` of the run      steps   {file: step}
+    best    `Best.to_dict` of the run
+    steps   {file: step}
     """
     if best is None:
         return {*steps}
@@ -62,7 +63,8 @@ def with_warnings(sentence: str, labels: Mapping[str, str], cells: Cells, good: 
     Example: "Steps 180 and 250 cannot be told apart by loss; step 250 nearly copies a training image (fox.png). Nothing that was
     measured speaks against step 180."
 
-    labels   {file: label}      good   files that the last sentence may recommend, see `not_worse`
+    labels   {file: label}
+    good     files that the last sentence may recommend, see `not_worse`
     """
     clauses: dict[str, list[str]] = {}
     for file, label in labels.items():

@@ -16,13 +16,15 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
 
 
 def strength_of(base: Sequence[float], each: Mapping[float, Sequence[float]], drift: Sequence[float]) -> dict[str, Any]:
-    """Choose the strength by loss and list all of them.
+    """Choose the strength by loss.
 
-    Returns {best: the lowest strength within noise of the lowest loss, None if its loss is not clearly lower than the base model's;
-    lowest: strength with the lowest loss; most: the highest within noise; rows: [[strength, share of the base loss removed,
+    Returns {best: the lowest strength within noise of the lowest loss, None if that is not clearly below the base model's; lowest:
+    strength with the lowest loss; most: the highest strength within noise; rows: [[strength, share of the base loss removed,
     drift]]}.
 
-    base    the base model's losses      each   {strength: losses}, paired with `base`      drift   mean relative change per strength
+    base    losses of the base model
+    each    {strength: losses}, in the order of `base`
+    drift   mean relative change of the predictions for other prompts at each strength
     """
     lowest = min(each, key=lambda strength: (fmean(each[strength]), strength))
     as_good = [s for s in sorted(each) if s == lowest or not clearly_lower(each[lowest], each[s], len(each) - 1)]

@@ -58,8 +58,9 @@ class Checkpoint:
 class Target:
     """A run and all that its assessment needs.
 
-    base      path of the base model      training, held_out   images of the dataset
-    why       reason why there are no images; empty if there are
+    base                 path of the base model
+    training, held_out   images of the dataset
+    why                  reason why there are no images; empty if there are
     """
 
     run: RunFolder

@@ -62,7 +62,8 @@ def item_of(
 ) -> Item:
     """Return the item of an image and its caption.
 
-    extension          as in `caption_change`      tokens   of the longest caption that training can use
+    extension          as in `caption_change`
+    tokens             of the longest caption that training can use
     bucket, findings   from the dataset report and check; empty if unknown
     """
     return Item(

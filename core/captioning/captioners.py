@@ -43,11 +43,11 @@ LISTED = 200  # tags and skipped images in the outcome
 class Tally:
     """Counts and problems of a captioning job, and its outcome.
 
-    images   images to caption, including those that failed
-    written  caption files written
-    edited   captions left alone because they were edited during the job
-    empty    images for which no text was found
-    counts   tag -> number of images
+    images    images to caption, including those that failed
+    written   caption files written
+    edited    captions left alone because they were edited during the job
+    empty     images for which no text was found
+    counts    tag -> number of images
     """
 
     images: int = 0
@@ -79,7 +79,8 @@ class Tally:
     def outcome(self, existing: str, previews: Sequence[dict[str, Any]] | None = None) -> Outcome:
         """Return the outcome of a finished job.
 
-        existing   the setting that chooses the images      previews   entries of `_preview_of`; None unless this is a preview
+        existing   the setting that chooses the images
+        previews   entries of `_preview_of`; None unless this is a preview
         """
         facts: dict[str, Any] = {"images": self.images, "written": self.written}
         facts |= {} if previews is None else {"previews": previews}
@@ -126,7 +127,8 @@ def run_captioner(
 ) -> Outcome:
     """Run a captioner: write each caption as soon as it is ready, or all into one file at the end. A preview writes nothing.
 
-    name, title   of the task      describe, of_rows   `describe` and `rows` of `captioner`
+    name, title         of the task
+    describe, of_rows   `describe` and `rows` of `captioner`
     Raises ProblemsError, and Cancelled for a stop before the first caption; a later stop returns an outcome.
     """
     tally, about, settings = Tally(), {"task": name, "job": _fingerprint(job)}, getattr(job, name)
@@ -421,7 +423,8 @@ def write_one_file(
 ) -> None:
     """Write all captions to one .json or .jsonl file, with undo. Raises ProblemsError.
 
-    kind   key of each caption in a .json file, "tags" or "caption"      about   data of the change in the history
+    kind    key of each caption in a .json file, "tags" or "caption"
+    about   data of the change in the history
     """
     entries = [(str(row.image.path), text, [row.image.width, row.image.height]) for row, text in captions.items()]
     if path.suffix.lower() == ".jsonl":

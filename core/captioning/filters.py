@@ -27,9 +27,11 @@ DEEPEST = 50
 class Facts:
     """The facts of an image that a filter can test.
 
-    text       caption, "" without one      missing   whether there is no caption file
-    changed    modification time of the caption file, seconds since the epoch
-    findings   of the dataset check         separator   between tags
+    text        caption, "" without one
+    missing     whether there is no caption file
+    changed     modification time of the caption file, seconds since the epoch
+    findings    of the dataset check
+    separator   between the tags of the caption
     """
 
     name: str

@@ -36,8 +36,8 @@ MEANINGS = {"sks": "a rifle", "jdm": "Japanese cars", "lsd": "a drug", "hmv": "a
 class WordFacts:
     """How CLIP tokenizes a word.
 
-    tokens  the tokens it is split into
-    rank    position in the vocabulary, from 0 (most frequent) to 1; None unless the word is a single token
+    tokens   the tokens it is split into
+    rank     position in the vocabulary, from 0 (most frequent) to 1; None unless the word is a single token
     """
 
     tokens: list[str]

@@ -78,7 +78,8 @@ def caption_report(job: CaptionJob, of_files: bool = False) -> CaptionReport:
 def rows_of(job: CaptionerJob | CaptionEditJob, of_files: bool = False, problems: Sequence[Problem] = ()) -> list[Row]:
     """Return the images of the job's dataset. Raises ProblemsError for errors, and if there are no images.
 
-    of_files   see `caption_report`      problems   other problems to raise together with the dataset's
+    of_files   see `caption_report`
+    problems   other problems to raise together with the dataset's
     """
     report = caption_report(CaptionJob(dataset=job.dataset, captions=job.captions), of_files)
     raise_if_errors([*report.problems, *problems])

@@ -18,7 +18,9 @@ class Finding:
     """The result of an item.
 
     state       OK; SLOWER: works with limits, often slower; ABSENT: not available, which is no error; FAILED; SKIPPED
-    found       summary of what was measured      reason   why the state is not OK      fix   what to do
+    found       summary of what was measured
+    reason      why the state is not OK
+    fix         what to do
     facts       measured values by name, for the JSON and for later items
     traceback   traceback of an error, or output of a process that ended
     """
@@ -48,7 +50,8 @@ def absent(reason: str, fix: str = "nothing to do: it is optional") -> Finding:
 class CheckContext:
     """The inputs of an item.
 
-    device    torch device, "cuda", "mps" or "cpu"      folder   for temporary files
+    device    torch device, "cuda", "mps" or "cpu"
+    folder    for temporary files
     earlier   {name: facts} of the items that ran before
     """
 
@@ -67,10 +70,10 @@ class Item:
     """One line of the check.
 
     name, title, group   its key, text and heading
-    run       the examination
-    seconds   time limit, after which the process is killed
-    needs     names of items that must be OK or SLOWER, or this one is not run
-    gpu       whether the item is left out unless torch has a CUDA device
+    run                  the examination
+    seconds              time limit, after which the process is killed
+    needs                names of items that must be OK or SLOWER, or this one is not run
+    gpu                  whether the item is left out unless torch has a CUDA device
     """
 
     name: str

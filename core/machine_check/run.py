@@ -52,8 +52,10 @@ def run_check(
 ) -> dict[str, Any]:
     """Run all items and return the JSON report. Raises Cancelled, and ProblemsError if the check cannot start.
 
-    device          "" for the best available      tell     called before and after each item
-    budget          seconds for all items          items, worker   replacements in tests
+    device          "" for the best available
+    tell            called before and after each item
+    budget          seconds for all items
+    items, worker   replacements in tests
     """
     refuse_while_training(workspace)
     lock, folder = _locked_folder(workspace)

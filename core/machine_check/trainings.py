@@ -64,9 +64,10 @@ SERIES: dict[str, dict[str, Any]] = {
 class Case:
     """A training mode to check.
 
-    settings    changes to the series' settings      tolerance   key of TOLERANCE
-    series      key of SERIES, whose recorded losses the training must match
-    against     name of the case whose step time is compared, "" for none
+    settings              changes to the series' settings
+    tolerance             key of TOLERANCE
+    series                key of SERIES, whose recorded losses the training must match
+    against               name of the case whose step time is compared, "" for none
     needs, gpu, seconds   see `Item`
     """
 

@@ -31,15 +31,15 @@ TITLES = {"cu130": "CUDA 13.0", "cu126": "CUDA 12.6", "rocm7.2": "ROCm 7.2", "cp
 class MachineFacts:
     """Facts about a machine that the choice of builds depends on.
 
-    system       platform.system(): Linux, Windows or Darwin
-    machine      the interpreter's CPU: x86_64, AMD64, aarch64, arm64, ARM64
-    driver       NVIDIA driver version as nvidia-smi prints it ("580.65.06"), None without one
-    compute      compute capability of each NVIDIA GPU, ("8.6", "6.1"); empty if the driver is too old to report it
-    nvidia_card  whether an NVIDIA GPU is on the bus, with or without a working driver
-    amd_card     whether an AMD GPU was found: by /dev/kfd (its compute driver), or by hipInfo on Windows
-    macos        macOS version, "14.5"; empty elsewhere
-    glibc        glibc version on Linux, "2.36"; empty with another C library (Alpine's musl) and on other systems
-    translated   whether an Intel Python runs on Apple silicon through Rosetta
+    system        platform.system(): Linux, Windows or Darwin
+    machine       the interpreter's CPU: x86_64, AMD64, aarch64, arm64, ARM64
+    driver        NVIDIA driver version as nvidia-smi prints it ("580.65.06"), None without one
+    compute       compute capability of each NVIDIA GPU, ("8.6", "6.1"); empty if the driver is too old to report it
+    nvidia_card   whether an NVIDIA GPU is on the bus, with or without a working driver
+    amd_card      whether an AMD GPU was found: by /dev/kfd (its compute driver), or by hipInfo on Windows
+    macos         macOS version, "14.5"; empty elsewhere
+    glibc         glibc version on Linux, "2.36"; empty with another C library (Alpine's musl) and on other systems
+    translated    whether an Intel Python runs on Apple silicon through Rosetta
     """
 
     system: str
@@ -67,14 +67,14 @@ class Pins:
 class Build:
     """The packages to install for a machine, as pip requirements.
 
-    name         cu130, cu126, rocm7.2, cpu or apple; `none` if there is a problem
-    title        display name for messages
-    index_url    PyTorch's wheel index for torch and xformers; None: pip's default index
-    torch        requirement, "torch==2.13.0"
-    xformers     requirement; None without kernels for this machine
-    onnxruntime  requirement of onnxruntime or onnxruntime-gpu
-    notes        sentences to print
-    problem      why nothing can be installed on this machine, in one sentence; else None
+    name          cu130, cu126, rocm7.2, cpu or apple; `none` if there is a problem
+    title         display name for messages
+    index_url     PyTorch's wheel index for torch and xformers; None: pip's default index
+    torch         requirement, "torch==2.13.0"
+    xformers      requirement; None without kernels for this machine
+    onnxruntime   requirement of onnxruntime or onnxruntime-gpu
+    notes         sentences to print
+    problem       why nothing can be installed on this machine, in one sentence; else None
     """
 
     name: str

@@ -47,8 +47,10 @@ def curves(
 ) -> dict[str, Any]:
     """Return a line plot as JSON.
 
-    across, up   titles of the horizontal and vertical axis      x     common to all lines
-    lines        {name: y values}, None for a gap                log   whether the vertical axis is logarithmic
+    across, up   titles of the horizontal and vertical axis
+    x            common to all lines
+    lines        {name: y values}, None for a gap
+    log          whether the vertical axis is logarithmic
     """
     series = [{"name": name, "values": [_plain(value) for value in values]} for name, values in lines.items()]
     return {"kind": "curves", "title": title, "across": across, "up": up, "x": list(x), "lines": series, "log": log}

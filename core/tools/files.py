@@ -16,7 +16,8 @@ from core.record.workspace import Workspace, display_path, typed_path
 def file_of(name: str | None, workspace: Workspace, where: str) -> Path:
     """Return the file or folder that a setting names, by path or by the name of a LoRA. Raises ProblemsError if there is none.
 
-    name    value of the setting      where   the setting, for problems
+    name    value of the setting
+    where   the setting, for problems
     """
     wanted = (name or "").strip()
     if not wanted:

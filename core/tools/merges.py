@@ -23,7 +23,8 @@ from core.tools.files import lora_of
 def ratios_of(text: str, files: int, noun: str, where: str, problems: list[Problem]) -> list[float] | None:
     """Parse the comma-separated ratios, one per file; None for an empty or invalid setting. Adds problems to `problems`.
 
-    noun    of one file: "LoRA", "model"      where   the setting
+    noun    of one file: "LoRA", "model"
+    where   the setting
     """
     if not text.strip():
         return None
@@ -65,7 +66,8 @@ def left_out_texts(reason: str, names: Sequence[str]) -> list[str]:
 def merge_record(inputs: Iterable[tuple[Path, str]], recipe: Mapping[str, Any]) -> dict[str, str]:
     """Return the metadata of a merged file: modelspec's, and recipe and inputs in A1111's format.
 
-    inputs   (file or folder, its SHA-256) in order; folders have none      recipe   method and parameters
+    inputs   (file or folder, its SHA-256) in order; folders have none
+    recipe   method and parameters
     """
     files = list(inputs)
     models = {
@@ -90,9 +92,12 @@ def _title(path: Path) -> str:
 class LoraInput:
     """A LoRA to merge.
 
-    ratio    its strength                              lbw       its block weights as text
-    blocks   block weight by slot, None: 1 everywhere   layers    names of its layers
-    family   None if unknown                           metadata  of the file
+    ratio      its strength
+    lbw        its block weights as text
+    blocks     its block weight by slot; None: 1 everywhere
+    layers     names of its layers
+    family     None if unknown
+    metadata   of the file
     """
 
     path: Path
@@ -125,7 +130,8 @@ def lora_inputs(
 ) -> list[LoraInput]:
     """Return the LoRAs of a merge. LoRAs with problems are left out, and their problems added to `problems`.
 
-    models   paths or names of the LoRAs      group   of the settings, for problems
+    models   paths or names of the LoRAs
+    group    of the settings, for problems
     ratios   comma-separated strengths, one per LoRA; "" for 1
     lbws     block weights or a preset for each LoRA, in order; "" or a missing entry for 1 everywhere
     """

@@ -36,8 +36,10 @@ SAMPLING_PENALTY = 1.1  # of BLIP when sampling: sd-scripts 0.9.0, make_captions
 class Query:
     """An image with the texts for the model.
 
-    path     its name keys the random draws       prompt   "" for none
-    system   system prompt of chat models          start    prescribed start of the answer, for chat models
+    path     its name keys the random draws
+    prompt   "" for none
+    system   system prompt of chat models
+    start    prescribed start of the answer, for chat models
     """
 
     image: Image.Image
@@ -51,7 +53,8 @@ class Query:
 class Answer:
     """A generated answer.
 
-    text     without prompt and special tokens      cut   whether it ended at the token limit
+    text     without prompt and special tokens
+    cut      whether it ended at the token limit
     opened   whether the prompt ended with <think>
     """
 
@@ -245,7 +248,8 @@ class AddressedSampling(LogitsProcessor):
 class AnswerBudget(StoppingCriteria):
     """Stopping criterion: ends a row after `tokens` tokens of answer, not counting its thinking.
 
-    closed   token ids of </think>      tokens   limit for the answer
+    closed   token ids of </think>
+    tokens   limit for the answer
     """
 
     def __init__(self, closed: Sequence[int], tokens: int, prompt: PromptLength):

@@ -47,7 +47,8 @@ def read_csv(path: Path) -> list[Label]:
 def _row(row: Sequence[str], columns: dict[str, int], line: int, path: Path) -> Label:
     """Return the label in a row. Raises ProblemsError.
 
-    columns   {"name", "category" and perhaps "ips": index}      line   line number, for messages
+    columns   {"name", "category" and perhaps "ips": index}
+    line      line number, for messages
     """
     if len(row) <= max(columns.values()):
         raise _bad(path, f"has too few columns in line {line}")

@@ -26,7 +26,8 @@ class Profile(BaseModel):
     size         side of the input in pixels, if the model does not fix it
     scale        "255": values of 0 to 255; "1": divided by 255, then (value - mean) / std
     pad          "square": padded to a square with pad_color, then resized; "edge": resized to fit, border pixels repeated; "stretch"
-    output       index or name of the output      sigmoid   whether it holds logits
+    output       index or name of the output
+    sigmoid      whether it holds logits
     thresholds   default threshold by category
     megabytes    size of the download
     """

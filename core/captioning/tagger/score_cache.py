@@ -54,7 +54,8 @@ class LinePosition:
 class Index:
     """Byte positions in a cache file of scores.
 
-    images   by file name, encoded as JSON      heads   {offset of a block: length of its label line}
+    images   by file name, encoded as JSON
+    heads    {offset of a block: length of its label line}
     lines    number of image lines, including outdated ones
     labels   {offset of a block: (labels, thresholds)} of the blocks read so far
     """
@@ -227,7 +228,8 @@ def _block(images: Mapping[str, ImageScores], thresholds: Mapping[str, float]) -
 class ScoreCache:
     """Reads the cached scores of a model, and collects and writes those of a run.
 
-    thresholds   the model's, by category; written with the scores      waiting   number of images not written yet
+    thresholds   the model's, by category; written with the scores
+    waiting      number of images not written yet
     """
 
     def __init__(self, workspace: Workspace, model: str, thresholds: Mapping[str, float] | None = None):

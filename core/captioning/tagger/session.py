@@ -23,7 +23,8 @@ class Tagger(OfProcess):
     """A loaded tagger.
 
     wanted, provider   onnxruntime's execution provider: requested, and in use
-    size               (width, height) of the model's input      batch   its fixed batch size; None for any
+    size               (width, height) of the model's input
+    batch              its fixed batch size; None for any
     """
 
     def __init__(self, files: ModelFiles, settings: TagSettings, context: JobContext):

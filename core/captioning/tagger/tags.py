@@ -45,7 +45,9 @@ class Tag:
 class Tagged:
     """The tags of an image.
 
-    text   the caption      tags   names as written, without weights      scored   (name, score) pairs
+    text     the caption
+    tags     names as written, without weights
+    scored   (name, score) pairs
     """
 
     text: str

@@ -45,7 +45,8 @@ class Skip(Exception):
 class Copy:
     """A copy to write.
 
-    stem     file name without extension      format   extension, which is also the encoding of pixels
+    stem     file name without extension
+    format   extension, which is also the encoding of pixels
     image    pixels to encode, or a file to copy byte for byte
     """
 
@@ -73,7 +74,8 @@ class FolderPlan:
 class Copies:
     """The result of an image tool.
 
-    skipped    (image, reason)               captions   number of copied caption files
+    skipped    (image, reason)
+    captions   number of copied caption files
     others     number of files in the folder that are neither images nor captions
     """
 

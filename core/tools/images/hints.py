@@ -32,7 +32,8 @@ Hint = Callable[[DecodedImage, str], np.ndarray]  # (image, its path below the f
 class Report:
     """The result of a tool that makes control images.
 
-    existing   number of control images that already existed      skipped   (path, reason)
+    existing   number of control images that already existed
+    skipped    (path, reason)
     black      names of images with an all-black control image
     """
 

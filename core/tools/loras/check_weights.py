@@ -118,7 +118,8 @@ def _check_lora(path: Path, settings: CheckWeightsSettings, context: JobContext)
 def _unmeasured(health: dict[str, Any], lines: Sequence[str] = ()) -> tuple[list[str], dict[str, Any]]:
     """Return (lines, facts) of the outcome if no layer's change can be computed.
 
-    health   result of `inspect_lora`      lines   further lines
+    health   result of `inspect_lora`
+    lines    further lines
     """
     facts = {"norms": {}, "norm": 0.0, "damaged": sorted(health["not_finite"] + health["too_large"])}
     facts |= {"untrained": sorted(health["untrained"]), "unread": [], "shown": []}

@@ -51,8 +51,10 @@ SHOWN_LINES = 20
 class Plan:
     """The conversion.
 
-    names      title of the key naming scheme      base       the base model, None if it is not needed
-    files      (LoRA, its copy)                    left_out   a line for each other file of the folder
+    names      title of the key naming scheme
+    base       the base model, None if it is not needed
+    files      (LoRA, its copy)
+    left_out   a line for each other file of the folder
     size       of all copies in bytes
     """
 

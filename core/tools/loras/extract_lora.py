@@ -43,9 +43,10 @@ GROUP = "extract_lora"
 class _Layer:
     """A layer of both models.
 
-    name            as in kohya's files      shape      of its weight in the LoRA
+    name              as in kohya's files
+    shape             of its weight in the LoRA
     original, tuned   the weight's location in both models
-    left_out        whether it is a convolution of a resnet that the LoRA leaves out, as no conv rank is set
+    left_out          whether it is a convolution of a resnet that the LoRA leaves out, as no conv rank is set
     """
 
     name: str

@@ -109,7 +109,8 @@ def item_bytes(lora: LoraFile, precision: str | None) -> int:
 def bytes_of(shapes: Iterable[tuple[int, ...]], rank: int, conv_rank: int, width: int) -> int:
     """Return the approximate size in bytes of a LoRA.
 
-    shapes   of the layers' weights      width   bytes per element
+    shapes            of the layers' weights
+    width             bytes per element
     rank, conv_rank   of layers, and of convolutions with a kernel larger than 1x1
     """
     numbers = 0
@@ -125,7 +126,8 @@ def bytes_of(shapes: Iterable[tuple[int, ...]], rank: int, conv_rank: int, width
 def check_base_model(name: str | None, lora: Path, workspace: Workspace, where: str) -> None:
     """Raise ProblemsError if the base model does not exist, is no model, or is of another family than the LoRA.
 
-    name    value of the setting; nothing is checked without one      where   the setting
+    name    value of the setting; nothing is checked without one
+    where   the setting
     """
     if not name:
         return

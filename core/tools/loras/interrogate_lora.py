@@ -116,7 +116,8 @@ def _scores(
 ) -> torch.Tensor:
     """Return the scores [token_count] of all ids, float32 on the CPU.
 
-    states   (ids [N, 3]) -> states      with_lora   () -> context in which the LoRA is applied
+    states      (ids [N, 3]) -> states
+    with_lora   () -> context in which the LoRA is applied
     """
     total = token_count(tokenizer)
     scores = torch.empty(total)

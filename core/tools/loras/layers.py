@@ -182,7 +182,8 @@ def heat_maps(
 ) -> list[dict[str, Any]]:
     """Return a heat map for each part of the model.
 
-    numbers   (cell, value) of each layer      combine   (values of one cell) -> the value shown
+    numbers   (cell, value) of each layer
+    combine   (values of one cell) -> the value shown
     options   further arguments of `heat_map`
     """
     cells: dict[str, dict[tuple[str, str], list[float]]] = {}

@@ -115,7 +115,8 @@ def _metadata(plan: Plan, context: JobContext) -> dict[str, str]:
 class _Merging:
     """Applies the changes of all LoRAs to the lazy tensors of a copy.
 
-    merged     changed layers, (part, module path)      left_out   {LoRA: names of layers that the model lacks}
+    merged     changed layers, (part, module path)
+    left_out   {LoRA: names of layers that the model lacks}
     """
 
     def __init__(self, plan: Plan, context: JobContext):

@@ -43,7 +43,8 @@ NEEDS_ALL = ("sv_cumulative",)  # of the singular values: the others need the la
 class Resized:
     """A resized layer.
 
-    kind, old, norm   network kind, rank and norm of the change before      new   new rank
+    kind, old, norm   network kind, rank and norm of the change before
+    new               new rank
     retained          share of the norm that the new rank retains
     """
 

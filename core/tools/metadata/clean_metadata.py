@@ -47,7 +47,8 @@ class Plan:
 class Cleaned:
     """The result of cleaning.
 
-    changes   (key, "tags" or "caption", text before, text after)      without   number of entries without tags and without caption
+    changes   (key, "tags" or "caption", text before, text after)
+    without   number of entries without tags and without caption
     """
 
     changes: list[tuple[str, str, str, str]] = field(default_factory=list)

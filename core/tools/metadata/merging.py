@@ -40,8 +40,10 @@ TOOLS: dict[type[MergeSettings], tuple[str, str, str]] = {
 class Plan:
     """The files and folders of a merge.
 
-    name    "caption" or "tags": the key of the texts      extension   of the caption files
-    out     file to write                                 source      file to start from, or None
+    name        "caption" or "tags": the key of the texts
+    extension   of the caption files
+    out         file to write
+    source      file to start from, or None
     """
 
     tool: str

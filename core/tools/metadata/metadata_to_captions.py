@@ -168,9 +168,12 @@ def _normalized(path: Path | str) -> str:
 class Matches:
     """Entries sorted by the result of the lookup.
 
-    matched     (entry, image)            ambiguous   (entry, images) with different caption files
-    missing     no image                  outside     paths outside of the folders
-    conflicts   keys with different texts for one file      too_long   keys with texts above 1 MB
+    matched     (entry, image)
+    ambiguous   (entry, images) with different caption files
+    missing     no image
+    outside     paths outside of the folders
+    conflicts   keys with different texts for one file
+    too_long    keys with texts above 1 MB
     not_files   problems of caption files that are not regular files
     """
 
@@ -186,7 +189,8 @@ class Matches:
     def problems(self, source: Path, total: int, level: str) -> list[Problem]:
         """Return errors that prevent writing, and problems of entries left out, at `level`.
 
-        source   the metadata file      total   number of its entries
+        source   the metadata file
+        total    number of its entries
         """
         where, problems = printable(source), list(self.not_files)
 

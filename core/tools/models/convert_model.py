@@ -45,7 +45,8 @@ class Plan:
     """The conversion of a model.
 
     conversion   without its dtype, which is `precision` (None: unchanged)
-    size         bytes of the result      advice   problems to warn of
+    size         bytes of the result
+    advice       problems to warn of
     """
 
     conversion: Conversion
@@ -84,7 +85,8 @@ def plan(
 ) -> Plan:
     """Plan the conversion by the headers. Raises ProblemsError with all problems.
 
-    group          of the settings that problems name      ending   appended to the name of the default output
+    group          of the settings that problems name
+    ending         appended to the name of the default output
     vae_may_lack   allow a model without a VAE; otherwise only with `no_vae`
     """
     path = model_file(settings.file, workspace, f"{group}.file")

@@ -133,8 +133,10 @@ def inspect_embedding(path: Path) -> dict[str, Any]:
 def inspect_lora(path: Path, cancel: CancelToken | None = None) -> dict[str, Any]:
     """Return ranks, alphas and damaged weights of a LoRA, by the kind of each layer (core/networks/kinds).
 
-    layers          {"unet": n, "text_encoder": n}      ranks, alphas   {value: number of layers}
-    not_finite      tensors with NaN or infinity        too_large       tensors with values above FAR_TOO_LARGE
+    layers          {"unet": n, "text_encoder": n}
+    ranks, alphas   {value: number of layers}
+    not_finite      tensors with NaN or infinity
+    too_large       tensors with values above FAR_TOO_LARGE
     untrained       layers without effect, such as an up matrix of zeros
     largest         largest absolute value of the weights
     """

@@ -64,7 +64,8 @@ class Plan:
 
     models    in order; their lazy tensors are read from `files`
     weights   (key) -> a factor for each model
-    mixed     keys to merge                     skipped   {message: keys that are not merged}
+    mixed     keys to merge
+    skipped   {message: keys that are not merged}
     """
 
     models: Sequence[MergeModel]
