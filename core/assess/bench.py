@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from core.assess.measures import Measure
-from core.assess.target import SEEDS, TIMESTEPS, Checkpoint, Target, in_turn
+from core.assess.target import SEEDS, TIMESTEPS, Checkpoint, Target, one_timestep_each
 from core.assess.trigger import with_word, without_word
 from core.dataset.buckets.batches import Placed
 from core.dataset.images.pixels import load_bucketed
@@ -68,7 +68,7 @@ class Bench:
     def __init__(self, target: Target, context: JobContext, total: int):
         """`total`: the number of predictions to make, for the progress report."""
         self.target, self.context, self._store = target, context, context.store or make_store()
-        self.prompts = [unaugmented_caption(placed) for placed in target.spread(target.training)]
+        self.prompts = [unaugmented_caption(placed) for placed in target.evenly_spaced(target.training)]
         self.sets: dict[str, list[Probe]] = {}
         self.memo: dict[str, Any] = {}
         self._done, self._total = 0, total
@@ -100,21 +100,21 @@ class Bench:
         seconds = left * (time.perf_counter() - begun) / max(self._done, 1)
         self.context.say(f"{left:,} of {self._total:,} predictions left: about {clock(seconds)}")
 
-    def _probes(self, name: str, triggers: bool) -> list[Probe]:
+    def _probes(self, name: str, add_trigger: bool) -> list[Probe]:
         """Return the inputs of the set `name` (see `Bench`), each image at every one of TIMESTEPS.
 
-        triggers   whether captions of "inside" get the trigger word where it is missing
+        add_trigger   whether captions of "inside" get the trigger word where it is missing
         """
         target, word = self.target, self.target.trigger
         if name == "outside":
             captions, images = target.outside, [image for image, _ in self.base.generate(target.outside, 1)]
         else:
-            chosen = target.spread(target.held_out if name == "held_out" else target.training)
+            chosen = target.evenly_spaced(target.held_out if name == "held_out" else target.training)
             captions = [unaugmented_caption(placed) for placed in chosen]
             images = [load(placed, target.size) for placed in chosen]
         if name == "plain":
             captions = [without_word(caption, word) for caption in captions]
-        elif name == "inside" and triggers:
+        elif name == "inside" and add_trigger:
             captions = [with_word(caption, word) for caption in captions]
         rows = list(enumerate(zip(map(self.base.encoded, images), captions, strict=True)))
         return [Probe(item, latents, caption, at) for item, (latents, caption) in rows for at in TIMESTEPS]
@@ -128,11 +128,11 @@ class Bench:
     def block_changes(self, subject: Subject, name: str, block_weights: str) -> list[float]:
         """Return |prediction - prediction with `block_weights`| / |base prediction| (L2 norms) of each image of the set `name`.
 
-        Each image is predicted at one of TIMESTEPS, in rotation (see `in_turn`).
+        Each image is predicted at one of TIMESTEPS, in rotation (see `one_timestep_each`).
         """
         probes = self.sets[self.target.set_named(name)]
-        other = torch.cat(list(subject.predictions(in_turn(probes), block_weights=block_weights)))
-        rows = in_turn(range(len(probes)))
+        other = torch.cat(list(subject.predictions(one_timestep_each(probes), block_weights=block_weights)))
+        rows = one_timestep_each(range(len(probes)))
         change = (subject.predicted(name)[rows] - other).flatten(1).norm(dim=1)
         return [float(each) for each in change / self.base.predicted(name)[rows].flatten(1).norm(dim=1)]
 

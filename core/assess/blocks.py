@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from core.assess.statistics import Interval, NotMeasured, paired_ratio, ratio_of
-from core.assess.target import in_turn
+from core.assess.target import one_timestep_each
 from core.networks.block_weights import BASE, MID, SLOTS, block_weights, slot_of
 
 PARTS = {
@@ -26,7 +26,7 @@ SMALL = 0.05  # share of a part whose multiple says nothing
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
     """Return `blocks_of` for the parts of the model that the checkpoint's LoRA trains."""
-    loras, whole = subject.maker.loras, in_turn(bench.changes(subject, "outside"))
+    loras, whole = subject.maker.loras, one_timestep_each(bench.changes(subject, "outside"))
     trained = {slot_of(name) for network in loras.networks for name in network.adapters}
     block_changes = {}
     for part, slots in slots_of(loras.sdxl).items():
@@ -74,11 +74,11 @@ def sentence(data: Mapping[str, Any]) -> str:
     """Return the report's sentence for data of `measure`: each part's share of the change."""
     rows = iter(data["parts"].items())
     part, top = next(rows)
-    rest = "; ".join(f"{PARTS[name]} ({name}) {each['value']:.2f}{_times(each)}" for name, each in rows)
-    text = f"Its change of other prompts needs most the {PARTS[part]} ({part}): {Interval.of(top)} of the whole change{_times(top)}"
+    rest = "; ".join(f"{PARTS[name]} ({name}) {each['value']:.2f}{_multiple(each)}" for name, each in rows)
+    text = f"Its change of other prompts needs most the {PARTS[part]} ({part}): {Interval.of(top)} of the whole change{_multiple(top)}"
     return f"{text}. Then: {rest}." if rest else f"{text}."
 
 
-def _times(part: Mapping[str, Any]) -> str:
+def _multiple(part: Mapping[str, Any]) -> str:
     """Return ", N times the dataset's" for a part; "" without `times` or for a part below SMALL."""
     return "" if part["times"] is None or part["value"] < SMALL else f", {part['times']:.2f} times the dataset's"

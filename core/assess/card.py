@@ -331,16 +331,16 @@ class Source:
         included, shown = included[: self.settings.samples], []
         for each in included:
             prompt = self.clean(each["prompt"]) if self.settings.captions else ""
-            if url := _url(Path(each["file"])):
+            if url := _image_url(Path(each["file"])):
                 shown.append(Sample(url, prompt, each["seed"], each["step"]))
         if shown or not self.settings.samples:
             return shown
         preview = preview_of(self.path, self.workspace)
-        url = (_url(preview) if preview else "") or thumbnail_of(self.metadata)
+        url = (_image_url(preview) if preview else "") or thumbnail_of(self.metadata)
         return [Sample(url)] if url else []
 
 
-def _url(path: Path) -> str:
+def _image_url(path: Path) -> str:
     """Return the image as a JPEG data URL, reduced to SAMPLE_SIDE pixels; "" if it cannot be read."""
     try:
         return jpeg_url(open_rgb(path), SAMPLE_SIDE)

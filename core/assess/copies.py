@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 RATE = 0.01  # of false alarms, for all images of a checkpoint together
-LEAST = 4  # training images
+MIN_IMAGES = 4  # training images
 CANDIDATES = 8  # by hash, whose latents are compared
 COMPARED = 32  # training images whose distances to others are measured
 SHIFTS = 4  # half latent pixels in each direction
@@ -41,14 +41,14 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
     memo = bench.memo
     if "gallery" not in memo:
         memo["gallery"] = Gallery(len(placed), lambda number: load(placed[number], bench.target.size), subject.encoded)
-        memo["typical"] = memo["gallery"].typical()
-        memo["base"] = [memo["gallery"].near(image)[0][0] for image, _ in bench.base.images]
-    images, typical = memo["gallery"], memo["typical"]
+        memo["typical"] = memo["gallery"].typical_distances()
+        memo["base"] = [memo["gallery"].nearest_images(image)[0][0] for image, _ in bench.base.images]
+    images, typical_distances = memo["gallery"], memo["typical"]
     images.encode = subject.encoded
-    if len(typical) < LEAST:
-        raise NotMeasured(f"it needs {LEAST} training images that are not near duplicates")
-    limit = limit_of(typical, memo["base"], len(subject.images))
-    distances = [(*images.near(image)[0], at) for at, (image, _) in enumerate(subject.images)]
+    if len(typical_distances) < MIN_IMAGES:
+        raise NotMeasured(f"it needs {MIN_IMAGES} training images that are not near duplicates")
+    limit = limit_of(typical_distances, memo["base"], len(subject.images))
+    distances = [(*images.nearest_images(image)[0], at) for at, (image, _) in enumerate(subject.images)]
     nearest, number, at = min(distances)
     image, prompt = subject.images[at]
     files = [f"{FOLDER}/{subject.checkpoint.path.stem}{end}.png" for end in ("", "-training")]
@@ -56,18 +56,20 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
     for name, shown in zip(files, (image, images.load(number)), strict=True):
         with atomic.open_atomic(run.path / name) as path:
             shown.save(path, format="PNG")
-    values = {"distance": round(nearest, 4), "limit": round(limit, 4), "typical": round(median(typical), 4)}
+    values = {"distance": round(nearest, 4), "limit": round(limit, 4), "typical": round(median(typical_distances), 4)}
     counts = {"near": sum(distance < limit for distance, _, _ in distances), "images": len(distances)}
     return values | counts | {"name": placed[number].image.relative, "prompt": prompt, "files": files}
 
 
-def limit_of(pairs: Sequence[float], base: Sequence[float], images: int) -> float:
-    """Return the distance that all of `images` generated images exceed with probability 1 - RATE if none is a copy.
+def limit_of(pair_distances: Sequence[float], base_distances: Sequence[float], image_count: int) -> float:
+    """Return the distance that all of `image_count` generated images exceed with probability 1 - RATE if none is a copy.
 
-    pairs   distances of training images to their hash candidates
-    base    distances of the base model's images to the nearest training image
+    pair_distances   distances of training images to their hash candidates
+    base_distances    distances of the base model's images to the nearest training image
     """
-    return min(lower_bound(pairs, RATE / (images * CANDIDATES)), lower_bound(base, RATE / images))
+    return min(
+        lower_bound(pair_distances, RATE / (image_count * CANDIDATES)), lower_bound(base_distances, RATE / image_count)
+    )
 
 
 class Gallery:
@@ -79,50 +81,50 @@ class Gallery:
         self._hashes = [int(difference_hash(load(number)), 16) for number in range(count)]
         self._latents = cache(lambda number: self.encode(load(number)))
 
-    def typical(self) -> list[float]:
+    def typical_distances(self) -> list[float]:
         """Return the distances between COMPARED training images and their hash candidates, without near duplicates."""
         count, pairs = len(self._hashes), dict[frozenset[int], float]()
         for number in sorted({number * count // COMPARED for number in range(COMPARED)}):
-            near = self.near(self.load(number), NEAR_DISTANCE)
-            pairs |= {frozenset((number, other)): distance for distance, other in near}
+            nearest_images = self.nearest_images(self.load(number), NEAR_DISTANCE)
+            pairs |= {frozenset((number, other)): distance for distance, other in nearest_images}
         return list(pairs.values())
 
-    def near(self, image: Image, beyond: int = -1) -> list[tuple[float, int]]:
+    def nearest_images(self, image: Image, above_bits: int = -1) -> list[tuple[float, int]]:
         """Return [(distance, index)] of the CANDIDATES training images with the nearest hashes, sorted by distance.
 
-        The image and its mirror image are both compared. `beyond`: hashes that differ in at most this many bits are left out.
+        The image and its mirror image are both compared. `above_bits`: hashes that differ in at most this many bits are left out.
         """
         from PIL.Image import Transpose
 
         views = [image, image.transpose(Transpose.FLIP_LEFT_RIGHT)]
         hashes = [int(difference_hash(view), 16) for view in views]
         bits = [min((reference ^ each).bit_count() for each in hashes) for reference in self._hashes]
-        order = sorted((each, number) for number, each in enumerate(bits) if each > beyond)
+        order = sorted((each, number) for number, each in enumerate(bits) if each > above_bits)
         latents = [self.encode(view) for view in views]
         return sorted((min(distance(view, self._latents(at)) for view in latents), at) for _, at in order[:CANDIDATES])
 
 
-def latent_difference(one: Tensor, other: Tensor) -> float:
+def latent_difference(first: Tensor, second: Tensor) -> float:
     """Return the mean squared difference of two images' latents [C, h, w] over the sum of their spatial variances.
 
     0 for equal images, about 1 for unrelated ones.
     """
-    return float((one - other).square().mean()) / _contrast(one, other)
+    return float((first - second).square().mean()) / _contrast(first, second)
 
 
-def distance(one: Tensor, other: Tensor) -> float:
+def distance(first: Tensor, second: Tensor) -> float:
     """Return the root of `latent_difference`, minimized over shifts of up to SHIFTS half latent pixels and taken over the overlap."""
     from torch.nn.functional import interpolate
 
-    upscaled = [interpolate(each[None], scale_factor=2, mode="bilinear")[0] for each in (one, other)]
+    upscaled = [interpolate(each[None], scale_factor=2, mode="bilinear")[0] for each in (first, second)]
     steps = range(-SHIFTS, SHIFTS + 1)
     shifts = ((_overlap(upscaled[0], y, x), _overlap(upscaled[1], -y, -x)) for y in steps for x in steps)
-    return (min(float((a - b).square().mean()) for a, b in shifts) / _contrast(one, other)) ** 0.5
+    return (min(float((a - b).square().mean()) for a, b in shifts) / _contrast(first, second)) ** 0.5
 
 
-def _contrast(one: Tensor, other: Tensor) -> float:
+def _contrast(first: Tensor, second: Tensor) -> float:
     """Return the sum of both latents' spatial variances (mean over channels), at least 1e-6."""
-    return max(sum(float(each.var(dim=(1, 2)).mean()) for each in (one, other)), 1e-6)
+    return max(sum(float(each.var(dim=(1, 2)).mean()) for each in (first, second)), 1e-6)
 
 
 def _overlap(latents: Tensor, down: int, right: int) -> Tensor:

@@ -9,7 +9,7 @@ from core.assess.copies import latent_difference
 from core.assess.statistics import Interval, paired_ratio
 from core.record.lazy_torch import Tensor
 
-LITTLE = 0.5
+MIN_DIVERSITY = 0.5
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
@@ -29,4 +29,4 @@ def sentence(data: Mapping[str, Any]) -> str:
 
 def warning(data: Mapping[str, Any]) -> str:
     """Return the warning if the upper bound of the ratio is below LITTLE; otherwise ""."""
-    return "gives nearly the same image with each seed" if (data["high"] or 1) < LITTLE else ""
+    return "gives nearly the same image with each seed" if (data["high"] or 1) < MIN_DIVERSITY else ""

@@ -7,7 +7,7 @@ from typing import Any
 from core.assess.statistics import Interval, ratio_of
 from core.assess.target import BAND, TIMESTEPS, by_image
 
-MUCH = 0.8
+MAX_DRIFT = 0.8
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
@@ -35,4 +35,4 @@ def sentence(data: Mapping[str, Any]) -> str:
 
 def warning(data: Mapping[str, Any]) -> str:
     """Return the warning if the lower bound of the ratio is above MUCH; otherwise ""."""
-    return "changes other prompts as much as the dataset's" if (data["low"] or 0) > MUCH else ""
+    return "changes other prompts as much as the dataset's" if (data["low"] or 0) > MAX_DRIFT else ""

@@ -30,7 +30,7 @@ def loss_of(lines: Mapping[int, Mapping[str, Any]], step: int) -> dict[str, Any]
     data = {"loss": line["loss"], "images": line["images"], "lowest": lowest["step"], "step": step}
     each, others = line.get("each") or (), lowest.get("each") or ()
     if line is not lowest and line.get("each_of") == lowest.get("each_of") and len(each) == len(others) > 0:
-        data["above"] = mean_of([one - other for one, other in zip(each, others, strict=True)]).data
+        data["above"] = mean_of([loss - other for loss, other in zip(each, others, strict=True)]).data
     return data
 
 

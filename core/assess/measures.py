@@ -38,7 +38,7 @@ class Measure:
         function = getattr(import_module(f"core.assess.{self.name}"), name, {"brief": _value}.get(name))
         return function(*args) if function else ""
 
-    def words(self, name: str, data: Mapping[str, Any]) -> str:
+    def text(self, name: str, data: Mapping[str, Any]) -> str:
         """Return the text `name` ("brief", "sentence" or "warning") for measured data, or for {"why": reason} if it was not measured."""
         if "why" in data:
             return {"brief": "-", "sentence": f"Not measured: {data['why']}."}.get(name, "")

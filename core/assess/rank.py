@@ -9,8 +9,8 @@ from core.record.lazy_torch import Tensor
 from core.tools.loras.layers import open_layers
 from core.tools.loras.singular_values import rank_that_keeps, retained_together, usual_rank, values_of
 
-KEPT, SMALL = 0.9, 0.98  # of the norm: what counts as used, and what resizing should keep
-SHOWN = 3
+USED_SHARE, RESIZE_SHARE = 0.9, 0.98  # of the norm: what counts as used, and what resizing should keep
+SHOWN_LAYERS = 3
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
@@ -35,9 +35,9 @@ def rank_of(values: Mapping[str, Tensor]) -> dict[str, Any]:
         raise NotMeasured("the checkpoint changes nothing")
     longest = max(map(len, values.values()))
     kept = retained_together(values, longest)
-    used, small = (rank_that_keeps(kept, share) for share in (KEPT, SMALL))
+    used, small = (rank_that_keeps(kept, share) for share in (USED_SHARE, RESIZE_SHARE))
     norms = {name: float(each.norm()) for name, each in values.items()}
-    layers = {name: round(norms[name], 4) for name in sorted(norms, key=lambda name: -norms[name])[:SHOWN]}
+    layers = {name: round(norms[name], 4) for name in sorted(norms, key=lambda name: -norms[name])[:SHOWN_LAYERS]}
     resize = usual_rank(small)
     text = sum(norm**2 for name, norm in norms.items() if name.startswith("lora_te"))
     whole = sum(norm**2 for norm in norms.values())
@@ -53,7 +53,7 @@ def brief(data: Mapping[str, Any]) -> str:
 def sentence(data: Mapping[str, Any]) -> str:
     """Return the report's sentence for data of `measure`: the used directions and what resizing loses."""
     smaller = f"resizing to rank {data['resize']} loses {data['lost']:.1%}"
-    rest = smaller if data["resize"] < data["rank"] else f"no lower rank keeps {SMALL:.0%} of it"
+    rest = smaller if data["resize"] < data["rank"] else f"no lower rank keeps {RESIZE_SHARE:.0%} of it"
     text = f", {data['text']:.0%} in the text encoder" if data["text"] >= 0.005 else ""
     most = f"It changes {next(iter(data['layers']))} most{text} (norm of all: {data['norm']:.3g})."
-    return f"{data['used']} of its {data['rank']} directions hold {KEPT:.0%} of the change: {rest}. {most}"
+    return f"{data['used']} of its {data['rank']} directions hold {USED_SHARE:.0%} of the change: {rest}. {most}"

@@ -39,7 +39,7 @@ def rows_of(measured: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     for measure in (each for name, each in MEASURES.items() if name in measured):
         data = measured[measure.name]
         try:
-            texts = {name: measure.words(name, data) for name in ("brief", "sentence", "warning")}
+            texts = {name: measure.text(name, data) for name in ("brief", "sentence", "warning")}
         except (KeyError, TypeError, ValueError, IndexError, StopIteration):  # the file was changed by hand
             texts = {"brief": "?", "sentence": "Not readable.", "warning": ""}
         rows.append({"title": measure.title, "meaning": measure.meaning, "files": data.get("files", [])} | texts)
@@ -57,21 +57,23 @@ def not_worse(best: Mapping[str, Any] | None, steps: Mapping[str, int | None]) -
     return {file for file, step in steps.items() if step in (best["step"], *best["as_good"], *best["unknown"])}
 
 
-def with_warnings(sentence: str, labels: Mapping[str, str], cells: Cells, good: Collection[str]) -> str:
+def with_warnings(sentence: str, labels: Mapping[str, str], cells: Cells, recommendable: Collection[str]) -> str:
     """Return `sentence` about a run's checkpoints with warnings appended.
 
     Example: "Steps 180 and 250 cannot be told apart by loss; step 250 nearly copies a training image (fox.png). Nothing that was
     measured speaks against step 180."
 
     labels   {file: label}
-    good     files that the last sentence may recommend, see `not_worse`
+    recommendable     files that the last sentence may recommend, see `not_worse`
     """
     clauses: dict[str, list[str]] = {}
     for file, label in labels.items():
         if warnings := [row["warning"] for row in rows_of(cells.get(file, {})) if row["warning"]]:
             clauses.setdefault(listed(warnings), []).append(label)
     warned = {label for labels_of in clauses.values() for label in labels_of}
-    clear = [label for file, label in labels.items() if file in good and cells.get(file) and label not in warned]
+    clear = [
+        label for file, label in labels.items() if file in recommendable and cells.get(file) and label not in warned
+    ]
     parts = (f"{', '.join(names)}{':' * (len(names) > 1)} {clause}" for clause, names in clauses.items())
     assessed = [label for file, label in labels.items() if cells.get(file)]
     worse = [label for label in assessed if label not in warned and label not in clear]
@@ -105,6 +107,6 @@ def table_lines(labels: Mapping[str, str], cells: Cells) -> list[str]:
     rows = [["checkpoint", *names]]
     for file, label in labels.items():
         data = cells.get(file, {})
-        rows.append([label, *(MEASURES[name].words("brief", data.get(name, {"why": ""})) for name in names)])
+        rows.append([label, *(MEASURES[name].text("brief", data.get(name, {"why": ""})) for name in names)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -28,7 +28,7 @@ def plan(settings: AssessSettings, workspace: Workspace) -> Target:
 
 def do(settings: AssessSettings, target: Target, context: JobContext) -> Outcome:
     """Take the missing measures, and return a table, the sentences of each checkpoint and a conclusion."""
-    work = Work(target, context)
+    work = Assessment(target, context)
     work.run()
     cells, checkpoints = work.cells, target.checkpoints
     labels = {each.path.name: each.label for each in checkpoints if each.path.name in cells}
@@ -50,7 +50,7 @@ def do(settings: AssessSettings, target: Target, context: JobContext) -> Outcome
     return Outcome(lines=lines, facts={"cells": measured})
 
 
-class Work:
+class Assessment:
     """Takes the measures that assess.json lacks. `cells`: all results; `unreadable`: {path of a checkpoint: its problem}."""
 
     def __init__(self, target: Target, context: JobContext):
@@ -67,7 +67,7 @@ class Work:
         for checkpoint, measures in todo.items():
             recorded = [each for each in measures if each.recorded]
             with self._skipping_unreadable(checkpoint, recorded):
-                self._take(checkpoint, recorded, "recorded", self.target, checkpoint)
+                self._compute(checkpoint, recorded, "recorded", self.target, checkpoint)
         with_model: dict[Checkpoint, list[Measure]] = {}
         for checkpoint, measures in todo.items():
             if checkpoint.path not in self.unreadable and (missing := [each for each in measures if not each.recorded]):
@@ -99,9 +99,9 @@ class Work:
         bench.prepare(measures)
         for checkpoint, missing in todo.items():
             with self._skipping_unreadable(checkpoint, missing), bench.opened(checkpoint) as subject:
-                self._take(checkpoint, missing, "measure", bench, subject)
+                self._compute(checkpoint, missing, "measure", bench, subject)
 
-    def _take(self, checkpoint: Checkpoint, measures: Sequence[Measure], function: str, *arguments: Any) -> None:
+    def _compute(self, checkpoint: Checkpoint, measures: Sequence[Measure], function: str, *arguments: Any) -> None:
         """Take `measures` of `checkpoint` by calling `function` of their modules, and write each result at once."""
         for measure in measures:
             try:

@@ -10,7 +10,7 @@ from typing import Any
 
 from core.record.best import CONFIDENCE, student_t
 
-LEAST = 3  # values that an interval needs
+MIN_VALUES = 3  # values that an interval needs
 SPREAD = 0.1  # of logarithms, at least: a few values can agree by chance, and tails are heavier than a normal's
 
 
@@ -72,7 +72,7 @@ def lower_bound(values: Sequence[float], rate: float) -> float:
 def _interval(center: float, groups: Sequence[Sequence[float]]) -> Interval:
     """Return the interval around `center`, a sum or difference of the groups' means."""
     count = min(map(len, groups))
-    if count < LEAST:
+    if count < MIN_VALUES:
         return Interval(center)
     width = student_t((1 + CONFIDENCE) / 2, count - 1) * math.sqrt(sum(variance(each) / len(each) for each in groups))
     return Interval(center, center - width, center + width)

@@ -15,25 +15,30 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
     return strength_of(bench.losses(bench.base, "fit"), losses, drift) | {"on": bench.target.set_named("fit")}
 
 
-def strength_of(base: Sequence[float], each: Mapping[float, Sequence[float]], drift: Sequence[float]) -> dict[str, Any]:
+def strength_of(
+    base_losses: Sequence[float], losses: Mapping[float, Sequence[float]], drift: Sequence[float]
+) -> dict[str, Any]:
     """Choose the strength by loss.
 
     Returns {best: the lowest strength within noise of the lowest loss, None if that is not clearly below the base model's; lowest:
     strength with the lowest loss; most: the highest strength within noise; rows: [[strength, share of the base loss removed,
     drift]]}.
 
-    base    losses of the base model
-    each    {strength: losses}, in the order of `base`
+    base_losses    losses of the base model
+    losses    {strength: losses}, in the order of `base_losses`
     drift   mean relative change of the predictions for other prompts at each strength
     """
-    lowest = min(each, key=lambda strength: (fmean(each[strength]), strength))
-    as_good = [s for s in sorted(each) if s == lowest or not clearly_lower(each[lowest], each[s], len(each) - 1)]
+    lowest = min(losses, key=lambda strength: (fmean(losses[strength]), strength))
+    as_good = [
+        s for s in sorted(losses) if s == lowest or not clearly_lower(losses[lowest], losses[s], len(losses) - 1)
+    ]
     best = as_good[0]
     rows = [
-        [s, round(1 - fmean(each[s]) / fmean(base), 4), round(change, 4)] for s, change in zip(each, drift, strict=True)
+        [s, round(1 - fmean(losses[s]) / fmean(base_losses), 4), round(change, 4)]
+        for s, change in zip(losses, drift, strict=True)
     ]
     return {
-        "best": best if clearly_lower(each[best], base) else None,
+        "best": best if clearly_lower(losses[best], base_losses) else None,
         "lowest": lowest,
         "most": as_good[-1],
         "rows": rows,

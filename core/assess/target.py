@@ -60,7 +60,7 @@ class Target:
 
     base                 path of the base model
     training, held_out   images of the dataset
-    why                  reason why there are no images; empty if there are
+    no_images_reason                  reason why there are no images; empty if there are
     """
 
     run: RunFolder
@@ -72,7 +72,7 @@ class Target:
     measures: Sequence[Measure]
     training: Sequence[Placed] = ()
     held_out: Sequence[Placed] = ()
-    why: str = ""
+    no_images_reason: str = ""
 
     def __str__(self) -> str:
         names = ", ".join(measure.name for measure in self.measures)
@@ -107,7 +107,7 @@ class Target:
         """At most `settings.prompts` prompts for things that no caption mentions."""
         return (list(with_new_words(SCENES, self.captions)) or list(SCENES))[: self.settings.prompts]
 
-    def spread(self, images: Sequence[Placed]) -> list[Placed]:
+    def evenly_spaced(self, images: Sequence[Placed]) -> list[Placed]:
         """Return at most `settings.prompts` of the images, evenly spaced."""
         return pick_evenly(images, self.settings.prompts)
 
@@ -123,8 +123,8 @@ class Target:
         """Return why `measure` cannot be taken; "" if it can."""
         if not self.applies(measure):
             return f"not applicable to the method {self.job.method.kind}"
-        if self.why and (measure.reads or measure.images):
-            return self.why
+        if self.no_images_reason and (measure.reads or measure.images):
+            return self.no_images_reason
         return "the run has no trigger word" if measure.name == "trigger" and not self.trigger else ""
 
     def predictions(self, checkpoints: Sequence[Checkpoint], measures: Sequence[Measure]) -> int:
@@ -155,7 +155,7 @@ class Target:
         """The settings, base model, images and captions that all measures depend on, as JSON values."""
         numbers = self.settings.prompts, self.settings.sampling_steps
         images = [[*each.key, each.image.bytes, each.image.mtime_ns] for each in (*self.training, *self.held_out)]
-        return [numbers, fingerprint(self.base), images, len(self.held_out), self.captions, self.why]
+        return [numbers, fingerprint(self.base), images, len(self.held_out), self.captions, self.no_images_reason]
 
 
 def by_image(values: Sequence[float]) -> list[float]:
@@ -163,7 +163,7 @@ def by_image(values: Sequence[float]) -> list[float]:
     return [fmean(values[start : start + len(TIMESTEPS)]) for start in range(0, len(values), len(TIMESTEPS))]
 
 
-def in_turn(values: Sequence[T]) -> list[T]:
+def one_timestep_each(values: Sequence[T]) -> list[T]:
     """Return one value per image: the first image's at the first timestep, the second's at the second, and so on in rotation.
 
     values   each image at each of TIMESTEPS, image by image
@@ -193,14 +193,14 @@ def find_target(settings: AssessSettings, workspace: Workspace) -> Target:
     assert base is not None and checkpoints is not None
     measures = [MEASURES[name] for name in settings.measures or MEASURES]
     if not all(may_reach(resolve_path(each.value)) for each in named_in(job) if each.what == "path"):
-        why = "this page may not read the files of the run's dataset"
-        return Target(run, job, settings, workspace, base, checkpoints, measures, why=why)
+        no_images_reason = "this page may not read the files of the run's dataset"
+        return Target(run, job, settings, workspace, base, checkpoints, measures, no_images_reason=no_images_reason)
     report = preflight(job, workspace)
     images = [placed for placed in report.placed if placed.concept.role == "train" and not placed.variant]
     wrong = [problem.what for problem in errors(report.problems)]
-    why = "" if images else (wrong or ["there are no training images"])[0]
+    no_images_reason = "" if images else (wrong or ["there are no training images"])[0]
     held_out = report.validation if images else ()
-    return Target(run, job, settings, workspace, base, checkpoints, measures, images, held_out, why)
+    return Target(run, job, settings, workspace, base, checkpoints, measures, images, held_out, no_images_reason)
 
 
 def checkpoints_of(

@@ -7,7 +7,7 @@ from core.assess.statistics import Interval, paired_ratio
 from core.assess.target import by_image
 from core.dataset.captions.words import word_pattern
 
-NOTHING = 0.9  # of the effect without the word
+MAX_WITHOUT_WORD = 0.9  # of the effect without the word
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
@@ -34,5 +34,5 @@ def sentence(data: Mapping[str, Any]) -> str:
 
 def remark(each: Sequence[Mapping[str, Any]]) -> str:
     """Return the remark if the trigger word has next to no effect at any checkpoint; otherwise "". `each`: data of all checkpoints."""
-    nothing = all((data["low"] or 0) > NOTHING for data in each)
+    nothing = all((data["low"] or 0) > MAX_WITHOUT_WORD for data in each)
     return f"The trigger word '{each[0]['word']}' does next to nothing." if nothing else ""

@@ -199,7 +199,7 @@ def items_of(job: CaptionEditJob) -> list[Item]:
         raise ProblemsError.one(what, "edit_captions.filter", fix, "filter.only-on-page")
     return [
         item_of(row.image, row.caption, row.settings.caption_extension, _tokens(row) if "tokens" in fields else 0)
-        for row in rows_of(job, of_files=True)
+        for row in rows_of(job, editable=True)
     ]
 
 

@@ -123,35 +123,35 @@ class Tally:
 
 
 def run_captioner(
-    name: str, title: str, describe: Describe, job: CaptionerJob, context: JobContext, of_rows: bool = False
+    name: str, title: str, describe: Describe, job: CaptionerJob, context: JobContext, pass_rows: bool = False
 ) -> Outcome:
     """Run a captioner: write each caption as soon as it is ready, or all into one file at the end. A preview writes nothing.
 
     name, title         of the task
-    describe, of_rows   `describe` and `rows` of `captioner`
+    describe, pass_rows   `describe` and `rows` of `captioner`
     Raises ProblemsError, and Cancelled for a stop before the first caption; a later stop returns an outcome.
     """
     tally, about, settings = Tally(), {"task": name, "job": _fingerprint(job)}, getattr(job, name)
 
-    def described(rows: Sequence[Row]) -> Iterator[tuple[Row, CaptionResult]]:
-        images = rows if of_rows else [row.image.path for row in rows]
-        return _described(describe(images, settings, context), rows, context, tally)
+    def describe_rows(rows: Sequence[Row]) -> Iterator[tuple[Row, CaptionResult]]:
+        images = rows if pass_rows else [row.image.path for row in rows]
+        return _successful_results(describe(images, settings, context), rows, context, tally)
 
     if job.captioning.preview is not None:
-        rows = _rows(job)
+        rows = _selected_rows(job)
         one_file = job.captioning.output_path is not None
         tally.none_missing = not one_file and not any(_gets_caption(row, job.captioning.existing) for row in rows)
         return tally.outcome(
-            job.captioning.existing, [_preview_of(row, caption, job) for row, caption in described(rows)]
+            job.captioning.existing, [_preview_of(row, caption, job) for row, caption in describe_rows(rows)]
         )
     tally.file = typed_path(job.captioning.output_path)
     try:
         if tally.file is None:
-            _write_each(title, about, described, job, context, tally)
+            _write_each(title, about, describe_rows, job, context, tally)
         else:
             kind = "tags" if isinstance(settings, TagTextSettings) else "caption"
             unfinished = context.workspace.private / "captions in one file" / f"{name}-{about['job']}.json"
-            captions = _collect_captions(unfinished, described, job, context, tally)
+            captions = _collect_captions(unfinished, describe_rows, job, context, tally)
             with only_one_writes(context):
                 write_one_file(tally.file, kind, captions, title, about, context.workspace)
             unfinished.unlink(missing_ok=True)
@@ -166,7 +166,7 @@ def run_captioner(
 def _write_each(
     title: str,
     about: dict[str, Any],
-    described: Callable[[Sequence[Row]], Iterator[tuple[Row, CaptionResult]]],
+    describe_rows: Callable[[Sequence[Row]], Iterator[tuple[Row, CaptionResult]]],
     job: CaptionerJob,
     context: JobContext,
     tally: Tally,
@@ -174,9 +174,9 @@ def _write_each(
     """Write each caption to its caption file as soon as it is ready. All of them are one change in the history, undone together."""
     history = History(context.workspace.captions, context.workspace.person)
     with only_one_writes(context), history.open(title, about, history.unfinished(about)) as opened:
-        files = _pending_changes(_rows(job), opened.done(), tally)
+        files = _pending_changes(_selected_rows(job), opened.done(), tally)
         check_folders(file.path.parent for file in files.values())
-        for row, caption, text in _texts_to_write(described(list(files)), job, tally):
+        for row, caption, text in _texts_to_write(describe_rows(list(files)), job, tally):
             result = opened.write([replace(files[row], new=caption.caption_bytes(text))])
             tally.written += len(result.written)
             tally.edited += len(result.changed_since)
@@ -184,7 +184,7 @@ def _write_each(
 
 def _collect_captions(
     unfinished: Path,
-    described: Callable[[Sequence[Row]], Iterator[tuple[Row, CaptionResult]]],
+    describe_rows: Callable[[Sequence[Row]], Iterator[tuple[Row, CaptionResult]]],
     job: CaptionerJob,
     context: JobContext,
     tally: Tally,
@@ -193,7 +193,7 @@ def _collect_captions(
 
     An interrupted job saves its captions to the file `unfinished`, from which the same job resumes.
     """
-    rows = _rows(job)
+    rows = _selected_rows(job)
     captions = _resumed(unfinished, rows, context, tally)
     saved, warned = time.monotonic(), False
 
@@ -213,7 +213,7 @@ def _collect_captions(
             context.warn(Problem(what, display_path(unfinished), fix, "warning", code="caption.unfinished-unwritten"))
 
     try:
-        for row, _, text in _texts_to_write(described([row for row in rows if row not in captions]), job, tally):
+        for row, _, text in _texts_to_write(describe_rows([row for row in rows if row not in captions]), job, tally):
             captions[row] = text
             if time.monotonic() - saved > SAVE_SECONDS:
                 save()
@@ -235,7 +235,10 @@ def _resumed(unfinished: Path, rows: Sequence[Row], context: JobContext, tally: 
         return {}
     try:
         earlier, saved_at = read_json_object(unfinished), unfinished.stat().st_mtime
-        counts, texts = Counter(earlier["counts"]), {name: _pair(each) for name, each in earlier["captions"].items()}
+        counts, texts = (
+            Counter(earlier["counts"]),
+            {name: _parse_saved_pair(each) for name, each in earlier["captions"].items()},
+        )
     except (ProblemsError, OSError, KeyError, TypeError, ValueError, AttributeError):
         what = "The captions of this job that was cut off cannot be read, so all images are captioned again"
         context.warn(Problem(what, display_path(unfinished), level="warning", code="caption.unfinished-unreadable"))
@@ -246,17 +249,17 @@ def _resumed(unfinished: Path, rows: Sequence[Row], context: JobContext, tally: 
     return {row: text for row, (before, text) in pairs.items() if before == _file_caption(row)}
 
 
-def _pair(value: list[str]) -> tuple[str, str]:
+def _parse_saved_pair(value: list[str]) -> tuple[str, str]:
     """Return (existing caption, caption to write) from JSON. Raises ValueError unless `value` is a list of two."""
     before, text = value if isinstance(value, list) else ()
     return str(before), str(text)
 
 
 def _texts_to_write(
-    described: Iterable[tuple[Row, CaptionResult]], job: CaptionerJob, tally: Tally
+    results: Iterable[tuple[Row, CaptionResult]], job: CaptionerJob, tally: Tally
 ) -> Iterator[tuple[Row, CaptionResult, str]]:
     """Yield (image, captioner's result, text to write). Images without text are counted in `tally.empty` and left out."""
-    for row, caption in described:
+    for row, caption in results:
         text = caption.joined(_file_caption(row), job.captioning)
         if text or caption.means_empty:
             yield row, caption, text
@@ -264,7 +267,7 @@ def _texts_to_write(
             tally.empty += 1
 
 
-def _described(
+def _successful_results(
     captions: Iterator[str | CaptionResult], rows: Sequence[Row], context: JobContext, tally: Tally
 ) -> Iterator[tuple[Row, CaptionResult]]:
     """Yield (image, result) without images that failed, which are counted and reported. Pauses or stops after each image."""
@@ -351,18 +354,18 @@ def images_to_describe(name: str, ready: Ready | None, job: CaptionerJob, worksp
     Raises ProblemsError for problems of the dataset and missing requirements.
     """
     problems: list[Problem] = []
-    rows = collected(problems, _rows, job) or []
+    rows = collected(problems, _selected_rows, job) or []
     if ready is not None:
         collected(problems, ready, getattr(job, name), workspace)
     raise_if_errors(problems)
     return f"{count(len(rows), 'image')} to caption"
 
 
-def _rows(job: CaptionerJob) -> list[Row]:
+def _selected_rows(job: CaptionerJob) -> list[Row]:
     """Return the images that the job captions, at most `preview` of them. Raises ProblemsError."""
-    bad = pattern_problems(job.captioning.remove_words, "captioning.remove_words")
-    bad += path_problems(job.captioning.output_path) if job.captioning.output_path is not None else []
-    rows = _named_rows(rows_of(job, of_files=True, problems=bad), job.captioning.only)
+    setting_problems = pattern_problems(job.captioning.remove_words, "captioning.remove_words")
+    setting_problems += path_problems(job.captioning.output_path) if job.captioning.output_path is not None else []
+    rows = _named_rows(rows_of(job, editable=True, problems=setting_problems), job.captioning.only)
     everything = job.captioning.output_path is not None
     wanted = [row for row in rows if everything or _gets_caption(row, job.captioning.existing)]
     if job.captioning.preview is not None and not wanted:

@@ -36,26 +36,28 @@ def cleaned(text: str, settings: CaptioningSettings, separator: str = "") -> str
     """Return a captioner's text without the phrases of `remove_words`, with prefix and suffix; "" if no text remains."""
     separator = separator or settings.separator
     for pattern in settings.remove_words:
-        text = removed(pattern, text)
+        text = without_matches(pattern, text)
     lines = parts_of(text, separator) if "\n" in separator else [text]  # its line breaks are meant
     text = separator.join(line for each in lines if (line := " ".join(each.split()).strip(" ,")))
     return separator.join(part for part in (settings.prefix, text, settings.suffix) if part) if text else ""
 
 
-def removed(pattern: str, text: str) -> str:
+def without_matches(pattern: str, text: str) -> str:
     """Return the text without the matches of a regular expression. Raises ProblemsError for an invalid one."""
     return Pattern(pattern, pattern).replaced(text, "")
 
 
-def pattern_problems(patterns: Sequence[str], where: str, by: str = "", by_where: str = "") -> list[Problem]:
-    """Return an error for each invalid regular expression, and for each that is incompatible with the replacement text `by`.
+def pattern_problems(
+    patterns: Sequence[str], where: str, replacement: str = "", replacement_where: str = ""
+) -> list[Problem]:
+    """Return an error for each invalid regular expression, and for each that is incompatible with the replacement text `replacement`.
 
-    where, by_where   settings that the errors name for the expression and the replacement
+    where, replacement_where   settings that the errors name for the expression and the replacement
     """
     problems: list[Problem] = []
     for pattern in patterns:
         try:
-            Pattern(pattern, where).check_replacement(by, by_where or where)
+            Pattern(pattern, where).check_replacement(replacement, replacement_where or where)
         except ProblemsError as error:
             problems += error.problems
     return problems
@@ -76,9 +78,11 @@ def tag_test(wanted: Iterable[str]) -> Callable[[str], bool]:
     """Return a function that tests whether a tag is one of `wanted`, compared by `comparable`; * matches any text."""
     forms = {comparable(tag) for tag in wanted}
     patterns = [form for form in forms if "*" in form]
-    return lambda tag: (form := comparable(tag)) in forms or any(like(form, pattern) for pattern in patterns)
+    return lambda tag: (
+        (form := comparable(tag)) in forms or any(matches_wildcard(form, pattern) for pattern in patterns)
+    )
 
 
-def like(text: str, pattern: str) -> bool:
+def matches_wildcard(text: str, pattern: str) -> bool:
     """Return whether `pattern`, in which * matches any text, matches the whole text."""
     return fnmatchcase(text, pattern.replace("[", "[[]").replace("?", "[?]"))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 
-from core.captioning.combining import comparable, like, parts_of
+from core.captioning.combining import comparable, matches_wildcard, parts_of
 from core.record.patterns import Pattern
 from core.record.problems import ProblemsError
 
@@ -89,7 +89,7 @@ def fields_in(expression: str) -> set[str]:
     return {_field_of(text)[0] for _, text in _Reader(expression).tokens if _field_of(text)[0]}
 
 
-def no_field_in(text: str) -> str:
+def unknown_field_in(text: str) -> str:
     """Return the first word that looks like a field but is unknown ("foo:", searched as text); "" without one."""
     names = re.findall(r"(?:^|[\s(&|!])([a-z]{2,}):(?=[^\s:])", text, re.IGNORECASE)
     return next((f"{name}:" for name in names if name.casefold() not in _FIELDS), "")
@@ -149,15 +149,15 @@ class _Reader:
         """Return the test of the whole expression. Raises ProblemsError for a syntax error."""
         test = self._or()
         if self.tokens[self._position] != END:
-            raise _invalid(f"{self._next()} is not expected here")
+            raise _invalid(f"{self._current_token()} is not expected here")
         return test
 
-    def _next(self) -> str:
+    def _current_token(self) -> str:
         """Return the current token for a message."""
         kind, text = self.tokens[self._position]
         return f"'{text or kind}'" if kind else "the end"
 
-    def _take(self, kind: str) -> bool:
+    def _accept(self, kind: str) -> bool:
         """Advance past the current token if it is of this kind; return whether it was."""
         if self.tokens[self._position][0] == kind:
             self._position += 1
@@ -167,14 +167,14 @@ class _Reader:
     def _or(self) -> Test:
         """Parse terms joined by | into a test."""
         tests = [self._and()]
-        while self._take("|"):
+        while self._accept("|"):
             tests.append(self._and())
         return lambda facts: any(test(facts) for test in tests)
 
     def _and(self) -> Test:
         """Parse terms side by side or joined by & into a test."""
         tests = [self._not()]
-        while self._take("&") or self.tokens[self._position][0] not in ("|", ")", ""):
+        while self._accept("&") or self.tokens[self._position][0] not in ("|", ")", ""):
             tests.append(self._not())
         return lambda facts: all(test(facts) for test in tests)
 
@@ -184,18 +184,18 @@ class _Reader:
         if self._depth > DEEPEST:
             raise _invalid("it is nested too deeply")
         try:
-            if self._take("!"):
+            if self._accept("!"):
                 test = self._not()
                 return lambda facts: not test(facts)
-            if self._take("("):
+            if self._accept("("):
                 test = self._or()
-                if not self._take(")"):
+                if not self._accept(")"):
                     raise _invalid("a bracket is not closed")
                 return test
             if self.tokens[self._position][0] in ("word", "quoted"):
                 self._position += 1
                 return _term(self.tokens[self._position - 1][1])
-            raise _invalid(f"a tag is expected before {self._next()}")
+            raise _invalid(f"a tag is expected before {self._current_token()}")
         finally:
             self._depth -= 1
 
@@ -224,7 +224,7 @@ def _has_tag(tag: str) -> Test:
     wanted = comparable(tag)
     if "*" not in wanted:
         return lambda facts: wanted in facts.tags
-    return lambda facts: any(like(each, wanted) for each in facts.tags)  # which are normalized already
+    return lambda facts: any(matches_wildcard(each, wanted) for each in facts.tags)  # which are normalized already
 
 
 def _text(read: Callable[[Facts], str]) -> Callable[[str], Test]:
@@ -232,7 +232,7 @@ def _text(read: Callable[[Facts], str]) -> Callable[[str], Test]:
 
     def field_test(value: str) -> Test:
         wanted = value.casefold()
-        return lambda facts: like(read(facts).casefold(), wanted if "*" in wanted else f"*{wanted}*")
+        return lambda facts: matches_wildcard(read(facts).casefold(), wanted if "*" in wanted else f"*{wanted}*")
 
     return field_test
 

@@ -60,28 +60,28 @@ class CaptionReport:
         return [*(row.text() for row in self.rows), *map(str, self.problems), last]
 
 
-def caption_report(job: CaptionJob, of_files: bool = False) -> CaptionReport:
+def caption_report(job: CaptionJob, editable: bool = False) -> CaptionReport:
     """Read every caption of the dataset as a training would, with the settings of its folder.
 
-    of_files   where training joins two files, read only the one that an edit would write
+    editable   where training joins two files, read only the one that an edit would write
     """
     folders = concepts(job.dataset, job.captions, ValidationSettings())
     dataset = scan_dataset(job.dataset, folders)
     rows = []
     for image in dataset.images:
         settings = folders[image.concept].captions
-        rows.append(Row(image, (editable_caption if of_files else read_caption)(image, settings), settings))
+        rows.append(Row(image, (editable_caption if editable else read_caption)(image, settings), settings))
     problems = [row.caption.problem for row in rows if row.caption.problem is not None]
     return CaptionReport(rows, [*dataset.problems, *problems])
 
 
-def rows_of(job: CaptionerJob | CaptionEditJob, of_files: bool = False, problems: Sequence[Problem] = ()) -> list[Row]:
+def rows_of(job: CaptionerJob | CaptionEditJob, editable: bool = False, problems: Sequence[Problem] = ()) -> list[Row]:
     """Return the images of the job's dataset. Raises ProblemsError for errors, and if there are no images.
 
-    of_files   see `caption_report`
+    editable   see `caption_report`
     problems   other problems to raise together with the dataset's
     """
-    report = caption_report(CaptionJob(dataset=job.dataset, captions=job.captions), of_files)
+    report = caption_report(CaptionJob(dataset=job.dataset, captions=job.captions), editable)
     raise_if_errors([*report.problems, *problems])
     if not report.rows:
         fix = "choose a folder with images on Dataset"

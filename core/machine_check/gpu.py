@@ -31,7 +31,7 @@ WAITS = {
     *("hipStreamSynchronize", "hipDeviceSynchronize", "hipEventSynchronize", "hipMemcpyWithStream", "hipMemcpy"),
 }
 SYNC_WARNING = "called a synchronizing"  # torch's message in the mode that warns of each
-NEAR = 0.25  # relative to the forecast: a larger difference is reported
+FORECAST_MARGIN = 0.25  # relative to the forecast: a larger difference is reported
 
 # name: (title, settings it changes); each is measured against `plain`
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -109,7 +109,7 @@ def waiting_lines() -> Iterator[list[str]]:
 # -- SD 1.5 at full size
 
 
-def real_values(context: CheckContext, change: dict[str, Any]) -> dict[str, Any]:
+def full_size_settings(context: CheckContext, change: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a rank 16 SD 1.5 LoRA at 512 px, batch size 1, in fp32 without memory savings, changed by `change`."""
     job = {
         "model": {"base_model": str(make_model(context.folder))},
@@ -134,7 +134,7 @@ def real_model(context: CheckContext) -> Finding:
 
 def real_training(option: str, context: CheckContext) -> Finding:
     """Train with `option` (a key of OPTIONS); compare time and memory with the "plain" training, and memory with the forecast."""
-    values = real_values(context, OPTIONS[option][1])
+    values = full_size_settings(context, OPTIONS[option][1])
     forecast = forecast_of(context, values)
     try:
         trained = train(values, context, warm_up=3)
@@ -145,8 +145,8 @@ def real_training(option: str, context: CheckContext) -> Finding:
     facts = asdict(trained) | {"forecast_bytes": forecast}
     if not all(map(isfinite, trained.losses)):
         fix = "avoid this option here, and report this"
-        return Finding(FAILED, trained.words(), "losses are not finite", fix, facts)
-    summary = f"{trained.words()} of tensors, {memory_words(trained.reserved_bytes)} in all"
+        return Finding(FAILED, trained.text(), "losses are not finite", fix, facts)
+    summary = f"{trained.text()} of tensors, {memory_words(trained.reserved_bytes)} in all"
     baseline = context.earlier.get("real_plain", {})
     if "reserved_bytes" in baseline:
         facts["saves_bytes"] = baseline["reserved_bytes"] - trained.reserved_bytes
@@ -158,7 +158,7 @@ def real_training(option: str, context: CheckContext) -> Finding:
     # The forecast includes the driver's context, which torch's allocator does not count.
     excess = (trained.reserved_bytes + RUNTIME_BYTES["cuda"]) / forecast - 1
     facts["forecast_off"] = excess
-    if excess > NEAR:
+    if excess > FORECAST_MARGIN:
         reason = f"it takes {excess:.0%} more than the forecast of {memory_words(forecast)}"
         fix = "report this; leave a margin when a forecast is close to the GPU's memory"
         return Finding(SLOWER, summary, reason, fix, facts)

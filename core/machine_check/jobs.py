@@ -50,9 +50,9 @@ def sample_tones(context: CheckContext) -> tuple[float, list[float]]:
     return time.perf_counter() - begun, tones(path)
 
 
-def distance(one: list[float], other: list[float]) -> float:
+def distance(first: list[float], second: list[float]) -> float:
     """Return the largest absolute difference of two images' `tones`."""
-    return max(abs(a - b) for a, b in zip(one, other, strict=True))
+    return max(abs(a - b) for a, b in zip(first, second, strict=True))
 
 
 def sample(context: CheckContext) -> Finding:

@@ -59,7 +59,7 @@ def report_of(lines: Sequence[Line], workspace: Workspace, device: str, seconds:
 
 def replacements(workspace: Workspace) -> dict[str, str]:
     """Return {path of a folder on this machine: its placeholder in a report}, longest path first."""
-    places = {
+    folders = {
         "<outputs>": workspace.outputs,
         "<models>": workspace.models,
         "<atelier>": PROJECT,
@@ -68,7 +68,7 @@ def replacements(workspace: Workspace) -> dict[str, str]:
         "<temp>": Path(tempfile.gettempdir()),
         "~": Path.home(),
     }
-    names = {form: short for short, path in places.items() for form in _spellings(path)}
+    names = {form: short for short, path in folders.items() for form in _spellings(path)}
     return dict(sorted(names.items(), key=lambda each: -len(each[0])))  # longest first: one may contain another
 
 
@@ -78,24 +78,24 @@ def _spellings(path: Path) -> set[str]:
     return {form for text in forms for form in (text, text.replace("\\", "/"), text.replace("\\", "\\\\"))}
 
 
-def cleaned(value: Any, places: Mapping[str, str]) -> Any:
+def cleaned(value: Any, placeholders: Mapping[str, str]) -> Any:
     """Return a value fit for JSON: every text passed through `private` (except dictionary keys), infinity and NaN as texts.
 
-    places   see `replacements`
+    placeholders   see `replacements`
     """
     if isinstance(value, Mapping):
-        return {str(name): cleaned(each, places) for name, each in value.items()}
+        return {str(name): cleaned(each, placeholders) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [cleaned(each, places) for each in value]
+        return [cleaned(each, placeholders) for each in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    return private(value, places) if isinstance(value, str) else value
+    return private(value, placeholders) if isinstance(value, str) else value
 
 
-def private(text: str, places: Mapping[str, str]) -> str:
-    """Return `text` without keys and the user's name, and with folders of this machine replaced. `places`: see `replacements`."""
+def private(text: str, placeholders: Mapping[str, str]) -> str:
+    """Return `text` without keys and the user's name, and with folders of this machine replaced. `placeholders`: see `replacements`."""
     text = mask(text)
-    for long, short in places.items():
+    for long, short in placeholders.items():
         text = text.replace(long, short)
     text = HOME_FOLDER.sub(r"\1...", text)
     name = _user_name()

@@ -45,7 +45,7 @@ def run_check(
     device: str = "",
     *,
     token: CancelToken | None = None,
-    tell: Listener = lambda lines, total: None,
+    listener: Listener = lambda lines, total: None,
     items: Sequence[Item] | None = None,
     budget: float = BUDGET_SECONDS,
     worker: Sequence[str] = WORKER,
@@ -53,7 +53,7 @@ def run_check(
     """Run all items and return the JSON report. Raises Cancelled, and ProblemsError if the check cannot start.
 
     device          "" for the best available
-    tell            called before and after each item
+    listener            called before and after each item
     budget          seconds for all items
     items, worker   replacements in tests
     """
@@ -62,7 +62,7 @@ def run_check(
     begun = time.monotonic()
     examiner = Examiner(workspace, device, folder, worker, token or CancelToken())
     try:
-        examiner.examine(all_items() if items is None else items, begun + budget, tell)
+        examiner.examine(all_items() if items is None else items, begun + budget, listener)
     finally:
         examiner.end()
         with suppress(OSError):
@@ -109,22 +109,22 @@ class Examiner:
     def gpu(self) -> bool:
         return self.device.startswith("cuda")
 
-    def examine(self, items: Sequence[Item], end: float, tell: Listener) -> None:
+    def examine(self, items: Sequence[Item], end: float, listener: Listener) -> None:
         """Run the items in order and append them to `lines`; GPU items only with a CUDA device. Raises Cancelled.
 
         end    time.monotonic() after which items are skipped
-        tell   called before and after each item
+        listener   called before and after each item
         """
         for item in items:
             self.token.check()
             if item.gpu and not self.gpu:
                 continue
             total = sum(self.gpu or not each.gpu for each in items)
-            tell([*self.lines, Line(item)], total)
+            listener([*self.lines, Line(item)], total)
             begun = time.monotonic()
             finding = self._finding_of_needs(item) or self._run_in_process(item, end)
             self.lines.append(Line(item, finding, time.monotonic() - begun))
-            tell(self.lines, total)
+            listener(self.lines, total)
 
     def _finding_of_needs(self, item: Item) -> Finding | None:
         """Return the finding for an item whose prerequisite is neither OK nor SLOWER; None if the item can run."""
@@ -143,8 +143,8 @@ class Examiner:
         if left <= 0:
             return _no_time()
         if self.worker is None:
-            places = (self.device, str(self.workspace.outputs), str(self.workspace.models), str(self.folder))
-            self.worker = Worker([*self.command, *places], self.folder)
+            paths = (self.device, str(self.workspace.outputs), str(self.workspace.models), str(self.folder))
+            self.worker = Worker([*self.command, *paths], self.folder)
         limit = min(item.seconds, left)
         earlier = {line.item.name: line.finding.facts for line in self.lines if line.finding}
         answer = self.worker.ask({"item": item.name, "earlier": earlier}, limit, self.token)
@@ -181,20 +181,20 @@ def worker_lost(answer: Gone, seconds: float) -> Finding:
 # ---- in the process itself
 
 
-def answer_items(words: Sequence[str], listed: Sequence[Item]) -> None:
+def answer_items(arguments: Sequence[str], items: Sequence[Item]) -> None:
     """Main loop of the worker process: answers each request {"item", "earlier"} with {"device", "finding"}.
 
-    words    command line arguments: device ("" for the best available), outputs, models, folder for temporary files
-    listed   all items that may be requested
+    arguments    command line arguments: device ("" for the best available), outputs, models, folder for temporary files
+    items   all items that may be requested
     """
-    device, outputs, models, folder = words
+    device, outputs, models, folder = arguments
     faulthandler.enable()
-    items = {item.name: item for item in listed}
+    items_by_name = {item.name: item for item in items}
     workspace = Workspace.of(outputs, models)
 
     def answer(question: dict[str, Any]) -> dict[str, Any]:
         nonlocal device
-        item = items[question["item"]]
+        item = items_by_name[question["item"]]
         if not device and (item.needs or item.name == "torch"):
             with suppress(Exception):  # a torch that does not load is reported by its own item
                 device = machine.default_device()

@@ -67,7 +67,7 @@ class Case:
     settings              changes to the series' settings
     tolerance             key of TOLERANCE
     series                key of SERIES, whose recorded losses the training must match
-    against               name of the case whose step time is compared, "" for none
+    baseline               name of the case whose step time is compared, "" for none
     needs, gpu, seconds   see `Item`
     """
 
@@ -75,7 +75,7 @@ class Case:
     settings: dict[str, Any] = field(default_factory=dict)
     tolerance: str = "fp32"
     series: str = "lora"
-    against: str = ""
+    baseline: str = ""
     needs: tuple[str, ...] = ()
     gpu: bool = False
     seconds: float = 60.0
@@ -93,14 +93,14 @@ def memory(**values: Any) -> dict[str, Any]:
 BF16, FULL_BF16 = memory(mixed_precision="bf16"), memory(mixed_precision="bf16", full_precision="bf16")
 PRECISIONS = {
     "train_fp32": Case("LoRA in fp32"),
-    "train_bf16": Case("LoRA in bf16", BF16, "16", against="train_fp32"),
-    "train_fp16": Case("LoRA in fp16", memory(mixed_precision="fp16"), "16", against="train_fp32"),
+    "train_bf16": Case("LoRA in bf16", BF16, "16", baseline="train_fp32"),
+    "train_fp16": Case("LoRA in fp16", memory(mixed_precision="fp16"), "16", baseline="train_fp32"),
     "train_tf32": Case("LoRA in TF32", memory(allow_tf32=True), "tf32", needs=("tf32",), gpu=True),
     "train_fp8": Case(
         "LoRA on a base model in fp8", memory(mixed_precision="auto", fp8_base=True), "fp8", needs=("fp8",)
     ),
     "tune_fp32": Case("Fine-tune in fp32", series="fine_tune"),
-    "tune_bf16": Case("Fine-tune in full bf16", FULL_BF16, "16", "fine_tune", against="tune_fp32"),
+    "tune_bf16": Case("Fine-tune in full bf16", FULL_BF16, "16", "fine_tune", baseline="tune_fp32"),
 }
 MODES = {
     "checkpointing": Case("Gradient checkpointing", memory(gradient_checkpointing=True)),
@@ -157,7 +157,7 @@ class Trained:
     peak_bytes: int
     reserved_bytes: int
 
-    def words(self) -> str:
+    def text(self) -> str:
         """Return the step time and the peak memory as text."""
         return f"{1000 * self.seconds_per_step:.0f} ms per step, {memory_words(self.peak_bytes)}"
 
@@ -226,7 +226,7 @@ def train(values: dict[str, Any], context: CheckContext, warm_up: int = WARM_UP)
 
 
 def train_case(name: str, context: CheckContext) -> Finding:
-    """Train the case `name`; compare its losses with the recorded ones and its step time with that of the case `against`."""
+    """Train the case `name`; compare its losses with the recorded ones and its step time with that of the case `baseline`."""
     case = CASES[name]
     job = build(TrainJob, case.values())
     if unusable := errors(memory_problems(job.memory, context.device)):
@@ -235,11 +235,11 @@ def train_case(name: str, context: CheckContext) -> Finding:
     deviation = difference(trained.losses, recorded()["losses"][case.series])
     allowed = TOLERANCE[case.tolerance]
     facts = asdict(trained) | {"difference": deviation, "tolerance": allowed}
-    finding = Finding(OK, f"{trained.words()}, losses within {deviation:.1e} of the recorded ones", facts=facts)
+    finding = Finding(OK, f"{trained.text()}, losses within {deviation:.1e} of the recorded ones", facts=facts)
     if not deviation <= allowed:
         reason = f"losses differ from the recorded ones by {deviation:.1e}, more than the {allowed:.0e} that rounding explains"
         return finding.failed(reason, "avoid this mode here, and report this")
-    compared = context.earlier.get(case.against, {}).get("seconds_per_step")
+    compared = context.earlier.get(case.baseline, {}).get("seconds_per_step")
     if compared and trained.seconds_per_step > SLOWER_BY * compared:
         reason = f"a step takes {trained.seconds_per_step / compared:.1f} times as long as in fp32"
         return finding.limited(reason, "leave mixed precision on auto")

@@ -87,14 +87,14 @@ class Build:
     problem: str | None = None
 
 
-def choose_build(facts: MachineFacts, pins: Pins, want: str | None = None, index: str = TORCH_INDEX) -> Build:
-    """Return the build for a machine. `want` (a key of TITLES) overrides detection; `index` is the URL of PyTorch's index or a mirror."""
-    problem = unsupported(facts)
+def choose_build(facts: MachineFacts, pins: Pins, requested: str | None = None, index: str = TORCH_INDEX) -> Build:
+    """Return a machine's build. `requested` (a key of TITLES) overrides detection; `index` is the URL of PyTorch's index or a mirror."""
+    problem = unsupported_reason(facts)
     if problem:
         return Build("none", "nothing", None, "", None, "", problem=problem)
     if facts.system == "Darwin":
         return Build("apple", "Apple silicon", None, f"torch=={pins.torch}", None, f"onnxruntime=={pins.onnxruntime}")
-    name, notes = (want, ()) if want else accelerator(facts)
+    name, notes = (requested, ()) if requested else build_for_gpu(facts)
     xformers, notes = xformers_for(name, facts, pins, notes)
     # The default index's wheel for Windows is the CPU build; for Linux it is the CUDA one.
     index_url = None if (name, facts.system) == ("cpu", "Windows") else index + name
@@ -102,7 +102,7 @@ def choose_build(facts: MachineFacts, pins: Pins, want: str | None = None, index
     return Build(name, TITLES[name], index_url, f"torch=={pins.torch}", xformers, onnxruntime, notes)
 
 
-def unsupported(facts: MachineFacts) -> str | None:
+def unsupported_reason(facts: MachineFacts) -> str | None:
     """Return why torch has no wheel for this machine, with the fix if there is one; None if it has."""
     if facts.system == "Darwin" and facts.machine != "arm64":
         if facts.translated:
@@ -111,7 +111,7 @@ def unsupported(facts: MachineFacts) -> str | None:
                 "install Python 3.11 for Apple silicon (brew install python@3.11) and start again."
             )
         return "Macs with an Intel CPU are not supported: PyTorch has published no wheel for them since version 2.3."
-    if facts.system == "Darwin" and facts.macos and numbers(facts.macos) < (14,):
+    if facts.system == "Darwin" and facts.macos and version_numbers(facts.macos) < (14,):
         return f"macOS {facts.macos} is not supported: PyTorch needs macOS 14 or newer."
     if facts.system == "Windows" and facts.machine not in X86_64:
         return (
@@ -120,7 +120,7 @@ def unsupported(facts: MachineFacts) -> str | None:
         )
     if facts.system == "Linux" and facts.machine not in (*X86_64, "aarch64"):
         return f"CPUs of type {facts.machine} are not supported: PyTorch has no wheel for them."
-    if facts.system == "Linux" and (not facts.glibc or numbers(facts.glibc) < (2, 28)):
+    if facts.system == "Linux" and (not facts.glibc or version_numbers(facts.glibc) < (2, 28)):
         library = f"glibc {facts.glibc}" if facts.glibc else "another C library"
         return f"This Linux has {library}, but PyTorch needs glibc 2.28 or newer (Debian 10, Ubuntu 20.04, RHEL 8 or later)."
     if facts.system not in ("Linux", "Windows", "Darwin"):
@@ -128,7 +128,7 @@ def unsupported(facts: MachineFacts) -> str | None:
     return None
 
 
-def accelerator(facts: MachineFacts) -> tuple[str, tuple[str, ...]]:
+def build_for_gpu(facts: MachineFacts) -> tuple[str, tuple[str, ...]]:
     """Return (build name, notes) for Linux and Windows, by driver and GPUs."""
     if facts.driver:
         return nvidia_build(facts)
@@ -146,8 +146,8 @@ def accelerator(facts: MachineFacts) -> tuple[str, tuple[str, ...]]:
 
 def nvidia_build(facts: MachineFacts) -> tuple[str, tuple[str, ...]]:
     """Return (build name, notes) for a machine with an NVIDIA driver, by its version and the GPUs' compute capabilities."""
-    driver = numbers(facts.driver or "")
-    cards = sorted(numbers(card) for card in facts.compute)
+    driver = version_numbers(facts.driver or "")
+    cards = sorted(version_numbers(card) for card in facts.compute)
     # A driver that cannot report the capability (before 510) is too old in any case: assume an ordinary GPU.
     newest = cards[-1] if cards else CUDA_13_CARDS
     if newest < CUDA_12_CARDS:
@@ -182,7 +182,7 @@ def xformers_for(
     """
     if not name.startswith("cu") or facts.machine not in X86_64:
         return None, notes
-    if facts.compute and max(numbers(card) for card in facts.compute) < XFORMERS_CARDS:
+    if facts.compute and max(version_numbers(card) for card in facts.compute) < XFORMERS_CARDS:
         return None, (*notes, "xformers has no kernels for this GPU: PyTorch's attention is used.")
     return f"xformers=={pins.xformers}", notes
 
@@ -234,6 +234,6 @@ def adapted_requirements(requirements: str, build: Build) -> str:
     return "\n".join([*chosen, *rest]) + "\n"
 
 
-def numbers(version: str) -> tuple[int, ...]:
+def version_numbers(version: str) -> tuple[int, ...]:
     """Return a version as a comparable tuple: "580.65.06" -> (580, 65, 6)."""
     return tuple(int(part) for part in re.findall(r"\d+", version))

@@ -65,7 +65,7 @@ def sync(root: Path, *, force: bool = False, probe: Callable[[str], bool] | None
         if not force and is_current(str(root)):
             return
         facts = machine_facts()
-        build = build_for(root, facts, probe or index_answers)
+        build = build_for(root, facts, probe or index_responds)
         stamp = stamp_for(root, build)
         new, current = root / ".venv-new", root / ".venv"
         if matches(read_stamp(str(current)), stamp):
@@ -85,15 +85,15 @@ def build_for(root: Path, facts: MachineFacts, probe: Callable[[str], bool]) -> 
 
     probe   (index url) -> whether it responds
     """
-    want = os.environ.get("ATELIER_BUILD") or None
-    if want and want not in TITLES:
-        raise SetupError(f"ATELIER_BUILD is '{want}': use one of {', '.join(TITLES)}, or unset it.")
+    requested = os.environ.get("ATELIER_BUILD") or None
+    if requested and requested not in TITLES:
+        raise SetupError(f"ATELIER_BUILD is '{requested}': use one of {', '.join(TITLES)}, or unset it.")
     index = os.environ.get("ATELIER_TORCH_INDEX") or TORCH_INDEX
     try:
         pins = pins_from((root / "requirements.txt").read_text(encoding="utf-8"))
     except KeyError as error:
         raise SetupError(f"requirements.txt has no line that pins {error.args[0]} (name==version).") from error
-    build = choose_build(facts, pins, want, index.rstrip("/") + "/")
+    build = choose_build(facts, pins, requested, index.rstrip("/") + "/")
     if build.problem:
         raise SetupError(build.problem)
     if build.index_url and not probe(build.index_url):
@@ -118,11 +118,11 @@ def matches(recorded: dict | None, wanted: dict) -> bool:
     return recorded is not None and all(recorded.get(key) == value for key, value in wanted.items())
 
 
-def index_answers(url: str) -> bool:
+def index_responds(url: str) -> bool:
     """Return whether a wheel index responds for torch within INDEX_SECONDS. Runs in a thread, as a name lookup has no timeout."""
     answers: list[bool] = []
 
-    def ask() -> None:
+    def request() -> None:
         try:
             with urllib.request.urlopen(f"{url}/torch/", timeout=INDEX_SECONDS):
                 answers.append(True)
@@ -132,7 +132,7 @@ def index_answers(url: str) -> bool:
         except (OSError, ValueError, http.client.HTTPException):
             answers.append(False)
 
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=request, daemon=True)
     thread.start()
     thread.join(INDEX_SECONDS)
     return bool(answers and answers[0])

@@ -20,7 +20,7 @@ NVIDIA_SMI_PLACES = (
 def machine_facts() -> MachineFacts:
     """Collect the facts about this machine, by nvidia-smi, /sys and the platform module."""
     system = platform.system()
-    driver, compute = ask_nvidia_smi(find_nvidia_smi())
+    driver, compute = query_nvidia_smi(find_nvidia_smi())
     return MachineFacts(
         system=system,
         machine=interpreter_machine(system),
@@ -48,7 +48,7 @@ def find_nvidia_smi() -> str | None:
     return shutil.which("nvidia-smi") or next((path for path in NVIDIA_SMI_PLACES if Path(path).exists()), None)
 
 
-def ask_nvidia_smi(program: str | None) -> tuple[str | None, tuple[str, ...]]:
+def query_nvidia_smi(program: str | None) -> tuple[str | None, tuple[str, ...]]:
     """Return (driver version or None, compute capability of each GPU), as nvidia-smi prints them.
 
     Capabilities are empty for drivers before 510, which do not report them. `program`: path of nvidia-smi, None without it

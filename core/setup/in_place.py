@@ -18,7 +18,7 @@ from core.setup.environment import (
     TRY_OUT,
     SetupError,
     build_for,
-    index_answers,
+    index_responds,
     run_step,
     say,
 )
@@ -27,7 +27,7 @@ from core.setup.facts import machine_facts
 
 def install(root: Path) -> None:
     """Install this machine's build and requirements.txt into the running Python. Raises SetupError."""
-    build = build_for(root, machine_facts(), index_answers)
+    build = build_for(root, machine_facts(), index_responds)
     for note in build.notes:
         say(note)
     steps, lines = plan(installed_torch(), build, (root / "requirements.txt").read_text(encoding="utf-8"))

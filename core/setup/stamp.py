@@ -55,9 +55,9 @@ def is_current(root: str) -> bool:
     stamp = read_stamp(os.path.join(root, ".venv"))
     if stamp is None:
         return False
-    want = os.environ.get("ATELIER_BUILD")
+    requested = os.environ.get("ATELIER_BUILD")
     return (
         stamp["requirements"] == digest(os.path.join(root, "requirements.txt"))
         and stamp["python"] == python_version()
-        and (not want or stamp["build"]["name"] == want)
+        and (not requested or stamp["build"]["name"] == requested)
     )

@@ -155,7 +155,7 @@ def supervise(command: list[str]) -> int:
     import signal
     import subprocess
 
-    forwarded = ("SIGTERM", "SIGHUP") if terminal_is_ours() else ("SIGTERM", "SIGHUP", "SIGINT")
+    forwarded = ("SIGTERM", "SIGHUP") if child_receives_ctrl_c() else ("SIGTERM", "SIGHUP", "SIGINT")
     children: list[subprocess.Popen] = []
 
     def forward(number: int, frame: object) -> None:
@@ -177,7 +177,7 @@ def supervise(command: list[str]) -> int:
     return code if code >= 0 else 128 - code  # a child killed by a signal: 130 for SIGINT, as in shells
 
 
-def terminal_is_ours() -> bool:
+def child_receives_ctrl_c() -> bool:
     """Return whether Ctrl-C reaches the child directly, being in the terminal's foreground process group (Windows: always)."""
     if os.name == "nt":
         return True

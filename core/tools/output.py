@@ -49,7 +49,7 @@ def output_problems(target: Path, inputs: Sequence[Path], size: int, where: str)
     """Return problems of writing `target`, a new file or folder of about `size` bytes, from `inputs`. `where`: the setting."""
     if (problem := impossible_path(target, where) or others_run_problem(target, where)) is not None:
         return [problem]
-    if any(_same(target, each) for each in inputs):
+    if any(_is_same_file(target, each) for each in inputs):
         what, fix = "The output is one of the inputs", "choose another name; an input is never written over"
         return [Problem(what, where, fix, code="tools.output-is-input")]
     if (foreign := _windows_part(target)) is not None:
@@ -79,10 +79,10 @@ def output_problems(target: Path, inputs: Sequence[Path], size: int, where: str)
     return []
 
 
-def _same(one: Path, other: Path) -> bool:
+def _is_same_file(first: Path, second: Path) -> bool:
     """Return whether both paths are the same file, by any name or link."""
-    return os.path.realpath(one) == os.path.realpath(other) or (
-        one.exists() and other.exists() and os.path.samefile(one, other)
+    return os.path.realpath(first) == os.path.realpath(second) or (
+        first.exists() and second.exists() and os.path.samefile(first, second)
     )
 
 

@@ -92,7 +92,7 @@ def sentences() -> Facts:
         tokenizer=Letters(),
         model=SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[5, 6], pad_token_id=None)),
     )
-    yield "ends", sorted(generating._ends(model))
+    yield "ends", sorted(generating._end_token_ids(model))
     fox = placed(Path("set/fox.png"), 64, 64)
     for source, words, trigger in product(("file", "default"), ("", "dog"), (None, "sks")):
         row: Any = SimpleNamespace(

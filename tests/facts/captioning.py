@@ -175,7 +175,7 @@ def filtered() -> Facts:
     known = items()
     for expression in FILTERS:
         found = refused(lambda expression=expression: [known.index(each) for each in bulk.chosen(known, expression)])
-        named = filters.is_expression(expression), filters.no_field_in(expression)
+        named = filters.is_expression(expression), filters.unknown_field_in(expression)
         yield (
             f"{expression[:40]} {len(expression)}",
             [found, *named, sorted(refused(lambda expression=expression: sorted(filters.fields_in(expression))))],

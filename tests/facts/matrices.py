@@ -104,7 +104,7 @@ def added() -> Facts:
             svd.Product(torch.randn(5, rank, generator=draws), torch.randn(rank, 4, generator=draws)),
         )
 
-    other = sums.Term(0.5, 2.0, 1.0, other=torch.randn(5, 4, generator=draws))
+    other = sums.Term(0.5, 2.0, 1.0, full_change=torch.randn(5, 4, generator=draws))
     cases = {
         "one": [term(1, 1, 2)],
         "two": [term(0.5, 1, 2), term(-0.7, 0.5, 1)],

@@ -163,7 +163,7 @@ def test_a_build_from_the_default_index_does_not_change_when_no_index_answers():
 
 def test_the_user_may_choose_the_build_and_the_mirror():
     machine = MachineFacts(**LINUX, driver="580.65", compute=("8.6",))
-    build = choose_build(machine, PINS, want="cpu", index="https://mirror.example/whl/")
+    build = choose_build(machine, PINS, requested="cpu", index="https://mirror.example/whl/")
     assert (build.name, build.index_url, build.xformers) == ("cpu", "https://mirror.example/whl/cpu", None)
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 
-from core.captioning.combining import removed
+from core.captioning.combining import without_matches
 from core.dataset.captions.words import word_pattern
 from core.settings.captioning.sentences import CaptionCleaningSettings
 
@@ -69,7 +69,7 @@ def without_openers(text: str, openers: Sequence[str]) -> str:
     while rest != before:
         before = rest
         for opener in openers:
-            rest = removed(rf"(?i)^\s*(?:{opener})(?:(?<!\w)|(?!\w))[\s,:]*", rest)
+            rest = without_matches(rf"(?i)^\s*(?:{opener})(?:(?<!\w)|(?!\w))[\s,:]*", rest)
     rest = rest or text  # an opener alone is a caption still
     return rest[:1].upper() + rest[1:] if capital else rest
 
@@ -108,8 +108,8 @@ def repetition(text: str) -> int | None:
 
 def without_repetition(text: str) -> str:
     """Return the text cut after the first occurrence of a repeated phrase (see `repetition`)."""
-    while (where := repetition(text)) is not None:
-        text = text[:where].rstrip(" ,;:")
+    while (position := repetition(text)) is not None:
+        text = text[:position].rstrip(" ,;:")
     return text
 
 

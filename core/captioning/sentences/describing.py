@@ -15,7 +15,7 @@ from core.captioning.described import CaptionResult, skipped
 from core.captioning.report import Row
 from core.captioning.sentences import cleaning
 from core.captioning.sentences.folder import ModelFiles, check, fetch_missing, find
-from core.captioning.sentences.loading import Loaded, freed, load, precision_problems
+from core.captioning.sentences.loading import Loaded, freeing_memory, load, precision_problems
 from core.captioning.sentences.profiles import PROFILES, Profile, facts_of
 from core.dataset.images.colors import WHITE
 from core.dataset.images.opening import open_decoded
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 SentenceSettings = BlipSettings | GitSettings | FlorenceSettings | VlmSettings
 # Settings that hold for one kind of decoding only.
-OF_DECODING = {
+DECODING_SETTINGS = {
     "sample": ("temperature", "top_p", "top_k", "seed"),
     "beams": ("num_beams", "length_penalty"),
 }
@@ -68,7 +68,7 @@ def describe(
     check(files)
     _warn_of_unused(settings, context)
     context.stage(f"loading {files.title}")
-    with freed():
+    with freeing_memory():
         yield from _captions(rows, files, settings, context)
 
 
@@ -79,19 +79,19 @@ def _captions(
     from core.captioning.sentences.generating import Query
 
     model = load(files, settings, context.device if settings.device == "auto" else "cpu")
-    writer = Writer(model, files.profile, settings)
+    writer = CaptionWriter(model, files.profile, settings)
     prepare = partial(prepared, side=settings.max_image_side)
     images = decoded_ahead((row.image.path for row in rows), prepare, settings.decode_threads, settings.batch_size)
-    rest = iter(rows)
+    remaining_rows = iter(rows)
     for batch in batches(images, settings.batch_size):
         context.check()
-        of_batch = [(next(rest), image) for _, image in batch]
+        of_batch = [(next(remaining_rows), image) for _, image in batch]
         queries = [
             Query(image, row.image.path, **files.profile.texts(settings, facts_of(row)))
             for row, image in of_batch
             if not isinstance(image, Problem)
         ]
-        captions = iter(writer.described(queries))
+        captions = iter(writer.captions_of(queries))
         for _, image in of_batch:
             yield CaptionResult("", image) if isinstance(image, Problem) else next(captions)
 
@@ -112,19 +112,19 @@ def prepared(path: Path, side: int | None) -> Image.Image:
 def _warn_of_unused(settings: SentenceSettings, context: JobContext) -> None:
     """Warn of changed settings that have no effect with the chosen decoding method."""
     default = type(settings)()
-    others = [name for decoding, names in OF_DECODING.items() if decoding != settings.decoding for name in names]
+    others = [name for decoding, names in DECODING_SETTINGS.items() if decoding != settings.decoding for name in names]
     if changed := [name for name in others if getattr(settings, name) != getattr(default, name)]:
         context.say(f"No effect with this decoding: {', '.join(changed)}", "warning")
 
 
-class Writer:
+class CaptionWriter:
     """Writes captions with a loaded model. `batch_size` is halved when memory runs out."""
 
     def __init__(self, model: Loaded, profile: Profile, settings: SentenceSettings):
         self._model, self._profile, self._settings = model, profile, settings
         self.batch_size = settings.batch_size
 
-    def described(self, queries: Sequence[Query]) -> list[CaptionResult]:
+    def captions_of(self, queries: Sequence[Query]) -> list[CaptionResult]:
         """Return the caption of each query, in order, or its problem. Repetitive captions, or ones without required words, are
         retried once."""
         first = self._captions(queries, attempt=0)

@@ -69,9 +69,9 @@ def find(profile: Profile, settings: CaptionModelSettings, workspace: Workspace)
     match = hub.HUB_ID.fullmatch(text)
     is_users = match is None or match[3] is not None or text.startswith(("models/", "outputs/", "./"))
     hub_id = None if match is None or is_users else hub.HubId(match[1], match[2])
-    inside = [workspace.captioners / text, workspace.models / text] if ".." not in Path(text).parts else []
-    inside += [workspace.captioners / hub_id.folder_name] if hub_id else []
-    for folder in (resolve_path(text), *inside):
+    candidates = [workspace.captioners / text, workspace.models / text] if ".." not in Path(text).parts else []
+    candidates += [workspace.captioners / hub_id.folder_name] if hub_id else []
+    for folder in (resolve_path(text), *candidates):
         if may_reach(folder) and os.path.isdir(folder):  # false, not an error, for an invalid name
             return ModelFiles(profile, folder, hub_id if folder.is_relative_to(workspace.captioners) else None)
     if hub_id is None:
@@ -238,7 +238,7 @@ def fetch_missing(files: ModelFiles, settings: CaptionModelSettings, context: Jo
     else:
         return
 
-    names = wanted(hub.file_names(files.id, files.folder))
+    names = files_to_download(hub.file_names(files.id, files.folder))
     if not any(name.endswith(".safetensors") for name in names):
         what, fix = f"'{files.id}' has no weights as safetensors", "choose a model that has them"
         raise ProblemsError.one(what, files.setting, fix, "captioner.pickle")
@@ -246,7 +246,7 @@ def fetch_missing(files: ModelFiles, settings: CaptionModelSettings, context: Jo
     hub.download_files(files.id, names, files.folder, on_progress, context.cancel)
 
 
-def wanted(names: Iterable[str]) -> list[str]:
+def files_to_download(names: Iterable[str]) -> list[str]:
     """Return the files of a repository to download. config.json is last: a folder without it is incomplete."""
     small = [name for name in names if SMALL.fullmatch(name) and not _OTHER_INDEX.fullmatch(name)]
     chosen = dict.fromkeys([*small, *(name for name in names if _WEIGHTS.fullmatch(name))])

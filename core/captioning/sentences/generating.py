@@ -68,7 +68,7 @@ def answers(
     loaded: Loaded, queries: Sequence[Query], settings: CaptionGenerationSettings, attempt: int
 ) -> list[Answer]:
     """Generate the answer to each query. `attempt`: 0, or 1 for a second attempt."""
-    inputs, texts = _inputs(loaded, queries, settings)
+    inputs, texts = _model_inputs(loaded, queries, settings)
     prompt = PromptLength()
     processors: list[Any] = [prompt]
     if settings.decoding == "sample":
@@ -78,20 +78,20 @@ def answers(
     budgets: list[Any] = [AnswerBudget(end_of_thinking, settings.max_new_tokens, prompt)] if thinking else []
     sequences = loaded.model.generate(
         **inputs,
-        **_options(loaded, settings, attempt),
+        **_generate_arguments(loaded, settings, attempt),
         max_new_tokens=settings.max_new_tokens + thinking,
         logits_processor=LogitsProcessorList(processors),
         stopping_criteria=StoppingCriteriaList(budgets),
     )
     new = sequences[:, prompt.tokens :]
-    ends = _ends(loaded)
+    ends = _end_token_ids(loaded)
     decoded = loaded.processor.batch_decode(new, skip_special_tokens=True)
     cuts = [row[-1] not in ends if row else False for row in new.tolist()]
     opened = [text.rstrip().endswith(OPENED) for text in texts]
     return [Answer(*each) for each in zip(decoded, cuts, opened, strict=True)]
 
 
-def _options(loaded: Loaded, settings: CaptionGenerationSettings, attempt: int) -> dict[str, Any]:
+def _generate_arguments(loaded: Loaded, settings: CaptionGenerationSettings, attempt: int) -> dict[str, Any]:
     """Return keyword arguments of transformers' `generate`. `do_sample` is off: AddressedSampling samples instead."""
     options: dict[str, Any] = {"do_sample": False, "num_beams": 1, "use_cache": True}
     if settings.decoding == "beams":
@@ -119,7 +119,7 @@ def banned_tokens(tokenizer: Any, words: Sequence[str]) -> list[list[int]]:
     return [list(each) for each in dict.fromkeys(map(tuple, spelled)) if each and unknown not in each]
 
 
-def _inputs(
+def _model_inputs(
     loaded: Loaded, queries: Sequence[Query], settings: CaptionGenerationSettings
 ) -> tuple[dict[str, Any], list[str]]:
     """Return (the processor's tensors on the model's device, the prompt of each query; rendered by the template for chat models)."""
@@ -149,7 +149,7 @@ def _chat_text(loaded: Loaded, query: Query, thinks: bool) -> str:
     thinks   whether to ask for thinking, if the template has the option
     """
     system, prompt, start = (
-        _without_marks(loaded.processor, text) for text in (query.system, query.prompt, query.start)
+        _without_placeholders(loaded.processor, text) for text in (query.system, query.prompt, query.start)
     )
     messages: list[dict[str, Any]] = []
     messages += [{"role": "system", "content": [{"type": "text", "text": system}]}] if system.strip() else []
@@ -190,14 +190,14 @@ def time_limit(seconds: float) -> Iterator[None]:
         sys.settrace(earlier)
 
 
-def _without_marks(processor: Any, text: str) -> str:
+def _without_placeholders(processor: Any, text: str) -> str:
     """Return the text without the processor's image and video placeholders."""
     for name in ("image_token", "video_token"):
         text = text.replace(str(getattr(processor, name, None) or "<image>"), "")
     return text
 
 
-def _ends(loaded: Loaded) -> set[int]:
+def _end_token_ids(loaded: Loaded) -> set[int]:
     """Return the ids of the tokens that end an answer or pad the rows after it."""
     tokenizer, config = loaded.tokenizer, loaded.model.generation_config
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
@@ -248,17 +248,17 @@ class AddressedSampling(LogitsProcessor):
 class AnswerBudget(StoppingCriteria):
     """Stopping criterion: ends a row after `tokens` tokens of answer, not counting its thinking.
 
-    closed   token ids of </think>
+    end_of_thinking   token ids of </think>
     tokens   limit for the answer
     """
 
-    def __init__(self, closed: Sequence[int], tokens: int, prompt: PromptLength):
-        self._closed, self._tokens, self._prompt = list(closed), tokens, prompt
+    def __init__(self, end_of_thinking: Sequence[int], tokens: int, prompt: PromptLength):
+        self._end_of_thinking, self._tokens, self._prompt = list(end_of_thinking), tokens, prompt
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **more: Any) -> torch.Tensor:
-        new, size = input_ids[:, self._prompt.tokens :], len(self._closed)
+        new, size = input_ids[:, self._prompt.tokens :], len(self._end_of_thinking)
         if new.shape[1] < size + self._tokens:
             return torch.zeros(len(new), dtype=torch.bool, device=new.device)
         before = new[:, : new.shape[1] - self._tokens]  # it must end here for that many to follow
-        mark = torch.tensor(self._closed, device=new.device)
+        mark = torch.tensor(self._end_of_thinking, device=new.device)
         return (before.unfold(1, size, 1) == mark).all(-1).any(-1)

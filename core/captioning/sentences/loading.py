@@ -49,7 +49,7 @@ def precision_problems(task: str, settings: CaptionModelSettings) -> list[Proble
 
 
 @contextmanager
-def freed() -> Iterator[None]:
+def freeing_memory() -> Iterator[None]:
     """Context that frees the memory of a model loaded in it."""
     try:
         yield
@@ -61,7 +61,7 @@ def load(files: ModelFiles, settings: CaptionModelSettings, device: str) -> Load
     """Load the model of a checked folder. Raises ProblemsError."""
     import transformers
 
-    with _quiet(transformers):
+    with _without_logging(transformers):
         try:
             processor = _processor(files)
             _check_size(files)
@@ -80,17 +80,17 @@ def load(files: ModelFiles, settings: CaptionModelSettings, device: str) -> Load
         except ProblemsError:
             raise
         except MemoryError as error:
-            raise _refused(files, "does not fit into memory") from error
+            raise _load_error(files, "does not fit into memory") from error
         except Exception as error:  # config, tokenizer and weights of other people: a library raises anything
-            raise _refused(files, f"cannot be loaded: {_first_line(error)}") from error
+            raise _load_error(files, f"cannot be loaded: {_first_line(error)}") from error
     if missing := sorted(name for name in info["missing_keys"] if not UNUSED.search(name)):
-        raise _refused(files, f"lacks {len(missing):,} weights, such as {missing[0]}")
+        raise _load_error(files, f"lacks {len(missing):,} weights, such as {missing[0]}")
     if not placed:
         model.to(device)
     return Loaded(model.eval(), processor, device, dtype, files.profile.chat)
 
 
-def _refused(files: ModelFiles, why: str) -> ProblemsError:
+def _load_error(files: ModelFiles, why: str) -> ProblemsError:
     """Return the error that the model cannot be used. `why`: a verb phrase, such as "does not fit into memory"."""
     fix = "download it again, choose another model, or a smaller precision if memory is short"
     return ProblemsError.one(f"The model {files.title} {why}", str(files.folder), fix, "captioner.not-loaded")
@@ -102,7 +102,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def _without_logging(transformers: Any) -> Iterator[None]:
     """Context without transformers' progress bars and developer warnings."""
     log = transformers.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
@@ -149,7 +149,7 @@ def _check_size(files: ModelFiles) -> None:
         from_config = sum(each.numel() for each in AutoModelForImageTextToText.from_config(config).parameters())
     stored = sum(prod(entry.shape) for file in weight_files(files.folder) for entry in read_header(file)[0].values())
     if from_config > 2 * stored:
-        raise _refused(files, f"has {stored:,} weights, but its config describes {from_config:,}")
+        raise _load_error(files, f"has {stored:,} weights, but its config describes {from_config:,}")
 
 
 def _processor(files: ModelFiles) -> Any:

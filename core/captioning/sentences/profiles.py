@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from core.captioning.combining import pattern_problems, removed
+from core.captioning.combining import pattern_problems, without_matches
 from core.record.problems import Problem
 from core.settings.base import Settings
 from core.settings.captioning.prompts import CAPTION_TYPES, LENGTHS, PERSON, PLACEHOLDERS, TOGGLES
@@ -99,7 +99,7 @@ def _chat_texts(settings: VlmSettings, facts: Texts) -> Texts:
 def _without_invented_writing(caption: str, settings: GitSettings) -> str:
     """Return the caption without the matches of `remove_words`: GIT invents writing on images."""
     for pattern in settings.remove_words:
-        caption = removed(pattern, caption)
+        caption = without_matches(pattern, caption)
     return " ".join(caption.split())
 
 

@@ -241,10 +241,10 @@ def describe(
     """Yield the caption from each image's metadata, or why there is none. Raises ProblemsError for invalid settings."""
     check(settings, context.workspace)
     for path in images:
-        yield _described(path, settings, job.captioning.separator)
+        yield _caption_of(path, settings, job.captioning.separator)
 
 
-def _described(path: Path, settings: ImageTextSettings, separator: str) -> CaptionResult:
+def _caption_of(path: Path, settings: ImageTextSettings, separator: str) -> CaptionResult:
     """Return the caption from an image's metadata, or why there is none."""
     name = printable(path.name)
     nothing = skipped(path, f"The image {name} contains no text", "write its caption by hand", "metadata.no-text")

@@ -56,7 +56,7 @@ class _Reader:
         if self.depth > MAX_DEPTH:
             raise _refused(f"is nested deeper than {MAX_DEPTH} levels")
         for attribute, value in attributes.items():  # the short form: rdf:Description dc:title="..."
-            self.keep(_NAMES.get(attribute, ""), value)
+            self.add_text(_NAMES.get(attribute, ""), value)
         if element in _NAMES:
             self.name = _NAMES[element]
         if element in _NAMES or element == _ITEM:
@@ -69,12 +69,12 @@ class _Reader:
     def end(self, element: str) -> None:
         self.depth -= 1
         if element == _ITEM or element in _NAMES:
-            self.keep(self.name, "".join(self.texts))
+            self.add_text(self.name, "".join(self.texts))
             self.texts = []
         if element in _NAMES:
             self.name = ""
 
-    def keep(self, name: str, text: str) -> None:
+    def add_text(self, name: str, text: str) -> None:
         """Add a text to the property `name`, unless either is blank; first if it is of the default language."""
         if name and text.strip():
             texts = self.values.setdefault(name, [])

@@ -52,7 +52,7 @@ class ModelFiles:
     @property
     def missing(self) -> list[str]:
         """The names of missing files."""
-        return [name for name in self.profile.wanted if not (self.folder / name).is_file()]
+        return [name for name in self.profile.required_files if not (self.folder / name).is_file()]
 
 
 def find(settings: TagTextSettings, workspace: Workspace) -> ModelFiles:
@@ -78,7 +78,7 @@ def check_files(files: ModelFiles) -> None:
     """Raise ProblemsError for missing, incomplete or damaged files."""
     if files.missing:
         raise ProblemsError([_missing_problem(files)])
-    for name in files.profile.wanted:
+    for name in files.profile.required_files:
         check_regular(files.folder / name)
     check_onnx(files.model)
     if files.profile.labels:
@@ -127,8 +127,8 @@ def fetch_missing(files: ModelFiles, settings: TagSettings, context: JobContext)
         _download(files, _missing_or_damaged(files), files.folder, context)
         return
     new = files.folder / NEW
-    _download(files, files.profile.wanted, new, context)
-    for name in files.profile.wanted:
+    _download(files, files.profile.required_files, new, context)
+    for name in files.profile.required_files:
         (files.folder / name).parent.mkdir(parents=True, exist_ok=True)
         atomic.replace(new / name, files.folder / name)
     atomic.remove_folder(new)

@@ -40,15 +40,15 @@ def _prepare(path: Path, profile: Profile, size: tuple[int, int]) -> np.ndarray:
     image = open_decoded(path, enough=(2 * size[0], 2 * size[1])).on(WHITE)
     resample = RESAMPLE[profile.resample]
     if profile.pad == "square":
-        image = _square(image, profile.pad_color).resize(size, resample)
+        image = _padded_to_square(image, profile.pad_color).resize(size, resample)
     elif profile.pad == "edge":
-        image = _edge(_fitted(image, size, resample), size)
+        image = _edge_padded(_fitted(image, size, resample), size)
     else:
         image = image.resize(size, resample)
     return to_input(image, profile)
 
 
-def _square(image: Image.Image, color: tuple[int, int, int]) -> Image.Image:
+def _padded_to_square(image: Image.Image, color: tuple[int, int, int]) -> Image.Image:
     """Return the image centered on a square; an odd pixel of padding goes to the right or the bottom."""
     side = max(image.size)
     square = Image.new("RGB", (side, side), color)
@@ -62,7 +62,7 @@ def _fitted(image: Image.Image, size: tuple[int, int], resample: Image.Resamplin
     return image.resize((max(1, int(image.width * scale)), max(1, int(image.height * scale))), resample)
 
 
-def _edge(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+def _edge_padded(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Return the image centered on `size` (width, height), padded by repeating its border pixels."""
     left, top = (size[0] - image.width) // 2, (size[1] - image.height) // 2
     around = ((top, size[1] - image.height - top), (left, size[0] - image.width - left), (0, 0))
@@ -79,7 +79,7 @@ def _prepare_as_sd_scripts(path: Path, profile: Profile, size: tuple[int, int]) 
             image = opened.convert("RGB")
         except Exception as error:  # decoders raise anything
             raise BrokenImage(f"is damaged ({str(error)[:100] or type(error).__name__})") from error
-    square = _square(image, WHITE)
+    square = _padded_to_square(image, WHITE)
     if square.width > size[0]:
         square = Image.fromarray(bilinear(np.asarray(square), size[0]))
     else:

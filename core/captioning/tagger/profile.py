@@ -57,7 +57,7 @@ class Profile(BaseModel):
 
     @field_validator("model", "labels", "files")
     @classmethod
-    def _inside(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    def _check_file_names(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         """Refuse file names that lead out of the model's folder."""
         for name in [value] if isinstance(value, str) else value:
             path = PurePosixPath(name)
@@ -67,7 +67,7 @@ class Profile(BaseModel):
 
     @field_validator("std")
     @classmethod
-    def _divides(cls, value: Numbers) -> Numbers:
+    def _check_std(cls, value: Numbers) -> Numbers:
         """Refuse standard deviations that are not above 0."""
         if not all(number > 0 for number in value):
             raise ValueError("must be above 0")
@@ -82,7 +82,7 @@ class Profile(BaseModel):
         return value
 
     @property
-    def wanted(self) -> tuple[str, ...]:
+    def required_files(self) -> tuple[str, ...]:
         """The files that the tagger's folder must have."""
         return tuple(name for name in (self.model, self.labels, *self.files) if name)
 

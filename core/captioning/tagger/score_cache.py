@@ -183,12 +183,12 @@ class FolderScores:
             open_regular(self.path) as handle,
             open(temporary, "wb") as target,
         ):
-            for start, length in _needed(self._index(handle)):
+            for start, length in _lines_to_keep(self._index(handle)):
                 handle.seek(start)
                 target.write(handle.read(length))
 
 
-def _needed(index: Index) -> Iterator[tuple[int, int]]:
+def _lines_to_keep(index: Index) -> Iterator[tuple[int, int]]:
     """Yield (start, length) of the lines to keep: of each block with a current image, the label line and those images."""
     blocks: dict[int, list[tuple[int, int]]] = {}
     for line in index.images.values():

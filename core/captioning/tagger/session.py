@@ -45,7 +45,7 @@ class Tagger(OfProcess):
         self.batch, self.size = self._input(settings.batch_size)
         self.output = self._output()
         self._model.allocate_batches(self.batch or settings.batch_size, self._shape)
-        self._try()
+        self._run_test_image()
 
     @property
     def _shape(self) -> tuple[int, int, int]:
@@ -90,7 +90,7 @@ class Tagger(OfProcess):
             raise self._refused(f"has no output {wanted}; its outputs are {', '.join(names)[:200]}")
         return str(wanted)
 
-    def _try(self) -> None:
+    def _run_test_image(self) -> None:
         """Run one white image, to detect a wrong label table or profile before any caption is written. Raises ProblemsError."""
         values = self.run([np.full(self._shape, 255 if self.profile.scale == "255" else 1, np.float32)])[0]
         if not np.isfinite(values).all():

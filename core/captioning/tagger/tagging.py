@@ -75,7 +75,7 @@ def tag(images: Sequence[Path], settings: TagSettings, context: JobContext) -> I
     thresholds = files.profile.thresholds
     format_tags, scores = formatter(settings, thresholds), ScoreCache(context.workspace, model_key(files), thresholds)
     with Tagger(files, settings, context) as tagger, closing(scores):
-        _say_provider(tagger, settings, context)
+        _report_provider(tagger, settings, context)
         _warn_of_ignored(settings, context)
         prepare = make_prepare(files.profile, tagger.size, settings.compatibility)
         batch_size = tagger.batch or settings.batch_size
@@ -86,10 +86,10 @@ def tag(images: Sequence[Path], settings: TagSettings, context: JobContext) -> I
                     scores.add(path, scored)
                     if scores.waiting >= MAX_PENDING:
                         scores.write()
-                yield _described(path, scored, format_tags, settings)
+                yield _caption_result(path, scored, format_tags, settings)
 
 
-def _say_provider(tagger: Tagger, settings: TagSettings, context: JobContext) -> None:
+def _report_provider(tagger: Tagger, settings: TagSettings, context: JobContext) -> None:
     """Report the execution provider in use, and warn if it is slower than the one requested."""
     context.say(f"{tagger.files.title} runs on {provider_title(tagger.provider)}")
     if tagger.provider != tagger.wanted:
@@ -144,7 +144,7 @@ def _run(tagger: Tagger, images: Sequence[np.ndarray]) -> list[np.ndarray | Prob
         return [*_run(tagger, images[:half]), *_run(tagger, images[half:])]
 
 
-def _described(
+def _caption_result(
     path: Path, scored: Sequence[Scored] | Problem, format_tags: Format, settings: TagTextSettings
 ) -> CaptionResult:
     """Return an image's caption result. An image without tags is skipped, except in sd-scripts' format, which writes an empty caption."""
@@ -170,20 +170,20 @@ def _described(
 def retag(images: Sequence[Path], settings: RetagSettings, context: JobContext) -> Iterator[CaptionResult]:
     """Yield each image's tags from cached scores, with these settings."""
     _warn_of_ignored(settings, context)
-    for path, scored, format_tags in _cached(images, settings, context.workspace):
+    for path, scored, format_tags in _cached_scores(images, settings, context.workspace):
         context.check()
-        yield _described(path, scored, format_tags, settings)
+        yield _caption_result(path, scored, format_tags, settings)
 
 
 def preview(
     images: Sequence[Path], settings: TagTextSettings, workspace: Workspace
 ) -> Iterator[tuple[Path, Tagged | Problem]]:
     """Yield (image, its tags from cached scores or the problem), for a live preview of the settings."""
-    for path, scored, format_tags in _cached(images, settings, workspace):
+    for path, scored, format_tags in _cached_scores(images, settings, workspace):
         yield path, scored if isinstance(scored, Problem) else format_tags(scored)
 
 
-def _cached(
+def _cached_scores(
     images: Sequence[Path], settings: TagTextSettings, workspace: Workspace
 ) -> Iterator[tuple[Path, Sequence[Scored] | Problem, Format]]:
     """Yield (image, its cached scores, formatter for the thresholds cached with them); a Problem for missing or outdated scores."""

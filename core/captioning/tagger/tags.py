@@ -129,7 +129,7 @@ class Formatter:
 
     def __init__(self, options: TagTextSettings, defaults: Mapping[str, float]):
         self.options, self.defaults = options, defaults
-        self.places = {"rating": options.rating_tag, "quality": options.quality_tag}
+        self.positions = {"rating": options.rating_tag, "quality": options.quality_tag}
         marks = {",", options.caption_separator.strip()}
         self.separators = [mark for mark in marks if mark and not any(map(str.isalnum, mark))]
         self.undesired = self.pattern(options.undesired_tags)
@@ -168,8 +168,8 @@ class Formatter:
                 cut = mcut([score for label, score in scored if label.category == category])
                 thresholds[category] = max(cut, MCUT[category])
         for number, (label, score) in enumerate(scored):
-            one_only = label.category in BEST
-            chosen = not one_only or (self.places[label.category] != "none" and best[label.category][1] == -number)
+            best_only = label.category in BEST
+            chosen = not best_only or (self.positions[label.category] != "none" and best[label.category][1] == -number)
             if chosen and score >= thresholds[label.category]:
                 yield Tag(label.name, label.category, score, label.series)
 
@@ -240,14 +240,14 @@ class Formatter:
             elif self.options.insert_always_first and key and key not in front:
                 front[key] = Tag(name, "general", None)
 
-        def at(place: str, categories: Sequence[str]) -> list[Tag]:
-            chosen = [category for category in categories if self.places[category] == place]
+        def at(position: str, categories: Sequence[str]) -> list[Tag]:
+            chosen = [category for category in categories if self.positions[category] == position]
             return [tag for category in chosen for tag in named.values() if tag.category == category]
 
-        rest = [tag for tag in named.values() if tag.category not in BEST]
+        others = [tag for tag in named.values() if tag.category not in BEST]
         if self.options.character_tags_first:
-            rest.sort(key=lambda tag: tag.category != "character")
-        return [*at("first", BEST), *front.values(), *rest, *at("last", BEST[::-1])]
+            others.sort(key=lambda tag: tag.category != "character")
+        return [*at("first", BEST), *front.values(), *others, *at("last", BEST[::-1])]
 
     def written(self, tags: Sequence[Tag]) -> Tagged:
         """Return the caption, the names of its tags as displayed, and their scores."""

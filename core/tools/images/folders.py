@@ -116,7 +116,7 @@ def make_copies(settings: CopySettings, plan: FolderPlan, context: JobContext, c
 
     copies_of   (image) -> (copies to write, messages about what was left out)
     """
-    images, others = images_to_use(plan.folder, settings.recursive)
+    images, others = required_images(plan.folder, settings.recursive)
     copies, sidecars = Copies(plan.output, others=others), SidecarIndex()
     for done, path in enumerate(images):
         context.check()
@@ -126,7 +126,7 @@ def make_copies(settings: CopySettings, plan: FolderPlan, context: JobContext, c
     return copies.outcome()
 
 
-def images_to_use(folder: Path, recursive: bool) -> tuple[list[Path], int]:
+def required_images(folder: Path, recursive: bool) -> tuple[list[Path], int]:
     """Return `images_of`. Raises ProblemsError if there are no images."""
     images, others = images_of(folder, recursive)
     if not images:
@@ -165,11 +165,13 @@ def _output_problems(settings: CopySettings, output: Path, folder: Path | None) 
         what = "Copies would be written into the image folder itself"
         fix = "choose another folder, or the copies would be trained too"
         return [Problem(what, f"{settings.tool}.output", fix, code="tools.output-inside-folder")]
-    problem = not_a_folder(output, f"{settings.tool}.output") or impossible_path(output, f"{settings.tool}.output")
+    problem = not_a_folder_problem(output, f"{settings.tool}.output") or impossible_path(
+        output, f"{settings.tool}.output"
+    )
     return [] if problem is None else [problem]
 
 
-def not_a_folder(output: Path, where: str) -> Problem | None:
+def not_a_folder_problem(output: Path, where: str) -> Problem | None:
     """Return the problem of an output folder that is a file; else None. `where`: the setting."""
     if not os.path.exists(output) or output.is_dir():
         return None

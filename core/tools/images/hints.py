@@ -75,14 +75,14 @@ def folder_plan(settings: MadeHintsSettings, preprocessor: str, workspace: Works
     return folders.plan(settings.model_copy(update={"output": settings.output or str(default_output)}), workspace)
 
 
-def make_all(settings: MadeHintsSettings, plan: FolderPlan, context: JobContext, hint: Hint) -> Outcome:
+def make_control_images(settings: MadeHintsSettings, plan: FolderPlan, context: JobContext, hint: Hint) -> Outcome:
     """Write a control image for each image; a preview writes those of the first images to the run folder.
 
     hint   (image, path below the folder) -> RGB uint8 [H, W, 3]
     A stopped job that is started again makes the missing ones.
     """
     folder = plan.folder
-    images, _ = folders.images_to_use(folder, settings.recursive)
+    images, _ = folders.required_images(folder, settings.recursive)
     report = Report(folder, plan.output)
     to_make = _targets(images, folder, settings, report)
     try:

@@ -13,7 +13,7 @@ from core.record.problems import Problem, collected, raise_if_errors
 from core.record.workspace import Workspace
 from core.settings.tools.hints import HintsByModelSettings
 from core.tools.images.folders import FolderPlan
-from core.tools.images.hints import folder_plan, make_all
+from core.tools.images.hints import folder_plan, make_control_images
 
 MODEL, PROVIDER = "hints_by_model.hint_model", "hints_by_model.provider"
 
@@ -55,4 +55,6 @@ def do(settings: HintsByModelSettings, plan: Plan, context: JobContext) -> Outco
             what = f"onnxruntime cannot use {provider_title(model.preferred)} here, so the model runs on the CPU"
             fix = "run python webui.py check; its CUDA libraries come with the CUDA build of torch"
             context.say(what, "warning", fix)
-        return make_all(settings, plan.folders, context, lambda opened, _: model.make(np.asarray(opened.on(WHITE))))
+        return make_control_images(
+            settings, plan.folders, context, lambda opened, _: model.make(np.asarray(opened.on(WHITE)))
+        )

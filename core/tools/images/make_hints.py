@@ -12,7 +12,7 @@ from core.record.draws import address
 from core.record.workspace import Workspace
 from core.settings.tools.hints import MakeHintsSettings
 from core.tools.images.folders import FolderPlan
-from core.tools.images.hints import folder_plan, make_all
+from core.tools.images.hints import folder_plan, make_control_images
 
 
 def plan(settings: MakeHintsSettings, workspace: Workspace) -> FolderPlan:
@@ -34,4 +34,4 @@ def do(settings: MakeHintsSettings, plan: FolderPlan, context: JobContext) -> Ou
         seed = address(settings.hint_seed, "hint", relative)
         return make_hint(np.asarray(opened.on(WHITE)), settings.model_copy(update={"hint_seed": seed}))
 
-    return make_all(settings, plan, context, hint)
+    return make_control_images(settings, plan, context, hint)

@@ -42,7 +42,7 @@ from core.settings.hints import BY_MODEL
 from core.settings.job import GenerateJob
 from core.settings.model import ModelSettings
 from core.settings.tools.hints import MakePairsSettings
-from core.tools.images.folders import not_a_folder
+from core.tools.images.folders import not_a_folder_problem
 from core.tools.images.hints import write_hint
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def plan(settings: MakePairsSettings, workspace: Workspace) -> Plan:
     requests = [_request(base, captions, settings.seed, number) for number in range(settings.number or len(captions))]
     generation = collected(problems, plan_for, base, requests, workspace)
     output = _output(settings, workspace)
-    if (problem := not_a_folder(output, f"{GROUP}.output")) is not None:
+    if (problem := not_a_folder_problem(output, f"{GROUP}.output")) is not None:
         problems.append(problem)
     raise_if_errors([_at_tool_setting(problem) for problem in problems])
     assert generation is not None

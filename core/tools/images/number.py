@@ -13,7 +13,7 @@ from core.record.context import JobContext, Outcome
 from core.record.problems import ProblemsError
 from core.record.stamps import stamp_of
 from core.settings.tools.images import NumberSettings
-from core.tools.images.folders import Copy, FolderPlan, Skip, images_to_use, make_copies, natural_order
+from core.tools.images.folders import Copy, FolderPlan, Skip, make_copies, natural_order, required_images
 
 RECORD = "renamed.json"
 # Prefixes of intermediate names, one for the undo, so that undoing an interrupted numbering finds no name taken.
@@ -22,7 +22,7 @@ _NUMBERING, _UNDOING = ".numbering-", ".numbering-back-"
 
 def do(settings: NumberSettings, plan: FolderPlan, context: JobContext) -> Outcome:
     """Copy the images to numbered names, or rename them in place."""
-    images, others = images_to_use(plan.folder, settings.recursive)
+    images, others = required_images(plan.folder, settings.recursive)
     unlabeled = [path for path in images if not split_label(path.stem)[1]]
     if settings.number_in_place:
         record, count = rename_in_place(unlabeled, settings, plan.folder)
@@ -30,10 +30,10 @@ def do(settings: NumberSettings, plan: FolderPlan, context: JobContext) -> Outco
         facts = {"output": str(plan.folder), "renamed": count, "others": others, "undo": record}
         return Outcome(lines=[line], facts=facts)
     stems = {(path.parent, path.stem): stem for path, stem in numbered_stems(unlabeled, settings).items()}
-    return make_copies(settings, plan, context, lambda path: ([_numbered(path, stems)], []))
+    return make_copies(settings, plan, context, lambda path: ([_numbered_copy(path, stems)], []))
 
 
-def _numbered(path: Path, stems: dict[tuple[Path, str], str]) -> Copy:
+def _numbered_copy(path: Path, stems: dict[tuple[Path, str], str]) -> Copy:
     """Return a byte-for-byte copy named by its number. A mask gets the number of its image. Raises Skip.
 
     stems   {(folder, stem): new stem} of the images
@@ -75,7 +75,7 @@ def rename_in_place(images: Sequence[Path], settings: NumberSettings, folder: Pa
         return None, 0
     fix = "choose another prefix, or move these files; nothing was renamed"
     refuse_taken(pairs, "A file with this name exists already", fix, "tools.name-taken")
-    record = _record(folder, pairs)
+    record = _write_record(folder, pairs)
     _rename([(number, old, new) for number, (old, new) in enumerate(pairs)], folder, _NUMBERING, record)
     return str(record), len(pairs)
 
@@ -145,7 +145,7 @@ def _stamp(path: Path) -> list[int]:
         return []
 
 
-def _record(folder: Path, pairs: Sequence[tuple[Path, Path]]) -> Path:
+def _write_record(folder: Path, pairs: Sequence[tuple[Path, Path]]) -> Path:
     """Write the record for undo, before the first file is renamed, and return its path. Raises ProblemsError."""
     names = [[old.relative_to(folder).as_posix(), new.relative_to(folder).as_posix()] for old, new in pairs]
     trash = folder / TRASH_FOLDER

@@ -81,20 +81,20 @@ def plan(settings: ExtractLoraSettings, workspace: Workspace) -> Plan:
     original, tuned = models
     raise_if_errors(problems)
     assert original is not None and tuned is not None
-    one, other = original.kind.family, tuned.kind.family
-    if one != other or one is None:
-        names = [FAMILY_NAMES.get(each or "", "of unknown family") for each in (one, other)]
+    family, tuned_family = original.kind.family, tuned.kind.family
+    if family != tuned_family or family is None:
+        names = [FAMILY_NAMES.get(each or "", "of unknown family") for each in (family, tuned_family)]
         what = f"The original is {names[0]}, the tuned model {names[1]}"
         raise ProblemsError.one(what, f"{GROUP}.model_tuned", "choose two models of one family", "tools.other-family")
     if original.path.samefile(tuned.path):
         raise _no_difference("The original and the tuned model are the same file")
-    all_layers = list(_layers(settings, original, tuned, one))
+    all_layers = list(_layers(settings, original, tuned, family))
     layers, left_out = ([layer for layer in all_layers if layer.left_out == each] for each in (False, True))
     target = output_file(settings.output, tuned.path, "_lora")
     width = PRECISION_BYTES[settings.save_precision or "fp32"] + SPILLED
     size = bytes_of([layer.shape for layer in layers], settings.dim, settings.conv_dim or 0, width)
     raise_if_errors(output_problems(target, [original.path, tuned.path], size, f"{GROUP}.output"))
-    return Plan(original, tuned, one, layers, left_out, target)
+    return Plan(original, tuned, family, layers, left_out, target)
 
 
 def _no_difference(what: str) -> ProblemsError:

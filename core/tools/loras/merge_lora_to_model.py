@@ -59,7 +59,7 @@ def plan(settings: MergeLoraToModelSettings, workspace: Workspace) -> Plan:
             file=settings.file, output=settings.output, save_precision=settings.save_precision, save_model_as=form
         )
         copy = collected(
-            problems, lambda: convert_model.plan(conversion, workspace, GROUP, "_merged", vae_may_lack=True)
+            problems, lambda: convert_model.plan(conversion, workspace, GROUP, "_merged", vae_optional=True)
         )
     loras = lora_inputs(settings.models, settings.ratios, settings.lbws, workspace, GROUP, problems)
     if copy is not None:
@@ -155,10 +155,10 @@ class _Merging:
         product = change.is_product(before.shape, bias in state)
         locations = self.plan.copy.conversion.parts[part].locations
         self.merged.add(module)
-        compute = partial(change.product_rows, before) if product else partial(_whole, before, change.weight)
+        compute = partial(change.product_rows, before) if product else partial(_in_one_piece, before, change.weight)
         state[weight] = change.checked(before, locations[weight], compute)
         if bias in state and change.has_bias:
-            compute = partial(_whole, state[bias], partial(change.bias, before.shape))
+            compute = partial(_in_one_piece, state[bias], partial(change.bias, before.shape))
             state[bias] = change.checked(state[bias], locations[bias], compute)
 
     def _change_bias_or_norm(
@@ -171,7 +171,7 @@ class _Merging:
             self.left_out.setdefault(change.path, []).append(f"{change.name}.{key}")
             return
         self.merged.add(owner)
-        compute = partial(_whole, before, partial(change.added, value))
+        compute = partial(_in_one_piece, before, partial(change.added, value))
         state[extra[1]] = change.checked(before, self.plan.copy.conversion.parts[owner[0]].locations[extra[1]], compute)
 
 
@@ -259,7 +259,7 @@ class _Change:
         return TooLarge.one(what, f"{GROUP}.save_precision", fix, "merge.overflow")
 
 
-def _whole(before: LazyTensor, change: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Iterator[Tensor]:
+def _in_one_piece(before: LazyTensor, change: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Iterator[Tensor]:
     """Yield a tensor that `change` computes as a whole in fp32, cast to `dtype`, flattened to one piece."""
     with torch.no_grad():
         changed = _cast(change(before.fetch(torch.float32)), dtype)

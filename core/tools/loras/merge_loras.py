@@ -84,7 +84,7 @@ def plan(settings: MergeLorasSettings, workspace: Workspace) -> Plan:
     files = [collected(problems, outline_without_base, each.path, where) for each in loras]
     raise_if_errors(problems)
     known = [file for file in files if file is not None]
-    problems += _misfits(settings, known, [each.path for each in loras])
+    problems += _mismatch_problems(settings, known, [each.path for each in loras])
     raise_if_errors(problems)
     target = output_file(settings.output, _naming_path(loras, workspace), "_merged")
     shapes = {name: weight_shape(layer) for file in known for name, layer in group_by_module(file.tensors).items()}
@@ -111,7 +111,7 @@ def _highest_rank(file: LoraFile) -> int:
     return max((kind.size(layer).rank for layer in layers if (kind := kind_of_keys(layer)) is not None), default=1)
 
 
-def _misfits(settings: MergeLorasSettings, files: Sequence[LoraFile], paths: Sequence[Path]) -> list[Problem]:
+def _mismatch_problems(settings: MergeLorasSettings, files: Sequence[LoraFile], paths: Sequence[Path]) -> list[Problem]:
     """Return the first problem of layers whose shapes or ranks the method cannot add."""
     where, known, lora = f"{GROUP}.models", dict[str, Any](), kind_named("lora")
     for file, path in zip(files, paths, strict=True):

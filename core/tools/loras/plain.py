@@ -60,7 +60,7 @@ def layer_shapes(lora: LoraFile, base: Checkpoint | None) -> tuple[dict[str, tup
         shape = kind.weight_shape(tensors) if kind is not None else None
         if location is not None:
             if shape is not None and prod(shape) != prod(location.entry.shape):
-                raise _other_size(lora, name)
+                raise _size_error(lora, name)
             shapes[name] = location.entry.shape
         elif shape is not None:
             shapes[name] = _whole_shape(name, shape, lora.family)
@@ -102,7 +102,7 @@ def _whole_shape(name: str, shape: tuple[int, ...], family: str | None) -> tuple
     return (*flat, 1, 1) if len(flat) == 2 and (projection or POINTWISE.search(name)) else flat
 
 
-def _other_size(lora: LoraFile, name: str) -> ProblemsError:
+def _size_error(lora: LoraFile, name: str) -> ProblemsError:
     """Return the error that a layer has another size in the base model."""
     what = f"The LoRA {lora.path.name if lora.path else ''} does not fit this model: {name} has another size"
     return ProblemsError.one(what, MODEL, "choose the model that it was trained on", "lora.other-size")
@@ -160,7 +160,7 @@ def _adapter(
     values = {key: loaded(each) for key, each in tensors.items()}
     adapter = kind.from_tensors(target_with(layer_name(name), weight, BIAS in tensors), values)
     if adapter is None:
-        raise _other_size(lora, name)
+        raise _size_error(lora, name)
     return adapter
 
 

@@ -15,14 +15,14 @@ from core.tools.loras.svd import Product
 class Term:
     """A layer of one LoRA in a sum: strength * (alpha / r) * up [out, r] @ down [r, in], with strength = ratio * block_weight.
 
-    other   the scaled change [out, in] of a kind without factors; then `factors` and `alpha` are unused
+    full_change   the scaled change [out, in] of a kind without factors; then `factors` and `alpha` are unused
     """
 
     ratio: float
     block_weight: float
     alpha: float
     factors: Product | None = None
-    other: Tensor | None = None
+    full_change: Tensor | None = None
 
     @property
     def strength(self) -> float:
@@ -110,8 +110,8 @@ def total_change(terms: Sequence[Term]) -> Product | Tensor:
         if term.factors is not None:
             change = term.factors.up @ term.factors.down * (term.alpha / term.rank)
         else:
-            assert term.other is not None
-            change = term.other
+            assert term.full_change is not None
+            change = term.full_change
         total = change * term.strength if total is None else total + change * term.strength
     assert total is not None
     return total

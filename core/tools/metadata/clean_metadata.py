@@ -22,7 +22,7 @@ from core.tools.metadata.rules import (
     clean_tags,
     clean_tags_as_sd_scripts,
     cleaner_of_captions,
-    endless,
+    endless_replacements,
     read_replacements,
 )
 
@@ -137,7 +137,7 @@ def plan(settings: CleanMetadataSettings, workspace: Workspace) -> Plan:
         problems.append(Problem(what, "clean_metadata.in_json", fix, code="metadata.missing-file"))
     replacements, invalid = _replacements(settings)
     problems += invalid
-    for each in endless(replacements, settings.clean_rules == "words"):
+    for each in endless_replacements(replacements, settings.clean_rules == "words"):
         problems += _endless_error(each, "clean_metadata.replacements").problems
     raise_if_errors(problems)
     return Plan(out, source or out, replacements)
@@ -159,8 +159,8 @@ def _replacements(settings: CleanMetadataSettings) -> tuple[list[Replacement], l
     return replacements, [*unread, *invalid]
 
 
-def _endless_error(each: Replacement, where: str) -> ProblemsError:
+def _endless_error(replacement: Replacement, where: str) -> ProblemsError:
     """Return the error for a replacement that never ends."""
-    what = f"The replacement {each} never ends: its result is replaced again"
+    what = f"The replacement {replacement} never ends: its result is replaced again"
     fix = "make sure that its result does not contain the text it replaces, and that no other line reverses it"
     return ProblemsError.one(what, where, fix, "metadata.endless-replacement")

@@ -137,7 +137,7 @@ def read_replacements(lines: Iterable[tuple[str, str]]) -> tuple[list[Replacemen
     return replacements, problems
 
 
-def endless(replacements: Sequence[Replacement], by_word: bool) -> list[Replacement]:
+def endless_replacements(replacements: Sequence[Replacement], by_word: bool) -> list[Replacement]:
     """Return the replacements that match their own result, and so never end."""
     return [
         each
@@ -176,15 +176,15 @@ def _one_pass(text: str, steps: Sequence[tuple[Replacement, Callable[[str], str]
     return text, changed
 
 
-def _replacer(each: Replacement, by_word: bool) -> Callable[[str], str]:
+def _replacer(replacement: Replacement, by_word: bool) -> Callable[[str], str]:
     """Return the function that applies a replacement once to a text."""
     if not by_word:
-        return lambda text: text.replace(each.old, each.new)
-    pattern = each.pattern
-    return lambda text: pattern.sub(lambda match: each.new, text)
+        return lambda text: text.replace(replacement.old, replacement.new)
+    pattern = replacement.pattern
+    return lambda text: pattern.sub(lambda match: replacement.new, text)
 
 
-def _replaced_until_stable(text: str, replace: Callable[[str], str], each: Replacement) -> str:
+def _replaced_until_stable(text: str, replace: Callable[[str], str], replacement: Replacement) -> str:
     """Return the text after `replace`, repeated until it changes nothing. Raises EndlessReplacement."""
     for _ in range(ROUNDS):
         changed = replace(text)
@@ -193,4 +193,4 @@ def _replaced_until_stable(text: str, replace: Callable[[str], str], each: Repla
         if len(changed) > MAX_CAPTION_BYTES and len(changed) > len(text):
             break
         text = changed
-    raise EndlessReplacement(each)
+    raise EndlessReplacement(replacement)

@@ -81,18 +81,18 @@ def plan(
     workspace: Workspace,
     group: str = "convert_model",
     ending: str = "_converted",
-    vae_may_lack: bool = False,
+    vae_optional: bool = False,
 ) -> Plan:
     """Plan the conversion by the headers. Raises ProblemsError with all problems.
 
     group          of the settings that problems name
     ending         appended to the name of the default output
-    vae_may_lack   allow a model without a VAE; otherwise only with `no_vae`
+    vae_optional   allow a model without a VAE; otherwise only with `no_vae`
     """
     path = model_file(settings.file, workspace, f"{group}.file")
     with problems_at(f"{group}.file"):
         source, layout = open_model(path, settings.family, settings.text_projection == "kohya")
-    if vae_may_lack and "vae" not in source.parts:
+    if vae_optional and "vae" not in source.parts:
         settings = settings.model_copy(update={"no_vae": True})
     parts, problems = chosen_parts(settings, source, layout, workspace, f"{group}.vae")
     file_errors = [each for each in errors(problems) if each.where != f"{group}.vae"]
@@ -122,17 +122,17 @@ def plan(
     return Plan(conversion, settings.save_precision, size, advice)
 
 
-def open_model(path: Path, wanted: str = "auto", kohya_projection: bool = False) -> tuple[Checkpoint, Layout]:
+def open_model(path: Path, family_setting: str = "auto", kohya_projection: bool = False) -> tuple[Checkpoint, Layout]:
     """Open a model and return (checkpoint, layout of its family). Raises ProblemsError.
 
-    wanted             family that the settings state, or "auto"
+    family_setting             family that the settings state, or "auto"
     kohya_projection   see `open_checkpoint`
     """
-    guess = wanted if wanted != "auto" else "sd1"
+    guess = family_setting if family_setting != "auto" else "sd1"
     source = open_checkpoint(path, guess, kohya_projection=kohya_projection)
-    if source.kind.family in STAGES and wanted == "auto":
-        wanted = str(source.kind.family)
-    return source, layout_of(check_family(source.kind, path, wanted, GENERATED))
+    if source.kind.family in STAGES and family_setting == "auto":
+        family_setting = str(source.kind.family)
+    return source, layout_of(check_family(source.kind, path, family_setting, GENERATED))
 
 
 def chosen_parts(
@@ -143,7 +143,7 @@ def chosen_parts(
     if settings.vae and not settings.no_vae:
         try:
             available["vae"] = open_vae(model_path(settings.vae, workspace, where))
-            problems += _other_scale(available["vae"], layout.family, where)
+            problems += _vae_scale_problems(available["vae"], layout.family, where)
         except ProblemsError as error:
             problems += at_setting(where, error.problems)
     names = [name for name in layout.published.parts if name != "vae" or not settings.no_vae]
@@ -172,7 +172,7 @@ def chosen_parts(
     return parts, problems
 
 
-def _other_scale(vae: Part, family: str, where: str) -> list[Problem]:
+def _vae_scale_problems(vae: Part, family: str, where: str) -> list[Problem]:
     """Return the warning that the VAE has the scaling factor of another family."""
     scale = (vae.config or {}).get("scaling_factor")
     if scale is None or (scale == SDXL_SCALE) == (traits_of(family).latent_scale == SDXL_SCALE):
@@ -250,12 +250,12 @@ def _metadata(
     before = {name: value for name, value in before.items() if name not in dropped}
     if settings.text_projection == "kohya" and layout.family == "sdxl" and source.path.is_dir() != (kind == "folder"):
         before["atelier_text_projection"] = "kohya"
-    title, side = target.stem if kind == "model" else target.name, _side(source, layout, prediction)
+    title, side = target.stem if kind == "model" else target.name, _resolution(source, layout, prediction)
     metadata = model_spec_of(before, layout.family, prediction, kind, title, side)
     return metadata | ({WEIGHTS_HASH: NO_HASH} if settings.weights_hash and kind == "model" else {})
 
 
-def _side(source: Checkpoint, layout: Layout, prediction: str | None) -> int:
+def _resolution(source: Checkpoint, layout: Layout, prediction: str | None) -> int:
     """Return the resolution the model was trained for, in pixels; of an SD 2.x file by its prediction type."""
     if layout.has_both_predictions and source.path.is_file() and prediction is not None:
         return 768 if prediction == "v" else 512

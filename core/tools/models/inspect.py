@@ -43,7 +43,7 @@ def do(settings: InspectSettings, plan: FilePlan, context: JobContext) -> Outcom
     """Inspect the file and list the facts."""
     context.stage(f"reading {plan.path.name}")
     facts = inspect(plan.path, context.cancel)
-    return Outcome(lines=in_words(facts), facts=facts)
+    return Outcome(lines=fact_lines(facts), facts=facts)
 
 
 def inspect(path: Path | str, cancel: CancelToken | None = None) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def _layers(names: Iterable[str]) -> dict[str, dict[str, str]]:
     return layers
 
 
-def in_words(facts: Mapping[str, Any]) -> list[str]:
+def fact_lines(facts: Mapping[str, Any]) -> list[str]:
     """Return the facts as lines of text, the metadata last."""
     lines = [f"{facts['path']}: {facts['what']} ({facts['evidence']})", f"size: {facts['bytes']:,} bytes"]
     if not facts["offered"]:
@@ -231,18 +231,18 @@ def _lora_lines(lora: Mapping[str, Any], hashed: Mapping[str, Any]) -> list[str]
     return lines + _damage_lines(lora)
 
 
-def _damage_lines(found: Mapping[str, Any]) -> list[str]:
-    """Return lines on damaged and untrained weights. `found`: result of `inspect_lora` or `inspect_embedding`."""
+def _damage_lines(damage: Mapping[str, Any]) -> list[str]:
+    """Return lines on damaged and untrained weights. `damage`: result of `inspect_lora` or `inspect_embedding`."""
     lines = []
     for name, label in (
         ("not_finite", "DAMAGED: NaN or infinity in"),
         ("too_large", "DAMAGED: values above 10,000 in"),
         ("untrained", "no effect (untrained):"),
     ):
-        if found[name]:
-            lines.append(f"{label} {listed(found[name], SHOWN_NAMES)}")
-    if not found["not_finite"] and not found["too_large"]:
-        lines.append(f"no NaN, infinite or very large values; the largest is {found['largest']:.4g}")
+        if damage[name]:
+            lines.append(f"{label} {listed(damage[name], SHOWN_NAMES)}")
+    if not damage["not_finite"] and not damage["too_large"]:
+        lines.append(f"no NaN, infinite or very large values; the largest is {damage['largest']:.4g}")
     return lines
 
 

@@ -109,7 +109,7 @@ def plan(settings: MergeModelsSettings, workspace: Workspace) -> Plan:
     problems, files = list[Problem](), OpenFiles()  # which opens none before a tensor is read
     models = _open_models(settings, workspace, files, problems)
     if not problems:
-        problems += _misfits(models)
+        problems += _mismatch_problems(models)
     weights = _weights(settings, models, problems)
     raise_if_errors(problems)
     assert weights is not None
@@ -201,18 +201,18 @@ def _from_folder(path: Path, files: OpenFiles, workspace: Workspace) -> tuple[di
     return as_single_file(Conversion(source, path, parts, layout.family, "safetensors", layout.published, facts), files)
 
 
-def _misfits(models: Sequence[MergeModel]) -> list[Problem]:
+def _mismatch_problems(models: Sequence[MergeModel]) -> list[Problem]:
     """Return problems of models with different families, prediction types or tensor shapes."""
     where, first, problems = f"{GROUP}.models", models[0], list[Problem]()
     for model in models[1:]:
-        one, other = first.kind, model.kind
-        names = f"{model.path.name} is {other}, {first.path.name} is {one}"
-        if (one.family, one.variant) != (other.family, other.variant):
-            fix = f"merge models of one family, such as {FAMILY_NAMES.get(one.family or '', 'SD 1.x')}"
+        first_kind, kind = first.kind, model.kind
+        names = f"{model.path.name} is {kind}, {first.path.name} is {first_kind}"
+        if (first_kind.family, first_kind.variant) != (kind.family, kind.variant):
+            fix = f"merge models of one family, such as {FAMILY_NAMES.get(first_kind.family or '', 'SD 1.x')}"
             problems.append(Problem(names, where, fix, code="merge.other-family"))
             continue
-        if None not in (one.prediction, other.prediction) and one.prediction != other.prediction:
-            what = f"{model.path.name} predicts {other.prediction}, {first.path.name} {one.prediction}"
+        if None not in (first_kind.prediction, kind.prediction) and first_kind.prediction != kind.prediction:
+            what = f"{model.path.name} predicts {kind.prediction}, {first.path.name} {first_kind.prediction}"
             fix = "merge models of one prediction type"
             problems.append(Problem(what, where, fix, code="merge.other-prediction"))
         common = first.floats.keys() & model.floats.keys()
