@@ -69,10 +69,10 @@ def sentences() -> Facts:
         for attempt in (0, 1):
             yield (
                 f"{options} {attempt}",
-                refused(partial(generating._options, loaded, CaptionGenerationSettings(**options), attempt)),
+                refused(partial(generating._generate_arguments, loaded, CaptionGenerationSettings(**options), attempt)),
             )
     other: Any = SimpleNamespace(tokenizer=Letters(), model=SimpleNamespace(config=SimpleNamespace(model_type="git")))
-    yield "not blip", generating._options(other, CaptionGenerationSettings(decoding="sample"), 0)
+    yield "not blip", generating._generate_arguments(other, CaptionGenerationSettings(decoding="sample"), 0)
     prompt = generating.PromptLength()
     prompt(torch.zeros(2, 4), torch.zeros(2, 9))
     prompt(torch.zeros(2, 7), torch.zeros(2, 9))

@@ -174,7 +174,10 @@ def ranks() -> Facts:
         "columns",
         [layers.columns_of(part, {"IN04", "OUT03", "MID", "other", "2", "11", "10"}) for part in layers.PARTS.values()],
     )
-    yield "figures", [plots.figures(value) for value in (0, 1, 9.99e-4, 1e-3, 99999, 99999.6, 1e5, 123.456, -2e-5)]
+    yield (
+        "figures",
+        [plots.significant_digits(value) for value in (0, 1, 9.99e-4, 1e-3, 99999, 99999.6, 1e5, 123.456, -2e-5)],
+    )
     yield (
         "colors",
         [plots.color_of(value, span) for value in (None, 0, 0.5, 1, 2, -1) for span in ((0, 1), (-2, 1), (0, 0))],

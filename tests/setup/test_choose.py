@@ -11,9 +11,9 @@ from core.setup.choose import (
     Pins,
     adapted_requirements,
     choose_build,
-    numbers,
     on_default_index,
     pins_from,
+    version_numbers,
 )
 
 PINS = Pins(torch="2.13.0", xformers="0.0.35", onnxruntime="1.31.1", onnxruntime_gpu="1.31.1")
@@ -168,8 +168,8 @@ def test_the_user_may_choose_the_build_and_the_mirror():
 
 
 def test_versions_compare_by_value_not_by_spelling():
-    assert numbers("580.65.06") == (580, 65, 6)
-    assert numbers("10.0") > numbers("9.0") > numbers("8.6")
+    assert version_numbers("580.65.06") == (580, 65, 6)
+    assert version_numbers("10.0") > version_numbers("9.0") > version_numbers("8.6")
 
 
 def test_the_shipped_requirements_are_adapted_to_the_build():
