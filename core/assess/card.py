@@ -131,7 +131,7 @@ class Source:
 
     about      result of `inspect`
     run, job   the run that saved the file, and its settings; None if unknown
-    snapshot   of the run; {} without one
+    snapshot   of the run; {} if there is none
     """
 
     path: Path

@@ -65,7 +65,7 @@ def limit_of(pair_distances: Sequence[float], base_distances: Sequence[float], i
     """Return the distance that all of `image_count` generated images exceed with probability 1 - RATE if none is a copy.
 
     pair_distances   distances of training images to their hash candidates
-    base_distances    distances of the base model's images to the nearest training image
+    base_distances   distances of the base model's images to the nearest training image
     """
     return min(
         lower_bound(pair_distances, RATE / (image_count * CANDIDATES)), lower_bound(base_distances, RATE / image_count)
@@ -148,5 +148,5 @@ def sentence(data: Mapping[str, Any]) -> str:
 
 
 def warning(data: Mapping[str, Any]) -> str:
-    """Return the warning of a near-copy; "" without one."""
+    """Return the warning of a near-copy; "" if there is none."""
     return f"nearly copies a training image ({data['name']})" if data["near"] else ""

@@ -28,5 +28,5 @@ def sentence(data: Mapping[str, Any]) -> str:
 
 
 def warning(data: Mapping[str, Any]) -> str:
-    """Return the warning if the upper bound of the ratio is below LITTLE; otherwise ""."""
+    """Return the warning if the upper bound of the ratio is below MIN_DIVERSITY; otherwise ""."""
     return "gives nearly the same image with each seed" if (data["high"] or 1) < MIN_DIVERSITY else ""

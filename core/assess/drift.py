@@ -34,5 +34,5 @@ def sentence(data: Mapping[str, Any]) -> str:
 
 
 def warning(data: Mapping[str, Any]) -> str:
-    """Return the warning if the lower bound of the ratio is above MUCH; otherwise ""."""
+    """Return the warning if the lower bound of the ratio is above MAX_DRIFT; otherwise ""."""
     return "changes other prompts as much as the dataset's" if (data["low"] or 0) > MAX_DRIFT else ""

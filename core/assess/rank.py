@@ -24,10 +24,10 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
 def rank_of(values: Mapping[str, Tensor]) -> dict[str, Any]:
     """Summarize singular values, descending, of each layer. Raises NotMeasured if `values` is empty.
 
-    used     number of directions that hold KEPT of the norm
-    resize   smallest usual rank that keeps SMALL of the norm
+    used     number of directions that hold USED_SHARE of the norm
+    resize   smallest usual rank that keeps RESIZE_SHARE of the norm
     lost     share of the norm that resizing to `resize` loses
-    layers   {name: Frobenius norm} of the SHOWN largest
+    layers   {name: Frobenius norm} of the SHOWN_LAYERS largest
     norm     Frobenius norm of the whole change
     text     the text encoders' share of the squared norm
     """

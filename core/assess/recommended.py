@@ -48,7 +48,7 @@ def recommended(run: Path, best: Mapping[str, Any] | None) -> tuple[Path | None,
 
 @lru_cache(maxsize=2000)
 def _preferred(run: Path, comparison: Stamp | None, choices: Stamp | None) -> str | None:
-    """Return the file name of the checkpoint that the blind choices of the run's comparison prefer; None without one.
+    """Return the file name of the checkpoint that the blind choices of the run's comparison prefer; None if there is none.
 
     Cached for lists of runs until either file changes: `comparison` and `choices` are their stamps.
     """
@@ -66,8 +66,8 @@ def _warned(run: Path) -> Mapping[str, bool]:
 
 
 def _clear(run: Path, best: Mapping[str, Any], warned: Mapping[str, bool]) -> str | None:
-    """Return the checkpoint without warnings, among those that may be as good as `best` by loss, whose step is nearest; None
-    without one."""
+    """Return the checkpoint without warnings, among those that may be as good as `best` by loss, whose step is nearest; None if
+    there is none."""
     steps, step, good = steps_of(run), best.get("step"), best.get("as_good")
     if not isinstance(step, int) or not isinstance(good, list | tuple):  # changed by hand
         return None

@@ -25,7 +25,7 @@ def read_results(run: Path) -> Cells:
 
 
 def best_strength(run: Path, file: str) -> float | None:
-    """Return the strength that the assessment of the checkpoint `file` found best, in (0, 2]; None without one."""
+    """Return the strength that the assessment of the checkpoint `file` found best, in (0, 2]; None if there is none."""
     best = read_results(run).get(file, {}).get("strength", {}).get("best")
     return float(best) if isinstance(best, (int, float)) and 0 < best <= 2 else None
 
@@ -63,8 +63,8 @@ def with_warnings(sentence: str, labels: Mapping[str, str], cells: Cells, recomm
     Example: "Steps 180 and 250 cannot be told apart by loss; step 250 nearly copies a training image (fox.png). Nothing that was
     measured speaks against step 180."
 
-    labels   {file: label}
-    recommendable     files that the last sentence may recommend, see `not_worse`
+    labels          {file: label}
+    recommendable   files that the last sentence may recommend, see `not_worse`
     """
     clauses: dict[str, list[str]] = {}
     for file, label in labels.items():

@@ -22,7 +22,7 @@ KEY = "key"
 
 
 def plan(settings: AssessSettings, workspace: Workspace) -> Target:
-    """Return what is to be assessed. Raises ProblemsError."""
+    """Return the run, checkpoints, images and prompts to assess. Raises ProblemsError with everything that prevents it."""
     return find_target(settings, workspace)
 
 

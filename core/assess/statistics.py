@@ -20,7 +20,7 @@ class NotMeasured(Exception):
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 95% confidence interval; `low` and `high` are None if there are fewer than LEAST values."""
+    """A value with its 95% confidence interval; `low` and `high` are None if there are fewer than MIN_VALUES values."""
 
     value: float
     low: float | None = None

@@ -24,9 +24,9 @@ def strength_of(
     strength with the lowest loss; most: the highest strength within noise; rows: [[strength, share of the base loss removed,
     drift]]}.
 
-    base_losses    losses of the base model
-    losses    {strength: losses}, in the order of `base_losses`
-    drift   mean relative change of the predictions for other prompts at each strength
+    base_losses   losses of the base model
+    losses        {strength: losses}, in the order of `base_losses`
+    drift         mean relative change of the predictions for other prompts at each strength
     """
     lowest = min(losses, key=lambda strength: (fmean(losses[strength]), strength))
     as_good = [

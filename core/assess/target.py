@@ -51,6 +51,7 @@ class Checkpoint:
 
     @property
     def label(self) -> str:
+        """Title of the checkpoint: its step, or that it is an average."""
         return label_of(self.path.name, self.step)
 
 
@@ -60,7 +61,7 @@ class Target:
 
     base                 path of the base model
     training, held_out   images of the dataset
-    no_images_reason                  reason why there are no images; empty if there are
+    no_images_reason     reason why there are no images; empty if there are
     """
 
     run: RunFolder
@@ -93,7 +94,7 @@ class Target:
 
     @cached_property
     def trigger(self) -> str:
-        """The run's trigger word; "" without one."""
+        """The run's trigger word; "" if there is none."""
         return trigger_word(self.job, self.captions)
 
     @cached_property

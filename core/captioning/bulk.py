@@ -84,7 +84,7 @@ def item_of(
 
 
 def _changed(path: Path) -> float:
-    """Return the modification time of a file in seconds since the epoch, 0.0 without the file."""
+    """Return the modification time of a file in seconds since the epoch, 0.0 if it is missing."""
     try:
         return os.stat(path).st_mtime
     except OSError:

@@ -127,13 +127,14 @@ def run_captioner(
 ) -> Outcome:
     """Run a captioner: write each caption as soon as it is ready, or all into one file at the end. A preview writes nothing.
 
-    name, title         of the task
+    name, title           of the task
     describe, pass_rows   `describe` and `rows` of `captioner`
     Raises ProblemsError, and Cancelled for a stop before the first caption; a later stop returns an outcome.
     """
     tally, about, settings = Tally(), {"task": name, "job": _fingerprint(job)}, getattr(job, name)
 
     def describe_rows(rows: Sequence[Row]) -> Iterator[tuple[Row, CaptionResult]]:
+        """Yield (image, result) of the captioner, without images that failed."""
         images = rows if pass_rows else [row.image.path for row in rows]
         return _successful_results(describe(images, settings, context), rows, context, tally)
 
@@ -319,7 +320,7 @@ def _pending_change(row: Row, sidecars: SidecarIndex, taken: set[Path]) -> Chang
 
 
 def _file_caption(row: Row) -> str:
-    """Return the caption in the image's caption file; "" without one."""
+    """Return the caption in the image's caption file; "" if there is none."""
     return row.caption.text if row.caption.source == "file" else ""
 
 

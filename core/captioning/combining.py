@@ -12,7 +12,7 @@ from core.settings.caption import CaptioningSettings
 def combined(existing: str, new: str, settings: CaptioningSettings, separator: str = "") -> str:
     """Return the caption to write: `new`, cleaned, combined with `existing` as the settings say.
 
-    existing    caption in the file, "" without one; returned unchanged if nothing is added
+    existing    caption in the file, "" if there is none; returned unchanged if nothing is added
     separator   of the new caption, "" for the setting
     """
     separator = separator or settings.separator

@@ -46,7 +46,7 @@ class CaptionResult:
     join: Join | None = None
 
     def joined(self, existing: str, settings: CaptioningSettings) -> str:
-        """Return the caption to write. `existing`: caption in the file, "" without one."""
+        """Return the caption to write. `existing`: caption in the file, "" if there is none."""
         return (self.join or self._combined)(existing, settings)
 
     def _combined(self, existing: str, settings: CaptioningSettings) -> str:

@@ -52,6 +52,7 @@ def edit_problems(settings: CaptionEditSettings) -> list[Problem]:
     """Return the problems of the settings: missing or invalid values."""
 
     def problem(what: str, name: str, fix: str, code: str) -> Problem:
+        """Return the problem of the setting `name`."""
         return Problem(what, f"edit_captions.{name}", fix, code=f"edit.{code}")
 
     problems: list[Problem] = []
@@ -93,6 +94,7 @@ def _by_lines(settings: CaptionEditSettings, change: Change) -> Callable[[str], 
     """Return an edit of text that applies `change` to the tags of each line. A line whose tags stay equal keeps its exact spelling."""
 
     def changed(line: str) -> str:
+        """Return one line with the change applied to its tags."""
         before = _tags(line, settings)
         after = change(list(before))
         return line if after == before else settings.separator.join(after)

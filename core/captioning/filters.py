@@ -27,7 +27,7 @@ DEEPEST = 50
 class Facts:
     """The facts of an image that a filter can test.
 
-    text        caption, "" without one
+    text        caption, "" if there is none
     missing     whether there is no caption file
     changed     modification time of the caption file, seconds since the epoch
     findings    of the dataset check
@@ -48,7 +48,7 @@ class Facts:
 
     @property
     def file_text(self) -> str:
-        """The caption in the caption file; "" without one."""
+        """The caption in the caption file; "" if there is none."""
         return "" if self.missing else self.text
 
     @cached_property
@@ -59,7 +59,7 @@ class Facts:
 
     @property
     def tags(self) -> Collection[str]:
-        """The normalized tags."""
+        """The normalized tags, see `comparable`."""
         return self.spellings
 
 
@@ -90,7 +90,7 @@ def fields_in(expression: str) -> set[str]:
 
 
 def unknown_field_in(text: str) -> str:
-    """Return the first word that looks like a field but is unknown ("foo:", searched as text); "" without one."""
+    """Return the first word that looks like a field but is unknown ("foo:", searched as text); "" if there is none."""
     names = re.findall(r"(?:^|[\s(&|!])([a-z]{2,}):(?=[^\s:])", text, re.IGNORECASE)
     return next((f"{name}:" for name in names if name.casefold() not in _FIELDS), "")
 
@@ -122,6 +122,7 @@ class _Reader:
     """
 
     def __init__(self, expression: str):
+        """Split the expression into `tokens`. Raises ProblemsError for an unclosed quote."""
         self.tokens: list[tuple[str, str]] = []  # (kind, text): an operator, or "term"
         position = 0
         text = expression.rstrip()

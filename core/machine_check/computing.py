@@ -247,6 +247,7 @@ def bitsandbytes(context: CheckContext) -> Finding:
     facts = {"version": version("bitsandbytes")}
 
     def make(groups: list[dict[str, Any]]) -> Any:
+        """Return the optimizer for parameter groups."""
         return library.optim.AdamW8bit(groups, lr=1e-3)
 
     result = trial.attempt(make, 1e-3, device=context.device)

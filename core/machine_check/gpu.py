@@ -90,6 +90,7 @@ def waiting_lines() -> Iterator[list[str]]:
     lines: list[str] = []
 
     def note(message: Any, category: Any, filename: str, lineno: int, *_: Any) -> None:
+        """Add the code lines of a synchronization warning; ignores other warnings."""
         if SYNC_WARNING not in str(message):  # torch also warns once that this mode is a prototype
             return
         ours = [line for line in traceback.extract_stack() if "/core/" in line.filename.replace("\\", "/")]

@@ -17,7 +17,7 @@ WORDS = {OK: "ok", SLOWER: "limited", ABSENT: "unavailable", FAILED: "failed", S
 class Finding:
     """The result of an item.
 
-    state       OK; SLOWER: works with limits, often slower; ABSENT: not available, which is no error; FAILED; SKIPPED
+    state       OK; SLOWER: works with limits, often slower; ABSENT: not available, which is not an error; FAILED; SKIPPED
     found       summary of what was measured
     reason      why the state is not OK
     fix         what to do
@@ -62,6 +62,7 @@ class CheckContext:
 
     @property
     def cuda(self) -> bool:
+        """Whether the device is a CUDA GPU."""
         return self.device.startswith("cuda")
 
 

@@ -53,7 +53,7 @@ def run_check(
     """Run all items and return the JSON report. Raises Cancelled, and ProblemsError if the check cannot start.
 
     device          "" for the best available
-    listener            called before and after each item
+    listener        called before and after each item
     budget          seconds for all items
     items, worker   replacements in tests
     """
@@ -107,12 +107,13 @@ class Examiner:
 
     @property
     def gpu(self) -> bool:
+        """Whether the device is a CUDA GPU."""
         return self.device.startswith("cuda")
 
     def examine(self, items: Sequence[Item], end: float, listener: Listener) -> None:
         """Run the items in order and append them to `lines`; GPU items only with a CUDA device. Raises Cancelled.
 
-        end    time.monotonic() after which items are skipped
+        end        time.monotonic() after which items are skipped
         listener   called before and after each item
         """
         for item in items:
@@ -184,8 +185,8 @@ def worker_lost(answer: Gone, seconds: float) -> Finding:
 def answer_items(arguments: Sequence[str], items: Sequence[Item]) -> None:
     """Main loop of the worker process: answers each request {"item", "earlier"} with {"device", "finding"}.
 
-    arguments    command line arguments: device ("" for the best available), outputs, models, folder for temporary files
-    items   all items that may be requested
+    arguments   command line arguments: device ("" for the best available), outputs, models, folder for temporary files
+    items       all items that may be requested
     """
     device, outputs, models, folder = arguments
     faulthandler.enable()
@@ -193,6 +194,7 @@ def answer_items(arguments: Sequence[str], items: Sequence[Item]) -> None:
     workspace = Workspace.of(outputs, models)
 
     def answer(question: dict[str, Any]) -> dict[str, Any]:
+        """Run the requested item and return {"device", "finding"}."""
         nonlocal device
         item = items_by_name[question["item"]]
         if not device and (item.needs or item.name == "torch"):

@@ -54,7 +54,7 @@ def packages(context: CheckContext) -> Finding:
 
 
 def installed(package: str) -> str | None:
-    """Return the version of an installed package; None without it."""
+    """Return the version of an installed package; None if it is missing."""
     try:
         return version(package)
     except PackageNotFoundError:

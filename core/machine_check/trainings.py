@@ -67,7 +67,7 @@ class Case:
     settings              changes to the series' settings
     tolerance             key of TOLERANCE
     series                key of SERIES, whose recorded losses the training must match
-    baseline               name of the case whose step time is compared, "" for none
+    baseline              name of the case whose step time is compared, "" for none
     needs, gpu, seconds   see `Item`
     """
 
@@ -86,7 +86,7 @@ class Case:
 
 
 def memory(**values: Any) -> dict[str, Any]:
-    """Return settings that change the group `memory`."""
+    """Return {"memory": values}, to be merged into a job's settings."""
     return {"memory": values}
 
 

@@ -23,7 +23,7 @@ MISSING = (
 
 
 def find_browser() -> str | None:
-    """Return the path of Chromium, Chrome or Edge; None without one. If ATELIER_BROWSER is set, only that program is looked for."""
+    """Return the path of Chromium, Chrome or Edge; None if there is none. If ATELIER_BROWSER is set, only that program is looked for."""
     named = os.environ.get("ATELIER_BROWSER")
     if named:
         return shutil.which(named)

@@ -33,7 +33,7 @@ class MachineFacts:
 
     system        platform.system(): Linux, Windows or Darwin
     machine       the interpreter's CPU: x86_64, AMD64, aarch64, arm64, ARM64
-    driver        NVIDIA driver version as nvidia-smi prints it ("580.65.06"), None without one
+    driver        NVIDIA driver version as nvidia-smi prints it ("580.65.06"), None if there is none
     compute       compute capability of each NVIDIA GPU, ("8.6", "6.1"); empty if the driver is too old to report it
     nvidia_card   whether an NVIDIA GPU is on the bus, with or without a working driver
     amd_card      whether an AMD GPU was found: by /dev/kfd (its compute driver), or by hipInfo on Windows

@@ -56,9 +56,9 @@ def say(message: str) -> None:
 def sync(root: Path, *, force: bool = False, probe: Callable[[str], bool] | None = None) -> None:
     """Make `.venv` match requirements.txt and this machine.
 
-    force   check the machine even if `.venv` matches requirements.txt
-    probe   (index url) -> whether it responds; replaced in tests
-    raises  SetupError, with the old environment still in place
+    force    check the machine even if `.venv` matches requirements.txt
+    probe    (index url) -> whether it responds; replaced in tests
+    raises   SetupError, with the old environment still in place
     """
     with lock(root):
         recover(root)
@@ -123,6 +123,7 @@ def index_responds(url: str) -> bool:
     answers: list[bool] = []
 
     def request() -> None:
+        """Request torch's page of the index, and append whether that succeeded to `answers`."""
         try:
             with urllib.request.urlopen(f"{url}/torch/", timeout=INDEX_SECONDS):
                 answers.append(True)
@@ -359,6 +360,7 @@ def update(root: Path) -> int:
 
 
 def has_git(root: Path) -> bool:
+    """Return whether `root` is a Git checkout and git is installed."""
     return (root / ".git").exists() and shutil.which("git") is not None
 
 

@@ -44,14 +44,14 @@ def interpreter_machine(system: str) -> str:
 
 
 def find_nvidia_smi() -> str | None:
-    """Return the path of nvidia-smi; None without it."""
+    """Return the path of nvidia-smi; None if it is missing."""
     return shutil.which("nvidia-smi") or next((path for path in NVIDIA_SMI_PLACES if Path(path).exists()), None)
 
 
 def query_nvidia_smi(program: str | None) -> tuple[str | None, tuple[str, ...]]:
     """Return (driver version or None, compute capability of each GPU), as nvidia-smi prints them.
 
-    Capabilities are empty for drivers before 510, which do not report them. `program`: path of nvidia-smi, None without it
+    Capabilities are empty for drivers before 510, which do not report them. `program`: path of nvidia-smi, None if it is missing
     """
     if program is None:
         return None, ()

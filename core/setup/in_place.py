@@ -41,7 +41,7 @@ def install(root: Path) -> None:
 
 
 def installed_torch() -> str | None:
-    """Return the version of the installed torch, such as "2.13.0+cu126"; None without it."""
+    """Return the version of the installed torch, such as "2.13.0+cu126"; None if it is missing."""
     try:
         return importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
@@ -51,8 +51,8 @@ def installed_torch() -> str | None:
 def plan(installed: str | None, build: Build, requirements: str) -> tuple[list[list[str]], str]:
     """Return (pip arguments of the steps that install torch and xformers, text of the requirements file for the last step).
 
-    installed   version of the installed torch, None without it. If it is the pinned version, torch is kept, whatever CUDA it was
-                built for, because it was built for that machine
+    installed   version of the installed torch, None if it is missing. If it is the pinned version, torch is kept, whatever CUDA it
+                was built for, because it was built for that machine
     """
     if installed and f"torch=={installed.split('+')[0]}" == build.torch:
         if build.index_url and build.xformers and installed.endswith(f"+{build.name}"):

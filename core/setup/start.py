@@ -159,6 +159,7 @@ def supervise(command: list[str]) -> int:
     children: list[subprocess.Popen] = []
 
     def forward(number: int, frame: object) -> None:
+        """Signal handler: send the signal to the child, unless it gets it from the terminal."""
         if children and signal.Signals(number).name in forwarded:
             children[0].send_signal(number)
 
@@ -220,7 +221,8 @@ def run_tests(root: str, arguments: list[str]) -> int:
 
 
 def near_tests(python: str, arguments: list[str]) -> list[str]:
-    """Return pytest's arguments for `--near [REVISION]`: tests near the changes. Empty without any. Raises SystemExit if Git fails."""
+    """Return pytest's arguments for `--near [REVISION]`: tests near the changes. Empty if there are none. Raises SystemExit if Git
+    fails."""
     import subprocess
 
     index = arguments.index("--near")

@@ -87,7 +87,7 @@ def _is_same_file(first: Path, second: Path) -> bool:
 
 
 def _windows_part(target: Path) -> str | None:
-    r"""The first Windows-only part of a path; None without one. Elsewhere C:\models\fox.safetensors would be one odd file name."""
+    r"""The first Windows-only part of a path; None if there is none. Elsewhere C:\models\fox.safetensors would be one odd file name."""
     if os.name == "nt":
         return None
     return next((part for part in target.parts if "\\" in part or re.fullmatch("[A-Za-z]:", part)), None)
@@ -98,6 +98,7 @@ def progress(context: JobContext, target: Path, size: int) -> Callable[[int], No
     done = 0
 
     def report(size_written: int) -> None:
+        """Report that `size_written` more bytes were written."""
         nonlocal done
         done = min(done + size_written, size)
         context.stage(f"writing {target.name}", done, size, of_bytes=True)

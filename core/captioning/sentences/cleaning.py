@@ -95,7 +95,7 @@ def cut_to_tokens(text: str, tokens: int, count: Callable[[str], int]) -> str:
 
 
 def repetition(text: str) -> int | None:
-    """Return the index after the first occurrence of a phrase that occurs REPEATS times in a row; None without one."""
+    """Return the index after the first occurrence of a phrase that occurs REPEATS times in a row; None if there is none."""
     words = [(match.group().casefold(), match.end()) for match in re.finditer(r"\S+", text)]
     plain_words = [word.strip(".,;:!?") for word, _ in words]
     for start in range(len(words)):

@@ -51,6 +51,7 @@ class ModelFiles:
 
     @property
     def title(self) -> str:
+        """The hub id, or the name of a user's folder."""
         return str(self.id) if self.id else self.folder.name
 
     @property

@@ -212,6 +212,7 @@ class PromptLength(LogitsProcessor):
     _recorded = False
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Record the length at the first step; return the scores unchanged."""
         if not self._recorded:
             self._recorded, self.tokens = True, input_ids.shape[1]
         return scores
@@ -231,6 +232,7 @@ class AddressedSampling(LogitsProcessor):
         self._warpers += [TopPLogitsWarper(settings.top_p)] if settings.top_p is not None else []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return scores [rows, vocabulary] that are 0 for the sampled token of each row and -inf for all others."""
         seed, attempt = self._address
         position = input_ids.shape[1] - self._prompt.tokens
         chances = scores.float()
@@ -249,13 +251,15 @@ class AnswerBudget(StoppingCriteria):
     """Stopping criterion: ends a row after `tokens` tokens of answer, not counting its thinking.
 
     end_of_thinking   token ids of </think>
-    tokens   limit for the answer
+    tokens            limit for the answer
     """
 
     def __init__(self, end_of_thinking: Sequence[int], tokens: int, prompt: PromptLength):
+        """`end_of_thinking`: token ids of </think>; `tokens`: limit for the answer."""
         self._end_of_thinking, self._tokens, self._prompt = list(end_of_thinking), tokens, prompt
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **more: Any) -> torch.Tensor:
+        """Return whether each row is complete: bool [rows]."""
         new, size = input_ids[:, self._prompt.tokens :], len(self._end_of_thinking)
         if new.shape[1] < size + self._tokens:
             return torch.zeros(len(new), dtype=torch.bool, device=new.device)

@@ -37,6 +37,7 @@ class Loaded:
 
     @property
     def tokenizer(self) -> Any:
+        """The processor's tokenizer."""
         return self.processor.tokenizer
 
 

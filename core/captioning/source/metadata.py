@@ -69,7 +69,7 @@ class ImageTexts:
 
     @cached_property
     def comment(self) -> str:
-        """EXIF's UserComment; "" without one."""
+        """EXIF's UserComment; "" if there is none."""
         return _or_default("", lambda: user_comment(self.exif))
 
     @cached_property
@@ -89,7 +89,7 @@ class ImageTexts:
         return _or_default({}, lambda: IptcImagePlugin.getiptcinfo(self.image) or {})  # type: ignore[arg-type]
 
     def exif_text(self, tag: int) -> str:
-        """Return an EXIF text, read as UTF-8 if possible; "" without one, or for a text that cameras write into every image."""
+        """Return an EXIF text, read as UTF-8 if possible; "" if there is none, or for a text that cameras write into every image."""
         text = _or_default("", lambda: self.exif.get(tag, ""))
         if not isinstance(text, str):
             return ""
@@ -136,7 +136,7 @@ def _too_long(text: str) -> ProblemsError:
 
 
 def _a1111(texts: ImageTexts) -> str:
-    """Return the prompt in the PNG text `parameters`, or in a comment in A1111's format; "" without one.
+    """Return the prompt in the PNG text `parameters`, or in a comment in A1111's format; "" if there is none.
 
     Prompts of other programs: of any program if the text is JSON, otherwise not of those in WITH_FIELDS, which have a field. Raises
     ProblemsError for damaged JSON or too long a text.
@@ -175,12 +175,12 @@ def _comfyui(texts: ImageTexts) -> list[str]:
 
 
 def _novelai(texts: ImageTexts) -> str:
-    """Return NovelAI's prompt; "" without one."""
+    """Return NovelAI's prompt; "" if there is none."""
     return texts.png.get("Description", "") if "NovelAI" in texts.png.get("Software", "") else ""
 
 
 def _invokeai(texts: ImageTexts) -> str:
-    """Return InvokeAI's prompt, also of its older formats; "" without one."""
+    """Return InvokeAI's prompt, also of its older formats; "" if there is none."""
     prompt = _string(first_object(texts.json("invokeai_metadata")).get("positive_prompt"))
     older = first_object(first_object(texts.json("sd-metadata")).get("image")).get("prompt") if not prompt else None
     return prompt or _string(older) or _string(first_object(older).get("prompt"))
@@ -276,7 +276,7 @@ def _texts_in(path: Path, settings: ImageTextSettings, separator: str) -> tuple[
 
 
 def _text_of(texts: ImageTexts, field: str, settings: ImageTextSettings, separator: str) -> str:
-    """Return the text of a field, "" without one; a prompt is passed through `plain_prompt`. Raises ProblemsError."""
+    """Return the text of a field, "" if there is none; a prompt is passed through `plain_prompt`. Raises ProblemsError."""
     if field not in FIELDS:
         return texts.png.get(field.removeprefix(PNG_TEXT), "")
     value = FIELDS[field](texts)

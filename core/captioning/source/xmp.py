@@ -36,6 +36,7 @@ class _Reader:
     """Expat handlers that collect `values`: {"title", "description" or "subject": texts}. They raise ProblemsError."""
 
     def __init__(self) -> None:
+        """Connect the handlers to a new expat parser."""
         self.values: dict[str, list[str]] = {}
         self.parser = expat.ParserCreate(namespace_separator=" ")
         self.parser.buffer_text = True
@@ -49,9 +50,11 @@ class _Reader:
         self.texts: list[str] = []
 
     def doctype(self, *_: object) -> None:
+        """Refuse a document type declaration."""
         raise _refused("declares a document type, which may hide any amount of text")
 
     def start(self, element: str, attributes: dict[str, str]) -> None:
+        """Open an element, and collect properties in its attributes."""
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise _refused(f"is nested deeper than {MAX_DEPTH} levels")
@@ -63,10 +66,12 @@ class _Reader:
             self.texts, self.default = [], attributes.get(_LANGUAGE) == "x-default"
 
     def data(self, text: str) -> None:
+        """Collect the text of an open property."""
         if self.name:
             self.texts.append(text)
 
     def end(self, element: str) -> None:
+        """Close an element, and add the text collected in it."""
         self.depth -= 1
         if element == _ITEM or element in _NAMES:
             self.add_text(self.name, "".join(self.texts))

@@ -42,6 +42,7 @@ class ModelFiles:
 
     @property
     def title(self) -> str:
+        """The profile's title, or the folder's name."""
         return self.profile.title or self.folder.name
 
     @property

@@ -31,6 +31,7 @@ def formatter(options: TagTextSettings) -> Format:
     pairs = pairs_of(options.tag_replacement)
 
     def tagged(scored: Sequence[Scored]) -> Tagged:
+        """Return an image's tags as sd-scripts would write them."""
         groups = {
             group: [(label.name, score) for label, score in scored if label.category == group] for group in GROUPS
         }
@@ -112,6 +113,7 @@ def make_join(tagged: Tagged, separator: str) -> Join:
     """Return the function that joins tags with an existing caption as sd-scripts does; settings that sd-scripts lacks work as usual."""
 
     def join(existing: str, settings: CaptioningSettings) -> str:
+        """Return the caption to write for an `existing` one."""
         if settings.existing in ("prepend", "line") or settings.prefix or settings.suffix or settings.remove_words:
             return combined(existing, tagged.text, settings)
         return appended(existing, tagged.tags, separator) if settings.existing == "append" else tagged.text

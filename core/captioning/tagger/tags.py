@@ -201,7 +201,7 @@ class Formatter:
         return [tag for key, tag in first.items() if key]
 
     def without_overlap(self, tags: Sequence[Tag]) -> list[Tag]:
-        """Return the tags without those whose words are part of another tag of the same category: hair in long hair."""
+        """Return the tags without those whose words are part of another tag of the same category: "hair" if there is "long hair"."""
         spaced = {tag.name: f" {self.key(tag.name)} " for tag in tags}
         others = {
             category: [spaced[tag.name] for tag in tags if tag.category == category]
@@ -209,6 +209,7 @@ class Formatter:
         }
 
         def inside_another(tag: Tag) -> bool:
+            """Return whether the tag's words are part of another tag of its category."""
             text = spaced[tag.name]
             return any(text in other and text != other for other in others[tag.category])
 
@@ -241,6 +242,7 @@ class Formatter:
                 front[key] = Tag(name, "general", None)
 
         def at(position: str, categories: Sequence[str]) -> list[Tag]:
+            """Return the ratings and qualities of `categories` whose setting is `position`: "first" or "last"."""
             chosen = [category for category in categories if self.positions[category] == position]
             return [tag for category in chosen for tag in named.values() if tag.category == category]
 

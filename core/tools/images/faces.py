@@ -119,6 +119,7 @@ def rotated(image: Image.Image, degrees: float, center: tuple[float, float]) -> 
     x0, y0 = center
 
     def source(x: float, y: float) -> tuple[float, float]:
+        """Return the point of the original image that is rotated to (x, y)."""
         return x0 + cos * (x - x0) - sin * (y - y0), y0 + sin * (x - x0) + cos * (y - y0)
 
     corners = [source(x, y) for x in (0, width) for y in (0, height)]  # bicubic reads 2 pixels more

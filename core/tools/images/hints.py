@@ -132,7 +132,7 @@ def _targets(
 
 
 def _hint_of(path: Path, folder: Path, hint: Hint, settings: MadeHintsSettings, report: Report) -> np.ndarray | None:
-    """Return the control image of an image, RGB uint8 [H, W, 3]; None if it is skipped, which is added to `report`."""
+    """Return the control image of an image, RGB uint8 [H, W, 3]; None for a skipped image, which is added to `report`."""
     try:
         return hint(_at_resolution(open_decoded(path), settings.hint_resolution), _name(path, folder))
     except BrokenImage as error:

@@ -30,7 +30,7 @@ class Plan:
 
 
 def plan(settings: HintsByModelSettings, workspace: Workspace) -> Plan:
-    """Check the folder, the model and the execution provider. Raises ProblemsError with all problems."""
+    """Check the folder, the model and the execution provider, and return the plan. Raises ProblemsError with all problems."""
     problems: list[Problem] = []
     collected(problems, folder_plan, settings, "", workspace)
     model = collected(problems, checked_model, settings.hint_model, workspace, MODEL)

@@ -54,7 +54,7 @@ class Plan:
 
 
 def plan(settings: LatentUpscalerSettings, workspace: Workspace) -> Plan:
-    """Find the images, VAE and weights, and check the outputs. Raises ProblemsError with all problems."""
+    """Find the images, VAE and weights, check the outputs and return the plan. Raises ProblemsError with all problems."""
     problems: list[Problem] = []
     images = _images(settings.images, problems)
     vae = collected(problems, _file, settings.vae, "vae", "VAE", _vae_path, workspace)

@@ -29,6 +29,7 @@ def do(settings: MakeHintsSettings, plan: FolderPlan, context: JobContext) -> Ou
             context.say(f"'{settings.title_of(name)}' has no effect with {plan.title}", "warning")
 
     def hint(opened: DecodedImage, relative: str) -> np.ndarray:
+        """Return the control image of an image, RGB uint8 [H, W, 3]. `relative`: its path, which seeds random preprocessors."""
         if settings.preprocessor == "inpaint" and opened.alpha is not None:
             return np.asarray(opened.on(BLACK))
         seed = address(settings.hint_seed, "hint", relative)

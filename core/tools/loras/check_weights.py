@@ -45,7 +45,7 @@ SHOWN_NAMES = 8
 
 
 def plan(settings: CheckWeightsSettings, workspace: Workspace) -> FilePlan:
-    """Check that the file is a model and the base model fits it. Raises ProblemsError."""
+    """Check that the file is a model and the base model fits it, and return the plan. Raises ProblemsError."""
     path = single_file_of(settings.file, workspace, FIELD)
     try:
         identify(path)

@@ -37,7 +37,7 @@ class Plan:
 
 
 def plan(settings: CompareLorasSettings, workspace: Workspace) -> Plan:
-    """Check the two LoRAs and the base model. Raises ProblemsError."""
+    """Check the two LoRAs and the base model, and return the plan. Raises ProblemsError."""
     first, second = _files(settings, workspace)
     check_base_model(settings.base_model, first, workspace, f"{GROUP}.base_model")
     for lora in (first, second):

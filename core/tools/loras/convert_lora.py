@@ -108,7 +108,7 @@ def plan(settings: ConvertLoraSettings, workspace: Workspace) -> Plan:
 
 
 def _base_model(settings: ConvertLoraSettings, workspace: Workspace) -> Checkpoint | None:
-    """Open the base model of the settings; None without one or if the network type stays. Raises ProblemsError."""
+    """Open the base model of the settings; None if there is none or if the network type stays. Raises ProblemsError."""
     if not settings.base_model or settings.network_type == "unchanged":
         return None
 

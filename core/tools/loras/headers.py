@@ -101,7 +101,7 @@ def inherited_metadata(lora: LoraFile) -> dict[str, str]:
 
 
 def item_bytes(lora: LoraFile, precision: str | None) -> int:
-    """Return the bytes per element of `precision`; without one, of the file's most frequent matrix dtype. `lora`: or its outline."""
+    """Return the bytes per element of `precision`; without one, of the file's most frequent matrix dtype. `lora` may be an outline."""
     counts = Counter(str(each.dtype) for each in lora.tensors.values() if each.ndim > 1 and each.is_floating_point())
     return PRECISION_BYTES[precision] if precision else ITEM_BYTES[counts.most_common(1)[0][0]] if counts else 4
 
@@ -124,7 +124,7 @@ def bytes_of(shapes: Iterable[tuple[int, ...]], rank: int, conv_rank: int, width
 
 
 def check_base_model(name: str | None, lora: Path, workspace: Workspace, where: str) -> None:
-    """Raise ProblemsError if the base model does not exist, is no model, or is of another family than the LoRA.
+    """Raise ProblemsError if the base model does not exist, is not a model, or is of another family than the LoRA.
 
     name    value of the setting; nothing is checked without one
     where   the setting

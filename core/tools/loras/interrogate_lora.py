@@ -29,7 +29,7 @@ SHOWN_LINES = 20  # of each encoder; the table has all
 
 
 def plan(settings: InterrogateLoraSettings, workspace: Workspace) -> FilePlan:
-    """Check the LoRA and its base model. Raises ProblemsError with all problems."""
+    """Check the LoRA and its base model, and return the plan. Raises ProblemsError with all problems."""
     problems: list[Problem] = []
     path = collected(problems, lora_of, settings.file, workspace, f"{GROUP}.file")
     where = f"{GROUP}.base_model"

@@ -47,6 +47,7 @@ class Layer:
 
     @property
     def rank(self) -> int:
+        """The rank of the adapter."""
         return self.adapter.rank
 
     def change(self) -> Tensor:
@@ -170,6 +171,7 @@ def root_of_squares(values: Sequence[float]) -> float:
 
 
 def mean(values: Sequence[float]) -> float:
+    """Return the arithmetic mean."""
     return sum(values) / len(values)
 
 

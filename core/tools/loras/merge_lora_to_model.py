@@ -186,6 +186,7 @@ class _Change:
 
     @property
     def has_bias(self) -> bool:
+        """Whether the layer also changes the bias."""
         return BIAS in self.tensors
 
     def _adapter(self, weight: Tensor):
@@ -242,6 +243,7 @@ class _Change:
         """
 
         def pieces(dtype: torch.dtype, _: int) -> Iterator[Tensor]:
+            """Yield the pieces of `compute`, with _NotFinite turned into a ProblemsError."""
             try:
                 yield from compute(dtype)
             except _NotFinite:

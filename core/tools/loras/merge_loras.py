@@ -222,6 +222,7 @@ def _merge_function(
     quantile = settings.clamp_quantile or (CLAMP if sd_scripts else None)
 
     def by_svd(terms: Sequence[Term], shape: tuple[int, ...]) -> tuple[Tensor, Tensor, float]:
+        """Return (up, down, alpha) of the best approximation of the sum, and append the retained norm."""
         layer_rank = (settings.new_conv_rank or rank) if has_large_kernel(shape) else rank
         change = lora_sums.total_change(terms)
         parts = decompose(change, settings.device, settings.compatibility, layer_rank)
@@ -234,7 +235,7 @@ def _merge_function(
 
 
 def _highest_factor_rank(plan: Plan, files: Sequence[LoraFile], context: JobContext) -> int:
-    """Return the highest rank of the layers with two factors, 16 without any. Reads all layers once."""
+    """Return the highest rank of the layers with two factors, 16 if there are none. Reads all layers once."""
     layers = (terms for _, _, terms in _layers(plan, files, context))
     return max((term.rank for terms in layers for term in terms if term.factors is not None), default=16)
 

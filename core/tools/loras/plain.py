@@ -50,7 +50,7 @@ def is_plain(lora: LoraFile, network_type: str) -> bool:
 
 
 def layer_shapes(lora: LoraFile, base: Checkpoint | None) -> tuple[dict[str, tuple[int, ...]], list[str]]:
-    """Return ({layer's name in the file: shape of its weight}, layers that the base model lacks). `lora`: or its outline.
+    """Return ({layer's name in the file: shape of its weight}, layers that the base model lacks). `lora` may be an outline.
 
     Raises ProblemsError if a base model is needed but None, and if it does not fit.
     """
@@ -79,7 +79,7 @@ def layer_shapes(lora: LoraFile, base: Checkpoint | None) -> tuple[dict[str, tup
 
 
 def plain_bytes(lora: LoraFile, base: Checkpoint | None, settings: ConvertLoraSettings) -> int:
-    """Return the approximate size of the converted file in bytes. `lora`: or its outline."""
+    """Return the approximate size of the converted file in bytes. `lora` may be an outline."""
     shapes, width = layer_shapes(lora, base)[0].values(), item_bytes(lora, settings.save_precision)
     if settings.network_type == "full":
         return sum(map(prod, shapes)) * width
@@ -87,7 +87,7 @@ def plain_bytes(lora: LoraFile, base: Checkpoint | None, settings: ConvertLoraSe
 
 
 def _location(base: Checkpoint | None, name: str) -> TensorLocation | None:
-    """Return the location of a layer's weight in the base model; None without one."""
+    """Return the location of a layer's weight in the base model; None if there is none."""
     part, path = module_of_layer(name) or ("", "")
     model_part = base.parts.get(part) if base is not None else None
     return model_part.locations.get(f"{path}.weight") if model_part is not None else None
@@ -126,6 +126,7 @@ def to_plain(
     tensors, retained, done = dict[str, Any](), dict[str, tuple[float, float]](), count()
 
     def report_layer() -> None:
+        """Report progress, and raise Cancelled after a stop."""
         context.check()
         context.stage("computing the changes", min(next(done), len(shapes)), len(shapes))
 

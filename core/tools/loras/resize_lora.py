@@ -57,7 +57,7 @@ class Resized:
 
 
 def plan(settings: ResizeLoraSettings, workspace: Workspace) -> FilePlan:
-    """Check the settings, the LoRA and the output. Raises ProblemsError with all problems."""
+    """Check the settings, the LoRA and the output, and return the plan. Raises ProblemsError with all problems."""
     problems = _method_problems(settings)
     collected(problems, refuse_device, settings.device, f"{GROUP}.device")
     path = collected(problems, lora_of, settings.file, workspace, f"{GROUP}.file")
@@ -181,7 +181,7 @@ def _outcome(source: Path, target: Path, resized: list[Resized]) -> Outcome:
 
 
 def _conversion_lines(others: set[str], larger: bool) -> list[str]:
-    """Return a line on layers of other kinds that became LoRAs; [] without any. `larger`: whether the file grew."""
+    """Return a line on layers of other kinds that became LoRAs; [] if there are none. `larger`: whether the file grew."""
     if not others:
         return []
     growth = ", and the file is larger than before" if larger else ""

@@ -35,7 +35,7 @@ class Plan:
 
 
 def plan(settings: SplitDyloraSettings, workspace: Workspace) -> Plan:
-    """Check the DyLoRA and list the ranks. Raises ProblemsError."""
+    """Check the DyLoRA, and return the plan with its lower ranks. Raises ProblemsError."""
     path = lora_of(settings.model, workspace, f"{GROUP}.model")
     layers = group_by_module(lora_outline(path).tensors)
     lora = kind_named("lora")

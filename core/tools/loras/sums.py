@@ -26,10 +26,12 @@ class Term:
 
     @property
     def strength(self) -> float:
+        """The ratio times the block weight."""
         return self.ratio * self.block_weight
 
     @property
     def rank(self) -> int:
+        """The rank r of the factors."""
         assert self.factors is not None
         return len(self.factors.down)
 

@@ -130,7 +130,7 @@ def _cleaners(settings: CleanMetadataSettings, replacements: list[Replacement]) 
 
 
 def plan(settings: CleanMetadataSettings, workspace: Workspace) -> Plan:
-    """Check the files and replacements. Raises ProblemsError with all problems."""
+    """Check the files and replacements, and return the plan. Raises ProblemsError with all problems."""
     out, source, problems = output_of(settings, "clean_metadata")
     if source is None and not problems:
         what, fix = "No metadata file is given", "choose the metadata file to clean"

@@ -70,7 +70,7 @@ class Texts:
 
 
 def plan(settings: MergeSettings, workspace: Workspace) -> Plan:
-    """Check the file and folders. Raises ProblemsError with all problems."""
+    """Check the file and folders, and return the plan. Raises ProblemsError with all problems."""
     tool, name, extension_setting = TOOLS[type(settings)]
     out, source, problems = output_of(settings, tool)
     folders, folder_problems = image_folders(settings.folders, f"{tool}.folders")

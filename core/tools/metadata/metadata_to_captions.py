@@ -92,7 +92,7 @@ def do(settings: MetadataToCaptionsSettings, plan: Plan, context: JobContext) ->
 
 
 def plan(settings: MetadataToCaptionsSettings, workspace: Workspace) -> Plan:
-    """Check the metadata file and folders. Raises ProblemsError with all problems."""
+    """Check the metadata file and folders, and return the plan. Raises ProblemsError with all problems."""
     source = typed_path(settings.in_json)
     problems: list[Problem] = []
     if source is None:
@@ -195,6 +195,7 @@ class Matches:
         where, problems = printable(source), list(self.not_files)
 
         def add(names: Sequence[str], what: str, fix: str, code: str, level: str) -> None:
+            """Append a problem that counts and lists `names`, unless there are none."""
             if names:
                 what = f"{len(names):,} of {count(total, 'entry', 'entries')} {what}: {listed(names, 3)}"
                 problems.append(Problem(what, where, fix, level, code=f"metadata.{code}"))

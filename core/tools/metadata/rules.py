@@ -77,7 +77,7 @@ def _without_redundant(tags: list[str], rules: TagRules, several_people: bool) -
 
 
 def _without_contained(tags: list[str]) -> list[str]:
-    """Return the tags without one-word tags, and 'hair ornament', that end a longer tag: shirt with white shirt."""
+    """Return the tags without one-word tags, and 'hair ornament', that end a longer tag: "shirt" if there is "white shirt"."""
     ends: set[str] = set()
     for tag in tags:
         for end in ("hair ornament", tag.rpartition(" ")[2]):
@@ -157,6 +157,7 @@ def cleaner_of_captions(replacements: Sequence[Replacement], by_word: bool) -> C
     steps = [(each, _replacer(each, by_word)) for each in replacements if each.old != each.new]
 
     def clean(text: str) -> str:
+        """Return the caption after all replacements. Raises EndlessReplacement."""
         for _ in range(PASSES):
             text, changed = _one_pass(text, steps)
             if not changed or not by_word:

@@ -125,7 +125,7 @@ def plan(
 def open_model(path: Path, family_setting: str = "auto", kohya_projection: bool = False) -> tuple[Checkpoint, Layout]:
     """Open a model and return (checkpoint, layout of its family). Raises ProblemsError.
 
-    family_setting             family that the settings state, or "auto"
+    family_setting     family that the settings state, or "auto"
     kohya_projection   see `open_checkpoint`
     """
     guess = family_setting if family_setting != "auto" else "sd1"
@@ -282,5 +282,5 @@ def saved_outcome(target: Path, advice: list[Problem], context: JobContext) -> O
 
 
 def dtype_of(precision: str | None) -> torch.dtype | None:
-    """Return the dtype named `precision`; None without one."""
+    """Return the torch dtype of "fp32", "fp16" or "bf16"; None for None."""
     return type_named(precision) if precision else None

@@ -23,7 +23,7 @@ MOST_LETTERS = 400  # of one value in a list of results
 
 
 def plan(settings: EditMetadataSettings, workspace: Workspace) -> FilePlan:
-    """Check the file, the new metadata and the disk space. Raises ProblemsError with all problems."""
+    """Check the file, the new metadata and the disk space, and return the plan. Raises ProblemsError with all problems."""
     path = header_edit.safetensors_file(settings.file, workspace, "edit_metadata.file")
     if not settings.changes:
         return FilePlan(f"show the metadata of {display_path(path)}", path)

@@ -32,7 +32,7 @@ class Plan:
 
 
 def plan(settings: ExtractVaeSettings, workspace: Workspace) -> Plan:
-    """Find the VAE in the file's header and check the output. Raises ProblemsError with all problems."""
+    """Find the VAE in the file's header, check the output and return the plan. Raises ProblemsError with all problems."""
     path = model_file(settings.file, workspace, "extract_vae.file")
     with problems_at("extract_vae.file"):
         vae = open_vae(path)

@@ -77,7 +77,7 @@ def hashes_of(path: Path, cancel: CancelToken | None = None) -> dict[str, Any]:
 
 
 def plan(settings: HashesSettings, workspace: Workspace) -> Plan:
-    """List the files to hash. Raises ProblemsError if there are none."""
+    """List the files to hash, and return the plan. Raises ProblemsError if there are none."""
     path = file_of(settings.file, workspace, FIELD)
     if path.is_file():
         return Plan([path])

@@ -34,7 +34,7 @@ FAR_TOO_LARGE = 1e4  # a weight above this is damage, not training
 
 
 def plan(settings: InspectSettings, workspace: Workspace) -> FilePlan:
-    """Find the file. Raises ProblemsError."""
+    """Find the file, and return the plan. Raises ProblemsError."""
     path = file_of(settings.file, workspace, "inspect.file")
     return FilePlan(f"inspect {display_path(path)}", path)
 

@@ -245,6 +245,7 @@ def _weights(
         return multiplier * multiplier * (3 - 2 * multiplier) if settings.method == "sigmoid" else multiplier
 
     def weights(key: str) -> Sequence[float]:
+        """Return a factor for each model."""
         if settings.method == "add_difference":
             return 1.0, factor(key), -factor(key)
         if settings.method == "weighted_sum" and blocks is None:
