@@ -143,7 +143,7 @@ class Bench:
         errors = (subject.predicted(set_name, strength) - target).square().flatten(1).mean(dim=1)
         return [float(each) for each in errors]
 
-    def count(self, predictions: int) -> None:
+    def report_predictions(self, predictions: int) -> None:
         """Add `predictions` to those made, and report progress. Raises Cancelled after a stop."""
         self._done += predictions
         self.context.check()
@@ -203,7 +203,7 @@ class Subject:
             guidance = torch.ones(len(part), device=noisy.device) if kind.reads_guidance else None
             texts = join_texts([states[probe.caption] for probe in part])
             output = kind.predict(components, noisy, at, Conditioning(texts, sizes, guidance)).float()
-            self.bench.count(len(part))
+            self.bench.report_predictions(len(part))
             yield self.objective.form(output, noisy, at).cpu()
 
     def generate(self, prompts: Sequence[str], seeds: int) -> list[tuple[Image, str]]:
@@ -216,7 +216,7 @@ class Subject:
         requests = [self.job.model_copy(update={"generate": settings.model_copy(update=each)}) for each in changes]
         for batch in self.maker.batches([Request(job) for job in requests], self._at_once):
             images += self.maker.make(batch).images[-1]
-            self.bench.count(2 * len(batch) * settings.steps)
+            self.bench.report_predictions(2 * len(batch) * settings.steps)
         return [(image, prompt) for image, (prompt, _) in zip(images, seeded, strict=True)]
 
     @cached_property

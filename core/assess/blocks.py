@@ -25,7 +25,11 @@ SMALL = 0.05  # share of a part whose multiple says nothing
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
-    """Return `blocks_of` for the parts of the model that the checkpoint's LoRA trains."""
+    """Return `blocks_of` for the parts of the model that the checkpoint's LoRA trains.
+
+    bench     a `Bench` (core/assess/bench.py)
+    subject   the `Subject` of the checkpoint
+    """
     loras, whole = subject.maker.loras, one_timestep_each(bench.changes(subject, "outside"))
     trained = {slot_of(name) for network in loras.networks for name in network.adapters}
     block_changes = {}
@@ -34,7 +38,7 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
             weights = ",".join("0" if slot in slots else "1" for slot in range(len(SLOTS)))
             block_changes[part] = [bench.block_changes(subject, name, weights) for name in SETS]
         else:
-            bench.count(len(SETS) * len(whole))
+            bench.report_predictions(len(SETS) * len(whole))
     return blocks_of(whole, block_changes)
 
 

@@ -13,7 +13,11 @@ MIN_DIVERSITY = 0.5
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
-    """Return the data of an `Interval`: `variation` of the checkpoint's images over that of the base model's, paired by caption."""
+    """Return the data of an `Interval`: `variation` of the checkpoint's images over that of the base model's, paired by caption.
+
+    bench     a `Bench` (core/assess/bench.py)
+    subject   the `Subject` of the checkpoint
+    """
     return paired_ratio(*([variation(each) for each in one.latents_by_prompt()] for one in (subject, bench.base))).data
 
 

@@ -11,7 +11,11 @@ MAX_DRIFT = 0.8
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
-    """Return `drift_of` for the checkpoint's changes of the dataset's predictions and of unrelated prompts'."""
+    """Return `drift_of` for the checkpoint's changes of the dataset's predictions and of unrelated prompts'.
+
+    bench     a `Bench` (core/assess/bench.py)
+    subject   the `Subject` of the checkpoint
+    """
     return drift_of(bench.changes(subject, "inside"), bench.changes(subject, "outside"))
 
 

@@ -8,7 +8,11 @@ from core.assess.target import by_image
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
-    """Return the data of an `Interval`: the checkpoint's loss on training images over the base model's, paired by image."""
+    """Return the data of an `Interval`: the checkpoint's loss on training images over the base model's, paired by image.
+
+    bench     a `Bench` (core/assess/bench.py)
+    subject   the `Subject` of the checkpoint
+    """
     return paired_ratio(*(by_image(bench.losses(one, "inside")) for one in (subject, bench.base))).data
 
 

@@ -14,7 +14,11 @@ SHOWN_LAYERS = 3
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
-    """Return `rank_of` for the checkpoint's singular values, with "rank": the highest rank of a layer."""
+    """Return `rank_of` for the checkpoint's singular values, with "rank": the highest rank of a layer.
+
+    bench     a `Bench` (core/assess/bench.py)
+    subject   the `Subject` of the checkpoint
+    """
     lora = load_finite(subject.checkpoint.path)
     layers, _ = open_layers(lora, subject.maker.components, bench.context.cancel)
     values = {layer.name: found for layer in layers if len(found := values_of(layer)) and float(found[0]) > 0}

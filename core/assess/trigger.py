@@ -11,7 +11,11 @@ MAX_WITHOUT_WORD = 0.9  # of the effect without the word
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
-    """Return the data of an `Interval` of the ratio, paired by image, and "word": the trigger word."""
+    """Return the data of an `Interval` of the ratio, paired by image, and "word": the trigger word.
+
+    bench     a `Bench` (core/assess/bench.py)
+    subject   the `Subject` of the checkpoint
+    """
     effects = (by_image(bench.changes(subject, name)) for name in ("plain", "inside"))
     return paired_ratio(*effects).data | {"word": bench.target.trigger}
 
