@@ -78,9 +78,9 @@ def sentence(data: Mapping[str, Any]) -> str:
     """Return the report's sentence for data of `measure`: each part's share of the change."""
     rows = iter(data["parts"].items())
     part, top = next(rows)
-    rest = "; ".join(f"{PARTS[name]} ({name}) {each['value']:.2f}{_multiple(each)}" for name, each in rows)
+    further_parts = "; ".join(f"{PARTS[name]} ({name}) {each['value']:.2f}{_multiple(each)}" for name, each in rows)
     text = f"Its change of other prompts needs most the {PARTS[part]} ({part}): {Interval.of(top)} of the whole change{_multiple(top)}"
-    return f"{text}. Then: {rest}." if rest else f"{text}."
+    return f"{text}. Then: {further_parts}." if further_parts else f"{text}."
 
 
 def _multiple(part: Mapping[str, Any]) -> str:

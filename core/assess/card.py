@@ -328,13 +328,13 @@ class Source:
             compared = images_in(self.run.path, self.path.name, self.workspace)
             others = [{"file": image, "prompt": prompt, "seed": None, "step": step} for image, prompt in compared]
             included = others or included
-        included, shown = included[: self.settings.samples], []
+        included, loaded = included[: self.settings.samples], []
         for each in included:
             prompt = self.clean(each["prompt"]) if self.settings.captions else ""
             if url := _image_url(Path(each["file"])):
-                shown.append(Sample(url, prompt, each["seed"], each["step"]))
-        if shown or not self.settings.samples:
-            return shown
+                loaded.append(Sample(url, prompt, each["seed"], each["step"]))
+        if loaded or not self.settings.samples:
+            return loaded
         preview = preview_of(self.path, self.workspace)
         url = (_image_url(preview) if preview else "") or thumbnail_of(self.metadata)
         return [Sample(url)] if url else []

@@ -51,14 +51,14 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
     if len(typical_distances) < MIN_IMAGES:
         raise NotMeasured(f"it needs {MIN_IMAGES} training images that are not near duplicates")
     limit = limit_of(typical_distances, memo["base"], len(subject.images))
-    distances = [(*images.nearest_images(image)[0], at) for at, (image, _) in enumerate(subject.images)]
-    nearest, number, at = min(distances)
-    image, prompt = subject.images[at]
+    distances = [(*images.nearest_images(image)[0], index) for index, (image, _) in enumerate(subject.images)]
+    nearest, number, index = min(distances)
+    image, prompt = subject.images[index]
     files = [f"{FOLDER}/{subject.checkpoint.path.stem}{end}.png" for end in ("", "-training")]
     atomic.make_folders(run.path / FOLDER)
-    for name, shown in zip(files, (image, images.load(number)), strict=True):
+    for name, saved_image in zip(files, (image, images.load(number)), strict=True):
         with atomic.open_atomic(run.path / name) as path:
-            shown.save(path, format="PNG")
+            saved_image.save(path, format="PNG")
     values = {"distance": round(nearest, 4), "limit": round(limit, 4), "typical": round(median(typical_distances), 4)}
     counts = {"near": sum(distance < limit for distance, _, _ in distances), "images": len(distances)}
     return values | counts | {"name": placed[number].image.relative, "prompt": prompt, "files": files}

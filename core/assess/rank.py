@@ -21,7 +21,11 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
     """
     lora = load_finite(subject.checkpoint.path)
     layers, _ = open_layers(lora, subject.maker.components, bench.context.cancel)
-    values = {layer.name: found for layer in layers if len(found := values_of(layer)) and float(found[0]) > 0}
+    values = {
+        layer.name: singular_values
+        for layer in layers
+        if len(singular_values := values_of(layer)) and float(singular_values[0]) > 0
+    }
     return rank_of(values) | {"rank": max(layer.rank for layer in layers)}
 
 
@@ -38,14 +42,14 @@ def rank_of(values: Mapping[str, Tensor]) -> dict[str, Any]:
     if not values:
         raise NotMeasured("the checkpoint changes nothing")
     longest = max(map(len, values.values()))
-    kept = retained_together(values, longest)
-    used, small = (rank_that_keeps(kept, share) for share in (USED_SHARE, RESIZE_SHARE))
+    retained = retained_together(values, longest)
+    used, small = (rank_that_keeps(retained, share) for share in (USED_SHARE, RESIZE_SHARE))
     norms = {name: float(each.norm()) for name, each in values.items()}
     layers = {name: round(norms[name], 4) for name in sorted(norms, key=lambda name: -norms[name])[:SHOWN_LAYERS]}
     resize = usual_rank(small)
     text = sum(norm**2 for name, norm in norms.items() if name.startswith("lora_te"))
     whole = sum(norm**2 for norm in norms.values())
-    ranks = {"used": used, "resize": resize, "lost": round(1 - kept[min(resize, longest) - 1], 4), "layers": layers}
+    ranks = {"used": used, "resize": resize, "lost": round(1 - retained[min(resize, longest) - 1], 4), "layers": layers}
     return ranks | {"norm": round(whole**0.5, 4), "text": round(text / whole, 4)}
 
 
@@ -57,7 +61,7 @@ def brief(data: Mapping[str, Any]) -> str:
 def sentence(data: Mapping[str, Any]) -> str:
     """Return the report's sentence for data of `measure`: the used directions and what resizing loses."""
     smaller = f"resizing to rank {data['resize']} loses {data['lost']:.1%}"
-    rest = smaller if data["resize"] < data["rank"] else f"no lower rank keeps {RESIZE_SHARE:.0%} of it"
+    resizing = smaller if data["resize"] < data["rank"] else f"no lower rank keeps {RESIZE_SHARE:.0%} of it"
     text = f", {data['text']:.0%} in the text encoder" if data["text"] >= 0.005 else ""
     most = f"It changes {next(iter(data['layers']))} most{text} (norm of all: {data['norm']:.3g})."
-    return f"{data['used']} of its {data['rank']} directions hold {USED_SHARE:.0%} of the change: {rest}. {most}"
+    return f"{data['used']} of its {data['rank']} directions hold {USED_SHARE:.0%} of the change: {resizing}. {most}"

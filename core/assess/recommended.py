@@ -30,8 +30,8 @@ def recommended(run: Path, best: Mapping[str, Any] | None) -> tuple[Path | None,
 
     best          `Best.to_dict` of the run, None without losses
     """
-    if kept := last_kept(run):
-        return run / kept, "kept"
+    if kept_file := last_kept(run):
+        return run / kept_file, "kept"
     checkpoints = run / "checkpoints"
     chosen = _preferred(run, *(stamp_or_none(run / each) for each in (COMPARISON, CHOICES)))
     if chosen and (checkpoints / chosen).exists():
@@ -68,9 +68,9 @@ def _warned(run: Path) -> Mapping[str, bool]:
 def _clear(run: Path, best: Mapping[str, Any], warned: Mapping[str, bool]) -> str | None:
     """Return the checkpoint without warnings, among those that may be as good as `best` by loss, whose step is nearest; None if
     there is none."""
-    steps, step, good = steps_of(run), best.get("step"), best.get("as_good")
-    if not isinstance(step, int) or not isinstance(good, list | tuple):  # changed by hand
+    steps, step, steps_as_good = steps_of(run), best.get("step"), best.get("as_good")
+    if not isinstance(step, int) or not isinstance(steps_as_good, list | tuple):  # changed by hand
         return None
-    clear = [file for file, bad in warned.items() if not bad and steps.get(file) in good]
+    clear = [file for file, has_warning in warned.items() if not has_warning and steps.get(file) in steps_as_good]
     existing = [file for file in clear if (run / "checkpoints" / file).exists()]
     return min(existing, key=lambda file: (abs(steps[file] - step), steps[file]), default=None)

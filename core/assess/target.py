@@ -198,8 +198,8 @@ def find_target(settings: AssessSettings, workspace: Workspace) -> Target:
         return Target(run, job, settings, workspace, base, checkpoints, measures, no_images_reason=no_images_reason)
     report = preflight(job, workspace)
     images = [placed for placed in report.placed if placed.concept.role == "train" and not placed.variant]
-    wrong = [problem.what for problem in errors(report.problems)]
-    no_images_reason = "" if images else (wrong or ["there are no training images"])[0]
+    messages = [problem.what for problem in errors(report.problems)]
+    no_images_reason = "" if images else (messages or ["there are no training images"])[0]
     held_out = report.validation if images else ()
     return Target(run, job, settings, workspace, base, checkpoints, measures, images, held_out, no_images_reason)
 

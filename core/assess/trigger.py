@@ -36,7 +36,7 @@ def sentence(data: Mapping[str, Any]) -> str:
     return f"Without '{data['word']}' the effect on the dataset's captions is {Interval.of(data)} times that with it."
 
 
-def remark(each: Sequence[Mapping[str, Any]]) -> str:
-    """Return the remark if the trigger word has next to no effect at any checkpoint; otherwise "". `each`: data of all checkpoints."""
-    nothing = all((data["low"] or 0) > MAX_WITHOUT_WORD for data in each)
-    return f"The trigger word '{each[0]['word']}' does next to nothing." if nothing else ""
+def remark(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return the remark if the trigger word has next to no effect at any checkpoint; otherwise "". `results`: data of all checkpoints."""
+    nothing = all((data["low"] or 0) > MAX_WITHOUT_WORD for data in results)
+    return f"The trigger word '{results[0]['word']}' does next to nothing." if nothing else ""

@@ -74,9 +74,9 @@ def comparable(part: str) -> str:
     return " ".join(part.replace("\\", "").replace("_", " ").split()).casefold()
 
 
-def tag_test(wanted: Iterable[str]) -> Callable[[str], bool]:
-    """Return a function that tests whether a tag is one of `wanted`, compared by `comparable`; * matches any text."""
-    forms = {comparable(tag) for tag in wanted}
+def tag_test(tags: Iterable[str]) -> Callable[[str], bool]:
+    """Return a function that tests whether a tag is one of `tags`, compared by `comparable`; * matches any text."""
+    forms = {comparable(tag) for tag in tags}
     patterns = [form for form in forms if "*" in form]
     return lambda tag: (
         (form := comparable(tag)) in forms or any(matches_wildcard(form, pattern) for pattern in patterns)

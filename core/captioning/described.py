@@ -71,14 +71,14 @@ def skipped(path: Path, what: str, fix: str, code: str) -> CaptionResult:
     return CaptionResult("", Problem(what, printable(path), fix, "advice", code=code))
 
 
-def from_text(path: Path, text: str, nothing: CaptionResult) -> CaptionResult:
-    """Return the caption from untrusted text, or a problem if it is too long or not valid Unicode. `nothing`: result for blank text."""
+def from_text(path: Path, text: str, if_blank: CaptionResult) -> CaptionResult:
+    """Return the caption from untrusted text, or a problem if it is too long or not valid Unicode. `if_blank`: result for blank text."""
     if len(text) > LONGEST:
         what = f"The text for {printable(path.name)} has {len(text):,} characters, more than {LONGEST:,}"
         return skipped(path, what, "write its caption by hand", "source.too-long")
     text = " ".join(_CONTROL.sub(" ", text).split())
     if not text.strip(" ,"):
-        return nothing
+        return if_blank
     if HALF_PAIR.search(text):
         what = f"The name of {printable(path.name)} is not valid Unicode"
         return skipped(path, what, "rename the file or its folder", "source.not-unicode")

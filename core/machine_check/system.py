@@ -39,7 +39,7 @@ def packages(context: CheckContext) -> Finding:
     """Compare the versions of Atelier's main dependencies with the pinned ones."""
     pinned = pinned_versions((PROJECT / "requirements.txt").read_text("utf-8"))
     versions = {name: number for name in PACKAGES if (number := installed(name))}
-    other = [
+    untested = [
         f"{name} {number} (tested: {pinned[name]})"
         for name, number in versions.items()
         if name in pinned and number.partition("+")[0] != pinned[name]
@@ -47,9 +47,9 @@ def packages(context: CheckContext) -> Finding:
     facts = {"packages": versions}
     if missing := [name for name in PACKAGES if name not in versions]:
         return Finding(FAILED, "", f"not installed: {', '.join(missing)}", REINSTALL, facts)
-    if other:
+    if untested:
         fix = "if something fails, run ./launch.sh update (Windows: launch.bat update)"
-        return Finding(SLOWER, "", f"untested versions: {', '.join(other)}", fix, facts)
+        return Finding(SLOWER, "", f"untested versions: {', '.join(untested)}", fix, facts)
     return Finding(OK, ", ".join(f"{name} {number}" for name, number in versions.items()), facts=facts)
 
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
-PLACES = (
+LOCATIONS = (
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
     "/Applications/Chromium.app/Contents/MacOS/Chromium",
     r"C:\Program Files\Google\Chrome\Application\chrome.exe",
@@ -29,7 +29,7 @@ def find_browser() -> str | None:
         return shutil.which(named)
     paths = (shutil.which(name) for name in NAMES)
     return next((path for path in paths if path), None) or next(
-        (place for place in PLACES if Path(place).exists()), None
+        (location for location in LOCATIONS if Path(location).exists()), None
     )
 
 

@@ -229,9 +229,11 @@ def pinned_versions(requirements: str) -> dict[str, str]:
 
 def adapted_requirements(requirements: str, build: Build) -> str:
     """Return the text of requirements.txt with the lines of torch, xformers and onnxruntime replaced by the build's."""
-    rest = [line for line in requirements.splitlines() if re.split(r"[=<>~! ;\[]", line, maxsplit=1)[0] not in ADAPTED]
+    other_lines = [
+        line for line in requirements.splitlines() if re.split(r"[=<>~! ;\[]", line, maxsplit=1)[0] not in ADAPTED
+    ]
     chosen = [line for line in (build.torch, build.xformers, build.onnxruntime) if line]
-    return "\n".join([*chosen, *rest]) + "\n"
+    return "\n".join([*chosen, *other_lines]) + "\n"
 
 
 def version_numbers(version: str) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from core.setup.choose import MachineFacts
 
-NVIDIA_SMI_PLACES = (
+NVIDIA_SMI_PATHS = (
     "/usr/lib/wsl/lib/nvidia-smi",  # Windows Subsystem for Linux, often not on PATH
     r"C:\Windows\System32\nvidia-smi.exe",
     r"C:\Program Files\NVIDIA Corporation\NVSMI\nvidia-smi.exe",
@@ -45,7 +45,7 @@ def interpreter_machine(system: str) -> str:
 
 def find_nvidia_smi() -> str | None:
     """Return the path of nvidia-smi; None if it is missing."""
-    return shutil.which("nvidia-smi") or next((path for path in NVIDIA_SMI_PLACES if Path(path).exists()), None)
+    return shutil.which("nvidia-smi") or next((path for path in NVIDIA_SMI_PATHS if Path(path).exists()), None)
 
 
 def query_nvidia_smi(program: str | None) -> tuple[str | None, tuple[str, ...]]:

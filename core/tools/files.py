@@ -19,18 +19,18 @@ def file_of(name: str | None, workspace: Workspace, where: str) -> Path:
     name    value of the setting
     where   the setting, for problems
     """
-    wanted = (name or "").strip()
-    if not wanted:
+    reference = (name or "").strip()
+    if not reference:
         fix = "enter a path, or the name of a LoRA"
         raise ProblemsError.one("No file is given", where, fix, "tools.no-file-given")
-    path = find_file(wanted, workspace)
+    path = find_file(reference, workspace)
     if path is not None:
         return path
     try:
-        return find("lora", wanted, workspace)
+        return find("lora", reference, workspace)
     except ProblemsError as error:
         fix = f"enter a path, or the name of a LoRA: {error.problems[0].fix}"
-        what = f"There is no file and no LoRA named '{wanted}'"
+        what = f"There is no file and no LoRA named '{reference}'"
         raise ProblemsError.one(what, where, fix, "tools.no-such-file") from None
 
 

@@ -424,7 +424,10 @@ def prepared() -> Facts:
                         for values in made
                     ],
                 )
-        yield "wanted", [[key, each.wanted, each.folder_name, each.page] for key, each in profile.PROFILES.items()]
+        yield (
+            "wanted",
+            [[key, each.required_files, each.folder_name, each.page] for key, each in profile.PROFILES.items()],
+        )
 
 
 ANSWERS = [

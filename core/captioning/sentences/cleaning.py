@@ -25,9 +25,9 @@ def without_thinking(answer: str, opened: bool) -> str:
 
     opened   whether the prompt ended with <think>, so that the answer starts inside the block
     """
-    _, closed, rest = answer.rpartition(CLOSED)
+    _, closed, caption = answer.rpartition(CLOSED)
     if closed:
-        return rest.strip()
+        return caption.strip()
     return "" if opened else answer.partition(OPENED)[0].strip()
 
 
@@ -65,13 +65,13 @@ def without_openers(text: str, openers: Sequence[str]) -> str:
     openers   regular expressions
     """
     capital = text[:1].isupper()
-    rest, before = text, None
-    while rest != before:
-        before = rest
+    remaining, before = text, None
+    while remaining != before:
+        before = remaining
         for opener in openers:
-            rest = without_matches(rf"(?i)^\s*(?:{opener})(?:(?<!\w)|(?!\w))[\s,:]*", rest)
-    rest = rest or text  # an opener alone is a caption still
-    return rest[:1].upper() + rest[1:] if capital else rest
+            remaining = without_matches(rf"(?i)^\s*(?:{opener})(?:(?<!\w)|(?!\w))[\s,:]*", remaining)
+    remaining = remaining or text  # an opener alone is a caption still
+    return remaining[:1].upper() + remaining[1:] if capital else remaining
 
 
 def to_sentence_end(text: str) -> str:

@@ -92,8 +92,8 @@ def _by_category(post: Mapping[str, Any], key: str, settings: SidecarSettings) -
     groups |= value if isinstance(value, dict) else {}
     by_category = {category: _split_tags(each, key, settings.input_separator) for category, each in groups.items()}
     grouped = {tag for tags in by_category.values() for tag in tags}
-    rest = [tag for tag in _split_tags(value, key, settings.input_separator) if tag not in grouped]
-    return by_category | {"": rest}
+    uncategorized = [tag for tag in _split_tags(value, key, settings.input_separator) if tag not in grouped]
+    return by_category | {"": uncategorized}
 
 
 def _ordered_tags(by_category: Mapping[str, list[str]], settings: SidecarSettings) -> list[str]:

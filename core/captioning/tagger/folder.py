@@ -140,14 +140,14 @@ def downloads(files: ModelFiles, settings: TagSettings) -> bool:
     return (settings.download or settings.force_download) and not files.is_users
 
 
-def _download(files: ModelFiles, names: Sequence[str], into: Path, context: JobContext) -> None:
+def _download(files: ModelFiles, names: Sequence[str], folder: Path, context: JobContext) -> None:
     """Download the named files of the tagger's repository into a folder."""
     if not names:
         return
     owner, name = files.profile.repo.split("/")
 
     on_progress = partial(context.stage, f"downloading {files.title}", of_bytes=True)
-    hub.download_files(hub.HubId(owner, name), names, into, on_progress, context.cancel)
+    hub.download_files(hub.HubId(owner, name), names, folder, on_progress, context.cancel)
 
 
 def _missing_or_damaged(files: ModelFiles) -> list[str]:

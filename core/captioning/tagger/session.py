@@ -29,9 +29,9 @@ class Tagger(OfProcess):
 
     def __init__(self, files: ModelFiles, settings: TagSettings, context: JobContext):
         self.files, self.profile = files, files.profile
-        wanted = providers_for(settings.provider, context.device, onnxruntime().get_available_providers())
-        self._model = ModelProcess(files.model, wanted, context.device, context.cancel, self._refused)
-        self.provider, self.wanted = self._model.provider, wanted[0]
+        providers = providers_for(settings.provider, context.device, onnxruntime().get_available_providers())
+        self._model = ModelProcess(files.model, providers, context.device, context.cancel, self._refused)
+        self.provider, self.wanted = self._model.provider, providers[0]
         try:
             self._prepare(settings)
         except BaseException:
@@ -125,7 +125,7 @@ class Tagger(OfProcess):
         scores = ((self.labels[number], round(float(values[number]), DIGITS)) for number in numbers)
         return [(label, score) for label, score in scores if label is not NO_LABEL]
 
-    def _refused(self, why: str, end: str = "model") -> ProblemsError:
-        """Return the error that the model cannot be used. `why`: a verb phrase; `end`: of the problem's code."""
+    def _refused(self, why: str, code: str = "model") -> ProblemsError:
+        """Return the error that the model cannot be used. `why`: a verb phrase; `code`: of the problem's code."""
         fix = "download it again, or choose another tagger; for your own model, check its profile.json"
-        return ProblemsError.one(f"The tagger {self.files.title} {why}", str(self.files.model), fix, f"tagger.{end}")
+        return ProblemsError.one(f"The tagger {self.files.title} {why}", str(self.files.model), fix, f"tagger.{code}")

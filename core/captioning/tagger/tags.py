@@ -94,11 +94,11 @@ def wildcard_pattern(key: str) -> str:
     Text between two stars matches at its first occurrence, without backtracking (an atomic group): many stars would otherwise take
     exponential time.
     """
-    first, *rest = map(re.escape, key.split("*"))
-    if not rest:
+    first, *parts = map(re.escape, key.split("*"))
+    if not parts:
         return first
-    between = "".join(f"(?>.*?{part})" for part in rest[:-1] if part)
-    return f"{first}{between}.*{rest[-1]}"
+    between = "".join(f"(?>.*?{part})" for part in parts[:-1] if part)
+    return f"{first}{between}.*{parts[-1]}"
 
 
 def threshold_of(category: str, options: TagTextSettings, defaults: Mapping[str, float]) -> float:

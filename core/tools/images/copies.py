@@ -62,14 +62,14 @@ def cropped_copies(path: Path, settings: CropSettings) -> tuple[list[Copy], list
     """Return ([a copy center-cropped to the crop size], []). Raises Skip for an image that is too small."""
     opened = open_decoded(path)
     width, height = opened.colors.size
-    wanted = settings.crop_size
+    crop_size = settings.crop_size
     if settings.crop_scaled:
-        scale = max(wanted[0] / width, wanted[1] / height)
-        size = (max(wanted[0], round(width * scale)), max(wanted[1], round(height * scale)))
+        scale = max(crop_size[0] / width, crop_size[1] / height)
+        size = (max(crop_size[0], round(width * scale)), max(crop_size[1], round(height * scale)))
         opened = scaled(opened, size, settings.interpolation)
-    elif width < wanted[0] or height < wanted[1]:
-        raise Skip(f"is {width} x {height}, smaller than {wanted[0]} x {wanted[1]}")
-    return [Copy(path.stem, cut(opened, centered_box(opened.colors.size, wanted)), settings.format)], []
+    elif width < crop_size[0] or height < crop_size[1]:
+        raise Skip(f"is {width} x {height}, smaller than {crop_size[0]} x {crop_size[1]}")
+    return [Copy(path.stem, cut(opened, centered_box(opened.colors.size, crop_size)), settings.format)], []
 
 
 _PILLOW_NAMES = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}

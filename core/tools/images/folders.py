@@ -250,8 +250,8 @@ def _copy_image(
             if isinstance(settings, CaptionedCopySettings) and settings.copy_captions and not label:
                 report.captions += _copy_captions(path, target, sidecars.of(path))
         except OSError as error:
-            rest = "what is written is kept"
-            raise unwritten(error, "A copy could not be written", printable(target), rest) from error
+            consequence = "what is written is kept"
+            raise unwritten(error, "A copy could not be written", printable(target), consequence) from error
 
 
 def _write(image: DecodedImage | Path, target: Path, ending: str, quality: int) -> None:

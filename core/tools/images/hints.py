@@ -164,8 +164,8 @@ def write_hint(hint: np.ndarray, target: Path) -> None:
         with atomic.open_atomic(target, synced=False) as temporary:
             image.save(temporary, "PNG")
     except OSError as error:
-        rest = "what is written is kept"
-        raise unwritten(error, "A control image could not be written", printable(target), rest) from error
+        consequence = "what is written is kept"
+        raise unwritten(error, "A control image could not be written", printable(target), consequence) from error
 
 
 def _preview(path: Path, folder: Path, hint: Path) -> dict[str, Any]:

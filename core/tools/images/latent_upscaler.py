@@ -67,11 +67,11 @@ def plan(settings: LatentUpscalerSettings, workspace: Workspace) -> Plan:
     size = sum(4 * SCALE * SCALE * image.stat().st_size for image in images)
     for image, target in zip(images, targets, strict=True):
         problems += output_problems(target, [image], size, f"{GROUP}.output_dir")
-    twice = next((target for target, times in Counter(targets).items() if times > 1), None)
-    if twice is not None:
-        names = [image.name for image, target in zip(images, targets, strict=True) if target == twice]
+    duplicate = next((target for target, times in Counter(targets).items() if times > 1), None)
+    if duplicate is not None:
+        names = [image.name for image, target in zip(images, targets, strict=True) if target == duplicate]
         what, fix = (
-            f"{' and '.join(names[:2])} would both become {twice.name}",
+            f"{' and '.join(names[:2])} would both become {duplicate.name}",
             "rename one, or upscale them one by one",
         )
         problems.append(Problem(what, f"{GROUP}.output_dir", fix, code="upscale.same-name"))
@@ -85,16 +85,16 @@ def _name(image: Path) -> str:
     return f"{image.stem}_upscaled{image.suffix if image.suffix.lower() in WRITTEN else '.png'}"
 
 
-def _images(typed: str | None, problems: list[Problem]) -> list[Path]:
+def _images(setting: str | None, problems: list[Problem]) -> list[Path]:
     """Return the images of a folder, file or glob pattern, sorted by name, without masks and upscaled images.
 
     Adds a problem if there are none.
     """
     where = f"{GROUP}.images"
-    if not typed:
+    if not setting:
         problems.append(Problem("No images are given", where, "choose a folder", code="upscale.no-images"))
         return []
-    path = resolve_path(typed)
+    path = resolve_path(setting)
     paths = sorted(path.iterdir()) if os.path.isdir(path) else [Path(each) for each in sorted(glob.glob(str(path)))]
     paths = [path] if os.path.isfile(path) else paths
     images = [each for each in paths if _is_source(each) and may_reach(each)]

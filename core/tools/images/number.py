@@ -69,7 +69,7 @@ def rename_in_place(images: Sequence[Path], settings: NumberSettings, folder: Pa
     """
     stems = numbered_stems(images, settings)
     pairs = [(path, path.with_name(stem + path.suffix)) for path, stem in stems.items()]
-    pairs += [(each, each.with_name(stem + rest)) for each, stem, rest in renamed_companions(stems)]
+    pairs += [(each, each.with_name(stem + ending)) for each, stem, ending in renamed_companions(stems)]
     pairs = [(old, new) for old, new in dict(pairs).items() if old != new]
     if not pairs:
         return None, 0
@@ -104,11 +104,11 @@ def rename_back(folder: Path) -> int:
             content = read_json_object(record)
             pairs = [(path_in(folder, new), path_in(folder, old)) for old, new in content["files"]]
             current = enumerate(_current_paths(pairs, content["first"]))
-            moves = [(number, now, old) for number, (now, old) in current if os.path.lexists(now) and now != old]
+            moves = [(number, path, old) for number, (path, old) in current if os.path.lexists(path) and path != old]
         except (ProblemsError, OSError, ValueError, LookupError, TypeError):
             continue
         fix = "rename or move that file, then try again; nothing was renamed"
-        pairs = [(now, old) for _, now, old in moves]
+        pairs = [(path, old) for _, path, old in moves]
         refuse_taken(pairs, "Another file has the original name", fix, "tools.earlier-name-taken")
         _rename(moves, folder, _UNDOING)
         tidy(record.parent)

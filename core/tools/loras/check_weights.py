@@ -93,10 +93,10 @@ def _check_lora(path: Path, settings: CheckWeightsSettings, context: JobContext)
     notes = {cell_of(name): "untrained" for name in untrained}
     notes |= {cell_of(layer.name): "damaged" for layer in layers if not math.isfinite(norms[layer.name])}
     finite = {name: norm for name, norm in norms.items() if math.isfinite(norm)}
-    shown = layer_maps("Norm of the change", finite, root_of_squares, notes=notes)
+    charts = layer_maps("Norm of the change", finite, root_of_squares, notes=notes)
     order = sorted(layers, key=lambda layer: -norms[layer.name] if math.isfinite(norms[layer.name]) else -math.inf)
     rows = [[each.name, each.kind, each.rank, norms[each.name]] for each in order[:MOST_ROWS]]
-    shown.append(table(f"Layers with the largest change, of {len(layers)}", ["Layer", "Kind", "Rank", "Norm"], rows))
+    charts.append(table(f"Layers with the largest change, of {len(layers)}", ["Layer", "Kind", "Rank", "Norm"], rows))
     lines = _damage_lines(health["not_finite"], health["too_large"])
     if untrained:
         lines.append(f"no effect (untrained): {listed(sorted(untrained), SHOWN_NAMES)}")
@@ -112,7 +112,7 @@ def _check_lora(path: Path, settings: CheckWeightsSettings, context: JobContext)
         "untrained": sorted(untrained),
         "unread": unread,
     }
-    return lines, facts | {"shown": shown}
+    return lines, facts | {"shown": charts}
 
 
 def _unmeasured(health: dict[str, Any], lines: Sequence[str] = ()) -> tuple[list[str], dict[str, Any]]:
@@ -169,17 +169,17 @@ def _check_model(path: Path, context: JobContext) -> tuple[list[str], dict[str, 
             cell = _cell_in_model(name, kind.family)
             if cell is not None and len(entry.shape) > 1:
                 cells.append((cell, float(value.float().square().mean().sqrt())))
-    shown = heat_maps("Root mean square of the weights", cells, mean)
+    charts = heat_maps("Root mean square of the weights", cells, mean)
     finite = {name: peak for name, peak in peaks.items() if math.isfinite(peak)}
     order = sorted(finite, key=lambda name: -finite[name])
-    shown.append(table("Largest values", ["Tensor", "Largest"], [[name, finite[name]] for name in order[:MOST_ROWS]]))
+    charts.append(table("Largest values", ["Tensor", "Largest"], [[name, finite[name]] for name in order[:MOST_ROWS]]))
     lines = _damage_lines(not_finite, too_large)
     lines += [f"all zero: {listed(zero, SHOWN_NAMES)}"] if zero else []
     lines.append(
         f"{kind}: {weights:,} numbers in {count(len(peaks), 'tensor')}; the largest is {max(finite.values(), default=0):.4g}"
     )
     damaged = sorted({*not_finite, *too_large})
-    return lines, {"damaged": damaged, "zero": zero, "largest": max(finite.values(), default=0.0), "shown": shown}
+    return lines, {"damaged": damaged, "zero": zero, "largest": max(finite.values(), default=0.0), "shown": charts}
 
 
 def _cell_in_model(name: str, family: str | None) -> tuple[str, str, str] | None:

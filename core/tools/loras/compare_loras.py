@@ -82,18 +82,18 @@ def do(settings: CompareLorasSettings, plan: Plan, context: JobContext) -> Outco
     totals = {key: root_of_squares([each[key] for each in pairs.values()]) for key in ("first", "second", "difference")}
     product = sum(each["product"] for each in pairs.values())
     cosine = product / (totals["first"] * totals["second"]) if totals["first"] * totals["second"] else None
-    shown = layer_maps("Cosine", cosines, mean, span=(-1.0, 1.0))
-    shown += layer_maps("Norm of the difference", differences, root_of_squares)
-    shown.append(_table(pairs))
+    charts = layer_maps("Cosine", cosines, mean, span=(-1.0, 1.0))
+    charts += layer_maps("Norm of the difference", differences, root_of_squares)
+    charts.append(_table(pairs))
     alone = [(len(first) - len(common), files[0].name), (len(second) - len(common), files[1].name)]
     overall = "none: one has no effect" if cosine is None else f"{cosine:.4f}"
     lines = [
         f"cosine {overall} in {count(len(common), 'common layer')} (1: the same direction, 0: unrelated, -1: opposite)",
         f"norms {totals['first']:.4g} and {totals['second']:.4g}; norm of the difference {totals['difference']:.4g}",
         *(f"{count(layers, 'layer')} only in {name}" for layers, name in alone if layers),
-        *save_png(shown, settings.png),
+        *save_png(charts, settings.png),
     ]
-    return Outcome(lines=lines, facts={"cosine": cosine, **totals, "layers": pairs, "shown": shown})
+    return Outcome(lines=lines, facts={"cosine": cosine, **totals, "layers": pairs, "shown": charts})
 
 
 def _compare(first_layer: Layer, second_layer: Layer) -> dict[str, Any]:

@@ -98,8 +98,8 @@ def plan(settings: ConvertLoraSettings, workspace: Workspace) -> Plan:
         _plan_folder(plan, source, settings, workspace)
     else:
         _plan_file(plan, source, settings, workspace)
-    twice = [target for target, times in Counter(target for _, target in plan.files).items() if times > 1]
-    problems = [_shared_target_problem(target) for target in twice]
+    duplicates = [target for target, times in Counter(target for _, target in plan.files).items() if times > 1]
+    problems = [_shared_target_problem(target) for target in duplicates]
     inputs = [each for each, _ in plan.files]
     for _, target in plan.files:
         problems += output_problems(target, inputs if len(inputs) == 1 else (), plan.size, OUTPUT)

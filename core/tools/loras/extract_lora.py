@@ -178,8 +178,8 @@ def do(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> Outcom
     lines = [f"{count(len(layers), 'layer')} extracted"]
     lines += [f"text encoders left out: no weight differs by more than {settings.min_diff:g}"] if without else []
     lines += [note] if note else []
-    kept = sum(share**2 * square for share, square in zip(retained, squares, strict=True))
-    whole = (kept / (sum(squares) + sum(left_out))) ** 0.5
+    retained_square = sum(share**2 * square for share, square in zip(retained, squares, strict=True))
+    whole = (retained_square / (sum(squares) + sum(left_out))) ** 0.5
     lines.append(
         f"kept norm of the difference: {whole:.1%} of the whole; of the extracted layers "
         f"{sum(retained) / len(retained):.1%} on average, {min(retained):.1%} at least"

@@ -73,12 +73,12 @@ def bias_norm_of(lora: LoraFile) -> dict[str, Tensor]:
     return {key: value for key, value in lora.tensors.items() if key.endswith(f".{BIAS}")} | lora.bias_norm_in_use
 
 
-def left_out_lines(lora: LoraFile, more: Iterable[str] = ()) -> list[str]:
+def left_out_lines(lora: LoraFile, further_names: Iterable[str] = ()) -> list[str]:
     """Return lines that name what a new LoRA leaves out of its source: complete biases (PEFT's `bias`), which are not changes.
 
-    more   further names to list
+    further_names   further names to list
     """
-    names = [*(key for key in lora.bias_norm if key not in lora.bias_norm_in_use), *more]
+    names = [*(key for key in lora.bias_norm if key not in lora.bias_norm_in_use), *further_names]
     what = f"left out, because the new file has no place for them: {listed(names, SHOWN)}"
     return [f"{lora.path.name}: {what}" if lora.path else what] if names else []
 

@@ -83,7 +83,7 @@ def do(settings: InterrogateLoraSettings, plan: FilePlan, context: JobContext) -
     if not lists:
         what, fix = f"{path.name} does not change this model's text encoders", "choose one that was trained with them"
         raise ProblemsError.one(what, f"{GROUP}.file", fix, "tools.no-text-encoder")
-    lines, brief, shown = [], [], []
+    lines, brief, charts = [], [], []
     for title, rows in lists.items():
         brief.append(f"{title}: {count(len(rows), 'token')}")
         lines += [
@@ -91,8 +91,8 @@ def do(settings: InterrogateLoraSettings, plan: FilePlan, context: JobContext) -
             *(f"  [{row['rank']}] {row['id']} {row['token']}: {row['score']:.5f}" for row in rows[:SHOWN_LINES]),
         ]
         cells = [[row["token"], row["id"], row["score"]] for row in rows]
-        shown.append(table(title, ["Token", "Id", "Change"], cells))
-    return Outcome(lines=lines, facts={"tokens": lists, "shown": shown, "brief": brief})
+        charts.append(table(title, ["Token", "Id", "Change"], cells))
+    return Outcome(lines=lines, facts={"tokens": lists, "shown": charts, "brief": brief})
 
 
 def _states(model: Components, encoder: Any, clip_skip: int | None) -> Callable[[torch.Tensor], torch.Tensor]:

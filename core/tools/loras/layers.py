@@ -123,12 +123,12 @@ def _stand_in(name: str, tensors: Mapping[str, Tensor]) -> Target | None:
 
 def target_with(name: str, weight: Tensor, bias: bool) -> Target:
     """Return a target outside of a model with this weight, and an uninitialized bias if `bias`."""
-    out, into, *kernel = weight.shape
-    shape = (into, out, tuple(kernel)) if kernel else (into, out)
+    out_features, in_features, *kernel = weight.shape
+    shape = (in_features, out_features, tuple(kernel)) if kernel else (in_features, out_features)
     module = (nn.Conv2d if kernel else nn.Linear)(*shape, bias=bias, device="meta")  # skip_init would import sympy
     module.weight = nn.Parameter(weight, requires_grad=False)
     if bias:
-        module.bias = nn.Parameter(torch.empty(out, device=weight.device), requires_grad=False)
+        module.bias = nn.Parameter(torch.empty(out_features, device=weight.device), requires_grad=False)
     return Target(name, path="", parent=module, attribute="", module=module)
 
 

@@ -122,17 +122,17 @@ def _mismatch_problems(settings: MergeLorasSettings, files: Sequence[LoraFile], 
                 return [Problem(what, where, "choose the method svd", code="merge.needs-svd")]
             source = with_kernel(name, weight_shape(layer) or ())
             shape = tuple(side for side in source if side != 1)
-            known_shape, known_rank, other = known.setdefault(name, (shape, rank, path))
+            known_shape, known_rank, other_path = known.setdefault(name, (shape, rank, path))
             if known_shape != shape:
-                what = f"{path.name} and {other.name} change other weights: {name} is {list(shape)} and {list(known_shape)}"
+                what = f"{path.name} and {other_path.name} change other weights: {name} is {list(shape)} and {list(known_shape)}"
                 return [Problem(what, where, "merge LoRAs of one family", code="merge.other-shape")]
             if settings.method == "plain" and known_rank != rank:
-                what = f"{path.name} and {other.name} have other ranks at {name}: {rank} and {known_rank}"
+                what = f"{path.name} and {other_path.name} have other ranks at {name}: {rank} and {known_rank}"
                 return [Problem(what, where, "choose the method concat or svd", code="merge.other-rank")]
         for key, value in bias_norm_of(file).items():
-            numbers, other = known.setdefault(key, (value.numel(), path))
+            numbers, other_path = known.setdefault(key, (value.numel(), path))
             if numbers != value.numel():
-                what = f"{path.name} and {other.name} change other weights: {key} has {value.numel()} and {numbers} numbers"
+                what = f"{path.name} and {other_path.name} change other weights: {key} has {value.numel()} and {numbers} numbers"
                 return [Problem(what, where, "merge LoRAs of one family", code="merge.other-shape")]
     return []
 

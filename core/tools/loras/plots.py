@@ -36,9 +36,9 @@ def check_png(name: str | None, where: str) -> None:
         raise ProblemsError(problems)
 
 
-def save_png(shown: Iterable[Mapping[str, Any]], name: str | None) -> list[str]:
+def save_png(charts: Iterable[Mapping[str, Any]], name: str | None) -> list[str]:
     """Write the plots of a result to one PNG. Returns [a line with its path]; [] without plots or name."""
-    plots = [each for each in shown if each["kind"] in ("heat", "curves")]
+    plots = [each for each in charts if each["kind"] in ("heat", "curves")]
     if not name or not plots:
         return []
     target = Path(resolve_path(name))

@@ -174,8 +174,8 @@ def _outcome(source: Path, target: Path, resized: list[Resized]) -> Outcome:
         *_conversion_lines({each.kind for each in resized} - {"LoRA"}, larger=sizes[1] > sizes[0]),
         f"Saved: {display_path(target)}, {size_words(sizes[1])}; before {size_words(sizes[0])}",
     ]
-    shown = [table("Layers by kept norm", ["Layer", "Kept norm", "Before", "Rank before", "New rank"], rows)]
-    facts = {"file": str(target), "ranks": {each.name: each.new for each in resized}, "shown": shown}
+    charts = [table("Layers by kept norm", ["Layer", "Kept norm", "Before", "Rank before", "New rank"], rows)]
+    facts = {"file": str(target), "ranks": {each.name: each.new for each in resized}, "shown": charts}
     facts |= {"kept": {each.name: each.retained for each in resized}, "kept_norm": whole**0.5}
     return Outcome(lines=lines, facts=facts)
 

@@ -52,7 +52,7 @@ def do(settings: SingularValuesSettings, plan: FilePlan, context: JobContext) ->
     longest = max(len(each) for each in values.values())
     recommended = usual_rank(_quantile(sorted(needed.values()), 0.9))
     whole = retained_together(values, longest)
-    shown = [
+    charts = [
         _retained_curves(retained, whole, longest),
         _value_curves(values, longest),
         *layer_maps(f"Rank that keeps {settings.keep:.0%}", {k: float(v) for k, v in needed.items()}, max),
@@ -64,10 +64,10 @@ def do(settings: SingularValuesSettings, plan: FilePlan, context: JobContext) ->
         f"each layer: {min(needed.values())} to {max(needed.values())}; for all of them rank {max(needed.values())}",
         "kept norm by rank: " + ", ".join(f"{r}: {whole[r - 1]:.1%}" for r in USUAL_RANKS if r <= longest),
         *([f"{count(len(unread), 'layer')} not measured without the base model"] if unread else []),
-        *save_png(shown, settings.png),
+        *save_png(charts, settings.png),
     ]
     facts = {"recommended_rank": recommended, "needed": needed, "kept": [round(float(each), 6) for each in whole]}
-    return Outcome(lines=lines, facts=facts | {"shown": shown})
+    return Outcome(lines=lines, facts=facts | {"shown": charts})
 
 
 def values_of(layer: Layer) -> Tensor:

@@ -39,9 +39,9 @@ def plan(settings: SplitDyloraSettings, workspace: Workspace) -> Plan:
     path = lora_of(settings.model, workspace, f"{GROUP}.model")
     layers = group_by_module(lora_outline(path).tensors)
     lora = kind_named("lora")
-    other = next((name for name, layer in layers.items() if not lora.holds(layer)), None)
-    if other is not None:
-        what = f"{path.name} is not a DyLoRA: {other} is a layer of another network type"
+    other_layer = next((name for name, layer in layers.items() if not lora.holds(layer)), None)
+    if other_layer is not None:
+        what = f"{path.name} is not a DyLoRA: {other_layer} is a layer of another network type"
         raise ProblemsError.one(what, f"{GROUP}.model", "choose a DyLoRA", "split.not-a-lora")
     highest = max(lora.size(layer).rank for layer in layers.values())
     ranks = range(settings.unit, highest, settings.unit)

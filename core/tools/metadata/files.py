@@ -21,7 +21,6 @@ from core.record.units import count
 from core.record.workspace import display_path, typed_path
 from core.settings.tools.metadata import MetadataOutputSettings
 
-# Captions written under these would replace images, caches and metadata.
 Entries = dict[str, dict[str, Any]]
 
 
@@ -117,9 +116,9 @@ def images_in(
 def entries_of(path: Path) -> tuple[Entries, list[Problem]]:
     """Return (all entries of a metadata file, advice). Raises ProblemsError."""
     values, advice = read_values(path)
-    wrong = [key for key, value in values.items() if not isinstance(value, dict)]
-    if wrong:
-        what = f"{count(len(wrong), 'entry', 'entries')} of the metadata file are not objects: {listed(wrong)}"
+    invalid = [key for key, value in values.items() if not isinstance(value, dict)]
+    if invalid:
+        what = f"{count(len(invalid), 'entry', 'entries')} of the metadata file are not objects: {listed(invalid)}"
         fix = 'use the form {"name": {"caption": "..."}, ...}'
         raise ProblemsError.one(what, printable(path), fix, "metadata.invalid-values")
     return values, advice

@@ -91,30 +91,32 @@ def do(settings: MergeSettings, plan: Plan, context: JobContext) -> Outcome:
     before = content_of(out)
     entries, advice = entries_of(source) if source is not None else ({}, [])
     images, unopened = images_in(plan.folders, settings.recursive, [extension], context.cancel)
-    read = _read(keys_of(images, settings.full_path, plan.tool), extension, context)
-    if not read.texts:
-        raise _no_captions(read, plan)
-    added = sum(key not in entries for key in read.texts)
-    for key, text in read.texts.items():
+    texts = _read(keys_of(images, settings.full_path, plan.tool), extension, context)
+    if not texts.texts:
+        raise _no_captions(texts, plan)
+    added = sum(key not in entries for key in texts.texts)
+    for key, text in texts.texts.items():
         entries.setdefault(key, {})[plan.name] = text
-    lines = [f"{printable(image.path)} has no {extension} file" for image in read.missing]
+    lines = [f"{printable(image.path)} has no {extension} file" for image in texts.missing]
     facts = {
         "images": len(images),
-        "merged": len(read.texts),
+        "merged": len(texts.texts),
         "added": added,
         "entries": len(entries),
-        "missing": [printable(image.path) for image in read.missing],
-        "empty": read.empty,
+        "missing": [printable(image.path) for image in texts.missing],
+        "empty": texts.empty,
     }
-    problems = limited([*advice, *unopened, *read.problems])
+    problems = limited([*advice, *unopened, *texts.problems])
     facts["problems"] = [problem.to_dict() for problem in problems]
     lines += [str(problem) for problem in problems]
-    sentence = f"{len(read.texts):,} of {count(len(images), 'image')} merged, {added:,} of them new"
-    if read.empty:
-        sentence += f"; {len(read.empty):,} with an empty file"
+    sentence = f"{len(texts.texts):,} of {count(len(images), 'image')} merged, {added:,} of them new"
+    if texts.empty:
+        sentence += f"; {len(texts.empty):,} with an empty file"
     if settings.preview is not None:
-        shown = [f"{printable(key)}: {one_line(text)}" for key, text in list(read.texts.items())[: settings.preview]]
-        return Outcome(lines=[*shown, *lines, f"{sentence}; nothing was written"], facts=facts)
+        preview_lines = [
+            f"{printable(key)}: {one_line(text)}" for key, text in list(texts.texts.items())[: settings.preview]
+        ]
+        return Outcome(lines=[*preview_lines, *lines, f"{sentence}; nothing was written"], facts=facts)
     id = write_entries(context, "Merge into metadata", out, before, entries)
     lines.append(f"{sentence}; {saved_message(out, id, before is not None)}")
     return Outcome(lines=lines, facts=facts | {"file": str(out), "undo": id})
@@ -122,7 +124,7 @@ def do(settings: MergeSettings, plan: Plan, context: JobContext) -> Outcome:
 
 def _read(keys: dict[str, Image], extension: str, context: JobContext) -> Texts:
     """Read the text of each image, in order. Unreadable files are skipped and reported."""
-    read = Texts()
+    texts = Texts()
     for done, (key, image) in enumerate(keys.items(), 1):
         context.check()
         context.stage("reading captions", done, len(keys))
@@ -130,30 +132,30 @@ def _read(keys: dict[str, Image], extension: str, context: JobContext) -> Texts:
         info = ImageInfo("", file.relative, file.path, 0, 0, file.bytes, file.mtime_ns, sidecars=file.sidecars)
         caption = read_caption_file(info, extension)
         if caption.source in ("file", "blank"):
-            read.texts[key] = caption.text
+            texts.texts[key] = caption.text
         if caption.source == "blank":
-            read.empty.append(printable(image.path))
+            texts.empty.append(printable(image.path))
         elif caption.problem is not None:
-            read.problems.append(caption.problem)
+            texts.problems.append(caption.problem)
         elif caption.source == "none":
-            read.missing.append(image)
-    return read
+            texts.missing.append(image)
+    return texts
 
 
-def _no_captions(read: Texts, plan: Plan) -> ProblemsError:
+def _no_captions(texts: Texts, plan: Plan) -> ProblemsError:
     """Return the error that no image has a caption file; it names another extension that the folders have."""
     extension = plan.extension
-    if not read.missing:
-        return ProblemsError(limited(read.problems))
-    endings = [os.path.splitext(name)[1].lower() for image in read.missing for name in image.file.sidecars]
+    if not texts.missing:
+        return ProblemsError(limited(texts.problems))
+    endings = [os.path.splitext(name)[1].lower() for image in texts.missing for name in image.file.sidecars]
     others = Counter(ending for ending in endings if ending in CAPTION_EXTENSIONS and ending != extension.lower())
     fix = "choose other folders, or write captions first"
     if others:
         ending, number = others.most_common(1)[0]
         fix = f"set {plan.tool}.{plan.extension_setting} to {ending}, which {number:,} of them have"
-    what = f"None of {count(len(read.missing), 'image')} has a {extension} file"
-    where = printable(read.missing[0].path.parent)
-    return ProblemsError([Problem(what, where, fix, code="metadata.no-captions"), *read.problems])
+    what = f"None of {count(len(texts.missing), 'image')} has a {extension} file"
+    where = printable(texts.missing[0].path.parent)
+    return ProblemsError([Problem(what, where, fix, code="metadata.no-captions"), *texts.problems])
 
 
 def keys_of(images: Sequence[Image], full_path: bool, tool: str) -> dict[str, Image]:

@@ -75,20 +75,20 @@ def do(settings: MetadataToCaptionsSettings, plan: Plan, context: JobContext) ->
     lines = [f"no image for {printable(each.key)}" for each in matches.missing]
     lines += [f"outside of the folders: {printable(each.key)}" for each in matches.outside]
     lines += [str(problem) for problem in problems]
-    rest = f"; {len(existing):,} existing files kept" if existing else ""
+    details = f"; {len(existing):,} existing files kept" if existing else ""
     if settings.preview is not None:
-        shown = [f"{printable(each.path)}: {one_line(each.text)}" for each in writing[: settings.preview]]
-        last = f"{count(len(writing), 'file')} would be written{rest}; nothing was written"
-        return Outcome(lines=[*shown, *lines, last], facts=facts | {"written": [], "undo": ""})
+        preview_lines = [f"{printable(each.path)}: {one_line(each.text)}" for each in writing[: settings.preview]]
+        last = f"{count(len(writing), 'file')} would be written{details}; nothing was written"
+        return Outcome(lines=[*preview_lines, *lines, last], facts=facts | {"written": [], "undo": ""})
     sidecars = SidecarIndex()
     changes = [caption_change(each.image, each.text, each.extension, sidecars=sidecars) for each in writing]
     done, left = write_captions(context, "Metadata to captions", changes)
     replaced = sum(each.old is not None and each.path in done.written for each in changes)
-    rest += f"; the caption history keeps {count(replaced, 'earlier text')}" if replaced else ""
+    details += f"; the caption history keeps {count(replaced, 'earlier text')}" if replaced else ""
     same = sum(each.old == each.new for each in changes)
-    rest += f"; {same:,} had the same text" if same else ""
+    details += f"; {same:,} had the same text" if same else ""
     facts |= {"written": [str(path) for path in done.written], "undo": done.id}
-    return Outcome(lines=[*lines, *left, f"{count(len(done.written), 'file')} written{rest}"], facts=facts)
+    return Outcome(lines=[*lines, *left, f"{count(len(done.written), 'file')} written{details}"], facts=facts)
 
 
 def plan(settings: MetadataToCaptionsSettings, workspace: Workspace) -> Plan:

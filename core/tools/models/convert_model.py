@@ -157,11 +157,11 @@ def chosen_parts(
     for name in names:
         if name in available:
             try:
-                parts[name], wrong = known_tensors(layout, available[name])
-                wrong = wrong or _unknown_tensor_advice(available[name], parts[name])
+                parts[name], part_problems = known_tensors(layout, available[name])
+                part_problems = part_problems or _unknown_tensor_advice(available[name], parts[name])
             except ProblemsError as error:
-                wrong = error.problems
-            problems += wrong if available[name] is source.parts.get(name) else at_setting(where, wrong)
+                part_problems = error.problems
+            problems += part_problems if available[name] is source.parts.get(name) else at_setting(where, part_problems)
     if settings.ema == "use" and "unet" in parts:
         try:
             parts["unet"] = with_ema(parts["unet"], source, layout.family)

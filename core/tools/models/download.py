@@ -45,8 +45,8 @@ def do(settings: DownloadSettings, plan: Plan, context: JobContext) -> Outcome:
     return Outcome(lines=[f"Downloaded: {display_path(path)}"], facts={"file": str(path)})
 
 
-def _forget_link(shown: str, context: JobContext) -> None:
-    """Replace the link in the run's job.json by `shown`, since a link may contain a key."""
+def _forget_link(source: str, context: JobContext) -> None:
+    """Replace the link in the run's job.json by `source`, since a link may contain a key."""
     with suppress(OSError, ProblemsError):
         job = context.folder.job()
-        atomic.write_json(context.folder.job_file, job | {"download": {"hub_id": shown}})
+        atomic.write_json(context.folder.job_file, job | {"download": {"hub_id": source}})

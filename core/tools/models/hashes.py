@@ -51,10 +51,10 @@ def do(settings: HashesSettings, plan: Plan, context: JobContext) -> Outcome:
         if each["changed"]:
             lines.append("  NOT the weights that its metadata names: they were changed later")
     left_out = [f"left out {each.where}: {each.what}" for each in damaged]
-    shown = table("Hashes", ["File", "AutoV2", "AutoV3", "Old hash", "SHA-256"], rows, copied=True)
+    chart = table("Hashes", ["File", "AutoV2", "AutoV3", "Old hash", "SHA-256"], rows, copied=True)
     brief = [f"hashes of {count(len(hashed), 'file')}"]
     brief += [f"{each['path']}: NOT the weights that its metadata names" for each in hashed if each["changed"]]
-    facts = {"files": hashed, "damaged": [each.to_dict() for each in damaged], "shown": [shown]}
+    facts = {"files": hashed, "damaged": [each.to_dict() for each in damaged], "shown": [chart]}
     return Outcome(lines=lines + left_out, facts=facts | {"brief": brief + left_out})
 
 
