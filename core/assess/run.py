@@ -78,8 +78,8 @@ class Assessment:
             raise ProblemsError(list(self.unreadable.values()))
 
     def _missing(self, checkpoint: Checkpoint) -> list[Measure]:
-        """Return the measures that `checkpoint` lacks and that can be taken. For the others that it lacks, store the reason as
-        their result."""
+        """Return the measures that `checkpoint` lacks and that can be taken. Of lacking measures that cannot, store the reason as
+        result."""
         cells = self.cells.get(checkpoint.path.name, {})
         target, missing = self.target, list[Measure]()
         for measure in target.measures:

@@ -127,8 +127,10 @@ def run_captioner(
 ) -> Outcome:
     """Run a captioner: write each caption as soon as it is ready, or all into one file at the end. A preview writes nothing.
 
-    name, title           of the task
-    describe, pass_rows   `describe` and `rows` of `captioner`
+    name, title   of the task
+    describe      see `captioner`
+    pass_rows     `rows` of `captioner`
+
     Raises ProblemsError, and Cancelled for a stop before the first caption; a later stop returns an outcome.
     """
     tally, about, settings = Tally(), {"task": name, "job": _fingerprint(job)}, getattr(job, name)
@@ -199,8 +201,7 @@ def _collect_captions(
     saved, warned = time.monotonic(), False
 
     def save() -> None:
-        """Save the captions so far, each with the existing caption, which shows on resume whether that was edited. Warns once if it
-        fails."""
+        """Save each new caption so far with the existing caption, to detect on resume that the user edited it. Warns once if it fails."""
         nonlocal warned
         texts = {str(row.image.path): [_file_caption(row), text] for row, text in captions.items()}
         try:
@@ -230,7 +231,7 @@ def _collect_captions(
 def _resumed(unfinished: Path, rows: Sequence[Row], context: JobContext, tally: Tally) -> dict[Row, str]:
     """Return {image: caption} saved by an interrupted job; {} without a readable file.
 
-    Leaves out images that changed after it was written, and images whose existing caption has changed.
+    Leaves out images that changed after the file was written, and images whose existing caption has changed.
     """
     if not unfinished.exists():
         return {}

@@ -87,7 +87,10 @@ def _is_same_file(first: Path, second: Path) -> bool:
 
 
 def _windows_part(target: Path) -> str | None:
-    r"""The first Windows-only part of a path; None if there is none. Elsewhere C:\models\fox.safetensors would be one odd file name."""
+    r"""Return the first Windows-only part of a path; None if there is none, and on Windows.
+
+    On other systems C:\models\fox.safetensors would be one odd file name.
+    """
     if os.name == "nt":
         return None
     return next((part for part in target.parts if "\\" in part or re.fullmatch("[A-Za-z]:", part)), None)

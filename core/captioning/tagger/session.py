@@ -126,6 +126,6 @@ class Tagger(OfProcess):
         return [(label, score) for label, score in scores if label is not NO_LABEL]
 
     def _refused(self, why: str, code: str = "model") -> ProblemsError:
-        """Return the error that the model cannot be used. `why`: a verb phrase; `code`: of the problem's code."""
+        """Return the error that the model cannot be used. `why`: a verb phrase; `code`: end of the problem's code."""
         fix = "download it again, or choose another tagger; for your own model, check its profile.json"
         return ProblemsError.one(f"The tagger {self.files.title} {why}", str(self.files.model), fix, f"tagger.{code}")

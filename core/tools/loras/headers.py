@@ -74,9 +74,9 @@ def bias_norm_of(lora: LoraFile) -> dict[str, Tensor]:
 
 
 def left_out_lines(lora: LoraFile, further_names: Iterable[str] = ()) -> list[str]:
-    """Return lines that name what a new LoRA leaves out of its source: complete biases (PEFT's `bias`), which are not changes.
+    """Return [a line that names what a new LoRA leaves out of its source]; [] if nothing is left out.
 
-    further_names   further names to list
+    Left out are complete biases (PEFT's `bias`), which are not changes of the base model, and `further_names`.
     """
     names = [*(key for key in lora.bias_norm if key not in lora.bias_norm_in_use), *further_names]
     what = f"left out, because the new file has no place for them: {listed(names, SHOWN)}"
@@ -84,7 +84,7 @@ def left_out_lines(lora: LoraFile, further_names: Iterable[str] = ()) -> list[st
 
 
 def with_kernel(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return a weight's shape with its kernel: LyCORIS flattens 3x3 kernels, which the layer's name tells."""
+    """Return a weight's shape with its kernel, by the layer's name: LyCORIS flattens 3x3 kernels."""
     flat = len(shape) == 2 and shape[1] % 9 == 0 and CONVOLUTION.search(name)
     return (shape[0], shape[1] // 9, 3, 3) if flat else shape
 
@@ -144,7 +144,7 @@ def check_base_model(name: str | None, lora: Path, workspace: Workspace, where: 
 
 
 def check_measurable(name: str | None, lora: Path, where: str) -> None:
-    """Raise ProblemsError if every layer of the LoRA needs the base model (it rotates or scales the weight) and `name` is empty."""
+    """Raise ProblemsError if `name`, the base model, is empty and every layer of the LoRA needs it, to rotate or scale its weights."""
     if name:
         return
     kinds, others = _dependent_layers(lora_outline(lora))

@@ -73,7 +73,7 @@ def do(settings: SingularValuesSettings, plan: FilePlan, context: JobContext) ->
 def values_of(layer: Layer) -> Tensor:
     """Return the singular values of a layer's change, descending, float64, without those that are rounding errors.
 
-    A LoRA's are those of the r x r matrix between the QR factors of up and down.
+    For a LoRA, computed from the r x r matrix between the QR factors of up and down.
     """
     factors = layer.factors()
     if factors is None:

@@ -47,7 +47,7 @@ Layer = tuple[Tensor, Tensor, float]  # up, down, alpha
 def concatenated(terms: Sequence[Term]) -> Layer:
     """Return the exact sum as (up, down, alpha) with alpha = rank.
 
-    The root of each |strength * alpha / r| multiplies both matrices, its sign down.
+    The root of each |strength * alpha / r| multiplies up and down, and its sign multiplies down.
     """
     sizes = [term.strength * term.alpha / term.rank for term in terms]
     roots = [math.sqrt(abs(size)) for size in sizes]

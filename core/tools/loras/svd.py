@@ -1,4 +1,4 @@
-"""Singular value decomposition of layers' changes: low-rank products by their factors, others completely or for the largest values."""
+"""Singular value decomposition of layers' changes: of products by their factors, of matrices completely or for the largest values."""
 
 from __future__ import annotations
 
@@ -78,8 +78,9 @@ def decompose(
 ) -> Parts:
     """Return the SVD of a change [out, in].
 
-    A low-rank product is decomposed by the QR factors of its matrices; a matrix completely, or truncated (`leading`) if `rank` is
-    given. Each left vector's largest element is positive, so that results do not depend on the library's choice of signs.
+    A low-rank product is decomposed by the QR factors of its matrices; a matrix is decomposed completely, or truncated (`leading`)
+    if `rank` is given. Each left vector's largest element is positive, so that results do not depend on the library's choice of
+    signs.
 
     rank            number of largest values needed; None: all
     compatibility   "sd-scripts": computed from the multiplied product in fp32, with the library's signs
