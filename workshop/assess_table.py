@@ -122,11 +122,11 @@ def rows(name: str, record: RunFolder) -> Iterator[list[str]]:
             f"{copies['distance']:.2f}, {copies['limit']:.2f}",
             f"{drift['outside']:.1%}",
             str(Interval.of(drift)),
-            MEASURES["blocks"].words("brief", cells["blocks"]),
-            MEASURES["trigger"].words("brief", cells["trigger"]),
+            MEASURES["blocks"].text("brief", cells["blocks"]),
+            MEASURES["trigger"].text("brief", cells["trigger"]),
             str(Interval.of(diversity)),
-            MEASURES["strength"].words("brief", cells["strength"]),
-            MEASURES["rank"].words("brief", cells["rank"]),
+            MEASURES["strength"].text("brief", cells["strength"]),
+            MEASURES["rank"].text("brief", cells["rank"]),
             "; ".join(warnings) or "no",
         ]
 

@@ -1,1 +1,1 @@
-"""What is measured of a run's checkpoints with base model and dataset alone: a file for each measure, a row in measures.py."""
+"""Measures of a run's checkpoints that need only the base model and the dataset: a file for each measure, a row in measures.py."""

@@ -1,14 +1,15 @@
-"""Drift by block: how far predictions move when the LoRA is switched off in one part of the model, for other prompts and the dataset's.
+"""Drift by block: how much of the LoRA's change of other prompts, and of the dataset's, is lost when one part of it is switched off.
 
-The distance between the predictions with the whole LoRA and without it in this part, as a share of the LoRA's whole change. Parts act
-through each other, so shares need not add up to 1. Each image is predicted at one timestep, the four in turn."""
+Measured as the distance between predictions with the whole LoRA and without this part, over the LoRA's whole change. Parts act
+through each other, so the shares need not sum to 1. Each image is predicted at one of four timesteps, in rotation.
+"""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from core.assess.statistics import Interval, NotMeasured, paired_ratio, ratio_of
-from core.assess.target import in_turn
+from core.assess.target import one_timestep_each
 from core.networks.block_weights import BASE, MID, SLOTS, block_weights, slot_of
 
 PARTS = {
@@ -24,8 +25,12 @@ SMALL = 0.05  # share of a part whose multiple says nothing
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
-    """`blocks_of` the parts of the model that the LoRA trains."""
-    loras, whole = subject.maker.loras, in_turn(bench.changes(subject, "outside"))
+    """Return `blocks_of` for the parts of the model that the checkpoint's LoRA trains.
+
+    bench     a `Bench` (core/assess/bench.py)
+    subject   the `Subject` of the checkpoint
+    """
+    loras, whole = subject.maker.loras, one_timestep_each(bench.changes(subject, "outside"))
     trained = {slot_of(name) for network in loras.networks for name in network.adapters}
     block_changes = {}
     for part, slots in slots_of(loras.sdxl).items():
@@ -33,12 +38,12 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
             weights = ",".join("0" if slot in slots else "1" for slot in range(len(SLOTS)))
             block_changes[part] = [bench.block_changes(subject, name, weights) for name in SETS]
         else:
-            bench.count(len(SETS) * len(whole))
+            bench.report_predictions(len(SETS) * len(whole))
     return blocks_of(whole, block_changes)
 
 
 def slots_of(sdxl: bool) -> dict[str, frozenset[int]]:
-    """The indices in SLOTS of each part."""
+    """Return {part: its indices in SLOTS} for each of PARTS. `sdxl`: whether the model has SDXL's blocks."""
     alone = {BASE: SLOTS.index(BASE), "MID": MID}
     slots = {part: enumerate(block_weights(part, sdxl)) for part in PARTS if part not in alone}
     halves = {part: frozenset(slot for slot, weight in weights if slot and weight) for part, weights in slots.items()}
@@ -46,11 +51,12 @@ def slots_of(sdxl: bool) -> dict[str, frozenset[int]]:
 
 
 def blocks_of(whole: Sequence[float], block_changes: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, Any]:
-    """{"parts": {part: {value, low, high, times}}}, the largest value first. Raises NotMeasured.
+    """Return {"parts": {part: {value, low, high, times}}}, the largest value first. Raises NotMeasured.
 
-    value   share of the whole drift for other prompts that depends on the part, with its interval
-    times   drift that depends on it, as a multiple of the dataset's
-    whole   relative changes for other prompts      moved   {part: (relative changes for other prompts, for the dataset)}
+    whole              relative changes of predictions by the whole LoRA, for other prompts
+    block_changes      {part: (relative changes without the part for other prompts, the same for the dataset's)}
+    value, low, high   share of the whole change that depends on the part, with its 95% interval (None: too few images)
+    times              change that depends on the part for other prompts over that for the dataset's; None if one of them is 0
     """
     if not min(whole) > 0:
         raise NotMeasured("the checkpoint changes nothing")
@@ -63,17 +69,20 @@ def blocks_of(whole: Sequence[float], block_changes: Mapping[str, Sequence[Seque
 
 
 def brief(data: Mapping[str, Any]) -> str:
+    """Return the part with the largest share, and the share, for a table cell."""
     part, most = next(iter(data["parts"].items()))
     return f"{part} {most['value']:.2f}"
 
 
 def sentence(data: Mapping[str, Any]) -> str:
+    """Return the report's sentence for data of `measure`: each part's share of the change."""
     rows = iter(data["parts"].items())
     part, top = next(rows)
-    rest = "; ".join(f"{PARTS[name]} ({name}) {each['value']:.2f}{_times(each)}" for name, each in rows)
-    text = f"Its change of other prompts needs most the {PARTS[part]} ({part}): {Interval.of(top)} of the whole change{_times(top)}"
-    return f"{text}. Then: {rest}." if rest else f"{text}."
+    further_parts = "; ".join(f"{PARTS[name]} ({name}) {each['value']:.2f}{_multiple(each)}" for name, each in rows)
+    text = f"Its change of other prompts needs most the {PARTS[part]} ({part}): {Interval.of(top)} of the whole change{_multiple(top)}"
+    return f"{text}. Then: {further_parts}." if further_parts else f"{text}."
 
 
-def _times(part: Mapping[str, Any]) -> str:
+def _multiple(part: Mapping[str, Any]) -> str:
+    """Return ", N times the dataset's" for a part; "" without `times` or for a part below SMALL."""
     return "" if part["times"] is None or part["value"] < SMALL else f", {part['times']:.2f} times the dataset's"

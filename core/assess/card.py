@@ -1,6 +1,7 @@
 """The tool `card`: a report card of a model file, one HTML page without script or links to other files, and the same as JSON.
 
-What tells of a person (captions, prompts, names, paths, author) is left out unless its setting is on; both are listed first."""
+Personal facts (captions, prompts, names, paths, author) are left out unless their setting is on; a preview lists what is in and out.
+"""
 
 from __future__ import annotations
 
@@ -69,6 +70,7 @@ TRAINING_ROWS = {
 
 
 def plan(settings: CardSettings, workspace: Workspace) -> FilePlan:
+    """Return the model file to describe and the page to write. Raises ProblemsError."""
     path = file_of(settings.file, workspace, "card.file")
     if path.is_dir():
         what = f"{display_path(path)} is a folder; a report card is of one file"
@@ -82,11 +84,12 @@ def plan(settings: CardSettings, workspace: Workspace) -> FilePlan:
 
 
 def files_of(target: Path) -> tuple[Path, Path]:
-    """(page, JSON) of a card."""
+    """Return (HTML file, JSON file) of the card that is written to `target`."""
     return target, target.with_suffix(".json")
 
 
 def do(settings: CardSettings, plan: FilePlan, context: JobContext) -> Outcome:
+    """Write the card as HTML and JSON, or with `settings.preview` only list its contents."""
     context.stage(f"reading {plan.path.name}")
     card = card_of(plan.path, settings, context.workspace, context.cancel)
     if settings.preview:
@@ -104,7 +107,7 @@ def do(settings: CardSettings, plan: FilePlan, context: JobContext) -> Outcome:
 
 
 def card_of(path: Path, settings: CardSettings, workspace: Workspace, cancel: CancelToken | None = None) -> Card:
-    """The card of a model file. Raises ProblemsError for a file that cannot be read."""
+    """Return the card of the model file `path`. Raises ProblemsError for an unreadable file."""
     source = Source.of(path, settings, workspace, cancel)
     facts: list[Fact] = []
     for fact in source.facts():
@@ -124,8 +127,12 @@ def card_of(path: Path, settings: CardSettings, workspace: Workspace, cancel: Ca
 
 @dataclass(frozen=True)
 class Source:
-    """A file and what is known of it. about: result of `inspect`; run, job: of the run that saved it, or None; snapshot: of that
-    run, or {}"""
+    """A model file and the data that its card is taken from.
+
+    about      result of `inspect`
+    run, job   the run that saved the file, and its settings; None if unknown
+    snapshot   of the run; {} if there is none
+    """
 
     path: Path
     settings: CardSettings
@@ -139,6 +146,7 @@ class Source:
 
     @classmethod
     def of(cls, path: Path, settings: CardSettings, workspace: Workspace, cancel: CancelToken | None) -> Source:
+        """Read the file's header and the run that saved it. A run of another version or a damaged one counts as unknown."""
         folder = run_of(path, workspace.runs)
         run, job, snapshot = RunFolder(folder) if folder else None, None, {}
         if run is not None:
@@ -148,8 +156,11 @@ class Source:
         return cls(path, settings, workspace, about, metadata, run, job, snapshot, cancel)
 
     def clean(self, value: Any) -> Any:
-        """A text without control characters, cut to LONGEST characters and, unless names are included, without paths; a list of
-        such texts without empty ones; any other value unchanged."""
+        """Return `value` fit for the card.
+
+        A text loses control characters, all beyond LONGEST characters and, unless names are included, its paths. A list is cleaned
+        text by text, without those left empty. Any other value is returned unchanged.
+        """
         if isinstance(value, list):
             return [text for each in value if (text := self.clean(each))]
         if not isinstance(value, str):
@@ -159,18 +170,18 @@ class Source:
 
     @property
     def new_title(self) -> str:
-        """The title that the run was given after its files were written; "" without one."""
+        """The run's title if it was changed after the start; otherwise ""."""
         title = title_of(self.run) if self.run is not None else ""
         return title if self.run is not None and title != initial_title(self.run) else ""
 
     @property
     def step(self) -> int | None:
-        """The step at which the run saved the file."""
+        """The step at which the run saved the file; None if unknown."""
         files = self.snapshot.get("files", [])
         return next((file["step"] for file in files if file["name"] == self.path.name), None)
 
     def facts(self) -> Iterator[Fact]:
-        """All facts of the card, section by section, before `clean`."""
+        """Yield all facts of the card, section by section, not yet passed through `clean`."""
         yield from self._use()
         yield from self._base()
         yield from self._measures()
@@ -182,6 +193,7 @@ class Source:
             yield Fact("about", name, title, self.metadata.get(f"modelspec.{name}", ""), personal)
 
     def _use(self) -> Iterator[Fact]:
+        """Yield the facts of the section "use": trigger words, strength, image size, sampling."""
         fact = partial(Fact, "use")
         triggers = list(stated_triggers(self.path, self.metadata))
         if self.job is not None and self.run is not None:
@@ -205,7 +217,7 @@ class Source:
             yield fact("guidance", "Guidance scale", samples.guidance_scale or "")
 
     def _strength(self) -> tuple[float, str]:
-        """(recommended strength, its source)."""
+        """Return (recommended strength, note on its source): from the settings, else measured, else 1."""
         measured = best_strength(self.run.path, self.path.name) if self.run else None
         if self.settings.strength is not None:
             return self.settings.strength, ""
@@ -214,11 +226,12 @@ class Source:
         return 1, "not measured; 1 is usual"
 
     def _stated(self, *names: str) -> str:
-        """The first of these metadata values that is not empty; "" without one."""
+        """Return the first of the metadata values of `names` that is not empty, "None" or "no"; otherwise ""."""
         values = (self.metadata.get(name, "")[:200] for name in names)
         return next((value for value in values if value not in ("", "None", "no")), "")
 
     def _base(self) -> Iterator[Fact]:
+        """Yield the facts of the section "base": name, family, hash and license of the base model."""
         fact = partial(Fact, "base")
         digest, entry = self._base_digest()
         name = self._stated("ss_sd_model_name") or (self.job.model.base_model if self.job else "")
@@ -236,7 +249,7 @@ class Source:
         yield fact("license_url", "Its text", entry.license_url)
 
     def _base_digest(self) -> tuple[str, Entry | None]:
-        """(SHA-256 of the base model, "" if unknown; its entry in the catalog). For a file in the catalog, its own."""
+        """Return (SHA-256 of the base model or "", its catalog entry or None). A file that is in the catalog is its own base model."""
         if entry := of_sha256(str(self.about.get("sha256"))):
             return entry.sha256, entry
         if SHA256.fullmatch(digest := self.metadata.get("ss_new_sd_model_hash", "").lower()):
@@ -249,11 +262,12 @@ class Source:
 
     @property
     def _measured(self) -> dict[str, dict[str, Any]]:
-        """{measure: data} of what was measured of this file."""
+        """{measure: its data} of the measures that have a result for this file."""
         cells = read_results(self.run.path).get(self.path.name, {}) if self.run else {}
         return {name: data for name, data in cells.items() if name in MEASURES and "why" not in data}
 
     def _measures(self) -> Iterator[Fact]:
+        """Yield the facts of the section "measures": how the file compares with its run's checkpoints, and its assessment."""
         fact = partial(Fact, "measures")
         best, too_short = self.snapshot.get("best"), self.snapshot.get("too_short", False)
         if self.step is not None and (best is not None or too_short):
@@ -268,6 +282,7 @@ class Source:
                 yield fact(name, row["title"], row["sentence"], note=row["meaning"])
 
     def _training(self) -> Iterator[Fact]:
+        """Yield the facts of the section "training": dataset, hyperparameters and date."""
         fact = partial(Fact, "training")
         folders = self.about["metadata"].get("ss_dataset_dirs")
         folders = folders if isinstance(folders, dict) else {}
@@ -281,6 +296,7 @@ class Source:
         yield fact("date", "Date", self._stated("modelspec.date")[:10])
 
     def _file(self) -> Iterator[Fact]:
+        """Yield the facts of the section "file": contents, precision, size and hash."""
         fact = partial(Fact, "file")
         lora = self.about.get("lora") or {}
         yield fact("what", "What it is", self.about["what"])
@@ -299,8 +315,11 @@ class Source:
     # -- samples
 
     def samples(self) -> list[Sample]:
-        """At most `settings.samples` samples: those of the file's step, else its images in the run's comparison, else the samples
-        of the nearest step, without those of the base model; without any, the file's preview image."""
+        """Return at most `settings.samples` sample images, without those of the base model.
+
+        Taken from the first of these that exists: samples of the file's step, images of the file in the run's comparison, samples
+        of the nearest step, the file's preview image.
+        """
         samples = [each for each in self.snapshot.get("samples", []) if each["step"] not in COMPARED]
         step = self.step if self.step is not None else self.snapshot.get("step", 0)
         nearest = min((each["step"] for each in samples), key=lambda other: abs(other - step), default=None)
@@ -309,19 +328,20 @@ class Source:
             compared = images_in(self.run.path, self.path.name, self.workspace)
             others = [{"file": image, "prompt": prompt, "seed": None, "step": step} for image, prompt in compared]
             included = others or included
-        included, shown = included[: self.settings.samples], []
+        included, loaded = included[: self.settings.samples], []
         for each in included:
             prompt = self.clean(each["prompt"]) if self.settings.captions else ""
-            if url := _url(Path(each["file"])):
-                shown.append(Sample(url, prompt, each["seed"], each["step"]))
-        if shown or not self.settings.samples:
-            return shown
+            if url := _image_url(Path(each["file"])):
+                loaded.append(Sample(url, prompt, each["seed"], each["step"]))
+        if loaded or not self.settings.samples:
+            return loaded
         preview = preview_of(self.path, self.workspace)
-        url = (_url(preview) if preview else "") or thumbnail_of(self.metadata)
+        url = (_image_url(preview) if preview else "") or thumbnail_of(self.metadata)
         return [Sample(url)] if url else []
 
 
-def _url(path: Path) -> str:
+def _image_url(path: Path) -> str:
+    """Return the image as a JPEG data URL, reduced to SAMPLE_SIDE pixels; "" if it cannot be read."""
     try:
         return jpeg_url(open_rgb(path), SAMPLE_SIDE)
     except (BrokenImage, OSError):
@@ -329,7 +349,7 @@ def _url(path: Path) -> str:
 
 
 def thumbnail_of(metadata: Mapping[str, str]) -> str:
-    """The image in modelspec.thumbnail, encoded again; "" without a readable one."""
+    """Return the image of modelspec.thumbnail, encoded again, as a JPEG data URL; "" without a readable one."""
     head, _, data = metadata.get("modelspec.thumbnail", "")[:MOST_THUMBNAIL].partition(";base64,")
     if not head.startswith("data:image/"):
         return ""

@@ -1,4 +1,4 @@
-"""What a report card contains, and its HTML page: one file without script that loads nothing. All text is escaped."""
+"""Contents of a report card, and its HTML page: one file without script that loads nothing. All text is escaped."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,9 +51,12 @@ LONGEST_LINE = 100  # characters of a value in the list of contents
 
 @dataclass(frozen=True)
 class Fact:
-    """A row of the card. section: a key of SECTIONS; name: its key in the JSON
+    """A row of the card.
 
-    personal   the setting that includes it, "" if it is always included      note   what the value means
+    section    a key of SECTIONS
+    name       the row's key in the JSON
+    personal   name of the setting that includes the row; "" for a row that is always included
+    note       explanation of the value
     """
 
     section: str
@@ -65,12 +68,13 @@ class Fact:
 
     @property
     def text(self) -> str:
+        """The value as text, lists separated by commas."""
         return ", ".join(self.value) if isinstance(self.value, list) else str(self.value)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An image as data URL. prompt: "" if it is unknown"""
+    """An image as data URL, with the prompt ("" if unknown), seed and training step (None if unknown) that it was generated with."""
 
     url: str
     prompt: str = ""
@@ -80,7 +84,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Card:
-    """What a card contains. left_out: facts whose setting is off"""
+    """Contents of a report card. `left_out`: facts whose setting is off."""
 
     title: str
     facts: Sequence[Fact]
@@ -88,7 +92,7 @@ class Card:
     samples: Sequence[Sample]
 
     def data(self) -> dict[str, Any]:
-        """The content of the JSON file."""
+        """Return the contents of the JSON file: values by section and name, and the samples without their images."""
         sections: dict[str, dict[str, Any]] = {}
         for fact in self.facts:
             sections.setdefault(fact.section, {})[fact.name] = fact.value
@@ -96,7 +100,7 @@ class Card:
         return {"format": "atelier card", "version": 1, "title": self.title, **sections, "samples": samples}
 
     def lines(self) -> list[str]:
-        """What the card contains, and what is left out with the setting that includes it."""
+        """List the contents as text, then the facts that are left out, each with the setting that includes it."""
         contents = [f"  {each.title}: {_short(each.text)}" for each in self.facts]
         left_out = [f"  {each.title}: {_short(each.text)} ({each.personal})" for each in self.left_out]
         head = f"The card contains: {self.title}, {count(len(self.samples), 'sample image')}"
@@ -104,12 +108,13 @@ class Card:
 
 
 def _short(text: str) -> str:
+    """Return the text on one line, cut to LONGEST_LINE characters."""
     line = " ".join(text.split())
     return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]} ..."
 
 
 def page(card: Card) -> str:
-    """The HTML page of a card."""
+    """Return the HTML page of a card."""
     sections = {
         name: _section(title, name, [fact for fact in card.facts if fact.section == name])
         for name, title in SECTIONS.items()
@@ -128,16 +133,19 @@ def page(card: Card) -> str:
 
 
 def _section(title: str, name: str, facts: list[Fact]) -> str:
+    """Return a section of the page as HTML; "" without facts."""
     return f"<section class={name}><h2>{title}</h2><dl>{''.join(map(_fact, facts))}</dl></section>" if facts else ""
 
 
 def _fact(fact: Fact) -> str:
+    """Return a row of the page as HTML."""
     note = f"<small>{escape(fact.note)}</small>" if fact.note else ""
     short = not isinstance(fact.value, list) and len(fact.text) <= SHORT and len(fact.note) <= SHORT
     return f"<div{' class=short' if short else ''}><dt>{escape(fact.title)}</dt><dd>{_value(fact)}{note}</dd></div>"
 
 
 def _value(fact: Fact) -> str:
+    """Return the value of a row as HTML."""
     if isinstance(fact.value, list):
         return "".join(f'<span class="chip">{escape(text)}</span>' for text in fact.value)
     if fact.name == "sha256":
@@ -148,6 +156,7 @@ def _value(fact: Fact) -> str:
 
 
 def _sample(sample: Sample, title: str) -> str:
+    """Return an image with its caption as HTML. `title`: of the card, for the alt text."""
     step = [f"step {sample.step:,}"] if sample.step is not None else []
     seed = [f"seed {sample.seed}"] if sample.seed is not None else []
     texts = "<br>".join(escape(text) for text in (sample.prompt, ", ".join(step + seed)) if text)

@@ -1,4 +1,4 @@
-"""Drift of the base model: how much predictions change for prompts outside of the dataset, against those in it."""
+"""Drift of the base model: the relative change of predictions for unrelated prompts, over that for the dataset's captions."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -7,21 +7,30 @@ from typing import Any
 from core.assess.statistics import Interval, ratio_of
 from core.assess.target import BAND, TIMESTEPS, by_image
 
-MUCH = 0.8
+MAX_DRIFT = 0.8
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
+    """Return `drift_of` for the checkpoint's changes of the dataset's predictions and of unrelated prompts'.
+
+    bench     a `Bench` (core/assess/bench.py)
+    subject   the `Subject` of the checkpoint
+    """
     return drift_of(bench.changes(subject, "inside"), bench.changes(subject, "outside"))
 
 
 def drift_of(inside: Sequence[float], outside: Sequence[float]) -> dict[str, Any]:
-    """The ratio of relative changes, whole and by band of timesteps. inside, outside: each image at each timestep"""
+    """Return the ratio of relative changes, outside over inside: {value, low, high, inside, outside: means, bands: ratio per timestep}.
+
+    inside, outside   relative changes of each image at each of TIMESTEPS, image by image
+    """
     whole, number = ratio_of(by_image(outside), by_image(inside)), len(TIMESTEPS)
     bands = [round(fmean(outside[at::number]) / fmean(inside[at::number]), 4) for at in range(number)]
     return whole.data | {"inside": round(fmean(inside), 5), "outside": round(fmean(outside), 5), "bands": bands}
 
 
 def sentence(data: Mapping[str, Any]) -> str:
+    """Return the report's sentence for data of `measure`: the ratio, both changes and the timesteps that change most."""
     most = max(range(len(TIMESTEPS)), key=data["bands"].__getitem__)
     part = f"{data['bands'][most]:.2f} times at timesteps {most * BAND} to {(most + 1) * BAND - 1}"
     shares = f"{data['outside']:.1%} against {data['inside']:.1%}"
@@ -29,4 +38,5 @@ def sentence(data: Mapping[str, Any]) -> str:
 
 
 def warning(data: Mapping[str, Any]) -> str:
-    return "changes other prompts as much as the dataset's" if (data["low"] or 0) > MUCH else ""
+    """Return the warning if the lower bound of the ratio is above MAX_DRIFT; otherwise ""."""
+    return "changes other prompts as much as the dataset's" if (data["low"] or 0) > MAX_DRIFT else ""

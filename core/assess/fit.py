@@ -1,4 +1,4 @@
-"""Fit to the training images: the loss with the checkpoint on them, as a multiple of the base model's."""
+"""Fit to the training images: the checkpoint's loss on them, as a multiple of the base model's."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,13 +8,20 @@ from core.assess.target import by_image
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
+    """Return the data of an `Interval`: the checkpoint's loss on training images over the base model's, paired by image.
+
+    bench     a `Bench` (core/assess/bench.py)
+    subject   the `Subject` of the checkpoint
+    """
     return paired_ratio(*(by_image(bench.losses(one, "inside")) for one in (subject, bench.base))).data
 
 
 def sentence(data: Mapping[str, Any]) -> str:
+    """Return the report's sentence for data of `measure`: the ratio with its interval."""
     return f"The loss on training images is {Interval.of(data)} times the base model's."
 
 
 def warning(data: Mapping[str, Any]) -> str:
+    """Return the warning if the loss is clearly higher than the base model's; otherwise ""."""
     worse = (data["low"] or 0) > 1
     return "fits its training images worse than the base model (the learning rate was too high)" if worse else ""

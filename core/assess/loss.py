@@ -1,4 +1,4 @@
-"""Held-out loss: what the training measured at each checkpoint, with the paired difference to the lowest."""
+"""Held-out loss: the validation loss that the training measured at each checkpoint, and its paired difference to the lowest."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +10,7 @@ from core.record.journal import read_lines
 
 
 def recorded(target: Target, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return `loss_of` for the checkpoint's step from the run's journal. Raises NotMeasured, also for an average of checkpoints."""
     if is_average(checkpoint.path.name):
         raise NotMeasured("the training did not measure averages")
     lines = (line for line in read_lines(target.run.journal_file) if line["kind"] == "validated")
@@ -17,8 +18,11 @@ def recorded(target: Target, checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def loss_of(lines: Mapping[int, Mapping[str, Any]], step: int) -> dict[str, Any]:
-    """{loss, images, step, lowest: step with the lowest loss, and the paired difference to it if it is another} at a step. lines:
-    "validated" events by step. Raises NotMeasured"""
+    """Return the held-out loss at `step`: {loss, images, step, lowest: step with the lowest loss, above}. Raises NotMeasured.
+
+    above   `Interval` data of the paired difference to the lowest loss; missing at that step, or if other images were measured
+    lines   "validated" journal events by step
+    """
     lines = {at: line for at, line in lines.items() if line.get("measured_on", "held_out") == "held_out"}
     if step not in lines:
         raise NotMeasured("the training did not measure this step" if lines else "no images were held out")
@@ -26,15 +30,17 @@ def loss_of(lines: Mapping[int, Mapping[str, Any]], step: int) -> dict[str, Any]
     data = {"loss": line["loss"], "images": line["images"], "lowest": lowest["step"], "step": step}
     each, others = line.get("each") or (), lowest.get("each") or ()
     if line is not lowest and line.get("each_of") == lowest.get("each_of") and len(each) == len(others) > 0:
-        data["above"] = mean_of([one - other for one, other in zip(each, others, strict=True)]).data
+        data["above"] = mean_of([loss - other for loss, other in zip(each, others, strict=True)]).data
     return data
 
 
 def brief(data: Mapping[str, Any]) -> str:
+    """Return the held-out loss for a table cell."""
     return f"{data['loss']:.4f}"
 
 
 def sentence(data: Mapping[str, Any]) -> str:
+    """Return the report's sentence for data of `recorded`: the loss and its distance to the lowest."""
     text = f"{data['loss']:.4f} on {data['images']} held-out images"
     if data["step"] == data["lowest"] or "above" not in data:
         return (

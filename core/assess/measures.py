@@ -1,4 +1,4 @@
-"""The measures, a row each: a new one is a file next to this one and a row here. Loads no torch."""
+"""The measures, a row each; a new measure is a file next to this one and a row here. Loads no torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,16 +10,18 @@ STRENGTHS = (0.4, 0.6, 0.8, 1.0, 1.2)
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure. Its module, of its name, has `measure(bench, subject) -> data` (`recorded(target, checkpoint)` where the training
-    measured it), `sentence(data)`, and, if they say something, `brief(data)`: what a table shows, else data["value"];
-    `warning(data)`: a clause on what to know before choosing the checkpoint, or ""; `remark(data of each)`: a sentence on what
-    holds for all checkpoints, or "".
+    """A measure, computed by the module of the same name.
 
-    meaning   what a high or low value means
-    reads     (set of predictions, strength of the LoRA), shared with other measures      images   it needs generated images
-    more      further predictions for each image of a set
-    recorded  the training measured it: no model is needed, and it applies to every method
-    kinds     of what trained that it applies to (`Target.kind`): "network", "model", "embedding"
+    The module has `measure(bench, subject) -> data`, or `recorded(target, checkpoint) -> data`, and `sentence(data)`. Optional:
+    `brief(data)`, the text in a table (default: data["value"]); `warning(data)`, a clause to read before choosing the checkpoint,
+    or ""; `remark(data of all checkpoints)`, a sentence about all of them, or "".
+
+    meaning    what a high or low value means
+    reads      (set of predictions, strength of the LoRA) that the module uses; computed once for all measures
+    images     whether generated images are needed
+    kinds      the values of `Target.kind` that the measure applies to, separated by spaces: "network", "model", "embedding"
+    more       predictions for each image of a set beyond `reads`
+    recorded   whether the training measured it: then no model is loaded, and it applies to every method
     """
 
     name: str
@@ -32,18 +34,19 @@ class Measure:
     recorded: bool = False
 
     def call(self, name: str, *args: Any) -> Any:
-        """Call a function of its module; "" if it has none of this name."""
+        """Call the function `name` of the measure's module and return its result; "" if the module has none."""
         function = getattr(import_module(f"core.assess.{self.name}"), name, {"brief": _value}.get(name))
         return function(*args) if function else ""
 
-    def words(self, name: str, data: Mapping[str, Any]) -> str:
-        """`brief`, `sentence` or `warning` of measured data, or of the reason why there is none."""
+    def text(self, name: str, data: Mapping[str, Any]) -> str:
+        """Return the text `name` ("brief", "sentence" or "warning") for measured data, or for {"why": reason} if it was not measured."""
         if "why" in data:
             return {"brief": "-", "sentence": f"Not measured: {data['why']}."}.get(name, "")
         return str(self.call(name, data))
 
 
 def _value(data: Mapping[str, Any]) -> str:
+    """Return data["value"] with 2 decimals: the default text in a table."""
     return f"{data['value']:.2f}"
 
 

@@ -1,4 +1,4 @@
-"""Which checkpoint of a run to use where the user names none. Loads no torch."""
+"""The recommended checkpoint of a run, for pages and tools where the user names none. Loads no torch."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -17,12 +17,21 @@ from core.record.stamps import Stamp, cached_until_changed, stamp_or_none
 
 
 def recommended(run: Path, best: Mapping[str, Any] | None) -> tuple[Path | None, str]:
-    """(checkpoint, why): the one kept last, "kept"; else the one that blind choices prefer, "preferred"; else the one with the
-    lowest loss, "lowest", or "trained" if measured on training images, which cannot show overfitting, "only" if no other existing one
-    was measured; or, if the assessment warns of it, one without warnings that may be as good, "clear". (None, "") without any. best:
-    `Best.to_dict`"""
-    if kept := last_kept(run):
-        return run / kept, "kept"
+    """Return (path of the checkpoint to use, code of the reason); (None, "") if no checkpoint was kept, preferred or measured.
+
+    The first that applies:
+
+    "kept"        the user kept this checkpoint last
+    "preferred"   the blind choices prefer this one
+    "clear"       has no warnings and may be as good as the lowest loss, whose checkpoint has warnings
+    "trained"     has the lowest loss, on training images, which cannot show overfitting
+    "lowest"      has the lowest held-out loss
+    "only"        was the only one measured
+
+    best          `Best.to_dict` of the run, None without losses
+    """
+    if kept_file := last_kept(run):
+        return run / kept_file, "kept"
     checkpoints = run / "checkpoints"
     chosen = _preferred(run, *(stamp_or_none(run / each) for each in (COMPARISON, CHOICES)))
     if chosen and (checkpoints / chosen).exists():
@@ -39,8 +48,10 @@ def recommended(run: Path, best: Mapping[str, Any] | None) -> tuple[Path | None,
 
 @lru_cache(maxsize=2000)
 def _preferred(run: Path, comparison: Stamp | None, choices: Stamp | None) -> str | None:
-    """The name of the checkpoint that the blind choices of a comparison prefer, cached until either file changes: lists of runs need
-    it for each run; None without one."""
+    """Return the file name of the checkpoint that the blind choices of the run's comparison prefer; None if there is none.
+
+    Cached for lists of runs until either file changes: `comparison` and `choices` are their stamps.
+    """
     verdict = read_verdict(run) if comparison and choices else None
     names = [file for file in verdict.files if file] if verdict is not None else []
     if not names:
@@ -50,15 +61,16 @@ def _preferred(run: Path, comparison: Stamp | None, choices: Stamp | None) -> st
 
 @cached_until_changed(2000, missing={}, name=RESULTS)
 def _warned(run: Path) -> Mapping[str, bool]:
-    """{name of a checkpoint: whether its assessment warns of it} of those that were assessed."""
+    """Return {file name: whether the assessment warns of it} of the checkpoints that were assessed."""
     return {file: any(row["warning"] for row in rows_of(measured)) for file, measured in read_results(run).items()}
 
 
 def _clear(run: Path, best: Mapping[str, Any], warned: Mapping[str, bool]) -> str | None:
-    """Of the checkpoints that may be as good as `best` by loss, the one without warnings whose step is nearest."""
-    steps, step, good = steps_of(run), best.get("step"), best.get("as_good")
-    if not isinstance(step, int) or not isinstance(good, list | tuple):  # changed by hand
+    """Return the checkpoint without warnings, among those that may be as good as `best` by loss, whose step is nearest; None if
+    there is none."""
+    steps, step, steps_as_good = steps_of(run), best.get("step"), best.get("as_good")
+    if not isinstance(step, int) or not isinstance(steps_as_good, list | tuple):  # changed by hand
         return None
-    clear = [file for file, bad in warned.items() if not bad and steps.get(file) in good]
+    clear = [file for file, has_warning in warned.items() if not has_warning and steps.get(file) in steps_as_good]
     existing = [file for file in clear if (run / "checkpoints" / file).exists()]
     return min(existing, key=lambda file: (abs(steps[file] - step), steps[file]), default=None)

@@ -1,4 +1,4 @@
-"""The task `assess`: measures what is missing of a run's checkpoints, cell by cell, and reports all."""
+"""The task `assess`: takes the measures that a run's checkpoints lack, writes each to assess.json, and reports all results."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,11 +22,13 @@ KEY = "key"
 
 
 def plan(settings: AssessSettings, workspace: Workspace) -> Target:
+    """Return the run, checkpoints, images and prompts to assess. Raises ProblemsError with everything that prevents it."""
     return find_target(settings, workspace)
 
 
 def do(settings: AssessSettings, target: Target, context: JobContext) -> Outcome:
-    work = Work(target, context)
+    """Take the missing measures, and return a table, the sentences of each checkpoint and a conclusion."""
+    work = Assessment(target, context)
     work.run()
     cells, checkpoints = work.cells, target.checkpoints
     labels = {each.path.name: each.label for each in checkpoints if each.path.name in cells}
@@ -48,8 +50,8 @@ def do(settings: AssessSettings, target: Target, context: JobContext) -> Outcome
     return Outcome(lines=lines, facts={"cells": measured})
 
 
-class Work:
-    """Takes the measures that assess.json lacks, into `cells`. unreadable: {path of a checkpoint: its problem}"""
+class Assessment:
+    """Takes the measures that assess.json lacks. `cells`: all results; `unreadable`: {path of a checkpoint: its problem}."""
 
     def __init__(self, target: Target, context: JobContext):
         self.target, self.context = target, context
@@ -57,7 +59,7 @@ class Work:
         self.unreadable: dict[Path, Problem] = {}
 
     def run(self) -> None:
-        """Measure all that is missing. Raises ProblemsError if no checkpoint can be read."""
+        """Take all missing measures. Raises ProblemsError if no checkpoint can be read."""
         todo: dict[Checkpoint, list[Measure]] = {}
         for checkpoint in self.target.checkpoints:
             with self._skipping_unreadable(checkpoint, self.target.measures):
@@ -65,7 +67,7 @@ class Work:
         for checkpoint, measures in todo.items():
             recorded = [each for each in measures if each.recorded]
             with self._skipping_unreadable(checkpoint, recorded):
-                self._take(checkpoint, recorded, "recorded", self.target, checkpoint)
+                self._compute(checkpoint, recorded, "recorded", self.target, checkpoint)
         with_model: dict[Checkpoint, list[Measure]] = {}
         for checkpoint, measures in todo.items():
             if checkpoint.path not in self.unreadable and (missing := [each for each in measures if not each.recorded]):
@@ -76,7 +78,8 @@ class Work:
             raise ProblemsError(list(self.unreadable.values()))
 
     def _missing(self, checkpoint: Checkpoint) -> list[Measure]:
-        """The measures to take of a checkpoint. For those that cannot be taken, the reason becomes their result."""
+        """Return the measures that `checkpoint` lacks and that can be taken. Of lacking measures that cannot, store the reason as
+        result."""
         cells = self.cells.get(checkpoint.path.name, {})
         target, missing = self.target, list[Measure]()
         for measure in target.measures:
@@ -88,7 +91,7 @@ class Work:
         return missing
 
     def _measure(self, todo: Mapping[Checkpoint, Sequence[Measure]]) -> None:
-        """Take measures that need the model."""
+        """Take measures that need the model: load the base model once, then each checkpoint. `todo`: {checkpoint: its measures}."""
         from core.assess.bench import Bench
 
         measures = list({measure.name: measure for each in todo.values() for measure in each}.values())
@@ -96,10 +99,10 @@ class Work:
         bench.prepare(measures)
         for checkpoint, missing in todo.items():
             with self._skipping_unreadable(checkpoint, missing), bench.opened(checkpoint) as subject:
-                self._take(checkpoint, missing, "measure", bench, subject)
+                self._compute(checkpoint, missing, "measure", bench, subject)
 
-    def _take(self, checkpoint: Checkpoint, measures: Sequence[Measure], function: str, *arguments: Any) -> None:
-        """Take these measures of a checkpoint by a function of their modules; each result is written as soon as it is there."""
+    def _compute(self, checkpoint: Checkpoint, measures: Sequence[Measure], function: str, *arguments: Any) -> None:
+        """Take `measures` of `checkpoint` by calling `function` of their modules, and write each result at once."""
         for measure in measures:
             try:
                 data = measure.call(function, *arguments)
@@ -111,8 +114,8 @@ class Work:
 
     @contextmanager
     def _skipping_unreadable(self, checkpoint: Checkpoint, measures: Sequence[Measure]) -> Iterator[None]:
-        """Context that skips an unreadable checkpoint: logs the problem, and stores it as the result of these measures unless the
-        file was deleted."""
+        """Context that skips an unreadable checkpoint: warns, and stores the problem as the result of `measures` unless the file is
+        gone."""
         path = checkpoint.path
         try:
             yield
@@ -131,10 +134,11 @@ class Work:
 
 
 def _store(target: Target, cells: Cells, checkpoint: Checkpoint, measure: Measure, data: Mapping[str, Any]) -> None:
-    """Add a cell to assess.json."""
+    """Set the result of a measure of a checkpoint and write assess.json."""
     cells.setdefault(checkpoint.path.name, {})[measure.name] = {KEY: target.key(measure, checkpoint), **data}
     _write(target, cells)
 
 
 def _write(target: Target, cells: Cells) -> None:
+    """Write all cells to the run's assess.json."""
     atomic.write_json(target.run.path / FILE, {"version": 1, "cells": cells})

@@ -1,4 +1,4 @@
-"""Best strength: the lowest whose loss is within noise of the lowest loss, and how far the base model drifts at each."""
+"""Best strength of a LoRA: the lowest whose loss is within noise of the lowest loss, and the drift of the base model at each strength."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -9,23 +9,40 @@ from core.record.best import clearly_lower
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
+    """Return `strength_of` for STRENGTHS, with "on": the set whose loss was measured ("held_out" or "inside").
+
+    bench     a `Bench` (core/assess/bench.py)
+    subject   the `Subject` of the checkpoint
+    """
     losses = {strength: bench.losses(subject, "fit", strength) for strength in STRENGTHS}
     drift = [fmean(bench.changes(subject, "outside", strength)) for strength in STRENGTHS]
     return strength_of(bench.losses(bench.base, "fit"), losses, drift) | {"on": bench.target.set_named("fit")}
 
 
-def strength_of(base: Sequence[float], each: Mapping[float, Sequence[float]], drift: Sequence[float]) -> dict[str, Any]:
-    """{best: strength to use, None if no loss is clearly lower than the base model's; lowest: strength with the lowest loss; most:
-    the highest whose loss is within noise of it; rows: [strength, share of the base model's loss that it removes, drift]}. base, each:
-    losses of the base model and at each strength, paired"""
-    lowest = min(each, key=lambda strength: (fmean(each[strength]), strength))
-    as_good = [s for s in sorted(each) if s == lowest or not clearly_lower(each[lowest], each[s], len(each) - 1)]
+def strength_of(
+    base_losses: Sequence[float], losses: Mapping[float, Sequence[float]], drift: Sequence[float]
+) -> dict[str, Any]:
+    """Choose the strength by loss.
+
+    Returns {best: the lowest strength within noise of the lowest loss, None if that is not clearly below the base model's; lowest:
+    strength with the lowest loss; most: the highest strength within noise; rows: [[strength, share of the base loss removed,
+    drift]]}.
+
+    base_losses   losses of the base model
+    losses        {strength: losses}, in the order of `base_losses`
+    drift         mean relative change of the predictions for other prompts at each strength
+    """
+    lowest = min(losses, key=lambda strength: (fmean(losses[strength]), strength))
+    as_good = [
+        s for s in sorted(losses) if s == lowest or not clearly_lower(losses[lowest], losses[s], len(losses) - 1)
+    ]
     best = as_good[0]
     rows = [
-        [s, round(1 - fmean(each[s]) / fmean(base), 4), round(change, 4)] for s, change in zip(each, drift, strict=True)
+        [s, round(1 - fmean(losses[s]) / fmean(base_losses), 4), round(change, 4)]
+        for s, change in zip(losses, drift, strict=True)
     ]
     return {
-        "best": best if clearly_lower(each[best], base) else None,
+        "best": best if clearly_lower(losses[best], base_losses) else None,
         "lowest": lowest,
         "most": as_good[-1],
         "rows": rows,
@@ -33,10 +50,12 @@ def strength_of(base: Sequence[float], each: Mapping[float, Sequence[float]], dr
 
 
 def brief(data: Mapping[str, Any]) -> str:
+    """Return the best strength, or "none", for a table cell."""
     return "none" if data["best"] is None else f"{data['best']:g}"
 
 
 def sentence(data: Mapping[str, Any]) -> str:
+    """Return the report's sentence for data of `measure`: the best strength with its gain and drift."""
     on, last = "held-out" if data["on"] == "held_out" else "training", data["rows"][-1]
     if data["best"] is None:
         return f"No strength has a clearly lower loss on {on} images than the base model."
@@ -48,5 +67,6 @@ def sentence(data: Mapping[str, Any]) -> str:
 
 
 def warning(data: Mapping[str, Any]) -> str:
+    """Return the warning if no strength is clearly better than the base model on held-out images; otherwise ""."""
     held_out = data["on"] == "held_out"
     return "is no better than the base model on held-out images" if data["best"] is None and held_out else ""

@@ -1,4 +1,4 @@
-"""What is assessed: a run, its checkpoints, images and prompts, found and checked before anything is loaded."""
+"""The target of an assessment: a run, its checkpoints, images and prompts, found and checked before anything is loaded."""
 
 import json
 import os
@@ -43,7 +43,7 @@ VERSION = 2  # raised when a measure gives other values
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A saved checkpoint. embeddings: those of its step, as the settings of a generation name them"""
+    """A saved checkpoint. `embeddings`: the embeddings saved at the same step, as names for the settings of a generation."""
 
     step: int
     path: Path
@@ -51,12 +51,18 @@ class Checkpoint:
 
     @property
     def label(self) -> str:
+        """Title of the checkpoint: its step, or that it is an average."""
         return label_of(self.path.name, self.step)
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is assessed. base: path of the base model; training, held_out: images of the dataset; why: reason if there are none"""
+    """A run and all that its assessment needs.
+
+    base                 path of the base model
+    training, held_out   images of the dataset
+    no_images_reason     reason why there are no images; empty if there are
+    """
 
     run: RunFolder
     job: TrainJob
@@ -67,7 +73,7 @@ class Target:
     measures: Sequence[Measure]
     training: Sequence[Placed] = ()
     held_out: Sequence[Placed] = ()
-    why: str = ""
+    no_images_reason: str = ""
 
     def __str__(self) -> str:
         names = ", ".join(measure.name for measure in self.measures)
@@ -76,53 +82,54 @@ class Target:
 
     @property
     def kind(self) -> str:
+        """What the method trains: "control", "embedding", "model" or "network"."""
         traits = self.job.method.traits
         kinds = {"control": traits.control_images, "embedding": traits.new_words, "model": traits.base_trains}
         return next((name for name, applies in kinds.items() if applies), "network")
 
     @cached_property
     def captions(self) -> list[str]:
-        """Those of the training images."""
+        """The captions of the training images."""
         return [unaugmented_caption(placed) for placed in self.training]
 
     @cached_property
     def trigger(self) -> str:
+        """The run's trigger word; "" if there is none."""
         return trigger_word(self.job, self.captions)
 
     @cached_property
     def size(self) -> tuple[int, int]:
-        """(width, height) at which all images are compared: the most frequent bucket; the training resolution without training
-        images."""
+        """(width, height) at which images are compared: the most frequent bucket, or the training resolution without training images."""
         sizes = Counter(placed.placement.bucket for placed in self.training)
         return sizes.most_common(1)[0][0] if sizes else training_resolution(self.job)
 
     @cached_property
     def outside(self) -> list[str]:
-        """Prompts for things that no caption mentions."""
+        """At most `settings.prompts` prompts for things that no caption mentions."""
         return (list(with_new_words(SCENES, self.captions)) or list(SCENES))[: self.settings.prompts]
 
-    def spread(self, images: Sequence[Placed]) -> list[Placed]:
-        """As many of the images as there are prompts, evenly spaced."""
+    def evenly_spaced(self, images: Sequence[Placed]) -> list[Placed]:
+        """Return at most `settings.prompts` of the images, evenly spaced."""
         return pick_evenly(images, self.settings.prompts)
 
     def set_named(self, name: str) -> str:
-        """The set of inputs by the name that measures use: "fit" are held-out images, else training images."""
+        """Return the name of the input set that a measure reads: "fit" is "held_out", or "inside" if no images are held out."""
         return name if name != "fit" else "held_out" if self.held_out else "inside"
 
     def applies(self, measure: Measure) -> bool:
-        """Whether a measure applies to what the method trains."""
+        """Return whether `measure` applies to what the method trains."""
         return measure.recorded or self.kind in measure.kinds
 
     def reason(self, measure: Measure) -> str:
-        """Why a measure cannot be taken; "" if it can."""
+        """Return why `measure` cannot be taken; "" if it can."""
         if not self.applies(measure):
             return f"not applicable to the method {self.job.method.kind}"
-        if self.why and (measure.reads or measure.images):
-            return self.why
+        if self.no_images_reason and (measure.reads or measure.images):
+            return self.no_images_reason
         return "the run has no trigger word" if measure.name == "trigger" and not self.trigger else ""
 
     def predictions(self, checkpoints: Sequence[Checkpoint], measures: Sequence[Measure]) -> int:
-        """Number of predictions of the model that these measures take, including those of the base model."""
+        """Return how many predictions of the model `measures` take for `checkpoints`, including those of the base model."""
         todo = [measure for measure in measures if not self.reason(measure)]
         reads = {(self.set_named(name), strength) for measure in todo for name, strength in measure.reads}
         sets, prompts = {name for name, _ in reads}, self.settings.prompts
@@ -133,12 +140,12 @@ class Target:
         return (base + len(checkpoints) * per_checkpoint) * bool(checkpoints)
 
     def key(self, measure: Measure, checkpoint: Checkpoint) -> str:
-        """Changes with whatever a measured value depends on."""
+        """Return a hash of everything that the value of `measure` for `checkpoint` depends on: 16 hexadecimal digits."""
         content = json.dumps([VERSION, measure.name, self._state, self._weights(checkpoint.path)])
         return sha256(content.encode()).hexdigest()[:16]
 
     def _weights(self, path: Path) -> Any:
-        """Changes with the weights of a file, not with its metadata, which keeping a checkpoint writes."""
+        """Return a value that changes with the weights of a file but not with its metadata, which keeping a checkpoint rewrites."""
         if path.is_dir():
             return fingerprint(path)
         memo = HashMemo(self.workspace.private / "hashes.json")
@@ -146,24 +153,28 @@ class Target:
 
     @cached_property
     def _state(self) -> list[Any]:
+        """The settings, base model, images and captions that all measures depend on, as JSON values."""
         numbers = self.settings.prompts, self.settings.sampling_steps
         images = [[*each.key, each.image.bytes, each.image.mtime_ns] for each in (*self.training, *self.held_out)]
-        return [numbers, fingerprint(self.base), images, len(self.held_out), self.captions, self.why]
+        return [numbers, fingerprint(self.base), images, len(self.held_out), self.captions, self.no_images_reason]
 
 
 def by_image(values: Sequence[float]) -> list[float]:
-    """The means over the timesteps. values: each image at each timestep"""
+    """Return the mean over timesteps of each image. `values`: each image at each of TIMESTEPS, image by image."""
     return [fmean(values[start : start + len(TIMESTEPS)]) for start in range(0, len(values), len(TIMESTEPS))]
 
 
-def in_turn(values: Sequence[T]) -> list[T]:
-    """One value of each image: of the first at the first timestep, of the second at the second ... values: each image at each timestep"""
+def one_timestep_each(values: Sequence[T]) -> list[T]:
+    """Return one value per image: the first image's at the first timestep, the second's at the second, and so on in rotation.
+
+    values   each image at each of TIMESTEPS, image by image
+    """
     number = len(TIMESTEPS)
     return [values[start + start // number % number] for start in range(0, len(values), number)]
 
 
 def find_target(settings: AssessSettings, workspace: Workspace) -> Target:
-    """The target of the settings. Raises ProblemsError with everything that prevents an assessment."""
+    """Return the target that the settings name. Raises ProblemsError with everything that prevents an assessment."""
     problems: list[Problem] = []
     run = RunFolder(workspace.runs / Path(settings.run or "").name)
     if not settings.run or not os.path.isfile(run.job_file):  # False for a name that is too long
@@ -183,21 +194,23 @@ def find_target(settings: AssessSettings, workspace: Workspace) -> Target:
     assert base is not None and checkpoints is not None
     measures = [MEASURES[name] for name in settings.measures or MEASURES]
     if not all(may_reach(resolve_path(each.value)) for each in named_in(job) if each.what == "path"):
-        why = "this page may not read the files of the run's dataset"
-        return Target(run, job, settings, workspace, base, checkpoints, measures, why=why)
+        no_images_reason = "this page may not read the files of the run's dataset"
+        return Target(run, job, settings, workspace, base, checkpoints, measures, no_images_reason=no_images_reason)
     report = preflight(job, workspace)
     images = [placed for placed in report.placed if placed.concept.role == "train" and not placed.variant]
-    wrong = [problem.what for problem in errors(report.problems)]
-    why = "" if images else (wrong or ["there are no training images"])[0]
+    messages = [problem.what for problem in errors(report.problems)]
+    no_images_reason = "" if images else (messages or ["there are no training images"])[0]
     held_out = report.validation if images else ()
-    return Target(run, job, settings, workspace, base, checkpoints, measures, images, held_out, why)
+    return Target(run, job, settings, workspace, base, checkpoints, measures, images, held_out, no_images_reason)
 
 
 def checkpoints_of(
     facts: Mapping[str, Any], job: TrainJob, workspace: Workspace, steps: Sequence[str] = ()
 ) -> list[Checkpoint]:
-    """The checkpoints of these steps; without steps, all of them (evenly spaced ones if there are many) and averages. facts:
-    the run's snapshot. Raises ProblemsError for a step without one, and for a run without checkpoints."""
+    """Return the checkpoints of `steps`; without steps, all (evenly spaced ones if there are many) and the averages.
+
+    facts   the run's snapshot. Raises ProblemsError for a step without a checkpoint, and for a run without any
+    """
     saved: dict[int, list[Path]] = {}
     averages = [Checkpoint(file["step"], Path(file["path"])) for file in facts["files"] if is_average(file["name"])]
     for file in facts["files"]:

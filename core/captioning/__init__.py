@@ -1,1 +1,1 @@
-"""Captioners (taggers, models that write sentences, names, JSON files, metadata), and edits of many captions."""
+"""Captioners (taggers, sentence models, file names, JSON files, image metadata), and edits of many captions."""

@@ -32,8 +32,11 @@ ONLY_ON_PAGE = frozenset(("bucket", "found"))  # fields of a filter that a repor
 
 @dataclass(frozen=True)
 class Item(Facts):
-    """An image whose caption can be edited. extension: of its caption file, as in `caption_change`; fixed: its caption comes
-    from a metadata file, which cannot be edited here."""
+    """An image whose caption can be edited.
+
+    extension   of its caption file, "auto" or a suffix, as in `caption_change`
+    fixed       whether the caption comes from a metadata file, which cannot be edited here
+    """
 
     path: Path = Path()
     extension: str = "auto"
@@ -42,7 +45,7 @@ class Item(Facts):
 
 @dataclass(frozen=True)
 class CaptionEdit:
-    """A caption before and after an edit."""
+    """A caption before and after an edit. `before` is "" without a caption file."""
 
     item: Item
     before: str
@@ -50,13 +53,19 @@ class CaptionEdit:
 
     @property
     def line(self) -> str:
+        """The edit as a line for the terminal: "fox.png: before  ->  after"."""
         return f"{self.item.name}: {self.before or '(none)'}  ->  {self.after or '(empty)'}"
 
 
 def item_of(
     image: ImageInfo, caption: Caption, extension: str, tokens: int, bucket: str = "", findings: tuple[str, ...] = ()
 ) -> Item:
-    """The item of an image. extension: as in `caption_change`; bucket, findings: from the dataset report and check, if known."""
+    """Return the item of an image and its caption.
+
+    extension          as in `caption_change`
+    tokens             of the longest caption that training can use
+    bucket, findings   from the dataset report and check; empty if unknown
+    """
     return Item(
         name=printable(image.relative.rpartition("/")[2]),
         folder=printable(image.path.parent.name),
@@ -75,6 +84,7 @@ def item_of(
 
 
 def _changed(path: Path) -> float:
+    """Return the modification time of a file in seconds since the epoch, 0.0 if it is missing."""
     try:
         return os.stat(path).st_mtime
     except OSError:
@@ -82,13 +92,13 @@ def _changed(path: Path) -> float:
 
 
 def chosen(items: Sequence[Item], expression: str) -> list[Item]:
-    """The items that match a filter expression. Raises ProblemsError."""
+    """Return the items that match a filter expression (filters.py). Raises ProblemsError for an invalid one."""
     test = test_of(expression)
     return [each for each in items if test(each)]
 
 
 def planned(items: Sequence[Item], settings: CaptionEditSettings) -> list[CaptionEdit]:
-    """The captions that an edit would change, before and after. Raises ProblemsError.
+    """Return the captions that an edit would change, before and after. Raises ProblemsError for incomplete settings.
 
     An image without a caption file starts with an empty caption, not with its folder's default caption.
     """
@@ -102,8 +112,10 @@ def planned(items: Sequence[Item], settings: CaptionEditSettings) -> list[Captio
 
 
 def changes_of(plan: Iterable[CaptionEdit]) -> list[Change]:
-    """The file changes of planned edits, one of a file that images share. A file whose caption differs from `before` by then is not
-    changed."""
+    """Return the file changes of planned edits; images that share a caption file give one change.
+
+    Writing a change skips a file whose caption no longer equals `before`.
+    """
     sidecars = SidecarIndex()
     changes = (
         caption_change(each.item.path, each.after, each.item.extension, over=each.before, sidecars=sidecars)
@@ -113,7 +125,7 @@ def changes_of(plan: Iterable[CaptionEdit]) -> list[Change]:
 
 
 def spellings_of(items: Iterable[Item]) -> list[Counter[str]]:
-    """The spellings of each tag with the number of captions that have each, the most frequent tag first."""
+    """Return, for each tag, its spellings with the number of captions that have each; the most frequent tag first."""
     spelled: dict[str, Counter[str]] = {}
     for each in items:
         for tag, spelling in each.spellings.items():
@@ -122,12 +134,13 @@ def spellings_of(items: Iterable[Item]) -> list[Counter[str]]:
 
 
 def tag_counts(items: Iterable[Item], most: int | None = None) -> list[tuple[str, int]]:
-    """The most frequent tags (None: all) in their most common spelling, with the number of captions that have each."""
+    """Return [(tag, number of captions with it)] of the `most` most frequent tags (None: all), each in its most common spelling."""
     return [(counts.most_common(1)[0][0], counts.total()) for counts in spellings_of(items)[:most]]
 
 
 def mixed_spellings(items: Iterable[Item]) -> dict[str, list[str]]:
-    """{tag as in `tag_counts`: its other spellings}, apart from those that text encoders do not tell apart."""
+    """Return {tag as in `tag_counts`: its other spellings}, without those that differ only in case or spaces, as text encoders
+    ignore these."""
     mixed = {}
     for counts in spellings_of(items):
         first, *others = (each for each, _ in counts.most_common())
@@ -138,7 +151,7 @@ def mixed_spellings(items: Iterable[Item]) -> dict[str, list[str]]:
 
 
 def tags_together(items: Iterable[Item], tag: str, most: int) -> list[tuple[str, int]]:
-    """The tags that occur most often together with this tag, with the number of captions that have both."""
+    """Return [(tag, number of captions)] of the `most` tags that occur most often together with `tag`."""
     wanted = comparable(tag)
     counts = tag_counts((item for item in items if wanted in item.tags), most + 1)
     return [each for each in counts if comparable(each[0]) != wanted][:most]
@@ -148,13 +161,13 @@ def tags_together(items: Iterable[Item], tag: str, most: int) -> list[tuple[str,
 
 
 def check_edits(job: CaptionEditJob, workspace: Workspace) -> str:
-    """Check the job before its start. Raises ProblemsError."""
+    """Check the job before its start; return how many captions would change, as text. Raises ProblemsError."""
     items = items_of(job)
     return f"{count(len(_plan(items, job)), 'caption')} of {len(items)} would change"
 
 
 def edit_captions(job: CaptionEditJob, context: JobContext) -> Outcome:
-    """The task `edit_captions`: change the captions of the chosen images, or list what would change."""
+    """Run the task `edit_captions`: change the captions of the filtered images, or with `preview` only list the changes."""
     context.stage("reading captions")
     plan = _plan(items_of(job), job)
     lines = [each.line for each in plan]
@@ -168,15 +181,17 @@ def edit_captions(job: CaptionEditJob, context: JobContext) -> Outcome:
 
 
 def _facts(planned: int, written: int) -> dict[str, int]:
+    """Return the numbers of planned and written captions for the job's result."""
     return {"planned": planned, "written": written}
 
 
 def _plan(items: Sequence[Item], job: CaptionEditJob) -> list[CaptionEdit]:
+    """Return the edits of the items that match the job's filter. Raises ProblemsError."""
     return planned(chosen(items, job.edit_captions.filter), job.edit_captions)
 
 
 def items_of(job: CaptionEditJob) -> list[Item]:
-    """The images of the job's dataset. Raises ProblemsError."""
+    """Return an item for each image of the job's dataset. Raises ProblemsError, also for filter fields that only the page knows."""
     fields = fields_in(job.edit_captions.filter)
     if unknown := sorted(fields & ONLY_ON_PAGE):
         fix = "use it in the list of the Captions tab, or filter by width: and height:"
@@ -184,12 +199,12 @@ def items_of(job: CaptionEditJob) -> list[Item]:
         raise ProblemsError.one(what, "edit_captions.filter", fix, "filter.only-on-page")
     return [
         item_of(row.image, row.caption, row.settings.caption_extension, _tokens(row) if "tokens" in fields else 0)
-        for row in rows_of(job, of_files=True)
+        for row in rows_of(job, editable=True)
     ]
 
 
 def _tokens(row: Row) -> int:
-    """Number of tokens of the longest caption an image may get, as in the dataset report."""
+    """Return the number of tokens of the longest caption that training can use for an image, as in the dataset report."""
     return max(map(count_tokens, longest_captions(row.caption, row.settings, row.image.class_tokens)), default=0)
 
 
@@ -197,7 +212,7 @@ def _tokens(row: Row) -> int:
 
 
 def check_history(settings: CaptionHistorySettings, workspace: Workspace) -> str:
-    """Check the job before its start. Raises ProblemsError for an unknown change."""
+    """Check the job before its start; return what it would do, as text. Raises ProblemsError for an unknown change."""
     history = History(workspace.captions, workspace.person)
     if not settings.undo:
         return count(sum(1 for _ in history.entries()), "change")
@@ -205,7 +220,7 @@ def check_history(settings: CaptionHistorySettings, workspace: Workspace) -> str
 
 
 def caption_history(settings: CaptionHistorySettings, context: JobContext) -> Outcome:
-    """List the latest changes, newest first, or undo one. Files that were changed again since are left alone."""
+    """List the LISTED newest caption changes, or undo one. Undo skips files that were changed again since."""
     history = History(context.workspace.captions, context.workspace.person)
     if not settings.undo:
         entries = list(islice(history.entries(), LISTED))
@@ -221,7 +236,7 @@ def caption_history(settings: CaptionHistorySettings, context: JobContext) -> Ou
 
 
 def _entry(history: History, number: str) -> Entry:
-    """The change with this number, or the newest for "last". Raises ProblemsError."""
+    """Return the change with the id `number`, or the newest for "last". Raises ProblemsError for an unknown id."""
     entry = next((each for each in history.entries() if number in (LAST, each.id)), None)
     if entry is None:
         fix = "run caption_history without a number to list the changes"
@@ -230,6 +245,7 @@ def _entry(history: History, number: str) -> Entry:
 
 
 def _line(history: History, entry: Entry) -> str:
+    """Return a line that describes a change: id, time, title and number of captions."""
     files, done = entry.about.get("files"), history.count(entry.id)
     part = f"at most {done:,} of " if isinstance(files, int) and done < files else ""  # it was interrupted
     many = f", {part}{count(files, 'caption')}" if isinstance(files, int) else ""

@@ -1,7 +1,7 @@
-"""A captioner: a settings model and a function from images to captions, registered by one line.
+"""Defines captioners: `captioner` turns a settings model and a function from images to captions into a task.
 
-Each captioner is a task. Its job has the dataset's folders and caption settings, the settings that all captioners share
-(core/settings/caption.py), and a group of settings for this captioner. The shared code is in captioners.py.
+Its job has the dataset's folders and caption settings, the settings that all captioners share (core/settings/caption.py), and a
+group of settings for this captioner. The shared code is in captioners.py.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ CARD = tasks.Card(
 
 
 def _with_default(name: str, default: str) -> type[CaptioningSettings]:
-    """The settings that all captioners share, with another default for the setting `name`."""
+    """Return the settings model shared by all captioners, with another default for the setting `name`."""
     info = copy(CaptioningSettings.model_fields[name])
     info.default = default
     override: Any = {name: (info.annotation, info)}
@@ -49,15 +49,16 @@ def captioner(
     with_job: bool = False,
     **about: Any,
 ) -> tasks.Task:
-    """Return the task of a captioner.
+    """Return the task of a captioner. `name` and `title` are the task's.
 
-    describe  (images, the captioner's settings, context) -> iterator of captions in the images' order. It loads its model
-              at the first iteration, and may process several images at once
-    ready     (the captioner's settings, workspace): raises ProblemsError for missing requirements, before the start
-    existing  default of the setting for existing captions
-    rows      `describe` gets each image as a `Row` (report.py), with its caption and settings, instead of its path
-    with_job  `describe` gets the job as its first argument, for separator and folders
-    about     the other fields of Task
+    settings   model of the captioner's settings, a group of the job named `name`
+    describe   (images, settings, context) -> iterator of captions in the images' order. It loads its model at the first iteration,
+               and may process several images at once
+    ready      (settings, workspace): raises ProblemsError for missing requirements, before the start
+    existing   default of the setting for existing captions
+    rows       whether `describe` gets each image as a `Row` (report.py), with its caption and settings, instead of its path
+    with_job   whether `describe` gets the job as its first argument, for separator and folders
+    about      other fields of Task
     """
     group: Any = (settings, Field(default_factory=settings, title=title))
     shared: dict[str, Any] = {}

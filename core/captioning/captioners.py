@@ -1,5 +1,4 @@
-"""Shared by all captioners: choosing images, progress, pause, preview, skipped images, joining new captions with existing ones
-and writing them."""
+"""Shared code of all captioners: choose images, run, preview, combine new captions with existing ones, and write them."""
 
 import csv
 import hashlib
@@ -42,7 +41,14 @@ LISTED = 200  # tags and skipped images in the outcome
 
 @dataclass
 class Tally:
-    """Counts and problems of a captioning job, and its outcome."""
+    """Counts and problems of a captioning job, and its outcome.
+
+    images    images to caption, including those that failed
+    written   caption files written
+    edited    captions left alone because they were edited during the job
+    empty     images for which no text was found
+    counts    tag -> number of images
+    """
 
     images: int = 0
     written: int = 0
@@ -55,8 +61,7 @@ class Tally:
     table: Path | None = None  # the file with all counts, where they are too many to list
 
     def keep_counts(self, name: str, workspace: Workspace) -> None:
-        """Write all counts, the most frequent first, to a new file in the outputs folder if there are too many to list.
-        Raises ProblemsError."""
+        """Write all tag counts to a CSV file in the outputs folder, if there are too many to list. Raises ProblemsError."""
         if len(self.counts) <= LISTED:
             return
         text = io.StringIO(newline="")
@@ -72,7 +77,11 @@ class Tally:
         self.table = path
 
     def outcome(self, existing: str, previews: Sequence[dict[str, Any]] | None = None) -> Outcome:
-        """The outcome of a job. existing: the setting that chooses the images; previews: entries of `_preview_of`, for a preview."""
+        """Return the outcome of a finished job.
+
+        existing   the setting that chooses the images
+        previews   entries of `_preview_of`; None unless this is a preview
+        """
         facts: dict[str, Any] = {"images": self.images, "written": self.written}
         facts |= {} if previews is None else {"previews": previews}
         if not self.images:
@@ -90,12 +99,12 @@ class Tally:
         return Outcome(lines=[*lines, *self._lines(), f"{described} captioned; {last}"], facts=facts)
 
     def stopped(self) -> Outcome:
-        """The outcome of a cancelled run."""
+        """Return the outcome of a stopped job."""
         message = f"{count(self.written, 'caption')} of {count(self.images, 'image')} written; start again to resume"
         return Outcome("stopped", [message], {"images": self.images, "written": self.written})
 
     def _lines(self) -> Iterator[str]:
-        """Yield the outcome's lines: counts, skipped images with the reason, captions left alone."""
+        """Yield the outcome's lines: tag counts, skipped images with the reason, captions left alone."""
         yield from (f"{name}: {number}" for name, number in self.counts.most_common(LISTED))
         if len(self.counts) > LISTED:
             where = f"; full table: {display_path(self.table)}" if self.table else ""
@@ -114,35 +123,38 @@ class Tally:
 
 
 def run_captioner(
-    name: str, title: str, describe: Describe, job: CaptionerJob, context: JobContext, of_rows: bool = False
+    name: str, title: str, describe: Describe, job: CaptionerJob, context: JobContext, pass_rows: bool = False
 ) -> Outcome:
-    """Caption the job's images and write each caption as soon as it is ready, or all into one file at the end. A preview writes
-    nothing.
+    """Run a captioner: write each caption as soon as it is ready, or all into one file at the end. A preview writes nothing.
 
-    of_rows   as `rows` of `captioner`
-    Raises ProblemsError. A stop raises Cancelled before the first caption is written, and has an outcome after it.
+    name, title   of the task
+    describe      see `captioner`
+    pass_rows     `rows` of `captioner`
+
+    Raises ProblemsError, and Cancelled for a stop before the first caption; a later stop returns an outcome.
     """
     tally, about, settings = Tally(), {"task": name, "job": _fingerprint(job)}, getattr(job, name)
 
-    def described(rows: Sequence[Row]) -> Iterator[tuple[Row, CaptionResult]]:
-        images = rows if of_rows else [row.image.path for row in rows]
-        return _described(describe(images, settings, context), rows, context, tally)
+    def describe_rows(rows: Sequence[Row]) -> Iterator[tuple[Row, CaptionResult]]:
+        """Yield (image, result) of the captioner, without images that failed."""
+        images = rows if pass_rows else [row.image.path for row in rows]
+        return _successful_results(describe(images, settings, context), rows, context, tally)
 
     if job.captioning.preview is not None:
-        rows = _rows(job)
+        rows = _selected_rows(job)
         one_file = job.captioning.output_path is not None
         tally.none_missing = not one_file and not any(_gets_caption(row, job.captioning.existing) for row in rows)
         return tally.outcome(
-            job.captioning.existing, [_preview_of(row, caption, job) for row, caption in described(rows)]
+            job.captioning.existing, [_preview_of(row, caption, job) for row, caption in describe_rows(rows)]
         )
     tally.file = typed_path(job.captioning.output_path)
     try:
         if tally.file is None:
-            _write_each(title, about, described, job, context, tally)
+            _write_each(title, about, describe_rows, job, context, tally)
         else:
             kind = "tags" if isinstance(settings, TagTextSettings) else "caption"
             unfinished = context.workspace.private / "captions in one file" / f"{name}-{about['job']}.json"
-            captions = _collect_captions(unfinished, described, job, context, tally)
+            captions = _collect_captions(unfinished, describe_rows, job, context, tally)
             with only_one_writes(context):
                 write_one_file(tally.file, kind, captions, title, about, context.workspace)
             unfinished.unlink(missing_ok=True)
@@ -157,17 +169,17 @@ def run_captioner(
 def _write_each(
     title: str,
     about: dict[str, Any],
-    described: Callable[[Sequence[Row]], Iterator[tuple[Row, CaptionResult]]],
+    describe_rows: Callable[[Sequence[Row]], Iterator[tuple[Row, CaptionResult]]],
     job: CaptionerJob,
     context: JobContext,
     tally: Tally,
 ) -> None:
-    """Write each caption to its caption file as soon as it is ready. All together are one change with one undo."""
+    """Write each caption to its caption file as soon as it is ready. All of them are one change in the history, undone together."""
     history = History(context.workspace.captions, context.workspace.person)
     with only_one_writes(context), history.open(title, about, history.unfinished(about)) as opened:
-        files = _pending_changes(_rows(job), opened.done(), tally)
+        files = _pending_changes(_selected_rows(job), opened.done(), tally)
         check_folders(file.path.parent for file in files.values())
-        for row, caption, text in _texts_to_write(described(list(files)), job, tally):
+        for row, caption, text in _texts_to_write(describe_rows(list(files)), job, tally):
             result = opened.write([replace(files[row], new=caption.caption_bytes(text))])
             tally.written += len(result.written)
             tally.edited += len(result.changed_since)
@@ -175,20 +187,21 @@ def _write_each(
 
 def _collect_captions(
     unfinished: Path,
-    described: Callable[[Sequence[Row]], Iterator[tuple[Row, CaptionResult]]],
+    describe_rows: Callable[[Sequence[Row]], Iterator[tuple[Row, CaptionResult]]],
     job: CaptionerJob,
     context: JobContext,
     tally: Tally,
 ) -> dict[Row, str]:
-    """{image: its new caption} in the images' order. A job that is cut off writes those that it has to the file `unfinished`,
-    from which the same job resumes."""
-    rows = _rows(job)
+    """Return {image: caption to write} in the images' order.
+
+    An interrupted job saves its captions to the file `unfinished`, from which the same job resumes.
+    """
+    rows = _selected_rows(job)
     captions = _resumed(unfinished, rows, context, tally)
     saved, warned = time.monotonic(), False
 
     def save() -> None:
-        """Write the captions so far, each with that in the image's own file, which may be edited before the job resumes. Warns
-        once if it fails."""
+        """Save each new caption so far with the existing caption, to detect on resume that the user edited it. Warns once if it fails."""
         nonlocal warned
         texts = {str(row.image.path): [_file_caption(row), text] for row, text in captions.items()}
         try:
@@ -202,7 +215,7 @@ def _collect_captions(
             context.warn(Problem(what, display_path(unfinished), fix, "warning", code="caption.unfinished-unwritten"))
 
     try:
-        for row, _, text in _texts_to_write(described([row for row in rows if row not in captions]), job, tally):
+        for row, _, text in _texts_to_write(describe_rows([row for row in rows if row not in captions]), job, tally):
             captions[row] = text
             if time.monotonic() - saved > SAVE_SECONDS:
                 save()
@@ -216,13 +229,18 @@ def _collect_captions(
 
 
 def _resumed(unfinished: Path, rows: Sequence[Row], context: JobContext, tally: Tally) -> dict[Row, str]:
-    """{image: its caption} from the file of a job that was cut off, {} without a readable one. Images changed after it was
-    written are left out, and those whose own caption has changed."""
+    """Return {image: caption} saved by an interrupted job; {} without a readable file.
+
+    Leaves out images that changed after the file was written, and images whose existing caption has changed.
+    """
     if not unfinished.exists():
         return {}
     try:
         earlier, saved_at = read_json_object(unfinished), unfinished.stat().st_mtime
-        counts, texts = Counter(earlier["counts"]), {name: _pair(each) for name, each in earlier["captions"].items()}
+        counts, texts = (
+            Counter(earlier["counts"]),
+            {name: _parse_saved_pair(each) for name, each in earlier["captions"].items()},
+        )
     except (ProblemsError, OSError, KeyError, TypeError, ValueError, AttributeError):
         what = "The captions of this job that was cut off cannot be read, so all images are captioned again"
         context.warn(Problem(what, display_path(unfinished), level="warning", code="caption.unfinished-unreadable"))
@@ -233,17 +251,17 @@ def _resumed(unfinished: Path, rows: Sequence[Row], context: JobContext, tally: 
     return {row: text for row, (before, text) in pairs.items() if before == _file_caption(row)}
 
 
-def _pair(value: list[str]) -> tuple[str, str]:
-    """(the caption in an image's own file, its new one). Raises ValueError for anything else than a list of two."""
+def _parse_saved_pair(value: list[str]) -> tuple[str, str]:
+    """Return (existing caption, caption to write) from JSON. Raises ValueError unless `value` is a list of two."""
     before, text = value if isinstance(value, list) else ()
     return str(before), str(text)
 
 
 def _texts_to_write(
-    described: Iterable[tuple[Row, CaptionResult]], job: CaptionerJob, tally: Tally
+    results: Iterable[tuple[Row, CaptionResult]], job: CaptionerJob, tally: Tally
 ) -> Iterator[tuple[Row, CaptionResult, str]]:
-    """Yield (image, its new caption, the text to write). Images without any text are counted and left out."""
-    for row, caption in described:
+    """Yield (image, captioner's result, text to write). Images without text are counted in `tally.empty` and left out."""
+    for row, caption in results:
         text = caption.joined(_file_caption(row), job.captioning)
         if text or caption.means_empty:
             yield row, caption, text
@@ -251,10 +269,10 @@ def _texts_to_write(
             tally.empty += 1
 
 
-def _described(
+def _successful_results(
     captions: Iterator[str | CaptionResult], rows: Sequence[Row], context: JobContext, tally: Tally
 ) -> Iterator[tuple[Row, CaptionResult]]:
-    """Yield each image with its caption, without those that failed. Reports progress, and pauses or stops after each."""
+    """Yield (image, result) without images that failed, which are counted and reported. Pauses or stops after each image."""
     tally.images = len(rows) + len(tally.failed)
     context.stage("captioning", 0, len(rows))
     for number, (row, each) in enumerate(zip(rows, captions, strict=True), 1):
@@ -270,8 +288,10 @@ def _described(
 
 
 def _pending_changes(rows: Iterable[Row], done: Collection[Path], tally: Tally) -> dict[Row, Change]:
-    """{image: the pending change of its caption file}, without images in `done`. Images whose file cannot be read, or that share
-    one, are reported and skipped."""
+    """Return {image: change of its caption file, still without text}, without images whose file is in `done`.
+
+    Images with an unreadable caption file, or one shared with another image, are reported in `tally` and left out.
+    """
     sidecars, taken = SidecarIndex(), set[Path]()
     files: dict[Row, Change] = {}
     for row in rows:
@@ -284,8 +304,10 @@ def _pending_changes(rows: Iterable[Row], done: Collection[Path], tally: Tally) 
 
 
 def _pending_change(row: Row, sidecars: SidecarIndex, taken: set[Path]) -> Change:
-    """The pending change of an image's caption file, which is added to `taken`, the files of other images. Raises
-    ProblemsError."""
+    """Return the change of an image's caption file, still without text, and add the file to `taken`, those of other images.
+
+    Raises ProblemsError for an unreadable caption file, or one that is in `taken`.
+    """
     if row.caption.missing and row.caption.problem is not None:
         raise ProblemsError([row.caption.problem])  # its caption file is not a valid caption
     file = caption_change(
@@ -299,13 +321,15 @@ def _pending_change(row: Row, sidecars: SidecarIndex, taken: set[Path]) -> Chang
 
 
 def _file_caption(row: Row) -> str:
-    """The caption in the image's caption file, "" without one."""
+    """Return the caption in the image's caption file; "" if there is none."""
     return row.caption.text if row.caption.source == "file" else ""
 
 
 def _preview_of(row: Row, caption: CaptionResult, job: CaptionerJob) -> dict[str, Any]:
-    """An image's preview as plain JSON: {"image", "name", "caption", "before", "tags"}. `caption` is "" if it only repeats the
-    tags, `before` if nothing changes; `tags` are [tag, score] pairs."""
+    """Return an image's preview as JSON: {"image": path, "name": relative path, "caption", "before", "tags": [[tag, score]]}.
+
+    `caption` is "" if it only repeats the tags; `before` is "" if nothing changes.
+    """
     before, after = _file_caption(row), caption.joined(_file_caption(row), job.captioning)
     names = (caption.separator or job.captioning.separator).join(name for name, _ in caption.scored)
     return {
@@ -318,6 +342,7 @@ def _preview_of(row: Row, caption: CaptionResult, job: CaptionerJob) -> dict[str
 
 
 def _preview_line(preview: dict[str, Any]) -> str:
+    """Return a preview as a line for the terminal."""
     scores = with_scores(tuple((name, score) for name, score in preview["tags"]))
     if preview["caption"] and scores:
         scores = f"   [{scores}]"
@@ -326,20 +351,23 @@ def _preview_line(preview: dict[str, Any]) -> str:
 
 
 def images_to_describe(name: str, ready: Ready | None, job: CaptionerJob, workspace: Workspace) -> str:
-    """Check the job before its start; returns the number of images as text ("24 images to caption"). Raises ProblemsError for
-    problems of the dataset and missing requirements."""
+    """Check the job before its start; return the number of images as text: "24 images to caption".
+
+    Raises ProblemsError for problems of the dataset and missing requirements.
+    """
     problems: list[Problem] = []
-    rows = collected(problems, _rows, job) or []
+    rows = collected(problems, _selected_rows, job) or []
     if ready is not None:
         collected(problems, ready, getattr(job, name), workspace)
     raise_if_errors(problems)
     return f"{count(len(rows), 'image')} to caption"
 
 
-def _rows(job: CaptionerJob) -> list[Row]:
-    bad = pattern_problems(job.captioning.remove_words, "captioning.remove_words")
-    bad += path_problems(job.captioning.output_path) if job.captioning.output_path is not None else []
-    rows = _named_rows(rows_of(job, of_files=True, problems=bad), job.captioning.only)
+def _selected_rows(job: CaptionerJob) -> list[Row]:
+    """Return the images that the job captions, at most `preview` of them. Raises ProblemsError."""
+    setting_problems = pattern_problems(job.captioning.remove_words, "captioning.remove_words")
+    setting_problems += path_problems(job.captioning.output_path) if job.captioning.output_path is not None else []
+    rows = _named_rows(rows_of(job, editable=True, problems=setting_problems), job.captioning.only)
     everything = job.captioning.output_path is not None
     wanted = [row for row in rows if everything or _gets_caption(row, job.captioning.existing)]
     if job.captioning.preview is not None and not wanted:
@@ -349,7 +377,10 @@ def _rows(job: CaptionerJob) -> list[Row]:
 
 
 def _named_rows(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
-    """The images with these names or paths, all without any. Raises ProblemsError for a name of none."""
+    """Return the images with these file names, relative or absolute paths; all if `names` is empty.
+
+    Raises ProblemsError for a name that no image has.
+    """
     if not names:
         return list(rows)
     names_of = {row: {str(row.image.path), str(row.image.relative), row.image.path.name} for row in rows}
@@ -360,18 +391,19 @@ def _named_rows(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
 
 
 def _gets_caption(row: Row, existing: str) -> bool:
-    """Whether an image gets a new caption (not if its caption is from a metadata file)."""
+    """Return whether an image gets a new caption. `existing`: the setting; captions from a metadata file are never changed."""
     if existing not in ("keep", "missing"):
         return row.caption.source != "metadata"
     return row.caption.source in (("words", "none") if existing == "keep" else ("words", "none", "blank"))
 
 
 def _fingerprint(job: CaptionerJob) -> str:
+    """Return a hash of the job's settings: 16 hexadecimal digits."""
     return hashlib.sha256(json.dumps(to_values(job), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def path_problems(text: str) -> list[Problem]:
-    """The problems of a file to write captions to, as far as they can be checked before the start."""
+    """Return the problems of a path to write all captions to, as far as they can be checked before the start."""
     path = typed_path(text)
     what, fix = "", "choose a new name, or a file with captions, which is replaced"
     if path is None or path.suffix.lower() not in (".json", ".jsonl") or "\0" in text:
@@ -384,6 +416,7 @@ def path_problems(text: str) -> list[Problem]:
 
 
 def _holds_captions(path: Path) -> bool:
+    """Return whether a file has entries of captions by image."""
     try:
         return all(isinstance(entry, dict) for entry in read_values(path)[0].values())
     except ProblemsError:
@@ -393,7 +426,11 @@ def _holds_captions(path: Path) -> bool:
 def write_one_file(
     path: Path, kind: str, captions: Mapping[Row, str], title: str, about: Mapping[str, Any], workspace: Workspace
 ) -> None:
-    """Write all captions to one file, with undo. kind: their key in a .json, "tags" or "caption". Raises ProblemsError."""
+    """Write all captions to one .json or .jsonl file, with undo. Raises ProblemsError.
+
+    kind    key of each caption in a .json file, "tags" or "caption"
+    about   data of the change in the history
+    """
     entries = [(str(row.image.path), text, [row.image.width, row.image.height]) for row, text in captions.items()]
     if path.suffix.lower() == ".jsonl":
         lines = ({"image_path": image, "caption": text, "image_size": size} for image, text, size in entries)

@@ -10,8 +10,11 @@ from core.settings.caption import CaptioningSettings
 
 
 def combined(existing: str, new: str, settings: CaptioningSettings, separator: str = "") -> str:
-    """The caption to write. existing: the caption of the file, "" for none; separator: of the new caption, "" for the job's
-    separator. A caption to which nothing is added is returned unchanged."""
+    """Return the caption to write: `new`, cleaned, combined with `existing` as the settings say.
+
+    existing    caption in the file, "" if there is none; returned unchanged if nothing is added
+    separator   of the new caption, "" for the setting
+    """
     separator = separator or settings.separator
     new = cleaned(new, settings, separator)
     mode = settings.existing
@@ -30,49 +33,56 @@ def combined(existing: str, new: str, settings: CaptioningSettings, separator: s
 
 
 def cleaned(text: str, settings: CaptioningSettings, separator: str = "") -> str:
-    """A captioner's text after removing phrases, with prefix and suffix; "" stays empty."""
+    """Return a captioner's text without the phrases of `remove_words`, with prefix and suffix; "" if no text remains."""
     separator = separator or settings.separator
     for pattern in settings.remove_words:
-        text = removed(pattern, text)
+        text = without_matches(pattern, text)
     lines = parts_of(text, separator) if "\n" in separator else [text]  # its line breaks are meant
     text = separator.join(line for each in lines if (line := " ".join(each.split()).strip(" ,")))
     return separator.join(part for part in (settings.prefix, text, settings.suffix) if part) if text else ""
 
 
-def removed(pattern: str, text: str) -> str:
-    """The text without the matches of the regular expression. Raises ProblemsError for an invalid one."""
+def without_matches(pattern: str, text: str) -> str:
+    """Return the text without the matches of a regular expression. Raises ProblemsError for an invalid one."""
     return Pattern(pattern, pattern).replaced(text, "")
 
 
-def pattern_problems(patterns: Sequence[str], where: str, by: str = "", by_where: str = "") -> list[Problem]:
-    """An error for each invalid regular expression, and for each that is incompatible with the replacement `by`."""
+def pattern_problems(
+    patterns: Sequence[str], where: str, replacement: str = "", replacement_where: str = ""
+) -> list[Problem]:
+    """Return an error for each invalid regular expression, and for each that is incompatible with the replacement text `replacement`.
+
+    where, replacement_where   settings that the errors name for the expression and the replacement
+    """
     problems: list[Problem] = []
     for pattern in patterns:
         try:
-            Pattern(pattern, where).check_replacement(by, by_where or where)
+            Pattern(pattern, where).check_replacement(replacement, replacement_where or where)
         except ProblemsError as error:
             problems += error.problems
     return problems
 
 
 def parts_of(text: str, separator: str) -> list[str]:
-    """The parts of a caption, split at the separator without its spaces, without blank parts."""
+    """Return the parts of a caption, split at the separator (without its spaces), stripped and without blank ones."""
     return [part.strip() for part in text.split(separator.strip() or separator) if part.strip()]
 
 
 @lru_cache(maxsize=1 << 16)
 def comparable(part: str) -> str:
-    """A tag normalized for comparison: without differences in case, underscores, escapes and spaces."""
+    """Return a tag normalized for comparison: without differences in case, underscores, escapes and spaces."""
     return " ".join(part.replace("\\", "").replace("_", " ").split()).casefold()
 
 
-def tag_test(wanted: Iterable[str]) -> Callable[[str], bool]:
-    """A test whether a tag is one of these, by `comparable`; * in them matches any text."""
-    forms = {comparable(tag) for tag in wanted}
+def tag_test(tags: Iterable[str]) -> Callable[[str], bool]:
+    """Return a function that tests whether a tag is one of `tags`, compared by `comparable`; * matches any text."""
+    forms = {comparable(tag) for tag in tags}
     patterns = [form for form in forms if "*" in form]
-    return lambda tag: (form := comparable(tag)) in forms or any(like(form, pattern) for pattern in patterns)
+    return lambda tag: (
+        (form := comparable(tag)) in forms or any(matches_wildcard(form, pattern) for pattern in patterns)
+    )
 
 
-def like(text: str, pattern: str) -> bool:
-    """Whether the pattern, in which * matches any text, matches the whole text."""
+def matches_wildcard(text: str, pattern: str) -> bool:
+    """Return whether `pattern`, in which * matches any text, matches the whole text."""
     return fnmatchcase(text, pattern.replace("[", "[[]").replace("?", "[?]"))

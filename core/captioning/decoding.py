@@ -16,8 +16,10 @@ T = TypeVar("T")
 def decoded_ahead(
     images: Iterable[Path], prepare: Callable[[Path], T], threads: int, batch_size: int
 ) -> Iterator[tuple[Path, T | Problem]]:
-    """Yield (image, its prepared data, or a Problem if it cannot be read), in order. At most `threads` images and two batches
-    are decoded ahead."""
+    """Yield (image, result of `prepare`), in order; a Problem for an unreadable image.
+
+    At most `threads` + 2 * `batch_size` images are decoded ahead.
+    """
     waiting: deque[tuple[Path, Future[T | Problem]]] = deque()
     pool = ThreadPoolExecutor(threads, "decode")
     try:
@@ -34,6 +36,7 @@ def decoded_ahead(
 
 
 def _prepared(path: Path, prepare: Callable[[Path], T]) -> T | Problem:
+    """Return the result of `prepare`, or a Problem if it raises BrokenImage."""
     try:
         return prepare(path)
     except BrokenImage as error:
@@ -42,8 +45,8 @@ def _prepared(path: Path, prepare: Callable[[Path], T]) -> T | Problem:
 
 
 def batches(prepared: Iterable[tuple[Path, T | Problem]], size: int) -> Iterator[list[tuple[Path, T | Problem]]]:
-    """Yield batches of `size` readable images, the last one of the rest; unreadable ones (a Problem) are included without
-    counting."""
+    """Yield lists of (image, data) with `size` readable images each, fewer in the last. Unreadable images (a Problem) are kept in
+    between."""
     batch: list[tuple[Path, T | Problem]] = []
     for each in prepared:
         batch.append(each)

@@ -20,19 +20,21 @@ Join = Callable[[str, CaptioningSettings], str]  # (caption of the file, setting
 
 
 def with_scores(tags: Scores) -> str:
+    """Return the tags as text with two decimals of each score: "fox 0.91, snow"."""
     return ", ".join(name if score is None else f"{name} {score:.2f}" for name, score in tags)
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionResult:
-    """An image's caption.
+    """The result of a captioner for an image.
 
-    problem  why there is no caption: the image is reported, skipped and counted
-    scored   (tag, score) pairs of a tagger, for a preview
-    counted  tags that the outcome counts over all images
-    means_empty   write an empty caption rather than none
-    separator   between its parts; "" is the job's separator
-    join     combines it with the existing caption instead of the job's settings; the result is written unchanged
+    text          the caption
+    problem       why there is no caption: the image is skipped, reported and counted
+    scored        (tag, score) pairs of a tagger, for a preview
+    counted       tags to count over all images
+    means_empty   whether an empty text is written as an empty caption, instead of nothing
+    separator     between the caption's parts; "" for the job's separator
+    join          combines the caption with the existing one, instead of `combined`; its result is written unchanged
     """
 
     text: str
@@ -44,18 +46,20 @@ class CaptionResult:
     join: Join | None = None
 
     def joined(self, existing: str, settings: CaptioningSettings) -> str:
-        """The caption to write. existing: the caption of the file, "" for none."""
+        """Return the caption to write. `existing`: caption in the file, "" if there is none."""
         return (self.join or self._combined)(existing, settings)
 
     def _combined(self, existing: str, settings: CaptioningSettings) -> str:
+        """Return `combined` with the existing caption, as the settings say."""
         return combined(existing, self.text, settings, self.separator)
 
     def caption_bytes(self, caption: str) -> bytes:
-        """The bytes of the caption file for a joined caption."""
+        """Return the content of the caption file for a caption from `joined`."""
         return caption_bytes(caption) if self.join is None else f"{caption}\n".encode()
 
     @classmethod
     def of(cls, caption: str | CaptionResult) -> CaptionResult:
+        """Return the result for a captioner's output, which may be text only."""
         return cls(caption) if isinstance(caption, str) else caption
 
 
@@ -63,18 +67,18 @@ Described = CaptionResult  # its earlier name, for packages
 
 
 def skipped(path: Path, what: str, fix: str, code: str) -> CaptionResult:
-    """The result for an image without a caption, with the reason."""
+    """Return the result for an image that is skipped, with the problem as the reason."""
     return CaptionResult("", Problem(what, printable(path), fix, "advice", code=code))
 
 
-def from_text(path: Path, text: str, nothing: CaptionResult) -> CaptionResult:
-    """The caption from untrusted text, or the problem with it. nothing: the result for blank text."""
+def from_text(path: Path, text: str, if_blank: CaptionResult) -> CaptionResult:
+    """Return the caption from untrusted text, or a problem if it is too long or not valid Unicode. `if_blank`: result for blank text."""
     if len(text) > LONGEST:
         what = f"The text for {printable(path.name)} has {len(text):,} characters, more than {LONGEST:,}"
         return skipped(path, what, "write its caption by hand", "source.too-long")
     text = " ".join(_CONTROL.sub(" ", text).split())
     if not text.strip(" ,"):
-        return nothing
+        return if_blank
     if HALF_PAIR.search(text):
         what = f"The name of {printable(path.name)} is not valid Unicode"
         return skipped(path, what, "rename the file or its folder", "source.not-unicode")

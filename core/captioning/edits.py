@@ -13,14 +13,16 @@ from core.settings.captioning.edits import CaptionEditSettings
 
 
 class Edit(Protocol):
+    """A function that edits a caption."""
+
     def __call__(self, text: str, name: str = "", folder: str = "") -> str:
-        """The edited caption. name, folder: of the image file, for edits that turn them into the caption."""
+        """Return the edited caption. `name` and `folder` of the image are used by edits that make them the caption."""
 
 
 def editor(settings: CaptionEditSettings, texts: Iterable[str]) -> Edit:
-    """The function that applies this edit to a caption. Raises ProblemsError for incomplete settings.
+    """Return the function that applies the edit of the settings to a caption. Raises ProblemsError for incomplete settings.
 
-    texts   all chosen captions, for sorting by frequency
+    texts   all captions to edit, for sorting by frequency
     """
     if problems := edit_problems(settings):
         raise ProblemsError(problems)
@@ -47,9 +49,10 @@ _NEEDED = {  # change -> {setting that must be filled in: what it is}
 
 
 def edit_problems(settings: CaptionEditSettings) -> list[Problem]:
-    """The problems of the settings: missing or invalid values."""
+    """Return the problems of the settings: missing or invalid values."""
 
     def problem(what: str, name: str, fix: str, code: str) -> Problem:
+        """Return the problem of the setting `name`."""
         return Problem(what, f"edit_captions.{name}", fix, code=f"edit.{code}")
 
     problems: list[Problem] = []
@@ -83,13 +86,15 @@ Test = Callable[[str], bool]
 
 
 def _tags(text: str, settings: CaptionEditSettings) -> Tags:
+    """Return the tags of a text, split at the setting's separator."""
     return parts_of(text, settings.separator)
 
 
 def _by_lines(settings: CaptionEditSettings, change: Change) -> Callable[[str], str]:
-    """Apply a change of tags to each line. A line whose tags do not change keeps its exact spelling."""
+    """Return an edit of text that applies `change` to the tags of each line. A line whose tags stay equal keeps its exact spelling."""
 
     def changed(line: str) -> str:
+        """Return one line with the change applied to its tags."""
         before = _tags(line, settings)
         after = change(list(before))
         return line if after == before else settings.separator.join(after)
@@ -98,14 +103,14 @@ def _by_lines(settings: CaptionEditSettings, change: Change) -> Callable[[str], 
 
 
 def _each_line(change: Callable[[str], str]) -> Callable[[str], str]:
-    """Apply a change of text to each line. Blank lines stay, unless the whole text is blank."""
+    """Return an edit of text that applies `change` to each line. Blank lines are kept, unless the whole text is blank."""
     return lambda text: "\n".join(
         change(line) if line.strip() or not text.strip() else line for line in text.split("\n")
     )
 
 
 def _add(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
-    """Return the change that adds the tags that a caption lacks: at its start, its end or after a tag."""
+    """Return the change that adds missing tags to a caption: at its start, at its end or after a tag."""
     wanted = {comparable(tag): tag for tag in reversed(_tags(settings.tags, settings))}
     ordered, is_after = list(reversed(wanted.items())), tag_test([settings.after])
 
@@ -123,12 +128,13 @@ def _add(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
 
 
 def _remove(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
+    """Return the change that removes the setting's tags, in which * matches any text."""
     is_removed = tag_test(_tags(settings.tags, settings))
     return lambda tags: [tag for tag in tags if not is_removed(tag)]
 
 
 def _front(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
-    """Move these tags to the front, in their order. Tags that a caption lacks are not added."""
+    """Return the change that moves the setting's tags to the front, in the setting's order. Missing tags are not added."""
     tests = [tag_test([tag]) for tag in _tags(settings.tags, settings)]
     return lambda tags: sorted(
         tags, key=lambda tag: next((index for index, test in enumerate(tests) if test(tag)), len(tests))
@@ -136,8 +142,7 @@ def _front(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
 
 
 def _sort(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
-    """Return the change that sorts all tags but the first `keep_first`: by their frequency in `texts`, most frequent first, or by
-    name."""
+    """Return the change that sorts all tags but the first `keep_first`: by frequency in `texts`, most frequent first, or by name."""
     counts: Counter[str] = Counter()
     if settings.order == "frequency":
         counts.update(
@@ -151,7 +156,7 @@ def _sort(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
 
 
 def _deduplicated(tags: Iterable[str]) -> Tags:
-    """Each tag once, in its first spelling."""
+    """Return each tag once, at its first position and in its first spelling."""
     first: dict[str, str] = {}
     for tag in tags:
         first.setdefault(comparable(tag), tag)
@@ -159,7 +164,7 @@ def _deduplicated(tags: Iterable[str]) -> Tags:
 
 
 def _imply(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
-    """Apply implications until nothing changes. Each tag's rules are applied once, so cycles end."""
+    """Return the change that applies the implications repeatedly until nothing changes. Each tag triggers its rules once, so cycles end."""
     rules = [rule for line in settings.implications if (rule := _rule(line)) is not None]
     by_tag: dict[str, list[int]] = {}
     for number, (left, right, _) in enumerate(rules):
@@ -181,7 +186,7 @@ def _imply(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
 
 
 def _with_rules(tags: Tags, rules: Iterable[tuple[Test, str, bool]]) -> Tags:
-    """Apply each rule in order, if its left tag, for which it has a test, is still present."""
+    """Return the tags after applying (test, right tag, replaces) in order, each if a tag passes its test."""
     for test, right, replaces in rules:
         if not any(map(test, tags)):
             continue
@@ -193,16 +198,21 @@ def _with_rules(tags: Tags, rules: Iterable[tuple[Test, str, bool]]) -> Tags:
 
 
 def _rule(line: str) -> Rule | None:
-    """Parse a rule. `a -> b`: add b where a is; `a = b`: replace a by b. None for other text."""
+    """Parse a rule: `a -> b` adds b where a is, `a = b` replaces a by b. None for other text.
+
+    Returns (a, b, whether b replaces a).
+    """
     match = re.fullmatch(r"\s*(.+?)\s*(->|=)\s*(.+?)\s*", line)
     return (match[1], match[3], match[2] == "=") if match else None
 
 
 def _each_tag(change: Callable[[str], str]) -> Callable[[CaptionEditSettings, Iterable[str]], Change]:
+    """Return the edit that applies `change` to each tag."""
     return lambda settings, texts: lambda tags: [change(tag) for tag in tags]
 
 
 def _replaced_tags(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
+    """Return the change that replaces a tag, which may contain *, by the tags of `replace_with`."""
     test, new = tag_test([settings.find]), _tags(settings.replace_with, settings)
     return lambda tags: [part for tag in tags for part in (new if test(tag) else [tag])]
 
@@ -229,6 +239,7 @@ _BOUND = r"(?:(?<![\w-])|(?![\w-]))"  # where no word goes on, a hyphenated one 
 
 
 def _with_replacement(settings: CaptionEditSettings) -> Callable[[str], str]:
+    """Return the edit that replaces a text or the matches of a regular expression."""
     if settings.match == "text":
         return lambda text: text.replace(settings.find, settings.replace_with)
     pattern = Pattern(settings.find, "edit_captions.find")
@@ -236,7 +247,7 @@ def _with_replacement(settings: CaptionEditSettings) -> Callable[[str], str]:
 
 
 def _with_separator(settings: CaptionEditSettings) -> Callable[[str], str]:
-    """Replace the separator; a line with a single tag does not change."""
+    """Return the edit that replaces the separator; a line with a single tag does not change."""
 
     def change(line: str) -> str:
         return settings.new_separator.join(tags) if len(tags := _tags(line, settings)) > 1 else line
@@ -245,13 +256,14 @@ def _with_separator(settings: CaptionEditSettings) -> Callable[[str], str]:
 
 
 def _on_one_line(settings: CaptionEditSettings) -> Callable[[str], str]:
+    """Return the edit that joins all lines by the separator."""
     mark = rf"(?:{_BOUND}{re.escape(settings.separator.strip())}{_BOUND}|\s)+"
     edges = re.compile(rf"\A{mark}|{mark}\Z")
     return lambda text: settings.separator.join(filter(None, (edges.sub("", line) for line in text.split("\n"))))
 
 
 def _with_affix(settings: CaptionEditSettings) -> Callable[[str], str]:
-    """Add a prefix or suffix to each line that lacks it. Whole words count: "foxglove" does not start with "fox"."""
+    """Return the edit that adds a prefix or suffix to each line without it. Whole words count: "foxglove" does not start with "fox"."""
     affix, before = settings.tags.strip(), settings.edit == "prefix"
     pattern = re.compile(rf"{re.escape(affix)}{_BOUND}" if before else rf"{_BOUND}{re.escape(affix)}\Z")
     has_affix = pattern.match if before else pattern.search

@@ -34,10 +34,10 @@ MEANINGS = {"sks": "a rifle", "jdm": "Japanese cars", "lsd": "a drug", "hmv": "a
 
 @dataclass(frozen=True)
 class WordFacts:
-    """A word as CLIP tokenizes it.
+    """How CLIP tokenizes a word.
 
-    tokens  the tokens it is split into
-    rank    position in the vocabulary, 0 (most frequent) to 1, of a word that is one token; else None
+    tokens   the tokens it is split into
+    rank     position in the vocabulary, from 0 (most frequent) to 1; None unless the word is a single token
     """
 
     tokens: list[str]
@@ -45,11 +45,12 @@ class WordFacts:
 
     @property
     def common(self) -> bool:
-        """Whether it is a common word, which the model knows."""
+        """Whether the word is a frequent token, whose meaning the model knows."""
         return self.rank is not None and self.rank < COMMON_BELOW
 
 
 def word_facts(word: str) -> WordFacts:
+    """Tokenize a word with CLIP's tokenizer."""
     tokenizer = clip_tokenizer()
     ids = tokenizer.encode(word, add_special_tokens=False).ids
     tokens = [tokenizer.decode([number]).removesuffix(WORD_END) for number in ids]
@@ -58,7 +59,7 @@ def word_facts(word: str) -> WordFacts:
 
 
 def identifier_note(word: str) -> str:
-    """Up to three sentences of advice on a trigger word."""
+    """Return advice on a trigger word, up to three sentences."""
     word = " ".join(word.split())
     if not word:
         return "Write a rare word as the trigger word of the subject."
@@ -74,6 +75,7 @@ def identifier_note(word: str) -> str:
 
 
 def _advice_on_rare(word: str) -> str:
+    """Return advice on a rare word that is one token."""
     if has_a_meaning(word):
         forms = {"wx": "the weather reports of a place", "fc": "a football club"}
         meaning = forms.get(word[-2:]) or MEANINGS.get(word, "something else, as an abbreviation")
@@ -84,6 +86,7 @@ def _advice_on_rare(word: str) -> str:
 
 
 def _advice_on_split(word: str, tokens: list[str]) -> str:
+    """Return advice on a word that is split into `tokens`."""
     if not tokens:
         return "Write a word made of letters."
     if " " in word:
@@ -96,13 +99,13 @@ def _advice_on_split(word: str, tokens: list[str]) -> str:
 
 
 def has_a_meaning(word: str) -> bool:
-    """Whether a rare word has a known meaning: it is in WITH_A_MEANING, ends in "wx" or "fc", or repeats one letter."""
+    """Return whether a rare word has a known meaning: it is in WITH_A_MEANING, ends in "wx" or "fc", or repeats one letter."""
     plain = word.casefold()
     return plain in WITH_A_MEANING or plain.endswith(("wx", "fc")) or len(set(plain)) == 1
 
 
 def propose(number: int, seed: int, taken: Iterable[str] = ()) -> list[str]:
-    """Propose `number` rare words of three or four letters that are one token, chosen by the seed.
+    """Return `number` rare words of three or four letters that are one token, chosen by the seed.
 
     taken   words to leave out, in any case
     """
@@ -113,7 +116,7 @@ def propose(number: int, seed: int, taken: Iterable[str] = ()) -> list[str]:
 
 
 def candidates() -> list[str]:
-    """Every word of the vocabulary that is worth proposing, sorted."""
+    """Return all words of CLIP's vocabulary that may be proposed as trigger words, sorted."""
     vocabulary = clip_tokenizer().get_vocab()
     rare = (token for token, number in vocabulary.items() if number >= RARE_FROM * len(vocabulary))
     words = {token.removesuffix(WORD_END) for token in rare if token.endswith(WORD_END)}

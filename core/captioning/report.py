@@ -35,7 +35,7 @@ class Row:
     settings: CaptionSettings
 
     def text(self) -> str:
-        """The caption as trained, without random changes, as a line of the report."""
+        """Return a line of the report: the caption as trained, without random changes, and why there is no caption file."""
         trained = plain_caption(self.caption.text, self.settings, self.image.class_tokens)
         why = NO_FILE.get(self.caption.source)
         return f"{self.image.relative}: {trained}" + (f"   ({why})" if why else "")
@@ -43,44 +43,45 @@ class Row:
 
 @dataclass(frozen=True)
 class CaptionReport:
-    """The captions of a dataset. rows: every image with its caption; problems: of reading them."""
+    """The captions of a dataset. `problems`: of folders (errors) and of single captions (advice)."""
 
     rows: list[Row] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
     @property
     def missing(self) -> list[Row]:
-        """Images without a caption file or metadata entry."""
+        """The images without a caption file or metadata entry."""
         return [row for row in self.rows if row.caption.missing]
 
     def lines(self) -> list[str]:
+        """Return the report as text: a line for each image and problem, and the totals."""
         captioned = len(self.rows) - len(self.missing)
         last = f"{len(self.rows)} images, {captioned} with a caption"
         return [*(row.text() for row in self.rows), *map(str, self.problems), last]
 
 
-def caption_report(job: CaptionJob, of_files: bool = False) -> CaptionReport:
-    """Read every caption of the dataset as a training would, by its folder's settings. Problems of folders are errors, those of
-    captions advice.
+def caption_report(job: CaptionJob, editable: bool = False) -> CaptionReport:
+    """Read every caption of the dataset as a training would, with the settings of its folder.
 
-    of_files   where a training joins two files, only the caption of the file that would be written
+    editable   where training joins two files, read only the one that an edit would write
     """
     folders = concepts(job.dataset, job.captions, ValidationSettings())
     dataset = scan_dataset(job.dataset, folders)
     rows = []
     for image in dataset.images:
         settings = folders[image.concept].captions
-        rows.append(Row(image, (editable_caption if of_files else read_caption)(image, settings), settings))
+        rows.append(Row(image, (editable_caption if editable else read_caption)(image, settings), settings))
     problems = [row.caption.problem for row in rows if row.caption.problem is not None]
     return CaptionReport(rows, [*dataset.problems, *problems])
 
 
-def rows_of(job: CaptionerJob | CaptionEditJob, of_files: bool = False, problems: Sequence[Problem] = ()) -> list[Row]:
-    """The images of the job's dataset. Raises ProblemsError for errors, and without images.
+def rows_of(job: CaptionerJob | CaptionEditJob, editable: bool = False, problems: Sequence[Problem] = ()) -> list[Row]:
+    """Return the images of the job's dataset. Raises ProblemsError for errors, and if there are no images.
 
-    of_files   see `caption_report`      problems   found before, to be reported together with those of the dataset
+    editable   see `caption_report`
+    problems   other problems to raise together with the dataset's
     """
-    report = caption_report(CaptionJob(dataset=job.dataset, captions=job.captions), of_files)
+    report = caption_report(CaptionJob(dataset=job.dataset, captions=job.captions), editable)
     raise_if_errors([*report.problems, *problems])
     if not report.rows:
         fix = "choose a folder with images on Dataset"
@@ -89,14 +90,16 @@ def rows_of(job: CaptionerJob | CaptionEditJob, of_files: bool = False, problems
 
 
 def _change_of(row: Row, text: str, sidecars: SidecarIndex) -> Change:
-    """The change that writes a missing caption. {words} in the text is the folder's default caption."""
+    """Return the change that writes `text` as an image's missing caption; {words} in it stands for the folder's default caption."""
     text = text.replace("{words}", row.caption.text)
     return caption_change(row.image.path, text, row.settings.caption_extension, over="", sidecars=sidecars)
 
 
 def run_captions(job: CaptionJob, context: JobContext) -> Outcome:
-    """Report the captions, and write `caption.write_missing` for each image without a caption file. Raises ProblemsError for
-    errors of the folders."""
+    """Report the captions, and write `caption.write_missing` for each image without a caption file.
+
+    Raises ProblemsError for errors of the folders.
+    """
     report = caption_report(job)
     raise_if_errors(report.problems)
     text = job.caption.write_missing

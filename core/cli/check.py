@@ -24,7 +24,7 @@ def run(argv: list[str]) -> int:
     token = CancelToken()
     try:
         with StopOnSignal(token, quiet=True):
-            report = run_check(options.workspace(), device, token=token, tell=Printing())
+            report = run_check(options.workspace(), device, token=token, listener=Printing())
     except Cancelled:
         print("Cancelled.", file=sys.stderr)
         return INTERRUPTED

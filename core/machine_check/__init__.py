@@ -1,1 +1,1 @@
-"""The machine check: what works here, how well, and how to fix the rest. The list of items is in items.py."""
+"""The machine check: tests which features work on this machine, measures them, and suggests fixes. items.py lists the items."""

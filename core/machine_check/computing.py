@@ -1,4 +1,4 @@
-"""Items about torch and the compute libraries: device, dtypes, attention, optional packages, the compiler."""
+"""Items about torch and the compute libraries: device, dtypes, attention, optional packages, torch.compile."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ AMPERE = 8  # compute capability of the first NVIDIA GPUs with TF32 and bf16
 
 
 def torch_build(context: CheckContext) -> Finding:
-    """The build of torch, and whether it can use the installed GPU."""
+    """Report the build of torch and its versions, and whether it can use the installed GPU."""
     facts = {
         "torch": torch.version.__version__,
         "cuda": torch.version.cuda,
@@ -55,7 +55,7 @@ def torch_build(context: CheckContext) -> Finding:
 
 
 def device(context: CheckContext) -> Finding:
-    """The device used by jobs, and a first product on it."""
+    """Report the device that jobs use, and check a matrix product on it."""
     ones = torch.ones(64, 64, device=context.device)
     if float((ones @ ones).sum()) != 64.0**3:
         reason = f"a product computed on '{context.device}' is wrong"
@@ -78,7 +78,7 @@ def device(context: CheckContext) -> Finding:
 
 
 def vram(context: CheckContext) -> Finding:
-    """Memory of the GPU, and how much other programs use."""
+    """Report the GPU's total and free memory; limited if less than 75% is free."""
     if not context.cuda:
         return absent("no CUDA device")
     free, total = torch.cuda.mem_get_info(context.device)
@@ -93,7 +93,7 @@ def vram(context: CheckContext) -> Finding:
 
 
 def dtype_products(name: str, context: CheckContext) -> Finding:
-    """Whether products in this dtype are correct on this device, and how fast they are compared with fp32."""
+    """Check the rounding of matrix products in `name` (a key of TYPES, or "fp8") and their speed relative to fp32."""
     if name == "fp8":
         return fp8_storage(context)
     if name == "tf32" and (not context.cuda or torch.cuda.get_device_capability(context.device)[0] < AMPERE):
@@ -118,9 +118,9 @@ def dtype_products(name: str, context: CheckContext) -> Finding:
 
 
 def gemm_rate(dtype: str, device: str, repeats: int) -> float:
-    """FLOP/s of a [2048, 2048] x [2048, 2048] product: the best of several runs after a warm-up.
+    """Return the FLOP/s of a [2048, 2048] x [2048, 2048] product: the fastest of `repeats` runs after a warm-up.
 
-    Where that would take longer than `PATIENCE`, products of [512, 512] are measured instead.
+    If that would take longer than PATIENCE seconds, [512, 512] products are measured instead.
     """
     took = _product_seconds(SMALL, dtype, device, 1)
     if took * (LARGE / SMALL) ** 3 * (repeats + 1) > PATIENCE:
@@ -129,12 +129,13 @@ def gemm_rate(dtype: str, device: str, repeats: int) -> float:
 
 
 def _product_seconds(size: int, dtype: str, device: str, repeats: int) -> float:
+    """Return the seconds of the fastest of `repeats` products of two [size, size] matrices."""
     a, b = (torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2))
     return fastest(lambda: torch.mm(a, b), device, repeats)
 
 
 def fastest(run: Callable[[], Any], device: str, repeats: int) -> float:
-    """Seconds of the fastest of `repeats` runs after a warm-up."""
+    """Return the seconds of the fastest of `repeats` calls of `run` after a warm-up, synchronizing with the device."""
     taken = []
     for _ in range(repeats + 1):
         machine.synchronize(device)
@@ -146,7 +147,7 @@ def fastest(run: Callable[[], Any], device: str, repeats: int) -> float:
 
 
 def product_error(dtype: torch.dtype, device: str) -> float:
-    """Largest error of a product and its gradient against float64, relative to the largest entry."""
+    """Return the largest error of a [256, 256] product and its gradient against float64, relative to the largest entry. NaN if any is."""
     draws = torch.Generator().manual_seed(0)
     exact = [torch.randn(256, 256, generator=draws).to(dtype).double() for _ in range(2)]
     a, b = (each.to(dtype).to(device).requires_grad_() for each in exact)
@@ -159,7 +160,7 @@ def product_error(dtype: torch.dtype, device: str) -> float:
 
 
 def fp8_storage(context: CheckContext) -> Finding:
-    """fp8 (float8_e4m3fn) as Atelier uses it: weights are stored in 8 bits and upcast at each use."""
+    """Check fp8 (float8_e4m3fn) as Atelier uses it: weights are stored in 8 bits and upcast at each use."""
     if context.device == "mps":
         return absent("Apple GPUs do not support fp8", "leave the fp8 base model off")
     values = torch.linspace(-8, 8, 4096).to(context.device)
@@ -177,7 +178,7 @@ def fp8_storage(context: CheckContext) -> Finding:
 
 
 def attention(context: CheckContext) -> Finding:
-    """Which kernels of torch's SDPA run here, at the size of SD 1.5's largest attention map at 512 px."""
+    """Time each kernel of SDPA that runs here, on a GPU at the size of SD 1.5's largest attention map at 512 px (CPU: 256 tokens)."""
     backends = nn.attention.SDPBackend
     dtype = torch.float16 if context.cuda else torch.float32
     tokens = 4096 if context.cuda else 256
@@ -202,7 +203,8 @@ def attention(context: CheckContext) -> Finding:
 
 
 def _attention_seconds(q: Any, k: Any, v: Any, context: CheckContext) -> float:
-    """Seconds of the fastest of a few runs, forward and backward."""
+    """Return the seconds of the fastest forward and backward pass. Raises RuntimeError if the kernel refuses or a gradient is not
+    finite."""
     q.requires_grad_()
 
     def run() -> None:
@@ -218,7 +220,7 @@ def _attention_seconds(q: Any, k: Any, v: Any, context: CheckContext) -> float:
 
 
 def xformers(context: CheckContext) -> Finding:
-    """xFormers' attention compared with torch's."""
+    """Compare the output of xFormers' attention with SDPA's, in fp16."""
     if not context.cuda:
         return absent("xFormers has kernels for NVIDIA GPUs only")
     if find_spec("xformers") is None:
@@ -237,7 +239,7 @@ def xformers(context: CheckContext) -> Finding:
 
 
 def bitsandbytes(context: CheckContext) -> Finding:
-    """8-bit AdamW: six steps, a saved state, resumed, compared bit for bit (core/optimization/trial.py)."""
+    """Check 8-bit AdamW: it must train, and a resumed optimizer must equal an uninterrupted one (core/optimization/trial.py)."""
     if find_spec("bitsandbytes") is None:
         return absent("bitsandbytes is not installed")
     import bitsandbytes as library
@@ -245,6 +247,7 @@ def bitsandbytes(context: CheckContext) -> Finding:
     facts = {"version": version("bitsandbytes")}
 
     def make(groups: list[dict[str, Any]]) -> Any:
+        """Return the optimizer for parameter groups."""
         return library.optim.AdamW8bit(groups, lr=1e-3)
 
     result = trial.attempt(make, 1e-3, device=context.device)
@@ -256,7 +259,7 @@ def bitsandbytes(context: CheckContext) -> Finding:
 
 
 def onnxruntime(context: CheckContext) -> Finding:
-    """The runtime of the taggers."""
+    """Report the version and execution providers of onnxruntime, which runs the taggers."""
     names = [name for name in ("onnxruntime-gpu", "onnxruntime") if installed(name)]
     if find_spec("onnxruntime") is None:
         return absent("onnxruntime is not installed")
@@ -274,7 +277,7 @@ def onnxruntime(context: CheckContext) -> Finding:
 
 
 def compiler(context: CheckContext) -> Finding:
-    """torch.compile: a C++ compiler, triton on a GPU, and a small layer compiled with its gradient."""
+    """Check torch.compile: its requirements, and a small layer compiled with its gradient."""
     facts: dict[str, Any] = {"triton": installed("triton")}
     if unusable := errors(compiling.compile_problems(MemorySettings(torch_compile=True), context.device)):
         return Finding(ABSENT, "", unusable[0].what, f"{unusable[0].fix}; torch.compile is optional", facts)

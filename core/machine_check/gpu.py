@@ -1,4 +1,4 @@
-"""Items for a GPU: no step waits for it, and SD 1.5 at full size with each memory option. Weights are random."""
+"""Items for CUDA GPUs: no step waits for the GPU, and SD 1.5 (random weights) trained at full size with each memory option."""
 
 import traceback
 import warnings
@@ -31,7 +31,7 @@ WAITS = {
     *("hipStreamSynchronize", "hipDeviceSynchronize", "hipEventSynchronize", "hipMemcpyWithStream", "hipMemcpy"),
 }
 SYNC_WARNING = "called a synchronizing"  # torch's message in the mode that warns of each
-NEAR = 0.25  # relative to the forecast: a larger difference is reported
+FORECAST_MARGIN = 0.25  # relative to the forecast: a larger difference is reported
 
 # name: (title, settings it changes); each is measured against `plain`
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -53,7 +53,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def no_waits(context: CheckContext) -> Finding:
-    """Steps after the first ones under torch's profiler: how often and where the host waited for the GPU."""
+    """Check that the host does not wait for the GPU in steps after the first ones, by torch's profiler and its synchronization warnings."""
     profiler = torch.profiler
     with ready_run(starter(BF16), context) as run:
         take_steps(run, WARM)
@@ -74,7 +74,7 @@ def no_waits(context: CheckContext) -> Finding:
 
 
 def waits_within(events: Iterable[Any]) -> Counter[str]:
-    """How often each waiting call was made within a range marked MARK. events: from torch's profiler."""
+    """Count the calls of each function of WAITS within the ranges named MARK. `events`: of torch's profiler."""
     all_events = list(events)
     ranges = [(each.time_range.start, each.time_range.end) for each in all_events if each.name == MARK]
     return Counter(
@@ -86,10 +86,11 @@ def waits_within(events: Iterable[Any]) -> Counter[str]:
 
 @contextmanager
 def waiting_lines() -> Iterator[list[str]]:
-    """A context whose list receives the lines of this project at which torch waited for the GPU: "inner:12 < outer:34"."""
+    """Context that yields a list of the code lines at which torch waited for the GPU: "inner:12 < outer:34", filled while it is open."""
     lines: list[str] = []
 
     def note(message: Any, category: Any, filename: str, lineno: int, *_: Any) -> None:
+        """Add the code lines of a synchronization warning; ignores other warnings."""
         if SYNC_WARNING not in str(message):  # torch also warns once that this mode is a prototype
             return
         ours = [line for line in traceback.extract_stack() if "/core/" in line.filename.replace("\\", "/")]
@@ -109,8 +110,8 @@ def waiting_lines() -> Iterator[list[str]]:
 # -- SD 1.5 at full size
 
 
-def real_values(context: CheckContext, change: dict[str, Any]) -> dict[str, Any]:
-    """SD 1.5 LoRA of rank 16 at 512 px, batch 1, all weights in fp32 without memory savings, except for the change."""
+def full_size_settings(context: CheckContext, change: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a rank 16 SD 1.5 LoRA at 512 px, batch size 1, in fp32 without memory savings, changed by `change`."""
     job = {
         "model": {"base_model": str(make_model(context.folder))},
         "dataset": {"resolution": SIZE, "train_batch_size": 1},
@@ -122,7 +123,7 @@ def real_values(context: CheckContext, change: dict[str, Any]) -> dict[str, Any]
 
 
 def real_model(context: CheckContext) -> Finding:
-    """Write the model: 2.1 GB."""
+    """Write the SD 1.5 model with random weights (2.1 GB) for the next items, if the disk has space."""
     free = machine.free_disk(context.folder)
     if free < 4_000_000_000:
         fix = "free 4 GB temporarily, or start with --outputs DIR on another disk"
@@ -133,8 +134,8 @@ def real_model(context: CheckContext) -> Finding:
 
 
 def real_training(option: str, context: CheckContext) -> Finding:
-    """One option: time of a step with it, what it saves, and what the forecast says it saves."""
-    values = real_values(context, OPTIONS[option][1])
+    """Train with `option` (a key of OPTIONS); compare time and memory with the "plain" training, and memory with the forecast."""
+    values = full_size_settings(context, OPTIONS[option][1])
     forecast = forecast_of(context, values)
     try:
         trained = train(values, context, warm_up=3)
@@ -145,8 +146,8 @@ def real_training(option: str, context: CheckContext) -> Finding:
     facts = asdict(trained) | {"forecast_bytes": forecast}
     if not all(map(isfinite, trained.losses)):
         fix = "avoid this option here, and report this"
-        return Finding(FAILED, trained.words(), "losses are not finite", fix, facts)
-    summary = f"{trained.words()} of tensors, {memory_words(trained.reserved_bytes)} in all"
+        return Finding(FAILED, trained.text(), "losses are not finite", fix, facts)
+    summary = f"{trained.text()} of tensors, {memory_words(trained.reserved_bytes)} in all"
     baseline = context.earlier.get("real_plain", {})
     if "reserved_bytes" in baseline:
         facts["saves_bytes"] = baseline["reserved_bytes"] - trained.reserved_bytes
@@ -158,7 +159,7 @@ def real_training(option: str, context: CheckContext) -> Finding:
     # The forecast includes the driver's context, which torch's allocator does not count.
     excess = (trained.reserved_bytes + RUNTIME_BYTES["cuda"]) / forecast - 1
     facts["forecast_off"] = excess
-    if excess > NEAR:
+    if excess > FORECAST_MARGIN:
         reason = f"it takes {excess:.0%} more than the forecast of {memory_words(forecast)}"
         fix = "report this; leave a margin when a forecast is close to the GPU's memory"
         return Finding(SLOWER, summary, reason, fix, facts)
@@ -166,7 +167,7 @@ def real_training(option: str, context: CheckContext) -> Finding:
 
 
 def _too_large(context: CheckContext, forecast: int) -> Finding:
-    """The finding for an option that does not fit: a small GPU is not a failure."""
+    """Return the finding for an option that does not fit into VRAM: limited, as a small GPU is not a failure."""
     vram = machine.memory(context.device)[1]
     facts = {"forecast_bytes": forecast, "device_bytes": vram}
     reason = f"it does not fit: {memory_words(vram)} VRAM, forecast {memory_words(forecast)}"
@@ -175,7 +176,7 @@ def _too_large(context: CheckContext, forecast: int) -> Finding:
 
 
 def forecast_of(context: CheckContext, values: dict[str, Any]) -> int:
-    """Bytes that the forecast predicts."""
+    """Return the total memory, in bytes, that the memory plan predicts for a training with the settings `values`."""
     from core.training.memory.plan import facts_of, memory_plan
 
     job = build(TrainJob, values)

@@ -1,4 +1,4 @@
-"""An item of the check: a small function that examines one thing and returns its finding."""
+"""An item of the check, its inputs and its result: a function that examines one thing and returns a finding."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ WORDS = {OK: "ok", SLOWER: "limited", ABSENT: "unavailable", FAILED: "failed", S
 class Finding:
     """The result of an item.
 
-    state       ok; slower: it works, but slower; absent: not available, and nothing is wrong; failed; skipped
-    found       what there is, with numbers       reason  why it is not ok       fix  what to do
-    facts       the numbers by name, for the JSON and later items
-    traceback   of an error
+    state       OK; SLOWER: works with limits, often slower; ABSENT: not available, which is not an error; FAILED; SKIPPED
+    found       summary of what was measured
+    reason      why the state is not OK
+    fix         what to do
+    facts       measured values by name, for the JSON and for later items
+    traceback   traceback of an error, or output of a process that ended
     """
 
     state: str
@@ -31,21 +33,27 @@ class Finding:
     traceback: str = ""
 
     def limited(self, reason: str, fix: str) -> Finding:
-        """The same finding, of something that works but not as well as it should."""
+        """Return this finding with the state SLOWER: it works, but not as well as it should."""
         return replace(self, state=SLOWER, reason=reason, fix=fix)
 
     def failed(self, reason: str, fix: str) -> Finding:
-        """The same finding, of something that should work and does not."""
+        """Return this finding with the state FAILED."""
         return replace(self, state=FAILED, reason=reason, fix=fix)
 
 
 def absent(reason: str, fix: str = "nothing to do: it is optional") -> Finding:
+    """Return a finding with the state ABSENT."""
     return Finding(ABSENT, "", reason, fix)
 
 
 @dataclass(frozen=True)
 class CheckContext:
-    """The inputs of an item. folder: for its temporary files; earlier: {item: facts} of the items that ran before."""
+    """The inputs of an item.
+
+    device    torch device, "cuda", "mps" or "cpu"
+    folder    for temporary files
+    earlier   {name: facts} of the items that ran before
+    """
 
     device: str
     workspace: Workspace
@@ -54,6 +62,7 @@ class CheckContext:
 
     @property
     def cuda(self) -> bool:
+        """Whether the device is a CUDA GPU."""
         return self.device.startswith("cuda")
 
 
@@ -61,9 +70,11 @@ class CheckContext:
 class Item:
     """One line of the check.
 
-    seconds   time limit; then its process is killed
-    needs     items that must be ok for this one to run
-    gpu       only shown if torch has a CUDA device
+    name, title, group   its key, text and heading
+    run                  the examination
+    seconds              time limit, after which the process is killed
+    needs                names of items that must be OK or SLOWER, or this one is not run
+    gpu                  whether the item is left out unless torch has a CUDA device
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The items of the check in order: first what everything else depends on, last what takes longest."""
+"""The items of the check in order: prerequisites first, the slowest last."""
 
 from functools import partial
 
@@ -12,7 +12,7 @@ DTYPES = {"fp32": "fp32", "tf32": "TF32", "bf16": "bf16", "fp16": "fp16", "fp8":
 
 
 def all_items() -> list[Item]:
-    """All items; those that an item needs are before it."""
+    """Return all items of the check. Each follows the items that it needs."""
     return [
         Item("python", "Python", MACHINE, system.python),
         Item("packages", "Packages", MACHINE, system.packages),
@@ -45,7 +45,7 @@ def all_items() -> list[Item]:
 
 
 def _twelve_steps(group: str, cases: dict[str, trainings.Case]) -> list[Item]:
-    """A training of 12 steps for each case {name: case}."""
+    """Return an item for each case, {name: case}: a training of 12 steps."""
     return [
         Item(
             name, case.title, group, partial(trainings.train_case, name), case.seconds, (*BASIS, *case.needs), case.gpu
@@ -55,7 +55,7 @@ def _twelve_steps(group: str, cases: dict[str, trainings.Case]) -> list[Item]:
 
 
 def _full_size_trainings() -> list[Item]:
-    """A training of a real model for each option. More seconds are allowed for the first, which also encodes images and captions."""
+    """Return an item for each of gpu.OPTIONS. The first has a longer time limit, as it also encodes the images and captions."""
     return [
         Item(
             name=f"real_{name}",

@@ -1,4 +1,4 @@
-"""Items about whole jobs: a sample, a saved LoRA read back, a resumed run."""
+"""Items that run whole jobs: generate a sample, train and load a LoRA, resume a run."""
 
 import time
 from pathlib import Path
@@ -18,7 +18,7 @@ PROVED_STEPS = 4
 
 
 def generate(context: CheckContext, **changes: Any) -> Path:
-    """The path of one image from the starter, generated as in Generate. changes: further settings of `generate`"""
+    """Generate one image with the starter model and return its path. `changes`: further settings of the group `generate`."""
     from core.generation.model.store import make_store
     from core.generation.run import run_generate
 
@@ -35,7 +35,7 @@ def generate(context: CheckContext, **changes: Any) -> Path:
 
 
 def tones(path: Path) -> list[float]:
-    """Mean gray values of an image in TONES x TONES fields, 0 to 255, row by row."""
+    """Return the mean gray values, 0 to 255, of an image divided into TONES x TONES fields, row by row."""
     from PIL import Image
 
     with Image.open(path) as image:
@@ -44,18 +44,19 @@ def tones(path: Path) -> list[float]:
 
 
 def sample_tones(context: CheckContext) -> tuple[float, list[float]]:
-    """(seconds, tones) of the image to record."""
+    """Generate the sample image and return (seconds it took, its `tones`)."""
     begun = time.perf_counter()
     path = generate(context)
     return time.perf_counter() - begun, tones(path)
 
 
-def distance(one: list[float], other: list[float]) -> float:
-    return max(abs(a - b) for a, b in zip(one, other, strict=True))
+def distance(first: list[float], second: list[float]) -> float:
+    """Return the largest absolute difference of two images' `tones`."""
+    return max(abs(a - b) for a, b in zip(first, second, strict=True))
 
 
 def sample(context: CheckContext) -> Finding:
-    """One image compared with the recorded one."""
+    """Compare a generated image with the recorded one."""
     seconds, image_tones = sample_tones(context)
     error = distance(image_tones, recorded()["sample"])
     summary = f"a 128 px image in {seconds:.1f} s including loading, within {error:.1f} of 255 of the recorded one"
@@ -68,7 +69,7 @@ def sample(context: CheckContext) -> Finding:
 
 
 def save_and_load(context: CheckContext) -> Finding:
-    """Train two steps like any job, then generate with the saved LoRA."""
+    """Train two steps as a job does, and check that the saved LoRA is finite and changes an image."""
     from core.engine.execute import execute
     from core.networks.adapter_file import load_lora
 
@@ -95,7 +96,7 @@ def save_and_load(context: CheckContext) -> Finding:
 
 
 def resume(context: CheckContext) -> Finding:
-    """Four steps in one run, compared with two, a stop and two more."""
+    """Compare a run of four steps with one that is stopped after two and resumed."""
     from core.training.prove import prove
 
     job = build(TrainJob, starter())

@@ -1,4 +1,4 @@
-"""Models of random weights with the published architectures, since none are shipped: for the check, the benchmark and tests."""
+"""Models with published architectures and random weights, as none are shipped: for the check, the benchmark and tests."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ PERIOD = 1_000_003  # prime: the rows of no layer repeat
 
 
 def random_state(name: str, config: dict[str, Any], dtype: torch.dtype, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Weights of unit gain, small biases, norms about 1: activations keep their size through the model.
+    """Return a random state dict for the model part `name` with the diffusers `config`: activations keep their scale through the model.
 
-    All are cut from one pattern of random numbers: generating a billion of them would take most of a minute. Each tensor
-    uses no more of it than it has elements: a small model has a thousand tensors.
+    Weights have unit gain, biases are small, norms near 1. All tensors are cut from one pattern of random numbers: drawing a
+    billion numbers would take most of a minute.
     """
     pattern = torch.randn(PERIOD, generator=torch.Generator().manual_seed(seed)).repeat(2)
     state, offset = {}, 0
@@ -35,7 +35,7 @@ def random_state(name: str, config: dict[str, Any], dtype: torch.dtype, seed: in
 
 
 def _std_and_mean(key: str, count: int, shape: torch.Size) -> tuple[float, float]:
-    """(standard deviation, mean) of a tensor's random values. count: its number of elements"""
+    """Return (standard deviation, mean) of the random values of the tensor `key`. `count`: its number of elements."""
     if key.endswith("bias"):
         return 0.02, 0.0
     if "norm" in key.split(".")[-2]:
@@ -46,7 +46,10 @@ def _std_and_mean(key: str, count: int, shape: torch.Size) -> tuple[float, float
 
 
 def make_model(folder: Path, family_name: str = "sd1") -> Path:
-    """A diffusers folder with exactly the architecture of SD 1.5 (2.1 GB in fp16), SD 2.1 (2.6) or SDXL (6.9), written once."""
+    """Write a diffusers folder with the exact architecture of `family_name` into `folder`, unless it exists; return its path.
+
+    Sizes in fp16: SD 1.5 2.1 GB, SD 2.1 2.6 GB, SDXL 6.9 GB.
+    """
     model, published = folder / f"{family_name}_random", family(family_name).layout.published
     if (model / "model_index.json").is_file():
         return model

@@ -1,4 +1,4 @@
-"""The report of the check: JSON without personal names or keys, a table for the terminal, and rows for the page."""
+"""Report of the check: JSON without user names, keys or paths, a table for the terminal, and rows for the page."""
 
 import getpass
 import math
@@ -26,20 +26,21 @@ HOME_FOLDER = re.compile(r"((?:/home|/Users|[A-Za-z]:\\+Users)[/\\]+)[^/\\\s'\":
 
 @dataclass(frozen=True)
 class Line:
-    """An item with its finding, which is None while it runs."""
+    """An item with its finding, which is None while the item runs, and the seconds it took."""
 
     item: Item
     finding: Finding | None = None
     seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the line for the JSON report; the state of a running item is "looking"."""
         finding = asdict(self.finding) if self.finding else {"state": "looking"}
         about = {"name": self.item.name, "title": self.item.title, "group": self.item.group}
         return about | finding | {"seconds": round(self.seconds, 2)}
 
 
 def report_of(lines: Sequence[Line], workspace: Workspace, device: str, seconds: float) -> dict[str, Any]:
-    """The JSON of a check. Names of people, keys and paths of this machine are removed from every text."""
+    """Return the JSON report of a check, with user names, keys and paths removed from every text. `seconds`: duration of the check."""
     states = Counter(line.finding.state for line in lines if line.finding)
     report = {
         "kind": KIND,
@@ -57,8 +58,8 @@ def report_of(lines: Sequence[Line], workspace: Workspace, device: str, seconds:
 
 
 def replacements(workspace: Workspace) -> dict[str, str]:
-    """{path of a folder of this machine: its name in a report}, the longest path first."""
-    places = {
+    """Return {path of a folder on this machine: its placeholder in a report}, longest path first."""
+    folders = {
         "<outputs>": workspace.outputs,
         "<models>": workspace.models,
         "<atelier>": PROJECT,
@@ -67,32 +68,34 @@ def replacements(workspace: Workspace) -> dict[str, str]:
         "<temp>": Path(tempfile.gettempdir()),
         "~": Path.home(),
     }
-    names = {form: short for short, path in places.items() for form in _spellings(path)}
+    names = {form: short for short, path in folders.items() for form in _spellings(path)}
     return dict(sorted(names.items(), key=lambda each: -len(each[0])))  # longest first: one may contain another
 
 
 def _spellings(path: Path) -> set[str]:
-    """A path as programs write it, with links followed and unfollowed, with either slash."""
+    """Return the forms of a path that messages contain: links followed or not, either slash, escaped backslashes."""
     forms = [text for text in (str(path), os.path.realpath(path)) if len(text) > 3]
     return {form for text in forms for form in (text, text.replace("\\", "/"), text.replace("\\", "\\\\"))}
 
 
-def cleaned(value: Any, places: Mapping[str, str]) -> Any:
-    """The value for JSON: texts made `private`, except keys of dictionaries; infinity and NaN as texts. places: see
-    `replacements`"""
+def cleaned(value: Any, placeholders: Mapping[str, str]) -> Any:
+    """Return a value fit for JSON: every text passed through `private` (except dictionary keys), infinity and NaN as texts.
+
+    placeholders   see `replacements`
+    """
     if isinstance(value, Mapping):
-        return {str(name): cleaned(each, places) for name, each in value.items()}
+        return {str(name): cleaned(each, placeholders) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [cleaned(each, places) for each in value]
+        return [cleaned(each, placeholders) for each in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    return private(value, places) if isinstance(value, str) else value
+    return private(value, placeholders) if isinstance(value, str) else value
 
 
-def private(text: str, places: Mapping[str, str]) -> str:
-    """The text without keys, folders of this machine and the user's name."""
+def private(text: str, placeholders: Mapping[str, str]) -> str:
+    """Return `text` without keys and the user's name, and with folders of this machine replaced. `placeholders`: see `replacements`."""
     text = mask(text)
-    for long, short in places.items():
+    for long, short in placeholders.items():
         text = text.replace(long, short)
     text = HOME_FOLDER.sub(r"\1...", text)
     name = _user_name()
@@ -100,7 +103,7 @@ def private(text: str, places: Mapping[str, str]) -> str:
 
 
 def _user_name() -> str:
-    """The user's name; "" if it is a common one."""
+    """Return the user's name; "" for a common one ("root") or one shorter than 4 characters."""
     try:
         name = getpass.getuser()
     except (OSError, KeyError, ImportError):
@@ -112,12 +115,12 @@ def _user_name() -> str:
 
 
 def exit_code(report: Mapping[str, Any]) -> int:
-    """0 if nothing failed."""
+    """Return 1 if an item failed, else 0."""
     return 1 if report["counts"][FAILED] else 0
 
 
 def line_words(line: Line) -> list[str]:
-    """A line of the table, followed by the fix if there is one; [] while the item runs."""
+    """Return the lines of the terminal table for an item: result, reason and fix; [] while the item runs."""
     finding = line.finding
     if finding is None:
         return []
@@ -128,7 +131,7 @@ def line_words(line: Line) -> list[str]:
 
 
 def summary(report: Mapping[str, Any]) -> str:
-    """How many of each state, and what was skipped."""
+    """Return the number of items in each state, the duration and the skipped items, as a sentence."""
     counts = ", ".join(f"{count} {WORDS[state]}" for state, count in report["counts"].items() if count)
     skipped = f" Skipped: {', '.join(report['skipped'])}." if report["skipped"] else ""
     return f"{counts}, in {report['seconds']:.0f} seconds.{skipped}"

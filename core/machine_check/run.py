@@ -1,5 +1,6 @@
-"""Runs the check: item after item in a separate process, each within its time limit, all within three minutes. A crash or hang
-of that process ends neither the page nor the check."""
+"""Runs the check: each item in a separate process within its time limit, all within three minutes. A crash or hang of that process ends
+neither the page nor the check.
+"""
 
 import faulthandler
 import sys
@@ -31,7 +32,7 @@ WHERE, REPORT = "check", "report this, with the JSON of the check"
 
 
 def refuse_while_training(workspace: Workspace) -> None:
-    """ProblemsError while a run of this workspace trains: both would be slow, and the times wrong."""
+    """Raise ProblemsError while a run of this workspace is training, as both would slow down and measured times be wrong."""
     running = next((folder.name for folder in list_runs(workspace.runs) if folder.held), None)
     if running is not None:
         what = f"'{running}' is training, which would distort the check"
@@ -44,21 +45,24 @@ def run_check(
     device: str = "",
     *,
     token: CancelToken | None = None,
-    tell: Listener = lambda lines, total: None,
+    listener: Listener = lambda lines, total: None,
     items: Sequence[Item] | None = None,
     budget: float = BUDGET_SECONDS,
     worker: Sequence[str] = WORKER,
 ) -> dict[str, Any]:
-    """Check everything and return the report as plain JSON. Raises Cancelled, and ProblemsError if it cannot start.
+    """Run all items and return the JSON report. Raises Cancelled, and ProblemsError if the check cannot start.
 
-    device   "" for the best available      items, worker   replacements, for tests
+    device          "" for the best available
+    listener        called before and after each item
+    budget          seconds for all items
+    items, worker   replacements in tests
     """
     refuse_while_training(workspace)
     lock, folder = _locked_folder(workspace)
     begun = time.monotonic()
     examiner = Examiner(workspace, device, folder, worker, token or CancelToken())
     try:
-        examiner.examine(all_items() if items is None else items, begun + budget, tell)
+        examiner.examine(all_items() if items is None else items, begun + budget, listener)
     finally:
         examiner.end()
         with suppress(OSError):
@@ -69,8 +73,10 @@ def run_check(
 
 
 def _locked_folder(workspace: Workspace) -> tuple[Lock | None, Path]:
-    """(its lock, a folder for one check at a time); (None, a temporary folder) if outputs are not writable. Raises
-    ProblemsError while another check runs."""
+    """Return (lock, an empty folder for the check); (None, a temporary folder) if outputs are not writable.
+
+    Raises ProblemsError while another check runs.
+    """
     folder = workspace.private / "check"
     lock = Lock(workspace.private / "check.lock")
     try:
@@ -89,7 +95,7 @@ def _locked_folder(workspace: Workspace) -> tuple[Lock | None, Path]:
 
 @dataclass
 class Examiner:
-    """Examines items in a worker process, and starts another process when that one is gone."""
+    """Runs items in a worker process, and starts a new process when it ended or was killed."""
 
     workspace: Workspace
     device: str
@@ -101,24 +107,28 @@ class Examiner:
 
     @property
     def gpu(self) -> bool:
+        """Whether the device is a CUDA GPU."""
         return self.device.startswith("cuda")
 
-    def examine(self, items: Sequence[Item], end: float, tell: Listener) -> None:
-        """Examine the items in order until `end` (time.monotonic), and report to `tell` before and after each; those for a GPU
-        only with one. Raises Cancelled."""
+    def examine(self, items: Sequence[Item], end: float, listener: Listener) -> None:
+        """Run the items in order and append them to `lines`; GPU items only with a CUDA device. Raises Cancelled.
+
+        end        time.monotonic() after which items are skipped
+        listener   called before and after each item
+        """
         for item in items:
             self.token.check()
             if item.gpu and not self.gpu:
                 continue
             total = sum(self.gpu or not each.gpu for each in items)
-            tell([*self.lines, Line(item)], total)
+            listener([*self.lines, Line(item)], total)
             begun = time.monotonic()
             finding = self._finding_of_needs(item) or self._run_in_process(item, end)
             self.lines.append(Line(item, finding, time.monotonic() - begun))
-            tell(self.lines, total)
+            listener(self.lines, total)
 
     def _finding_of_needs(self, item: Item) -> Finding | None:
-        """The finding for an item that needs another one which is not ok; None if it can run."""
+        """Return the finding for an item whose prerequisite is neither OK nor SLOWER; None if the item can run."""
         for line in self.lines:
             if line.item.name not in item.needs or line.finding is None or line.finding.state in (OK, SLOWER):
                 continue
@@ -129,13 +139,13 @@ class Examiner:
         return None
 
     def _run_in_process(self, item: Item, end: float) -> Finding:
-        """The finding of an item, run in the worker within its time limit."""
+        """Run an item in the worker within its time limit, and return the finding."""
         left = end - time.monotonic()
         if left <= 0:
             return _no_time()
         if self.worker is None:
-            places = (self.device, str(self.workspace.outputs), str(self.workspace.models), str(self.folder))
-            self.worker = Worker([*self.command, *places], self.folder)
+            paths = (self.device, str(self.workspace.outputs), str(self.workspace.models), str(self.folder))
+            self.worker = Worker([*self.command, *paths], self.folder)
         limit = min(item.seconds, left)
         earlier = {line.item.name: line.finding.facts for line in self.lines if line.finding}
         answer = self.worker.ask({"item": item.name, "earlier": earlier}, limit, self.token)
@@ -149,17 +159,19 @@ class Examiner:
         return finding
 
     def end(self) -> None:
+        """End the worker process, if there is one."""
         if self.worker is not None:
             self.worker.end()
             self.worker = None
 
 
 def _no_time() -> Finding:
+    """Return the finding for an item that does not fit into the check's time budget."""
     return Finding(SKIPPED, "", "the check ran out of time", "close other programs and check again")
 
 
 def worker_lost(answer: Gone, seconds: float) -> Finding:
-    """The finding for an item whose process ended or hung."""
+    """Return the finding for an item whose process ended or exceeded its limit of `seconds`."""
     if answer.hung:
         reason = f"no answer within {seconds:.0f} seconds, so its process was killed"
         return Finding(FAILED, "", reason, REPORT, {}, answer.output)
@@ -170,19 +182,21 @@ def worker_lost(answer: Gone, seconds: float) -> Finding:
 # ---- in the process itself
 
 
-def answer_items(words: Sequence[str], listed: Sequence[Item]) -> None:
-    """The process's main loop: asked {"item", "earlier"}, it answers {"device", "finding"}.
+def answer_items(arguments: Sequence[str], items: Sequence[Item]) -> None:
+    """Main loop of the worker process: answers each request {"item", "earlier"} with {"device", "finding"}.
 
-    words   device ("" for the best available), outputs, models, folder for files of the items
+    arguments   command line arguments: device ("" for the best available), outputs, models, folder for temporary files
+    items       all items that may be requested
     """
-    device, outputs, models, folder = words
+    device, outputs, models, folder = arguments
     faulthandler.enable()
-    items = {item.name: item for item in listed}
+    items_by_name = {item.name: item for item in items}
     workspace = Workspace.of(outputs, models)
 
     def answer(question: dict[str, Any]) -> dict[str, Any]:
+        """Run the requested item and return {"device", "finding"}."""
         nonlocal device
-        item = items[question["item"]]
+        item = items_by_name[question["item"]]
         if not device and (item.needs or item.name == "torch"):
             with suppress(Exception):  # a torch that does not load is reported by its own item
                 device = machine.default_device()
@@ -193,7 +207,7 @@ def answer_items(words: Sequence[str], listed: Sequence[Item]) -> None:
 
 
 def run_guarded(item: Item, context: CheckContext) -> Finding:
-    """The item's finding; of an error, its explanation if it has one, and its traceback."""
+    """Run an item and return its finding; for an exception, a failed finding with the explanation and traceback."""
     try:
         return item.run(context)
     except Exception as error:
@@ -204,7 +218,7 @@ def run_guarded(item: Item, context: CheckContext) -> Finding:
 
 
 def is_cuda_error(error: BaseException) -> bool:
-    """Whether CUDA may be unusable for the rest of this process, as after a fault in a kernel; not when out of memory."""
+    """Return whether an error may leave CUDA unusable in this process, as a fault in a kernel does; False for out of memory."""
     text = str(error).lower()
     return ("cuda error" in text or "hip error" in text or "cublas_status" in text) and "out of memory" not in text
 

@@ -1,4 +1,4 @@
-"""Items about the machine itself that need no torch: Python, packages, RAM, driver, disk, locks."""
+"""Items about the machine that need no torch: Python, packages, RAM, driver, disk, locks."""
 
 import os
 import platform
@@ -27,7 +27,7 @@ SLOW_DISK = 50e6  # bytes per second: a checkpoint of 2 GB takes 40 s
 
 
 def python(context: CheckContext) -> Finding:
-    """Version, build and operating system."""
+    """Report the versions of Python and the operating system; failed if Atelier does not support this Python."""
     facts = {"python": platform.python_version(), "system": platform.platform(), "machine": platform.machine()}
     finding = Finding(OK, f"Python {platform.python_version()}, {platform.platform()}", facts=facts)
     if (fit := fitness()) not in ("ok", "novenv"):
@@ -36,10 +36,10 @@ def python(context: CheckContext) -> Finding:
 
 
 def packages(context: CheckContext) -> Finding:
-    """Versions of Atelier's dependencies, compared with the tested ones."""
+    """Compare the versions of Atelier's main dependencies with the pinned ones."""
     pinned = pinned_versions((PROJECT / "requirements.txt").read_text("utf-8"))
     versions = {name: number for name in PACKAGES if (number := installed(name))}
-    other = [
+    untested = [
         f"{name} {number} (tested: {pinned[name]})"
         for name, number in versions.items()
         if name in pinned and number.partition("+")[0] != pinned[name]
@@ -47,14 +47,14 @@ def packages(context: CheckContext) -> Finding:
     facts = {"packages": versions}
     if missing := [name for name in PACKAGES if name not in versions]:
         return Finding(FAILED, "", f"not installed: {', '.join(missing)}", REINSTALL, facts)
-    if other:
+    if untested:
         fix = "if something fails, run ./launch.sh update (Windows: launch.bat update)"
-        return Finding(SLOWER, "", f"untested versions: {', '.join(other)}", fix, facts)
+        return Finding(SLOWER, "", f"untested versions: {', '.join(untested)}", fix, facts)
     return Finding(OK, ", ".join(f"{name} {number}" for name, number in versions.items()), facts=facts)
 
 
 def installed(package: str) -> str | None:
-    """The version of a package; None if it is not installed."""
+    """Return the version of an installed package; None if it is missing."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -62,7 +62,7 @@ def installed(package: str) -> str | None:
 
 
 def memory(context: CheckContext) -> Finding:
-    """RAM and CPU cores."""
+    """Report RAM and CPU cores; limited below LITTLE_RAM bytes of available RAM."""
     ram = psutil.virtual_memory()
     facts = {"total": ram.total, "available": ram.available, "cores": machine.cores(), "threads": machine.threads()}
     summary = f"{memory_words(ram.total)} RAM, {memory_words(ram.available)} free; {machine.cores()} CPU cores"
@@ -74,7 +74,7 @@ def memory(context: CheckContext) -> Finding:
 
 
 def driver(context: CheckContext) -> Finding:
-    """The GPU's driver as reported by the system, whether or not torch can use it."""
+    """Report the GPU driver that the system has, whether or not torch can use it."""
     facts = machine_facts()
     known = {"driver": facts.driver, "compute_capability": list(facts.compute), "nvidia": facts.nvidia_card}
     known |= {"amd": facts.amd_card, "macos": facts.macos}
@@ -92,7 +92,7 @@ def driver(context: CheckContext) -> Finding:
 
 
 def disk(context: CheckContext) -> Finding:
-    """Free space, and the write speed where runs are saved."""
+    """Report the free space for outputs and models, and the write speed of the outputs folder."""
     outputs, models = context.workspace.outputs, context.workspace.models
     free = {"outputs": machine.free_disk(outputs), "models": machine.free_disk(models)}
     try:
@@ -114,7 +114,7 @@ def disk(context: CheckContext) -> Finding:
 
 
 def write_speed(path: Path) -> float:
-    """Bytes per second of writing a file, synced to the disk; it is removed afterwards. Raises OSError."""
+    """Return the bytes per second of writing a file and syncing it to the disk; the file is removed. Raises OSError."""
     block = os.urandom(1 << 20)
     begun = time.perf_counter()
     try:
@@ -129,7 +129,7 @@ def write_speed(path: Path) -> float:
 
 
 def locks(context: CheckContext) -> Finding:
-    """Whether the drive of the outputs has file locks, which keep two programs from working on one run."""
+    """Check that the drive of the outputs has file locks, which keep two programs from working on one run."""
     context.folder.mkdir(parents=True, exist_ok=True)
     lock = Lock(context.folder / "try.lock")
     fix = "start with --outputs DIR on another drive"

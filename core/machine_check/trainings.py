@@ -1,7 +1,7 @@
-"""Twelve steps of the starter in each precision and memory mode, compared with recorded losses.
+"""Trainings of twelve steps on the starter, in each precision and memory mode, compared with recorded losses.
 
-`python -m workshop.recorded_losses` records them again, on a CPU in fp32 on one thread. They only change when the
-computation of a step changes: then the changelog says why.
+`python -m workshop.recorded_losses` records the losses, on a CPU in fp32 on one thread. They change only when the computation of a
+step changes; the changelog then explains it.
 """
 
 from __future__ import annotations
@@ -62,37 +62,45 @@ SERIES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """A training mode. settings: what it changes; series: the recorded losses it must match; against: the case its time is compared
-    with."""
+    """A training mode to check.
+
+    settings              changes to the series' settings
+    tolerance             key of TOLERANCE
+    series                key of SERIES, whose recorded losses the training must match
+    baseline              name of the case whose step time is compared, "" for none
+    needs, gpu, seconds   see `Item`
+    """
 
     title: str
     settings: dict[str, Any] = field(default_factory=dict)
     tolerance: str = "fp32"
     series: str = "lora"
-    against: str = ""
+    baseline: str = ""
     needs: tuple[str, ...] = ()
     gpu: bool = False
     seconds: float = 60.0
 
     def values(self) -> dict[str, Any]:
+        """Return the settings of the training."""
         return starter(SERIES[self.series], self.settings)
 
 
 def memory(**values: Any) -> dict[str, Any]:
+    """Return {"memory": values}, to be merged into a job's settings."""
     return {"memory": values}
 
 
 BF16, FULL_BF16 = memory(mixed_precision="bf16"), memory(mixed_precision="bf16", full_precision="bf16")
 PRECISIONS = {
     "train_fp32": Case("LoRA in fp32"),
-    "train_bf16": Case("LoRA in bf16", BF16, "16", against="train_fp32"),
-    "train_fp16": Case("LoRA in fp16", memory(mixed_precision="fp16"), "16", against="train_fp32"),
+    "train_bf16": Case("LoRA in bf16", BF16, "16", baseline="train_fp32"),
+    "train_fp16": Case("LoRA in fp16", memory(mixed_precision="fp16"), "16", baseline="train_fp32"),
     "train_tf32": Case("LoRA in TF32", memory(allow_tf32=True), "tf32", needs=("tf32",), gpu=True),
     "train_fp8": Case(
         "LoRA on a base model in fp8", memory(mixed_precision="auto", fp8_base=True), "fp8", needs=("fp8",)
     ),
     "tune_fp32": Case("Fine-tune in fp32", series="fine_tune"),
-    "tune_bf16": Case("Fine-tune in full bf16", FULL_BF16, "16", "fine_tune", against="tune_fp32"),
+    "tune_bf16": Case("Fine-tune in full bf16", FULL_BF16, "16", "fine_tune", baseline="tune_fp32"),
 }
 MODES = {
     "checkpointing": Case("Gradient checkpointing", memory(gradient_checkpointing=True)),
@@ -120,8 +128,7 @@ CASES = PRECISIONS | MODES | COMPILED
 
 
 def starter(*changes: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a training on the starter's images at half their size, batch size 2, in fp32, with these changes: small enough
-    for many trainings in a minute."""
+    """Return the settings of a small training, merged with `changes`: the starter's images at 64 px, batch size 2, in fp32."""
     job = {
         "model": {"base_model": str(STARTER)},
         "dataset": {"folder": str(STARTER / "images"), "resolution": 64, "train_batch_size": 2},
@@ -137,27 +144,33 @@ def starter(*changes: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Trained:
-    """Result of some steps. peak_bytes: peak of tensors on the GPU, or growth of resident memory; reserved_bytes: peak
-    of GPU memory held by torch's allocator."""
+    """Result of a short training.
+
+    losses             one per step
+    seconds_per_step   without the warm-up steps
+    peak_bytes         peak of tensors on the GPU; on other devices growth of the process's resident memory
+    reserved_bytes     peak of GPU memory reserved by torch's allocator; 0 on other devices
+    """
 
     losses: list[float]
     seconds_per_step: float
     peak_bytes: int
     reserved_bytes: int
 
-    def words(self) -> str:
+    def text(self) -> str:
+        """Return the step time and the peak memory as text."""
         return f"{1000 * self.seconds_per_step:.0f} ms per step, {memory_words(self.peak_bytes)}"
 
 
 def check_workspace(context: CheckContext) -> Workspace:
-    """A workspace with runs and caches in the check's temporary folder, and the project's models and presets."""
+    """Return a workspace with runs and caches in the check's temporary folder, and the project's models and presets."""
     workspace = Workspace(context.folder / "outputs", PROJECT / "models", PROJECT / "presets")
     workspace.private.mkdir(parents=True, exist_ok=True)
     return workspace
 
 
 def job_context(context: CheckContext, job: TrainJob) -> JobContext:
-    """The context of a training in a new run folder of the check's workspace, without journal and commands."""
+    """Return the context of a training in a new run folder of the check's workspace, without journal and commands."""
     workspace = check_workspace(context)
     folder = RunFolder.create(workspace.runs, "check", dump(job))
     return JobContext(workspace, folder, SilentJournal(), NoCommands(), context.device)
@@ -165,8 +178,10 @@ def job_context(context: CheckContext, job: TrainJob) -> JobContext:
 
 @contextmanager
 def ready_run(values: dict[str, Any], context: CheckContext) -> Iterator[Run]:
-    """The run of this job, all images and captions encoded, ready for its first step; released afterwards. Raises
-    ProblemsError."""
+    """Context with the run of a training, images and captions encoded, ready for its first step; released at the end.
+
+    Raises ProblemsError.
+    """
     from core.training.building.setup import build_training
 
     job = build(TrainJob, values)
@@ -179,7 +194,7 @@ def ready_run(values: dict[str, Any], context: CheckContext) -> Iterator[Run]:
 
 
 def take_steps(run: Run, count: int) -> None:
-    """Take steps as a training does, without what it saves and reports."""
+    """Take `count` optimizer steps as a training does, without saving and reporting."""
     from core.training.loop.update import optimizer_update
 
     for _ in range(count):
@@ -188,7 +203,10 @@ def take_steps(run: Run, count: int) -> None:
 
 
 def train(values: dict[str, Any], context: CheckContext, warm_up: int = WARM_UP) -> Trained:
-    """Run the steps of this job and read back the losses. Raises ProblemsError, also at a loss of NaN or infinity."""
+    """Train with the settings `values` and return losses, time and memory. Raises ProblemsError, also for a loss of NaN or infinity.
+
+    warm_up   number of steps at the start that are not timed
+    """
     free_memory()
     before = machine.memory("cpu")[0]
     with PeakMemory(context.device) as peak, ready_run(values, context) as run:
@@ -208,7 +226,7 @@ def train(values: dict[str, Any], context: CheckContext, warm_up: int = WARM_UP)
 
 
 def train_case(name: str, context: CheckContext) -> Finding:
-    """Train a case, and compare its losses with the recorded ones and its time with `against`'s."""
+    """Train the case `name`; compare its losses with the recorded ones and its step time with that of the case `baseline`."""
     case = CASES[name]
     job = build(TrainJob, case.values())
     if unusable := errors(memory_problems(job.memory, context.device)):
@@ -217,11 +235,11 @@ def train_case(name: str, context: CheckContext) -> Finding:
     deviation = difference(trained.losses, recorded()["losses"][case.series])
     allowed = TOLERANCE[case.tolerance]
     facts = asdict(trained) | {"difference": deviation, "tolerance": allowed}
-    finding = Finding(OK, f"{trained.words()}, losses within {deviation:.1e} of the recorded ones", facts=facts)
+    finding = Finding(OK, f"{trained.text()}, losses within {deviation:.1e} of the recorded ones", facts=facts)
     if not deviation <= allowed:
         reason = f"losses differ from the recorded ones by {deviation:.1e}, more than the {allowed:.0e} that rounding explains"
         return finding.failed(reason, "avoid this mode here, and report this")
-    compared = context.earlier.get(case.against, {}).get("seconds_per_step")
+    compared = context.earlier.get(case.baseline, {}).get("seconds_per_step")
     if compared and trained.seconds_per_step > SLOWER_BY * compared:
         reason = f"a step takes {trained.seconds_per_step / compared:.1f} times as long as in fp32"
         return finding.limited(reason, "leave mixed precision on auto")
@@ -229,12 +247,12 @@ def train_case(name: str, context: CheckContext) -> Finding:
 
 
 def difference(losses: Sequence[float], expected: Sequence[float]) -> float:
-    """The largest relative difference of a step's loss; infinite if a step is missing or not finite."""
+    """Return the largest relative difference of a step's loss; infinity if a step is missing or a loss is not finite."""
     if len(losses) != len(expected) or not all(map(isfinite, losses)):
         return inf
     return max(abs(loss - target) / abs(target) for loss, target in zip(losses, expected, strict=True))
 
 
 def recorded() -> dict[str, Any]:
-    """{"losses": {series: one per step}, "sample": ...} as shipped."""
+    """Return the shipped recorded.json: {"losses": {series: loss of each step}, "sample": `tones` of the sample image}."""
     return json.loads(RECORDED.read_text("utf-8"))

@@ -1,1 +1,1 @@
-"""Creates and updates `.venv`, and starts what runs in it. Standard library only: nothing is installed yet."""
+"""Create and update `.venv`, and start the page or a command in it. Standard library only: nothing is installed yet."""

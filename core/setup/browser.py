@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
-PLACES = (
+LOCATIONS = (
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
     "/Applications/Chromium.app/Contents/MacOS/Chromium",
     r"C:\Program Files\Google\Chrome\Application\chrome.exe",
@@ -23,18 +23,18 @@ MISSING = (
 
 
 def find_browser() -> str | None:
-    """Path of Chromium, Chrome or Edge, None without one; with ATELIER_BROWSER only that program."""
+    """Return the path of Chromium, Chrome or Edge; None if there is none. If ATELIER_BROWSER is set, only that program is looked for."""
     named = os.environ.get("ATELIER_BROWSER")
     if named:
         return shutil.which(named)
     paths = (shutil.which(name) for name in NAMES)
     return next((path for path in paths if path), None) or next(
-        (place for place in PLACES if Path(place).exists()), None
+        (location for location in LOCATIONS if Path(location).exists()), None
     )
 
 
 def install_browser() -> None:
-    """Install Debian's package if this process may (root, apt-get), with fonts: without them text is boxes."""
+    """Install Debian's Chromium and a font (needed to render text). Does nothing unless run as root with apt-get."""
     if sys.platform == "win32" or os.geteuid() != 0 or shutil.which("apt-get") is None:
         return
     quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}

@@ -1,11 +1,11 @@
-"""Chooses the builds of torch, xformers and onnxruntime for a machine. Pure functions: facts in, choice out.
+"""Choose the builds of torch, xformers and onnxruntime for a machine. Pure functions of the machine's facts.
 
-Facts behind the table (torch 2.13). Wheels for CUDA 12.6 contain kernels for compute capability 5.0 to 9.0, those for
-CUDA 13.0 for 7.5 to 12.0 (PyTorch's release compatibility matrix). A CUDA 13 build needs driver 580 or newer; a CUDA 12
-build runs, by minor version compatibility, from 525.60 on Linux and 528.33 on Windows (NVIDIA's CUDA compatibility
-guide). ROCm wheels exist for Linux x86_64 only. macOS wheels need Apple silicon and macOS 14; Intel Macs have had none
-since torch 2.3. The default index has the CUDA 13.0 build for Linux, a CPU build for Windows and the Apple build
-for macOS; its xformers wheel is built for CUDA 12 and does not load with a CUDA 13 torch.
+Facts behind the choice (torch 2.13). Wheels for CUDA 12.6 contain kernels for compute capability 5.0 to 9.0, those for CUDA 13.0
+for 7.5 to 12.0 (PyTorch's release compatibility matrix). A CUDA 13 build needs driver 580 or newer; a CUDA 12 build runs, by minor
+version compatibility, from 525.60 on Linux and 528.33 on Windows (NVIDIA's CUDA compatibility guide). ROCm wheels exist for Linux
+x86_64 only. macOS wheels need Apple silicon and macOS 14; Intel Macs have had none since torch 2.3. The default index has the CUDA
+13.0 build for Linux, a CPU build for Windows and the Apple build for macOS; its xformers wheel is built for CUDA 12 and does not
+load with a CUDA 13 torch.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ TITLES = {"cu130": "CUDA 13.0", "cu126": "CUDA 12.6", "rocm7.2": "ROCm 7.2", "cp
 
 @dataclass(frozen=True)
 class MachineFacts:
-    """What the choice depends on.
-    system       platform.system(): Linux, Windows or Darwin
-    machine      the interpreter's CPU: x86_64, AMD64, aarch64, arm64, ARM64
-    driver       NVIDIA driver version as nvidia-smi prints it ("580.65.06"), None without one
-    compute      compute capability of each NVIDIA GPU, ("8.6", "6.1"); empty if the driver is too old to report it
-    nvidia_card  an NVIDIA GPU is on the bus, whether or not its driver works
-    amd_card     an AMD GPU whose kernel driver supports compute (/dev/kfd)
-    macos        macOS version, "14.5"; empty elsewhere
-    glibc        C library of Linux, "2.36"; empty with another library (Alpine's musl) and on other systems
-    translated   an Intel Python running on Apple silicon through Rosetta
+    """Facts about a machine that the choice of builds depends on.
+
+    system        platform.system(): Linux, Windows or Darwin
+    machine       the interpreter's CPU: x86_64, AMD64, aarch64, arm64, ARM64
+    driver        NVIDIA driver version as nvidia-smi prints it ("580.65.06"), None if there is none
+    compute       compute capability of each NVIDIA GPU, ("8.6", "6.1"); empty if the driver is too old to report it
+    nvidia_card   whether an NVIDIA GPU is on the bus, with or without a working driver
+    amd_card      whether an AMD GPU was found: by /dev/kfd (its compute driver), or by hipInfo on Windows
+    macos         macOS version, "14.5"; empty elsewhere
+    glibc         glibc version on Linux, "2.36"; empty with another C library (Alpine's musl) and on other systems
+    translated    whether an Intel Python runs on Apple silicon through Rosetta
     """
 
     system: str
@@ -54,7 +55,7 @@ class MachineFacts:
 
 @dataclass(frozen=True)
 class Pins:
-    """Versions from requirements.txt."""
+    """Pinned versions in requirements.txt, such as "2.13.0"."""
 
     torch: str
     xformers: str
@@ -64,15 +65,16 @@ class Pins:
 
 @dataclass(frozen=True)
 class Build:
-    """What to install.
-    name         cu130, cu126, rocm7.2, cpu, apple, or `none` with a problem
-    title        its name for messages
-    index_url    PyTorch's wheel index for torch and xformers; None: pip's default index
-    torch        requirement, "torch==2.13.0"
-    xformers     requirement, or None if it has no kernels for this machine
-    onnxruntime  requirement of one of its two flavours
-    notes        sentences to print
-    problem      why nothing can be installed on this machine, in one sentence; else None
+    """The packages to install for a machine, as pip requirements.
+
+    name          cu130, cu126, rocm7.2, cpu or apple; `none` if there is a problem
+    title         display name for messages
+    index_url     PyTorch's wheel index for torch and xformers; None: pip's default index
+    torch         requirement, "torch==2.13.0"
+    xformers      requirement; None without kernels for this machine
+    onnxruntime   requirement of onnxruntime or onnxruntime-gpu
+    notes         sentences to print
+    problem       why nothing can be installed on this machine, in one sentence; else None
     """
 
     name: str
@@ -85,14 +87,14 @@ class Build:
     problem: str | None = None
 
 
-def choose_build(facts: MachineFacts, pins: Pins, want: str | None = None, index: str = TORCH_INDEX) -> Build:
-    """The build for a machine. `want` (a key of TITLES) overrides detection, `index` is PyTorch's or a mirror."""
-    problem = unsupported(facts)
+def choose_build(facts: MachineFacts, pins: Pins, requested: str | None = None, index: str = TORCH_INDEX) -> Build:
+    """Return a machine's build. `requested` (a key of TITLES) overrides detection; `index` is the URL of PyTorch's index or a mirror."""
+    problem = unsupported_reason(facts)
     if problem:
         return Build("none", "nothing", None, "", None, "", problem=problem)
     if facts.system == "Darwin":
         return Build("apple", "Apple silicon", None, f"torch=={pins.torch}", None, f"onnxruntime=={pins.onnxruntime}")
-    name, notes = (want, ()) if want else accelerator(facts)
+    name, notes = (requested, ()) if requested else build_for_gpu(facts)
     xformers, notes = xformers_for(name, facts, pins, notes)
     # The default index's wheel for Windows is the CPU build; for Linux it is the CUDA one.
     index_url = None if (name, facts.system) == ("cpu", "Windows") else index + name
@@ -100,8 +102,8 @@ def choose_build(facts: MachineFacts, pins: Pins, want: str | None = None, index
     return Build(name, TITLES[name], index_url, f"torch=={pins.torch}", xformers, onnxruntime, notes)
 
 
-def unsupported(facts: MachineFacts) -> str | None:
-    """The message for machines without torch wheels; None for the others."""
+def unsupported_reason(facts: MachineFacts) -> str | None:
+    """Return why torch has no wheel for this machine, with the fix if there is one; None if it has."""
     if facts.system == "Darwin" and facts.machine != "arm64":
         if facts.translated:
             return (
@@ -109,7 +111,7 @@ def unsupported(facts: MachineFacts) -> str | None:
                 "install Python 3.11 for Apple silicon (brew install python@3.11) and start again."
             )
         return "Macs with an Intel CPU are not supported: PyTorch has published no wheel for them since version 2.3."
-    if facts.system == "Darwin" and facts.macos and numbers(facts.macos) < (14,):
+    if facts.system == "Darwin" and facts.macos and version_numbers(facts.macos) < (14,):
         return f"macOS {facts.macos} is not supported: PyTorch needs macOS 14 or newer."
     if facts.system == "Windows" and facts.machine not in X86_64:
         return (
@@ -118,7 +120,7 @@ def unsupported(facts: MachineFacts) -> str | None:
         )
     if facts.system == "Linux" and facts.machine not in (*X86_64, "aarch64"):
         return f"CPUs of type {facts.machine} are not supported: PyTorch has no wheel for them."
-    if facts.system == "Linux" and (not facts.glibc or numbers(facts.glibc) < (2, 28)):
+    if facts.system == "Linux" and (not facts.glibc or version_numbers(facts.glibc) < (2, 28)):
         library = f"glibc {facts.glibc}" if facts.glibc else "another C library"
         return f"This Linux has {library}, but PyTorch needs glibc 2.28 or newer (Debian 10, Ubuntu 20.04, RHEL 8 or later)."
     if facts.system not in ("Linux", "Windows", "Darwin"):
@@ -126,8 +128,8 @@ def unsupported(facts: MachineFacts) -> str | None:
     return None
 
 
-def accelerator(facts: MachineFacts) -> tuple[str, tuple[str, ...]]:
-    """(build name, notes) for Linux and Windows by driver and GPUs."""
+def build_for_gpu(facts: MachineFacts) -> tuple[str, tuple[str, ...]]:
+    """Return (build name, notes) for Linux and Windows, by driver and GPUs."""
     if facts.driver:
         return nvidia_build(facts)
     if facts.amd_card and facts.system == "Linux" and facts.machine in X86_64:
@@ -143,9 +145,9 @@ def accelerator(facts: MachineFacts) -> tuple[str, tuple[str, ...]]:
 
 
 def nvidia_build(facts: MachineFacts) -> tuple[str, tuple[str, ...]]:
-    """(build name, notes) for a machine with a working NVIDIA driver."""
-    driver = numbers(facts.driver or "")
-    cards = sorted(numbers(card) for card in facts.compute)
+    """Return (build name, notes) for a machine with an NVIDIA driver, by its version and the GPUs' compute capabilities."""
+    driver = version_numbers(facts.driver or "")
+    cards = sorted(version_numbers(card) for card in facts.compute)
     # A driver that cannot report the capability (before 510) is too old in any case: assume an ordinary GPU.
     newest = cards[-1] if cards else CUDA_13_CARDS
     if newest < CUDA_12_CARDS:
@@ -174,16 +176,19 @@ def nvidia_build(facts: MachineFacts) -> tuple[str, tuple[str, ...]]:
 def xformers_for(
     name: str, facts: MachineFacts, pins: Pins, notes: tuple[str, ...]
 ) -> tuple[str | None, tuple[str, ...]]:
-    """(requirement or None, notes). It has kernels for CUDA on x86_64 and compute capability 7.5 and up."""
+    """Return (xformers requirement or None, `notes` with a note if the GPU is too old) for the build `name`.
+
+    xformers has kernels for CUDA on x86_64 and compute capability 7.5 and up.
+    """
     if not name.startswith("cu") or facts.machine not in X86_64:
         return None, notes
-    if facts.compute and max(numbers(card) for card in facts.compute) < XFORMERS_CARDS:
+    if facts.compute and max(version_numbers(card) for card in facts.compute) < XFORMERS_CARDS:
         return None, (*notes, "xformers has no kernels for this GPU: PyTorch's attention is used.")
     return f"xformers=={pins.xformers}", notes
 
 
 def onnxruntime_for(name: str, facts: MachineFacts, pins: Pins) -> str:
-    """The GPU package if torch brings the CUDA libraries it needs; otherwise the much smaller CPU one."""
+    """Return the onnxruntime requirement for the build `name`: the GPU package for CUDA builds on x86_64, otherwise the CPU package."""
     if name == "cu130" and facts.machine in X86_64:
         return f"onnxruntime-gpu=={pins.onnxruntime_gpu}"
     if name == "cu126" and facts.machine in X86_64:
@@ -192,7 +197,7 @@ def onnxruntime_for(name: str, facts: MachineFacts, pins: Pins) -> str:
 
 
 def on_default_index(build: Build, facts: MachineFacts, pins: Pins) -> Build:
-    """The same build if PyTorch's wheel index is unreachable, with notes on the drawbacks."""
+    """Return the build to use while PyTorch's wheel index is unreachable, with a note on its drawbacks."""
     if build.index_url is None:
         return build
     onnxruntime, note = build.onnxruntime, ""
@@ -212,23 +217,25 @@ def on_default_index(build: Build, facts: MachineFacts, pins: Pins) -> Build:
 
 
 def pins_from(requirements: str) -> Pins:
-    """Versions of the adapted packages, read from the text of requirements.txt."""
+    """Read the pinned versions of the packages ADAPTED from the text of requirements.txt. Raises KeyError for a missing one."""
     versions = pinned_versions(requirements)
     return Pins(*(versions[name] for name in ADAPTED))
 
 
 def pinned_versions(requirements: str) -> dict[str, str]:
-    """{package: version} of the lines `name==version`."""
+    """Return {package: version} of the lines `name==version` in the text of requirements.txt."""
     return dict(re.findall(r"^([\w-]+)==([^\s;]+)", requirements, flags=re.MULTILINE))
 
 
 def adapted_requirements(requirements: str, build: Build) -> str:
-    """requirements.txt with the lines of torch, xformers and onnxruntime replaced by the build's."""
-    rest = [line for line in requirements.splitlines() if re.split(r"[=<>~! ;\[]", line, maxsplit=1)[0] not in ADAPTED]
+    """Return the text of requirements.txt with the lines of torch, xformers and onnxruntime replaced by the build's."""
+    other_lines = [
+        line for line in requirements.splitlines() if re.split(r"[=<>~! ;\[]", line, maxsplit=1)[0] not in ADAPTED
+    ]
     chosen = [line for line in (build.torch, build.xformers, build.onnxruntime) if line]
-    return "\n".join([*chosen, *rest]) + "\n"
+    return "\n".join([*chosen, *other_lines]) + "\n"
 
 
-def numbers(version: str) -> tuple[int, ...]:
-    """ "580.65.06" -> (580, 65, 6), for comparing versions."""
+def version_numbers(version: str) -> tuple[int, ...]:
+    """Return a version as a comparable tuple: "580.65.06" -> (580, 65, 6)."""
     return tuple(int(part) for part in re.findall(r"\d+", version))

@@ -1,4 +1,4 @@
-"""`.venv`: built next to the old one as `.venv-new`, tested, and only then put in its place. `update` gets the code first."""
+"""Create and update `.venv`: a new one is built as `.venv-new`, tested, and then swapped in. `update` first updates the code by Git."""
 
 from __future__ import annotations
 
@@ -45,26 +45,27 @@ print(f"PyTorch {torch.__version__} works here on: {device}")
 
 
 class SetupError(Exception):
-    """Stops the setup; the message is for the user."""
+    """Setup cannot continue; the message is shown to the user."""
 
 
 def say(message: str) -> None:
-    """Messages of the launcher go to stderr: stdout belongs to the command being run."""
+    """Print a message of the launcher to stderr: stdout belongs to the command being run."""
     print(f"Atelier: {message}", file=sys.stderr, flush=True)
 
 
 def sync(root: Path, *, force: bool = False, probe: Callable[[str], bool] | None = None) -> None:
-    """Make `.venv` match requirements.txt and this machine. Without `force`, a matching one is kept without looking
-    at the machine.
-    probe   (index url) -> whether it responds; for tests
-    raises  SetupError, with the old environment still in place
+    """Make `.venv` match requirements.txt and this machine.
+
+    force    check the machine even if `.venv` matches requirements.txt
+    probe    (index url) -> whether it responds; replaced in tests
+    raises   SetupError, with the old environment still in place
     """
     with lock(root):
         recover(root)
         if not force and is_current(str(root)):
             return
         facts = machine_facts()
-        build = build_for(root, facts, probe or index_answers)
+        build = build_for(root, facts, probe or index_responds)
         stamp = stamp_for(root, build)
         new, current = root / ".venv-new", root / ".venv"
         if matches(read_stamp(str(current)), stamp):
@@ -80,16 +81,19 @@ def sync(root: Path, *, force: bool = False, probe: Callable[[str], bool] | None
 
 
 def build_for(root: Path, facts: MachineFacts, probe: Callable[[str], bool]) -> Build:
-    """The build for this machine, without its index if that does not respond. Raises SetupError if none fits."""
-    want = os.environ.get("ATELIER_BUILD") or None
-    if want and want not in TITLES:
-        raise SetupError(f"ATELIER_BUILD is '{want}': use one of {', '.join(TITLES)}, or unset it.")
+    """Return the build for this machine, from pip's default index if PyTorch's does not respond. Raises SetupError if none fits.
+
+    probe   (index url) -> whether it responds
+    """
+    requested = os.environ.get("ATELIER_BUILD") or None
+    if requested and requested not in TITLES:
+        raise SetupError(f"ATELIER_BUILD is '{requested}': use one of {', '.join(TITLES)}, or unset it.")
     index = os.environ.get("ATELIER_TORCH_INDEX") or TORCH_INDEX
     try:
         pins = pins_from((root / "requirements.txt").read_text(encoding="utf-8"))
     except KeyError as error:
         raise SetupError(f"requirements.txt has no line that pins {error.args[0]} (name==version).") from error
-    build = choose_build(facts, pins, want, index.rstrip("/") + "/")
+    build = choose_build(facts, pins, requested, index.rstrip("/") + "/")
     if build.problem:
         raise SetupError(build.problem)
     if build.index_url and not probe(build.index_url):
@@ -99,6 +103,7 @@ def build_for(root: Path, facts: MachineFacts, probe: Callable[[str], bool]) -> 
 
 
 def stamp_for(root: Path, build: Build) -> dict:
+    """Return the stamp of an environment that is made now from this build: versions of stamp format, Python, requirements, packages."""
     chosen = {key: getattr(build, key) for key in ("name", "index_url", "torch", "xformers", "onnxruntime")}
     return {
         "schema": SCHEMA,
@@ -109,15 +114,16 @@ def stamp_for(root: Path, build: Build) -> dict:
 
 
 def matches(recorded: dict | None, wanted: dict) -> bool:
-    """Whether an environment's stamp has all of these values; further ones, of packages for tests, do not count."""
+    """Return whether `recorded`, an environment's stamp, has every value of `wanted`. Further values (test packages) are ignored."""
     return recorded is not None and all(recorded.get(key) == value for key, value in wanted.items())
 
 
-def index_answers(url: str) -> bool:
-    """Whether a wheel index responds for torch within INDEX_SECONDS. In a thread: a name lookup has no timeout."""
+def index_responds(url: str) -> bool:
+    """Return whether a wheel index responds for torch within INDEX_SECONDS. Runs in a thread, as a name lookup has no timeout."""
     answers: list[bool] = []
 
-    def ask() -> None:
+    def request() -> None:
+        """Request torch's page of the index, and append whether that succeeded to `answers`."""
         try:
             with urllib.request.urlopen(f"{url}/torch/", timeout=INDEX_SECONDS):
                 answers.append(True)
@@ -127,7 +133,7 @@ def index_answers(url: str) -> bool:
         except (OSError, ValueError, http.client.HTTPException):
             answers.append(False)
 
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=request, daemon=True)
     thread.start()
     thread.join(INDEX_SECONDS)
     return bool(answers and answers[0])
@@ -137,8 +143,7 @@ GIGABYTES = {"cpu": 2, "apple": 2, "rocm7.2": 16}  # of an environment, as in do
 
 
 def create(root: Path, target: Path, build: Build) -> None:
-    """Create an environment in `target`. If that fails, what there is of it is removed: no later start could use it. Raises
-    SetupError, also for a disk with too little space."""
+    """Create an environment in `target`, and remove what was written if that fails. Raises SetupError, also for too little disk space."""
     remove(target)
     needed, free = GIGABYTES.get(build.name, 8), shutil.disk_usage(root).free / 1e9
     if free < needed:
@@ -156,8 +161,7 @@ def create(root: Path, target: Path, build: Build) -> None:
 
 
 def fill(root: Path, target: Path, build: Build) -> None:
-    """Create an environment and install torch and xformers together from their index, then the rest; test an import. Raises
-    SetupError."""
+    """Create an environment in `target`, install torch and xformers, then the other packages, and import torch. Raises SetupError."""
     say(f"creating an environment with Python {python_version()} and PyTorch for {build.title}.")
     run_step([sys.executable, "-m", "venv", "--prompt", ".venv", str(target)], VENV_FAILED)
     text = adapted_requirements((root / "requirements.txt").read_text(encoding="utf-8"), build)
@@ -183,13 +187,14 @@ if os.name == "nt":
 
 
 def pip(environment: Path, arguments: list[str]) -> None:
+    """Run the pip of an environment. Raises SetupError."""
     run_step(
         [python_of(str(environment)), "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments], PIP_FAILED
     )
 
 
 def run_step(command: list[str], message: str) -> None:
-    """Run one step of the installation with its output shown on stderr. Raises SetupError, whose text begins with `message`."""
+    """Run a command of the installation with its output on stderr. Raises SetupError with `message` if it fails."""
     environment = {
         key: value
         for key, value in os.environ.items()
@@ -205,7 +210,7 @@ def run_step(command: list[str], message: str) -> None:
 
 
 def swap(root: Path) -> None:
-    """`.venv` -> `.venv-old`, `.venv-new` -> `.venv`, then delete the old one. Raises SetupError, keeping the old one."""
+    """Replace `.venv` by `.venv-new` and delete the old one. Raises SetupError and keeps the old one if a folder is in use."""
     new, current, old = root / ".venv-new", root / ".venv", root / ".venv-old"
     remove(old)
     if current.exists() and not rename(current, old):
@@ -224,13 +229,14 @@ def swap(root: Path) -> None:
 
 
 def recover(root: Path) -> None:
-    """After an interruption during a swap: the old environment is restored, unless the new one is in place."""
+    """Restore `.venv` from `.venv-old` after a swap that was interrupted between its two renames."""
     current, old = root / ".venv", root / ".venv-old"
     if old.exists() and not current.exists():
         rename(old, current)
 
 
 def rename(source: Path, target: Path) -> bool:
+    """Rename a folder, retrying for about a second. Returns whether that succeeded."""
     for _ in range(RENAME_TRIES):
         try:
             source.rename(target)
@@ -241,6 +247,7 @@ def rename(source: Path, target: Path) -> bool:
 
 
 def remove(folder: Path) -> None:
+    """Delete a folder, a link or a file if it exists. Raises SetupError if it cannot be removed."""
     if folder.is_symlink() or folder.is_file():
         folder.unlink()
     shutil.rmtree(folder, ignore_errors=True)
@@ -249,7 +256,7 @@ def remove(folder: Path) -> None:
 
 
 def point_scripts_to(environment: Path, old_path: str) -> None:
-    """Replace the path under which an environment was created in its scripts. Windows' .exe scripts are left: none is used."""
+    """Replace the path `old_path`, where an environment was created, in its scripts. Windows' .exe scripts are left, as none is used."""
     for script in (environment / ("Scripts" if os.name == "nt" else "bin")).iterdir():
         if script.is_symlink() or not script.is_file() or script.stat().st_size > 100_000:
             continue
@@ -260,7 +267,7 @@ def point_scripts_to(environment: Path, old_path: str) -> None:
 
 
 def sync_tests(root: Path) -> None:
-    """Add what requirements-test.txt lists to `.venv`, once. It adds tools and changes nothing that the page uses."""
+    """Install the packages of requirements-test.txt into `.venv`, unless these are installed. Raises SetupError."""
     environment, requirements = root / ".venv", root / "requirements-test.txt"
     stamp = read_stamp(str(environment)) or {}
     if stamp.get("tests") == digest(str(requirements)):
@@ -271,7 +278,10 @@ def sync_tests(root: Path) -> None:
 
 
 def sync_deepspeed(root: Path) -> None:
-    """Add DeepSpeed to `.venv`, once; Linux only. It is built here, without its own operators: those it compiles when used."""
+    """Install DeepSpeed into `.venv` on Linux, unless it is installed. Raises SetupError.
+
+    Its operators are not built here: DeepSpeed compiles each at its first use.
+    """
     environment, requirements = root / ".venv", root / "requirements-deepspeed.txt"
     stamp = read_stamp(str(environment)) or {}
     if sys.platform != "linux" or not requirements.exists() or stamp.get("deepspeed") == digest(str(requirements)):
@@ -286,7 +296,7 @@ def sync_deepspeed(root: Path) -> None:
 
 @contextmanager
 def lock(root: Path) -> Iterator[None]:
-    """A context that locks the environment; another launcher prints a message and waits."""
+    """Context that holds the lock on the environment; while another launcher holds it, print a message and wait. Raises SetupError."""
     try:
         handle = open(root / ".venv.lock", "a+b")
     except OSError as error:
@@ -302,7 +312,7 @@ def lock(root: Path) -> Iterator[None]:
 
 
 def try_lock(descriptor: int) -> bool:
-    """Lock the file; False while another process holds it. On a drive without locks it is always True."""
+    """Try to lock an open file, without waiting; return False while another process holds it. True on a drive without file locks."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -327,8 +337,10 @@ WITHOUT_GIT = (
 
 
 def update(root: Path) -> int:
-    """Update the code with Git, then the environment; returns the exit code. If either fails, both stay as they were. Models,
-    presets/user and outputs are never touched."""
+    """Update the code with Git, then the environment; return the exit code. If either fails, both stay as they were.
+
+    Models, presets/user and outputs are not touched.
+    """
     before = None
     if has_git(root):
         before = git(root, "rev-parse", "HEAD").stdout.strip()
@@ -348,9 +360,11 @@ def update(root: Path) -> int:
 
 
 def has_git(root: Path) -> bool:
+    """Return whether `root` is a Git checkout and git is installed."""
     return (root / ".git").exists() and shutil.which("git") is not None
 
 
 def git(root: Path, *arguments: str, show: bool = False) -> subprocess.CompletedProcess:
+    """Run git in `root`. `show`: print its output to stderr instead of capturing it."""
     output = {"stdout": sys.stderr} if show else {"capture_output": True}
     return subprocess.run(["git", "-C", str(root), *arguments], text=True, check=False, **output)  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""Looks at this machine and fills in MachineFacts for the choice of builds (choose.py)."""
+"""Collect MachineFacts of this machine for the choice of builds (choose.py)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from core.setup.choose import MachineFacts
 
-NVIDIA_SMI_PLACES = (
+NVIDIA_SMI_PATHS = (
     "/usr/lib/wsl/lib/nvidia-smi",  # Windows Subsystem for Linux, often not on PATH
     r"C:\Windows\System32\nvidia-smi.exe",
     r"C:\Program Files\NVIDIA Corporation\NVSMI\nvidia-smi.exe",
@@ -18,8 +18,9 @@ NVIDIA_SMI_PLACES = (
 
 
 def machine_facts() -> MachineFacts:
+    """Collect the facts about this machine, by nvidia-smi, /sys and the platform module."""
     system = platform.system()
-    driver, compute = ask_nvidia_smi(find_nvidia_smi())
+    driver, compute = query_nvidia_smi(find_nvidia_smi())
     return MachineFacts(
         system=system,
         machine=interpreter_machine(system),
@@ -34,7 +35,7 @@ def machine_facts() -> MachineFacts:
 
 
 def interpreter_machine(system: str) -> str:
-    """The CPU this Python was built for: on Windows on ARM an x86 Python says ARM64, but takes x86 wheels."""
+    """Return the CPU that this Python was built for. An x86 Python on Windows on ARM reports ARM64 but takes x86 wheels."""
     if system == "Windows":
         return {"win-amd64": "AMD64", "win-arm64": "ARM64", "win32": "x86"}.get(
             sysconfig.get_platform(), platform.machine()
@@ -43,11 +44,15 @@ def interpreter_machine(system: str) -> str:
 
 
 def find_nvidia_smi() -> str | None:
-    return shutil.which("nvidia-smi") or next((path for path in NVIDIA_SMI_PLACES if Path(path).exists()), None)
+    """Return the path of nvidia-smi; None if it is missing."""
+    return shutil.which("nvidia-smi") or next((path for path in NVIDIA_SMI_PATHS if Path(path).exists()), None)
 
 
-def ask_nvidia_smi(program: str | None) -> tuple[str | None, tuple[str, ...]]:
-    """(driver version or None, compute capabilities). Drivers before 510 do not know the field compute_cap."""
+def query_nvidia_smi(program: str | None) -> tuple[str | None, tuple[str, ...]]:
+    """Return (driver version or None, compute capability of each GPU), as nvidia-smi prints them.
+
+    Capabilities are empty for drivers before 510, which do not report them. `program`: path of nvidia-smi, None if it is missing
+    """
     if program is None:
         return None, ()
     for fields in ("driver_version,compute_cap", "driver_version"):
@@ -58,8 +63,10 @@ def ask_nvidia_smi(program: str | None) -> tuple[str | None, tuple[str, ...]]:
 
 
 def parse_nvidia_smi(text: str) -> tuple[str | None, tuple[str, ...]]:
-    """(driver version or None, compute capabilities) from lines "580.65.06, 8.6", one a GPU. Other lines, such as error
-    messages, are ignored."""
+    """Return (driver version or None, compute capabilities) of lines "580.65.06, 8.6", one per GPU.
+
+    Other lines, such as error messages, are ignored.
+    """
     driver, compute = None, []
     for line in text.splitlines():
         fields = [field.strip() for field in line.split(",")]
@@ -72,7 +79,7 @@ def parse_nvidia_smi(text: str) -> tuple[str | None, tuple[str, ...]]:
 
 
 def has_pci_display(vendor: str) -> bool:
-    """Whether Linux sees a display controller (PCI class 03) of this vendor; False if /sys does not list them."""
+    """Return whether Linux lists a display controller (PCI class 03) of `vendor`, such as "0x10de"; False if /sys does not exist."""
     for device in Path("/sys/bus/pci/devices").glob("*"):
         try:
             if (device / "vendor").read_text().strip() == vendor and (device / "class").read_text().startswith("0x03"):
@@ -83,7 +90,7 @@ def has_pci_display(vendor: str) -> bool:
 
 
 def output_of(command: list[str]) -> str:
-    """What a command prints, or nothing when it is missing, fails or takes over 20 seconds (a hung driver)."""
+    """Return the stdout of a command; empty if the program is missing, fails or takes over 20 seconds (a hung driver)."""
     try:
         return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):

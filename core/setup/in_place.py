@@ -1,6 +1,6 @@
-"""`python -m core.setup.in_place`: install into the Python that runs this, without `.venv`.
+"""`python -m core.setup.in_place`: install the packages into the running Python instead of `.venv`.
 
-For Colab and containers, which bring their own torch and are discarded after use.
+For Colab and containers, which have torch installed and are discarded after use.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from core.setup.environment import (
     TRY_OUT,
     SetupError,
     build_for,
-    index_answers,
+    index_responds,
     run_step,
     say,
 )
@@ -26,8 +26,8 @@ from core.setup.facts import machine_facts
 
 
 def install(root: Path) -> None:
-    """Install this machine's build and requirements.txt into the Python that runs this. Raises SetupError."""
-    build = build_for(root, machine_facts(), index_answers)
+    """Install this machine's build and requirements.txt into the running Python. Raises SetupError."""
+    build = build_for(root, machine_facts(), index_responds)
     for note in build.notes:
         say(note)
     steps, lines = plan(installed_torch(), build, (root / "requirements.txt").read_text(encoding="utf-8"))
@@ -41,7 +41,7 @@ def install(root: Path) -> None:
 
 
 def installed_torch() -> str | None:
-    """Version of the installed torch, such as "2.13.0+cu126"; None if there is none."""
+    """Return the version of the installed torch, such as "2.13.0+cu126"; None if it is missing."""
     try:
         return importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
@@ -49,10 +49,10 @@ def installed_torch() -> str | None:
 
 
 def plan(installed: str | None, build: Build, requirements: str) -> tuple[list[list[str]], str]:
-    """(arguments of pip for torch and xformers, text of the requirements for the last step).
+    """Return (pip arguments of the steps that install torch and xformers, text of the requirements file for the last step).
 
-    installed version of the installed torch, None without one; kept if it has the pinned version, whatever CUDA it was built
-              for, because it was built for that machine
+    installed   version of the installed torch, None if it is missing. If it is the pinned version, torch is kept, whatever CUDA it
+                was built for, because it was built for that machine
     """
     if installed and f"torch=={installed.split('+')[0]}" == build.torch:
         if build.index_url and build.xformers and installed.endswith(f"+{build.name}"):

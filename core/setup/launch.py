@@ -1,4 +1,4 @@
-"""The first Python that runs: checks its own version, then hands over to start.py.
+"""First file that the launchers run: checks Python's version, then calls start.py.
 
 Compatible with Python 2.7, so that an old Python prints a message instead of a syntax error.
 """
@@ -11,6 +11,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 
 
 def main():
+    """Refuse an unsupported Python, or run the launcher's command; return the exit code."""
     if not OLDEST <= sys.version_info[:2] <= NEWEST:
         sys.stderr.write(
             "Atelier needs Python 3.11, 3.12 or 3.13, but this is %d.%d (%s): install Python 3.11 and start again.\n"

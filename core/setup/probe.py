@@ -1,7 +1,7 @@
-"""Run by every Python the launchers find: prints `version|fitness|path`, for example `3.11|ok|/usr/bin/python3.11`.
+"""Run by every Python that the launchers find: prints `version|fitness|path`, for example `3.11|ok|/usr/bin/python3.11`.
 
-Fitness is `ok`, or why this Python cannot run Atelier: `old`, `new`, `32bit`, `freethreaded`, `pypy`, or `novenv`
-(Debian ships Python without venv). Works on every Python since 2.7: an old one must answer.
+Fitness is `ok`, or why this Python cannot run Atelier: `old`, `new`, `32bit`, `freethreaded`, `pypy`, or `novenv` (Debian ships
+Python without venv). Works on every Python since 2.7: an old one must answer.
 """
 
 import sys
@@ -10,8 +10,8 @@ OLDEST, NEWEST = (3, 11), (3, 13)  # the same two numbers are in launch.py; a te
 
 
 def fitness():
-    """Return "ok" for a Python that Atelier can use, else the reason against it: old, new, 32bit, freethreaded, novenv, or its
-    implementation."""
+    """Return "ok" if Atelier runs on this Python, else why not: "old", "new", "32bit", "freethreaded", "novenv" or an
+    implementation's name."""
     version = sys.version_info[:2]
     if version < OLDEST:
         return "old"

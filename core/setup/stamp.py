@@ -1,6 +1,6 @@
-"""`.venv/atelier.json`: what an environment was made from, so that a start checks in milliseconds whether it is current.
+"""Stamp of an environment, `.venv/atelier.json`: the inputs it was made from, to check quickly whether it is current.
 
-Kept small: this is all that runs between `./launch.sh` and the page if nothing has changed.
+Kept small: nothing else runs between `./launch.sh` and the page if nothing has changed.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ SCHEMA = 1
 
 
 def digest(path: str) -> str:
-    """SHA-256 of a text file regardless of line endings: a zip made on Windows has the same requirements."""
+    """Return the SHA-256 of a text file, the same for LF and CRLF line endings."""
     with open(path, "rb") as file:
         return hashlib.sha256(file.read().replace(b"\r\n", b"\n")).hexdigest()
 
 
 def python_of(environment: str) -> str:
-    """The environment's interpreter. Always called as `python -m ...`: its other scripts contain absolute paths."""
+    """Return the path of the environment's interpreter. Packages are run as `python -m ...`, since scripts contain absolute paths."""
     parts = ("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")
     return os.path.join(environment, *parts)
 
 
 def read_stamp(environment: str) -> dict | None:
-    """What an environment was made from; None if it is missing, incomplete or not made by this launcher."""
+    """Return the stamp of an environment; None if that is missing, incomplete or of another format."""
     try:
         with open(os.path.join(environment, STAMP_FILE), encoding="utf-8") as file:
             stamp = json.load(file)
@@ -38,7 +38,7 @@ def read_stamp(environment: str) -> dict | None:
 
 
 def write_stamp(environment: str, stamp: dict) -> None:
-    """Written last: an environment without it is incomplete."""
+    """Write the stamp of an environment atomically. Call it last: an environment without a stamp counts as incomplete."""
     path = os.path.join(environment, STAMP_FILE)
     with open(path + ".tmp", "w", encoding="utf-8") as file:
         json.dump(stamp, file, indent=1)
@@ -46,17 +46,18 @@ def write_stamp(environment: str, stamp: dict) -> None:
 
 
 def python_version() -> str:
+    """Return the running Python's major and minor version, "3.11"."""
     return f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
 def is_current(root: str) -> bool:
-    """Whether `.venv` was made from the current requirements.txt, for this Python and the requested build."""
+    """Return whether `.venv` was made from the current requirements.txt, by this Python version, with the build of ATELIER_BUILD."""
     stamp = read_stamp(os.path.join(root, ".venv"))
     if stamp is None:
         return False
-    want = os.environ.get("ATELIER_BUILD")
+    requested = os.environ.get("ATELIER_BUILD")
     return (
         stamp["requirements"] == digest(os.path.join(root, "requirements.txt"))
         and stamp["python"] == python_version()
-        and (not want or stamp["build"]["name"] == want)
+        and (not requested or stamp["build"]["name"] == requested)
     )

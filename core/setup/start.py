@@ -1,4 +1,4 @@
-"""What `launch.sh` and `launch.bat` do with their arguments, once a suitable Python runs."""
+"""Commands of `launch.sh` and `launch.bat`, run by a suitable Python."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ RESTARTS, SHORT_RUN = 3, 120.0  # give up after this number of runs in a row, ea
 
 
 def run(root: str, arguments: list[str]) -> int:
-    """Do what the arguments ask for and return the exit code. On Linux and macOS a job replaces this process, so signals and
-    exit codes are its own."""
+    """Run the launcher's command and return the exit code. On Linux and macOS a job replaces this process, so signals reach it directly."""
     for name, value in (("HF_HUB_DISABLE_TELEMETRY", "1"), ("GRADIO_ANALYTICS_ENABLED", "False"), ("PYTHONUTF8", "1")):
         os.environ.setdefault(name, value)
     # `launch.sh webui.py check`, as in the guides, runs the command of webui.py, not the launcher's of the same name
@@ -64,8 +63,10 @@ def run(root: str, arguments: list[str]) -> int:
 
 
 def unknown_command(root: str, command: str) -> str:
-    """Message for a mistyped command where nothing is installed yet, which would take minutes; "" for others. webui.py knows all
-    commands, but does not run yet; docs/command_line.md lists them."""
+    """Return the message for a mistyped command if nothing is installed yet; otherwise "".
+
+    Spares the user minutes of installation before webui.py could refuse the command; docs/command_line.md lists the commands.
+    """
     import difflib
     import re
 
@@ -86,8 +87,10 @@ FORMER = ("tool", "images", "edges", "export_diffusers")  # commands of earlier 
 
 
 def set_up(root: str, *, force: bool = False) -> bool:
-    """Update the environment if necessary. Returns whether there is one to start with: a current one, or the old one after a
-    failed update."""
+    """Update the environment if necessary. Return whether a usable one exists: current, or the previous one after a failed update.
+
+    With `force`, a failed update returns False.
+    """
     if not force and is_current(root):
         return True
     from core.setup.environment import say, sync
@@ -101,7 +104,7 @@ def set_up(root: str, *, force: bool = False) -> bool:
 
 
 def setup_succeeds(step: Callable[..., None], root: str, **options: bool) -> bool:
-    """Run a step of the installation; False if it failed, after its message."""
+    """Call step(root, **options); if it raises SetupError, print the message. Return whether it succeeded."""
     from pathlib import Path
 
     from core.setup.environment import SetupError, say
@@ -115,14 +118,17 @@ def setup_succeeds(step: Callable[..., None], root: str, **options: bool) -> boo
 
 
 def replace_by(command: list[str]) -> int:
+    """Replace this process by a command; on Windows run it as a child and return its exit code."""
     if os.name != "nt":
         os.execv(command[0], command)
     return supervise(command)
 
 
 def page(command: list[str]) -> int:
-    """Run the page, and restart it if it ends because CUDA broke (exit code 75): its queue resumes by itself. Gives up after
-    more than RESTARTS short runs in a row."""
+    """Run the page and return its exit code; restart it after exit code POISONED (CUDA broke), since its queue resumes by itself.
+
+    Gives up after more than RESTARTS runs in a row that were shorter than SHORT_RUN seconds.
+    """
     import time
 
     short_runs = 0
@@ -144,14 +150,16 @@ def page(command: list[str]) -> int:
 
 
 def supervise(command: list[str]) -> int:
-    """Run a child to its end; returns its exit code. The child handles Ctrl-C; other signals are forwarded."""
+    """Run a child process and return its exit code, 128 + signal if it was killed. Forwards signals except a Ctrl-C that reaches it
+    anyway."""
     import signal
     import subprocess
 
-    forwarded = ("SIGTERM", "SIGHUP") if terminal_is_ours() else ("SIGTERM", "SIGHUP", "SIGINT")
+    forwarded = ("SIGTERM", "SIGHUP") if child_receives_ctrl_c() else ("SIGTERM", "SIGHUP", "SIGINT")
     children: list[subprocess.Popen] = []
 
     def forward(number: int, frame: object) -> None:
+        """Signal handler: send the signal to the child, unless it gets it from the terminal."""
         if children and signal.Signals(number).name in forwarded:
             children[0].send_signal(number)
 
@@ -170,8 +178,8 @@ def supervise(command: list[str]) -> int:
     return code if code >= 0 else 128 - code  # a child killed by a signal: 130 for SIGINT, as in shells
 
 
-def terminal_is_ours() -> bool:
-    """Whether Ctrl-C reaches the child directly: both are in the terminal's foreground group (Windows: always)."""
+def child_receives_ctrl_c() -> bool:
+    """Return whether Ctrl-C reaches the child directly, being in the terminal's foreground process group (Windows: always)."""
     if os.name == "nt":
         return True
     try:
@@ -182,6 +190,7 @@ def terminal_is_ours() -> bool:
 
 
 def run_tests(root: str, arguments: list[str]) -> int:
+    """Install the test packages and a browser if possible, then run pytest; return the exit code."""
     from core.setup.browser import MISSING, find_browser, install_browser
     from core.setup.environment import say, sync_deepspeed, sync_tests
 
@@ -212,7 +221,8 @@ def run_tests(root: str, arguments: list[str]) -> int:
 
 
 def near_tests(python: str, arguments: list[str]) -> list[str]:
-    """pytest's arguments for `--near [REVISION]`; empty if no test is near. SystemExit: Git does not know the revision."""
+    """Return pytest's arguments for `--near [REVISION]`: tests near the changes. Empty if there are none. Raises SystemExit if Git
+    fails."""
     import subprocess
 
     index = arguments.index("--near")
@@ -228,7 +238,7 @@ def near_tests(python: str, arguments: list[str]) -> list[str]:
 
 
 def run_checks(root: str, arguments: list[str]) -> int:
-    """Run every check, even if an earlier one failed, and return the exit code."""
+    """Run ruff format, ruff check and mypy, all of them even if one fails; return 1 if any failed, else 0."""
     import subprocess
 
     from core.setup.environment import say, sync_tests
@@ -250,11 +260,13 @@ def run_checks(root: str, arguments: list[str]) -> int:
 
 
 def write_docs(root: str, arguments: list[str]) -> int:
+    """Regenerate the docs; return the exit code."""
     os.chdir(root)
     return replace_by([python_of(os.path.join(root, ".venv")), "-m", "workshop.docs", *arguments])
 
 
 def add_deepspeed(root: str, arguments: list[str]) -> int:
+    """Install DeepSpeed; return the exit code. `arguments` are ignored."""
     from core.setup.environment import say, sync_deepspeed
 
     if sys.platform != "linux":

@@ -1,4 +1,4 @@
-"""Tables, heat maps and curves in a tool's result, as plain JSON for the page in `facts["shown"]`."""
+"""Tables, heat maps and curves of a tool's result, as JSON for the page (`facts["shown"]`)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ Cells = Sequence[Sequence[float | None]]
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], copied: bool = False) -> dict[str, Any]:
-    """A table; numbers are right-aligned. copied: whether each cell has a copy button."""
+    """Return a table as JSON; the page right-aligns numbers. `copied`: whether each cell gets a copy button."""
     cells = [[_plain(cell) for cell in row] for row in rows]
     return {"kind": "table", "title": title, "columns": list(columns), "rows": cells, "copied": copied}
 
@@ -21,8 +21,12 @@ def heat_map(
     span: tuple[float, float] | None = None,
     notes: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """A heat map as JSON. values: by row and column, None for an empty cell; span: values of the palest and strongest color,
-    with two colors from below 0 to above; notes: {"row|column": note}, which marks the cell"""
+    """Return a heat map as JSON.
+
+    values   by row and column, None for an empty cell
+    span     values of the palest and the strongest color; two colors if it starts below 0. None: from 0 to the largest value
+    notes    {"row|column": note}, which marks the cell
+    """
     cells = [[_plain(cell) for cell in row] for row in values]
     numbers = [cell for row in cells for cell in row if cell is not None]
     low, high = span or (0.0, max(numbers, default=0.0))
@@ -41,13 +45,19 @@ def heat_map(
 def curves(
     title: str, across: str, up: str, x: Sequence[float], lines: Mapping[str, Sequence[float | None]], log: bool = False
 ) -> dict[str, Any]:
-    """A plot with lines over common `x` values. across, up: titles of the axes; log: whether the vertical one is logarithmic"""
+    """Return a line plot as JSON.
+
+    across, up   titles of the horizontal and vertical axis
+    x            common to all lines
+    lines        {name: y values}, None for a gap
+    log          whether the vertical axis is logarithmic
+    """
     series = [{"name": name, "values": [_plain(value) for value in values]} for name, values in lines.items()]
     return {"kind": "curves", "title": title, "across": across, "up": up, "x": list(x), "lines": series, "log": log}
 
 
 def _plain(value: Any) -> Any:
-    """The value for JSON: None for NaN, six significant digits."""
+    """Return a cell for JSON: floats rounded to six significant digits, None for NaN and infinity."""
     if isinstance(value, float):
         return float(f"{value:.6g}") if abs(value) < float("inf") else None
     return value

@@ -1,4 +1,4 @@
-"""Resolves the files that settings of tools name: any file, a LoRA, a checkpoint."""
+"""Finds the files that settings of tools name: any file, a LoRA, a checkpoint."""
 
 import os
 from collections.abc import Collection, Sequence
@@ -14,25 +14,28 @@ from core.record.workspace import Workspace, display_path, typed_path
 
 
 def file_of(name: str | None, workspace: Workspace, where: str) -> Path:
-    """The input file of a tool, by its path or the name of a LoRA. where: the setting, for problems. Raises ProblemsError
-    without one."""
-    wanted = (name or "").strip()
-    if not wanted:
+    """Return the file or folder that a setting names, by path or by the name of a LoRA. Raises ProblemsError if there is none.
+
+    name    value of the setting
+    where   the setting, for problems
+    """
+    reference = (name or "").strip()
+    if not reference:
         fix = "enter a path, or the name of a LoRA"
         raise ProblemsError.one("No file is given", where, fix, "tools.no-file-given")
-    path = find_file(wanted, workspace)
+    path = find_file(reference, workspace)
     if path is not None:
         return path
     try:
-        return find("lora", wanted, workspace)
+        return find("lora", reference, workspace)
     except ProblemsError as error:
         fix = f"enter a path, or the name of a LoRA: {error.problems[0].fix}"
-        what = f"There is no file and no LoRA named '{wanted}'"
+        what = f"There is no file and no LoRA named '{reference}'"
         raise ProblemsError.one(what, where, fix, "tools.no-such-file") from None
 
 
 def single_file_of(name: str | None, workspace: Workspace, where: str) -> Path:
-    """`file_of`, which must not be a folder. Raises ProblemsError."""
+    """Return the file that a setting names, as `file_of` does. Raises ProblemsError also for a folder."""
     path = file_of(name, workspace, where)
     if path.is_dir():
         what, fix = f"{display_path(path)} is a folder", "choose a file in it"
@@ -41,13 +44,16 @@ def single_file_of(name: str | None, workspace: Workspace, where: str) -> Path:
 
 
 def files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    """The files with these suffixes in a folder and its subfolders, sorted by path, without those a shared page may not access."""
+    """Return the files with these suffixes in a folder and its subfolders, sorted by path.
+
+    Files that a shared page may not access are left out.
+    """
     files = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
     return sorted(path for path in files if may_reach(path))
 
 
 def model_file(reference: str | None, workspace: Workspace, where: str) -> Path:
-    """The checkpoint or folder that a setting names, by its path or its name in the models folder. Raises ProblemsError."""
+    """Return the checkpoint or diffusers folder that a setting names, by path or by name in the models folder. Raises ProblemsError."""
     if not (reference or "").strip():
         fix = "choose a .safetensors or .ckpt checkpoint, or a diffusers folder"
         raise ProblemsError.one("No model is given", where, fix, "tools.no-file-given")
@@ -58,7 +64,7 @@ def model_file(reference: str | None, workspace: Workspace, where: str) -> Path:
 
 
 def lora_of(name: str | None, workspace: Workspace, where: str) -> Path:
-    """The file of a LoRA. Raises ProblemsError for anything else."""
+    """Return the LoRA file that a setting names, by path or name. Raises ProblemsError for anything else."""
     path, what = file_of(name, workspace, where), ""
     if path.is_dir():
         what, fix = f"{display_path(path)} is a folder, not a LoRA", "choose a LoRA file in it"
@@ -77,7 +83,7 @@ def lora_of(name: str | None, workspace: Workspace, where: str) -> Path:
 
 
 def image_folders(texts: Sequence[str | None], where: str) -> tuple[list[Path], list[Problem]]:
-    """(the folders that a setting names, each once, in order; problems). where: the setting, for problems."""
+    """Return (folders that a setting names, each once and in order; problems). `where`: the setting, for problems."""
     folders = list(dict.fromkeys(path for text in texts if (path := typed_path(text))))
     if not folders:
         fix = "choose the folder with the images"

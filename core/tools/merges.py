@@ -1,4 +1,4 @@
-"""Shared by all merges: the LoRAs to merge, the list of ratios, and the metadata on the merged files."""
+"""Shared code of all merges: the LoRAs to merge, the list of ratios, and the metadata about merged files."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,9 +21,10 @@ from core.tools.files import lora_of
 
 
 def ratios_of(text: str, files: int, noun: str, where: str, problems: list[Problem]) -> list[float] | None:
-    """The comma-separated ratios, one per file; None for an empty or invalid setting. Problems are added to `problems`.
+    """Parse the comma-separated ratios, one per file; None for an empty or invalid setting. Adds problems to `problems`.
 
-    noun   of one file: "LoRA", "model"      where   the setting
+    noun    of one file: "LoRA", "model"
+    where   the setting
     """
     if not text.strip():
         return None
@@ -44,12 +45,12 @@ DESCRIBED = (*TEXTS[1:], "usage_hint")  # but the title, which is the new file's
 
 
 def texts_of(metadata: Mapping[str, str]) -> dict[str, str]:
-    """{name: text} of DESCRIBED; "" for a missing one."""
+    """Return {name: modelspec text} for each of DESCRIBED; "" for a missing one."""
     return {name: metadata.get(f"modelspec.{name}", "") for name in DESCRIBED}
 
 
 def agreed_texts(files: Sequence[Mapping[str, str]]) -> tuple[dict[str, str], list[str]]:
-    """(modelspec texts that the metadata of all files states alike, a line that names those that differ)."""
+    """Return (modelspec texts that are equal in all files, a line that names those that differ). `files`: metadata of each."""
     texts_of_each = [texts_of(each) for each in files]
     stated = {name: {each[name] for each in texts_of_each} for name in DESCRIBED}
     agreed = {f"modelspec.{name}": min(texts) for name, texts in stated.items() if len(texts) == 1 and min(texts)}
@@ -57,15 +58,16 @@ def agreed_texts(files: Sequence[Mapping[str, str]]) -> tuple[dict[str, str], li
 
 
 def left_out_texts(reason: str, names: Sequence[str]) -> list[str]:
-    """The line of a result on texts of DESCRIBED that the new file lacks; none without names."""
+    """Return [a line that names modelspec texts that the new file lacks]; [] without names. `reason`: why, for the line."""
     titles = [name.replace("_", " ") for name in names]
     return [f"left out, {reason}: {listed(titles)}"] if titles else []
 
 
 def merge_record(inputs: Iterable[tuple[Path, str]], recipe: Mapping[str, Any]) -> dict[str, str]:
-    """Metadata of a merged file: modelspec's, and recipe and inputs as A1111 writes them.
+    """Return the metadata of a merged file: modelspec's, and recipe and inputs in A1111's format.
 
-    inputs   (file or folder, its hash) in order; folders have no hash
+    inputs   (file or folder, its SHA-256) in order; folders have none
+    recipe   method and parameters
     """
     files = list(inputs)
     models = {
@@ -79,6 +81,7 @@ def merge_record(inputs: Iterable[tuple[Path, str]], recipe: Mapping[str, Any]) 
 
 
 def _title(path: Path) -> str:
+    """Return the name of a folder, or of a file without extension."""
     return path.name if path.is_dir() else path.stem
 
 
@@ -87,8 +90,15 @@ def _title(path: Path) -> str:
 
 @dataclass(frozen=True)
 class LoraInput:
-    """A LoRA to merge. ratio: its strength; lbw: its block weights as text; blocks: by slot, None for 1 everywhere; layers: their
-    names; metadata: of the file."""
+    """A LoRA to merge.
+
+    ratio      its strength
+    lbw        its block weights as text
+    blocks     its block weight by slot; None: 1 everywhere
+    layers     names of its layers
+    family     None if unknown
+    metadata   of the file
+    """
 
     path: Path
     ratio: float
@@ -99,12 +109,15 @@ class LoraInput:
     metadata: Mapping[str, str]
 
     def block_weight(self, layer: str) -> float:
+        """Return the block weight of a layer."""
         return 1.0 if self.blocks is None else weight_of(self.blocks, layer_name(layer))
 
     def strength(self, layer: str) -> float:
+        """Return the strength of a layer: the ratio times its block weight."""
         return self.ratio * self.block_weight(layer)
 
     def family_problems(self, family: str, where: str) -> list[Problem]:
+        """Return the problem of a LoRA for another family than `family`; [] if that is unknown. `where`: the setting."""
         if self.family in (None, family):
             return []
         what = f"{self.path.name} is a LoRA for {FAMILY_NAMES[str(self.family)]}, not for {FAMILY_NAMES[family]}"
@@ -115,10 +128,12 @@ class LoraInput:
 def lora_inputs(
     models: Sequence[str], ratios: str, lbws: Sequence[str], workspace: Workspace, group: str, problems: list[Problem]
 ) -> list[LoraInput]:
-    """The LoRAs of a merge, without those with problems, which are added to `problems`.
+    """Return the LoRAs of a merge. LoRAs with problems are left out, and their problems added to `problems`.
 
-    ratios   comma-separated strengths, one per LoRA; "" for 1      group   of the settings, for problems
-    lbws     block weights or a preset for each LoRA, in order; "" or a missing one for 1 everywhere
+    models   paths or names of the LoRAs
+    group    of the settings, for problems
+    ratios   comma-separated strengths, one per LoRA; "" for 1
+    lbws     block weights or a preset for each LoRA, in order; "" or a missing entry for 1 everywhere
     """
     where, inputs = f"{group}.models", list[LoraInput]()
     if not models:
@@ -148,7 +163,7 @@ def lora_inputs(
 
 
 def as_recipe(loras: Sequence[LoraInput], context: JobContext) -> tuple[list[tuple[Path, str]], list[dict[str, Any]]]:
-    """(each file with its SHA-256, each LoRA's entry of the recipe), for `merge_record`."""
+    """Return ([(file, SHA-256)], [recipe entry of each LoRA]), the arguments of `merge_record`."""
     inputs, recipe = list[tuple[Path, str]](), list[dict[str, Any]]()
     for lora in loras:
         context.stage(f"hashing {lora.path.name}")

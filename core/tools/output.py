@@ -28,11 +28,11 @@ def output_file(
     suffixes: Sequence[str] = SAFETENSORS,
     files_of: Callable[[Path], Iterable[Path]] = lambda file: (file,),
 ) -> Path:
-    """The file to write: `output`; if that is a folder, a file in it; if empty, a file next to the first input.
+    """Return the file to write: `output`; if that is a folder, a file in it; if empty, a file next to the first input.
 
-    first_input  gives the name, with `ending` appended ("fox_rank8"), and a number ("fox_rank8_2") if that exists already
-    suffixes     of output files; an `output` without one is a folder. Empty: the output is a folder itself
-    files_of     (output) -> all files it consists of
+    first_input   gives the name, with `ending` appended ("fox_rank8"), and a number ("fox_rank8_2") if that exists
+    suffixes      of output files; an `output` without one is a folder. Empty: the output is itself a folder
+    files_of      (output) -> all files it consists of
     """
     folder = first_input.parent
     if output:
@@ -46,10 +46,10 @@ def output_file(
 
 
 def output_problems(target: Path, inputs: Sequence[Path], size: int, where: str) -> list[Problem]:
-    """Problems of writing `target`, a new file or folder of about `size` bytes, from `inputs`."""
+    """Return problems of writing `target`, a new file or folder of about `size` bytes, from `inputs`. `where`: the setting."""
     if (problem := impossible_path(target, where) or others_run_problem(target, where)) is not None:
         return [problem]
-    if any(_same(target, each) for each in inputs):
+    if any(_is_same_file(target, each) for each in inputs):
         what, fix = "The output is one of the inputs", "choose another name; an input is never written over"
         return [Problem(what, where, fix, code="tools.output-is-input")]
     if (foreign := _windows_part(target)) is not None:
@@ -79,25 +79,29 @@ def output_problems(target: Path, inputs: Sequence[Path], size: int, where: str)
     return []
 
 
-def _same(one: Path, other: Path) -> bool:
-    """Whether both are the same file, by any name or link."""
-    return os.path.realpath(one) == os.path.realpath(other) or (
-        one.exists() and other.exists() and os.path.samefile(one, other)
+def _is_same_file(first: Path, second: Path) -> bool:
+    """Return whether both paths are the same file, by any name or link."""
+    return os.path.realpath(first) == os.path.realpath(second) or (
+        first.exists() and second.exists() and os.path.samefile(first, second)
     )
 
 
 def _windows_part(target: Path) -> str | None:
-    r"""The first Windows-only part of a path; None without one. Elsewhere C:\models\fox.safetensors would be one odd file name."""
+    r"""Return the first Windows-only part of a path; None if there is none, and on Windows.
+
+    On other systems C:\models\fox.safetensors would be one odd file name.
+    """
     if os.name == "nt":
         return None
     return next((part for part in target.parts if "\\" in part or re.fullmatch("[A-Za-z]:", part)), None)
 
 
 def progress(context: JobContext, target: Path, size: int) -> Callable[[int], None]:
-    """A callback for the bytes of each written tensor, which reports the progress of about `size` bytes."""
+    """Return a function to call with the bytes of each written tensor; it reports progress of about `size` bytes in all."""
     done = 0
 
     def report(size_written: int) -> None:
+        """Report that `size_written` more bytes were written."""
         nonlocal done
         done = min(done + size_written, size)
         context.stage(f"writing {target.name}", done, size, of_bytes=True)

@@ -1,5 +1,8 @@
-"""The interface of a tool, a module with two functions and a row in core/builtin.py: `plan(settings, workspace)` raises all
-problems and returns a plan, whose str() describes it; `do(settings, plan, context)` carries it out."""
+"""The interface of a tool: a module with two functions, and a row in core/builtin.py.
+
+`plan(settings, workspace)` raises all problems and returns a plan, whose str() describes it; `do(settings, plan, context)` carries
+it out.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class FilePlan:
-    """The plan of a tool on one file. path: the file to read; target: the file to write, if any."""
+    """The plan of a tool on one file. `sentence`: description; `path`: file to read; `target`: file to write, Path() for none."""
 
     sentence: str
     path: Path

@@ -195,7 +195,7 @@ class Bulk:
         lists, problems = tag_lists(self._workspace)
         listed = lists.complete(text, OPTIONS) if len(matches) < OPTIONS else []
         matches += [
-            (tag_words(each.tag), each.times, each.alias) for each in listed if comparable(each.tag) not in offered
+            (tag_words(each.tag), each.post_count, each.alias) for each in listed if comparable(each.tag) not in offered
         ]
         names = ("tag", "count", "alias")
         options = [dict(zip(names, each, strict=True)) for each in matches[:OPTIONS]]

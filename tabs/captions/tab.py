@@ -13,7 +13,7 @@ from typing import Any
 
 import gradio as gr
 
-from core.captioning.filters import field_names, no_field_in
+from core.captioning.filters import field_names, unknown_field_in
 from core.dataset.buckets.batches import Placed
 from core.dataset.captions.files import rewrite_as_utf8
 from core.dataset.captions.history import ChangeResult, Entry, History
@@ -282,7 +282,7 @@ class CaptionHandlers:
             matches = self.bulk.filtered(rows, find)
         except ProblemsError as error:
             return rows, error.problems[0].what
-        unknown = no_field_in(find) if rows and not matches else ""
+        unknown = unknown_field_in(find) if rows and not matches else ""
         return matches, f"'{unknown}' is not a field; fields are {', '.join(field_names())}" if unknown else ""
 
     def _revert(self, id: str) -> str:

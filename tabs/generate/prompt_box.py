@@ -166,8 +166,8 @@ class PromptBox:
             listed = [(each["tag"], each["count"], each["alias"]) for each in self.page.complete_tags(value)["options"]]
         else:
             known = tag_lists(self.page.workspace)[0].complete(value, OPTIONS) if comparable(value) else []
-            listed = [(tag_words(each.tag), each.times, each.alias) for each in known]
-        return [_option(tag, escape_brackets(tag), f"{times:,}", alias) for tag, times, alias in listed]
+            listed = [(tag_words(each.tag), each.post_count, each.alias) for each in known]
+        return [_option(tag, escape_brackets(tag), f"{post_count:,}", alias) for tag, post_count, alias in listed]
 
     # -- styles
 

@@ -63,7 +63,7 @@ class MachineCheck:
         from core.machine_check.run import run_check
 
         with self.page.engine.borrow_device(task.token, "the check of this machine") as device:
-            report = run_check(self.page.workspace, device, token=task.token, tell=self._report, items=self.items)
+            report = run_check(self.page.workspace, device, token=task.token, listener=self._report, items=self.items)
         self.file.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_json(self.file, report)
 

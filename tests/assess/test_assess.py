@@ -16,7 +16,7 @@ from core.assess.blocks import PARTS, SETS
 from core.assess.measures import MEASURES, STRENGTHS
 from core.assess.results import FILE, read_results
 from core.assess.statistics import ratio_of
-from core.assess.target import find_target, in_turn
+from core.assess.target import find_target, one_timestep_each
 from core.engine.execute import execute
 from core.families import family
 from core.generation.model.store import make_store
@@ -128,7 +128,7 @@ def test_the_whole_drift_of_a_lora_in_one_block_depends_on_it_and_every_predicti
     with bench.opened(target.checkpoints[0]) as subject:
         drift, blocks = (measure.call("measure", bench, subject) for measure in measures)
         assert counted[-1][0] == target.predictions(target.checkpoints, measures)
-        whole = [in_turn(bench.changes(subject, name)) for name in SETS]
+        whole = [one_timestep_each(bench.changes(subject, name)) for name in SETS]
         for name, changes in zip(SETS, whole, strict=True):  # so small that other batches round it by a thousandth
             off = bench.block_changes(subject, name, "NONE")
             assert off == pytest.approx(changes, rel=1e-2), "all parts off: the base model"
@@ -160,7 +160,9 @@ def test_what_prevents_an_assessment_is_said_before_anything_is_loaded(made, mon
     assert few.predictions(few.checkpoints, few.measures) * 5 == many.predictions(many.checkpoints, many.measures)
     with monkeypatch.context() as shared:
         shared.setattr("core.assess.target.may_reach", lambda path: False)
-        assert find().why and not find().training, "a guest of a shared page sees no image that it does not serve"
+        assert find().no_images_reason and not find().training, (
+            "a guest of a shared page sees no image that it does not serve"
+        )
     folder.lock()
     with refused("assess.training"):
         find()
@@ -265,7 +267,7 @@ def test_many_steps_on_four_images_and_a_wrong_rate_are_named_for_what_they_are_
         assert execute("train", job, folder, workspace, "cpu")[0] == "done"
         outcome = use(workspace, folder, measures=["fit", "copies", "drift"], prompts=4, sampling_steps=12)
         (found[name],) = outcome.facts["cells"].values()
-        warned = {each for each, data in found[name].items() if MEASURES[each].words("warning", data)}
+        warned = {each for each, data in found[name].items() if MEASURES[each].text("warning", data)}
         assert ("copies" in warned) == (name == "overfitted"), outcome.lines
         assert ("fit" in warned) == (name == "wrong rate"), outcome.lines
     overfitted, short = found["overfitted"], found["short"]

@@ -14,7 +14,7 @@ from PIL import Image
 from core.assess import blocks, copies, diversity, drift, fit, loss, rank, results, strength, trigger
 from core.assess.measures import MEASURES, STRENGTHS
 from core.assess.statistics import NotMeasured, lower_bound, mean_of, paired_ratio, ratio_of
-from core.assess.target import in_turn
+from core.assess.target import one_timestep_each
 from core.networks.adapter_file import save_lora
 from core.networks.block_weights import SLOTS
 from core.record.cancel import CancelToken
@@ -53,8 +53,8 @@ def pooled(image: Image.Image) -> torch.Tensor:
 def test_a_training_image_is_found_when_it_is_shifted_flipped_or_noisy_and_an_unrelated_image_is_not():
     images = [smooth(seed) for seed in range(12)]
     gallery = copies.Gallery(len(images), images.__getitem__, pooled)
-    unrelated = [gallery.near(smooth(seed))[0][0] for seed in range(100, 112)]
-    limit = copies.limit_of(gallery.typical(), unrelated[:8], 12)
+    unrelated = [gallery.nearest_images(smooth(seed))[0][0] for seed in range(100, 112)]
+    limit = copies.limit_of(gallery.typical_distances(), unrelated[:8], 12)
     pixels = np.array(images[5])
     changed = {
         "equal": pixels,
@@ -63,12 +63,12 @@ def test_a_training_image_is_found_when_it_is_shifted_flipped_or_noisy_and_an_un
         "noisy": (pixels + np.random.default_rng(1).normal(0, 20, pixels.shape)).clip(0, 255).astype(np.uint8),
     }
     for name, each in changed.items():
-        distance, number = gallery.near(Image.fromarray(np.ascontiguousarray(each)))[0]
+        distance, number = gallery.nearest_images(Image.fromarray(np.ascontiguousarray(each)))[0]
         assert number == 5 and distance < limit, name
-    assert gallery.near(images[5])[0] == (0, 5)
-    assert min(unrelated) > limit and copies.limit_of(gallery.typical(), [0.1, 0.11, 0.1], 30) < 0.1
+    assert gallery.nearest_images(images[5])[0] == (0, 5)
+    assert min(unrelated) > limit and copies.limit_of(gallery.typical_distances(), [0.1, 0.11, 0.1], 30) < 0.1
     twice = copies.Gallery(13, [*images, images[5]].__getitem__, pooled)
-    assert min(twice.typical()) > limit, "near duplicates of the set are no unrelated images"
+    assert min(twice.typical_distances()) > limit, "near duplicates of the set are no unrelated images"
 
 
 def test_diversity_is_0_for_equal_images_and_1_for_unrelated_ones():
@@ -112,7 +112,7 @@ def test_drift_by_block_is_what_depends_on_a_part_as_a_share_of_the_whole_change
     assert all(part in blocks.sentence(data) for part in ("shallow output blocks (OUTS)", "(MID) 0.50", "(BASE) 0.00"))
     with pytest.raises(NotMeasured):
         blocks.blocks_of([0.0] * 3, {})
-    assert in_turn(list(range(24))) == [0, 5, 10, 15, 16, 21]
+    assert one_timestep_each(list(range(24))) == [0, 5, 10, 15, 16, 21]
 
 
 def test_a_checkpoint_that_fits_its_own_training_images_worse_than_the_base_model_is_named():
@@ -260,7 +260,7 @@ def test_every_measure_says_its_result_or_why_it_has_none():
     for one, other in pairwise(MEASURES.values()):
         assert one.title != other.title
     for measure in MEASURES.values():
-        words = [measure.words(name, {"why": "x"}) for name in ("brief", "sentence", "warning")]
+        words = [measure.text(name, {"why": "x"}) for name in ("brief", "sentence", "warning")]
         assert words[0] == "-" and "x" in words[1] and words[2] == "" and measure.meaning.endswith(".")
         module = import_module(f"core.assess.{measure.name}")
         assert all(

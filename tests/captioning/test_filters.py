@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.captioning.filters import Facts, fields_in, is_expression, no_field_in, test_of
+from core.captioning.filters import Facts, fields_in, is_expression, test_of, unknown_field_in
 from core.record.problems import ProblemsError
 
 test_of.__test__ = False
@@ -181,6 +181,6 @@ def test_any_text_is_read_or_refused(text):
 
 
 def test_a_word_that_looks_like_a_field_is_told():
-    assert no_field_in("foo:bar") == no_field_in("fox & !Foo:bar").casefold() == "foo:"
+    assert unknown_field_in("foo:bar") == unknown_field_in("fox & !Foo:bar").casefold() == "foo:"
     for text in ("tokens:>75", "9:16", "looking at: viewer", "a:d", "fox :d", "IS:missing", ""):
-        assert no_field_in(text) == "", text
+        assert unknown_field_in(text) == "", text

@@ -7,7 +7,7 @@ from core.captioning.captioners import Tally
 from core.captioning.filters import Facts, test_of
 from core.captioning.identifiers import propose, word_facts
 from core.captioning.sentences.cleaning import plain, repetition, without_repetition
-from core.captioning.sentences.folder import wanted
+from core.captioning.sentences.folder import files_to_download
 from core.captioning.sentences.profiles import FLORENCE_TASKS, profile_of
 from core.captioning.tag_lists import ListedTag, TagList, read_tag_list
 from core.captioning.tagger import score_cache as kept_module
@@ -162,7 +162,7 @@ def test_of_a_repository_its_small_files_and_safetensors_are_downloaded_and_the_
     names = ["config.json", "model.safetensors", "pytorch_model.bin", "README.md", "tokenizer.json", "merges.txt"]
     names += ["chat_template.jinja", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "a/b.json"]
     names += ["pytorch_model.bin.index.json", "flax_model.msgpack", "other.safetensors"]
-    assert wanted(names) == [
+    assert files_to_download(names) == [
         "tokenizer.json",
         "merges.txt",
         "chat_template.jinja",

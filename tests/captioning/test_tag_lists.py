@@ -39,7 +39,7 @@ def test_a_count_has_at_most_eleven_digits_and_what_is_longer_is_none(workspace)
     rows = f"many,0,{'9' * 11}\nendless,0,{'9' * 12}\n"
     (workspace.models / "tag_lists" / "danbooru.csv").write_text(rows)
     known = tag_lists(workspace)[0]
-    assert [known.complete(word, 1)[0].times for word in ("many", "endless")] == [10**11 - 1, 0]
+    assert [known.complete(word, 1)[0].post_count for word in ("many", "endless")] == [10**11 - 1, 0]
 
 
 def test_a_changed_list_is_read_again(workspace):

@@ -16,9 +16,9 @@ def pretended(monkeypatch, tmp_path, state):
 
     line = Line(Item("one", "Item one", "Group", lambda place: None), Finding(state, "found it", "why", "do that"), 1.0)
 
-    def run(workspace, device, *, token, tell):
-        tell([Line(line.item)], 1)
-        tell([line], 1)
+    def run(workspace, device, *, token, listener):
+        listener([Line(line.item)], 1)
+        listener([line], 1)
         return report_of([line], Workspace(tmp_path), "cpu", 1.0)
 
     monkeypatch.setattr(command, "run_check", run)

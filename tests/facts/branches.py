@@ -69,10 +69,10 @@ def sentences() -> Facts:
         for attempt in (0, 1):
             yield (
                 f"{options} {attempt}",
-                refused(partial(generating._options, loaded, CaptionGenerationSettings(**options), attempt)),
+                refused(partial(generating._generate_arguments, loaded, CaptionGenerationSettings(**options), attempt)),
             )
     other: Any = SimpleNamespace(tokenizer=Letters(), model=SimpleNamespace(config=SimpleNamespace(model_type="git")))
-    yield "not blip", generating._options(other, CaptionGenerationSettings(decoding="sample"), 0)
+    yield "not blip", generating._generate_arguments(other, CaptionGenerationSettings(decoding="sample"), 0)
     prompt = generating.PromptLength()
     prompt(torch.zeros(2, 4), torch.zeros(2, 9))
     prompt(torch.zeros(2, 7), torch.zeros(2, 9))
@@ -92,7 +92,7 @@ def sentences() -> Facts:
         tokenizer=Letters(),
         model=SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[5, 6], pad_token_id=None)),
     )
-    yield "ends", sorted(generating._ends(model))
+    yield "ends", sorted(generating._end_token_ids(model))
     fox = placed(Path("set/fox.png"), 64, 64)
     for source, words, trigger in product(("file", "default"), ("", "dog"), (None, "sks")):
         row: Any = SimpleNamespace(

@@ -175,7 +175,7 @@ def filtered() -> Facts:
     known = items()
     for expression in FILTERS:
         found = refused(lambda expression=expression: [known.index(each) for each in bulk.chosen(known, expression)])
-        named = filters.is_expression(expression), filters.no_field_in(expression)
+        named = filters.is_expression(expression), filters.unknown_field_in(expression)
         yield (
             f"{expression[:40]} {len(expression)}",
             [found, *named, sorted(refused(lambda expression=expression: sorted(filters.fields_in(expression))))],
@@ -424,7 +424,10 @@ def prepared() -> Facts:
                         for values in made
                     ],
                 )
-        yield "wanted", [[key, each.wanted, each.folder_name, each.page] for key, each in profile.PROFILES.items()]
+        yield (
+            "wanted",
+            [[key, each.required_files, each.folder_name, each.page] for key, each in profile.PROFILES.items()],
+        )
 
 
 ANSWERS = [

@@ -104,7 +104,7 @@ def added() -> Facts:
             svd.Product(torch.randn(5, rank, generator=draws), torch.randn(rank, 4, generator=draws)),
         )
 
-    other = sums.Term(0.5, 2.0, 1.0, other=torch.randn(5, 4, generator=draws))
+    other = sums.Term(0.5, 2.0, 1.0, full_change=torch.randn(5, 4, generator=draws))
     cases = {
         "one": [term(1, 1, 2)],
         "two": [term(0.5, 1, 2), term(-0.7, 0.5, 1)],
@@ -174,7 +174,10 @@ def ranks() -> Facts:
         "columns",
         [layers.columns_of(part, {"IN04", "OUT03", "MID", "other", "2", "11", "10"}) for part in layers.PARTS.values()],
     )
-    yield "figures", [plots.figures(value) for value in (0, 1, 9.99e-4, 1e-3, 99999, 99999.6, 1e5, 123.456, -2e-5)]
+    yield (
+        "figures",
+        [plots.significant_digits(value) for value in (0, 1, 9.99e-4, 1e-3, 99999, 99999.6, 1e5, 123.456, -2e-5)],
+    )
     yield (
         "colors",
         [plots.color_of(value, span) for value in (None, 0, 0.5, 1, 2, -1) for span in ((0, 1), (-2, 1), (0, 0))],

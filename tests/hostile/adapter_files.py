@@ -153,7 +153,7 @@ def readers() -> Readers:
     from core.record.workspace import Workspace
     from core.settings.tools.model_files import ConvertLoraSettings
     from core.tools.loras.convert_lora import plan
-    from core.tools.models.inspect import in_words, inspect
+    from core.tools.models.inspect import fact_lines, inspect
 
     def network(path: Path) -> None:
         """Its change of each weight, as merging computes it."""
@@ -164,7 +164,7 @@ def readers() -> Readers:
 
     def small(path: Path) -> None:
         if path.is_file() and path.stat().st_size < 1 << 30:
-            in_words(inspect(path))
+            fact_lines(inspect(path))
 
     return {
         "identify": identify,

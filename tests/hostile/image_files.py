@@ -185,12 +185,12 @@ def read_image(path: Path) -> None:
 
 def read_texts(path: Path) -> None:
     """As captions are made of it: a text or the reason why there is none."""
-    from core.captioning.source.metadata import _described
+    from core.captioning.source.metadata import _caption_of
     from core.record.problems import ProblemsError
     from core.settings.captioning.sources import ImageTextSettings
 
     for way in ("first", "all"):
-        found = _described(path, ImageTextSettings(combine=way, remove_weights=True), ", ")
+        found = _caption_of(path, ImageTextSettings(combine=way, remove_weights=True), ", ")
     assert len(found.text) <= 100_000
     if found.problem:
         raise ProblemsError([found.problem])

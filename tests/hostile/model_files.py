@@ -390,11 +390,11 @@ def model_readers() -> Readers:
     from core.generation.model.embeddings import token_widths
     from core.generation.model.library import kind_of
     from core.networks.adapter_file import load_lora, to_diffusers
-    from core.tools.models.inspect import in_words, inspect
+    from core.tools.models.inspect import fact_lines, inspect
 
     def small(path: Path) -> None:
         if path.is_file() and path.stat().st_size < 1 << 30:  # the hash of a sparse file takes its hour
-            in_words(inspect(path))
+            fact_lines(inspect(path))
             model_hashes(path)
 
     def digests(path: Path) -> None:
@@ -448,7 +448,7 @@ def folder_readers() -> Readers:
     from core.generation.model.embeddings import token_widths
     from core.generation.model.library import kind_of
     from core.record.problems import errors
-    from core.tools.models.inspect import in_words, inspect
+    from core.tools.models.inspect import fact_lines, inspect
     from core.training.memory.plan import facts_of
 
     for part in ("unet", "vae", "text_encoder"):  # the libraries are imported before the clock runs
@@ -479,7 +479,7 @@ def folder_readers() -> Readers:
     return {
         "identify": identify,
         "list": kind_of,
-        "inspect": lambda path: in_words(inspect(path)),
+        "inspect": lambda path: fact_lines(inspect(path)),
         "tokenizer": load_tokenizer,
         "words": token_widths,
         "load": load_what_the_check_passes,

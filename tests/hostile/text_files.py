@@ -135,11 +135,11 @@ SIDECAR = json.dumps({"post": {"id": 1, "tags": {"general": ["red_fur", "smile"]
 
 def read_sidecar(path: Path) -> None:
     """As a caption is made of it."""
-    from core.captioning.source.sidecars import _described
+    from core.captioning.source.sidecars import _caption_of
     from core.record.problems import ProblemsError
     from core.settings.captioning.sources import SidecarSettings
 
-    found = _described(path.with_name("a.png"), SidecarSettings(), ", ")
+    found = _caption_of(path.with_name("a.png"), SidecarSettings(), ", ")
     if found.problem:
         raise ProblemsError([found.problem])
 

@@ -59,7 +59,7 @@ def main(folder: Path) -> None:
     names = ("train_tf32", "latents_device")
     looks |= {name: lambda name=name: trainings.train_case(name, place) for name in names}
     values = [trainings.CASES[name].values() for name in (*names, "train_bf16")] + [
-        gpu.real_values(place, change) for change in [{}, *(gpu.OPTIONS[name][1] for name in SWITCHES)]
+        gpu.full_size_settings(place, change) for change in [{}, *(gpu.OPTIONS[name][1] for name in SWITCHES)]
     ]
     cached = trainings.check_workspace(place)
     for each in values:

@@ -359,7 +359,7 @@ def test_the_places_of_waits_are_collected_and_no_other_warning_is(monkeypatch):
 def test_a_switch_tells_what_it_saves_beside_the_forecast(place, monkeypatch):
     plain = {"reserved_bytes": 4 << 30, "forecast_bytes": 5 << 30, "seconds_per_step": 0.1}
     here = on_cuda(place, real_plain=plain)
-    monkeypatch.setattr(gpu, "real_values", lambda *_: {})
+    monkeypatch.setattr(gpu, "full_size_settings", lambda *_: {})
     monkeypatch.setattr(gpu, "forecast_of", lambda *_: 3 << 30)
 
     def told(losses=(1.0,), size=3 << 30):
@@ -382,7 +382,7 @@ def test_a_gpu_that_is_too_small_is_no_failure(place, monkeypatch):
     def runs_out(*_, **__):
         raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr(gpu, "real_values", lambda *_: {})
+    monkeypatch.setattr(gpu, "full_size_settings", lambda *_: {})
     monkeypatch.setattr(gpu, "forecast_of", lambda *_: 9 << 30)
     monkeypatch.setattr(gpu.machine, "memory", lambda device: (0, 4 << 30))
     monkeypatch.setattr(gpu, "train", runs_out)

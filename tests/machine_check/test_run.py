@@ -35,7 +35,7 @@ def by_name(report):
 
 def test_an_item_that_raises_crashes_or_hangs_is_told_and_the_others_go_on(workspace):
     told = []
-    report = check(workspace, tell=lambda lines, total: told.append((len(lines), total)))
+    report = check(workspace, listener=lambda lines, total: told.append((len(lines), total)))
     lines = by_name(report)
     states = {name: line["state"] for name, line in lines.items()}
     assert states == {
@@ -92,7 +92,7 @@ def test_a_cancelled_check_ends_at_once(workspace):
             items=[item for item in ITEMS if item.name == "hangs"],
             worker=WORKER,
             token=token,
-            tell=tell,
+            listener=tell,
         )
     assert time.monotonic() - started < HANGS + 20
     assert not (workspace.private / "check").exists()

@@ -11,9 +11,9 @@ from core.setup.choose import (
     Pins,
     adapted_requirements,
     choose_build,
-    numbers,
     on_default_index,
     pins_from,
+    version_numbers,
 )
 
 PINS = Pins(torch="2.13.0", xformers="0.0.35", onnxruntime="1.31.1", onnxruntime_gpu="1.31.1")
@@ -163,13 +163,13 @@ def test_a_build_from_the_default_index_does_not_change_when_no_index_answers():
 
 def test_the_user_may_choose_the_build_and_the_mirror():
     machine = MachineFacts(**LINUX, driver="580.65", compute=("8.6",))
-    build = choose_build(machine, PINS, want="cpu", index="https://mirror.example/whl/")
+    build = choose_build(machine, PINS, requested="cpu", index="https://mirror.example/whl/")
     assert (build.name, build.index_url, build.xformers) == ("cpu", "https://mirror.example/whl/cpu", None)
 
 
 def test_versions_compare_by_value_not_by_spelling():
-    assert numbers("580.65.06") == (580, 65, 6)
-    assert numbers("10.0") > numbers("9.0") > numbers("8.6")
+    assert version_numbers("580.65.06") == (580, 65, 6)
+    assert version_numbers("10.0") > version_numbers("9.0") > version_numbers("8.6")
 
 
 def test_the_shipped_requirements_are_adapted_to_the_build():

@@ -164,7 +164,7 @@ def test_a_failed_update_leaves_the_old_environment_usable_and_is_said(project, 
 def test_after_a_failed_update_the_start_goes_on_with_the_old_environment(project, monkeypatch, capsys):
     want(project, "paint==1.0", "paint==9.9")
     monkeypatch.setattr(environment, "create", fail)
-    monkeypatch.setattr(environment, "index_answers", silent)
+    monkeypatch.setattr(environment, "index_responds", silent)
     assert start.set_up(str(project))
     assert "previous environment" in capsys.readouterr().err
     assert not start.set_up(str(project), force=True), "an update that was asked for must fail aloud"
@@ -177,7 +177,7 @@ def fail(*arguments):
 def test_the_first_start_that_fails_does_not_start(project, monkeypatch, capsys):
     shutil.rmtree(project / ".venv")
     monkeypatch.setattr(environment, "create", fail)
-    monkeypatch.setattr(environment, "index_answers", silent)
+    monkeypatch.setattr(environment, "index_responds", silent)
     assert not start.set_up(str(project))
     assert "no network" in capsys.readouterr().err
 

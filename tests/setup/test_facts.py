@@ -7,8 +7,8 @@ import time
 import pytest
 
 from core.setup import environment
-from core.setup.environment import index_answers
-from core.setup.facts import ask_nvidia_smi, interpreter_machine, machine_facts, parse_nvidia_smi
+from core.setup.environment import index_responds
+from core.setup.facts import interpreter_machine, machine_facts, parse_nvidia_smi, query_nvidia_smi
 
 
 @pytest.mark.parametrize(
@@ -38,12 +38,12 @@ def test_a_driver_that_does_not_know_compute_cap_is_asked_without(tmp_path):
     smi = program(
         tmp_path, 'case "$1" in *compute_cap*) echo "Field is not valid"; exit 2;; *) echo "470.256.02";; esac'
     )
-    assert ask_nvidia_smi(smi) == ("470.256.02", ())
+    assert query_nvidia_smi(smi) == ("470.256.02", ())
 
 
 def test_a_driver_that_fails_counts_as_none(tmp_path):
-    assert ask_nvidia_smi(program(tmp_path, "exit 9")) == (None, ())
-    assert ask_nvidia_smi(None) == (None, ())
+    assert query_nvidia_smi(program(tmp_path, "exit 9")) == (None, ())
+    assert query_nvidia_smi(None) == (None, ())
 
 
 def test_the_facts_of_this_machine_name_its_system():
@@ -72,8 +72,8 @@ def index():
 
 
 def test_an_index_answers_when_it_lists_torch(index):
-    assert index_answers(f"{index}/cpu")
-    assert not index_answers(f"{index}/nothing")
+    assert index_responds(f"{index}/cpu")
+    assert not index_responds(f"{index}/nothing")
 
 
 def test_an_index_that_accepts_but_stays_silent_is_given_up_in_time(monkeypatch):
@@ -82,10 +82,10 @@ def test_an_index_that_accepts_but_stays_silent_is_given_up_in_time(monkeypatch)
     monkeypatch.setattr(environment, "INDEX_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
-        assert not index_answers(f"http://127.0.0.1:{silent.getsockname()[1]}/cpu")
+        assert not index_responds(f"http://127.0.0.1:{silent.getsockname()[1]}/cpu")
         assert time.monotonic() - started < 30  # a loaded machine; the limit is 0.3
 
 
 def test_an_address_that_nobody_serves_does_not_answer():
-    assert not index_answers("http://127.0.0.1:9/cpu")
-    assert not index_answers("not an address")
+    assert not index_responds("http://127.0.0.1:9/cpu")
+    assert not index_responds("not an address")

@@ -29,11 +29,11 @@ from core.tools.metadata.rules import (
     TagRules,
     clean_tags,
     cleaner_of_captions,
-    endless,
+    endless_replacements,
     read_replacements,
 )
 from core.tools.models import merge_models
-from core.tools.models.convert_model import _other_scale, misnamed_problems
+from core.tools.models.convert_model import _vae_scale_problems, misnamed_problems
 from core.tools.models.header_edit import replace_header, restore_header, with_metadata
 from core.tools.models.merge_models import _weights
 from core.tools.models.strip_metadata import private_paths, stripped
@@ -381,7 +381,7 @@ def test_models_are_of_one_family_prediction_and_shape():
         (model(shape=(2, 3)), ["merge.other-shape"]),
         (model(prediction="v", shape=(4,)), ["merge.other-prediction", "merge.other-shape"]),
     ):
-        assert [each.code for each in merge_models._misfits([model(), model(), other])] == codes
+        assert [each.code for each in merge_models._mismatch_problems([model(), model(), other])] == codes
 
 
 @pytest.mark.parametrize(
@@ -497,7 +497,7 @@ def test_an_output_is_named_by_its_format(tmp_path, target, form, told):
 )  # fmt: skip
 def test_a_vae_of_another_scale_is_told(scale, family, told):
     part = SimpleNamespace(config=None if scale is None else {"scaling_factor": scale})
-    assert [each.level for each in _other_scale(part, family, "a")] == ["warning"] * told
+    assert [each.level for each in _vae_scale_problems(part, family, "a")] == ["warning"] * told
 
 
 # ---- captions
@@ -519,7 +519,7 @@ def test_a_line_of_replacements(line, pair):
     + [("+", "x+y", True, True)],
 )  # fmt: skip
 def test_a_replacement_that_finds_its_own_result_never_ends(old, new, by_word, never_ends):
-    assert endless([Replacement(old, new)], by_word) == [Replacement(old, new)] * never_ends
+    assert endless_replacements([Replacement(old, new)], by_word) == [Replacement(old, new)] * never_ends
 
 
 def test_replacements_by_word_repeat_until_nothing_changes():

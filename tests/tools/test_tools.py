@@ -19,7 +19,7 @@ from core.record.workspace import PROJECT, Workspace
 from core.settings.base import Declared
 from core.settings.check import build
 from core.settings.job import JOBS
-from core.tools.models.inspect import in_words, inspect
+from core.tools.models.inspect import fact_lines, inspect
 from tests.refusals import refused
 from tests.tasks import surroundings
 
@@ -96,7 +96,7 @@ def test_inspect_finds_damaged_numbers_and_changed_weights(tmp_path):
     facts = inspect(path)
     assert len(facts["lora"]["not_finite"]) == 1
     assert facts["weights_hash"]["as_in_metadata"] is False
-    said = "\n".join(in_words(facts))
+    said = "\n".join(fact_lines(facts))
     assert "DAMAGED: NaN or infinity" in said and "NOT as in the metadata" in said
     large = lora(tmp_path / "b.safetensors", **{f"{CONV}.lora_up.weight": torch.full((8, 2, 1, 1), 2e4)})
     assert inspect(large)["lora"]["too_large"] == [f"{CONV}.lora_up.weight"]

@@ -1,9 +1,9 @@
-"""From a model's answer to a caption. Pure functions."""
+"""Turn a model's answer into a caption. Pure functions."""
 
 import re
 from collections.abc import Callable, Sequence
 
-from core.captioning.combining import removed
+from core.captioning.combining import without_matches
 from core.dataset.captions.words import word_pattern
 from core.settings.captioning.sentences import CaptionCleaningSettings
 
@@ -21,18 +21,21 @@ _QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019", "\u00ab":
 
 
 def without_thinking(answer: str, opened: bool) -> str:
-    """The answer without its thinking; "" if the thinking never ended. opened: the prompt already opened the thinking."""
-    _, closed, rest = answer.rpartition(CLOSED)
+    """Return the answer without its thinking block; "" if that is not closed.
+
+    opened   whether the prompt ended with <think>, so that the answer starts inside the block
+    """
+    _, closed, caption = answer.rpartition(CLOSED)
     if closed:
-        return rest.strip()
+        return caption.strip()
     return "" if opened else answer.partition(OPENED)[0].strip()
 
 
 def clean(text: str, settings: CaptionCleaningSettings, *, cut: bool, count: Callable[[str], int]) -> str:
-    """Turn an answer into a caption.
+    """Turn an answer into a caption by the settings.
 
-    cut    whether the answer ended at the token limit
-    count  tokens of a text, for `max_caption_tokens`
+    cut     whether the answer ended at the token limit
+    count   (text) -> number of tokens, for `max_caption_tokens`
     """
     text = plain(text) if settings.plain_text else text.strip()
     text = without_openers(text, settings.openers)
@@ -45,7 +48,7 @@ def clean(text: str, settings: CaptionCleaningSettings, *, cut: bool, count: Cal
 
 
 def plain(text: str) -> str:
-    """The text without Markdown and surrounding quotes."""
+    """Return the text without Markdown and surrounding quotes."""
     for pattern, by in _MARKDOWN:
         text = pattern.sub(by, text)
     text = text.strip()
@@ -57,26 +60,31 @@ def plain(text: str) -> str:
 
 
 def without_openers(text: str, openers: Sequence[str]) -> str:
-    """The text without the openers at its start ("The image shows"); a capital first letter stays one."""
+    """Return the text without openers at its start ("The image shows"); it is capitalized if it was before.
+
+    openers   regular expressions
+    """
     capital = text[:1].isupper()
-    rest, before = text, None
-    while rest != before:
-        before = rest
+    remaining, before = text, None
+    while remaining != before:
+        before = remaining
         for opener in openers:
-            rest = removed(rf"(?i)^\s*(?:{opener})(?:(?<!\w)|(?!\w))[\s,:]*", rest)
-    rest = rest or text  # an opener alone is a caption still
-    return rest[:1].upper() + rest[1:] if capital else rest
+            remaining = without_matches(rf"(?i)^\s*(?:{opener})(?:(?<!\w)|(?!\w))[\s,:]*", remaining)
+    remaining = remaining or text  # an opener alone is a caption still
+    return remaining[:1].upper() + remaining[1:] if capital else remaining
 
 
 def to_sentence_end(text: str) -> str:
-    """The text without an unfinished last sentence; unchanged without any sentence end."""
+    """Return the text without an unfinished last sentence; unchanged if no sentence ends."""
     ends = [match.end() for match in _SENTENCE_END.finditer(text)]
     return text[: ends[-1]] if ends else text
 
 
 def cut_to_tokens(text: str, tokens: int, count: Callable[[str], int]) -> str:
-    """The text cut to at most `tokens` tokens: after whole sentences, else parts between commas, else words; "" if not even one
-    fits."""
+    """Return the text cut to at most `tokens` tokens, after a sentence, else before a comma, else after a word; "" if none fits.
+
+    count   (text) -> number of tokens
+    """
     if count(text) <= tokens:
         return text
     for ends in (_SENTENCE_END.finditer(text), re.finditer(r"(?=[,;])", text), re.finditer(r"(?<=\S)(?=\s)", text)):
@@ -87,7 +95,7 @@ def cut_to_tokens(text: str, tokens: int, count: Callable[[str], int]) -> str:
 
 
 def repetition(text: str) -> int | None:
-    """The position after the first occurrence of a phrase that is repeated REPEATS times in a row; None without one."""
+    """Return the index after the first occurrence of a phrase that occurs REPEATS times in a row; None if there is none."""
     words = [(match.group().casefold(), match.end()) for match in re.finditer(r"\S+", text)]
     plain_words = [word.strip(".,;:!?") for word, _ in words]
     for start in range(len(words)):
@@ -99,19 +107,19 @@ def repetition(text: str) -> int | None:
 
 
 def without_repetition(text: str) -> str:
-    """The text cut before a phrase repeats (`repetition`)."""
-    while (where := repetition(text)) is not None:
-        text = text[:where].rstrip(" ,;:")
+    """Return the text cut after the first occurrence of a repeated phrase (see `repetition`)."""
+    while (position := repetition(text)) is not None:
+        text = text[:position].rstrip(" ,;:")
     return text
 
 
 def missing_words(text: str, required: Sequence[str]) -> list[str]:
-    """The required words that a caption does not contain as whole words, in any case."""
+    """Return the required words that the text does not contain as whole words, in any case."""
     return [word for word in required if word.strip() and not word_pattern([word.strip()]).search(text)]
 
 
 def with_words(text: str, required: Sequence[str]) -> str:
-    """The caption with missing required words appended, separated by commas."""
+    """Return the text with missing required words appended, separated by commas."""
     if not (missing := missing_words(text, required)):
         return text
     return ", ".join([*filter(None, [text.rstrip(" .")]), *missing])

@@ -1,4 +1,4 @@
-"""Captions for the rows of a dataset, by the captioner's profile. The model is loaded for the first caption."""
+"""Captions a dataset with a sentence model. The model is loaded for the first caption."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from core.captioning.described import CaptionResult, skipped
 from core.captioning.report import Row
 from core.captioning.sentences import cleaning
 from core.captioning.sentences.folder import ModelFiles, check, fetch_missing, find
-from core.captioning.sentences.loading import Loaded, freed, load, precision_problems
+from core.captioning.sentences.loading import Loaded, freeing_memory, load, precision_problems
 from core.captioning.sentences.profiles import PROFILES, Profile, facts_of
 from core.dataset.images.colors import WHITE
 from core.dataset.images.opening import open_decoded
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 SentenceSettings = BlipSettings | GitSettings | FlorenceSettings | VlmSettings
 # Settings that hold for one kind of decoding only.
-OF_DECODING = {
+DECODING_SETTINGS = {
     "sample": ("temperature", "top_p", "top_k", "seed"),
     "beams": ("num_beams", "length_penalty"),
 }
 
 
 def check_sentences(task: str, settings: SentenceSettings, workspace: Workspace) -> None:
-    """Raise ProblemsError with all problems of the settings and the model's files. Files to be downloaded are no problem."""
+    """Raise ProblemsError with all problems of the settings and model files of the captioner `task`; missing files may be downloaded."""
     problems = PROFILES[task].check(settings)
     problems += [*precision_problems(task, settings), *pattern_problems(settings.openers, f"{task}.openers")]
     if settings.min_new_tokens > settings.max_new_tokens:
@@ -57,8 +57,10 @@ def check_sentences(task: str, settings: SentenceSettings, workspace: Workspace)
 def describe(
     task: str, rows: Sequence[Row], settings: SentenceSettings, context: JobContext
 ) -> Iterator[CaptionResult]:
-    """Yield the caption of each row, in order. Downloads missing files of the model if the settings allow it. Raises
-    ProblemsError. task: the captioner's name, which selects the model"""
+    """Yield the caption of each row, in order, by the captioner `task`. Downloads missing files if the settings allow it.
+
+    Raises ProblemsError.
+    """
     if not rows:
         return
     files = find(PROFILES[task], settings, context.workspace)
@@ -66,37 +68,39 @@ def describe(
     check(files)
     _warn_of_unused(settings, context)
     context.stage(f"loading {files.title}")
-    with freed():
+    with freeing_memory():
         yield from _captions(rows, files, settings, context)
 
 
 def _captions(
     rows: Sequence[Row], files: ModelFiles, settings: SentenceSettings, context: JobContext
 ) -> Iterator[CaptionResult]:
-    """Yield the captions. The model is loaded at the start and freed at the end."""
+    """Load the model and yield the caption of each row; the problem of an image that cannot be read."""
     from core.captioning.sentences.generating import Query
 
     model = load(files, settings, context.device if settings.device == "auto" else "cpu")
-    writer = Writer(model, files.profile, settings)
+    writer = CaptionWriter(model, files.profile, settings)
     prepare = partial(prepared, side=settings.max_image_side)
     images = decoded_ahead((row.image.path for row in rows), prepare, settings.decode_threads, settings.batch_size)
-    rest = iter(rows)
+    remaining_rows = iter(rows)
     for batch in batches(images, settings.batch_size):
         context.check()
-        of_batch = [(next(rest), image) for _, image in batch]
+        of_batch = [(next(remaining_rows), image) for _, image in batch]
         queries = [
             Query(image, row.image.path, **files.profile.texts(settings, facts_of(row)))
             for row, image in of_batch
             if not isinstance(image, Problem)
         ]
-        captions = iter(writer.described(queries))
+        captions = iter(writer.captions_of(queries))
         for _, image in of_batch:
             yield CaptionResult("", image) if isinstance(image, Problem) else next(captions)
 
 
 def prepared(path: Path, side: int | None) -> Image.Image:
-    """The image as a training sees it, transparency on white, with at most `side` pixels on its longer side; None for its own
-    size. Raises BrokenImage."""
+    """Open an image as training does, transparency on white, downscaled to at most `side` pixels on its longer side (None: not).
+
+    Raises BrokenImage.
+    """
     image = open_decoded(path, enough=(2 * side, 2 * side) if side else None).on(WHITE)
     if side is not None and max(image.size) > side:
         scale = side / max(image.size)
@@ -106,22 +110,23 @@ def prepared(path: Path, side: int | None) -> Image.Image:
 
 
 def _warn_of_unused(settings: SentenceSettings, context: JobContext) -> None:
-    """Warn of changed settings that have no effect with this decoding method."""
+    """Warn of changed settings that have no effect with the chosen decoding method."""
     default = type(settings)()
-    others = [name for decoding, names in OF_DECODING.items() if decoding != settings.decoding for name in names]
+    others = [name for decoding, names in DECODING_SETTINGS.items() if decoding != settings.decoding for name in names]
     if changed := [name for name in others if getattr(settings, name) != getattr(default, name)]:
         context.say(f"No effect with this decoding: {', '.join(changed)}", "warning")
 
 
-class Writer:
-    """Writes captions with a loaded model. batch_size: of the settings, halved when memory runs out."""
+class CaptionWriter:
+    """Writes captions with a loaded model. `batch_size` is halved when memory runs out."""
 
     def __init__(self, model: Loaded, profile: Profile, settings: SentenceSettings):
         self._model, self._profile, self._settings = model, profile, settings
         self.batch_size = settings.batch_size
 
-    def described(self, queries: Sequence[Query]) -> list[CaptionResult]:
-        """A caption for each query, in order, or why there is none. Those that may get better are generated a second time."""
+    def captions_of(self, queries: Sequence[Query]) -> list[CaptionResult]:
+        """Return the caption of each query, in order, or its problem. Repetitive captions, or ones without required words, are
+        retried once."""
         first = self._captions(queries, attempt=0)
         retried = [number for number, (_, improvable) in enumerate(first) if improvable]
         for number, (second, _) in zip(retried, self._captions([queries[n] for n in retried], attempt=1), strict=True):
@@ -129,14 +134,14 @@ class Writer:
         return [self._completed(caption) for caption, _ in first]
 
     def _captions(self, queries: Sequence[Query], attempt: int) -> list[tuple[CaptionResult, bool]]:
-        """Each caption, and whether a second attempt may improve it."""
+        """Return (caption, whether a second attempt may improve it) of each query. `attempt`: 0 or 1."""
         answered: list[Answer | None] = []
         while len(answered) < len(queries):
             answered += self._answers(queries[len(answered) : len(answered) + self.batch_size], attempt)
         return [self._caption(*each) for each in zip(queries, answered, strict=True)]
 
     def _answers(self, queries: Sequence[Query], attempt: int) -> Sequence[Answer | None]:
-        """The answer to each query; None for an image that does not fit into memory on its own."""
+        """Return answers to the first queries, fewer if memory runs out; None for an image that does not fit on its own."""
         from core.captioning.sentences.generating import answers
 
         try:
@@ -151,7 +156,7 @@ class Writer:
         return self._answers(queries[: self.batch_size], attempt)
 
     def _caption(self, query: Query, answer: Answer | None) -> tuple[CaptionResult, bool]:
-        """(the caption of an answer, or why there is none; whether a second attempt may do better)."""
+        """Return (the caption of an answer, or the problem; whether a second attempt may improve it). `answer`: None if memory ran out."""
         settings, name = self._settings, printable(query.path.name)
         if answer is None:
             fix = "lower max image side, max new tokens or the precision, or use the CPU"
@@ -168,7 +173,7 @@ class Writer:
         return CaptionResult(text), lacks_words or repeats
 
     def _completed(self, caption: CaptionResult) -> CaptionResult:
-        """The caption without repetition and with the required words."""
+        """Return the caption without repetition and with the required words."""
         if caption.problem is not None:
             return caption
         text = cleaning.without_repetition(caption.text) if self._settings.retry_repetition else caption.text
@@ -177,7 +182,7 @@ class Writer:
 
 
 def _with_start(start: str, text: str) -> str:
-    """The start and the answer as one caption, with the space between them that decoding loses."""
+    """Join the prescribed start and the answer, with the space between them that decoding drops."""
     if not start.strip():
         return text
     glued = text[:1] in ".,;:!?'" or start[-1:].isspace()

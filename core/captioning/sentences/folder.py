@@ -1,4 +1,4 @@
-"""A captioner's model folder: finds it, checks it before a library reads it, downloads it."""
+"""Finds the model folder of a sentence captioner, checks its files before a library reads them, and downloads them."""
 
 import os
 import re
@@ -43,7 +43,7 @@ DOWNLOAD_AGAIN = "download the model again"
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model's folder. id: its hub repository; None for a user's folder, which is not downloaded."""
+    """A model's folder. `id`: its hub repository; None for a user's folder, which is not downloaded."""
 
     profile: Profile
     folder: Path
@@ -51,15 +51,17 @@ class ModelFiles:
 
     @property
     def title(self) -> str:
+        """The hub id, or the name of a user's folder."""
         return str(self.id) if self.id else self.folder.name
 
     @property
     def setting(self) -> str:
+        """The setting that selects the model, for problems."""
         return f"{self.profile.task}.model"
 
 
 def find(profile: Profile, settings: CaptionModelSettings, workspace: Workspace) -> ModelFiles:
-    """The model that the settings name; its files may be missing. Raises ProblemsError."""
+    """Return the model that the settings name; its files may be missing. Raises ProblemsError."""
     text = settings.model
     where = f"{profile.task}.model"
     if not text:
@@ -68,9 +70,9 @@ def find(profile: Profile, settings: CaptionModelSettings, workspace: Workspace)
     match = hub.HUB_ID.fullmatch(text)
     is_users = match is None or match[3] is not None or text.startswith(("models/", "outputs/", "./"))
     hub_id = None if match is None or is_users else hub.HubId(match[1], match[2])
-    inside = [workspace.captioners / text, workspace.models / text] if ".." not in Path(text).parts else []
-    inside += [workspace.captioners / hub_id.folder_name] if hub_id else []
-    for folder in (resolve_path(text), *inside):
+    candidates = [workspace.captioners / text, workspace.models / text] if ".." not in Path(text).parts else []
+    candidates += [workspace.captioners / hub_id.folder_name] if hub_id else []
+    for folder in (resolve_path(text), *candidates):
         if may_reach(folder) and os.path.isdir(folder):  # false, not an error, for an invalid name
             return ModelFiles(profile, folder, hub_id if folder.is_relative_to(workspace.captioners) else None)
     if hub_id is None:
@@ -80,7 +82,7 @@ def find(profile: Profile, settings: CaptionModelSettings, workspace: Workspace)
 
 
 def check(files: ModelFiles) -> None:
-    """Raise ProblemsError with all problems of a model's files: another kind, missing, damaged, unsafe."""
+    """Raise ProblemsError with all problems of a model's files: unsupported, missing, damaged or unsafe."""
     _check_kind(files)
     _check_complete(files)
     problems: list[Problem] = []
@@ -94,7 +96,7 @@ def check(files: ModelFiles) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The model's safetensors files. Raises ProblemsError for an index without files, or with files outside the folder."""
+    """Return the paths of the model's safetensors files. Raises ProblemsError for a damaged index, or one with paths outside the folder."""
     if not (folder / INDEX).is_file():
         return [folder / WEIGHTS]
     index = read_json_object(folder / INDEX, DOWNLOAD_AGAIN)
@@ -135,7 +137,7 @@ def _check_complete(files: ModelFiles) -> None:
 
 
 def _missing_files_fix(files: ModelFiles) -> tuple[str, str, str]:
-    """(fix, level, remedy) of a Problem about missing files."""
+    """Return (fix, level, remedy) of a Problem about missing files."""
     if files.id is None:
         return "copy the missing files into the folder", "error", ""
     by_hand = f"download the files from https://{hub.HUB}/{files.id} into the folder by hand"
@@ -143,7 +145,7 @@ def _missing_files_fix(files: ModelFiles) -> tuple[str, str, str]:
 
 
 def _has_template(folder: Path) -> bool:
-    """Whether the folder has a chat template; also True for a damaged config, which is reported elsewhere."""
+    """Return whether the folder has a chat template; also True for a damaged config, which another check reports."""
     if any((folder / name).is_file() for name in TEMPLATES):
         return True
     configs = [
@@ -156,7 +158,7 @@ def _has_template(folder: Path) -> bool:
 
 
 def _check_small_file(path: Path) -> None:
-    """Raise ProblemsError for a file that is not JSON within limits, or names code to run (`auto_map`)."""
+    """Raise ProblemsError for a damaged or too large file, and for a config that names code to run (`auto_map`)."""
     most = MAX_TOKENIZER_BYTES if path.name in TOKENIZER_FILES else MAX_CONFIG_BYTES
     if check_regular(path).st_size > most:
         what = f"The file is larger than the limit of {size_words(most)}"
@@ -173,7 +175,7 @@ def _check_small_file(path: Path) -> None:
 
 
 def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield every key with its value, at any depth (bounded by the reader)."""
+    """Yield every (key, value) of the dictionaries in a JSON value, at any depth."""
     if isinstance(value, dict):
         for key, each in value.items():
             yield key, each
@@ -184,7 +186,7 @@ def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _check_numbers(path: Path, values: dict[str, Any]) -> None:
-    """Raise ProblemsError for implausible sizes: a library would build modules of that size before it reads the weights."""
+    """Raise ProblemsError for implausible sizes in a config, as a library would build modules of that size before reading weights."""
     for key, value in _pairs(values):
         layers = "layer" in key or key.startswith(("depth", "num_block"))
         for number in value if isinstance(value, list) else [value]:
@@ -194,8 +196,10 @@ def _check_numbers(path: Path, values: dict[str, Any]) -> None:
 
 
 def _check_kind(files: ModelFiles) -> None:
-    """Raise ProblemsError for a model type that the captioner does not support, and for packed weights. An unreadable config
-    passes: it is reported with the other files."""
+    """Raise ProblemsError for an unsupported model_type, and for weights quantized by another library than bitsandbytes.
+
+    A missing or damaged config passes: another check reports it.
+    """
     where = files.folder / CONFIG
     try:
         values = read_json_object(where, DOWNLOAD_AGAIN, max_bytes=MAX_CONFIG_BYTES, finite=False)
@@ -216,6 +220,7 @@ def _check_kind(files: ModelFiles) -> None:
 
 
 def _check_weights(path: Path) -> None:
+    """Raise ProblemsError for a weight file that is a pickle or has a damaged header."""
     if sniff(path) == "pickle":
         what, fix = "The file is a pickle, which can run code when it is read", "get the model as safetensors"
         raise ProblemsError.one(what, str(path), fix, "captioner.pickle")
@@ -223,7 +228,7 @@ def _check_weights(path: Path) -> None:
 
 
 def fetch_missing(files: ModelFiles, settings: CaptionModelSettings, context: JobContext) -> None:
-    """Download missing or damaged files, if the settings allow it. Raises ProblemsError."""
+    """Download the model's files if some are missing and the settings allow it. Raises ProblemsError, also for damaged files."""
     if not settings.download or files.id is None:
         return
     try:
@@ -234,7 +239,7 @@ def fetch_missing(files: ModelFiles, settings: CaptionModelSettings, context: Jo
     else:
         return
 
-    names = wanted(hub.file_names(files.id, files.folder))
+    names = files_to_download(hub.file_names(files.id, files.folder))
     if not any(name.endswith(".safetensors") for name in names):
         what, fix = f"'{files.id}' has no weights as safetensors", "choose a model that has them"
         raise ProblemsError.one(what, files.setting, fix, "captioner.pickle")
@@ -242,8 +247,8 @@ def fetch_missing(files: ModelFiles, settings: CaptionModelSettings, context: Jo
     hub.download_files(files.id, names, files.folder, on_progress, context.cancel)
 
 
-def wanted(names: Iterable[str]) -> list[str]:
-    """The files of a repository to download. config.json is last: a folder without it is incomplete."""
+def files_to_download(names: Iterable[str]) -> list[str]:
+    """Return the files of a repository to download. config.json is last: a folder without it is incomplete."""
     small = [name for name in names if SMALL.fullmatch(name) and not _OTHER_INDEX.fullmatch(name)]
     chosen = dict.fromkeys([*small, *(name for name in names if _WEIGHTS.fullmatch(name))])
     return [*(name for name in chosen if name != CONFIG), *(name for name in chosen if name == CONFIG)]

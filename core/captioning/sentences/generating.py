@@ -36,8 +36,10 @@ SAMPLING_PENALTY = 1.1  # of BLIP when sampling: sd-scripts 0.9.0, make_captions
 class Query:
     """An image with the texts for the model.
 
-    path    its name addresses the random draws   prompt  "" for none
-    system  system prompt of chat models          start   start of the answer, for chat models
+    path     its name keys the random draws
+    prompt   "" for none
+    system   system prompt of chat models
+    start    prescribed start of the answer, for chat models
     """
 
     image: Image.Image
@@ -49,8 +51,12 @@ class Query:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer. text: without prompt and special tokens; cut: it ended at the token limit; opened: the prompt opened its
-    thinking."""
+    """A generated answer.
+
+    text     without prompt and special tokens
+    cut      whether it ended at the token limit
+    opened   whether the prompt ended with <think>
+    """
 
     text: str
     cut: bool
@@ -61,8 +67,8 @@ class Answer:
 def answers(
     loaded: Loaded, queries: Sequence[Query], settings: CaptionGenerationSettings, attempt: int
 ) -> list[Answer]:
-    """The answer to each query. attempt: 0, or 1 for a second attempt."""
-    inputs, texts = _inputs(loaded, queries, settings)
+    """Generate the answer to each query. `attempt`: 0, or 1 for a second attempt."""
+    inputs, texts = _model_inputs(loaded, queries, settings)
     prompt = PromptLength()
     processors: list[Any] = [prompt]
     if settings.decoding == "sample":
@@ -72,21 +78,21 @@ def answers(
     budgets: list[Any] = [AnswerBudget(end_of_thinking, settings.max_new_tokens, prompt)] if thinking else []
     sequences = loaded.model.generate(
         **inputs,
-        **_options(loaded, settings, attempt),
+        **_generate_arguments(loaded, settings, attempt),
         max_new_tokens=settings.max_new_tokens + thinking,
         logits_processor=LogitsProcessorList(processors),
         stopping_criteria=StoppingCriteriaList(budgets),
     )
     new = sequences[:, prompt.tokens :]
-    ends = _ends(loaded)
+    ends = _end_token_ids(loaded)
     decoded = loaded.processor.batch_decode(new, skip_special_tokens=True)
     cuts = [row[-1] not in ends if row else False for row in new.tolist()]
     opened = [text.rstrip().endswith(OPENED) for text in texts]
     return [Answer(*each) for each in zip(decoded, cuts, opened, strict=True)]
 
 
-def _options(loaded: Loaded, settings: CaptionGenerationSettings, attempt: int) -> dict[str, Any]:
-    """Keyword arguments of transformers' `generate`. `do_sample` is off: AddressedSampling samples instead."""
+def _generate_arguments(loaded: Loaded, settings: CaptionGenerationSettings, attempt: int) -> dict[str, Any]:
+    """Return keyword arguments of transformers' `generate`. `do_sample` is off: AddressedSampling samples instead."""
     options: dict[str, Any] = {"do_sample": False, "num_beams": 1, "use_cache": True}
     if settings.decoding == "beams":
         options |= {"num_beams": settings.num_beams, "length_penalty": settings.length_penalty}
@@ -104,7 +110,7 @@ def _options(loaded: Loaded, settings: CaptionGenerationSettings, attempt: int) 
 
 
 def banned_tokens(tokenizer: Any, words: Sequence[str]) -> list[list[int]]:
-    """The token sequences of words to ban: at the start of a text and after a space, as written, in lower case, capitalized."""
+    """Return the token sequences of banned words: with and without a leading space, as written, in lower case and capitalized."""
     forms = {form for word in words if (plain := word.strip()) for form in (plain, plain.lower(), plain.capitalize())}
     spelled = (
         tokenizer.encode(f"{space}{form}", add_special_tokens=False) for form in sorted(forms) for space in ("", " ")
@@ -113,10 +119,10 @@ def banned_tokens(tokenizer: Any, words: Sequence[str]) -> list[list[int]]:
     return [list(each) for each in dict.fromkeys(map(tuple, spelled)) if each and unknown not in each]
 
 
-def _inputs(
+def _model_inputs(
     loaded: Loaded, queries: Sequence[Query], settings: CaptionGenerationSettings
 ) -> tuple[dict[str, Any], list[str]]:
-    """(the processor's tensors on the model's device; the text of each query, with a chat model as its template renders it)."""
+    """Return (the processor's tensors on the model's device, the prompt of each query; rendered by the template for chat models)."""
     images: list[Any] = [each.image for each in queries]
     texts = [each.prompt for each in queries]
     arguments: dict[str, Any] = {"return_tensors": "pt"}
@@ -133,14 +139,17 @@ def _inputs(
 
 
 def _cast(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return a floating point tensor in `dtype`, any other unchanged."""
     return value.to(dtype) if value.is_floating_point() else value
 
 
 def _chat_text(loaded: Loaded, query: Query, thinks: bool) -> str:
-    """The chat prompt by the model's template, with the start of the answer. Raises ProblemsError for a template that rejects
-    it."""
+    """Render the chat prompt with the model's template, and append the start of the answer. Raises ProblemsError if that fails.
+
+    thinks   whether to ask for thinking, if the template has the option
+    """
     system, prompt, start = (
-        _without_marks(loaded.processor, text) for text in (query.system, query.prompt, query.start)
+        _without_placeholders(loaded.processor, text) for text in (query.system, query.prompt, query.start)
     )
     messages: list[dict[str, Any]] = []
     messages += [{"role": "system", "content": [{"type": "text", "text": system}]}] if system.strip() else []
@@ -166,8 +175,7 @@ def _chat_text(loaded: Loaded, query: Query, thinks: bool) -> str:
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Context that raises TimeoutError in Python code that runs longer: a template may loop forever, and a thread cannot be
-    killed."""
+    """Context that raises TimeoutError in Python code that runs longer: a template may loop forever, and a thread cannot be killed."""
     end, earlier = time.monotonic() + seconds, sys.gettrace()
 
     def check_time(frame: Any, event: str, argument: Any) -> Any:
@@ -182,15 +190,15 @@ def time_limit(seconds: float) -> Iterator[None]:
         sys.settrace(earlier)
 
 
-def _without_marks(processor: Any, text: str) -> str:
-    """The text without the processor's placeholders for images and videos."""
+def _without_placeholders(processor: Any, text: str) -> str:
+    """Return the text without the processor's image and video placeholders."""
     for name in ("image_token", "video_token"):
         text = text.replace(str(getattr(processor, name, None) or "<image>"), "")
     return text
 
 
-def _ends(loaded: Loaded) -> set[int]:
-    """Ids of the tokens that end an answer or pad the row after it."""
+def _end_token_ids(loaded: Loaded) -> set[int]:
+    """Return the ids of the tokens that end an answer or pad the rows after it."""
     tokenizer, config = loaded.tokenizer, loaded.model.generation_config
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     ids = {*ends, config.pad_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.sep_token_id}
@@ -198,28 +206,33 @@ def _ends(loaded: Loaded) -> set[int]:
 
 
 class PromptLength(LogitsProcessor):
-    """Records the length of the prompt in tokens, which each kind of model counts differently."""
+    """Logits processor that records the number of prompt tokens in `tokens`, which each kind of model counts differently."""
 
     tokens = 0
     _recorded = False
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Record the length at the first step; return the scores unchanged."""
         if not self._recorded:
             self._recorded, self.tokens = True, input_ids.shape[1]
         return scores
 
 
 class AddressedSampling(LogitsProcessor):
-    """Samples tokens by draws addressed by (seed, image, attempt, position), so that neither the order of images nor the batch
-    changes a caption. Masks all but the sampled token, which greedy decoding then takes."""
+    """Logits processor that samples tokens with draws keyed by (seed, image, attempt, position).
+
+    Neither the order of images nor the batch changes a caption. All but the sampled token are masked; greedy decoding then takes it.
+    """
 
     def __init__(self, settings: CaptionGenerationSettings, keys: Sequence[str], attempt: int, prompt: PromptLength):
+        """`keys`: name of each row's image; `attempt`: 0 or 1; `prompt`: records the length of the prompt."""
         self._address, self._keys, self._prompt = (settings.seed, attempt), keys, prompt
         self._warpers: list[Any] = [TemperatureLogitsWarper(settings.temperature)]
         self._warpers += [TopKLogitsWarper(settings.top_k)] if settings.top_k is not None else []
         self._warpers += [TopPLogitsWarper(settings.top_p)] if settings.top_p is not None else []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return scores [rows, vocabulary] that are 0 for the sampled token of each row and -inf for all others."""
         seed, attempt = self._address
         position = input_ids.shape[1] - self._prompt.tokens
         chances = scores.float()
@@ -235,15 +248,21 @@ class AddressedSampling(LogitsProcessor):
 
 
 class AnswerBudget(StoppingCriteria):
-    """Ends a row after `tokens` tokens of answer, not counting its thinking."""
+    """Stopping criterion: ends a row after `tokens` tokens of answer, not counting its thinking.
 
-    def __init__(self, closed: Sequence[int], tokens: int, prompt: PromptLength):
-        self._closed, self._tokens, self._prompt = list(closed), tokens, prompt
+    end_of_thinking   token ids of </think>
+    tokens            limit for the answer
+    """
+
+    def __init__(self, end_of_thinking: Sequence[int], tokens: int, prompt: PromptLength):
+        """`end_of_thinking`: token ids of </think>; `tokens`: limit for the answer."""
+        self._end_of_thinking, self._tokens, self._prompt = list(end_of_thinking), tokens, prompt
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **more: Any) -> torch.Tensor:
-        new, size = input_ids[:, self._prompt.tokens :], len(self._closed)
+        """Return whether each row is complete: bool [rows]."""
+        new, size = input_ids[:, self._prompt.tokens :], len(self._end_of_thinking)
         if new.shape[1] < size + self._tokens:
             return torch.zeros(len(new), dtype=torch.bool, device=new.device)
         before = new[:, : new.shape[1] - self._tokens]  # it must end here for that many to follow
-        mark = torch.tensor(self._closed, device=new.device)
+        mark = torch.tensor(self._end_of_thinking, device=new.device)
         return (before.unfold(1, size, 1) == mark).all(-1).any(-1)

@@ -27,7 +27,7 @@ NO_CODE = {"local_files_only": True, "trust_remote_code": False}
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to generate, on its device. chat: whether it takes prompts through its chat template."""
+    """A model ready to generate, on its device. `chat`: whether prompts go through its chat template."""
 
     model: Any
     processor: Any
@@ -37,11 +37,12 @@ class Loaded:
 
     @property
     def tokenizer(self) -> Any:
+        """The processor's tokenizer."""
         return self.processor.tokenizer
 
 
 def precision_problems(task: str, settings: CaptionModelSettings) -> list[Problem]:
-    """The problems of a precision that this machine does not support."""
+    """Return the problems of a precision that this machine does not support."""
     if settings.precision in ("8bit", "4bit") and find_spec("bitsandbytes") is None:
         what, fix = "8-bit and 4-bit need bitsandbytes, which is not installed", "choose another precision"
         return [Problem(what, f"{task}.precision", fix, code="captioner.no-bitsandbytes")]
@@ -49,8 +50,8 @@ def precision_problems(task: str, settings: CaptionModelSettings) -> list[Proble
 
 
 @contextmanager
-def freed() -> Iterator[None]:
-    """Context that frees the memory of the model loaded in it."""
+def freeing_memory() -> Iterator[None]:
+    """Context that frees the memory of a model loaded in it."""
     try:
         yield
     finally:
@@ -61,7 +62,7 @@ def load(files: ModelFiles, settings: CaptionModelSettings, device: str) -> Load
     """Load the model of a checked folder. Raises ProblemsError."""
     import transformers
 
-    with _quiet(transformers):
+    with _without_logging(transformers):
         try:
             processor = _processor(files)
             _check_size(files)
@@ -80,27 +81,29 @@ def load(files: ModelFiles, settings: CaptionModelSettings, device: str) -> Load
         except ProblemsError:
             raise
         except MemoryError as error:
-            raise _refused(files, "does not fit into memory") from error
+            raise _load_error(files, "does not fit into memory") from error
         except Exception as error:  # config, tokenizer and weights of other people: a library raises anything
-            raise _refused(files, f"cannot be loaded: {_first_line(error)}") from error
+            raise _load_error(files, f"cannot be loaded: {_first_line(error)}") from error
     if missing := sorted(name for name in info["missing_keys"] if not UNUSED.search(name)):
-        raise _refused(files, f"lacks {len(missing):,} weights, such as {missing[0]}")
+        raise _load_error(files, f"lacks {len(missing):,} weights, such as {missing[0]}")
     if not placed:
         model.to(device)
     return Loaded(model.eval(), processor, device, dtype, files.profile.chat)
 
 
-def _refused(files: ModelFiles, why: str) -> ProblemsError:
+def _load_error(files: ModelFiles, why: str) -> ProblemsError:
+    """Return the error that the model cannot be used. `why`: a verb phrase, such as "does not fit into memory"."""
     fix = "download it again, choose another model, or a smaller precision if memory is short"
     return ProblemsError.one(f"The model {files.title} {why}", str(files.folder), fix, "captioner.not-loaded")
 
 
 def _first_line(error: Exception) -> str:
+    """Return the first line of an error's message, at most 300 characters; the type's name without one."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 @contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def _without_logging(transformers: Any) -> Iterator[None]:
     """Context without transformers' progress bars and developer warnings."""
     log = transformers.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
@@ -115,8 +118,7 @@ def _quiet(transformers: Any) -> Iterator[None]:
 
 
 def _dtype(precision: str, device: str) -> torch.dtype:
-    """The dtype to compute in: that of the precision; for "auto" and quantized weights bf16 where it is fast, else fp32 on a CPU
-    and fp16 on a GPU."""
+    """Return the dtype to compute in: the precision's; for "auto" and quantized weights bf16 where fast, else fp32 (CPU) or fp16 (GPU)."""
     if precision in ("bf16", "fp16", "fp32"):
         return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
     if machine.bf16_is_fast(device):
@@ -125,7 +127,7 @@ def _dtype(precision: str, device: str) -> torch.dtype:
 
 
 def _quantization(precision: str, dtype: torch.dtype) -> Any:
-    """The BitsAndBytesConfig of "8bit" and "4bit"; None for other precisions."""
+    """Return the BitsAndBytesConfig of "8bit" and "4bit"; None for other precisions."""
     from transformers import BitsAndBytesConfig
 
     skip = {"llm_int8_skip_modules": [rf"(?:\w+\.)*{name}" for name in NOT_QUANTIZED]}
@@ -138,7 +140,7 @@ def _quantization(precision: str, dtype: torch.dtype) -> Any:
 
 
 def _check_size(files: ModelFiles) -> None:
-    """Raise ProblemsError for a config of a far larger model than the weights: the rest would be initialized at random."""
+    """Raise ProblemsError if the config describes over twice the stored weights: the others would be initialized at random."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     config = AutoConfig.from_pretrained(files.folder, **NO_CODE)
@@ -148,14 +150,11 @@ def _check_size(files: ModelFiles) -> None:
         from_config = sum(each.numel() for each in AutoModelForImageTextToText.from_config(config).parameters())
     stored = sum(prod(entry.shape) for file in weight_files(files.folder) for entry in read_header(file)[0].values())
     if from_config > 2 * stored:
-        raise _refused(files, f"has {stored:,} weights, but its config describes {from_config:,}")
+        raise _load_error(files, f"has {stored:,} weights, but its config describes {from_config:,}")
 
 
 def _processor(files: ModelFiles) -> Any:
-    """The processor for still images.
-
-    The video processor is left out where transformers would require torchvision: images do not use it.
-    """
+    """Load the model's processor, without its video processor where transformers would require torchvision for it."""
     from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES, processor_class_from_name
     from transformers.utils import is_torchvision_available

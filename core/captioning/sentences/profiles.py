@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from core.captioning.combining import pattern_problems, removed
+from core.captioning.combining import pattern_problems, without_matches
 from core.record.problems import Problem
 from core.settings.base import Settings
 from core.settings.captioning.prompts import CAPTION_TYPES, LENGTHS, PERSON, PLACEHOLDERS, TOGGLES
@@ -21,13 +21,15 @@ Texts = dict[str, str]
 
 @dataclass(frozen=True)
 class Profile:
-    """A captioner.
+    """A captioner that writes sentences.
 
-    types   supported values of the config's model_type, all native in transformers
-    chat    whether prompts go through the model's chat template
-    texts   (settings, facts of the image) -> the `prompt`, `system` and `start` of a query (generating.py)
-    finish  (caption, settings) -> the caption to write
-    check   (settings) -> problems
+    task     name of the task, and of its group of settings
+    about    description of the command
+    types    supported values of the config's model_type, all native in transformers
+    chat     whether prompts go through the model's chat template
+    texts    (settings, result of `facts_of`) -> `prompt`, `system` and `start` of a query (generating.py)
+    finish   (caption, settings) -> caption to write
+    check    (settings) -> problems
     """
 
     task: str
@@ -48,7 +50,7 @@ _WITH_NAMES = ("prompt", "caption_start", "person_name")  # settings in which na
 
 
 def facts_of(row: Row) -> Texts:
-    """{"tags", "name", "folder", "trigger"}: the texts for these names in braces in an image's prompt, "" where it has none."""
+    """Return the values of the names in braces in an image's prompt: "tags" (its caption), "name", "folder", "trigger"; "" if unknown."""
     return {
         "tags": " ".join(row.caption.text.split()) if row.caption.source in ("file", "metadata") else "",
         "name": row.image.path.stem,
@@ -58,12 +60,12 @@ def facts_of(row: Row) -> Texts:
 
 
 def filled(text: str, facts: Mapping[str, str]) -> str:
-    """The text with the names in braces replaced, in one pass: braces in the values stay."""
+    """Return the text with known {names} replaced by their values. Braces in the values stay."""
     return _NAME.sub(lambda found: facts.get(found[1], found[0]), text)
 
 
 def prompt_of(settings: VlmSettings, facts: Mapping[str, str]) -> str:
-    """The prompt for one image."""
+    """Return the prompt for one image: the setting, else one built from caption type, length and options."""
     if settings.prompt.strip():
         return filled(settings.prompt, facts)
     length = "" if settings.caption_length == "any" else f"{LENGTHS[settings.caption_length]} "
@@ -76,7 +78,7 @@ def prompt_of(settings: VlmSettings, facts: Mapping[str, str]) -> str:
 
 
 def prompt_problems(settings: VlmSettings) -> list[Problem]:
-    """A problem for each unknown name in braces."""
+    """Return a problem for each unknown name in braces."""
     fix = f"use {', '.join(f'{{{name}}}' for name in PLACEHOLDERS)}"
     return [
         Problem(f"{{{name}}} is not a known name", f"vlm.{setting}", fix, code="captioner.unknown-name")
@@ -86,6 +88,7 @@ def prompt_problems(settings: VlmSettings) -> list[Problem]:
 
 
 def _chat_texts(settings: VlmSettings, facts: Texts) -> Texts:
+    """Return the prompt, system prompt and start of a vision-language model's query."""
     start = filled(settings.caption_start, facts)
     return {"prompt": prompt_of(settings, facts), "system": settings.system_prompt, "start": start}
 
@@ -94,8 +97,9 @@ def _chat_texts(settings: VlmSettings, facts: Texts) -> Texts:
 
 
 def _without_invented_writing(caption: str, settings: GitSettings) -> str:
+    """Return the caption without the matches of `remove_words`: GIT invents writing on images."""
     for pattern in settings.remove_words:
-        caption = removed(pattern, caption)
+        caption = without_matches(pattern, caption)
     return " ".join(caption.split())
 
 
@@ -149,5 +153,5 @@ PROFILES = {
 
 
 def profile_of(model_type: str) -> Profile | None:
-    """The profile for a model_type; None for an unsupported one."""
+    """Return the profile that supports a model_type; None for an unsupported one."""
     return next((profile for profile in PROFILES.values() if model_type in profile.types), None)

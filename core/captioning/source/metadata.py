@@ -59,33 +59,37 @@ class ImageTexts:
 
     @cached_property
     def png(self) -> dict[str, str]:
+        """The text chunks of a PNG (in general all text in `image.info`), by keyword."""
         return {str(key): str(text) for key, text in self.image.info.items() if isinstance(text, str)}
 
     @cached_property
     def exif(self) -> Image.Exif:
+        """The EXIF data, empty if damaged."""
         return _or_default(Image.Exif(), lambda: Image.Image.getexif(self.image))  # the PNG reader's decodes the image
 
     @cached_property
     def comment(self) -> str:
+        """EXIF's UserComment; "" if there is none."""
         return _or_default("", lambda: user_comment(self.exif))
 
     @cached_property
     def comment_text(self) -> str:
-        """EXIF's UserComment, else the file's comment."""
+        """EXIF's UserComment; without it the file's comment."""
         return self.comment or file_comment(self.image)
 
     @cached_property
     def xmp(self) -> dict[str, list[str]]:
+        """{"title", "description", "subject": texts} of the XMP packet, see `read_xmp`. Raises ProblemsError."""
         packet = self.image.info.get("xmp")
         return read_xmp(packet) if isinstance(packet, bytes | str) and packet else {}
 
     @cached_property
     def iptc(self) -> dict[tuple[int, int], Any]:
+        """{(record, dataset): value} of the IPTC data."""
         return _or_default({}, lambda: IptcImagePlugin.getiptcinfo(self.image) or {})  # type: ignore[arg-type]
 
     def exif_text(self, tag: int) -> str:
-        """An EXIF text; "" without one, and for those that cameras write into every image. Pillow reads it as Latin-1, most
-        programs write UTF-8."""
+        """Return an EXIF text, read as UTF-8 if possible; "" if there is none, or for a text that cameras write into every image."""
         text = _or_default("", lambda: self.exif.get(tag, ""))
         if not isinstance(text, str):
             return ""
@@ -94,17 +98,18 @@ class ImageTexts:
         return "" if _OF_CAMERAS.fullmatch(text.strip("\0 ")) else text.strip("\0 ")
 
     def xp_text(self, name: str) -> str:
-        """An EXIF text of Windows Explorer (XPTitle ...): UTF-16 in bytes."""
+        """Return an EXIF text of Windows Explorer, stored as UTF-16 bytes. `name`: a key of _XP."""
         raw = _or_default(b"", lambda: bytes(self.exif.get(_XP[name], b"")))
         return raw.decode("utf-16-le", errors="replace").partition("\0")[0]
 
     def iptc_texts(self, name: str) -> list[str]:
+        """Return the IPTC texts of a field. `name`: a key of _IPTC."""
         values = self.iptc.get(_IPTC[name], [])
         listed = values if isinstance(values, list) else [values]
         return [_iptc_text(value) for value in listed if isinstance(value, bytes)]
 
     def json(self, name: str, text: str = "") -> Any:
-        """The JSON object or list in the PNG text `name`, or in `text`; None for anything else. Raises ProblemsError."""
+        """Parse the JSON object or list in `text`, else in the PNG text `name`; None for anything else. Raises ProblemsError."""
         text = (text or self.png.get(name, "")).strip()
         if text[:1] not in ("{", "["):
             return None
@@ -114,6 +119,7 @@ class ImageTexts:
 
 
 def _iptc_text(value: bytes) -> str:
+    """Decode UTF-8, else Latin-1."""
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError:
@@ -121,6 +127,7 @@ def _iptc_text(value: bytes) -> str:
 
 
 def _too_long(text: str) -> ProblemsError:
+    """Return the error that a text is too long for a prompt."""
     what = f"It contains a text of {len(text):,} characters, too long for a prompt"
     return ProblemsError.one(what, "", "write its caption by hand", "source.too-long")
 
@@ -129,8 +136,11 @@ def _too_long(text: str) -> ProblemsError:
 
 
 def _a1111(texts: ImageTexts) -> str:
-    """The prompt in `parameters`, or in a comment with A1111's line of settings. Else that of another program: of any that writes
-    JSON there, otherwise of those not in WITH_FIELDS."""
+    """Return the prompt in the PNG text `parameters`, or in a comment in A1111's format; "" if there is none.
+
+    Prompts of other programs: of any program if the text is JSON, otherwise not of those in WITH_FIELDS, which have a field. Raises
+    ProblemsError for damaged JSON or too long a text.
+    """
     parameters = texts.png.get("parameters", "")
     if len(parameters) > LONGEST_TEXT:
         raise _too_long(parameters)
@@ -144,7 +154,7 @@ def _a1111(texts: ImageTexts) -> str:
 
 
 def _prompt_of(comment: str) -> str:
-    """The prompt in A1111's text; "" for another comment."""
+    """Return the prompt in a comment in A1111's format; "" for another comment. Raises ProblemsError for too long a text."""
     if len(comment) > LONGEST_TEXT:
         raise _too_long(comment)
     prompt, _, settings = a1111_parts(comment)
@@ -152,29 +162,32 @@ def _prompt_of(comment: str) -> str:
 
 
 def _comment(texts: ImageTexts) -> str:
-    """The comment, if it is neither A1111's text nor JSON."""
+    """Return EXIF's UserComment; "" if it is in A1111's format or JSON."""
     of_program = _prompt_of(texts.comment) or isinstance(json_or_none(texts.comment), dict)
     return "" if of_program else texts.comment
 
 
 def _comfyui(texts: ImageTexts) -> list[str]:
-    """The prompts of the graph that ran, else of the workflow; WebP files have both as camera maker and model."""
+    """Return the prompts of ComfyUI's executed graph, else of its workflow. WebP files have both in the EXIF fields Make and Model."""
     exif = dict(text.partition(":")[::2] for text in (texts.exif_text(_MODEL), texts.exif_text(_MAKE)))
     prompts = positive_prompts(first_object(texts.json("prompt", exif.get("prompt", ""))))
     return prompts or positive_prompts(graph_of(texts.json("workflow", exif.get("workflow", ""))))
 
 
 def _novelai(texts: ImageTexts) -> str:
+    """Return NovelAI's prompt; "" if there is none."""
     return texts.png.get("Description", "") if "NovelAI" in texts.png.get("Software", "") else ""
 
 
 def _invokeai(texts: ImageTexts) -> str:
+    """Return InvokeAI's prompt, also of its older formats; "" if there is none."""
     prompt = _string(first_object(texts.json("invokeai_metadata")).get("positive_prompt"))
     older = first_object(first_object(texts.json("sd-metadata")).get("image")).get("prompt") if not prompt else None
     return prompt or _string(older) or _string(first_object(older).get("prompt"))
 
 
 def _string(value: Any) -> str:
+    """Return a text, "" for anything else."""
     return value if isinstance(value, str) else ""
 
 
@@ -204,6 +217,7 @@ FIELDS: dict[str, Callable[[ImageTexts], str | list[str]]] = PROMPTS | {
 
 
 def fields_of(settings: ImageTextSettings) -> list[str]:
+    """Return the fields of the settings, stripped and without blank ones."""
     return [field.strip() for field in settings.text_fields if field.strip()]
 
 
@@ -227,10 +241,11 @@ def describe(
     """Yield the caption from each image's metadata, or why there is none. Raises ProblemsError for invalid settings."""
     check(settings, context.workspace)
     for path in images:
-        yield _described(path, settings, job.captioning.separator)
+        yield _caption_of(path, settings, job.captioning.separator)
 
 
-def _described(path: Path, settings: ImageTextSettings, separator: str) -> CaptionResult:
+def _caption_of(path: Path, settings: ImageTextSettings, separator: str) -> CaptionResult:
+    """Return the caption from an image's metadata, or why there is none."""
     name = printable(path.name)
     nothing = skipped(path, f"The image {name} contains no text", "write its caption by hand", "metadata.no-text")
     try:
@@ -245,7 +260,7 @@ def _described(path: Path, settings: ImageTextSettings, separator: str) -> Capti
 
 
 def _texts_in(path: Path, settings: ImageTextSettings, separator: str) -> tuple[list[str], list[Problem]]:
-    """(the text of the first field that has one, or of all; the problems of fields that could not be read)."""
+    """Return (text of the first field that has one, or of all fields; problems of unreadable fields). Raises BrokenImage."""
     lines: list[str] = []
     problems: list[Problem] = []
     with open_image(path) as image:
@@ -261,7 +276,7 @@ def _texts_in(path: Path, settings: ImageTextSettings, separator: str) -> tuple[
 
 
 def _text_of(texts: ImageTexts, field: str, settings: ImageTextSettings, separator: str) -> str:
-    """The text of one field, "" without one; of a prompt as in `plain_prompt`. Raises ProblemsError."""
+    """Return the text of a field, "" if there is none; a prompt is passed through `plain_prompt`. Raises ProblemsError."""
     if field not in FIELDS:
         return texts.png.get(field.removeprefix(PNG_TEXT), "")
     value = FIELDS[field](texts)
@@ -272,7 +287,7 @@ def _text_of(texts: ImageTexts, field: str, settings: ImageTextSettings, separat
 
 
 def plain_prompt(prompt: str, settings: ImageTextSettings) -> str:
-    """A prompt, without LoRA tags and weights if the settings say so."""
+    """Return a prompt, without LoRA tags and attention weights if the settings say so."""
     if settings.remove_loras and _LORA.search(prompt):
         prompt = re.sub(r",(?: ?,)+", ",", _LORA.sub("", prompt))
     if settings.remove_weights:
@@ -282,7 +297,7 @@ def plain_prompt(prompt: str, settings: ImageTextSettings) -> str:
 
 
 def _has_late_text(path: Path) -> bool:
-    """Whether a PNG has text after its pixels (exiftool writes it there), which Pillow reads only after decoding."""
+    """Return whether a PNG has text after its pixels (exiftool writes it there), which Pillow reads only after decoding."""
     with open_regular(path) as file:
         file.seek(8)
         pixels = False

@@ -46,19 +46,22 @@ def check(settings: NamesSettings, workspace: Workspace) -> None:
 def describe(
     job: CaptionerJob, rows: Sequence[Row], settings: NamesSettings, context: JobContext
 ) -> Iterator[CaptionResult]:
-    """Yield each image's caption: the pattern filled in from its names. Raises ProblemsError for invalid settings."""
+    """Yield each image's caption: the pattern filled in from its file and folder names. Raises ProblemsError for invalid settings."""
     check(settings, context.workspace)
     context.stage("reading names")
     folders = [folder_of(each.source)[0] for each in concepts(job.dataset, job.captions, ValidationSettings())]
     expression = Pattern(settings.expression, "caption_names.expression")
     for row in rows:
-        yield _described(row.image, folders[row.image.concept], settings, expression, job.captioning.separator)
+        yield _caption_of(row.image, folders[row.image.concept], settings, expression, job.captioning.separator)
 
 
-def _described(
+def _caption_of(
     image: ImageInfo, folder: Path | None, settings: NamesSettings, expression: Pattern, separator: str
 ) -> CaptionResult:
-    """The caption of an image. folder: the dataset's folder, below which the expression sees its path"""
+    """Return the caption of an image, or why there is none.
+
+    folder   dataset folder; the regular expression is matched against the image's path relative to it
+    """
     path, relative = image.path, image.relative
     if folder is not None and path.is_relative_to(folder):
         relative = path.relative_to(folder).as_posix()
@@ -67,7 +70,7 @@ def _described(
         what = f"The regular expression does not match {printable(relative)}"
         return skipped(path, what, "change the expression, or write its caption by hand", "names.no-match")
     names = {"name": path.stem, "folder": path.parent.name} | match.groupdict("")
-    values = {name: _words(text, settings) for name, text in names.items()}
+    values = {name: _as_words(text, settings) for name, text in names.items()}
     values = {"number": number_of(path.stem), "words": image.class_tokens} | values
     used = _FIELD.findall(settings.pattern)
     nothing = skipped(
@@ -82,7 +85,8 @@ def _described(
     return from_text(path, separator.join(parts_of(text, separator)), nothing)
 
 
-def _words(text: str, settings: NamesSettings) -> str:
+def _as_words(text: str, settings: NamesSettings) -> str:
+    """Return a name as words, without numbers and replaced characters by the settings."""
     return name_words(
         text, leading=settings.leading_numbers, trailing=settings.trailing_numbers, replaced=settings.replaced
     )

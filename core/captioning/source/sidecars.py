@@ -25,8 +25,8 @@ CATEGORIES = frozenset(
 
 
 def check(settings: SidecarSettings, workspace: Workspace) -> None:
-    """Raise ProblemsError without keys."""
-    if not _lines(settings.sidecar_keys):
+    """Raise ProblemsError if no keys are set."""
+    if not _stripped(settings.sidecar_keys):
         fix = "write one per line, such as tags"
         raise ProblemsError.one("No keys are given", "caption_sidecars.sidecar_keys", fix, "sidecar.no-keys")
 
@@ -34,15 +34,14 @@ def check(settings: SidecarSettings, workspace: Workspace) -> None:
 def describe(
     job: CaptionerJob, images: Sequence[Path], settings: SidecarSettings, context: JobContext
 ) -> Iterator[CaptionResult]:
-    """Yield the tags in each image's JSON file, in the order of the settings, or why there are none. Raises ProblemsError for
-    invalid settings."""
+    """Yield the tags in each image's JSON file, or why there are none. Raises ProblemsError for invalid settings."""
     check(settings, context.workspace)
     for path in images:
-        yield _described(path, settings, job.captioning.separator)
+        yield _caption_of(path, settings, job.captioning.separator)
 
 
-def _described(path: Path, settings: SidecarSettings, separator: str) -> CaptionResult:
-    """The caption from `a.png.json`, else `a.json`: the first that has text."""
+def _caption_of(path: Path, settings: SidecarSettings, separator: str) -> CaptionResult:
+    """Return the caption from `a.png.json`, else `a.json`: the first with text; otherwise why there is none."""
     files = [path.with_name(f"{path.name}.json"), path.with_name(f"{path.stem}.json")]
     fix = f"save it as {printable(files[0].name)} or {printable(files[1].name)}"
     nothing = skipped(path, f"There is no JSON file for {printable(path.name)}", fix, "sidecar.missing")
@@ -63,41 +62,43 @@ def _described(path: Path, settings: SidecarSettings, separator: str) -> Caption
 
 
 def tags_in(content: Any, settings: SidecarSettings) -> list[str]:
-    """The tags under the first key that has any, each once."""
-    for key in _lines(settings.sidecar_keys):
+    """Return the tags under the first key of the settings that has any, each once."""
+    for key in _stripped(settings.sidecar_keys):
         *parents, last = key.split(".")
         post = first_object(content)
         for name in parents:
             post = first_object(post.get(name))
-        if tags := _in_order(_by_category(post, last, settings), settings):
+        if tags := _ordered_tags(_by_category(post, last, settings), settings):
             return tags
     return []
 
 
-def _lines(values: Sequence[str]) -> list[str]:
+def _stripped(values: Sequence[str]) -> list[str]:
+    """Return the values stripped, without blank ones."""
     return [value.strip() for value in values if value.strip()]
 
 
 def first_object(value: Any) -> dict[str, Any]:
-    """A JSON object, or the first of a list (exports of a single post); {} for anything else."""
+    """Return a JSON object, or the first of a list (exports of a single post); {} for anything else."""
     value = value[0] if isinstance(value, list) and value else value
     return value if isinstance(value, dict) else {}
 
 
 def _by_category(post: Mapping[str, Any], key: str, settings: SidecarSettings) -> dict[str, list[str]]:
-    """{category: tags}, from keys such as `tags_general` next to the key, and from lists inside it; "" for no category."""
+    """Return {category: tags} from keys such as `tags_general` and from an object under `key`; "" for tags without category."""
     value = post.get(key)
-    known = CATEGORIES.union(_lines(settings.category_order), _lines(settings.excluded_categories))
+    known = CATEGORIES.union(_stripped(settings.category_order), _stripped(settings.excluded_categories))
     groups = {category: post.get(f"{key}_{category}") for category in sorted(known) if _holds_tags(key)}
     groups |= value if isinstance(value, dict) else {}
     by_category = {category: _split_tags(each, key, settings.input_separator) for category, each in groups.items()}
     grouped = {tag for tags in by_category.values() for tag in tags}
-    rest = [tag for tag in _split_tags(value, key, settings.input_separator) if tag not in grouped]
-    return by_category | {"": rest}
+    uncategorized = [tag for tag in _split_tags(value, key, settings.input_separator) if tag not in grouped]
+    return by_category | {"": uncategorized}
 
 
-def _in_order(by_category: Mapping[str, list[str]], settings: SidecarSettings) -> list[str]:
-    first, excluded = _lines(settings.category_order), _lines(settings.excluded_categories)
+def _ordered_tags(by_category: Mapping[str, list[str]], settings: SidecarSettings) -> list[str]:
+    """Return the tags in the settings' order of categories, without excluded ones, each once."""
+    first, excluded = _stripped(settings.category_order), _stripped(settings.excluded_categories)
     order = dict.fromkeys([*first, *(name for name in by_category if name), ""])
     chosen = [name for name in order if name in by_category and name not in excluded]
     tags = [html.unescape(tag) for name in chosen for tag in by_category[name]]  # Gelbooru escapes them
@@ -105,6 +106,7 @@ def _in_order(by_category: Mapping[str, list[str]], settings: SidecarSettings) -
 
 
 def _split_tags(value: Any, key: str, separator: str) -> list[str]:
+    """Return the tags in a text or list; [] for anything else. `separator`: the setting; `key` decides for "auto"."""
     if isinstance(value, str):
         between = {"comma": ",", "space": " ", "line": "\n"}.get(separator) or _separator_of(value, key)
         value = value.split(between) if between else [value]
@@ -113,9 +115,10 @@ def _split_tags(value: Any, key: str, separator: str) -> list[str]:
 
 
 def _separator_of(text: str, key: str) -> str:
-    """The separator of the tags in a text; "" for a sentence."""
+    """Return the separator of the tags in a text: a line break, comma or space; "" if the key is not one of tags."""
     return next((mark for mark in "\n, " if mark in text), "") if _holds_tags(key) else ""
 
 
 def _holds_tags(key: str) -> bool:
+    """Return whether a key's name says that its text is a list of tags."""
     return "tag" in key.lower()

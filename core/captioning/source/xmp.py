@@ -13,7 +13,7 @@ FIX = "write its caption by hand, or remove XMP from the fields"
 
 
 def read_xmp(packet: bytes | str) -> dict[str, list[str]]:
-    """{"title", "description", "subject": texts}, the default language first. Raises ProblemsError."""
+    """Parse a packet into {"title", "description", "subject": texts}, the default language first. Raises ProblemsError."""
     if len(packet) > MAX_BYTES:
         raise _refused(f"is larger than {MAX_BYTES // 1_000_000} MB")
     if isinstance(packet, bytes):
@@ -28,6 +28,7 @@ def read_xmp(packet: bytes | str) -> dict[str, list[str]]:
 
 
 def _refused(why: str) -> ProblemsError:
+    """Return the error that the XMP metadata is not read. `why`: a verb phrase."""
     return ProblemsError.one(f"The XMP metadata {why}", "", FIX, "source.bad-xmp")
 
 
@@ -35,6 +36,7 @@ class _Reader:
     """Expat handlers that collect `values`: {"title", "description" or "subject": texts}. They raise ProblemsError."""
 
     def __init__(self) -> None:
+        """Connect the handlers to a new expat parser."""
         self.values: dict[str, list[str]] = {}
         self.parser = expat.ParserCreate(namespace_separator=" ")
         self.parser.buffer_text = True
@@ -48,32 +50,37 @@ class _Reader:
         self.texts: list[str] = []
 
     def doctype(self, *_: object) -> None:
+        """Refuse a document type declaration."""
         raise _refused("declares a document type, which may hide any amount of text")
 
     def start(self, element: str, attributes: dict[str, str]) -> None:
+        """Open an element, and collect properties in its attributes."""
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise _refused(f"is nested deeper than {MAX_DEPTH} levels")
         for attribute, value in attributes.items():  # the short form: rdf:Description dc:title="..."
-            self.keep(_NAMES.get(attribute, ""), value)
+            self.add_text(_NAMES.get(attribute, ""), value)
         if element in _NAMES:
             self.name = _NAMES[element]
         if element in _NAMES or element == _ITEM:
             self.texts, self.default = [], attributes.get(_LANGUAGE) == "x-default"
 
     def data(self, text: str) -> None:
+        """Collect the text of an open property."""
         if self.name:
             self.texts.append(text)
 
     def end(self, element: str) -> None:
+        """Close an element, and add the text collected in it."""
         self.depth -= 1
         if element == _ITEM or element in _NAMES:
-            self.keep(self.name, "".join(self.texts))
+            self.add_text(self.name, "".join(self.texts))
             self.texts = []
         if element in _NAMES:
             self.name = ""
 
-    def keep(self, name: str, text: str) -> None:
+    def add_text(self, name: str, text: str) -> None:
+        """Add a text to the property `name`, unless either is blank; first if it is of the default language."""
         if name and text.strip():
             texts = self.values.setdefault(name, [])
             if len(texts) == MOST_TEXTS:

@@ -1,4 +1,4 @@
-"""A tagger's folder: finds it, checks it, downloads it."""
+"""Finds the model folder of a tagger, checks it and downloads it."""
 
 import os
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ FOREIGN = {
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A tagger and its folder. is_users: a folder of the user, not a download below models/captioners."""
+    """A tagger and its folder. `is_users`: whether it is a folder of the user, which is not downloaded."""
 
     profile: Profile
     folder: Path
@@ -42,20 +42,22 @@ class ModelFiles:
 
     @property
     def title(self) -> str:
+        """The profile's title, or the folder's name."""
         return self.profile.title or self.folder.name
 
     @property
     def model(self) -> Path:
+        """Path of the ONNX file."""
         return self.folder / self.profile.model
 
     @property
     def missing(self) -> list[str]:
         """The names of missing files."""
-        return [name for name in self.profile.wanted if not (self.folder / name).is_file()]
+        return [name for name in self.profile.required_files if not (self.folder / name).is_file()]
 
 
 def find(settings: TagTextSettings, workspace: Workspace) -> ModelFiles:
-    """The tagger that the settings name; its files may be missing. Raises ProblemsError."""
+    """Return the tagger that the settings name; its files may be missing. Raises ProblemsError."""
     typed = settings.model_dir
     if not typed:
         profile = PROFILES[settings.repo_id]
@@ -77,7 +79,7 @@ def check_files(files: ModelFiles) -> None:
     """Raise ProblemsError for missing, incomplete or damaged files."""
     if files.missing:
         raise ProblemsError([_missing_problem(files)])
-    for name in files.profile.wanted:
+    for name in files.profile.required_files:
         check_regular(files.folder / name)
     check_onnx(files.model)
     if files.profile.labels:
@@ -85,7 +87,7 @@ def check_files(files: ModelFiles) -> None:
 
 
 def _missing_problem(files: ModelFiles) -> Problem:
-    """The problem of missing files, with where to get them."""
+    """Return the problem of missing files, with where to get them."""
     names, verb = " and ".join(files.missing), "are" if len(files.missing) > 1 else "is"
     where = display_path(files.folder)
     foreign = next((what for name, what in FOREIGN.items() if (files.folder / name).exists()), "")
@@ -102,8 +104,10 @@ def _missing_problem(files: ModelFiles) -> Problem:
 
 
 def read_labels(files: ModelFiles, metadata: str) -> list[Label]:
-    """The label of each output. metadata: the list in the model file, for taggers without a label file. Raises ProblemsError
-    for damaged ones."""
+    """Return the label of each output. Raises ProblemsError for a damaged table.
+
+    metadata   tag list in the model file, used by taggers without a label file
+    """
     path = files.folder / files.profile.labels
     match files.profile.label_kind:
         case "csv":
@@ -124,29 +128,30 @@ def fetch_missing(files: ModelFiles, settings: TagSettings, context: JobContext)
         _download(files, _missing_or_damaged(files), files.folder, context)
         return
     new = files.folder / NEW
-    _download(files, files.profile.wanted, new, context)
-    for name in files.profile.wanted:
+    _download(files, files.profile.required_files, new, context)
+    for name in files.profile.required_files:
         (files.folder / name).parent.mkdir(parents=True, exist_ok=True)
         atomic.replace(new / name, files.folder / name)
     atomic.remove_folder(new)
 
 
 def downloads(files: ModelFiles, settings: TagSettings) -> bool:
-    """Whether a start may download files."""
+    """Return whether the settings allow a download of this tagger."""
     return (settings.download or settings.force_download) and not files.is_users
 
 
-def _download(files: ModelFiles, names: Sequence[str], into: Path, context: JobContext) -> None:
+def _download(files: ModelFiles, names: Sequence[str], folder: Path, context: JobContext) -> None:
+    """Download the named files of the tagger's repository into a folder."""
     if not names:
         return
     owner, name = files.profile.repo.split("/")
 
     on_progress = partial(context.stage, f"downloading {files.title}", of_bytes=True)
-    hub.download_files(hub.HubId(owner, name), names, into, on_progress, context.cancel)
+    hub.download_files(hub.HubId(owner, name), names, folder, on_progress, context.cancel)
 
 
 def _missing_or_damaged(files: ModelFiles) -> list[str]:
-    """The names of missing or damaged files."""
+    """Return the names of missing or damaged files."""
     problems: list[Problem] = []
     names = list(files.missing)
     if files.profile.model not in names and collected(problems, check_onnx, files.model) is None:

@@ -22,28 +22,34 @@ RESAMPLE = {
 
 
 def make_prepare(profile: Profile, size: tuple[int, int], compatibility: str) -> Prepare:
-    """Return the function that opens and prepares an image. size: (width, height) of the model's input."""
+    """Return the function that opens an image and converts it to the model's input.
+
+    size            (width, height) of the model's input
+    compatibility   "sd-scripts-0.9" for its preprocessing
+    """
     if compatibility == "sd-scripts-0.9":
         return partial(_prepare_as_sd_scripts, profile=profile, size=size)
     return partial(_prepare, profile=profile, size=size)
 
 
 def _prepare(path: Path, profile: Profile, size: tuple[int, int]) -> np.ndarray:
-    """Open an image on white, fit it to (width, height) by the profile's padding, and return the model's input: float32 [H, W, 3] or
-    [3, H, W]. Raises BrokenImage."""
+    """Open an image on white, fit it to `size` (width, height) by the profile's padding, and return the model's input.
+
+    float32 [H, W, 3] or [3, H, W]. Raises BrokenImage.
+    """
     image = open_decoded(path, enough=(2 * size[0], 2 * size[1])).on(WHITE)
     resample = RESAMPLE[profile.resample]
     if profile.pad == "square":
-        image = _square(image, profile.pad_color).resize(size, resample)
+        image = _padded_to_square(image, profile.pad_color).resize(size, resample)
     elif profile.pad == "edge":
-        image = _edge(_fitted(image, size, resample), size)
+        image = _edge_padded(_fitted(image, size, resample), size)
     else:
         image = image.resize(size, resample)
     return to_input(image, profile)
 
 
-def _square(image: Image.Image, color: tuple[int, int, int]) -> Image.Image:
-    """The image centered on a square; an odd pixel of padding goes to the right or the bottom."""
+def _padded_to_square(image: Image.Image, color: tuple[int, int, int]) -> Image.Image:
+    """Return the image centered on a square; an odd pixel of padding goes to the right or the bottom."""
     side = max(image.size)
     square = Image.new("RGB", (side, side), color)
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
@@ -51,27 +57,29 @@ def _square(image: Image.Image, color: tuple[int, int, int]) -> Image.Image:
 
 
 def _fitted(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
-    """The image at the largest size of its aspect ratio within (width, height)."""
+    """Return the image resized to fit into `size` (width, height), keeping its aspect ratio."""
     scale = min(size[0] / image.width, size[1] / image.height)
     return image.resize((max(1, int(image.width * scale)), max(1, int(image.height * scale))), resample)
 
 
-def _edge(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The image centered on (width, height), padded by repeating its border pixels."""
+def _edge_padded(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Return the image centered on `size` (width, height), padded by repeating its border pixels."""
     left, top = (size[0] - image.width) // 2, (size[1] - image.height) // 2
     around = ((top, size[1] - image.height - top), (left, size[0] - image.width - left), (0, 0))
     return Image.fromarray(np.pad(np.asarray(image), around, mode="edge"))
 
 
 def _prepare_as_sd_scripts(path: Path, profile: Profile, size: tuple[int, int]) -> np.ndarray:
-    """`_prepare` as sd-scripts does it: no EXIF rotation, no alpha; downscaled bilinearly without antialiasing, upscaled by
-    Lanczos."""
+    """Prepare an image as sd-scripts does: no EXIF rotation, no alpha, bilinear downscaling without antialiasing, Lanczos upscaling.
+
+    Returns float32 [H, W, 3] or [3, H, W]. Raises BrokenImage.
+    """
     with open_image(path) as opened:
         try:
             image = opened.convert("RGB")
         except Exception as error:  # decoders raise anything
             raise BrokenImage(f"is damaged ({str(error)[:100] or type(error).__name__})") from error
-    square = _square(image, WHITE)
+    square = _padded_to_square(image, WHITE)
     if square.width > size[0]:
         square = Image.fromarray(bilinear(np.asarray(square), size[0]))
     else:
@@ -80,7 +88,7 @@ def _prepare_as_sd_scripts(path: Path, profile: Profile, size: tuple[int, int]) 
 
 
 def to_input(image: Image.Image, profile: Profile) -> np.ndarray:
-    """The model's input for an image of its size: channel order, scale and layout of the profile."""
+    """Convert an image of the model's input size to float32 [H, W, 3] or [3, H, W], with the profile's channel order and scale."""
     values = np.asarray(image, dtype=np.float32)
     if profile.channels == "BGR":
         values = values[:, :, ::-1]
@@ -92,8 +100,10 @@ def to_input(image: Image.Image, profile: Profile) -> np.ndarray:
 
 
 def bilinear(pixels: np.ndarray, size: int) -> np.ndarray:
-    """INTER_LINEAR of a square image to a smaller one: uint8 [N, N, C] -> [size, size, C]. To exactly half the size OpenCV
-    takes the mean of 2 x 2 pixels instead."""
+    """Downscale a square image as OpenCV's INTER_LINEAR does: uint8 [N, N, C] -> [size, size, C].
+
+    To exactly half the size, OpenCV takes the mean of 2 x 2 pixels instead.
+    """
     length = len(pixels)
     if length == 2 * size:
         blocks = pixels.reshape(size, 2, size, 2, -1).sum((1, 3), dtype=np.int32)

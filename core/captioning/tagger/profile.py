@@ -17,16 +17,19 @@ CATEGORIES = ("general", "character", "copyright", "artist", "meta", "model", "q
 
 
 class Profile(BaseModel):
-    """One tagger.
+    """The files, preprocessing and output of a tagger.
 
-    repo        owner/name on the hub; empty for a user's model
-    files       files to download in addition to `model` and `labels`
-    labels      the file with the labels; empty if they are in the model's metadata
-    size        side of the input in pixels, if the model does not fix it
-    scale       "255": values as they are; "1": divided by 255, then (value - mean) / std
-    pad         "square": onto a square of pad_color, then resized; "edge": resized to fit, its edge repeated; "stretch"
-    output      number or name of the output      sigmoid   whether it holds logits
-    thresholds  by category, for settings that are not set
+    repo         owner/name on the hub; empty for a user's model
+    files        files to download in addition to `model` and `labels`
+    labels       file with the labels; empty if they are in the model's metadata
+    label_kind   format of the labels, see labels.py
+    size         side of the input in pixels, if the model does not fix it
+    scale        "255": values of 0 to 255; "1": divided by 255, then (value - mean) / std
+    pad          "square": padded to a square with pad_color, then resized; "edge": resized to fit, border pixels repeated; "stretch"
+    output       index or name of the output
+    sigmoid      whether it holds logits
+    thresholds   default threshold by category
+    megabytes    size of the download
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
@@ -54,7 +57,8 @@ class Profile(BaseModel):
 
     @field_validator("model", "labels", "files")
     @classmethod
-    def _inside(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    def _check_file_names(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        """Refuse file names that lead out of the model's folder."""
         for name in [value] if isinstance(value, str) else value:
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or re.search(r'[\\:*?"<>|\0]', name):
@@ -63,7 +67,8 @@ class Profile(BaseModel):
 
     @field_validator("std")
     @classmethod
-    def _divides(cls, value: Numbers) -> Numbers:
+    def _check_std(cls, value: Numbers) -> Numbers:
+        """Refuse standard deviations that are not above 0."""
         if not all(number > 0 for number in value):
             raise ValueError("must be above 0")
         return value
@@ -71,25 +76,29 @@ class Profile(BaseModel):
     @field_validator("thresholds")
     @classmethod
     def _check_categories(cls, value: dict[str, float]) -> dict[str, float]:
+        """Refuse thresholds of unknown categories."""
         if unknown := set(value) - set(CATEGORIES):
             raise ValueError(f"has unknown categories: {', '.join(sorted(unknown))}")
         return value
 
     @property
-    def wanted(self) -> tuple[str, ...]:
-        """The files that its folder must have."""
+    def required_files(self) -> tuple[str, ...]:
+        """The files that the tagger's folder must have."""
         return tuple(name for name in (self.model, self.labels, *self.files) if name)
 
     @property
     def folder_name(self) -> str:
+        """Name of the folder that the repository is downloaded to."""
         return self.repo.replace("/", "_")
 
     @property
     def page(self) -> str:
+        """URL of the model's page."""
         return f"https://huggingface.co/{self.repo}"
 
 
 def _wd(name: str, title: str, megabytes: int) -> Profile:
+    """Return the profile of a WD tagger."""
     return Profile(title=title, repo=f"SmilingWolf/{name}", license="Apache-2.0", megabytes=megabytes)
 
 
@@ -189,7 +198,7 @@ DEEPDANBOORU = Profile(
 
 
 def _key(profile: Profile) -> str:
-    """The value of the setting for it: the repository, with the folder in it if it has several models."""
+    """Return the value of the setting that selects a tagger: its repository, followed by the model's folder if there are several."""
     return "/".join(part for part in (profile.repo, str(PurePosixPath(profile.model).parent).strip(".")) if part)
 
 

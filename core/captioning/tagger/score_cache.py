@@ -35,7 +35,7 @@ END = b"]}\n"
 
 @dataclass(frozen=True)
 class ImageScores:
-    """An image's scores. stamp: of the image file they belong to."""
+    """An image's (label, score) pairs. `stamp`: of the image file when it was tagged."""
 
     stamp: Stamp
     scored: tuple[Scored, ...]
@@ -43,7 +43,7 @@ class ImageScores:
 
 @dataclass(frozen=True)
 class LinePosition:
-    """Start and length of an image's line, and start of its block (`head`)."""
+    """Byte offset (`start`) and length of an image's line, and the offset of its block (`head`)."""
 
     start: int
     length: int
@@ -52,7 +52,13 @@ class LinePosition:
 
 @dataclass
 class Index:
-    """Byte positions in a cache file of scores. images: by names as JSON; lines: number of image lines, including outdated ones."""
+    """Byte positions in a cache file of scores.
+
+    images   by file name, encoded as JSON
+    heads    {offset of a block: length of its label line}
+    lines    number of image lines, including outdated ones
+    labels   {offset of a block: (labels, thresholds)} of the blocks read so far
+    """
 
     stamp: Stamp
     images: dict[bytes, LinePosition] = field(default_factory=dict)
@@ -65,11 +71,12 @@ _indexes: dict[Path, Index] = {}
 
 
 def _name(image: Path) -> str:
+    """Return an image's file name as valid Unicode, with undecodable bytes escaped."""
     return os.fsencode(image.name).decode("utf-8", "backslashreplace")
 
 
 def scores_folder(workspace: Workspace, model: str) -> Path:
-    """The folder with the score files of a model."""
+    """Return the folder with the score files of a model. `model`: its key, see `model_key` in tagging.py."""
     return workspace.private / "tags" / hashlib.sha256(model.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
@@ -77,14 +84,17 @@ class FolderScores:
     """The cached scores of one image folder by one model."""
 
     def __init__(self, workspace: Workspace, model: str, images: Path):
+        """`model`: its key, see `model_key` in tagging.py; `images`: the image folder."""
         name = hashlib.sha256(os.fsencode(os.path.realpath(images))).hexdigest()[:16]
         self.path = scores_folder(workspace, model) / f"{name}.jsonl"
 
     # ---- reading
 
     def find(self, image: Path) -> tuple[ImageScores | None, dict[str, float]]:
-        """(scores, the model's thresholds); None for an image that was not tagged. Reads no other image's line.
-        Raises ProblemsError for a damaged file."""
+        """Return (an image's scores, the model's thresholds by category); (None, thresholds) if the image was not tagged.
+
+        Reads only this image's line. Raises ProblemsError for a damaged file.
+        """
         try:
             with open_regular(self.path) as handle:
                 index = self._index(handle)
@@ -99,7 +109,7 @@ class FolderScores:
             raise self._damaged() from error
 
     def _index(self, handle: BinaryIO) -> Index:
-        """The index of the open file, cached until the file changes."""
+        """Return the index of the open file, cached until the file changes. Raises ProblemsError."""
         stamp = stamp_of(os.fstat(handle.fileno()))
         index = _indexes.get(self.path)
         if index is None or index.stamp != stamp:
@@ -115,6 +125,7 @@ class FolderScores:
         return index
 
     def _scores_at(self, handle: BinaryIO, index: Index, position: LinePosition) -> ImageScores:
+        """Parse the line of an image at a position."""
         labels, _ = self._labels(handle, index, position.head)
         line = self._line(handle, position.start, position.length)
         size, time = line["stamp"]
@@ -122,7 +133,7 @@ class FolderScores:
         return ImageScores((int(size), int(time)), scored)
 
     def _labels(self, handle: BinaryIO, index: Index, head: int) -> tuple[list[Label], dict[str, float]]:
-        """The labels and thresholds {category: value} of the block that starts at byte `head`."""
+        """Return (labels, thresholds by category) of the block that starts at byte `head`."""
         if head not in index.labels:
             line = self._line(handle, head, index.heads[head])
             labels = [Label(name, category, tuple(series)) for name, category, series in line["labels"]]
@@ -130,17 +141,19 @@ class FolderScores:
         return index.labels[head]
 
     def _line(self, handle: BinaryIO, start: int, length: int) -> Any:
+        """Parse the JSON line at a byte offset."""
         handle.seek(start)
         return parse_json(handle.read(length), str(self.path))
 
     def _damaged(self) -> ProblemsError:
+        """Return the error that the file is damaged."""
         fix = "delete it and tag the images again"
         return ProblemsError.one("The kept scores are damaged", str(self.path), fix, "tagger.bad-scores")
 
     # ---- writing
 
     def append(self, images: Mapping[str, ImageScores], thresholds: Mapping[str, float]) -> None:
-        """Append a block with these images, by file names. Raises OSError and ProblemsError."""
+        """Append a block of scores. `images`: by file name; `thresholds`: by category. Raises OSError and ProblemsError."""
         block = _block(images, thresholds)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         begin = b"" if self._ends_a_line() else b"\n"
@@ -149,7 +162,7 @@ class FolderScores:
         atomic.sync_file(self.path)
 
     def _ends_a_line(self) -> bool:
-        """Whether the file ends with a line break; False after a kill during a write."""
+        """Return whether the file ends with a line break (or is missing); False after a kill during a write."""
         try:
             with open_regular(self.path) as handle:
                 size = handle.seek(0, os.SEEK_END)
@@ -170,13 +183,13 @@ class FolderScores:
             open_regular(self.path) as handle,
             open(temporary, "wb") as target,
         ):
-            for start, length in _needed(self._index(handle)):
+            for start, length in _lines_to_keep(self._index(handle)):
                 handle.seek(start)
                 target.write(handle.read(length))
 
 
-def _needed(index: Index) -> Iterator[tuple[int, int]]:
-    """Yield (start, length) of the lines to keep: blocks with at least one current image, each with its label line first."""
+def _lines_to_keep(index: Index) -> Iterator[tuple[int, int]]:
+    """Yield (start, length) of the lines to keep: of each block with a current image, the label line and those images."""
     blocks: dict[int, list[tuple[int, int]]] = {}
     for line in index.images.values():
         blocks.setdefault(line.head, []).append((line.start, line.length))
@@ -186,7 +199,7 @@ def _needed(index: Index) -> Iterator[tuple[int, int]]:
 
 
 def read_index(handle: BinaryIO, stamp: Stamp) -> Index | None:
-    """The index of an open file, without incomplete lines; None for a file of another format."""
+    """Return the index of an open file, without incomplete lines; None for a file of another format."""
     index, head, start, last = Index(stamp), None, 0, b""
     for last in handle:
         if last.endswith(END) and (version := HEAD.match(last)):
@@ -201,7 +214,7 @@ def read_index(handle: BinaryIO, stamp: Stamp) -> Index | None:
 
 
 def _block(images: Mapping[str, ImageScores], thresholds: Mapping[str, float]) -> bytes:
-    """A block as JSON lines: first thresholds and labels, then each image with its scores as [index of the label, score]."""
+    """Return a block as JSON lines: thresholds and labels, then each image with its scores as [index of the label, score]."""
     numbers: dict[Label, int] = {}
     lines = []
     for name, entry in images.items():
@@ -213,27 +226,31 @@ def _block(images: Mapping[str, ImageScores], thresholds: Mapping[str, float]) -
 
 
 class ScoreCache:
-    """The cached scores of a model, for reading and for those of a run, which are collected and written.
+    """Reads the cached scores of a model, and collects and writes those of a run.
 
-    thresholds   of the model, by category; written with the scores
+    thresholds   the model's, by category; written with the scores
+    waiting      number of images not written yet
     """
 
     def __init__(self, workspace: Workspace, model: str, thresholds: Mapping[str, float] | None = None):
+        """`model`: its key, see `model_key` in tagging.py."""
         self._workspace, self._model, self._thresholds = workspace, model, thresholds or {}
         self._waiting: dict[Path, dict[str, ImageScores]] = {}
         self._folders: dict[Path, FolderScores] = {}
         self.waiting = 0
 
     def _folder(self, images: Path) -> FolderScores:
+        """Return the cache of an image folder, opened once."""
         if images not in self._folders:
             self._folders[images] = FolderScores(self._workspace, self._model, images)
         return self._folders[images]
 
     def find(self, image: Path) -> tuple[ImageScores | None, dict[str, float]]:
-        """(scores, the model's thresholds); None for an image that was not tagged. Raises ProblemsError."""
+        """Return (an image's scores, the model's thresholds by category); None for scores of an untagged image. Raises ProblemsError."""
         return self._folder(image.parent).find(image)
 
     def add(self, image: Path, scored: Sequence[Scored]) -> None:
+        """Collect an image's scores for the next `write`. Does nothing if the image has disappeared."""
         with suppress(OSError):  # an image that was moved away meanwhile
             scores = ImageScores(stamp(image), tuple(scored))
             self._waiting.setdefault(image.parent, {})[_name(image)] = scores
@@ -248,7 +265,7 @@ class ScoreCache:
         self.waiting = 0
 
     def close(self) -> None:
-        """Write the rest, and compact files with mostly outdated lines. Raises ProblemsError."""
+        """Write scores not written yet, and compact files with mostly outdated lines. Raises ProblemsError."""
         self.write()
         for folder in self._folders.values():
             with _unwritten(folder):
@@ -257,6 +274,7 @@ class ScoreCache:
 
 @contextmanager
 def _unwritten(folder: FolderScores) -> Iterator[None]:
+    """Context that turns an OSError into a ProblemsError."""
     try:
         yield
     except OSError as error:

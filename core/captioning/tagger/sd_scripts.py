@@ -31,6 +31,7 @@ def formatter(options: TagTextSettings) -> Format:
     pairs = pairs_of(options.tag_replacement)
 
     def tagged(scored: Sequence[Scored]) -> Tagged:
+        """Return an image's tags as sd-scripts would write them."""
         groups = {
             group: [(label.name, score) for label, score in scored if label.category == group] for group in GROUPS
         }
@@ -60,7 +61,7 @@ def formatter(options: TagTextSettings) -> Format:
 
 
 def pairs_of(text: str) -> list[tuple[str, str]]:
-    """(old, new) pairs, not stripped. Raises ProblemsError for an empty pair too, as after a trailing semicolon."""
+    """Parse (old, new) pairs, not stripped. Raises ProblemsError for an incomplete pair, even after a trailing semicolon."""
     pairs = []
     for part in re.split(r"(?<!\\);", text) if text else []:
         tags = re.split(r"(?<!\\),", part)
@@ -72,7 +73,7 @@ def pairs_of(text: str) -> list[tuple[str, str]]:
 
 
 def _expanded(name: str, separator: str) -> str:
-    """A character's tag with its series as a tag of its own: "miku_(vocaloid)" -> "miku, vocaloid"."""
+    """Split a character's tag from its series: "miku_(vocaloid)" -> "miku, vocaloid"."""
     if not name.endswith(")"):
         return name
     left, _, series = name.rpartition("(")
@@ -80,7 +81,7 @@ def _expanded(name: str, separator: str) -> str:
 
 
 def _replace_first(groups: dict[str, list[tuple[str, float]]], old: str, new: str) -> None:
-    """Rename the first tag that has the old name, as sd-scripts replaces one of several."""
+    """Rename the first tag named `old` in the order of GROUPS, in place, as sd-scripts does."""
     for group in GROUPS:
         for number, (name, score) in enumerate(groups[group]):
             if name == old:
@@ -91,7 +92,7 @@ def _replace_first(groups: dict[str, list[tuple[str, float]]], old: str, new: st
 def _selected(
     groups: dict[str, list[tuple[str, float]]], options: TagTextSettings, undesired: set[str]
 ) -> list[tuple[str, float]]:
-    """General tags, characters and rating in sd-scripts' order: tags inserted at the front end up reversed."""
+    """Return (tag, score) of general tags, characters and rating in sd-scripts' order: tags inserted in front end up reversed."""
     thresh = THRESH if options.thresh is None else options.thresh
     chosen: list[tuple[str, float]] = []
     for group, threshold, in_front in (
@@ -109,9 +110,10 @@ def _selected(
 
 
 def make_join(tagged: Tagged, separator: str) -> Join:
-    """Return the function that joins tags with an existing caption as sd-scripts does. Settings that it lacks work as usual."""
+    """Return the function that joins tags with an existing caption as sd-scripts does; settings that sd-scripts lacks work as usual."""
 
     def join(existing: str, settings: CaptioningSettings) -> str:
+        """Return the caption to write for an `existing` one."""
         if settings.existing in ("prepend", "line") or settings.prefix or settings.suffix or settings.remove_words:
             return combined(existing, tagged.text, settings)
         return appended(existing, tagged.tags, separator) if settings.existing == "append" else tagged.text
@@ -120,6 +122,6 @@ def make_join(tagged: Tagged, separator: str) -> Join:
 
 
 def appended(before: str, tags: Sequence[str], separator: str) -> str:
-    """The caption with new tags appended (`--append_tags`), without those it has in the exact same spelling."""
+    """Return the caption with new tags appended (`--append_tags`), except tags that it has in exactly the same spelling."""
     existing = [tag.strip() for tag in before.strip("\n").split(separator.strip()) if tag.strip()]
     return separator.join([*existing, *(tag for tag in tags if tag not in existing)])

@@ -20,17 +20,18 @@ DIGITS = 6  # of a stored score: 0.35 in float32 stays at least 0.35
 
 
 class Tagger(UsesModelProcess):
-    """A loaded model.
+    """A loaded tagger.
 
     wanted, provider   onnxruntime's execution provider: requested, and in use
-    size    (width, height) of its input       batch   its fixed batch size; None for any
+    size               (width, height) of the model's input
+    batch              its fixed batch size; None for any
     """
 
     def __init__(self, files: ModelFiles, settings: TagSettings, context: JobContext):
         self.files, self.profile = files, files.profile
-        wanted = providers_for(settings.provider, context.device, onnxruntime().get_available_providers())
-        self._model = ModelProcess(files.model, wanted, context.device, context.cancel, self._refused)
-        self.provider, self.wanted = self._model.provider, wanted[0]
+        providers = providers_for(settings.provider, context.device, onnxruntime().get_available_providers())
+        self._model = ModelProcess(files.model, providers, context.device, context.cancel, self._refused)
+        self.provider, self.wanted = self._model.provider, providers[0]
         try:
             self._prepare(settings)
         except BaseException:
@@ -38,23 +39,25 @@ class Tagger(UsesModelProcess):
             raise
 
     def _prepare(self, settings: TagSettings) -> None:
-        """Read the labels, check the loaded model's input and output, reserve memory for a batch and try one image. Raises
-        ProblemsError."""
+        """Read the labels, check the model's input and output, allocate memory for a batch and try one image. Raises ProblemsError."""
         self.labels: list[Label] = read_labels(self.files, self._model.tags)
         self.always_stored = np.array([label.category in ALWAYS_STORED for label in self.labels])
         self.batch, self.size = self._input(settings.batch_size)
         self.output = self._output()
         self._model.allocate_batches(self.batch or settings.batch_size, self._shape)
-        self._try()
+        self._run_test_image()
 
     @property
     def _shape(self) -> tuple[int, int, int]:
+        """Shape of one input image, by the profile's layout."""
         width, height = self.size
         return (height, width, 3) if self.profile.layout == "NHWC" else (3, height, width)
 
     def _input(self, batch_size: int) -> tuple[int | None, tuple[int, int]]:
-        """(fixed batch size or None, (width, height)) of the model's input. Raises ProblemsError unless it is one batch of RGB
-        images of acceptable size."""
+        """Return (fixed batch size or None, (width, height)) of the model's input.
+
+        Raises ProblemsError unless the input is one batch of RGB images of acceptable size.
+        """
         inputs = self._model.inputs
         shape = inputs[0][2] if inputs else []
         if len(inputs) != 1 or len(shape) != 4 or inputs[0][1] not in ("tensor(float)", "tensor(float16)"):
@@ -78,7 +81,7 @@ class Tagger(UsesModelProcess):
         return batch, (width, height)
 
     def _output(self) -> str:
-        """The name of the profile's output. Raises ProblemsError if the model lacks it."""
+        """Return the name of the profile's output. Raises ProblemsError if the model lacks it."""
         names = self._model.outputs
         wanted = self.profile.output
         if isinstance(wanted, int) and 0 <= wanted < len(names):
@@ -87,8 +90,8 @@ class Tagger(UsesModelProcess):
             raise self._refused(f"has no output {wanted}; its outputs are {', '.join(names)[:200]}")
         return str(wanted)
 
-    def _try(self) -> None:
-        """Run one white image, to detect a wrong label table or profile before any caption is written."""
+    def _run_test_image(self) -> None:
+        """Run one white image, to detect a wrong label table or profile before any caption is written. Raises ProblemsError."""
         values = self.run([np.full(self._shape, 255 if self.profile.scale == "255" else 1, np.float32)])[0]
         if not np.isfinite(values).all():
             raise self._refused("returns NaN")
@@ -96,7 +99,7 @@ class Tagger(UsesModelProcess):
             raise self._refused(f"returns {values.max():.3g} as a score: its profile needs sigmoid")
 
     def run(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Scores [N, outputs] of prepared images, at most `batch`. Raises ProblemsError."""
+        """Return the scores, float32 [N, outputs], of N prepared images, at most `batch`. Raises ProblemsError."""
         batch_size = self.batch or len(images)  # a fixed batch takes no fewer
         ((dtype, shape),) = self._model.run(images, batch_size, [self.output])
         if why := outputs_too_many(shape):
@@ -113,12 +116,16 @@ class Tagger(UsesModelProcess):
             return 1 / (1 + np.exp(-values)) if self.profile.sigmoid else values
 
     def scored(self, values: np.ndarray) -> list[Scored]:
-        """The labels with a score of at least FLOOR, or always stored, in the order of the table."""
+        """Return the (label, score) pairs of one image, in the order of the label table.
+
+        values   [outputs]; scores below FLOOR are left out, except of ratings and qualities
+        """
         values = values[: len(self.labels)]
         numbers = np.flatnonzero((values >= FLOOR) | self.always_stored)
         scores = ((self.labels[number], round(float(values[number]), DIGITS)) for number in numbers)
         return [(label, score) for label, score in scores if label is not NO_LABEL]
 
-    def _refused(self, why: str, end: str = "model") -> ProblemsError:
+    def _refused(self, why: str, code: str = "model") -> ProblemsError:
+        """Return the error that the model cannot be used. `why`: a verb phrase; `code`: end of the problem's code."""
         fix = "download it again, or choose another tagger; for your own model, check its profile.json"
-        return ProblemsError.one(f"The tagger {self.files.title} {why}", str(self.files.model), fix, f"tagger.{end}")
+        return ProblemsError.one(f"The tagger {self.files.title} {why}", str(self.files.model), fix, f"tagger.{code}")

@@ -30,7 +30,7 @@ Prepared = np.ndarray | Problem
 
 
 def model_key(files: ModelFiles) -> str:
-    """The key of a model in the score cache."""
+    """Return the key of a model in the score cache."""
     return str(files.folder) if files.is_users else f"{files.profile.repo}/{files.profile.model}"
 
 
@@ -38,7 +38,7 @@ def model_key(files: ModelFiles) -> str:
 
 
 def check_tag(settings: TagSettings, workspace: Workspace) -> None:
-    """Raise ProblemsError with all problems of tag lists, files and the execution provider."""
+    """Raise ProblemsError with all problems of tag lists, model files and the execution provider."""
     files, problems = find(settings, workspace), list[Problem]()
     collected(problems, formatter, settings, files.profile.thresholds)
     if settings.provider != "auto":
@@ -49,7 +49,7 @@ def check_tag(settings: TagSettings, workspace: Workspace) -> None:
 
 
 def check_retag(settings: RetagSettings, workspace: Workspace) -> None:
-    """Raise ProblemsError for invalid tag lists, and without cached scores."""
+    """Raise ProblemsError for invalid tag lists, and if there are no cached scores."""
     files, problems = find(settings, workspace), list[Problem]()
     collected(problems, formatter, settings, files.profile.thresholds)
     if not any(scores_folder(workspace, model_key(files)).glob("*.jsonl")):
@@ -62,8 +62,10 @@ def check_retag(settings: RetagSettings, workspace: Workspace) -> None:
 
 
 def tag(images: Sequence[Path], settings: TagSettings, context: JobContext) -> Iterator[CaptionResult]:
-    """Yield each image's tags by the model, or the problem of an image that has none. Downloads a missing model if the settings
-    allow it, and stores the scores for `retag`. Raises ProblemsError."""
+    """Yield each image's tags, or its problem, and cache the scores for `retag`. Raises ProblemsError.
+
+    Downloads a missing model if the settings allow it.
+    """
     if not images:
         return
     files = find(settings, context.workspace)
@@ -73,7 +75,7 @@ def tag(images: Sequence[Path], settings: TagSettings, context: JobContext) -> I
     thresholds = files.profile.thresholds
     format_tags, scores = formatter(settings, thresholds), ScoreCache(context.workspace, model_key(files), thresholds)
     with Tagger(files, settings, context) as tagger, closing(scores):
-        _say_provider(tagger, settings, context)
+        _report_provider(tagger, settings, context)
         _warn_of_ignored(settings, context)
         prepare = make_prepare(files.profile, tagger.size, settings.compatibility)
         batch_size = tagger.batch or settings.batch_size
@@ -84,11 +86,11 @@ def tag(images: Sequence[Path], settings: TagSettings, context: JobContext) -> I
                     scores.add(path, scored)
                     if scores.waiting >= MAX_PENDING:
                         scores.write()
-                yield _described(path, scored, format_tags, settings)
+                yield _caption_result(path, scored, format_tags, settings)
 
 
-def _say_provider(tagger: Tagger, settings: TagSettings, context: JobContext) -> None:
-    """Report what the tagger runs on, and warn if that is slower than the settings ask for."""
+def _report_provider(tagger: Tagger, settings: TagSettings, context: JobContext) -> None:
+    """Report the execution provider in use, and warn if it is slower than the one requested."""
     context.say(f"{tagger.files.title} runs on {provider_title(tagger.provider)}")
     if tagger.provider != tagger.wanted:
         fix = "run python webui.py check; its CUDA libraries come with the CUDA build of torch"
@@ -100,7 +102,7 @@ def _say_provider(tagger: Tagger, settings: TagSettings, context: JobContext) ->
 
 
 def ignored_settings(settings: TagTextSettings) -> list[str]:
-    """The titles of changed settings that sd-scripts 0.9 does not have."""
+    """Return the titles of changed settings that sd-scripts 0.9 does not have; [] without that compatibility."""
     if settings.compatibility == "none":
         return []
     declared = [Declared(name, "", name, type(settings).model_fields[name]) for name in sd_scripts.UNKNOWN]
@@ -108,12 +110,13 @@ def ignored_settings(settings: TagTextSettings) -> list[str]:
 
 
 def _warn_of_ignored(settings: TagTextSettings, context: JobContext) -> None:
+    """Warn of changed settings that sd-scripts 0.9 does not have."""
     if unused := ignored_settings(settings):
         context.say(f"sd-scripts 0.9 does not have these settings, which are ignored: {', '.join(unused)}", "warning")
 
 
 def _scores(tagger: Tagger, batch: Sequence[tuple[Path, Prepared]]) -> Iterator[tuple[Path, list[Scored] | Problem]]:
-    """Yield (image, its labels with scores, or the problem), in the order of the batch."""
+    """Yield (image, its (label, score) pairs or the problem), in the order of the batch."""
     results = iter(_run(tagger, [values for _, values in batch if not isinstance(values, Problem)]))
     for path, values in batch:
         result = values if isinstance(values, Problem) else next(results)
@@ -127,7 +130,7 @@ def _scores(tagger: Tagger, batch: Sequence[tuple[Path, Prepared]]) -> Iterator[
 
 
 def _run(tagger: Tagger, images: Sequence[np.ndarray]) -> list[np.ndarray | Problem]:
-    """The scores of a batch. If it fails (out of memory), each half is tried; a single image that fails gives a Problem."""
+    """Return the scores [outputs] of each image. If a batch fails (out of memory), its halves are tried; a single failure is a Problem."""
     if not images:
         return []
     try:
@@ -141,10 +144,10 @@ def _run(tagger: Tagger, images: Sequence[np.ndarray]) -> list[np.ndarray | Prob
         return [*_run(tagger, images[:half]), *_run(tagger, images[half:])]
 
 
-def _described(
+def _caption_result(
     path: Path, scored: Sequence[Scored] | Problem, format_tags: Format, settings: TagTextSettings
 ) -> CaptionResult:
-    """The result for an image. One without tags is skipped, since training would use an empty caption; sd-scripts writes it."""
+    """Return an image's caption result. An image without tags is skipped, except in sd-scripts' format, which writes an empty caption."""
     if isinstance(scored, Problem):
         return CaptionResult("", scored)
     tagged, as_sd_scripts, separator = format_tags(scored), settings.compatibility != "none", settings.caption_separator
@@ -167,24 +170,23 @@ def _described(
 def retag(images: Sequence[Path], settings: RetagSettings, context: JobContext) -> Iterator[CaptionResult]:
     """Yield each image's tags from cached scores, with these settings."""
     _warn_of_ignored(settings, context)
-    for path, scored, format_tags in _cached(images, settings, context.workspace):
+    for path, scored, format_tags in _cached_scores(images, settings, context.workspace):
         context.check()
-        yield _described(path, scored, format_tags, settings)
+        yield _caption_result(path, scored, format_tags, settings)
 
 
 def preview(
     images: Sequence[Path], settings: TagTextSettings, workspace: Workspace
 ) -> Iterator[tuple[Path, Tagged | Problem]]:
-    """Yield each image's tags from cached scores, for a live preview of the settings."""
-    for path, scored, format_tags in _cached(images, settings, workspace):
+    """Yield (image, its tags from cached scores or the problem), for a live preview of the settings."""
+    for path, scored, format_tags in _cached_scores(images, settings, workspace):
         yield path, scored if isinstance(scored, Problem) else format_tags(scored)
 
 
-def _cached(
+def _cached_scores(
     images: Sequence[Path], settings: TagTextSettings, workspace: Workspace
 ) -> Iterator[tuple[Path, Sequence[Scored] | Problem, Format]]:
-    """Yield (image, its cached scores, the formatter for the thresholds cached with them); a problem in place of missing and
-    outdated scores."""
+    """Yield (image, its cached scores, formatter for the thresholds cached with them); a Problem for missing or outdated scores."""
     files = find(settings, workspace)
     scores = ScoreCache(workspace, model_key(files))
     formatters: dict[str, Format] = {}
@@ -211,7 +213,7 @@ def _cached(
 def formatter(options: TagTextSettings, defaults: Mapping[str, float]) -> Format:
     """Return the function from an image's scores, in the order of the labels, to its tags. Raises ProblemsError.
 
-    defaults   the model's thresholds by category, for settings that are not set
+    defaults   the model's thresholds by category, used where the settings have none
     """
     if options.compatibility == "none":
         return Formatter(options, defaults)

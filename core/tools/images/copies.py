@@ -16,14 +16,16 @@ Box = tuple[int, int, int, int]
 
 
 def do(settings: EncodedCopySettings, plan: FolderPlan, context: JobContext) -> Outcome:
+    """Write the copies of all images of the folder."""
     copies_of = COPIES[type(settings)]
     return make_copies(settings, plan, context, lambda path: copies_of(path, settings))
 
 
 def resized_copies(path: Path, settings: ResizeSettings) -> tuple[list[Copy], list[str]]:
-    """(a copy for each maximum size, from the original image, named `<name>+<W>x<H>`; what was left out).
+    """Return (a copy of the image for each maximum size, named `<name>+<W>x<H>`; messages about sizes left out).
 
-    Names and sizes are those of sd-scripts' resize_images_to_resolution, which resizes the second copy from the first.
+    Names and sizes are those of sd-scripts' resize_images_to_resolution, which resizes the second copy from the first; here each is
+    resized from the original.
     """
     opened = open_decoded(path)
     width, height = opened.colors.size
@@ -49,7 +51,7 @@ def resized_copies(path: Path, settings: ResizeSettings) -> tuple[list[Copy], li
 
 
 def size_within(width: int, height: int, max_pixels: int) -> tuple[int, int]:
-    """The size of the same aspect ratio with at most `most_pixels` pixels; unchanged if it has no more. At least 1 x 1."""
+    """Return (width, height) of the same aspect ratio with at most `max_pixels` pixels, at least 1 x 1; unchanged if it fits."""
     if width * height <= max_pixels:
         return width, height
     scale = math.sqrt(max_pixels / (width * height))
@@ -57,24 +59,24 @@ def size_within(width: int, height: int, max_pixels: int) -> tuple[int, int]:
 
 
 def cropped_copies(path: Path, settings: CropSettings) -> tuple[list[Copy], list[str]]:
-    """([a copy center-cropped to the crop size], []). Raises Skip for an image that is too small."""
+    """Return ([a copy center-cropped to the crop size], []). Raises Skip for an image that is too small."""
     opened = open_decoded(path)
     width, height = opened.colors.size
-    wanted = settings.crop_size
+    crop_size = settings.crop_size
     if settings.crop_scaled:
-        scale = max(wanted[0] / width, wanted[1] / height)
-        size = (max(wanted[0], round(width * scale)), max(wanted[1], round(height * scale)))
+        scale = max(crop_size[0] / width, crop_size[1] / height)
+        size = (max(crop_size[0], round(width * scale)), max(crop_size[1], round(height * scale)))
         opened = scaled(opened, size, settings.interpolation)
-    elif width < wanted[0] or height < wanted[1]:
-        raise Skip(f"is {width} x {height}, smaller than {wanted[0]} x {wanted[1]}")
-    return [Copy(path.stem, cut(opened, centered_box(opened.colors.size, wanted)), settings.format)], []
+    elif width < crop_size[0] or height < crop_size[1]:
+        raise Skip(f"is {width} x {height}, smaller than {crop_size[0]} x {crop_size[1]}")
+    return [Copy(path.stem, cut(opened, centered_box(opened.colors.size, crop_size)), settings.format)], []
 
 
 _PILLOW_NAMES = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
 
 
 def converted_copies(path: Path, settings: ConvertSettings) -> tuple[list[Copy], list[str]]:
-    """([a copy in the output format], []); a file that already has it is copied unchanged, without loss."""
+    """Return ([a copy in the output format], []). A file that has this format is copied byte for byte."""
     opened = open_decoded(path)  # also for a copy: a broken image is named, not copied
     with Image.open(path) as image:
         has_format = image.format == _PILLOW_NAMES[settings.format] and not getattr(image, "is_animated", False)
@@ -89,17 +91,18 @@ COPIES: dict[type[EncodedCopySettings], Any] = {
 
 
 def centered_box(size: tuple[int, int], crop: tuple[int, int]) -> Box:
-    """The centered box of size `crop`."""
+    """Return the box (left, top, right, bottom) of size `crop` in the center of an image of size `size`."""
     left, top = (size[0] - crop[0]) // 2, (size[1] - crop[1]) // 2
     return left, top, left + crop[0], top + crop[1]
 
 
 def cut(opened: DecodedImage, box: Box) -> DecodedImage:
+    """Crop an image and its alpha to a box."""
     return DecodedImage(opened.colors.crop(box), opened.alpha.crop(box) if opened.alpha else None)
 
 
 def scaled(opened: DecodedImage, size: tuple[int, int], interpolation: str) -> DecodedImage:
-    """The image resized with its transparency. Transparent pixels do not bleed into their neighbors."""
+    """Resize an image and its alpha. Transparent pixels do not bleed into their neighbors."""
     if opened.alpha is None or opened.colors.size == size:
         alpha = resize(opened.alpha, size, interpolation) if opened.alpha else None
         return DecodedImage(resize(opened.colors, size, interpolation), alpha)

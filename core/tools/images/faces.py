@@ -1,7 +1,7 @@
-"""Crops faces, rotated upright, named `<name>_x_y_width_height` as the face crop of a training reads them.
+"""The tool that crops faces, rotated upright, to files named `<name>_x_y_width_height`, as a training's face crop reads them.
 
-As sd-scripts' detect_face_rotate: rotated around the face's center to level the eyes, with mirrored surroundings; the window
-around the face is moved to lie inside the image.
+As sd-scripts' detect_face_rotate: rotated around the face's center to level the eyes, with mirrored surroundings; the window around
+the face is moved to lie inside the image.
 """
 
 import math
@@ -24,18 +24,22 @@ from core.tools.images.folders import Copy, FolderPlan, Skip, make_copies
 
 
 class Detector(Protocol):
+    """Detects faces, as FaceDetector does."""
+
     def find(self, image: Image.Image, min_score: float) -> list[Face]: ...
 
 
 def do(settings: FaceSettings, plan: FolderPlan, context: JobContext, detector: Detector | None = None) -> Outcome:
-    """Write the face crops. detector: FaceDetector by default."""
+    """Write the face crops. `detector`: FaceDetector by default."""
     finder = detector or FaceDetector()
     return make_copies(settings, plan, context, lambda path: face_copies(path, settings, finder))
 
 
 def face_copies(path: Path, settings: FaceSettings, detector: Detector) -> tuple[list[Copy], list[str]]:
-    """(a PNG copy for each qualifying face, the largest first; why others were left out). Raises Skip for masks and images
-    without faces."""
+    """Return (a PNG copy for each qualifying face, the largest first; messages about faces left out).
+
+    Raises Skip for masks, control images, and images without faces.
+    """
     if split_label(path.stem)[1]:
         raise Skip("is a mask or control image")
     image = open_decoded(path).on(WHITE)
@@ -68,8 +72,10 @@ def face_copies(path: Path, settings: FaceSettings, detector: Detector) -> tuple
 
 
 def face_window(image: Image.Image, face: Face, settings: FaceSettings) -> tuple[Image.Image, Sequence[int]]:
-    """(the window around a face, the face's (center x, center y, width, height) in it). Raises Skip if the window does not
-    fit."""
+    """Return (crop around a face, [x and y of the face's center, its width, its height] in the crop, in pixels).
+
+    Raises Skip if the crop does not fit into the image.
+    """
     scale = 1.0
     size = max(face.size)
     window = settings.crop_size if settings.face_crop == "size" else None
@@ -98,14 +104,14 @@ def face_window(image: Image.Image, face: Face, settings: FaceSettings) -> tuple
 
 
 def window_around(x: float, y: float, window: tuple[int, int], size: tuple[int, int]) -> Box:
-    """The window inside an image of this size whose center is nearest to (x, y)."""
+    """Return the box (left, top, right, bottom) of size `window`, inside an image of `size`, whose center is nearest to (x, y)."""
     left = min(max(round(x - window[0] / 2), 0), size[0] - window[0])
     top = min(max(round(y - window[1] / 2), 0), size[1] - window[1])
     return left, top, left + window[0], top + window[1]
 
 
 def rotated(image: Image.Image, degrees: float, center: tuple[float, float]) -> Image.Image:
-    """The image rotated counterclockwise around a point, at the same size, with mirrored borders."""
+    """Rotate an image counterclockwise around a point, keeping its size, with mirrored borders."""
     if abs(degrees) < 0.05:
         return image
     width, height = image.size
@@ -113,6 +119,7 @@ def rotated(image: Image.Image, degrees: float, center: tuple[float, float]) -> 
     x0, y0 = center
 
     def source(x: float, y: float) -> tuple[float, float]:
+        """Return the point of the original image that is rotated to (x, y)."""
         return x0 + cos * (x - x0) - sin * (y - y0), y0 + sin * (x - x0) + cos * (y - y0)
 
     corners = [source(x, y) for x in (0, width) for y in (0, height)]  # bicubic reads 2 pixels more

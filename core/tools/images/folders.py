@@ -1,4 +1,4 @@
-"""Shared by the image tools: writing copies of all images of a folder, and the report of them."""
+"""Shared code of the image tools: writes copies of all images of a folder, with captions, and reports them."""
 
 import filecmp
 import os
@@ -38,12 +38,17 @@ _LOSSLESS = 100
 
 
 class Skip(Exception):
-    """An image that a tool leaves out. The message follows the image's name."""
+    """An image is left out. The message is a predicate that follows the image's name: "is a mask"."""
 
 
 @dataclass(frozen=True)
 class Copy:
-    """A copy to write. image: saved as `format`, or a file to copy byte for byte; stem: its file name."""
+    """A copy to write.
+
+    stem     file name without extension
+    format   extension, which is also the encoding of pixels
+    image    pixels to encode, or a file to copy byte for byte
+    """
 
     stem: str
     image: DecodedImage | Path
@@ -55,7 +60,7 @@ CopiesOf = Callable[[Path], tuple[list[Copy], list[str]]]  # image -> (its copie
 
 @dataclass(frozen=True)
 class FolderPlan:
-    """The plan of a tool on a folder. folder: with the images; output: for the copies; title: the tool's"""
+    """The plan of an image tool. `folder`: the images; `output`: folder for the copies; `title`: the tool's."""
 
     title: str
     folder: Path
@@ -67,8 +72,12 @@ class FolderPlan:
 
 @dataclass
 class Copies:
-    """The result of a tool. skipped: (image, reason); captions: number of copied caption files; others: number of other files in
-    the folder."""
+    """The result of an image tool.
+
+    skipped    (image, reason)
+    captions   number of copied caption files
+    others     number of files in the folder that are neither images nor captions
+    """
 
     output: Path
     written: list[Path] = field(default_factory=list)
@@ -77,6 +86,7 @@ class Copies:
     others: int = 0
 
     def outcome(self) -> Outcome:
+        """Return the outcome: a line for each skipped image, and `sentence`."""
         left_out = [{"path": printable(path), "why": why} for path, why in self.skipped]
         facts: dict[str, Any] = {
             "output": printable(self.output),
@@ -90,6 +100,7 @@ class Copies:
         )
 
     def sentence(self) -> str:
+        """Return a summary of the numbers: saved, skipped and other files."""
         parts = [f"{count(len(self.written), 'image')} saved in {display_path(self.output)}"]
         if self.captions:
             parts.append(f"{count(self.captions, 'caption')} with them")
@@ -101,9 +112,11 @@ class Copies:
 
 
 def make_copies(settings: CopySettings, plan: FolderPlan, context: JobContext, copies_of: CopiesOf) -> Outcome:
-    """Write copies of every image of the folder. Images are never changed, and no file is overwritten. Raises ProblemsError
-    without images."""
-    images, others = images_to_use(plan.folder, settings.recursive)
+    """Write copies of every image of the folder; no file is changed or overwritten. Raises ProblemsError if there are no images.
+
+    copies_of   (image) -> (copies to write, messages about what was left out)
+    """
+    images, others = required_images(plan.folder, settings.recursive)
     copies, sidecars = Copies(plan.output, others=others), SidecarIndex()
     for done, path in enumerate(images):
         context.check()
@@ -113,8 +126,8 @@ def make_copies(settings: CopySettings, plan: FolderPlan, context: JobContext, c
     return copies.outcome()
 
 
-def images_to_use(folder: Path, recursive: bool) -> tuple[list[Path], int]:
-    """`images_of`. Raises ProblemsError without images."""
+def required_images(folder: Path, recursive: bool) -> tuple[list[Path], int]:
+    """Return `images_of`. Raises ProblemsError if there are no images."""
     images, others = images_of(folder, recursive)
     if not images:
         fix = "choose another folder"
@@ -123,7 +136,7 @@ def images_to_use(folder: Path, recursive: bool) -> tuple[list[Path], int]:
 
 
 def plan(settings: FolderSettings, workspace: Workspace) -> FolderPlan:
-    """The plan of each tool on a folder. Raises ProblemsError with all problems."""
+    """Return the plan of a tool on an image folder. Raises ProblemsError with all problems."""
     folders, problems = image_folders([settings.folder], f"{settings.tool}.folder")
     folder = folders[0] if folders else Path()
     output = workspace.datasets / settings.tool / (folder.name or "images")
@@ -142,20 +155,24 @@ def plan(settings: FolderSettings, workspace: Workspace) -> FolderPlan:
 
 
 def _in_place(settings: CopySettings) -> bool:
+    """Return whether the tool renames files instead of copying them."""
     return isinstance(settings, NumberSettings) and settings.number_in_place
 
 
 def _output_problems(settings: CopySettings, output: Path, folder: Path | None) -> list[Problem]:
+    """Return the problem of an output folder that cannot be used, or lies in the image folder (None: unknown)."""
     if folder is not None and _inside(output, folder):
         what = "Copies would be written into the image folder itself"
         fix = "choose another folder, or the copies would be trained too"
         return [Problem(what, f"{settings.tool}.output", fix, code="tools.output-inside-folder")]
-    problem = not_a_folder(output, f"{settings.tool}.output") or impossible_path(output, f"{settings.tool}.output")
+    problem = not_a_folder_problem(output, f"{settings.tool}.output") or impossible_path(
+        output, f"{settings.tool}.output"
+    )
     return [] if problem is None else [problem]
 
 
-def not_a_folder(output: Path, where: str) -> Problem | None:
-    """The problem of an output folder that is a file; else None. where: the setting"""
+def not_a_folder_problem(output: Path, where: str) -> Problem | None:
+    """Return the problem of an output folder that is a file; else None. `where`: the setting."""
     if not os.path.exists(output) or output.is_dir():
         return None
     what = f"The output folder '{printable(output)}' is a file"
@@ -163,6 +180,7 @@ def not_a_folder(output: Path, where: str) -> Problem | None:
 
 
 def _face_problems(settings: FaceSettings) -> list[Problem]:
+    """Return problems of the face crop: incompatible settings, missing weights of the detector."""
     problems: list[Problem] = []
     if settings.face_resize != "none" and settings.face_crop != "size":
         what = "Faces can only be scaled with a crop of a fixed size"
@@ -176,12 +194,13 @@ def _face_problems(settings: FaceSettings) -> list[Problem]:
 
 
 def _inside(path: Path, folder: Path) -> bool:
+    """Return whether `path` is `folder` or inside it, links followed."""
     inner, outer = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
     return inner == outer or outer in inner.parents
 
 
 def natural_order(name: str) -> list[tuple[int, int, str]]:
-    """Sort key that puts fox2 before fox10."""
+    """Sort key for names that orders numbers by value: fox2 before fox10."""
     return [
         (0, int(part), "") if part.isdigit() else (1, 0, part)
         for part in re.findall(r"[0-9]+|[^0-9]+", name.casefold())
@@ -189,7 +208,7 @@ def natural_order(name: str) -> list[tuple[int, int, str]]:
 
 
 def images_of(folder: Path, recursive: bool) -> tuple[list[Path], int]:
-    """(every image in natural order, folder by folder; number of other files, without captions)."""
+    """Return (images in natural order, folder by folder; number of files that are neither images nor captions)."""
     paths: list[Path] = []
     others = 0
     for parent, folders, names in walk_folders(folder):
@@ -207,7 +226,7 @@ def images_of(folder: Path, recursive: bool) -> tuple[list[Path], int]:
 def _copy_image(
     path: Path, folder: Path, copies_of: CopiesOf, settings: CopySettings, report: Copies, sidecars: SidecarIndex
 ) -> None:
-    """Write the copies of one image, with its captions, and add them or the reasons for skipping to `report`."""
+    """Write the copies of one image with its captions, and add them, or the reasons for skipping, to `report`."""
     try:
         copies, left_out = copies_of(path)
     except (Skip, BrokenImage) as reason:
@@ -231,11 +250,12 @@ def _copy_image(
             if isinstance(settings, CaptionedCopySettings) and settings.copy_captions and not label:
                 report.captions += _copy_captions(path, target, sidecars.of(path))
         except OSError as error:
-            rest = "what is written is kept"
-            raise unwritten(error, "A copy could not be written", printable(target), rest) from error
+            consequence = "what is written is kept"
+            raise unwritten(error, "A copy could not be written", printable(target), consequence) from error
 
 
 def _write(image: DecodedImage | Path, target: Path, ending: str, quality: int) -> None:
+    """Write an image as JPEG, WebP or PNG by `ending`, or copy a file. `quality`: of JPEG and WebP, 100 is lossless WebP."""
     with atomic.open_atomic(target) as temporary:
         if isinstance(image, Path):
             shutil.copyfile(image, temporary)
@@ -255,9 +275,11 @@ def _write(image: DecodedImage | Path, target: Path, ending: str, quality: int) 
 
 
 def _copy_captions(path: Path, target: Path, sidecars: Sequence[str]) -> int:
-    """Copy the image's captions, the first of each extension, byte for byte, as a.txt of the copy a.png; as a.png.txt if a.txt has
-    another text. Existing files stay. Returns the number of copies. sidecars: names of files with the image's stem, the caption
-    file first"""
+    """Copy an image's caption files next to its copy `target`, byte for byte; return their number.
+
+    Of each extension the first of `sidecars` is copied (files with the image's stem, the caption file first). a.txt becomes a.txt
+    next to a.png, or a.png.txt if a.txt has another text. Existing files are kept.
+    """
     captions: dict[str, Path] = {}
     for name in sidecars:
         ending, caption = os.path.splitext(name)[1].lower(), path.with_name(name)

@@ -1,4 +1,4 @@
-"""Shared by the tools that make control images for the images of a folder."""
+"""Shared code of the tools that make control images for a folder of images."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -30,8 +30,12 @@ Hint = Callable[[DecodedImage, str], np.ndarray]  # (image, its path below the f
 
 @dataclass
 class Report:
-    """The result of a tool. existing: number of control images that existed; skipped: (path, reason); black: names of images with
-    an all-black control image."""
+    """The result of a tool that makes control images.
+
+    existing   number of control images that already existed
+    skipped    (path, reason)
+    black      names of images with an all-black control image
+    """
 
     images: Path
     output: Path
@@ -42,6 +46,7 @@ class Report:
     black: list[str] = field(default_factory=list)
 
     def outcome(self, state: str = "done") -> Outcome:
+        """Return the outcome. `state`: "done" or "stopped"."""
         facts: dict[str, Any] = {
             "output": printable(self.output),
             "written": [printable(path) for path in self.written],
@@ -64,18 +69,20 @@ class Report:
 
 
 def folder_plan(settings: MadeHintsSettings, preprocessor: str, workspace: Workspace) -> FolderPlan:
-    """The folders of a job. preprocessor: name of the preprocessor or model, part of the default output folder. Raises
-    ProblemsError."""
+    """Return the folders of a job. `preprocessor`: its name, or the model's, as part of the default output. Raises ProblemsError."""
     name = Path(os.path.abspath(resolve_path(settings.folder))).name if settings.folder else ""
     default_output = workspace.datasets / "control" / f"{name or 'images'}_{safe_name(preprocessor)}"
     return folders.plan(settings.model_copy(update={"output": settings.output or str(default_output)}), workspace)
 
 
-def make_all(settings: MadeHintsSettings, plan: FolderPlan, context: JobContext, hint: Hint) -> Outcome:
-    """Write each image's control image atomically; a preview writes those of the first images to the run folder instead. A
-    cancelled job that is started again makes the rest."""
+def make_control_images(settings: MadeHintsSettings, plan: FolderPlan, context: JobContext, hint: Hint) -> Outcome:
+    """Write a control image for each image; a preview writes those of the first images to the run folder.
+
+    hint   (image, path below the folder) -> RGB uint8 [H, W, 3]
+    A stopped job that is started again makes the missing ones.
+    """
     folder = plan.folder
-    images, _ = folders.images_to_use(folder, settings.recursive)
+    images, _ = folders.required_images(folder, settings.recursive)
     report = Report(folder, plan.output)
     to_make = _targets(images, folder, settings, report)
     try:
@@ -106,7 +113,7 @@ def make_all(settings: MadeHintsSettings, plan: FolderPlan, context: JobContext,
 def _targets(
     images: Sequence[Path], folder: Path, settings: MadeHintsSettings, report: Report
 ) -> list[tuple[Path, Path]]:
-    """(image, path of its control image) of the control images to make."""
+    """Return (image, path of its control image) for the control images to make, without masks and existing ones."""
     sources: dict[Path, Path] = {}
     to_make = []
     for path in images:
@@ -125,7 +132,7 @@ def _targets(
 
 
 def _hint_of(path: Path, folder: Path, hint: Hint, settings: MadeHintsSettings, report: Report) -> np.ndarray | None:
-    """The control image of an image; None for a skipped one, which is added to `report`."""
+    """Return the control image of an image, RGB uint8 [H, W, 3]; None for a skipped image, which is added to `report`."""
     try:
         return hint(_at_resolution(open_decoded(path), settings.hint_resolution), _name(path, folder))
     except BrokenImage as error:
@@ -140,7 +147,7 @@ def _hint_of(path: Path, folder: Path, hint: Hint, settings: MadeHintsSettings, 
 
 
 def _at_resolution(opened: DecodedImage, side: int | None) -> DecodedImage:
-    """The image downscaled to a shorter side of `side` pixels; unchanged if it is smaller."""
+    """Return the image downscaled to a shorter side of `side` pixels; unchanged if it is smaller or `side` is None."""
     width, height = opened.colors.size
     if side is None or min(width, height) <= side:
         return opened
@@ -150,20 +157,22 @@ def _at_resolution(opened: DecodedImage, side: int | None) -> DecodedImage:
 
 
 def write_hint(hint: np.ndarray, target: Path) -> None:
-    """Write a control image as PNG atomically, in grayscale if it has no colors. Raises ProblemsError."""
+    """Write a control image, RGB uint8 [H, W, 3], as PNG, in grayscale if it has no colors. Raises ProblemsError."""
     gray = (hint[..., 0] == hint[..., 1]).all() and (hint[..., 0] == hint[..., 2]).all()
     image = Image.fromarray(np.ascontiguousarray(hint[..., 0]) if gray else hint)
     try:
         with atomic.open_atomic(target, synced=False) as temporary:
             image.save(temporary, "PNG")
     except OSError as error:
-        rest = "what is written is kept"
-        raise unwritten(error, "A control image could not be written", printable(target), rest) from error
+        consequence = "what is written is kept"
+        raise unwritten(error, "A control image could not be written", printable(target), consequence) from error
 
 
 def _preview(path: Path, folder: Path, hint: Path) -> dict[str, Any]:
+    """Return the entry of a control image in the preview, as JSON."""
     return {"image": str(path), "hint": str(hint), "name": _name(path, folder), "caption": "", "before": "", "tags": []}
 
 
 def _name(path: Path, folder: Path) -> str:
+    """Return an image's path below the folder, for messages."""
     return printable(path.relative_to(folder).as_posix())

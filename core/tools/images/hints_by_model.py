@@ -1,4 +1,4 @@
-"""The tool that makes control images for the images of a folder with an ONNX model."""
+"""The tool that makes control images for a folder of images with an ONNX model."""
 
 from dataclasses import dataclass, replace
 
@@ -13,7 +13,7 @@ from core.record.problems import Problem, collected, raise_if_errors
 from core.record.workspace import Workspace
 from core.settings.tools.hints import HintsByModelSettings
 from core.tools.images.folders import FolderPlan
-from core.tools.images.hints import folder_plan, make_all
+from core.tools.images.hints import folder_plan, make_control_images
 
 MODEL, PROVIDER = "hints_by_model.hint_model", "hints_by_model.provider"
 
@@ -30,6 +30,7 @@ class Plan:
 
 
 def plan(settings: HintsByModelSettings, workspace: Workspace) -> Plan:
+    """Check the folder, the model and the execution provider, and return the plan. Raises ProblemsError with all problems."""
     problems: list[Problem] = []
     collected(problems, folder_plan, settings, "", workspace)
     model = collected(problems, checked_model, settings.hint_model, workspace, MODEL)
@@ -41,10 +42,12 @@ def plan(settings: HintsByModelSettings, workspace: Workspace) -> Plan:
 
 
 def _providers(settings: HintsByModelSettings, device: str) -> list[str]:
+    """Return onnxruntime's execution providers for the setting, in order of preference. Raises ProblemsError."""
     return providers_for(settings.provider, device, onnxruntime().get_available_providers(), PROVIDER)
 
 
 def do(settings: HintsByModelSettings, plan: Plan, context: JobContext) -> Outcome:
+    """Load the model and write the control images."""
     context.stage(f"loading {plan.model.title}")
     with open_model(plan.model, _providers(settings, context.device), context.device, context.cancel) as model:
         context.say(f"{plan.model.title} runs on {provider_title(model.provider)}")
@@ -52,4 +55,6 @@ def do(settings: HintsByModelSettings, plan: Plan, context: JobContext) -> Outco
             what = f"onnxruntime cannot use {provider_title(model.preferred)} here, so the model runs on the CPU"
             fix = "run python webui.py check; its CUDA libraries come with the CUDA build of torch"
             context.say(what, "warning", fix)
-        return make_all(settings, plan.folders, context, lambda opened, _: model.make(np.asarray(opened.on(WHITE))))
+        return make_control_images(
+            settings, plan.folders, context, lambda opened, _: model.make(np.asarray(opened.on(WHITE)))
+        )

@@ -42,6 +42,8 @@ Find = Callable[[str, Workspace, str], Path]  # (a setting's value, workspace, s
 
 @dataclass(frozen=True)
 class Plan:
+    """The images to upscale, the files to write, in the same order, the VAE and the network's weights."""
+
     images: list[Path]
     targets: list[Path]
     vae: Path
@@ -52,6 +54,7 @@ class Plan:
 
 
 def plan(settings: LatentUpscalerSettings, workspace: Workspace) -> Plan:
+    """Find the images, VAE and weights, check the outputs and return the plan. Raises ProblemsError with all problems."""
     problems: list[Problem] = []
     images = _images(settings.images, problems)
     vae = collected(problems, _file, settings.vae, "vae", "VAE", _vae_path, workspace)
@@ -64,11 +67,11 @@ def plan(settings: LatentUpscalerSettings, workspace: Workspace) -> Plan:
     size = sum(4 * SCALE * SCALE * image.stat().st_size for image in images)
     for image, target in zip(images, targets, strict=True):
         problems += output_problems(target, [image], size, f"{GROUP}.output_dir")
-    twice = next((target for target, times in Counter(targets).items() if times > 1), None)
-    if twice is not None:
-        names = [image.name for image, target in zip(images, targets, strict=True) if target == twice]
+    duplicate = next((target for target, times in Counter(targets).items() if times > 1), None)
+    if duplicate is not None:
+        names = [image.name for image, target in zip(images, targets, strict=True) if target == duplicate]
         what, fix = (
-            f"{' and '.join(names[:2])} would both become {twice.name}",
+            f"{' and '.join(names[:2])} would both become {duplicate.name}",
             "rename one, or upscale them one by one",
         )
         problems.append(Problem(what, f"{GROUP}.output_dir", fix, code="upscale.same-name"))
@@ -78,17 +81,20 @@ def plan(settings: LatentUpscalerSettings, workspace: Workspace) -> Plan:
 
 
 def _name(image: Path) -> str:
+    """Return the file name of an upscaled image."""
     return f"{image.stem}_upscaled{image.suffix if image.suffix.lower() in WRITTEN else '.png'}"
 
 
-def _images(typed: str | None, problems: list[Problem]) -> list[Path]:
-    """The images of a folder, file or glob pattern, sorted by name, without masks and those already upscaled. If none are left,
-    a problem is added."""
+def _images(setting: str | None, problems: list[Problem]) -> list[Path]:
+    """Return the images of a folder, file or glob pattern, sorted by name, without masks and upscaled images.
+
+    setting   value of the setting `images`. Adds a problem if there are none
+    """
     where = f"{GROUP}.images"
-    if not typed:
+    if not setting:
         problems.append(Problem("No images are given", where, "choose a folder", code="upscale.no-images"))
         return []
-    path = resolve_path(typed)
+    path = resolve_path(setting)
     paths = sorted(path.iterdir()) if os.path.isdir(path) else [Path(each) for each in sorted(glob.glob(str(path)))]
     paths = [path] if os.path.isfile(path) else paths
     images = [each for each in paths if _is_source(each) and may_reach(each)]
@@ -99,13 +105,13 @@ def _images(typed: str | None, problems: list[Problem]) -> list[Path]:
 
 
 def _is_source(path: Path) -> bool:
-    """Whether it is an image to upscale: neither a mask nor already upscaled."""
+    """Return whether a file is an image to upscale: neither a mask nor already upscaled."""
     excluded = is_junk(path.name) or is_label(path.name) or path.stem.endswith("_upscaled")
     return path.is_file() and not excluded and is_image(path, path.name)
 
 
 def _file(name: str | None, setting: str, title: str, find: Find, workspace: Workspace) -> Path:
-    """The file that a setting names, by `find`. Raises ProblemsError."""
+    """Return the file that a setting names, looked up by `find`. Raises ProblemsError. `title`: of the file, for the message."""
     where = f"{GROUP}.{setting}"
     if not name:
         raise ProblemsError.one(f"No {title} is given", where, "choose a file", f"upscale.no-{setting}")
@@ -114,12 +120,14 @@ def _file(name: str | None, setting: str, title: str, find: Find, workspace: Wor
 
 
 def _vae_path(name: str, workspace: Workspace, where: str) -> Path:
+    """Return the path of a VAE. Raises ProblemsError for a file without a VAE."""
     path = model_path(name, workspace, where)
     open_vae(path)
     return path
 
 
 def _weights_path(name: str, workspace: Workspace, where: str) -> Path:
+    """Return the path of the network's weights. Raises ProblemsError for weights of another kind of upscaler."""
     path = find("upscaler", name, workspace, where=where)
     if upscaler_kind(path, where) != "latents":
         fix = "choose the weights of sd-scripts' latent upscaler"
@@ -129,7 +137,7 @@ def _weights_path(name: str, workspace: Workspace, where: str) -> Path:
 
 
 def do(settings: LatentUpscalerSettings, plan: Plan, context: JobContext) -> Outcome:
-    """Write each image at twice its size, after cropping it to multiples of 8. Broken images are skipped and reported."""
+    """Crop each image to multiples of 8 and write it at twice that size. Broken images are skipped and reported."""
     from core.families.loading import load_vae
     from core.generation.model.upscaling_networks import load_network
 
@@ -152,7 +160,7 @@ def do(settings: LatentUpscalerSettings, plan: Plan, context: JobContext) -> Out
 
 
 def _cropped_images(plan: Plan, skipped: list[str]) -> Iterator[ImageAndTarget]:
-    """Yield the images, cropped to multiples of 8. Skipped ones are added to `skipped` with the reason."""
+    """Yield (image cropped to multiples of 8, file to write). Skipped images are added to `skipped` with the reason."""
     for path, target in zip(plan.images, plan.targets, strict=True):
         try:
             image = open_rgb(path)
@@ -167,14 +175,14 @@ def _cropped_images(plan: Plan, skipped: list[str]) -> Iterator[ImageAndTarget]:
 
 
 def _batches(images: Iterator[ImageAndTarget], size: int) -> Iterator[list[ImageAndTarget]]:
-    """Yield batches of consecutive images of the same size."""
+    """Yield batches of at most `size` consecutive images of equal dimensions."""
     for _, same_size in groupby(images, key=lambda item: item[0].size):
         while batch := list(islice(same_size, size)):
             yield batch
 
 
 def _latents(vae: Any, images: list[ImageAndTarget], seed: int) -> Any:
-    """Latents of the images enlarged by Lanczos, sampled from the VAE's posterior: [B, 4, h, w]."""
+    """Return latents [B, 4, h, w] of the images enlarged by Lanczos, sampled from the VAE's posterior."""
     from PIL.Image import Resampling
 
     large = [image.resize((SCALE * image.width, SCALE * image.height), Resampling.LANCZOS) for image, _ in images]
@@ -184,6 +192,7 @@ def _latents(vae: Any, images: list[ImageAndTarget], seed: int) -> Any:
 
 
 def _write_images(vae: Any, latents: Any, targets: list[Path], batch: int) -> list[str]:
+    """Decode latents [N, 4, h, w], `batch` at a time, and write the images. Returns the paths."""
     from PIL import Image as pillow
 
     for start in range(0, len(targets), batch):

@@ -1,5 +1,4 @@
-"""The tool that makes training pairs for a ControlNet: images generated from captions by the base model, each with its caption
-and control image."""
+"""The tool that makes ControlNet training pairs: images that the base model generates from captions, with captions and control images."""
 
 from __future__ import annotations
 
@@ -43,7 +42,7 @@ from core.settings.hints import BY_MODEL
 from core.settings.job import GenerateJob
 from core.settings.model import ModelSettings
 from core.settings.tools.hints import MakePairsSettings
-from core.tools.images.folders import not_a_folder
+from core.tools.images.folders import not_a_folder_problem
 from core.tools.images.hints import write_hint
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ CAPTIONS, MODEL = f"{GROUP}.captions", f"{GROUP}.hint_model"
 
 @dataclass(frozen=True)
 class Pair:
-    """An image to generate, with the paths of its three files."""
+    """An image to generate, and the paths of its image, caption and control image."""
 
     request: Request
     image: Path
@@ -66,12 +65,12 @@ class Pair:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the pair exists: the image is written last."""
+        """Whether the pair exists: its image, which is written last, and its control image."""
         return self.image.exists() and self.hint.exists()
 
     @property
     def has_other_caption(self) -> bool:
-        """Whether another caption made the image. The caption file may be edited."""
+        """Whether the image was generated from another caption, by its metadata (the caption file may have been edited)."""
         record = collected([], read_image_metadata, self.image)  # None if it cannot be read
         job = record.job if record is not None else None
         return job is not None and job.generate.prompt != self.request.job.generate.prompt
@@ -79,7 +78,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan. pairs: all pairs; output: their folder; generation: of the images"""
+    """All pairs, their folder, and the plan of the images' generation."""
 
     pairs: list[Pair]
     output: Path
@@ -87,6 +86,7 @@ class Plan:
 
     @property
     def missing(self) -> list[Pair]:
+        """The pairs that do not exist yet."""
         return [pair for pair in self.pairs if not pair.is_complete]
 
     def __str__(self) -> str:
@@ -95,7 +95,7 @@ class Plan:
 
 
 def do(settings: MakePairsSettings, plan: Plan, context: JobContext) -> Outcome:
-    """Make the missing pairs. A cancelled job that is started again makes the same rest, up to rounding."""
+    """Generate the missing pairs. A stopped job that is started again makes the others, equal up to rounding."""
     workspace, store = context.workspace, context.store or make_store()
     todo, state, written = plan.missing, "done", 0
     black: list[str] = []
@@ -128,6 +128,7 @@ def do(settings: MakePairsSettings, plan: Plan, context: JobContext) -> Outcome:
 
 
 def _outcome(state: str, output: Path, written: int, existing: int, black: list[str]) -> Outcome:
+    """Return the outcome. `state`: "done" or "stopped"; `existing`: number of pairs that already existed."""
     line = f"{count(written, 'pair')} generated in {display_path(output)}"
     line += f"; {existing} were there already" if existing else ""
     line += "; start again to make the rest" if state == "stopped" else ""
@@ -146,7 +147,7 @@ def plan(settings: MakePairsSettings, workspace: Workspace) -> Plan:
     requests = [_request(base, captions, settings.seed, number) for number in range(settings.number or len(captions))]
     generation = collected(problems, plan_for, base, requests, workspace)
     output = _output(settings, workspace)
-    if (problem := not_a_folder(output, f"{GROUP}.output")) is not None:
+    if (problem := not_a_folder_problem(output, f"{GROUP}.output")) is not None:
         problems.append(problem)
     raise_if_errors([_at_tool_setting(problem) for problem in problems])
     assert generation is not None
@@ -160,12 +161,12 @@ def plan(settings: MakePairsSettings, workspace: Workspace) -> Plan:
 
 
 def _settings(settings: MakePairsSettings) -> dict[str, Any]:
-    """The settings that all pairs of a folder share, as JSON has them."""
+    """Return the settings that all pairs of a folder must share, as JSON."""
     return settings.model_dump(mode="json", exclude=UNCOMPARED)
 
 
 def _different_settings(settings: MakePairsSettings, pairs: Sequence[Pair], output: Path) -> list[Problem]:
-    """The problem of existing pairs that were made with other settings or captions: they are never mixed."""
+    """Return the problem of existing pairs that were made with other settings or captions: a folder never mixes them."""
     complete = [pair for pair in pairs if pair.is_complete]
     if not complete:
         return []
@@ -182,7 +183,7 @@ def _different_settings(settings: MakePairsSettings, pairs: Sequence[Pair], outp
 
 
 def _at_tool_setting(problem: Problem) -> Problem:
-    """A problem of a generate job at the tool's setting of the same name; problems of files are at its base model."""
+    """Return a problem of the generate job at the tool's setting of the same name; a problem of a file at `base_model`."""
     if os.path.isabs(problem.where):
         return at_setting(f"{GROUP}.base_model", [problem])[0]
     name = problem.where.rpartition(".")[2]
@@ -190,6 +191,7 @@ def _at_tool_setting(problem: Problem) -> Problem:
 
 
 def _output(settings: MakePairsSettings, workspace: Workspace) -> Path:
+    """Return the folder for the pairs: the setting, else one named after the captions and the preprocessor."""
     if output := typed_path(settings.output):
         return output
     preprocessor = Path(settings.hint_model).stem if settings.preprocessor == BY_MODEL else settings.preprocessor
@@ -197,7 +199,7 @@ def _output(settings: MakePairsSettings, workspace: Workspace) -> Path:
 
 
 def _captions(text: str) -> list[str]:
-    """The captions: lines of a file, or texts of a folder's caption files. Raises ProblemsError."""
+    """Return the captions: lines of a file, or texts of a folder's caption files. Raises ProblemsError."""
     path = resolve_path(text) if text else Path()
     if not text or not os.path.exists(path):
         what = f"There is no file or folder '{text}'" if text else "No captions are chosen"
@@ -216,7 +218,7 @@ def _captions(text: str) -> list[str]:
 
 
 def _caption_files(folder: Path) -> Iterator[Path]:
-    """Yield every caption file below the folder, in order, without system files."""
+    """Yield every caption file below the folder, sorted by name, without system files."""
     for parent, folders, names in walk_folders(folder):
         folders[:] = sorted(name for name in folders if not is_junk(name))
         captions = (name for name in sorted(names) if extension(name) in CAPTION_EXTENSIONS and not is_junk(name))
@@ -224,7 +226,7 @@ def _caption_files(folder: Path) -> Iterator[Path]:
 
 
 def _job(settings: MakePairsSettings) -> GenerateJob:
-    """The generate job that all images share. Captions are used as in training: brackets and braces have no meaning."""
+    """Return the generate job that all images share. As in training, brackets and braces in captions have no meaning."""
     names = ("negative_prompt", "width", "height", "steps", "guidance_scale")
     return GenerateJob(
         model=ModelSettings(base_model=settings.base_model),
@@ -235,6 +237,7 @@ def _job(settings: MakePairsSettings) -> GenerateJob:
 
 
 def _request(base: GenerateJob, captions: Sequence[str], seed: int, number: int) -> Request:
+    """Return the request of the image `number`: the captions in rotation, and a seed drawn from `seed`."""
     changes = {"prompt": captions[number % len(captions)], "seed": integer(0, 2**32, seed, "pair", number)}
     return Request(base.model_copy(update={"generate": base.generate.model_copy(update=changes)}))
 
@@ -242,7 +245,7 @@ def _request(base: GenerateJob, captions: Sequence[str], seed: int, number: int)
 def _write(
     pair: Pair, image: Image, settings: MakePairsSettings, hints: HintMaker, writer: ImageMetadata, black: list[str]
 ) -> None:
-    """Write a pair, the image last, which completes it. black: gets the name of an image with an all-black control image"""
+    """Write a pair; the image last, which marks it as complete. `black`: gets the name of an image with an all-black control image."""
     hint_settings = settings.model_copy(
         update={"hint_seed": integer(0, 2**32, settings.hint_seed, "hint", pair.image.name)}
     )

@@ -1,4 +1,4 @@
-"""Numbers images with their sidecar files, as copies or in place; in place with a record for undo."""
+"""The tool that names images and their sidecar files by numbers, as copies or in place; in place with a record for undo."""
 
 import os
 from collections import defaultdict
@@ -13,7 +13,7 @@ from core.record.context import JobContext, Outcome
 from core.record.problems import ProblemsError
 from core.record.stamps import stamp_of
 from core.settings.tools.images import NumberSettings
-from core.tools.images.folders import Copy, FolderPlan, Skip, images_to_use, make_copies, natural_order
+from core.tools.images.folders import Copy, FolderPlan, Skip, make_copies, natural_order, required_images
 
 RECORD = "renamed.json"
 # Prefixes of intermediate names, one for the undo, so that undoing an interrupted numbering finds no name taken.
@@ -21,8 +21,8 @@ _NUMBERING, _UNDOING = ".numbering-", ".numbering-back-"
 
 
 def do(settings: NumberSettings, plan: FolderPlan, context: JobContext) -> Outcome:
-    """Copy the images under numbers, or rename them in place."""
-    images, others = images_to_use(plan.folder, settings.recursive)
+    """Copy the images to numbered names, or rename them in place."""
+    images, others = required_images(plan.folder, settings.recursive)
     unlabeled = [path for path in images if not split_label(path.stem)[1]]
     if settings.number_in_place:
         record, count = rename_in_place(unlabeled, settings, plan.folder)
@@ -30,11 +30,14 @@ def do(settings: NumberSettings, plan: FolderPlan, context: JobContext) -> Outco
         facts = {"output": str(plan.folder), "renamed": count, "others": others, "undo": record}
         return Outcome(lines=[line], facts=facts)
     stems = {(path.parent, path.stem): stem for path, stem in numbered_stems(unlabeled, settings).items()}
-    return make_copies(settings, plan, context, lambda path: ([_numbered(path, stems)], []))
+    return make_copies(settings, plan, context, lambda path: ([_numbered_copy(path, stems)], []))
 
 
-def _numbered(path: Path, stems: dict[tuple[Path, str], str]) -> Copy:
-    """A byte-for-byte copy named by its number. A mask gets the number of its image; its label is added when it is saved."""
+def _numbered_copy(path: Path, stems: dict[tuple[Path, str], str]) -> Copy:
+    """Return a byte-for-byte copy named by its number. A mask gets the number of its image. Raises Skip.
+
+    stems   {(folder, stem): new stem} of the images
+    """
     base, label = split_label(path.stem)
     stem = stems.get((path.parent, base if label else path.stem))
     if stem is None:
@@ -45,7 +48,7 @@ def _numbered(path: Path, stems: dict[tuple[Path, str], str]) -> Copy:
 
 
 def numbered_stems(images: Sequence[Path], settings: NumberSettings) -> dict[Path, str]:
-    """{image: its new stem}. Numbers start again in each folder; a.png and a.jpg share their caption file and so their number."""
+    """Return {image: its new stem}. Numbers restart in each folder; a.png and a.jpg share a caption file and so a number."""
     folders: dict[Path, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for path in images:
         folders[path.parent][path.stem].append(path)
@@ -60,24 +63,28 @@ def numbered_stems(images: Sequence[Path], settings: NumberSettings) -> dict[Pat
 
 
 def rename_in_place(images: Sequence[Path], settings: NumberSettings, folder: Path) -> tuple[str | None, int]:
-    """Rename the files in place, all or none, without overwriting. Returns (token for `rename_back`, number of renamed files);
-    (None, 0) if all have these names. Raises ProblemsError if a name is taken."""
+    """Rename the files in place, all or none, without overwriting. Raises ProblemsError if a name is taken.
+
+    Returns (path of the record for `rename_back`, number of renamed files); (None, 0) if all files have these names.
+    """
     stems = numbered_stems(images, settings)
     pairs = [(path, path.with_name(stem + path.suffix)) for path, stem in stems.items()]
-    pairs += [(each, each.with_name(stem + rest)) for each, stem, rest in renamed_companions(stems)]
+    pairs += [(each, each.with_name(stem + ending)) for each, stem, ending in renamed_companions(stems)]
     pairs = [(old, new) for old, new in dict(pairs).items() if old != new]
     if not pairs:
         return None, 0
     fix = "choose another prefix, or move these files; nothing was renamed"
     refuse_taken(pairs, "A file with this name exists already", fix, "tools.name-taken")
-    record = _record(folder, pairs)
+    record = _write_record(folder, pairs)
     _rename([(number, old, new) for number, (old, new) in enumerate(pairs)], folder, _NUMBERING, record)
     return str(record), len(pairs)
 
 
 def renamed_companions(stems: Mapping[Path, str]) -> Iterator[tuple[Path, str, str]]:
-    """Yield (file, new stem, rest of its name) of the captions, masks and caches of these images. The longest matching stem
-    wins."""
+    """Yield (file, new stem, its name after the old stem) of the images' captions, masks and caches. The longest stem wins.
+
+    stems   {image: new stem}
+    """
     owners = {(path.parent, path.stem.casefold()): stem for path, stem in stems.items()}
     for each in companions(list(stems)):
         for length in range(len(each.stem), 0, -1):
@@ -88,18 +95,20 @@ def renamed_companions(stems: Mapping[Path, str]) -> Iterator[tuple[Path, str, s
 
 
 def rename_back(folder: Path) -> int:
-    """Undo the last numbering of a folder. Returns the number of renamed files. Raises ProblemsError without one, and if an
-    original name is taken."""
+    """Undo the last numbering of a folder; return the number of renamed files.
+
+    Raises ProblemsError if there is none, or if an original name is taken.
+    """
     for record in reversed(records(folder, RECORD)):
         try:
             content = read_json_object(record)
             pairs = [(path_in(folder, new), path_in(folder, old)) for old, new in content["files"]]
             current = enumerate(_current_paths(pairs, content["first"]))
-            moves = [(number, now, old) for number, (now, old) in current if os.path.lexists(now) and now != old]
+            moves = [(number, path, old) for number, (path, old) in current if os.path.lexists(path) and path != old]
         except (ProblemsError, OSError, ValueError, LookupError, TypeError):
             continue
         fix = "rename or move that file, then try again; nothing was renamed"
-        pairs = [(now, old) for _, now, old in moves]
+        pairs = [(path, old) for _, path, old in moves]
         refuse_taken(pairs, "Another file has the original name", fix, "tools.earlier-name-taken")
         _rename(moves, folder, _UNDOING)
         tidy(record.parent)
@@ -109,11 +118,13 @@ def rename_back(folder: Path) -> int:
 
 
 def _current_paths(pairs: Sequence[tuple[Path, Path]], first_stamp: Sequence[int]) -> Iterator[tuple[Path, Path]]:
-    """Yield (current path, earlier name) for (new name, earlier name) pairs, also after an interrupted numbering.
+    """Yield (current path, original path) for each (new path, original path), also after an interrupted numbering.
 
     All files are first renamed to intermediate names, in order, then all to their new names. So while the first has its
-    intermediate name, the others have theirs or their old names; once it has its new name, the others have theirs or their
-    intermediate names. The undo works in the same way. first_stamp: `_stamp` of the first file before the numbering
+    intermediate name, each of the others has its intermediate or original name; once the first has its new name, each of the others
+    has its new or intermediate name. The undo works in the same way.
+
+    first_stamp   `_stamp` of the first file before the numbering
     """
     numbering = [_stage(new, number, _NUMBERING) for number, (new, _) in enumerate(pairs)]
     undoing = [_stage(old, number, _UNDOING) for number, (_, old) in enumerate(pairs)]
@@ -127,15 +138,15 @@ def _current_paths(pairs: Sequence[tuple[Path, Path]], first_stamp: Sequence[int
 
 
 def _stamp(path: Path) -> list[int]:
-    """The stamp of a file for JSON; [] if it does not exist."""
+    """Return the stamp of a file as a list for JSON; [] if it does not exist."""
     try:
         return list(stamp_of(os.lstat(path)))
     except OSError:
         return []
 
 
-def _record(folder: Path, pairs: Sequence[tuple[Path, Path]]) -> Path:
-    """Write the record for undo, before the first file is renamed. Returns its path."""
+def _write_record(folder: Path, pairs: Sequence[tuple[Path, Path]]) -> Path:
+    """Write the record for undo, before the first file is renamed, and return its path. Raises ProblemsError."""
     names = [[old.relative_to(folder).as_posix(), new.relative_to(folder).as_posix()] for old, new in pairs]
     trash = folder / TRASH_FOLDER
     try:
@@ -149,13 +160,16 @@ def _record(folder: Path, pairs: Sequence[tuple[Path, Path]]) -> Path:
 
 
 def _stage(new: Path, number: int, prefix: str) -> Path:
-    """The intermediate name of the file that is to become `new`. prefix: _NUMBERING or _UNDOING"""
+    """Return the intermediate path of the file that is to become `new`. `prefix`: _NUMBERING or _UNDOING."""
     return new.with_name(f"{prefix}{number:06d}{new.suffix}")
 
 
 def _rename(moves: Sequence[tuple[int, Path, Path]], folder: Path, prefix: str, record: Path | None = None) -> None:
-    """Rename (number, from, to), by unused intermediate names, since new names may be old names of other files. After an error, all
-    renames are reverted, and the undo `record` is removed unless a file could not be renamed back. Raises ProblemsError."""
+    """Rename (number, from, to) by way of unused intermediate names, since a new name may be another file's old name.
+
+    After an error all renames are reverted, and the undo `record` is removed unless a file could not be renamed back. Raises
+    ProblemsError.
+    """
     stages = [(source, _stage(target, number, prefix)) for number, source, target in moves]
     steps = [(source, stage) for source, stage in stages if source != stage]
     steps += [(stage, target) for (_, stage), (_, _, target) in zip(stages, moves, strict=True)]

@@ -1,4 +1,4 @@
-"""Shared by the tools that write LoRAs: the changes of a file's layers, and the tensors of a new file."""
+"""Shared code of the tools that write LoRAs: reads a file's layers and builds the tensors of a new file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def each_layer(lora: LoraFile, cancel: CancelToken) -> Iterator[Layer]:
 
 
 def read_layer(lora: LoraFile, name: str, tensors: Mapping[str, Tensor | StoredTensor], cancel: CancelToken) -> Layer:
-    """Read one layer. Raises ProblemsError if it needs the base model."""
+    """Read one layer from its tensors. Raises ProblemsError if it needs the base model."""
     layer = next(layers_of({name: tensors}, None, cancel), None)
     if layer is None:
         path = display_path(lora.path) if lora.path else "The LoRA"
@@ -38,8 +38,10 @@ def read_layer(lora: LoraFile, name: str, tensors: Mapping[str, Tensor | StoredT
 
 
 def change_of(layer: Layer) -> tuple[Product | Tensor, float]:
-    """(the change without its scale, the scale): a LoRA's two matrices and alpha / rank; for other kinds the change
-    [out, in * kh * kw] and 1."""
+    """Return (weight change without its scale, scale).
+
+    For a LoRA its two matrices and alpha / rank; for other kinds the change [out, in * kh * kw] and 1.0.
+    """
     factors = layer.adapter.factors()
     if factors is not None:
         return Product(*factors), layer.adapter.alpha / layer.adapter.rank
@@ -47,11 +49,12 @@ def change_of(layer: Layer) -> tuple[Product | Tensor, float]:
 
 
 def shape_of_weight(layer: Layer) -> tuple[int, ...]:
+    """Return the shape of the weight that a layer changes, with its kernel."""
     return with_kernel(layer.name, tuple(as_weight(layer.adapter.module.weight).shape))
 
 
 def lora_tensors(name: str, up: Tensor, down: Tensor, alpha: float, shape: tuple[int, ...]) -> dict[str, Tensor]:
-    """kohya's tensors of a layer with a weight of this shape, from up [out, r] and down [r, in * kh * kw]."""
+    """Return kohya's tensors of a layer named `name` from up [out, r] and down [r, in * kh * kw]. `shape`: of the layer's weight."""
     kernel = (1,) * len(shape[2:])
     return {
         f"{name}.{UP}": up.reshape(*up.shape, *kernel).contiguous(),
@@ -61,7 +64,7 @@ def lora_tensors(name: str, up: Tensor, down: Tensor, alpha: float, shape: tuple
 
 
 def precision_of(lora: LoraFile, precision: str | None) -> torch.dtype:
-    """The dtype of `precision`, else of the file's matrices."""
+    """Return the dtype named `precision`; without one the most frequent dtype of the file's matrices."""
     if precision:
         return type_named(precision)
     counts = Counter(each.dtype for each in lora.tensors.values() if each.ndim > 1 and each.is_floating_point())

@@ -1,4 +1,4 @@
-"""Checks the weights of a file: NaN, inf, far too large or untrained ones; norms by layer, as heat maps by block."""
+"""Checks the weights of a file: NaN, infinite, far too large or untrained ones, and norms by layer and block."""
 
 import math
 from collections import defaultdict
@@ -45,6 +45,7 @@ SHOWN_NAMES = 8
 
 
 def plan(settings: CheckWeightsSettings, workspace: Workspace) -> FilePlan:
+    """Check that the file is a model and the base model fits it, and return the plan. Raises ProblemsError."""
     path = single_file_of(settings.file, workspace, FIELD)
     try:
         identify(path)
@@ -59,6 +60,7 @@ def plan(settings: CheckWeightsSettings, workspace: Workspace) -> FilePlan:
 
 
 def do(settings: CheckWeightsSettings, plan: FilePlan, context: JobContext) -> Outcome:
+    """Check a LoRA by layer, or any other model file by tensor."""
     path = plan.path
     context.stage(f"reading {path.name}")
     is_lora = identify(path).kind == "lora"
@@ -71,7 +73,7 @@ def do(settings: CheckWeightsSettings, plan: FilePlan, context: JobContext) -> O
 
 
 def _check_lora(path: Path, settings: CheckWeightsSettings, context: JobContext) -> tuple[list[str], dict[str, Any]]:
-    """(lines, facts) of the outcome for a LoRA."""
+    """Return (lines, facts) of the outcome for a LoRA."""
     health = inspect_lora(path, context.cancel)
     if any(name.endswith("alpha") for name in health["not_finite"]):  # no layer can be read with it
         return _unmeasured(health)
@@ -91,10 +93,10 @@ def _check_lora(path: Path, settings: CheckWeightsSettings, context: JobContext)
     notes = {cell_of(name): "untrained" for name in untrained}
     notes |= {cell_of(layer.name): "damaged" for layer in layers if not math.isfinite(norms[layer.name])}
     finite = {name: norm for name, norm in norms.items() if math.isfinite(norm)}
-    shown = layer_maps("Norm of the change", finite, root_of_squares, notes=notes)
+    charts = layer_maps("Norm of the change", finite, root_of_squares, notes=notes)
     order = sorted(layers, key=lambda layer: -norms[layer.name] if math.isfinite(norms[layer.name]) else -math.inf)
     rows = [[each.name, each.kind, each.rank, norms[each.name]] for each in order[:MOST_ROWS]]
-    shown.append(table(f"Layers with the largest change, of {len(layers)}", ["Layer", "Kind", "Rank", "Norm"], rows))
+    charts.append(table(f"Layers with the largest change, of {len(layers)}", ["Layer", "Kind", "Rank", "Norm"], rows))
     lines = _damage_lines(health["not_finite"], health["too_large"])
     if untrained:
         lines.append(f"no effect (untrained): {listed(sorted(untrained), SHOWN_NAMES)}")
@@ -110,18 +112,22 @@ def _check_lora(path: Path, settings: CheckWeightsSettings, context: JobContext)
         "untrained": sorted(untrained),
         "unread": unread,
     }
-    return lines, facts | {"shown": shown}
+    return lines, facts | {"shown": charts}
 
 
 def _unmeasured(health: dict[str, Any], lines: Sequence[str] = ()) -> tuple[list[str], dict[str, Any]]:
-    """The result if no layer's change can be computed."""
+    """Return (lines, facts) of the outcome if no layer's change can be computed.
+
+    health   result of `inspect_lora`
+    lines    further lines
+    """
     facts = {"norms": {}, "norm": 0.0, "damaged": sorted(health["not_finite"] + health["too_large"])}
     facts |= {"untrained": sorted(health["untrained"]), "unread": [], "shown": []}
     return [*_damage_lines(health["not_finite"], health["too_large"]), *lines], facts
 
 
 def _block_norm_lines(norms: dict[str, float]) -> list[str]:
-    """A line with the norm of each text encoder and U-Net block; [] without layers. norms: by layer"""
+    """Return a line with the norm of each text encoder and U-Net block; [] without layers. `norms`: by layer."""
     squares: defaultdict[str, float] = defaultdict(float)
     for name, norm in norms.items():
         part, _, column = cell_of(name)
@@ -133,6 +139,7 @@ def _block_norm_lines(norms: dict[str, float]) -> list[str]:
 
 
 def _damage_lines(not_finite: list[str], too_large: list[str]) -> list[str]:
+    """Return lines that name damaged tensors, or say that there are none."""
     lines = [f"DAMAGED: NaN or infinity in {listed(not_finite, SHOWN_NAMES)}"] if not_finite else []
     lines += [f"DAMAGED: values above {FAR_TOO_LARGE:,.0f} in {listed(too_large, SHOWN_NAMES)}"] if too_large else []
     return lines or ["no NaN, infinite or very large values"]
@@ -142,7 +149,7 @@ def _damage_lines(not_finite: list[str], too_large: list[str]) -> list[str]:
 
 
 def _check_model(path: Path, context: JobContext) -> tuple[list[str], dict[str, Any]]:
-    """(lines, facts) of the outcome for any other model file."""
+    """Return (lines, facts) of the outcome for any model file but a LoRA."""
     kind = identify(path)
     not_finite, too_large, zero, peaks, cells, weights = [], [], [], {}, [], 0
     with TensorFile(path) as file:
@@ -162,21 +169,21 @@ def _check_model(path: Path, context: JobContext) -> tuple[list[str], dict[str, 
             cell = _cell_in_model(name, kind.family)
             if cell is not None and len(entry.shape) > 1:
                 cells.append((cell, float(value.float().square().mean().sqrt())))
-    shown = heat_maps("Root mean square of the weights", cells, mean)
+    charts = heat_maps("Root mean square of the weights", cells, mean)
     finite = {name: peak for name, peak in peaks.items() if math.isfinite(peak)}
     order = sorted(finite, key=lambda name: -finite[name])
-    shown.append(table("Largest values", ["Tensor", "Largest"], [[name, finite[name]] for name in order[:MOST_ROWS]]))
+    charts.append(table("Largest values", ["Tensor", "Largest"], [[name, finite[name]] for name in order[:MOST_ROWS]]))
     lines = _damage_lines(not_finite, too_large)
     lines += [f"all zero: {listed(zero, SHOWN_NAMES)}"] if zero else []
     lines.append(
         f"{kind}: {weights:,} numbers in {count(len(peaks), 'tensor')}; the largest is {max(finite.values(), default=0):.4g}"
     )
     damaged = sorted({*not_finite, *too_large})
-    return lines, {"damaged": damaged, "zero": zero, "largest": max(finite.values(), default=0.0), "shown": shown}
+    return lines, {"damaged": damaged, "zero": zero, "largest": max(finite.values(), default=0.0), "shown": charts}
 
 
 def _cell_in_model(name: str, family: str | None) -> tuple[str, str, str] | None:
-    """The (part, row, column) of a weight in the heat maps; None for the VAE, biases and others."""
+    """Return the heat map cell (part, row, column) of a weight; None for the VAE, biases and other tensors."""
     if not name.endswith("weight"):
         return None
     if name.startswith(sd_keys.UNET_PREFIX):

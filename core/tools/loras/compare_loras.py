@@ -1,4 +1,4 @@
-"""Compares two LoRAs layer by layer: cosine similarity of their changes, and norm of the difference."""
+"""Compares two LoRAs layer by layer: cosine similarity of their weight changes, and norm of the difference."""
 
 from __future__ import annotations
 
@@ -29,40 +29,42 @@ MOST_ROWS = 20
 class Plan:
     """The two LoRAs."""
 
-    one: Path
-    other: Path
+    first: Path
+    second: Path
 
     def __str__(self) -> str:
-        return f"compare {display_path(self.one)} with {display_path(self.other)}"
+        return f"compare {display_path(self.first)} with {display_path(self.second)}"
 
 
 def plan(settings: CompareLorasSettings, workspace: Workspace) -> Plan:
-    one, other = _files(settings, workspace)
-    check_base_model(settings.base_model, one, workspace, f"{GROUP}.base_model")
-    for lora in (one, other):
+    """Check the two LoRAs and the base model, and return the plan. Raises ProblemsError."""
+    first, second = _files(settings, workspace)
+    check_base_model(settings.base_model, first, workspace, f"{GROUP}.base_model")
+    for lora in (first, second):
         check_measurable(settings.base_model, lora, f"{GROUP}.base_model")
     check_png(settings.png, f"{GROUP}.png")
-    return Plan(one, other)
+    return Plan(first, second)
 
 
 def _files(settings: CompareLorasSettings, workspace: Workspace) -> tuple[Path, Path]:
+    """Return the paths of both LoRAs. Raises ProblemsError, also for LoRAs of different families."""
     problems: list[Problem] = []
-    one = collected(problems, lora_of, settings.file, workspace, f"{GROUP}.file")
-    other = collected(problems, lora_of, settings.other, workspace, f"{GROUP}.other")
+    first = collected(problems, lora_of, settings.file, workspace, f"{GROUP}.file")
+    second = collected(problems, lora_of, settings.other, workspace, f"{GROUP}.other")
     raise_if_errors(problems)
-    assert one is not None and other is not None
-    families = [identify(path).family for path in (one, other)]
+    assert first is not None and second is not None
+    families = [identify(path).family for path in (first, second)]
     if None not in families and families[0] != families[1]:
         names = [FAMILY_NAMES[str(each)] for each in families]
         what = f"The first LoRA is for {names[0]}, the second for {names[1]}"
         raise ProblemsError.one(what, f"{GROUP}.other", f"choose one for {names[0]}", "tools.other-family")
-    return one, other
+    return first, second
 
 
 def do(settings: CompareLorasSettings, plan: Plan, context: JobContext) -> Outcome:
     """Compare the changes A and B of each common layer: cosine <A, B> / (|A| |B|), difference |A - B|."""
-    files = (plan.one, plan.other)
-    model = model_of(settings.base_model, plan.one, context)
+    files = (plan.first, plan.second)
+    model = model_of(settings.base_model, plan.first, context)
     first, second = (
         {layer.name: layer for layer in open_layers(load_finite(path), model, context.cancel)[0]} for path in files
     )
@@ -80,28 +82,30 @@ def do(settings: CompareLorasSettings, plan: Plan, context: JobContext) -> Outco
     totals = {key: root_of_squares([each[key] for each in pairs.values()]) for key in ("first", "second", "difference")}
     product = sum(each["product"] for each in pairs.values())
     cosine = product / (totals["first"] * totals["second"]) if totals["first"] * totals["second"] else None
-    shown = layer_maps("Cosine", cosines, mean, span=(-1.0, 1.0))
-    shown += layer_maps("Norm of the difference", differences, root_of_squares)
-    shown.append(_table(pairs))
+    charts = layer_maps("Cosine", cosines, mean, span=(-1.0, 1.0))
+    charts += layer_maps("Norm of the difference", differences, root_of_squares)
+    charts.append(_table(pairs))
     alone = [(len(first) - len(common), files[0].name), (len(second) - len(common), files[1].name)]
     overall = "none: one has no effect" if cosine is None else f"{cosine:.4f}"
     lines = [
         f"cosine {overall} in {count(len(common), 'common layer')} (1: the same direction, 0: unrelated, -1: opposite)",
         f"norms {totals['first']:.4g} and {totals['second']:.4g}; norm of the difference {totals['difference']:.4g}",
         *(f"{count(layers, 'layer')} only in {name}" for layers, name in alone if layers),
-        *save_png(shown, settings.png),
+        *save_png(charts, settings.png),
     ]
-    return Outcome(lines=lines, facts={"cosine": cosine, **totals, "layers": pairs, "shown": shown})
+    return Outcome(lines=lines, facts={"cosine": cosine, **totals, "layers": pairs, "shown": charts})
 
 
-def _compare(one: Layer, other: Layer) -> dict[str, Any]:
-    """cosine (None if a change is 0), difference, first and second (norms), product of two layers. Raises ProblemsError for
-    different sizes."""
-    a, b = one.change().flatten().double(), other.change().flatten().double()
+def _compare(first_layer: Layer, second_layer: Layer) -> dict[str, Any]:
+    """Return {cosine, difference, first, second: norms of both changes, product} of a layer in two LoRAs.
+
+    `cosine` is None if a change is 0. Raises ProblemsError for different sizes.
+    """
+    a, b = first_layer.change().flatten().double(), second_layer.change().flatten().double()
     if a.numel() != b.numel():
         fix = "compare LoRAs of one family"
         raise ProblemsError.one(
-            f"{one.name} has another size in the two LoRAs", f"{GROUP}.other", fix, "tools.other-size"
+            f"{first_layer.name} has another size in the two LoRAs", f"{GROUP}.other", fix, "tools.other-size"
         )
     first, second, product = float(a.norm()), float(b.norm()), float(a @ b)
     cosine = max(-1.0, min(1.0, product / (first * second))) if first and second else None
@@ -110,6 +114,7 @@ def _compare(one: Layer, other: Layer) -> dict[str, Any]:
 
 
 def _table(compared: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the table of the layers that differ most. `compared`: {layer: result of `_compare`}."""
     order = sorted(compared, key=lambda name: -compared[name]["difference"])[:MOST_ROWS]
     keys = ("cosine", "difference", "first", "second")
     rows = [

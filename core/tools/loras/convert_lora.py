@@ -1,4 +1,4 @@
-"""Converts LoRA files to another program's names or to a network type that every program reads: one file, or a folder."""
+"""Converts LoRA files, one or a folder, to another program's key names or to a network type that every program reads."""
 
 from __future__ import annotations
 
@@ -49,8 +49,14 @@ SHOWN_LINES = 20
 
 @dataclass
 class Plan:
-    """The conversion. names: title of the naming scheme; base: the base model; files: (LoRA, its copy); left_out: a line for each
-    other file of the folder; size: of the copies in bytes."""
+    """The conversion.
+
+    names      title of the key naming scheme
+    base       the base model, None if it is not needed
+    files      (LoRA, its copy)
+    left_out   a line for each other file of the folder
+    size       of all copies in bytes
+    """
 
     names: str
     base: Checkpoint | None = None
@@ -85,15 +91,15 @@ def do(settings: ConvertLoraSettings, plan: Plan, context: JobContext) -> Outcom
 
 
 def plan(settings: ConvertLoraSettings, workspace: Workspace) -> Plan:
-    """Plan the conversion by the headers. Raises ProblemsError with all problems."""
+    """Plan the conversion by the files' headers. Raises ProblemsError with all problems."""
     source = file_of(settings.file, workspace, FILE)
     plan = Plan(settings.label("names"), _base_model(settings, workspace))
     if source.is_dir():
         _plan_folder(plan, source, settings, workspace)
     else:
         _plan_file(plan, source, settings, workspace)
-    twice = [target for target, times in Counter(target for _, target in plan.files).items() if times > 1]
-    problems = [_shared_target_problem(target) for target in twice]
+    duplicates = [target for target, times in Counter(target for _, target in plan.files).items() if times > 1]
+    problems = [_shared_target_problem(target) for target in duplicates]
     inputs = [each for each, _ in plan.files]
     for _, target in plan.files:
         problems += output_problems(target, inputs if len(inputs) == 1 else (), plan.size, OUTPUT)
@@ -102,6 +108,7 @@ def plan(settings: ConvertLoraSettings, workspace: Workspace) -> Plan:
 
 
 def _base_model(settings: ConvertLoraSettings, workspace: Workspace) -> Checkpoint | None:
+    """Open the base model of the settings; None if there is none or if the network type stays. Raises ProblemsError."""
     if not settings.base_model or settings.network_type == "unchanged":
         return None
 
@@ -111,7 +118,7 @@ def _base_model(settings: ConvertLoraSettings, workspace: Workspace) -> Checkpoi
 
 
 def _plan_file(plan: Plan, source: Path, settings: ConvertLoraSettings, workspace: Workspace) -> None:
-    """Add one LoRA to the plan. Raises ProblemsError if nothing would change."""
+    """Add one LoRA to the plan. Raises ProblemsError if the conversion would not change it."""
     with problems_at(FILE):
         unchanged = _is_unchanged(source, settings)
     if unchanged:
@@ -122,12 +129,13 @@ def _plan_file(plan: Plan, source: Path, settings: ConvertLoraSettings, workspac
 
 
 def _shared_target_problem(target: Path) -> Problem:
+    """Return the problem that two LoRAs would be written to one file."""
     what = f"Two LoRAs of the folder would become {display_path(target)}"
     return Problem(what, FILE, "rename one of them", code="tools.output-twice")
 
 
 def _plan_folder(plan: Plan, folder: Path, settings: ConvertLoraSettings, workspace: Workspace) -> None:
-    """Add all LoRAs of a folder to the plan; other files get a line in `plan.left_out`. Raises ProblemsError without any."""
+    """Add all LoRAs of a folder to the plan; other files get a line in `plan.left_out`. Raises ProblemsError if there are none."""
     output_folder = resolve_path(settings.output) if settings.output else folder
     if output_folder.suffix.lower() in SUFFIXES or os.path.isfile(output_folder):
         what, fix = f"'{settings.output}' is not a folder, and there are several LoRAs", "name a folder"
@@ -153,15 +161,17 @@ def _plan_folder(plan: Plan, folder: Path, settings: ConvertLoraSettings, worksp
 
 
 def _is_unchanged(file: Path, settings: ConvertLoraSettings) -> bool:
-    """Whether the file already has the names and network type, and no precision is set."""
+    """Return whether the file already has the names and network type, and no precision is set."""
     if settings.save_precision is not None or identify(file).layout != LAYOUTS.get(settings.names):
         return False
     return settings.network_type == "unchanged" or is_plain(lora_outline(file), settings.network_type)
 
 
 def _name(file: Path, settings: ConvertLoraSettings) -> str:
-    """The copy's file name: `fox.safetensors` -> `fox_diffusers.safetensors`, and that -> `fox_kohya.safetensors`; `fox_lora` with
-    another network type, `fox_bf16` with another precision."""
+    """Return the copy's file name: fox.safetensors -> fox_diffusers.safetensors, and that -> fox_kohya.safetensors.
+
+    A changed network type or precision is appended: fox_lora, fox_bf16.
+    """
     stem, names = file.stem, settings.names.partition("_")[0]
     if identify(file).layout != LAYOUTS.get(settings.names):
         stem = f"{stem.removesuffix('_kohya').removesuffix('_diffusers')}_{names}"
@@ -170,7 +180,7 @@ def _name(file: Path, settings: ConvertLoraSettings) -> str:
 
 
 def _bytes_of(file: Path, base: Checkpoint | None, settings: ConvertLoraSettings, workspace: Workspace) -> int:
-    """The approximate size of a file's copy in bytes. Raises ProblemsError if its header shows that it cannot be converted."""
+    """Return the approximate size of a file's copy in bytes. Raises ProblemsError if its header shows that it cannot be converted."""
     with problems_at(FILE):
         lora = lora_outline(file)
     if settings.names != "kohya":
@@ -201,7 +211,7 @@ def _refuse_losses(lora: LoraFile, settings: ConvertLoraSettings) -> None:
 def _convert(
     source: Path, target: Path, base: Checkpoint | None, settings: ConvertLoraSettings, context: JobContext
 ) -> list[str]:
-    """Convert and write one file. Returns lines for the result, such as what was left out."""
+    """Convert one file and write the copy. Returns lines for the result, such as what was left out. Raises ProblemsError."""
     if settings.network_type == "unchanged":
         dtype = type_named(settings.save_precision) if settings.save_precision else None
         return _save(source, target, load_lora(source), settings, dtype)
@@ -214,7 +224,7 @@ def _convert(
 def _save(
     source: Path, target: Path, lora: LoraFile, settings: ConvertLoraSettings, dtype: torch.dtype | None
 ) -> list[str]:
-    """Write a LoRA with the requested names. Returns lines for the result."""
+    """Write a LoRA with the key names of the settings. Returns lines for the result."""
     lines, written = list[str](), dict[str, Any]()
     if settings.names == "kohya":
         save_lora(target, *to_kohya(lora), dtype)

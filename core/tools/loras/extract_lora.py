@@ -41,7 +41,13 @@ GROUP = "extract_lora"
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer of both models. name: kohya's; shape: of its weight in the LoRA; left_out: for want of a conv rank"""
+    """A layer of both models.
+
+    name              as in kohya's files
+    shape             of its weight in the LoRA
+    original, tuned   the weight's location in both models
+    left_out          whether it is a convolution of a resnet that the LoRA leaves out, as no conv rank is set
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -52,6 +58,8 @@ class _Layer:
 
 @dataclass(frozen=True)
 class Plan:
+    """Both models, the layers to extract, those left out, and the file to write."""
+
     original: Checkpoint
     tuned: Checkpoint
     family: str
@@ -73,28 +81,30 @@ def plan(settings: ExtractLoraSettings, workspace: Workspace) -> Plan:
     original, tuned = models
     raise_if_errors(problems)
     assert original is not None and tuned is not None
-    one, other = original.kind.family, tuned.kind.family
-    if one != other or one is None:
-        names = [FAMILY_NAMES.get(each or "", "of unknown family") for each in (one, other)]
+    family, tuned_family = original.kind.family, tuned.kind.family
+    if family != tuned_family or family is None:
+        names = [FAMILY_NAMES.get(each or "", "of unknown family") for each in (family, tuned_family)]
         what = f"The original is {names[0]}, the tuned model {names[1]}"
         raise ProblemsError.one(what, f"{GROUP}.model_tuned", "choose two models of one family", "tools.other-family")
     if original.path.samefile(tuned.path):
         raise _no_difference("The original and the tuned model are the same file")
-    all_layers = list(_layers(settings, original, tuned, one))
+    all_layers = list(_layers(settings, original, tuned, family))
     layers, left_out = ([layer for layer in all_layers if layer.left_out == each] for each in (False, True))
     target = output_file(settings.output, tuned.path, "_lora")
     width = PRECISION_BYTES[settings.save_precision or "fp32"] + SPILLED
     size = bytes_of([layer.shape for layer in layers], settings.dim, settings.conv_dim or 0, width)
     raise_if_errors(output_problems(target, [original.path, tuned.path], size, f"{GROUP}.output"))
-    return Plan(original, tuned, one, layers, left_out, target)
+    return Plan(original, tuned, family, layers, left_out, target)
 
 
 def _no_difference(what: str) -> ProblemsError:
+    """Return the error that there is nothing to extract."""
     fix = "choose the base as the original and its fine-tuned model as tuned"
     return ProblemsError.one(what, f"{GROUP}.model_tuned", fix, "extract.no-difference")
 
 
 def _open_checkpoint(settings: ExtractLoraSettings, name: str, workspace: Workspace) -> Checkpoint:
+    """Open the model that the setting `name` names. Raises ProblemsError unless it is a checkpoint."""
     path = model_file(getattr(settings, name), workspace, f"{GROUP}.{name}")
     with problems_at(f"{GROUP}.{name}"):
         checkpoint = open_checkpoint(path)
@@ -107,7 +117,7 @@ def _open_checkpoint(settings: ExtractLoraSettings, name: str, workspace: Worksp
 def _layers(
     settings: ExtractLoraSettings, original: Checkpoint, tuned: Checkpoint, family_name: str
 ) -> Iterator[_Layer]:
-    """Yield the layers that a LoRA changes, in its order. Raises ProblemsError if the models differ in layers or sizes."""
+    """Yield the layers that a LoRA changes, in their usual order. Raises ProblemsError if the models differ in layers or sizes."""
     where, layers = f"{GROUP}.model_tuned", dict[str, Any]()
     for model in (original, tuned):
         layers |= {each.layer.name: each.layer for each in layers_of(family_name, model.parts)}
@@ -168,8 +178,8 @@ def do(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> Outcom
     lines = [f"{count(len(layers), 'layer')} extracted"]
     lines += [f"text encoders left out: no weight differs by more than {settings.min_diff:g}"] if without else []
     lines += [note] if note else []
-    kept = sum(share**2 * square for share, square in zip(retained, squares, strict=True))
-    whole = (kept / (sum(squares) + sum(left_out))) ** 0.5
+    retained_square = sum(share**2 * square for share, square in zip(retained, squares, strict=True))
+    whole = (retained_square / (sum(squares) + sum(left_out))) ** 0.5
     lines.append(
         f"kept norm of the difference: {whole:.1%} of the whole; of the extracted layers "
         f"{sum(retained) / len(retained):.1%} on average, {min(retained):.1%} at least"
@@ -179,7 +189,7 @@ def do(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> Outcom
 
 
 def _chosen_layers(settings: ExtractLoraSettings, plan: Plan, files: OpenFiles, context: JobContext) -> list[_Layer]:
-    """The layers to extract: all, but the text encoders' only if one of them differs by more than `min_diff`."""
+    """Return the layers to extract: all, or without the text encoders if none of their weights differs by more than `min_diff`."""
     text = [layer for layer in plan.layers if layer.name.startswith("lora_te")]
     for number, layer in enumerate(text):
         context.check()
@@ -190,7 +200,7 @@ def _chosen_layers(settings: ExtractLoraSettings, plan: Plan, files: OpenFiles, 
 
 
 def _difference(settings: ExtractLoraSettings, layer: _Layer, files: OpenFiles) -> Tensor:
-    """tuned - original, float32, in the layer's shape. Raises ProblemsError for NaN and infinite weights."""
+    """Return tuned - original, float32, in the layer's shape. Raises ProblemsError for NaN and infinite weights."""
     original = _read(layer.original, files, settings.load_precision).to(settings.load_original_model_to)
     tuned = _read(layer.tuned, files, settings.load_precision).to(settings.load_tuned_model_to)
     difference = (tuned.to(original.device) - original).view(layer.shape)
@@ -202,17 +212,18 @@ def _difference(settings: ExtractLoraSettings, layer: _Layer, files: OpenFiles) 
 
 
 def _square(change: Tensor) -> float:
-    """The squared Frobenius norm of a change."""
+    """Return the squared Frobenius norm of a change."""
     return float(change.double().square().sum())
 
 
 def _read(location: TensorLocation, files: OpenFiles, precision: str | None) -> torch.Tensor:
+    """Read a weight in `precision` (None: as stored), as float32."""
     lazy = files.lazy(location)
     return lazy.cast(type_named(precision) if precision else None).read().to(torch.float32)
 
 
 def _metadata(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> dict[str, str]:
-    """The metadata that sd-scripts writes, with the original model as the base model and the texts of the tuned one."""
+    """Return sd-scripts' metadata, with the original as the base model, and the texts of the tuned model."""
     prediction = plan.tuned.kind.prediction
     metadata = {
         **version_metadata(plan.family, prediction),

@@ -1,4 +1,4 @@
-"""What LoRA tools check by headers, without torch: shapes and sizes of LoRAs, and the base model, which `model_of` loads."""
+"""Header checks of the LoRA tools, without torch: shapes and sizes of LoRAs, and the base model, which `model_of` loads."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SPILLED = PRECISION_BYTES["fp32"]  # of each number, on the disk next to the res
 
 
 def refuse_device(device: str, where: str) -> None:
-    """Raise ProblemsError for a GPU that the machine does not have."""
+    """Raise ProblemsError for "cuda" without a CUDA GPU. `where`: the setting."""
     if device != "cuda":
         return
     if not torch.cuda.is_available():
@@ -40,7 +40,7 @@ def refuse_device(device: str, where: str) -> None:
 
 
 def outline_without_base(path: Path, where: str) -> LoraFile:
-    """The outline of a LoRA whose layers' changes do not depend on the base model. Raises ProblemsError for others."""
+    """Return the outline of a LoRA whose layers' changes can be computed without the base model. Raises ProblemsError for others."""
     lora = lora_outline(path)
     dependent, _ = _dependent_layers(lora)
     if dependent:
@@ -52,7 +52,7 @@ def outline_without_base(path: Path, where: str) -> LoraFile:
 
 
 def _dependent_layers(lora: LoraFile) -> tuple[dict[str, list[str]], int]:
-    """({title of a kind: its layers whose change depends on the base model}, number of other layers)."""
+    """Return ({title of a kind: layers whose change depends on the base model}, number of other layers)."""
     dependent: dict[str, list[str]] = {}
     modules = group_by_module(lora.tensors)
     for name, tensors in modules.items():
@@ -63,51 +63,56 @@ def _dependent_layers(lora: LoraFile) -> tuple[dict[str, list[str]], int]:
 
 
 def weight_shape(tensors: Mapping[str, Tensor]) -> tuple[int, ...] | None:
-    """The shape of the weight that a layer changes, by its kind; None if its change depends on the weight."""
+    """Return the shape of the weight that a layer changes, from its tensors; None if its change depends on the weight."""
     kind = kind_of_keys(tensors)
     return kind.weight_shape(tensors) if kind is not None else None
 
 
 def bias_norm_of(lora: LoraFile) -> dict[str, Tensor]:
-    """The changes of biases and norm layers by key, including the biases of full differences."""
+    """Return the changes of biases and norm layers by key, including biases of full differences."""
     return {key: value for key, value in lora.tensors.items() if key.endswith(f".{BIAS}")} | lora.bias_norm_in_use
 
 
-def left_out_lines(lora: LoraFile, more: Iterable[str] = ()) -> list[str]:
-    """Lines that name what a new LoRA leaves out of its source: whole biases (PEFT's `bias`), which are not changes of the base
-    model.
+def left_out_lines(lora: LoraFile, further_names: Iterable[str] = ()) -> list[str]:
+    """Return [a line that names what a new LoRA leaves out of its source]; [] if nothing is left out.
 
-    more   further names
+    Left out are complete biases (PEFT's `bias`), which are not changes of the base model, and `further_names`.
     """
-    names = [*(key for key in lora.bias_norm if key not in lora.bias_norm_in_use), *more]
+    names = [*(key for key in lora.bias_norm if key not in lora.bias_norm_in_use), *further_names]
     what = f"left out, because the new file has no place for them: {listed(names, SHOWN)}"
     return [f"{lora.path.name}: {what}" if lora.path else what] if names else []
 
 
 def with_kernel(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of a layer's weight with its kernel, by its name: LyCORIS' products have 3x3 kernels flattened."""
+    """Return a weight's shape with its kernel, by the layer's name: LyCORIS flattens 3x3 kernels."""
     flat = len(shape) == 2 and shape[1] % 9 == 0 and CONVOLUTION.search(name)
     return (shape[0], shape[1] // 9, 3, 3) if flat else shape
 
 
 def has_large_kernel(shape: tuple[int, ...]) -> bool:
+    """Return whether a weight's shape has a kernel larger than 1x1."""
     return any(side != 1 for side in shape[2:])
 
 
 def inherited_metadata(lora: LoraFile) -> dict[str, str]:
-    """A file's metadata for a new file, without the keys that describe its tensors and names."""
+    """Return a file's metadata for a new file, without keys that describe its tensors and names."""
     dropped = (PEFT_METADATA, "format", "ss_network_args", "sshs_model_hash", "sshs_legacy_hash")
     return {key: value for key, value in lora.metadata.items() if key not in dropped}
 
 
 def item_bytes(lora: LoraFile, precision: str | None) -> int:
-    """Bytes per element of `precision`, else of the file's matrices. lora: its outline"""
+    """Return the bytes per element of `precision`; without one, of the file's most frequent matrix dtype. `lora` may be an outline."""
     counts = Counter(str(each.dtype) for each in lora.tensors.values() if each.ndim > 1 and each.is_floating_point())
     return PRECISION_BYTES[precision] if precision else ITEM_BYTES[counts.most_common(1)[0][0]] if counts else 4
 
 
 def bytes_of(shapes: Iterable[tuple[int, ...]], rank: int, conv_rank: int, width: int) -> int:
-    """The approximate size in bytes of a LoRA with these layers. width: bytes per element"""
+    """Return the approximate size in bytes of a LoRA.
+
+    shapes            of the layers' weights
+    width             bytes per element
+    rank, conv_rank   of layers, and of convolutions with a kernel larger than 1x1
+    """
     numbers = 0
     for shape in shapes:
         inputs = shape[1] * (shape[2] * shape[3] if len(shape) > 2 else 1)
@@ -119,8 +124,11 @@ def bytes_of(shapes: Iterable[tuple[int, ...]], rank: int, conv_rank: int, width
 
 
 def check_base_model(name: str | None, lora: Path, workspace: Workspace, where: str) -> None:
-    """Raise ProblemsError if the base model does not exist, is not a model, or is of another family than the LoRA. Without a name, and
-    for a LoRA of unknown family, there is nothing to compare. where: the setting that names the model"""
+    """Raise ProblemsError if the base model does not exist, is not a model, or is of another family than the LoRA.
+
+    name    value of the setting; nothing is checked without one
+    where   the setting
+    """
     if not name:
         return
     path = model_path(name, workspace, where)
@@ -136,7 +144,7 @@ def check_base_model(name: str | None, lora: Path, workspace: Workspace, where: 
 
 
 def check_measurable(name: str | None, lora: Path, where: str) -> None:
-    """Raise ProblemsError without a base model if every layer of the LoRA needs it (it rotates or scales the weight)."""
+    """Raise ProblemsError if `name`, the base model, is empty and every layer of the LoRA needs it, to rotate or scale its weights."""
     if name:
         return
     kinds, others = _dependent_layers(lora_outline(lora))
@@ -148,7 +156,7 @@ def check_measurable(name: str | None, lora: Path, where: str) -> None:
 def model_of(
     name: str | None, lora: Path, context: JobContext, parts: tuple[str, ...] = ("denoiser", "text_encoders")
 ) -> Components | None:
-    """Load the parts of a checked base model, in fp32 on the job's device; None without one."""
+    """Load parts of the base model in fp32 on the job's device; None if `name` is empty. `lora` is not read."""
     if not name:
         return None
     from core.families.loading import load

@@ -1,4 +1,4 @@
-"""Lists the tokens that a LoRA's text encoders change most (as sd-scripts' lora_interrogator, for both encoders of SDXL)."""
+"""Lists the tokens that a LoRA's text encoder layers change most (as sd-scripts' lora_interrogator, for both encoders of SDXL)."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ SHOWN_LINES = 20  # of each encoder; the table has all
 
 
 def plan(settings: InterrogateLoraSettings, workspace: Workspace) -> FilePlan:
+    """Check the LoRA and its base model, and return the plan. Raises ProblemsError with all problems."""
     problems: list[Problem] = []
     path = collected(problems, lora_of, settings.file, workspace, f"{GROUP}.file")
     where = f"{GROUP}.base_model"
@@ -45,6 +46,7 @@ def plan(settings: InterrogateLoraSettings, workspace: Workspace) -> FilePlan:
 
 
 def _refuse_without_text_layers(path: Path) -> None:
+    """Raise ProblemsError for a LoRA without text encoder layers."""
     with problems_at(f"{GROUP}.file"):
         tensors = lora_outline(path).tensors
     parts = {module[0] for name in tensors if (module := module_path(name.partition(".")[0]))}
@@ -81,7 +83,7 @@ def do(settings: InterrogateLoraSettings, plan: FilePlan, context: JobContext) -
     if not lists:
         what, fix = f"{path.name} does not change this model's text encoders", "choose one that was trained with them"
         raise ProblemsError.one(what, f"{GROUP}.file", fix, "tools.no-text-encoder")
-    lines, brief, shown = [], [], []
+    lines, brief, charts = [], [], []
     for title, rows in lists.items():
         brief.append(f"{title}: {count(len(rows), 'token')}")
         lines += [
@@ -89,13 +91,15 @@ def do(settings: InterrogateLoraSettings, plan: FilePlan, context: JobContext) -
             *(f"  [{row['rank']}] {row['id']} {row['token']}: {row['score']:.5f}" for row in rows[:SHOWN_LINES]),
         ]
         cells = [[row["token"], row["id"], row["score"]] for row in rows]
-        shown.append(table(title, ["Token", "Id", "Change"], cells))
-    return Outcome(lines=lines, facts={"tokens": lists, "shown": shown, "brief": brief})
+        charts.append(table(title, ["Token", "Id", "Change"], cells))
+    return Outcome(lines=lines, facts={"tokens": lists, "shown": charts, "brief": brief})
 
 
 def _states(model: Components, encoder: Any, clip_skip: int | None) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A function from ids [N, 3] to the states that the U-Net reads: SDXL's penultimate ones without the final norm, else
-    `last_states`."""
+    """Return the function from token ids [N, 3] to the states [N, 3, width] that the U-Net reads.
+
+    SDXL's penultimate states without the final norm, else `last_states`.
+    """
     if traits_of(model.family).penultimate:
         layer = -(clip_skip or 2)
         return lambda ids: encoder(ids.to(encoder.device), output_hidden_states=True).hidden_states[layer]
@@ -110,7 +114,11 @@ def _scores(
     title: str,
     context: JobContext,
 ) -> torch.Tensor:
-    """The scores [number of tokens] of all ids below `token_count`."""
+    """Return the scores [token_count] of all ids, float32 on the CPU.
+
+    states      (ids [N, 3]) -> states
+    with_lora   () -> context in which the LoRA is applied
+    """
     total = token_count(tokenizer)
     scores = torch.empty(total)
     for start in range(0, total, batch_size):
@@ -127,5 +135,5 @@ def _scores(
 
 
 def token_count(tokenizer: Any) -> int:
-    """The number of ids to score: all before the special tokens."""
+    """Return the number of ids to score: all up to the highest special token."""
     return max(tokenizer.all_special_ids) + 1

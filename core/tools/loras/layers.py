@@ -1,4 +1,4 @@
-"""The layers of a LoRA file of any registered kind with their changes of the weights, for tools that measure and compare."""
+"""The layers of a LoRA file of any registered kind with their weight changes, for tools that measure and compare."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PARTS = {"unet": "U-Net", "text_encoder": "Text encoder", "text_encoder_2": "Sec
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer of a LoRA file. kind: the title of its network kind."""
+    """A layer of a LoRA file. `kind`: title of its network kind."""
 
     name: str
     kind: str
@@ -47,10 +47,11 @@ class Layer:
 
     @property
     def rank(self) -> int:
+        """The rank of the adapter."""
         return self.adapter.rank
 
     def change(self) -> Tensor:
-        """The change of the weight, float32 in its shape; kernels may be flattened without a base model."""
+        """Return the change of the weight, float32, in its shape; kernels may be flattened without a base model."""
         try:
             return self.adapter.delta()
         except TypeError:  # it turns or scales the weight
@@ -58,12 +59,12 @@ class Layer:
             return self.adapter.merged(weight) - weight
 
     def norm(self) -> float:
-        """Frobenius norm of the change; of a LoRA by its factors, which is faster."""
+        """Return the Frobenius norm of the change, for a LoRA from its factors, which is faster."""
         plain = self.adapter.factors() is not None
         return float(self.adapter.norm() if plain else self.change().norm())
 
     def factors(self) -> tuple[Tensor, Tensor] | None:
-        """(up [out, r] times the scale, down [r, in]); None for a kind without factors."""
+        """Return (up [out, r] times the scale, down [r, in * kh * kw]); None for a kind without factors."""
         factors = self.adapter.factors()
         if factors is None:
             return None
@@ -72,7 +73,7 @@ class Layer:
 
 
 def open_layers(lora: LoraFile, model: Components | None, cancel: CancelToken) -> tuple[list[Layer], list[str]]:
-    """(layers by name, names of layers that need the base model). Raises ProblemsError for a file without layers."""
+    """Return (layers sorted by name, names of layers that need the base model). Raises ProblemsError for a file without layers."""
     modules = group_by_module(lora.tensors)
     with torch.no_grad():
         layers = sorted(layers_of(modules, model, cancel), key=lambda layer: layer.name)
@@ -90,7 +91,10 @@ def open_layers(lora: LoraFile, model: Components | None, cancel: CancelToken) -
 def layers_of(
     modules: Mapping[str, Mapping[str, Tensor | StoredTensor]], model: Components | None, cancel: CancelToken
 ) -> Iterator[Layer]:
-    """Yield the layers whose change can be computed, with a base model or without. Stored tensors are read layer by layer."""
+    """Yield the layers whose change can be computed, with or without a base model. Stored tensors are read layer by layer.
+
+    modules   {layer's name: {key: tensor}}
+    """
     targets = {} if model is None else {target.name: target for target in targets_of(model)}
     for file_name, stored in modules.items():
         cancel.check()
@@ -107,24 +111,24 @@ def layers_of(
 
 
 def _has_delta(adapter: Adapter) -> bool:
-    """Whether its change does not depend on the weight; other kinds rotate or scale it."""
+    """Return whether the adapter's change does not depend on the weight; other kinds rotate or scale it."""
     return type(adapter).delta is not Adapter.delta
 
 
 def _stand_in(name: str, tensors: Mapping[str, Tensor]) -> Target | None:
-    """A target of the shape that these tensors change, with a weight that is never read."""
+    """Return a target for tensors without a model, with an uninitialized weight of their shape; None if the shape is unknown."""
     shape = weight_shape(tensors)
     return target_with(name, torch.empty(shape), BIAS in tensors) if shape is not None else None
 
 
 def target_with(name: str, weight: Tensor, bias: bool) -> Target:
-    """A target outside of a model, with this weight, and with an empty bias if `bias`."""
-    out, into, *kernel = weight.shape
-    shape = (into, out, tuple(kernel)) if kernel else (into, out)
+    """Return a target outside of a model with this weight, and an uninitialized bias if `bias`."""
+    out_features, in_features, *kernel = weight.shape
+    shape = (in_features, out_features, tuple(kernel)) if kernel else (in_features, out_features)
     module = (nn.Conv2d if kernel else nn.Linear)(*shape, bias=bias, device="meta")  # skip_init would import sympy
     module.weight = nn.Parameter(weight, requires_grad=False)
     if bias:
-        module.bias = nn.Parameter(torch.empty(out, device=weight.device), requires_grad=False)
+        module.bias = nn.Parameter(torch.empty(out_features, device=weight.device), requires_grad=False)
     return Target(name, path="", parent=module, attribute="", module=module)
 
 
@@ -132,15 +136,17 @@ def target_with(name: str, weight: Tensor, bias: bool) -> Target:
 
 
 def cell_of(name: str) -> tuple[str, str, str]:
-    """(part, row, column) of a layer by its name in kohya's files: `lora_unet_down_blocks_1_attentions_0_proj_in` ->
-    ("U-Net", "proj_in", "IN04"). Columns of text encoders are their layers."""
+    """Return (part, row, column) of a layer by its name in kohya's files.
+
+    `lora_unet_down_blocks_1_attentions_0_proj_in` -> ("U-Net", "proj_in", "IN04"). Columns of text encoders are their layers.
+    """
     part, path = module_path(name) or ("unet", name)
     slot = slot_of(name) if part == "unet" else None
     return map_cell(part, path, SLOTS[slot] if slot else OTHER)
 
 
 def map_cell(part: str, path: str, column: str) -> tuple[str, str, str]:
-    """(part, row, column) of a layer by its module path. column: of the U-Net's blocks."""
+    """Return (part, row, column) of a layer by its module path. `column`: the U-Net block; ignored for text encoders."""
     if part != "unet":
         match = TEXT_LAYER.search(path)
         column = match[1] if match else OTHER
@@ -148,7 +154,7 @@ def map_cell(part: str, path: str, column: str) -> tuple[str, str, str]:
 
 
 def columns_of(part: str, columns: set[str]) -> list[str]:
-    """The columns in the order of the model, `other` last."""
+    """Return the columns in the order of the model, "other" last."""
     order = [*SLOTS, OTHER] if part == PARTS["unet"] else [*map(str, range(100)), OTHER]
     return [column for column in order if column in columns]
 
@@ -160,11 +166,12 @@ MapCell = tuple[str, str, str]  # part, row, column
 
 
 def root_of_squares(values: Sequence[float]) -> float:
-    """The norm of several layers together: sqrt of the sum of squares."""
+    """Return the root of the sum of squares: the norm of several layers together."""
     return math.sqrt(sum(value * value for value in values))
 
 
 def mean(values: Sequence[float]) -> float:
+    """Return the arithmetic mean."""
     return sum(values) / len(values)
 
 
@@ -175,8 +182,12 @@ def heat_maps(
     notes: Mapping[MapCell, str] | None = None,
     **options: Any,
 ) -> list[dict[str, Any]]:
-    """A heat map for each part of the model. numbers: (cell, value) of each layer; combine: of several values in a cell;
-    options: further arguments of `heat_map`"""
+    """Return a heat map for each part of the model.
+
+    numbers   (cell, value) of each layer
+    combine   (values of one cell) -> the value shown
+    options   further arguments of `heat_map`
+    """
     cells: dict[str, dict[tuple[str, str], list[float]]] = {}
     for (part, row, column), value in numbers:
         cells.setdefault(part, {}).setdefault((row, column), []).append(value)
@@ -191,5 +202,5 @@ def heat_maps(
 
 
 def layer_maps(title: str, numbers: Mapping[str, float], combine: Any, **options: Any) -> list[dict[str, Any]]:
-    """`heat_maps` for {LoRA layer's name: value}."""
+    """Return `heat_maps` for {name of a LoRA's layer: value}."""
     return heat_maps(title, ((cell_of(name), value) for name, value in numbers.items()), combine, **options)

@@ -1,5 +1,4 @@
-"""Merges LoRAs into a checkpoint, file to file: each changed weight is read, changed in fp32 and written, without building the
-model."""
+"""Merges LoRAs into a checkpoint, file to file: each changed weight is read, changed in fp32 and written, without building the model."""
 
 from __future__ import annotations
 
@@ -40,7 +39,7 @@ ROWS_NUMBERS = 2**19  # of a weight that are changed at once: 2 MB
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan. copy: the merge as a conversion of the model"""
+    """The conversion that writes the model (`copy`), and the LoRAs to merge into it."""
 
     copy: convert_model.Plan
     loras: Sequence[LoraInput]
@@ -50,6 +49,7 @@ class Plan:
 
 
 def plan(settings: MergeLoraToModelSettings, workspace: Workspace) -> Plan:
+    """Plan the merge by the headers. Raises ProblemsError with all problems."""
     problems: list[Problem] = []
     path = collected(problems, model_file, settings.file, workspace, f"{GROUP}.file")
     copy = None
@@ -59,7 +59,7 @@ def plan(settings: MergeLoraToModelSettings, workspace: Workspace) -> Plan:
             file=settings.file, output=settings.output, save_precision=settings.save_precision, save_model_as=form
         )
         copy = collected(
-            problems, lambda: convert_model.plan(conversion, workspace, GROUP, "_merged", vae_may_lack=True)
+            problems, lambda: convert_model.plan(conversion, workspace, GROUP, "_merged", vae_optional=True)
         )
     loras = lora_inputs(settings.models, settings.ratios, settings.lbws, workspace, GROUP, problems)
     if copy is not None:
@@ -72,6 +72,7 @@ def plan(settings: MergeLoraToModelSettings, workspace: Workspace) -> Plan:
 
 
 def _no_layer_problems(lora: LoraInput, copy: convert_model.Plan) -> list[Problem]:
+    """Return the problem of a LoRA without any layer of this model."""
     locations = {name: part.locations for name, part in copy.conversion.parts.items()}
     modules = [module for name in lora.layers if (module := module_of_layer(name)) is not None]
     if any(f"{path}.weight" in locations.get(part, ()) for part, path in modules):
@@ -103,7 +104,7 @@ def do(settings: MergeLoraToModelSettings, plan: Plan, context: JobContext) -> O
 
 
 def _metadata(plan: Plan, context: JobContext) -> dict[str, str]:
-    """modelspec and merge metadata. The model's hash is the short one, which avoids reading 7 GB."""
+    """Return modelspec and merge metadata. The model's hash is the short one, which avoids reading 7 GB."""
     source = plan.copy.conversion.source.path
     inputs, loras = as_recipe(plan.loras, context)
     first = (source, "" if source.is_dir() else legacy_hash(source))
@@ -112,7 +113,11 @@ def _metadata(plan: Plan, context: JobContext) -> dict[str, str]:
 
 
 class _Merging:
-    """Applies the changes of all LoRAs to the lazy tensors of a copy. merged: changed layers; left_out: layers by file."""
+    """Applies the changes of all LoRAs to the lazy tensors of a copy.
+
+    merged     changed layers, (part, module path)
+    left_out   {LoRA: names of layers that the model lacks}
+    """
 
     def __init__(self, plan: Plan, context: JobContext):
         self.plan, self.context = plan, context
@@ -120,7 +125,7 @@ class _Merging:
         self.left_out: dict[Path, list[str]] = {}
 
     def changed(self, states: States) -> States:
-        """The tensors, with those of the LoRAs' layers changed when they are read, in the order of the LoRAs."""
+        """Return the tensors, with those of the LoRAs' layers replaced by lazy ones that are changed when read."""
         result = {part: dict(state) for part, state in states.items()}
         for lora in self.plan.loras:
             self.context.stage(f"reading {lora.path.name}")
@@ -143,35 +148,36 @@ class _Merging:
         return result
 
     def _change_layer(self, state: dict[str, LazyTensor], module: tuple[str, str], change: _Change) -> None:
+        """Replace the weight of a layer, and its bias if the change has one, in `state`. `module`: (part, module path)."""
         part, path = module
         weight, bias = f"{path}.weight", f"{path}.bias"
         before = state[weight]
         product = change.is_product(before.shape, bias in state)
         locations = self.plan.copy.conversion.parts[part].locations
         self.merged.add(module)
-        compute = partial(change.product_rows, before) if product else partial(_whole, before, change.weight)
+        compute = partial(change.product_rows, before) if product else partial(_in_one_piece, before, change.weight)
         state[weight] = change.checked(before, locations[weight], compute)
         if bias in state and change.has_bias:
-            compute = partial(_whole, state[bias], partial(change.bias, before.shape))
+            compute = partial(_in_one_piece, state[bias], partial(change.bias, before.shape))
             state[bias] = change.checked(state[bias], locations[bias], compute)
 
     def _change_bias_or_norm(
         self, state: dict[str, LazyTensor], owner: tuple[str, str], change: _Change, key: str, value: Tensor
     ) -> None:
-        """Apply the change of a bias or norm layer."""
+        """Replace the tensor that the bias or norm change `value` belongs to in `state`. `owner`: (part, module path)."""
         extra = module_of_extra(f"{change.name}.{key}")
         before = state.get(extra[1]) if extra is not None else None
         if extra is None or before is None or prod(before.shape) != value.numel():
             self.left_out.setdefault(change.path, []).append(f"{change.name}.{key}")
             return
         self.merged.add(owner)
-        compute = partial(_whole, before, partial(change.added, value))
+        compute = partial(_in_one_piece, before, partial(change.added, value))
         state[extra[1]] = change.checked(before, self.plan.copy.conversion.parts[owner[0]].locations[extra[1]], compute)
 
 
 @dataclass(frozen=True)
 class _Change:
-    """A layer of a LoRA with its tensors and strength."""
+    """A layer of a LoRA with its tensors, strength and file."""
 
     name: str
     tensors: dict[str, Tensor]
@@ -180,10 +186,11 @@ class _Change:
 
     @property
     def has_bias(self) -> bool:
+        """Whether the layer also changes the bias."""
         return BIAS in self.tensors
 
     def _adapter(self, weight: Tensor):
-        """The adapter of the layer for this weight, with the LoRA's strength as its multiplier."""
+        """Return the adapter of the layer for this weight, with the LoRA's strength as multiplier; None if the shapes do not fit."""
         kind = kind_of_keys(self.tensors, self.name)
         assert kind is not None
         adapter = kind.from_tensors(target_with(self.name, weight, self.has_bias), self.tensors)
@@ -192,7 +199,10 @@ class _Change:
         return adapter
 
     def is_product(self, shape: tuple[int, ...], bias: bool) -> bool:
-        """Whether the change is up @ down. Raises ProblemsError if it does not fit a layer of this shape, with or without bias."""
+        """Return whether the change is up @ down with a strength other than 0.
+
+        Raises ProblemsError if the change does not fit a weight of this shape, or a layer without `bias`.
+        """
         adapter = self._adapter(torch.empty(shape, device="meta"))
         if adapter is None or (self.has_bias and not bias):
             what = f"The LoRA {self.path.name} does not fit this model: {self.name} has another size"
@@ -201,11 +211,11 @@ class _Change:
         return adapter.factors() is not None and self.strength != 0
 
     def weight(self, weight: Tensor) -> Tensor:
-        """The changed weight."""
+        """Return the changed weight."""
         return self._adapter(weight).merged(weight) if self.strength else weight
 
     def product_rows(self, before: LazyTensor, dtype: torch.dtype) -> Iterator[Tensor]:
-        """weight + strength * up @ down in `dtype`, computed in fp32, a few rows at a time, which stay in the CPU's cache."""
+        """Yield weight + strength * up @ down in `dtype`, computed in fp32 a few rows at a time, which stay in the CPU's cache."""
         adapter = self._adapter(torch.empty(1).expand(before.shape))
         up, down = adapter.factors()
         columns, first = down.shape[1], 0
@@ -217,19 +227,23 @@ class _Change:
                 first += len(part)
 
     def bias(self, shape: tuple[int, ...], bias: Tensor) -> Tensor:
-        """The changed bias of a weight of this shape."""
+        """Return the changed bias. `shape`: of the layer's weight."""
         return bias + self._adapter(bias.new_zeros(shape)).bias_delta() * self.strength
 
     def added(self, value: Tensor, weight: Tensor) -> Tensor:
-        """The tensor with an additive change of the same shape."""
+        """Return `weight` plus the change `value` times the strength."""
         return weight + value.to(weight).view_as(weight) * self.strength
 
     def checked(
         self, before: LazyTensor, location: TensorLocation, compute: Callable[[torch.dtype], Iterator[Tensor]]
     ) -> LazyTensor:
-        """A changed lazy tensor. Reading it raises ProblemsError with tensor and file for values that are not finite in the dtype."""
+        """Return the changed lazy tensor; reading it raises ProblemsError for values that are not finite in the dtype.
+
+        compute   (dtype) -> pieces of the changed tensor
+        """
 
         def pieces(dtype: torch.dtype, _: int) -> Iterator[Tensor]:
+            """Yield the pieces of `compute`, with _NotFinite turned into a ProblemsError."""
             try:
                 yield from compute(dtype)
             except _NotFinite:
@@ -238,6 +252,7 @@ class _Change:
         return in_pieces(before.dtype, before.shape, pieces)
 
     def _not_finite_error(self, before: LazyTensor, location: TensorLocation) -> ProblemsError:
+        """Return the error for values that are not finite: in the model's file, or by the merge."""
         if not all(isfinite(largest(piece)) for piece in before.pieces()):
             what, fix = f"{location.name} has NaN or infinite values", "download the model again"
             return ProblemsError.one(what, display_path(location.file), fix, "weights.not-finite")
@@ -246,8 +261,8 @@ class _Change:
         return TooLarge.one(what, f"{GROUP}.save_precision", fix, "merge.overflow")
 
 
-def _whole(before: LazyTensor, change: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Iterator[Tensor]:
-    """A tensor changed as a whole in fp32, then in `dtype`, as one piece."""
+def _in_one_piece(before: LazyTensor, change: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Iterator[Tensor]:
+    """Yield a tensor that `change` computes as a whole in fp32, cast to `dtype`, flattened to one piece."""
     with torch.no_grad():
         changed = _cast(change(before.fetch(torch.float32)), dtype)
     yield changed.view(-1)
@@ -258,7 +273,7 @@ class _NotFinite(Exception):
 
 
 def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """A float32 tensor in another dtype. Raises _Unfit for NaN, inf and what the dtype cannot hold."""
+    """Cast a float32 tensor. Raises _NotFinite for NaN, infinity and values too large for the dtype."""
     size = largest(value)  # in fp32, which is many times as fast as a look at 16 bits
     if not isfinite(size) or overflowing({"": size}, dtype):
         raise _NotFinite

@@ -1,4 +1,4 @@
-"""Merges LoRAs into one: by concatenation, SVD, or averaging; any kind whose change does not depend on the base model."""
+"""Merges LoRAs into one by concatenation, SVD or averaging; of any kind whose change does not depend on the base model."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ AGREED = ("modelspec.resolution", "ss_resolution", "ss_dataset_dirs", "ss_tag_fr
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan. loras: in order; target: the new file; family: of the LoRAs, None if unknown; method: of the merge"""
+    """The merge. `family`: of the LoRAs, None if unknown."""
 
     loras: Sequence[LoraInput]
     target: Path
@@ -74,6 +74,7 @@ class Plan:
 
 
 def plan(settings: MergeLorasSettings, workspace: Workspace) -> Plan:
+    """Plan the merge by the headers. Raises ProblemsError with all problems."""
     problems, where = list[Problem](), f"{GROUP}.models"
     collected(problems, refuse_device, settings.device, f"{GROUP}.device")
     loras = lora_inputs(settings.models, settings.ratios, settings.lbws, workspace, GROUP, problems)
@@ -83,7 +84,7 @@ def plan(settings: MergeLorasSettings, workspace: Workspace) -> Plan:
     files = [collected(problems, outline_without_base, each.path, where) for each in loras]
     raise_if_errors(problems)
     known = [file for file in files if file is not None]
-    problems += _misfits(settings, known, [each.path for each in loras])
+    problems += _mismatch_problems(settings, known, [each.path for each in loras])
     raise_if_errors(problems)
     target = output_file(settings.output, _naming_path(loras, workspace), "_merged")
     shapes = {name: weight_shape(layer) for file in known for name, layer in group_by_module(file.tensors).items()}
@@ -96,7 +97,7 @@ def plan(settings: MergeLorasSettings, workspace: Workspace) -> Plan:
 
 
 def _naming_path(loras: Sequence[LoraInput], workspace: Workspace) -> Path:
-    """The path that names the result: the first LoRA's, or in models/loras after all runs if that is a run's checkpoint."""
+    """Return the path that names the result: the first LoRA's; for a run's checkpoint one in models/loras, named after all runs."""
     first = loras[0].path
     if not first.is_relative_to(workspace.runs):
         return first
@@ -105,12 +106,13 @@ def _naming_path(loras: Sequence[LoraInput], workspace: Workspace) -> Path:
 
 
 def _highest_rank(file: LoraFile) -> int:
+    """Return the highest rank of a layer in the file."""
     layers = group_by_module(file.tensors).values()
     return max((kind.size(layer).rank for layer in layers if (kind := kind_of_keys(layer)) is not None), default=1)
 
 
-def _misfits(settings: MergeLorasSettings, files: Sequence[LoraFile], paths: Sequence[Path]) -> list[Problem]:
-    """Problems of layers whose shapes the method cannot add."""
+def _mismatch_problems(settings: MergeLorasSettings, files: Sequence[LoraFile], paths: Sequence[Path]) -> list[Problem]:
+    """Return the first problem of layers whose shapes or ranks the method cannot add."""
     where, known, lora = f"{GROUP}.models", dict[str, Any](), kind_named("lora")
     for file, path in zip(files, paths, strict=True):
         for name, layer in group_by_module(file.tensors).items():
@@ -120,17 +122,17 @@ def _misfits(settings: MergeLorasSettings, files: Sequence[LoraFile], paths: Seq
                 return [Problem(what, where, "choose the method svd", code="merge.needs-svd")]
             source = with_kernel(name, weight_shape(layer) or ())
             shape = tuple(side for side in source if side != 1)
-            known_shape, known_rank, other = known.setdefault(name, (shape, rank, path))
+            known_shape, known_rank, other_path = known.setdefault(name, (shape, rank, path))
             if known_shape != shape:
-                what = f"{path.name} and {other.name} change other weights: {name} is {list(shape)} and {list(known_shape)}"
+                what = f"{path.name} and {other_path.name} change other weights: {name} is {list(shape)} and {list(known_shape)}"
                 return [Problem(what, where, "merge LoRAs of one family", code="merge.other-shape")]
             if settings.method == "plain" and known_rank != rank:
-                what = f"{path.name} and {other.name} have other ranks at {name}: {rank} and {known_rank}"
+                what = f"{path.name} and {other_path.name} have other ranks at {name}: {rank} and {known_rank}"
                 return [Problem(what, where, "choose the method concat or svd", code="merge.other-rank")]
         for key, value in bias_norm_of(file).items():
-            numbers, other = known.setdefault(key, (value.numel(), path))
+            numbers, other_path = known.setdefault(key, (value.numel(), path))
             if numbers != value.numel():
-                what = f"{path.name} and {other.name} change other weights: {key} has {value.numel()} and {numbers} numbers"
+                what = f"{path.name} and {other_path.name} change other weights: {key} has {value.numel()} and {numbers} numbers"
                 return [Problem(what, where, "merge LoRAs of one family", code="merge.other-shape")]
     return []
 
@@ -179,7 +181,7 @@ def do(settings: MergeLorasSettings, plan: Plan, context: JobContext) -> Outcome
 def _layers(
     plan: Plan, files: Sequence[LoraFile], context: JobContext
 ) -> Iterator[tuple[str, tuple[int, ...], list[Term]]]:
-    """Yield (name, shape of the weight, a term of each file with it) of each layer, read one by one."""
+    """Yield (name, shape of the weight, a term for each file that has the layer), reading layer by layer."""
     sources = [(lora, group_by_module(lora.tensors), source) for lora, source in zip(files, plan.loras, strict=True)]
     for name in dict.fromkeys(name for _, modules, _ in sources for name in modules):
         layers = [
@@ -191,6 +193,7 @@ def _layers(
 
 
 def _term(layer: Layer, source: LoraInput) -> Term:
+    """Return the term of a LoRA's layer in the sum."""
     change, _ = change_of(layer)
     weight = source.block_weight(layer.name)
     if isinstance(change, Product):
@@ -201,8 +204,10 @@ def _term(layer: Layer, source: LoraInput) -> Term:
 def _merge_function(
     settings: MergeLorasSettings, plan: Plan, files: Sequence[LoraFile], context: JobContext, retained: list[float]
 ) -> Callable[[Sequence[Term], tuple[int, ...]], tuple[Tensor, Tensor, float]]:
-    """Return the method's function (terms, shape of the weight) -> (up, down, alpha). SVD appends the share of the norm that it
-    keeps of each layer to `retained`."""
+    """Return the method's function (terms, shape of the weight) -> (up, down, alpha).
+
+    retained   SVD appends the share of the norm that it keeps of each layer
+    """
     sd_scripts = settings.compatibility == "sd-scripts"
     if settings.method != "svd":
         methods = {
@@ -217,6 +222,7 @@ def _merge_function(
     quantile = settings.clamp_quantile or (CLAMP if sd_scripts else None)
 
     def by_svd(terms: Sequence[Term], shape: tuple[int, ...]) -> tuple[Tensor, Tensor, float]:
+        """Return (up, down, alpha) of the best approximation of the sum, and append the retained norm."""
         layer_rank = (settings.new_conv_rank or rank) if has_large_kernel(shape) else rank
         change = lora_sums.total_change(terms)
         parts = decompose(change, settings.device, settings.compatibility, layer_rank)
@@ -229,13 +235,13 @@ def _merge_function(
 
 
 def _highest_factor_rank(plan: Plan, files: Sequence[LoraFile], context: JobContext) -> int:
-    """The highest rank of the layers with two factors; reads all layers once."""
+    """Return the highest rank of the layers with two factors, 16 if there are none. Reads all layers once."""
     layers = (terms for _, _, terms in _layers(plan, files, context))
     return max((term.rank for terms in layers for term in terms if term.factors is not None), default=16)
 
 
 def _with_bias_norm(tensors: Mapping[str, Any], plan: Plan, files: Sequence[LoraFile]) -> dict[str, Any]:
-    """The tensors, and the sums of the changes of biases and norm layers."""
+    """Return the tensors with the summed changes of biases and norm layers."""
     summed = dict(tensors)
     for lora, source in zip(files, plan.loras, strict=True):
         for key, value in bias_norm_of(lora).items():
@@ -252,6 +258,7 @@ def _metadata(
     tensors: Mapping[str, Tensor],
     context: JobContext,
 ) -> dict[str, str]:
+    """Return the metadata of the new file. `first_sizes`: (rank, alpha) of each layer in the first file with it."""
     stated = next((file.metadata for file in files if "ss_base_model_version" in file.metadata), {})
     metadata = version_metadata(plan.family)
     metadata |= {key: stated[key] for key in ("ss_v2", "ss_base_model_version") if stated.get(key)}
@@ -265,7 +272,7 @@ def _metadata(
 def _record(
     settings: MergeLorasSettings, plan: Plan, before: Sequence[Mapping[str, str]], context: JobContext
 ) -> dict[str, str]:
-    """modelspec and merge metadata, and AGREED and texts where all files state the same. before: metadata of each file"""
+    """Return modelspec and merge metadata, and the values of AGREED and texts that all files share. `before`: each file's metadata."""
     prediction = before[0].get("modelspec.prediction_type") or traits_of(plan.family).prediction
     side = traits_of(plan.family).resolution
     spec = model_spec_of({}, plan.family, prediction, "lora", plan.target.stem, side) if plan.family else {}
@@ -280,8 +287,10 @@ def _record(
 
 
 def _sizes_of_sd_scripts(settings: MergeLorasSettings, first_sizes: Sequence[tuple[int, float]]) -> dict[str, str]:
-    """The ranks and alphas in sd-scripts' metadata: merge_lora writes those of the first file with each layer, svd_merge_lora the
-    requested ones."""
+    """Return ranks and alphas as sd-scripts records them.
+
+    merge_lora records those of the first file with each layer, svd_merge_lora the requested rank.
+    """
     if settings.method == "svd":
         rank = settings.new_rank or USUAL_RANK
         conv = settings.new_conv_rank or rank

@@ -1,5 +1,7 @@
-"""Converts networks of any kind to a plain LoRA or a full difference, which every program reads. A change that depends on the
-model's weights is computed with them, layer by layer."""
+"""Converts networks of any kind to a plain LoRA or a full difference, which every program reads.
+
+A change that depends on the base model's weights is computed with them, layer by layer.
+"""
 
 from __future__ import annotations
 
@@ -41,22 +43,24 @@ SIZES = ("ss_network_module", "ss_network_dim", "ss_network_alpha")
 
 
 def is_plain(lora: LoraFile, network_type: str) -> bool:
-    """Whether all layers already are of this network type (the name of a kind)."""
+    """Return whether all layers are of this network type (the name of a kind)."""
     layers = group_by_module(lora.tensors).items()
     kinds = [kind_of_keys(layer, name) for name, layer in layers]
     return all(kind is not None and kind.name == network_type for kind in kinds)
 
 
 def layer_shapes(lora: LoraFile, base: Checkpoint | None) -> tuple[dict[str, tuple[int, ...]], list[str]]:
-    """({layer's name in the file: shape of its weight}, layers that the base model lacks). lora: or its outline. Raises ProblemsError
-    without a needed base model, and for another one."""
+    """Return ({layer's name in the file: shape of its weight}, layers that the base model lacks). `lora` may be an outline.
+
+    Raises ProblemsError if a base model is needed but None, and if it does not fit.
+    """
     shapes, dependent, unmatched = dict[str, tuple[int, ...]](), dict[str, str](), list[str]()
     for name, tensors in group_by_module(lora.tensors).items():
         kind, location = kind_of_keys(tensors, name), _location(base, name)
         shape = kind.weight_shape(tensors) if kind is not None else None
         if location is not None:
             if shape is not None and prod(shape) != prod(location.entry.shape):
-                raise _other_size(lora, name)
+                raise _size_error(lora, name)
             shapes[name] = location.entry.shape
         elif shape is not None:
             shapes[name] = _whole_shape(name, shape, lora.family)
@@ -75,7 +79,7 @@ def layer_shapes(lora: LoraFile, base: Checkpoint | None) -> tuple[dict[str, tup
 
 
 def plain_bytes(lora: LoraFile, base: Checkpoint | None, settings: ConvertLoraSettings) -> int:
-    """The approximate size of the result in bytes. lora: its outline"""
+    """Return the approximate size of the converted file in bytes. `lora` may be an outline."""
     shapes, width = layer_shapes(lora, base)[0].values(), item_bytes(lora, settings.save_precision)
     if settings.network_type == "full":
         return sum(map(prod, shapes)) * width
@@ -83,14 +87,14 @@ def plain_bytes(lora: LoraFile, base: Checkpoint | None, settings: ConvertLoraSe
 
 
 def _location(base: Checkpoint | None, name: str) -> TensorLocation | None:
-    """The stored weight of a layer in the base model; None without one."""
+    """Return the location of a layer's weight in the base model; None if there is none."""
     part, path = module_of_layer(name) or ("", "")
     model_part = base.parts.get(part) if base is not None else None
     return model_part.locations.get(f"{path}.weight") if model_part is not None else None
 
 
 def _whole_shape(name: str, shape: tuple[int, ...], family: str | None) -> tuple[int, ...]:
-    """The shape of the model's weight, by the layer's name and family, since the layer's tensors may be flattened."""
+    """Return the shape of the model's weight by the layer's name and family, since the file may have flattened it."""
     flat = with_kernel(name, shape)
     projection = PROJECTION.match(f"{name}.") is not None
     if projection and family is not None and traits_of(family).linear_projections:
@@ -98,7 +102,8 @@ def _whole_shape(name: str, shape: tuple[int, ...], family: str | None) -> tuple
     return (*flat, 1, 1) if len(flat) == 2 and (projection or POINTWISE.search(name)) else flat
 
 
-def _other_size(lora: LoraFile, name: str) -> ProblemsError:
+def _size_error(lora: LoraFile, name: str) -> ProblemsError:
+    """Return the error that a layer has another size in the base model."""
     what = f"The LoRA {lora.path.name if lora.path else ''} does not fit this model: {name} has another size"
     return ProblemsError.one(what, MODEL, "choose the model that it was trained on", "lora.other-size")
 
@@ -111,9 +116,9 @@ def to_plain(
     files: OpenFiles,
     spill: Spill,
 ) -> tuple[LoraFile, list[str]]:
-    """(an open file as plain layers in fp32, messages about it). Raises ProblemsError as `layer_shapes`.
+    """Return (an open file as plain layers in fp32, lines for the result). Raises ProblemsError as `layer_shapes` does.
 
-    Tensors can be read while lora, files and spill are open. Those of a full difference are computed when read, since together
+    The tensors can be read while lora, files and spill are open. Those of a full difference are computed when read, since together
     they are as large as the model.
     """
     shapes, unmatched = layer_shapes(lora, base)
@@ -121,6 +126,7 @@ def to_plain(
     tensors, retained, done = dict[str, Any](), dict[str, tuple[float, float]](), count()
 
     def report_layer() -> None:
+        """Report progress, and raise Cancelled after a stop."""
         context.check()
         context.stage("computing the changes", min(next(done), len(shapes)), len(shapes))
 
@@ -147,7 +153,7 @@ def _adapter(
     base: Checkpoint | None,
     files: OpenFiles,
 ) -> Adapter:
-    """The adapter of one layer, with the model's weight if its change depends on it."""
+    """Return the adapter of one layer, with the base model's weight if its change depends on it. Raises ProblemsError."""
     kind, location = kind_of_keys(tensors, name), _location(base, name)
     assert kind is not None
     reads = kind.weight_shape(tensors) is None
@@ -155,12 +161,12 @@ def _adapter(
     values = {key: loaded(each) for key, each in tensors.items()}
     adapter = kind.from_tensors(target_with(layer_name(name), weight, BIAS in tensors), values)
     if adapter is None:
-        raise _other_size(lora, name)
+        raise _size_error(lora, name)
     return adapter
 
 
 def _change(adapter: Callable[[], Adapter], report_layer: Callable[[], None]) -> Tensor:
-    """The change of a layer in the element order of its weight."""
+    """Return the change of a layer, float32, after calling `report_layer`."""
     report_layer()
     return Layer("", "", adapter()).change()
 
@@ -172,8 +178,10 @@ def _low_rank(
     settings: ConvertLoraSettings,
     retained: dict[str, tuple[float, float]],
 ) -> dict[str, Tensor]:
-    """The tensors of the layer's best approximation of the new rank; a LoRA's layer is unchanged. retained: gets (share of the norm,
-    norm) of approximated layers."""
+    """Return the tensors of a layer's best approximation of the new rank; a LoRA's layer is unchanged.
+
+    retained   gets (share of the norm, norm) of each approximated layer
+    """
     factors = adapter.factors()
     if factors is not None:
         return lora_tensors(layer_name(name), *factors, adapter.alpha, shape)
@@ -185,7 +193,7 @@ def _low_rank(
 
 
 def _metadata(lora: LoraFile, tensors: Mapping[str, Tensor], settings: ConvertLoraSettings) -> dict[str, str]:
-    """The file's metadata with the new sizes and a comment on the conversion."""
+    """Return the file's metadata with the new sizes and a comment on the conversion."""
     layers = group_by_module(lora.tensors).items()
     titles = sorted({kind.title for name, layer in layers if (kind := kind_of_keys(layer, name)) is not None})
     metadata = {key: value for key, value in inherited_metadata(lora).items() if key not in SIZES}
@@ -197,6 +205,7 @@ def _metadata(lora: LoraFile, tensors: Mapping[str, Tensor], settings: ConvertLo
 
 
 def _report_lines(retained: Mapping[str, tuple[float, float]], unmatched: list[str]) -> list[str]:
+    """Return lines about the kept norm and layers left out. `retained`: {layer: (share of the norm, norm)}."""
     lines = []
     if unmatched:
         lines.append(f"layers that this model does not have, left out: {listed(unmatched, SHOWN)}")

@@ -1,4 +1,4 @@
-"""Renders heat maps and curves of a result as one PNG, for the command line."""
+"""Renders heat maps and curves of a result (charts.py) as one PNG, for the command line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST_BYTES = 20_000_000
 
 
 def check_png(name: str | None, where: str) -> None:
-    """Raise ProblemsError if the PNG cannot be written there."""
+    """Raise ProblemsError if `name` is not a PNG file that can be written; without a name nothing is checked."""
     if not name:
         return
     target = resolve_path(name)
@@ -36,22 +36,22 @@ def check_png(name: str | None, where: str) -> None:
         raise ProblemsError(problems)
 
 
-def save_png(shown: Iterable[Mapping[str, Any]], name: str | None) -> list[str]:
-    """Write the plots of a result to one PNG. Returns [a line with its path], or []."""
-    plots = [each for each in shown if each["kind"] in ("heat", "curves")]
+def save_png(charts: Iterable[Mapping[str, Any]], name: str | None) -> list[str]:
+    """Write the plots of a result to one PNG. Returns [a line with its path]; [] without plots or name."""
+    plots = [each for each in charts if each["kind"] in ("heat", "curves")]
     if not name or not plots:
         return []
     target = Path(resolve_path(name))
     with atomic.open_atomic(target) as temporary:
-        draw(plots).save(temporary, "PNG")
+        render(plots).save(temporary, "PNG")
     return [f"Saved: {display_path(target)}"]
 
 
-def draw(plots: Sequence[Mapping[str, Any]]) -> Image:
-    """One image with the plots below each other on white."""
+def render(plots: Sequence[Mapping[str, Any]]) -> Image:
+    """Return one image with the plots below each other on white."""
     from PIL import Image
 
-    images = [_heat(each) if each["kind"] == "heat" else _curves(each) for each in plots]
+    images = [_render_heat_map(each) if each["kind"] == "heat" else _render_curves(each) for each in plots]
     page = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)), PAPER)
     top = 0
     for image in images:
@@ -61,7 +61,7 @@ def draw(plots: Sequence[Mapping[str, Any]]) -> Image:
 
 
 def _page(width: int, height: int, title: str) -> tuple[Image, ImageDraw, Any]:
-    """(a white image with a title, the object that renders on it, a font)."""
+    """Return (white image with a title, its ImageDraw, a font)."""
     from PIL import Image, ImageDraw, ImageFont
 
     image = Image.new("RGB", (width, height), PAPER)
@@ -70,7 +70,8 @@ def _page(width: int, height: int, title: str) -> tuple[Image, ImageDraw, Any]:
     return image, pen, font
 
 
-def _heat(plot: Mapping[str, Any]) -> Image:
+def _render_heat_map(plot: Mapping[str, Any]) -> Image:
+    """Render a heat map."""
     rows, columns = plot["rows"], plot["columns"]
     left = MARGIN + 8 + 7 * max(map(len, rows), default=0)
     width = max(left + CELL * len(columns) + MARGIN, 24 + 9 * len(plot["title"]))
@@ -86,14 +87,14 @@ def _heat(plot: Mapping[str, Any]) -> Image:
             box = (left + CELL * x, top + ROW * number, left + CELL * (x + 1) - 2, top + ROW * (number + 1) - 2)
             color = color_of(value, plot["span"])
             pen.rectangle(box, fill=color, outline=AGAINST if note else FAINT, width=2 if note else 1)
-            label = "" if value is None else f"{value:.2f}" if plot["span"][0] < 0 else figures(value)
+            label = "" if value is None else f"{value:.2f}" if plot["span"][0] < 0 else significant_digits(value)
             ink = PAPER if sum(color) < 400 else INK
             pen.text((left + CELL * (x + 0.5) - 1, middle - 1), label, ink, font, anchor="mm")
     return image
 
 
 def color_of(value: float | None, span: Sequence[float]) -> tuple[int, int, int]:
-    """The color of a value: white to blue over the span; white to red below 0."""
+    """Return the RGB color of a value: from white to blue at the end of the span, to red for negative values; white for None."""
     if value is None:
         return PAPER
     share = min(1.0, abs(value) / (max(map(abs, span)) or 1.0))
@@ -101,18 +102,19 @@ def color_of(value: float | None, span: Sequence[float]) -> tuple[int, int, int]
     return tuple(round(255 + (end - 255) * share) for end in full)  # type: ignore[return-value]
 
 
-def figures(value: float) -> str:
-    """The value with three significant digits, short enough for a cell."""
+def significant_digits(value: float) -> str:
+    """Return the value with three significant digits as text, short enough for a cell."""
     if value == 0:
         return "0"
     return f"{value:.0e}" if abs(value) < 1e-3 or abs(value) >= 1e5 else f"{value:.3g}"
 
 
-def _curves(plot: Mapping[str, Any]) -> Image:
+def _render_curves(plot: Mapping[str, Any]) -> Image:
+    """Render a line plot."""
     lines, xs = plot["lines"], plot["x"]
     image, pen, font = _page(WIDTH + 110, HEIGHT + TITLE + 60, plot["title"])
     left, top, bottom = 70, TITLE + 8, TITLE + HEIGHT
-    known = [_scaled(value, plot["log"]) for line in lines for value in line["values"] if _fits(value, plot["log"])]
+    known = [_scaled(value, plot["log"]) for line in lines for value in line["values"] if _can_plot(value, plot["log"])]
     low, high = min([*known, 0.0] if not plot["log"] else known, default=0.0), max(known, default=1.0)
     high = high if high > low else low + 1
 
@@ -126,14 +128,14 @@ def _curves(plot: Mapping[str, Any]) -> Image:
         level = low + (high - low) * number / 4
         height = bottom - (bottom - top) * number / 4
         pen.line((left, height, WIDTH, height), FAINT)
-        pen.text((left - 8, height), figures(10**level if plot["log"] else level), INK, font, anchor="rm")
+        pen.text((left - 8, height), significant_digits(10**level if plot["log"] else level), INK, font, anchor="rm")
     for number in range(6):
         value = xs[0] + (xs[-1] - xs[0]) * number / 5
-        pen.text((x(value), bottom + 14), figures(round(value)), INK, font, anchor="mm")
+        pen.text((x(value), bottom + 14), significant_digits(round(value)), INK, font, anchor="mm")
     pen.text((WIDTH, bottom + 32), plot["across"], INK, font, anchor="rm")
     pen.text((left, TITLE - 6), plot["up"], INK, font)
     for number, line in enumerate(lines):
-        points = [(x(at), y(v)) for at, v in zip(xs, line["values"], strict=True) if _fits(v, plot["log"])]
+        points = [(x(at), y(v)) for at, v in zip(xs, line["values"], strict=True) if _can_plot(v, plot["log"])]
         color = LINES[number % len(LINES)]
         if len(points) > 1:
             pen.line(points, color, 2, joint="curve")
@@ -141,9 +143,11 @@ def _curves(plot: Mapping[str, Any]) -> Image:
     return image
 
 
-def _fits(value: float | None, log: bool) -> bool:
+def _can_plot(value: float | None, log: bool) -> bool:
+    """Return whether a value can be plotted: a number, above 0 on a logarithmic axis."""
     return value is not None and (not log or value > 0)
 
 
 def _scaled(value: float, log: bool) -> float:
+    """Return the value's coordinate: its decimal logarithm on a logarithmic axis."""
     return math.log10(value) if log else value

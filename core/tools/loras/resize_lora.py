@@ -1,4 +1,4 @@
-"""Reduces the rank of LoRAs: each layer's change by its largest singular values, up to a rank or by a dynamic method."""
+"""Reduces the rank of LoRAs: keeps each layer's largest singular values, up to a rank or chosen by a dynamic method."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,7 +41,12 @@ NEEDS_ALL = ("sv_cumulative",)  # of the singular values: the others need the la
 
 @dataclass(frozen=True)
 class Resized:
-    """A resized layer. kind, old: its kind and rank before; new: its new rank; retained: share of the norm; norm: before."""
+    """A resized layer.
+
+    kind, old, norm   network kind, rank and norm of the change before
+    new               new rank
+    retained          share of the norm that the new rank retains
+    """
 
     name: str
     kind: str
@@ -52,6 +57,7 @@ class Resized:
 
 
 def plan(settings: ResizeLoraSettings, workspace: Workspace) -> FilePlan:
+    """Check the settings, the LoRA and the output, and return the plan. Raises ProblemsError with all problems."""
     problems = _method_problems(settings)
     collected(problems, refuse_device, settings.device, f"{GROUP}.device")
     path = collected(problems, lora_of, settings.file, workspace, f"{GROUP}.file")
@@ -69,6 +75,7 @@ def plan(settings: ResizeLoraSettings, workspace: Workspace) -> FilePlan:
 
 
 def _method_problems(settings: ResizeLoraSettings) -> list[Problem]:
+    """Return the problem of a missing or invalid parameter of the dynamic method."""
     where, method, parameter = f"{GROUP}.dynamic_param", settings.dynamic_method, settings.dynamic_param
     if method is not None and parameter is None:
         fix = "enter for example 0.9" if method in SHARE_METHODS else "enter for example 5"
@@ -107,13 +114,14 @@ def do(settings: ResizeLoraSettings, plan: FilePlan, context: JobContext) -> Out
 
 
 def _max_rank(settings: ResizeLoraSettings, shape: tuple[int, ...]) -> int:
-    """The highest rank of a layer; sd-scripts counts 1x1 convolutions among the others."""
+    """Return the highest rank of a layer with a weight of this shape. With sd-scripts' compatibility, 1x1 convolutions count as
+    convolutions."""
     conv = len(shape) > 2 if settings.compatibility == "sd-scripts" else has_large_kernel(shape)
     return (settings.new_conv_rank or settings.new_rank) if conv else settings.new_rank
 
 
 def _rank(values: Tensor, max_rank: int, settings: ResizeLoraSettings, squares: float | None = None) -> int:
-    """The new rank by the singular values [k], descending. squares: see `needed_rank`"""
+    """Return the new rank by the singular values [k], descending. `squares`: see `needed_rank`."""
     if float(values[0]) <= NOTHING:
         return 1
     if settings.dynamic_method is None or settings.dynamic_param is None:
@@ -125,10 +133,13 @@ def _rank(values: Tensor, max_rank: int, settings: ResizeLoraSettings, squares: 
 
 
 def needed_rank(values: Tensor, method: str, parameter: float, squares: float | None = None) -> int:
-    """The rank by sd-scripts' dynamic methods. sv_ratio: number of values larger than the first / parameter; sv_cumulative: the fewest
-    whose share of the sum is at least the parameter; sv_fro: the fewest whose share of the Frobenius norm is.
+    """Return the rank by one of sd-scripts' dynamic methods.
 
-    squares   sum of the squares of all values if `values` has the largest only; a result of len(values) + 1 means more are needed
+    sv_ratio        number of values larger than the first / parameter
+    sv_cumulative   the fewest values whose share of the sum is at least the parameter
+    sv_fro          the fewest values whose share of the Frobenius norm is at least the parameter
+    values          singular values [k], descending
+    squares         sum of squares of all values if `values` has only the largest; a result of k + 1 then means that more are needed
     """
     if method == "sv_ratio":
         return int((values > values[0] / parameter).sum())
@@ -139,7 +150,7 @@ def needed_rank(values: Tensor, method: str, parameter: float, squares: float | 
 
 
 def _metadata(settings: ResizeLoraSettings, lora: LoraFile, tensors: dict[str, Tensor]) -> dict[str, str]:
-    """The file's metadata with the new sizes and sd-scripts' comment."""
+    """Return the file's metadata with the new sizes and sd-scripts' comment."""
     metadata = lora.metadata
     sizes = sizes_as_metadata(tensors, metadata.get("ss_network_args", ""))
     old, new = metadata.get("ss_network_dim", "unknown"), sizes["ss_network_dim"]
@@ -151,6 +162,7 @@ def _metadata(settings: ResizeLoraSettings, lora: LoraFile, tensors: dict[str, T
 
 
 def _outcome(source: Path, target: Path, resized: list[Resized]) -> Outcome:
+    """Return the outcome. `resized`: ascending by retained norm."""
     shares, ranks = [each.retained for each in resized], [each.new for each in resized]
     whole = sum((each.retained * each.norm) ** 2 for each in resized) / (sum(each.norm**2 for each in resized) or 1)
     rows = [[each.name, each.retained, each.kind, each.old, each.new] for each in resized]
@@ -162,14 +174,14 @@ def _outcome(source: Path, target: Path, resized: list[Resized]) -> Outcome:
         *_conversion_lines({each.kind for each in resized} - {"LoRA"}, larger=sizes[1] > sizes[0]),
         f"Saved: {display_path(target)}, {size_words(sizes[1])}; before {size_words(sizes[0])}",
     ]
-    shown = [table("Layers by kept norm", ["Layer", "Kept norm", "Before", "Rank before", "New rank"], rows)]
-    facts = {"file": str(target), "ranks": {each.name: each.new for each in resized}, "shown": shown}
+    charts = [table("Layers by kept norm", ["Layer", "Kept norm", "Before", "Rank before", "New rank"], rows)]
+    facts = {"file": str(target), "ranks": {each.name: each.new for each in resized}, "shown": charts}
     facts |= {"kept": {each.name: each.retained for each in resized}, "kept_norm": whole**0.5}
     return Outcome(lines=lines, facts=facts)
 
 
 def _conversion_lines(others: set[str], larger: bool) -> list[str]:
-    """Lines on converted kinds, whose ranks are not comparable and whose files are smaller at the same detail."""
+    """Return a line on layers of other kinds that became LoRAs; [] if there are none. `larger`: whether the file grew."""
     if not others:
         return []
     growth = ", and the file is larger than before" if larger else ""

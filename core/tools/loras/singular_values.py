@@ -1,4 +1,4 @@
-"""The singular values of a LoRA's changes, and the share of each layer's norm that each rank retains."""
+"""Computes the singular values of a LoRA's changes, and the share of each layer's norm that each rank retains."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ MOST_ROWS = 20
 
 
 def plan(settings: SingularValuesSettings, workspace: Workspace) -> FilePlan:
+    """Check the LoRA and the base model, and return the plan. Raises ProblemsError."""
     path = lora_of(settings.file, workspace, f"{GROUP}.file")
     check_base_model(settings.base_model, path, workspace, f"{GROUP}.base_model")
     check_measurable(settings.base_model, path, f"{GROUP}.base_model")
@@ -51,7 +52,7 @@ def do(settings: SingularValuesSettings, plan: FilePlan, context: JobContext) ->
     longest = max(len(each) for each in values.values())
     recommended = usual_rank(_quantile(sorted(needed.values()), 0.9))
     whole = retained_together(values, longest)
-    shown = [
+    charts = [
         _retained_curves(retained, whole, longest),
         _value_curves(values, longest),
         *layer_maps(f"Rank that keeps {settings.keep:.0%}", {k: float(v) for k, v in needed.items()}, max),
@@ -63,15 +64,17 @@ def do(settings: SingularValuesSettings, plan: FilePlan, context: JobContext) ->
         f"each layer: {min(needed.values())} to {max(needed.values())}; for all of them rank {max(needed.values())}",
         "kept norm by rank: " + ", ".join(f"{r}: {whole[r - 1]:.1%}" for r in USUAL_RANKS if r <= longest),
         *([f"{count(len(unread), 'layer')} not measured without the base model"] if unread else []),
-        *save_png(shown, settings.png),
+        *save_png(charts, settings.png),
     ]
     facts = {"recommended_rank": recommended, "needed": needed, "kept": [round(float(each), 6) for each in whole]}
-    return Outcome(lines=lines, facts=facts | {"shown": shown})
+    return Outcome(lines=lines, facts=facts | {"shown": charts})
 
 
 def values_of(layer: Layer) -> Tensor:
-    """The singular values of a layer's change, descending, without rounding errors. A LoRA's are those of the r x r matrix between
-    the QR factors of up and down."""
+    """Return the singular values of a layer's change, descending, float64, without those that are rounding errors.
+
+    For a LoRA, computed from the r x r matrix between the QR factors of up and down.
+    """
     factors = layer.factors()
     if factors is None:
         singular = torch.linalg.svdvals(layer.change().flatten(1).double())
@@ -82,12 +85,16 @@ def values_of(layer: Layer) -> Tensor:
 
 
 def _retained(values: Tensor) -> list[float]:
+    """Return the share of the norm that each rank retains, from rank 1."""
     squares = values.square()
     return [float(each) for each in (squares.cumsum(0) / squares.sum()).sqrt()]
 
 
 def retained_together(values: Mapping[str, Tensor], longest: int) -> list[float]:
-    """The retained norm of the whole LoRA if every layer keeps its first k singular values, for each k."""
+    """Return the share of the whole LoRA's norm that remains if every layer keeps k singular values, for k from 1 to `longest`.
+
+    values   {layer: its singular values, descending}
+    """
     squares = torch.zeros(longest, dtype=torch.float64)
     for each in values.values():
         squares[: len(each)] += each.square().cpu()
@@ -95,20 +102,22 @@ def retained_together(values: Mapping[str, Tensor], longest: int) -> list[float]
 
 
 def rank_that_keeps(retained: list[float], keep: float) -> int:
-    """The lowest rank whose retained norm is at least this share. retained: by rank, from 1"""
+    """Return the lowest rank that retains at least the share `keep`; the full rank if none does. `retained`: by rank, from 1."""
     return next((rank for rank, share in enumerate(retained, 1) if share >= keep - 1e-9), len(retained))
 
 
 def usual_rank(rank: int) -> int:
-    """The next common rank."""
+    """Return the smallest of USUAL_RANKS that is at least `rank`; `rank` itself above the largest."""
     return next((each for each in USUAL_RANKS if each >= rank), rank)
 
 
 def _quantile(ordered: list[Any], share: float) -> Any:
+    """Return the element of an ascending list at a quantile from 0 to 1."""
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 def _retained_curves(retained: dict[str, list[float]], whole: list[float], longest: int) -> dict[str, Any]:
+    """Return the plot of the retained norm by rank: all layers together, median and weakest layers."""
     by_rank = [sorted(each[min(rank, len(each)) - 1] for each in retained.values()) for rank in range(1, longest + 1)]
     lines = {
         "all layers together": whole,
@@ -119,7 +128,7 @@ def _retained_curves(retained: dict[str, list[float]], whole: list[float], longe
 
 
 def _value_curves(values: dict[str, Tensor], longest: int) -> dict[str, Any]:
-    """Curves of the singular values relative to the first; None where no layer has that many."""
+    """Return the plot of the singular values relative to each layer's first."""
     shares = [(each / each[0]).tolist() for each in values.values()]
     by_index = [sorted(each[n] for each in shares if len(each) > n) for n in range(longest)]
     lines = {
@@ -131,6 +140,7 @@ def _value_curves(values: dict[str, Tensor], longest: int) -> dict[str, Any]:
 
 
 def _largest_ranks(layers: list[Layer], needed: dict[str, int]) -> dict[str, Any]:
+    """Return the table of the layers that need the highest rank."""
     ranks = {layer.name: layer.rank for layer in layers}
     order = sorted(needed, key=lambda name: -needed[name])[:MOST_ROWS]
     rows = [[name, ranks[name], needed[name]] for name in order]

@@ -25,7 +25,7 @@ GROUP = "split_dylora"
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan. path: the DyLoRA; targets: {rank: its new file}"""
+    """`path`: the DyLoRA; `targets`: {rank: file to write}."""
 
     path: Path
     targets: dict[int, Path]
@@ -35,12 +35,13 @@ class Plan:
 
 
 def plan(settings: SplitDyloraSettings, workspace: Workspace) -> Plan:
+    """Check the DyLoRA, and return the plan with its lower ranks. Raises ProblemsError."""
     path = lora_of(settings.model, workspace, f"{GROUP}.model")
     layers = group_by_module(lora_outline(path).tensors)
     lora = kind_named("lora")
-    other = next((name for name, layer in layers.items() if not lora.holds(layer)), None)
-    if other is not None:
-        what = f"{path.name} is not a DyLoRA: {other} is a layer of another network type"
+    other_layer = next((name for name, layer in layers.items() if not lora.holds(layer)), None)
+    if other_layer is not None:
+        what = f"{path.name} is not a DyLoRA: {other_layer} is a layer of another network type"
         raise ProblemsError.one(what, f"{GROUP}.model", "choose a DyLoRA", "split.not-a-lora")
     highest = max(lora.size(layer).rank for layer in layers.values())
     ranks = range(settings.unit, highest, settings.unit)
@@ -88,9 +89,9 @@ def do(settings: SplitDyloraSettings, plan: Plan, context: JobContext) -> Outcom
 
 
 def cut(tensors: Mapping[str, Tensor], rank: int, keep_alpha: bool) -> dict[str, Tensor]:
-    """The tensors of the first `rank` ranks of each layer; alpha is scaled with the rank, so that the strength stays the same.
+    """Return the tensors of the first `rank` ranks of each layer; alpha is scaled with the rank, which preserves the strength.
 
-    keep_alpha  keep alpha as sd-scripts does: lower ranks are then stronger
+    keep_alpha   leave alpha unchanged as sd-scripts does, which makes lower ranks stronger
     """
     shortened = {}
     for name, layer in group_by_module(tensors).items():

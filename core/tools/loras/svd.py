@@ -1,4 +1,4 @@
-"""Singular value decomposition of layers' changes: low-rank products by their factors, others completely or for the largest values."""
+"""Singular value decomposition of layers' changes: of products by their factors, of matrices completely or for the largest values."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ MOST_TIMES, NEGLIGIBLE = 6, 3e-6  # of orthogonalizing a block against those bef
 
 @dataclass(frozen=True)
 class Product:
-    """up [out, r] times down [r, in]: a change that is not multiplied out while its rank is below both sides."""
+    """The product up [out, r] @ down [r, in], kept as factors."""
 
     up: Tensor
     down: Tensor
 
     @property
     def is_low_rank(self) -> bool:
+        """Whether the rank is below both sides of the product."""
         return len(self.down) < min(len(self.up), self.down.shape[1])
 
 
@@ -37,7 +38,7 @@ class Product:
 class Parts:
     """A (truncated) SVD: u [out, k], s [k] descending, v [k, in], float32 on the CPU.
 
-    squares   sum of the squares of all singular values, if s has the largest only
+    squares   sum of squares of all singular values if `s` has only the largest; None if it has all
     """
 
     u: Tensor
@@ -47,24 +48,26 @@ class Parts:
 
     @property
     def norm(self) -> float:
-        """The Frobenius norm of the change."""
+        """The Frobenius norm of the whole change."""
         return float(self.s.double().norm()) if self.squares is None else math.sqrt(self.squares)
 
     def cut(self, rank: int, quantile: float | None = None) -> tuple[Tensor, Tensor]:
-        """(up [out, rank], down [rank, in]): the best approximation of this rank (Eckart and Young 1936), with the singular values in
-        up. quantile: see `clamped`"""
+        """Return (up [out, rank], down [rank, in]): the best approximation of this rank (Eckart and Young 1936).
+
+        The singular values are in up. `quantile`: see `clamped`; None does not clamp
+        """
         up, down = self.u[:, :rank] * self.s[:rank], self.v[:rank].clone()
         return clamped(up, down, quantile) if quantile else (up, down)
 
     def retained(self, rank: int) -> float:
-        """The share of the Frobenius norm that this rank retains; 1 for a zero change."""
+        """Return the share of the Frobenius norm that this rank retains, 0 to 1; 1 for a zero change."""
         squares = self.s.double().square()
         whole = float(squares.sum()) if self.squares is None else self.squares
         return min(1.0, math.sqrt(float(squares[:rank].sum()) / whole)) if whole > 0 else 1.0
 
 
 def retained_by(change: Product | Tensor, up: Tensor, down: Tensor) -> float:
-    """`Parts.retained` of any factors, such as clamped ones: (1 - squared relative error) ** 0.5; 0 for an error above the change."""
+    """Return the share of the norm that up @ down retains: (1 - squared relative error) ** 0.5; 0 for an error above the change."""
     matrix = _matrix(change).double().cpu()
     whole, error = (float(each.square().sum()) for each in (matrix, matrix - up.double().cpu() @ down.double().cpu()))
     return math.sqrt(max(0.0, 1 - error / whole)) if whole > 0 else 1.0
@@ -73,13 +76,14 @@ def retained_by(change: Product | Tensor, up: Tensor, down: Tensor) -> float:
 def decompose(
     change: Product | Tensor, device: str = "cpu", compatibility: str = "none", rank: int | None = None
 ) -> Parts:
-    """The SVD of a change: of a low-rank product by the QR factors of its matrices and the SVD of the small matrix between them, else
-    complete, or truncated (`leading`).
+    """Return the SVD of a change [out, in].
 
-    Each left vector's largest element is positive, so that results do not depend on the library's choice of signs.
+    A low-rank product is decomposed by the QR factors of its matrices; a matrix is decomposed completely, or truncated (`leading`)
+    if `rank` is given. Each left vector's largest element is positive, so that results do not depend on the library's choice of
+    signs.
 
-    rank            how many of the largest values are needed; None: all
-    compatibility   "sd-scripts": as sd-scripts computes it, of the whole product in fp32, with the library's signs
+    rank            number of largest values needed; None: all
+    compatibility   "sd-scripts": computed from the multiplied product in fp32, with the library's signs
     """
     if compatibility == "sd-scripts":
         return Parts(*torch.linalg.svd(_matrix(change).float(), full_matrices=False))
@@ -92,10 +96,12 @@ def decompose(
 
 
 def _svd_dtype(device: str) -> torch.dtype:
+    """Return the dtype to decompose in: float64 on a CPU, else float32."""
     return torch.float64 if torch.device(device).type == "cpu" else torch.float32
 
 
 def _by_factors(product: Product, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (u, s, v) of a product by the QR factors of its matrices."""
     left, upper = torch.linalg.qr(product.up.to(device, _svd_dtype(device)))
     right, lower = torch.linalg.qr(product.down.to(device, _svd_dtype(device)).mT)
     u, s, v = torch.linalg.svd(upper @ lower.mT)
@@ -103,17 +109,19 @@ def _by_factors(product: Product, device: str) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _with_signs(u: Tensor, s: Tensor, v: Tensor, squares: float | None = None) -> Parts:
+    """Return the SVD with each left vector's largest element positive, as float32 on the CPU."""
     signs = u.gather(0, u.abs().argmax(0, keepdim=True)).sign()
     u, s, v = (factor.float().cpu() for factor in (u * signs, s, v * signs.mT))
     return Parts(u, s, v, squares)
 
 
 def _matrix(change: Product | Tensor) -> Tensor:
+    """Return a change as a matrix [out, in]."""
     return change if isinstance(change, torch.Tensor) else change.up.float() @ change.down.float()
 
 
 def clamped(up: Tensor, down: Tensor, quantile: float) -> tuple[Tensor, Tensor]:
-    """Both clamped to +- a quantile of their elements, as sd-scripts does: of the signed values, not of their absolute values."""
+    """Return both matrices clamped to +- a quantile of their elements, as sd-scripts does: of signed, not absolute values."""
     numbers = torch.cat([up.flatten(), down.flatten()])
     if numbers.numel() > QUANTILE_NUMBERS:
         numbers = numbers[:: -(-numbers.numel() // QUANTILE_NUMBERS)]
@@ -125,12 +133,12 @@ def clamped(up: Tensor, down: Tensor, quantile: float) -> tuple[Tensor, Tensor]:
 
 
 def leading(matrix: Tensor, rank: int) -> Parts | None:
-    """The `rank` largest singular values of a float32 matrix A [out, in], from a block Krylov subspace of A A^T (Golub, Luk and
-    Overton 1981; Musco and Musco 2015) with addressed draws. None if it does not converge.
+    """Return the `rank` largest singular values of a float32 matrix A [out, in] with their vectors; None without convergence.
 
-    Vectors u with A^T u = s v are accepted if each |A A^T u - s^2 u| is at most TOLERANCE s^2. The sum of the largest s^2 is then at
-    most a share of TOLERANCE below the optimum (Ky Fan's inequality), unless all draws missed one of the best vectors; the retained
-    norm half of that. In practice the deficit is the square of the residuals.
+    Computed in a block Krylov subspace of A A^T (Golub, Luk and Overton 1981; Musco and Musco 2015) with keyed random draws.
+    Vectors u with A^T u = s v are accepted if each |A A^T u - s^2 u| is at most TOLERANCE s^2. The sum of the largest s^2 is then
+    at most a share of TOLERANCE below the optimum (Ky Fan's inequality), unless all draws missed one of the best vectors; the
+    retained norm half of that. In practice the deficit is the square of the residuals.
     """
     tall = len(matrix) > matrix.shape[1]
     if (factors := _leading(matrix.mT if tall else matrix, rank)) is None:
@@ -140,7 +148,7 @@ def leading(matrix: Tensor, rank: int) -> Parts | None:
 
 
 def _leading(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor, float] | None:
-    """(u, s, v, sum of all squares) of a matrix with at most as many rows as columns; None without convergence."""
+    """Return (u, s, v, sum of all squares) of a matrix with no more rows than columns; None without convergence."""
     side, width = matrix.shape
     max_size, next_check = int(side * SHARE), rank + 2 * BLOCK
     if next_check > max_size:
@@ -160,9 +168,13 @@ def _leading(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor, float] 
 
 
 class _Subspace:
-    """Orthonormal rows Q (`basis`) with Q A and Q A A^T Q^T, in float64 where squaring would lose small values."""
+    """A growing block Krylov subspace: orthonormal rows Q with Q A (`_images`) and Q A A^T Q^T (`_inner`).
+
+    The latter are in float64, since squaring in float32 would lose small values.
+    """
 
     def __init__(self, matrix: Tensor, max_size: int):
+        """`matrix`: A [rows, columns], float32; `max_size`: the highest number of basis rows."""
         side, width = matrix.shape
         self.matrix, self.size = matrix, 0
         self.squares = float(torch.linalg.vector_norm(matrix, dim=1).double().square().sum())
@@ -172,7 +184,7 @@ class _Subspace:
         self._next = normal((BLOCK, width), 0, "decompose").to(matrix.device) @ matrix.mT
 
     def grow(self) -> None:
-        """Add the next block to the basis."""
+        """Add the next BLOCK rows to the basis."""
         new, before = slice(self.size, self.size + BLOCK), self._basis[: self.size]
         self._basis[new] = _orthonormal(self._next, before)
         image = self._basis[new] @ self.matrix
@@ -182,7 +194,7 @@ class _Subspace:
         self._next = image @ self.matrix.mT
 
     def converged(self, rank: int) -> tuple[Tensor, Tensor, Tensor] | None:
-        """(u, s, v) of the `rank` largest values if all have converged, else None."""
+        """Return (u [out, rank], s [rank], v [rank, in]) if the `rank` largest values have converged, else None."""
         values, vectors = _largest_first(self._inner[: self.size, : self.size], rank)
         left = vectors.float().mT @ self._basis[: self.size]
         right = vectors.mT @ self._images[: self.size]  # s times v
@@ -199,14 +211,16 @@ class _Subspace:
 
 
 def _largest_first(squares: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The `rank` largest eigenvalues of a symmetric matrix (its lower half is read) and their vectors."""
+    """Return (the `rank` largest eigenvalues, descending; their vectors as columns) of a symmetric matrix, from its lower half."""
     values, vectors = torch.linalg.eigh(squares)  # ascending
     return values[-rank:].flip(0).clamp(min=0), vectors[:, -rank:].flip(1)
 
 
 def _orthonormal(rows: Tensor, before: Tensor) -> Tensor:
-    """Orthonormal rows that span `rows` orthogonally to the rows `before`. Repeated, since each projection leaves rounding errors, which
-    dominate rows nearly in that span."""
+    """Return orthonormal rows that span `rows` orthogonally to the rows `before`.
+
+    Projected repeatedly, since each projection leaves rounding errors, which dominate rows nearly in the span of `before`.
+    """
     projections = rows @ before.mT
     for _ in range(MOST_TIMES):
         rows = torch.linalg.qr((rows - projections @ before).mT).Q.mT

@@ -22,7 +22,7 @@ from core.tools.metadata.rules import (
     clean_tags,
     clean_tags_as_sd_scripts,
     cleaner_of_captions,
-    endless,
+    endless_replacements,
     read_replacements,
 )
 
@@ -32,7 +32,7 @@ Clean = Callable[[str], str]
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan. out: the file to write; source: the file to clean"""
+    """The file to write (`out`), the file to clean (`source`), and replacements in captions."""
 
     out: Path
     source: Path
@@ -45,12 +45,17 @@ class Plan:
 
 @dataclass
 class Cleaned:
-    """The result of cleaning. changes: (key, "tags" or "caption", before, after); without: number of entries without each."""
+    """The result of cleaning.
+
+    changes   (key, "tags" or "caption", text before, text after)
+    without   number of entries without tags and without caption
+    """
 
     changes: list[tuple[str, str, str, str]] = field(default_factory=list)
     without: dict[str, int] = field(default_factory=lambda: {"tags": 0, "caption": 0})
 
     def changed(self, name: str) -> int:
+        """Return how many entries changed in `name`: "tags" or "caption"."""
         return sum(each[1] == name for each in self.changes)
 
 
@@ -80,7 +85,10 @@ def do(settings: CleanMetadataSettings, plan: Plan, context: JobContext) -> Outc
 
 
 def _clean(entries: Entries, cleaners: dict[str, Clean], source: Path, context: JobContext) -> Cleaned:
-    """Clean the entries in memory, in place. Raises ProblemsError."""
+    """Clean the entries in place, and return the changes. Raises ProblemsError.
+
+    cleaners   {"tags" or "caption": function from text to cleaned text}
+    """
     invalid = [
         f"{name} of {key}"
         for key, entry in entries.items()
@@ -109,6 +117,7 @@ def _clean(entries: Entries, cleaners: dict[str, Clean], source: Path, context: 
 
 
 def _cleaners(settings: CleanMetadataSettings, replacements: list[Replacement]) -> dict[str, Clean]:
+    """Return the cleaning functions of the settings: {"tags", "caption": function from text to cleaned text}."""
     rules = TagRules(
         settings.clean_underscores, settings.clean_ratings, settings.clean_people, settings.clean_contained
     )
@@ -121,19 +130,21 @@ def _cleaners(settings: CleanMetadataSettings, replacements: list[Replacement]) 
 
 
 def plan(settings: CleanMetadataSettings, workspace: Workspace) -> Plan:
+    """Check the files and replacements, and return the plan. Raises ProblemsError with all problems."""
     out, source, problems = output_of(settings, "clean_metadata")
     if source is None and not problems:
         what, fix = "No metadata file is given", "choose the metadata file to clean"
         problems.append(Problem(what, "clean_metadata.in_json", fix, code="metadata.missing-file"))
     replacements, invalid = _replacements(settings)
     problems += invalid
-    for each in endless(replacements, settings.clean_rules == "words"):
+    for each in endless_replacements(replacements, settings.clean_rules == "words"):
         problems += _endless_error(each, "clean_metadata.replacements").problems
     raise_if_errors(problems)
     return Plan(out, source or out, replacements)
 
 
 def _replacements(settings: CleanMetadataSettings) -> tuple[list[Replacement], list[Problem]]:
+    """Return (replacements of the settings and their file, problems)."""
     lines = [
         (f"clean_metadata.replacements, line {number}", line) for number, line in enumerate(settings.replacements, 1)
     ]
@@ -148,7 +159,8 @@ def _replacements(settings: CleanMetadataSettings) -> tuple[list[Replacement], l
     return replacements, [*unread, *invalid]
 
 
-def _endless_error(each: Replacement, where: str) -> ProblemsError:
-    what = f"The replacement {each} never ends: its result is replaced again"
+def _endless_error(replacement: Replacement, where: str) -> ProblemsError:
+    """Return the error for a replacement that never ends."""
+    what = f"The replacement {replacement} never ends: its result is replaced again"
     fix = "make sure that its result does not contain the text it replaces, and that no other line reverses it"
     return ProblemsError.one(what, where, fix, "metadata.endless-replacement")

@@ -1,4 +1,4 @@
-"""Shared by the tools for fine-tuning metadata: checking, reading and writing files and folders."""
+"""Shared code of the tools for fine-tuning metadata: checks, reads and writes files and folders."""
 
 import json
 import os
@@ -21,20 +21,19 @@ from core.record.units import count
 from core.record.workspace import display_path, typed_path
 from core.settings.tools.metadata import MetadataOutputSettings
 
-# Captions written under these would replace images, caches and metadata.
 Entries = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image of a folder. path: absolute, as sd-scripts' --full_path."""
+    """An image of a folder. `path`: absolute, as sd-scripts' --full_path."""
 
     path: Path
     file: File
 
     @property
     def caption_base(self) -> str:
-        """The path without extension, which is equal for images with the same caption file."""
+        """The path without extension, which is equal for images that share a caption file."""
         return os.path.splitext(self.path)[0]
 
 
@@ -42,7 +41,7 @@ class Image:
 
 
 def output_of(settings: MetadataOutputSettings, tool: str) -> tuple[Path, Path | None, list[Problem]]:
-    """(the file to write, the file to start from or None, problems)."""
+    """Return (file to write, file to start from or None, problems). `tool`: name of the settings group."""
     out, source = typed_path(settings.out_json), typed_path(settings.in_json)
     where = f"{tool}.out_json"
     if out is None:
@@ -64,7 +63,7 @@ def output_of(settings: MetadataOutputSettings, tool: str) -> tuple[Path, Path |
 
 
 def source_problems(path: Path, tool: str) -> list[Problem]:
-    """Problems of a metadata file that can be detected without reading it."""
+    """Return problems of a metadata file that can be found without reading it."""
     where = f"{tool}.in_json"
     try:
         check_regular(path)
@@ -83,8 +82,12 @@ def source_problems(path: Path, tool: str) -> list[Problem]:
 def images_in(
     folders: Sequence[Path], recursive: bool, extensions: Sequence[str], cancel: CancelToken
 ) -> tuple[list[Image], list[Problem]]:
-    """(images, advice): each image once, by folder and then in sd-scripts' order (by path components). Masks are left out, and
-    with advice those that a shared page may not read. Raises ProblemsError without images. extensions: of caption files"""
+    """Return (images, advice): each image once, by folder and then in sd-scripts' order (by path components).
+
+    Masks are left out; so are, with advice, images that a shared page may not read. Raises ProblemsError if there are no images.
+
+    extensions   of caption files
+    """
     images: dict[Path, Image] = {}
     problems: list[Problem] = []
     endings = tuple(dict.fromkeys((*CAPTION_EXTENSIONS, *(each.lower() for each in extensions))))
@@ -111,19 +114,21 @@ def images_in(
 
 
 def entries_of(path: Path) -> tuple[Entries, list[Problem]]:
-    """(a metadata file's complete entries, advice). Raises ProblemsError."""
+    """Return (all entries of a metadata file, advice). Raises ProblemsError."""
     values, advice = read_values(path)
-    wrong = [key for key, value in values.items() if not isinstance(value, dict)]
-    if wrong:
-        what = f"{count(len(wrong), 'entry', 'entries')} of the metadata file are not objects: {listed(wrong)}"
+    invalid = [key for key, value in values.items() if not isinstance(value, dict)]
+    if invalid:
+        what = f"{count(len(invalid), 'entry', 'entries')} of the metadata file are not objects: {listed(invalid)}"
         fix = 'use the form {"name": {"caption": "..."}, ...}'
         raise ProblemsError.one(what, printable(path), fix, "metadata.invalid-values")
     return values, advice
 
 
 def write_entries(context: JobContext, title: str, path: Path, before: bytes | None, entries: Entries) -> str:
-    """Write the file in sd-scripts' format if it still has the content `before`. Returns the id for undo, "" if nothing changed.
-    Raises ProblemsError for a file that was changed since."""
+    """Write the file in sd-scripts' format; return the id for undo, "" if nothing changed.
+
+    before   content of the file when it was read, None if it did not exist. Raises ProblemsError if it has changed since
+    """
     change = Change(path, before, json.dumps(entries, indent=2).encode())
     with only_one_writes(context):
         history = History(context.workspace.captions, context.workspace.person)
@@ -131,13 +136,16 @@ def write_entries(context: JobContext, title: str, path: Path, before: bytes | N
 
 
 def saved_message(path: Path, id: str, existed: bool) -> str:
-    """Text on the saved file: that it is unchanged, or where it was saved. existed: the earlier file is in the caption
-    history"""
+    """Return a text on where the file was saved, or that it is unchanged.
+
+    id        of `write_entries`
+    existed   whether the caption history keeps an earlier file
+    """
     if not id:
         return f"{display_path(path)} is unchanged"
     return f"saved in {display_path(path)}{'; the caption history keeps the earlier file' if existed else ''}"
 
 
 def one_line(text: str) -> str:
-    """The text as one line for lists."""
+    """Return the text as one line, with line breaks escaped."""
     return printable(text).replace("\n", "\\n")

@@ -1,5 +1,7 @@
-"""Merges caption files into a fine-tuning metadata JSON, as merge_captions_to_metadata and merge_dd_tags_to_metadata do
-(reference: datasets, sections 6.1 and 6.2), with byte-identical output. Where those fail, the images are named."""
+"""Merges caption files into a fine-tuning metadata JSON, as merge_captions_to_metadata and merge_dd_tags_to_metadata do.
+
+Reference: datasets, sections 6.1 and 6.2. The output is byte-identical. Where those scripts fail, the images are named.
+"""
 
 import os
 from collections import Counter, defaultdict
@@ -36,7 +38,13 @@ TOOLS: dict[type[MergeSettings], tuple[str, str, str]] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan. out: the file to write; source: the file to start from, or None; name: "caption" or "tags", the key of the texts"""
+    """The files and folders of a merge.
+
+    name        "caption" or "tags": the key of the texts
+    extension   of the caption files
+    out         file to write
+    source      file to start from, or None
+    """
 
     tool: str
     name: str
@@ -53,7 +61,7 @@ class Plan:
 
 @dataclass
 class Texts:
-    """Texts by key. empty: files without text; missing: images without a file."""
+    """Texts by key. `empty`: images with an empty file; `missing`: images without a file."""
 
     texts: dict[str, str] = field(default_factory=dict)
     empty: list[str] = field(default_factory=list)
@@ -62,6 +70,7 @@ class Texts:
 
 
 def plan(settings: MergeSettings, workspace: Workspace) -> Plan:
+    """Check the file and folders, and return the plan. Raises ProblemsError with all problems."""
     tool, name, extension_setting = TOOLS[type(settings)]
     out, source, problems = output_of(settings, tool)
     folders, folder_problems = image_folders(settings.folders, f"{tool}.folders")
@@ -77,42 +86,45 @@ def plan(settings: MergeSettings, workspace: Workspace) -> Plan:
 
 
 def do(settings: MergeSettings, plan: Plan, context: JobContext) -> Outcome:
+    """Add the text of each image's caption file to its entry, and write the file; a preview only lists the texts."""
     out, source, extension = plan.out, plan.source, plan.extension
     before = content_of(out)
     entries, advice = entries_of(source) if source is not None else ({}, [])
     images, unopened = images_in(plan.folders, settings.recursive, [extension], context.cancel)
-    read = _read(keys_of(images, settings.full_path, plan.tool), extension, context)
-    if not read.texts:
-        raise _no_captions(read, plan)
-    added = sum(key not in entries for key in read.texts)
-    for key, text in read.texts.items():
+    texts = _read(keys_of(images, settings.full_path, plan.tool), extension, context)
+    if not texts.texts:
+        raise _no_captions(texts, plan)
+    added = sum(key not in entries for key in texts.texts)
+    for key, text in texts.texts.items():
         entries.setdefault(key, {})[plan.name] = text
-    lines = [f"{printable(image.path)} has no {extension} file" for image in read.missing]
+    lines = [f"{printable(image.path)} has no {extension} file" for image in texts.missing]
     facts = {
         "images": len(images),
-        "merged": len(read.texts),
+        "merged": len(texts.texts),
         "added": added,
         "entries": len(entries),
-        "missing": [printable(image.path) for image in read.missing],
-        "empty": read.empty,
+        "missing": [printable(image.path) for image in texts.missing],
+        "empty": texts.empty,
     }
-    problems = limited([*advice, *unopened, *read.problems])
+    problems = limited([*advice, *unopened, *texts.problems])
     facts["problems"] = [problem.to_dict() for problem in problems]
     lines += [str(problem) for problem in problems]
-    sentence = f"{len(read.texts):,} of {count(len(images), 'image')} merged, {added:,} of them new"
-    if read.empty:
-        sentence += f"; {len(read.empty):,} with an empty file"
+    sentence = f"{len(texts.texts):,} of {count(len(images), 'image')} merged, {added:,} of them new"
+    if texts.empty:
+        sentence += f"; {len(texts.empty):,} with an empty file"
     if settings.preview is not None:
-        shown = [f"{printable(key)}: {one_line(text)}" for key, text in list(read.texts.items())[: settings.preview]]
-        return Outcome(lines=[*shown, *lines, f"{sentence}; nothing was written"], facts=facts)
+        preview_lines = [
+            f"{printable(key)}: {one_line(text)}" for key, text in list(texts.texts.items())[: settings.preview]
+        ]
+        return Outcome(lines=[*preview_lines, *lines, f"{sentence}; nothing was written"], facts=facts)
     id = write_entries(context, "Merge into metadata", out, before, entries)
     lines.append(f"{sentence}; {saved_message(out, id, before is not None)}")
     return Outcome(lines=lines, facts=facts | {"file": str(out), "undo": id})
 
 
 def _read(keys: dict[str, Image], extension: str, context: JobContext) -> Texts:
-    """The text of each image, in order. Unreadable files are skipped and reported."""
-    read = Texts()
+    """Read the text of each image, in order. Unreadable files are skipped and reported."""
+    texts = Texts()
     for done, (key, image) in enumerate(keys.items(), 1):
         context.check()
         context.stage("reading captions", done, len(keys))
@@ -120,34 +132,34 @@ def _read(keys: dict[str, Image], extension: str, context: JobContext) -> Texts:
         info = ImageInfo("", file.relative, file.path, 0, 0, file.bytes, file.mtime_ns, sidecars=file.sidecars)
         caption = read_caption_file(info, extension)
         if caption.source in ("file", "blank"):
-            read.texts[key] = caption.text
+            texts.texts[key] = caption.text
         if caption.source == "blank":
-            read.empty.append(printable(image.path))
+            texts.empty.append(printable(image.path))
         elif caption.problem is not None:
-            read.problems.append(caption.problem)
+            texts.problems.append(caption.problem)
         elif caption.source == "none":
-            read.missing.append(image)
-    return read
+            texts.missing.append(image)
+    return texts
 
 
-def _no_captions(read: Texts, plan: Plan) -> ProblemsError:
-    """The error for no captions; it names other caption extensions in the folders, if any."""
+def _no_captions(texts: Texts, plan: Plan) -> ProblemsError:
+    """Return the error that no image has a caption file; it names another extension that the folders have."""
     extension = plan.extension
-    if not read.missing:
-        return ProblemsError(limited(read.problems))
-    endings = [os.path.splitext(name)[1].lower() for image in read.missing for name in image.file.sidecars]
+    if not texts.missing:
+        return ProblemsError(limited(texts.problems))
+    endings = [os.path.splitext(name)[1].lower() for image in texts.missing for name in image.file.sidecars]
     others = Counter(ending for ending in endings if ending in CAPTION_EXTENSIONS and ending != extension.lower())
     fix = "choose other folders, or write captions first"
     if others:
         ending, number = others.most_common(1)[0]
         fix = f"set {plan.tool}.{plan.extension_setting} to {ending}, which {number:,} of them have"
-    what = f"None of {count(len(read.missing), 'image')} has a {extension} file"
-    where = printable(read.missing[0].path.parent)
-    return ProblemsError([Problem(what, where, fix, code="metadata.no-captions"), *read.problems])
+    what = f"None of {count(len(texts.missing), 'image')} has a {extension} file"
+    where = printable(texts.missing[0].path.parent)
+    return ProblemsError([Problem(what, where, fix, code="metadata.no-captions"), *texts.problems])
 
 
 def keys_of(images: Sequence[Image], full_path: bool, tool: str) -> dict[str, Image]:
-    """{key: image}: the full path, or the name without extension. Raises ProblemsError for duplicate and invalid keys."""
+    """Return {key: image}: the full path, or the file name without extension. Raises ProblemsError for duplicate and invalid keys."""
     keys: dict[str, list[Image]] = defaultdict(list)
     for image in images:
         keys[str(image.path) if full_path else image.path.stem].append(image)
@@ -167,6 +179,7 @@ def keys_of(images: Sequence[Image], full_path: bool, tool: str) -> dict[str, Im
 
 
 def _is_unicode(text: str) -> bool:
+    """Return whether a text is valid Unicode."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,7 +1,7 @@
 """Writes a metadata file's captions and tags to caption files next to the images.
 
-Entries name images by full path, by path within a folder, or by name without extension. Nothing is written outside of the
-folders of the settings, whatever the keys are.
+Entries name images by full path, by path within a folder, or by name without extension. Nothing is written outside of the folders
+of the settings, whatever the keys are.
 """
 
 import os
@@ -37,7 +37,7 @@ TOOL = "metadata_to_captions"
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan. source: the metadata file; folders: with the images"""
+    """The metadata file (`source`), and the folders with the images."""
 
     source: Path
     folders: list[Path]
@@ -75,23 +75,24 @@ def do(settings: MetadataToCaptionsSettings, plan: Plan, context: JobContext) ->
     lines = [f"no image for {printable(each.key)}" for each in matches.missing]
     lines += [f"outside of the folders: {printable(each.key)}" for each in matches.outside]
     lines += [str(problem) for problem in problems]
-    rest = f"; {len(existing):,} existing files kept" if existing else ""
+    details = f"; {len(existing):,} existing files kept" if existing else ""
     if settings.preview is not None:
-        shown = [f"{printable(each.path)}: {one_line(each.text)}" for each in writing[: settings.preview]]
-        last = f"{count(len(writing), 'file')} would be written{rest}; nothing was written"
-        return Outcome(lines=[*shown, *lines, last], facts=facts | {"written": [], "undo": ""})
+        preview_lines = [f"{printable(each.path)}: {one_line(each.text)}" for each in writing[: settings.preview]]
+        last = f"{count(len(writing), 'file')} would be written{details}; nothing was written"
+        return Outcome(lines=[*preview_lines, *lines, last], facts=facts | {"written": [], "undo": ""})
     sidecars = SidecarIndex()
     changes = [caption_change(each.image, each.text, each.extension, sidecars=sidecars) for each in writing]
     done, left = write_captions(context, "Metadata to captions", changes)
     replaced = sum(each.old is not None and each.path in done.written for each in changes)
-    rest += f"; the caption history keeps {count(replaced, 'earlier text')}" if replaced else ""
+    details += f"; the caption history keeps {count(replaced, 'earlier text')}" if replaced else ""
     same = sum(each.old == each.new for each in changes)
-    rest += f"; {same:,} had the same text" if same else ""
+    details += f"; {same:,} had the same text" if same else ""
     facts |= {"written": [str(path) for path in done.written], "undo": done.id}
-    return Outcome(lines=[*lines, *left, f"{count(len(done.written), 'file')} written{rest}"], facts=facts)
+    return Outcome(lines=[*lines, *left, f"{count(len(done.written), 'file')} written{details}"], facts=facts)
 
 
 def plan(settings: MetadataToCaptionsSettings, workspace: Workspace) -> Plan:
+    """Check the metadata file and folders, and return the plan. Raises ProblemsError with all problems."""
     source = typed_path(settings.in_json)
     problems: list[Problem] = []
     if source is None:
@@ -121,6 +122,7 @@ class ImageIndex:
     """Index of images for lookup by metadata keys."""
 
     def __init__(self, images: Sequence[Image], folders: Sequence[Path], by_name: bool):
+        """`by_name`: whether a key with a folder also matches an image of its file name in another folder."""
         self.folders, self._match_by_name = folders, by_name
         self._by_path: dict[str, list[Image]] = defaultdict(list)
         self._by_stem: dict[str, list[Image]] = defaultdict(list)
@@ -132,8 +134,10 @@ class ImageIndex:
                 self._by_name[name].append(image)
 
     def find(self, key: str) -> list[Image]:
-        """Images by full path or path within a folder, with or without extension; else by name if the key is one or
-        `match_by_name` is on."""
+        """Return the images that a key means, usually one; [] for none.
+
+        By full path or path within a folder, with or without extension; else by file name if the key has no folder or `by_name` is on.
+        """
         plain = key.replace("\\", "/")
         paths = [_normalized(folder / form) for folder in self.folders for form in dict.fromkeys((key, plain))]
         for index in (self._by_path, self._by_stem):
@@ -147,7 +151,7 @@ class ImageIndex:
         return self._by_name.get(name) or self._by_name.get(stem) or []
 
     def is_outside(self, key: str) -> bool:
-        """Whether a key is a path outside of the folders: another folder or drive, or ../"""
+        """Return whether a key is a path outside of the folders: in another folder, on another drive, or by ".."."""
         absolute = os.path.isabs(key) or bool(DRIVE.match(key))
         plain = key.replace("\\", "/")
         paths = [_normalized(key)] if absolute else [_normalized(folder / plain) for folder in self.folders]
@@ -156,12 +160,22 @@ class ImageIndex:
 
 
 def _normalized(path: Path | str) -> str:
+    """Return an absolute path for comparison."""
     return os.path.normcase(os.path.abspath(path))
 
 
 @dataclass
 class Matches:
-    """Entries by the result of the match. matched: (entry, image); ambiguous: (entry, images) with different caption files."""
+    """Entries sorted by the result of the lookup.
+
+    matched     (entry, image)
+    ambiguous   (entry, images) with different caption files
+    missing     no image
+    outside     paths outside of the folders
+    conflicts   keys with different texts for one file
+    too_long    keys with texts above 1 MB
+    not_files   problems of caption files that are not regular files
+    """
 
     matched: list[tuple[Entry, Image]] = field(default_factory=list)
     ambiguous: list[tuple[Entry, list[Image]]] = field(default_factory=list)
@@ -173,11 +187,15 @@ class Matches:
     not_files: list[Problem] = field(default_factory=list)
 
     def problems(self, source: Path, total: int, level: str) -> list[Problem]:
-        """Errors that prevent writing, and problems of entries that are left out, with `level`. total: number of entries in the
-        file"""
+        """Return errors that prevent writing, and problems of entries left out, at `level`.
+
+        source   the metadata file
+        total    number of its entries
+        """
         where, problems = printable(source), list(self.not_files)
 
         def add(names: Sequence[str], what: str, fix: str, code: str, level: str) -> None:
+            """Append a problem that counts and lists `names`, unless there are none."""
             if names:
                 what = f"{len(names):,} of {count(total, 'entry', 'entries')} {what}: {listed(names, 3)}"
                 problems.append(Problem(what, where, fix, level, code=f"metadata.{code}"))
@@ -198,6 +216,7 @@ class Matches:
 
 
 def _match(entries: Sequence[Entry], index: ImageIndex) -> Matches:
+    """Look up every entry's image."""
     matches = Matches()
     for entry in entries:
         images = index.find(entry.key)
@@ -215,7 +234,7 @@ def _match(entries: Sequence[Entry], index: ImageIndex) -> Matches:
 
 @dataclass(frozen=True)
 class CaptionFile:
-    """A caption file to write. existing: whether it exists."""
+    """A caption file to write. `existing`: whether it exists."""
 
     image: Path
     extension: str
@@ -225,8 +244,10 @@ class CaptionFile:
 
 
 def _texts_of(entry: Entry, settings: MetadataToCaptionsSettings) -> Iterator[tuple[str, str]]:
-    """Yield (extension, text) of the entry's texts that the settings select; caption and tags for one file are joined as in
-    training."""
+    """Yield (extension, text) of the entry's texts that the settings select.
+
+    Caption and tags with the same extension are joined as in training.
+    """
     captions, tags = settings.captions_to, settings.tags_to
     texts = [(captions, entry.caption), (tags, entry.tags)]
     if captions and tags and captions.casefold() == tags.casefold() and texts != [(captions, None), (tags, None)]:
@@ -237,7 +258,7 @@ def _texts_of(entry: Entry, settings: MetadataToCaptionsSettings) -> Iterator[tu
 
 
 def _caption_files(matches: Matches, settings: MetadataToCaptionsSettings) -> list[CaptionFile]:
-    """The files to write. Conflicts are added to the matches."""
+    """Return the files to write. Conflicts, too long texts and entries without text are added to `matches`."""
     planned: dict[tuple[str, str], CaptionFile] = {}
     for entry, image in matches.matched:
         texts = list(_texts_of(entry, settings))
@@ -258,6 +279,7 @@ def _caption_files(matches: Matches, settings: MetadataToCaptionsSettings) -> li
 
 
 def _special_file_problems(path: Path) -> list[Problem]:
+    """Return the problems of a path that is not a regular file."""
     try:
         check_regular(path)
     except ProblemsError as error:

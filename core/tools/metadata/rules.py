@@ -30,7 +30,7 @@ class TagRules:
 
 
 def clean_tags(text: str, rules: TagRules) -> str:
-    """The tags cleaned by whole words, separated by a comma and a space."""
+    """Return the tags cleaned by whole words, separated by a comma and a space."""
     tags = [tag.strip() for tag in text.split(",") if tag.strip()]
     if rules.underscores:
         tags = [tag_words(tag) for tag in tags]
@@ -40,7 +40,7 @@ def clean_tags(text: str, rules: TagRules) -> str:
 
 
 def clean_tags_as_sd_scripts(text: str, rules: TagRules) -> str:
-    """The tags cleaned with sd-scripts' quirks: ^_^ is the only emoticon, everything after a rating is cut, 'cowboys' are boys."""
+    """Return the tags cleaned as sd-scripts does: ^_^ is the only emoticon, text after a rating is cut, 'cowboys' count as boys."""
     if rules.underscores:
         text = "^_^".join(part.replace("_", " ") for part in text.split("^_^"))
     if rules.ratings:
@@ -68,6 +68,7 @@ _BEFORE = re.compile(r"(\w+ )+")
 
 
 def _without_redundant(tags: list[str], rules: TagRules, several_people: bool) -> list[str]:
+    """Return the tags without ambiguous tags of several people, and without tags contained in others, by the rules."""
     if rules.people and several_people:
         for group in _GROUPS:
             others = [tag for tag in tags if not group.fullmatch(tag)]
@@ -76,7 +77,7 @@ def _without_redundant(tags: list[str], rules: TagRules, several_people: bool) -
 
 
 def _without_contained(tags: list[str]) -> list[str]:
-    """The tags without one-word tags, and 'hair ornament', that are the end of a longer tag: shirt with white shirt."""
+    """Return the tags without one-word tags, and 'hair ornament', that end a longer tag: "shirt" if there is "white shirt"."""
     ends: set[str] = set()
     for tag in tags:
         for end in ("hair ornament", tag.rpartition(" ")[2]):
@@ -100,14 +101,14 @@ class Replacement:
 
     @property
     def pattern(self) -> re.Pattern[str]:
-        """Matches `old` at word boundaries."""
+        """Regular expression that matches `old` at word boundaries."""
         begins = r"(?<!\w)" if re.match(r"\w", self.old) else ""
         ends = r"(?!\w)" if re.search(r"\w\Z", self.old) else ""
         return re.compile(begins + re.escape(self.old) + ends)
 
 
 class EndlessReplacement(Exception):
-    """A replacement that never ends in a text."""
+    """A replacement never ends in a text."""
 
     def __init__(self, replacement: Replacement):
         super().__init__(str(replacement))
@@ -118,7 +119,7 @@ _LINE = re.compile(r'(?:"(?P<quoted>[^"]*)"|(?P<plain>.+?))\s*->\s*(?:"(?P<quote
 
 
 def read_replacements(lines: Iterable[tuple[str, str]]) -> tuple[list[Replacement], list[Problem]]:
-    """(the replacements, a problem for each invalid line). lines: (text, its location for problems)."""
+    """Parse lines "old -> new" into (replacements, a problem for each invalid line). `lines`: (location for problems, text)."""
     replacements: list[Replacement] = []
     problems: list[Problem] = []
     for where, line in lines:
@@ -136,8 +137,8 @@ def read_replacements(lines: Iterable[tuple[str, str]]) -> tuple[list[Replacemen
     return replacements, problems
 
 
-def endless(replacements: Sequence[Replacement], by_word: bool) -> list[Replacement]:
-    """The replacements that match their own result, and so never end."""
+def endless_replacements(replacements: Sequence[Replacement], by_word: bool) -> list[Replacement]:
+    """Return the replacements that match their own result, and so never end."""
     return [
         each
         for each in replacements
@@ -146,15 +147,17 @@ def endless(replacements: Sequence[Replacement], by_word: bool) -> list[Replacem
 
 
 def cleaner_of_captions(replacements: Sequence[Replacement], by_word: bool) -> Callable[[str], str]:
-    """The function that cleans one caption: each replacement is repeated until it finds nothing more. May raise
-    EndlessReplacement.
+    """Return the function that cleans one caption: each replacement is repeated until it matches nothing.
 
-    by_word   replace whole words, and repeat the whole list until nothing changes; else run it once over plain text, as in
-              sd-scripts
+    The function raises EndlessReplacement.
+
+    by_word   replace whole words, and repeat the whole list until nothing changes; otherwise apply it once, to any text, as
+              sd-scripts does
     """
     steps = [(each, _replacer(each, by_word)) for each in replacements if each.old != each.new]
 
     def clean(text: str) -> str:
+        """Return the caption after all replacements. Raises EndlessReplacement."""
         for _ in range(PASSES):
             text, changed = _one_pass(text, steps)
             if not changed or not by_word:
@@ -165,7 +168,7 @@ def cleaner_of_captions(replacements: Sequence[Replacement], by_word: bool) -> C
 
 
 def _one_pass(text: str, steps: Sequence[tuple[Replacement, Callable[[str], str]]]) -> tuple[str, list[Replacement]]:
-    """The text after every replacement, and those that changed it."""
+    """Return (text after every replacement, replacements that changed it)."""
     changed = []
     for each, replace in steps:
         if each.old in text and (after := _replaced_until_stable(text, replace, each)) != text:
@@ -174,15 +177,16 @@ def _one_pass(text: str, steps: Sequence[tuple[Replacement, Callable[[str], str]
     return text, changed
 
 
-def _replacer(each: Replacement, by_word: bool) -> Callable[[str], str]:
+def _replacer(replacement: Replacement, by_word: bool) -> Callable[[str], str]:
+    """Return the function that applies a replacement once to a text."""
     if not by_word:
-        return lambda text: text.replace(each.old, each.new)
-    pattern = each.pattern
-    return lambda text: pattern.sub(lambda match: each.new, text)
+        return lambda text: text.replace(replacement.old, replacement.new)
+    pattern = replacement.pattern
+    return lambda text: pattern.sub(lambda match: replacement.new, text)
 
 
-def _replaced_until_stable(text: str, replace: Callable[[str], str], each: Replacement) -> str:
-    """The text after `replace`, repeated until it changes nothing. Raises EndlessReplacement."""
+def _replaced_until_stable(text: str, replace: Callable[[str], str], replacement: Replacement) -> str:
+    """Return the text after `replace`, repeated until it changes nothing. Raises EndlessReplacement."""
     for _ in range(ROUNDS):
         changed = replace(text)
         if changed == text:
@@ -190,4 +194,4 @@ def _replaced_until_stable(text: str, replace: Callable[[str], str], each: Repla
         if len(changed) > MAX_CAPTION_BYTES and len(changed) > len(text):
             break
         text = changed
-    raise EndlessReplacement(each)
+    raise EndlessReplacement(replacement)

@@ -9,6 +9,7 @@ from core.tools.models import convert_model
 
 
 def plan(settings: BakeVaeSettings, workspace: Workspace) -> convert_model.Plan:
+    """Return the plan of a conversion of the checkpoint with another VAE. Raises ProblemsError."""
     path = model_file(settings.file, workspace, "bake_vae.file")
     if not settings.vae:
         what, fix = "No VAE is given", "choose the VAE to bake in"
@@ -18,4 +19,5 @@ def plan(settings: BakeVaeSettings, workspace: Workspace) -> convert_model.Plan:
 
 
 def do(settings: BakeVaeSettings, plan: convert_model.Plan, context: JobContext) -> Outcome:
+    """Write the copy."""
     return convert_model.run(plan, context)

@@ -42,7 +42,12 @@ FOLDERS = ("diffusers", "diffusers_safetensors")
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan. conversion: its dtype is `precision`; size: bytes of the result; advice: warnings for the user"""
+    """The conversion of a model.
+
+    conversion   without its dtype, which is `precision` (None: unchanged)
+    size         bytes of the result
+    advice       problems to warn of
+    """
 
     conversion: Conversion
     precision: str | None
@@ -54,11 +59,12 @@ class Plan:
 
 
 def do(settings: ConvertModelSettings, plan: Plan, context: JobContext) -> Outcome:
+    """Write the converted model."""
     return run(plan, context)
 
 
 def output_form(output: str | None, path: Path) -> Form:
-    """The format by the output's extension, else the model's format."""
+    """Return the format by the extension of `output`, else the format of the model `path`."""
     if output and not os.path.isdir(resolve_path(output)):  # also of a name that no disk can hold
         for form in ("safetensors", "ckpt"):
             if output.lower().endswith(ENDINGS[form]):
@@ -75,16 +81,18 @@ def plan(
     workspace: Workspace,
     group: str = "convert_model",
     ending: str = "_converted",
-    vae_may_lack: bool = False,
+    vae_optional: bool = False,
 ) -> Plan:
     """Plan the conversion by the headers. Raises ProblemsError with all problems.
 
-    vae_may_lack  allow a model without a VAE; else only with `no_vae`
+    group          of the settings that problems name
+    ending         appended to the name of the default output
+    vae_optional   allow a model without a VAE; otherwise only with `no_vae`
     """
     path = model_file(settings.file, workspace, f"{group}.file")
     with problems_at(f"{group}.file"):
         source, layout = open_model(path, settings.family, settings.text_projection == "kohya")
-    if vae_may_lack and "vae" not in source.parts:
+    if vae_optional and "vae" not in source.parts:
         settings = settings.model_copy(update={"no_vae": True})
     parts, problems = chosen_parts(settings, source, layout, workspace, f"{group}.vae")
     file_errors = [each for each in errors(problems) if each.where != f"{group}.vae"]
@@ -114,23 +122,28 @@ def plan(
     return Plan(conversion, settings.save_precision, size, advice)
 
 
-def open_model(path: Path, wanted: str = "auto", kohya_projection: bool = False) -> tuple[Checkpoint, Layout]:
-    guess = wanted if wanted != "auto" else "sd1"
+def open_model(path: Path, family_setting: str = "auto", kohya_projection: bool = False) -> tuple[Checkpoint, Layout]:
+    """Open a model and return (checkpoint, layout of its family). Raises ProblemsError.
+
+    family_setting     family that the settings state, or "auto"
+    kohya_projection   see `open_checkpoint`
+    """
+    guess = family_setting if family_setting != "auto" else "sd1"
     source = open_checkpoint(path, guess, kohya_projection=kohya_projection)
-    if source.kind.family in STAGES and wanted == "auto":
-        wanted = str(source.kind.family)
-    return source, layout_of(check_family(source.kind, path, wanted, GENERATED))
+    if source.kind.family in STAGES and family_setting == "auto":
+        family_setting = str(source.kind.family)
+    return source, layout_of(check_family(source.kind, path, family_setting, GENERATED))
 
 
 def chosen_parts(
     settings: ConvertModelSettings, source: Checkpoint, layout: Layout, workspace: Workspace, where: str
 ) -> tuple[dict[str, Part], list[Problem]]:
-    """(the parts to write, problems). where: the setting of the VAE, for problems."""
+    """Return (parts to write by name, problems). `where`: the setting of the VAE, for problems."""
     available, problems = dict(source.parts), list[Problem]()
     if settings.vae and not settings.no_vae:
         try:
             available["vae"] = open_vae(model_path(settings.vae, workspace, where))
-            problems += _other_scale(available["vae"], layout.family, where)
+            problems += _vae_scale_problems(available["vae"], layout.family, where)
         except ProblemsError as error:
             problems += at_setting(where, error.problems)
     names = [name for name in layout.published.parts if name != "vae" or not settings.no_vae]
@@ -144,11 +157,11 @@ def chosen_parts(
     for name in names:
         if name in available:
             try:
-                parts[name], wrong = known_tensors(layout, available[name])
-                wrong = wrong or _unknown_tensor_advice(available[name], parts[name])
+                parts[name], part_problems = known_tensors(layout, available[name])
+                part_problems = part_problems or _unknown_tensor_advice(available[name], parts[name])
             except ProblemsError as error:
-                wrong = error.problems
-            problems += wrong if available[name] is source.parts.get(name) else at_setting(where, wrong)
+                part_problems = error.problems
+            problems += part_problems if available[name] is source.parts.get(name) else at_setting(where, part_problems)
     if settings.ema == "use" and "unet" in parts:
         try:
             parts["unet"] = with_ema(parts["unet"], source, layout.family)
@@ -159,7 +172,8 @@ def chosen_parts(
     return parts, problems
 
 
-def _other_scale(vae: Part, family: str, where: str) -> list[Problem]:
+def _vae_scale_problems(vae: Part, family: str, where: str) -> list[Problem]:
+    """Return the warning that the VAE has the scaling factor of another family."""
     scale = (vae.config or {}).get("scaling_factor")
     if scale is None or (scale == SDXL_SCALE) == (traits_of(family).latent_scale == SDXL_SCALE):
         return []
@@ -168,7 +182,7 @@ def _other_scale(vae: Part, family: str, where: str) -> list[Problem]:
 
 
 def _unknown_tensor_advice(part: Part, known: Part) -> list[Problem]:
-    """Advice on a folder's unknown tensors, which are left out (a single file's are kept)."""
+    """Return advice on a folder's unknown tensors, which are left out (a single file's are kept)."""
     names = sorted(part.locations.keys() - known.locations.keys())
     if part.config is None or not names:
         return []
@@ -177,7 +191,7 @@ def _unknown_tensor_advice(part: Part, known: Part) -> list[Problem]:
 
 
 def misnamed_problems(target: Path, form: str, where: str) -> list[Problem]:
-    """The problem of an output name with the extension of another format."""
+    """Return the problem of an output name that has the extension of another format."""
     named = target if form in FOLDERS else target.parent
     if named.suffix.lower() not in FILE_ENDINGS or named.is_dir():
         return []
@@ -186,11 +200,12 @@ def misnamed_problems(target: Path, form: str, where: str) -> list[Problem]:
 
 
 def _form_title(form: str) -> str:
+    """Return the format's name for messages."""
     return "a folder" if form in FOLDERS else ENDINGS[form]
 
 
 def _size(settings: ConvertModelSettings, source: Checkpoint, parts: dict[str, Part]) -> int:
-    """An upper estimate of the result's size in bytes."""
+    """Return an upper estimate of the result's size in bytes."""
     item = PRECISION_BYTES.get(settings.save_precision or "")
     size = sum(part.weight_bytes(item) for part in parts.values())
     extra = extra_file(source.path)
@@ -205,7 +220,7 @@ def _size(settings: ConvertModelSettings, source: Checkpoint, parts: dict[str, P
 def _facts(
     settings: ConvertModelSettings, source: Checkpoint, layout: Layout, target: Path
 ) -> tuple[ModelFacts, list[Problem]]:
-    """(metadata, prediction type and zero terminal SNR of the result; advice)."""
+    """Return (metadata, prediction type and zero terminal SNR of the result; advice)."""
     to_folder, from_file = settings.save_model_as in FOLDERS, source.path.is_file()
     prediction = source.kind.prediction if settings.prediction == "auto" else settings.prediction
     advice = []
@@ -225,6 +240,7 @@ def _facts(
 def _metadata(
     settings: ConvertModelSettings, source: Checkpoint, layout: Layout, prediction: str | None, target: Path, kind: Any
 ) -> dict[str, str]:
+    """Return the metadata of the result. `kind`: "folder" or "model"."""
     if settings.no_metadata:
         return {}
     before = metadata_of(source)
@@ -234,13 +250,13 @@ def _metadata(
     before = {name: value for name, value in before.items() if name not in dropped}
     if settings.text_projection == "kohya" and layout.family == "sdxl" and source.path.is_dir() != (kind == "folder"):
         before["atelier_text_projection"] = "kohya"
-    title, side = target.stem if kind == "model" else target.name, _side(source, layout, prediction)
+    title, side = target.stem if kind == "model" else target.name, _resolution(source, layout, prediction)
     metadata = model_spec_of(before, layout.family, prediction, kind, title, side)
     return metadata | ({WEIGHTS_HASH: NO_HASH} if settings.weights_hash and kind == "model" else {})
 
 
-def _side(source: Checkpoint, layout: Layout, prediction: str | None) -> int:
-    """The resolution the model was trained for, in pixels; for a file of SD 2.x by its prediction type."""
+def _resolution(source: Checkpoint, layout: Layout, prediction: str | None) -> int:
+    """Return the resolution the model was trained for, in pixels; of an SD 2.x file by its prediction type."""
     if layout.has_both_predictions and source.path.is_file() and prediction is not None:
         return 768 if prediction == "v" else 512
     return trained_size(source.path, layout.family)[0]
@@ -251,14 +267,14 @@ def _side(source: Checkpoint, layout: Layout, prediction: str | None) -> int:
 
 @heap.without_gc()
 def run(plan: Plan, context: JobContext, change: Callable[[States], States] | None = None) -> Outcome:
-    """Write the converted model. change: the parts' lazy tensors -> those to write."""
+    """Write the converted model. `change`: function from the parts' lazy tensors to those to write; None: unchanged."""
     conversion = replace(plan.conversion, dtype=dtype_of(plan.precision))
     wrote = progress(context, conversion.target, plan.size)
     return saved_outcome(conversion.target, plan.advice + convert(conversion, change, context.cancel, wrote), context)
 
 
 def saved_outcome(target: Path, advice: list[Problem], context: JobContext) -> Outcome:
-    """The outcome of a tool that wrote one model."""
+    """Return the outcome of a tool that wrote one model, and log its advice as warnings."""
     for problem in advice:
         context.warn(problem)
     lines = [f"Saved: {display_path(target)}, {size_words(total_bytes(target))}", *map(str, advice)]
@@ -266,4 +282,5 @@ def saved_outcome(target: Path, advice: list[Problem], context: JobContext) -> O
 
 
 def dtype_of(precision: str | None) -> torch.dtype | None:
+    """Return the torch dtype of "fp32", "fp16" or "bf16"; None for None."""
     return type_named(precision) if precision else None

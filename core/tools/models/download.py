@@ -15,7 +15,7 @@ from core.settings.tools.model_files import DownloadSettings
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan. source: the model; models: the models folder"""
+    """The model to download (`source`), and the models folder."""
 
     source: hub.Source
     models: Path
@@ -25,10 +25,12 @@ class Plan:
 
 
 def plan(settings: DownloadSettings, workspace: Workspace) -> Plan:
+    """Parse the hub id or link, and return the plan. Raises ProblemsError."""
     return Plan(hub.parse_source(settings.hub_id or ""), workspace.models)
 
 
 def do(settings: DownloadSettings, plan: Plan, context: JobContext) -> Outcome:
+    """Download the model, unless it is in the models folder."""
     source, models = plan.source, plan.models
     context.stage("looking in the models folder")
     if (path := hub.installed_path(source, models, context.cancel)) is not None:
@@ -43,8 +45,8 @@ def do(settings: DownloadSettings, plan: Plan, context: JobContext) -> Outcome:
     return Outcome(lines=[f"Downloaded: {display_path(path)}"], facts={"file": str(path)})
 
 
-def _forget_link(shown: str, context: JobContext) -> None:
-    """Replace the link in the run's job.json by what was downloaded, since a link may contain a key."""
+def _forget_link(source: str, context: JobContext) -> None:
+    """Replace the link in the run's job.json by `source`, since a link may contain a key."""
     with suppress(OSError, ProblemsError):
         job = context.folder.job()
-        atomic.write_json(context.folder.job_file, job | {"download": {"hub_id": shown}})
+        atomic.write_json(context.folder.job_file, job | {"download": {"hub_id": source}})

@@ -23,6 +23,7 @@ MOST_LETTERS = 400  # of one value in a list of results
 
 
 def plan(settings: EditMetadataSettings, workspace: Workspace) -> FilePlan:
+    """Check the file, the new metadata and the disk space, and return the plan. Raises ProblemsError with all problems."""
     path = header_edit.safetensors_file(settings.file, workspace, "edit_metadata.file")
     if not settings.changes:
         return FilePlan(f"show the metadata of {display_path(path)}", path)
@@ -37,7 +38,7 @@ def plan(settings: EditMetadataSettings, workspace: Workspace) -> FilePlan:
 
 
 def _space_problems(path: Path, target: Path, size: int, where: str, in_place: bool = False) -> list[Problem]:
-    """Problems of disk space. A file edited in place is replaced by a copy, which temporarily needs the same space."""
+    """Return problems of the output, or of disk space for the temporary copy of a file edited in place. `size`: in bytes."""
     if in_place:
         problems = output_problems(path.with_name(f"{path.stem}.atelier-new"), [path], size, where)
         return [problem for problem in problems if problem.code in ("tools.no-room", "runs.not-yours")]
@@ -45,7 +46,7 @@ def _space_problems(path: Path, target: Path, size: int, where: str, in_place: b
 
 
 def do(settings: EditMetadataSettings, plan: FilePlan, context: JobContext) -> Outcome:
-    """Show the metadata, or write changed metadata to a copy or into the file, whose old header is stored for undo."""
+    """List the metadata, or write changed metadata to a copy or into the file, whose old header is stored for undo."""
     path, target = plan.path, plan.target
     if not settings.changes:
         return metadata_outcome(path)
@@ -67,6 +68,7 @@ def do(settings: EditMetadataSettings, plan: FilePlan, context: JobContext) -> O
 
 
 def _differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """Return a line for each removed, changed and added key."""
     lines = [f"removed: {name}" for name in sorted(before.keys() - after.keys())]
     for name in sorted(name for name, value in after.items() if before.get(name) != value):
         lines.append(f"{'changed' if name in before else 'added'}: {name}: {_short(after[name])}")
@@ -74,7 +76,7 @@ def _differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[st
 
 
 def metadata_outcome(path: Path) -> Outcome:
-    """The outcome that lists all metadata, sorted by name, with JSON values parsed."""
+    """Return the outcome that lists all metadata, sorted by name, with JSON values parsed."""
     metadata = readable(read_header(path)[1])
     lines = []
     for name, value in metadata.items():
@@ -87,11 +89,12 @@ def metadata_outcome(path: Path) -> Outcome:
 
 
 def _short(text: str) -> str:
+    """Return the text cut to MOST_LETTERS characters, with its length."""
     return text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]} ... ({len(text):,} characters)"
 
 
 def _new_header(path: Path, settings: EditMetadataSettings) -> bytes:
-    """The new header. Raises ProblemsError with all problems."""
+    """Return the file's header with changed metadata. Raises ProblemsError with all problems."""
     metadata, problems = dict(read_header(path)[1]), list[Problem]()
     for pattern in settings.remove_keys:
         names = [name for name in metadata if fnmatchcase(name, pattern)]
@@ -119,7 +122,7 @@ def _new_header(path: Path, settings: EditMetadataSettings) -> bytes:
 
 
 def thumbnail_url(path: Path) -> str:
-    """The image as data URL for modelspec.thumbnail: a JPEG of at most THUMBNAIL_SIDE pixels a side. Raises ProblemsError."""
+    """Return an image as data URL for modelspec.thumbnail: a JPEG of at most THUMBNAIL_SIDE pixels a side. Raises ProblemsError."""
     if not path.is_file():
         what, fix = f"There is no image {display_path(path)}", "choose an image file"
         raise ProblemsError.one(what, "thumbnail", fix, "tools.no-thumbnail")

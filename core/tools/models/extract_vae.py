@@ -20,7 +20,7 @@ from core.tools.output import PRECISION_BYTES, output_file, output_problems, pro
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan. size: bytes of the result"""
+    """The VAE to write. `size`: bytes of the result."""
 
     vae: Part
     family: str
@@ -32,6 +32,7 @@ class Plan:
 
 
 def plan(settings: ExtractVaeSettings, workspace: Workspace) -> Plan:
+    """Find the VAE in the file's header, check the output and return the plan. Raises ProblemsError with all problems."""
     path = model_file(settings.file, workspace, "extract_vae.file")
     with problems_at("extract_vae.file"):
         vae = open_vae(path)
@@ -50,6 +51,7 @@ def plan(settings: ExtractVaeSettings, workspace: Workspace) -> Plan:
 
 
 def do(settings: ExtractVaeSettings, plan: Plan, context: JobContext) -> Outcome:
+    """Write the VAE."""
     advice = write_vae(
         plan.vae,
         plan.target,

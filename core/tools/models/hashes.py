@@ -51,17 +51,20 @@ def do(settings: HashesSettings, plan: Plan, context: JobContext) -> Outcome:
         if each["changed"]:
             lines.append("  NOT the weights that its metadata names: they were changed later")
     left_out = [f"left out {each.where}: {each.what}" for each in damaged]
-    shown = table("Hashes", ["File", "AutoV2", "AutoV3", "Old hash", "SHA-256"], rows, copied=True)
+    chart = table("Hashes", ["File", "AutoV2", "AutoV3", "Old hash", "SHA-256"], rows, copied=True)
     brief = [f"hashes of {count(len(hashed), 'file')}"]
     brief += [f"{each['path']}: NOT the weights that its metadata names" for each in hashed if each["changed"]]
-    facts = {"files": hashed, "damaged": [each.to_dict() for each in damaged], "shown": [shown]}
+    facts = {"files": hashed, "damaged": [each.to_dict() for each in damaged], "shown": [chart]}
     return Outcome(lines=lines + left_out, facts=facts | {"brief": brief + left_out})
 
 
 def hashes_of(path: Path, cancel: CancelToken | None = None) -> dict[str, Any]:
-    """path, legacy (8 digits), sha256, weights_sha256 (of the tensors only, as sshs_model_hash), auto_v3 (its first 12 digits),
-    changed (whether the metadata state another weights_sha256). Other formats than safetensors have "" as the hashes of
-    tensors."""
+    """Compute a file's hashes. Raises ProblemsError for a damaged file.
+
+    Returns {path, legacy: A1111's old hash (8 digits), sha256, weights_sha256: of the tensors only, as sshs_model_hash, auto_v3:
+    its first 12 digits, changed: whether the metadata state another weights_sha256}. Hashes of tensors are "" for formats other
+    than safetensors.
+    """
     weights = weights_hash(path, read_header(path)[1], cancel)
     return {
         "path": display_path(path),
@@ -74,6 +77,7 @@ def hashes_of(path: Path, cancel: CancelToken | None = None) -> dict[str, Any]:
 
 
 def plan(settings: HashesSettings, workspace: Workspace) -> Plan:
+    """List the files to hash, and return the plan. Raises ProblemsError if there are none."""
     path = file_of(settings.file, workspace, FIELD)
     if path.is_file():
         return Plan([path])

@@ -21,7 +21,7 @@ HEADERS = "headers"  # in the engine's private folder: replaced ones
 
 
 def safetensors_file(name: str | None, workspace: Workspace, where: str) -> Path:
-    """The file that a setting names. where: the setting. Raises ProblemsError for a file without a valid safetensors header."""
+    """Return the safetensors file that a setting names. Raises ProblemsError without a valid header. `where`: the setting."""
     path = single_file_of(name, workspace, where)
     if sniff(path) != "safetensors":
         what = f"{display_path(path)} is not a safetensors file: other formats hold no metadata"
@@ -32,7 +32,7 @@ def safetensors_file(name: str | None, workspace: Workspace, where: str) -> Path
 
 
 def with_metadata(path: Path, metadata: Mapping[str, str]) -> bytes:
-    """The file's header with other metadata and unchanged tensor entries. Raises ProblemsError if it is too large."""
+    """Return the file's header (without its length) with other metadata. Raises ProblemsError if it is too large."""
     header = header_with(_header(path), metadata)
     if len(header) > MAX_BYTES:
         what = f"The metadata would take more than {MAX_BYTES // 1_000_000} MB"
@@ -52,7 +52,7 @@ def write_copy(path: Path, header: bytes, target: Path, cancel: CancelToken) -> 
 
 
 def replace_header(path: Path, header: bytes, workspace: Workspace, cancel: CancelToken) -> None:
-    """Replace the header in the file. The old one is stored for `restore_header`."""
+    """Replace the header in the file, and store the old one for `restore_header`."""
     before = _undo_folder(path, workspace) / f"{len(_saved_headers(path, workspace)) + 1:04}.header"
     atomic.write_bytes(before, _header(path))
     try:
@@ -70,7 +70,7 @@ def restore_header(path: Path, workspace: Workspace, cancel: CancelToken) -> Non
 
 
 def is_last_change(path: Path, keys: Collection[str], workspace: Workspace) -> bool:
-    """Whether the stored header differs from the file's only by these metadata keys: `restore_header` would undo no other change."""
+    """Return whether the stored header differs from the file's only in the metadata `keys`, so that undo restores nothing else."""
     saved = _saved_headers(path, workspace)
     old, new = (json_or_none(header) for header in (saved[-1].read_bytes() if saved else b"", _header(path)))
     if not isinstance(old, dict) or not isinstance(new, dict):
@@ -83,7 +83,7 @@ def is_last_change(path: Path, keys: Collection[str], workspace: Workspace) -> b
 
 
 def check_can_restore(path: Path, workspace: Workspace, where: str) -> None:
-    """Raise ProblemsError without a stored header, or if the file's tensors have changed since."""
+    """Raise ProblemsError if no header is stored, or if the file's tensors have changed since."""
     saved = _saved_headers(path, workspace)
     if not saved:
         what, fix = f"No change of {display_path(path)} is recorded", "Undo works for changes of the file itself"
@@ -94,7 +94,7 @@ def check_can_restore(path: Path, workspace: Workspace, where: str) -> None:
 
 
 def _tensors_of(header: bytes) -> Any:
-    """The tensor entries of a header; None for a damaged one."""
+    """Return the tensor entries of a header; None for a damaged one."""
     listing = json_or_none(header)
     return (
         {name: each for name, each in listing.items() if name != "__metadata__"} if isinstance(listing, dict) else None
@@ -102,6 +102,7 @@ def _tensors_of(header: bytes) -> Any:
 
 
 def _header(path: Path) -> bytes:
+    """Return a file's header without its length."""
     with open_regular(path) as handle:
         stop = tensors_offset(handle)
         handle.seek(8)
@@ -109,15 +110,17 @@ def _header(path: Path) -> bytes:
 
 
 def tensors_offset(handle: BinaryIO) -> int:
-    """The offset of the tensors."""
+    """Return the byte offset of the tensors in an open safetensors file."""
     handle.seek(0)
     return 8 + int.from_bytes(handle.read(8), "little")
 
 
 def _undo_folder(path: Path, workspace: Workspace) -> Path:
+    """Return the folder with the stored headers of a file."""
     name = hashlib.sha256(os.fsencode(real_path(path))).hexdigest()[:32]
     return workspace.private / HEADERS / name
 
 
 def _saved_headers(path: Path, workspace: Workspace) -> list[Path]:
+    """Return the stored headers of a file, oldest first."""
     return sorted(each for each in _undo_folder(path, workspace).glob("*.header") if re.fullmatch(r"\d{4,}", each.stem))

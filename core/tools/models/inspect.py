@@ -34,22 +34,24 @@ FAR_TOO_LARGE = 1e4  # a weight above this is damage, not training
 
 
 def plan(settings: InspectSettings, workspace: Workspace) -> FilePlan:
+    """Find the file, and return the plan. Raises ProblemsError."""
     path = file_of(settings.file, workspace, "inspect.file")
     return FilePlan(f"inspect {display_path(path)}", path)
 
 
 def do(settings: InspectSettings, plan: FilePlan, context: JobContext) -> Outcome:
+    """Inspect the file and list the facts."""
     context.stage(f"reading {plan.path.name}")
     facts = inspect(plan.path, context.cancel)
-    return Outcome(lines=in_words(facts), facts=facts)
+    return Outcome(lines=fact_lines(facts), facts=facts)
 
 
 def inspect(path: Path | str, cancel: CancelToken | None = None) -> dict[str, Any]:
-    """Facts about a file or folder as plain JSON. Raises ProblemsError for a damaged one.
+    """Return facts about a model file or folder as JSON. Raises ProblemsError for a damaged one.
 
-    path, what (text), kind, family, layout, prediction, evidence, offered, bytes; of a folder also parts; of a file also
-    tensors, parameters, types, sha256, model_hash (A1111's old one), metadata; of a LoRA also `lora` (see `inspect_lora`), of an
-    embedding `embedding`.
+    Keys: path, what (text), kind, family, layout, prediction, evidence, offered, bytes; of a folder also parts; of a file also
+    tensors, parameters, types, sha256, model_hash (A1111's old one), metadata; of a LoRA also lora (see `inspect_lora`) and
+    weights_hash (see `weights_hash`); of an embedding also embedding (see `inspect_embedding`).
     """
     path = Path(path)
     kind = identify(path)
@@ -83,16 +85,18 @@ def inspect(path: Path | str, cancel: CancelToken | None = None) -> dict[str, An
 
 
 def total_bytes(path: Path) -> int:
+    """Return the size of a file, or of all files in a folder, in bytes."""
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files)
 
 
 def readable(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Metadata sorted by name, with JSON objects and lists parsed."""
+    """Return metadata sorted by name, with JSON objects and lists parsed."""
     return {name: _json_or_text(metadata[name]) for name in sorted(metadata)}
 
 
 def _json_or_text(text: str) -> Any:
+    """Parse a JSON object or list; return any other text unchanged."""
     if text[:1] in ("{", "["):
         with suppress(ProblemsError):
             return parse_json(text, "", finite=False)
@@ -100,8 +104,10 @@ def _json_or_text(text: str) -> Any:
 
 
 def weights_hash(path: Path, metadata: Mapping[str, str], cancel: CancelToken | None = None) -> dict[str, Any]:
-    """sha256 of the tensors only, and as_in_metadata: whether the metadata state it, None if they state none. False shows an
-    edited file; both are None for other formats than safetensors."""
+    """Return {sha256: of the tensors only, as_in_metadata: whether the metadata state this hash, None if they state none}.
+
+    False shows an edited file. Both are None for formats other than safetensors.
+    """
     if sniff(path) != "safetensors":
         return {"sha256": None, "as_in_metadata": None}
     with open_regular(path) as handle:
@@ -111,7 +117,10 @@ def weights_hash(path: Path, metadata: Mapping[str, str], cancel: CancelToken | 
 
 
 def inspect_embedding(path: Path) -> dict[str, Any]:
-    """Number of vectors by token (of a single one ""), and damaged tensors of an embedding, as `inspect_lora` names them."""
+    """Return {vectors: {token: number of vectors}, not_finite, too_large, untrained, largest} of an embedding.
+
+    The token is "" in a file with a single one. The other keys are as of `inspect_lora`; untrained is [].
+    """
     vectors = {token: next(iter(read_shapes(path, token).values()))[0] for token in tokens_in(path) or [""]}
     with TensorFile(path) as file:
         sizes = {name: largest(file.read(name)) for name in file.entries}
@@ -122,11 +131,14 @@ def inspect_embedding(path: Path) -> dict[str, Any]:
 
 
 def inspect_lora(path: Path, cancel: CancelToken | None = None) -> dict[str, Any]:
-    """Ranks, alphas and damaged weights of a LoRA, by the kind of each layer (core/networks/kinds).
+    """Return ranks, alphas and damaged weights of a LoRA, by the kind of each layer (core/networks/kinds).
 
-    layers      {"unet": n, "text_encoder": n}       ranks, alphas    value -> number of layers
-    not_finite  tensors that hold NaN or infinity    too_large        tensors with values above 10,000
-    untrained   layers without effect: a LoRA's up matrix is all zero      largest   the largest absolute value of the weights
+    layers          {"unet": n, "text_encoder": n}
+    ranks, alphas   {value: number of layers}
+    not_finite      tensors with NaN or infinity
+    too_large       tensors with values above FAR_TOO_LARGE
+    untrained       layers without effect, such as an up matrix of zeros
+    largest         largest absolute value of the weights
     """
     layers: Counter[str] = Counter()
     ranks: Counter[int] = Counter()
@@ -161,7 +173,7 @@ def inspect_lora(path: Path, cancel: CancelToken | None = None) -> dict[str, Any
 
 
 def _layers(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """{layer: {kohya's key: the tensor's name}}, for any program's names."""
+    """Return {layer: {kohya's key: the tensor's name}}, for key names of any program."""
     layers: dict[str, dict[str, str]] = {}
     for name in names:
         if name.startswith(BUNDLED):
@@ -171,8 +183,8 @@ def _layers(names: Iterable[str]) -> dict[str, dict[str, str]]:
     return layers
 
 
-def in_words(facts: Mapping[str, Any]) -> list[str]:
-    """The facts as lines of text, the metadata last."""
+def fact_lines(facts: Mapping[str, Any]) -> list[str]:
+    """Return the facts as lines of text, the metadata last."""
     lines = [f"{facts['path']}: {facts['what']} ({facts['evidence']})", f"size: {facts['bytes']:,} bytes"]
     if not facts["offered"]:
         lines.append("recognized; not offered: nothing here uses files of this kind")
@@ -200,6 +212,7 @@ def in_words(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _lora_lines(lora: Mapping[str, Any], hashed: Mapping[str, Any]) -> list[str]:
+    """Return lines on a LoRA's layers, ranks and hash. `hashed`: result of `weights_hash`."""
     layers = ", ".join(f"{count} of {part.replace('_', ' ')}" for part, count in lora["layers"].items())
     lines = [f"layers: {layers or 'none of a known kind'}"]
     for title, name in (("rank", "ranks"), ("alpha", "alphas")):
@@ -218,21 +231,22 @@ def _lora_lines(lora: Mapping[str, Any], hashed: Mapping[str, Any]) -> list[str]
     return lines + _damage_lines(lora)
 
 
-def _damage_lines(found: Mapping[str, Any]) -> list[str]:
-    """Lines on damaged and untrained weights. found: of `inspect_lora` or `inspect_embedding`"""
+def _damage_lines(damage: Mapping[str, Any]) -> list[str]:
+    """Return lines on damaged and untrained weights. `damage`: result of `inspect_lora` or `inspect_embedding`."""
     lines = []
     for name, label in (
         ("not_finite", "DAMAGED: NaN or infinity in"),
         ("too_large", "DAMAGED: values above 10,000 in"),
         ("untrained", "no effect (untrained):"),
     ):
-        if found[name]:
-            lines.append(f"{label} {listed(found[name], SHOWN_NAMES)}")
-    if not found["not_finite"] and not found["too_large"]:
-        lines.append(f"no NaN, infinite or very large values; the largest is {found['largest']:.4g}")
+        if damage[name]:
+            lines.append(f"{label} {listed(damage[name], SHOWN_NAMES)}")
+    if not damage["not_finite"] and not damage["too_large"]:
+        lines.append(f"no NaN, infinite or very large values; the largest is {damage['largest']:.4g}")
     return lines
 
 
 def _short(value: Any) -> str:
+    """Return a metadata value as text, cut to 500 characters."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 500 else text[:500] + " ..."

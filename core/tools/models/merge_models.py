@@ -45,7 +45,7 @@ _Share = tuple[float, Path, LazyTensor]  # how much of which file's tensor
 
 @dataclass(frozen=True)
 class MergeModel:
-    """A checkpoint to merge, by its headers. tensors: lazy, by the keys of current single files."""
+    """A checkpoint to merge, by its headers. `tensors`: lazy, by the keys of single files."""
 
     path: Path
     kind: ModelKind
@@ -54,16 +54,18 @@ class MergeModel:
 
     @property
     def floats(self) -> dict[str, LazyTensor]:
+        """The floating point tensors by key."""
         return {key: tensor for key, tensor in self.tensors.items() if tensor.is_float}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan.
+    """The merge.
 
-    models   in order, their lazy tensors read from `files`
-    weights  (key) -> a factor for each model, whose sum is that of the ratios
-    mixed    keys to merge                     skipped  message -> keys that are not merged
+    models    in order; their lazy tensors are read from `files`
+    weights   (key) -> a factor for each model
+    mixed     keys to merge
+    skipped   {message: keys that are not merged}
     """
 
     models: Sequence[MergeModel]
@@ -103,10 +105,11 @@ def do(settings: MergeModelsSettings, plan: Plan, context: JobContext) -> Outcom
 
 
 def plan(settings: MergeModelsSettings, workspace: Workspace) -> Plan:
+    """Plan the merge by the headers. Raises ProblemsError with all problems."""
     problems, files = list[Problem](), OpenFiles()  # which opens none before a tensor is read
     models = _open_models(settings, workspace, files, problems)
     if not problems:
-        problems += _misfits(models)
+        problems += _mismatch_problems(models)
     weights = _weights(settings, models, problems)
     raise_if_errors(problems)
     assert weights is not None
@@ -128,7 +131,10 @@ def plan(settings: MergeModelsSettings, workspace: Workspace) -> Plan:
 
 
 def _mixed_keys(settings: MergeModelsSettings, floats: Sequence[Mapping[str, LazyTensor]]) -> list[str]:
-    """The keys of the first model to merge: those in another model; for add_difference, in both others."""
+    """Return the keys of the first model to merge: those that another model has; for add_difference, that both others have.
+
+    floats   floating point tensors of each model. With sd-scripts' compatibility keys that only the first model has are merged too
+    """
     enough = all if settings.method == "add_difference" else any
     sd_scripts = settings.compatibility == "sd-scripts"  # also what the first model has alone
     return [
@@ -142,7 +148,7 @@ def _mixed_keys(settings: MergeModelsSettings, floats: Sequence[Mapping[str, Laz
 def _open_models(
     settings: MergeModelsSettings, workspace: Workspace, files: OpenFiles, problems: list[Problem]
 ) -> list[MergeModel]:
-    """The models that can be opened, in order. Adds problems, also of their number and the method's multiplier."""
+    """Open the models, in order, leaving out those with problems. Adds problems, also of their number and the multiplier."""
     where, models = f"{GROUP}.models", list[MergeModel]()
     wanted = {"add_difference": (3, 3, "three models, A, B and C"), "sigmoid": (2, 2, "two models")}
     min_models, max_models, expected = wanted.get(settings.method, (2, 99, "two models or more"))
@@ -161,7 +167,7 @@ def _open_models(
 
 
 def _open_model(path: Path, files: OpenFiles, workspace: Workspace, where: str) -> MergeModel:
-    """Open a file or folder of a checkpoint. where: the setting, for problems. Raises ProblemsError for anything else."""
+    """Open a file or folder of a checkpoint. `where`: the setting, for problems. Raises ProblemsError for anything else."""
     with problems_at(where):
         kind = identify(path)
         if kind.kind == "checkpoint":
@@ -172,6 +178,7 @@ def _open_model(path: Path, files: OpenFiles, workspace: Workspace, where: str) 
 
 
 def _from_file(path: Path, kind: ModelKind, files: OpenFiles) -> tuple[dict[str, LazyTensor], Mapping[str, str]]:
+    """Return (lazy tensors by key, metadata) of a single file."""
     entries, metadata = read_header(path)
     prefix = sd_keys.CLIP_PREFIXES.get(kind.family or "", "\0")
     lazy = {
@@ -181,11 +188,12 @@ def _from_file(path: Path, kind: ModelKind, files: OpenFiles) -> tuple[dict[str,
 
 
 def _current_name(name: str, clip: str) -> str:
-    """The current name of a text encoder's tensor: old files lack `text_model.`."""
+    """Return the current name of a text encoder's tensor: old files lack `text_model.`. `clip`: prefix of the text encoder."""
     return clip + full_name(name.removeprefix(clip)) if name.startswith(clip) else name
 
 
 def _from_folder(path: Path, files: OpenFiles, workspace: Workspace) -> tuple[dict[str, LazyTensor], Mapping[str, str]]:
+    """Return (lazy tensors by single file key, metadata) of a diffusers folder. Raises ProblemsError."""
     source, layout = open_model(path)
     parts, problems = chosen_parts(ConvertModelSettings(), source, layout, workspace, "")
     raise_if_errors(problems)
@@ -193,18 +201,18 @@ def _from_folder(path: Path, files: OpenFiles, workspace: Workspace) -> tuple[di
     return as_single_file(Conversion(source, path, parts, layout.family, "safetensors", layout.published, facts), files)
 
 
-def _misfits(models: Sequence[MergeModel]) -> list[Problem]:
-    """Problems of models with different families, prediction types or sizes."""
+def _mismatch_problems(models: Sequence[MergeModel]) -> list[Problem]:
+    """Return problems of models with different families, prediction types or tensor shapes."""
     where, first, problems = f"{GROUP}.models", models[0], list[Problem]()
     for model in models[1:]:
-        one, other = first.kind, model.kind
-        names = f"{model.path.name} is {other}, {first.path.name} is {one}"
-        if (one.family, one.variant) != (other.family, other.variant):
-            fix = f"merge models of one family, such as {FAMILY_NAMES.get(one.family or '', 'SD 1.x')}"
+        first_kind, kind = first.kind, model.kind
+        names = f"{model.path.name} is {kind}, {first.path.name} is {first_kind}"
+        if (first_kind.family, first_kind.variant) != (kind.family, kind.variant):
+            fix = f"merge models of one family, such as {FAMILY_NAMES.get(first_kind.family or '', 'SD 1.x')}"
             problems.append(Problem(names, where, fix, code="merge.other-family"))
             continue
-        if None not in (one.prediction, other.prediction) and one.prediction != other.prediction:
-            what = f"{model.path.name} predicts {other.prediction}, {first.path.name} {one.prediction}"
+        if None not in (first_kind.prediction, kind.prediction) and first_kind.prediction != kind.prediction:
+            what = f"{model.path.name} predicts {kind.prediction}, {first.path.name} {first_kind.prediction}"
             fix = "merge models of one prediction type"
             problems.append(Problem(what, where, fix, code="merge.other-prediction"))
         common = first.floats.keys() & model.floats.keys()
@@ -224,7 +232,7 @@ def _misfits(models: Sequence[MergeModel]) -> list[Problem]:
 def _weights(
     settings: MergeModelsSettings, models: Sequence[MergeModel], problems: list[Problem]
 ) -> Callable[[str], Sequence[float]] | None:
-    """The function (key) -> the factor of each model."""
+    """Return the function from a key to a factor for each model; None if there are problems."""
     family = models[0].kind.family if models else None
     ratios = _ratios(settings, problems)
     blocks = _blocks(settings, family, problems)
@@ -232,11 +240,12 @@ def _weights(
         return None
 
     def factor(key: str) -> float:
-        """The multiplier of a key."""
+        """Return the multiplier of a key."""
         multiplier = blocks[slot_of_key(key, family)] if blocks is not None else settings.even_multiplier
         return multiplier * multiplier * (3 - 2 * multiplier) if settings.method == "sigmoid" else multiplier
 
     def weights(key: str) -> Sequence[float]:
+        """Return a factor for each model."""
         if settings.method == "add_difference":
             return 1.0, factor(key), -factor(key)
         if settings.method == "weighted_sum" and blocks is None:
@@ -247,7 +256,7 @@ def _weights(
 
 
 def _ratios(settings: MergeModelsSettings, problems: list[Problem]) -> list[float]:
-    """The ratios of the weighted sum, normalized to a sum of 1 except with sd-scripts' compatibility."""
+    """Return the ratios of the weighted sum, equal by default; normalized to a sum of 1 except with sd-scripts' compatibility."""
     models, where = max(2, len(settings.models)), f"{GROUP}.ratios"
     text = settings.ratios if settings.method == "weighted_sum" else ""
     ratios = ratios_of(text, len(settings.models), "model", where, problems)
@@ -262,7 +271,7 @@ def _ratios(settings: MergeModelsSettings, problems: list[Problem]) -> list[floa
 
 
 def _blocks(settings: MergeModelsSettings, family: str | None, problems: list[Problem]) -> tuple[float, ...] | None:
-    """The multiplier of each slot of SLOTS; None without block weights. Lists without BASE use the plain multiplier for it."""
+    """Return the multiplier of each slot of SLOTS; None without block weights. Lists without BASE use the plain multiplier for it."""
     text, where = settings.block_weights.strip(), f"{GROUP}.block_weights"
     if not text:
         return None
@@ -287,7 +296,7 @@ def _blocks(settings: MergeModelsSettings, family: str | None, problems: list[Pr
 
 
 def _merged(plan: Plan, dtype: str | None) -> dict[str, LazyTensor]:
-    """{key: lazy tensor} of the merge: the first model's, with those of `plan.mixed` merged when they are read."""
+    """Return {key: lazy tensor} of the merge: the first model's, with those of `plan.mixed` merged when they are read."""
     first, floats = plan.models[0], [model.floats for model in plan.models]
     merged = {key: tensor.cast(dtype) for key, tensor in first.tensors.items()}
     for key in plan.mixed:
@@ -300,7 +309,10 @@ def _merged(plan: Plan, dtype: str | None) -> dict[str, LazyTensor]:
 
 
 def _mixed(key: str, parts: Sequence[_Share], dtype: torch.dtype, numbers: int) -> Iterator[torch.Tensor]:
-    """The weighted sum in fp32, cast last, in pieces. Raises ProblemsError for NaN, inf and what the dtype cannot hold."""
+    """Yield the weighted sum in pieces of about `numbers` elements, computed in fp32 and cast to `dtype`.
+
+    parts   (weight, file, tensor) of each model. Raises ProblemsError for NaN, infinity and values too large for the dtype
+    """
     for pieces in zip(*(part.pieces(torch.float32, numbers) for _, _, part in parts), strict=True):
         mixed = pieces[0].mul_(parts[0][0])
         for (weight, _, _), piece in zip(parts[1:], pieces[1:], strict=True):
@@ -309,7 +321,7 @@ def _mixed(key: str, parts: Sequence[_Share], dtype: torch.dtype, numbers: int) 
 
 
 def _checked(key: str, parts: Sequence[_Share], mixed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """`mixed` in `dtype`. Raises ProblemsError for NaN, inf and what the dtype cannot hold."""
+    """Return `mixed` in `dtype`. Raises ProblemsError for NaN, infinity and values too large for the dtype."""
     sizes = {key: largest(mixed)}
     if not_finite_names(sizes):
         damaged = [path for _, path, part in parts if not_finite({key: part.read()})]
@@ -323,7 +335,7 @@ def _checked(key: str, parts: Sequence[_Share], mixed: torch.Tensor, dtype: torc
 
 
 def _metadata(settings: MergeModelsSettings, plan: Plan, memo: HashMemo, context: JobContext) -> dict[str, str]:
-    """modelspec and merge metadata, with the texts that all models state alike."""
+    """Return modelspec and merge metadata, with the texts that are equal in all models."""
     first, inputs = plan.models[0], list[tuple[Path, str]]()
     for number, model in enumerate(plan.models):
         context.stage(f"hashing {model.path.name}", number, len(plan.models))

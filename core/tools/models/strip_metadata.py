@@ -34,6 +34,7 @@ PRIVATE = re.compile(
 
 
 def plan(settings: StripMetadataSettings, workspace: Workspace) -> FilePlan:
+    """Check the file and the output, and return the plan. Raises ProblemsError."""
     path = header_edit.safetensors_file(settings.file, workspace, "strip_metadata.file")
     target = output_file(settings.output, path, "_shared")
     raise_if_errors(output_problems(target, [path], path.stat().st_size, "strip_metadata.output"))
@@ -42,6 +43,7 @@ def plan(settings: StripMetadataSettings, workspace: Workspace) -> FilePlan:
 
 
 def do(settings: StripMetadataSettings, plan: FilePlan, context: JobContext) -> Outcome:
+    """Write a copy with stripped metadata, and list what was removed."""
     path, target = plan.path, plan.target
     metadata = read_header(path)[1]
     remaining, shortened = stripped(metadata, settings.remove)
@@ -58,7 +60,10 @@ def do(settings: StripMetadataSettings, plan: FilePlan, context: JobContext) -> 
 
 
 def stripped(metadata: Mapping[str, str], remove: str) -> tuple[dict[str, str], list[str]]:
-    """(the remaining metadata, keys with paths shortened to their last component). remove: as in StripMetadataSettings."""
+    """Return (the remaining metadata, keys with paths shortened to their last component).
+
+    remove   "all", "minimum" or "training", as in StripMetadataSettings
+    """
     if remove == "all":
         return {"format": "pt"}, []  # without which transformers refuses a file
     if remove == "minimum":
@@ -70,19 +75,20 @@ def stripped(metadata: Mapping[str, str], remove: str) -> tuple[dict[str, str], 
 
 
 def _describes_training(name: str) -> bool:
-    """Whether a key describes the training, not modelspec's texts, which are meant for others."""
+    """Return whether a metadata key describes the training; False for modelspec's texts, which are meant for others."""
     return not name.startswith("modelspec.") and any(fnmatchcase(name.lower(), pattern) for pattern in TRAINING_DATA)
 
 
 def private_paths(text: str) -> list[str]:
-    """The local paths in a value."""
+    """Return the local paths in a text, each once."""
     return list(dict.fromkeys(match[0] for match in PRIVATE.finditer(text)))
 
 
 def without_paths(text: str) -> str:
-    """A value with its local paths shortened to their last component."""
+    """Return the text with its local paths shortened to their last component."""
     return PRIVATE.sub(_last_name, text)
 
 
 def _last_name(match: re.Match[str]) -> str:
+    """Return the last component of a matched path."""
     return re.split(r"[\\/]+", match[0].rstrip("\\/"))[-1]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.captioning.combining import removed
+from core.captioning.combining import without_matches
 from core.captioning.sentences.cleaning import (
     clean,
     cut_to_tokens,
@@ -179,11 +179,11 @@ def test_no_required_word_is_missing_afterwards(text, required):
 )
 def test_writing_that_git_invents_is_removed(sentence, left):
     for pattern in INVENTED_WRITING:
-        sentence = removed(pattern, sentence)
+        sentence = without_matches(pattern, sentence)
     assert " ".join(sentence.split()) == left
 
 
 @given(st.text(alphabet="that says'\"word on it wth number 7 ", max_size=300))
 def test_no_sentence_takes_long(sentence):
     for pattern in [*INVENTED_WRITING, *OPENERS]:
-        sentence = removed(pattern, sentence)
+        sentence = without_matches(pattern, sentence)

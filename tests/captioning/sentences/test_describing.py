@@ -132,21 +132,24 @@ def test_words_to_avoid_do_not_occur(caption, decoding):
 def test_blip_samples_with_the_penalty_of_sd_scripts(models, monkeypatch):
     config = SimpleNamespace(model_type="blip")
     model = SimpleNamespace(model=SimpleNamespace(config=config), tokenizer=SimpleNamespace(unk_token_id=0))
-    options = {way: generating._options(model, VlmSettings(decoding=way), 0) for way in ("sample", "beams", "greedy")}
+    options = {
+        way: generating._generate_arguments(model, VlmSettings(decoding=way), 0)
+        for way in ("sample", "beams", "greedy")
+    }
     assert options["sample"]["repetition_penalty"] == 1.1
     assert "repetition_penalty" not in options["beams"] | options["greedy"]
 
 
 @pytest.mark.slow
 def test_the_prompt_reaches_the_model_and_is_not_part_of_the_caption(caption, monkeypatch):
-    seen, inputs = [], generating._inputs
+    seen, inputs = [], generating._model_inputs
 
     def note(*given):
         found = inputs(*given)
         seen.append(given[0].tokenizer.batch_decode(found[0]["input_ids"]))
         return found
 
-    monkeypatch.setattr(generating, "_inputs", note)
+    monkeypatch.setattr(generating, "_model_inputs", note)
     run = caption("blip", prompt="the old tree", **LONG)
     assert all("the old tree" in text for batch in seen for text in batch)
     assert not any(text.startswith("the old tree") for text in run.texts.values())
@@ -200,8 +203,8 @@ def test_a_template_with_the_first_token_gets_no_second_one(models, own_model, c
         "special_tokens": {"[BOS]": {"id": "[BOS]", "ids": [2], "tokens": ["[BOS]"]}},
     }
     path.write_text(json.dumps(settings))
-    seen, inputs = [], generating._inputs
-    monkeypatch.setattr(generating, "_inputs", lambda *given: seen.append(inputs(*given)) or seen[-1])
+    seen, inputs = [], generating._model_inputs
+    monkeypatch.setattr(generating, "_model_inputs", lambda *given: seen.append(inputs(*given)) or seen[-1])
     caption("llava", model=model, **LONG)
     assert {int((each["input_ids"] == 2).sum()) for each, _ in seen} == {1}
 
@@ -245,8 +248,8 @@ def test_thinking_models_are_asked_to_think_and_get_the_tokens_for_it(caption, o
     model = own_model("llava")
     template = model / "chat_template.jinja"
     template.write_text(template.read_text() + "{% if enable_thinking %}{{ '<think>' }}{% endif %}")
-    seen, inputs = [], generating._inputs
-    monkeypatch.setattr(generating, "_inputs", lambda *given: seen.append(inputs(*given)[1]) or inputs(*given))
+    seen, inputs = [], generating._model_inputs
+    monkeypatch.setattr(generating, "_model_inputs", lambda *given: seen.append(inputs(*given)[1]) or inputs(*given))
     run = caption("llava", model=model, thinking_tokens=4, **LONG)
     assert seen[0][0].endswith("<think>")
     assert run.texts == {} and run.outcome.facts == {"images": 4, "written": 0, "skipped": 4}

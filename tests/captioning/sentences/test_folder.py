@@ -306,6 +306,6 @@ def test_config_comes_last_so_that_an_interrupted_download_is_not_taken_for_whol
         "chat_template.jinja",
         "model-00002-of-00002.safetensors",
     ]
-    found = model_folder.wanted(listed)
+    found = model_folder.files_to_download(listed)
     assert found[-1] == "config.json" and not {"pytorch_model.bin.index.json", "onnx/model.onnx", "a.gguf"} & set(found)
     assert len(found) == 7

@@ -12,7 +12,7 @@ from core.captioning.tagger.labels import read_csv, read_mapping, read_metadata
 from core.captioning.tagger.preprocess import make_prepare
 from core.captioning.tagger.profile import CAMIE, CL, DEEPDANBOORU, FIX, PIXAI, PROFILES, WD, Profile
 from core.captioning.tagger.session import Tagger
-from core.captioning.tagger.tagging import _say_provider, check_tag
+from core.captioning.tagger.tagging import _report_provider, check_tag
 from core.captioning.tagger.tags import Label
 from core.formats.onnx.profile import read_profile
 from core.formats.onnx.providers import CPU, onnxruntime, providers_for
@@ -370,7 +370,7 @@ def test_a_gpu_build_that_falls_back_is_said(tmp_path, monkeypatch):
 def said(tagger, provider, context):
     """The levels of what a person hears about where the tagger runs."""
     context.journal.events.clear()
-    _say_provider(tagger, TagSettings(provider=provider), context)
+    _report_provider(tagger, TagSettings(provider=provider), context)
     return [event.level for event in context.journal.events if event.kind == "log"]
 
 

@@ -74,7 +74,7 @@ def test_a_model_that_crashes_is_an_error_and_no_end(tmp_path, context, started)
     tagger = load(wd_folder(tmp_path / "m"), context)
     os.kill(started[0].pid, signal.SIGKILL)
     with refused("tagger.no-answer"), tagger:
-        tagger._try()
+        tagger._run_test_image()
 
 
 def test_a_file_of_many_idle_nodes_is_refused_before_a_library_opens_it(tmp_path):

@@ -132,7 +132,7 @@ def test_a_model_that_fails_for_one_image_skips_that_one(tmp_path, folder, model
             raise ProblemsError.one("no memory", code="tagger.model")
         return own(self, batch)
 
-    monkeypatch.setattr(Tagger, "_try", lambda self: None)
+    monkeypatch.setattr(Tagger, "_run_test_image", lambda self: None)
     monkeypatch.setattr(Tagger, "run", failing)
     outcome, _ = run("tag", tmp_path, folder, model, batch_size=3)
     assert set(captions(folder)) == {"blue", "green", "white"} and outcome.facts["skipped"] == 1
@@ -373,13 +373,13 @@ def test_scores_without_a_tagging_or_damaged_are_said(tmp_path, folder, model):
 
 def test_a_stopped_run_keeps_the_scores_of_what_it_wrote(tmp_path, folder, model, monkeypatch):
     token = CancelToken()
-    own = tagging._described
+    own = tagging._caption_result
 
     def stopping(*words):
         token.cancel()
         return own(*words)
 
-    monkeypatch.setattr(tagging, "_described", stopping)
+    monkeypatch.setattr(tagging, "_caption_result", stopping)
     context = surroundings(workspace(tmp_path), token)
     outcome, _ = run("tag", tmp_path, folder, model, context=context, batch_size=1)
     assert (outcome.state, outcome.facts["written"]) == ("stopped", 1)
