@@ -1,7 +1,6 @@
-"""Parts, token counts and problems of a prompt with their positions, for the prompt box and for checks before a start.
+"""Token counts and problems of a prompt with their positions, for the prompt box and for the checks before a job starts.
 
-Pure: files are looked up by the functions in `Names`. Parsing is that of generation (options, wildcards, tags,
-runs); this file only locates where it fails.
+Reads no files: wildcards, LoRAs and embeddings are looked up through `Names`. Parses with the functions that generation uses.
 """
 
 import difflib
@@ -77,19 +76,18 @@ _NOTATIONS = tuple((re.compile(pattern), what, fix) for pattern, what, fix in _R
 
 
 def has_settings(prompt: str) -> bool:
-    """Whether a prompt contains the settings of an image, as in A1111's texts."""
+    """Return whether a prompt contains the settings line of an A1111 image ("Steps: 20, Sampler: ...")."""
     return bool(_SETTINGS.search(prompt))
 
 
 @dataclass(frozen=True)
 class Names:
-    """The names that prompts can use on this machine.
+    """The wildcard files, LoRAs and embeddings that prompts can use on this machine.
 
-    files        name of a wildcard file -> its lines
-    lora         name of a LoRA -> advice about its file; raises ProblemsError if there is none; None: LoRAs are not
-                 looked up
-    embeddings   {name of an embedding: its number of vectors}
-    unchosen     tokens of embeddings of runs that must be chosen first
+    files        (name of a wildcard file) -> its lines
+    lora         (name of a LoRA) -> advice about its file; raises ProblemsError if no such file exists. None: LoRAs are not checked
+    embeddings   {name of an embedding: its number of token vectors}
+    unchosen     tokens of embeddings from training runs that the job does not list in its Embeddings setting
     """
 
     files: Files = no_files
@@ -100,10 +98,13 @@ class Names:
 
 @dataclass(frozen=True)
 class Parsing:
-    """How a prompt is parsed.
+    """Options for parsing a prompt.
 
-    dynamic   with options and variants         weighted   with prompt weights
-    where     its setting                       passes     for prompt editing; (): edits are not read
+    dynamic    parse inline options (--w 768) and variants ({a|b}, __file__)
+    weighted   parse prompt weights and prompt editing
+    negative   the text is a negative prompt: AND does not split it, and LoRA tags are errors
+    where      `Problem.where` of the problems: the setting that contains the prompt
+    passes     sampling passes (hires fix has two), for prompt editing; (): edits are not parsed, as in sd-scripts
     """
 
     dynamic: bool = True
@@ -115,7 +116,7 @@ class Parsing:
 
 @dataclass(frozen=True)
 class Finding:
-    """A problem at [start, end) of a prompt."""
+    """A problem and the characters [start, end) of the prompt that cause it."""
 
     start: int
     end: int
@@ -124,7 +125,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Part:
-    """A prompt between AND: its weight, and the content tokens in each of its windows, for the longest text of an edited one."""
+    """One of the prompts joined by AND.
+
+    weight    its AND weight
+    windows   content tokens in each window of 75; with prompt editing, of the step with the most tokens
+    """
 
     weight: float
     windows: tuple[int, ...]
@@ -135,7 +140,7 @@ class Analysis:
     """The parts, separators and problems of a prompt.
 
     joints   (start, end) of each AND and BREAK
-    drawn    it has variants, so the parts are those of one random choice
+    drawn    True if the prompt has variants; `parts` then describe one random choice
     """
 
     parts: tuple[Part, ...]
@@ -145,8 +150,11 @@ class Analysis:
 
 
 def analyze(text: str, known: Names = Names(), mode: Parsing = Parsing()) -> Analysis:
-    """Return the parts of a prompt with their token counts, the spans of AND and BREAK, and all problems. Tokens of variants are
-    counted for one random choice; of a prompt longer than LONGEST characters, only the problem is returned."""
+    """Return the parts of a prompt with token counts, the positions of AND and BREAK, and all problems.
+
+    Tokens of variants are counted for one random choice. A prompt longer than LONGEST characters is not parsed: the only finding is
+    "prompt.too-long".
+    """
     findings = findings_of(text, known, mode)
     if len(text) > LONGEST:
         return Analysis((), (), findings)
@@ -161,7 +169,7 @@ def analyze(text: str, known: Names = Names(), mode: Parsing = Parsing()) -> Ana
 
 
 def findings_of(text: str, known: Names = Names(), mode: Parsing = Parsing()) -> tuple[Finding, ...]:
-    """The first MOST_FINDINGS problems of a prompt, in order of position."""
+    """Return the problems of a prompt sorted by position, at most MOST_FINDINGS. A prompt that is too long has only that one."""
     if len(text) > LONGEST:
         what = f"The prompt has {len(text):,} characters; {LONGEST:,} is the limit"
         return (Finding(0, len(text), Problem(what, mode.where, "shorten it", code="prompt.too-long")),)
@@ -179,7 +187,7 @@ def findings_of(text: str, known: Names = Names(), mode: Parsing = Parsing()) ->
 
 
 def _split(text: str, mode: Parsing) -> list[LinePart]:
-    """The prompt and its options, if they are read. Text in braces is not split."""
+    """Split a prompt into its text and its inline options if `mode.dynamic`, else return it as one part. Ignores " --" within braces."""
     if not mode.dynamic:
         return [LinePart(0, len(text), text, PROMPT)]
     hidden = list(text)
@@ -189,12 +197,12 @@ def _split(text: str, mode: Parsing) -> list[LinePart]:
 
 
 def _parts_of_kind(kind: str, line: Iterable[LinePart]) -> list[LinePart]:
-    """The parts that belong to the prompt or to an option."""
+    """Return the parts of a line whose `of` is `kind`: PROMPT, or the switch of an option such as "n"."""
     return [part for part in line if part.of == kind]
 
 
 def _within(text: str, parts: Iterable[LinePart]) -> str:
-    """The text with everything outside these parts, and the options' switches, replaced by spaces."""
+    """Return `text` at its original length, with spaces for the option switches and for everything outside `parts`."""
     visible = [" "] * len(text)
     for part in parts:
         switch = re.match(r"\s?--\w+", text[part.start : part.end]) if part.switch else None
@@ -204,7 +212,7 @@ def _within(text: str, parts: Iterable[LinePart]) -> str:
 
 
 def _around(text: str, start: int, end: int) -> str:
-    """The quoted text around a fault."""
+    """Return the text from 12 characters before `start` to 12 after `end`, in quotes."""
     excerpt = " ".join(text[max(start - 12, 0) : end + 12].split())
     return f"'{excerpt}'"
 
@@ -213,6 +221,7 @@ def _around(text: str, start: int, end: int) -> str:
 
 
 def _variant_findings(text: str, known: Names, mode: Parsing) -> Iterator[Finding]:
+    """Yield errors of invalid variants and wildcards, and advice about unpaired braces."""
     for start, end, reason in problems_in(text, known.files):
         what, fix = f"{reason[:1].upper()}{reason[1:]}", "correct it, or write \\{ and \\} for literal braces"
         yield Finding(start, end, Problem(what, mode.where, fix, code=BAD_WILDCARD))
@@ -223,6 +232,7 @@ def _variant_findings(text: str, known: Names, mode: Parsing) -> Iterator[Findin
 
 
 def _option_findings(text: str, line: Sequence[LinePart], mode: Parsing) -> Iterator[Finding]:
+    """Yield the problems of inline options, except of those that contain variants."""
     for part in line[1:]:
         option_text = text[part.start : part.end]
         if has_variants(option_text) or "{" in option_text:
@@ -237,7 +247,7 @@ def _option_findings(text: str, line: Sequence[LinePart], mode: Parsing) -> Iter
 
 
 def _prompt_findings(text: str, known: Names, mode: Parsing) -> Iterator[Finding]:
-    """Findings of LoRA tags, weights, edits, other programs' notations and embeddings."""
+    """Yield problems of LoRA tags, weights, edits, other programs' notations and embeddings. text: without options"""
     tags = list(placed_tags(text))
     yield from _tag_findings(text, tags, known, mode)
     for start, end in open_tags(text):
@@ -261,6 +271,10 @@ def _prompt_findings(text: str, known: Names, mode: Parsing) -> Iterator[Finding
 def _tag_findings(
     text: str, tags: Iterable[tuple[int, int, LoraTag | str]], known: Names, mode: Parsing
 ) -> Iterator[Finding]:
+    """Yield problems of LoRA tags: in a negative prompt, invalid, too many, or naming no file.
+
+    tags   (start, end, the tag or the message of its error), of `placed_tags`
+    """
     unclear: dict[str, list[Problem]] = {}
     for number, (start, end, tag) in enumerate(tags):
         problems: list[Problem] = []
@@ -281,7 +295,7 @@ def _tag_findings(
 
 
 def _weight_findings(text: str, mode: Parsing) -> Iterator[Finding]:
-    """Findings of weights. Each prompt between AND is parsed alone, so brackets do not span it."""
+    """Yield problems of prompt weights and brackets. Each prompt between AND is parsed alone, so brackets cannot span an AND."""
     for begin, part in [(0, text)] if mode.negative else placed_parts(text):
         for fault in read_weights(part)[1]:
             if fault.kind == "text" and has_variants(part[fault.start - 1 : fault.end + 1]):
@@ -293,7 +307,10 @@ def _weight_findings(text: str, mode: Parsing) -> Iterator[Finding]:
 
 
 def _edit_findings(text: str, tags: Sequence[tuple[int, int, object]], mode: Parsing) -> Iterator[Finding]:
-    """Findings of edits that never change, that are not read, or that are malformed."""
+    """Yield advice about edits [from:to:when]: not parsed in this mode, without effect at any step, malformed, or around a LoRA tag.
+
+    tags   (start, end, ...) of the LoRA tags in the prompt
+    """
     hidden = list(text)
     for start, end in braces(text)[0] if mode.dynamic else ():  # known only once a variant is chosen
         hidden[start:end] = "x" * (end - start)
@@ -322,13 +339,13 @@ def _edit_findings(text: str, tags: Sequence[tuple[int, int, object]], mode: Par
 
 
 def _is_idle(edit: Switch, passes: Sequence[Pass]) -> bool:
-    """Whether it has the same text at all steps."""
+    """Return whether an edit keeps the same text through all steps of all passes."""
     lasts = [(edit_pass.last(edit.when), edit_pass.steps) for edit_pass in passes]
     return bool(lasts) and (all(last >= steps for last, steps in lasts) or all(last < 1 for last, _ in lasts))
 
 
 def _embedding_findings(text: str, known: Names, mode: Parsing) -> Iterator[Finding]:
-    """Findings of ComfyUI's "embedding:name", and of words that are nearly the name of an embedding."""
+    """Yield advice about "embedding:name" (ComfyUI), embeddings of runs that are not chosen, and misspelled names of embeddings."""
     names = {name.casefold(): name for name in known.embeddings}
     for match in _COMFY.finditer(text):
         near = names.get(match[1].casefold()) or next(iter(difflib.get_close_matches(match[1], names.values(), 1)), "")
@@ -358,7 +375,7 @@ def _embedding_findings(text: str, known: Names, mode: Parsing) -> Iterator[Find
 
 
 def _parts(text: str, known: Names, mode: Parsing) -> Iterator[Part]:
-    """Yield the prompts between AND, with the windows of the step that has the most tokens."""
+    """Yield the prompts between AND with their token counts, at the step of prompt editing that has the most tokens."""
     text = tagless(read_line(text, [], mode.where).text if mode.dynamic else text)
     count = _counter(known.embeddings)
     breaks = BREAK if mode.passes else BREAK_ANYWHERE
@@ -370,12 +387,12 @@ def _parts(text: str, known: Names, mode: Parsing) -> Iterator[Part]:
 
 
 def _read(text: str) -> list[Run]:
-    """The runs of a text, even of one with faults."""
+    """Return the runs of equal weight in a text, ignoring faults in its brackets."""
     return read_weights(text)[0]
 
 
 def _counter(embeddings: Mapping[str, int]) -> Callable[[str], int]:
-    """A function that counts content tokens; an embedding counts as its vectors."""
+    """Return a function that counts the content tokens of a text, where the name of an embedding counts as its number of vectors."""
     vectors = {name.casefold(): number for name, number in embeddings.items()}
     pattern = word_pattern(list(embeddings)) if embeddings else None
 
