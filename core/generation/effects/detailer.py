@@ -1,4 +1,4 @@
-"""The detailer: faces, hands or persons of a finished image, each inpainted at full size and pasted back."""
+"""The detailer: inpaints faces, hands or persons of a finished image at full size and pastes them back."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ WHOLE_IMAGE_GROUPS = "hires detailer deep_shrink gradual_latent refiner controls
 
 
 def problems(job: GenerateJob) -> Iterator[Problem]:
-    """Problems of one image's settings, before files are searched."""
+    """Yield problems of one image's detailer settings, before files are searched."""
     settings = job.detailer
     if not settings.used:
         return
@@ -72,7 +72,7 @@ def problems(job: GenerateJob) -> Iterator[Problem]:
 
 
 def file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
-    """Problems of inpainting sizes that the model cannot generate."""
+    """Yield errors of inpainting sizes that the model cannot generate."""
     step = FAMILIES[sources.family].size_step
     for name in ("ad_inpaint_width", "ad_inpaint_height"):
         side = getattr(job.detailer, name) if job.detailer.used else None
@@ -82,7 +82,7 @@ def file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> I
 
 
 def files(jobs: Sequence[GenerateJob], workspace: Workspace) -> dict[str, HookFile]:
-    """{name in the settings: detector file}; detectors run on the CPU, so they need no VRAM. Raises ProblemsError."""
+    """Return {name in the settings: detector file} of all jobs. Detectors run on the CPU and need no VRAM. Raises ProblemsError."""
     named_files = dict.fromkeys((job.detailer.ad_model_file, job.detailer.ad_model_classes or "") for job in jobs)
     problems: list[Problem] = []
     paths = {name: collected(problems, detector_file, name, kinds, workspace) for name, kinds in named_files if name}
@@ -91,7 +91,11 @@ def files(jobs: Sequence[GenerateJob], workspace: Workspace) -> dict[str, HookFi
 
 
 def detector_file(name: str, classes: str, workspace: Workspace) -> Path:
-    """The ONNX file of a detector that has these classes: a path, or a name below models/ or models/detectors. Raises ProblemsError."""
+    """Return the ONNX file of a detector. Raises ProblemsError if it is missing, not ONNX, or lacks one of the classes.
+
+    name      a path, or a name below models/ or models/detectors
+    classes   the setting `ad_model_classes`: names of classes to detect
+    """
     from core.control.detectors.yolo import class_numbers
 
     models = workspace.models
@@ -111,7 +115,7 @@ def detector_file(name: str, classes: str, workspace: Workspace) -> Path:
 
 
 def texts(job: GenerateJob) -> Iterable[str]:
-    """The detailer's prompts."""
+    """Return the prompts in the detailer's settings."""
     settings = job.detailer
     return [text for text in (settings.ad_prompt, settings.ad_negative_prompt) if text and settings.used]
 
@@ -120,7 +124,7 @@ def texts(job: GenerateJob) -> Iterable[str]:
 
 
 class Detailer(ExitStack):
-    """Details finished images; as a context, it closes the detectors that it has opened."""
+    """Inpaints detections in finished images. A context that closes the detectors it has opened."""
 
     def __init__(self, workspace: Workspace, reports: Reports):
         super().__init__()
@@ -128,8 +132,10 @@ class Detailer(ExitStack):
         self._finders: dict[tuple[str, str], Find] = {}  # by detector and classes
 
     def __call__(self, inpaint: Inpaint, job: GenerateJob, image: Image) -> Image:
-        """The image with its detections inpainted, one after another; unchanged with advice if there are none. inpaint: (job,
-        canvas) -> the image"""
+        """Inpaint the detections in an image, one after another. Without detections, warn and return the image unchanged.
+
+        inpaint   (job, canvas) -> the canvas' image with its masked area generated
+        """
         settings = job.detailer
         if not settings.used:
             return image
@@ -147,13 +153,14 @@ class Detailer(ExitStack):
         return image
 
     def _find(self, settings: DetailerSettings, image: Image) -> Sequence[Box]:
+        """Return the boxes that the detector of these settings finds in an image."""
         key = settings.ad_model_file or settings.ad_model, settings.ad_model_classes or ""
         if key not in self._finders:
             self._finders[key] = self._open_detector(settings)
         return self._finders[key](image, lowest_confidence(settings))
 
     def _open_detector(self, settings: DetailerSettings) -> Find:
-        """The detector of these settings, which closes with this context."""
+        """Return the detection function of these settings; the detector closes with this context."""
         if not settings.ad_model_file:
             return self.enter_context(DETECTORS[settings.ad_model].open())
         from core.control.detectors.yolo import YoloDetector
@@ -164,8 +171,14 @@ class Detailer(ExitStack):
 
 
 def boxes_to_detail(boxes: Sequence[Box], size: tuple[int, int], settings: DetailerSettings) -> list[Pixels]:
-    """The boxes of an area that the settings allow, at most the `ad_mask_k_largest` largest, in the order of `ad_bbox_sortby`:
-    dilated, in whole pixels within an image of (width, height)."""
+    """Select, sort, dilate and round the boxes to inpaint.
+
+    Keeps boxes of an allowed area, at most the `ad_mask_k_largest` largest, in the order of `ad_bbox_sortby`.
+
+    boxes     (left, top, right, bottom) in pixels
+    size      (width, height) of the image
+    returns   boxes in whole pixels inside the image
+    """
     low, high = (ratio * size[0] * size[1] for ratio in (settings.ad_mask_min_ratio, settings.ad_mask_max_ratio))
     fitting = [box for box in boxes if low <= area(box) <= high]
     if settings.ad_mask_k_largest:
@@ -183,16 +196,18 @@ def boxes_to_detail(boxes: Sequence[Box], size: tuple[int, int], settings: Detai
 
 
 def area(box: Box) -> float:
+    """Return the area of a box in square pixels."""
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def _dilated_in_pixels(box: Box, size: tuple[int, int], margin: float) -> Pixels:
+    """Return a box dilated by `margin` pixels on each side, rounded outward, within an image of `size` (width, height)."""
     left, top = max(math.floor(box[0] - margin), 0), max(math.floor(box[1] - margin), 0)
     return left, top, min(math.ceil(box[2] + margin), size[0]), min(math.ceil(box[3] + margin), size[1])
 
 
 def mask_of(box: Pixels, size: tuple[int, int]) -> Image:
-    """ "L", white in the box."""
+    """Return a mask of `size` (width, height) in mode "L" that is white in the box."""
     from PIL import Image as pillow
 
     mask = pillow.new("L", size)
@@ -201,7 +216,10 @@ def mask_of(box: Pixels, size: tuple[int, int]) -> Image:
 
 
 def job_of(job: GenerateJob, number: int) -> GenerateJob | None:
-    """The job that inpaints detection `number` of an image, whose canvas is given; None if its prompt skips it."""
+    """Return the job that inpaints detection `number` (from 0) of an image, or None if its prompt is [SKIP].
+
+    The job's image and mask paths are placeholders: the canvas is passed separately.
+    """
     settings, image = job.detailer, job.generate
     prompt = _prompt(settings.ad_prompt, image.prompt, number)
     if SKIP in prompt:
@@ -230,6 +248,10 @@ def job_of(job: GenerateJob, number: int) -> GenerateJob | None:
 
 
 def _prompt(text: str | None, whole: str, number: int) -> str:
-    """The prompt of detection `number`; the last one is that of all further ones."""
+    """Return the prompt of detection `number` (from 0) in a text split at [SEP]; the last part is for all further detections.
+
+    text    the detailer's prompt, with [PROMPT] for the image's
+    whole   the image's prompt, used if the part is empty
+    """
     parts = SEPARATOR.split(text or "")
     return parts[min(number, len(parts) - 1)].replace(WHOLE, whole) or whole

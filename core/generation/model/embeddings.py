@@ -1,4 +1,4 @@
-"""Embeddings in use: vectors from files, added to a model as tokens and removed afterwards, bit for bit."""
+"""Embeddings (textual inversion) in use: found, checked, added to a model's tokenizers and embedding tables, and removed afterwards."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -33,10 +33,12 @@ TABLE = "token_embedding.weight"  # suffixes of its name in single files, the fi
 
 @dataclass(frozen=True)
 class Embedding:
-    """A token in prompts and the file with its vectors.
+    """An embedding that prompts can name.
 
-    token   its key in a file of several; "" for a file of one
-    also    the token that it was trained for, which means the same in prompts; "" for none
+    name    the name in prompts
+    path    its file
+    token   its key in a file with several embeddings; "" for a file with one
+    also    the token it was trained for, a second name in prompts; "" if it has none
     """
 
     name: str
@@ -46,38 +48,42 @@ class Embedding:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What prompts may call it."""
+        """The names by which prompts refer to the embedding."""
         return (self.name, self.also) if self.also else (self.name,)
 
     def setting(self, workspace: Workspace) -> str:
-        """The text in an image's settings: FILE or TOKEN=FILE with a portable file name."""
+        """Return "FILE" or "TOKEN=FILE", the text in `generate.embeddings`, with a portable file name."""
         name = portable_name(self.path, workspace)
         return name if self.name == self.path.stem and not self.token and "=" not in name else f"{self.name}={name}"
 
     def plain(self, workspace: Workspace) -> str:
-        """`setting`; FILE alone where it is known by this token too."""
+        """Return the text in `generate.embeddings` as in `setting`, but "FILE" alone if `name` is the token the file was trained for."""
         name = portable_name(self.path, workspace)
         return name if self.name == trained_token(self.path) and "=" not in name else self.setting(workspace)
 
 
 def find_embedding(text: str, workspace: Workspace) -> Embedding:
-    """The embedding of "FILE", whose name without extension is the token, as is the one that it was trained for, or
-    "TOKEN=FILE". Raises ProblemsError for a missing file."""
+    """Return the embedding for "FILE" or "TOKEN=FILE". Raises ProblemsError if the file is missing.
+
+    "FILE" is named by its file name without the ending, and by the token it was trained for.
+    """
     name, file = split_token(text)
     path = find("embedding", file, workspace)
     return Embedding(name, path) if name else Embedding(path.stem, path, also=trained_token(path))
 
 
 def split_token(text: str) -> tuple[str, str]:
-    """(token, file) of "TOKEN=FILE"; ("", file) of "FILE"."""
+    """Split "TOKEN=FILE" into (token, file); return ("", file) for "FILE"."""
     name, equals, file = text.partition("=")
     named = equals and "/" not in name and "\\" not in name
     return (name.strip(), file) if named else ("", text)
 
 
 def find_embeddings(text: str, workspace: Workspace) -> list[Embedding]:
-    """All embeddings of "FILE", by their own tokens if it has several; "TOKEN=FILE" is one of those, or another name
-    for a single one. Raises ProblemsError for a missing file or token."""
+    """Return the embeddings for "FILE": all of a file with several, named by their tokens. For "TOKEN=FILE" return one of them.
+
+    In a file with one embedding, TOKEN is a new name for it. Raises ProblemsError for a missing file or token.
+    """
     embedding = find_embedding(text, workspace)
     tokens = tokens_of_file(embedding.path)
     if tokens == [""]:
@@ -91,7 +97,7 @@ def find_embeddings(text: str, workspace: Workspace) -> list[Embedding]:
 
 
 def without_repeated_tokens(embeddings: Sequence[Embedding]) -> list[Embedding]:
-    """The embeddings without trained tokens that are the word of another one, or of an earlier one's training."""
+    """Return the embeddings without second names (`also`) that are the name of another, or the second name of an earlier one."""
     names = {each.name.casefold() for each in embeddings}
     unique = []
     for each in embeddings:
@@ -101,7 +107,7 @@ def without_repeated_tokens(embeddings: Sequence[Embedding]) -> list[Embedding]:
 
 
 def check_token(embedding: Embedding, others: Sequence[Embedding], family: str, model: Path) -> None:
-    """Raise ProblemsError unless the embedding fits the model, by their headers, and no other one has its token."""
+    """Raise ProblemsError if the embedding does not fit the model, by their headers, or if one of `others` has the same name."""
     where = display_path(embedding.path)
     if any(embedding.name.casefold() == other.name.casefold() for other in others):
         what = f"Two embeddings have the token '{embedding.name}'"
@@ -127,7 +133,7 @@ def check_token(embedding: Embedding, others: Sequence[Embedding], family: str, 
 
 
 def check_embedding(kind: ModelKind, path: Path, family: str) -> None:
-    """Raise ProblemsError unless a detected file is an embedding of this family, as far as its header shows."""
+    """Raise ProblemsError if a file is not an embedding of this family. kind: the detected kind of the file at `path`"""
     where = display_path(path)
     if kind.kind != "embedding":
         what = f"{path.name} is not an embedding but: {kind} ({kind.evidence})"
@@ -142,7 +148,7 @@ def check_embedding(kind: ModelKind, path: Path, family: str) -> None:
 
 
 def token_widths(model: Path) -> list[int]:
-    """Width of the token vectors of each text encoder, from headers; empty if the files do not contain it."""
+    """Return the width of the token vectors of each text encoder, from headers; [] if the model's files do not show it."""
     if model.is_file():
         tables = sorted((name, entry) for name, entry in read_header(model)[0].items() if name.endswith(TABLE))
         return [entry.side(-1) for _, entry in tables]
@@ -154,9 +160,10 @@ def token_widths(model: Path) -> list[int]:
 class PromptEncoder:
     """Encodes prompts after replacing each embedding's name with its tokens.
 
-    components  with tokenizers that have the tokens   counts  {name: number of vectors}
-    layered     names with one vector per layer (XTI)
-    cache       of text states
+    components   the model, with tokenizers that contain the tokens
+    counts       {name of an embedding: its number of vectors}
+    layered      names of embeddings with one vector per U-Net layer (XTI)
+    cache        cache of text encoder states; None: a new one
     """
 
     def __init__(
@@ -168,9 +175,11 @@ class PromptEncoder:
     def encode_each(
         self, texts: Sequence[str], reading: Reading = AS_WRITTEN, others: Sequence[str] = ()
     ) -> list[TextStates]:
-        """The states of each text, padded to equal T; with layered embeddings the context is [1, 16, T, C].
+        """Return the text encoder states of each text, padded to the same T.
 
-        others   texts of other steps, which are padded to the same T
+        The context is [1, T, C]; with layered embeddings [1, 16, T, C], one for each U-Net layer.
+
+        others   texts of other steps, to whose T these are padded too
         """
         suffixes = [f"_{name}" for name in LAYERS] if self._layered else [""]
         with torch.no_grad():
@@ -188,8 +197,7 @@ class PromptEncoder:
         return [first.each(itemgetter(slice(at, at + 1))) for at in range(len(texts))]
 
     def _read(self, texts: Sequence[str], others: Sequence[str], reading: Reading) -> TextStates:
-        """The states of texts whose names are already tokens, padded to the T of the longest of these and `others`; encoded where
-        they are not cached."""
+        """Return the states of texts whose names are already replaced by tokens, padded to the T of the longest of `texts` and `others`."""
         tokens = reading.tokens(
             [*texts, *others], partial(family(self._components.family).count_tokens, self._components)
         )
@@ -203,14 +211,14 @@ class PromptEncoder:
             return join_texts([self._cache.get((text, reading, tokens), partial(encode, text)) for text in texts])
 
     def missing(self, *texts: str) -> list[str]:
-        """The names that occur in none of the texts."""
+        """Return the names of embeddings that occur in none of the texts."""
         if not self._counts:
             return []
         used = {each.casefold() for text in texts for each in word_pattern(list(self._counts)).findall(text)}
         return [name for name in self._counts if name.casefold() not in used]
 
     def _with_tokens(self, text: str, suffix: str) -> str:
-        """The text with each embedding's name replaced by its tokens. suffix: after the name of tokens of layered ones"""
+        """Replace each embedding's name by its tokens. suffix: end of the tokens of layered embeddings, "_" and the layer's name"""
         from core.methods.tokens import tokens_of
 
         if not self._counts:
@@ -226,10 +234,10 @@ class PromptEncoder:
 def embeddings_attached(
     components: Components, embeddings: Sequence[Embedding], cache: ModelTextCache | None = None
 ) -> Iterator[PromptEncoder]:
-    """A context with a PromptEncoder for these checked embeddings.
+    """Context with a PromptEncoder that knows these embeddings, which must already be checked.
 
-    No weight is changed: rows are appended to the encoders' embedding tables, and tokens are added to copies of the
-    tokenizers. At the end, also after an error, the original tables and single-context U-Net layers are restored.
+    Rows are appended to the text encoders' embedding tables, and tokens to copies of the tokenizers; no weight changes. On
+    exit, also after an error, the original tables and U-Net layers are restored.
     """
     if not embeddings:
         yield PromptEncoder(components, {}, set(), cache)
@@ -253,7 +261,11 @@ def embeddings_attached(
 
 
 def _tokens_and_vectors(vectors_by_name: dict[str, dict[str, Tensor]], encoder: int) -> tuple[list[str], Tensor]:
-    """(tokens, their vectors [n, C]) of all embeddings for the text encoder with this index."""
+    """Return (tokens, their vectors [n, C]) of all embeddings for one text encoder.
+
+    vectors_by_name   {name: {tensor such as "clip_l", or a layer: vectors}}
+    encoder           index of the text encoder
+    """
     from core.methods.tokens import tokens_of
 
     names: list[str] = []
@@ -270,7 +282,7 @@ def _tokens_and_vectors(vectors_by_name: dict[str, dict[str, Tensor]], encoder: 
 
 
 def unused(encoder: PromptEncoder, embeddings: Sequence[Embedding], *prompts: str) -> list[Problem]:
-    """Advice about each of the encoder's embeddings that no prompt uses."""
+    """Return advice about each embedding of the encoder that no prompt uses."""
     fix = "write its name into the prompt, or remove the embedding"
     missing = frozenset(encoder.missing(*prompts))
     idle = (" or ".join(f"'{word}'" for word in each.words) for each in embeddings if missing.issuperset(each.words))

@@ -55,7 +55,7 @@ AS_WRITTEN = Reading()
 
 @dataclass(frozen=True)
 class PromptStates:
-    """Text conditioning of the denoiser: text encoder states [B, T, D], where B is 1 or the number of images, all with the same T.
+    """Text conditioning of the denoiser. Each `TextStates` is of one text for all images (B = 1) or one per image; all have the same T.
 
     empty     states of "", if the guidance needs them
     parts     states of the prompts joined by AND, if there are several
@@ -83,7 +83,7 @@ class PromptStates:
 def encode_texts(
     components: Components, texts: Sequence[str], reading: Reading = AS_WRITTEN, tokens: int | None = None
 ) -> TextStates:
-    """Encode prompts into text encoder states [len(texts), T, D].
+    """Encode prompts into text encoder states of shape [len(texts), T, C].
 
     Texts are encoded in windows of 75 content tokens, joined with their BOS and EOS (T = 77 n, as in A1111, ComfyUI and
     kohya's generator; 75 n + 2 with `reading.as_trained`). All texts get the number of windows that the longest needs, or
