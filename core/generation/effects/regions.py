@@ -232,7 +232,7 @@ class _InRegion:
         return getattr(self.limited, name)
 
     def whole(self, x: Tensor) -> None:
-        """Return None: the module's whole output is not replaced."""
+        """Return None: with a region, the module's output cannot be computed in one product with the adapter."""
         return None
 
     def enters(self, x: Tensor) -> Tensor:

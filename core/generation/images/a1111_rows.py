@@ -1,4 +1,4 @@
-"""The settings that A1111's text has a name for: one row each, for writing and reading."""
+"""The settings for which A1111's text has a name: a row each, for writing and reading."""
 
 import json
 import re
@@ -32,11 +32,12 @@ SILENT = {"model.base_model", "model.family"} | set(
 class Row:
     """A setting in A1111's text.
 
-    key        A1111's name     path   of the setting
-    to_text    (value) -> its text; None is not written
-    from_text  (text) -> the value, which is checked afterwards; raises ValueError
-    acts       (job) -> whether it is written
-    value      (job, hashes of its files) -> the written value, if it is not the setting's
+    key         A1111's name
+    path        of the setting, such as "generate.steps"
+    to_text     value -> text; None: do not write it
+    from_text   text -> value, which is validated later; raises ValueError
+    acts        (job) -> whether the setting has an effect and is written
+    value       (job, hashes of its files) -> the value to write; None: that of the setting
     """
 
     key: str
@@ -47,23 +48,30 @@ class Row:
     value: Callable[[GenerateJob, Hashes], Any] | None = None
 
     def text(self, job: GenerateJob, hashes: Hashes) -> str | None:
+        """Return the setting's text for A1111, or None if it is not written."""
         value = value_of(job, self.path) if self.value is None else self.value(job, hashes)
         return self.to_text(value) if value is not None and self.acts(job) else None
 
 
 def plain(value: Any) -> str:
-    """The text of a setting's value, which parses to the same value."""
+    """Return the text of a setting's value, from which the same value can be parsed."""
     if isinstance(value, tuple | list):
         return json.dumps(value)
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
 def _number(key: str, path: str, **more: Any) -> Row:
+    """Return a row for a number or another value that is written as it is. more: other fields of `Row`"""
     return Row(key, path, plain, **more)
 
 
 def _labels(key: str, path: str, labels: Mapping[str, Any], also: Mapping[str, Any] | None = None, **more: Any) -> Row:
-    """A row of fixed texts. labels: {A1111's text: value}; also: others that are read, not written"""
+    """Return a row for a choice.
+
+    labels   {A1111's text: value}
+    also     further texts that are only read
+    more     other fields of `Row`
+    """
     values = {label.casefold(): value for label, value in {**labels, **(also or {})}.items()}
 
     def read(text: str) -> Any:
@@ -75,6 +83,7 @@ def _labels(key: str, path: str, labels: Mapping[str, Any], also: Mapping[str, A
 
 
 def _guidance(text: str) -> str:
+    """Return a guidance kind's name. Raises ValueError for an unknown kind."""
     extensions.load()
     if text not in GUIDANCES:
         raise ValueError(text)
@@ -82,23 +91,27 @@ def _guidance(text: str) -> str:
 
 
 def begins(job: GenerateJob) -> bool:
+    """Return whether the job has an initial image."""
     return bool(job.image_to_image.image_path)
 
 
 def _repaints(job: GenerateJob) -> bool:
+    """Return whether the job inpaints."""
     return begins(job) and bool(job.image_to_image.mask_path)
 
 
 def _varies(job: GenerateJob) -> bool:
+    """Return whether the job has a variation strength."""
     return bool(job.generate.variation_strength)
 
 
 def _masked(job: GenerateJob) -> bool:
+    """Return whether the job inpaints only the masked area."""
     return _repaints(job) and job.image_to_image.inpaint_area == "masked"
 
 
 def _refiner(job: GenerateJob, hashes: Hashes) -> str | None:
-    """The refiner's name with its hash."""
+    """Return the refiner's file name with its hash, "name [0123456789]"; None or "" without a refiner."""
     name = job.refiner.refiner_checkpoint
     digest = hashes.refiners.get(name or "", "")[:10]
     return name and Path(name).name.removesuffix(".safetensors") + (f" [{digest}]" if digest else "")
@@ -150,7 +163,10 @@ _HAVE_ROWS = frozenset(row.path for row in ROWS)
 
 
 def other_settings() -> dict[str, Declared]:
-    """{name: setting} of those that change an image and that A1111 does not have; a package's setting by its path if its name is taken."""
+    """Return {name: declaration} of the settings that affect an image but have no name in A1111.
+
+    If a package's setting has the name of another, its path is the name.
+    """
     settings: dict[str, Declared] = {}
     for entry in declared(GenerateJob):
         if entry.group not in SILENT_GROUPS and entry.path not in SILENT | _HAVE_ROWS and entry.kind != "list":
@@ -159,7 +175,7 @@ def other_settings() -> dict[str, Declared]:
 
 
 def other_texts(job: GenerateJob) -> dict[str, str]:
-    """{name: text} of the `other_settings` that are not at their defaults, without those of unselected guidance kinds."""
+    """Return {name: text} of the `other_settings` that differ from their defaults, without those of unselected guidance kinds."""
     texts = {}
     for name, entry in other_settings().items():
         value = value_of(job, entry.path)
@@ -170,7 +186,7 @@ def other_texts(job: GenerateJob) -> dict[str, str]:
 
 
 def read_other(entry: Declared, text: str) -> Any:
-    """The value of one of the `other_settings`, still unchecked. Raises ValueError for a pair that is not JSON."""
+    """Return the value of one of the `other_settings`, not validated. Raises ValueError for a pair that is not JSON."""
     value = json_or_none(text) if entry.kind == "pair" else text
     if value is None:
         raise ValueError(f"{entry.title} is not JSON")

@@ -1,4 +1,4 @@
-"""Checks of a generation's control images and ControlNets before anything is loaded. Without torch."""
+"""Checks of a generation's control images and ControlNets before anything is loaded. Imports no torch."""
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -19,7 +19,7 @@ from core.settings.job import GenerateJob
 
 
 def control_problems(job: GenerateJob) -> Iterator[Problem]:
-    """Problems in the ControlNet settings of one image, before any file is opened."""
+    """Yield problems in the ControlNet settings of one image, before any file is opened."""
     settings = job.controls
     for use in settings.used:
         name = Path(use.file).name
@@ -40,7 +40,10 @@ def control_problems(job: GenerateJob) -> Iterator[Problem]:
 
 
 def control_file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
-    """Problems of the ControlNet files and control images of one image. sources: the files that the settings name"""
+    """Yield problems of the ControlNet files, preprocessor models and control images of one image.
+
+    sources   with the ControlNets that the settings name
+    """
     for use in job.controls.used:
         net = sources.controls[use.file]
         if net.is_lllite and use.mode != "balanced":
@@ -57,8 +60,10 @@ def control_file_problems(job: GenerateJob, sources: Sources, workspace: Workspa
 
 
 def with_control_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
-    """The jobs of images with one control image for each ControlNet, without ControlNets that are off; images of a folder take
-    turns. Raises ProblemsError for missing and unreadable images."""
+    """Return the jobs with one control image for each enabled ControlNet; disabled ControlNets are removed.
+
+    Images of a folder are used in turn. Raises ProblemsError for missing and unreadable images.
+    """
     files: dict[str, list[Path]] = {}
     with_images = []
     for number, job in enumerate(jobs):
@@ -78,13 +83,19 @@ def with_control_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
 
 
 def _sharing_nets(job: GenerateJob) -> int:
-    """How many ControlNets take the next images of the shared folder, one each; 1 if all take the same."""
+    """Return the number of ControlNets that each take the next image of the shared folder; 1 if all use the same image."""
     return sum(use.enabled and not use.image for use in job.controls.nets) if as_generator(job) else 1
 
 
 def _files_for(text: str | None, number: int, files: dict[str, list[Path]], nets: int = 1) -> list[str]:
-    """The files for the image with this index: one, or one for each of `nets` ControlNets, in the order of sd-scripts'
-    generator (reference: controlnet, 4.1). Raises ProblemsError for missing and unreadable images."""
+    """Return the control image, or one for each of `nets` ControlNets, for the generated image with index `number`.
+
+    Files of a folder are used in the order of sd-scripts' generator (reference: controlnet, 4.1). Raises ProblemsError for
+    missing and unreadable images.
+
+    text    path of an image or folder; None or "": returns []
+    files   cache {text: its image files}, extended here
+    """
     if not text:
         return []
     if text not in files:
@@ -102,8 +113,13 @@ def _files_for(text: str | None, number: int, files: dict[str, list[Path]], nets
 
 
 def unused_images(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
-    """Advice about the last images of a control image folder that are never used: each generated image takes the next n files
-    for its n ControlNets, and starts again at the first file when fewer than n are left. jobs: with folders not yet resolved"""
+    """Yield advice about the last images of a control image folder if they are never used.
+
+    Each generated image takes the next n files for its n ControlNets, and starts again at the first file when fewer than n
+    are left.
+
+    jobs   of all images, before folders are resolved
+    """
     shared = {(job.controls.control_image, _sharing_nets(job)) for job in jobs}
     for text, nets in sorted((text, nets) for text, nets in shared if text and nets > 1):
         files = image_files(text, NETS)
@@ -115,11 +131,11 @@ def unused_images(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
 
 
 def _is_black(path: Path) -> bool:
-    """Whether an image is all black. Raises ProblemsError if it cannot be read."""
+    """Return whether an image is all black. Raises ProblemsError if it cannot be read."""
     return _cached_is_black(path, stamp(path))
 
 
 @lru_cache(maxsize=4096)
 def _cached_is_black(path: Path, stamp: Stamp) -> bool:
-    """Cached by path, size and time, since every check of Generate's fields calls it."""
+    """Implement `_is_black`, cached by path, size and time, since every check of the settings calls it."""
     return opened(path, CONTROL).getbbox() is None
