@@ -116,6 +116,7 @@ class SettingsReader:
         return self.unread.pop(name, default)
 
     def put(self, path: str, value: Any) -> None:
+        """Store the value of a setting. path: such as "generate.steps", with its group"""
         group, _, name = path.partition(".")
         self.groups[group][name] = value
 

@@ -30,12 +30,12 @@ PROMPT, NEGATIVE, SAMPLER, SCHEDULE, WIDTH, HEIGHT = "prompt", "negative", "samp
 
 @dataclass(frozen=True)
 class Program:
-    """A program's metadata as a table. Names are in lower case, with _ for blanks.
+    """How a program's metadata is read. Its keys are in lower case, with _ for blanks.
 
-    marks    names that identify it; of several programs that match, the first in `BY_MARKS` is chosen
-    paths    {its name: A1111's name, ours, or a constant above}; if two of its names mean the same, the first present is read
-    silent   its names that do not change an image, or are read elsewhere
-    values   {A1111's name or ours: function (value) -> the value in A1111's terms, None to leave it out}
+    paths    {key: A1111's name, Atelier's name, or a constant above}; of two keys with the same name, the first present is read
+    silent   keys that do not affect an image, or are read elsewhere
+    marks    keys that identify the program; of several programs that match, the first in BY_MARKS is chosen
+    values   {A1111's or Atelier's name: function that converts the value to A1111's, or to None to leave it out}
     """
 
     name: str
@@ -45,10 +45,12 @@ class Program:
     values: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
 
     def reads(self, name: str) -> bool:
+        """Return whether a key is read or known to be irrelevant."""
         return name in self.paths or name in self.silent or bool(LORA.fullmatch(name))
 
 
 def as_key(name: str) -> str:
+    """Return a metadata name in lower case with _ for blanks."""
     return name.strip().lower().replace(" ", "_")
 
 
@@ -57,11 +59,12 @@ _LORA_NAMES = ("loras", "loraweights", "lora", "lora_model", "use_lora_model", "
 
 
 def _clip_skip(layer: Any) -> Any:
-    """The number of skipped layers, counted from 0, as A1111's clip skip."""
+    """Convert the number of skipped text encoder layers, from 0, to A1111's clip skip; None for 0."""
     return layer + 1 if isinstance(layer, int) and layer > 0 else None
 
 
 def _negative(layer: Any) -> Any:
+    """Convert a layer index from the end, such as -2, to A1111's clip skip; None for others."""
     return -layer if isinstance(layer, int) and layer < 0 else None
 
 
@@ -176,10 +179,11 @@ BY_MARKS = (EASY_DIFFUSION, FOOOCUS, DRAW_THINGS, NOVELAI, ANOTHER)
 
 
 def read_foreign(texts: Mapping[str, str], comment: str, size: tuple[int, int]) -> ForeignSettings | None:
-    """The settings written by one of these programs; None without any.
+    """Return the settings written by one of these programs, or None.
 
-    texts     of a PNG; those of other formats by the same names
+    texts     {name: text} of a PNG's text chunks; texts of other formats under the same names
     comment   EXIF's UserComment
+    size      (width, height) of the image
     """
     blocks = [texts.get("parameters") or comment, texts.get("Comment", ""), _in_xmp(texts.get("XML:com.adobe.xmp", ""))]
     readers: list[tuple[str, Callable[[dict[str, Any]], ForeignSettings | None]]] = [
@@ -206,7 +210,12 @@ def read_foreign(texts: Mapping[str, str], comment: str, size: tuple[int, int]) 
 def _read_shared_field(
     content: dict[str, Any], texts: Mapping[str, Any], size: tuple[int, int]
 ) -> ForeignSettings | None:
-    """The settings in JSON of a text field that several programs write; None if it is from none of them. texts: the image's other texts"""
+    """Return the settings in the JSON of a text field that several programs write; None for unknown programs.
+
+    content   the parsed JSON
+    texts     the image's other texts
+    size      (width, height) of the image
+    """
     if isinstance(parameters := content.get("sui_image_params"), dict):
         return _read(SWARMUI, parameters)
     if is_graph(content):  # of websites that run ComfyUI
@@ -222,13 +231,13 @@ def _read_shared_field(
 
 
 def _in_xmp(packet: str) -> str:
-    """The JSON that Draw Things writes into a PNG's XMP; "" without one."""
+    """Return the JSON that Draw Things writes into a PNG's XMP; "" if there is none."""
     match = re.search(r"<rdf:li[^<>]{0,200}>\s*(\{[^<]*\})\s*</", packet[:LONGEST])
     return html.unescape(match[1]) if match else ""
 
 
 def _dream(line: str) -> dict[str, Any]:
-    """InvokeAI's command line as the JSON of its later versions; {} for one that is not valid."""
+    """Convert InvokeAI's command line to the JSON of its later versions; {} if it is not valid."""
     try:
         arguments = shlex.split(line) if 0 < len(line) <= LONGEST_LINE else []
     except ValueError:  # an unpaired quotation mark
@@ -239,7 +248,7 @@ def _dream(line: str) -> dict[str, Any]:
 
 
 def _object(text: str) -> dict[str, Any] | None:
-    """The JSON object in a text; None if it is not one or too large."""
+    """Parse a JSON object; None for other texts and for one that is too large."""
     if not text or len(text) > LONGEST:
         return None
     try:
@@ -250,7 +259,7 @@ def _object(text: str) -> dict[str, Any] | None:
 
 
 def _read(program: Program, content: Mapping[str, Any], size: tuple[int, int] | None = None) -> ForeignSettings:
-    """The settings by the program's table. size: of the image, if it is not in the content"""
+    """Read the settings in `content` by the program's table. size: (width, height) of the image if `content` does not state it"""
     values = {as_key(key): value for key, value in content.items()}
     pairs: dict[str, Any] = {}
     for path, name in program.paths.items():
@@ -274,7 +283,7 @@ def _read(program: Program, content: Mapping[str, Any], size: tuple[int, int] | 
 
 
 def _add_loras(settings: ForeignSettings, values: Mapping[str, Any]) -> None:
-    """Add the LoRAs: objects, pairs, two lists, or "name : 0.5" each."""
+    """Add the LoRAs, in any of these forms: objects, pairs, a list of names and one of weights, or texts "name : 0.5"."""
     listed = _list(values.get("loras")) or _list(values.get("lora"))
     weights = _list(values.get("loraweights"))
     for number, each in enumerate(listed):
@@ -297,14 +306,17 @@ def _add_loras(settings: ForeignSettings, values: Mapping[str, Any]) -> None:
 
 
 def _texts(value: Any) -> list[str]:
-    """Easy Diffusion's one or several texts: "a", ["a", "b"], or the latter in Python's notation."""
+    """Split Easy Diffusion's value into texts: "a", ["a", "b"] or "['a', 'b']"."""
     if isinstance(value, list):
         return [str(each) for each in value[:100]]
     return [each.strip(" '\"") for each in str(value or "").strip("[]").split(",")]
 
 
 def _invokeai_2(content: dict[str, Any]) -> ForeignSettings | None:
-    """InvokeAI before 3: prompts are a text or a list with weights, and text in [] is negative."""
+    """Return the settings of InvokeAI before version 3, or None.
+
+    Its prompts are a text or a list with weights; text in [] is the negative prompt.
+    """
     image = content.get("image")
     if not isinstance(image, dict):
         return None
@@ -318,17 +330,19 @@ def _invokeai_2(content: dict[str, Any]) -> ForeignSettings | None:
 
 
 def _list(value: Any) -> list[Any]:
+    """Return the first 100 items of a list; [] for other values."""
     return value[:100] if isinstance(value, list) else []
 
 
 def _name(value: Any) -> Any:
-    """The name in an object such as a model; other values unchanged."""
+    """Return the name in an object such as a model; other values unchanged."""
     if not isinstance(value, dict):
         return value
     return next((value[key] for key in ("name", "model_name", "prompt") if isinstance(value.get(key), str)), None)
 
 
 def _number(value: Any) -> float | None:
+    """Return a value as float; None if it is not a number."""
     try:
         return float(value)
     except (TypeError, ValueError):
