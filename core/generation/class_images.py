@@ -184,6 +184,7 @@ class _Missing:
     def __init__(
         self, plan: ClassPlan, manifest: Manifest, job: GenerateJob, maker: ImageMaker, metadata: ImageMetadata
     ):
+        """job: the generate job of all images, without size and seed"""
         self.plan, self.manifest, self.job = plan, manifest, job
         self.maker, self.metadata = maker, metadata
 

@@ -62,6 +62,7 @@ class DeepShrink(Hook):
         """Return a forward pre-hook for the input block at `depth` that downscales its hidden states while the depth is in effect."""
 
         def change(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            """Downscale the block's hidden states, its first argument or `hidden_states`; None changes nothing."""
             if not self._in_effect(depth):
                 return None
             states = kwargs.get("hidden_states") if not args else args[0]

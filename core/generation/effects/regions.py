@@ -100,6 +100,7 @@ class Regions(Hook):
         kohya_masks: bool = False,
         weak_time: bool = False,
     ):
+        """Resize the masks to the resolutions of the U-Net's layers. Arguments as in the class."""
         self._unet, self._networks, self._images, self._first_row = unet, networks, images, before * images
         self._count, self._weak_time = len(masks), weak_time
         device = masks.device
@@ -137,6 +138,7 @@ class Regions(Hook):
         def couple(
             hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *args: Any, **kwargs: Any
         ) -> Any:
+            """Compute the cross-attention with a row per sub-prompt, and average these rows by the masks."""
             rows = slice(self._first_row, self._first_row + self._images)
             parts = hidden_states[rows].repeat_interleave(self._count, dim=0)
             hidden = torch.cat([hidden_states[: rows.start], parts, hidden_states[rows.stop :]])
@@ -229,6 +231,7 @@ class _InRegion:
         self.limited, self._change = adapter, change
 
     def __getattr__(self, name: str) -> Any:
+        """Return other attributes of the limited adapter."""
         return getattr(self.limited, name)
 
     def whole(self, x: Tensor) -> None:

@@ -115,6 +115,7 @@ def _detected(path: Path) -> FileFacts:
 
 
 def _facts(kind: detect.ModelKind) -> FileFacts:
+    """Convert a detected kind to facts."""
     return FileFacts(kind.kind, kind.family, kind.variant, kind.network, kind.offered, evidence=kind.evidence)
 
 

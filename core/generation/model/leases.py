@@ -131,6 +131,7 @@ def _in_strips(loaded: Components, parts: Parts, strips: int | None, reports: Re
         return nullcontext()
 
     def slices(pixels: int) -> int:
+        """Return the number of strips for an image of `pixels` pixels."""
         if strips is not None:
             return strips
         config = config_key(loaded.vae_config)
@@ -138,6 +139,7 @@ def _in_strips(loaded: Components, parts: Parts, strips: int | None, reports: Re
         return 1 if needed < FREE_SHARE * machine.free_memory(parts.device) else RETRY_STRIPS
 
     def retry(number: int) -> None:
+        """Free memory and report that the VAE will use `number` strips."""
         free_memory()
         reports.say(f"The VAE ran out of memory; the image is processed in {number} strips")
 

@@ -137,6 +137,7 @@ class Scan:
         ]
 
     def _kind(self, path: Path, root: Path) -> str:
+        """Return the kind under which a file is listed, cached. root: models/ or the checkpoints folder of a run"""
         if path not in self._kinds:
             self._kinds[path] = _listed_as(path, root)
         return self._kinds[path]
@@ -511,6 +512,7 @@ def trained_token(path: Path) -> str:
 
 @cached_until_changed(4096, missing="")
 def _token_in_header(path: Path) -> str:
+    """Return the token in the metadata of an embedding file, or "" if there is none; cached."""
     return read_header(path)[1].get(TOKEN, "")
 
 

@@ -28,6 +28,7 @@ class Parts:
     """
 
     def __init__(self, memory: MemorySettings, sources: Sources, device: str):
+        """Open the model's files by their headers and choose precisions. No weights are loaded."""
         self.kind, self.memory, self.device = family(sources.family), memory, device
         self.path, self.separate_vae, self.loras = sources.model, sources.vae, list(sources.loras.values())
         self.controls, self.hook_files = list(sources.controls.values()), list(sources.hook_files.values())

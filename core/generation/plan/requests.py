@@ -142,6 +142,7 @@ class _Seeds:
     """
 
     def __init__(self, job: GenerateJob, prompts: int):
+        """Choose random seeds if the job sets none. prompts: number of prompts of the job"""
         settings = job.generate
         self.first = secrets.randbelow(FRESH_SEEDS) if settings.seed is None else settings.seed
         self._same, self._prompt_seed = job.prompts.iter_same_seed, 0

@@ -38,22 +38,26 @@ class Option:
 
 
 def _text(text: str) -> str:
+    """Return a text unchanged: the `Option.read` of texts."""
     return text
 
 
 def _integer(text: str) -> int:
+    """Parse a whole number. Raises NoValue."""
     if not _INTEGER.fullmatch(text):
         raise NoValue("a whole number")
     return int(text)
 
 
 def _number(text: str) -> float:
+    """Parse a number such as 7.5. Raises NoValue."""
     if not _NUMBER.fullmatch(text):
         raise NoValue("a number such as 7.5")
     return float(text)
 
 
 def _number_or_none(text: str) -> float | None:
+    """Parse a number, or "none" as None. Raises NoValue."""
     return None if text.lower() == "none" else _number(text)
 
 
@@ -63,10 +67,12 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
+    """Parse numbers separated by commas. Raises NoValue."""
     return tuple(_number(part.strip()) for part in text.split(","))
 
 
 def _sampler(text: str) -> str:
+    """Parse the name of a sampler, also sd-scripts'. Raises NoValue."""
     name = sampler_name(text.lower())
     if name not in SAMPLER_LABELS:
         raise NoValue(f"one of {', '.join(SAMPLER_LABELS)}")

@@ -193,8 +193,10 @@ def sample_of(line: PromptLine, notes: list[Problem], where: str) -> SamplePromp
 
 
 def _advice(what: str, where: str, slug: str) -> Problem:
+    """Return advice to remove an option, with the code "prompts.<slug>"."""
     return Problem(what, where, "remove it", "advice", code=f"prompts.{slug}")
 
 
 def _error(what: str, where: str, fix: str, slug: str) -> Problem:
+    """Return an error with the code "prompts.<slug>"."""
     return Problem(what, where, fix, code=f"prompts.{slug}")

@@ -108,6 +108,7 @@ def composed(base: Guidance, weights: Sequence[float]) -> Guidance:
     sides = [each for side in base.sides for each in parts_of.get(side, (side,))]
 
     def weighted_mean(outputs: Outputs, parts: Sequence[str]) -> Tensor:
+        """Return n + sum of weight (p - n) over the outputs of `parts`, or without a negative output n their weighted mean."""
         negative = outputs.get(NEGATIVE)
         origin = outputs[parts[0]] * 0 if negative is None else negative
         summed = sum((weight * (outputs[part] - origin) for part, weight in zip(parts, weights, strict=True)), origin)

@@ -84,6 +84,8 @@ def _cached_hints(maker: HintMaker, reports: Reports) -> Callable[[ControlUse, S
 
     @lru_cache(maxsize=CACHED_HINTS)
     def cached(use: ControlUse, size: Size, part: Part | None) -> np.ndarray:
+        """Return the control image of `use` at `size`. part: area of the initial image to use, None for all"""
+
         def make(image: Image) -> Image:
             return image if use.preprocessor == "none" else fromarray(maker.make(np.array(image), use))
 
@@ -94,6 +96,7 @@ def _cached_hints(maker: HintMaker, reports: Reports) -> Callable[[ControlUse, S
         return pixels
 
     def hint(use: ControlUse, size: Size, canvas: Canvas | None) -> np.ndarray:
+        """Implement `Nets.hint`: look up the control image under those settings of `use` that affect it."""
         part = None if canvas is None or canvas.full is None or canvas.box is None else (canvas.full.size, canvas.box)
         return cached(use.model_copy(update=IRRELEVANT), size, part)
 
@@ -122,6 +125,7 @@ class Controls(Hook):
     """
 
     def __init__(self, uses: Sequence[ControlUse], inputs: HookInputs, regions: int = 1):
+        """uses, regions: as in the class; inputs: of the stage"""
         self._uses, self._inputs, self._regions = uses, inputs, regions
         self._nets: list[ControlNet | LLLite] = []
         self._images: dict[tuple[int, Size], Tensor] = {}

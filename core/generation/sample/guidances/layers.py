@@ -57,6 +57,7 @@ def _perturbed(
 
     @contextmanager
     def changed(module: nn.Module, at: Moment, unperturbed: int, sides: int) -> Iterator[None]:
+        """Context of an evaluation in which the layers are changed in the perturbed rows (`Guidance.changed`)."""
         with ExitStack() as stack:
             for layer in layers_of(module, layers, suffix).values():
                 stack.enter_context(change(layer, at, lambda rows: len(rows) * unperturbed // sides))
