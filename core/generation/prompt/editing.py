@@ -34,7 +34,7 @@ class Pass:
     steps: int
     before: int | None = None
 
-    def last(self, when: str) -> int:
+    def last_step(self, when: str) -> int:
         """Return the last step of this pass, counted from 1, that uses the text before a switch at `when`; below 1 if none does."""
         number = float(when)
         if "." in when:
@@ -65,7 +65,7 @@ class Alternation:
 
 
 @dataclass
-class _Open:
+class _OpenBracket:
     """A bracket during parsing, before its closing bracket is read.
 
     sign      "[", "(", or "" for the whole prompt
@@ -85,7 +85,7 @@ class _Open:
         self.texts[-1].extend(items)
 
     @property
-    def last(self) -> str:
+    def last_text(self) -> str:
         """The text after the last separator, with "[]" for each edit in it (which matches no number)."""
         return "".join(item if isinstance(item, str) else "[]" for item in self.texts[-1])
 
@@ -102,7 +102,7 @@ def parsed(prompt: str) -> Text:
     return _read(prompt)[0]
 
 
-def near_misses(prompt: str) -> tuple[tuple[int, int], ...]:
+def malformed_edits(prompt: str) -> tuple[tuple[int, int], ...]:
     """Return (start, end) of each malformed edit: square brackets that resemble an edit but are read as plain text."""
     return _read(prompt)[1]
 
@@ -110,14 +110,14 @@ def near_misses(prompt: str) -> tuple[tuple[int, int], ...]:
 @lru_cache(maxsize=256)
 def _read(prompt: str) -> tuple[Text, tuple[tuple[int, int], ...]]:
     """Return (the parsed prompt, (start, end) of each malformed edit)."""
-    opened, missed = [_Open("", 0)], list[tuple[int, int]]()
+    opened, missed = [_OpenBracket("", 0)], list[tuple[int, int]]()
     for match in _PARTS.finditer(prompt):
         part = match[0]
         if part in ("[", "(") and len(opened) <= MOST_NESTED:
-            opened.append(_Open(part, match.start()))
+            opened.append(_OpenBracket(part, match.start()))
         elif part in _PAIRS and any(each.sign == _PAIRS[part] for each in opened):
             while opened[-1].sign != _PAIRS[part]:
-                _leave_open(opened)
+                _as_text(opened)
             closed = opened.pop()
             edit = _edit(closed, match.end()) if part == "]" and closed.sound else None
             if edit is None and part == "]" and _resembles_edit(closed):
@@ -130,33 +130,33 @@ def _read(prompt: str) -> tuple[Text, tuple[tuple[int, int], ...]]:
             opened[-1].sound &= part not in _PAIRS
             opened[-1].add(part)
     while len(opened) > 1:
-        _leave_open(opened)
+        _as_text(opened)
     return tuple(opened[0].texts[0]), tuple(missed)
 
 
-def _leave_open(opened: list[_Open]) -> None:
+def _as_text(opened: list[_OpenBracket]) -> None:
     """Turn the last open bracket, which has no partner, into text of its parent, which can then not be an edit either."""
     last = opened.pop()
     opened[-1].add(*last.literal())
     opened[-1].sound = False
 
 
-def _edit(bracket: _Open, end: int) -> Switch | Alternation | None:
+def _edit(bracket: _OpenBracket, end: int) -> Switch | Alternation | None:
     """Return the edit that a closed bracket forms, or None if it is plain text. end: the position after the closing bracket"""
     if set(bracket.between) == {"|"}:
         return Alternation(tuple(map(tuple, bracket.texts)), bracket.start, end)
-    when = _WHEN.fullmatch(bracket.last) if bracket.between[-1:] == [":"] else None
+    when = _WHEN.fullmatch(bracket.last_text) if bracket.between[-1:] == [":"] else None
     if when is None or bracket.between.count(":") > 2:
         return None
-    return Switch(*_halves(bracket), when[1], bracket.start, end)
+    return Switch(*_switch_texts(bracket), when[1], bracket.start, end)
 
 
-def _resembles_edit(bracket: _Open) -> bool:
+def _resembles_edit(bracket: _OpenBracket) -> bool:
     """Return whether a bracket that is not an edit was likely meant as one: two separators, or a number after a separator."""
-    return bracket.sound and (len(bracket.between) > 1 or bool(bracket.between and _NUMBERED.match(bracket.last)))
+    return bracket.sound and (len(bracket.between) > 1 or bool(bracket.between and _NUMBERED.match(bracket.last_text)))
 
 
-def _halves(bracket: _Open) -> tuple[Text, Text]:
+def _switch_texts(bracket: _OpenBracket) -> tuple[Text, Text]:
     """Return the contents of [from:to:when] as (from, to), and of [to:when] as ((), to). A "|" in them is plain text."""
     halves: list[list[Any]] = [[*bracket.texts[0]]]
     for sign, text in zip(bracket.between[:-1], bracket.texts[1:-1], strict=True):
@@ -170,37 +170,38 @@ def _halves(bracket: _Open) -> tuple[Text, Text]:
 def text_at(text: Text, step: int, edit_pass: Pass) -> str:
     """Return the prompt at a step. text: the parsed prompt; step: counted from 1"""
     return "".join(
-        item if isinstance(item, str) else text_at(_current(item, step, edit_pass), step, edit_pass) for item in text
+        item if isinstance(item, str) else text_at(_active_text(item, step, edit_pass), step, edit_pass)
+        for item in text
     )
 
 
-def _current(edit: Switch | Alternation, step: int, edit_pass: Pass) -> Text:
+def _active_text(edit: Switch | Alternation, step: int, edit_pass: Pass) -> Text:
     """Return the contents of an edit that apply at `step`, counted from 1."""
     if isinstance(edit, Alternation):
         return edit.texts[(step - 1) % len(edit.texts)]
-    return edit.before if step <= edit_pass.last(edit.when) else edit.after
+    return edit.before if step <= edit_pass.last_step(edit.when) else edit.after
 
 
-def schedule(prompt: str, edit_pass: Pass | None, most: int | None = None) -> list[tuple[int, str]]:
+def schedule(prompt: str, edit_pass: Pass | None, max_texts: int | None = None) -> list[tuple[int, str]]:
     """Return [(last step, counted from 1; the text up to this step)], in the order of the steps.
 
     Without edits, or without a pass (None), the list has one entry.
 
-    most   return only this number of entries, the last ones
+    max_texts  return only this number of entries, the last ones
     """
     if edit_pass is None:
         return [(1, prompt)]
     text, steps = parsed(prompt), max(edit_pass.steps, 1)
-    lasts = sorted({*_ends(text, edit_pass), steps})
-    return [(last, text_at(text, last, edit_pass)) for last in (lasts[-most:] if most else lasts)]
+    lasts = sorted({*_switch_steps(text, edit_pass), steps})
+    return [(last, text_at(text, last, edit_pass)) for last in (lasts[-max_texts:] if max_texts else lasts)]
 
 
-def _ends(text: Text, edit_pass: Pass) -> Iterator[int]:
+def _switch_steps(text: Text, edit_pass: Pass) -> Iterator[int]:
     """Yield the steps, counted from 1, after which an edit changes the text."""
     for edit in edits(text):
         if isinstance(edit, Alternation):
             yield from range(1, edit_pass.steps + 1)
-        elif (last := edit_pass.last(edit.when)) >= 1:
+        elif (last := edit_pass.last_step(edit.when)) >= 1:
             yield last
 
 
@@ -220,9 +221,11 @@ def has_edits(prompt: str) -> bool:
 
 def at_steps(prompts: Sequence[str], edit_pass: Pass | None) -> list[tuple[int, tuple[str, ...]]]:
     """Return [(number of completed steps, the text of each prompt from then on)], an entry for each step at which any text changes."""
-    each = [schedule(prompt, edit_pass) for prompt in prompts]
-    begins = sorted({0, *(last for texts in each for last, _ in texts[:-1])})
-    return [(begin, tuple(next(text for last, text in texts if last > begin) for texts in each)) for begin in begins]
+    schedules = [schedule(prompt, edit_pass) for prompt in prompts]
+    begins = sorted({0, *(last for texts in schedules for last, _ in texts[:-1])})
+    return [
+        (begin, tuple(next(text for last, text in texts if last > begin) for texts in schedules)) for begin in begins
+    ]
 
 
 def wrong_weight_in(prompt: str, passes: Sequence[Pass | None]) -> str:
@@ -230,6 +233,6 @@ def wrong_weight_in(prompt: str, passes: Sequence[Pass | None]) -> str:
     return next(filter(None, map(wrong_weight, texts_of(prompt, passes))), "")
 
 
-def texts_of(prompt: str, passes: Sequence[Pass | None], most: int | None = None) -> list[str]:
-    """Return the distinct texts that a prompt takes during `passes`. most: texts per pass, the last ones; None: all"""
-    return list(dict.fromkeys(text for edit_pass in passes for _, text in schedule(prompt, edit_pass, most)))
+def texts_of(prompt: str, passes: Sequence[Pass | None], max_texts: int | None = None) -> list[str]:
+    """Return the distinct texts that a prompt takes during `passes`. max_texts: texts per pass, the last ones; None: all"""
+    return list(dict.fromkeys(text for edit_pass in passes for _, text in schedule(prompt, edit_pass, max_texts)))

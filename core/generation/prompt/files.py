@@ -32,7 +32,7 @@ def read_entries(path: Path, where: str) -> list[Entry]:
     where   the setting that names the file
     """
     kind = path.suffix.lower()
-    reader = {".toml": _toml_entries, ".json": _json_entries, ".txt": _lines}.get(kind)
+    reader = {".toml": _toml_entries, ".json": _json_entries, ".txt": _text_entries}.get(kind)
     if reader is None:
         what = f"'{path.name}' is not a prompt file"
         raise ProblemsError.one(what, where, "choose a .txt, .toml or .json file", "prompts.unknown-format")
@@ -64,7 +64,7 @@ def line_of_table(table: dict[str, Any], notes: list[Problem], where: str) -> tu
     return line, line.values.get("seeds", ())
 
 
-def _lines(path: Path, where: str) -> list[Entry]:
+def _text_entries(path: Path, where: str) -> list[Entry]:
     """Return all lines of a UTF-8 text file. Raises ProblemsError for another encoding."""
     try:
         return list(read_regular(path, MAX_BYTES).decode("utf-8-sig").splitlines())
@@ -77,8 +77,8 @@ def _toml_entries(path: Path, where: str) -> list[Entry]:
     """Return a table for each [[prompt.subset]], with the defaults in [prompt]. Raises ProblemsError."""
     table = read_toml(path, where, "correct it").get("prompt")
     subsets = table.get("subset") if isinstance(table, dict) else None
-    sound = isinstance(subsets, list) and all(isinstance(each, dict) for each in subsets)
-    if not isinstance(table, dict) or not isinstance(subsets, list) or not sound:
+    valid = isinstance(subsets, list) and all(isinstance(each, dict) for each in subsets)
+    if not isinstance(table, dict) or not isinstance(subsets, list) or not valid:
         what, fix = "The file contains no prompts", "write [prompt] and a [[prompt.subset]] for each"
         raise ProblemsError.one(what, where, fix, code="prompts.none")
     common = {key: value for key, value in table.items() if key != "subset"}
@@ -128,7 +128,7 @@ KOHYA = {
 def module_entries(job: GenerateJob) -> list[Entry]:
     """Call the module in the setting `prompts.from_module` once and return its prompts, unparsed. Raises ProblemsError."""
     name = job.prompts.from_module or ""
-    module = _imported(name)
+    module = _import_module(name)
     has_prompts, has_prompter = (callable(getattr(module, each, None)) for each in ("prompts", "get_prompter"))
     if not has_prompts and not has_prompter:
         what = f"The module '{name}' has no prompts(job) and no get_prompter(args, pipe, networks)"
@@ -141,14 +141,14 @@ def module_entries(job: GenerateJob) -> list[Entry]:
     if len(entries) > MAX_PROMPTS:
         what, fix = f"There are more than {MAX_PROMPTS:,} prompts", f"use at most {MAX_PROMPTS:,}"
         raise ProblemsError.one(what, MODULE, fix, "prompts.too-many")
-    wrong = next((entry for entry in entries if not isinstance(entry, str | dict)), None)
-    if wrong is not None:
-        what = f"The module '{name}' returned a {type(wrong).__name__} where a prompt is expected"
+    invalid = next((entry for entry in entries if not isinstance(entry, str | dict)), None)
+    if invalid is not None:
+        what = f"The module '{name}' returned a {type(invalid).__name__} where a prompt is expected"
         raise ProblemsError.one(what, MODULE, "return lines of text", "prompts.module-failed")
     return [entry for entry in entries if isinstance(entry, dict) or is_prompt(entry)]
 
 
-def _imported(name: str) -> ModuleType:
+def _import_module(name: str) -> ModuleType:
     """Import a module that this machine allows (--allow-module). Raises ProblemsError."""
     if not all(part.isidentifier() for part in name.split(".")) or name.endswith(".py"):
         fix = "put mine.py next to webui.py and write: mine"

@@ -61,19 +61,19 @@ def without_tags(prompt: str) -> tuple[str, list[LoraTag]]:
     bodies = _TAG.findall(prompt)
     if len(bodies) > MOST_TAGS:
         raise ValueError(f"there are {len(bodies)} LoRAs; {MOST_TAGS} is the limit")
-    return tagless(prompt), [_tag(body) for body in bodies]
+    return tagless(prompt), [_parse_tag(body) for body in bodies]
 
 
-def placed_tags(prompt: str) -> Iterator[tuple[int, int, LoraTag | str]]:
+def tag_spans(prompt: str) -> Iterator[tuple[int, int, LoraTag | str]]:
     """Yield (start, end, tag) for each LoRA tag of a prompt; for an invalid one its error message instead of the tag."""
     for match in _TAG.finditer(prompt):
         try:
-            yield *match.span(), _tag(match[1])
+            yield *match.span(), _parse_tag(match[1])
         except ValueError as error:
             yield *match.span(), str(error)
 
 
-def open_tags(prompt: str) -> list[tuple[int, int]]:
+def unclosed_tags(prompt: str) -> list[tuple[int, int]]:
     """Return (start, end) of each LoRA tag that is not closed, which is read as text."""
     return [match.span() for match in _OPEN.finditer(prompt)]
 
@@ -83,7 +83,7 @@ def tagless(prompt: str) -> str:
     return _TAG.sub("", prompt).strip() if has_tags(prompt) else prompt
 
 
-def _tag(body: str) -> LoraTag:
+def _parse_tag(body: str) -> LoraTag:
     """Parse the body of a tag, such as "ink:0.8". Raises ValueError with a message for users."""
     name, *values = (part.strip() for part in body.split(":"))
     if not name:
@@ -92,23 +92,25 @@ def _tag(body: str) -> LoraTag:
     blocks: str | None = None
     steps: tuple[int, int | None] = (0, None)
     for part in values:
-        key, named, text = part.partition("=")
-        key = key.strip().lower() if named else next((each for each in ORDER if each not in strengths), "")
-        if named and key == "lbw":
+        key, has_key, text = part.partition("=")
+        key = key.strip().lower() if has_key else next((each for each in ORDER if each not in strengths), "")
+        if has_key and key == "lbw":
             blocks = text.strip()
-        elif named and key == "step":
-            steps = _steps(text, body)
-        elif named and key in ("start", "stop"):
-            steps = _steps(f"{text.strip()}-{steps[1] or ''}" if key == "start" else f"{steps[0]}-{text.strip()}", body)
+        elif has_key and key == "step":
+            steps = _parse_steps(text, body)
+        elif has_key and key in ("start", "stop"):
+            steps = _parse_steps(
+                f"{text.strip()}-{steps[1] or ''}" if key == "start" else f"{steps[0]}-{text.strip()}", body
+            )
         elif key in ORDER and key not in strengths:
-            strengths[key] = _strength(text if named else part, body)
+            strengths[key] = _parse_strength(text if has_key else part, body)
         else:
             raise ValueError(f"'{part[:40]}' in <lora:{body[:40]}> is not valid")
     text_encoder = strengths.get("te", 1.0)
     return LoraTag(name, strengths.get("unet", text_encoder), text_encoder, blocks, steps)
 
 
-def _steps(text: str, body: str) -> tuple[int, int | None]:
+def _parse_steps(text: str, body: str) -> tuple[int, int | None]:
     """Parse a step range: "0-12" -> (0, 12), "5-" -> (5, None), without an end. Raises ValueError. body: the tag, for the message"""
     match = STEPS.fullmatch(text.strip())
     if match is None or not any(match.groups()):
@@ -117,7 +119,7 @@ def _steps(text: str, body: str) -> tuple[int, int | None]:
     return int(first or 0), None if end is None else int(end)
 
 
-def _strength(text: str, body: str) -> float:
+def _parse_strength(text: str, body: str) -> float:
     """Parse a strength from -10 to 10. Raises ValueError. body: the tag, for the message"""
     try:
         number = float(text)

@@ -141,7 +141,7 @@ def take_seeds(line: str) -> tuple[str, tuple[int, ...]]:
     match = _SEEDS.search(line)
     if match is None:
         return line, ()
-    return line[: match.start()] + line[match.end() :], _within(_seeds(match[1]), _bounds()["seeds"])
+    return line[: match.start()] + line[match.end() :], _clamped(_seeds(match[1]), _bounds()["seeds"])
 
 
 def read_line(line: str, notes: list[Problem], where: str) -> PromptLine:
@@ -235,7 +235,7 @@ def _store(values: dict[str, Any], switch: str, value: Any, notes: list[Problem]
         else:
             notes.append(Problem(what, where, f"write {error}", code="prompts.bad-number"))
         return
-    limited = _within(parsed, _bounds().get(option.sets, {}))
+    limited = _clamped(parsed, _bounds().get(option.sets, {}))
     if limited != parsed:
         notes.append(_note(f"'--{switch} {value_text[:40]}' is out of range; using {limited}", where, "out-of-range"))
     if limited != ():
@@ -250,10 +250,10 @@ def _bounds() -> dict[str, dict[str, Any]]:
     return bounds | {"seeds": bounds["generate.seed"], "strengths": strength.bounds}
 
 
-def _within(value: Any, bounds: Mapping[str, Any]) -> Any:
+def _clamped(value: Any, bounds: Mapping[str, Any]) -> Any:
     """Clamp a number, or each of a tuple, to its setting's bounds ("ge", "le") and round it down to "multiple_of". Keep other values."""
     if isinstance(value, tuple):
-        return tuple(_within(each, bounds) for each in value)
+        return tuple(_clamped(each, bounds) for each in value)
     if "ge" not in bounds or value is None:
         return value
     step = bounds.get("multiple_of", 0)

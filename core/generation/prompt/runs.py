@@ -30,35 +30,37 @@ def weighted_parts(prompt: str) -> list[tuple[str, float]]:
     parts = []
     for part in parts_of(prompt):
         head, _, number = part.rpartition(":")
-        weighs = _WEIGHT.fullmatch(number.strip()) if ":" in part else None
-        parts.append((head.rstrip(), float(weighs[0])) if weighs else (part, 1.0))
+        weight_match = _WEIGHT.fullmatch(number.strip()) if ":" in part else None
+        parts.append((head.rstrip(), float(weight_match[0])) if weight_match else (part, 1.0))
     return parts
 
 
-def prompt_runs(text: str, read: Read = runs_of, at: re.Pattern[str] = BREAK) -> list[Run]:
+def prompt_runs(text: str, read: Read = runs_of, separator: re.Pattern[str] = BREAK) -> list[Run]:
     """Split a text into runs of equal weight, with a window end at each BREAK.
 
-    read   splits a text into (run, weight)
-    at     the pattern of BREAK
+    read        splits a text into (run, weight)
+    separator   the pattern of BREAK
     """
     runs: list[Run] = []
     for run, weight in read(text):
-        first, *others = at.split(run)
+        first, *others = separator.split(run)
         runs += [(first, weight)]
         for part in others:
             runs += [(WINDOW_END, 1.0), (part, weight)]
     return runs
 
 
-def tokens_read(texts: Sequence[str], count: Callable[[str], int], runs: Read | None, most: int | None = None) -> int:
+def tokens_read(
+    texts: Sequence[str], count: Callable[[str], int], runs: Read | None, max_tokens: int | None = None
+) -> int:
     """Return the number of content tokens to which texts encoded together are padded: 75, 150, 225 ...
 
     count   counts the content tokens of a plain text
     runs    splits a text into runs of equal weight; None: brackets and weights count as text
-    most    upper limit; None: no limit
+    max_tokens  upper limit; None: no limit
     """
     tokens = WINDOW * max(len(windows_of(text, count, runs)) for text in texts)
-    return min(tokens, most) if most else tokens
+    return min(tokens, max_tokens) if max_tokens else tokens
 
 
 def windows_of(text: str, count: Callable[[str], int], runs: Read | None = prompt_runs) -> list[int]:

@@ -68,8 +68,8 @@ def read_prompts(settings: SampleSettings, control: bool = False) -> tuple[list[
         from_file = _parsed(read_entries(file, WHERE), notes, f"{WHERE}, {file.name}", settings)
     if settings.prompt_weights:
         edit_pass = Pass(settings.sample_steps) if reads_edits(settings) else None
-        if wrong := wrong_weight_in(settings.negative_prompt, [edit_pass]):
-            notes.append(_error(f"In the negative prompt, {wrong}", "samples.negative_prompt", FIX, "bad-weight"))
+        if error := wrong_weight_in(settings.negative_prompt, [edit_pass]):
+            notes.append(_error(f"In the negative prompt, {error}", "samples.negative_prompt", FIX, "bad-weight"))
     prompts = [*typed, *from_file]
     if not control:
         prompts = [_without_control(each, notes) for each in prompts]
@@ -148,8 +148,8 @@ def _wrong_weights(prompts: Iterable[SamplePrompt], where: str, settings: Sample
     for each in prompts:
         edit_pass = Pass(each.steps or settings.sample_steps) if reads_edits(settings) else None
         for text in (each.prompt, each.negative or ""):
-            if wrong := wrong_weight_in(text, [edit_pass]):
-                yield _error(f"In the prompt '{text[:40]}', {wrong}", where, FIX, "bad-weight")
+            if error := wrong_weight_in(text, [edit_pass]):
+                yield _error(f"In the prompt '{text[:40]}', {error}", where, FIX, "bad-weight")
 
 
 def filled(

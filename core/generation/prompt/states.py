@@ -40,13 +40,13 @@ class Reading:
 
     def tokens(self, texts: Sequence[str], count: Callable[[str], int]) -> int:
         """Return the number of content tokens to which `texts` are padded. count: counts the content tokens of a plain text"""
-        most = self.multiples * WINDOW if self.multiples else None
-        return tokens_read(texts, count, self.runs, most)
+        max_tokens = self.multiples * WINDOW if self.multiples else None
+        return tokens_read(texts, count, self.runs, max_tokens)
 
     @property
     def runs(self) -> Read | None:
         """The function that splits a text into runs of equal weight; None if brackets are plain text."""
-        runs = partial(prompt_runs, at=BREAK_ANYWHERE) if self.break_anywhere else prompt_runs
+        runs = partial(prompt_runs, separator=BREAK_ANYWHERE) if self.break_anywhere else prompt_runs
         return runs if self.weighted else None
 
 
@@ -106,6 +106,6 @@ def encode_texts(
     return join_texts([encode([text]) for text in texts])
 
 
-def prompt_and_opposite(both: TextStates) -> PromptStates:
+def prompt_and_opposite(states: TextStates) -> PromptStates:
     """Split the states of a prompt and its negative prompt, encoded together in a batch of 2, into conditioning."""
-    return PromptStates(both.each(lambda tensor: tensor[:1]), both.each(lambda tensor: tensor[1:]))
+    return PromptStates(states.each(lambda tensor: tensor[:1]), states.each(lambda tensor: tensor[1:]))

@@ -54,9 +54,9 @@ class Group:
             return self.separator.join(rng.sample(self.variants, number))
         remaining, chosen = list(range(len(self.variants))), list[int]()
         for _ in range(number):
-            chosen += rng.choices(remaining, [self.weights[at] for at in remaining])
+            chosen += rng.choices(remaining, [self.weights[index] for index in remaining])
             remaining.remove(chosen[-1])
-        return self.separator.join(self.variants[at] for at in chosen)
+        return self.separator.join(self.variants[index] for index in chosen)
 
     def count(self) -> int:
         """Return the number of combinations, at most MAX_COUNT."""
@@ -101,14 +101,14 @@ def variants(text: str, seeds: Sequence[int], files: Files = no_files, weighted:
 
 def problems_in(text: str, files: Files = no_files) -> list[tuple[int, int, str]]:
     """Return (start, end, message) for each error in the variants of a text, whichever are chosen; at most MOST_PROBLEMS."""
-    placed, files = _escaped(text, _PADDING), cache(files)
+    masked, files = _escaped(text, _PADDING), cache(files)
     problems: list[tuple[int, int, str]] = []
-    groups = list(_GROUP.finditer(placed))
+    groups = list(_GROUP.finditer(masked))
     checked: set[str] = set()
-    for match in [*groups, *_FILE.finditer(placed)]:
+    for match in [*groups, *_FILE.finditer(masked)]:
         try:
-            if several := _FROM_FILE.fullmatch(match[0]):
-                _file_group(several, files)
+            if from_file := _FROM_FILE.fullmatch(match[0]):
+                _file_group(from_file, files)
             elif match[0].startswith("{"):
                 _group(match)
             else:
@@ -121,13 +121,13 @@ def problems_in(text: str, files: Files = no_files) -> list[tuple[int, int, str]
         return problems
     begins, ends = [each.start() for each in groups if each[1]], [each.end() for each in groups if each[1]]
     try:
-        drawn_once(text, 0, files)
+        one_variant(text, 0, files)
     except WildcardError as error:
         problems.append((min(begins, default=0), max(ends, default=len(text)), str(error)))
     return problems
 
 
-def drawn_once(text: str, seed: int, files: Files = no_files) -> str:
+def one_variant(text: str, seed: int, files: Files = no_files) -> str:
     """Return a text with its variants chosen by `seed`; of {e$$...} the first combination. Raises WildcardError."""
     hidden, files = _escaped(text), cache(files)
     each = any(match[1] for match in _GROUP.finditer(hidden))
@@ -191,12 +191,12 @@ def _group(match: re.Match[str], texts: Sequence[str] = ()) -> Group:
 
     texts   variants to use instead of those in the match
     """
-    each, first, second, separator, inline = match.groups()
+    every, first, second, separator, inline = match.groups()
     choices, weights = _split_weights(texts or inline.split("|"))
     low, high = sorted((int(first or 1), int(second or first or 1)))
     if low > len(choices):
         raise WildcardError(f"{_unescaped(match[0])[:60]} asks for {low} of {len(choices)} variants")
-    return Group(choices, low, min(high, len(choices)), ", " if separator is None else separator, bool(each), weights)
+    return Group(choices, low, min(high, len(choices)), ", " if separator is None else separator, bool(every), weights)
 
 
 def _split_weights(texts: Sequence[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
@@ -230,8 +230,8 @@ def _combinations(text: str) -> Iterator[str]:
     for group in groups:
         number = min(number * group.count(), MAX_COUNT)
     if number > MAX_PROMPTS:
-        more = " or more" if number == MAX_COUNT else ""
-        raise WildcardError(f"it has {number:,}{more} combinations; {MAX_PROMPTS:,} is the limit")
+        or_more = " or more" if number == MAX_COUNT else ""
+        raise WildcardError(f"it has {number:,}{or_more} combinations; {MAX_PROMPTS:,} is the limit")
     if number * len(text) > MOST_TEXT:
         raise WildcardError(f"its {number:,} combinations are longer than {MOST_TEXT:,} characters together")
     for chosen in product(*(group.all() for group in groups)):
@@ -245,10 +245,10 @@ def _expanded(text: str, new_rng: Callable[[], Random], files: Files) -> str:
     """
     for _ in range(DEEPEST):
         rng = new_rng()
-        if several := list(_FROM_FILE.finditer(text)):
-            text = _replaced(text, several, [_file_group(match, files).draw(rng) for match in several])
-        elif named := list(_FILE.finditer(text)):
-            text = _replaced(text, named, [_line_of(match[1], files, rng) for match in named])
+        if from_file := list(_FROM_FILE.finditer(text)):
+            text = _replaced(text, from_file, [_file_group(match, files).draw(rng) for match in from_file])
+        elif wildcards := list(_FILE.finditer(text)):
+            text = _replaced(text, wildcards, [_line_of(match[1], files, rng) for match in wildcards])
         elif matches := list(_GROUP.finditer(text)):
             # sd-scripts' order: from the last position backwards.
             drawn = [_group(match).draw(rng) for match in reversed(matches)]
