@@ -86,7 +86,7 @@ def make_class_images(
             cache = text_cache(base, sources, store, device, workspace, loras)
             maker = ImageMaker(components, PromptEncoder(components, {}, set(), cache), loras, reports)
             metadata = ImageMetadata(workspace, sources, hashes)
-            files = _Missing(plan, manifest, base, maker, metadata).all_images(
+            files = _MissingImages(plan, manifest, base, maker, metadata).all_images(
                 todo, job.class_images.batch, job.captions.caption_extension
             )
     folder = display_path(plan.folder)
@@ -174,7 +174,7 @@ def _vae_hash(sources: Sources, workspace: Workspace, cancel: CancelToken | None
     return memo.get("sha256", [path], lambda: file_sha256(path, cancel))
 
 
-class _Missing:
+class _MissingImages:
     """Generates a folder's missing images, in fixed groups of one size.
 
     A group is generated as a whole even if only some of its images are missing: rounding depends on the batch, and the
@@ -199,7 +199,7 @@ class _Missing:
 
         def one_by_one(batch_size: int) -> int:
             """Store a batch size of 1 for the sizes of the remaining images, and return it."""
-            self._note_at_once({self.manifest.sizes[index]: 1 for index in remaining})
+            self._store_batch_sizes({self.manifest.sizes[index]: 1 for index in remaining})
             return 1
 
         steps = len(todo) * sampling_steps(self.job)
@@ -223,10 +223,10 @@ class _Missing:
             chunks = (of_size[start : start + number] for start in range(0, len(of_size), number))
             groups += [chunk for chunk in chunks if todo_set & set(chunk)]
             at_once[size] = number
-        self._note_at_once(at_once)
+        self._store_batch_sizes(at_once)
         return sorted(groups, key=lambda group: min(todo_set & set(group)))
 
-    def _note_at_once(self, at_once: Mapping[Size, int]) -> None:
+    def _store_batch_sizes(self, at_once: Mapping[Size, int]) -> None:
         """Store the batch size of each image size in the manifest. Called before images of the size are generated."""
         named = {_name(size): number for size, number in at_once.items()}
         if named.items() - self.manifest.at_once.items():

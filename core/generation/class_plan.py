@@ -168,15 +168,15 @@ def _folder_problems(folder: Path, dataset: DatasetSettings) -> list[Problem]:
     if is_file:
         what = "The regularization folder is a file"
         return [Problem(what, printable(folder), "choose another folder", code="file.not-a-folder")]
-    named = [source.folder for source in dataset.all_sources() if source.role == "train" and source.folder.strip()]
-    if inside := [each for each in named if folder.resolve().is_relative_to(_real(each))]:
+    folders = [source.folder for source in dataset.all_sources() if source.role == "train" and source.folder.strip()]
+    if inside := [each for each in folders if folder.resolve().is_relative_to(_resolved_folder(each))]:
         what = (
             f"The regularization images would be inside a training folder ({printable(inside[0])}) and would "
             "be trained as the subject"
         )
         fix, code = "choose a folder outside of it", "class-images.inside-training-folder"
         return [Problem(what, printable(folder), fix, code=code)]
-    if around := [each for each in named if _real(each).is_relative_to(folder.resolve())]:
+    if around := [each for each in folders if _resolved_folder(each).is_relative_to(folder.resolve())]:
         what = (
             f"The regularization folder contains a training folder ({printable(around[0])}), whose images would "
             "count as regularization images"
@@ -186,20 +186,20 @@ def _folder_problems(folder: Path, dataset: DatasetSettings) -> list[Problem]:
     return []
 
 
-def _real(folder: str) -> Path:
+def _resolved_folder(folder: str) -> Path:
     """Return a folder in the settings as an absolute path without links."""
     return resolve_path(folder.strip()).resolve()
 
 
-def sizes_by_views(views: Mapping[Size, int], number: int, begun: Sequence[Size] = ()) -> list[Size]:
+def sizes_by_views(views: Mapping[Size, int], number: int, fixed: Sequence[Size] = ()) -> list[Size]:
     """Return a size for each of `number` images, distributed like the views (within one image) for any first n of them.
 
     Each image gets the size that is furthest behind its share; ties go by (width, height). So a larger number only adds images.
 
     views   {(width, height): number of views}
-    begun   fixed sizes of the first images, for which the others compensate
+    fixed   fixed sizes of the first images, for which the others compensate
     """
-    sizes, total = list(begun[:number]), sum(views.values())
+    sizes, total = list(fixed[:number]), sum(views.values())
     counts = {size: sizes.count(size) for size in sorted(views)}
     while len(sizes) < number:
         # In integers: share * (n + 1) - count, times the total.
@@ -264,7 +264,8 @@ def manifest_for(plan: ClassPlan, settings: dict[str, Any]) -> tuple[Manifest, l
     different = [name for name in TITLES if manifest.settings.get(name) != settings.get(name)]
     if different:
         changes = "; ".join(
-            f"{TITLES[name]} {_change(name, manifest.settings.get(name), settings.get(name))}" for name in different
+            f"{TITLES[name]} {_change_text(name, manifest.settings.get(name), settings.get(name))}"
+            for name in different
         )
         what = f"The regularization images in this folder were generated with other settings: {changes}"
         fix = f"choose a new folder, such as {display_path(_free_folder(plan.folder))}, or restore these settings"
@@ -287,7 +288,7 @@ def _refuse_unlisted(folder: Path) -> None:
         raise ProblemsError.one(what, printable(folder), fix, "class-images.no-manifest")
 
 
-def _change(name: str, before: Any, now: Any) -> str:
+def _change_text(name: str, before: Any, now: Any) -> str:
     """Return text such as "was 20, now 30" about a changed setting."""
     if name in ("model", "vae"):
         return "is a different file"

@@ -216,8 +216,8 @@ class ImageMaker:
         reading, (sides, weights) = reading_of(job, self.kind.name), self._texts(job)
         all_texts = [text for side in sides for text in texts_of(side, passes_of(job))]
         tokens = reading.tokens(all_texts, lambda text: self.kind.count_tokens(self.components, text))
-        plain = {"prompt": "", "negative_prompt": "", "seed": None, "variation_seed": None}
-        return with_settings(job, generate=plain), tokens, weights
+        ignored = {"prompt": "", "negative_prompt": "", "seed": None, "variation_seed": None}
+        return with_settings(job, generate=ignored), tokens, weights
 
     # -- one batch
 
@@ -235,7 +235,7 @@ class ImageMaker:
         inpainted   initial image in place of the settings' file; the result is then not changed by `finish`
         """
         job = batch[0].job
-        self.loras.use(job.generate.loras)
+        self.loras.set_strengths(job.generate.loras)
         stages = stages_of(job)
         edited = any(has_edits(side) for each in batch for side in self._texts(each.job)[0])
         passes = passes_of(job) if edited else [None] * len(stages)
@@ -452,25 +452,25 @@ class ImageMaker:
         reading, count, uses = reading_of(job, self.kind.name), len(weights), job.generate.loras
         encode = partial(encoder.encode_each, sides, reading, all_texts)
         if encoder is self.encoder:
-            self.loras.use(uses)
+            self.loras.set_strengths(uses)
         if not has_regions(job):
             each = encode()
             positive, others = tuple(each[:count]), each[count:]
             states = PromptStates.of([positive[0], *others])
             return replace(states, parts=positive, weights=weights) if count > 1 else states
         if as_generator(job) and self.kind.name == "sdxl":  # it ignores the text encoders' layers of SDXL's LoRAs
-            self.loras.use(with_divided_text_strengths(uses, count))
+            self.loras.set_strengths(with_divided_text_strengths(uses, count))
             each = encode()
-            self.loras.use(uses)
-            return PromptStates.of([_coupled(each[:count]), *each[count:]])
+            self.loras.set_strengths(uses)
+            return PromptStates.of([_joined_subprompts(each[:count]), *each[count:]])
         parts: list[TextStates] = []
         for number in range(count):  # each with the text encoders' changes of its own LoRA alone
-            self.loras.use(text_strength_of_one(uses, number))
+            self.loras.set_strengths(text_strength_of_one(uses, number))
             parts.append(encode()[number])
-        self.loras.use(text_strength_of_one(uses, None))
+        self.loras.set_strengths(text_strength_of_one(uses, None))
         others = encode()[count:]
-        self.loras.use(uses)
-        return PromptStates.of([_coupled(parts), *others])
+        self.loras.set_strengths(uses)
+        return PromptStates.of([_joined_subprompts(parts), *others])
 
 
 def _joined_over_steps(images: Sequence[PromptStates]) -> PromptStates:
@@ -494,7 +494,7 @@ def _joined_at_step(images: Sequence[PromptStates]) -> PromptStates:
     return PromptStates(positive, negative, join_texts(empty) if empty else None, parts, images[0].weights)
 
 
-def _coupled(parts: Sequence[TextStates]) -> TextStates:
+def _joined_subprompts(parts: Sequence[TextStates]) -> TextStates:
     """Join the states of an image's sub-prompts, with the pooled vector of the last one."""
     return replace(join_texts(parts), pooled=parts[-1].pooled)
 
@@ -511,5 +511,6 @@ def with_divided_text_strengths(uses: Sequence[LoraUse], count: int) -> list[Lor
 def text_strength_of_one(uses: Sequence[LoraUse], number: int | None) -> list[LoraUse]:
     """Return the LoRAs with text encoder strength 0, except the one at index `number` (None: no exception)."""
     return [
-        use if at == number else use.model_copy(update={"text_encoder_strength": 0.0}) for at, use in enumerate(uses)
+        use if index == number else use.model_copy(update={"text_encoder_strength": 0.0})
+        for index, use in enumerate(uses)
     ]

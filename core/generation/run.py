@@ -15,7 +15,7 @@ from core.generation.making import ImageMaker, Progress, UpscaleMaker, each_imag
 from core.generation.model.embeddings import embeddings_attached, unused
 from core.generation.model.leases import leased, refiners_of, text_cache
 from core.generation.model.library import find
-from core.generation.model.loras import loras_attached, together
+from core.generation.model.loras import loras_attached, loras_to_attach
 from core.generation.model.other_files import networks_of, upscaler_kind
 from core.generation.model.sources import Hashes, Sources, file_hashes
 from core.generation.model.store import ModelStore, fingerprint, make_store
@@ -84,7 +84,7 @@ def loaded_maker(
     _log_zero_terminal_snr(plan, reports)
     offload = offload_for(job, sources, device)
     with leased(job, sources, store, device, reports, offload) as components:
-        uses = together([request.job.generate.loras for request in plan.requests])
+        uses = loras_to_attach([request.job.generate.loras for request in plan.requests])
         with (
             loras_attached(components, uses, sources.loras.__getitem__, count_merged(job, len(uses))) as loras,
             embeddings_attached(
@@ -96,13 +96,13 @@ def loaded_maker(
                 reports.warn(problem)
             refiners = refiners_of(job, sources, store, device, workspace, components, offload)
             lend = _lender(store, components, sources)
-            nets_in_use = _nets_of(store, components, sources, workspace, reports)
+            nets_in_use = _controls_context(store, components, sources, workspace, reports)
             with nets_in_use as nets, finishers(workspace, reports) as finish:
                 maker = ImageMaker(components, encoder, loras, reports, upscalers, refiners, nets, lend, finish)
                 yield maker, ImageMetadata(workspace, sources, hashes)
 
 
-def _nets_of(
+def _controls_context(
     store: ModelStore, components: Components, sources: Sources, workspace: Workspace, reports: Reports
 ) -> AbstractContextManager[Nets | None]:
     """Return a context with the job's ControlNets, or with None if it has none."""

@@ -452,7 +452,7 @@ def generate_with(page: Page, name: str, file: str = "") -> dict[str, Any]:
             state, before = state | {"prompt_of_run": sample["prompt"]}, before | sample
     if job is not None and job.method.traits.new_words:
         embeddings = [
-            find_embedding(text, page.workspace).plain(page.workspace)
+            find_embedding(text, page.workspace).short_setting(page.workspace)
             for text in word_values(job, list(filter(Path.exists, paths)), page.workspace)
         ]
         values = before | {"loras": [], "embeddings": embeddings} | model_values(job.model, project.model)

@@ -148,7 +148,7 @@ class Detailer(ExitStack):
             if (part := job_of(job, number)) is None:
                 continue
             self._reports.stage(f"detailing {number + 1} of {len(boxes)}", number, len(boxes))
-            mask = blurred(mask_of(box, image.size), settings.ad_mask_blur)
+            mask = blurred(box_mask(box, image.size), settings.ad_mask_blur)
             image = inpaint(part, only_masked(image, mask, settings.ad_inpaint_only_masked_padding, detail_size(job)))
         return image
 
@@ -191,8 +191,8 @@ def boxes_to_detail(boxes: Sequence[Box], size: tuple[int, int], settings: Detai
             fitting.sort(key=lambda box: math.hypot(box[0] + box[2] - size[0], box[1] + box[3] - size[1]))
         case "area":
             fitting.sort(key=area, reverse=True)
-    whole = [_dilated_in_pixels(box, size, settings.ad_dilate_erode / 2) for box in fitting]
-    return [box for box in whole if box[0] < box[2] and box[1] < box[3]]
+    dilated = [_dilated_in_pixels(box, size, settings.ad_dilate_erode / 2) for box in fitting]
+    return [box for box in dilated if box[0] < box[2] and box[1] < box[3]]
 
 
 def area(box: Box) -> float:
@@ -206,7 +206,7 @@ def _dilated_in_pixels(box: Box, size: tuple[int, int], margin: float) -> Pixels
     return left, top, min(math.ceil(box[2] + margin), size[0]), min(math.ceil(box[3] + margin), size[1])
 
 
-def mask_of(box: Pixels, size: tuple[int, int]) -> Image:
+def box_mask(box: Pixels, size: tuple[int, int]) -> Image:
     """Return a mask of `size` (width, height) in mode "L" that is white in the box."""
     from PIL import Image as pillow
 
@@ -224,7 +224,7 @@ def job_of(job: GenerateJob, number: int) -> GenerateJob | None:
     prompt = _prompt(settings.ad_prompt, image.prompt, number)
     if SKIP in prompt:
         return None
-    first = (image.seed or 0) if settings.ad_seed is None else settings.ad_seed
+    first_seed = (image.seed or 0) if settings.ad_seed is None else settings.ad_seed
     width, height = detail_size(job)
     generate = {
         "prompt": prompt,
@@ -233,7 +233,7 @@ def job_of(job: GenerateJob, number: int) -> GenerateJob | None:
         "height": height,
         "steps": settings.ad_steps or image.steps,
         "guidance_scale": image.guidance_scale if settings.ad_cfg_scale is None else settings.ad_cfg_scale,
-        "seed": (first + number) % SEEDS,
+        "seed": (first_seed + number) % SEEDS,
         "variation_strength": 0.0,
     }
     initial = {
@@ -243,15 +243,15 @@ def job_of(job: GenerateJob, number: int) -> GenerateJob | None:
         "inpaint_area": "masked",
         "masked_content": "original",
     }
-    plain = job.model_copy(update={name: type(getattr(job, name))() for name in WHOLE_IMAGE_GROUPS})
-    return with_settings(plain, generate=generate, image_to_image=initial)
+    inpaint_job = job.model_copy(update={name: type(getattr(job, name))() for name in WHOLE_IMAGE_GROUPS})
+    return with_settings(inpaint_job, generate=generate, image_to_image=initial)
 
 
-def _prompt(text: str | None, whole: str, number: int) -> str:
+def _prompt(text: str | None, image_prompt: str, number: int) -> str:
     """Return the prompt of detection `number` (from 0) in a text split at [SEP]; the last part is for all further detections.
 
     text    the detailer's prompt, with [PROMPT] for the image's
-    whole   the image's prompt, used if the part is empty
+    image_prompt  the image's prompt, used if the part is empty
     """
     parts = SEPARATOR.split(text or "")
-    return parts[min(number, len(parts) - 1)].replace(WHOLE, whole) or whole
+    return parts[min(number, len(parts) - 1)].replace(WHOLE, image_prompt) or image_prompt

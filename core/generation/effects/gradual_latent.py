@@ -25,12 +25,12 @@ def hook_of(inputs: HookInputs) -> Hook | None:
 class GradualLatent(Hook):
     """Euler a with steps that enlarge the latents.
 
-    late   True, as in sd-scripts' generator: noise continues from the generators' state after all noise of the full size, and
+    sd_scripts  True, as in sd-scripts' generator: noise continues from the generators' state after all noise of the full size, and
            latents may end below the full size; False: the last step enlarges them to it
     """
 
-    def __init__(self, settings: GradualLatentSettings, late: bool = False):
-        self._settings, self._late = settings, late
+    def __init__(self, settings: GradualLatentSettings, sd_scripts: bool = False):
+        self._settings, self._sd_scripts = settings, sd_scripts
         self._ratio, self._steps_since_growth = settings.gradual_latent_ratio, 1000
         self._unsharp = unsharp_of(settings.gradual_latent_unsharp_params)
         self._full = (0, 0)
@@ -44,7 +44,9 @@ class GradualLatent(Hook):
             self._ratio = max(self._ratio, min(min_side / min(self._full), 1.0))
             small = interpolate(at.latents, scale_factor=self._ratio, mode="bicubic")
             at.latents = self._sharpened(small)
-            self._generators = [noise.after_all() if self._late else noise.sampler for noise in at.noises]
+            self._generators = [
+                noise.generator_after_sampling() if self._sd_scripts else noise.sampler for noise in at.noises
+            ]
 
     def step(self, at: Moment, output: Tensor) -> Tensor | None:
         """Compute an Euler a step, [B, C, h, w], enlarging the latents if this step is due. output: the denoiser's"""
@@ -71,7 +73,7 @@ class GradualLatent(Hook):
 
     def _next_size(self, at: Moment) -> tuple[int, int] | None:
         """Return (height, width) to which this step enlarges the latents, or None to keep their size. Advances the schedule."""
-        settings, last = self._settings, at.index == at.steps - 1 and not self._late
+        settings, last = self._settings, at.index == at.steps - 1 and not self._sd_scripts
         begun = float(at.timestep) < (settings.gradual_latent_timesteps or 0)
         size = None
         if self._ratio < 1 and (last or (begun and self._steps_since_growth >= settings.gradual_latent_every_n_steps)):

@@ -159,16 +159,16 @@ class Repaint(Hook):
 
     original, noise   latents of the initial image and their noise, [B, C, h, w]
     mask              float [B, 1, h, w] or broadcastable, 1 is repainted
-    late              use the noise level of this step instead, as in sd-scripts' generator
+    sd_scripts        use the noise level of this step instead, as in sd-scripts' generator
     """
 
     original: Tensor
     noise: Tensor
     mask: Tensor
-    late: bool = False
+    sd_scripts: bool = False
 
     def after(self, at: Moment) -> None:
         """Blend the unmasked latents of the initial image into the step's result."""
-        next_index = at.index - at.steps + (0 if self.late else 1)  # from the end of the schedule
+        next_index = at.index - at.steps + (0 if self.sd_scripts else 1)  # from the end of the schedule
         noised = add_noise(at.scheduler, self.original, self.noise, next_index) if next_index else self.original
         at.latents = self.mask * at.latents + (1 - self.mask) * noised

@@ -105,7 +105,10 @@ class Regions(Hook):
         self._count, self._weak_time = len(masks), weak_time
         device = masks.device
         if kohya_masks:
-            masks = masks * torch.tensor([float(at in networks) for at in range(len(masks))]).to(device)[:, None, None]
+            masks = (
+                masks
+                * torch.tensor([float(index in networks) for index in range(len(masks))]).to(device)[:, None, None]
+            )
         else:
             masks = torch.where(masks.sum(dim=0, keepdim=True) > 0, masks, torch.ones_like(masks))
         self._by_area: dict[int, Tensor] = {}

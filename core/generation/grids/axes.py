@@ -115,7 +115,7 @@ def axes_of(job: GridJob) -> list[Axis]:
     if cells > MOST_CELLS and not problems:
         what = f"The grid has {cells:,} images; the limit is {MOST_CELLS:,}"
         problems.append(Problem(what, axes[0].field, "use fewer values", code="grid.too-many-cells"))
-    problems += _not_found(job, axes)
+    problems += _search_problems(job, axes)
     if problems:
         raise ProblemsError(problems)
     return axes
@@ -151,7 +151,7 @@ def _repeated_settings(axes: list[Axis]) -> Iterator[Problem]:
         changed_before |= changed
 
 
-def _not_found(job: GridJob, axes: list[Axis]) -> Iterator[Problem]:
+def _search_problems(job: GridJob, axes: list[Axis]) -> Iterator[Problem]:
     """Yield errors of prompt S/R axes whose first value is in no prompt."""
     texts = [job.generate.prompt, job.generate.negative_prompt]
     prompts = ("generate.prompt", "generate.negative_prompt")
@@ -170,11 +170,11 @@ def setting_named(name: str) -> str | None:
 
     name   its path, name or title (also with the group's, "Layers (Skip-layer (SLG))"), or its name in sd-scripts or A1111
     """
-    plain = name.strip().casefold()
+    normalized = name.strip().casefold()
     head, colon, lora = name.strip().partition(":")
     if colon and head.strip().casefold() in (STRENGTH, SPECIAL[STRENGTH].casefold()) and lora.strip():
         return f"{STRENGTH}:{lora.strip()}"
-    return _names().get(plain)
+    return _names().get(normalized)
 
 
 @cache
@@ -195,8 +195,8 @@ def _nearest(name: str) -> str:
     """Return a fix for an unknown name: at most two settings with a similar name or with the same words."""
     wanted, names = name.strip().casefold()[:80], _names()
     words = {word for word in wanted.split() if len(word) > 2}
-    same = [each for each in names if words & {*each.split()}]
-    near = difflib.get_close_matches(wanted, list(names), n=1, cutoff=0.75) or same
+    same_words = [each for each in names if words & {*each.split()}]
+    near = difflib.get_close_matches(wanted, list(names), n=1, cutoff=0.75) or same_words
     near = near or difflib.get_close_matches(wanted, list(names), n=1, cutoff=0.5)
     titles = list(dict.fromkeys(title_of(names[each]) for each in near))[:2]
     return f"did you mean {' or '.join(titles)}?" if titles else "choose one of the list"
@@ -319,18 +319,18 @@ def _value(setting: str, entry: Declared | None, text: str, problems: list[Probl
 
 def _value_of_text(entry: Declared, text: str) -> Any:
     """Convert a text to a setting's type. A text that does not fit is returned unchanged, for validation to reject."""
-    plain = text.casefold()
+    normalized = text.casefold()
     if entry.kind == "choice":
         for choice in entry.choices:
-            if plain in (str(choice).casefold(), entry.label(choice).casefold()):
+            if normalized in (str(choice).casefold(), entry.label(choice).casefold()):
                 return choice
-        return None if plain == NONE and entry.optional else ALSO_CALLED.get(text, text)
+        return None if normalized == NONE and entry.optional else ALSO_CALLED.get(text, text)
     if entry.kind == "bool":
-        return {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}.get(plain, text)
-    if entry.optional and plain == NONE:
+        return {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}.get(normalized, text)
+    if entry.optional and normalized == NONE:
         return None
     if entry.kind == "list":
-        return [] if plain == NONE else [each.strip() for each in text.split(";") if each.strip()]
+        return [] if normalized == NONE else [each.strip() for each in text.split(";") if each.strip()]
     return value_typed(entry, text)
 
 

@@ -35,9 +35,9 @@ def _pairs(folder: GridFolder, content: GridContent, letter: str) -> Iterator[Pa
     for first in product(*map(range, size)):
         cells = [content.source(_with_value(first, axis_index, value)) for value in range(number)]
         generated = [value for value, cell in enumerate(cells) if cell in done]
-        for one, other in combinations(generated, 2):
-            if cells[one] != cells[other]:
-                yield f"{letter}{one + 1}", f"{letter}{other + 1}", name_of(first)
+        for left, right in combinations(generated, 2):
+            if cells[left] != cells[right]:
+                yield f"{letter}{left + 1}", f"{letter}{right + 1}", name_of(first)
 
 
 def _with_value(position: Sequence[int], axis_index: int, value: int) -> Index:

@@ -239,7 +239,11 @@ class GridFolder:
                 prompt=str(raw["job"]["generate"].get("prompt", "")),
                 run=str(raw.get("run", "")),
                 minutes=float(raw.get("minutes", 0.0)),
-                samples={at: str(name) for cell, name in raw.get("samples", {}).items() if (at := position_of(cell))},
+                samples={
+                    position: str(name)
+                    for cell, name in raw.get("samples", {}).items()
+                    if (position := position_of(cell))
+                },
             )
         except (KeyError, TypeError, ValueError, AttributeError):
             raise ProblemsError([damaged(self.path / FILE)]) from None

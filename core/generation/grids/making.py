@@ -78,7 +78,7 @@ def run_grid(
         reports.warn(note)
     if linked := reuse(folder, grid, workspace):
         reports.say(f"{count(linked, 'image')} of earlier grids used again")
-    work = Work(grid, folder, workspace, store, device, reports)
+    work = GridWork(grid, folder, workspace, store, device, reports)
     folder.change(state="running", failed={})
     state = "failed"
     try:
@@ -92,7 +92,7 @@ def run_grid(
 
 
 @dataclass
-class Work:
+class GridWork:
     """The generation of one grid's missing cells.
 
     failed     {cell: reason} so far
@@ -115,9 +115,13 @@ class Work:
         self._seconds = 60 * self.folder.content().minutes
         jobs = {cell.position: cell.request.job for cell in self.grid.cells}
         samples = [
-            (at, path) for at, path in self.folder.samples(self.workspace).items() if at in jobs.keys() - self.done
+            (position, path)
+            for position, path in self.folder.samples(self.workspace).items()
+            if position in jobs.keys() - self.done
         ]
-        self._samples = {at: path for at, path in samples if not is_older(path, jobs[at], self.workspace)}
+        self._samples = {
+            position: path for position, path in samples if not is_older(path, jobs[position], self.workspace)
+        }
         if self._samples:
             self.reports.say(f"{count(len(self._samples), 'sample')} of the run used again")
         steps = {position: 0 if position in self._samples else sampling_steps(job) for position, job in jobs.items()}
@@ -180,12 +184,12 @@ class Work:
         except (Cancelled, Unsaved):
             raise
         except Exception as error:
-            why, batch = reason(error), [part.cells[number] for number in self.progress.batch]
+            message, batch = reason(error), [part.cells[number] for number in self.progress.batch]
             if len(batch) > 1:
                 self.reports.say("Several images at once failed; continuing one by one")
                 one_by_one = True
             else:
-                self._fail(batch or [cell for cell in part.cells if not self._is_finished(cell)], why)
+                self._fail(batch or [cell for cell in part.cells if not self._is_finished(cell)], message)
         free_memory()
         return one_by_one
 
@@ -227,13 +231,13 @@ class Work:
         except OSError as error:
             raise Unsaved(unwritten(error, "The image cannot be saved", str(path)).problems) from error
 
-    def _fail(self, cells: Sequence[Cell], why: str) -> None:
-        """Mark cells as failed and report it. why: one sentence"""
+    def _fail(self, cells: Sequence[Cell], message: str) -> None:
+        """Mark cells as failed and report it. message: one sentence"""
         for cell in cells:
-            self.failed[cell.position] = why
+            self.failed[cell.position] = message
         self.progress.add(len(cells), 0)
         self.folder.change(failed=self.failed)
-        self.reports.say(f"{count(len(cells), 'image')} of the grid failed: {why}", "warning")
+        self.reports.say(f"{count(len(cells), 'image')} of the grid failed: {message}", "warning")
 
 
 class Unsaved(ProblemsError):

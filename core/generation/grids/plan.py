@@ -123,8 +123,8 @@ def _texts_of(axis: Axis, workspace: Workspace) -> list[str]:
     if axis.setting not in FILES and (entry is None or not entry.names):
         return [value.text for value in axis.values]
     names = [value.value if isinstance(value.value, list) else [value.value or ""] for value in axis.values]
-    paths = [[name.partition("=")[2] or name for name in each if name] for each in names]
-    files = [[find_file(path, workspace) or Path(path) for path in each] for each in paths]
+    paths = [[name.partition("=")[2] or name for name in names if name] for names in names]
+    files = [[find_file(path, workspace) or Path(path) for path in names] for names in paths]
     return [title or value.text for title, value in zip(titles_of(files, workspace.runs), axis.values, strict=True)]
 
 
@@ -147,7 +147,7 @@ def grid_of(job: GridJob, workspace: Workspace, run: str = "") -> Grid:
     """
     axes = axes_of(job)
     base = GenerateJob(**{name: getattr(job, name) for name in GenerateJob.model_fields})
-    notes: list[Problem] = list(_ignored(base))
+    notes: list[Problem] = list(_unsupported_settings(base))
     first_of: dict[str, Index] = {}
     same: dict[Index, Index] = {}
     cells: list[Cell] = []
@@ -161,7 +161,7 @@ def grid_of(job: GridJob, workspace: Workspace, run: str = "") -> Grid:
         else:
             first_of[key] = position
             cells.append(Cell(position, request))
-    notes += _unused_loras(axes, cells)
+    notes += _missing_lora_problems(axes, cells)
     notes = list(dict.fromkeys(notes))
     raise_if_errors(notes)
     parts = parts_of(cells)
@@ -175,7 +175,7 @@ def _positions(axes: Sequence[Axis]) -> Iterator[Index]:
         yield x, y, z
 
 
-def _ignored(job: GenerateJob) -> Iterator[Problem]:
+def _unsupported_settings(job: GenerateJob) -> Iterator[Problem]:
     """Yield advice if a number of images is set, and an error for prompts from a file or module."""
     fix = "leave it at its default"
     if job.generate.count > 1:
@@ -196,7 +196,7 @@ def _request(
     cell = with_settings(base, generate=single, prompts=dict(prompts))
     for when in (BEFORE_TEXTS, TEXTS):
         for axis in sorted(axes, key=lambda each: each.setting != MODEL):  # a model resets its family and prediction
-            if _order_of(axis) == when:
+            if _stage_of(axis) == when:
                 cell = _with_value(cell, axis, values[axis.letter])
     result = collected(notes, requests_and_notes, cell, workspace)
     if result is None:
@@ -217,9 +217,9 @@ def _request(
             notes.append(Problem(what, axis.field, "remove the option", "advice", code="grid.option-wins"))
     for when in (AFTER, LAST):
         for axis in axes:
-            if _order_of(axis) == when:
+            if _stage_of(axis) == when:
                 cell_job = _with_value(cell_job, axis, values[axis.letter])
-    if closed := list(_closed_paths(cell_job)):
+    if closed := list(_closed_path_problems(cell_job)):
         notes += closed
         return None
     request = with_initial_images([replace(requests[0], job=cell_job)])[0]
@@ -227,17 +227,17 @@ def _request(
     return replace(request, job=jobs[0]) if jobs else request
 
 
-def _closed_paths(job: GenerateJob) -> Iterator[Problem]:
+def _closed_path_problems(job: GenerateJob) -> Iterator[Problem]:
     """Yield an error for each file or folder in the job's settings that a shared page may not open.
 
     Models, LoRAs and embeddings are only searched for in open folders, so they need no check.
     """
-    for named in named_in(job):
-        if named.what == "path" and not may_reach(resolve_path(named.value)):
-            what = f"'{named.value}' is not accessible from a shared page"
+    for reference in named_in(job):
+        if reference.what == "path" and not may_reach(resolve_path(reference.value)):
+            what = f"'{reference.value}' is not accessible from a shared page"
             yield Problem(
                 what,
-                named.where,
+                reference.where,
                 "use a file inside an open folder, or start the page with --allow FOLDER",
                 code="shared.path-closed",
             )
@@ -253,7 +253,7 @@ def _seed(job: GridJob, axes: Sequence[Axis], position: Index) -> int:
     return seed % SEEDS
 
 
-def _order_of(axis: Axis) -> int:
+def _stage_of(axis: Axis) -> int:
     """Return when an axis is applied: BEFORE_TEXTS, TEXTS, AFTER or LAST."""
     name = axis.setting.partition(":")[0]
     return {PROMPT_SR: TEXTS, LORA: AFTER, CONTROL: AFTER, STRENGTH: LAST, WEIGHT: LAST}.get(name, BEFORE_TEXTS)
@@ -305,7 +305,7 @@ def _is_lora(use: LoraUse, name: str) -> bool:
     return file_stem(use.file).casefold() == file_stem(name).casefold()
 
 
-def _unused_loras(axes: Sequence[Axis], cells: Sequence[Cell]) -> Iterator[Problem]:
+def _missing_lora_problems(axes: Sequence[Axis], cells: Sequence[Cell]) -> Iterator[Problem]:
     """Yield errors of LoRA strength axes for which no cell has such a LoRA."""
     for axis in axes:
         head, _, name = axis.setting.partition(":")

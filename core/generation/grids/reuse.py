@@ -19,16 +19,18 @@ def reuse(folder: GridFolder, grid: Grid, workspace: Workspace) -> int:
     Images older than a file in their settings are not used. Raises ProblemsError for a damaged grid.json.
     """
     run, existing = folder.content().run, folder.generated()
-    missing = {_key(cell.request.job): cell.position for cell in grid.cells if run and cell.position not in existing}
+    missing = {
+        _settings_key(cell.request.job): cell.position for cell in grid.cells if run and cell.position not in existing
+    }
     reused = 0
     for other in list_grids(workspace) if missing else ():
         if other.name == folder.name:
             continue
         for job, image in _images_of(other, run, workspace):
-            position = missing.get(_key(job))
+            position = missing.get(_settings_key(job))
             if position is not None and not is_older(image, job, workspace):
                 _link_or_copy(image, folder, position)
-                missing.pop(_key(job))
+                missing.pop(_settings_key(job))
                 reused += 1
     return reused
 
@@ -45,7 +47,7 @@ def _images_of(folder: GridFolder, run: str, workspace: Workspace) -> list[tuple
     return [(cell.request.job, folder.cell(cell.position)) for cell in cells if cell.position in existing]
 
 
-def _key(job: GenerateJob) -> str:
+def _settings_key(job: GenerateJob) -> str:
     """Return the settings that affect the image as text: without a variation seed whose strength is 0, since it is random."""
     without = {} if job.generate.variation_strength else {"generate": {"variation_seed"}}
     return job.model_dump_json(exclude=without)
@@ -53,8 +55,8 @@ def _key(job: GenerateJob) -> str:
 
 def is_older(image: Path, job: GenerateJob, workspace: Workspace) -> bool:
     """Return whether a file in the job's settings was changed after the image was written."""
-    files = [named for named in named_in(job) if "path" in named.what]
-    names = (named.value.partition("=")[2] if "word" in named.what else named.value for named in files)
+    files = [reference for reference in named_in(job) if "path" in reference.what]
+    names = (reference.value.partition("=")[2] if "word" in reference.what else reference.value for reference in files)
     paths = (find_file(name, workspace) for name in names)
     return any(path.stat().st_mtime_ns > image.stat().st_mtime_ns for path in paths if path is not None)
 

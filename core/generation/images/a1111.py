@@ -82,8 +82,10 @@ def _settings_line(lines: Sequence[str]) -> int:
     if (first := next(numbered, None)) is not None:
         return first
     pairs = pairs_in.get(last, {})
-    named = pairs.keys() & KNOWN
-    is_settings = _has_steps(pairs) or (len(pairs) == 2 == len(named)) or (len(pairs) > 2 and named - {"Steps"})
+    known_names = pairs.keys() & KNOWN
+    is_settings = (
+        _has_steps(pairs) or (len(pairs) == 2 == len(known_names)) or (len(pairs) > 2 and known_names - {"Steps"})
+    )
     return last if is_settings or (pairs and all(name.startswith(OF_EXTRAS) for name in pairs)) else end
 
 
@@ -95,14 +97,14 @@ def _has_steps(pairs: Mapping[str, str]) -> bool:
 def _pairs(line: str) -> dict[str, str]:
     """Parse the `Name: value` pairs of A1111's settings. Of equal names the first is used: a later one may be part of a value."""
     pairs: dict[str, str] = {}
-    decoder, at, complete = json.JSONDecoder(), 0, True
-    while name := NAME.search(line, at):
+    decoder, position, complete = json.JSONDecoder(), 0, True
+    while name := NAME.search(line, position):
         value = VALUE.match(line, name.end())
-        text, at = (_unquoted(value[0]), value.end()) if value else ("", name.end())
+        text, position = (_unquoted(value[0]), value.end()) if value else ("", name.end())
         if complete and line[name.end() : name.end() + 1] in ("{", "["):
             try:
                 end = decoder.raw_decode(line, name.end())[1]
-                text, at = (line[name.end() : end], end) if AFTER.match(line, end) else (text, at)
+                text, position = (line[name.end() : end], end) if AFTER.match(line, end) else (text, position)
             except (ValueError, RecursionError):
                 complete = False  # each attempt may read to the end
         pairs.setdefault(name[1].strip(), text)
@@ -151,7 +153,7 @@ def from_a1111_text(text: str, processed: str = "") -> ImageRecord:
     return _record(reader, prompt, negative, tags)
 
 
-def _clamped(reader: SettingsReader, tag: LoraTag) -> LoraTag | None:
+def _with_valid_strengths(reader: SettingsReader, tag: LoraTag) -> LoraTag | None:
     """Return the LoRA with strengths within the limits of a job, with a note if they change; None if a strength is NaN."""
     if isnan(tag.unet) or isnan(tag.text_encoder):
         reader.note(f"The strength of the LoRA {tag.name} is not a number; it is left out", "lora-strength")
@@ -185,7 +187,9 @@ def _record(reader: SettingsReader, prompt: str, negative: str, tags: Sequence[L
     reader.groups["generate"] |= {"prompt": prompt, "negative_prompt": negative}
     groups = read_pairs(reader)
     steps = GenerateSettings.model_validate(groups["generate"]).steps
-    groups["generate"]["loras"] = [use_of(tag, steps) for tag in map(partial(_clamped, reader), tags) if tag]
+    groups["generate"]["loras"] = [
+        use_of(tag, steps) for tag in map(partial(_with_valid_strengths, reader), tags) if tag
+    ]
     job = GenerateJob.model_validate(groups)
     hashes, model = read_hashes(reader.pairs), reader.pairs.get("Model", "")
     return ImageRecord(job=job, source=reader.source, notes=reader.notes, hashes=hashes, model=model)

@@ -91,7 +91,7 @@ def unread_in(pairs: Mapping[str, str]) -> list[str]:
 def hashes_in(pairs: Mapping[str, str]) -> dict[str, str]:
     """Return {file name of a ControlNet: A1111's first hash, 8 digits} for those with a hash in the settings."""
     models = [unit["model"] for unit in _units_in(pairs)]
-    hashes = {HASH.sub("", model): named[1].lower() for model in models if (named := HASH.search(model))}
+    hashes = {HASH.sub("", model): digest_match[1].lower() for model in models if (digest_match := HASH.search(model))}
     return {name: digest for name, digest in hashes.items() if len(digest) == FIRST_HASH}
 
 

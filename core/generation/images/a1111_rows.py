@@ -65,14 +65,16 @@ def _number(key: str, path: str, **more: Any) -> Row:
     return Row(key, path, plain, **more)
 
 
-def _labels(key: str, path: str, labels: Mapping[str, Any], also: Mapping[str, Any] | None = None, **more: Any) -> Row:
+def _labels(
+    key: str, path: str, labels: Mapping[str, Any], read_only: Mapping[str, Any] | None = None, **more: Any
+) -> Row:
     """Return a row for a choice.
 
     labels   {A1111's text: value}
-    also     further texts that are only read
+    read_only  further texts that are only read
     more     other fields of `Row`
     """
-    values = {label.casefold(): value for label, value in {**labels, **(also or {})}.items()}
+    values = {label.casefold(): value for label, value in {**labels, **(read_only or {})}.items()}
 
     def read(text: str) -> Any:
         if text.casefold() not in values:
@@ -90,27 +92,27 @@ def _guidance(text: str) -> str:
     return text
 
 
-def begins(job: GenerateJob) -> bool:
+def has_initial_image(job: GenerateJob) -> bool:
     """Return whether the job has an initial image."""
     return bool(job.image_to_image.image_path)
 
 
-def _repaints(job: GenerateJob) -> bool:
+def _inpaints(job: GenerateJob) -> bool:
     """Return whether the job inpaints."""
-    return begins(job) and bool(job.image_to_image.mask_path)
+    return has_initial_image(job) and bool(job.image_to_image.mask_path)
 
 
-def _varies(job: GenerateJob) -> bool:
+def _has_variation(job: GenerateJob) -> bool:
     """Return whether the job has a variation strength."""
     return bool(job.generate.variation_strength)
 
 
-def _masked(job: GenerateJob) -> bool:
+def _only_masked(job: GenerateJob) -> bool:
     """Return whether the job inpaints only the masked area."""
-    return _repaints(job) and job.image_to_image.inpaint_area == "masked"
+    return _inpaints(job) and job.image_to_image.inpaint_area == "masked"
 
 
-def _refiner(job: GenerateJob, hashes: Hashes) -> str | None:
+def _refiner_text(job: GenerateJob, hashes: Hashes) -> str | None:
     """Return the refiner's file name with its hash, "name [0123456789]"; None or "" without a refiner."""
     name = job.refiner.refiner_checkpoint
     digest = hashes.refiners.get(name or "", "")[:10]
@@ -123,8 +125,8 @@ ROWS = (
     _number("Steps", "generate.steps"),
     _number("CFG scale", "generate.guidance_scale"),
     _number("Seed", "generate.seed"),
-    _number("Variation seed", "generate.variation_seed", acts=_varies),
-    _number("Variation seed strength", "generate.variation_strength", acts=_varies),
+    _number("Variation seed", "generate.variation_seed", acts=_has_variation),
+    _number("Variation seed strength", "generate.variation_strength", acts=_has_variation),
     Row(
         "VAE",
         "model.vae",
@@ -135,25 +137,29 @@ ROWS = (
     _number(
         "Denoising strength",
         f"{GROUP}.strength",
-        acts=lambda job: begins(job) or job.hires.highres_fix_scale is not None,
+        acts=lambda job: has_initial_image(job) or job.hires.highres_fix_scale is not None,
     ),
-    _number("Mask blur", f"{GROUP}.mask_blur", acts=_repaints, value=lambda job, hashes: blur_of(job)),
+    _number("Mask blur", f"{GROUP}.mask_blur", acts=_inpaints, value=lambda job, hashes: blur_of(job)),
     _labels(
-        "Mask mode", f"{GROUP}.mask_invert", {"Inpaint not masked": True}, {"Inpaint masked": False}, acts=_repaints
+        "Mask mode", f"{GROUP}.mask_invert", {"Inpaint not masked": True}, {"Inpaint masked": False}, acts=_inpaints
     ),
     _labels(
         "Masked content",
         f"{GROUP}.masked_content",
         {"fill": "fill", "latent noise": "latent_noise", "latent nothing": "latent_nothing"},
         {"original": "original"},
-        acts=_repaints,
+        acts=_inpaints,
     ),
     _labels(
-        "Inpaint area", f"{GROUP}.inpaint_area", {"Only masked": "masked"}, {"Whole picture": "whole"}, acts=_repaints
+        "Inpaint area", f"{GROUP}.inpaint_area", {"Only masked": "masked"}, {"Whole picture": "whole"}, acts=_inpaints
     ),
-    _number("Masked area padding", f"{GROUP}.mask_padding", acts=_masked),
-    _labels("Resize mode", f"{GROUP}.fit", {"Crop and resize": "crop"}, {"Just resize": "resize"}, acts=begins),
-    Row("Refiner", "refiner.refiner_checkpoint", from_text=lambda text: HASH.sub("", text) or None, value=_refiner),
+    _number("Masked area padding", f"{GROUP}.mask_padding", acts=_only_masked),
+    _labels(
+        "Resize mode", f"{GROUP}.fit", {"Crop and resize": "crop"}, {"Just resize": "resize"}, acts=has_initial_image
+    ),
+    Row(
+        "Refiner", "refiner.refiner_checkpoint", from_text=lambda text: HASH.sub("", text) or None, value=_refiner_text
+    ),
     _number("Refiner switch at", "refiner.refiner_switch_at", acts=lambda job: bool(job.refiner.refiner_checkpoint)),
     _labels("Noise schedule", "generate.zero_terminal_snr", {ZERO_SNR: "on"}, {"Default": "auto"}),
     _labels("RNG", "start_noise.noise_source", {"CPU": "cpu", "GPU": "device"}, {"NV": "device", "cuda": "device"}),

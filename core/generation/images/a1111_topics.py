@@ -199,9 +199,9 @@ def _read_sampler(reader: SettingsReader) -> None:
     by_label = {text.lower(): key for key, text in labels} | {key: key for key in LABELS}
     sampler = by_label.get(sampler_name(name.lower()))
     if sampler is None and label == label.lower():  # nodes of ComfyUI write ComfyUI's names
-        name, kind = names_of(label, schedule)
-        sampler, schedule = by_label.get(name), kind or schedule
-    known = sampler is not None
+        name, schedule_name = names_of(label, schedule)
+        sampler, schedule = by_label.get(name), schedule_name or schedule
+    is_exact = sampler is not None
     if sampler is None:  # the longest name that it begins with, as "DPM++ 2M SDE" for "DPM++ 2M SDE Heun"
         names = by_label | SAMPLERS
         relatives = [each for each in names if re.match(rf"{re.escape(each)}[ _]", name.lower())]
@@ -209,20 +209,20 @@ def _read_sampler(reader: SettingsReader) -> None:
         reader.note(f"The sampler {label[:60]} is not available; using {SAMPLER_LABELS[sampler]}", "no-sampler")
     reader.put("generate.sampler", sampler)
     schedule = ending_match[1] if ending_match else schedule
-    if schedule_type := _schedule(reader, sampler, schedule.lower(), known):
+    if schedule_type := _schedule(reader, sampler, schedule.lower(), is_exact):
         reader.put("generate.schedule_type", schedule_type)
     else:
         what = f"The noise schedule {schedule[:60]} is not available for {SAMPLER_LABELS[sampler]}; the sampler's own is used"
         reader.note(f"{what}, so the image will differ", "noise-schedule")
 
 
-def _schedule(reader: SettingsReader, sampler: str, schedule: str, known: bool) -> str | None:
+def _schedule(reader: SettingsReader, sampler: str, schedule: str, is_exact: bool) -> str | None:
     """Return the schedule type for A1111's, or None if the sampler does not support it.
 
     schedule   A1111's name in lower case; "" for none
-    known      whether `sampler` is the one in the image, not a replacement
+    is_exact   whether `sampler` is the one in the image, not a replacement
     """
-    if not schedule or (known and reader.is_a1111 and sampler in UNSCHEDULED):  # uniform before version 1.9
+    if not schedule or (is_exact and reader.is_a1111 and sampler in UNSCHEDULED):  # uniform before version 1.9
         return "own"
     schedule_type = next((value for name, value in _schedule_types().items() if name.casefold() == schedule), None)
     if reader.source == "a1111" and sampler in AUTOMATIC:
@@ -317,8 +317,8 @@ def _hires(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
     elif settings.width and settings.height:
         values |= {"Size": "{}x{}".format(*first.size), "Hires resize": "{}x{}".format(*second.size)}
     file = hires.highres_fix_upscaler_file
-    names = dict.fromkeys(("highres_fix_upscaler", "highres_fix_upscaler_file", "highres_fix_latents_upscaling"))
-    return values | {"Hires upscaler": Path(file).stem if file else upscaler_of(job).title} | names
+    removed = dict.fromkeys(("highres_fix_upscaler", "highres_fix_upscaler_file", "highres_fix_latents_upscaling"))
+    return values | {"Hires upscaler": Path(file).stem if file else upscaler_of(job).title} | removed
 
 
 def _read_hires(reader: SettingsReader) -> None:
@@ -446,8 +446,8 @@ def _read_detailer(reader: SettingsReader) -> None:
     elif not model.lower().endswith(".onnx") and model.lower().startswith(FACE_PREFIXES):
         reader.put("detailer.ad_model", "face")
         confidence = reader.take("ADetailer confidence")[:20]  # of another detector
-        left = f". Its confidence {confidence} was not taken, MTCNN's is not comparable" if confidence else ""
-        reader.note(f"Faces were found by {model[:60]}; here by MTCNN, so the image will differ{left}", "detector")
+        unused = f". Its confidence {confidence} was not taken, MTCNN's is not comparable" if confidence else ""
+        reader.note(f"Faces were found by {model[:60]}; here by MTCNN, so the image will differ{unused}", "detector")
     else:
         file = PurePath(model).name
         reader.put("detailer.ad_model_file", f"{PurePath(file).stem}.onnx")
@@ -456,11 +456,11 @@ def _read_detailer(reader: SettingsReader) -> None:
             reader.note(f"The detailer needs {file[:60]} as an ONNX file", "detector", fix)
     if reader.take(ONLY_MASKED, "True") != "True":
         reader.more = [*reader.more, ONLY_MASKED]
-    for word in DETAILER_IDLE:
-        reader.take(word)
-    for word, name in _detailer_names().items():
-        if word in reader.unread:
-            reader.read(word, f"detailer.{name}", str)
+    for name in DETAILER_IDLE:
+        reader.take(name)
+    for name, name in _detailer_names().items():
+        if name in reader.unread:
+            reader.read(name, f"detailer.{name}", str)
 
 
 # -- all

@@ -77,16 +77,16 @@ def positive_prompts(graph: Graph) -> list[str]:
     """Return the texts that reach positive inputs, in the order of the samplers, without repetitions."""
     visited: set[str] = set()
     texts: list[str] = []
-    for start in _starts(graph):
+    for start in _positive_nodes(graph):
         stack = [start]
         while stack:
             name = stack.pop()
             if name in visited:
                 continue
             visited.add(name)
-            carried = list(_carried(graph, name))
-            texts += [text for text in carried if isinstance(text, str) and text.strip()]
-            stack += [node for value in reversed(carried) if (node := _linked(value))]
+            values = list(_text_values(graph, name))
+            texts += [text for text in values if isinstance(text, str) and text.strip()]
+            stack += [node for value in reversed(values) if (node := _linked(value))]
     return list(dict.fromkeys(texts))
 
 
@@ -104,14 +104,14 @@ def _linked(value: Any) -> str:
     return str(value[0]) if link else ""
 
 
-def _carried(graph: Graph, name: str) -> Iterator[Any]:
+def _text_values(graph: Graph, name: str) -> Iterator[Any]:
     """Yield the texts and links among a node's inputs that carry a text or a conditioning."""
     for key, value in _inputs(graph, name).items():
         if _CARRIES.fullmatch(key) and (isinstance(value, str) or _linked(value)):
             yield value
 
 
-def _starts(graph: Graph) -> Iterator[str]:
+def _positive_nodes(graph: Graph) -> Iterator[str]:
     """Yield the ids of the nodes that the positive inputs of samplers and guiders are linked to."""
     for name, each in graph.items():
         kind = str(each.get("class_type", "")) if isinstance(each, dict) else ""
@@ -338,8 +338,8 @@ class _Graph:
 
     def vae(self) -> str | None:
         """Return the file name of the VAE in use; None if no node names one."""
-        used = {_linked(value) for inputs in self.inputs.values() for value in inputs.values()}
-        named = (inputs["vae_name"] for name, inputs in self.inputs.items() if "vae_name" in inputs and name in used)
+        linked = {_linked(value) for inputs in self.inputs.values() for value in inputs.values()}
+        named = (inputs["vae_name"] for name, inputs in self.inputs.items() if "vae_name" in inputs and name in linked)
         return next(named, None)
 
     def text(self, link: Any, side: str, depth: int = 0) -> str:
@@ -356,7 +356,7 @@ class _Graph:
             return self._texts[node, side]
         self._texts[node, side] = ""  # a cycle
         inputs = self.inputs[node]
-        named = _carriers(inputs, side)
+        named = _text_inputs(inputs, side)
         links = [name for name in inputs if _linked(inputs[name]) and name not in NO_TEXT]
         texts = [self.text(inputs[name], side, depth + 1) for name in named or links]
         texts = [text for text in texts if text.strip()]
@@ -372,7 +372,7 @@ class _Graph:
         return self._texts[node, side]
 
 
-def _carriers(inputs: Mapping[str, Any], side: str) -> list[str]:
+def _text_inputs(inputs: Mapping[str, Any], side: str) -> list[str]:
     """Return the names of a node's inputs that carry the text of a side ("positive" or "negative").
 
     Those named after the side, else its result or selected input, else all that carry a text or a conditioning.

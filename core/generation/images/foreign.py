@@ -63,7 +63,7 @@ def _clip_skip(layer: Any) -> Any:
     return layer + 1 if isinstance(layer, int) and layer > 0 else None
 
 
-def _negative(layer: Any) -> Any:
+def _clip_skip_from_end(layer: Any) -> Any:
     """Convert a layer index from the end, such as -2, to A1111's clip skip; None for others."""
     return -layer if isinstance(layer, int) and layer < 0 else None
 
@@ -145,7 +145,7 @@ SWARMUI = Program(
         "loras", "loraweights", "images", "aspectratio", "sidelength", "automaticvae", "swarm_version", "date", "generation_time",
         "prep_time",
     }),
-    values={"Clip skip": _negative},
+    values={"Clip skip": _clip_skip_from_end},
 )  # fmt: skip
 SD_SCRIPTS = Program(
     "sd-scripts",
@@ -185,7 +185,11 @@ def read_foreign(texts: Mapping[str, str], comment: str, size: tuple[int, int]) 
     comment   EXIF's UserComment
     size      (width, height) of the image
     """
-    blocks = [texts.get("parameters") or comment, texts.get("Comment", ""), _in_xmp(texts.get("XML:com.adobe.xmp", ""))]
+    blocks = [
+        texts.get("parameters") or comment,
+        texts.get("Comment", ""),
+        _xmp_json(texts.get("XML:com.adobe.xmp", "")),
+    ]
     readers: list[tuple[str, Callable[[dict[str, Any]], ForeignSettings | None]]] = [
         (texts.get("invokeai_metadata", ""), lambda content: _read(INVOKEAI, content)),
         (texts.get("sd-metadata", ""), _invokeai_2),
@@ -194,10 +198,10 @@ def read_foreign(texts: Mapping[str, str], comment: str, size: tuple[int, int]) 
         (texts.get("workflow", ""), lambda content: settings_of({}, content)),
     ]
     for text, reader in readers:
-        content = _object(text) if text.lstrip()[:1] == "{" else None
+        content = _json_object(text) if text.lstrip()[:1] == "{" else None
         if content is not None and (settings := reader(content)) is not None:
             return settings
-    if dream := _dream(texts.get("Dream", "")):
+    if dream := _dream_content(texts.get("Dream", "")):
         return _invokeai_2({"image": dream})
     names = {as_key(name) for name in texts}
     if "prompt" in names and names & {"negative_prompt", "guidance_scale", "num_inference_steps"}:
@@ -221,7 +225,7 @@ def _read_shared_field(
     if is_graph(content):  # of websites that run ComfyUI
         return settings_of(content, size=size)
     if isinstance(inner := content.get("Comment"), str):  # NovelAI's, in formats other than PNG
-        content, texts = _object(inner) or {}, content
+        content, texts = _json_object(inner) or {}, content
     of_novelai = "NovelAI" in (texts.get("Software"), str(texts.get("Source"))[:7])
     names = {as_key(name) for name in content}
     program = NOVELAI if of_novelai else next((each for each in BY_MARKS if each.marks & names), None)
@@ -230,13 +234,13 @@ def _read_shared_field(
     return _read(program, {"prompt": texts.get("Description")} | content if program is NOVELAI else content)
 
 
-def _in_xmp(packet: str) -> str:
+def _xmp_json(packet: str) -> str:
     """Return the JSON that Draw Things writes into a PNG's XMP; "" if there is none."""
     match = re.search(r"<rdf:li[^<>]{0,200}>\s*(\{[^<]*\})\s*</", packet[:LONGEST])
     return html.unescape(match[1]) if match else ""
 
 
-def _dream(line: str) -> dict[str, Any]:
+def _dream_content(line: str) -> dict[str, Any]:
     """Convert InvokeAI's command line to the JSON of its later versions; {} if it is not valid."""
     try:
         arguments = shlex.split(line) if 0 < len(line) <= LONGEST_LINE else []
@@ -247,7 +251,7 @@ def _dream(line: str) -> dict[str, Any]:
     return content | {_DREAM[name]: value for name, value in options if name in _DREAM}
 
 
-def _object(text: str) -> dict[str, Any] | None:
+def _json_object(text: str) -> dict[str, Any] | None:
     """Parse a JSON object; None for other texts and for one that is too large."""
     if not text or len(text) > LONGEST:
         return None
@@ -263,11 +267,11 @@ def _read(program: Program, content: Mapping[str, Any], size: tuple[int, int] | 
     values = {as_key(key): value for key, value in content.items()}
     pairs: dict[str, Any] = {}
     for path, name in program.paths.items():
-        value = _name(values.get(path))
+        value = _name_or_value(values.get(path))
         value = program.values[name](value) if name in program.values else value
         if pairs.get(name) in (None, ""):
             pairs[name] = value
-    both = pairs.pop(SCHEDULE + SAMPLER, None)
+    sampler_and_schedule = pairs.pop(SCHEDULE + SAMPLER, None)
     sampler, schedule, width, height = (pairs.pop(key, None) for key in (SAMPLER, SCHEDULE, WIDTH, HEIGHT))
     prompt, negative = (str(pairs.pop(key, None) or "") for key in (PROMPT, NEGATIVE))
     settings = ForeignSettings(program.name, prompt, negative)
@@ -276,7 +280,7 @@ def _read(program: Program, content: Mapping[str, Any], size: tuple[int, int] | 
         settings.pairs["Size"] = "x".join(re.findall(r"\d+", settings.pairs["Size"]))
     elif (width and height) or size:
         settings.put({"Size": "{}x{}".format(*(size or (width, height)))})
-    settings.sampled(sampler or both, schedule)
+    settings.sampled(sampler or sampler_and_schedule, schedule)
     _add_loras(settings, values)
     settings.unread = [key for key, value in content.items() if not program.reads(as_key(key)) and value not in NOTHING]
     return settings
@@ -290,8 +294,8 @@ def _add_loras(settings: ForeignSettings, values: Mapping[str, Any]) -> None:
         if isinstance(each, list) and len(each) > 1:
             settings.add_lora(each[0], each[1])
         elif isinstance(each, dict):
-            named = each.get("model") or each.get("lora")
-            settings.add_lora(_name(named), each.get("weight"))
+            model = each.get("model") or each.get("lora")
+            settings.add_lora(_name_or_value(model), each.get("weight"))
         elif number < len(weights):
             settings.add_lora(each, _number(weights[number]))
     if listed:
@@ -321,10 +325,10 @@ def _invokeai_2(content: dict[str, Any]) -> ForeignSettings | None:
     if not isinstance(image, dict):
         return None
     prompts = image.get("prompt")
-    texts = [prompts] if isinstance(prompts, str) else [_name(each) for each in _list(prompts)]
+    texts = [prompts] if isinstance(prompts, str) else [_name_or_value(each) for each in _list(prompts)]
     joined = ", ".join(text for text in texts if isinstance(text, str))
-    as_key = {"prompt": re.sub(r"\s*\[[^\[\]]*\]", "", joined).strip(), "model": content.get("model_weights")}
-    settings = _read(INVOKEAI_2, image | as_key)
+    replaced = {"prompt": re.sub(r"\s*\[[^\[\]]*\]", "", joined).strip(), "model": content.get("model_weights")}
+    settings = _read(INVOKEAI_2, image | replaced)
     settings.negative = ", ".join(re.findall(r"\[([^\[\]]*)\]", joined))
     return settings
 
@@ -334,7 +338,7 @@ def _list(value: Any) -> list[Any]:
     return value[:100] if isinstance(value, list) else []
 
 
-def _name(value: Any) -> Any:
+def _name_or_value(value: Any) -> Any:
     """Return the name in an object such as a model; other values unchanged."""
     if not isinstance(value, dict):
         return value

@@ -195,18 +195,18 @@ class Filter:
         """Return (first, end) of the days in seconds since the epoch, the end exclusive. Raises ProblemsError for an invalid date."""
         today = date.today()
         try:
-            first = {"": date.min, "today": today, "week": today - timedelta(6)}.get(self.day)
-            first = first or date.fromisoformat(self.day)
+            first_day = {"": date.min, "today": today, "week": today - timedelta(6)}.get(self.day)
+            first_day = first_day or date.fromisoformat(self.day)
         except ValueError:
             what, fix = f"'{self.day[:20]}' is not a date", "use a date such as 2026-12-31"
             raise ProblemsError.one(what, "Date", fix, "gallery.bad-day") from None
-        if first == date.min:
+        if first_day == date.min:
             return -float("inf"), float("inf")
-        last = first if self.day not in ("today", "week") else today
-        return _begin(first), _begin(last + timedelta(1))
+        last_day = first_day if self.day not in ("today", "week") else today
+        return _start_of_day(first_day), _start_of_day(last_day + timedelta(1))
 
 
-def _begin(day: date) -> float:
+def _start_of_day(day: date) -> float:
     """Return the start of a day in local time, in seconds since the epoch."""
     return time.mktime(day.timetuple())
 
@@ -587,7 +587,7 @@ def copy_as_dataset(
             for number, (path, prompt) in enumerate(images):
                 check()
                 progress(f"Copying {number + 1:,} of {len(images):,}", number, len(images))
-                target = temporary / _free(path, stems)
+                target = temporary / _unused_name(path, stems)
                 shutil.copyfile(path, target)
                 if caption := plain_prompt(prompt):
                     target.with_suffix(".txt").write_text(caption, encoding="utf-8")
@@ -608,7 +608,7 @@ def plain_prompt(prompt: str) -> str:
     return ", ".join(part.strip() for part in parts if part.strip())
 
 
-def _free(path: Path, stems: set[str]) -> str:
+def _unused_name(path: Path, stems: set[str]) -> str:
     """Return the file name of an image with a number if its stem is taken: captions belong to stems. stems: those in use, extended"""
     stem = next(name for name in atomic.numbered(path.stem) if name.casefold() not in stems)
     stems.add(stem.casefold())

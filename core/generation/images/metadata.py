@@ -49,7 +49,7 @@ def png_info(job: GenerateJob, hashes: Hashes) -> PngInfo:
 
     info = PngInfo()
     info.add_text("parameters", a1111_text(job, hashes))
-    info.add_text(CHUNK, _content(job, hashes))
+    info.add_text(CHUNK, _json_content(job, hashes))
     return info
 
 
@@ -61,7 +61,7 @@ def exif_of(job: GenerateJob, hashes: Hashes) -> bytes:
     from PIL.Image import Exif
 
     comment = b"UNICODE\0" + a1111_text(job, hashes).encode("utf-16-be", "surrogatepass")
-    for text in (_content(job, hashes), ""):
+    for text in (_json_content(job, hashes), ""):
         exif = Exif()
         exif.get_ifd(EXIF_FOLDER)[EXIF_USER_COMMENT] = comment
         if text:
@@ -71,7 +71,7 @@ def exif_of(job: GenerateJob, hashes: Hashes) -> bytes:
     return b""
 
 
-def _content(job: GenerateJob, hashes: Hashes) -> str:
+def _json_content(job: GenerateJob, hashes: Hashes) -> str:
     """Return the job and hashes as JSON in ASCII, without the output group, which may name folders of the machine."""
     content = {
         "format": FORMAT,
@@ -102,10 +102,10 @@ def read_image_metadata(path: str | Path) -> ImageRecord:
         return _from_chunk(texts.get(CHUNK) or description)
     if (foreign := read_foreign(graphs | texts, comment, size)) is not None:
         return from_foreign(foreign)
-    of_camera = not any(a1111_parts(comment)[1:])  # another kind of comment
+    is_other_comment = not any(a1111_parts(comment)[1:])  # another kind of comment
     prompt = texts.get("prompt", "")
     processed = next((texts[name] for name in PROCESSED if texts.get(name)), "")
-    block = texts.get("parameters") or ("" if JSON.match(prompt) else prompt) or ("" if of_camera else comment)
+    block = texts.get("parameters") or ("" if JSON.match(prompt) else prompt) or ("" if is_other_comment else comment)
     if block := block or next(filter(_has_steps, (*texts.values(), description)), ""):
         return from_a1111_text(block, processed)
     if prompt or texts.get("workflow"):
@@ -170,8 +170,8 @@ def user_comment(exif: Any) -> str:
         return body.decode("utf-16", errors="replace").rstrip("\0")
     # Zero bytes of Latin letters and spaces show the byte order: A1111 writes big-endian even in little-endian EXIF.
     first, second = body[::2].count(0), body[1::2].count(0)
-    big = first > second or (first == second and exif.endian == ">")
-    return body.decode("utf-16-be" if big else "utf-16-le", errors="replace").rstrip("\0")
+    big_endian = first > second or (first == second and exif.endian == ">")
+    return body.decode("utf-16-be" if big_endian else "utf-16-le", errors="replace").rstrip("\0")
 
 
 def _from_chunk(text: str) -> ImageRecord:

@@ -35,28 +35,28 @@ TABLE = "token_embedding.weight"  # suffixes of its name in single files, the fi
 class Embedding:
     """An embedding that prompts can name.
 
-    name    the name in prompts
-    path    its file
-    token   its key in a file with several embeddings; "" for a file with one
-    also    the token it was trained for, a second name in prompts; "" if it has none
+    name            the name in prompts
+    path            its file
+    token           its key in a file with several embeddings; "" for a file with one
+    trained_token   the token it was trained for, a second name in prompts; "" if it has none
     """
 
     name: str
     path: Path
     token: str = ""
-    also: str = ""
+    trained_token: str = ""
 
     @property
-    def words(self) -> tuple[str, ...]:
+    def names(self) -> tuple[str, ...]:
         """The names by which prompts refer to the embedding."""
-        return (self.name, self.also) if self.also else (self.name,)
+        return (self.name, self.trained_token) if self.trained_token else (self.name,)
 
     def setting(self, workspace: Workspace) -> str:
         """Return "FILE" or "TOKEN=FILE", the text in `generate.embeddings`, with a portable file name."""
         name = portable_name(self.path, workspace)
         return name if self.name == self.path.stem and not self.token and "=" not in name else f"{self.name}={name}"
 
-    def plain(self, workspace: Workspace) -> str:
+    def short_setting(self, workspace: Workspace) -> str:
         """Return the text in `generate.embeddings` as in `setting`, but "FILE" alone if `name` is the token the file was trained for."""
         name = portable_name(self.path, workspace)
         return name if self.name == trained_token(self.path) and "=" not in name else self.setting(workspace)
@@ -67,16 +67,16 @@ def find_embedding(text: str, workspace: Workspace) -> Embedding:
 
     "FILE" is named by its file name without the ending, and by the token it was trained for.
     """
-    name, file = split_token(text)
+    token, file = split_token(text)
     path = find("embedding", file, workspace)
-    return Embedding(name, path) if name else Embedding(path.stem, path, also=trained_token(path))
+    return Embedding(token, path) if token else Embedding(path.stem, path, trained_token=trained_token(path))
 
 
 def split_token(text: str) -> tuple[str, str]:
     """Split "TOKEN=FILE" into (token, file); return ("", file) for "FILE"."""
-    name, equals, file = text.partition("=")
-    named = equals and "/" not in name and "\\" not in name
-    return (name.strip(), file) if named else ("", text)
+    token, equals, file = text.partition("=")
+    has_token = equals and "/" not in token and "\\" not in token
+    return (token.strip(), file) if has_token else ("", text)
 
 
 def find_embeddings(text: str, workspace: Workspace) -> list[Embedding]:
@@ -97,12 +97,12 @@ def find_embeddings(text: str, workspace: Workspace) -> list[Embedding]:
 
 
 def without_repeated_tokens(embeddings: Sequence[Embedding]) -> list[Embedding]:
-    """Return the embeddings without second names (`also`) that are the name of another, or the second name of an earlier one."""
+    """Return the embeddings without second names (`trained_token`) that are the name of another, or the second name of an earlier one."""
     names = {each.name.casefold() for each in embeddings}
     unique = []
     for each in embeddings:
-        unique.append(replace(each, also="") if each.also.casefold() in names else each)
-        names.add(each.also.casefold())
+        unique.append(replace(each, trained_token="") if each.trained_token.casefold() in names else each)
+        names.add(each.trained_token.casefold())
     return unique
 
 
@@ -194,7 +194,7 @@ class PromptEncoder:
         first = encoded[0]
         if self._layered:
             first = replace(first, context=torch.stack([states.context for states in encoded], dim=1))
-        return [first.each(itemgetter(slice(at, at + 1))) for at in range(len(texts))]
+        return [first.each(itemgetter(slice(index, index + 1))) for index in range(len(texts))]
 
     def _read(self, texts: Sequence[str], others: Sequence[str], reading: Reading) -> TextStates:
         """Return the states of texts whose names are already replaced by tokens, padded to the T of the longest of `texts` and `others`."""
@@ -244,13 +244,13 @@ def embeddings_attached(
         return
     from core.methods.tokens import TextPerLayer, TokenTable, add_tokens
 
-    vectors_by_name = {word: read_embedding(each.path, each.token) for each in embeddings for word in each.words}
+    vectors_by_name = {word: read_embedding(each.path, each.token) for each in embeddings for word in each.names}
     layered = {name for name, vectors in vectors_by_name.items() if LAYERS[0] in vectors}
     counts = {name: len(next(iter(vectors.values()))) for name, vectors in vectors_by_name.items()}
     tokenizers = [copy.deepcopy(tokenizer) for tokenizer in components.tokenizers]
     with ExitStack() as stack:
         for number, (encoder, tokenizer) in enumerate(zip(components.text_encoders, tokenizers, strict=True)):
-            names, rows = _tokens_and_vectors(vectors_by_name, number)
+            names, rows = _token_vectors(vectors_by_name, number)
             add_tokens(tokenizer, (), names)
             table = encoder.get_input_embeddings()
             stack.callback(encoder.set_input_embeddings, table)
@@ -260,7 +260,7 @@ def embeddings_attached(
         yield PromptEncoder(replace(components, tokenizers=tokenizers), counts, layered, cache)
 
 
-def _tokens_and_vectors(vectors_by_name: dict[str, dict[str, Tensor]], encoder: int) -> tuple[list[str], Tensor]:
+def _token_vectors(vectors_by_name: dict[str, dict[str, Tensor]], encoder: int) -> tuple[list[str], Tensor]:
     """Return (tokens, their vectors [n, C]) of all embeddings for one text encoder.
 
     vectors_by_name   {name: {tensor such as "clip_l", or a layer: vectors}}
@@ -285,6 +285,8 @@ def unused(encoder: PromptEncoder, embeddings: Sequence[Embedding], *prompts: st
     """Return advice about each embedding of the encoder that no prompt uses."""
     fix = "write its name into the prompt, or remove the embedding"
     missing = frozenset(encoder.missing(*prompts))
-    idle = (" or ".join(f"'{word}'" for word in each.words) for each in embeddings if missing.issuperset(each.words))
-    unused_ones = (f"No prompt contains {words}, so its embedding has no effect" for words in idle)
-    return [Problem(what, WHERE, fix, "advice", code="embedding.unused") for what in unused_ones]
+    unused_names = (
+        " or ".join(f"'{word}'" for word in each.names) for each in embeddings if missing.issuperset(each.names)
+    )
+    messages = (f"No prompt contains {names}, so its embedding has no effect" for names in unused_names)
+    return [Problem(what, WHERE, fix, "advice", code="embedding.unused") for what in messages]

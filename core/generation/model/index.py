@@ -82,17 +82,17 @@ def facts_of_file(path: Path) -> FileFacts:
     cached = _cache.get(name)
     if cached is not None and cached[0] == state:
         return cached[1]
-    facts = _read(path)
+    facts = _facts_or_error(path)
     with _lock:
         _cache[name] = (state, facts)
         _unsaved.add(name)
     return facts
 
 
-def _read(path: Path) -> FileFacts:
+def _facts_or_error(path: Path) -> FileFacts:
     """Read the facts of a file; an unreadable file has the kind "unreadable" and its error in `problem`."""
     try:
-        return _detected(path)
+        return _detect(path)
     except ProblemsError as error:
         what = error.problems[0].what
         return FileFacts(UNREADABLE, problem=what if len(what) <= MAX_REASON else what[:MAX_REASON] + " ...")
@@ -100,7 +100,7 @@ def _read(path: Path) -> FileFacts:
         return FileFacts(UNREADABLE, problem=type(error).__name__)
 
 
-def _detected(path: Path) -> FileFacts:
+def _detect(path: Path) -> FileFacts:
     """Detect a file's facts from its header. Raises ProblemsError."""
     if path.is_dir():
         return _facts(detect.identify(path))

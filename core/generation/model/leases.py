@@ -59,9 +59,9 @@ def leased(
         vae = stack.enter_context(
             store.lease("VAE", parts.vae_key, parts.vae, name=vae_name, size=sizes.get("vae", 0), device=device)
         )
-        vae.vae.to(parts.rests)
+        vae.vae.to(parts.rest_device)
         stack.enter_context(_in_strips(vae, parts, settings.vae_slices, reports))
-        if parts.rests != device:
+        if parts.rest_device != device:
             stack.enter_context(vae_temporarily_on(vae.vae, device))
         encoders = _encoders(parts, store, stack, **facts)
         yield replace(base, vae=vae.vae, vae_config=vae.vae_config, text_encoders=encoders, device=device)
@@ -71,11 +71,11 @@ def _encoders(parts: Parts, store: ModelStore, stack: ExitStack, **facts: Any) -
     """Return a list of the text encoders that is leased from the store at its first use. stack: ends the lease"""
 
     def encoders() -> Sequence[Any]:
-        size = sum(parts.sizes[name] for name in parts.texts)
+        size = sum(parts.sizes[name] for name in parts.text_encoder_names)
         lease = store.lease("text encoders", parts.texts_key, parts.text_encoders, size=size, **facts)
         loaded: Sequence[Any] = stack.enter_context(lease).text_encoders
         for encoder in loaded:
-            encoder.to(parts.rests)
+            encoder.to(parts.rest_device)
         return loaded
 
     return LazyList(encoders)
@@ -151,7 +151,7 @@ def text_cache(
 ) -> ModelTextCache:
     """Return the cache of text encoder states for the job's model with its embeddings and LoRAs; sets the cache's size limit."""
     kind, memory = family(sources.family), job.memory
-    store.texts.room = memory.text_cache_bytes
+    store.texts.max_bytes = memory.text_cache_bytes
     encoders = kind.digest(sources.model, "text_encoders", memo=HashMemo(workspace.private / "hashes.json"))
     embeddings = tuple((embedding.name, fingerprint(embedding.path)) for embedding in sources.embeddings)
     files = sources.model.glob("tokenizer*") if sources.model.is_dir() else ()

@@ -70,13 +70,13 @@ class Scan:
         kinds   "controlnet", "controlnet_lllite"
         """
         files = [(*each, kind) for kind in kinds for each in self.newest_first(kind)]
-        return list(dict.fromkeys(_with_config(*each, self.workspace) for each in files))
+        return list(dict.fromkeys(_containing_folder(*each, self.workspace) for each in files))
 
     def checkpoints(self) -> list[tuple[str, Path]]:
         """Return (label, path) of every checkpoint file and diffusers folder: those under models/ by name, then results, newest first."""
         with cached_facts(self.workspace):
             local = sorted([*self.folders(), *self.files("checkpoint")], key=lambda item: item[0].lower())
-            results = sorted(self.results("checkpoint"), key=lambda item: -_changed(item[1]))
+            results = sorted(self.results("checkpoint"), key=lambda item: -_mtime_ns(item[1]))
         return _labeled(local + _best_first(results, self.workspace))
 
     def vaes(self) -> list[tuple[str, Path]]:
@@ -95,15 +95,15 @@ class Scan:
         """Return (label, path) of the files of a kind (`ModelKind.kind`) under models/ and of runs, newest first; unreadable files last."""
         with cached_facts(self.workspace):
             files = [*self.files(kind), *self.results(kind)]
-        return _labeled(sorted(files, key=lambda item: (-_changed(item[1]), item[0])))
+        return _labeled(sorted(files, key=lambda item: (-_mtime_ns(item[1]), item[0])))
 
     def files(self, kind: str, suffixes: Collection[str] = SUFFIXES) -> list[tuple[str, Path]]:
         """Return (label, path) of the files of a kind (`ModelKind.kind`) under models/."""
-        return self._files_of_kind(self._own[0], self.workspace.models, kind, suffixes)
+        return self._files_of_kind(self._local[0], self.workspace.models, kind, suffixes)
 
     def folders(self) -> list[tuple[str, Path]]:
         """Return (label, path) of the diffusers folders under models/."""
-        return [(_label(path, self.workspace.models), path) for path in self._own[1]]
+        return [(_label(path, self.workspace.models), path) for path in self._local[1]]
 
     def results(self, kind: str) -> Iterator[tuple[str, Path]]:
         """Yield (label, path) of the files of a kind among the checkpoints of all runs; for "checkpoint" also of diffusers folders."""
@@ -116,7 +116,7 @@ class Scan:
                 yield from ((f"{title} / {label}", path) for label, path in labeled)
 
     @cached_property
-    def _own(self) -> tuple[list[Path], list[Path]]:
+    def _local(self) -> tuple[list[Path], list[Path]]:
         """(weight files, diffusers folders) under models/."""
         return _weights_and_folders(self.workspace.models)
 
@@ -139,11 +139,11 @@ class Scan:
     def _kind(self, path: Path, root: Path) -> str:
         """Return the kind under which a file is listed, cached. root: models/ or the checkpoints folder of a run"""
         if path not in self._kinds:
-            self._kinds[path] = _listed_as(path, root)
+            self._kinds[path] = _listed_kind(path, root)
         return self._kinds[path]
 
 
-def _with_config(label: str, path: Path, kind: str, workspace: Workspace) -> tuple[str, Path]:
+def _containing_folder(label: str, path: Path, kind: str, workspace: Workspace) -> tuple[str, Path]:
     """Return (label, path) of the diffusers folder that contains a weight file, else of the file itself."""
     folder = path.parent
     inside = workspace.models in folder.parents
@@ -154,12 +154,12 @@ def _with_config(label: str, path: Path, kind: str, workspace: Workspace) -> tup
 
 def _labeled(files: list[tuple[str, Path]]) -> list[tuple[str, Path]]:
     """Move unreadable files to the end, with the reason in their labels."""
-    reasons = [(label, path, why_unreadable(path)) for label, path in files]
-    sound = [(label, path) for label, path, why in reasons if not why]
-    return sound + [(f"{label} (unreadable: {why})", path) for label, path, why in reasons if why]
+    labeled = [(label, path, why_unreadable(path)) for label, path in files]
+    readable = [(label, path) for label, path, why in labeled if not why]
+    return readable + [(f"{label} (unreadable: {why})", path) for label, path, why in labeled if why]
 
 
-def _changed(path: Path) -> int:
+def _mtime_ns(path: Path) -> int:
     """Return the modification time in nanoseconds; 0 for a file that no longer exists."""
     try:
         return path.stat().st_mtime_ns
@@ -291,26 +291,30 @@ def find_all(
     listed   [(label, path)] of the kind, if already known
     where    setting with the name, for the problem; "": the kind's
     """
-    entry, plain = KINDS[kind], _plain(name.strip())
+    entry, normalized = KINDS[kind], _normalized(name.strip())
     path = find_file(name, workspace)
     if path is not None and (entry.folders or path.is_file()):
         return [path]
     files = entry.listed(workspace) if listed is None else listed
-    parts = [part for part in plain.replace("\\", "/").split("/") if part not in ("", ".")]
+    parts = [part for part in normalized.replace("\\", "/").split("/") if part not in ("", ".")]
     ending = "/" + "/".join(parts[1:] if parts[:1] == ["models"] else parts)
-    matches = [path for label, path in files if plain == _plain(label) or _plain(path.as_posix()).endswith(ending)]
-    if matches and plain:
+    matches = [
+        path
+        for label, path in files
+        if normalized == _normalized(label) or _normalized(path.as_posix()).endswith(ending)
+    ]
+    if matches and normalized:
         return list(dict.fromkeys(matches))
-    renamed = [path for _, path in files if _plain(facts_of_file(path).alias) == plain] if plain else []
-    if len(renamed) == 1:
-        return renamed
-    fix = _suggestion(plain, files) if files else entry.none
+    by_alias = [path for _, path in files if _normalized(facts_of_file(path).alias) == normalized] if normalized else []
+    if len(by_alias) == 1:
+        return by_alias
+    fix = _suggestion(normalized, files) if files else entry.none
     raise ProblemsError.one(f"No {entry.title} '{name}'", where or entry.where, fix, entry.code)
 
 
 def _suggestion(missing: str, files: Sequence[tuple[str, Path]]) -> str:
     """Return the fix for an unknown name: similar names, or examples. missing: the name in lower case without ending"""
-    names = {_plain(path.name): path.stem for _, path in files}  # as prompts can contain them too
+    names = {_normalized(path.name): path.stem for _, path in files}  # as prompts can contain them too
     steps = [int(match[1]) for name in names if (match := re.fullmatch(rf"{re.escape(missing)}-step(\d{{8}})", name))]
     if steps:  # of a run whose last file was deleted
         return f"did you mean step {_or_list(f'{step:,}' for step in sorted(steps, reverse=True)[:MAX_NEAR])}?"
@@ -329,14 +333,12 @@ def _or_list(options: Iterable[str]) -> str:
 def ambiguity_advice(kind: str, name: str, files: Sequence[Path]) -> list[Problem]:
     """Return advice if files that match a name have different contents, else []. kind: key of KINDS; files: matches, the used one first"""
     entry, first = KINDS[kind], files[0]
-    rest = [path for path in files[1:] if not _are_copies(path, first)]
-    if not rest:
+    different = [path for path in files[1:] if not _are_copies(path, first)]
+    if not different:
         return []
-    examples = first_of([display_path(path) for path in rest], MAX_LISTED)
-    what = (
-        f"'{name}' is {display_path(first)}, the first of {len(rest) + 1} files of this name; there is also {examples}"
-    )
-    fix = f"write the folder too, such as {rest[0].parent.name}/{rest[0].stem}, or rename one"
+    examples = first_of([display_path(path) for path in different], MAX_LISTED)
+    what = f"'{name}' is {display_path(first)}, the first of {len(different) + 1} files of this name; there is also {examples}"
+    fix = f"write the folder too, such as {different[0].parent.name}/{different[0].stem}, or rename one"
     return [Problem(what, entry.where, fix, "advice", code=f"{entry.code.partition('.')[0]}.several")]
 
 
@@ -364,7 +366,7 @@ def _as_paths(text: str, workspace: Workspace) -> Iterator[Path]:
         yield root / portable
 
 
-def _plain(name: str) -> str:
+def _normalized(name: str) -> str:
     """Return the name in lower case without the ending of a model file."""
     stem, dot, suffix = name.rpartition(".")
     return (stem if dot and f".{suffix.lower()}" in UPSCALER_SUFFIXES else name).lower()
@@ -402,7 +404,7 @@ def _searched_subfolders(folder: Path, names: list[str], root: Path) -> list[str
     return [name for name in visible if name not in (CAPTIONERS, PREPROCESSORS) or folder != root]
 
 
-def _listed_as(path: Path, root: Path) -> str:
+def _listed_kind(path: Path, root: Path) -> str:
     """Return the kind (`ModelKind.kind`) under which a file is listed. An unreadable file counts as its folder's or its neighbors' kind."""
     kind = kind_of(path)
     if kind != UNREADABLE:
@@ -446,8 +448,12 @@ def wildcard_lines(workspace: Workspace, name: str) -> list[str]:
     Raises WildcardError if there are no lines or a file is not UTF-8.
     """
     folder = (workspace.models / "wildcards").resolve()
-    plain = name.strip("/")
-    names = [each for each in wildcard_names(workspace) if _matches_wildcard(plain, each)] if "*" in plain else [plain]
+    pattern = name.strip("/")
+    names = (
+        [each for each in wildcard_names(workspace) if _matches_wildcard(pattern, each)]
+        if "*" in pattern
+        else [pattern]
+    )
     files = (folder / f"{each}.txt" for each in names)
     matches = [file for file in files if os.path.isfile(file) and file.resolve().is_relative_to(folder)]
     lines: list[str] = []
@@ -485,15 +491,15 @@ def wildcard_names(workspace: Workspace) -> list[str]:
     return sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.txt"))
 
 
-def _embeddings(workspace: Workspace) -> Iterator[tuple[str, Path, str]]:
+def _local_embeddings(workspace: Workspace) -> Iterator[tuple[str, Path, str]]:
     """Yield (name in prompts, file, token) of the embeddings under models/; one with a trained token is yielded under both names.
 
     Names may repeat. token: key in a file with several embeddings, else ""
     """
     for _, path in Scan(workspace).files("embedding"):
         yield from ((token or path.stem, path, token) for token in tokens_of_file(path))
-        if also := trained_token(path):
-            yield also, path, ""
+        if trained := trained_token(path):
+            yield trained, path, ""
 
 
 def embeddings_of_runs(workspace: Workspace) -> dict[str, Path]:
@@ -535,32 +541,32 @@ def named_embeddings(
     """
     bundled = {token: path for path in loras for token in bundled_tokens(read_header(path)[0])}
     embeddings = [(token, path, token) for token, path in bundled.items()]
-    embeddings += [each for each in _embeddings(workspace) if each[0] not in bundled]
+    embeddings += [each for each in _local_embeddings(workspace) if each[0] not in bundled]
     text = "\n".join(texts).casefold()
     return [each for each in embeddings if each[0].casefold() in text and word_pattern([each[0]]).search(text)]
 
 
-def prompt_names(workspace: Workspace, more: Iterable[tuple[str, Path, str]] = ()) -> Names:
-    """Return the wildcards, LoRAs and embeddings that prompts can use. more: (name, file, token) of embeddings outside models/"""
+def prompt_names(workspace: Workspace, extra: Iterable[tuple[str, Path, str]] = ()) -> Names:
+    """Return the wildcards, LoRAs and embeddings that prompts can use. extra: (name, file, token) of embeddings outside models/"""
     files = partial(wildcard_lines, workspace)
     return Names(
         files,
         lambda name: ambiguity_advice("lora", name, find_all("lora", name, workspace)),
-        embedding_vectors(workspace, more),
+        embedding_vectors(workspace, extra),
     )
 
 
-def embedding_vectors(workspace: Workspace, more: Iterable[tuple[str, Path, str]] = ()) -> dict[str, int]:
-    """Return {name of an embedding: its number of vectors}, without unreadable files. more: as in `prompt_names`"""
-    local = {each[0]: each for each in _embeddings(workspace)}
+def embedding_vectors(workspace: Workspace, extra: Iterable[tuple[str, Path, str]] = ()) -> dict[str, int]:
+    """Return {name of an embedding: its number of vectors}, without unreadable files. extra: as in `prompt_names`"""
+    local = {each[0]: each for each in _local_embeddings(workspace)}
     vectors: dict[str, int] = {}
-    for name, path, token in (*local.values(), *more):
+    for name, path, token in (*local.values(), *extra):
         with suppress(ProblemsError, OSError):
-            vectors[name] = _vectors(path, token, stamp(path))
+            vectors[name] = _vector_count(path, token, stamp(path))
     return vectors
 
 
 @lru_cache(maxsize=4096)
-def _vectors(path: Path, token: str, stamp: Stamp) -> int:
+def _vector_count(path: Path, token: str, stamp: Stamp) -> int:
     """Return the number of vectors of an embedding. stamp: makes the cache follow changes of the file"""
     return next(iter(read_shapes(path, token).values()))[0]

@@ -88,7 +88,7 @@ class LorasInUse:
     merged      number of LoRAs, from the first, that are merged into the weights
     sdxl        whether the model is SDXL, which has other blocks
     strengths   current strength of each LoRA
-    by_use      {index in the list given to `use`: network}
+    by_use      {index in the list given to `set_strengths`: network}
     """
 
     loras: list[AttachedLora] = field(default_factory=list)
@@ -101,7 +101,7 @@ class LorasInUse:
     _originals: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     _merged_strengths: list[Strength] = field(default_factory=list)
 
-    def use(self, uses: Sequence[LoraUse]) -> None:
+    def set_strengths(self, uses: Sequence[LoraUse]) -> None:
         """Set the strengths for an image. LoRAs are matched by file and order; those without an entry in `uses` get strength 0."""
         remaining = dict(enumerate(uses))
         strengths: list[Strength] = []
@@ -182,10 +182,10 @@ def loras_attached(
     for network in loras.networks[merged:]:  # layers may rest in RAM
         for parameter in network.parameters():
             parameter.data = parameter.data.to(components.device)
-    reads = bool(merged) or any(network.needs_base_weight for network in loras.networks)
-    with readable(components.denoiser) if reads else nullcontext(), attached(*loras.networks[merged:]):
+    needs_weights = bool(merged) or any(network.needs_base_weight for network in loras.networks)
+    with readable(components.denoiser) if needs_weights else nullcontext(), attached(*loras.networks[merged:]):
         try:
-            loras.use(uses)
+            loras.set_strengths(uses)
             yield loras
         finally:
             loras.restore()
@@ -220,7 +220,7 @@ def _forget_oldest(components: Components) -> None:
         del cached[key]
 
 
-def together(uses_of_images: Iterable[Sequence[LoraUse]]) -> list[LoraUse]:
+def loras_to_attach(uses_of_images: Iterable[Sequence[LoraUse]]) -> list[LoraUse]:
     """Return the LoRAs to attach for several images: each file as often as the image that uses it most needs it."""
     attached: dict[tuple[str, int], LoraUse] = {}
     for uses in uses_of_images:

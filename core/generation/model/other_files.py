@@ -64,7 +64,7 @@ class ControlFile:
     is_lllite: bool
 
     @property
-    def numbers(self) -> int:
+    def parameter_count(self) -> int:
         """The number of parameters, from the header."""
         if self.is_lllite:
             return sum(prod(entry.shape) for entry in read_header(self.path)[0].values())

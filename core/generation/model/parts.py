@@ -63,9 +63,9 @@ class Parts:
         return dict(self.opened[name].full_config(self.kind.layout.config(name)))
 
     @property
-    def reading_size(self) -> int:
+    def encoding_size(self) -> int:
         """Bytes on the device while offloaded text encoders compute: the largest tensor of a layer, and all tensors outside of layers."""
-        each = [(key, size) for name in self.texts for key, size in self._bytes(name).items()]
+        each = [(key, size) for name in self.text_encoder_names for key, size in self._bytes(name).items()]
         layers = [size for key, size in each if any(component.isdigit() for component in key.split("."))]
         return sum(size for _, size in each) - sum(layers) + max(layers, default=0)
 
@@ -78,10 +78,10 @@ class Parts:
     @property
     def control_size(self) -> int:
         """Bytes of the ControlNets and LLLites, which have the denoiser's dtype and stay on the device."""
-        return sum(net.numbers for net in self.controls) * self.dtype.itemsize
+        return sum(net.parameter_count for net in self.controls) * self.dtype.itemsize
 
     @property
-    def other_size(self) -> int:
+    def hook_size(self) -> int:
         """Bytes of the models of hooks, which stay on the device."""
         return sum(file.bytes for file in self.hook_files)
 
@@ -100,12 +100,12 @@ class Parts:
         }
 
     @property
-    def texts(self) -> list[str]:
+    def text_encoder_names(self) -> list[str]:
         """Names of the text encoders in the model, such as "text_encoder_2"."""
         return [name for name in self.kind.layout.text_encoders if name in self.sizes]
 
     @property
-    def rests(self) -> str:
+    def rest_device(self) -> str:
         """Device of the VAE and the text encoders between uses: "cpu" if any weights are offloaded."""
         return self.device if self.offload == "off" else "cpu"
 
@@ -150,7 +150,7 @@ class Parts:
 
     def vae(self) -> Components:
         """Load the VAE to the device where it rests."""
-        loaded = self._load(("vae",), device=self.rests, vae=self.separate_vae, vae_dtype=self.vae_dtype)
+        loaded = self._load(("vae",), device=self.rest_device, vae=self.separate_vae, vae_dtype=self.vae_dtype)
         _to_channels_last(loaded.vae)
         return loaded
 
@@ -159,7 +159,7 @@ class Parts:
         from core.networks.fp8 import to_fp8
 
         # Converted in RAM too; users move them to where they rest.
-        loaded = self._load(("text_encoders",), device="cpu" if self.memory.fp8_base else self.rests)
+        loaded = self._load(("text_encoders",), device="cpu" if self.memory.fp8_base else self.rest_device)
         for encoder in loaded.text_encoders if self.memory.fp8_base else ():
             to_fp8(encoder)
         return loaded

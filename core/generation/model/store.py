@@ -181,10 +181,10 @@ def make_store() -> ModelStore:
 
 
 class TextStateCache:
-    """Cache of text encoder states. room: bytes beyond which the least recently used entries are dropped"""
+    """Cache of text encoder states. max_bytes: bytes beyond which the least recently used entries are dropped"""
 
-    def __init__(self, room: int = 1 << 30):
-        self.room = room
+    def __init__(self, max_bytes: int = 1 << 30):
+        self.max_bytes = max_bytes
         self._entries: OrderedDict[Any, TextStates] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -202,7 +202,7 @@ class TextStateCache:
                 states = encode().each(lambda tensor: tensor.detach().cpu())
                 self._entries[key] = states
             self._entries.move_to_end(key)
-            while self.bytes > self.room and len(self._entries) > 1:
+            while self.bytes > self.max_bytes and len(self._entries) > 1:
                 self._entries.popitem(last=False)
             return states
 

@@ -68,8 +68,8 @@ def _step_problems(job: GenerateJob) -> Iterator[Problem]:
 
 def _large_image_problems(job: GenerateJob) -> Iterator[Problem]:
     """Yield problems of Gradual Latent and hires fix."""
-    grows = job.gradual_latent.gradual_latent_timesteps is not None
-    if grows and job.generate.sampler not in GROWING:
+    gradual = job.gradual_latent.gradual_latent_timesteps is not None
+    if gradual and job.generate.sampler not in GROWING:
         what = f"Gradual Latent is ignored: it is for {SAMPLER_LABELS['euler_a']}"
         yield Problem(what, "generate.sampler", "choose that sampler", "advice", code="generate.no-gradual-latent")
     try:
@@ -212,12 +212,16 @@ def root_of(job: GenerateJob, workspace: Workspace) -> Path:
 # -- with the model
 
 
-def depth_problems(jobs: Jobs, kind: Family) -> Iterator[Problem]:
-    """Yield an error if a Deep Shrink depth exceeds the last input block of the family's U-Net. kind: the model's family"""
+def depth_problems(jobs: Jobs, model_family: Family) -> Iterator[Problem]:
+    """Yield an error if a Deep Shrink depth exceeds the last input block of the family's U-Net. model_family: the model's family"""
     shrunk = [job.deep_shrink for job in jobs if job.deep_shrink.ds_depth_1 is not None]
     if not shrunk:
         return
-    blocks = 0 if kind.input_blocks is None else len(kind.input_blocks(kind.make_empty(kind.denoiser)))
+    blocks = (
+        0
+        if model_family.input_blocks is None
+        else len(model_family.input_blocks(model_family.make_empty(model_family.denoiser)))
+    )
     for name in ("ds_depth_1", "ds_depth_2"):
         depths = [depth for each in shrunk if (depth := getattr(each, name)) is not None]
         if depths and max(depths) >= blocks:
@@ -225,29 +229,29 @@ def depth_problems(jobs: Jobs, kind: Family) -> Iterator[Problem]:
             yield Problem(what, f"deep_shrink.{name}", f"use at most {blocks - 1}", code="generate.ds-depth")
 
 
-def guidance_problems(job: GenerateJob, kind: Family) -> Iterator[Problem]:
-    """Yield problems of a job's guidance with models of a family. kind: the family"""
+def guidance_problems(job: GenerateJob, model_family: Family) -> Iterator[Problem]:
+    """Yield problems of a job's guidance with models of a family. model_family: the family"""
     guidance = kind_of(job.generate.guidance)
-    if kind.reads_guidance and guidance.name != "classic":
+    if model_family.reads_guidance and guidance.name != "classic":
         what, fix = f"{guidance.title} does not work with guidance-distilled models", "choose classic"
         yield Problem(what, "generate.guidance", fix, code="guidance.family")
     elif guidance.layers is not None:
         from core.generation.sample.guidances.layers import layers_of
 
         where, text, ending = guidance.layers(guidance_group(job))
-        model = kind.make_empty(kind.denoiser)
+        model = model_family.make_empty(model_family.denoiser)
         for part in text.split(","):
             if not layers_of(model, part, ending):
-                what = f"{FAMILY_NAMES[kind.name]} models have no such layers at '{part.strip()}'"
+                what = f"{FAMILY_NAMES[model_family.name]} models have no such layers at '{part.strip()}'"
                 yield Problem(what, where, "use mid, or blocks with attention: up.1, down.2", code="guidance.layers")
 
 
-def stage_problems(job: GenerateJob, kind: Family) -> Iterator[Problem]:
+def stage_problems(job: GenerateJob, model_family: Family) -> Iterator[Problem]:
     """Yield problems of regions and of hires fix sizes with models of a family. job: with width and height set"""
-    if has_regions(job) and kind.input_blocks is None:
+    if has_regions(job) and model_family.input_blocks is None:
         what, fix = "Regions need a U-Net; models of this family have none", "remove the region map"
         yield Problem(what, "regions.region_map", fix, code="regions.family")
-    step = FAMILIES[kind.name].size_step
+    step = FAMILIES[model_family.name].size_step
     for stage in stages_of(job):
         if any(side % step for side in stage.size):
             what = f"Hires fix would make an image of {stage.size[0]} x {stage.size[1]}; sides are multiples of {step}"
@@ -287,13 +291,13 @@ def problems_with_model(jobs: Jobs, sources: Sources, workspace: Workspace) -> l
 
     jobs   one per image, with width, height and zero terminal SNR set
     """
-    kind = family(sources.family)
+    model_family = family(sources.family)
     problems = [
-        *depth_problems(jobs, kind),
+        *depth_problems(jobs, model_family),
         *_model_guidance_problems(jobs, sources),
         *(each for job in jobs for hook in HOOKS.values() for each in hook.file_problems(job, sources, workspace)),
         *(each for job in jobs for each in upscaler_problems(job, sources.family, workspace)),
-        *(each for job in jobs for each in stage_problems(job, kind)),
+        *(each for job in jobs for each in stage_problems(job, model_family)),
         *switch_problems(jobs),
     ]
     return list(dict.fromkeys(problems))

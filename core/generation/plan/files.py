@@ -57,7 +57,7 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
     jobs = list(images) or [collected(problems, with_prompt_loras, job) or job]
     model = collected(problems, model_path, job.model.base_model, workspace, "model.base_model")
     family_name = collected(problems, family_of, model, job.model.family, GENERATED) if model else None
-    vae = collected(problems, _vae, job.model.vae, workspace) if job.model.vae else None
+    vae = collected(problems, _find_vae, job.model.vae, workspace) if job.model.vae else None
     problems += lora_problems(jobs, family_name)
     check_lora = partial(problems_at(LORAS)(check_layers), family_name=family_name or "sd1")
     uses = [use.file for each in jobs for use in each.generate.loras]
@@ -84,7 +84,7 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
     return Sources(model, family_name, vae, loras, embeddings, notes, refiners, controls)
 
 
-def _vae(reference: str, workspace: Workspace) -> Path:
+def _find_vae(reference: str, workspace: Workspace) -> Path:
     """Return the path of a VAE. Raises ProblemsError if the file is missing or contains no VAE."""
     path = model_path(reference, workspace, "model.vae")
     open_vae(path)
@@ -151,7 +151,7 @@ def _prompt_embeddings(
     notes   receives advice about the others that fit, and about names of which no file fits
     """
     texts = [text for each in jobs for text in prompts_of(each)]
-    names = {word.casefold() for embedding in chosen for word in embedding.words}
+    names = {word.casefold() for embedding in chosen for word in embedding.names}
     tokens = {(embedding.path, embedding.token) for embedding in chosen}
     fitting: dict[str, list[Embedding]] = {}
     unfit: dict[str, list[Problem]] = {}
@@ -212,8 +212,8 @@ def lora_problems(jobs: Sequence[GenerateJob], family_name: str | None) -> Itera
 def weight_problems(job: GenerateJob) -> Iterator[Problem]:
     """Yield errors of prompt weights that are not numbers, in the prompt and the negative prompt."""
     for name in ("prompt", "negative_prompt") if job.generate.prompt_weights else ():
-        if wrong := wrong_weight_in(getattr(job.generate, name), passes_of(job)):
-            what = f"{GenerateSettings.title_of(name)}: {wrong}"
+        if error := wrong_weight_in(getattr(job.generate, name), passes_of(job)):
+            what = f"{GenerateSettings.title_of(name)}: {error}"
             yield Problem(what, f"generate.{name}", FIX, code="prompt.bad-weight")
 
 

@@ -103,8 +103,8 @@ def peak_of(base: Needs, refiners: Iterable[Needs], offload: Offload, sliced: bo
     """
     peaks = [base.peak(offload, sliced)]
     for refiner in refiners:
-        together = base.with_refiner(refiner) if offload == "off" else replace(refiner, loras=base.loras)
-        peaks.append(together.peak(offload, sliced))
+        combined = base.with_refiner(refiner) if offload == "off" else replace(refiner, loras=base.loras)
+        peaks.append(combined.peak(offload, sliced))
     return max(peaks)
 
 
@@ -139,12 +139,12 @@ def needs_of(job: GenerateJob, parts: Parts) -> Needs:
         denoiser=parts.sizes[kind.denoiser],
         layer=max(prod(location.entry.shape) for location in entries) * itemsize,
         vae=parts.sizes.get("vae", 0),
-        texts=sum(parts.sizes[name] for name in parts.texts),
-        reading=parts.reading_size,
+        texts=sum(parts.sizes[name] for name in parts.text_encoder_names),
+        reading=parts.encoding_size,
         evaluation=evaluation,
         decoding=decoding,
         in_strips=strip_bytes(parts, largest, job.generation_memory.vae_slices or STRIPS) if decoding else 0,
-        loras=parts.lora_size + parts.control_size + parts.other_size,
+        loras=parts.lora_size + parts.control_size + parts.hook_size,
         gradient=gradient,
         upscaling=upscaling_bytes(stages[0].size) if job.hires.highres_fix_upscaler_file and len(stages) > 1 else 0,
     )

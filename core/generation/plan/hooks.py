@@ -169,7 +169,7 @@ def inline_setting(option: str) -> str | None:
     return next((f"{kind.name}.{kind.inline[option]}" for kind in kinds if option in kind.inline), None)
 
 
-def _effect(module: str, **roles: str) -> dict[str, Any]:
+def _lazy_functions(module: str, **roles: str) -> dict[str, Any]:
     """Return {field of HookKind: lazily imported function} for functions in a module of core/generation/effects.
 
     roles   field of HookKind -> name of the function
@@ -177,31 +177,31 @@ def _effect(module: str, **roles: str) -> dict[str, Any]:
     return {role: extensions.later(f"core.generation.effects.{module}", name) for role, name in roles.items()}
 
 
-def _built_in(name: str, title: str, module: str, **more: Any) -> None:
+def _register_built_in(name: str, title: str, module: str, **more: Any) -> None:
     """Register a hook whose `make` is the function hook_of in a module of core/generation/effects. more: other fields of HookKind"""
-    register(HookKind(name, title, **_effect(module, make="hook_of"), **more))
+    register(HookKind(name, title, **_lazy_functions(module, make="hook_of"), **more))
 
 
-_built_in("preview", "Preview", "preview", of_refiner=True)  # first, so that it sees the model's input latents
-_built_in("lora_steps", "Step ranges of LoRAs", "lora_steps")
-_built_in("deep_shrink", "Deep Shrink", "deep_shrink")
-_built_in("gradual_latent", "Gradual Latent", "gradual_latent")
-_of_controls = _effect(
+_register_built_in("preview", "Preview", "preview", of_refiner=True)  # first, so that it sees the model's input latents
+_register_built_in("lora_steps", "Step ranges of LoRAs", "lora_steps")
+_register_built_in("deep_shrink", "Deep Shrink", "deep_shrink")
+_register_built_in("gradual_latent", "Gradual Latent", "gradual_latent")
+_of_controls = _lazy_functions(
     "controls.checks",
     problems="control_problems",
     file_problems="control_file_problems",
     advice="unused_images",
     images="with_control_images",
 )
-_built_in("controls", "ControlNet", "controls.hook", **_of_controls, inline={"control": "control_image"})
-_of_perceptual = _effect(
+_register_built_in("controls", "ControlNet", "controls.hook", **_of_controls, inline={"control": "control_image"})
+_of_perceptual = _lazy_functions(
     "perceptual.checks",
     problems="problems_of",
     file_problems="file_problems",
     images="with_guide_images",
     files="files_of",
 )
-_built_in(
+_register_built_in(
     "perceptual",  # after ControlNets, whose control image may be its guide image
     "CLIP and VGG guidance",
     "perceptual.hook",
@@ -209,9 +209,11 @@ _built_in(
     differentiates=lambda job: job.perceptual.used,
     inline={"clip_prompt": "clip_prompt"},
 )
-_built_in("regions", "Regions", "regions")
-_built_in("repaint", "Mask", "inpaint", of_refiner=True)
+_register_built_in("regions", "Regions", "regions")
+_register_built_in("repaint", "Mask", "inpaint", of_refiner=True)
 _of_detailer = {role: role for role in ("problems", "file_problems", "files", "texts")}
 register(
-    HookKind("detailer", "Detailer", lambda inputs: None, **_effect("detailer", finisher="Detailer", **_of_detailer))
+    HookKind(
+        "detailer", "Detailer", lambda inputs: None, **_lazy_functions("detailer", finisher="Detailer", **_of_detailer)
+    )
 )

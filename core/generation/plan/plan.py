@@ -61,10 +61,10 @@ def requests_and_notes(job: GenerateJob, workspace: Workspace) -> tuple[list[Req
 def plan_for(job: GenerateJob, requests: list[Request], workspace: Workspace, notes: Sequence[Problem] = ()) -> Plan:
     """Plan requests that use the model, VAE and output settings of `job`. Raises ProblemsError with all problems."""
     requests, sources, advice = _with_files(job, requests, workspace, notes)
-    decided = [replace(request, job=_resolved(request.job, sources)) for request in requests]
-    advice += problems_with_model([request.job for request in decided], sources, workspace)
+    resolved = [replace(request, job=_resolved(request.job, sources)) for request in requests]
+    advice += problems_with_model([request.job for request in resolved], sources, workspace)
     raise_if_errors(advice)
-    return Plan(decided, sources, [*advice, *sources.notes])
+    return Plan(resolved, sources, [*advice, *sources.notes])
 
 
 def _with_files(

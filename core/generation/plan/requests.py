@@ -226,7 +226,7 @@ def _request(job: GenerateJob, line: PromptLine, seed: int, seeds: _Seeds, notes
         group, dot, setting = (inline_setting(name) or name).partition(".")
         if dot:
             changes.setdefault(group, {})[setting] = value
-    _turn_on(changes, job)
+    _enable_groups(changes, job)
     strengths = line.values.get("strengths")
     if strengths:
         changes["generate"]["loras"] = _with_strengths(job.generate.loras, strengths, count_merged_for_job(job))
@@ -237,7 +237,7 @@ def _request(job: GenerateJob, line: PromptLine, seed: int, seeds: _Seeds, notes
     return Request(with_loras, line.values.get("file_name"))
 
 
-def _turn_on(changes: dict[str, dict[str, Any]], job: GenerateJob) -> None:
+def _enable_groups(changes: dict[str, dict[str, Any]], job: GenerateJob) -> None:
     """Turn on Deep Shrink or Gradual Latent if an inline option sets a detail of it. changes: {group: {setting: value}}, extended here"""
     for group, first, default in (
         ("deep_shrink", "ds_depth_1", DEFAULT_DEPTH),

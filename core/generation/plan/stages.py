@@ -72,18 +72,23 @@ def _base_stages(job: GenerateJob) -> list[Stage]:
     if strength is not None and hires.highres_fix_strength is not None:
         strength = hires.highres_fix_strength
     second_begins: Begins = "previous latents" if upscales_latents(job) else "previous image"
-    low, high = (scale, 1.0) if scale < 1 else (1.0, scale)
+    first_scale, second_scale = (scale, 1.0) if scale < 1 else (1.0, scale)
     steps = hires.highres_fix_steps or (HIRES_STEPS if as_generator(job) else settings.steps)
-    first = _first_stage(job, small, steps, begins, strength, low)
-    return [first, Stage(large, *_second_steps(job), second_begins, another=1, sizes=_sizes(job.sizes, high))]
+    first = _first_stage(job, small, steps, begins, strength, first_scale)
+    return [
+        first,
+        Stage(
+            large, *_second_steps(job), second_begins, seed_offset=1, sizes=_size_conditioning(job.sizes, second_scale)
+        ),
+    ]
 
 
 def _first_stage(
     job: GenerateJob, size: tuple[int, int], steps: int, begins: Begins, strength: float | None, scale: float
 ) -> Stage:
     """Return the first stage. scale: factor for the SDXL size conditioning"""
-    run, fresh = _steps_run(job, steps, strength), _starts_from_pure_noise(job, strength)
-    return Stage(size, steps, run, begins, sizes=_sizes(job.sizes, scale), fresh=fresh)
+    run, pure_noise = _steps_run(job, steps, strength), _starts_from_pure_noise(job, strength)
+    return Stage(size, steps, run, begins, sizes=_size_conditioning(job.sizes, scale), from_pure_noise=pure_noise)
 
 
 def _steps_run(job: GenerateJob, steps: int, strength: float | None) -> int | None:
@@ -117,8 +122,8 @@ def _second_steps(job: GenerateJob) -> tuple[int, int | None]:
     steps, strength = job.hires.hires_steps or job.generate.steps, job.image_to_image.strength
     lengthens = strength and not as_generator(job)
     total = int(min(steps / min(strength, MAX_STRENGTH), 2 * TIMESTEPS)) if strength and lengthens else steps
-    longer = steps < total <= TIMESTEPS
-    return (total, steps) if longer else (min(total, TIMESTEPS), _steps_run(job, min(total, TIMESTEPS), strength))
+    fits = steps < total <= TIMESTEPS
+    return (total, steps) if fits else (min(total, TIMESTEPS), _steps_run(job, min(total, TIMESTEPS), strength))
 
 
 def passes_of(job: GenerateJob) -> list[Pass | None]:
@@ -164,7 +169,7 @@ def _scaled(side: int, scale: float, step: int) -> int:
     return max(int(side * scale + 0.5) // step, 1) * step
 
 
-def _sizes(settings: SizeSettings, scale: float) -> Mapping[str, Sizes]:
+def _size_conditioning(settings: SizeSettings, scale: float) -> Mapping[str, Sizes]:
     """Return {guidance side: SDXL size conditioning} if any value is set, else {}. 0 stands for the image's value (`Stage.sizes_of`).
 
     scale   factor for sizes and crop
@@ -172,12 +177,12 @@ def _sizes(settings: SizeSettings, scale: float) -> Mapping[str, Sizes]:
     if settings == SizeSettings():
         return {}
 
-    def at(number: int | None) -> int:
+    def scaled(number: int | None) -> int:
         return int((number or 0) * scale + 0.5)
 
-    height, width = at(settings.original_height), at(settings.original_width)
-    negative = at(settings.original_height_negative) or height, at(settings.original_width_negative) or width
-    crop = at(settings.crop_top), at(settings.crop_left)
+    height, width = scaled(settings.original_height), scaled(settings.original_width)
+    negative = scaled(settings.original_height_negative) or height, scaled(settings.original_width_negative) or width
+    crop = scaled(settings.crop_top), scaled(settings.crop_left)
     return {side: (*((height, width) if side == POSITIVE else negative), *crop, 0, 0) for side in SIDES}
 
 

@@ -40,7 +40,7 @@ class Moment:
     unguided: Tensor | None = None
 
 
-def _unchanged(module: Any, at: Moment, others: int, sides: int) -> AbstractContextManager[Any]:
+def _unchanged(module: Any, at: Moment, unperturbed: int, sides: int) -> AbstractContextManager[Any]:
     """Return a context that changes nothing (default of `Guidance.changed`)."""
     return nullcontext()
 
@@ -61,8 +61,8 @@ class Guidance:
 
     def around(self, module: Any, at: Moment) -> AbstractContextManager[Any]:
         """Return the context for an evaluation of the denoiser `module`."""
-        others = sum(not side.startswith(PERTURBED) for side in self.sides)
-        return self.changed(module, at, others, len(self.sides))
+        unperturbed = sum(not side.startswith(PERTURBED) for side in self.sides)
+        return self.changed(module, at, unperturbed, len(self.sides))
 
 
 UNGUIDED = Guidance((POSITIVE,), lambda outputs, at: outputs[POSITIVE])

@@ -96,8 +96,8 @@ class Sampling:
 
     def guides(self, index: int, steps: int) -> bool:
         """Return whether evaluation `index` of `steps` has guidance (Kynkaanniemi et al. 2024, arXiv:2404.07724)."""
-        first, last = self.guidance_range
-        return int(first * steps) <= index < int(last * steps)
+        start, end = self.guidance_range
+        return int(start * steps) <= index < int(end * steps)
 
     def scheduler(self) -> Any:
         """Create a scheduler of diffusers for these settings."""
@@ -114,26 +114,26 @@ class Sampling:
 class Stage:
     """A part of the sampling of an image, at one size and with one model.
 
-    size        (width, height) in pixels, multiples of the family's `latent_pixels`
-    steps       steps of the whole schedule
-    run         number of steps, at the end of the schedule, that run from initial latents; None: all steps, from noise
-    begins      starting point: noise, the initial image, the previous stage's result upscaled as image or as latents, or its
-                unfinished latents, which the refiner continues
-    another     added to the image's seed for the noise of this stage
-    sizes       {guidance side: SDXL size conditioning}; missing sides and zeros mean the image's size
-    switch_at   fraction of the noise that is removed before the refiner takes over; None: no refiner
-    fresh       True: the initial noise contains nothing of the latents (inpainting at strength 1, as in diffusers)
-    scores      aesthetic scores of the refiner for the prompt and for other texts
+    size              (width, height) in pixels, multiples of the family's `latent_pixels`
+    steps             steps of the whole schedule
+    run               number of steps, at the end of the schedule, that run from initial latents; None: all steps, from noise
+    begins            starting point: noise, the initial image, the previous stage's result upscaled as image or as latents, or
+                      its unfinished latents, which the refiner continues
+    seed_offset       added to the image's seed for the noise of this stage
+    sizes             {guidance side: SDXL size conditioning}; missing sides and zeros mean the image's size
+    switch_at         fraction of the noise that is removed before the refiner takes over; None: no refiner
+    from_pure_noise   the initial noise contains nothing of the latents (inpainting at strength 1, as in diffusers)
+    scores            aesthetic scores of the refiner for the prompt and for other texts
     """
 
     size: tuple[int, int]
     steps: int = 20
     run: int | None = None
     begins: Begins = "noise"
-    another: int = 0
+    seed_offset: int = 0
     sizes: Mapping[str, Sizes] = field(default_factory=dict)
     switch_at: float | None = None
-    fresh: bool = False
+    from_pure_noise: bool = False
     scores: tuple[float, float] = (0.0, 0.0)
 
     @property
@@ -219,8 +219,8 @@ def noises_of(
     """
     shape = model.family.latent_shape(stage.size)
     draws = stage.steps * SAMPLERS[sampling.sampler].draws
-    stage_seeds = [(seed + stage.another) % SEEDS for seed in seeds]
-    stage_variations = [each and replace(each, seed=(each.seed + stage.another) % SEEDS) for each in variations]
+    stage_seeds = [(seed + stage.seed_offset) % SEEDS for seed in seeds]
+    stage_variations = [each and replace(each, seed=(each.seed + stage.seed_offset) % SEEDS) for each in variations]
     target: tuple[torch.device | str, torch.dtype | None] = ("cpu", None)
     if sampling.device_noise:
         sd_scripts = sampling.program == "generator" and model.module is not None
@@ -297,10 +297,10 @@ def denoise(
     scheduler = sampling.scheduler()
     scheduler.set_timesteps(stage.steps, device=device)
     with torch.no_grad(), ExitStack() as contexts:
-        first, now = _begin(scheduler, stage, noises, sampling, latents, device)
+        first, start_latents = _prepare(scheduler, stage, noises, sampling, latents, device)
         timesteps, evaluations = scheduler.timesteps[first:], stage_evaluations(scheduler, stage, first)
         steps = steps_of(stage)
-        at = Moment(scheduler, noises, evaluations.start, len(timesteps), scheduler.timesteps[0], now)
+        at = Moment(scheduler, noises, evaluations.start, len(timesteps), scheduler.timesteps[0], start_latents)
         inputs = _Inputs(model, states, stage, sampling, len(noises), control)
         for hook in hooks:
             contexts.enter_context(hook.around())
@@ -350,17 +350,17 @@ class _Inputs:
         """Return the text conditioning for this evaluation (prompt editing)."""
         return self.states.at(at.index * total_steps(self.stage) // at.steps)
 
-    def _cached(self, now: PromptStates, guided: bool | None) -> tuple[Guidance, Conditioning]:
+    def _cached(self, states: PromptStates, guided: bool | None) -> tuple[Guidance, Conditioning]:
         """Return (guidance, conditioning of its sides) for text conditioning.
 
         guided   False: a step without guidance; None: the prompt alone, also without the prompts joined by AND
         """
-        key = id(now), guided
+        key = id(states), guided
         if key not in self.cached:
-            now = replace(now, parts=()) if guided is None else now
-            guidance = UNGUIDED if guided is None else guidance_for(self.model, now, self.sampling, guided)
+            states = replace(states, parts=()) if guided is None else states
+            guidance = UNGUIDED if guided is None else guidance_for(self.model, states, self.sampling, guided)
             scale = self.sampling.guidance_scale
-            inputs = conditioning(self.model, now, self.stage, guidance, scale, self.images, self.control)
+            inputs = conditioning(self.model, states, self.stage, guidance, scale, self.images, self.control)
             self.cached[key] = guidance, inputs
         return self.cached[key]
 
@@ -401,7 +401,7 @@ def evaluation_count(sampling: Sampling, stage: Stage) -> int:
     return len(stage_evaluations(scheduler, stage, _first_evaluations(scheduler, stage, sampling)[0]))
 
 
-def _begin(
+def _prepare(
     scheduler: Any,
     stage: Stage,
     noises: Sequence[ImageNoise],
@@ -424,7 +424,9 @@ def _begin(
     if sampling.program != "generator" and not stage.run:  # nothing would take noise away
         return first, latents.to(device)
     noise = mixed_noise(noises, device)
-    return first, noise * start_scale(scheduler) if stage.fresh else add_noise(scheduler, latents, noise, noised)
+    return first, noise * start_scale(scheduler) if stage.from_pure_noise else add_noise(
+        scheduler, latents, noise, noised
+    )
 
 
 def _first_evaluations(scheduler: Any, stage: Stage, sampling: Sampling) -> tuple[int, int]:
@@ -435,8 +437,8 @@ def _first_evaluations(scheduler: Any, stage: Stage, sampling: Sampling) -> tupl
         first = (stage.steps - stage.run) * getattr(scheduler, "order", 1)
         return first, min(first, len(scheduler.timesteps) - 1)
     offset = config_of(scheduler).get("steps_offset", 0) if sampling.one_level_up else 0
-    noised = min(stage.run + offset, stage.steps)
-    return max(stage.steps - noised + offset, 0), -max(noised, 1)
+    noised_steps = min(stage.run + offset, stage.steps)
+    return max(stage.steps - noised_steps + offset, 0), -max(noised_steps, 1)
 
 
 def _guided(

@@ -85,7 +85,7 @@ class ImageNoise:
         drawn = torch.randn(self._shape, generator=generator, dtype=self._dtype, device=generator.device)
         return drawn.float()
 
-    def after_all(self) -> Generator:
+    def generator_after_sampling(self) -> Generator:
         """Return a new generator in its state after the noise of all `max_draws` steps."""
         generator = torch.Generator(self.sampler.device)
         generator.set_state(self._after_start)
@@ -95,7 +95,7 @@ class ImageNoise:
 
     def image_noise(self) -> tuple[Tensor, Tensor]:
         """Return (noise to add to an initial image's latents, noise for the sample of the VAE's posterior), [C, h, w] each."""
-        generator = self.after_all()
+        generator = self.generator_after_sampling()
         added, vae_noise = self._draw(generator), self._draw(generator)
         added = added if self._other is None else slerp(self._share, added, self._other.image_noise()[0])
         return added, vae_noise

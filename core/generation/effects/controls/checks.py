@@ -69,10 +69,11 @@ def with_control_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
     for number, job in enumerate(jobs):
         settings = job.controls
         nets = [use for use in settings.nets if use.enabled]
-        shared = _files_for(settings.control_image, number, files, _sharing_nets(job))
-        free = iter(shared if len(shared) > 1 else ())
+        shared = _files_for(settings.control_image, number, files, _nets_sharing_folder(job))
+        unclaimed = iter(shared if len(shared) > 1 else ())
         images = [
-            next(iter(_files_for(use.image, number, files)), None) if use.image else next(free, None) for use in nets
+            next(iter(_files_for(use.image, number, files)), None) if use.image else next(unclaimed, None)
+            for use in nets
         ]
         changes = {
             "nets": [use.model_copy(update={"image": image}) for use, image in zip(nets, images, strict=True)],
@@ -82,7 +83,7 @@ def with_control_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
     return with_images
 
 
-def _sharing_nets(job: GenerateJob) -> int:
+def _nets_sharing_folder(job: GenerateJob) -> int:
     """Return the number of ControlNets that each take the next image of the shared folder; 1 if all use the same image."""
     return sum(use.enabled and not use.image for use in job.controls.nets) if as_generator(job) else 1
 
@@ -120,13 +121,13 @@ def unused_images(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
 
     jobs   of all images, before folders are resolved
     """
-    shared = {(job.controls.control_image, _sharing_nets(job)) for job in jobs}
+    shared = {(job.controls.control_image, _nets_sharing_folder(job)) for job in jobs}
     for text, nets in sorted((text, nets) for text, nets in shared if text and nets > 1):
         files = image_files(text, NETS)
-        rest = files[len(files) - len(files) % nets :]
-        if len(files) > nets and rest and len(jobs) >= len(files) // nets:
-            what = f"{count(len(rest), 'control image')} of {text} cannot be dealt to {nets} ControlNets and will not be used"
-            fix = f"remove {rest[0].name}, or add images for a multiple of {nets}"
+        unused = files[len(files) - len(files) % nets :]
+        if len(files) > nets and unused and len(jobs) >= len(files) // nets:
+            what = f"{count(len(unused), 'control image')} of {text} cannot be dealt to {nets} ControlNets and will not be used"
+            fix = f"remove {unused[0].name}, or add images for a multiple of {nets}"
             yield Problem(what, "controls.control_image", fix, "advice", code="controls.left-over-images")
 
 

@@ -111,7 +111,7 @@ def _compute_dtype(unet: Any) -> torch.dtype:
 def hook_of(inputs: HookInputs) -> Hook | None:
     """Return the hook of a stage with active ControlNets or LLLites, else None."""
     uses = inputs.job.controls.used
-    if not uses or (inputs.stage.another and inputs.job.hires.highres_fix_disable_control_net):
+    if not uses or (inputs.stage.seed_offset and inputs.job.hires.highres_fix_disable_control_net):
         return None
     regions = len(parts_of(inputs.job.generate.prompt)) if has_regions(inputs.job) else 1
     return Controls(uses, inputs, regions)
@@ -192,7 +192,7 @@ class Controls(Hook):
         Rows of the negative prompt are 0 in the control mode "guess" and for ControlNets with global pooling.
         """
         pooled = bool(net.net.config.global_pool_conditions)
-        conditioning = self._one_text(conditioning, len(noisy))
+        conditioning = self._last_texts(conditioning, len(noisy))
         if use.mode in ("balanced", "prompt") and not pooled:
             return _weighted(net.residuals(noisy, at.timestep, conditioning), use)
         rows = self._prompt_rows(at, noisy.device)
@@ -205,18 +205,18 @@ class Controls(Hook):
     @staticmethod
     def _prompt_rows(at: Moment, device: torch.device) -> Tensor:
         """Return the batch indices of the prompt's rows (of all prompts joined by AND), int64 [n]."""
-        which = [side.split()[0] in (POSITIVE, PERTURBED) for side in at.sides]
-        return torch.tensor(which, device=device).repeat_interleave(len(at.noises)).nonzero()[:, 0]
+        is_prompt = [side.split()[0] in (POSITIVE, PERTURBED) for side in at.sides]
+        return torch.tensor(is_prompt, device=device).repeat_interleave(len(at.noises)).nonzero()[:, 0]
 
-    def _one_text(self, conditioning: Conditioning, rows: int) -> Conditioning:
+    def _last_texts(self, conditioning: Conditioning, rows: int) -> Conditioning:
         """Return the conditioning with one text per row: with regions, the last sub-prompt of each image. rows: batch size of the U-Net"""
         if self._regions == 1:
             return conditioning
         images = len(self._inputs.noises)
         before = self._inputs.sides.index(POSITIVE) * images
-        last = before + self._regions * (1 + torch.arange(images)) - 1
+        last_rows = before + self._regions * (1 + torch.arange(images)) - 1
         after = before + self._regions * images
-        keep = torch.cat([torch.arange(before), last, torch.arange(after, after + rows - before - images)])
+        keep = torch.cat([torch.arange(before), last_rows, torch.arange(after, after + rows - before - images)])
         context = conditioning.texts.context
         return replace(conditioning, texts=replace(conditioning.texts, context=context[keep.to(context.device)]))
 
