@@ -250,7 +250,7 @@ def run_grids() -> Facts:
                 ("begin", partial(note, "begin", home)),
                 ("grid_of", lambda *given: SimpleNamespace(notes=["n"])),
                 ("reuse", lambda *given, linked=linked: linked),
-                ("Work", lambda *given, work=work: work),
+                ("GridWork", lambda *given, work=work: work),
             ):
                 stack.enter_context(patch.object(making, name, value))
             job: Any = SimpleNamespace(grid=SimpleNamespace(folder=named))
