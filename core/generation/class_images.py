@@ -191,7 +191,8 @@ class _MissingImages:
     def all_images(self, todo: Sequence[int], batch: int | None, caption_extension: str) -> list[Path]:
         """Generate the images with the indices in `todo`; return their files.
 
-        batch   batch size; None: as in the manifest, else as many as fit
+        batch               batch size; None: as in the manifest, else as many as fit
+        caption_extension   ending of caption files; "auto" is ".txt"
         """
         ending = ".txt" if caption_extension == "auto" else caption_extension
         indices = [index for group in self._groups(todo, batch) for index in group]
@@ -214,6 +215,7 @@ class _MissingImages:
     def _groups(self, todo: Sequence[int], batch: int | None) -> list[list[int]]:
         """Return the groups of image indices that contain missing images, ordered by their first missing image.
 
+        todo    indices of the missing images
         batch   size of a group; None: as in the manifest, else as many as fit into memory
         """
         sizes, groups, at_once, todo_set = self.manifest.sizes, list[list[int]](), dict[Size, int](), set(todo)
@@ -227,25 +229,28 @@ class _MissingImages:
         return sorted(groups, key=lambda group: min(todo_set & set(group)))
 
     def _store_batch_sizes(self, at_once: Mapping[Size, int]) -> None:
-        """Store the batch size of each image size in the manifest. Called before images of the size are generated."""
+        """Store {(width, height): batch size} in the manifest. Called before images of these sizes are generated."""
         named = {_name(size): number for size, number in at_once.items()}
         if named.items() - self.manifest.at_once.items():
             self.manifest.at_once |= named
             self.manifest.write(self.plan.folder)
 
     def _job_of(self, index: int) -> GenerateJob:
-        """Return the generate job of one image, with its size and seed."""
+        """Return the generate job of image `index`, with its size and seed."""
         width, height = self.manifest.sizes[index]
         changes = {"width": width, "height": height, "seed": seed_of(self.manifest.settings["seed"], index)}
         return with_settings(self.job, generate=changes)
 
     def _request(self, index: int) -> Request:
-        """Return the request of one image, with the batch size of its image size."""
+        """Return the request of image `index`, with the batch size of its image size."""
         batch_size = self.manifest.at_once[_name(self.manifest.sizes[index])]
         return Request(with_settings(self._job_of(index), generate={"batch_size": batch_size}))
 
     def _save(self, index: int, image: Image, ending: str) -> Path:
-        """Write the caption, then the image: an existing image counts as finished. Return the image's path."""
+        """Write the caption of image `index`, then the image: an existing image counts as finished. Return its path.
+
+        ending   of the caption file, such as ".txt"
+        """
         path, job = self.plan.folder / image_name(index), self._job_of(index)
         if self.plan.caption and not path.with_suffix(ending).exists():
             atomic.write_text(path.with_suffix(ending), self.plan.caption + "\n")

@@ -150,7 +150,7 @@ def class_folder(chosen: str | None, name: str, workspace: Workspace) -> Path:
 
 
 def _only_training(dataset: DatasetSettings, class_word: str) -> DatasetSettings:
-    """Return the dataset with only the training folders whose sizes count: those of this class, else all."""
+    """Return the dataset with only the training folders whose sizes count: those with this class word, else all."""
     sources = [source for source in dataset.all_sources() if source.role == "train"]
     of_class = [source for source in sources if (source.class_word or "").strip() == class_word]
     return dataset.model_copy(
@@ -289,7 +289,7 @@ def _refuse_unlisted(folder: Path) -> None:
 
 
 def _change_text(name: str, before: Any, now: Any) -> str:
-    """Return text such as "was 20, now 30" about a changed setting."""
+    """Return text such as "was 20, now 30" about a changed setting. name: in TITLES"""
     if name in ("model", "vae"):
         return "is a different file"
     return f"was {before!r}, now {now!r}"

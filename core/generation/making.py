@@ -228,7 +228,7 @@ class ImageMaker:
         decoded: bool = True,
         inpainted: Canvas | None = None,
     ) -> BatchResult:
-        """Generate the images of requests that differ only in prompt and seed.
+        """Generate the images of a batch of requests that differ only in prompt and seed.
 
         on_step     called with the number of completed steps, of all stages
         decoded     False: return latents only
@@ -264,7 +264,10 @@ class ImageMaker:
         return self.make([Request(job)], inpainted=canvas).images[-1][0]
 
     def make_if_fits(self, batch: Sequence[Request], on_step: Callable[[int], None]) -> BatchResult | None:
-        """Generate a batch, or return None if several images together run out of memory. A single image raises."""
+        """Generate a batch, or return None if several images together run out of memory. A single image raises.
+
+        on_step   called with the number of completed steps, of all stages
+        """
         try:
             return self.make(batch, on_step)
         except torch.OutOfMemoryError:
@@ -325,7 +328,11 @@ class ImageMaker:
         result: BatchResult,
         on_step: Callable[[int, int], None],
     ) -> Tensor:
-        """Run the refiner's stage and return its latents: the last latents, continued with the same noise and a new scheduler."""
+        """Run the refiner's stage and return its latents: the last latents, continued with the same noise and a new scheduler.
+
+        edit_pass   for prompt editing, from `passes_of`
+        on_step     (completed steps, steps of the stage)
+        """
         assert self.refiner is not None, "the plan of a job with a refiner knows it"
         job = batch[0].job
         with self.refiner(job) as (refiner, encoder):
@@ -354,7 +361,7 @@ class ImageMaker:
         latents: Tensor | None,
         on_step: Callable[[int, int], None],
     ) -> Tensor:
-        """Sample a stage with all its hooks and return its latents."""
+        """Sample a stage with all its hooks and return its latents. on_step: (completed steps, steps of the stage)"""
         hooks, cancel = hooks_of(hook_inputs), self.reports.cancel
         stage, noises = hook_inputs.stage, hook_inputs.noises
         return denoise(
@@ -500,7 +507,7 @@ def _joined_subprompts(parts: Sequence[TextStates]) -> TextStates:
 
 
 def with_divided_text_strengths(uses: Sequence[LoraUse], count: int) -> list[LoraUse]:
-    """Return the LoRAs with their text encoder strengths divided by `count`."""
+    """Return entries of `generate.loras` with their text encoder strengths divided by `count`."""
     return [
         use.model_copy(update={"text_encoder_strength": strength / count})
         for use in uses
@@ -509,7 +516,7 @@ def with_divided_text_strengths(uses: Sequence[LoraUse], count: int) -> list[Lor
 
 
 def text_strength_of_one(uses: Sequence[LoraUse], number: int | None) -> list[LoraUse]:
-    """Return the LoRAs with text encoder strength 0, except the one at index `number` (None: no exception)."""
+    """Return entries of `generate.loras` with text encoder strength 0, except the one at index `number` (None: no exception)."""
     return [
         use if index == number else use.model_copy(update={"text_encoder_strength": 0.0})
         for index, use in enumerate(uses)

@@ -72,7 +72,7 @@ class DeepShrink(Hook):
         return change
 
     def _restore(self, head: nn.Module, args: tuple[Any, ...]) -> Any:
-        """Forward pre-hook of the output layers: upscale the hidden states to the latents' size if they are smaller."""
+        """Forward pre-hook of the output layers: upscale the hidden states, args[0], to the latents' size if they are smaller."""
         return (resized(args[0], self._full),) if args[0].shape[-2:] != self._full else None
 
 
@@ -85,7 +85,7 @@ class _MatchesSkipSizes(TorchFunctionMode):
     """Context that makes torch.cat of two maps resize the first, hidden states, to the size of the second, a skip connection."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call `func`, after resizing the first argument of a concatenation of two maps of different sizes."""
+        """Call `func`; for torch.cat of two maps of different sizes, first resize the first map."""
         if func is torch.cat and len(args) and len(args[0]) == 2:
             hidden, skip = args[0]
             if hidden.ndim == skip.ndim == 4 and hidden.shape[-2:] != skip.shape[-2:]:

@@ -95,8 +95,9 @@ class GradualLatent(Hook):
 def _clean_latents(prediction: str, latents: Tensor, output: Tensor, sigma: Tensor) -> Tensor:
     """Return the predicted clean latents [B, C, h, w] in the sampler's scale (Karras sigmas).
 
-    latents      noisy latents x0 + sigma * noise
     prediction   "epsilon" or "v_prediction"
+    latents      noisy latents, x0 + sigma * noise
+    output       the model's output
     """
     if prediction == "v_prediction":
         return output * (-sigma / (sigma**2 + 1).sqrt()) + latents / (sigma**2 + 1)

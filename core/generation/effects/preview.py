@@ -71,7 +71,7 @@ def _with_bias_column(latents: Tensor) -> Tensor:
 
 
 def approximated(latents: Tensor, factors: Tensor) -> Tensor:
-    """Return approximate RGB images, uint8 [B, h, w, 3], of latents [B, C, h, w], on their device."""
+    """Return approximate RGB images, uint8 [B, h, w, 3], of latents [B, C, h, w], on their device. factors: from `rgb_factors`"""
     factors = factors.to(latents.device)
     rgb = latents.float().movedim(1, -1) @ factors[:-1] + factors[-1]
     return ((rgb / 2 + 0.5).clamp(0, 1) * 255).round().byte()
@@ -100,7 +100,7 @@ class Preview(Hook):
         self._last = 0.0
 
     def step(self, at: Moment, output: Tensor) -> None:
-        """Show a preview if this step is due."""
+        """Show a preview of the clean latents predicted by `output`, if one is due at this step."""
         now = time.monotonic()
         if (at.index + 1) % self.every or now - self._last < SECONDS:
             return

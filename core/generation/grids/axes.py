@@ -122,7 +122,11 @@ def axes_of(job: GridJob) -> list[Axis]:
 
 
 def _axis(letter: str, name: str, text: str, problems: list[Problem]) -> list[Axis]:
-    """Parse an axis; return it in a list, or [] after adding its errors to `problems`."""
+    """Parse the X, Y or Z axis; return it in a list, or [] after adding its errors to `problems`.
+
+    name   the setting to change, as the user wrote it
+    text   its values, as the user wrote them
+    """
     where, values_at = f"grid.{letter}_axis", f"grid.{letter}_values"
     if not name:
         what = f"The values of the {letter.upper()} axis have no setting"
@@ -273,6 +277,8 @@ def _range(text: str, integers: bool) -> Iterator[str]:
     """Yield the numbers of `20-40 (+10)`, both ends included, or of `1-10 [5]`, evenly spaced; other texts unchanged.
 
     Raises ProblemsError for an empty or endless range.
+
+    integers   parse and yield whole numbers only
     """
     match = (INTEGER_RANGE if integers else NUMBER_RANGE).fullmatch(text)
     if match is None:
@@ -370,7 +376,7 @@ def _size(text: str, problems: list[Problem]) -> Value:
 
 
 def _strength(entry: Declared, text: str, value: Any, problems: list[Problem]) -> Value:
-    """Check that a strength is a number within its bounds; otherwise add an error to `problems`."""
+    """Return a strength and its label; if `value` is not a number within the bounds, add an error to `problems`."""
     low, high = entry.bounds["ge"], entry.bounds["le"]
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         fix = f"use a number, {low:g} to {high:g}"

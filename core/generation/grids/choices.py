@@ -41,7 +41,7 @@ def _pairs(folder: GridFolder, content: GridContent, letter: str) -> Iterator[Pa
 
 
 def _with_value(position: Sequence[int], axis_index: int, value: int) -> Index:
-    """Return a position in the grid with another index on one axis."""
+    """Return a position (x, y, z) in the grid with the index `value` on the axis `axis_index`."""
     x, y, z = (value if axis == axis_index else number for axis, number in enumerate(position))
     return x, y, z
 
@@ -88,7 +88,11 @@ def _next_pair(
     choices: Sequence[Choice],
     url: Callable[[Any], str],
 ) -> dict[str, Any] | None:
-    """Return the next two images as "pair" in `answered`; None if there are too few images or enough choices."""
+    """Return the next two images as "pair" in `answered`; None if there are too few images or enough choices.
+
+    names   of the axis' values, "x1", "x2" ...
+    url     (path of an image) -> its URL
+    """
     pairs = pairs_of(folder, content, axis.letter)
     pair = next_pair(names, pairs, choices) if len(pairs) >= LEAST_PAIRS else None
     first = position_of(pair[2]) if pair else None

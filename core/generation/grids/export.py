@@ -130,7 +130,7 @@ def _cell_size(pages: Sequence[Page]) -> tuple[int, int]:
 
 
 def _scale_to_limits(columns: int, rows: int, wide: int, high: int) -> float:
-    """Return the factor by which cells of `wide` x `high` pixels fit MOST_SIDE and MOST_PIXELS."""
+    """Return the factor by which a table of cells of `wide` x `high` pixels fits MOST_SIDE and MOST_PIXELS."""
     area = (MOST_PIXELS / (columns * wide * rows * high)) ** 0.5
     return min(area, MOST_SIDE / (columns * wide), MOST_SIDE / (rows * high))
 

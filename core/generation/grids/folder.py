@@ -102,7 +102,7 @@ class GridContent:
 
 
 def name_of(position: Sequence[int]) -> str:
-    """Return the name of a cell, "x1_y2_z1", counted from 1."""
+    """Return the name of a cell (x, y, z), from 0: "x1_y2_z1", counted from 1."""
     x, y, z = position
     return f"x{x + 1}_y{y + 1}_z{z + 1}"
 
@@ -291,7 +291,7 @@ def _positions(raw: Mapping[str, str]) -> dict[Index, Index]:
 
 
 def _axis(raw: Mapping[str, Any]) -> AxisTexts:
-    """Parse an axis in grid.json. Raises ValueError, KeyError or TypeError for a damaged one."""
+    """Parse an axis of grid.json. Raises ValueError, KeyError or TypeError for a damaged one."""
     letter, values = raw["letter"], raw["values"]
     if letter not in ("x", "y", "z") or not values:
         raise ValueError(letter)

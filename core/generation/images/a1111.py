@@ -180,7 +180,11 @@ def from_foreign(settings: ForeignSettings) -> ImageRecord:
 
 
 def _record(reader: SettingsReader, prompt: str, negative: str, tags: Sequence[LoraTag]) -> ImageRecord:
-    """Return the record of the settings in `reader`, with notes on those that could not be read. tags: LoRAs of the prompt"""
+    """Return the record of the settings in `reader`, with notes on those that could not be read.
+
+    prompt, negative   without LoRA tags
+    tags               LoRAs to add
+    """
     if not reader.pairs:
         reader.note("It contains a prompt alone; all other settings are the defaults", "prompt-alone")
     reader.groups["prompts"]["dynamic_prompts"] = False

@@ -75,7 +75,11 @@ def _unit(use: ControlUse, hashes: Hashes) -> str:
 
 
 def uses_in(pairs: Mapping[str, str], note: Note) -> list[dict[str, Any]]:
-    """Return the entries of `controls.nets` in A1111's settings, not validated. note: called for what could not be read"""
+    """Return the entries of `controls.nets` in A1111's settings, not validated.
+
+    pairs   {A1111's name: text}
+    note    called for what could not be read: (what, end of the code, fix)
+    """
     uses = [_use(unit, note) for unit in _units_in(pairs)]
     if uses:
         note("The control images are not in the file", "no-control-image", "choose them")
@@ -134,7 +138,8 @@ def _use(values: Mapping[str, str], note: Note) -> dict[str, Any]:
 def _choice(names: Mapping[str, str], text: str, default: str) -> str:
     """Return the value of a choice for its name, or for its index among the first three, as API clients write it.
 
-    names   {A1111's name: value}; names after the first three are other spellings
+    names     {A1111's name: value}; names after the first three are other spellings
+    default   for other texts
     """
     choices = {name.casefold(): value for name, value in names.items()}
     choices |= {str(number): value for number, value in enumerate(list(names.values())[:3])}

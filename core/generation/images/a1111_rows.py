@@ -61,7 +61,7 @@ def plain(value: Any) -> str:
 
 
 def _number(key: str, path: str, **more: Any) -> Row:
-    """Return a row for a number or another value that is written as it is. more: other fields of `Row`"""
+    """Return a row for a number or another value that is written as it is. key: A1111's name; more: other fields of `Row`"""
     return Row(key, path, plain, **more)
 
 
@@ -70,9 +70,10 @@ def _labels(
 ) -> Row:
     """Return a row for a choice.
 
-    labels   {A1111's text: value}
-    read_only  further texts that are only read
-    more     other fields of `Row`
+    key         A1111's name
+    labels      {A1111's text: value}
+    read_only   further texts that are read but not written
+    more        other fields of `Row`
     """
     values = {label.casefold(): value for label, value in {**labels, **(read_only or {})}.items()}
 

@@ -162,6 +162,7 @@ def settings_of(
 ) -> ForeignSettings | None:
     """Return the settings in a graph that ran; the prompt alone if it has no sampler; None if it has neither.
 
+    nodes      the graph that ran; {} if there is none
     workflow   of ComfyUI's page, used if there is no graph
     size       (width, height) of the image, for graphs that do not state it
     """

@@ -84,10 +84,7 @@ UNREAD = Facts()
 
 
 def read_facts(path: Path, title_of: Callable[[str], str] = file_stem) -> Facts:
-    """Read the facts of an image file: UNREAD for a damaged file, only the size for one without settings.
-
-    title_of   (model file) -> its title
-    """
+    """Read the facts of an image file: UNREAD for a damaged file, only the size for one without settings. title_of: as in `facts_of`"""
     from core.dataset.images.opening import BrokenImage, read_header
 
     try:
@@ -100,9 +97,9 @@ def read_facts(path: Path, title_of: Callable[[str], str] = file_stem) -> Facts:
 
 
 def facts_of(job: GenerateJob, source: str = "atelier", title_of: Callable[[str], str] = file_stem) -> Facts:
-    """Return the facts of a job of one image, without width and height.
+    """Return the facts of a job of one image, without width and height. Only Atelier's model names are used.
 
-    source     program that wrote the settings; only Atelier's model names are used
+    source     program that wrote the settings
     title_of   (model file) -> its title
     """
     settings = job.generate
@@ -130,9 +127,7 @@ def without_controls(job: GenerateJob) -> GenerateJob:
 def nets_text(job: GenerateJob, title_of: Callable[[str], str] = file_stem) -> str:
     """Return LoRAs with strengths, and embeddings: "fox at 0.8, glyphs"; without any, the title of a model trained here, else "".
 
-    Strengths of the same file, named by its path or its name alone, are joined: "fox at 0.8 + 0.7".
-
-    title_of   (model file) -> its title
+    Strengths of the same file, named by its path or its name alone, are joined: "fox at 0.8 + 0.7". title_of: as in `facts_of`
     """
     strengths: dict[str, list[str]] = {}
     paths = {use.file for use in job.generate.loras if Path(use.file).name != use.file}
@@ -151,8 +146,7 @@ def nets_text(job: GenerateJob, title_of: Callable[[str], str] = file_stem) -> s
 def pair_key(job: GenerateJob, ignored: Iterable[str] = (), *groups: str) -> str:
     """Return a hash of the settings that identify an image, without LoRAs, embeddings, count, zero terminal SNR and memory.
 
-    ignored   further settings of `generate` to leave out
-    groups    further groups to leave out
+    ignored, groups   further settings of `generate`, and further groups, to leave out
     """
     excluded = {"loras", "embeddings", "count", "zero_terminal_snr", *ignored}
     values = job.model_dump(mode="json", exclude={"generate": excluded, **dict.fromkeys(("memory", *groups), True)})
@@ -176,13 +170,12 @@ class Shot:
 
 @dataclass(frozen=True)
 class Filter:
-    """Criteria for listing images.
+    """Criteria for listing images; "" and 0 mean any.
 
-    words   all must be in the prompt or the name
-    model   `Facts.model`; "": any
-    lora    one of `Facts.loras`; "": any
-    day     "today", "week" (7 days) or a date such as "2026-12-31"; "": any
-    stars   minimum
+    words         all must be in the prompt or the name
+    model, lora   `Facts.model`, and one of `Facts.loras`
+    day           "today", "week" (7 days) or a date such as "2026-12-31"
+    stars         minimum
     """
 
     words: str = ""
@@ -213,13 +206,7 @@ def _start_of_day(day: date) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
-    """A folder as it was listed.
-
-    mtime_ns    its modification time
-    listed_ns   time of listing
-    shots       {name: image} of its own files
-    below       subfolders
-    """
+    """A folder as listed: modification time, time of listing, {name: image} of its own files, subfolders."""
 
     mtime_ns: int
     listed_ns: int
@@ -461,10 +448,7 @@ class Gallery:
             self.version += 1
 
     def _compared(self, base: str, shot: Shot) -> bool:
-        """Return whether the image `base` was generated as a base image for `shot`.
-
-        For images from before comparisons were recorded, any older `base` counts.
-        """
+        """Return whether `base` was generated as a base image for `shot`; before this was recorded, any older `base` counts."""
         since, bases = self._all_bases()
         return bool(base) and (base in bases or self.shot(base).mtime_ns <= min(shot.mtime_ns, since * 1e9))
 

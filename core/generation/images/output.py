@@ -72,7 +72,11 @@ def encoded_image(image: Image, job: GenerateJob, hashes: Hashes, kind: str) -> 
 
 
 def _file_stem(name: str | None, job: GenerateJob, now: time.struct_time, number: int, stage: str) -> str:
-    """Return a file name without ending: the prompt's (`name`), the initial image's, a number, or the pattern's."""
+    """Return a file name without ending: the prompt's (`name`), the initial image's, a number, or the pattern's.
+
+    number   of the image in its job, from 1
+    stage    put before the number in numbered names
+    """
     stem = _plain_stem(name)
     if not stem and job.output.use_original_file_name and job.image_to_image.image_path:
         stem = _plain_stem(job.image_to_image.image_path)
@@ -82,7 +86,7 @@ def _file_stem(name: str | None, job: GenerateJob, now: time.struct_time, number
 
 
 def _filled_pattern(pattern: str, job: GenerateJob, now: time.struct_time, number: int) -> str:
-    """Return a file or folder name: the pattern with its fields such as [seed] filled in."""
+    """Return a file or folder name: the pattern with its fields such as [seed] filled in. number: of the image in its job, from 1"""
     settings = job.generate
     values = {
         "date": time.strftime("%Y-%m-%d", now),

@@ -107,7 +107,11 @@ def without_repeated_tokens(embeddings: Sequence[Embedding]) -> list[Embedding]:
 
 
 def check_token(embedding: Embedding, others: Sequence[Embedding], family: str, model: Path) -> None:
-    """Raise ProblemsError if the embedding does not fit the model, by their headers, or if one of `others` has the same name."""
+    """Raise ProblemsError if the embedding does not fit the model, by their headers, or if one of `others` has the same name.
+
+    family   of the model, "sd1" ...
+    model    its file or diffusers folder
+    """
     where = display_path(embedding.path)
     if any(embedding.name.casefold() == other.name.casefold() for other in others):
         what = f"Two embeddings have the token '{embedding.name}'"

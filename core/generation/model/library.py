@@ -98,7 +98,7 @@ class Scan:
         return _labeled(sorted(files, key=lambda item: (-_mtime_ns(item[1]), item[0])))
 
     def files(self, kind: str, suffixes: Collection[str] = SUFFIXES) -> list[tuple[str, Path]]:
-        """Return (label, path) of the files of a kind (`ModelKind.kind`) under models/."""
+        """Return (label, path) of the files under models/ that have this kind (`ModelKind.kind`) and one of these suffixes."""
         return self._files_of_kind(self._local[0], self.workspace.models, kind, suffixes)
 
     def folders(self) -> list[tuple[str, Path]]:
@@ -129,7 +129,7 @@ class Scan:
     def _files_of_kind(
         self, files: Iterable[Path], root: Path, kind: str, suffixes: Collection[str]
     ) -> list[tuple[str, Path]]:
-        """Return (label, path) of those files that have this kind and one of the endings."""
+        """Return (label, path) of those files that have this kind and one of the suffixes. root: folder to which labels are relative"""
         return [
             (_label(path, root), path)
             for path in files
@@ -144,7 +144,10 @@ class Scan:
 
 
 def _containing_folder(label: str, path: Path, kind: str, workspace: Workspace) -> tuple[str, Path]:
-    """Return (label, path) of the diffusers folder that contains a weight file, else of the file itself."""
+    """Return (label, path) of the diffusers folder that contains a weight file, else of the file itself.
+
+    kind   which the folder must have too, "controlnet" or "controlnet_lllite"
+    """
     folder = path.parent
     inside = workspace.models in folder.parents
     if not inside or not (folder / CONFIG).is_file() or kind_of(folder) != kind:
@@ -568,5 +571,9 @@ def embedding_vectors(workspace: Workspace, extra: Iterable[tuple[str, Path, str
 
 @lru_cache(maxsize=4096)
 def _vector_count(path: Path, token: str, stamp: Stamp) -> int:
-    """Return the number of vectors of an embedding. stamp: makes the cache follow changes of the file"""
+    """Return the number of vectors of an embedding.
+
+    token   its key in a file with several, else ""
+    stamp   makes the cache follow changes of the file
+    """
     return next(iter(read_shapes(path, token).values()))[0]

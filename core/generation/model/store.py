@@ -116,7 +116,10 @@ class ModelStore:
         return next((loaded for loaded in self._entries if (loaded.slot, loaded.key) == (slot, key)), None)
 
     def _load(self, slot: Slot, key: Any, load: Callable[[], Any], name: str, size: int, device: str) -> LoadedModel:
-        """Load a model into a slot, within the budget. If memory runs out, drop all idle models and try once more."""
+        """Load a model into a slot, within the budget. If memory runs out, drop all idle models and try once more.
+
+        size   bytes that it will need; 0 (unknown): the slot's idle models are dropped first
+        """
         if size:
             self._make_room(size, device)
         else:  # unload first: two models stay in memory together only if both are known to fit

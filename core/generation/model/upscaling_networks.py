@@ -85,7 +85,11 @@ def _renamed(name: str) -> str:
 
 
 class DenseBlock(nn.Module):
-    """Residual dense block: five convolutions, each of which reads the input and all earlier outputs."""
+    """Residual dense block: five convolutions, each of which reads the input and all earlier outputs.
+
+    width    channels of input and output
+    growth   channels of each earlier output
+    """
 
     def __init__(self, width: int, growth: int):
         super().__init__()
@@ -116,7 +120,11 @@ class Block(nn.Module):
 class RRDBNet(nn.Module):
     """ESRGAN's network (Wang et al. 2018, arXiv:1809.00219), with a scale of 4 / folds.
 
-    folds   factor of a pixel unshuffle before it (Real-ESRGAN): 1, or 2 for a scale of 2
+    channels   of the images
+    width      channels of the hidden maps
+    blocks     number of RRDB blocks
+    growth     channels added by each convolution of a dense block
+    folds      factor of a pixel unshuffle before it (Real-ESRGAN): 1, or 2 for a scale of 2
     """
 
     def __init__(self, channels: int = 3, width: int = 64, blocks: int = 23, growth: int = 32, folds: int = 1):
@@ -209,6 +217,7 @@ class Residual(nn.Module):
         self.bn1, self.bn2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, width, H, W] -> the same shape."""
         return functional.relu(x + self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x))))))
 
 

@@ -85,7 +85,7 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
 
 
 def _find_vae(reference: str, workspace: Workspace) -> Path:
-    """Return the path of a VAE. Raises ProblemsError if the file is missing or contains no VAE."""
+    """Return the path of a VAE in the settings. Raises ProblemsError if the file is missing or contains no VAE."""
     path = model_path(reference, workspace, "model.vae")
     open_vae(path)
     return path
@@ -173,7 +173,11 @@ def _prompt_embeddings(
 
 
 def image_problems(job: GenerateJob, family_name: str | None, has_loras: bool) -> Iterator[Problem]:
-    """Yield problems of one image's prompt weights, size and sampler. family_name: None skips checks of the family"""
+    """Yield problems of one image's prompt weights, size and sampler.
+
+    family_name   of the model; None: skip checks that need it
+    has_loras     skip the check of the sampler's objective, since LoRAs may be trained for another one
+    """
     settings = job.generate
     yield from weight_problems(job)
     problems = [schedule_problem(settings.sampler, settings.schedule_type, "generate.schedule_type")]

@@ -100,6 +100,8 @@ def peak_of(base: Needs, refiners: Iterable[Needs], offload: Offload, sliced: bo
     """Return the highest peak in bytes of the base model, alone and with each refiner.
 
     With offload "off" base model and refiner are on the device together, otherwise one of them rests in RAM.
+
+    sliced   decode in strips
     """
     peaks = [base.peak(offload, sliced)]
     for refiner in refiners:

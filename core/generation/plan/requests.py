@@ -261,7 +261,7 @@ def count_merged(job: GenerateJob, loras: int) -> int:
 
 
 def _with_strengths(uses: Sequence[LoraUse], strengths: Sequence[float], fixed: int) -> list[LoraUse]:
-    """Return the LoRAs with new strengths in order; the last strength applies to all further LoRAs.
+    """Return `uses` with new strengths in order; the last strength applies to all further LoRAs.
 
     fixed   number of LoRAs at the start whose strengths stay as they are
     """

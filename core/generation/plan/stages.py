@@ -86,7 +86,11 @@ def _base_stages(job: GenerateJob) -> list[Stage]:
 def _first_stage(
     job: GenerateJob, size: tuple[int, int], steps: int, begins: Begins, strength: float | None, scale: float
 ) -> Stage:
-    """Return the first stage. scale: factor for the SDXL size conditioning"""
+    """Return the first stage.
+
+    strength   denoising strength 0..1; None: it starts from noise
+    scale      factor for the SDXL size conditioning
+    """
     run, pure_noise = _steps_run(job, steps, strength), _starts_from_pure_noise(job, strength)
     return Stage(size, steps, run, begins, sizes=_size_conditioning(job.sizes, scale), from_pure_noise=pure_noise)
 

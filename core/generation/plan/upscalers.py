@@ -62,7 +62,7 @@ def _resized(resampling: str, image: Image, size: Size) -> Image:
 
 
 def _interpolated(mode: str, antialias: bool, latents: Tensor, size: Size) -> Tensor:
-    """Resize latents [B, C, h, w] to (height, width) by a mode of torch's interpolate."""
+    """Resize latents [B, C, h, w] to (height, width) by torch's interpolate with this mode and antialiasing."""
     from torch.nn.functional import interpolate
 
     return interpolate(latents, size=size, mode=mode, antialias=antialias)

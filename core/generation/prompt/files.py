@@ -99,7 +99,10 @@ def _json_entries(path: Path, where: str) -> list[Entry]:
 
 
 def _prompt_line(entry: Mapping[str, Any], notes: list[Problem], where: str) -> PromptLine:
-    """Parse a table into a prompt with options. Raises ProblemsError if it has no text. notes: receives advice on unknown options"""
+    """Parse a table of a .toml or .json file into a prompt with options. Raises ProblemsError if it has no text.
+
+    notes   receives advice on unknown options, and errors of invalid values
+    """
     unknown = sorted(set(entry) - {"prompt", *KEYS})
     if unknown:
         what = f"'{first_of(unknown, 5)}' is not an option of prompts"

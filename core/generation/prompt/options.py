@@ -224,7 +224,11 @@ def line_of(text: str, texts: Mapping[str, Any], notes: list[Problem], where: st
 
 
 def _store(values: dict[str, Any], switch: str, value: Any, notes: list[Problem], where: str) -> None:
-    """Parse an option and put it into `values`, clamped to its bounds. notes: receives a problem if it is invalid or out of range"""
+    """Parse the option `switch` and put it into `values`, clamped to its bounds.
+
+    value   text in a line, or value in a file
+    notes   receives a problem if it is invalid or out of range
+    """
     option, value_text = OPTIONS[switch], str(value).strip()
     try:
         parsed = option.read(value_text)

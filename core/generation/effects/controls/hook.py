@@ -151,7 +151,7 @@ class Controls(Hook):
                 self._nets = []
 
     def conditioned(self, at: Moment, noisy: Tensor, conditioning: Conditioning) -> Conditioning:
-        """Return the conditioning with the sum of the ControlNets' residuals; sets the LLLites' control images."""
+        """Return the conditioning with the sum of the ControlNets' residuals for `noisy`, and set the LLLites' control images."""
         height, width = noisy.shape[-2:]
         size = width * self._inputs.family.latent_pixels, height * self._inputs.family.latent_pixels
         hint = self._inputs.stage.size if self._take_turns else size  # then sd-scripts resizes the embedding

@@ -188,16 +188,16 @@ Measure = Callable[[Tensor], Tensor]  # an image [1, 3, H, W] in 0..1 -> its dis
 
 
 def spherical(first: Tensor, second: Tensor) -> Tensor:
-    """Return the mean squared spherical distance of unit vectors [N, C], 2 arcsin(|u - v| / 2) ** 2: 0 if equal, 4.93 if opposite.
+    """Return the mean over rows of 2 arcsin(|u - v| / 2) ** 2 for unit vectors u in `first` and v in `second`, [N, C] each.
 
-    Clamped so that the gradient is finite at both ends.
+    The squared spherical distance: 0 for equal vectors, 4.93 for opposite ones; clamped so that its gradient is finite there.
     """
     square = (first - second).square().sum(dim=-1).clamp(1e-12, 4 - 1e-6)
     return (2 * (square.sqrt() / 2).arcsin().square()).mean()
 
 
 def _model_input(pixels: Tensor, size: tuple[int, int], mean_std: tuple[tuple[float, ...], ...]) -> Tensor:
-    """Resize images [N, 3, H, W] in 0..1 to `size` (height, width) and normalize them.
+    """Resize `pixels` [N, 3, H, W] in 0..1 to `size` (height, width) and normalize them.
 
     mean_std   (mean, standard deviation) of R, G and B in 0..1
     """

@@ -52,10 +52,11 @@ def kind_of(name: str) -> GuidanceKind:
 def make_guidance(
     name: str, scale: float, negative_scale: float | None = None, rescale: float = 0.0, settings: Any = None
 ) -> Guidance:
-    """Create a guidance for one stage; kinds may keep state over its steps. None (UNGUIDED) at scales up to 1 unless the kind is `alone`.
+    """Create a guidance for one stage; kinds may keep state over its steps. UNGUIDED at scales up to 1 unless the kind is `alone`.
 
-    rescale    guidance rescale (`with_rescale`)
-    settings   the kind's settings group
+    negative_scale   None: classifier-free guidance with the negative prompt
+    rescale          guidance rescale (`with_rescale`)
+    settings         the kind's settings group
     """
     kind = kind_of(name)
     if scale <= 1 and not kind.alone:

@@ -11,7 +11,10 @@ SIDES = (NEGATIVE, POSITIVE)
 
 
 def apg(scale: float, negative_scale: float | None, settings: ApgSettings) -> Guidance:
-    """Return adaptive projected guidance (Sadat et al. 2024, arXiv:2410.02416) on the model's output, as in diffusers."""
+    """Return adaptive projected guidance (Sadat et al. 2024, arXiv:2410.02416) on the model's output, as in diffusers.
+
+    `negative_scale` is not supported and is ignored.
+    """
     average: list[Tensor] = []
 
     def combine(outputs: Outputs, at: Moment) -> Tensor:
@@ -43,7 +46,7 @@ def projected(difference: Tensor, positive: Tensor, eta: float, threshold: float
 
 
 def cfg_zero(scale: float, negative_scale: float | None, settings: CfgZeroSettings) -> Guidance:
-    """Return CFG-Zero* guidance (Fan et al. 2025, arXiv:2503.18886).
+    """Return CFG-Zero* guidance (Fan et al. 2025, arXiv:2503.18886). Ignores `negative_scale`.
 
     The negative output is scaled to the prompt's by least squares; the first `cfg_zero_steps` outputs are zero.
     """
@@ -60,7 +63,7 @@ def cfg_zero(scale: float, negative_scale: float | None, settings: CfgZeroSettin
 
 
 def tangential(scale: float, negative_scale: float | None, settings: None) -> Guidance:
-    """Return guidance with tangential damping (Kwon et al. 2025, arXiv:2503.18137).
+    """Return guidance with tangential damping (Kwon et al. 2025, arXiv:2503.18137). Ignores `negative_scale`.
 
     The negative output is projected onto the first singular vector of both outputs.
     """

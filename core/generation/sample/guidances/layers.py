@@ -21,17 +21,26 @@ Change = Callable[[nn.Module, Moment, Callable[[Tensor], int]], AbstractContextM
 
 
 def pag(scale: float, negative_scale: float | None, settings: PagSettings) -> Guidance:
-    """Return perturbed-attention guidance (Ahn et al. 2024, arXiv:2403.17377): the self-attention map is the identity."""
+    """Return perturbed-attention guidance (Ahn et al. 2024, arXiv:2403.17377): the self-attention map is the identity.
+
+    scale, negative_scale   of the classic guidance that it is added to
+    """
     return _perturbed(scale, negative_scale, settings.pag_scale, settings.pag_layers, "attn1", _identity)
 
 
 def skip_layer(scale: float, negative_scale: float | None, settings: SkipLayerSettings) -> Guidance:
-    """Return skip-layer guidance (Hyung et al. 2024, arXiv:2411.18664): transformer blocks return their input."""
+    """Return skip-layer guidance (Hyung et al. 2024, arXiv:2411.18664): transformer blocks return their input.
+
+    scale, negative_scale   of the classic guidance that it is added to
+    """
     return _perturbed(scale, negative_scale, settings.slg_scale, settings.slg_layers, "transformer_blocks.*", _skipped)
 
 
 def smoothed_energy(scale: float, negative_scale: float | None, settings: SmoothedEnergySettings) -> Guidance:
-    """Return smoothed energy guidance (Hong 2024, arXiv:2408.00760): the queries of self-attention are blurred."""
+    """Return smoothed energy guidance (Hong 2024, arXiv:2408.00760): the queries of self-attention are blurred.
+
+    scale, negative_scale   of the classic guidance that it is added to
+    """
 
     def change(layer: nn.Module, at: Moment, start_of: Callable[[Tensor], int]) -> AbstractContextManager[Any]:
         return _blurred_queries(layer, at, start_of, settings.seg_blur)
@@ -44,9 +53,10 @@ def _perturbed(
 ) -> Guidance:
     """Return classic guidance plus perturbed_scale (p - p'), where p' is the prompt's output with changed layers.
 
-    layers   blocks to change, such as "mid, up.1"
-    suffix   end of the names of the layers to change in them; * is a number
-    change   changes one layer during an evaluation
+    scale, negative_scale   of the classic guidance
+    layers                  blocks to change, such as "mid, up.1"
+    suffix                  end of the names of the layers to change in them; * is a number
+    change                  changes one layer during an evaluation
     """
     base = classic(scale, negative_scale)
     if not perturbed_scale:
@@ -154,7 +164,11 @@ def smoothed(queries: Tensor, size: tuple[int, int], sigma: float | None) -> Ten
 
 
 def blurred(images: Tensor, size: int, sigma: float) -> Tensor:
-    """Return images [B, C, H, W] with Gaussian blur and reflected borders, as in torchvision. size: of the kernel in pixels, odd"""
+    """Return images [B, C, H, W] with Gaussian blur and reflected borders, as in torchvision.
+
+    size    of the kernel in pixels, odd
+    sigma   standard deviation in pixels
+    """
     half = (size - 1) / 2
     offsets = torch.linspace(-half, half, size, dtype=images.dtype, device=images.device)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
