@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.families.components import Components
 from core.generation.images.metadata import one_image
@@ -30,9 +30,6 @@ from core.record.context import NO_REPORTS, JobContext, Outcome, Reports
 from core.record.units import count
 from core.record.workspace import Workspace
 from core.settings.job import GenerateJob
-
-if TYPE_CHECKING:
-    from core.generation.model.other_files import Nets
 
 
 def run_task(job: GenerateJob, context: JobContext) -> Outcome:
@@ -81,6 +78,8 @@ def loaded_maker(
     if all(needs_no_model(request.job, workspace) for request in plan.requests):
         yield UpscaleMaker(upscalers), ImageMetadata(workspace, sources, hashes)
         return
+    from core.generation.effects.controls.hook import nets_of
+
     _log_zero_terminal_snr(plan, reports)
     offload = offload_for(job, sources, device)
     with leased(job, sources, store, device, reports, offload) as components:
@@ -96,21 +95,10 @@ def loaded_maker(
                 reports.warn(problem)
             refiners = refiners_of(job, sources, store, device, workspace, components, offload)
             lend = _lender(store, components, sources)
-            nets_in_use = _controls_context(store, components, sources, workspace, reports)
-            with nets_in_use as nets, finishers(workspace, reports) as finish:
+            controls = nets_of(store, components, sources, workspace, reports) if sources.controls else nullcontext()
+            with controls as nets, finishers(workspace, reports) as finish:
                 maker = ImageMaker(components, encoder, loras, reports, upscalers, refiners, nets, lend, finish)
                 yield maker, ImageMetadata(workspace, sources, hashes)
-
-
-def _controls_context(
-    store: ModelStore, components: Components, sources: Sources, workspace: Workspace, reports: Reports
-) -> AbstractContextManager[Nets | None]:
-    """Return a context with the job's ControlNets, or with None if it has none."""
-    if not sources.controls:
-        return nullcontext()
-    from core.generation.effects.controls.hook import nets_of
-
-    return nets_of(store, components, sources, workspace, reports)
 
 
 def _lender(store: ModelStore, components: Components, sources: Sources) -> Lend:

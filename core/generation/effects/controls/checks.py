@@ -1,7 +1,6 @@
 """Checks of a generation's control images and ControlNets before anything is loaded. Imports no torch."""
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 from core.control.hints.models import checked_model
@@ -11,7 +10,7 @@ from core.generation.plan.initial import CONTROL, image_files, opened
 from core.generation.plan.stages import as_generator
 from core.generation.prompt.changes import with_settings
 from core.record.problems import Problem, ProblemsError, collected
-from core.record.stamps import Stamp, stamp
+from core.record.stamps import cached_until_changed
 from core.record.units import count
 from core.record.workspace import Workspace, resolve_path
 from core.settings.hints import BY_MODEL
@@ -131,12 +130,7 @@ def unused_images(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
             yield Problem(what, "controls.control_image", fix, "advice", code="controls.left-over-images")
 
 
+@cached_until_changed(4096, missing=False)  # every check of the settings calls it
 def _is_black(path: Path) -> bool:
     """Return whether an image is all black. Raises ProblemsError if it cannot be read."""
-    return _cached_is_black(path, stamp(path))
-
-
-@lru_cache(maxsize=4096)
-def _cached_is_black(path: Path, stamp: Stamp) -> bool:
-    """Implement `_is_black`, cached by path, size and time, since every check of the settings calls it."""
     return opened(path, CONTROL).getbbox() is None
