@@ -66,11 +66,6 @@ class ClassPlan:
     views: dict[Size, int]
 
     @property
-    def sizes(self) -> list[Size]:
-        """(width, height) of each of the `number` images."""
-        return sizes_by_views(self.views, self.number)
-
-    @property
     def to_generate(self) -> int:
         """Number of images to generate: `number` without the other images in the folder."""
         return max(0, self.number - len(other_images(self.folder)))

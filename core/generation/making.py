@@ -22,7 +22,7 @@ from core.generation.plan.hooks import Finish, HookInputs, Lend, differentiates,
 from core.generation.plan.initial import IMAGE, opened
 from core.generation.plan.requests import Request
 from core.generation.plan.stages import (
-    as_generator,
+    as_sd_scripts,
     has_regions,
     passes_of,
     reading_of,
@@ -251,7 +251,7 @@ class ImageMaker:
             result.latents.append(latents)
             steps_before += steps_of(stage)
         if decoded:
-            self._decode(result, job)
+            self._decode(result)
             if result.canvas is not None:
                 result.images[-1] = [result.canvas.pasted(image) for image in result.images[-1]]
             for finish in self.finish if inpainted is None else ():
@@ -377,7 +377,7 @@ class ImageMaker:
             return None
         if stage.begins == "previous latents":
             if job.hires.highres_fix_save_1st:
-                self._decode(result, job)
+                self._decode(result)
             height, width = self.kind.latent_shape(stage.size)[1:]
             upscale = upscaler_of(job).latents
             assert upscale is not None
@@ -386,7 +386,7 @@ class ImageMaker:
             assert result.canvas is not None
             images = [result.canvas.visible] * len(batch)
         else:
-            self._decode(result, job)
+            self._decode(result)
             images = result.images[-1]
         file = job.hires.highres_fix_upscaler_file if stage.begins == "previous image" else None
         with self.upscaler(file) if file else nullcontext() as network:
@@ -403,11 +403,11 @@ class ImageMaker:
         content = job.image_to_image.masked_content
         if stage.begins != "image" or result.canvas is None or result.canvas.mask is None or "latent" not in content:
             return latents
-        mask = mask_of(result.canvas.mask, self.kind.latent_shape(stage.size), as_generator(job)).to(latents.device)
+        mask = mask_of(result.canvas.mask, self.kind.latent_shape(stage.size), as_sd_scripts(job)).to(latents.device)
         noise = mixed_noise(noises, latents.device) if content == "latent_noise" else 0
         return (1 - mask) * latents + mask * noise
 
-    def _decode(self, result: BatchResult, job: GenerateJob) -> None:
+    def _decode(self, result: BatchResult) -> None:
         """Decode the last latents and append the images to `result.images`."""
         vae, cancel, warn = self.components.vae, self.reports.cancel, self.reports.warn
         result.images.append(decode(vae, result.latents[-1], self.kind.decode_latents, cancel=cancel, warn=warn))
@@ -465,7 +465,7 @@ class ImageMaker:
             positive, others = tuple(each[:count]), each[count:]
             states = PromptStates.of([positive[0], *others])
             return replace(states, parts=positive, weights=weights) if count > 1 else states
-        if as_generator(job) and self.kind.name == "sdxl":  # it ignores the text encoders' layers of SDXL's LoRAs
+        if as_sd_scripts(job) and self.kind.name == "sdxl":  # it ignores the text encoders' layers of SDXL's LoRAs
             self.loras.set_strengths(with_divided_text_strengths(uses, count))
             each = encode()
             self.loras.set_strengths(uses)

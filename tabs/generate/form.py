@@ -24,7 +24,7 @@ from core.generation.model.library import Scan, find, find_file, portable_name
 from core.generation.model.other_files import NETS, find_refiner, net_of_image
 from core.generation.model.sources import model_hash
 from core.generation.prompt.changes import with_settings
-from core.generation.prompt.loras import LoraTag, with_prompt_loras, without_tags
+from core.generation.prompt.loras import LoraTag, split_tags, with_prompt_loras
 from core.generation.prompt.wildcards import has_variants
 from core.record.file_titles import file_stem, is_average
 from core.record.problems import Problem, ProblemsError, collected
@@ -551,5 +551,5 @@ def marked_for_zero_snr(
 def tags_of(prompt: str) -> list[LoraTag]:
     """The LoRA tags of a prompt; [] if it is incomplete."""
     with suppress(ValueError):
-        return without_tags(prompt)[1]
+        return split_tags(prompt)[1]
     return []

@@ -30,7 +30,7 @@ from core.generation.plan.stages import (
 from core.generation.prompt import options, wildcards
 from core.generation.prompt.analysis import Names, Parsing, findings_of
 from core.generation.prompt.editing import Pass, at_steps, has_edits, malformed_edits, schedule
-from core.generation.prompt.loras import tag_of, use_of, without_tags
+from core.generation.prompt.loras import split_tags, tag_of, use_of
 from core.generation.prompt.runs import prompt_runs, tokens_read, weighted_parts, windows_of
 from core.generation.prompt.sample_prompts import filled, read_prompts
 from core.generation.prompt.styles import Style, styled_entry, styles_of_csv
@@ -233,7 +233,7 @@ def prompts() -> Facts:
                 "tokens": tokens_read([text], lambda words: 31 * len(words.split()), None, 150),
                 "edits": [schedule(text, during) for during in (Pass(10), Pass(6, 10))] if has_edits(text) else "",
                 "misses": malformed_edits(text),
-                "tags": refused(without_tags, text) if "<" in text else "",
+                "tags": refused(split_tags, text) if "<" in text else "",
                 "findings": [_finding(text, mode) for mode in MODES],
             },
         )
@@ -245,7 +245,7 @@ def prompts() -> Facts:
         "<lora:a:0.2:start=3:lbw=MID>",
         "<lora:a:1:step=-5>",
     ):
-        (found,) = without_tags(tag)[1]
+        (found,) = split_tags(tag)[1]
         use = use_of(found, 10)
         yield tag, [str(found), told_item(use), str(tag_of(use, 20))]
 

@@ -16,7 +16,7 @@ from core.generation.effects.inpaint import blurred, only_masked
 from core.generation.model.sources import HookFile
 from core.generation.plan.files import weight_problems
 from core.generation.plan.hooks import Inpaint
-from core.generation.plan.stages import as_generator, detail_size, least_strength
+from core.generation.plan.stages import as_sd_scripts, detail_size, least_strength
 from core.generation.prompt.changes import with_settings
 from core.generation.prompt.loras import has_tags
 from core.generation.sample.canvas import Box as Pixels
@@ -54,7 +54,7 @@ def problems(job: GenerateJob) -> Iterator[Problem]:
         what, fix = "No area is between the min and the max area ratio", "make the min smaller than the max"
         yield Problem(what, "detailer.ad_mask_min_ratio", fix, code="detailer.area")
     steps, strength = settings.ad_steps or job.generate.steps, settings.ad_denoising_strength
-    if not strength or (as_generator(job) and not int(steps * strength)):
+    if not strength or (as_sd_scripts(job) and not int(steps * strength)):
         what = f"With {steps} steps, a detailer denoising strength of {strength:g} runs no steps"
         fix = f"use at least {least_strength(steps):g}, or more steps"
         yield Problem(what, "detailer.ad_denoising_strength", fix, code="detailer.no-steps")
@@ -250,8 +250,8 @@ def job_of(job: GenerateJob, number: int) -> GenerateJob | None:
 def _prompt(text: str | None, image_prompt: str, number: int) -> str:
     """Return the prompt of detection `number` (from 0) in a text split at [SEP]; the last part is for all further detections.
 
-    text    the detailer's prompt, with [PROMPT] for the image's
-    image_prompt  the image's prompt, used if the part is empty
+    text           the detailer's prompt, with [PROMPT] for the image's
+    image_prompt   the image's prompt, used if the part is empty
     """
     parts = SEPARATOR.split(text or "")
     return parts[min(number, len(parts) - 1)].replace(WHOLE, image_prompt) or image_prompt

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from core.generation.plan.hooks import HookInputs
-from core.generation.plan.stages import as_generator
+from core.generation.plan.stages import as_sd_scripts
 from core.generation.sample.guidance import Moment
 from core.generation.sample.guidances.layers import blurred
 from core.generation.sample.loop import Hook
@@ -19,14 +19,14 @@ def hook_of(inputs: HookInputs) -> Hook | None:
     settings = inputs.job.gradual_latent
     if settings.gradual_latent_timesteps is None or inputs.job.generate.sampler not in GROWING:
         return None
-    return GradualLatent(settings, as_generator(inputs.job))
+    return GradualLatent(settings, as_sd_scripts(inputs.job))
 
 
 class GradualLatent(Hook):
     """Euler a with steps that enlarge the latents.
 
-    sd_scripts  True, as in sd-scripts' generator: noise continues from the generators' state after all noise of the full size, and
-           latents may end below the full size; False: the last step enlarges them to it
+    sd_scripts   True, as in sd-scripts' generator: noise continues from the generators' state after all noise of the full size, and
+                 latents may end below the full size; False: the last step enlarges them to it
     """
 
     def __init__(self, settings: GradualLatentSettings, sd_scripts: bool = False):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from core.diffusion.samplers import add_noise
 from core.generation.plan.hooks import HookInputs
 from core.generation.plan.initial import IMAGE, blur_of, opened, read_mask
-from core.generation.plan.stages import as_generator
+from core.generation.plan.stages import as_sd_scripts
 from core.generation.sample.canvas import Box, Canvas, encoded, fitted, mask_of, pixels_of
 from core.generation.sample.guidance import Moment
 from core.generation.sample.loop import Denoiser, Hook, Stage
@@ -39,7 +39,7 @@ def canvas_of(job: GenerateJob, size: tuple[int, int]) -> Canvas:
         return only_masked(image, mask, settings.mask_padding, size, settings.masked_content == "fill")
     image, mask = fitted(image, size, settings.fit), fitted(mask, size, settings.fit)
     # Doubled: half of the blur is already blended in the latents.
-    overlay = None if as_generator(job) else mask.point(lambda level: min(2 * level, 255))
+    overlay = None if as_sd_scripts(job) else mask.point(lambda level: min(2 * level, 255))
     visible = filled(image, mask) if settings.masked_content == "fill" else image
     return Canvas(visible, mask, image, None, overlay)
 
@@ -145,7 +145,7 @@ def hook_of(inputs: HookInputs) -> Hook | None:
     """
     if is_inpainting_model(inputs.components):
         return None
-    latents, kohya = inputs.latents, as_generator(inputs.job)
+    latents, kohya = inputs.latents, as_sd_scripts(inputs.job)
     mask = None if inputs.canvas is None else inputs.canvas.mask
     if latents is None or mask is None or (kohya and inputs.stage.begins != "image"):
         return None

@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 from core.families.offload import replaced
 from core.generation.plan.hooks import HookInputs
 from core.generation.plan.initial import MAP, opened
-from core.generation.plan.stages import as_generator, has_regions
+from core.generation.plan.stages import as_sd_scripts, has_regions
 from core.generation.prompt.runs import parts_of
 from core.generation.sample.guidance import POSITIVE
 from core.generation.sample.loop import Hook
@@ -41,7 +41,7 @@ def hook_of(inputs: HookInputs) -> Hook | None:
     job = inputs.job
     if not has_regions(job):
         return None
-    image, kohya = opened(resolve_path(job.regions.region_map or ""), MAP), as_generator(job)
+    image, kohya = opened(resolve_path(job.regions.region_map or ""), MAP), as_sd_scripts(job)
     codes = job.regions.network_regional_mask_max_color_codes
     return Regions(
         inputs.components.denoiser,

@@ -46,7 +46,9 @@ def _with_value(position: Sequence[int], axis_index: int, value: int) -> Index:
     return x, y, z
 
 
-def answered(folder: GridFolder, letter: str, choice: Mapping[str, Any], url: Callable[[Any], str]) -> dict[str, Any]:
+def next_choice(
+    folder: GridFolder, letter: str, choice: Mapping[str, Any], url: Callable[[Any], str]
+) -> dict[str, Any]:
     """Save a choice, unless it is empty; return the next two images and the result of all choices so far.
 
     letter    of the axis; "": the first one with two values
@@ -88,7 +90,7 @@ def _next_pair(
     choices: Sequence[Choice],
     url: Callable[[Any], str],
 ) -> dict[str, Any] | None:
-    """Return the next two images as "pair" in `answered`; None if there are too few images or enough choices.
+    """Return the next two images as "pair" in `next_choice`; None if there are too few images or enough choices.
 
     names   of the axis' values, "x1", "x2" ...
     url     (path of an image) -> its URL
@@ -115,7 +117,7 @@ def _next_pair(
     }
 
 
-def preferred_words(folder: GridFolder, content: GridContent) -> str:
+def preference_text(folder: GridFolder, content: GridContent) -> str:
     """Return a summary of the choices for the head of the grid, "12 blind choices prefer LoRA fox."; "" without a result."""
     sentences = []
     for axis in axes_to_choose(content):

@@ -93,7 +93,7 @@ def image_of(content: GridContent, pages: Sequence[Page]) -> Image.Image:
     wide, high = max(int(wide * scale), 16), max(int(high * scale), 16)
     font = ImageFont.load_default(size=max(12, min(wide // 18, 40)))
     tops = [_wrapped(label(content, "x", x), font, wide - 2 * GAP) for x in range(columns)]
-    label_width = _left_width(content, rows, wide)
+    label_width = _left_width(content, wide)
     sides = [_wrapped(label(content, "y", y), font, label_width - 2 * GAP) for y in range(rows)]
     line_height = _line_height(font)
     top = max(map(len, tops)) * line_height + 2 * GAP if content.axis("x") else 0
@@ -114,7 +114,7 @@ def image_of(content: GridContent, pages: Sequence[Page]) -> Image.Image:
         for row, cells in enumerate(page.rows):
             _centered(draw, sides[row], font, (0, y, label_width, high))
             for x, cell in enumerate(cells):
-                _paste(sheet, draw, cell, font, (label_width + GAP + x * (wide + GAP), y, wide, high))
+                _paste(sheet, draw, cell, (label_width + GAP + x * (wide + GAP), y, wide, high))
             y += high + GAP
         page_top += height
     return sheet
@@ -135,7 +135,7 @@ def _scale_to_limits(columns: int, rows: int, wide: int, high: int) -> float:
     return min(area, MOST_SIDE / (columns * wide), MOST_SIDE / (rows * high))
 
 
-def _left_width(content: GridContent, rows: int, wide: int) -> int:
+def _left_width(content: GridContent, wide: int) -> int:
     """Return the width of the row labels in pixels, 0 without a Y axis. wide: width of a cell"""
     return max(80, min(wide // 2, 320)) if content.axis("y") else 0
 
@@ -195,7 +195,6 @@ def _paste(
     sheet: Image.Image,
     draw: ImageDraw.ImageDraw,
     cell: CellImage,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     box: tuple[int, int, int, int],
 ) -> None:
     """Draw a cell into a box (left, top, width, height): its image, scaled down if needed, or the reason why there is none."""

@@ -163,7 +163,7 @@ class GridFolder:
     ) -> GridFolder:
         """Create the folder of a new grid with its grid.json. Raises ProblemsError if it cannot be written.
 
-        job    with its seeds chosen (`decided`)
+        job    with its seeds chosen (`with_seeds`)
         axes   from `Grid.stored_axes`
         same   {cell: an equal cell before it}
         run    folder name of the run whose checkpoints are compared; "" for none

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from core.generation.grids.export import export
 from core.generation.grids.folder import GridFolder, Index
-from core.generation.grids.plan import Cell, Grid, Part, decided, grid_of
+from core.generation.grids.plan import Cell, Grid, Part, grid_of, with_seeds
 from core.generation.grids.reuse import is_older, reuse
 from core.generation.images.output import encoded_image
 from core.generation.making import Progress, each_image
@@ -54,7 +54,7 @@ def begin(
     run     folder name of the run whose checkpoints are compared; "" for none
     notes   {letter of an axis: a note for each of its values}
     """
-    job = decided(job)
+    job = with_seeds(job)
     grid = grid_of(job, workspace)
     return GridFolder.create(workspace, job, grid.stored_axes(notes or {}, workspace), grid.same, run)
 

@@ -128,7 +128,7 @@ def _texts_of(axis: Axis, workspace: Workspace) -> list[str]:
     return [title or value.text for title, value in zip(titles_of(files, workspace.runs), axis.values, strict=True)]
 
 
-def decided(job: GridJob) -> GridJob:
+def with_seeds(job: GridJob) -> GridJob:
     """Return the job with all random seeds chosen, so that it can be resumed. Raises ProblemsError for invalid axes."""
     random = [name for name in ("seed", "variation_seed") if getattr(job.generate, name) is None]
     axes, job = axes_of(job), with_settings(job, generate={name: secrets.randbelow(FRESH_SEEDS) for name in random})
@@ -141,7 +141,7 @@ def decided(job: GridJob) -> GridJob:
 
 
 def grid_of(job: GridJob, workspace: Workspace, run: str = "") -> Grid:
-    """Plan a grid whose seeds are chosen (`decided`). Raises ProblemsError with all problems of axes and prompts.
+    """Plan a grid whose seeds are chosen (`with_seeds`). Raises ProblemsError with all problems of axes and prompts.
 
     run   folder name of the run whose checkpoints are compared, which is generated in rounds; "" for other grids
     """
@@ -396,10 +396,10 @@ def expected_steps(job: GridJob, axes: Sequence[Axis]) -> int:
     return steps * prod(len(axis.values) for axis in axes if axis not in staged)
 
 
-def checked(job: GridJob, workspace: Workspace) -> tuple[Grid, int]:
+def checked_grid(job: GridJob, workspace: Workspace) -> tuple[Grid, int]:
     """Return (the planned grid, its number of sampling steps). Raises ProblemsError with all problems, including those of files."""
     require_writable(workspace)
-    grid = grid_of(decided(job), workspace)
+    grid = grid_of(with_seeds(job), workspace)
     problems: list[Problem] = []
     steps = 0
     for part in grid.parts:
@@ -425,7 +425,7 @@ def check_task(job: GridJob, workspace: Workspace) -> str:
     if job.grid.folder:
         folder = GridFolder.named(job.grid.folder, workspace)
         job = folder.job()
-    grid, steps = checked(job, workspace)
+    grid, steps = checked_grid(job, workspace)
     cells, loads = len(grid.cells), sum(part.loads for part in grid.parts)
     lines = [f"{axis.letter.upper()}: {axis.title}, {count(len(axis.values), 'value')}" for axis in grid.axes]
     lines.append(f"{count(cells, 'image')}, {count(steps, 'step')}, {count(loads, 'model load')}")

@@ -12,7 +12,7 @@ from core.generation.images.a1111_rows import ROWS
 from core.generation.images.a1111_topics import SettingsReader, read_hashes, read_pairs, written_pairs
 from core.generation.images.record import ForeignSettings, ImageRecord
 from core.generation.model.sources import Hashes
-from core.generation.prompt.loras import LARGEST, LoraTag, tag_of, use_of, without_tags
+from core.generation.prompt.loras import LARGEST, LoraTag, split_tags, tag_of, use_of
 from core.record.bounded_json import json_or_none
 from core.settings.generation.generate import GenerateSettings
 from core.settings.job import GenerateJob
@@ -143,7 +143,7 @@ def from_a1111_text(text: str, processed: str = "") -> ImageRecord:
     tags: list[LoraTag] = []
     reader = SettingsReader(pairs, "a1111", [*_resources(pairs), *_pairs(processed)])
     try:
-        prompt, tags = without_tags(prompt)
+        prompt, tags = split_tags(prompt)
         tags += [
             LoraTag(name, float(weight), float(weight))
             for name, weight in WEIGHTED.findall(pairs.get("Lora weights", ""))

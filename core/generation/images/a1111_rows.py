@@ -53,7 +53,7 @@ class Row:
         return self.to_text(value) if value is not None and self.acts(job) else None
 
 
-def plain(value: Any) -> str:
+def value_text(value: Any) -> str:
     """Return the text of a setting's value, from which the same value can be parsed."""
     if isinstance(value, tuple | list):
         return json.dumps(value)
@@ -62,7 +62,7 @@ def plain(value: Any) -> str:
 
 def _number(key: str, path: str, **more: Any) -> Row:
     """Return a row for a number or another value that is written as it is. key: A1111's name; more: other fields of `Row`"""
-    return Row(key, path, plain, **more)
+    return Row(key, path, value_text, **more)
 
 
 def _labels(
@@ -188,7 +188,7 @@ def other_texts(job: GenerateJob) -> dict[str, str]:
         value = value_of(job, entry.path)
         idle = entry.group in GUIDANCES and entry.group != job.generate.guidance
         if value is not None and value != entry.default and not idle:
-            texts[name] = plain(value)
+            texts[name] = value_text(value)
     return texts
 
 

@@ -17,7 +17,7 @@ from core import __version__
 from core.control.detectors import DETECTORS, lowest_confidence
 from core.diffusion.samplers import schedule_problem
 from core.generation.images.a1111_controls import UNIT, hashes_in, units_of, unread_in, uses_in
-from core.generation.images.a1111_rows import ROWS, other_settings, other_texts, plain, read_other
+from core.generation.images.a1111_rows import ROWS, other_settings, other_texts, read_other, value_text
 from core.generation.images.record import SAMPLERS, names_of
 from core.generation.model.sources import Hashes
 from core.generation.plan.stages import detail_size, hires_sizes, stages_of
@@ -90,12 +90,12 @@ HIRES = ("Hires upscale", "Hires resize")  # either turns hires fix on
 class SettingsReader:
     """Converts the settings of one image from A1111's names to jobs' settings.
 
-    pairs    {A1111's name: text}
-    source   program that wrote them, in lower case
-    more     names of further settings that cannot be read
-    unread   the pairs that no reader has taken yet
-    notes    advice so far
-    groups   {settings group: {setting: value}} so far, not validated
+    pairs      {A1111's name: text}
+    source     program that wrote them, in lower case
+    more       names of further settings that cannot be read
+    unread     the pairs that no reader has taken yet
+    notes      advice so far
+    groups     {settings group: {setting: value}} so far, not validated
     is_a1111   whether A1111 or Forge wrote the text; others write its format but generate differently
     """
 
@@ -401,7 +401,7 @@ def _hash_pairs(pairs: Mapping[str, str], name: str) -> dict[str, str]:
 
 
 def _read_nets(reader: SettingsReader) -> None:
-    """Read the ControlNets."""
+    """Read the ControlNet units into `controls.nets`."""
     nets = uses_in(reader.pairs, reader.note)
     reader.put("controls.nets", [reader.valid(net, ControlUse) for net in nets])
     reader.more = [*reader.more, *unread_in(reader.pairs)]
@@ -428,13 +428,13 @@ def _detailer(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
         values["ad_inpaint_width"], values["ad_inpaint_height"] = detail_size(job)
     default = DetailerSettings().model_dump()
     written = {key for key, name in _detailer_names().items() if name in ALWAYS or values[name] != default[name]}
-    texts = {key: plain(values[name]) for key, name in _detailer_names().items() if key in written}
+    texts = {key: value_text(values[name]) for key, name in _detailer_names().items() if key in written}
     switches = {key: "True" for key, names in SWITCHES.items() if any(values[name] != default[name] for name in names)}
     return {DETAILER: PurePath(file).name if file else settings.ad_model, ONLY_MASKED: "True"} | texts | switches
 
 
 def _read_detailer(reader: SettingsReader) -> None:
-    """Read ADetailer's settings.
+    """Read ADetailer's settings into the detailer's.
 
     Its .pt files cannot be used here: a face detector becomes MTCNN, another the .onnx file of the same name.
     """

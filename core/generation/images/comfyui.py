@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from core.generation.images.record import ForeignSettings
-from core.generation.prompt.loras import LoraTag, without_tags
+from core.generation.prompt.loras import LoraTag, split_tags
 
 Graph = Mapping[str, Any]  # {id: {"class_type": ..., "inputs": {name: value, or [id, output] for a link}}}
 # Inputs that carry a text or a conditioning: of CLIPTextEncode and its relatives, of combining and joining nodes, of
@@ -211,7 +211,7 @@ def _add_model(settings: ForeignSettings, graph: _Graph, inputs: Mapping[str, An
 def _tags(text: Any) -> list[LoraTag]:
     """Return the LoRA tags in a text; [] for other values and invalid tags."""
     try:
-        return without_tags(text)[1] if isinstance(text, str) else []
+        return split_tags(text)[1] if isinstance(text, str) else []
     except ValueError:
         return []
 

@@ -25,7 +25,7 @@ from core.dataset.sources.memo import Memo
 from core.families.prompt_weights import read_weights
 from core.generation.images.metadata import read_image_metadata
 from core.generation.model.library import title_of_name
-from core.generation.prompt.loras import tagless
+from core.generation.prompt.loras import remove_tags
 from core.generation.prompt.options import read_line
 from core.generation.prompt.runs import AND, BREAK, weighted_parts
 from core.record import atomic
@@ -353,10 +353,7 @@ class Gallery:
         return entry[1] if entry else UNREAD
 
     def matching(self, criteria: Filter | None = None) -> list[Shot]:
-        """Return the images that match a filter, newest first, without hidden twins. Raises ProblemsError for an invalid date.
-
-        criteria   None: all images
-        """
+        """Return the images that match a filter (None: all), newest first, `without_twins`. Raises ProblemsError for an invalid date."""
         criteria = criteria or Filter()
         words = criteria.words.casefold().split()
         begin, end = criteria.span()
@@ -370,7 +367,7 @@ class Gallery:
         return self.without_twins(shots)
 
     def without_twins(self, shots: Sequence[Shot]) -> list[Shot]:
-        """Return `shots` without base images of comparisons, which are shown together with the image they belong to (`twin`)."""
+        """Return `shots` without base images of comparisons, each of which is shown together with the image it belongs to (`twin`)."""
         twins = {shot.name: twin for shot in shots if self._compared(twin := self.twin(shot.name), shot)}
         hidden = set(twins.values())
         hidden = {twin for name, twin in twins.items() if name not in hidden}  # a hidden image hides no twin of its own
@@ -585,7 +582,7 @@ def copy_as_dataset(
 
 def plain_prompt(prompt: str) -> str:
     """Return a prompt as a caption: without LoRA tags, inline options, weights, AND and BREAK."""
-    text = tagless(read_line(" ".join(prompt.split()), [], "").text)
+    text = remove_tags(read_line(" ".join(prompt.split()), [], "").text)
     texts = [part for part, _ in weighted_parts(text)] if AND.search(text) else [text]  # alone, ":30" may be a time
     joined = ", ".join("".join(run for run, _ in read_weights(text)[0]) for text in texts)
     parts = " ".join(BREAK.sub(",", joined).split()).split(",")

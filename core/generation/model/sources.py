@@ -30,10 +30,10 @@ class HookFile:
 class Sources:
     """The files of a job, found and detected by their headers.
 
-    family                                   of the base model
-    vae                                      separate VAE; None: the model's
-    loras, refiners, controls, hook_files    {name in the settings: file}
-    notes                                    advice about the files
+    family                                  of the base model
+    vae                                     separate VAE; None: the model's
+    loras, refiners, controls, hook_files   {name in the settings: file}
+    notes                                   advice about the files
     """
 
     model: Path

@@ -49,14 +49,14 @@ class Forecast:
 class Needs:
     """Memory needs of a generation on the device, in bytes.
 
-    denoiser, vae, texts    weights of the denoiser, the VAE and the text encoders
-    layer                   weights of the denoiser's largest layer
-    reading                 encoding prompts while the text encoders' weights rest in RAM
-    evaluation              activations of one evaluation of the denoiser
-    decoding, in_strips     decoding an image: as a whole, in strips
-    loras                   weights of LoRAs, ControlNets and models of hooks
-    upscaling               running the upscaling network
-    gradient                backpropagation through denoiser and VAE (CLIP and VGG guidance)
+    denoiser, vae, texts   weights of the denoiser, the VAE and the text encoders
+    layer                  weights of the denoiser's largest layer
+    reading                encoding prompts while the text encoders' weights rest in RAM
+    evaluation             activations of one evaluation of the denoiser
+    decoding, in_strips    decoding an image: as a whole, in strips
+    loras                  weights of LoRAs, ControlNets and models of hooks
+    upscaling              running the upscaling network
+    gradient               backpropagation through denoiser and VAE (CLIP and VGG guidance)
     """
 
     denoiser: int

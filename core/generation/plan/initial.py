@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.generation.plan.requests import Request
-from core.generation.plan.stages import KOHYA_SIZE_STEP, as_generator
+from core.generation.plan.stages import KOHYA_SIZE_STEP, as_sd_scripts
 from core.generation.prompt.changes import with_settings
 from core.generation.sample.canvas import fitted
 from core.record.problems import Problem, ProblemsError
@@ -62,7 +62,7 @@ def size_from(job: GenerateJob, image: tuple[int, int], step: int) -> tuple[int,
     The width and height in the settings; if one is set, the other by the image's aspect ratio; if none, the image's size. Rounded
     down to multiples of `step` (with compatibility "kohya" KOHYA_SIZE_STEP), at least one of them.
     """
-    step = KOHYA_SIZE_STEP if as_generator(job) else step
+    step = KOHYA_SIZE_STEP if as_sd_scripts(job) else step
     width, height = job.generate.width, job.generate.height
     if width and not height:
         height = round(image[1] * width / image[0])
@@ -75,7 +75,7 @@ def size_from(job: GenerateJob, image: tuple[int, int], step: int) -> tuple[int,
 def blur_of(job: GenerateJob) -> int:
     """Return the radius of the mask blur in pixels: as set, else A1111's default, or 0 with compatibility "kohya"."""
     blur = job.image_to_image.mask_blur
-    return (0 if as_generator(job) else BLUR) if blur is None else blur
+    return (0 if as_sd_scripts(job) else BLUR) if blur is None else blur
 
 
 def read_mask(settings: ImageToImageSettings, size: tuple[int, int]) -> Image:

@@ -33,8 +33,8 @@ MAX_IMAGES = 100_000  # images of one job
 class Request:
     """One image to generate.
 
-    job     the settings that generate it again: one prompt without inline options and variants, its seed and LoRAs, count 1
-    name    file name, if the prompt sets one (--f)
+    job    the settings that generate it again: one prompt without inline options and variants, its seed and LoRAs, count 1
+    name   file name, if the prompt sets one (--f)
     """
 
     job: GenerateJob
@@ -71,7 +71,7 @@ def requests_of(
     seeds = _Seeds(job, len(entries))
     requests: list[Request] = []
     for turn in range(job.prompts.n_iter):
-        seeds.begin(turn)
+        seeds.begin()
         order = list(entries)
         if job.prompts.shuffle_prompts:
             Random(seeds.first + turn).shuffle(order)
@@ -160,7 +160,7 @@ class _Seeds:
         rng = Random(self.first)
         return (rng.randint(0, FRESH_SEEDS - 1) for _ in numbers())
 
-    def begin(self, number: int) -> None:
+    def begin(self) -> None:
         """Start a repetition of all prompts (`prompts.n_iter`); with `iter_same_seed`, draw the seed that all its images share."""
         self._prompt_seed = next(self._drawn) if self._same else 0
 
@@ -194,7 +194,7 @@ def _requests_of_entry(
     """
     if not job.prompts.dynamic_prompts and where == PROMPT:
         for seed in seeds.of((), job.generate.count, False):
-            yield _request(job, PromptLine(str(entry)), seed, seeds, notes, where)
+            yield _request(job, PromptLine(str(entry)), seed, seeds, notes)
         return
     line, line_seeds = take_seeds(entry) if isinstance(entry, str) else line_of_table(entry, notes, where)
     text = line if isinstance(line, str) else line.text
@@ -210,10 +210,10 @@ def _requests_of_entry(
         return
     for chosen, seed in lines:
         parsed = read_line(chosen, notes, where) if isinstance(line, str) else PromptLine(chosen, line.values)
-        yield _request(job, parsed, seed, seeds, notes, where)
+        yield _request(job, parsed, seed, seeds, notes)
 
 
-def _request(job: GenerateJob, line: PromptLine, seed: int, seeds: _Seeds, notes: list[Problem], where: str) -> Request:
+def _request(job: GenerateJob, line: PromptLine, seed: int, seeds: _Seeds, notes: list[Problem]) -> Request:
     """Return the request of one image: the job with the text, inline options and LoRA tags of a prompt.
 
     notes   receives problems; a merged LoRA cannot have a step range

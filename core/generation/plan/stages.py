@@ -27,7 +27,7 @@ PENULTIMATE = 2  # layer of SDXL's text encoders that programs read by default
 SIDES = (NEGATIVE, POSITIVE, EMPTY)
 
 
-def as_generator(job: GenerateJob) -> bool:
+def as_sd_scripts(job: GenerateJob) -> bool:
     """Return whether the job reproduces images of sd-scripts' generator (compatibility "kohya")."""
     return job.generate.compatibility == "kohya"
 
@@ -73,7 +73,7 @@ def _base_stages(job: GenerateJob) -> list[Stage]:
         strength = hires.highres_fix_strength
     second_begins: Begins = "previous latents" if upscales_latents(job) else "previous image"
     first_scale, second_scale = (scale, 1.0) if scale < 1 else (1.0, scale)
-    steps = hires.highres_fix_steps or (HIRES_STEPS if as_generator(job) else settings.steps)
+    steps = hires.highres_fix_steps or (HIRES_STEPS if as_sd_scripts(job) else settings.steps)
     first = _first_stage(job, small, steps, begins, strength, first_scale)
     return [
         first,
@@ -102,7 +102,7 @@ def _steps_run(job: GenerateJob, steps: int, strength: float | None) -> int | No
     """
     if not strength:
         return None if strength is None else 0
-    return int(steps * strength) if as_generator(job) else int(steps * min(strength, MAX_STRENGTH)) + 1
+    return int(steps * strength) if as_sd_scripts(job) else int(steps * min(strength, MAX_STRENGTH)) + 1
 
 
 def detail_size(job: GenerateJob) -> tuple[int, int]:
@@ -124,7 +124,7 @@ def _second_steps(job: GenerateJob) -> tuple[int, int | None]:
     As in A1111, all steps in the settings run: the schedule has steps / strength, of which the strength skips the first.
     """
     steps, strength = job.hires.hires_steps or job.generate.steps, job.image_to_image.strength
-    lengthens = strength and not as_generator(job)
+    lengthens = strength and not as_sd_scripts(job)
     total = int(min(steps / min(strength, MAX_STRENGTH), 2 * TIMESTEPS)) if strength and lengthens else steps
     fits = steps < total <= TIMESTEPS
     return (total, steps) if fits else (min(total, TIMESTEPS), _steps_run(job, min(total, TIMESTEPS), strength))
@@ -133,7 +133,7 @@ def _second_steps(job: GenerateJob) -> tuple[int, int | None]:
 def passes_of(job: GenerateJob) -> list[Pass | None]:
     """Return the `Pass` of each stage for prompt editing; None where edits are plain text. A refiner shares the base model's pass."""
     stages = stages_of(job)
-    if as_generator(job) or not job.generate.prompt_weights:
+    if as_sd_scripts(job) or not job.generate.prompt_weights:
         return [None] * len(stages)
     passes: list[Pass | None] = []
     for stage in stages:
@@ -154,7 +154,7 @@ def _starts_from_pure_noise(job: GenerateJob, strength: float | None) -> bool:
     """Return whether the masked area starts from noise alone: at strength 1 with masked content "original"."""
     image_settings = job.image_to_image
     repaints = bool(image_settings.mask_path) and image_settings.masked_content == "original"
-    return strength == 1 and repaints and not as_generator(job)
+    return strength == 1 and repaints and not as_sd_scripts(job)
 
 
 def hires_sizes(size: tuple[int, int], scale: float) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -197,7 +197,7 @@ def sampling_of(job: GenerateJob, prediction: str, family_name: str = "") -> Sam
     family_name   the model's family, for schedules that differ between families
     """
     settings = job.generate
-    kohya = as_generator(job)
+    kohya = as_sd_scripts(job)
     return Sampling(
         sampler=settings.sampler,
         guidance_scale=settings.guidance_scale or 0.0,
@@ -230,7 +230,7 @@ def start_noise_of(job: GenerateJob) -> StartNoise:
 
 def reading_of(job: GenerateJob, family_name: str) -> Reading:
     """Return how the job's prompts are encoded for models of a family."""
-    settings, kohya, skip = job.generate, as_generator(job), job.model.clip_skip
+    settings, kohya, skip = job.generate, as_sd_scripts(job), job.model.clip_skip
     # Other programs use 1 as the default, for SDXL too; sd-scripts' generator takes it literally.
     layer = skip if kohya or skip is None else max(skip, PENULTIMATE)
     return Reading(

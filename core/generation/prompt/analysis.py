@@ -14,9 +14,17 @@ from core.dataset.captions.words import word_pattern
 from core.families.prompt_weights import FIX as WEIGHT_FIX
 from core.families.prompt_weights import Run, read_weights
 from core.families.token_count import count_tokens
-from core.generation.prompt.editing import Pass, Switch, edits, malformed_edits, parsed, texts_of
+from core.generation.prompt.editing import Pass, Switch, edits, malformed_edits, parse_edits, texts_of
 from core.generation.prompt.loras import FIX as LORA_FIX
-from core.generation.prompt.loras import IN_NEGATIVE, MOST_TAGS, TO_PROMPT, LoraTag, tag_spans, tagless, unclosed_tags
+from core.generation.prompt.loras import (
+    IN_NEGATIVE,
+    MOST_TAGS,
+    TO_PROMPT,
+    LoraTag,
+    remove_tags,
+    tag_spans,
+    unclosed_tags,
+)
 from core.generation.prompt.options import PROMPT, LinePart, parts_of_line, read_line
 from core.generation.prompt.runs import (
     AND,
@@ -152,7 +160,7 @@ class Analysis:
 def analyze(text: str, names: Names = Names(), parsing: Parsing = Parsing()) -> Analysis:
     """Return the parts of a prompt with token counts, the positions of AND and BREAK, and all problems.
 
-    Tokens of variants are counted for one random choice. A prompt longer than LONGEST characters is not parsed: the only finding is
+    Tokens of variants are counted for one random choice. A prompt longer than LONGEST characters is not parse_edits: the only finding is
     "prompt.too-long".
     """
     findings = findings_of(text, names, parsing)
@@ -256,16 +264,16 @@ def _prompt_findings(text: str, names: Names, parsing: Parsing) -> Iterator[Find
     masked = list(text)
     for start, end, _ in tags:
         masked[start:end] = " " * (end - start)
-    without_tags = "".join(masked)
+    untagged = "".join(masked)
     if parsing.weighted:
-        yield from _weight_findings(without_tags, parsing)
-        yield from _edit_findings(without_tags, tags, parsing)
+        yield from _weight_findings(untagged, parsing)
+        yield from _edit_findings(untagged, tags, parsing)
     for pattern, notation, fix in _NOTATIONS:
-        for match in pattern.finditer(without_tags):
+        for match in pattern.finditer(untagged):
             what = f"'{match[0][:60]}' is {notation} and is read as text"
             slug = "unknown-tag" if match[0].startswith("<") else "other-notation"
             yield Finding(*match.span(), Problem(what, parsing.where, fix, "advice", code=f"prompt.{slug}"))
-    yield from _embedding_findings(without_tags, names, parsing)
+    yield from _embedding_findings(untagged, names, parsing)
 
 
 def _tag_findings(
@@ -315,7 +323,7 @@ def _edit_findings(text: str, tags: Sequence[tuple[int, int, object]], parsing: 
     for start, end in braces(text)[0] if parsing.dynamic else ():  # known only once a variant is chosen
         hidden[start:end] = "x" * (end - start)
     for begin, part in [(0, "".join(hidden))] if parsing.negative else placed_parts("".join(hidden)):
-        in_part = list(edits(parsed(part)))
+        in_part = list(edits(parse_edits(part)))
         spans = [(edit.start, edit.end) for edit in in_part]
         idle = [(e.start, e.end) for e in in_part if isinstance(e, Switch) and _is_idle(e, parsing.passes)]
         near_miss_spans = [
@@ -382,7 +390,7 @@ def _embedding_findings(text: str, names: Names, parsing: Parsing) -> Iterator[F
 
 def _parts(text: str, names: Names, parsing: Parsing) -> Iterator[Part]:
     """Yield the prompts between AND with their token counts, at the step of prompt editing that has the most tokens."""
-    text = tagless(read_line(text, [], parsing.where).text if parsing.dynamic else text)
+    text = remove_tags(read_line(text, [], parsing.where).text if parsing.dynamic else text)
     count = _token_counter(names.embeddings)
     breaks = BREAK if parsing.passes else BREAK_ANYWHERE
     runs = partial(prompt_runs, read=_runs_of, separator=breaks) if parsing.weighted else None

@@ -97,7 +97,7 @@ class _OpenBracket:
         return [*joined, closed]
 
 
-def parsed(prompt: str) -> Text:
+def parse_edits(prompt: str) -> Text:
     """Parse a prompt into a sequence of str, Switch and Alternation. Cached."""
     return _read(prompt)[0]
 
@@ -187,11 +187,11 @@ def schedule(prompt: str, edit_pass: Pass | None, max_texts: int | None = None) 
 
     Without edits, or without a pass (None), the list has one entry.
 
-    max_texts  return only this number of entries, the last ones
+    max_texts   return only this number of entries, the last ones
     """
     if edit_pass is None:
         return [(1, prompt)]
-    text, steps = parsed(prompt), max(edit_pass.steps, 1)
+    text, steps = parse_edits(prompt), max(edit_pass.steps, 1)
     lasts = sorted({*_switch_steps(text, edit_pass), steps})
     return [(last, text_at(text, last, edit_pass)) for last in (lasts[-max_texts:] if max_texts else lasts)]
 
@@ -216,7 +216,7 @@ def edits(text: Text) -> Iterator[Switch | Alternation]:
 
 def has_edits(prompt: str) -> bool:
     """Return whether a prompt contains an edit, [from:to:when] or [a|b]."""
-    return "[" in prompt and any(not isinstance(item, str) for item in parsed(prompt))
+    return "[" in prompt and any(not isinstance(item, str) for item in parse_edits(prompt))
 
 
 def at_steps(prompts: Sequence[str], edit_pass: Pass | None) -> list[tuple[int, tuple[str, ...]]]:

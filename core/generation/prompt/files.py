@@ -65,7 +65,7 @@ def line_of_table(table: dict[str, Any], notes: list[Problem], where: str) -> tu
 
 
 def _text_entries(path: Path, where: str) -> list[Entry]:
-    """Return all lines of a UTF-8 text file. Raises ProblemsError for another encoding."""
+    """Return all lines of a UTF-8 text file, also empty ones and comments. Raises ProblemsError for another encoding."""
     try:
         return list(read_regular(path, MAX_BYTES).decode("utf-8-sig").splitlines())
     except UnicodeDecodeError:

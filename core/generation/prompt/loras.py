@@ -52,7 +52,7 @@ def has_tags(text: str) -> bool:
     return _TAG.search(text) is not None
 
 
-def without_tags(prompt: str) -> tuple[str, list[LoraTag]]:
+def split_tags(prompt: str) -> tuple[str, list[LoraTag]]:
     """Return (the prompt without its tags, the tags): "a fox <lora:ink:0.8>" -> ("a fox", [LoraTag("ink", 0.8, 0.8)]).
 
     Of two unnamed strengths the first is the text encoder's (default 1) and the second the U-Net's (default: the first); `te=` and
@@ -61,7 +61,7 @@ def without_tags(prompt: str) -> tuple[str, list[LoraTag]]:
     bodies = _TAG.findall(prompt)
     if len(bodies) > MOST_TAGS:
         raise ValueError(f"there are {len(bodies)} LoRAs; {MOST_TAGS} is the limit")
-    return tagless(prompt), [_parse_tag(body) for body in bodies]
+    return remove_tags(prompt), [_parse_tag(body) for body in bodies]
 
 
 def tag_spans(prompt: str) -> Iterator[tuple[int, int, LoraTag | str]]:
@@ -78,7 +78,7 @@ def unclosed_tags(prompt: str) -> list[tuple[int, int]]:
     return [match.span() for match in _OPEN.finditer(prompt)]
 
 
-def tagless(prompt: str) -> str:
+def remove_tags(prompt: str) -> str:
     """Remove all LoRA tags, valid or not. The text around a tag is unchanged, as in A1111: "a, , b" and "a,, b" have different tokens."""
     return _TAG.sub("", prompt).strip() if has_tags(prompt) else prompt
 
@@ -136,7 +136,7 @@ def with_prompt_loras(job: GenerateJob) -> GenerateJob:
     problems: list[Problem] = []
     prompt, tags = settings.prompt, list[LoraTag]()
     try:
-        prompt, tags = without_tags(settings.prompt)
+        prompt, tags = split_tags(settings.prompt)
     except ValueError as error:
         problems.append(Problem(f"Prompt: {error}", "generate.prompt", FIX, code="prompt.bad-lora"))
     if has_tags(settings.negative_prompt):

@@ -55,9 +55,9 @@ def tokens_read(
 ) -> int:
     """Return the number of content tokens to which texts encoded together are padded: 75, 150, 225 ...
 
-    count   counts the content tokens of a plain text
-    runs    splits a text into runs of equal weight; None: brackets and weights count as text
-    max_tokens  upper limit; None: no limit
+    count        counts the content tokens of a plain text
+    runs         splits a text into runs of equal weight; None: brackets and weights count as text
+    max_tokens   upper limit; None: no limit
     """
     tokens = WINDOW * max(len(windows_of(text, count, runs)) for text in texts)
     return min(tokens, max_tokens) if max_tokens else tokens

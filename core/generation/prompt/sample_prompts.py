@@ -10,7 +10,7 @@ from core.families.prompt_weights import FIX, literal
 from core.generation.prompt.editing import Pass, wrong_weight_in
 from core.generation.prompt.files import Entry, parse_entry, read_entries
 from core.generation.prompt.loras import FIX as TAG_FIX
-from core.generation.prompt.loras import without_tags
+from core.generation.prompt.loras import split_tags
 from core.generation.prompt.options import PromptLine
 from core.record.problems import Problem, ProblemsError, limited, raise_if_errors
 from core.record.units import count
@@ -133,7 +133,7 @@ def control_image(prompt: SamplePrompt, stretched: bool = False) -> np.ndarray |
 def _without_loras(prompt: SamplePrompt, notes: list[Problem]) -> SamplePrompt:
     """Remove the LoRA tags of a sample prompt: samples use only the LoRA being trained. notes: receives advice, or the error of a tag"""
     try:
-        text, tags = without_tags(prompt.prompt)
+        text, tags = split_tags(prompt.prompt)
     except ValueError as error:
         what = f"In the prompt '{prompt.prompt[:40]}', {error}"
         notes.append(_error(what, "samples.sample_prompts", TAG_FIX, "bad-lora"))

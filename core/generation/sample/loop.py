@@ -353,7 +353,7 @@ class _Inputs:
     def _cached(self, states: PromptStates, guided: bool | None) -> tuple[Guidance, Conditioning]:
         """Return (guidance, conditioning of its sides) for text conditioning.
 
-        guided   False: a step without guidance; None: the prompt alone, also without the prompts joined by AND
+        guided   True: a step with guidance; False: a step without; None: the prompt alone, also without the prompts joined by AND
         """
         key = id(states), guided
         if key not in self.cached:

@@ -7,7 +7,7 @@ from core.control.hints.models import checked_model
 from core.generation.model.other_files import NETS
 from core.generation.model.sources import Sources
 from core.generation.plan.initial import CONTROL, image_files, opened
-from core.generation.plan.stages import as_generator
+from core.generation.plan.stages import as_sd_scripts
 from core.generation.prompt.changes import with_settings
 from core.record.problems import Problem, ProblemsError, collected
 from core.record.stamps import cached_until_changed
@@ -84,7 +84,7 @@ def with_control_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
 
 def _nets_sharing_folder(job: GenerateJob) -> int:
     """Return the number of ControlNets that each take the next image of the shared folder; 1 if all use the same image."""
-    return sum(use.enabled and not use.image for use in job.controls.nets) if as_generator(job) else 1
+    return sum(use.enabled and not use.image for use in job.controls.nets) if as_sd_scripts(job) else 1
 
 
 def _files_for(text: str | None, number: int, files: dict[str, list[Path]], nets: int = 1) -> list[str]:

@@ -25,7 +25,7 @@ from core.generation.model.other_files import NETS, ControlFile, Nets
 from core.generation.model.store import ModelStore, fingerprint
 from core.generation.plan.hooks import HookInputs
 from core.generation.plan.initial import CONTROL, opened
-from core.generation.plan.stages import as_generator, has_regions
+from core.generation.plan.stages import as_sd_scripts, has_regions
 from core.generation.prompt.runs import parts_of
 from core.generation.sample.canvas import Canvas, Part, Size, control_image_for, fitted
 from core.generation.sample.guidance import PERTURBED, POSITIVE, Moment
@@ -170,7 +170,7 @@ class Controls(Hook):
         With compatibility "kohya", one whose range ends within a step still acts at that step, and several ControlNets of SD 1.x
         and 2.x take turns, one per step (reference: controlnet, 4.1 and 4.2).
         """
-        kohya = as_generator(self._inputs.job)
+        kohya = as_sd_scripts(self._inputs.job)
         end = (at.index if kohya else at.index + 1) / at.steps
         acting = [use.start_at <= at.index / at.steps and end <= use.end_at for use in self._uses]
         nets = [number for number, net in enumerate(self._nets) if isinstance(net, ControlNet)]
@@ -182,7 +182,7 @@ class Controls(Hook):
     @property
     def _take_turns(self) -> bool:
         """Whether ControlNets take turns, one per step, as in sd-scripts' generator for SD 1.x and 2.x."""
-        return as_generator(self._inputs.job) and self._inputs.family.name != "sdxl"
+        return as_sd_scripts(self._inputs.job) and self._inputs.family.name != "sdxl"
 
     def _residuals(
         self, use: ControlUse, net: ControlNet, at: Moment, noisy: Tensor, conditioning: Conditioning
