@@ -123,8 +123,8 @@ def _texts_of(axis: Axis, workspace: Workspace) -> list[str]:
     if axis.setting not in FILES and (entry is None or not entry.names):
         return [value.text for value in axis.values]
     names = [value.value if isinstance(value.value, list) else [value.value or ""] for value in axis.values]
-    paths = [[name.partition("=")[2] or name for name in names if name] for names in names]
-    files = [[find_file(path, workspace) or Path(path) for path in names] for names in paths]
+    paths = [[name.partition("=")[2] or name for name in each if name] for each in names]
+    files = [[find_file(path, workspace) or Path(path) for path in each] for each in paths]
     return [title or value.text for title, value in zip(titles_of(files, workspace.runs), axis.values, strict=True)]
 
 

@@ -458,9 +458,9 @@ def _read_detailer(reader: SettingsReader) -> None:
         reader.more = [*reader.more, ONLY_MASKED]
     for name in DETAILER_IDLE:
         reader.take(name)
-    for name, name in _detailer_names().items():
+    for name, setting in _detailer_names().items():
         if name in reader.unread:
-            reader.read(name, f"detailer.{name}", str)
+            reader.read(name, f"detailer.{setting}", str)
 
 
 # -- all
