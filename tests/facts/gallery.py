@@ -18,7 +18,7 @@ from core.generation.grids import export
 from core.generation.grids.axes import LONGEST, axes_of, read_values, texts_of
 from core.generation.grids.folder import GridFolder, list_grids, name_of, position_of
 from core.generation.grids.making import Unsaved, begin, reason
-from core.generation.grids.plan import decided, grid_of
+from core.generation.grids.plan import grid_of, with_seeds
 from core.generation.grids.reuse import reuse
 from core.generation.images import gallery
 from core.generation.images.output import encoded_image, save_image
@@ -241,7 +241,7 @@ def grid_job(**more: Any) -> GridJob:
     }
     loras = [{"file": "ink", "strength": 0.5}]
     generate = {"prompt": "a <fox>", "width": 64, "height": 64, "seed": 7, "loras": loras}
-    return decided(build(GridJob, {"generate": generate, "grid": axes | {"name": "g & h"} | more}))
+    return with_seeds(build(GridJob, {"generate": generate, "grid": axes | {"name": "g & h"} | more}))
 
 
 def content_of(each: GridFolder) -> Any:
